@@ -1,0 +1,45 @@
+"""Distributed vLLM batch inference on HPC clusters.
+
+    import vllm_hpc
+
+    job = vllm_hpc.submit("demo", input="prompts.jsonl", tp=1)
+    job.wait()
+    for row in job.results():
+        print(row["text"])
+
+To look before you leap: ``prepared = vllm_hpc.prepare("demo", nodes=2, tp=16)`` has ``.plan`` and ``.script``, and
+``prepared.submit()`` submits just that. Names are loaded when first used: ``import vllm_hpc`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_hpc.errors import VllmHpcError as VllmHpcError
+    from vllm_hpc.job import Job as Job
+    from vllm_hpc.job import find_job as find_job
+    from vllm_hpc.request import Request as Request
+    from vllm_hpc.submission import Prepared as Prepared
+    from vllm_hpc.submission import prepare as prepare
+    from vllm_hpc.submission import submit as submit
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Job": "vllm_hpc.job",
+    "Prepared": "vllm_hpc.submission",
+    "Request": "vllm_hpc.request",
+    "VllmHpcError": "vllm_hpc.errors",
+    "find_job": "vllm_hpc.job",
+    "prepare": "vllm_hpc.submission",
+    "submit": "vllm_hpc.submission",
+}
+__all__ = ["Job", "Prepared", "Request", "VllmHpcError", "find_job", "prepare", "submit"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,104 @@
+"""The command line: each command turns options into a Request or a Job, makes one library call, and prints.
+
+Only click is imported before a command runs, so that ``vllm-hpc --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from vllm_hpc.errors import VllmHpcError
+
+# command -> module of this package
+COMMANDS = {
+    "submit": "submit",
+    "plan": "submit",
+    "render": "submit",
+    "status": "jobs",
+    "list": "jobs",
+    "logs": "jobs",
+    "collect": "jobs",
+    "cancel": "jobs",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, in the order of a job's life."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"vllm_hpc.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from vllm_hpc import __version__
+
+        click.echo(f"vllm-hpc {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version.",
+)
+def cli() -> None:
+    """Distributed vLLM batch inference on HPC clusters: a job is a folder.
+
+    \b
+    vllm-hpc submit demo --wait                                    try it here
+    vllm-hpc submit --nodes 2 --tp 16 MODEL --input prompts.jsonl  run it there
+
+    MODEL is a local folder, a Hub id, or 'demo'. JOB is a folder, a name under --job-dir, or a scheduler's id.
+
+    Exit codes: 0 done; 1 failed; 2 refused before anything was made; 3 finished, but some rows have errors or are
+    missing; 130 interrupted while waiting (the job goes on).
+    """
+
+
+def main() -> None:
+    """Entry point: one line for every error that a person can cause, and the exit codes of ``cli``."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else str(error))
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(_in_one_line(error), error.exit_code)
+    except VllmHpcError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left; there is nobody to tell.
+        sys.stdout = None
+        sys.exit(141)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo("Error: " + " ".join(message.split()), err=True)
+    sys.exit(code)
+
+
+def _in_one_line(error: click.ClickException) -> str:
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message}: see '{error.ctx.command_path} --help'"
+    return message

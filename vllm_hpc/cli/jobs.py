@@ -1,0 +1,118 @@
+"""status, list, logs, collect, cancel: about jobs that are there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
+
+if TYPE_CHECKING:
+    from vllm_hpc.job import Job
+
+_FOLLOW_POLL_S = 0.5
+
+
+@click.command("status")
+@click.argument("job", required=False)
+@job_dir_option
+@json_option
+def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
+    """Show state, rows and speed of a job; without JOB, of all under --job-dir."""
+    from vllm_hpc.cli import show
+    from vllm_hpc.job import find_job, list_jobs
+
+    if job is None:
+        show.print_list([one.status() for one in list_jobs(job_dir)], job_dir, as_json)
+        return 0
+    status = find_job(job, job_dir).status()
+    if as_json:
+        show.print_json(status)
+    else:
+        show.print_status(status)
+    return 0
+
+
+@click.command("list")
+@job_dir_option
+@json_option
+def list_command(job_dir: str, as_json: bool) -> int:
+    """List the jobs under --job-dir, the oldest first."""
+    from vllm_hpc.cli import show
+    from vllm_hpc.job import list_jobs
+
+    show.print_list([job.status() for job in list_jobs(job_dir)], job_dir, as_json)
+    return 0
+
+
+@click.command("logs")
+@job_argument
+@click.option("--rank", type=int, help="One rank's own log instead of the scheduler's.")
+@click.option("--follow", is_flag=True, help="Go on printing until the job ends.")
+def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
+    """Print the scheduler's log, or one rank's; and the first real error, if there was one."""
+    from vllm_hpc.job import find_job
+
+    found = find_job(job, job_dir)
+    path = found.log_file(rank)
+    for text in _follow(path, found) if follow else [found.logs(rank)]:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    error = found.first_error() if rank is None and found.status().is_final else None
+    if error:
+        line, trace = error
+        click.echo(f"\n{trace.rstrip()}\nFirst error: {line}".lstrip("\n"))
+    return 0
+
+
+@click.command("collect")
+@job_argument
+@json_option
+def collect_command(job: str, job_dir: str, as_json: bool) -> int:
+    """Merge what is done into outputs.jsonl and summary.json. Exit code 3 where rows are missing or have errors."""
+    from vllm_hpc.cli import show
+    from vllm_hpc.job import find_job
+
+    summary = find_job(job, job_dir).collect()
+    if as_json:
+        show.print_json(summary)
+    else:
+        show.print_summary(summary)
+    return 0 if summary.rows["done"] == summary.rows["total"] else 3
+
+
+@click.command("cancel")
+@job_argument
+@json_option
+def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
+    """Cancel a job in its scheduler; rows already done stay collectable."""
+    from vllm_hpc.cli import show
+    from vllm_hpc.job import find_job
+
+    status = find_job(job, job_dir).cancel()
+    if as_json:
+        show.print_json(status)
+    else:
+        show.print_status(status)
+    return 0
+
+
+def _follow(path: Path, job: Job) -> Iterator[str]:
+    """The file's text as it grows, until the job has ended and all of it was read."""
+    position = 0
+    while True:
+        is_over = job.status().is_final
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(position)
+                new = file.read()
+            position += len(new)
+            yield new.decode("utf-8", errors="replace")
+        if is_over:
+            return
+        time.sleep(_FOLLOW_POLL_S)

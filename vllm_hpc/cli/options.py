@@ -1,0 +1,104 @@
+"""The options that submit, plan and render share, and how their values are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class KeyValue(click.ParamType[tuple[str, Any]]):
+    """K=V; where ``typed``, V is JSON if it reads as such (8, 0.5, true, null, [..], {..}), else text."""
+
+    name = "K=V"
+
+    def __init__(self, typed: bool) -> None:
+        self.typed = typed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Split at the first '='."""
+        key, sign, text = str(value).partition("=")
+        if not sign or not key:
+            self.fail(f"{value!r} is not of the form K=V", param, ctx)
+        return key, _parse(text) if self.typed else text
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _as_dict(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]) -> dict[str, Any] | None:
+    return dict(value) or None
+
+
+def _as_list(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str] | None:
+    return list(value) or None
+
+
+count = click.IntRange(min=1)
+many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
+lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
+INPUT_HELP = "Prompts: .jsonl (rows with prompt or messages) or .txt (one a line). Without it, two sample prompts."
+SCHEDULER_HELP = "Who runs it. auto: the profile's; else Slurm where sbatch is; else this machine."
+PROFILE_HELP = "A [profiles.NAME] of ./vllm-hpc.toml or ~/.config/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
+
+REQUEST_OPTIONS = [
+    click.argument("model"),
+    click.option("--input", metavar="FILE", help=INPUT_HELP),
+    click.option("--nodes", type=count, help="Nodes."),
+    click.option("--gpus-per-node", type=count, help="GPUs, and so ranks, on each node; on the CPU, ranks."),
+    click.option("--tp", type=count, help="Tensor parallel size."),
+    click.option("--pp", type=count, help="Pipeline parallel size."),
+    click.option("--dp", type=count, help="Replicas: independent engines that share out the rows."),
+    click.option("--scheduler", type=click.Choice(["auto", "slurm", "local"]), help=SCHEDULER_HELP),
+    click.option("--profile", metavar="NAME", envvar="VLLM_HPC_PROFILE", help=PROFILE_HELP),
+    click.option("--partition", "--queue", "partition", help="Partition (Slurm) or queue."),
+    click.option("--account", help="Account that pays."),
+    click.option("--qos", help="Quality of service."),
+    click.option("--time", metavar="LIMIT", help="Walltime: minutes, HH:MM:SS or D-HH:MM:SS."),
+    click.option("--mem", metavar="SIZE", help="Memory of a node: 64G; 0 is all of it."),
+    click.option("--cpus-per-rank", type=count, help="Cores for each rank."),
+    click.option("--name", help="Name of the job and its folder. Without it, MODEL-yyyymmdd-hhmmss."),
+    click.option("--job-dir", metavar="DIR", help="Where job folders are made.  [default: runs]"),
+    click.option("--max-tokens", type=count, help="Output tokens a row, at most.  [default: 256]"),
+    click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy."),
+    click.option("--top-p", type=float, help="Nucleus sampling."),
+    click.option("--seed", type=int, help="Seed of the engines.  [default: 0]"),
+    click.option("--sampling", type=KeyValue(typed=True), help="Any SamplingParams argument of vLLM.", **many),
+    click.option("--engine", type=KeyValue(typed=True), help="Any engine argument of vLLM.", **many),
+    click.option("--env", type=KeyValue(typed=False), help="A variable for the job's environment.", **many),
+    click.option("--directive", metavar="TEXT", help="A line for the scheduler, as after #SBATCH.", **lines),
+    click.option("--template", metavar="NAME", help="A template other than the scheduler's own."),
+    click.option("--template-dir", metavar="DIR", help="Searched for templates before the packaged ones."),
+]  # fmt: skip
+
+
+def request_options(function: F) -> F:
+    """Add MODEL and all options of a Request to a command; each is passed on under its field's name."""
+    for option in reversed(REQUEST_OPTIONS):
+        function = option(function)
+    return function
+
+
+def json_option(function: F) -> F:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")(function)
+
+
+def job_argument(function: F) -> F:
+    """Add JOB and --job-dir."""
+    return click.argument("job")(job_dir_option(function))
+
+
+def job_dir_option(function: F) -> F:
+    """Add --job-dir to a command about jobs that are there."""
+    return click.option("--job-dir", metavar="DIR", default="runs", show_default=True, help="Where to look for jobs.")(
+        function
+    )

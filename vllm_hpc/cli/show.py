@@ -1,0 +1,189 @@
+"""How plans, states and results look to people (rich) and to programs (JSON)."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from vllm_hpc.rows import Row, iter_jsonl
+
+if TYPE_CHECKING:
+    from vllm_hpc.collect import Summary
+    from vllm_hpc.job import Job
+    from vllm_hpc.plan import Plan
+    from vllm_hpc.state import Status
+
+SAMPLES = 5
+_COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILED": "red", "TIMEOUT": "red"}
+
+
+def _console() -> Console:
+    """stdout; where that is no terminal, wide enough that programs that read lines get whole ones."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+def print_json(record: Any) -> None:
+    """One object on stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n")
+
+
+def exit_code(job: Job) -> int:
+    """The exit code of a job that has ended: 0 completed, 3 with rows missing or in error, 1 otherwise."""
+    return {"COMPLETED": 0, "PARTIAL": 3}.get(job.status().state, 1)
+
+
+def print_plan(plan: Plan) -> None:
+    """The layout as a table, then the reasons."""
+    layout = plan.layout
+    table = Table(show_header=False, box=None, pad_edge=False)
+    shape = f"TP {layout.tp} × PP {layout.pp} × DP {layout.dp}"
+    table.add_row("layout", f"{shape} = {layout.world_size} rank(s)")
+    table.add_row(
+        "hardware",
+        f"{layout.nodes} node(s) × {layout.gpus_per_node} GPU(s), {layout.procs_per_node} rank(s) on each",
+    )
+    table.add_row("fits", {True: "yes", False: "no", None: "not checked"}[plan.fits])
+    for reason in plan.reasons:
+        table.add_row("because", Text(reason))
+    _console().print(table)
+
+
+def print_status(status: Status) -> None:
+    """One job in a few lines."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("job", Text(status.job, overflow="fold"))
+    table.add_row("state", _state(status))
+    if status.reason:
+        table.add_row("", Text(status.reason, overflow="fold"))
+    table.add_row("rows", _rows(status))
+    if status.tokens_per_s is not None:
+        eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
+        table.add_row("speed", f"{status.tokens_per_s:.0f} output tokens/s{eta}")
+    table.add_row("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {status.attempts} attempt(s)")
+    _console().print(table)
+
+
+def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
+    """All jobs, one a line."""
+    if as_json:
+        print_json(statuses)
+        return
+    if not statuses:
+        click.echo(f"No jobs under {job_dir!r}.", err=True)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("job", "state", "rows", "tokens/s", "scheduler", "id"):
+        table.add_column(title, justify="right" if title == "tokens/s" else "left", overflow="fold")
+    for status in statuses:
+        rate = f"{status.tokens_per_s:.0f}" if status.tokens_per_s is not None else ""
+        name = Text(status.job.rsplit("/", 1)[-1])
+        table.add_row(name, _state(status), _rows(status), rate, status.scheduler, status.job_id or "")
+    _console().print(table)
+
+
+def print_summary(summary: Summary) -> None:
+    """The one line that says what came out and where it lies."""
+    rows = summary.rows
+    bad = [f"{rows[kind]} {word}" for kind, word in (("failed", "with errors"), ("missing", "missing")) if rows[kind]]
+    counts = f"{rows['done']} of {rows['total']} rows" + (f" ({', '.join(bad)})" if bad else "")
+    speed = f", {summary.tokens_per_s:.0f} tokens/s" if summary.tokens_per_s else ""
+    seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
+    click.echo(f"{counts}, {summary.completion_tokens} output tokens{seconds}{speed}: {summary.outputs}")
+
+
+def wait_quietly(job: Job) -> dict[str, Any]:
+    """Wait and collect; returns what ``submit --wait --json`` adds: the status and the summary."""
+    _wait(job, None)
+    return {"status": msgspec.to_builtins(job.status()), "summary": msgspec.to_builtins(job.collect())}
+
+
+def wait_and_show(job: Job) -> int:
+    """Wait with a progress bar, collect, show some answers; returns the exit code."""
+    console = Console(stderr=True, highlight=False)
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
+        TimeElapsedColumn(), TextColumn("{task.fields[reason]}", style="dim"), console=console, transient=True,
+    ) as progress:  # fmt: skip
+        _wait(job, progress)
+    status = job.status()
+    summary = job.collect()
+    if summary.rows["done"] + summary.rows["failed"]:
+        _print_samples(job)
+    if status.state not in ("COMPLETED", "PARTIAL"):
+        click.echo(f"Error: {status.state}: {status.reason}; 'vllm-hpc logs {job.path}' has more", err=True)
+    print_summary(summary)
+    return exit_code(job)
+
+
+def _wait(job: Job, progress: Progress | None) -> None:
+    """Wait for the end; an interrupt leaves the job alone. Raises KeyboardInterrupt after saying so."""
+    task = progress.add_task("", total=None, state="", reason="") if progress else None
+    try:
+        while True:
+            try:
+                status = job.wait(timeout=0.5)
+            except TimeoutError:
+                status = job.status()
+            if progress and task is not None:
+                rows = status.rows
+                done = rows.done + rows.failed
+                progress.update(task, total=rows.total, completed=done, state=status.state, reason=status.reason)
+            if status.is_final:
+                return
+    except KeyboardInterrupt:
+        if progress:
+            progress.stop()
+        click.echo(f"The job goes on: vllm-hpc status {job.path}", err=True)
+        raise
+
+
+def _print_samples(job: Job) -> None:
+    """The first rows, prompt and answer."""
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
+    table.add_column("prompt", overflow="fold", ratio=1)
+    table.add_column("answer", overflow="fold", ratio=2)
+    for row, result in islice(zip(iter_jsonl(job.folder.input), job.results(), strict=False), SAMPLES):
+        table.add_row(Text(_shorten(_prompt(row))), _answer(result))
+    _console().print(table)
+
+
+def _prompt(row: Row) -> str:
+    if "messages" in row:
+        return str(row["messages"][-1].get("content", ""))
+    return str(row["prompt"])
+
+
+def _answer(result: Row) -> Text:
+    if "error" in result:
+        return Text(_shorten(f"{result['error']['type']}: {result['error']['message']}"), style="red")
+    text = result["text"] if "text" in result else result["outputs"][0]["text"]
+    return Text(_shorten(text.strip()))
+
+
+def _shorten(text: str, limit: int = 400) -> str:
+    visible = "".join(c if c.isprintable() else " " for c in text)
+    return visible if len(visible) <= limit else visible[: limit - 1] + "…"
+
+
+def _state(status: Status) -> Text:
+    return Text(status.state, style=_COLOURS.get(status.state, "magenta"))
+
+
+def _rows(status: Status) -> str:
+    rows = status.rows
+    return f"{rows.done} of {rows.total}" + (f", {rows.failed} with errors" if rows.failed else "")

@@ -1,0 +1,78 @@
+"""submit, plan, render: from options to a Request and one call."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vllm_hpc.cli.options import json_option, request_options
+
+if TYPE_CHECKING:
+    from vllm_hpc.submission import Prepared
+
+
+@click.command("submit")
+@request_options
+@click.option("--wait", is_flag=True, help="Wait for the end, collect, and show some answers.")
+@click.option("--dry-run", is_flag=True, help="Print the script and submit nothing (render).")
+@json_option
+def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> int:
+    """Plan, render and submit a job. MODEL may also be a folder with a job.toml."""
+    from vllm_hpc.submission import prepare
+
+    prepared = prepare(**options)
+    if dry_run:
+        _print_script(prepared, as_json)
+        return 0
+    job = prepared.submit()
+    from vllm_hpc.cli import show
+
+    if as_json:
+        submitted = {"job": str(job.path), "job_id": job.job_id, **_json(prepared)}
+        show.print_json({**submitted, **show.wait_quietly(job)} if wait else submitted)
+        return show.exit_code(job) if wait else 0
+    click.echo(f"Submitted {job.path.name} to {prepared.scheduler} as {job.job_id}: {job.path}", err=wait)
+    return show.wait_and_show(job) if wait else 0
+
+
+@click.command("plan")
+@request_options
+@json_option
+def plan_command(as_json: bool, **options: Any) -> int:
+    """Compute the layout and say why. Submits nothing, writes nothing."""
+    from vllm_hpc.cli import show
+    from vllm_hpc.request import make_request
+    from vllm_hpc.submission import make_plan
+
+    plan, _ = make_plan(make_request(options))
+    if as_json:
+        show.print_json(plan.to_json())
+    else:
+        show.print_plan(plan)
+    return 1 if plan.fits is False else 0
+
+
+@click.command("render")
+@request_options
+@json_option
+def render_command(as_json: bool, **options: Any) -> int:
+    """Print the script; with --name, byte for byte what submit sends."""
+    from vllm_hpc.submission import prepare
+
+    _print_script(prepare(**options), as_json)
+    return 0
+
+
+def _print_script(prepared: Prepared, as_json: bool) -> None:
+    if not as_json:
+        sys.stdout.write(prepared.script)
+        return
+    from vllm_hpc.cli import show
+
+    show.print_json({"job": prepared.folder, "job_id": None, **_json(prepared)})
+
+
+def _json(prepared: Prepared) -> dict[str, Any]:
+    return {"scheduler": prepared.scheduler, "script": prepared.script, "plan": prepared.plan.to_json()}

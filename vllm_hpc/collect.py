@@ -1,0 +1,156 @@
+"""collect: shards -> outputs.jsonl and summary.json.
+
+Two passes, in bounded memory: the first notes where each row stands (16 bytes a row), the second follows the input
+and copies lines. A torn last line is not a row; of a row in two shards, the lowest attempt's wins.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from vllm_hpc.errors import CollectError
+from vllm_hpc.jobfolder import (
+    Attempt,
+    ExitRecord,
+    JobFolder,
+    JobRecord,
+    RankRecord,
+    Submitted,
+    read_json,
+    write_json,
+)
+from vllm_hpc.rows import error_row, iter_jsonl
+from vllm_hpc.state import read_ranks
+
+
+class Counts(msgspec.Struct):
+    """What collect found; rows and tokens."""
+
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    missing: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """summary.json. ``seconds`` from submission to the end of the last attempt; ``timings`` too are in seconds."""
+
+    rows: dict[str, int]
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float | None
+    tokens_per_s: float | None
+    timings: dict[str, float]
+    outputs: str
+
+
+class _Line(msgspec.Struct):
+    """What collect reads of a shard's line; the rest is copied unread."""
+
+    index: int
+    error: Any = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+def collect(folder: JobFolder) -> Summary:
+    """Merge what the replicas have written so far. Raises CollectError, JobNotFoundError."""
+    began = time.time()
+    record = folder.job()
+    shards = folder.shard_files()
+    counts = Counts(total=record.rows)
+    where, offsets = _locate(shards, counts)
+    temporary = folder.outputs.with_name(".outputs.jsonl")
+    try:
+        with ExitStack() as stack, temporary.open("wb") as out:
+            _merge(folder, [stack.enter_context(shard.open("rb")) for shard in shards], where, offsets, out)
+        temporary.rename(folder.outputs)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CollectError(f"cannot write {folder.outputs}: {error.strerror}: nothing is lost, collect again") from None
+    counts.missing = counts.total - counts.done - counts.failed
+    summary = _summarise(folder, record, counts, time.time() - began)
+    write_json(folder.summary, summary)
+    return summary
+
+
+def _locate(shards: list[Path], counts: Counts) -> tuple[array[int], array[int]]:
+    """For every index: number of its shard (-1: none) and the offset of its line there."""
+    where, offsets = array("q", [-1]) * counts.total, array("q", [0]) * counts.total
+    decoder = msgspec.json.Decoder(_Line)
+    for number, shard in enumerate(shards):
+        offset = 0
+        with shard.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    row = _decode(decoder, line, shard, counts.total)
+                    if where[row.index] < 0:
+                        where[row.index], offsets[row.index] = number, offset
+                        _count(counts, row)
+                offset += len(line)
+    return where, offsets
+
+
+def _decode(decoder: msgspec.json.Decoder[_Line], line: bytes, shard: Path, total: int) -> _Line:
+    try:
+        row = decoder.decode(line)
+    except msgspec.DecodeError as error:
+        raise CollectError(f"{shard} holds a line that no rank wrote ({error}): was it edited?") from None
+    if not 0 <= row.index < total:
+        raise CollectError(f"{shard} holds a row {row.index}, and the input has {total}: was it edited?")
+    return row
+
+
+def _count(counts: Counts, row: _Line) -> None:
+    if row.error is not None:
+        counts.failed += 1
+        return
+    counts.done += 1
+    counts.prompt_tokens += row.prompt_tokens
+    counts.completion_tokens += row.completion_tokens
+
+
+def _merge(folder: JobFolder, shards: list[BinaryIO], where: array[int], offsets: array[int], out: BinaryIO) -> None:
+    encoder = msgspec.json.Encoder()
+    for row in iter_jsonl(folder.input):
+        index = row["index"]
+        if where[index] < 0:
+            out.write(encoder.encode(error_row(row, "missing", "this row was not run: resume the job")) + b"\n")
+            continue
+        shard = shards[where[index]]
+        shard.seek(offsets[index])
+        out.write(shard.readline())
+
+
+def _summarise(folder: JobFolder, record: JobRecord, counts: Counts, seconds: float) -> Summary:
+    ranks = read_ranks(folder, record)
+    submitted = read_json(folder.submitted, Submitted)
+    first, last = read_json(folder.attempt(1), Attempt), folder.last_attempt()
+    ended = read_json(folder.exit_record(last.attempt), ExitRecord) if last else None
+    timings = {"queue": max(0.0, round(first.started_at - submitted.submitted_at, 3))} if first and submitted else {}
+    timings |= {name: _slowest(ranks, name) for name in ("import", "load", "generate")}
+    timings["collect"] = round(seconds, 3)
+    wall = ended.ended_at - submitted.submitted_at if ended and submitted else None
+    generate = timings["generate"]
+    return Summary(
+        rows={"total": counts.total, "done": counts.done, "failed": counts.failed, "missing": counts.missing},
+        prompt_tokens=counts.prompt_tokens,
+        completion_tokens=counts.completion_tokens,
+        seconds=round(wall, 3) if wall is not None else None,
+        tokens_per_s=round(counts.completion_tokens / generate, 1) if generate else None,
+        timings=timings,
+        outputs=str(folder.outputs),
+    )
+
+
+def _slowest(ranks: list[RankRecord], timing: str) -> float:
+    """The last attempt's slowest rank decides."""
+    return round(max((rank.timings.get(timing, 0.0) for rank in ranks), default=0.0), 3)

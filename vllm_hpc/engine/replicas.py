@@ -1,0 +1,97 @@
+"""A replica: the ranks that hold one copy of the model, a part of the torchrun world.
+
+vLLM takes the whole world for one engine. It skips its own set-up where torch.distributed is initialised already,
+so each replica is initialised here, over a corner of the store that torchrun's agent runs, and RANK and WORLD_SIZE
+then name the place in the replica. LOCAL_RANK stays: it names the GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+from vllm_hpc.plan import Layout, Place
+
+# Ranks of one job start within moments of each other; the queue is behind them. A missing one is missing for good.
+_JOIN_TIMEOUT = timedelta(minutes=10)
+_LEAVE_POLL_S = 0.5
+_SHM = Path("/dev/shm")
+
+
+class Replica:
+    """This rank's replica, initialised. ``device`` is the torch device that the rank computes on."""
+
+    def __init__(self, place: Place, device: str, agent_store: Any, ident: str) -> None:
+        self.place, self.device = place, device
+        self._agent_store, self._ident = agent_store, ident
+
+    def after_engine_start(self) -> None:
+        """Unlink the CPU back-end's shared memory once all ranks have mapped it: then no death can leave it behind."""
+        dist.barrier(group=_cpu_group())
+        for segment in _SHM.glob(f"{self._ident}*"):
+            segment.unlink(missing_ok=True)
+
+    def check_digests(self, digest: str) -> None:
+        """Compare what all ranks of the replica generated. Raises RuntimeError where they differ."""
+        digests: list[Any] = [None] * dist.get_world_size(_cpu_group())
+        dist.all_gather_object(digests, digest, group=_cpu_group())
+        if len(set(digests)) > 1:
+            raise RuntimeError(f"the ranks of replica {self.place.replica} diverged: digests {digests}")
+
+    def leave_together(self, world_size: int) -> None:
+        """Wait until every rank of the job is done: torchrun's agent on the head hosts the store for all of them."""
+        self._agent_store.add("vllm-hpc/done", 1)
+        while self._agent_store.add("vllm-hpc/done", 0) < world_size:
+            time.sleep(_LEAVE_POLL_S)
+
+
+def join(layout: Layout, place: Place, attempt: int, job_id: str) -> Replica:
+    """Initialise torch.distributed over this rank's replica."""
+    from vllm.platforms import current_platform
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_JOIN_TIMEOUT)
+    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(place.rank), str(layout.replica_size)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    is_cpu = current_platform.is_cpu()
+    if not is_cpu:
+        torch.accelerator.set_device_index(local_rank)
+    dist.init_process_group(
+        backend=current_platform.dist_backend,
+        store=PrefixStore(f"vllm-hpc/replica/{place.replica}/", store),
+        rank=place.rank,
+        world_size=layout.replica_size,
+    )
+    ident = f"vllm-hpc-{job_id}-{attempt}-{place.replica}-{platform.node()}"[:128]
+    if is_cpu:
+        _name_shared_memory(ident)
+    return Replica(place, "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}", store, ident)
+
+
+def _name_shared_memory(ident: str) -> None:
+    """Give the CPU back-end's shared memory a name of our own.
+
+    vLLM derives it from the init method (vllm/v1/worker/cpu_worker.py, VLLM_DIST_IDENT), which under torchrun is the
+    same for every job on the host: two jobs collide, and a killed one leaves its segment for the next to trip over.
+    Nothing else reads the init method, for torch.distributed is initialised. Ranks on another host differ in it, by
+    which vLLM knows not to share memory with them.
+    """
+    from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
+
+    def distributed_args(self: Any) -> tuple[str, int, int]:
+        return f"file:///{ident}", int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+
+    ExecutorWithExternalLauncher._distributed_args = distributed_args
+
+
+def _cpu_group() -> Any:
+    from vllm.distributed.parallel_state import get_world_group
+
+    return get_world_group().cpu_group

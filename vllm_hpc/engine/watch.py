@@ -1,0 +1,71 @@
+"""A thread beside the rank's work: it answers TERM at once, sends heartbeats, and ends the rank if torchrun is gone.
+
+The main thread may be deep in a collective that never returns (a peer died), where Python runs no signal handler;
+the C part of one still writes into the wake-up pipe, and this thread reads that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import threading
+import time
+
+import psutil
+
+from vllm_hpc.engine.report import RankReport
+from vllm_hpc.jobfolder import RankError
+
+HEARTBEAT_S = 5.0
+_LOOK_S = 1.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def start(report: RankReport) -> None:
+    """Watch over this process until it ends. Call it on the main thread, once."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    launcher = os.getppid()
+    # torchrun's workers are leaders of their own sessions and outlive it when it is killed; the kernel tells us.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    threading.Thread(target=_watch, args=(report, reader, launcher), name="vllm-hpc-watch", daemon=True).start()
+
+
+def _watch(report: RankReport, reader: int, launcher: int) -> None:
+    above = _parent_of(launcher)
+    last_beat = 0.0
+    while True:
+        if time.monotonic() - last_beat >= HEARTBEAT_S:
+            last_beat = time.monotonic()
+            _beat(report)
+        ready, _, _ = select.select([reader], [], [], _LOOK_S)
+        told_to_leave = bool(ready) and signal.SIGTERM in os.read(reader, 64)
+        if os.getppid() != launcher or _parent_of(launcher) != above:
+            _leave(report, RankError("LauncherLost", "torchrun, which started this rank, was killed", ""))
+        if told_to_leave:
+            _leave(report, None)
+
+
+def _leave(report: RankReport, error: RankError | None) -> None:
+    """End this process now. Rows are written whole and at once, so there is nothing to flush."""
+    print(f"vllm-hpc: {error.message if error else 'told to leave (SIGTERM)'}", flush=True)
+    report.terminated(error)
+    os._exit(128 + signal.SIGTERM)
+
+
+def _beat(report: RankReport) -> None:
+    try:
+        report.heartbeat()
+    except OSError as error:  # a full disk must not end the work; the shards will say it
+        print(f"vllm-hpc: no heartbeat: {error}", flush=True)
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.NoSuchProcess:
+        return None

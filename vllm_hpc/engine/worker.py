@@ -1,0 +1,100 @@
+"""One rank of the torchrun world, from its first line of log to its outcome. submitit runs ``run`` on every rank."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.engine import watch
+from vllm_hpc.engine.report import RankReport
+from vllm_hpc.jobfolder import JobFolder, JobRecord
+from vllm_hpc.plan import Place
+
+# GiB. vLLM's own default on the CPU is a share of all memory, and it refuses where that is not free.
+CPU_KV_CACHE_GIB = "1"
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where this process stands, as torchrun's variables say. ``rank`` is global."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    attempt: int
+    job_id: str
+
+    @classmethod
+    def from_environment(cls) -> Standing:
+        """Read it, and keep the rank where a replica's own rank cannot hide it."""
+        os.environ["VLLM_HPC_RANK"] = os.environ["RANK"]
+        return cls(
+            rank=int(os.environ["RANK"]),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            attempt=int(os.environ["VLLM_HPC_ATTEMPT"]),
+            job_id=os.environ["VLLM_HPC_JOB_ID"],
+        )
+
+
+def run(folder: str) -> dict[str, Any]:
+    """Run this rank and return its record. Raises whatever ended it, after that is on record."""
+    job = JobFolder(folder)
+    standing = Standing.from_environment()
+    _redirect_output(job, standing.rank)
+    record = job.job()
+    place = record.plan.layout.place(standing.rank)
+    report = RankReport(job, standing.rank, place.replica, standing.attempt)
+    watch.start(report)
+    try:
+        _check_world(record, standing)
+        _prepare_environment(record)
+        _generate(job, record, standing, place, report)
+    except BaseException as error:
+        report.failed(error)
+        raise
+    outcome: dict[str, Any] = msgspec.to_builtins(report.finished())
+    return outcome
+
+
+def _generate(job: JobFolder, record: JobRecord, standing: Standing, place: Place, report: RankReport) -> None:
+    with report.timed("import"):
+        import vllm  # noqa: F401
+
+        from vllm_hpc.engine import loop, replicas
+    layout = record.plan.layout
+    with report.timed("load"):
+        replica = replicas.join(layout, place, standing.attempt, standing.job_id)
+        report.device = replica.device
+        engine = loop.make_engine(record)
+        replica.after_engine_start()
+    with report.timed("generate"):
+        digest = loop.run_rows(engine, job, record, place, standing.attempt)
+        report.digest, report.rows = digest.hexdigest, digest.rows
+    replica.check_digests(digest.hexdigest)
+    replica.leave_together(standing.world_size)
+
+
+def _check_world(record: JobRecord, standing: Standing) -> None:
+    planned = record.plan.layout.world_size
+    if planned != standing.world_size:
+        raise RuntimeError(f"the plan has {planned} ranks, and torchrun started {standing.world_size}")
+
+
+def _prepare_environment(record: JobRecord) -> None:
+    """Variables that vLLM and its libraries read when they are imported."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_CACHE_GIB)
+    if os.path.isabs(record.model):  # noqa: PTH117 - a Hub id is no path
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _redirect_output(job: JobFolder, rank: int) -> None:
+    """Let everything this process prints, C libraries included, go to its own log."""
+    log = os.open(job.rank_log(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    print(f"-- rank {rank} on {platform.node()}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)

@@ -1,0 +1,37 @@
+"""submitit plugin, the side inside the job: where a rank stands, whoever started it.
+
+submitit reads ranks from the scheduler's variables; here several ranks share one scheduler task (torchrun started
+them), so they come from torchrun's. Found by submitit through the entry point ``submitit: job_environment``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+from submitit.core.job_environment import JobEnvironment
+from submitit.core.utils import DelayedSubmission, JobPaths
+
+
+class VllmHpcJobEnvironment(JobEnvironment):
+    """The environment of a vllm-hpc rank; its name, which SUBMITIT_EXECUTOR must hold, is ``vllmhpc``."""
+
+    _env: ClassVar[dict[str, str]] = {
+        "job_id": "VLLM_HPC_JOB_ID",
+        "num_tasks": "WORLD_SIZE",
+        "num_nodes": "GROUP_WORLD_SIZE",
+        "node": "GROUP_RANK",
+        "global_rank": "RANK",
+        "local_rank": "LOCAL_RANK",
+    }
+
+    @property
+    def global_rank(self) -> int:
+        """The rank in the torchrun world; the worker rewrites RANK for its replica and keeps this one."""
+        return int(os.environ.get("VLLM_HPC_RANK") or os.environ.get("RANK") or 0)
+
+    def _handle_signals(self, paths: JobPaths, submission: DelayedSubmission) -> None:
+        """Leave signals to the worker: submitit would ignore TERM, and every failure cost torchrun's grace of 30 s."""
+
+    def _requeue(self, countdown: int) -> None:
+        """Nothing: requeueing is the batch script's work."""

@@ -1,0 +1,76 @@
+"""Every error that a user of vllm-hpc can cause or meet, as one tree.
+
+    VllmHpcError                      base: the message says what is wrong and what to do
+    ├── RefusedError       (exit 2)   refused before anything was made
+    │   ├── RequestError              an option or a job definition
+    │   ├── InputError                the file of prompts
+    │   ├── ModelError                MODEL is not there or not usable
+    │   ├── LayoutError               nodes, GPUs, TP, PP and DP do not go together
+    │   ├── ProfileError              a profile file
+    │   ├── TemplateError             a template file
+    │   └── JobNotFoundError          JOB names no job folder
+    └── FailedError        (exit 1)   failed later
+        ├── SubmitError               the scheduler refused, or is not there
+        ├── JobFailedError            the job ended badly
+        └── CollectError              the outputs do not fit together
+
+The command line prints ``Error: <message>`` and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+
+class VllmHpcError(Exception):
+    """Base of all errors of vllm-hpc."""
+
+    exit_code = 1
+
+
+class RefusedError(VllmHpcError):
+    """Refused before anything was made."""
+
+    exit_code = 2
+
+
+class RequestError(RefusedError):
+    """An option, or a value in a job definition, is wrong."""
+
+
+class InputError(RefusedError):
+    """The input file is missing, empty or malformed."""
+
+
+class ModelError(RefusedError):
+    """The model is not there, or cannot be used."""
+
+
+class LayoutError(RefusedError):
+    """Nodes, GPUs per node, TP, PP and DP do not go together."""
+
+
+class ProfileError(RefusedError):
+    """A profile file is missing or malformed."""
+
+
+class TemplateError(RefusedError):
+    """A template is missing or does not render."""
+
+
+class JobNotFoundError(RefusedError):
+    """No job folder answers to that name."""
+
+
+class FailedError(VllmHpcError):
+    """Something failed after it was accepted."""
+
+
+class SubmitError(FailedError):
+    """The scheduler refused the job, or is not there."""
+
+
+class JobFailedError(FailedError):
+    """The job ended without doing its work."""
+
+
+class CollectError(FailedError):
+    """The shards of a job do not fit together."""

