@@ -90,11 +90,12 @@ def first_error(folder: JobFolder) -> tuple[str, str] | None:
     attempt = folder.last_attempt()
     ranks = [rank for rank in read_ranks(folder, record) if attempt is None or rank.attempt == attempt.attempt]
     errors = sorted((rank for rank in ranks if rank.error), key=lambda rank: rank.updated_at)
-    vanished = [rank for rank in ranks if rank.outcome == "running"]
+    # Before the attempt has ended, a rank without an outcome may well be alive.
+    vanished = [rank for rank in ranks if rank.outcome == "running"] if _last_exit(folder) else []
     for rank in [r for r in errors if r.error and not r.error.is_echo] or vanished or errors:
         who = f"rank {rank.rank} on {rank.host}"
         if rank.error:
-            return f"{who}: {rank.error.type}: {_first_line(rank.error.message)}", rank.error.traceback
+            return f"{who}: {rank.error.type}: {_one_line(rank.error.message)}", rank.error.traceback
         return f"{who} (pid {rank.pid}) vanished without a word: killed, or out of memory?", ""
     return None
 
@@ -130,12 +131,9 @@ def _from_exit(folder: JobFolder, ended: ExitRecord) -> tuple[State, str]:
         return "TIMEOUT", "the walltime was over"
     if ended.exit_code == 0:
         return "COMPLETED", ""
-    how = (
-        f"the script was ended by {ended.cause}"
-        if ended.cause != "exit"
-        else f"the script ended with {ended.exit_code}"
-    )
-    return "FAILED", _cause(folder, how)
+    if ended.cause == "exit":
+        return "FAILED", _cause(folder, f"the script ended with exit code {ended.exit_code}")
+    return "FAILED", _cause(folder, f"the script was ended by a signal ({ended.cause})")
 
 
 def _completeness(rows: Rows) -> tuple[State, str]:
@@ -191,5 +189,6 @@ def _mean_rate(progress: list[Progress]) -> float | None:
     return round(tokens / max(spans), 1) if spans and max(spans) > 0 else None
 
 
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.split("\n") if line.strip()), "")[:500]
+def _one_line(text: str, limit: int = 400) -> str:
+    joined = " ".join(text.split())
+    return joined if len(joined) <= limit else joined[: limit - 1] + "…"

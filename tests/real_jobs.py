@@ -1,0 +1,104 @@
+"""Real jobs for the tests: the tiny model, the answers of plain vLLM, and submitting on the local scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from vllm_hpc import Job, submit
+from vllm_hpc.rows import Row
+
+# float32: in bf16 greedy text differs between TP=1 and TP=2.
+ENGINE = {"dtype": "float32", "max_num_seqs": 4}
+GREEDY = {"temperature": 0.0, "max_tokens": 24}
+# What a job of the tiny model takes here is half a minute; a machine under load takes several times that.
+PATIENCE_S = 400
+
+PROMPTS: list[Row] = [
+    {"id": f"row-{number}", "prompt": f"def function_{number}(folder):", "tag": {"n": number}} for number in range(11)
+] + [
+    {"prompt": [5, 6, 7, 8, 9]},
+    {"messages": [{"role": "user", "content": "hello"}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": "two"}, {"type": "text", "text": "parts"}]}]},
+]  # fmt: skip
+
+REFERENCE = """
+import json, sys
+from vllm import LLM, SamplingParams
+
+def main():
+    model, engine, sampling, rows = json.loads(sys.stdin.read())
+    llm = LLM(model=model, enforce_eager=True, seed=0, disable_log_stats=True, **engine)
+    params = SamplingParams(**sampling)
+    texts = []
+    for row in rows:
+        if "messages" in row:
+            output = llm.chat(row["messages"], params, use_tqdm=False)[0]
+        else:
+            kind = "prompt" if isinstance(row["prompt"], str) else "prompt_token_ids"
+            output = llm.generate({kind: row["prompt"]}, params, use_tqdm=False)[0]
+        texts.append(output.outputs[0].text)
+    open(sys.argv[1], "w").write(json.dumps(texts))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def make_model(folder: Path) -> Path:
+    """The tiny model, made in a process of its own: the tests import no torch."""
+    script = Path(__file__).parent / "tiny_model.py"
+    subprocess.run([sys.executable, "-W", "ignore", str(script), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def reference_texts(model: Path, rows: list[Row], work: Path) -> list[str]:
+    """What plain vllm.LLM in one process answers to the rows, one by one."""
+    out = work / "reference.json"
+    request = json.dumps([str(model), ENGINE, GREEDY, rows])
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", REFERENCE, str(out)], input=request, text=True, capture_output=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    texts: list[str] = json.loads(out.read_text())
+    return texts
+
+
+def write_input(path: Path, rows: list[Row]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def submit_tiny(model: Path, work: Path, rows: list[Row] | None = None, **options: Any) -> Job:
+    """Submit the tiny model on the local scheduler, greedy and in float32."""
+    given = {"engine": ENGINE, **GREEDY, **options}
+    source = write_input(work / "prompts.jsonl", PROMPTS if rows is None else rows)
+    return submit(str(model), input=str(source), scheduler="local", job_dir=str(work / "runs"), **given)
+
+
+def processes_of(job: Job) -> list[psutil.Process]:
+    """Every live process that belongs to the job: the supervisor, the script, torchrun and the ranks."""
+    folder = str(job.path)
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = folder in process.environ().get("VLLM_HPC_FOLDER", "") or any(folder in a for a in process.cmdline())
+            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def require(condition: bool, what: str) -> None:
+    """Fail in CI, skip visibly elsewhere, where something of the machine is missing."""
+    if not condition:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
