@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -45,7 +46,7 @@ def ensure() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{_FOLDER}."))
     try:
-        _convert(source, staging)
+        _convert_apart(source, staging)
         try:
             staging.rename(target)
         except OSError:
@@ -65,15 +66,29 @@ def _gguf_file() -> Path:
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 
+def _convert_apart(source: Path, target: Path) -> None:
+    """Convert in a process of its own: the caller's gets neither torch nor its memory. Raises ModelError."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "vllm_hpc.demo", str(source), str(target)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise ModelError(
+            f"cannot convert the demo model: {reason}: is the 'demo' extra installed, and the disk not full?"
+        )
+
+
 def _convert(source: Path, target: Path) -> None:
     """Write the model of a GGUF file as config, tokenizer and bf16 safetensors."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})  # lm_head is tied to the embedding
@@ -82,3 +97,7 @@ def _convert(source: Path, target: Path) -> None:
     model.config.save_pretrained(target)
     model.generation_config.save_pretrained(target)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
+
+
+if __name__ == "__main__":
+    _convert(Path(sys.argv[1]), Path(sys.argv[2]))

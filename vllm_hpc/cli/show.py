@@ -114,7 +114,7 @@ def wait_quietly(job: Job) -> dict[str, Any]:
 
 def wait_and_show(job: Job) -> int:
     """Wait with a progress bar, collect, show some answers; returns the exit code."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, quiet=not sys.stderr.isatty())
     with Progress(
         SpinnerColumn(), TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
         TimeElapsedColumn(), TextColumn("{task.fields[reason]}", style="dim"), console=console, transient=True,
