@@ -1,0 +1,71 @@
+"""Fixtures of the fast tests: a working directory cut off from this machine's site, and the command line in-process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from vllm_hpc.cli import main
+
+# A Slurm that takes every script: it keeps what it was sent, and the test sees that it was called.
+FAKE_SBATCH = """#!/bin/sh
+for script; do :; done
+cp "$script" "$(dirname "$0")/received"
+echo 4711
+"""
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a fake sbatch before the real one, and none of the user's own profiles."""
+    folder = tmp_path / "desk"
+    sbatch = folder / "bin" / "sbatch"
+    sbatch.parent.mkdir(parents=True)
+    sbatch.write_text(FAKE_SBATCH)
+    sbatch.chmod(0o755)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=":")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.delenv("VLLM_HPC_PROFILE", raising=False)
+    return folder
+
+
+@pytest.fixture
+def model(desk: Path) -> Path:
+    """The least that counts as a model folder: ./model with a config.json."""
+    folder = desk / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def run_cli(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run ``vllm-hpc ARGS`` in this process; an exception that main() lets through fails the test."""
+
+    def run(*args: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["vllm-hpc", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        out, err = capsys.readouterr()
+        assert isinstance(exit_info.value.code, int)
+        return Outcome(exit_info.value.code, out, err)
+
+    return run

@@ -41,7 +41,7 @@ def wait_for(condition: Callable[[], bool], what: str, limit: float = PATIENCE_S
 
 def start(model: Path, work: Path, **options: object) -> Job:
     """A TP=2 job that has written its first rows."""
-    job = submit_tiny(model, work, LONG, tp=2, **LONG_SAMPLING, **options)  # type: ignore[arg-type]
+    job = submit_tiny(model, work, LONG, tp=2, **LONG_SAMPLING, **options)
     wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
     assert job.status().state == "RUNNING", (job.status(), job.logs())
     return job
@@ -135,7 +135,7 @@ def test_cancel_while_the_model_loads(model: Path, tmp_path: Path) -> None:
 
 
 def test_walltime(model: Path, tmp_path: Path) -> None:
-    job = submit_tiny(model, tmp_path, LONG, tp=1, time="0:10", **LONG_SAMPLING)  # type: ignore[arg-type]
+    job = submit_tiny(model, tmp_path, LONG, tp=1, time="0:10", **LONG_SAMPLING)
     assert ends_as(job, "TIMEOUT").reason == "the walltime was over"
 
 
@@ -152,7 +152,7 @@ def test_a_worker_that_raises(model: Path, tmp_path: Path) -> None:
         "        real(self, row)\n"
         "    ShardWriter.write = write\n"
     )
-    job = submit_tiny(model, tmp_path, LONG, tp=2, env={"PYTHONPATH": str(tmp_path)}, **LONG_SAMPLING)  # type: ignore[arg-type]
+    job = submit_tiny(model, tmp_path, LONG, tp=2, env={"PYTHONPATH": str(tmp_path)}, **LONG_SAMPLING)
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
     assert status.reason == f"rank 0 on {os.uname().nodename}: OSError: [Errno 28] No space left on device"

@@ -68,6 +68,7 @@ def collect(folder: JobFolder) -> Summary:
     shards = folder.shard_files()
     counts = Counts(total=record.rows)
     where, offsets = _locate(shards, counts)
+    check_input(folder, record)
     temporary = folder.outputs.with_name(".outputs.jsonl")
     try:
         with ExitStack() as stack, temporary.open("wb") as out:
@@ -80,6 +81,17 @@ def collect(folder: JobFolder) -> Summary:
     summary = _summarise(folder, record, counts, time.time() - began)
     write_json(folder.summary, summary)
     return summary
+
+
+def check_input(folder: JobFolder, record: JobRecord) -> None:
+    """Refuse an input.jsonl that is not the one the job began with. Raises CollectError."""
+    try:
+        with folder.input.open("rb") as file:
+            rows = sum(1 for _ in file)
+    except OSError as error:
+        raise CollectError(f"cannot read {folder.input}: {error.strerror}") from None
+    if rows != record.rows:
+        raise CollectError(f"{folder.input} has {rows} rows, and the job began with {record.rows}: was it edited?")
 
 
 def _locate(shards: list[Path], counts: Counts) -> tuple[array[int], array[int]]:

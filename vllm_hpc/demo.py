@@ -46,7 +46,7 @@ def ensure() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{_FOLDER}."))
     try:
-        _convert_apart(source, staging)
+        _convert(source, staging)
         try:
             staging.rename(target)
         except OSError:
@@ -66,10 +66,10 @@ def _gguf_file() -> Path:
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 
-def _convert_apart(source: Path, target: Path) -> None:
+def _convert(source: Path, target: Path) -> None:
     """Convert in a process of its own: the caller's gets neither torch nor its memory. Raises ModelError."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "vllm_hpc.demo", str(source), str(target)],
+        [sys.executable, "-W", "ignore", "-m", "vllm_hpc.engine.convert_demo", str(source), str(target)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -81,23 +81,3 @@ def _convert_apart(source: Path, target: Path) -> None:
         raise ModelError(
             f"cannot convert the demo model: {reason}: is the 'demo' extra installed, and the disk not full?"
         )
-
-
-def _convert(source: Path, target: Path) -> None:
-    """Write the model of a GGUF file as config, tokenizer and bf16 safetensors."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})  # lm_head is tied to the embedding
-    del model.config.quantization_config
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(target)
-    model.generation_config.save_pretrained(target)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
-
-
-if __name__ == "__main__":
-    _convert(Path(sys.argv[1]), Path(sys.argv[2]))

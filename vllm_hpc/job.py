@@ -16,10 +16,11 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+from vllm_hpc.checks import as_path
 from vllm_hpc.collect import Summary
 from vllm_hpc.collect import collect as collect_folder
 from vllm_hpc.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
-from vllm_hpc.jobfolder import JobFolder, RankRecord, Submitted, read_json
+from vllm_hpc.jobfolder import JobFolder, JobRecord, RankRecord, Submitted, read_json
 from vllm_hpc.rows import Row, iter_jsonl
 from vllm_hpc.schedulers import get_scheduler
 from vllm_hpc.state import Status, first_error, read_ranks, read_status
@@ -133,8 +134,8 @@ class Job:
 
 def find_job(text: str, job_dir: str = "runs") -> Job:
     """The job that ``text`` names: a folder, a name under ``job_dir``, or a job id. Raises JobNotFoundError."""
-    parent = Path(job_dir).expanduser()
-    for folder in (Path(text).expanduser(), parent / text):
+    parent = as_path(job_dir, "--job-dir")
+    for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
         if JobFolder(folder).job_json.is_file():
             return Job(folder)
     for job in list_jobs(job_dir):
@@ -146,5 +147,6 @@ def find_job(text: str, job_dir: str = "runs") -> Job:
 
 def list_jobs(job_dir: str = "runs") -> list[Job]:
     """All jobs under ``job_dir``, the oldest first."""
-    found = [Job(path.parent) for path in Path(job_dir).expanduser().glob("*/job.json")]
+    files = as_path(job_dir, "--job-dir").glob("*/job.json")
+    found = [Job(file.parent) for file in files if read_json(file, JobRecord)]
     return sorted(found, key=lambda job: job.folder.job_json.stat().st_mtime_ns)

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc import demo
+from vllm_hpc.checks import as_path
 from vllm_hpc.errors import ModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -26,7 +27,9 @@ def find_model(text: str) -> Model:
     """Say what MODEL names, without loading or making anything. Raises ModelError."""
     if text == demo.NAME:
         return Model(str(demo.model_folder()), demo.NAME, is_local=True)
-    folder = Path(text).expanduser()
+    if not text:
+        raise ModelError("MODEL is empty: name a model folder, a Hub id (org/name), or 'demo'")
+    folder = as_path(text, "model folder")
     if folder.exists():
         _check_folder(folder)
         folder = Path(os.path.abspath(folder))  # noqa: PTH100 - links stay: sites move what they point to

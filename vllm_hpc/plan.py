@@ -7,6 +7,7 @@ initialize_model_parallel: ranks are laid out as PP × TP).
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import msgspec
@@ -102,8 +103,7 @@ def solve(asked: Asked, capacity: int | None = None) -> tuple[Layout, list[str]]
     try:
         return _solve(asked, capacity)
     except _Misfit as misfit:
-        hint = " or ".join(_nearest(asked, capacity)) or "other numbers"
-        raise LayoutError(f"{misfit}: try {hint}") from None
+        raise LayoutError(f"{misfit}: try {' or '.join(_nearest(asked, capacity))}") from None
 
 
 class _Misfit(Exception):  # noqa: N818 - never leaves this module
@@ -199,23 +199,26 @@ def _split_replica(tp: int | None, pp: int | None, size: int, procs: int) -> tup
 
 
 def _nearest(asked: Asked, capacity: int | None) -> list[str]:
-    """The least changes of one option that give a layout, as 'option value', at most two; else one of two options."""
-    given = {name: value for name in OPTIONS if (value := getattr(asked, name)) is not None}
-    found = [(distance, text) for name in given for distance, text in _one_change(asked, name, capacity)]
-    if not found:
-        for name in given:
-            without = msgspec.structs.replace(asked, **{name: None})
-            found += [
-                (distance, f"{text} without {OPTIONS[name]}")
-                for other in given
-                if other != name
-                for distance, text in _one_change(without, other, capacity)
-            ]
-    return [text for _, text in sorted(found, key=lambda change: change[0])[:2]]
+    """The least changes of one option that give a layout, at most two, as '--option value'.
+
+    Where no single change does, options are left out besides, as few as possible: '--option value without --other'.
+    """
+    given = [name for name in OPTIONS if getattr(asked, name) is not None]
+    for leave_out in range(len(given)):
+        found = []
+        for left in combinations(given, leave_out):
+            fewer = msgspec.structs.replace(asked, **dict.fromkeys(left))
+            without = " without " + " and ".join(OPTIONS[name] for name in left) if left else ""
+            for name in given:
+                if name not in left and (change := _one_change(fewer, name, capacity)):
+                    found.append((change[0], f"{change[1]}{without}"))
+        if found:
+            return [text for _, text in sorted(found, key=lambda change: change[0])[:2]]
+    return []
 
 
-def _one_change(asked: Asked, name: str, capacity: int | None) -> list[tuple[float, str]]:
-    """The nearest value of one option that gives a layout with the others as they are, with its distance as a ratio."""
+def _one_change(asked: Asked, name: str, capacity: int | None) -> tuple[float, str] | None:
+    """The nearest value of one option that gives a layout with the others as they are, after its distance."""
     value = getattr(asked, name)
     limit = max(64, 2 * value, 2 * (asked.nodes or 1) * (asked.gpus_per_node or capacity or 1))
     candidates = [v for v in range(1, min(limit, 4096) + 1) if v != value]
@@ -224,8 +227,8 @@ def _one_change(asked: Asked, name: str, capacity: int | None) -> list[tuple[flo
             _solve(msgspec.structs.replace(asked, **{name: candidate}), capacity)
         except _Misfit:
             continue
-        return [(distance, f"{OPTIONS[name]} {candidate}")]
-    return []
+        return distance, f"{OPTIONS[name]} {candidate}"
+    return None
 
 
 def _distance(name: str, value: int, candidate: int) -> float:

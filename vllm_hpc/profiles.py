@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from vllm_hpc.checks import CHECKS
 from vllm_hpc.errors import ProfileError, RequestError
-from vllm_hpc.request import Count, check_env, parse_walltime
+from vllm_hpc.request import Count
 
 PROJECT_FILE = "vllm-hpc.toml"
 
@@ -65,7 +66,7 @@ def load_profile(name: str | None) -> Profile:
 def _read_tables(path: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProfileError(f"{path}: not valid TOML: {error}") from None
     for key in content:
         if key != "profiles":
@@ -80,22 +81,23 @@ def _read_tables(path: Path) -> dict[str, Any]:
 
 def _build(path: Path, name: str, table: Any) -> Profile:
     if not isinstance(table, dict):
-        raise ProfileError(f"{path}: 'profiles.{name}' must be a table")
+        raise ProfileError(f"{path}:{_line_of(path, None, name)}: 'profiles.{name}' must be a table [profiles.{name}]")
     for key in table:
         if key not in Profile.__struct_fields__:
             takes = ", ".join(Profile.__struct_fields__)
             raise ProfileError(f"{path}:{_line_of(path, name, key)}: unknown key '{key}': a profile takes {takes}")
     try:
         profile = msgspec.convert(table, Profile)
-        check_env(profile.env, "env")
-        if profile.time is not None:
-            parse_walltime(profile.time)
     except msgspec.ValidationError as error:
         key = re.sub(r".*`\$\.(\w+).*", r"\1", str(error))
         what = re.sub(r" - at `.*`$", "", str(error)).replace("`", "")
         raise ProfileError(f"{path}:{_line_of(path, name, key)}: '{key}': {what}") from None
-    except RequestError as error:
-        raise ProfileError(f"{path}: profile {name!r}: {error}") from None
+    for key in table:
+        try:
+            if key in CHECKS:
+                CHECKS[key](getattr(profile, key), key)
+        except RequestError as error:
+            raise ProfileError(f"{path}:{_line_of(path, name, key)}: {error}") from None
     if profile.template_dir is not None:
         folder = path.parent / Path(profile.template_dir).expanduser()
         return msgspec.structs.replace(profile, template_dir=str(folder))
@@ -117,7 +119,7 @@ def _line_of(path: Path, name: str | None, key: str) -> int:
                 return number
             if table == f"profiles.{name}.{key}":
                 return number
-        inside = table is None if name is None else table == f"profiles.{name}"
+        inside = table in (None, "profiles") if name is None else table == f"profiles.{name}"
         if inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line):
             return number
     return 1

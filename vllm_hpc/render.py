@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import traceback
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -62,8 +63,12 @@ def render_script(template: str, context: ScriptContext, template_dir: str | Non
             ) from None
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{error.filename or error.name}:{error.lineno}: {error.message}") from None
-        except (jinja2.TemplateError, TypeError, AttributeError, ValueError) as error:
-            raise TemplateError(f"template {template!r} does not render: {error}") from None
+        except RecursionError:
+            raise TemplateError(
+                f"template {template!r} extends or includes itself: extend 'packaged/{template}'"
+            ) from None
+        except Exception as error:  # noqa: BLE001 - a template is code of its author's, and raises what it likes
+            raise TemplateError(f"{_place(error, template)}: does not render: {error}") from None
 
 
 def sh(value: object) -> str:
@@ -79,6 +84,13 @@ def directive(value: object) -> str:
     """
     escaped = "".join(c if _PLAIN.match(c) or ord(c) > 127 else f"\\{c}" for c in str(value))
     return escaped.replace("%", "%%")
+
+
+def _place(error: Exception, template: str) -> str:
+    """File and line of the template that raised: Jinja rewrites tracebacks to say so."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if frame.filename.endswith(".j2") or frame.filename == "<template>"]
+    return f"{inside[-1].filename}:{inside[-1].lineno}" if inside else f"template {template!r}"
 
 
 def _environment(packaged: Path, template_dir: str | None) -> jinja2.Environment:

@@ -13,8 +13,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from vllm_hpc.checks import CHECKS
 from vllm_hpc.errors import RequestError
 
+# vLLM's longest contexts are some million tokens.
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 SchedulerName = Literal["auto", "slurm", "local"]
 
@@ -28,13 +31,6 @@ PLANNED_ENGINE_ARGUMENTS = {
     "distributed_executor_backend": "nothing: it is always external_launcher",
     "seed": "--seed",
 }
-# Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
-_WALLTIME = re.compile(r"(?:(?P<days>\d{1,4})-)?(?P<clock>\d{1,6}(?::\d{1,2}){0,2})")
-_MEMORY = re.compile(r"\d{1,9}[KMGT]?B?", re.IGNORECASE)
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE)
-# submitit replaces these in any path it is given (submitit.core.utils.JobPaths._format_id).
-_SUBMITIT_TAGS = ("%j", "%t", "%A", "%a")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +57,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cpus_per_rank: Count | None = None
     name: str | None = None
     job_dir: str = "runs"
-    max_tokens: Count | None = None
+    max_tokens: Tokens | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int = 0
@@ -73,14 +69,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     template_dir: str | None = None
 
     def __post_init__(self) -> None:
-        for text in (self.partition, self.account, self.qos, *self.directive):
-            _check_one_line(text)
-        if self.name is not None:
-            check_name(self.name)
-        check_path(self.job_dir, "--job-dir")
-        check_env(self.env)
-        _check_walltime(self.time)
-        _check_memory(self.mem)
+        for key, check in CHECKS.items():
+            value = getattr(self, key, None)
+            if value is not None:
+                check(value, f"--{key.replace('_', '-')}")
         _check_sampling(self)
         for key in self.engine:
             if key in PLANNED_ENGINE_ARGUMENTS:
@@ -96,106 +88,45 @@ def make_request(options: dict[str, Any]) -> Request:
     given = {key: value for key, value in options.items() if value is not None}
     if "model" not in given:
         raise RequestError("MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml")
-    definition = Path(str(given["model"])).expanduser() / JOB_DEFINITION
-    if definition.is_file():
+    definition = find_definition(str(given["model"]))
+    if definition is not None:
         del given["model"]
         given = _merge(read_job_definition(definition), given)
-        if "model" not in given:
-            raise RequestError(f"{definition}: 'model' is missing")
+    return _convert(given)
+
+
+def find_definition(model: str) -> Path | None:
+    """The job.toml in the folder that MODEL names, None where it names none."""
     try:
-        return msgspec.convert(given, Request)
-    except msgspec.ValidationError as error:
-        raise RequestError(_option_message(str(error))) from None
+        definition = Path(model).expanduser() / JOB_DEFINITION
+        return definition if definition.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # a name that no file system takes, a home of nobody, a NUL
+        return None
 
 
 def read_job_definition(path: Path) -> dict[str, Any]:
     """Read a job.toml into options; paths in it are relative to its folder. Raises RequestError."""
     try:
         options = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"{path}: not valid TOML: {error}") from None
     unknown = sorted(set(options) - set(Request.__struct_fields__))
     if unknown:
         raise RequestError(
             f"{path}: unknown key '{unknown[0]}': job.toml takes submit's long options, with underscores"
         )
+    if "model" not in options:
+        raise RequestError(f"{path}: 'model' is missing")
+    try:
+        _convert(options)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
     for key in ("input", "template_dir"):
         if isinstance(options.get(key), str):
             options[key] = str(path.parent / Path(options[key]).expanduser())
-    model = options.get("model")
-    if isinstance(model, str) and model.startswith((".", "~")):
-        options["model"] = str(path.parent / Path(model).expanduser())
+    if options["model"].startswith((".", "~")):
+        options["model"] = str(path.parent / Path(options["model"]).expanduser())
     return options
-
-
-def parse_walltime(text: str) -> int:
-    """Seconds in a walltime of Slurm's forms: minutes, MM:SS, HH:MM:SS, D-HH[:MM[:SS]]. Raises RequestError."""
-    match = _WALLTIME.fullmatch(text)
-    if not match:
-        raise RequestError(f"--time {text!r} is no walltime: write minutes, HH:MM:SS or D-HH:MM:SS")
-    fields = [int(part) for part in match["clock"].split(":")]
-    if match["days"] is not None:
-        hours, minutes, seconds = (*fields, 0, 0)[:3]
-    elif len(fields) == 3:
-        hours, minutes, seconds = fields
-    else:
-        hours, minutes, seconds = (0, *fields, 0)[:3]
-    total = ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-    if total <= 0:
-        raise RequestError(f"--time {text!r} is zero: give the job some time")
-    return total
-
-
-def check_name(name: str) -> None:
-    """Refuse a job name that cannot be a folder's name or would mislead a scheduler. Raises RequestError."""
-    if not name.strip() or name in (".", "..") or name[0] in ".-" or "/" in name:
-        raise RequestError(f"--name {name!r} cannot be a folder's name: leave out '/', and a leading '.' or '-'")
-    if len(name.encode("utf-8", "surrogatepass")) > 200:
-        raise RequestError("--name is too long: at most 200 bytes")
-    check_path(name, "--name")
-
-
-def check_path(path: str, option: str) -> None:
-    """Refuse a path that a script or submitit could not carry. Raises RequestError."""
-    if not path or any(ord(c) < 32 or ord(c) == 127 for c in path):
-        raise RequestError(f"{option} {path!r} is empty or holds a control character: choose another name")
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RequestError(f"{option} {path!r} is not valid UTF-8: choose another name") from None
-    for tag in _SUBMITIT_TAGS:
-        if tag in path:
-            raise RequestError(
-                f"{option} {path!r} holds {tag!r}, which submitit and Slurm replace: choose another name"
-            )
-
-
-def check_env(env: dict[str, str], origin: str = "--env") -> None:
-    """Refuse variables that cannot be exported, or that look like a secret. Raises RequestError."""
-    for key, value in env.items():
-        if not _ENV_NAME.fullmatch(key):
-            raise RequestError(f"{origin} {key!r} is no name for an environment variable")
-        if _SECRET_NAME.search(key):
-            raise RequestError(
-                f"{origin} {key} looks like a secret, and it would be written into the script: export it in your "
-                "shell instead (schedulers pass the environment on)"
-            )
-        _check_one_line(value)
-
-
-def _check_walltime(time: str | None) -> None:
-    if time is not None:
-        parse_walltime(time)
-
-
-def _check_memory(mem: str | None) -> None:
-    if mem is not None and not _MEMORY.fullmatch(mem):
-        raise RequestError(f"--mem {mem!r} is no amount of memory: write 64G, 64000M or 0 for all of the node's")
-
-
-def _check_one_line(text: str | None) -> None:
-    if text is not None and (not text.isprintable() or text != text.strip()):
-        raise RequestError(f"{text!r} holds a newline, another control character, or space at an end: mend it")
 
 
 def _check_sampling(request: Request) -> None:
@@ -208,6 +139,13 @@ def _check_sampling(request: Request) -> None:
         raise RequestError(f"--top-p {request.top_p} must be above 0 and at most 1")
     if not 0 <= request.seed < 2**32:
         raise RequestError(f"--seed {request.seed} must be between 0 and {2**32 - 1}")
+
+
+def _convert(options: dict[str, Any]) -> Request:
+    try:
+        return msgspec.convert(options, Request)
+    except msgspec.ValidationError as error:
+        raise RequestError(_option_message(str(error))) from None
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.checks import as_path
 from vllm_hpc.errors import InputError
 
 Row = dict[str, Any]
@@ -34,8 +35,7 @@ def read_rows(path: str | None) -> Iterator[Row]:
     if path is None:
         yield from ({"index": index, "id": str(index), "prompt": text} for index, text in enumerate(SAMPLE_PROMPTS))
         return
-    file = Path(path).expanduser()
-    _check_file(file)
+    file = _find_file(path)
     seen: set[str | int] = set()
     index = -1
     for index, (line, fields) in enumerate(_read_lines(file)):
@@ -89,13 +89,15 @@ def error_row(row: Row, kind: str, message: str) -> Row:
     }
 
 
-def _check_file(file: Path) -> None:
+def _find_file(path: str) -> Path:
+    file = as_path(path, "--input")
     if not file.exists():
         raise InputError(f"no such input: {str(file)!r}: give a {' or '.join(SUFFIXES)} file")
     if file.is_dir():
         raise InputError(f"input {str(file)!r} is a folder: give a {' or '.join(SUFFIXES)} file")
     if file.suffix.lower() not in SUFFIXES:
         raise InputError(f"input {str(file)!r}: only {' and '.join(SUFFIXES)} can be read: convert it to one of them")
+    return file
 
 
 def _read_lines(file: Path) -> Iterator[tuple[int, Any]]:

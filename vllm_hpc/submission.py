@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc import __version__
+from vllm_hpc.checks import as_path, check_name, check_path
 from vllm_hpc.errors import RequestError
 from vllm_hpc.executor import submit_script
 from vllm_hpc.job import Job
@@ -21,7 +22,7 @@ from vllm_hpc.models import Model, ensure_model, find_model
 from vllm_hpc.plan import Asked, Plan, solve
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.render import ScriptContext, render_script
-from vllm_hpc.request import JOB_DEFINITION, Request, check_path, make_request
+from vllm_hpc.request import JOB_DEFINITION, Request, find_definition, make_request
 from vllm_hpc.rows import check_rows, read_rows, write_rows
 from vllm_hpc.schedulers import Scheduler, find_scheduler, get_scheduler
 from vllm_hpc.vllm_arguments import check_arguments
@@ -73,7 +74,8 @@ def prepare(model: str, **options: Any) -> Prepared:
     request = make_request({"model": model, **options})
     make_plan(request)
     check_rows(request.input)
-    return _render(request, _definition(model))
+    definition = find_definition(model)
+    return _render(request, str(definition) if definition else None)
 
 
 def make_plan(request: Request) -> tuple[Plan, Scheduler]:
@@ -113,7 +115,7 @@ def _render(request: Request, definition: str | None) -> Prepared:
     plan, scheduler = make_plan(request)
     model = find_model(request.model)
     request = _with_profile(request, profile)
-    parent = Path(request.job_dir).expanduser()
+    parent = as_path(request.job_dir, "--job-dir")
     folder = JobFolder(parent / (request.name or _free_name(parent, model.name)))
     check_path(str(folder.path), "--job-dir")
     if folder.path.exists():
@@ -167,17 +169,13 @@ def _taken(folder: JobFolder) -> str:
 
 def _free_name(parent: Path, model: str) -> str:
     """<model>-<yyyymmdd-hhmmss>, with -2, -3 ... where that is taken."""
+    check_name(model, "--name is needed: a job cannot be called after the model:")
     base = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     name, number = base, 1
     while (parent / name).exists():
         number += 1
         name = f"{base}-{number}"
     return name
-
-
-def _definition(model: str) -> str | None:
-    path = Path(model).expanduser() / JOB_DEFINITION
-    return str(path) if path.is_file() else None
 
 
 def _fill(folder: JobFolder, prepared: Prepared) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from vllm_hpc.checks import parse_walltime
 from vllm_hpc.jobfolder import ExitRecord, JobFolder, read_json, write_json
-from vllm_hpc.request import parse_walltime
 from vllm_hpc.schedulers.local import new_job_id, this_process
 
 # linux/prctl.h

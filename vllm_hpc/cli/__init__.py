@@ -5,6 +5,7 @@ Only click is imported before a command runs, so that ``vllm-hpc --help`` answer
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 
@@ -75,7 +76,9 @@ def cli() -> None:
 def main() -> None:
     """Entry point: one line for every error that a person can cause, and the exit codes of ``cli``."""
     try:
+        _prepare_output()
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else str(error))
         sys.exit(2)
@@ -89,7 +92,18 @@ def main() -> None:
         # The reader of our output (head, less) has left; there is nobody to tell.
         sys.stdout = None
         sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename!r}" if error.filename else "the output"
+        sys.stdout = None  # what is left in it would be tried again at exit
+        _fail(f"{where}: {error.strerror}", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _prepare_output() -> None:
+    """A terminal that lacks a letter shows another instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _fail(message: str, code: int) -> None:

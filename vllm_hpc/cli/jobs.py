@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,13 +55,13 @@ def list_command(job_dir: str, as_json: bool) -> int:
 @click.option("--follow", is_flag=True, help="Go on printing until the job ends.")
 def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     """Print the scheduler's log, or one rank's; and the first real error, if there was one."""
+    from vllm_hpc.cli import show
     from vllm_hpc.job import find_job
 
     found = find_job(job, job_dir)
     path = found.log_file(rank)
     for text in _follow(path, found) if follow else [found.logs(rank)]:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        show.print_bytes(text.encode())
     error = found.first_error() if rank is None and found.status().is_final else None
     if error:
         line, trace = error

@@ -24,7 +24,10 @@ class KeyValue(click.ParamType[tuple[str, Any]]):
         key, sign, text = str(value).partition("=")
         if not sign or not key:
             self.fail(f"{value!r} is not of the form K=V", param, ctx)
-        return key, _parse(text) if self.typed else text
+        try:
+            return key, _parse(text) if self.typed else text
+        except RecursionError:
+            self.fail(f"{key}: nested too deep", param, ctx)
 
 
 def _parse(text: str) -> Any:

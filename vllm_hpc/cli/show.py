@@ -39,7 +39,14 @@ def _console() -> Console:
 
 def print_json(record: Any) -> None:
     """One object on stdout."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n")
+    print_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def print_bytes(content: bytes) -> None:
+    """Bytes on stdout as they are, whatever the locale."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
 
 
 def exit_code(job: Job) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,11 +65,11 @@ def render_command(as_json: bool, **options: Any) -> int:
 
 
 def _print_script(prepared: Prepared, as_json: bool) -> None:
-    if not as_json:
-        sys.stdout.write(prepared.script)
-        return
     from vllm_hpc.cli import show
 
+    if not as_json:
+        show.print_bytes(prepared.script.encode())
+        return
     show.print_json({"job": prepared.folder, "job_id": None, **_json(prepared)})
 
 

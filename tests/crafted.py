@@ -1,0 +1,98 @@
+"""Job folders made by hand, as the submission and the ranks would have left them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vllm_hpc.jobfolder import (
+    Attempt,
+    ExitRecord,
+    JobFolder,
+    JobRecord,
+    Progress,
+    RankError,
+    RankRecord,
+    Submitted,
+    write_json,
+)
+from vllm_hpc.plan import Layout, Plan
+from vllm_hpc.request import Request
+from vllm_hpc.rows import Row
+
+SUBMITTED_AT = 1000.0
+
+
+def layout(tp: int = 1, pp: int = 1, dp: int = 1) -> Layout:
+    return Layout(nodes=1, gpus_per_node=tp * pp * dp, procs_per_node=tp * pp * dp, tp=tp, pp=pp, dp=dp)
+
+
+def make_job(path: Path, rows: list[Row] | int = 3, scheduler: str = "local", shape: Layout | None = None) -> JobFolder:
+    """A submitted job whose script has not started; ``rows`` are the rows in, or how many."""
+    folder = JobFolder(path)
+    folder.create()
+    given: list[Row] = [{"prompt": f"prompt {n}"} for n in range(rows)] if isinstance(rows, int) else rows
+    write_lines(folder.input, [{"index": n, "id": str(n), **row} for n, row in enumerate(given)])
+    record = JobRecord(
+        request=Request(model="model"),
+        plan=Plan(layout=shape or layout(), engine={}),
+        scheduler=scheduler,
+        model="/models/model",
+        sampling={},
+        rows=len(given),
+        created_at=SUBMITTED_AT,
+    )
+    write_json(folder.job_json, record)
+    write_json(folder.submitted, Submitted(scheduler, "77-1000", SUBMITTED_AT))
+    return folder
+
+
+def start(folder: JobFolder, attempt: int = 1) -> None:
+    write_json(
+        folder.attempt(attempt), Attempt(attempt=attempt, job_id="77-1000", host="node-1", started_at=SUBMITTED_AT + 5)
+    )
+
+
+def end(folder: JobFolder, exit_code: int = 0, cause: str = "exit", attempt: int = 1) -> None:
+    write_json(
+        folder.exit_record(attempt),
+        ExitRecord(attempt=attempt, exit_code=exit_code, cause=cause, ended_at=SUBMITTED_AT + 65),
+    )
+
+
+def progress(folder: JobFolder, done: int, failed: int = 0, replica: int = 0, tokens: int = 0) -> None:
+    record = Progress(
+        replica=replica, attempt=1, total=3, done=done, failed=failed, completion_tokens=tokens,
+        started_at=SUBMITTED_AT + 10, updated_at=SUBMITTED_AT + 60,
+    )  # fmt: skip
+    write_json(folder.progress(replica), record)
+
+
+def rank(folder: JobFolder, number: int, outcome: str, at: float = 0.0, attempt: int = 1, **more: Any) -> None:
+    record = RankRecord(
+        rank=number, replica=0, attempt=attempt, host="node-1", pid=100 + number, device="cpu", outcome=outcome,
+        updated_at=SUBMITTED_AT + at, **more,
+    )  # fmt: skip
+    write_json(folder.rank_record(number), record)
+
+
+def error(message: str, is_echo: bool = False) -> RankError:
+    return RankError("ValueError", message, f"Traceback: {message}", is_echo)
+
+
+def result(index: int, text: str = "an answer", **more: Any) -> Row:
+    """A row out as a rank writes it."""
+    return {
+        "index": index, "id": str(index), "text": text, "finish_reason": "stop", "prompt_tokens": 2,
+        "completion_tokens": 3, "replica": 0, **more,
+    }  # fmt: skip
+
+
+def write_lines(path: Path, rows: list[Row], torn: str = "") -> None:
+    """JSON lines, and ``torn``: what a killed writer left of its last one."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + torn, encoding="utf-8")
+
+
+def read_lines(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,197 @@
+"""collect: exactly one line for every row, whatever the shards look like."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+from tests.crafted import end, layout, make_job, progress, rank, read_lines, result, start, write_lines
+from vllm_hpc.collect import collect
+from vllm_hpc.errors import CollectError, JobNotFoundError
+from vllm_hpc.jobfolder import JobFolder
+
+
+def texts(folder: JobFolder) -> list[str]:
+    return [row.get("text", row.get("error", {}).get("type")) for row in read_lines(folder.outputs)]
+
+
+def test_rows_come_out_in_input_order_from_every_replica(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=4, shape=layout(dp=2))
+    write_lines(folder.shard(1, 1), [result(3, "d"), result(0, "a")])
+    write_lines(folder.shard(0, 1), [result(2, "c"), result(1, "b")])
+    summary = collect(folder)
+    assert texts(folder) == ["a", "b", "c", "d"]
+    assert [row["index"] for row in read_lines(folder.outputs)] == [0, 1, 2, 3]
+    assert summary.rows == {"total": 4, "done": 4, "failed": 0, "missing": 0}
+    assert (summary.prompt_tokens, summary.completion_tokens) == (8, 12)
+
+
+def test_a_shard_line_is_copied_as_it_is(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=1)
+    row = result(0, "naïve\u2028 日本", tag={"b": [1, None], "a": 1.5})
+    write_lines(folder.shard(0, 1), [row])
+    collect(folder)
+    assert folder.outputs.read_bytes() == folder.shard(0, 1).read_bytes()
+
+
+@pytest.mark.parametrize("torn", ["{", '{"index": 1, "text": "lost', json.dumps(result(1, "unfinished"))])
+def test_a_torn_last_line_is_no_row(tmp_path: Path, torn: str) -> None:
+    folder = make_job(tmp_path / "job", rows=2)
+    write_lines(folder.shard(0, 1), [result(0, "a")], torn)
+    assert collect(folder).rows == {"total": 2, "done": 1, "failed": 0, "missing": 1}
+    assert texts(folder) == ["a", "missing"]
+
+
+def test_a_row_torn_in_one_attempt_is_taken_from_the_next(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=2)
+    write_lines(folder.shard(0, 1), [result(0, "a")], json.dumps(result(1, "torn"))[:-1])
+    write_lines(folder.shard(0, 2), [result(1, "again")])
+    collect(folder)
+    assert texts(folder) == ["a", "again"]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 2), (2, 10), (9, 10), (99, 100)])
+@pytest.mark.parametrize(("low_replica", "high_replica"), [(0, 0), (1, 0), (0, 1), (10, 2)])
+def test_of_a_row_in_two_shards_the_lowest_attempt_wins(
+    tmp_path: Path, low: int, high: int, low_replica: int, high_replica: int
+) -> None:
+    folder = make_job(tmp_path / "job", rows=1, shape=layout(dp=11))
+    write_lines(folder.shard(high_replica, high), [result(0, "high", completion_tokens=50)])
+    write_lines(folder.shard(low_replica, low), [result(0, "low")])
+    summary = collect(folder)
+    assert texts(folder) == ["low"]
+    assert summary.rows["done"] == 1
+    assert summary.completion_tokens == 3, "a row counts once"
+
+
+def test_missing_rows_become_error_rows(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", [{"prompt": "a"}, {"id": "x", "prompt": "b", "tag": [1]}, {"prompt": "c"}])
+    write_lines(folder.shard(0, 1), [result(2, "c")])
+    assert collect(folder).rows == {"total": 3, "done": 1, "failed": 0, "missing": 2}
+    first, second, third = read_lines(folder.outputs)
+    assert set(first) == {"index", "id", "error"}
+    assert (second["index"], second["id"], second["tag"]) == (1, "x", [1])
+    assert set(second["error"]) == {"type", "message"}
+    assert second["error"]["type"] == "missing"
+    assert "prompt" not in second
+    assert third["text"] == "c"
+
+
+def test_a_row_with_an_error_is_counted_as_failed(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=2)
+    bad = {"index": 0, "id": "0", "error": {"type": "ValueError", "message": "too long"}}
+    write_lines(folder.shard(0, 1), [bad, result(1)])
+    summary = collect(folder)
+    assert summary.rows == {"total": 2, "done": 1, "failed": 1, "missing": 0}
+    assert read_lines(folder.outputs)[0] == bad
+
+
+def test_without_any_shard_every_row_is_missing(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=3)
+    assert collect(folder).rows == {"total": 3, "done": 0, "failed": 0, "missing": 3}
+    assert texts(folder) == ["missing"] * 3
+
+
+def test_collecting_again_takes_what_came_since(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=2)
+    write_lines(folder.shard(0, 1), [result(1, "b")])
+    collect(folder)
+    write_lines(folder.shard(0, 2), [result(0, "a")])
+    collect(folder)
+    assert texts(folder) == ["a", "b"]
+    before = folder.outputs.read_bytes()
+    collect(folder)
+    assert folder.outputs.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["hello\n", "{}\n", "[]\n", '{"index": "0"}\n', '{"index": 3}\n', '{"index": -1}\n', '{"index": 0', "\n", "\xff\n"],
+    ids=repr,
+)
+def test_a_line_that_no_rank_wrote_is_refused_with_its_file(tmp_path: Path, line: str) -> None:
+    folder = make_job(tmp_path / "job", rows=3)
+    foreign = line if line.endswith("\n") else line + "\n"
+    folder.shard(0, 1).write_bytes(json.dumps(result(1)).encode() + b"\n" + foreign.encode("latin-1"))
+    folder.outputs.write_text("as before\n")
+    with pytest.raises(CollectError, match=r"replica-0\.1\.jsonl") as caught:
+        collect(folder)
+    assert "\n" not in str(caught.value)
+    assert folder.outputs.read_text() == "as before\n"
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "gone"])
+def test_an_input_that_was_edited_since_is_refused_with_its_file(tmp_path: Path, change: str) -> None:
+    """Exactly one line per input row: with another input than the ranks read, nobody can keep that promise."""
+    folder = make_job(tmp_path / "job", rows=3)
+    write_lines(folder.shard(0, 1), [result(0), result(1), result(2)])
+    lines = folder.input.read_text().splitlines(keepends=True)
+    if change == "gone":
+        folder.input.unlink()
+    else:
+        extra = json.dumps({"index": 3, "id": "3", "prompt": "new"}) + "\n"
+        folder.input.write_text("".join([*lines, extra] if change == "longer" else lines[:2]))
+    with pytest.raises(CollectError, match=r"input\.jsonl"):
+        collect(folder)
+    assert not folder.outputs.exists()
+    assert not folder.outputs.with_name(".outputs.jsonl").exists(), "no half-written file is left behind"
+
+
+def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobNotFoundError, match="no job folder"):
+        collect(JobFolder(tmp_path))
+
+
+def test_the_summary_is_written_and_complete(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=2, shape=layout(tp=2))
+    start(folder)
+    end(folder)
+    rank(folder, 0, "ok", timings={"import": 1.0, "load": 8.0, "generate": 2.0})
+    rank(folder, 1, "ok", timings={"import": 2.0, "load": 7.0, "generate": 3.0})
+    write_lines(folder.shard(0, 1), [result(0), result(1)])
+    collect(folder)
+    summary = json.loads(folder.summary.read_text())
+    assert summary["rows"] == {"total": 2, "done": 2, "failed": 0, "missing": 0}
+    assert summary["seconds"] == 65.0
+    assert summary["tokens_per_s"] == 2.0
+    timings = summary["timings"]
+    assert (timings["queue"], timings["import"], timings["load"], timings["generate"]) == (5.0, 2.0, 8.0, 3.0)
+    assert set(timings) >= {"queue", "import", "load", "generate", "collect"}
+    assert summary["outputs"] == str(folder.outputs)
+
+
+def test_the_exit_code_tells_whether_all_rows_are_there(tmp_path: Path, run_cli: Cli) -> None:
+    folder = make_job(tmp_path / "job", rows=2)
+    write_lines(folder.shard(0, 1), [result(0)])
+    assert run_cli("collect", folder.path).code == 3
+    write_lines(folder.shard(0, 2), [{"index": 1, "id": "1", "error": {"type": "E", "message": "m"}}])
+    assert run_cli("collect", folder.path, "--json").code == 3
+    write_lines(folder.shard(0, 1), [result(0), result(1)])
+    done = run_cli("collect", folder.path, "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["rows"] == {"total": 2, "done": 2, "failed": 0, "missing": 0}
+
+
+def test_a_foreign_line_is_one_error_line_and_exit_code_1(tmp_path: Path, run_cli: Cli) -> None:
+    folder = make_job(tmp_path / "job", rows=1)
+    folder.shard(0, 1).write_text("hello\n")
+    failed = run_cli("collect", folder.path)
+    assert (failed.code, failed.out) == (1, "")
+    assert failed.err.startswith("Error: ")
+    assert failed.err.count("\n") == 1
+
+
+def test_list_shows_the_good_jobs_beside_a_broken_one(tmp_path: Path, run_cli: Cli) -> None:
+    good = make_job(tmp_path / "runs" / "good", rows=3)
+    progress(good, done=3)
+    start(good)
+    end(good)
+    broken = make_job(tmp_path / "runs" / "broken")
+    broken.job_json.write_text('{"request": ')
+    listed = run_cli("list", "--job-dir", tmp_path / "runs", "--json")
+    assert listed.code == 0
+    jobs = {Path(job["job"]).name: job["state"] for job in json.loads(listed.out)}
+    assert jobs["good"] == "COMPLETED"

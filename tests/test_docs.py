@@ -1,0 +1,59 @@
+"""The documentation is tested: every command is in the README, and every command line in it parses."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from vllm_hpc.cli import COMMANDS, cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def command_lines(text: str) -> list[str]:
+    """The lines of ```console and ```bash blocks that call vllm-hpc, continued lines joined."""
+    blocks = re.findall(r"^```(?:console|bash)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    lines = [line.strip().removeprefix("$ ") for line in joined.splitlines()]
+    return [line for line in lines if line.startswith("vllm-hpc ")]
+
+
+def check_command_line(line: str) -> None:
+    """Parse as the command would, without running it. Raises click.UsageError."""
+    words = shlex.split(re.split(r"\s[|>;&]", line)[0], comments=True)[1:]
+    if words[0].startswith("-"):
+        return
+    command = cli.get_command(click.Context(cli), words[0])
+    assert command is not None, f"no command {words[0]!r}: {line}"
+    try:
+        command.make_context(words[0], words[1:])
+    except click.exceptions.Exit:
+        return  # --help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert re.search(rf"vllm-hpc {command}\b", README)
+
+
+def test_every_command_line_in_the_readme_parses() -> None:
+    found = command_lines(README)
+    assert found
+    for line in found:
+        check_command_line(line)
+
+
+def test_the_check_of_command_lines_sees_a_mistake() -> None:
+    text = "```console\n$ vllm-hpc submit \\\n    demo --nodez 2  # two\nSubmitted\n```\n```python\nvllm-hpc no\n```\n"
+    (line,) = command_lines(text)
+    with pytest.raises(click.UsageError, match="--nodez"):
+        check_command_line(line)
+
+
+def test_the_changelog_says_something() -> None:
+    assert (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").strip()

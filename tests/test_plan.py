@@ -1,0 +1,147 @@
+"""Layouts: what is computed, what is refused, and that every proposal of a refusal works."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+
+import msgspec
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from vllm_hpc.errors import LayoutError
+from vllm_hpc.plan import OPTIONS, Asked, Layout, Plan, solve
+
+# asked, GPUs of a node, then nodes, ranks per node, TP, PP, DP
+TABLE = [
+    (Asked(), None, (1, 1, 1, 1, 1)),
+    (Asked(tp=1), 8, (1, 1, 1, 1, 1)),
+    (Asked(nodes=2, tp=16), None, (2, 8, 16, 1, 1)),
+    (Asked(nodes=2, tp=16), 8, (2, 8, 16, 1, 1)),
+    (Asked(nodes=2, tp=16, gpus_per_node=8), None, (2, 8, 16, 1, 1)),
+    (Asked(gpus_per_node=8, tp=16), None, (2, 8, 16, 1, 1)),
+    (Asked(tp=16), 8, (2, 8, 16, 1, 1)),
+    (Asked(tp=16), 4, (4, 4, 16, 1, 1)),
+    (Asked(tp=12), 8, (2, 6, 12, 1, 1)),
+    (Asked(nodes=2, tp=8, pp=2), None, (2, 8, 8, 2, 1)),
+    (Asked(nodes=4, gpus_per_node=4, tp=4), None, (4, 4, 4, 1, 4)),
+    (Asked(nodes=4, tp=4), 4, (4, 4, 4, 1, 4)),
+    (Asked(nodes=2, gpus_per_node=8, dp=2), None, (2, 8, 8, 1, 2)),
+    (Asked(nodes=4, gpus_per_node=8, dp=2), None, (4, 8, 8, 2, 2)),
+    (Asked(nodes=4, gpus_per_node=8, dp=2, pp=4), None, (4, 8, 4, 4, 2)),
+    (Asked(nodes=1, gpus_per_node=8), None, (1, 8, 1, 1, 8)),
+    (Asked(nodes=1, gpus_per_node=8, pp=2), None, (1, 8, 1, 2, 4)),
+    (Asked(dp=4), None, (1, 4, 1, 1, 4)),
+    (Asked(dp=4, tp=4), 8, (2, 8, 4, 1, 4)),
+    (Asked(nodes=1, tp=3), 8, (1, 6, 3, 1, 2)),
+    (Asked(nodes=2, gpus_per_node=4, tp=2, pp=2, dp=2), 4, (2, 4, 2, 2, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "capacity", "expected"), TABLE, ids=str)
+def test_what_is_left_out_is_computed(asked: Asked, capacity: int | None, expected: tuple[int, ...]) -> None:
+    layout, reasons = solve(asked, capacity)
+    assert (layout.nodes, layout.procs_per_node, layout.tp, layout.pp, layout.dp) == expected
+    computed = [name for name in OPTIONS if getattr(asked, name) is None]
+    assert bool(reasons) == bool(computed), "what was computed has a reason, what was asked needs none"
+
+
+REFUSED = [
+    (Asked(nodes=3, tp=16), None, ["16", "3"]),
+    (Asked(gpus_per_node=8), 4, ["--gpus-per-node 8", "4 GPUs"]),
+    (Asked(nodes=1, tp=16), 8, ["16", "8"]),
+    (Asked(nodes=2, gpus_per_node=8, tp=3), None, ["3", "8"]),
+    (Asked(nodes=2, gpus_per_node=8, dp=3), None, ["16", "DP = 3"]),
+    (Asked(nodes=1, gpus_per_node=8, dp=2, tp=3), None, ["4", "TP = 3"]),
+    (Asked(nodes=1, gpus_per_node=8, dp=2, pp=3), None, ["4", "PP = 3"]),
+    (Asked(nodes=1, gpus_per_node=8, tp=2, pp=2, dp=4), None, ["2 × 2 × 4", "8"]),
+    (Asked(nodes=2, tp=8, dp=4), 8, ["32", "16 GPUs", "8"]),
+    (Asked(tp=100_000, pp=100_000), 1, ["nodes are more than any machine has"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "capacity", "said"), REFUSED, ids=str)
+def test_a_refusal_names_the_numbers_and_a_way_out(asked: Asked, capacity: int | None, said: list[str]) -> None:
+    with pytest.raises(LayoutError) as caught:
+        solve(asked, capacity)
+    message = str(caught.value)
+    assert all(part in message for part in said), message
+    assert "\n" not in message
+    assert proposals(message), message
+
+
+def test_the_nearest_proposal_comes_first() -> None:
+    with pytest.raises(LayoutError, match="try --nodes 4 or --tp"):
+        solve(Asked(nodes=3, tp=16))
+
+
+def proposals(message: str) -> list[tuple[str, int, list[str]]]:
+    """Field, value, fields to leave out, of every '--opt N [without --opt [and --opt]]' that is offered."""
+    fields = {option: name for name, option in OPTIONS.items()}
+    tail = message.split(": try ")[1]
+    found = []
+    for offer in tail.split(" or "):
+        match = re.fullmatch(r"(--[a-z-]+) (\d+)(?: without (.+))?", offer)
+        assert match, f"{offer!r} in {message!r} is no proposal"
+        found.append(
+            (fields[match[1]], int(match[2]), [fields[o] for o in match[3].split(" and ")] if match[3] else [])
+        )
+    return found
+
+
+numbers = st.one_of(st.none(), st.integers(1, 20), st.sampled_from([24, 32, 48, 64, 96, 128, 1000]))
+wishes = st.builds(Asked, numbers, numbers, numbers, numbers, numbers)
+capacities = st.one_of(st.none(), st.integers(1, 16))
+
+
+@given(asked=wishes, capacity=capacities)
+@settings(max_examples=500, deadline=None)
+def test_every_layout_adds_up_and_respects_what_was_given(asked: Asked, capacity: int | None) -> None:
+    try:
+        layout, _ = solve(asked, capacity)
+    except LayoutError:
+        assume(False)
+    assert layout.nodes * layout.procs_per_node == layout.tp * layout.pp * layout.dp == layout.world_size
+    assert layout.procs_per_node <= layout.gpus_per_node
+    assert capacity is None or layout.gpus_per_node <= capacity
+    for name, value in msgspec.structs.asdict(asked).items():
+        assert value is None or getattr(layout, name) == value, name
+
+
+@given(asked=wishes, capacity=capacities)
+@settings(max_examples=100, deadline=None)
+def test_every_proposal_of_a_refusal_is_accepted(asked: Asked, capacity: int | None) -> None:
+    try:
+        solve(asked, capacity)
+    except LayoutError as refused:
+        message = str(refused)
+    else:
+        assume(False)
+    for name, value, without in proposals(message):
+        changed = msgspec.structs.replace(asked, **{name: value, **dict.fromkeys(without)})
+        layout, _ = solve(changed, capacity)
+        assert getattr(layout, name) == value
+
+
+sizes = st.integers(1, 6)
+
+
+@given(tp=sizes, pp=sizes, dp=sizes)
+def test_place_is_a_bijection_with_tp_fastest(tp: int, pp: int, dp: int) -> None:
+    world = tp * pp * dp
+    layout = Layout(nodes=1, gpus_per_node=world, procs_per_node=world, tp=tp, pp=pp, dp=dp)
+    places = [layout.place(rank) for rank in range(world)]
+    assert [(place.replica, place.pp, place.tp) for place in places] == list(product(range(dp), range(pp), range(tp)))
+    assert [place.rank for place in places] == list(range(tp * pp)) * dp
+
+
+def test_plan_json_has_the_keys_that_people_script_against() -> None:
+    layout, reasons = solve(Asked(nodes=2, tp=16))
+    shown = Plan(layout=layout, engine={"dtype": "auto"}, reasons=tuple(reasons)).to_json()
+    assert set(shown) == {
+        "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp", "world_size", "fits", "reasons", "memory",
+        "engine",
+    }  # fmt: skip
+    assert set(shown["memory"]) == {"weights_gib", "kv_gib_per_gpu", "per_gpu_gib", "gpu_gib"}
+    assert (shown["world_size"], shown["fits"], shown["engine"]) == (16, None, {"dtype": "auto"})

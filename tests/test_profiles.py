@@ -1,0 +1,149 @@
+"""Profiles: where they are looked for, what they may hold, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vllm_hpc.errors import ProfileError, RefusedError
+from vllm_hpc.profiles import Profile, load_profile
+from vllm_hpc.submission import prepare
+
+
+def write_project(desk: Path, text: str) -> Path:
+    path = desk / "vllm-hpc.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_user(desk: Path, text: str) -> Path:
+    path = desk / "config" / "vllm-hpc" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_no_name_is_an_empty_profile(desk: Path) -> None:
+    write_project(desk, "not even TOML")
+    assert load_profile(None) == Profile()
+
+
+def test_the_project_comes_before_the_user(desk: Path) -> None:
+    write_project(desk, '[profiles.big]\npartition = "project"\n')
+    write_user(desk, '[profiles.big]\npartition = "user"\nqos = "user"\n[profiles.small]\npartition = "user"\n')
+    assert load_profile("big") == Profile(partition="project"), "the first file that holds the name wins, whole"
+    assert load_profile("small") == Profile(partition="user")
+
+
+def test_the_user_file_follows_home_where_xdg_is_unset(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = desk / "home" / ".config" / "vllm-hpc" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text('[profiles.mine]\nqos = "q"\n')
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", str(desk / "home"))
+    assert load_profile("mine").qos == "q"
+
+
+def test_every_field_is_read(desk: Path) -> None:
+    write_project(
+        desk,
+        """
+        [profiles.site]
+        scheduler = "slurm"
+        partition = "gpu"
+        account = "abc"
+        qos = "high"
+        time = "1-00"
+        mem = "0"
+        cpus_per_rank = 6
+        gpus_per_node = 4
+        gpu_memory_gib = 80
+        gpu_flag = "gres"
+        exclusive = true
+        setup = ["module load cuda", "ulimit -l unlimited"]
+        env = { NCCL_DEBUG = "WARN" }
+        template_dir = "/site/templates"
+        """,
+    )
+    assert load_profile("site") == Profile(
+        scheduler="slurm", partition="gpu", account="abc", qos="high", time="1-00", mem="0", cpus_per_rank=6,
+        gpus_per_node=4, gpu_memory_gib=80.0, gpu_flag="gres", exclusive=True,
+        setup=("module load cuda", "ulimit -l unlimited"), env={"NCCL_DEBUG": "WARN"}, template_dir="/site/templates",
+    )  # fmt: skip
+
+
+def test_an_unknown_profile_names_those_that_are_there(desk: Path) -> None:
+    write_project(desk, "[profiles.big]\n[profiles.small]\n")
+    with pytest.raises(ProfileError, match=r"no profile 'bgi'.*known: big, small"):
+        load_profile("bgi")
+
+
+def test_without_any_file_it_says_what_to_write_and_where(desk: Path) -> None:
+    with pytest.raises(ProfileError, match=r"vllm-hpc\.toml or .*config\.toml.*\[profiles\.big\]"):
+        load_profile("big")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('[profiles.a]\n\npartitoin = "x"\n', 3, "unknown key 'partitoin'"),
+        ('[profiles.b]\nqos = "q"\n[profiles.a]\n"odd" = 1\n', 4, "unknown key 'odd'"),
+        ("[profiles.a]\n[profiles.a.nodes]\nx = 1\n", 2, "unknown key 'nodes'"),
+        ("top = 1\n[profiles.a]\n", 1, "unknown key 'top'"),
+        ("[profiles.a]\n[site]\n", 2, "unknown key 'site'"),
+        ('[profiles.a]\nqos = "q"\ngpus_per_node = "8"\n', 3, "'gpus_per_node'"),
+        ("[profiles.b]\ngpus_per_node = 8\n[profiles.a]\ngpus_per_node = 0\n", 4, "'gpus_per_node'"),
+        ("[profiles.a]\nscheduler = 'lsf'\n", 2, "'scheduler'"),
+        ("[profiles.a]\nsetup = 'module load'\n", 2, "'setup'"),
+        ("[profiles.a]\nsetup = ['x', 1]\n", 2, "'setup'"),
+        ("[profiles.a]\nexclusive = 'yes'\n", 2, "'exclusive'"),
+        ("[profiles.a]\n[profiles.a.env]\nA = 1\n", 2, "'env'"),
+        ("[profiles.a]\n\ntime = 'soon'\n", 3, "soon"),
+        ("[profiles.a]\n\nmem = 'lots'\n", 3, "lots"),
+        ("[profiles.a]\n\nenv = { HF_TOKEN = 'hunter2' }\n", 3, "HF_TOKEN"),
+        ('[profiles.a]\n\npartition = "a\\nb"\n', 3, "partition"),
+        ("\n[profiles]\na = 3\n", 3, "'profiles.a'"),
+        ("\nprofiles = 3\n", 2, "'profiles'"),
+    ],
+    ids=lambda value: value.replace("\n", "|") if isinstance(value, str) else str(value),
+)
+def test_a_wrong_profile_is_refused_with_file_and_line(
+    desk: Path, model: Path, text: str, line: int, said: str
+) -> None:
+    write_project(desk, text)
+    with pytest.raises(RefusedError, match=said) as caught:
+        prepare(str(model), profile="a")
+    assert f"vllm-hpc.toml:{line}: " in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert isinstance(caught.value, ProfileError)
+
+
+@pytest.mark.parametrize("text", [b"[profiles.a\n", b"x = \xff\n", b"x = " + b"[" * 5000], ids=["open", "utf8", "deep"])
+def test_what_is_no_toml_is_refused(desk: Path, text: bytes) -> None:
+    (desk / "vllm-hpc.toml").write_bytes(text)
+    with pytest.raises(ProfileError, match=r"vllm-hpc\.toml: not valid TOML"):
+        load_profile("a")
+
+
+def test_the_template_folder_is_relative_to_the_profile_file(desk: Path) -> None:
+    path = write_user(desk, '[profiles.a]\ntemplate_dir = "templates"\n')
+    assert load_profile("a").template_dir == str(path.parent / "templates")
+
+
+def test_a_profile_fills_in_only_what_was_not_asked(desk: Path, model: Path) -> None:
+    write_project(
+        desk,
+        '[profiles.a]\npartition = "gpu"\naccount = "site"\ngpus_per_node = 4\nenv = { A = "1", B = "1" }\n'
+        'scheduler = "slurm"\n',
+    )
+    prepared = prepare(str(model), profile="a", account="mine", env={"B": "2"}, tp=8)
+    request = prepared.request
+    assert (request.partition, request.account, request.env) == ("gpu", "mine", {"A": "1", "B": "2"})
+    assert (prepared.plan.layout.nodes, prepared.plan.layout.procs_per_node) == (2, 4)
+    assert prepared.scheduler == "slurm"
+
+
+def test_an_asked_scheduler_wins_over_the_profile(desk: Path, model: Path) -> None:
+    write_project(desk, '[profiles.a]\nscheduler = "slurm"\n')
+    assert prepare(str(model), profile="a", scheduler="local").scheduler == "local"

@@ -1,0 +1,138 @@
+"""The rendered scripts, whole: golden files that a reviewer can read, each clean for bash and shellcheck.
+
+After a wanted change of a template: ``VLLM_HPC_UPDATE_GOLDEN=1 pytest tests/test_scripts.py``, then read the diff.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_hpc.submission import prepare
+
+GOLDEN = Path(__file__).parent / "golden"
+PROFILES = """
+[profiles.gres]
+gpu_flag = "gres"
+gpus_per_node = 8
+
+[profiles.exclusive]
+gpus_per_node = 4
+exclusive = true
+
+[profiles.setup]
+gpus_per_node = 4
+setup = ["module purge", "module load gcc/13 cuda/12.8"]
+env = { NCCL_SOCKET_IFNAME = "hsn0", NCCL_DEBUG = "INFO" }
+"""
+HOSTILE = "naïve \"job\" 'of' $(x) `y` & 100%; #1"
+SCRIPTS: dict[str, dict[str, Any]] = {
+    "1-one-gpu.sbatch": {"tp": 1},
+    "2-two-nodes-tp16.sbatch": {"nodes": 2, "tp": 16},
+    "3-tp8-pp2-gres.sbatch": {"nodes": 2, "tp": 8, "pp": 2, "profile": "gres"},
+    "4-dp4-exclusive.sbatch": {
+        "nodes": 4, "gpus_per_node": 4, "dp": 4, "tp": 4, "profile": "exclusive", "account": "abc123", "qos": "high",
+        "partition": "gpu", "time": "1-12:00:00", "mem": "0",
+    },
+    "5-cores-env-setup.sbatch": {
+        "nodes": 2, "tp": 4, "dp": 2, "cpus_per_rank": 6, "profile": "setup", "env": {"NCCL_DEBUG": "WARN", "A": "b c"},
+        "directive": ["--constraint=h100", "--mail-type=END --mail-user=ada@example.org"],
+    },
+    "6-hostile.sbatch": {
+        "tp": 2, "name": HOSTILE, "job_dir": "/scratch/my runs/$HOME \"é\"", "env": {"WORDS": "it's $(x) \"y\" \\ é"},
+    },
+    "7-local.sh": {"tp": 2, "scheduler": "local"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def render(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Render a script of the table, with nothing of this machine in it."""
+    (desk / "vllm-hpc.toml").write_text(PROFILES)
+    monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
+    monkeypatch.setattr("vllm_hpc.submission.__version__", "VERSION")
+
+    def script(file: str) -> str:
+        options = {"scheduler": "slurm", "name": "run", "job_dir": "/scratch/runs", **SCRIPTS[file]}
+        return prepare(str(model), **options).script
+
+    return script
+
+
+@pytest.mark.parametrize("file", SCRIPTS)
+def test_the_script_is_the_golden_one(render: Any, file: str) -> None:
+    script = render(file)
+    golden = GOLDEN / file
+    if os.environ.get("VLLM_HPC_UPDATE_GOLDEN") == "1":
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(script, encoding="utf-8")
+    assert script == golden.read_text(encoding="utf-8"), "meant? VLLM_HPC_UPDATE_GOLDEN=1 pytest tests/test_scripts.py"
+
+
+@pytest.mark.parametrize("file", SCRIPTS)
+def test_the_script_is_clean_for_bash_and_shellcheck(render: Any, file: str) -> None:
+    for command in (["bash", "-n"], ["shellcheck", "--shell=bash", "-"]):
+        check = subprocess.run(command, input=render(file), text=True, capture_output=True)
+        assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
+
+
+def test_every_golden_file_belongs_to_a_layout() -> None:
+    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(SCRIPTS)
+
+
+@pytest.mark.parametrize("file", SCRIPTS)
+def test_directives_come_before_the_first_command(render: Any, file: str) -> None:
+    """sbatch stops reading them there (man sbatch)."""
+    lines = render(file).splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    first_command = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
+    places = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert bool(places) == file.endswith(".sbatch")
+    assert all(place < first_command for place in places)
+
+
+def directives(script: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
+def test_srun_repeats_the_cores_that_sbatch_was_told(render: Any) -> None:
+    script = render("5-cores-env-setup.sbatch")
+    assert "--cpus-per-task=24" in directives(script)
+    (srun,) = [line for line in script.splitlines() if line.startswith("srun ")]
+    assert " --cpus-per-task=24 " in srun
+    assert "cpus-per-task=" not in render("2-two-nodes-tp16.sbatch")
+
+
+def test_each_gpu_dialect_is_asked_for_once(render: Any) -> None:
+    assert "--gpus-per-node=8" in directives(render("2-two-nodes-tp16.sbatch"))
+    gres = directives(render("3-tp8-pp2-gres.sbatch"))
+    assert "--gres=gpu:8" in gres
+    assert not any(line.startswith("--gpus-per-node") for line in gres)
+
+
+def test_what_was_asked_of_the_scheduler_is_in_the_directives(render: Any) -> None:
+    lines = directives(render("4-dp4-exclusive.sbatch"))
+    wanted = ["--nodes=4", "--exclusive", "--partition=gpu", "--account=abc123", "--qos=high", "--time=1-12:00:00"]
+    assert set(wanted) <= set(lines)
+    assert "--mem=0" in lines
+
+
+def test_setup_lines_come_before_the_environment_of_the_job(render: Any) -> None:
+    lines = render("5-cores-env-setup.sbatch").splitlines()
+    assert lines.index("module load gcc/13 cuda/12.8") < lines.index("export NCCL_DEBUG=WARN")
+    assert "export A='b c'" in lines
+    assert "export NCCL_DEBUG=INFO" not in lines
+
+
+def test_no_template_leaves_three_blank_lines_or_trailing_space(render: Any) -> None:
+    for file in SCRIPTS:
+        script = render(file)
+        assert "\n\n\n\n" not in script, file
+        assert [line for line in script.splitlines() if line != line.rstrip()] == [], file
+        assert script.endswith("\n"), file
+        assert not script.endswith("\n\n"), file

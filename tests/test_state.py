@@ -1,0 +1,278 @@
+"""States: derived from the records in the folder, then from the scheduler; never a guess."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.crafted import end, error, layout, make_job, progress, rank, start
+from vllm_hpc.errors import JobNotFoundError
+from vllm_hpc.job import Job
+from vllm_hpc.jobfolder import JobFolder, write_json
+from vllm_hpc.schedulers import Sighting
+from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
+from vllm_hpc.state import FINAL, first_error, read_status
+
+
+def started(tmp_path: Path, rows: int = 3, tp: int = 1, scheduler: str = "local") -> JobFolder:
+    folder = make_job(tmp_path / "job", rows=rows, scheduler=scheduler, shape=layout(tp=tp))
+    start(folder)
+    return folder
+
+
+def supervisor(folder: JobFolder, host: str, pid: int, created: float) -> None:
+    write_json(folder.supervisor, SupervisorRecord(job_id="77-1000", host=host, pid=pid, created=created))
+
+
+def dead_pid() -> int:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+def test_completed_is_every_row_with_a_result(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=3, tokens=100)
+    end(folder)
+    status = read_status(folder)
+    assert status.state == "COMPLETED"
+    assert (status.rows.total, status.rows.done, status.rows.failed) == (3, 3, 0)
+    assert (status.job, status.job_id, status.scheduler, status.attempts) == (str(folder.path), "77-1000", "local", 1)
+    assert (status.tokens_per_s, status.eta_s) == (2.0, None)
+
+
+@pytest.mark.parametrize(
+    ("done", "failed", "said"),
+    [(2, 1, "1 row(s) with errors"), (2, 0, "1 row(s) missing"), (1, 1, "1 row(s) with errors and 1 row(s) missing")],
+)
+def test_partial_ended_in_good_order_with_rows_missing_or_in_error(
+    tmp_path: Path, done: int, failed: int, said: str
+) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=done, failed=failed)
+    end(folder)
+    status = read_status(folder)
+    assert (status.state, status.reason) == ("PARTIAL", said)
+
+
+def test_counts_are_summed_over_the_replicas(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=5, shape=layout(dp=2))
+    start(folder)
+    progress(folder, done=2, replica=0)
+    progress(folder, done=2, failed=1, replica=1)
+    end(folder)
+    status = read_status(folder)
+    assert (status.state, status.rows.done, status.rows.failed) == ("PARTIAL", 4, 1)
+
+
+def test_a_script_that_ended_well_without_a_row_failed(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    end(folder)
+    assert read_status(folder).state == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "state"),
+    [
+        ("cancelled", 143, "CANCELLED"),
+        ("timeout", 143, "TIMEOUT"),
+        ("exit", 1, "FAILED"),
+        ("TERM", 143, "FAILED"),
+        ("SIGKILL", 137, "FAILED"),
+    ],
+)
+def test_the_exit_record_decides(tmp_path: Path, cause: str, code: int, state: str) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=3)
+    end(folder, code, cause)
+    status = read_status(folder)
+    assert status.state == state
+    assert status.state in FINAL
+    assert status.reason
+
+
+def test_a_failure_says_the_first_error_of_the_ranks(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    rank(folder, 0, "error", error=error("\n  no such layer \nmore"))
+    end(folder, 1)
+    assert read_status(folder).reason == "rank 0 on node-1: ValueError: no such layer more"
+
+
+def test_a_failure_before_the_ranks_says_the_end_of_the_log(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    folder.scheduler_log.write_bytes(b"x" * 10_000 + b"\nmodule: command not found \xff\n\n")
+    end(folder, 127)
+    reason = read_status(folder).reason
+    assert "127" in reason
+    assert "module: command not found" in reason
+
+
+def test_a_supervisor_that_is_gone_without_a_record_means_failed(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    supervisor(folder, platform.node(), dead_pid(), 0.0)
+    status = read_status(folder)
+    assert status.state == "FAILED"
+    assert "gone" in status.reason
+
+
+def test_a_process_that_only_has_the_pid_is_not_the_supervisor(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    supervisor(folder, platform.node(), os.getpid(), this_process("x").created - 3600)
+    assert read_status(folder).state == "FAILED"
+
+
+def test_a_supervisor_that_never_came_up_means_failed(tmp_path: Path) -> None:
+    assert read_status(started(tmp_path)).state == "FAILED"
+
+
+def test_a_supervisor_on_another_host_is_unknown(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    supervisor(folder, "elsewhere", 1, 0.0)
+    status = read_status(folder)
+    assert status.state == "UNKNOWN"
+    assert "elsewhere" in status.reason
+    assert not status.is_final
+
+
+def test_a_live_supervisor_means_running_and_says_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started(tmp_path, rows=4, tp=2)
+    write_json(folder.supervisor, this_process("77-1000"))
+    assert (read_status(folder).state, read_status(folder).reason) == ("RUNNING", "starting")
+    rank(folder, 0, "running")
+    assert "1 of 2 rank(s) load" in read_status(folder).reason
+    progress(folder, done=1, failed=1, tokens=400)
+    monkeypatch.setattr("vllm_hpc.state.time.time", lambda: 1010.0 + 100)
+    status = read_status(folder)
+    assert "generating on 1 of 1" in status.reason
+    assert (status.tokens_per_s, status.eta_s) == (4.0, 100.0)
+
+
+def test_an_interrupted_submission_is_unknown(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job")
+    folder.submitted.unlink()
+    status = read_status(folder)
+    assert (status.state, status.job_id, status.is_final) == ("UNKNOWN", None, False)
+
+
+def test_the_job_id_of_an_interrupted_submission_comes_from_the_attempt(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    folder.submitted.unlink()
+    assert read_status(folder).job_id == "77-1000"
+
+
+def test_an_old_exit_record_does_not_end_a_new_attempt(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    end(folder, 1)
+    start(folder, attempt=2)
+    write_json(folder.supervisor, this_process("77-1000"))
+    assert (read_status(folder).state, read_status(folder).attempts) == ("RUNNING", 2)
+    end(folder, 143, "cancelled", attempt=2)
+    assert read_status(folder).state == "CANCELLED"
+
+
+def test_attempt_10_comes_after_attempt_9(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    for attempt in range(2, 11):
+        start(folder, attempt)
+        end(folder, 1, attempt=attempt)
+    progress(folder, done=3)
+    end(folder, 0, attempt=10)
+    assert (read_status(folder).state, read_status(folder).attempts) == ("COMPLETED", 10)
+
+
+@pytest.mark.parametrize("torn", ["", '{"attempt": 1, "exit_co'])
+def test_a_torn_exit_record_is_none(tmp_path: Path, torn: str) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+    folder.exit_record(1).write_text(torn)
+    assert read_status(folder).state == "UNKNOWN"
+
+
+def test_an_exit_record_that_comes_between_two_looks_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=3)
+
+    def look(job: JobFolder, job_id: str) -> Sighting:
+        end(folder)
+        return Sighting("gone", "it has left")
+
+    monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: replace(SCHEDULER, look=look))
+    assert read_status(folder).state == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("phase", "state"), [("waiting", "PENDING"), ("running", "RUNNING"), ("gone", "FAILED"), ("unknown", "UNKNOWN")]
+)
+def test_without_a_record_the_scheduler_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, state: str
+) -> None:
+    folder = make_job(tmp_path / "job")
+    answer = replace(SCHEDULER, look=lambda job, job_id: Sighting(phase, f"in its own words {job_id}"))
+    monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: answer)
+    status = read_status(folder)
+    assert (status.state, status.reason) == (state, "in its own words 77-1000")
+
+
+def test_no_job_folder_is_no_state(tmp_path: Path) -> None:
+    with pytest.raises(JobNotFoundError, match="no job folder"):
+        read_status(JobFolder(tmp_path))
+
+
+def test_the_first_real_error_is_the_earliest_that_is_no_echo(tmp_path: Path) -> None:
+    folder = started(tmp_path, tp=4)
+    rank(folder, 0, "error", at=1, error=error("lost a peer", is_echo=True))
+    rank(folder, 1, "error", at=3, error=error("later"))
+    rank(folder, 2, "error", at=2, error=error("the cause"))
+    rank(folder, 3, "running")
+    assert first_error(folder) == ("rank 2 on node-1: ValueError: the cause", "Traceback: the cause")
+
+
+def test_a_vanished_rank_comes_before_the_echoes(tmp_path: Path) -> None:
+    folder = started(tmp_path, tp=2)
+    rank(folder, 0, "error", at=1, error=error("lost a peer", is_echo=True))
+    rank(folder, 1, "running")
+    alive = first_error(folder)
+    assert alive is not None
+    assert "lost a peer" in alive[0], "before the end it may well be alive"
+    end(folder, 1)
+    found = first_error(folder)
+    assert found is not None
+    assert "rank 1 on node-1 (pid 101) vanished" in found[0]
+
+
+def test_echoes_are_better_than_nothing(tmp_path: Path) -> None:
+    folder = started(tmp_path, tp=2)
+    rank(folder, 0, "error", at=2, error=error("second", is_echo=True))
+    rank(folder, 1, "error", at=1, error=error("first", is_echo=True))
+    found = first_error(folder)
+    assert found is not None
+    assert "first" in found[0]
+
+
+def test_errors_of_an_earlier_attempt_are_over(tmp_path: Path) -> None:
+    folder = started(tmp_path, tp=2)
+    rank(folder, 0, "error", error=error("of attempt 1"))
+    start(folder, attempt=2)
+    assert first_error(folder) is None
+
+
+@pytest.mark.parametrize("outcome", ["ok", "terminated"])
+def test_a_rank_that_left_in_order_is_no_error(tmp_path: Path, outcome: str) -> None:
+    folder = started(tmp_path)
+    rank(folder, 0, outcome)
+    assert first_error(folder) is None
+
+
+def test_wait_returns_the_last_status_and_gives_up_in_time(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    write_json(folder.supervisor, this_process("77-1000"))
+    with pytest.raises(TimeoutError, match="still RUNNING"):
+        Job(folder.path).wait(timeout=-1)
+    progress(folder, done=3)
+    end(folder)
+    assert Job(folder.path).wait(timeout=-1).state == "COMPLETED"

@@ -1,0 +1,145 @@
+"""What single values must look like, wherever they come from: an option, a job definition, a profile.
+
+Every check takes the value and ``origin``, the words that name it in the message, and raises RequestError.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vllm_hpc.errors import RequestError
+
+# Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
+_WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
+_MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE)
+# Names that only sound like a secret.
+_NO_SECRET = re.compile(r"TOKENIZERS?_|MAX_.*TOKENS|.*_TOKENS$", re.IGNORECASE)
+# submitit replaces these in any path it is given (submitit.core.utils.JobPaths._format_id).
+_SUBMITIT_TAGS = ("%j", "%t", "%A", "%a")
+
+
+def parse_walltime(text: str, origin: str = "--time") -> int:
+    """Seconds in a walltime of Slurm's forms: minutes, MM:SS, HH:MM:SS, D-HH[:MM[:SS]]."""
+    match = _WALLTIME.fullmatch(text)
+    if not match:
+        raise RequestError(f"{origin} {text!r} is no walltime: write minutes, HH:MM:SS or D-HH:MM:SS")
+    fields = [int(part) for part in match["clock"].split(":")]
+    if match["days"] is not None or len(fields) == 3:
+        hours, minutes, seconds = (*fields, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = (0, *fields, 0)[:3]
+    total = ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    if total <= 0:
+        raise RequestError(f"{origin} {text!r} is zero: give the job some time")
+    return total
+
+
+def check_memory(text: str, origin: str) -> None:
+    """An amount of memory as Slurm writes it."""
+    if not _MEMORY.fullmatch(text):
+        raise RequestError(f"{origin} {text!r} is no amount of memory: write 64G, 64000M or 0 for all of the node's")
+
+
+def check_one_line(text: str, origin: str) -> None:
+    """A text that stays on its line of the script."""
+    if not text or not text.isprintable() or text != text.strip():
+        raise RequestError(
+            f"{origin} {text!r} is empty, or holds a newline, another control character, or space at an end"
+        )
+
+
+def check_name(name: str, origin: str) -> None:
+    """A name that can be a folder's and does not mislead a scheduler."""
+    if not name.strip() or name in (".", "..") or name[0] in ".-" or "/" in name:
+        raise RequestError(f"{origin} {name!r} cannot be a folder's name: leave out '/', and a leading '.' or '-'")
+    check_path(name, origin)
+    if len(name.encode("utf-8")) > 200:
+        raise RequestError(f"{origin} is too long: at most 200 bytes")
+
+
+def check_path(path: str, origin: str) -> None:
+    """A path that a script and submitit can carry."""
+    if not path or any(ord(c) < 32 or ord(c) == 127 for c in path):
+        raise RequestError(f"{origin} {path!r} is empty or holds a control character: choose another name")
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RequestError(f"{origin} {path!r} is not valid UTF-8: choose another name") from None
+    for tag in _SUBMITIT_TAGS:
+        if tag in path:
+            raise RequestError(
+                f"{origin} {path!r} holds {tag!r}, which submitit and Slurm replace: choose another name"
+            )
+
+
+def check_env(env: dict[str, str], origin: str) -> None:
+    """Variables that can be exported, and that hold no secret."""
+    for key, value in env.items():
+        if not _ENV_NAME.fullmatch(key):
+            raise RequestError(f"{origin} {key!r} is no name for an environment variable")
+        if _SECRET_NAME.search(key) and not _NO_SECRET.match(key):
+            raise RequestError(
+                f"{origin} {key} looks like a secret, and it would be written into the script: export it in your "
+                "shell instead (schedulers pass the environment on)"
+            )
+        if value and not value.isprintable():
+            raise RequestError(f"{origin} {key}={value!r} holds a newline or another control character")
+
+
+def check_lines(lines: list[str] | tuple[str, ...], origin: str) -> None:
+    """Lines of a script, each of them one."""
+    for line in lines:
+        check_one_line(line, origin)
+
+
+def check_json(value: Any, origin: str, depth: int = 0) -> None:
+    """A value that job.json can hold: no NaN, no infinity, not nested without end."""
+    if depth > 50:
+        raise RequestError(f"{origin} is nested too deep")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RequestError(f"{origin} holds {value}, which is no number that JSON knows")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            check_json(item, origin, depth + 1)
+
+
+def check_arguments(arguments: dict[str, Any], origin: str) -> None:
+    """Arguments of vLLM that job.json can hold."""
+    for key, value in arguments.items():
+        check_json(value, f"{origin} {key}")
+
+
+def as_path(text: str, origin: str) -> Path:
+    """A path with ~ expanded, that this system's file systems take."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise RequestError(f"{origin} {text!r}: {reason}") from None
+    return path
+
+
+# key of a Request or a Profile -> what its value must pass where it is given
+CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "partition": check_one_line,
+    "account": check_one_line,
+    "qos": check_one_line,
+    "time": parse_walltime,
+    "mem": check_memory,
+    "name": check_name,
+    "job_dir": check_path,
+    "template": check_path,
+    "template_dir": check_path,
+    "env": check_env,
+    "directive": check_lines,
+    "setup": check_lines,
+    "sampling": check_arguments,
+    "engine": check_arguments,
+}
