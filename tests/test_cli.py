@@ -24,6 +24,8 @@ INPUTS: dict[str, bytes] = {
     "duplicate.jsonl": b'{"id": "x", "prompt": "a"}\n{"id": "x", "prompt": "b"}\n',
     "latin1.txt": b"one\ncaf\xe9\n",
     "fields.jsonl": b'{"question": "a"}\n',
+    "two\nlines.jsonl": b"{",
+    "red\x1b[31m.jsonl": b"{",
     "picture.png": b"\x89PNG\r\n",
     "vllm-hpc.toml": b"[profiles.good]\ngpus_per_node = 8\n[profiles.bad]\nnodes = 2\n[profiles.wrong]\nmem = 3\n"
     b'[profiles.two_lines]\npartition = "a\\nrm -rf x"\n[profiles.lost]\ntemplate_dir = "nowhere"\n',
@@ -98,6 +100,8 @@ REFUSED: dict[str, Case] = {
     "input without a name": option("--input", "", said="input"),
     "input with a name too long": option("--input", "x" * 300 + ".jsonl", said="input"),
     "input of nobody's home": option("--input", "~no-such-user/in.jsonl", said="no-such-user"),
+    "broken JSON in a file of two lines": option("--input", "two\nlines.jsonl", said="lines.jsonl:1: "),
+    "broken JSON in a file with an escape sequence": option("--input", "red\x1b[31m.jsonl", said=".jsonl:1: "),
     "input with a newline": option("--input", "a\nb.jsonl", said="input"),
     # model
     "no such model": whole("submit", "no-model", said="no-model"),

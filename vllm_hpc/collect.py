@@ -1,7 +1,8 @@
 """collect: shards -> outputs.jsonl and summary.json.
 
-Two passes, in bounded memory: the first notes where each row stands (16 bytes a row), the second follows the input
-and copies lines. A torn last line is not a row; of a row in two shards, the lowest attempt's wins.
+Two passes, in bounded memory: the first notes where each row stands (17 bytes a row), the second follows the input
+and copies lines. A torn last line is not a row; of a row in two shards, the lowest
+attempt's wins, but a result wins over an error.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def check_input(folder: JobFolder, record: JobRecord) -> None:
 def _locate(shards: list[Path], counts: Counts) -> tuple[array[int], array[int]]:
     """For every index: number of its shard (-1: none) and the offset of its line there."""
     where, offsets = array("q", [-1]) * counts.total, array("q", [0]) * counts.total
+    failed = bytearray(counts.total)
     decoder = msgspec.json.Decoder(_Line)
     for number, shard in enumerate(shards):
         offset = 0
@@ -104,9 +106,10 @@ def _locate(shards: list[Path], counts: Counts) -> tuple[array[int], array[int]]
             for line in file:
                 if line.endswith(b"\n"):
                     row = _decode(decoder, line, shard, counts.total)
-                    if where[row.index] < 0:
+                    if where[row.index] < 0 or (failed[row.index] and row.error is None):
                         where[row.index], offsets[row.index] = number, offset
-                        _count(counts, row)
+                        _count(counts, row, replaces=bool(failed[row.index]))
+                        failed[row.index] = row.error is not None
                 offset += len(line)
     return where, offsets
 
@@ -121,7 +124,9 @@ def _decode(decoder: msgspec.json.Decoder[_Line], line: bytes, shard: Path, tota
     return row
 
 
-def _count(counts: Counts, row: _Line) -> None:
+def _count(counts: Counts, row: _Line, replaces: bool) -> None:
+    """Count a row; one that ``replaces`` an error takes its place."""
+    counts.failed -= replaces
     if row.error is not None:
         counts.failed += 1
         return

@@ -15,6 +15,7 @@ import msgspec
 from vllm_hpc.errors import LayoutError
 
 MOST_NODES = 100_000  # above the largest machine; keeps a slip of the keyboard out of the arithmetic
+MOST_GPUS = 1024  # on one node; there are systems with 72 in one NVLink domain
 OPTIONS = {"nodes": "--nodes", "gpus_per_node": "--gpus-per-node", "tp": "--tp", "pp": "--pp", "dp": "--dp"}
 
 
@@ -115,8 +116,8 @@ def _solve(asked: Asked, capacity: int | None) -> tuple[Layout, list[str]]:
         raise _Misfit(f"--gpus-per-node {asked.gpus_per_node}, but a node has {capacity} GPUs")
     reasons: list[str] = []
     nodes, procs = _hardware(asked, capacity, reasons)
-    if nodes > MOST_NODES:
-        raise _Misfit(f"{nodes} nodes are more than any machine has")
+    if nodes > MOST_NODES or procs > MOST_GPUS:
+        raise _Misfit(f"{nodes} node(s) of {procs} GPU(s) are more than any machine has")
     tp, pp, dp = _parallel(asked, nodes * procs, procs, reasons)
     if nodes > 1 and max(tp * pp, procs) % min(tp * pp, procs):
         reasons.append(
@@ -150,15 +151,18 @@ def _hardware(asked: Asked, capacity: int | None, reasons: list[str]) -> tuple[i
 def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, reasons: list[str]) -> int:
     """Ranks per node where only the number of nodes was given."""
     nodes = asked.nodes or 1
-    if asked.dp is None and capacity is not None:
-        fitting = [size for size in range(1, capacity + 1) if (nodes * size) % replica == 0]
-        if not fitting:
+    open_ended = asked.dp is None or asked.tp is None or asked.pp is None
+    if open_ended and capacity is not None:
+        unit = wanted if asked.dp else replica
+        fitting = [size for size in range(1, capacity + 1) if (nodes * size) % unit == 0]
+        if fitting:
+            if fitting[-1] < capacity:
+                reasons.append(
+                    f"{fitting[-1]} of the {capacity} GPUs of a node are used: a multiple of {unit} is needed"
+                )
+            return fitting[-1]
+        if asked.dp is None:
             raise _Misfit(f"TP × PP = {replica} does not fit {nodes} node(s) of {capacity} GPUs")
-        if fitting[-1] < capacity:
-            reasons.append(
-                f"{fitting[-1]} of the {capacity} GPUs of a node are used: TP × PP = {replica} allows no more"
-            )
-        return fitting[-1]
     if wanted % nodes:
         raise _Misfit(f"TP × PP × DP = {wanted} cannot be shared out over {nodes} nodes")
     procs = wanted // nodes

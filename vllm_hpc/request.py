@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from vllm_hpc.checks import CHECKS
+from vllm_hpc.checks import CHECKS, as_path
 from vllm_hpc.errors import RequestError
 
 # vLLM's longest contexts are some million tokens.
@@ -124,8 +124,9 @@ def read_job_definition(path: Path) -> dict[str, Any]:
     for key in ("input", "template_dir"):
         if isinstance(options.get(key), str):
             options[key] = str(path.parent / Path(options[key]).expanduser())
-    if options["model"].startswith((".", "~")):
-        options["model"] = str(path.parent / Path(options["model"]).expanduser())
+    beside = path.parent / as_path(options["model"], "model")
+    if beside.exists() or options["model"].startswith((".", "~")):
+        options["model"] = str(beside)
     return options
 
 

@@ -64,7 +64,7 @@ def read_status(folder: JobFolder) -> Status:
         rows=rows,
         tokens_per_s=rate,
         eta_s=eta,
-        attempts=folder.attempts(),
+        attempts=max(1, folder.attempts()),
     )
 
 
@@ -111,7 +111,8 @@ def _decide(folder: JobFolder, record: JobRecord, job_id: str | None) -> tuple[S
         ended = _last_exit(folder)  # written between our two looks
         if ended is not None:
             return _from_exit(folder, ended)
-        return "FAILED", _cause(folder, sighting.reason)
+        error = first_error(folder)
+        return "FAILED", f"{sighting.reason}; {error[0]}" if error else sighting.reason
     if sighting.phase == "waiting":
         return "PENDING", sighting.reason
     if sighting.phase == "running":

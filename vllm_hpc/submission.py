@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
@@ -71,11 +72,19 @@ def submit(model: str, **options: Any) -> Job:
 
 def prepare(model: str, **options: Any) -> Prepared:
     """Check, plan and render a job without making anything. Raises RefusedError."""
-    request = make_request({"model": model, **options})
+    request = _with_default_profile(make_request({"model": model, **options}))
     make_plan(request)
     check_rows(request.input)
     definition = find_definition(model)
     return _render(request, str(definition) if definition else None)
+
+
+def plan_only(model: str, **options: Any) -> Plan:
+    """The plan of a job, with nothing rendered or made. Raises RefusedError."""
+    request = _with_default_profile(make_request({"model": model, **options}))
+    if request.input is not None:
+        check_rows(request.input)
+    return make_plan(request)[0]
 
 
 def make_plan(request: Request) -> tuple[Plan, Scheduler]:
@@ -94,6 +103,12 @@ def make_plan(request: Request) -> tuple[Plan, Scheduler]:
     notes = _unused_options(request) if name == "local" else []
     plan = Plan(layout=layout, engine=dict(request.engine), reasons=(f"scheduler {name}: {why}", *reasons, *notes))
     return plan, get_scheduler(name)
+
+
+def _with_default_profile(request: Request) -> Request:
+    """$VLLM_HPC_PROFILE names the profile where neither an option nor job.toml does."""
+    default = os.environ.get("VLLM_HPC_PROFILE") or None
+    return request if request.profile or not default else msgspec.structs.replace(request, profile=default)
 
 
 def _choose_scheduler(request: Request, profile: Profile) -> tuple[str, str]:

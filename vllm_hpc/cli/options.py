@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class KeyValue(click.ParamType[tuple[str, Any]]):
+if TYPE_CHECKING:
+    PairType = click.ParamType[tuple[str, Any]]
+else:  # not subscriptable at run time before click 8.3
+    PairType = click.ParamType
+
+
+class KeyValue(PairType):
     """K=V; where ``typed``, V is JSON if it reads as such (8, 0.5, true, null, [..], {..}), else text."""
 
     name = "K=V"
@@ -61,7 +67,7 @@ REQUEST_OPTIONS = [
     click.option("--pp", type=count, help="Pipeline parallel size."),
     click.option("--dp", type=count, help="Replicas: independent engines that share out the rows."),
     click.option("--scheduler", type=click.Choice(["auto", "slurm", "local"]), help=SCHEDULER_HELP),
-    click.option("--profile", metavar="NAME", envvar="VLLM_HPC_PROFILE", help=PROFILE_HELP),
+    click.option("--profile", metavar="NAME", help=PROFILE_HELP),
     click.option("--partition", "--queue", "partition", help="Partition (Slurm) or queue."),
     click.option("--account", help="Account that pays."),
     click.option("--qos", help="Quality of service."),

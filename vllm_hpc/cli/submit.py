@@ -42,10 +42,9 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
 def plan_command(as_json: bool, **options: Any) -> int:
     """Compute the layout and say why. Submits nothing, writes nothing."""
     from vllm_hpc.cli import show
-    from vllm_hpc.request import make_request
-    from vllm_hpc.submission import make_plan
+    from vllm_hpc.submission import plan_only
 
-    plan, _ = make_plan(make_request(options))
+    plan = plan_only(**options)
     if as_json:
         show.print_json(plan.to_json())
     else:
