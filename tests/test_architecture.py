@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("schedulers",),
     ("render", "supervisor"),
     ("executor",),
+    ("failure",),
     ("state",),
     ("collect",),
     ("job",),

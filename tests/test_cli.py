@@ -364,10 +364,9 @@ def test_two_jobs_of_the_same_second_get_two_names(
     ("sbatch", "said"),
     [
         ("echo 'sbatch: error: Invalid account' >&2; echo more >&2; exit 1", "Invalid account"),
-        ("echo 'hello'", "hello"),
         ("exit 3", "exit code 3"),
     ],
-    ids=["refused", "no id", "silent"],
+    ids=["refused", "silent"],
 )
 def test_a_scheduler_that_refuses_is_exit_code_1_and_no_folder(
     desk: Path, model: Path, run_cli: Cli, sbatch: str, said: str
@@ -379,6 +378,16 @@ def test_a_scheduler_that_refuses_is_exit_code_1_and_no_folder(
     assert outcome.err.count("\n") == 1
     assert said in outcome.err
     assert not (desk / "runs" / "run").exists()
+
+
+def test_an_answer_without_an_id_keeps_the_folder(desk: Path, model: Path, run_cli: Cli) -> None:
+    """The script was taken, so a job may come of it: its folder must be there, and nobody may think it never was."""
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho hello\n")
+    outcome = run_cli("submit", "model", "--name", "run", "--scheduler", "slurm")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "hello" in outcome.err
+    assert "may be submitted or not" in outcome.err
+    assert json.loads(run_cli("status", "run", "--json").out)["state"] == "UNKNOWN"
 
 
 def test_no_scheduler_says_what_to_do(desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,13 @@ def test_a_refusal_names_the_numbers_and_a_way_out(asked: Asked, capacity: int |
     assert proposals(message), message
 
 
+@pytest.mark.parametrize(("nodes", "tp", "dp"), [(2, None, 2), (4, 2, 2), (1, None, 1)])
+def test_nodes_alone_are_enough(nodes: int, tp: int | None, dp: int) -> None:
+    layout, reasons = solve(Asked(nodes=nodes, tp=tp))
+    assert (layout.procs_per_node, layout.dp) == (1, dp)
+    assert reasons
+
+
 def test_the_nearest_proposal_comes_first() -> None:
     with pytest.raises(LayoutError, match="try --nodes 4 or --tp"):
         solve(Asked(nodes=3, tp=16))

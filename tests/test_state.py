@@ -11,11 +11,12 @@ import pytest
 
 from tests.crafted import end, error, layout, make_job, progress, rank, start
 from vllm_hpc.errors import JobNotFoundError
+from vllm_hpc.failure import first_error
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder, write_json
 from vllm_hpc.schedulers import Sighting
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
-from vllm_hpc.state import FINAL, first_error, read_status
+from vllm_hpc.state import FINAL, read_status
 
 
 def started(tmp_path: Path, rows: int = 3, tp: int = 1, scheduler: str = "local") -> JobFolder:
@@ -24,8 +25,9 @@ def started(tmp_path: Path, rows: int = 3, tp: int = 1, scheduler: str = "local"
     return folder
 
 
-def supervisor(folder: JobFolder, host: str, pid: int, created: float) -> None:
-    write_json(folder.supervisor, SupervisorRecord(job_id="77-1000", host=host, pid=pid, created=created))
+def supervisor(folder: JobFolder, host: str, pid: int, started: int) -> None:
+    boot = this_process("x").boot
+    write_json(folder.supervisor, SupervisorRecord(job_id="77-1000", host=host, pid=pid, boot=boot, started=started))
 
 
 def dead_pid() -> int:
@@ -115,7 +117,7 @@ def test_a_failure_before_the_ranks_says_the_end_of_the_log(tmp_path: Path) -> N
 
 def test_a_supervisor_that_is_gone_without_a_record_means_failed(tmp_path: Path) -> None:
     folder = started(tmp_path)
-    supervisor(folder, platform.node(), dead_pid(), 0.0)
+    supervisor(folder, platform.node(), dead_pid(), 0)
     status = read_status(folder)
     assert status.state == "FAILED"
     assert "gone" in status.reason
@@ -123,7 +125,7 @@ def test_a_supervisor_that_is_gone_without_a_record_means_failed(tmp_path: Path)
 
 def test_a_process_that_only_has_the_pid_is_not_the_supervisor(tmp_path: Path) -> None:
     folder = started(tmp_path)
-    supervisor(folder, platform.node(), os.getpid(), this_process("x").created - 3600)
+    supervisor(folder, platform.node(), os.getpid(), this_process("x").started - 3600)
     assert read_status(folder).state == "FAILED"
 
 
@@ -133,7 +135,7 @@ def test_a_supervisor_that_never_came_up_means_failed(tmp_path: Path) -> None:
 
 def test_a_supervisor_on_another_host_is_unknown(tmp_path: Path) -> None:
     folder = started(tmp_path)
-    supervisor(folder, "elsewhere", 1, 0.0)
+    supervisor(folder, "elsewhere", 1, 0)
     status = read_status(folder)
     assert status.state == "UNKNOWN"
     assert "elsewhere" in status.reason
@@ -197,9 +199,9 @@ def test_an_exit_record_that_comes_between_two_looks_counts(tmp_path: Path, monk
     folder = started(tmp_path)
     progress(folder, done=3)
 
-    def look(job: JobFolder, job_id: str) -> Sighting:
+    def look(job: JobFolder, job_id: str) -> dict[str, Sighting]:
         end(folder)
-        return Sighting("gone", "it has left")
+        return {job_id: Sighting("gone", "it has left")}
 
     monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: replace(SCHEDULER, look=look))
     assert read_status(folder).state == "COMPLETED"
@@ -212,7 +214,7 @@ def test_without_a_record_the_scheduler_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, state: str
 ) -> None:
     folder = make_job(tmp_path / "job")
-    answer = replace(SCHEDULER, look=lambda job, job_id: Sighting(phase, f"in its own words {job_id}"))
+    answer = replace(SCHEDULER, look=lambda job, job_id: {job_id: Sighting(phase, f"in its own words {job_id}")})
     monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: answer)
     status = read_status(folder)
     assert (status.state, status.reason) == (state, "in its own words 77-1000")

@@ -19,9 +19,14 @@ _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE)
 # Names that only sound like a secret.
-_NO_SECRET = re.compile(r"TOKENIZERS?_|MAX_.*TOKENS|.*_TOKENS$", re.IGNORECASE)
+_NO_SECRET = re.compile(r"TOKENIZERS?(_|$)|SKIP_TOKENIZER|MAX_.*TOKENS|.*_TOKENS$|.*_TOKEN_IDS?$", re.IGNORECASE)
+_EXPORT = "export it in your shell instead (schedulers pass the environment on)"
 # submitit replaces these in any path it is given (submitit.core.utils.JobPaths._format_id).
 _SUBMITIT_TAGS = ("%j", "%t", "%A", "%a")
+
+
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET_NAME.search(name)) and not _NO_SECRET.match(name)
 
 
 def parse_walltime(text: str, origin: str = "--time") -> int:
@@ -83,11 +88,8 @@ def check_env(env: dict[str, str], origin: str) -> None:
     for key, value in env.items():
         if not _ENV_NAME.fullmatch(key):
             raise RequestError(f"{origin} {key!r} is no name for an environment variable")
-        if _SECRET_NAME.search(key) and not _NO_SECRET.match(key):
-            raise RequestError(
-                f"{origin} {key} looks like a secret, and it would be written into the script: export it in your "
-                "shell instead (schedulers pass the environment on)"
-            )
+        if _is_secret(key):
+            raise RequestError(f"{origin} {key} looks like a secret, and would be written into the script: {_EXPORT}")
         if value and not value.isprintable():
             raise RequestError(f"{origin} {key}={value!r} holds a newline or another control character")
 
@@ -96,6 +98,9 @@ def check_lines(lines: list[str] | tuple[str, ...], origin: str) -> None:
     """Lines of a script, each of them one."""
     for line in lines:
         check_one_line(line, origin)
+        for name in re.findall(r"(\w+)=\S", line):
+            if _is_secret(name):
+                raise RequestError(f"{origin} {name}=... looks like a secret, and goes into the script: {_EXPORT}")
 
 
 def check_json(value: Any, origin: str, depth: int = 0) -> None:
@@ -113,6 +118,8 @@ def check_arguments(arguments: dict[str, Any], origin: str) -> None:
     """Arguments of vLLM that job.json can hold."""
     for key, value in arguments.items():
         check_json(value, f"{origin} {key}")
+        if isinstance(value, str) and _is_secret(key):
+            raise RequestError(f"{origin} {key} looks like a secret, and it would be written into job.json: {_EXPORT}")
 
 
 def as_path(text: str, origin: str) -> Path:
@@ -140,6 +147,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "env": check_env,
     "directive": check_lines,
     "setup": check_lines,
+    "head_command": check_one_line,
     "sampling": check_arguments,
     "engine": check_arguments,
 }

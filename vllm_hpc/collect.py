@@ -7,6 +7,7 @@ attempt's wins, but a result wins over an error.
 
 from __future__ import annotations
 
+import os
 import time
 from array import array
 from contextlib import ExitStack
@@ -17,13 +18,12 @@ import msgspec
 
 from vllm_hpc.errors import CollectError
 from vllm_hpc.jobfolder import (
-    Attempt,
-    ExitRecord,
     JobFolder,
     JobRecord,
     RankRecord,
     Submitted,
     read_json,
+    temporary_name,
     write_json,
 )
 from vllm_hpc.rows import error_row, iter_jsonl
@@ -70,10 +70,12 @@ def collect(folder: JobFolder) -> Summary:
     counts = Counts(total=record.rows)
     where, offsets = _locate(shards, counts)
     check_input(folder, record)
-    temporary = folder.outputs.with_name(".outputs.jsonl")
+    temporary = temporary_name(folder.outputs)
     try:
         with ExitStack() as stack, temporary.open("wb") as out:
             _merge(folder, [stack.enter_context(shard.open("rb")) for shard in shards], where, offsets, out)
+        # As old as our look at the shards: a row that came since makes it stale (Job.results).
+        os.utime(temporary, (began, began))
         temporary.rename(folder.outputs)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -150,12 +152,17 @@ def _merge(folder: JobFolder, shards: list[BinaryIO], where: array[int], offsets
 def _summarise(folder: JobFolder, record: JobRecord, counts: Counts, seconds: float) -> Summary:
     ranks = read_ranks(folder, record)
     submitted = read_json(folder.submitted, Submitted)
-    first, last = read_json(folder.attempt(1), Attempt), folder.last_attempt()
-    ended = read_json(folder.exit_record(last.attempt), ExitRecord) if last else None
-    timings = {"queue": max(0.0, round(first.started_at - submitted.submitted_at, 3))} if first and submitted else {}
+    attempts = folder.attempts()
+    exits = [folder.exit_of(attempt.attempt) for attempt in attempts]
+    ended = max((record.ended_at for record in exits if record), default=None)
+    timings = {}
+    if attempts and submitted:
+        timings["queue"] = max(0.0, round(attempts[0].started_at - submitted.submitted_at, 3))
+    latest = {attempt.task: attempt.attempt for attempt in attempts}
+    ranks = [rank for rank in ranks if rank.attempt in latest.values()]
     timings |= {name: _slowest(ranks, name) for name in ("import", "load", "generate")}
     timings["collect"] = round(seconds, 3)
-    wall = ended.ended_at - submitted.submitted_at if ended and submitted else None
+    wall = ended - submitted.submitted_at if ended and submitted else None
     generate = timings["generate"]
     return Summary(
         rows={"total": counts.total, "done": counts.done, "failed": counts.failed, "missing": counts.missing},

@@ -6,6 +6,7 @@ result beside it; people read ranks/rank-<r>.json instead, which is not a pickle
 
 from __future__ import annotations
 
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.schedulers import Scheduler, call_client
+from vllm_hpc.plan import Layout
+from vllm_hpc.schedulers import Scheduler
 
 
 class RankTask(msgspec.Struct, frozen=True):
@@ -56,9 +58,11 @@ class ScriptExecutor(core.PicklingExecutor):
 
     job_class = SubmittedJob
 
-    def __init__(self, job: JobFolder, scheduler: Scheduler, world_size: int) -> None:
+    def __init__(self, job: JobFolder, scheduler: Scheduler, layout: Layout) -> None:
         super().__init__(job.ranks)
-        self._job, self._scheduler, self._world_size = job, scheduler, world_size
+        self._job, self._scheduler = job, scheduler
+        self._world_size = layout.world_size
+        self._array_tasks = layout.tasks if layout.is_array else 0
 
     @classmethod
     def affinity(cls) -> int:
@@ -73,14 +77,23 @@ class ScriptExecutor(core.PicklingExecutor):
     def _submit_command(self, command: str) -> core.Job[Any]:
         # Not submitit's own: that one has no time limit, prints the client's words by itself, and leaves a second
         # copy of the script in the folder.
-        output = call_client(self._make_submission_command(self.script))
-        job_id = self._scheduler.read_job_id(output)
+        job_id = self._scheduler.submit(self.script)
         return self.job_class(folder=self.folder, job_id=job_id, tasks=list(range(self._num_tasks())))
 
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[core.Job[Any]]:
         if len(delayed_submissions) != 1:
             raise SubmitError("one script is one submission: submit job by job")
-        return super()._internal_process_submissions(delayed_submissions)
+        (job,) = super()._internal_process_submissions(delayed_submissions)
+        self._write_task_pickles(job)
+        return [job]
+
+    def _write_task_pickles(self, job: core.Job[Any]) -> None:
+        """Each task of an array looks for a pickle under its own id, which PicklingExecutor does not write."""
+        for task in range(self._array_tasks):
+            target = job.paths.folder / f"{job.job_id}_{task}_submitted.pkl"
+            staging = target.with_suffix(".tmp")
+            shutil.copy(job.paths.submitted_pickle, staging)
+            staging.rename(target)
 
     def _num_tasks(self) -> int:
         return self._world_size
@@ -96,7 +109,7 @@ class ScriptExecutor(core.PicklingExecutor):
         return string.decode() if isinstance(string, bytes) else string
 
 
-def submit_script(job: JobFolder, scheduler: Scheduler, world_size: int) -> str:
+def submit_script(job: JobFolder, scheduler: Scheduler, layout: Layout) -> str:
     """Submit the script that lies in the job folder and return the scheduler's id. Raises SubmitError."""
-    executor = ScriptExecutor(job, scheduler, world_size)
+    executor = ScriptExecutor(job, scheduler, layout)
     return str(executor.submit(RankTask(str(job.path))).job_id)

@@ -20,12 +20,13 @@ from vllm_hpc.checks import as_path
 from vllm_hpc.collect import Summary
 from vllm_hpc.collect import collect as collect_folder
 from vllm_hpc.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
+from vllm_hpc.failure import first_error
 from vllm_hpc.jobfolder import JobFolder, JobRecord, RankRecord, Submitted, read_json
 from vllm_hpc.rows import Row, iter_jsonl
 from vllm_hpc.schedulers import get_scheduler
-from vllm_hpc.state import Status, first_error, read_ranks, read_status
+from vllm_hpc.state import Status, read_ranks, read_status
 
-# Seconds between two looks at a job: quick at first, for small jobs, then slow, for the file system's sake.
+# Seconds between two looks at a job, at first and at most.
 _POLL_S = (0.2, 5.0)
 
 
@@ -55,23 +56,38 @@ class Job:
         """State, counts and speed, now. Raises JobNotFoundError."""
         return read_status(self.folder)
 
+    def statuses(self) -> Iterator[tuple[Status, float]]:
+        """Look again and again until the end: each status, with the seconds to wait before the next look.
+
+        Quick at first, for small jobs, then slow, for the file system's and the scheduler's sake.
+        """
+        pause = _POLL_S[0]
+        while True:
+            status = self.status()
+            yield status, pause
+            if status.is_final:
+                return
+            pause = min(pause * 1.2, _POLL_S[1])
+
     def wait(self, timeout: float | None = None) -> Status:
         """Wait for the job's end and return its last status. Raises TimeoutError after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        pause = _POLL_S[0]
-        while not (status := self.status()).is_final:
-            if time.monotonic() > deadline:
+        for status, pause in self.statuses():
+            if status.is_final:
+                break
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise TimeoutError(f"{self.path.name} is still {status.state} after {timeout} s")
-            time.sleep(pause)
-            pause = min(pause * 1.2, _POLL_S[1])
+            time.sleep(min(pause, left))
         return status
 
     async def _wait_async(self) -> Status:
-        pause = _POLL_S[0]
-        while not (status := await asyncio.to_thread(self.status)).is_final:
+        looks = self.statuses()
+        while True:
+            status, pause = await asyncio.to_thread(next, looks)
+            if status.is_final:
+                return status
             await asyncio.sleep(pause)
-            pause = min(pause * 1.2, _POLL_S[1])
-        return status
 
     def results(self) -> Iterator[Row]:
         """The rows out, in input order, one for every row in; collected now unless they were, after the job's end.
@@ -107,7 +123,7 @@ class Job:
 
     def log_file(self, rank: int | None = None) -> Path:
         """The file of ``logs``. Raises RequestError for a rank that the job does not have."""
-        world = self.folder.job().plan.layout.world_size
+        world = self.folder.job().plan.layout.all_ranks
         if rank is not None and not 0 <= rank < world:
             raise RequestError(f"--rank {rank}: the job has ranks 0 to {world - 1}")
         return self.folder.scheduler_log if rank is None else self.folder.rank_log(rank)
@@ -123,6 +139,8 @@ class Job:
             return status
         if status.job_id is None:
             raise FailedError(f"{self.path.name} has no job id: its submission was interrupted")
+        # On record first: a scheduler without accounting soon forgets why the job ended.
+        self.folder.cancelled.touch()
         get_scheduler(status.scheduler).cancel(self.folder, status.job_id)
         return self.status()
 

@@ -6,6 +6,8 @@ A file that others may read while it is written is written under another name an
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +19,7 @@ from vllm_hpc.plan import Plan
 from vllm_hpc.request import Request
 
 T = TypeVar("T")
+_SHARD_NAME = re.compile(r"replica-(\d+)\.(\d+)\.jsonl")
 SUBFOLDERS = ("attempts", "state", "control", "logs", "ranks", "shards")
 
 
@@ -42,9 +45,10 @@ class Submitted(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """attempts/<k>.json: the script started for the k-th time."""
+    """attempts/<k>.json: the script started for the k-th time; ``task`` is that of a job array."""
 
     attempt: int
+    task: int = 0
     job_id: str
     host: str
     started_at: float
@@ -57,6 +61,12 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int
     cause: str
     ended_at: float
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """state/ending-<k>.json: why the local scheduler is about to end attempt k: cancelled or timeout."""
+
+    cause: str
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +124,7 @@ class JobFolder:
         self.summary = self.path / "summary.json"
         self.submitted = self.path / "state" / "submitted.json"
         self.supervisor = self.path / "state" / "supervisor.json"
+        self.cancelled = self.path / "control" / "cancelled"
         self.scheduler_log = self.path / "logs" / "scheduler.out"
         self.ranks = self.path / "ranks"
         self.shards = self.path / "shards"
@@ -128,6 +139,14 @@ class JobFolder:
     def exit_record(self, attempt: int) -> Path:
         """How attempt k ended."""
         return self.path / "state" / f"exit-{attempt}.json"
+
+    def ending(self, attempt: int) -> Path:
+        """Why the local scheduler ends attempt k, on record before it does."""
+        return self.path / "state" / f"ending-{attempt}.json"
+
+    def verdict(self, task: int) -> Path:
+        """What the scheduler said last of a task that has ended; it forgets, the folder does not."""
+        return self.path / "state" / f"verdict-{task}.json"
 
     def heartbeat(self, rank: int) -> Path:
         """Touched by a live rank."""
@@ -157,22 +176,26 @@ class JobFolder:
             raise JobNotFoundError(f"{str(self.path)!r} is no job folder: it has no readable job.json")
         return record
 
-    def last_attempt(self) -> Attempt | None:
-        """The newest attempt, None before the first."""
-        numbers = self._numbers("attempts", "*.json", lambda name: name.removesuffix(".json"))
-        return read_json(self.attempt(numbers[-1]), Attempt) if numbers else None
+    def attempts(self) -> list[Attempt]:
+        """All attempts, the oldest first."""
+        names = [file.stem for file in (self.path / "attempts").glob("*.json")]
+        found = (read_json(self.attempt(number), Attempt) for number in sorted(int(n) for n in names if n.isdecimal()))
+        return [attempt for attempt in found if attempt is not None]
 
-    def attempts(self) -> int:
-        """How many attempts there were, from 0."""
-        return len(self._numbers("attempts", "*.json", lambda name: name.removesuffix(".json")))
+    def exit_of(self, attempt: int) -> ExitRecord | None:
+        """How attempt k ended, None while it runs. What the local scheduler meant wins over the signal it sent."""
+        record = read_json(self.exit_record(attempt), ExitRecord)
+        meant = read_json(self.ending(attempt), Ending) if record else None
+        return msgspec.structs.replace(record, cause=meant.cause) if record and meant else record
+
+    def last_attempt(self, task: int = 0) -> Attempt | None:
+        """The newest attempt of a task, None before the first."""
+        return next((attempt for attempt in reversed(self.attempts()) if attempt.task == task), None)
 
     def shard_files(self) -> list[Path]:
         """All shards, the lowest attempt first."""
-        return sorted(self.shards.glob("replica-*.*.jsonl"), key=lambda file: (int(file.name.split(".")[1]), file.name))
-
-    def _numbers(self, folder: str, pattern: str, number: Any) -> list[int]:
-        names = [number(file.name) for file in (self.path / folder).glob(pattern)]
-        return sorted(int(name) for name in names if name.isdecimal())
+        found = [(match, file) for file in self.shards.iterdir() if (match := _SHARD_NAME.fullmatch(file.name))]
+        return [file for match, file in sorted(found, key=lambda pair: (int(pair[0][2]), int(pair[0][1])))]
 
     # -- making --------------------------------------------------------------------------------------------------
     def create(self) -> None:
@@ -198,12 +221,17 @@ def read_json(path: Path, kind: type[T]) -> T | None:
     """Read a record; None where it is not there, or not whole (its writer was killed)."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RequestError):  # also: of a version that checked otherwise
         return None
 
 
 def write_json(path: Path, record: Any) -> None:
     """Write a record under a temporary name, then rename, so that nobody reads half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
     temporary.rename(path)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other writer takes, on this host or another."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")

@@ -20,22 +20,21 @@ class Model(msgspec.Struct, frozen=True):
 
     path: str
     name: str
-    is_local: bool
 
 
 def find_model(text: str) -> Model:
     """Say what MODEL names, without loading or making anything. Raises ModelError."""
     if text == demo.NAME:
-        return Model(str(demo.model_folder()), demo.NAME, is_local=True)
+        return Model(str(demo.model_folder()), demo.NAME)
     if not text:
         raise ModelError("MODEL is empty: name a model folder, a Hub id (org/name), or 'demo'")
     folder = as_path(text, "model folder")
     if folder.exists():
         _check_folder(folder)
         folder = Path(os.path.abspath(folder))  # noqa: PTH100 - links stay: sites move what they point to
-        return Model(str(folder), folder.name, is_local=True)
+        return Model(str(folder), folder.name)
     if _HUB_ID.fullmatch(text):
-        return Model(text, text.split("/")[1], is_local=False)
+        return Model(text, text.split("/")[1])
     raise ModelError(
         f"no such model folder: {text!r}: name a folder with a config.json, a Hub id (org/name), or 'demo'"
     )

@@ -29,7 +29,10 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Nodes, ranks per node, and how they are shared out as TP × PP × DP."""
+    """Nodes, ranks per node, and how they are shared out as TP × PP × DP.
+
+    Of a job array, ``nodes`` and all else but ``dp`` are each task's, and each task is one replica.
+    """
 
     nodes: int
     gpus_per_node: int
@@ -37,11 +40,22 @@ class Layout(msgspec.Struct, frozen=True):
     tp: int
     pp: int
     dp: int
+    is_array: bool = False
 
     @property
     def world_size(self) -> int:
-        """Ranks in the torchrun world."""
+        """Ranks in the torchrun world; of an array, in each task's."""
         return self.nodes * self.procs_per_node
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of the job array, each a world of its own; 1 where it is none."""
+        return self.dp if self.is_array else 1
+
+    @property
+    def all_ranks(self) -> int:
+        """Ranks of the job: global ranks count through the tasks of an array."""
+        return self.world_size * self.tasks
 
     @property
     def replica_size(self) -> int:
@@ -76,7 +90,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def to_json(self) -> dict[str, Any]:
         """The object that ``plan --json`` prints."""
         return {
-            **msgspec.to_builtins(self.layout),
+            **{key: getattr(self.layout, key) for key in self.layout.__struct_fields__ if key != "is_array"},
             "world_size": self.layout.world_size,
             "fits": self.fits,
             "reasons": list(self.reasons),
@@ -105,6 +119,15 @@ def solve(asked: Asked, capacity: int | None = None) -> tuple[Layout, list[str]]
         return _solve(asked, capacity)
     except _Misfit as misfit:
         raise LayoutError(f"{misfit}: try {' or '.join(_nearest(asked, capacity))}") from None
+
+
+def solve_array(asked: Asked, capacity: int | None = None) -> tuple[Layout, list[str]]:
+    """The layout of a job array: ``dp`` tasks, one replica each; the other numbers are a task's. Raises LayoutError."""
+    if asked.dp is None:
+        raise LayoutError("--array needs the number of replicas: add --dp, one task for each")
+    layout, reasons = solve(msgspec.structs.replace(asked, dp=1), capacity)
+    reasons.append(f"array of {asked.dp} task(s), each one replica of {layout.world_size} GPU(s)")
+    return msgspec.structs.replace(layout, dp=asked.dp, is_array=True), reasons
 
 
 class _Misfit(Exception):  # noqa: N818 - never leaves this module
@@ -163,6 +186,9 @@ def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, rea
             return fitting[-1]
         if asked.dp is None:
             raise _Misfit(f"TP × PP = {replica} does not fit {nodes} node(s) of {capacity} GPUs")
+    if asked.dp is None and nodes % wanted == 0:
+        reasons.append(f"nobody said how many GPUs a node has: one on each of {nodes} node(s)")
+        return 1
     if wanted % nodes:
         raise _Misfit(f"TP × PP × DP = {wanted} cannot be shared out over {nodes} nodes")
     procs = wanted // nodes

@@ -16,13 +16,17 @@ import msgspec
 
 from vllm_hpc.checks import CHECKS
 from vllm_hpc.errors import ProfileError, RequestError
-from vllm_hpc.request import Count
+from vllm_hpc.request import Count, LauncherName
 
 PROJECT_FILE = "vllm-hpc.toml"
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a site is like. gpu_memory_gib is in GiB; setup lines run in the job's shell before anything else."""
+    """What a site is like. gpu_memory_gib is in GiB; setup lines run in the job's shell before anything else.
+
+    How nodes name the head: its host name with ``head_suffix`` ("i" on JUWELS, ".hsn.cm.polaris.alcf.anl.gov"), or
+    what ``head_command`` prints on it ("hostname -i" on Frontier). ``export_environment`` false is --export=NONE.
+    """
 
     scheduler: Literal["slurm", "local"] | None = None
     partition: str | None = None
@@ -35,6 +39,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     gpu_memory_gib: float | None = None
     gpu_flag: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
     exclusive: bool = False
+    launcher: LauncherName | None = None
+    head_suffix: str = ""
+    head_command: str | None = None
+    export_environment: bool = True
     setup: tuple[str, ...] = ()
     env: dict[str, str] = {}
     template_dir: str | None = None

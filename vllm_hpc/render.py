@@ -32,6 +32,7 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     tp: int
     pp: int
     dp: int
+    cpus_per_rank: int | None = None
     cpus_per_task: int | None = None
     mem: str | None = None
     partition: str | None = None
@@ -43,6 +44,14 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     directives: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     env: dict[str, str] = {}
+    launcher: str = "torchrun"
+    is_array: bool = False
+    tasks_per_node: int = 1
+    time_limit_s: int | None = None
+    tasks: int = 1
+    head_suffix: str = ""
+    head_command: str | None = None
+    export_environment: bool = True
 
 
 def render_script(template: str, context: ScriptContext, template_dir: str | None = None) -> str:
@@ -77,13 +86,17 @@ def sh(value: object) -> str:
 
 
 def directive(value: object) -> str:
-    r"""Quote a value for a #SBATCH line, which no shell reads. Use it outside quotes.
+    """Quote a file name for a #SBATCH line: as ``word`` does, and with ``%``, a pattern there, doubled."""
+    return word(value).replace("%", "%%")
+
+
+def word(value: object) -> str:
+    r"""Quote any other value for a #SBATCH line, which no shell reads. Use it outside quotes.
 
     sbatch splits such a line at spaces, takes quotes and ``\`` as a shell would and ``#`` as a comment, expands
     nothing but ``%`` patterns in file names (slurm: src/sbatch/opt.c, _get_argument; man sbatch, filename pattern).
     """
-    escaped = "".join(c if _PLAIN.match(c) or ord(c) > 127 else f"\\{c}" for c in str(value))
-    return escaped.replace("%", "%%")
+    return "".join(c if _PLAIN.match(c) or ord(c) > 127 else f"\\{c}" for c in str(value))
 
 
 def _place(error: Exception, template: str) -> str:
@@ -103,5 +116,5 @@ def _environment(packaged: Path, template_dir: str | None) -> jinja2.Environment
         trim_blocks=False,
         keep_trailing_newline=True,
     )
-    environment.filters.update(sh=sh, directive=directive)
+    environment.filters.update(sh=sh, directive=directive, word=word)
     return environment

@@ -6,6 +6,7 @@ and the planner (``vllm_hpc.submission``).
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -19,6 +20,7 @@ from vllm_hpc.errors import RequestError
 # vLLM's longest contexts are some million tokens.
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+LauncherName = Literal["torchrun", "srun"]
 SchedulerName = Literal["auto", "slurm", "local"]
 
 JOB_DEFINITION = "job.toml"
@@ -65,6 +67,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     engine: dict[str, Any] = {}
     env: dict[str, str] = {}
     directive: list[str] = []
+    launcher: LauncherName | None = None
+    array: bool = False
     template: str | None = None
     template_dir: str | None = None
 
@@ -85,7 +89,7 @@ def make_request(options: dict[str, Any]) -> Request:
     ``options`` has the long options with underscores as keys; None means not given. Where ``model`` is a folder
     with a job.toml, that is read first and the options win over it. Raises RequestError.
     """
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in options.items() if v is not None}
     if "model" not in given:
         raise RequestError("MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml")
     definition = find_definition(str(given["model"]))

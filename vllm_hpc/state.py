@@ -7,12 +7,35 @@ from typing import Literal
 
 import msgspec
 
-from vllm_hpc.jobfolder import ExitRecord, JobFolder, JobRecord, Progress, RankRecord, Submitted, read_json
-from vllm_hpc.schedulers import get_scheduler
+from vllm_hpc.failure import cause_of_failure
+from vllm_hpc.jobfolder import (
+    Attempt,
+    ExitRecord,
+    JobFolder,
+    JobRecord,
+    Progress,
+    RankRecord,
+    Submitted,
+    read_json,
+    write_json,
+)
+from vllm_hpc.schedulers import Sighting, get_scheduler
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
 # After these nothing more happens by itself.
 FINAL = frozenset({"COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT"})
+_PHASES: dict[str, State] = {
+    "waiting": "PENDING",
+    "running": "RUNNING",
+    "failed": "FAILED",
+    "cancelled": "CANCELLED",
+    "timeout": "TIMEOUT",
+    "preempted": "PREEMPTED",
+}
+# Of an array: the first of these that any task is in is the job's.
+_ORDER: tuple[State, ...] = (
+    "RUNNING", "PENDING", "UNKNOWN", "PREEMPTED", "FAILED", "TIMEOUT", "CANCELLED", "PARTIAL", "COMPLETED",
+)  # fmt: skip
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -42,14 +65,22 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in FINAL
 
 
+class Verdict(msgspec.Struct, frozen=True):
+    """state/verdict-<task>.json: how a task ended, by the scheduler's word, after that many attempts."""
+
+    attempt: int
+    state: State
+    reason: str
+
+
 def read_status(folder: JobFolder) -> Status:
     """The state of a job now. Raises JobNotFoundError."""
     record = folder.job()
+    attempts = folder.attempts()
     submitted = read_json(folder.submitted, Submitted)
-    attempt = folder.last_attempt()
-    job_id = submitted.job_id if submitted else attempt.job_id if attempt else None
+    job_id = submitted.job_id if submitted else attempts[-1].job_id.split("_")[0] if attempts else None
     # The state first, the counts after: rows that end in between belong to a job that still runs.
-    state, reason = _decide(folder, record, job_id)
+    state, reason = _TaskStates(folder, record, job_id, attempts).overall()
     progress = read_progress(folder, record)
     rows = Rows(record.rows, sum(p.done for p in progress), sum(p.failed for p in progress))
     if state == "COMPLETED":
@@ -64,7 +95,7 @@ def read_status(folder: JobFolder) -> Status:
         rows=rows,
         tokens_per_s=rate,
         eta_s=eta,
-        attempts=max(1, folder.attempts()),
+        attempts=max([1, *(sum(a.task == task for a in attempts) for task in range(record.plan.layout.tasks))]),
     )
 
 
@@ -76,65 +107,88 @@ def read_progress(folder: JobFolder, record: JobRecord) -> list[Progress]:
 
 def read_ranks(folder: JobFolder, record: JobRecord) -> list[RankRecord]:
     """The record of every rank that has begun, by rank."""
-    found = (read_json(folder.rank_record(rank), RankRecord) for rank in range(record.plan.layout.world_size))
+    found = (read_json(folder.rank_record(rank), RankRecord) for rank in range(record.plan.layout.all_ranks))
     return [rank for rank in found if rank is not None]
 
 
-def first_error(folder: JobFolder) -> tuple[str, str] | None:
-    """The error that the others followed from, as one line and as a traceback (may be empty); None where none is known.
+class _TaskStates:
+    """The states of a job's tasks (one, but for an array). The scheduler is asked once, and only if it must be."""
 
-    A rank that lost its peer reports that (an echo); the one that raised first, or that vanished without a word, is
-    the cause.
-    """
-    record = folder.job()
-    attempt = folder.last_attempt()
-    ranks = [rank for rank in read_ranks(folder, record) if attempt is None or rank.attempt == attempt.attempt]
-    errors = sorted((rank for rank in ranks if rank.error), key=lambda rank: rank.updated_at)
-    # Before the attempt has ended, a rank without an outcome may well be alive.
-    vanished = [rank for rank in ranks if rank.outcome == "running"] if _last_exit(folder) else []
-    for rank in [r for r in errors if r.error and not r.error.is_echo] or vanished or errors:
-        who = f"rank {rank.rank} on {rank.host}"
-        if rank.error:
-            return f"{who}: {rank.error.type}: {_one_line(rank.error.message)}", rank.error.traceback
-        return f"{who} (pid {rank.pid}) vanished without a word: killed, or out of memory?", ""
-    return None
+    def __init__(self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt]) -> None:
+        self._folder, self._record, self._job_id = folder, record, job_id
+        self._last = {attempt.task: attempt for attempt in attempts}
+        self._seen: dict[str, Sighting] | None = None
 
+    def overall(self) -> tuple[State, str]:
+        """State and reason of the whole job."""
+        layout = self._record.plan.layout
+        found = {task: self._of_task(task) for task in range(layout.tasks)}
+        state = next(state for state in _ORDER if any(one == state for one, _ in found.values()))
+        those = [task for task, (one, _) in found.items() if one == state]
+        reason = found[those[0]][1]
+        if layout.is_array:
+            reason = f"{len(those)} of {layout.tasks} task(s); task {those[0]}: {reason}"
+        return state, reason
 
-def _decide(folder: JobFolder, record: JobRecord, job_id: str | None) -> tuple[State, str]:
-    ended = _last_exit(folder)
-    if ended is not None:
-        return _from_exit(folder, ended)
-    if job_id is None:
-        return "UNKNOWN", "its submission was interrupted: the scheduler may or may not have it"
-    sighting = get_scheduler(record.scheduler).look(folder, job_id)
-    if sighting.phase == "gone":
-        ended = _last_exit(folder)  # written between our two looks
-        if ended is not None:
-            return _from_exit(folder, ended)
-        error = first_error(folder)
-        return "FAILED", f"{sighting.reason}; {error[0]}" if error else sighting.reason
-    if sighting.phase == "waiting":
-        return "PENDING", sighting.reason
-    if sighting.phase == "running":
-        return "RUNNING", sighting.reason or _stage(folder, record)
-    return "UNKNOWN", sighting.reason
+    def _of_task(self, task: int) -> tuple[State, str]:
+        attempt = self._last.get(task)
+        ended = self._folder.exit_of(attempt.attempt if attempt else task + 1)
+        if ended is not None and self._is_last_word(ended):
+            return self._from_exit(ended, task)
+        verdict = read_json(self._folder.verdict(task), Verdict)
+        if verdict and verdict.attempt == (attempt.attempt if attempt else 0):
+            return verdict.state, verdict.reason
+        if self._job_id is None:
+            return "UNKNOWN", "its submission was interrupted: the scheduler may or may not have it"
+        state, reason = self._from_scheduler(self._look(task), ended, task)
+        if state in FINAL and self._record.scheduler != "local":
+            self._remember(task, Verdict(attempt.attempt if attempt else 0, state, reason))
+        return state, reason
 
+    def _is_last_word(self, ended: ExitRecord) -> bool:
+        """Whether the script's own record settles it: a signal's reason, or a requeue, only a scheduler knows."""
+        settled = ended.exit_code == 0 or ended.cause in ("exit", "cancelled", "timeout")
+        return settled or self._record.scheduler == "local"
 
-def _last_exit(folder: JobFolder) -> ExitRecord | None:
-    attempt = folder.last_attempt()
-    return read_json(folder.exit_record(attempt.attempt if attempt else 1), ExitRecord)
+    def _look(self, task: int) -> Sighting:
+        assert self._job_id is not None
+        if self._seen is None:
+            self._seen = get_scheduler(self._record.scheduler).look(self._folder, self._job_id)
+        key = f"{self._job_id}_{task}" if self._record.plan.layout.is_array else self._job_id
+        return self._seen.get(key) or self._seen.get(self._job_id) or Sighting("forgotten", "not known to it")
 
+    def _from_exit(self, ended: ExitRecord, task: int) -> tuple[State, str]:
+        if ended.exit_code == 0:
+            return "COMPLETED", ""
+        if ended.cause == "cancelled":
+            return "CANCELLED", "cancelled"
+        if ended.cause == "timeout":
+            return "TIMEOUT", "the walltime was over"
+        how = "ended with exit code {0.exit_code}" if ended.cause == "exit" else "was ended by a signal ({0.cause})"
+        return "FAILED", cause_of_failure(self._folder, f"the script {how.format(ended)}", task)
 
-def _from_exit(folder: JobFolder, ended: ExitRecord) -> tuple[State, str]:
-    if ended.cause == "cancelled":
-        return "CANCELLED", "cancelled"
-    if ended.cause == "timeout":
-        return "TIMEOUT", "the walltime was over"
-    if ended.exit_code == 0:
-        return "COMPLETED", ""
-    if ended.cause == "exit":
-        return "FAILED", _cause(folder, f"the script ended with exit code {ended.exit_code}")
-    return "FAILED", _cause(folder, f"the script was ended by a signal ({ended.cause})")
+    def _from_scheduler(self, seen: Sighting, ended: ExitRecord | None, task: int) -> tuple[State, str]:
+        if seen.phase in ("failed", "gone"):
+            # Perhaps written between our two looks.
+            attempt = self._folder.last_attempt(task)
+            late = self._folder.exit_of(attempt.attempt if attempt else task + 1)
+            if late is not None and self._is_last_word(late):
+                return self._from_exit(late, task)
+            error = cause_of_failure(self._folder, "", task)
+            return "FAILED", f"{seen.reason}; {error}" if error else seen.reason or "it left no exit record"
+        if seen.phase == "running" and not seen.reason:
+            return "RUNNING", "ending" if ended else _stage(self._folder, self._record)
+        if seen.phase == "forgotten" and self._folder.cancelled.exists():
+            return "CANCELLED", "cancelled"
+        if seen.phase == "forgotten" and ended is not None:
+            return self._from_exit(ended, task)
+        return _PHASES.get(seen.phase, "UNKNOWN"), seen.reason
+
+    def _remember(self, task: int, verdict: Verdict) -> None:
+        try:
+            write_json(self._folder.verdict(task), verdict)
+        except OSError:  # another user's folder, or a full disk: it is asked again next time
+            return
 
 
 def _completeness(rows: Rows) -> tuple[State, str]:
@@ -145,31 +199,13 @@ def _completeness(rows: Rows) -> tuple[State, str]:
     return ("PARTIAL", " and ".join(parts)) if parts else ("COMPLETED", "every row has a result")
 
 
-def _cause(folder: JobFolder, fallback: str) -> str:
-    error = first_error(folder)
-    if error:
-        return error[0]
-    last = _last_line(folder)
-    return f"{fallback}; the log ends with: {last}" if last else fallback
-
-
-def _last_line(folder: JobFolder) -> str:
-    try:
-        with folder.scheduler_log.open("rb") as log:
-            log.seek(max(0, folder.scheduler_log.stat().st_size - 4096))
-            lines = log.read().decode(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
 def _stage(folder: JobFolder, record: JobRecord) -> str:
     """What a running job is at: starting, loading, or generating on so many replicas."""
     begun = len(read_progress(folder, record))
     if begun:
         return f"generating on {begun} of {record.plan.layout.dp} replica(s)"
     ranks = len(read_ranks(folder, record))
-    return f"{ranks} of {record.plan.layout.world_size} rank(s) load the model" if ranks else "starting"
+    return f"{ranks} of {record.plan.layout.all_ranks} rank(s) load the model" if ranks else "starting"
 
 
 def _speed(progress: list[Progress], rows: Rows) -> tuple[float | None, float | None]:
@@ -188,8 +224,3 @@ def _mean_rate(progress: list[Progress]) -> float | None:
     spans = [p.updated_at - p.started_at for p in progress if p.updated_at > p.started_at > 0]
     tokens = sum(p.completion_tokens for p in progress)
     return round(tokens / max(spans), 1) if spans and max(spans) > 0 else None
-
-
-def _one_line(text: str, limit: int = 400) -> str:
-    joined = " ".join(text.split())
-    return joined if len(joined) <= limit else joined[: limit - 1] + "…"

@@ -14,18 +14,18 @@ from typing import Any
 import msgspec
 
 from vllm_hpc import __version__
-from vllm_hpc.checks import as_path, check_name, check_path
-from vllm_hpc.errors import RequestError
+from vllm_hpc.checks import as_path, check_name, check_path, parse_walltime
+from vllm_hpc.errors import RequestError, SubmitError
 from vllm_hpc.executor import submit_script
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder, JobRecord, Submitted, write_json
 from vllm_hpc.models import Model, ensure_model, find_model
-from vllm_hpc.plan import Asked, Plan, solve
+from vllm_hpc.plan import Asked, Layout, Plan, solve, solve_array
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.render import ScriptContext, render_script
 from vllm_hpc.request import JOB_DEFINITION, Request, find_definition, make_request
 from vllm_hpc.rows import check_rows, read_rows, write_rows
-from vllm_hpc.schedulers import Scheduler, find_scheduler, get_scheduler
+from vllm_hpc.schedulers import ClientError, ClientTimeoutError, Scheduler, find_scheduler, get_scheduler
 from vllm_hpc.vllm_arguments import check_arguments
 
 
@@ -53,8 +53,17 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             return _render(self.request, self.definition).submit()
         try:
             _fill(folder, self)
-            job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout.world_size)
         except BaseException:
+            folder.remove()
+            raise
+        try:
+            job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
+        except ClientTimeoutError as error:
+            # It may have been submitted: taking the folder away would break it, submitting again would double it.
+            raise SubmitError(
+                f"{error} The job may be submitted or not; before you submit again, see 'vllm-hpc status {folder.path}'"
+            ) from None
+        except ClientError:
             folder.remove()
             raise
         write_json(folder.submitted, Submitted(self.scheduler, job_id, time.time()))
@@ -95,14 +104,20 @@ def make_plan(request: Request) -> tuple[Plan, Scheduler]:
     check_arguments("sampling", request.sampling)
     name, why = _choose_scheduler(request, profile)
     asked = Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
-    layout, reasons = solve(asked, profile.gpus_per_node)
-    if name == "local" and layout.nodes > 1:
-        raise RequestError(
-            f"--scheduler local has one node, and {layout.nodes} are asked: use --nodes 1, or --scheduler slurm"
-        )
+    layout, reasons = (solve_array if request.array else solve)(asked, profile.gpus_per_node)
+    if name == "local":
+        _check_local(request, layout)
     notes = _unused_options(request) if name == "local" else []
     plan = Plan(layout=layout, engine=dict(request.engine), reasons=(f"scheduler {name}: {why}", *reasons, *notes))
     return plan, get_scheduler(name)
+
+
+def _check_local(request: Request, layout: Layout) -> None:
+    if layout.nodes > 1:
+        raise RequestError(f"--scheduler local has one node, not {layout.nodes}: use --nodes 1, or --scheduler slurm")
+    if request.array or request.launcher == "srun":
+        option = "--array" if request.array else "--launcher srun"
+        raise RequestError(f"{option} needs Slurm, and --scheduler is local: leave it out, or use --scheduler slurm")
 
 
 def _with_default_profile(request: Request) -> Request:
@@ -156,6 +171,8 @@ def _with_profile(request: Request, profile: Profile) -> Request:
 
 def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder) -> ScriptContext:
     layout = plan.layout
+    launcher = request.launcher or profile.launcher or "torchrun"
+    cpus = request.cpus_per_rank
     return ScriptContext(
         title=f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}.",
         name=folder.path.name,
@@ -163,7 +180,8 @@ def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder) 
         scheduler_log=str(folder.scheduler_log),
         bin=str(Path(sys.executable).parent),
         world_size=layout.world_size,
-        cpus_per_task=request.cpus_per_rank * layout.procs_per_node if request.cpus_per_rank else None,
+        cpus_per_rank=cpus,
+        cpus_per_task=cpus * (1 if launcher == "srun" else layout.procs_per_node) if cpus else None,
         mem=request.mem,
         partition=request.partition,
         account=request.account,
@@ -174,6 +192,13 @@ def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder) 
         directives=tuple(request.directive),
         setup=profile.setup,
         env=request.env,
+        launcher=launcher,
+        tasks=layout.tasks,
+        tasks_per_node=layout.procs_per_node if launcher == "srun" else 1,
+        time_limit_s=parse_walltime(request.time) if request.time else None,
+        head_suffix=profile.head_suffix,
+        head_command=profile.head_command,
+        export_environment=profile.export_environment,
         **msgspec.structs.asdict(layout),
     )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from vllm_hpc.checks import parse_walltime
-from vllm_hpc.jobfolder import ExitRecord, JobFolder, read_json, write_json
+from vllm_hpc.jobfolder import Ending, ExitRecord, JobFolder, read_json, write_json
 from vllm_hpc.schedulers.local import new_job_id, this_process
 
 # linux/prctl.h
@@ -63,9 +63,13 @@ def run(script: Path) -> None:
     )
     cause = _wait(child, deadline, wanted)
     if cause != "exit":
+        # On record before the script's own trap can write that it met a signal.
+        write_json(job.ending(_attempt(job)), Ending(cause))
         child.terminate()
     _sweep(child)
     _finish(job, child, cause)
+    for segment in Path("/dev/shm").glob(f"vllm-hpc-{job_id}-*"):  # of ranks that died while they loaded
+        segment.unlink(missing_ok=True)
 
 
 def _wait(child: subprocess.Popen[bytes], deadline: float, wanted: set[signal.Signals]) -> str:
@@ -88,11 +92,14 @@ def _sweep(child: subprocess.Popen[bytes]) -> None:
     for process in left:
         _signal(process, signal.SIGTERM)
     psutil.wait_procs(left, timeout=3)
-    while left := _children(child):
+    # A process in the kernel's hands (a hung file system) cannot be killed: not waited for without end.
+    give_up = time.monotonic() + GRACE_S
+    while (left := _children(child)) and time.monotonic() < give_up:
         for process in left:
             _signal(process, signal.SIGKILL)
         psutil.wait_procs(left, timeout=1)
-    child.wait()
+    if left:
+        print(f"vllm-hpc: cannot be killed: {[process.pid for process in left]}", file=sys.stderr, flush=True)
 
 
 def _children(script: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -111,15 +118,22 @@ def _children(script: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def _finish(job: JobFolder, child: subprocess.Popen[bytes], cause: str) -> None:
     """Write the exit record if the script could not, or if it cannot know why it was ended."""
-    attempt = job.last_attempt()
-    number = attempt.attempt if attempt else 1
-    code = child.returncode
+    number = _attempt(job)
+    code = child.poll()
+    if code is None:
+        code = -signal.SIGKILL
     if cause == "exit":
         if read_json(job.exit_record(number), ExitRecord) is not None:
             return
         if code < 0:
             cause, code = signal.Signals(-code).name, 128 - code
     write_json(job.exit_record(number), ExitRecord(attempt=number, exit_code=code, cause=cause, ended_at=time.time()))
+
+
+def _attempt(job: JobFolder) -> int:
+    """The attempt that the script is, or would have been, had it lived to say so."""
+    attempt = job.last_attempt()
+    return attempt.attempt if attempt else 1
 
 
 def _prepare_child() -> None:

@@ -5,21 +5,28 @@
 # Quoted values hold no expansions, on purpose.
 # shellcheck disable=SC2016
 set -uo pipefail
+export VLLM_HPC_TASK=0
 
 job=/scratch/runs/run
 
-# The ledger: this run is attempt k of the job. noclobber makes taking a number exclusive, so a requeue gets the next.
+# The ledger: this run is attempt k of the job. A hard link is made whole and by one taker only, on NFS too.
 take_attempt() {
+  local draft="$job/attempts/.draft-$VLLM_HPC_JOB_ID-$$"
   attempt=1
-  until ( set -o noclobber
-          printf '{"attempt": %d, "job_id": "%s", "host": "%s", "started_at": %s}\n' \
-            "$attempt" "$VLLM_HPC_JOB_ID" "$(uname -n)" "$(date +%s.%N)" > "$job/attempts/$attempt.json" ) 2> /dev/null; do
-    if [ ! -e "$job/attempts/$attempt.json" ]; then
+  while true; do
+    if ! printf '{"attempt": %d, "task": %d, "job_id": "%s", "host": "%s", "started_at": %s}\n' \
+      "$attempt" "$VLLM_HPC_TASK" "$VLLM_HPC_JOB_ID" "$(uname -n)" "$(date +%s.%N)" > "$draft"; then
       echo "vllm-hpc: cannot write into $job/attempts: full, over quota, or not mounted here?" >&2
+      exit 1
+    fi
+    if ln "$draft" "$job/attempts/$attempt.json" 2> /dev/null; then break; fi
+    if [ ! -e "$job/attempts/$attempt.json" ]; then
+      echo "vllm-hpc: cannot make $job/attempts/$attempt.json" >&2
       exit 1
     fi
     attempt=$((attempt + 1))
   done
+  rm -f "$draft"
 }
 
 # However this script ends, state/exit-<k>.json says so; only SIGKILL or a dead node leaves none.
@@ -35,7 +42,20 @@ record_exit() {
 work=
 stop_work() {
   cause=$1
-  if [ -n "$work" ]; then kill -TERM "$work" 2> /dev/null; fi
+  # Before the work has begun there is nothing to wait for.
+  if [ -z "$work" ]; then exit 143; fi
+  kill -TERM "$work" 2> /dev/null
+}
+# The signal may come between the start of the work and the next line: then it is kept until that line has run.
+start_work() {
+  local pending=
+  trap 'pending=TERM' TERM
+  trap 'pending=INT' INT
+  "$@" &
+  work=$!
+  trap 'stop_work TERM' TERM
+  trap 'stop_work INT' INT
+  if [ -n "$pending" ]; then stop_work "$pending"; fi
 }
 wait_for_work() {
   local code
@@ -55,7 +75,10 @@ trap 'stop_work INT' INT
 # The same Python as the one that submitted. submitit finds its plugin in it, torchrun its workers.
 export PATH=/opt/venv/bin:"$PATH"
 export SUBMITIT_EXECUTOR=vllmhpc VLLM_HPC_FOLDER="$job" VLLM_HPC_ATTEMPT="$attempt"
-export PYTHONUNBUFFERED=1 VLLM_NO_USAGE_STATS=1
+# A folder called vllm or torch where the job was submitted must not be imported instead.
+export PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1 VLLM_NO_USAGE_STATS=1
+# Needs NVLink multicast, which shared hosts keep switched off. To have it: --env VLLM_ALLREDUCE_USE_SYMM_MEM=1
+export VLLM_ALLREDUCE_USE_SYMM_MEM="${VLLM_ALLREDUCE_USE_SYMM_MEM:-0}"
 # vLLM would take the same ports on every node from VLLM_PORT.
 unset VLLM_PORT
 # Ranks that share cores would spin against each other: each gets its part of them.
@@ -67,9 +90,8 @@ VLLM_HPC_PORT="$(python -m vllm_hpc.rendezvous "$VLLM_HPC_JOB_ID")" || exit 1
 export VLLM_HPC_PORT VLLM_HPC_HEAD=127.0.0.1 VLLM_HOST_IP=127.0.0.1 GLOO_SOCKET_IFNAME=lo
 
 
-torchrun \
+start_work torchrun \
   --nnodes=1 --nproc-per-node=2 --node-rank=0 \
   --master-addr="$VLLM_HPC_HEAD" --master-port="$VLLM_HPC_PORT" --max-restarts=0 \
-  -m submitit.core._submit "$VLLM_HPC_FOLDER/ranks" &
-work=$!
+  -m submitit.core._submit "$VLLM_HPC_FOLDER/ranks"
 wait_for_work

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,8 +61,9 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
 
     found = find_job(job, job_dir)
     path = found.log_file(rank)
-    for text in _follow(path, found) if follow else [found.logs(rank)]:
-        show.print_bytes(text.encode())
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a library may print anything
+    for content in _follow(path, found) if follow else [path.read_bytes() if path.exists() else b""]:
+        show.print_bytes(decoder.decode(content).encode())
     error = found.first_error() if rank is None and found.status().is_final else None
     if error:
         line, trace = error
@@ -101,17 +103,15 @@ def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
     return 0
 
 
-def _follow(path: Path, job: Job) -> Iterator[str]:
-    """The file's text as it grows, until the job has ended and all of it was read."""
+def _follow(path: Path, job: Job) -> Iterator[bytes]:
+    """The file's bytes as it grows, until the job has ended and all of it was read."""
     position = 0
-    while True:
-        is_over = job.status().is_final
+    for status, pause in job.statuses():
         if path.exists():
             with path.open("rb") as file:
                 file.seek(position)
                 new = file.read()
             position += len(new)
-            yield new.decode("utf-8", errors="replace")
-        if is_over:
-            return
-        time.sleep(_FOLLOW_POLL_S)
+            yield new
+        if not status.is_final:
+            time.sleep(min(pause, _FOLLOW_POLL_S))

@@ -56,6 +56,7 @@ many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
 lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
 INPUT_HELP = "Prompts: .jsonl (rows with prompt or messages) or .txt (one a line). Without it, two sample prompts."
 SCHEDULER_HELP = "Who runs it. auto: the profile's; else Slurm where sbatch is; else this machine."
+LAUNCHER_HELP = "How ranks start: torchrun, one a node (default); or srun, one task a rank, without torchrun."
 PROFILE_HELP = "A [profiles.NAME] of ./vllm-hpc.toml or ~/.config/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
 
 REQUEST_OPTIONS = [
@@ -84,6 +85,8 @@ REQUEST_OPTIONS = [
     click.option("--engine", type=KeyValue(typed=True), help="Any engine argument of vLLM.", **many),
     click.option("--env", type=KeyValue(typed=False), help="A variable for the job's environment.", **many),
     click.option("--directive", metavar="TEXT", help="A line for the scheduler, as after #SBATCH.", **lines),
+    click.option("--launcher", type=click.Choice(["torchrun", "srun"]), help=LAUNCHER_HELP),
+    click.option("--array", is_flag=True, default=None, help="A job array: --dp tasks, one replica each (Slurm)."),
     click.option("--template", metavar="NAME", help="A template other than the scheduler's own."),
     click.option("--template-dir", metavar="DIR", help="Searched for templates before the packaged ones."),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -141,17 +142,13 @@ def _wait(job: Job, progress: Progress | None) -> None:
     """Wait for the end; an interrupt leaves the job alone. Raises KeyboardInterrupt after saying so."""
     task = progress.add_task("", total=None, state="", reason="") if progress else None
     try:
-        while True:
-            try:
-                status = job.wait(timeout=0.5)
-            except TimeoutError:
-                status = job.status()
+        for status, pause in job.statuses():
             if progress and task is not None:
                 rows = status.rows
                 done = rows.done + rows.failed
                 progress.update(task, total=rows.total, completed=done, state=status.state, reason=status.reason)
-            if status.is_final:
-                return
+            if not status.is_final:
+                time.sleep(pause)
     except KeyboardInterrupt:
         if progress:
             progress.stop()

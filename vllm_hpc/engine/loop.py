@@ -6,13 +6,13 @@ schedulers stay in step; only the first rank writes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jinja2
+import msgspec
 from vllm import EngineArgs, LLMEngine, SamplingParams
-from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 
 from vllm_hpc.engine.shards import ShardWriter
@@ -20,8 +20,6 @@ from vllm_hpc.jobfolder import JobFolder, JobRecord
 from vllm_hpc.plan import Layout, Place
 from vllm_hpc.rows import Row, carried_fields, error_row, iter_jsonl
 
-# What vLLM, a chat template or we raise on a row that cannot be run; the row gets the message, the others go on.
-ROW_ERRORS = (VLLMValidationError, ValueError, TypeError, OverflowError, KeyError, jinja2.TemplateError)
 # vLLM's own default of 16 tokens is a surprise in a batch.
 DEFAULT_MAX_TOKENS = 256
 
@@ -71,9 +69,14 @@ def run_rows(engine: LLMEngine, job: JobFolder, record: JobRecord, place: Place,
         for row in _results(engine, share, _row_to_request(engine, record), place.replica, digest):
             if writer:
                 writer.write(row)
-    finally:
-        if writer:
-            writer.close()
+    except BaseException:
+        # The rows are written; a full disk must not hide what ended the work.
+        with contextlib.suppress(OSError):
+            if writer:
+                writer.close()
+        raise
+    if writer:
+        writer.close()
     return digest
 
 
@@ -92,7 +95,7 @@ def _results(
             try:
                 prompt, params = to_request(row)
                 engine.add_request(str(row["index"]), prompt, params)
-            except ROW_ERRORS as error:
+            except Exception as error:  # noqa: BLE001 - whatever vLLM or a chat template says of a row is that row's
                 yield error_row(row, type(error).__name__, str(error))
             else:
                 in_flight[str(row["index"])] = row
@@ -108,16 +111,18 @@ def _results(
 def _row_to_request(engine: LLMEngine, record: JobRecord) -> Callable[[Row], tuple[Any, SamplingParams]]:
     """How a row becomes a prompt and SamplingParams. Raises at once where the job's own sampling is wrong."""
     # The model's generation_config first, as vLLM's own server does; then the job's, then the row's.
-    defaults = {
-        "max_tokens": DEFAULT_MAX_TOKENS,
-        **engine.vllm_config.model_config.get_diff_sampling_param(),
-        **record.sampling,
-    }
+    of_model = engine.vllm_config.model_config.get_diff_sampling_param()
+    defaults = {"max_tokens": DEFAULT_MAX_TOKENS, **of_model, **record.sampling}
     tokenizer = engine.get_tokenizer()
 
     def sampling(row: Row) -> SamplingParams:
-        chosen = {**defaults, **row.get("sampling", {})}
-        return SamplingParams(**chosen, output_kind=RequestOutputKind.FINAL_ONLY)
+        # msgspec checks and converts what JSON gives: integer keys of logit_bias, nested structures, wrong types.
+        given = {**defaults, **row.get("sampling", {})}
+        if unknown := sorted(given.keys() - set(SamplingParams.__struct_fields__)):
+            raise ValueError(f"vLLM's SamplingParams have no {unknown[0]!r}")
+        chosen = msgspec.convert(given, SamplingParams, strict=False)
+        chosen.output_kind = RequestOutputKind.FINAL_ONLY
+        return chosen
 
     def to_request(row: Row) -> tuple[Any, SamplingParams]:
         if "messages" in row:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from vllm_hpc.engine.report import node_name
 from vllm_hpc.plan import Layout, Place
 
 # Ranks of one job start within moments of each other; the queue is behind them. A missing one is missing for good.
@@ -29,9 +30,8 @@ _SHM = Path("/dev/shm")
 class Replica:
     """This rank's replica, initialised. ``device`` is the torch device that the rank computes on."""
 
-    def __init__(self, place: Place, device: str, agent_store: Any, ident: str) -> None:
-        self.place, self.device = place, device
-        self._agent_store, self._ident = agent_store, ident
+    def __init__(self, place: Place, device: str, ident: str) -> None:
+        self.place, self.device, self._ident = place, device, ident
 
     def after_engine_start(self) -> None:
         """Unlink the CPU back-end's shared memory once all ranks have mapped it: then no death can leave it behind."""
@@ -46,18 +46,48 @@ class Replica:
         if len(set(digests)) > 1:
             raise RuntimeError(f"the ranks of replica {self.place.replica} diverged: digests {digests}")
 
-    def leave_together(self, world_size: int) -> None:
-        """Wait until every rank of the job is done: torchrun's agent on the head hosts the store for all of them."""
-        self._agent_store.add("vllm-hpc/done", 1)
-        while self._agent_store.add("vllm-hpc/done", 0) < world_size:
-            time.sleep(_LEAVE_POLL_S)
+
+def meet(rank: int, world_size: int) -> TCPStore:
+    """Join the store of this world: torchrun's agent on the head runs it, or rank 0 where there is no torchrun.
+
+    Raises RuntimeError, which names the ranks that did not come in time.
+    """
+    is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=is_host,
+        wait_for_workers=False,
+        timeout=_JOIN_TIMEOUT,
+    )
+    store.set(f"vllm-hpc/here/{rank}", node_name())
+    try:
+        store.wait([f"vllm-hpc/here/{other}" for other in range(world_size)], _JOIN_TIMEOUT)
+    except dist.DistStoreError:
+        missing = [other for other in range(world_size) if not store.check([f"vllm-hpc/here/{other}"])]
+        raise RuntimeError(f"ranks {missing} did not come to rank 0 within {_JOIN_TIMEOUT}") from None
+    return store
 
 
-def join(layout: Layout, place: Place, attempt: int, job_id: str) -> Replica:
-    """Initialise torch.distributed over this rank's replica."""
+def leave_together(store: TCPStore, rank: int, world_size: int) -> None:
+    """Wait until every rank of this world is done; the store's host leaves last."""
+    _wait_for_all(store, "vllm-hpc/done", world_size)
+    if rank:
+        store.add("vllm-hpc/left", 1)
+    else:
+        _wait_for_all(store, "vllm-hpc/left", world_size)
+
+
+def _wait_for_all(store: TCPStore, key: str, world_size: int) -> None:
+    store.add(key, 1)
+    while store.add(key, 0) < world_size:
+        time.sleep(_LEAVE_POLL_S)
+
+
+def join(layout: Layout, place: Place, store: TCPStore, run: str) -> Replica:
+    """Initialise torch.distributed over this rank's replica. ``run`` tells this attempt from all others."""
     from vllm.platforms import current_platform
 
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_JOIN_TIMEOUT)
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(place.rank), str(layout.replica_size)
     local_rank = int(os.environ["LOCAL_RANK"])
     is_cpu = current_platform.is_cpu()
@@ -69,10 +99,10 @@ def join(layout: Layout, place: Place, attempt: int, job_id: str) -> Replica:
         rank=place.rank,
         world_size=layout.replica_size,
     )
-    ident = f"vllm-hpc-{job_id}-{attempt}-{place.replica}-{platform.node()}"[:128]
+    ident = f"vllm-hpc-{run}-{place.replica}-{platform.node()}"[:128]
     if is_cpu:
         _name_shared_memory(ident)
-    return Replica(place, "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}", store, ident)
+    return Replica(place, "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}", ident)
 
 
 def _name_shared_memory(ident: str) -> None:

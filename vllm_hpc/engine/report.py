@@ -13,12 +13,28 @@ from contextlib import contextmanager
 
 from vllm_hpc.jobfolder import JobFolder, RankError, RankRecord, write_json
 
-# What gloo, NCCL and the TCP store say when another rank is gone: that rank's end is the cause, this one an echo.
+# What torch.distributed, gloo, NCCL and the store say when another rank is gone: that rank's end is the cause, and
+# this only its echo. (An error of the file system, or of CUDA, is never one.)
 _PEER_LOST = re.compile(
-    r"connection (closed by|reset|refused|was broken)|broken pipe|ncclRemoteError|ncclSystemError|socket timeout"
-    r"|gloo.*(timed out|timeout)|TCPStore|remote process|peer",
+    r"connection (closed|reset|refused|was broken)( by (remote )?peer)?|broken pipe|ncclRemoteError"
+    r"|remote process exited|communicator was aborted|gloo.*(timed out|timeout|failure)"
+    r"|timeout caused pair closure"
+    r"|wait timeout after|failed to (recv|send), got|\[.*gloo/transport.*\]",
     re.IGNORECASE,
 )
+_OF_TORCH_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether an error says no more than that another rank is gone."""
+    if type(error).__name__ in _OF_TORCH_DISTRIBUTED:
+        return True
+    return type(error) is RuntimeError and bool(_PEER_LOST.search(str(error)))
+
+
+def node_name() -> str:
+    """This node as its scheduler calls it."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 class RankReport:
@@ -55,8 +71,7 @@ class RankReport:
         """The rank dies of ``error``."""
         trace = "".join(traceback.format_exception(error))
         message = str(error) or type(error).__name__
-        is_echo = bool(_PEER_LOST.search(message)) and not isinstance(error, ValueError | AssertionError)
-        self._end(self._record("error", RankError(type(error).__name__, message, trace, is_echo)))
+        self._end(self._record("error", RankError(type(error).__name__, message, trace, is_echo(error))))
 
     def terminated(self, error: RankError | None = None) -> None:
         """The rank was told to leave, or lost what started it (``error``)."""
@@ -74,7 +89,7 @@ class RankReport:
             rank=self._rank,
             replica=self._replica,
             attempt=self._attempt,
-            host=platform.node(),
+            host=node_name(),
             pid=os.getpid(),
             device=self.device,
             outcome=outcome,

@@ -43,9 +43,11 @@ class ShardWriter:
 
     def close(self) -> None:
         """Make the rows and the counts durable."""
-        os.fsync(self._file)
-        os.close(self._file)
-        write_json(self._job.progress(self._progress.replica), self._progress)
+        try:
+            os.fsync(self._file)
+            write_json(self._job.progress(self._progress.replica), self._progress)
+        finally:
+            os.close(self._file)
 
     def _count(self, row: Row) -> None:
         before = self._progress

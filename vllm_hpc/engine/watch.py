@@ -6,6 +6,7 @@ the C part of one still writes into the wake-up pipe, and this thread reads that
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -36,32 +37,36 @@ def start(report: RankReport) -> None:
 
 
 def _watch(report: RankReport, reader: int, launcher: int) -> None:
+    try:
+        _look_around(report, reader, launcher)
+    finally:  # without this thread nothing would answer TERM: better to end the rank than to leave it deaf
+        os._exit(128 + signal.SIGTERM)
+
+
+def _look_around(report: RankReport, reader: int, launcher: int) -> None:
     above = _parent_of(launcher)
     last_beat = 0.0
     while True:
         if time.monotonic() - last_beat >= HEARTBEAT_S:
             last_beat = time.monotonic()
-            _beat(report)
+            with contextlib.suppress(OSError):  # a full disk must not end the work; the shards will say it
+                report.heartbeat()
         ready, _, _ = select.select([reader], [], [], _LOOK_S)
         told_to_leave = bool(ready) and signal.SIGTERM in os.read(reader, 64)
-        if os.getppid() != launcher or _parent_of(launcher) != above:
-            _leave(report, RankError("LauncherLost", "torchrun, which started this rank, was killed", ""))
+        if os.getppid() != launcher:
+            return _leave(report, "what started this rank (torchrun, or srun's step) was killed")
+        if _parent_of(launcher) != above:
+            return _leave(report, "what started torchrun (the script, or srun's step) was killed")
         if told_to_leave:
-            _leave(report, None)
+            return _leave(report, None)
 
 
-def _leave(report: RankReport, error: RankError | None) -> None:
-    """End this process now. Rows are written whole and at once, so there is nothing to flush."""
-    print(f"vllm-hpc: {error.message if error else 'told to leave (SIGTERM)'}", flush=True)
-    report.terminated(error)
-    os._exit(128 + signal.SIGTERM)
-
-
-def _beat(report: RankReport) -> None:
-    try:
-        report.heartbeat()
-    except OSError as error:  # a full disk must not end the work; the shards will say it
-        print(f"vllm-hpc: no heartbeat: {error}", flush=True)
+def _leave(report: RankReport, why: str | None) -> None:
+    """Put on record why this process ends now. Rows are written whole and at once, so there is nothing to flush."""
+    with contextlib.suppress(OSError):
+        print(f"vllm-hpc: {why or 'told to leave (SIGTERM)'}", flush=True)
+    with contextlib.suppress(OSError):
+        report.terminated(RankError("LauncherLost", why, "") if why else None)
 
 
 def _parent_of(pid: int) -> int | None:

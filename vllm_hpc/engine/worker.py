@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from typing import Any
 
 import msgspec
 
-from vllm_hpc.engine import watch
-from vllm_hpc.engine.report import RankReport
+from vllm_hpc.engine import network, watch
+from vllm_hpc.engine.report import RankReport, node_name
 from vllm_hpc.jobfolder import JobFolder, JobRecord
 from vllm_hpc.plan import Place
 
@@ -19,22 +18,29 @@ CPU_KV_CACHE_GIB = "1"
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where this process stands, as torchrun's variables say. ``rank`` is global."""
+    """Where this process stands. ``rank`` is in its torchrun world, ``global_rank`` counts through an array's tasks."""
 
     rank: int
     local_rank: int
     world_size: int
+    task: int
     attempt: int
     job_id: str
 
+    @property
+    def global_rank(self) -> int:
+        """The rank in the whole job."""
+        return self.task * self.world_size + self.rank
+
     @classmethod
     def from_environment(cls) -> Standing:
-        """Read it, and keep the rank where a replica's own rank cannot hide it."""
+        """Read what torchrun, or srun through the script, has set; RANK is kept, for a replica rewrites it."""
         os.environ["VLLM_HPC_RANK"] = os.environ["RANK"]
         return cls(
             rank=int(os.environ["RANK"]),
             local_rank=int(os.environ["LOCAL_RANK"]),
             world_size=int(os.environ["WORLD_SIZE"]),
+            task=int(os.environ["VLLM_HPC_TASK"]),
             attempt=int(os.environ["VLLM_HPC_ATTEMPT"]),
             job_id=os.environ["VLLM_HPC_JOB_ID"],
         )
@@ -44,14 +50,15 @@ def run(folder: str) -> dict[str, Any]:
     """Run this rank and return its record. Raises whatever ended it, after that is on record."""
     job = JobFolder(folder)
     standing = Standing.from_environment()
-    _redirect_output(job, standing.rank)
+    _redirect_output(job, standing.global_rank)
     record = job.job()
-    place = record.plan.layout.place(standing.rank)
-    report = RankReport(job, standing.rank, place.replica, standing.attempt)
+    place = record.plan.layout.place(standing.global_rank)
+    report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
     watch.start(report)
     try:
         _check_world(record, standing)
         _prepare_environment(record)
+        network.pin()
         _generate(job, record, standing, place, report)
     except BaseException as error:
         report.failed(error)
@@ -67,7 +74,8 @@ def _generate(job: JobFolder, record: JobRecord, standing: Standing, place: Plac
         from vllm_hpc.engine import loop, replicas
     layout = record.plan.layout
     with report.timed("load"):
-        replica = replicas.join(layout, place, standing.attempt, standing.job_id)
+        store = replicas.meet(standing.rank, standing.world_size)
+        replica = replicas.join(layout, place, store, f"{standing.job_id}-{standing.attempt}")
         report.device = replica.device
         engine = loop.make_engine(record)
         replica.after_engine_start()
@@ -75,7 +83,7 @@ def _generate(job: JobFolder, record: JobRecord, standing: Standing, place: Plac
         digest = loop.run_rows(engine, job, record, place, standing.attempt)
         report.digest, report.rows = digest.hexdigest, digest.rows
     replica.check_digests(digest.hexdigest)
-    replica.leave_together(standing.world_size)
+    replicas.leave_together(store, standing.rank, standing.world_size)
 
 
 def _check_world(record: JobRecord, standing: Standing) -> None:
@@ -97,4 +105,4 @@ def _redirect_output(job: JobFolder, rank: int) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    print(f"-- rank {rank} on {platform.node()}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
+    print(f"-- rank {rank} on {node_name()}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)

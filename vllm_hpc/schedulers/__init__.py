@@ -1,11 +1,12 @@
 """A scheduler is data (argv, id pattern, template) and a few pure functions; each lives in a module of its own.
 
-To add one: a module here with a ``Scheduler`` in it, its name in ``SCHEDULERS`` below and in
-``vllm_hpc.request.SchedulerName``, and a template in templates/.
+To add one: a module here with a ``SCHEDULER`` in it, its name in ``vllm_hpc.request.SchedulerName``, and a template
+in templates/.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,14 +18,33 @@ from pathlib import Path
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.jobfolder import JobFolder
 
-SCHEDULERS = ("slurm", "local")
 # Seconds a scheduler's client may take. A busy controller answers in seconds; a dead one lets clients hang.
-CLIENT_TIMEOUT_S = 60
+SUBMIT_TIMEOUT_S = 60
+QUERY_TIMEOUT_S = 15
+# What an enclosing job sets for its own steps. Handed on, it would be taken for the new job's (sbatch exports all).
+_OF_AN_OUTER_JOB = re.compile(
+    r"(SLURM|SLURMD|PMI|PMIX|OMPI|TORCHELASTIC|SUBMITIT|VLLM_HPC)_|PBS_(?!CONF|EXEC|SERVER|DEFAULT)"
+    r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|MASTER_ADDR|MASTER_PORT)$"
+    r"|(CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)$"
+)
+_OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
+
+
+class ClientError(SubmitError):
+    """A scheduler's client refused, is not there, or did not answer; the message has its words."""
+
+
+class ClientTimeoutError(ClientError):
+    """A client did not answer in time: what it was asked to do may have been done."""
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """What a scheduler says of a job. ``phase``: waiting, running, gone, or unknown; ``reason`` in its own words."""
+    """What a scheduler says of a job, or of one task of an array.
+
+    ``phase``: waiting, running, gone (it ended, how is on record), failed, cancelled, timeout, preempted, forgotten
+    (the scheduler answers, and does not know it) or unknown (it does not answer); ``reason`` in its own words.
+    """
 
     phase: str
     reason: str = ""
@@ -32,7 +52,11 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Scheduler:
-    """How to talk to one scheduler. ``script`` is the name that the rendered template has in the job folder."""
+    """How to talk to one scheduler. ``script`` is the name that the rendered template has in the job folder.
+
+    ``look`` answers by task id: the job's own, or ID_0, ID_1 ... of an array. ``hands_on_environment``: its jobs may
+    keep what an enclosing job set.
+    """
 
     name: str
     template: str
@@ -40,13 +64,23 @@ class Scheduler:
     id_pattern: re.Pattern[str]
     submit_argv: Callable[[Path], list[str]]
     cancel: Callable[[JobFolder, str], None]
-    look: Callable[[JobFolder, str], Sighting]
+    look: Callable[[JobFolder, str], dict[str, Sighting]]
+    explain: Callable[[str], str] = lambda words: ""
+    hands_on_environment: bool = False
 
-    def read_job_id(self, output: str) -> str:
-        """The job id in what the submission command printed. Raises SubmitError."""
+    def submit(self, script: Path) -> str:
+        """Submit a script and return the job's id. Raises ClientError with the scheduler's words and what to do."""
+        argv = self.submit_argv(script)
+        try:
+            output = call_client(argv, SUBMIT_TIMEOUT_S, dict(os.environ) if self.hands_on_environment else None)
+        except ClientTimeoutError:
+            raise
+        except ClientError as error:
+            hint = self.explain(str(error))
+            raise ClientError(f"{error}: {hint}" if hint else str(error)) from None
         match = self.id_pattern.search(output)
         if not match:
-            raise SubmitError(f"{self.name} took the script but named no job id; it said: {output.strip()!r}")
+            raise ClientTimeoutError(f"{self.name} took the script but named no job id; it said: {output.strip()!r}")
         return match[1]
 
 
@@ -63,17 +97,34 @@ def find_scheduler() -> tuple[str, str]:
     return "local", "no sbatch here"
 
 
-def call_client(argv: list[str]) -> str:
-    """Run a scheduler's client and return what it printed. Raises SubmitError with the client's own words."""
+def call_client(argv: list[str], timeout: float = QUERY_TIMEOUT_S, environment: dict[str, str] | None = None) -> str:
+    """Run a scheduler's client and return what it printed. Raises ClientError with the client's own words.
+
+    Without an ``environment``, it gets this process's, cleaned of what an enclosing job set.
+    """
+    name = Path(argv[0]).name
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env=clean_environment() if environment is None else environment,
+        )
     except FileNotFoundError:
-        raise SubmitError(
-            f"{argv[0]} is not here: go to a login node of the cluster, or use --scheduler local"
-        ) from None
+        raise ClientError(f"{name} is not here: go to a login node of the cluster, or use --scheduler local") from None
     except subprocess.TimeoutExpired:
-        raise SubmitError(f"{argv[0]} did not answer within {CLIENT_TIMEOUT_S} s: is the controller up?") from None
+        raise ClientTimeoutError(f"{name} did not answer within {timeout:.0f} s: is the controller up?") from None
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
-        raise SubmitError(f"{Path(argv[0]).name} refused: {words}")
+        raise ClientError(f"{name} refused: {words}")
     return done.stdout
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what an enclosing job set for its own steps."""
+    if "SLURM_JOB_ID" not in os.environ and "PBS_JOBID" not in os.environ:
+        return dict(os.environ)
+    return {key: value for key, value in os.environ.items() if key in _OF_THE_SITE or not _OF_AN_OUTER_JOB.match(key)}

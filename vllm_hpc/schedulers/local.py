@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
@@ -20,12 +21,17 @@ CANCEL_TIMEOUT_S = 45
 
 
 class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """state/supervisor.json: the process that watches a job; ``created`` (Unix seconds) tells it from a later one."""
+    """state/supervisor.json: the process that watches a job.
+
+    ``boot`` and ``started`` (clock ticks since then, as in /proc/<pid>/stat) tell it from a later one of the same pid,
+    whatever happens to the clock.
+    """
 
     job_id: str
     host: str
     pid: int
-    created: float
+    boot: str
+    started: int
 
 
 def submit_argv(script: Path) -> list[str]:
@@ -33,8 +39,13 @@ def submit_argv(script: Path) -> list[str]:
     return [sys.executable, "-m", "vllm_hpc.supervisor", "start", str(script)]
 
 
-def look(job: JobFolder, job_id: str) -> Sighting:
-    """Whether the supervisor lives; only its own host can tell."""
+def look(job: JobFolder, job_id: str) -> dict[str, Sighting]:
+    """Whether the supervisor lives."""
+    return {job_id: _look(job)}
+
+
+def _look(job: JobFolder) -> Sighting:
+    """Only its own host can tell."""
     record = read_json(job.supervisor, SupervisorRecord)
     if record is None:
         return Sighting("gone", "its supervisor left no record")
@@ -69,23 +80,32 @@ def cancel(job: JobFolder, job_id: str) -> None:
 def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
     """The live process of that record, None where it is gone (a zombie is), or its pid is another's now."""
     try:
+        if (record.boot, record.started) != (_boot_id(), _start_ticks(record.pid)):
+            return None
         process = psutil.Process(record.pid)
-        # create_time() is counted from the boot time, which a clock correction moves a little.
-        alive = process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - record.created) < 2
-    except psutil.NoSuchProcess:
+        return process if process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None
-    return process if alive else None
 
 
 def this_process(job_id: str) -> SupervisorRecord:
     """The record of the calling process."""
-    process = psutil.Process()
-    return SupervisorRecord(job_id=job_id, host=platform.node(), pid=process.pid, created=process.create_time())
+    pid = os.getpid()
+    return SupervisorRecord(job_id=job_id, host=platform.node(), pid=pid, boot=_boot_id(), started=_start_ticks(pid))
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_ticks(pid: int) -> int:
+    """Field 22 of /proc/<pid>/stat (man 5 proc); the second may hold spaces and ends with the last ')'."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def new_job_id() -> str:
     """An id that no other local job of this machine has: the supervisor's pid and the second it started."""
-    return f"{psutil.Process().pid}-{int(time.time())}"
+    return f"{os.getpid()}-{int(time.time())}"
 
 
 SCHEDULER = Scheduler(
@@ -96,4 +116,5 @@ SCHEDULER = Scheduler(
     submit_argv=submit_argv,
     cancel=cancel,
     look=look,
+    hands_on_environment=True,
 )

@@ -1,0 +1,44 @@
+"""Pin the network address and device that vLLM and gloo use, instead of letting them guess.
+
+Left alone, vLLM may take the address of the wrong NIC, and gloo needs one concrete device name. The right ones are
+those on the way to the head; on the head itself that way is the loopback device, so there it is the way to another
+node. What the user or the site has set stays.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import psutil
+
+
+def pin() -> None:
+    """Set VLLM_HOST_IP and GLOO_SOCKET_IFNAME for this process, unless they are set. Raises OSError."""
+    is_head = int(os.environ.get("GROUP_RANK", "0")) == 0
+    peer = os.environ.get("VLLM_HPC_SECOND_NODE") if is_head else os.environ["MASTER_ADDR"]
+    address = _address_towards(peer or os.environ["MASTER_ADDR"])
+    os.environ.setdefault("VLLM_HOST_IP", address)
+    device = _device_of(address)
+    if device is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", device)
+    print(f"vllm-hpc: address {os.environ['VLLM_HOST_IP']}, device {os.environ.get('GLOO_SOCKET_IFNAME')}", flush=True)
+
+
+def _address_towards(host: str) -> str:
+    """This host's address on the way to another; no packet is sent (UDP's connect only asks the routing table)."""
+    try:
+        family, _, _, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    except socket.gaierror as error:
+        raise OSError(f"cannot resolve node {host!r} from {socket.gethostname()}: {error.strerror}") from None
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(target)
+        return str(probe.getsockname()[0])
+
+
+def _device_of(address: str) -> str | None:
+    """The device that holds an address: 127.0.1.1 and its like are on the loopback device without being listed."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address.split("%")[0] == address for one in addresses):
+            return name
+    return "lo" if address.startswith("127.") else None
