@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.real_jobs import PROMPTS, make_model, reference_texts
 from vllm_hpc.cli import main
 
 # A Slurm that takes every script: it keeps what it was sent, and the test sees that it was called.
@@ -69,3 +70,15 @@ def run_cli(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
         return Outcome(exit_info.value.code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model that real runs use."""
+    return make_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def reference(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What plain vLLM answers to PROMPTS."""
+    return reference_texts(tiny, PROMPTS, tmp_path_factory.mktemp("reference"))

@@ -13,6 +13,10 @@ case "${1:-}" in
   test)
     need "command -v shellcheck" shellcheck
     need "command -v g++" g++ # vLLM compiles for pipeline parallelism on the CPU
+    need "test -x /usr/sbin/slurmctld && test -x /usr/sbin/slurmd" slurm-wlm
+    need "test -x /usr/sbin/munged" munge
+    need "test -x /usr/sbin/slurmdbd" slurmdbd
+    need "test -x /usr/sbin/mariadbd" mariadb-server
     ;;
   *) echo "usage: $0 venv|test" >&2; exit 2 ;;
 esac

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +80,40 @@ def write_input(path: Path, rows: list[Row]) -> Path:
 
 
 def submit_tiny(model: Path, work: Path, rows: list[Row] | None = None, **options: Any) -> Job:
-    """Submit the tiny model on the local scheduler, greedy and in float32."""
-    given = {"engine": ENGINE, **GREEDY, **options}
+    """Submit the tiny model, greedy and in float32, on the local scheduler unless ``options`` say otherwise."""
+    given = {"engine": ENGINE, "scheduler": "local", **GREEDY, **options}
     source = write_input(work / "prompts.jsonl", PROMPTS if rows is None else rows)
-    return submit(str(model), input=str(source), scheduler="local", job_dir=str(work / "runs"), **given)
+    return submit(str(model), input=str(source), job_dir=str(work / "runs"), **given)
+
+
+def check_complete(job: Job, reference: list[str]) -> list[Row]:
+    """Completed, one row out for each in, in order, the texts plain vLLM gives, ranks of a replica agreeing."""
+    status = job.wait(PATIENCE_S)
+    assert (status.state, status.rows.done) == ("COMPLETED", len(PROMPTS)), (status, job.logs())
+    rows = list(job.results())
+    assert [row["index"] for row in rows] == list(range(len(PROMPTS)))
+    assert [row["id"] for row in rows] == [row.get("id", str(n)) for n, row in enumerate(PROMPTS)]
+    assert [row.get("tag") for row in rows] == [row.get("tag") for row in PROMPTS]
+    assert [row["text"] for row in rows] == reference
+    layout = job.folder.job().plan.layout
+    digests: dict[int, set[str | None]] = {}
+    for rank in job.ranks():
+        assert rank.outcome == "ok"
+        digests.setdefault(rank.replica, set()).add(rank.digest)
+    assert len(job.ranks()) == layout.all_ranks
+    assert sorted(digests) == list(range(layout.dp))
+    assert all(len(found) == 1 and None not in found for found in digests.values()), digests
+    assert {row["replica"] for row in rows} == set(range(layout.dp))
+    wait_for(lambda: not processes_of(job), f"no process is left: {processes_of(job)}", 60)
+    assert not list(Path("/dev/shm").glob(f"vllm-hpc-{status.job_id}[-_]*"))
+    return rows
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {limit} s: {what}"
+        time.sleep(0.2)
 
 
 def processes_of(job: Job) -> list[psutil.Process]:

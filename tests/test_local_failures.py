@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.real_jobs import PATIENCE_S, make_model, processes_of, submit_tiny
+from tests.real_jobs import PATIENCE_S, processes_of, submit_tiny, wait_for
 from vllm_hpc import Job
 from vllm_hpc.jobfolder import read_json
 from vllm_hpc.schedulers.local import SupervisorRecord
@@ -27,21 +26,9 @@ LONG = [{"prompt": f"def function_{number}(folder):"} for number in range(3000)]
 LONG_SAMPLING = {"max_tokens": 200, "sampling": {"ignore_eos": True}}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def wait_for(condition: Callable[[], bool], what: str, limit: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {limit} s: {what}"
-        time.sleep(0.2)
-
-
-def start(model: Path, work: Path, **options: object) -> Job:
+def start(tiny: Path, work: Path, **options: object) -> Job:
     """A TP=2 job that has written its first rows."""
-    job = submit_tiny(model, work, LONG, tp=2, **LONG_SAMPLING, **options)
+    job = submit_tiny(tiny, work, LONG, tp=2, **LONG_SAMPLING, **options)
     wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
     assert job.status().state == "RUNNING", (job.status(), job.logs())
     return job
@@ -71,8 +58,8 @@ def logs_command(job: Job) -> str:
     ).stdout
 
 
-def test_sigkill_of_a_worker(model: Path, tmp_path: Path) -> None:
-    job = start(model, tmp_path)
+def test_sigkill_of_a_worker(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
     victim = rank_pid(job, 1)
     os.kill(victim, signal.SIGKILL)
     status = ends_as(job, "FAILED")
@@ -84,23 +71,23 @@ def test_sigkill_of_a_worker(model: Path, tmp_path: Path) -> None:
     assert summary.rows["done"] + summary.rows["missing"] == len(LONG)
 
 
-def test_sigkill_of_the_torchrun_agent(model: Path, tmp_path: Path) -> None:
-    job = start(model, tmp_path)
+def test_sigkill_of_the_torchrun_agent(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
     psutil.Process(rank_pid(job, 0)).parent().kill()  # type: ignore[union-attr]
     status = ends_as(job, "FAILED")
     assert "what started this rank (torchrun, or srun's step) was killed" in status.reason
     assert "what started this rank (torchrun, or srun's step) was killed" in logs_command(job)
 
 
-def test_sigkill_of_the_supervisor(model: Path, tmp_path: Path) -> None:
-    job = start(model, tmp_path)
+def test_sigkill_of_the_supervisor(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
     supervisor(job).kill()
     status = ends_as(job, "FAILED")
     assert "supervisor" in status.reason or "TERM" in status.reason
 
 
-def test_sigkill_of_supervisor_and_script_together(model: Path, tmp_path: Path) -> None:
-    job = start(model, tmp_path)
+def test_sigkill_of_supervisor_and_script_together(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
     watcher = supervisor(job)
     script = next(child for child in watcher.children() if child.name() == "bash")
     watcher.kill()
@@ -108,8 +95,8 @@ def test_sigkill_of_supervisor_and_script_together(model: Path, tmp_path: Path) 
     ends_as(job, "FAILED")
 
 
-def test_sigkill_of_the_script(model: Path, tmp_path: Path) -> None:
-    job = start(model, tmp_path)
+def test_sigkill_of_the_script(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
     next(child for child in supervisor(job).children() if child.name() == "bash").kill()
     status = ends_as(job, "FAILED")
     assert job.folder.exit_record(1).exists()
@@ -118,8 +105,8 @@ def test_sigkill_of_the_script(model: Path, tmp_path: Path) -> None:
     )
 
 
-def test_cancel(model: Path, tmp_path: Path) -> None:
-    job = start(model, tmp_path)
+def test_cancel(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
     before = job.status().rows.done
     began = time.monotonic()
     assert job.cancel().state == "CANCELLED"
@@ -129,19 +116,19 @@ def test_cancel(model: Path, tmp_path: Path) -> None:
     assert job.cancel().state == "CANCELLED"  # twice does no harm
 
 
-def test_cancel_while_the_model_loads(model: Path, tmp_path: Path) -> None:
-    job = submit_tiny(model, tmp_path, LONG, tp=2)
+def test_cancel_while_the_model_loads(tiny: Path, tmp_path: Path) -> None:
+    job = submit_tiny(tiny, tmp_path, LONG, tp=2)
     wait_for(lambda: len(job.ranks()) == 2, "both ranks have begun")
     job.cancel()
     ends_as(job, "CANCELLED")
 
 
-def test_walltime(model: Path, tmp_path: Path) -> None:
-    job = submit_tiny(model, tmp_path, LONG, tp=1, time="0:10", **LONG_SAMPLING)
+def test_walltime(tiny: Path, tmp_path: Path) -> None:
+    job = submit_tiny(tiny, tmp_path, LONG, tp=1, time="0:10", **LONG_SAMPLING)
     assert ends_as(job, "TIMEOUT").reason == "the walltime was over"
 
 
-def test_a_worker_that_raises(model: Path, tmp_path: Path) -> None:
+def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
     """The first rank meets a full disk while its peer is in step with it: the disk is the error, not the lost peer."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
@@ -154,7 +141,7 @@ def test_a_worker_that_raises(model: Path, tmp_path: Path) -> None:
         "        real(self, row)\n"
         "    ShardWriter.write = write\n"
     )
-    job = submit_tiny(model, tmp_path, LONG, tp=2, env={"PYTHONPATH": str(tmp_path)}, **LONG_SAMPLING)
+    job = submit_tiny(tiny, tmp_path, LONG, tp=2, env={"PYTHONPATH": str(tmp_path)}, **LONG_SAMPLING)
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
     assert status.reason == f"rank 0 on {os.uname().nodename}: OSError: [Errno 28] No space left on device"
@@ -162,19 +149,19 @@ def test_a_worker_that_raises(model: Path, tmp_path: Path) -> None:
     assert job.collect().rows["done"] == 3
 
 
-def test_an_engine_argument_that_vllm_refuses(model: Path, tmp_path: Path) -> None:
-    job = submit_tiny(model, tmp_path, engine={"dtype": "float32", "max_model_len": 10**6})
+def test_an_engine_argument_that_vllm_refuses(tiny: Path, tmp_path: Path) -> None:
+    job = submit_tiny(tiny, tmp_path, engine={"dtype": "float32", "max_model_len": 10**6})
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
     assert "max_model_len (1000000) is greater than" in status.reason
     assert "Traceback" in logs_command(job)
 
 
-def test_the_job_survives_its_terminal(model: Path, tmp_path: Path) -> None:
+def test_the_job_survives_its_terminal(tiny: Path, tmp_path: Path) -> None:
     """Submitted from a terminal (a pty) that is closed at once: the kernel hangs up its session, the job goes on."""
     code = (
         "import sys; sys.path.insert(0, '.'); from pathlib import Path; from tests.real_jobs import submit_tiny;"
-        f"submit_tiny(Path({str(model)!r}), Path({str(tmp_path)!r}), name='left')"
+        f"submit_tiny(Path({str(tiny)!r}), Path({str(tmp_path)!r}), name='left')"
     )
     root = str(Path(__file__).parents[1])
     subprocess.run(["script", "-qec", f'"{sys.executable}" -c "{code}"', "/dev/null"], check=True, cwd=root)

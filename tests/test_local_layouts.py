@@ -7,44 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.real_jobs import PATIENCE_S, PROMPTS, make_model, processes_of, reference_texts, submit_tiny
-from vllm_hpc import Job
+from tests.real_jobs import PATIENCE_S, PROMPTS, check_complete, submit_tiny
 from vllm_hpc.rows import Row
 
 pytestmark = pytest.mark.vllm
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def reference(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return reference_texts(model, PROMPTS, tmp_path_factory.mktemp("reference"))
-
-
-def check_complete(job: Job, reference: list[str]) -> list[Row]:
-    """Completed, one row out for each in, in order, the texts plain vLLM gives, ranks of a replica agreeing."""
-    status = job.wait(PATIENCE_S)
-    assert (status.state, status.rows.done) == ("COMPLETED", len(PROMPTS)), (status, job.logs())
-    rows = list(job.results())
-    assert [row["index"] for row in rows] == list(range(len(PROMPTS)))
-    assert [row["id"] for row in rows] == [row.get("id", str(n)) for n, row in enumerate(PROMPTS)]
-    assert [row.get("tag") for row in rows] == [row.get("tag") for row in PROMPTS]
-    assert [row["text"] for row in rows] == reference
-    layout = job.folder.job().plan.layout
-    digests: dict[int, set[str | None]] = {}
-    for rank in job.ranks():
-        assert rank.outcome == "ok"
-        digests.setdefault(rank.replica, set()).add(rank.digest)
-    assert len(job.ranks()) == layout.world_size
-    assert sorted(digests) == list(range(layout.dp))
-    assert all(len(found) == 1 and None not in found for found in digests.values()), digests
-    assert {row["replica"] for row in rows} == set(range(layout.dp))
-    assert processes_of(job) == []
-    assert not list(Path("/dev/shm").glob(f"vllm-hpc-{status.job_id}*"))
-    return rows
 
 
 @pytest.mark.parametrize(
@@ -52,17 +18,17 @@ def check_complete(job: Job, reference: list[str]) -> list[Row]:
     [{"tp": 1}, {"tp": 2}, {"pp": 2}, {"dp": 2}, {"dp": 2, "tp": 2}],
     ids=["TP=1", "TP=2", "PP=2", "DP=2", "DP=2xTP=2"],
 )
-def test_layout(model: Path, reference: list[str], tmp_path: Path, layout: dict[str, Any]) -> None:
-    check_complete(submit_tiny(model, tmp_path, **layout), reference)
+def test_layout(tiny: Path, reference: list[str], tmp_path: Path, layout: dict[str, Any]) -> None:
+    check_complete(submit_tiny(tiny, tmp_path, **layout), reference)
 
 
-def test_two_jobs_at_once_share_a_machine(model: Path, reference: list[str], tmp_path: Path) -> None:
-    jobs = [submit_tiny(model, tmp_path, tp=2, name=name) for name in ("first", "second")]
+def test_two_jobs_at_once_share_a_machine(tiny: Path, reference: list[str], tmp_path: Path) -> None:
+    jobs = [submit_tiny(tiny, tmp_path, tp=2, name=name) for name in ("first", "second")]
     for job in jobs:
         check_complete(job, reference)
 
 
-def test_a_bad_row_is_its_own_problem(model: Path, reference: list[str], tmp_path: Path) -> None:
+def test_a_bad_row_is_its_own_problem(tiny: Path, reference: list[str], tmp_path: Path) -> None:
     bad: list[Row] = [
         {"id": "too long", "prompt": "word " * 2000},
         {"id": "bad value", "prompt": "a", "sampling": {"temperature": -1}},
@@ -73,7 +39,7 @@ def test_a_bad_row_is_its_own_problem(model: Path, reference: list[str], tmp_pat
         {"id": "bad role", "messages": [{"role": "robot", "content": "hello"}]},
         {"id": "bad part", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
     ]
-    job = submit_tiny(model, tmp_path, [*bad, *PROMPTS], tp=1)
+    job = submit_tiny(tiny, tmp_path, [*bad, *PROMPTS], tp=1)
     status = job.wait(PATIENCE_S)
     assert status.state == "PARTIAL", (status, job.logs())
     assert (status.rows.done, status.rows.failed) == (len(PROMPTS), len(bad))
@@ -82,11 +48,11 @@ def test_a_bad_row_is_its_own_problem(model: Path, reference: list[str], tmp_pat
     assert [row["text"] for row in rows[len(bad) :]] == reference
 
 
-def test_names_and_folders_that_shells_trip_over(model: Path, reference: list[str], tmp_path: Path) -> None:
+def test_names_and_folders_that_shells_trip_over(tiny: Path, reference: list[str], tmp_path: Path) -> None:
     work = tmp_path / "a b'c\"d $(touch pwned) `x` é ü; #"
     work.mkdir()
     strange = work / "model $HOME"
-    strange.symlink_to(model)
+    strange.symlink_to(tiny)
     job = submit_tiny(
         strange, work, tp=1, name="naïve \"job\" 'of' $(id) & more", env={"A_VALUE": "$(id) 'é' \"x\" \\"}
     )

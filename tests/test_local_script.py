@@ -14,7 +14,7 @@ import pytest
 
 from tests.real_jobs import processes_of
 from vllm_hpc import Job, submit
-from vllm_hpc.jobfolder import Ending, ExitRecord, write_json
+from vllm_hpc.jobfolder import Ending, ExitRecord, Progress, write_json
 
 
 @pytest.fixture
@@ -115,4 +115,5 @@ def test_a_row_that_came_during_a_collect_is_not_missed(start: Callable[..., Job
     shard = job.folder.shard(0, 1)
     shard.write_text('{"index":0,"id":"0","text":"late"}\n')
     os.utime(shard, (began + 0.001, began + 0.001))  # after the look at the shards, before the file was whole
+    write_json(job.folder.progress(0), Progress(replica=0, attempt=1, total=2, done=1))
     assert next(iter(job.results()))["text"] == "late"

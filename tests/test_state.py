@@ -91,7 +91,7 @@ def test_a_script_that_ended_well_without_a_row_failed(tmp_path: Path) -> None:
 )
 def test_the_exit_record_decides(tmp_path: Path, cause: str, code: int, state: str) -> None:
     folder = started(tmp_path)
-    progress(folder, done=3)
+    progress(folder, done=2)
     end(folder, code, cause)
     status = read_status(folder)
     assert status.state == state
@@ -278,3 +278,11 @@ def test_wait_returns_the_last_status_and_gives_up_in_time(tmp_path: Path) -> No
     progress(folder, done=3)
     end(folder)
     assert Job(folder.path).wait(timeout=-1).state == "COMPLETED"
+
+
+@pytest.mark.parametrize("cause", ["cancelled", "timeout"])
+def test_a_job_that_was_ended_after_its_last_row_is_complete(tmp_path: Path, cause: str) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=3)
+    end(folder, 143, cause)
+    assert read_status(folder).state == "COMPLETED"

@@ -17,6 +17,9 @@ from vllm_hpc.errors import RequestError
 _WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
 _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED_NAME = re.compile(
+    r"PATH|VLLM_HPC_(?!JOIN_TIMEOUT).*|SUBMITIT_.*|(LOCAL_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)"
+)
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE)
 # Names that only sound like a secret.
 _NO_SECRET = re.compile(r"TOKENIZERS?(_|$)|SKIP_TOKENIZER|MAX_.*TOKENS|.*_TOKENS$|.*_TOKEN_IDS?$", re.IGNORECASE)
@@ -88,6 +91,8 @@ def check_env(env: dict[str, str], origin: str) -> None:
     for key, value in env.items():
         if not _ENV_NAME.fullmatch(key):
             raise RequestError(f"{origin} {key!r} is no name for an environment variable")
+        if _RESERVED_NAME.fullmatch(key):
+            raise RequestError(f"{origin} {key} is set by vllm-hpc itself (extend PATH in a profile's setup lines)")
         if _is_secret(key):
             raise RequestError(f"{origin} {key} looks like a secret, and would be written into the script: {_EXPORT}")
         if value and not value.isprintable():

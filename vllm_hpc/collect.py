@@ -27,7 +27,7 @@ from vllm_hpc.jobfolder import (
     write_json,
 )
 from vllm_hpc.rows import error_row, iter_jsonl
-from vllm_hpc.state import read_ranks
+from vllm_hpc.state import read_ranks, read_status
 
 
 class Counts(msgspec.Struct):
@@ -42,7 +42,7 @@ class Counts(msgspec.Struct):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """summary.json. ``seconds`` from submission to the end of the last attempt; ``timings`` too are in seconds."""
+    """summary.json. ``seconds`` from submission to the last attempt's end; ``timings`` in seconds too."""
 
     rows: dict[str, int]
     prompt_tokens: int
@@ -51,6 +51,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s: float | None
     timings: dict[str, float]
     outputs: str
+    state: str = "UNKNOWN"
 
 
 class _Line(msgspec.Struct):
@@ -142,7 +143,7 @@ def _merge(folder: JobFolder, shards: list[BinaryIO], where: array[int], offsets
     for row in iter_jsonl(folder.input):
         index = row["index"]
         if where[index] < 0:
-            out.write(encoder.encode(error_row(row, "missing", "this row was not run: resume the job")) + b"\n")
+            out.write(encoder.encode(error_row(row, "missing", "this row was not run")) + b"\n")
             continue
         shard = shards[where[index]]
         shard.seek(offsets[index])
@@ -172,6 +173,7 @@ def _summarise(folder: JobFolder, record: JobRecord, counts: Counts, seconds: fl
         tokens_per_s=round(counts.completion_tokens / generate, 1) if generate else None,
         timings=timings,
         outputs=str(folder.outputs),
+        state=read_status(folder).state,
     )
 
 

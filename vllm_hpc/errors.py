@@ -1,6 +1,7 @@
 """Every error that a user of vllm-hpc can cause or meet, as one tree.
 
     VllmHpcError                      base: the message says what is wrong and what to do
+    ├── StillRunning       (exit 130)  the waiting was interrupted, the job goes on
     ├── RefusedError       (exit 2)   refused before anything was made
     │   ├── RequestError              an option or a job definition
     │   ├── InputError                the file of prompts
@@ -74,3 +75,9 @@ class JobFailedError(FailedError):
 
 class CollectError(FailedError):
     """The shards of a job do not fit together."""
+
+
+class StillRunning(VllmHpcError):  # noqa: N818 - nothing went wrong
+    """The waiting was interrupted; the job goes on."""
+
+    exit_code = 130

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from vllm_hpc.jobfolder import JobFolder, RankRecord, read_json
 
 
@@ -57,9 +59,13 @@ def _last_line(folder: JobFolder) -> str:
     except OSError:
         return ""
     ours = [line for line in lines if line.startswith("vllm-hpc: ") and " joined as node " not in line]
-    return (ours or lines or [""])[-1]
+    telling = [line for line in lines if re.search(r"\w", line)]
+    return (ours or telling or [""])[-1]
 
 
 def _one_line(text: str, limit: int = 400) -> str:
+    # pydantic's frame around what vLLM says
+    text = re.sub(r"^\d+ validation errors? for \w+\s+(Value error,)?", "", text)
+    text = re.sub(r"\[type=[^\n]*|For further information visit \S+", "", text)
     joined = " ".join(text.split())
     return joined if len(joined) <= limit else joined[: limit - 1] + "…"

@@ -94,10 +94,11 @@ class Job:
 
         Raises JobFailedError where the job ended without a single row.
         """
+        status = self.status()
+        if status.state == "FAILED" and not status.rows.done + status.rows.failed:
+            raise JobFailedError(f"{self.path.name} failed: {status.reason}")
         if not (self.folder.outputs.exists() and self._is_collected()):
-            summary = self.collect()
-            if self.status().state == "FAILED" and not summary.rows["done"] + summary.rows["failed"]:
-                raise JobFailedError(f"{self.path.name} failed: {self.status().reason}")
+            self.collect()
         return iter_jsonl(self.folder.outputs)
 
     def dataframe(self) -> Any:

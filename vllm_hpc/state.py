@@ -83,7 +83,7 @@ def read_status(folder: JobFolder) -> Status:
     state, reason = _TaskStates(folder, record, job_id, attempts).overall()
     progress = read_progress(folder, record)
     rows = Rows(record.rows, sum(p.done for p in progress), sum(p.failed for p in progress))
-    if state == "COMPLETED":
+    if state == "COMPLETED" or (state in ("CANCELLED", "TIMEOUT") and rows.done == rows.total):
         state, reason = _completeness(rows)
     rate, eta = _speed(progress, rows) if state == "RUNNING" else (_mean_rate(progress), None)
     return Status(

@@ -39,6 +39,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     script: str
     definition: str | None = None
+    notes: tuple[str, ...] = ()
 
     def submit(self) -> Job:
         """Make the job folder and hand the script to the scheduler. Raises SubmitError and leaves no folder then."""
@@ -159,6 +160,7 @@ def _render(request: Request, definition: str | None) -> Prepared:
         folder=str(folder.path),
         script=render_script(request.template or scheduler.template, context, request.template_dir),
         definition=definition,
+        notes=tuple(_unused_options(request)) if scheduler.name == "local" else (),
     )
 
 

@@ -11,7 +11,7 @@ from importlib import import_module
 
 import click
 
-from vllm_hpc.errors import VllmHpcError
+from vllm_hpc.errors import StillRunning, VllmHpcError
 
 # command -> module of this package
 COMMANDS = {
@@ -84,6 +84,9 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         _fail(_in_one_line(error), error.exit_code)
+    except StillRunning as error:
+        click.echo(f"Interrupted: {error}", err=True)
+        sys.exit(error.exit_code)
     except VllmHpcError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):

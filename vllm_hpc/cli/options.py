@@ -55,7 +55,7 @@ count = click.IntRange(min=1)
 many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
 lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
 INPUT_HELP = "Prompts: .jsonl (rows with prompt or messages) or .txt (one a line). Without it, two sample prompts."
-SCHEDULER_HELP = "Who runs it. auto: the profile's; else Slurm where sbatch is; else this machine."
+SCHEDULER_HELP = "Who runs it. auto: the profile's; else Slurm where sbatch answers; else this machine."
 LAUNCHER_HELP = "How ranks start: torchrun, one a node (default); or srun, one task a rank, without torchrun."
 PROFILE_HELP = "A [profiles.NAME] of ./vllm-hpc.toml or ~/.config/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from itertools import islice
@@ -21,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from vllm_hpc.errors import StillRunning
 from vllm_hpc.rows import Row, iter_jsonl
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("job", "state", "rows", "tokens/s", "scheduler", "id"):
-        table.add_column(title, justify="right" if title == "tokens/s" else "left", overflow="fold")
+        table.add_column(title, justify="right" if title == "tokens/s" else "left", no_wrap=title == "job")
     for status in statuses:
         rate = f"{status.tokens_per_s:.0f}" if status.tokens_per_s is not None else ""
         name = Text(status.job.rsplit("/", 1)[-1])
@@ -109,8 +111,10 @@ def print_summary(summary: Summary) -> None:
     rows = summary.rows
     bad = [f"{rows[kind]} {word}" for kind, word in (("failed", "with errors"), ("missing", "missing")) if rows[kind]]
     counts = f"{rows['done']} of {rows['total']} rows" + (f" ({', '.join(bad)})" if bad else "")
-    speed = f", {summary.tokens_per_s:.0f} tokens/s" if summary.tokens_per_s else ""
+    speed = f" ({summary.tokens_per_s:.0f} tokens/s while generating)" if summary.tokens_per_s else ""
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
+    if summary.state in ("PENDING", "RUNNING"):
+        click.echo(f"The job is still {summary.state}: collect again when it has ended.", err=True)
     click.echo(f"{counts}, {summary.completion_tokens} output tokens{seconds}{speed}: {summary.outputs}")
 
 
@@ -133,13 +137,15 @@ def wait_and_show(job: Job) -> int:
     if summary.rows["done"] + summary.rows["failed"]:
         _print_samples(job)
     if status.state not in ("COMPLETED", "PARTIAL"):
-        click.echo(f"Error: {status.state}: {status.reason}; 'vllm-hpc logs {job.path}' has more", err=True)
+        click.echo(
+            f"Error: {status.state}: {status.reason}; more: vllm-hpc logs {shlex.quote(str(job.path))}", err=True
+        )
     print_summary(summary)
     return exit_code(job)
 
 
 def _wait(job: Job, progress: Progress | None) -> None:
-    """Wait for the end; an interrupt leaves the job alone. Raises KeyboardInterrupt after saying so."""
+    """Wait for the end; an interrupt leaves the job alone. Raises StillRunning."""
     task = progress.add_task("", total=None, state="", reason="") if progress else None
     try:
         for status, pause in job.statuses():
@@ -152,8 +158,7 @@ def _wait(job: Job, progress: Progress | None) -> None:
     except KeyboardInterrupt:
         if progress:
             progress.stop()
-        click.echo(f"The job goes on: vllm-hpc status {job.path}", err=True)
-        raise
+        raise StillRunning(f"the job goes on: vllm-hpc status {shlex.quote(str(job.path))}") from None
 
 
 def _print_samples(job: Job) -> None:

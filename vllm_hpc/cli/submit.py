@@ -28,6 +28,8 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
     job = prepared.submit()
     from vllm_hpc.cli import show
 
+    for note in prepared.notes:
+        click.echo(f"Note: {note}", err=True)
     if as_json:
         submitted = {"job": str(job.path), "job_id": job.job_id, **_json(prepared)}
         show.print_json({**submitted, **show.wait_quietly(job)} if wait else submitted)

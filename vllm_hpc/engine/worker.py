@@ -57,8 +57,8 @@ def run(folder: str) -> dict[str, Any]:
     watch.start(report)
     try:
         _check_world(record, standing)
-        _prepare_environment(record)
         network.pin()
+        _prepare_environment(record)
         _generate(job, record, standing, place, report)
     except BaseException as error:
         report.failed(error)
@@ -95,6 +95,9 @@ def _check_world(record: JobRecord, standing: Standing) -> None:
 def _prepare_environment(record: JobRecord) -> None:
     """Variables that vLLM and its libraries read when they are imported."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_CACHE_GIB)
+    # vLLM warns of every VLLM_ variable that it does not know, and ours have been read.
+    for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
+        del os.environ[name]
     if os.path.isabs(record.model):  # noqa: PTH117 - a Hub id is no path
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -91,10 +91,15 @@ def get_scheduler(name: str) -> Scheduler:
 
 
 def find_scheduler() -> tuple[str, str]:
-    """The scheduler that this machine offers, and why: Slurm where sbatch is, else local."""
-    if path := shutil.which("sbatch"):
-        return "slurm", f"sbatch is {path}"
-    return "local", "no sbatch here"
+    """The scheduler that this machine offers, and why: Slurm where sbatch answers, else local."""
+    path = shutil.which("sbatch")
+    if path is None:
+        return "local", "no sbatch here"
+    try:
+        # Needs the cluster's configuration, not its controller: one whose controller is down still is a cluster.
+        return "slurm", f"{path} answers: {call_client(['sbatch', '--version']).strip()}"
+    except ClientError:
+        return "local", f"{path} has no cluster's configuration"
 
 
 def call_client(argv: list[str], timeout: float = QUERY_TIMEOUT_S, environment: dict[str, str] | None = None) -> str:

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# A real Slurm on one machine, for the tests: slurmctld and two virtual nodes of eight fake GPUs each.
+#
+#   cluster.sh up [--accounting]    start it (with slurmdbd and MariaDB); safe to call twice
+#   cluster.sh down                 stop it and everything that it started; safe to call twice
+#   cluster.sh env                  print the variable that its clients need
+#   cluster.sh daemon NAME          start one daemon again: slurmctld, node1, node2
+#
+# Needs root and Debian's slurm-wlm and munge (and slurmdbd, mariadb-server). Touches nothing in /etc but two lines of
+# /etc/hosts; all else lies in $VLLM_HPC_SLURM_DIR.
+set -euo pipefail
+
+dir=${VLLM_HPC_SLURM_DIR:-/tmp/vllm-hpc-slurm}
+export SLURM_CONF=$dir/slurm.conf
+host=$(uname -n)
+hosts_mark="# vllm-hpc test nodes"
+
+write_config() { # accounting: none | slurmdbd
+  mkdir -p "$dir"/{state,spool.node1,spool.node2,log,dev}
+  cat > "$dir/slurm.conf" << CONF
+ClusterName=vllmhpc
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=26817
+SlurmUser=root
+AuthType=auth/munge
+StateSaveLocation=$dir/state
+SlurmdSpoolDir=$dir/spool.%n
+SlurmctldPidFile=$dir/slurmctld.pid
+SlurmdPidFile=$dir/slurmd.%n.pid
+SlurmctldLogFile=$dir/log/slurmctld.log
+SlurmdLogFile=$dir/log/slurmd.%n.log
+# Signals reach all processes with linuxproc; sites with proctrack/cgroup signal the direct tasks only.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+ReturnToService=2
+MpiDefault=none
+GresTypes=gpu
+# A lost node is noticed within a minute, not within five.
+SlurmdTimeout=30
+KillWait=10
+MessageTimeout=10
+SchedulerParameters=bf_interval=2,sched_interval=5
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/$1
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=26821 CPUs=8 RealMemory=20000 Gres=gpu:8
+NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=26822 CPUs=8 RealMemory=20000 Gres=gpu:8
+PartitionName=debug Nodes=node[1-2] Default=YES MaxTime=2:00:00 State=UP
+CONF
+  if [ "$1" = slurmdbd ]; then
+    echo "AccountingStorageHost=127.0.0.1" >> "$dir/slurm.conf"
+    echo "AccountingStorageEnforce=associations" >> "$dir/slurm.conf"
+  fi
+  echo "AutoDetect=off" > "$dir/gres.conf"
+  echo "NodeName=node[1-2] Name=gpu File=$dir/dev/nvidia[0-7]" >> "$dir/gres.conf"
+  for n in 0 1 2 3 4 5 6 7; do [ -e "$dir/dev/nvidia$n" ] || mknod "$dir/dev/nvidia$n" c 1 3; done
+  grep -q "$hosts_mark" /etc/hosts || echo "127.0.0.1 node1 node2 $hosts_mark" >> /etc/hosts
+}
+
+alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2> /dev/null; }
+
+# Wait until a command succeeds, at most 60 s.
+until_ok() {
+  local end=$((SECONDS + 60))
+  until timeout 10 "$@" > /dev/null 2>&1; do
+    if [ "$SECONDS" -ge "$end" ]; then
+      echo "cluster.sh: not within a minute: $*" >&2
+      tail -n 5 "$dir"/log/*.log >&2 || true
+      return 1
+    fi
+    sleep 0.2
+  done
+}
+
+start_munge() {
+  if munge -n < /dev/null > /dev/null 2>&1; then return; fi
+  [ -s /etc/munge/munge.key ] || { mungekey --create 2> /dev/null || true; chown munge: /etc/munge/munge.key; }
+  install -d -o munge -g munge -m 755 /run/munge
+  install -d -o munge -g munge -m 700 /var/log/munge
+  runuser -u munge -- munged
+  until_ok munge -n
+}
+
+start_daemon() { # slurmctld | node1 | node2
+  case $1 in
+    slurmctld) alive "$dir/slurmctld.pid" || slurmctld ;;
+    node*) alive "$dir/slurmd.$1.pid" || slurmd -N "$1" ;;
+  esac
+}
+
+start_accounting() {
+  install -d -o mysql -g mysql /run/mysqld
+  if ! mysqladmin ping > /dev/null 2>&1; then
+    [ -d "$dir/mysql/mysql" ] || mysql_install_db --user=mysql --datadir="$dir/mysql" > /dev/null
+    setsid mariadbd --user=mysql --datadir="$dir/mysql" --skip-networking --socket=/run/mysqld/mysqld.sock \
+      --pid-file="$dir/mysqld.pid" > "$dir/log/mysql.log" 2>&1 &
+    until_ok mysqladmin ping
+  fi
+  cat > "$dir/slurmdbd.conf" << CONF
+AuthType=auth/munge
+DbdHost=localhost
+DbdAddr=127.0.0.1
+SlurmUser=root
+StorageType=accounting_storage/mysql
+StorageUser=root
+LogFile=$dir/log/slurmdbd.log
+PidFile=$dir/slurmdbd.pid
+CONF
+  chmod 600 "$dir/slurmdbd.conf"
+  alive "$dir/slurmdbd.pid" || SLURM_CONF=$dir/slurm.conf slurmdbd
+  # slurmdbd first, then the cluster's name, then slurmctld: the other way round they wait for each other's table lock.
+  until_ok sacctmgr -n list cluster
+  timeout 30 sacctmgr -i add cluster vllmhpc > /dev/null 2>&1 || true
+  timeout 30 sacctmgr -i add account open closed > /dev/null 2>&1 || true
+  timeout 30 sacctmgr -i add user root account=open > /dev/null 2>&1 || true
+}
+
+up() {
+  local storage=none
+  [ "${1:-}" = --accounting ] && storage=slurmdbd
+  if [ -e "$dir/slurm.conf" ] && ! grep -q "AccountingStorageType=accounting_storage/$storage" "$dir/slurm.conf"; then down; fi
+  write_config "$storage"
+  start_munge
+  if [ "$storage" = slurmdbd ]; then start_accounting; fi
+  start_daemon slurmctld
+  until_ok scontrol ping
+  start_daemon node1
+  start_daemon node2
+  # shellcheck disable=SC2016 # for the inner shell
+  until_ok bash -c '[ "$(sinfo --noheader --Node --format=%t | sort -u)" = idle ] || [ "$(sinfo -h -o %D -t idle,mix,alloc)" = 2 ]'
+}
+
+stop() { # PIDFILE
+  if alive "$1"; then kill "$(cat "$1")"; fi
+}
+
+down() {
+  if alive "$dir/slurmctld.pid"; then timeout 20 scancel --user=root > /dev/null 2>&1 || true; fi
+  for pid in "$dir"/slurmd.node*.pid "$dir/slurmctld.pid" "$dir/slurmdbd.pid" "$dir/mysqld.pid"; do stop "$pid"; done
+  local end=$((SECONDS + 20))
+  while pgrep -f "$dir" > /dev/null && [ "$SECONDS" -lt "$end" ]; do sleep 0.2; done
+  # What a killed slurmd left behind: its step daemons name the spool folder or the job's.
+  pkill -KILL -x slurmstepd || true
+  pkill -KILL -f "slurmd -N node[12]" || true
+  sed -i "/$hosts_mark/d" /etc/hosts 2> /dev/null || { grep -v "$hosts_mark" /etc/hosts > "$dir/hosts" && cat "$dir/hosts" > /etc/hosts; }
+  rm -rf "$dir"
+}
+
+case "${1:-}" in
+  up) up "${2:-}" ;;
+  down) down ;;
+  env) echo "SLURM_CONF=$SLURM_CONF" ;;
+  daemon) start_daemon "$2" ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac

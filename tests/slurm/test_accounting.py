@@ -1,0 +1,44 @@
+"""With slurmdbd and MariaDB: what Slurm itself has forgotten, accounting still knows; a closed account is refused."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.real_jobs import GREEDY, check_complete, submit_tiny, wait_for
+from tests.slurm.test_layouts import ONE_CORE
+from vllm_hpc.errors import SubmitError
+from vllm_hpc.schedulers import call_client
+from vllm_hpc.schedulers.slurm import look, parse_sacct
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slurm, pytest.mark.usefixtures("slurm_with_accounting")]
+
+
+def test_a_job_on_two_nodes(tiny: Path, reference: list[str], tmp_path: Path) -> None:
+    job = submit_tiny(tiny, tmp_path, scheduler="slurm", nodes=2, tp=2, account="open", env=ONE_CORE)
+    check_complete(job, reference)
+    wait_for(lambda: _in_accounting(str(job.job_id)) == "gone", "accounting knows its end", 60)
+
+
+def test_a_cancelled_job_is_cancelled_in_accounting_too(tiny: Path, tmp_path: Path) -> None:
+    job = submit_tiny(tiny, tmp_path, scheduler="slurm", account="open", directive=["--hold"], **GREEDY)
+    subprocess.run(["scancel", str(job.job_id)], check=True)
+    wait_for(lambda: job.status().state == "CANCELLED", "it is cancelled", 60)
+    wait_for(lambda: _in_accounting(str(job.job_id)) == "cancelled", "accounting knows", 60)
+    assert look(job.folder, str(job.job_id))[str(job.job_id)].phase == "cancelled"
+
+
+def test_a_closed_account_and_an_unknown_qos_are_refused(tiny: Path, tmp_path: Path) -> None:
+    for options, words in (({"account": "closed"}, "account"), ({"account": "open", "qos": "golden"}, "qos")):
+        with pytest.raises(SubmitError) as refused:
+            submit_tiny(tiny, tmp_path, scheduler="slurm", name="refused", **options)
+        assert f"invalid {words}" in str(refused.value).lower()
+        assert "sacctmgr show" in str(refused.value)
+        assert not (tmp_path / "runs" / "refused").exists()
+
+
+def _in_accounting(job_id: str) -> str:
+    argv = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={job_id}"]
+    return parse_sacct(call_client(argv)).get(job_id, parse_sacct("x|UNKNOWN")["x"]).phase

@@ -1,0 +1,195 @@
+"""What happens to jobs on a real Slurm: the right state, the real error, and nothing left on the nodes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.real_jobs import processes_of, submit_tiny, wait_for
+from tests.slurm.conftest import cluster
+from tests.slurm.test_layouts import ONE_CORE
+from tests.test_local_failures import LONG, LONG_SAMPLING
+from vllm_hpc import Job
+from vllm_hpc.errors import SubmitError
+from vllm_hpc.state import Status
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
+
+LIMIT_S = 90
+
+
+def submit(tiny: Path, work: Path, **options: Any) -> Job:
+    given = {"nodes": 2, "tp": 2, "env": ONE_CORE, **LONG_SAMPLING, **options}
+    return submit_tiny(tiny, work, LONG, scheduler="slurm", **given)
+
+
+def start(tiny: Path, work: Path, **options: Any) -> Job:
+    """A job over two nodes that has written its first rows."""
+    job = submit(tiny, work, **options)
+    wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
+    assert job.status().state == "RUNNING", (job.status(), job.logs())
+    return job
+
+
+def ends_as(job: Job, state: str, limit: float = LIMIT_S) -> Status:
+    status = job.wait(limit)
+    assert status.state == state, (status, job.logs()[-3000:])
+    wait_for(lambda: not processes_of(job), f"no process is left: {processes_of(job)}", LIMIT_S)
+    return status
+
+
+def scancel(job: Job) -> None:
+    subprocess.run(["scancel", str(job.job_id)], check=True)
+
+
+def test_scancel_while_running(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    scancel(job)
+    ends_as(job, "CANCELLED")
+    assert job.collect().rows["done"] > 0
+
+
+def test_cancel_while_running(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    job.cancel()
+    ends_as(job, "CANCELLED")
+
+
+def test_pending_says_why_and_can_be_cancelled(tiny: Path, tmp_path: Path) -> None:
+    job = submit(tiny, tmp_path, directive=["--begin=now+1hour"])
+    wait_for(lambda: "BeginTime" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
+    assert job.status().state == "PENDING"
+    assert "expected to start 20" in job.status().reason
+    job.cancel()
+    ends_as(job, "CANCELLED")
+    other = submit(tiny, tmp_path, directive=["--hold"], name="held")
+    wait_for(lambda: other.status().state == "PENDING", "it waits", LIMIT_S)
+    scancel(other)
+    ends_as(other, "CANCELLED")
+
+
+def test_more_nodes_than_there_are_waits_with_the_reason(tiny: Path, tmp_path: Path) -> None:
+    """Slurm takes such a request, unless the site sets EnforcePartLimits: the reason must be seen."""
+    job = submit(tiny, tmp_path, nodes=3, tp=3)
+    wait_for(lambda: "PartitionNodeLimit" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
+    assert job.status().state == "PENDING"
+    job.cancel()
+    ends_as(job, "CANCELLED")
+
+
+def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
+    job = submit(tiny, tmp_path, engine={"dtype": "float32", "max_model_len": 10**6})
+    status = ends_as(job, "FAILED", 300)
+    assert "max_model_len (1000000) is greater than" in status.reason
+
+
+def test_sigkill_of_a_worker(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    victim = job.ranks()[1].pid
+    os.kill(victim, signal.SIGKILL)
+    assert f"rank 1 on node2 (pid {victim}) vanished" in ends_as(job, "FAILED").reason
+
+
+def test_sigkill_of_a_torchrun_agent(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    psutil.Process(job.ranks()[1].pid).parent().kill()  # type: ignore[union-attr]
+    assert "rank 1 on node2: LauncherLost" in ends_as(job, "FAILED").reason
+
+
+def test_sigkill_of_a_step_daemon(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    agent = psutil.Process(job.ranks()[1].pid).parent()
+    assert agent is not None
+    daemon = agent.parent()
+    assert daemon is not None
+    assert daemon.name() == "slurmstepd"
+    daemon.kill()
+    assert "was killed" in ends_as(job, "FAILED").reason
+
+
+def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
+    job = submit(tiny, tmp_path, time="1")
+    status = ends_as(job, "TIMEOUT", 200)
+    assert status.rows.done > 0
+    assert job.collect().rows["done"] >= status.rows.done
+
+
+def test_a_node_that_does_not_join_is_named(tiny: Path, tmp_path: Path) -> None:
+    hang = tmp_path / "hang.sh"
+    hang.write_text('if [ "${SLURM_NODEID:-}" = 1 ] && [ -n "${SLURM_STEP_ID:-}" ]; then sleep 1000; fi\n')
+    job = submit(tiny, tmp_path, env={**ONE_CORE, "BASH_ENV": str(hang), "VLLM_HPC_JOIN_TIMEOUT": "20"})
+    assert ends_as(job, "FAILED", 150).reason.endswith("vllm-hpc: not joined within 20 s: node2")
+
+
+def test_a_controller_that_is_down_is_unknown_and_then_known_again(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    pid = int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    try:
+        wait_for(lambda: job.status().state == "UNKNOWN", "the controller is missed", LIMIT_S)
+        assert "squeue" in job.status().reason
+        with pytest.raises(SubmitError):
+            submit(tiny, tmp_path, name="second")
+        assert not (tmp_path / "runs" / "second").exists()
+    finally:
+        cluster("daemon", "slurmctld")
+    wait_for(lambda: job.status().state == "RUNNING", "the controller is back", LIMIT_S)
+    job.cancel()
+    ends_as(job, "CANCELLED")
+
+
+def test_a_job_that_slurm_has_forgotten_keeps_its_state(tiny: Path, tmp_path: Path) -> None:
+    job = submit(tiny, tmp_path, directive=["--hold"])
+    scancel(job)
+    ends_as(job, "CANCELLED")
+    Path(job.path / "state" / "submitted.json").write_text(
+        (job.path / "state" / "submitted.json").read_text().replace(f'"{job.job_id}"', '"4000000"')
+    )
+    assert job.status().state == "CANCELLED"
+
+
+def test_a_job_inside_a_job_does_not_inherit_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "77", "SLURM_MEM_PER_NODE": "1", "RANK": "5"}.items():
+        monkeypatch.setenv(name, value)
+    seen = tmp_path / "seen"
+    site = tmp_path / "vllm-hpc.toml"
+    site.write_text(f"[profiles.p]\nsetup = ['env > \"{seen}\"', 'exit 0']\n")
+    monkeypatch.chdir(tmp_path)
+    submit(tiny, tmp_path, profile="p").wait(LIMIT_S)
+    inherited = seen.read_text()
+    assert "SLURM_NTASKS=77" not in inherited
+    assert "SLURM_MEM_PER_NODE=1\n" not in inherited
+    assert "RANK=5" not in inherited
+
+
+def test_export_none(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_LOGIN_VARIABLE", "leaks")
+    seen = tmp_path / "seen"
+    (tmp_path / "vllm-hpc.toml").write_text(f"[profiles.p]\nexport_environment = false\nsetup = ['env > \"{seen}\"']\n")
+    monkeypatch.chdir(tmp_path)
+    job = submit_tiny(tiny, tmp_path, scheduler="slurm", nodes=1, profile="p", env=ONE_CORE)
+    assert job.wait(300).state == "COMPLETED", job.logs()
+    assert "A_LOGIN_VARIABLE" not in seen.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "hint"),
+    [
+        ({"partition": "nowhere"}, "invalid partition", "sinfo"),
+        ({"nodes": 1, "tp": 16}, "node configuration is not available", "sinfo"),
+        ({"mem": "900T"}, "memory", ""),
+        ({"directive": ["--no-such-option"]}, "no-such-option", ""),
+    ],
+)
+def test_a_refusal_has_slurms_words(tiny: Path, tmp_path: Path, options: dict[str, Any], words: str, hint: str) -> None:
+    with pytest.raises(SubmitError) as refused:
+        submit(tiny, tmp_path, name="refused", **options)
+    assert words in str(refused.value).lower()
+    assert hint in str(refused.value)
+    assert not (tmp_path / "runs" / "refused").exists()
