@@ -51,7 +51,7 @@ PartitionName=debug Nodes=node[1-2] Default=YES MaxTime=2:00:00 State=UP
 CONF
   if [ "$1" = slurmdbd ]; then
     echo "AccountingStorageHost=127.0.0.1" >> "$dir/slurm.conf"
-    echo "AccountingStorageEnforce=associations" >> "$dir/slurm.conf"
+    echo "AccountingStorageEnforce=associations,limits,qos" >> "$dir/slurm.conf"
   fi
   echo "AutoDetect=off" > "$dir/gres.conf"
   echo "NodeName=node[1-2] Name=gpu File=$dir/dev/nvidia[0-7]" >> "$dir/gres.conf"
@@ -59,7 +59,7 @@ CONF
   grep -q "$hosts_mark" /etc/hosts || echo "127.0.0.1 node1 node2 $hosts_mark" >> /etc/hosts
 }
 
-alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2> /dev/null; }
+alive() { [ -s "$1" ] && ! gone "$(cat "$1")"; }
 
 # Wait until a command succeeds, at most 60 s.
 until_ok() {
@@ -95,7 +95,7 @@ start_accounting() {
   if ! mysqladmin ping > /dev/null 2>&1; then
     [ -d "$dir/mysql/mysql" ] || mysql_install_db --user=mysql --datadir="$dir/mysql" > /dev/null
     setsid mariadbd --user=mysql --datadir="$dir/mysql" --skip-networking --socket=/run/mysqld/mysqld.sock \
-      --pid-file="$dir/mysqld.pid" > "$dir/log/mysql.log" 2>&1 &
+      --pid-file="$dir/mysql/mysqld.pid" > "$dir/log/mysql.log" 2>&1 &
     until_ok mysqladmin ping
   fi
   cat > "$dir/slurmdbd.conf" << CONF
@@ -132,15 +132,23 @@ up() {
   until_ok bash -c '[ "$(sinfo --noheader --Node --format=%t | sort -u)" = idle ] || [ "$(sinfo -h -o %D -t idle,mix,alloc)" = 2 ]'
 }
 
+# A daemon that has no parent to reap it stays a zombie: that counts as gone.
+gone() { [ ! -e "/proc/$1" ] || grep -q '^State:.Z' "/proc/$1/status" 2> /dev/null; }
+
 stop() { # PIDFILE
-  if alive "$1"; then kill "$(cat "$1")"; fi
+  local pid end=$((SECONDS + 20))
+  if ! alive "$1"; then return; fi
+  pid=$(cat "$1")
+  kill "$pid" 2> /dev/null || true
+  until gone "$pid"; do
+    if [ "$SECONDS" -ge "$end" ]; then kill -KILL "$pid" 2> /dev/null || true; fi
+    sleep 0.1
+  done
 }
 
 down() {
   if alive "$dir/slurmctld.pid"; then timeout 20 scancel --user=root > /dev/null 2>&1 || true; fi
-  for pid in "$dir"/slurmd.node*.pid "$dir/slurmctld.pid" "$dir/slurmdbd.pid" "$dir/mysqld.pid"; do stop "$pid"; done
-  local end=$((SECONDS + 20))
-  while pgrep -f "$dir" > /dev/null && [ "$SECONDS" -lt "$end" ]; do sleep 0.2; done
+  for pid in "$dir"/slurmd.node*.pid "$dir/slurmctld.pid" "$dir/slurmdbd.pid" "$dir/mysql/mysqld.pid"; do stop "$pid"; done
   # What a killed slurmd left behind: its step daemons name the spool folder or the job's.
   pkill -KILL -x slurmstepd || true
   pkill -KILL -f "slurmd -N node[12]" || true

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.real_jobs import GREEDY, check_complete, submit_tiny, wait_for
+from tests.real_jobs import check_complete, submit_tiny, wait_for
 from tests.slurm.test_layouts import ONE_CORE
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.schedulers import call_client
@@ -23,7 +24,7 @@ def test_a_job_on_two_nodes(tiny: Path, reference: list[str], tmp_path: Path) ->
 
 
 def test_a_cancelled_job_is_cancelled_in_accounting_too(tiny: Path, tmp_path: Path) -> None:
-    job = submit_tiny(tiny, tmp_path, scheduler="slurm", account="open", directive=["--hold"], **GREEDY)
+    job = submit_tiny(tiny, tmp_path, scheduler="slurm", account="open", directive=["--hold"])
     subprocess.run(["scancel", str(job.job_id)], check=True)
     wait_for(lambda: job.status().state == "CANCELLED", "it is cancelled", 60)
     wait_for(lambda: _in_accounting(str(job.job_id)) == "cancelled", "accounting knows", 60)
@@ -31,7 +32,11 @@ def test_a_cancelled_job_is_cancelled_in_accounting_too(tiny: Path, tmp_path: Pa
 
 
 def test_a_closed_account_and_an_unknown_qos_are_refused(tiny: Path, tmp_path: Path) -> None:
-    for options, words in (({"account": "closed"}, "account"), ({"account": "open", "qos": "golden"}, "qos")):
+    asked: list[tuple[dict[str, Any], str]] = [
+        ({"account": "closed"}, "account"),
+        ({"account": "open", "qos": "golden"}, "qos"),
+    ]
+    for options, words in asked:
         with pytest.raises(SubmitError) as refused:
             submit_tiny(tiny, tmp_path, scheduler="slurm", name="refused", **options)
         assert f"invalid {words}" in str(refused.value).lower()
