@@ -1,0 +1,45 @@
+"""Times `vllm-hpc submit` to Slurm beside a bare `sbatch` of the same script plus the start of a Python interpreter.
+
+Needs a Slurm that answers (tests/slurm/cluster.sh up; export "$(tests/slurm/cluster.sh env)"). Jobs are held, and
+cancelled at the end. Run: .venv/bin/python benchmarks/submit_cost.py
+Aim: at most 3x. Whole processes, wall time, in pairs that alternate, since machines are shared and noisy.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PAIRS = 15
+
+
+def seconds(argv: list[str], cwd: Path) -> float:
+    began = time.perf_counter()
+    subprocess.run(argv, check=True, cwd=cwd, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        (work / "model").mkdir()
+        (work / "model" / "config.json").write_text("{}")
+        ours = [sys.executable, "-m", "vllm_hpc", "submit", "model", "--scheduler", "slurm", "--directive=--hold"]
+        seconds([*ours, "--name", "first"], work)
+        sbatch = ["sbatch", "--parsable", str(work / "runs" / "first" / "script.sbatch")]
+        interpreter = [sys.executable, "-c", "pass"]
+        rows = [(seconds(ours, work), seconds(sbatch, work), seconds(interpreter, work)) for _ in range(PAIRS)]
+        subprocess.run(["scancel", "--me"], check=True)
+    submit, bare, python = (statistics.median(column) for column in zip(*rows, strict=True))
+    print(
+        f"vllm-hpc submit {submit * 1000:.0f} ms; sbatch {bare * 1000:.0f} ms + python {python * 1000:.0f} ms; "
+        f"ratio {submit / (bare + python):.1f} ({PAIRS} pairs)"
+    )
+
+
+if __name__ == "__main__":
+    main()
