@@ -144,6 +144,23 @@ def test_a_controller_that_is_down_is_unknown_and_then_known_again(tiny: Path, t
     ends_as(job, "CANCELLED")
 
 
+def test_a_node_that_is_lost(tiny: Path, tmp_path: Path) -> None:
+    """The daemon of the second node is killed: Slurm notices after SlurmdTimeout (30 s here) and ends the job."""
+    job = start(tiny, tmp_path)
+    pid = int(Path(os.environ["SLURM_CONF"]).with_name("slurmd.node2.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    try:
+        status = ends_as(job, "FAILED", 240)
+        assert "NODE_FAIL" in status.reason or "node2" in status.reason
+    finally:
+        cluster("daemon", "node2")
+        wait_for(lambda: _idle_nodes() == 2, "the node is back", 120)
+
+
+def _idle_nodes() -> int:
+    return len(subprocess.check_output(["sinfo", "-hN", "-o", "%N", "-t", "idle"], text=True).split())
+
+
 def test_a_job_that_slurm_has_forgotten_keeps_its_state(tiny: Path, tmp_path: Path) -> None:
     job = submit(tiny, tmp_path, directive=["--hold"])
     scancel(job)

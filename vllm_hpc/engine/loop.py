@@ -177,10 +177,17 @@ def _completion(one: Any) -> dict[str, Any]:
 
 
 def _device_defaults(layout: Layout) -> dict[str, Any]:
-    """On the CPU: eager, which starts in seconds and needs no compiler; but pipeline parallelism there needs the graph.
+    """Engine arguments that follow from the device, where the job names none.
 
-    (vLLM's CPU back-end makes the intermediate tensors that its stages exchange in the compiling warm-up.)
+    On the CPU: eager, which starts in seconds and needs no compiler; but pipeline parallelism there needs the graph
+    (vLLM's CPU back-end makes the intermediate tensors that its stages exchange in the compiling warm-up). On GPUs
+    with TP: without the fused all-reduce, which needs NVLink multicast; shared hosts keep that off, and with it off
+    ranks died of illegal addresses (two H100, vLLM 0.26).
     """
     from vllm.platforms import current_platform
 
-    return {"enforce_eager": layout.pp == 1} if current_platform.is_cpu() else {}
+    if current_platform.is_cpu():
+        return {"enforce_eager": layout.pp == 1}
+    if layout.tp > 1:
+        return {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
+    return {}

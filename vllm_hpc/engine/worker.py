@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.engine import network, watch
+from vllm_hpc.engine import devices, network, watch
 from vllm_hpc.engine.report import RankReport, node_name
 from vllm_hpc.jobfolder import JobFolder, JobRecord
 from vllm_hpc.plan import Place
@@ -59,6 +59,7 @@ def run(folder: str) -> dict[str, Any]:
         _check_world(record, standing)
         network.pin()
         _prepare_environment(record)
+        devices.show_only_own(record.plan.layout, standing.rank, standing.local_rank)
         _generate(job, record, standing, place, report)
     except BaseException as error:
         report.failed(error)
