@@ -79,6 +79,8 @@ def check_path(path: str, origin: str) -> None:
         path.encode("utf-8")
     except UnicodeEncodeError:
         raise RequestError(f"{origin} {path!r} is not valid UTF-8: choose another name") from None
+    if "\\" in path:
+        raise RequestError(f"{origin} {path!r} holds a backslash, which Slurm drops from a log's name: choose another")
     for tag in _SUBMITIT_TAGS:
         if tag in path:
             raise RequestError(

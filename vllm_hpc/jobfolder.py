@@ -144,6 +144,10 @@ class JobFolder:
         """Why the local scheduler ends attempt k, on record before it does."""
         return self.path / "state" / f"ending-{attempt}.json"
 
+    def failed(self, attempt: int) -> Path:
+        """Made by the first rank that fails: whoever started the ranks can end the rest."""
+        return self.path / "state" / f"failed-{attempt}"
+
     def verdict(self, task: int) -> Path:
         """What the scheduler said last of a task that has ended; it forgets, the folder does not."""
         return self.path / "state" / f"verdict-{task}.json"

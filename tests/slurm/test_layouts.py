@@ -61,7 +61,7 @@ def test_two_jobs_at_once_on_the_same_nodes(tiny: Path, reference: list[str], tm
 def test_a_folder_that_directives_trip_over(tiny: Path, reference: list[str], tmp_path: Path) -> None:
     work = tmp_path / "a b $HOME #1 é 'q' \"d\" 100%"
     work.mkdir()
-    job = submit(tiny, work, nodes=2, tp=2, name="naïve $(id) #2 50% \\ job")
+    job = submit(tiny, work, nodes=2, tp=2, name="naïve $(id) #2 50% job")
     check_complete(job, reference)
     assert "joined as node 1" in job.logs()  # the log is where #SBATCH --output said
     assert len(PROMPTS) == job.status().rows.done

@@ -63,6 +63,10 @@ class RankReport:
         """Say that this rank lives."""
         write_json(self._job.heartbeat(self._rank), {"rank": self._rank, "pid": os.getpid(), "time": time.time()})
 
+    def others_have_failed(self) -> bool:
+        """Whether this attempt is over for the job: another rank has failed, or the script has ended."""
+        return self._job.failed(self._attempt).exists() or self._job.exit_record(self._attempt).exists()
+
     def finished(self) -> RankRecord:
         """All rows are done."""
         return self._end(self._record("ok"))
@@ -82,6 +86,8 @@ class RankReport:
             if not self._ended:  # the first end is the true one: what follows are its consequences
                 self._ended = True
                 write_json(self._job.rank_record(self._rank), record)
+                if record.outcome != "ok":
+                    self._job.failed(self._attempt).touch()
         return record
 
     def _record(self, outcome: str, error: RankError | None = None) -> RankRecord:

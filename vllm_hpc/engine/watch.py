@@ -20,6 +20,9 @@ from vllm_hpc.engine.report import RankReport
 from vllm_hpc.jobfolder import RankError
 
 HEARTBEAT_S = 5.0
+# Seconds after another rank's failure in which torchrun should have ended this one; where it cannot (the node's daemon
+# is dead), the rank goes by itself rather than wait in a collective for ever.
+LINGER_S = 20.0
 _LOOK_S = 1.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -45,12 +48,16 @@ def _watch(report: RankReport, reader: int, launcher: int) -> None:
 
 def _look_around(report: RankReport, reader: int, launcher: int) -> None:
     above = _parent_of(launcher)
-    last_beat = 0.0
+    last_beat, failed_at = 0.0, float("inf")
     while True:
         if time.monotonic() - last_beat >= HEARTBEAT_S:
             last_beat = time.monotonic()
             with contextlib.suppress(OSError):  # a full disk must not end the work; the shards will say it
                 report.heartbeat()
+            if report.others_have_failed():
+                failed_at = min(failed_at, last_beat)
+        if time.monotonic() - failed_at >= LINGER_S:
+            return _leave(report, None)
         ready, _, _ = select.select([reader], [], [], _LOOK_S)
         told_to_leave = bool(ready) and signal.SIGTERM in os.read(reader, 64)
         if os.getppid() != launcher:
@@ -64,7 +71,7 @@ def _look_around(report: RankReport, reader: int, launcher: int) -> None:
 def _leave(report: RankReport, why: str | None) -> None:
     """Put on record why this process ends now. Rows are written whole and at once, so there is nothing to flush."""
     with contextlib.suppress(OSError):
-        print(f"vllm-hpc: {why or 'told to leave (SIGTERM)'}", flush=True)
+        print(f"vllm-hpc: {why or 'told to leave'}", flush=True)
     with contextlib.suppress(OSError):
         report.terminated(RankError("LauncherLost", why, "") if why else None)
 
