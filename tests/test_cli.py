@@ -272,7 +272,7 @@ def test_a_terminal_without_unicode_shows_plans_too(model: Path, args: list[str]
 def test_render_gives_the_bytes_of_the_script_whatever_the_locale(model: Path, encoding: str) -> None:
     code, out, err = in_process_of_its_own("render", "model", "--name", "é", encoding=encoding)
     assert (code, err) == (0, "")
-    assert "--job-name=é".encode() in out
+    assert '--job-name="é"'.encode() in out
 
 
 def test_plan_json(model: Path, desk: Path, run_cli: Cli) -> None:
