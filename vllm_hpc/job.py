@@ -50,7 +50,8 @@ class Job:
     @property
     def job_id(self) -> str | None:
         """The scheduler's id, None where the submission was interrupted."""
-        return self.status().job_id
+        submitted = read_json(self.folder.submitted, Submitted)
+        return submitted.job_id if submitted else self.status().job_id
 
     def status(self) -> Status:
         """State, counts and speed, now. Raises JobNotFoundError."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
+from vllm_hpc.cli.output import print_bytes, print_json
 
 if TYPE_CHECKING:
     from vllm_hpc.job import Job
@@ -32,7 +33,7 @@ def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
         return 0
     status = find_job(job, job_dir).status()
     if as_json:
-        show.print_json(status)
+        print_json(status)
     else:
         show.print_status(status)
     return 0
@@ -56,14 +57,13 @@ def list_command(job_dir: str, as_json: bool) -> int:
 @click.option("--follow", is_flag=True, help="Go on printing until the job ends.")
 def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     """Print the scheduler's log, or one rank's; and the first real error, if there was one."""
-    from vllm_hpc.cli import show
     from vllm_hpc.job import find_job
 
     found = find_job(job, job_dir)
     path = found.log_file(rank)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a library may print anything
     for content in _follow(path, found) if follow else [path.read_bytes() if path.exists() else b""]:
-        show.print_bytes(decoder.decode(content).encode())
+        print_bytes(decoder.decode(content).encode())
     error = found.first_error() if rank is None and found.status().is_final else None
     if error:
         line, trace = error
@@ -81,7 +81,7 @@ def collect_command(job: str, job_dir: str, as_json: bool) -> int:
 
     summary = find_job(job, job_dir).collect()
     if as_json:
-        show.print_json(summary)
+        print_json(summary)
     else:
         show.print_summary(summary)
     return 0 if summary.rows["done"] == summary.rows["total"] else 3
@@ -97,7 +97,7 @@ def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
 
     status = find_job(job, job_dir).cancel()
     if as_json:
-        show.print_json(status)
+        print_json(status)
     else:
         show.print_status(status)
     return 0

@@ -1,4 +1,4 @@
-"""How plans, states and results look to people (rich) and to programs (JSON)."""
+"""How plans, states and results look to people."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from vllm_hpc.cli.output import print_json
 from vllm_hpc.errors import StillRunning
 from vllm_hpc.rows import Row, iter_jsonl
 
@@ -38,18 +39,6 @@ _COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILE
 def _console() -> Console:
     """stdout; where that is no terminal, wide enough that programs that read lines get whole ones."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
-
-
-def print_json(record: Any) -> None:
-    """One object on stdout."""
-    print_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-
-
-def print_bytes(content: bytes) -> None:
-    """Bytes on stdout as they are, whatever the locale."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
 
 
 def exit_code(job: Job) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vllm_hpc.cli.options import json_option, request_options
+from vllm_hpc.cli.output import print_bytes, print_json
 
 if TYPE_CHECKING:
     from vllm_hpc.submission import Prepared
@@ -26,16 +27,22 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
         _print_script(prepared, as_json)
         return 0
     job = prepared.submit()
-    from vllm_hpc.cli import show
-
     for note in prepared.notes:
         click.echo(f"Note: {note}", err=True)
+    submitted = {"job": str(job.path), "job_id": job.job_id, **_json(prepared)}
+    if not as_json:
+        click.echo(f"Submitted {job.path.name} to {prepared.scheduler} as {job.job_id}: {job.path}", err=wait)
+    if wait:
+        from vllm_hpc.cli import show
+
+        if not as_json:
+            return show.wait_and_show(job)
+        submitted |= show.wait_quietly(job)
     if as_json:
-        submitted = {"job": str(job.path), "job_id": job.job_id, **_json(prepared)}
-        show.print_json({**submitted, **show.wait_quietly(job)} if wait else submitted)
-        return show.exit_code(job) if wait else 0
-    click.echo(f"Submitted {job.path.name} to {prepared.scheduler} as {job.job_id}: {job.path}", err=wait)
-    return show.wait_and_show(job) if wait else 0
+        print_json(submitted)
+    if wait:
+        return show.exit_code(job)
+    return 0
 
 
 @click.command("plan")
@@ -43,13 +50,14 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
 @json_option
 def plan_command(as_json: bool, **options: Any) -> int:
     """Compute the layout and say why. Submits nothing, writes nothing."""
-    from vllm_hpc.cli import show
     from vllm_hpc.submission import plan_only
 
     plan = plan_only(**options)
     if as_json:
-        show.print_json(plan.to_json())
+        print_json(plan.to_json())
     else:
+        from vllm_hpc.cli import show
+
         show.print_plan(plan)
     return 1 if plan.fits is False else 0
 
@@ -66,12 +74,10 @@ def render_command(as_json: bool, **options: Any) -> int:
 
 
 def _print_script(prepared: Prepared, as_json: bool) -> None:
-    from vllm_hpc.cli import show
-
-    if not as_json:
-        show.print_bytes(prepared.script.encode())
-        return
-    show.print_json({"job": prepared.folder, "job_id": None, **_json(prepared)})
+    if as_json:
+        print_json({"job": prepared.folder, "job_id": None, **_json(prepared)})
+    else:
+        print_bytes(prepared.script.encode())
 
 
 def _json(prepared: Prepared) -> dict[str, Any]:

@@ -1,0 +1,20 @@
+"""What programs read: JSON and bytes on stdout. Without rich, which takes longer to import than these take to print."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def print_json(record: Any) -> None:
+    """One value on stdout."""
+    import msgspec
+
+    print_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+
+def print_bytes(content: bytes) -> None:
+    """Bytes on stdout as they are, whatever the locale."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
