@@ -22,8 +22,8 @@ from vllm_hpc.jobfolder import (
 from vllm_hpc.schedulers import Sighting, get_scheduler
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
-# After these nothing more happens by itself.
-FINAL = frozenset({"COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT"})
+# After these nothing more happens by itself. (Scripts say --no-requeue, so a preempted job does not come back.)
+FINAL = frozenset({"COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED"})
 _PHASES: dict[str, State] = {
     "waiting": "PENDING",
     "running": "RUNNING",

@@ -95,7 +95,10 @@ def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
     from vllm_hpc.cli import show
     from vllm_hpc.job import find_job
 
-    status = find_job(job, job_dir).cancel()
+    found = find_job(job, job_dir)
+    if found.status().is_final:
+        click.echo("Nothing to cancel: the job has ended.", err=True)
+    status = found.cancel()
     if as_json:
         print_json(status)
     else:
