@@ -44,6 +44,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.delenv("VLLM_HPC_PROFILE", raising=False)
+    monkeypatch.delenv("SLURM_CONF", raising=False)  # of a cluster that is down, it holds every client up for a minute
     return folder
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.real_jobs import check_complete, submit_tiny, wait_for
+from tests.real_jobs import check_complete, processes_of, submit_tiny, wait_for
 from tests.slurm.test_layouts import ONE_CORE
+from tests.test_local_failures import LONG, LONG_SAMPLING
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.schedulers import call_client
 from vllm_hpc.schedulers.slurm import look, parse_sacct
@@ -29,6 +30,26 @@ def test_a_cancelled_job_is_cancelled_in_accounting_too(tiny: Path, tmp_path: Pa
     wait_for(lambda: job.status().state == "CANCELLED", "it is cancelled", 60)
     wait_for(lambda: _in_accounting(str(job.job_id)) == "cancelled", "accounting knows", 60)
     assert look(job.folder, str(job.job_id))[str(job.job_id)].phase == "cancelled"
+
+
+def test_a_running_job_that_is_cancelled_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {**LONG_SAMPLING, "scheduler": "slurm", "account": "open", "env": ONE_CORE}
+    job = submit_tiny(tiny, tmp_path, LONG, nodes=2, tp=2, **options)
+    wait_for(lambda: job.status().rows.done > 0, "rows are written")
+    subprocess.run(["scancel", str(job.job_id)], check=True)
+    assert job.wait(90).state == "CANCELLED"
+    wait_for(lambda: not processes_of(job), "no process is left", 90)
+    wait_for(lambda: _in_accounting(str(job.job_id)) == "cancelled", "accounting knows", 60)
+
+
+def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
+    bad = {"dtype": "float32", "max_model_len": 10**6}
+    job = submit_tiny(tiny, tmp_path, scheduler="slurm", account="open", engine=bad, nodes=2, tp=2, env=ONE_CORE)
+    status = job.wait(300)
+    assert status.state == "FAILED"
+    assert "max_model_len (1000000) is greater than" in status.reason
+    wait_for(lambda: not processes_of(job), "no process is left", 90)
+    wait_for(lambda: _in_accounting(str(job.job_id)) == "failed", "accounting knows", 60)
 
 
 def test_a_closed_account_and_an_unknown_qos_are_refused(tiny: Path, tmp_path: Path) -> None:

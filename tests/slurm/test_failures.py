@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +132,14 @@ def test_a_controller_that_is_down_is_unknown_and_then_known_again(tiny: Path, t
     job = start(tiny, tmp_path)
     pid = int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text())
     os.kill(pid, signal.SIGKILL)
+    killed, before = time.monotonic(), job.status().rows.done
     try:
         wait_for(lambda: job.status().state == "UNKNOWN", "the controller is missed", LIMIT_S)
         assert "squeue" in job.status().reason
         with pytest.raises(SubmitError):
             submit(tiny, tmp_path, name="second")
         assert not (tmp_path / "runs" / "second").exists()
+        wait_for(lambda: time.monotonic() - killed > 60 and job.status().rows.done > before, "the job goes on", 150)
     finally:
         cluster("daemon", "slurmctld")
     wait_for(lambda: job.status().state == "RUNNING", "the controller is back", LIMIT_S)
