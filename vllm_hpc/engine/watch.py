@@ -60,6 +60,8 @@ def _look_around(report: RankReport, reader: int, launcher: int) -> None:
             return _leave(report, None)
         ready, _, _ = select.select([reader], [], [], _LOOK_S)
         told_to_leave = bool(ready) and signal.SIGTERM in os.read(reader, 64)
+        if told_to_leave:
+            _let_it_die(launcher)
         if os.getppid() != launcher:
             return _leave(report, "what started this rank (torchrun, or srun's step) was killed")
         if _parent_of(launcher) != above:
@@ -74,6 +76,13 @@ def _leave(report: RankReport, why: str | None) -> None:
         print(f"vllm-hpc: {why or 'told to leave'}", flush=True)
     with contextlib.suppress(OSError):
         report.terminated(RankError("LauncherLost", why, "") if why else None)
+
+
+def _let_it_die(launcher: int) -> None:
+    """Wait a moment for a launcher that is being killed: the kernel sends our TERM when its first thread dies."""
+    give_up = time.monotonic() + _LOOK_S
+    while os.getppid() == launcher and time.monotonic() < give_up:
+        time.sleep(0.05)
 
 
 def _parent_of(pid: int) -> int | None:
