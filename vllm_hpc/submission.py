@@ -83,10 +83,10 @@ def submit(model: str, **options: Any) -> Job:
 def prepare(model: str, **options: Any) -> Prepared:
     """Check, plan and render a job without making anything. Raises RefusedError."""
     request = _with_default_profile(make_request({"model": model, **options}))
-    make_plan(request)
-    check_rows(request.input)
     definition = find_definition(model)
-    return _render(request, str(definition) if definition else None)
+    prepared = _render(request, str(definition) if definition else None)
+    check_rows(request.input)  # last: it may be long
+    return prepared
 
 
 def plan_only(model: str, **options: Any) -> Plan:
