@@ -42,7 +42,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", str(sbatch.parent), prepend=":")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # compiled templates: nobody counts them
     monkeypatch.delenv("VLLM_HPC_PROFILE", raising=False)
     monkeypatch.delenv("SLURM_CONF", raising=False)  # of a cluster that is down, it holds every client up for a minute
     return folder

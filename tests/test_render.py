@@ -149,6 +149,36 @@ def test_a_template_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         render_script("mine.j2", CONTEXT, str(tmp_path))
 
 
+def rendered(folder: Path, text: str) -> str:
+    (folder / "cached.j2").write_text(text)
+    return render_script("cached.j2", CONTEXT, str(folder))
+
+
+def test_a_changed_template_is_not_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for text in ("one\n", "two\n", "two\n"):
+        assert rendered(tmp_path, text) == text
+    assert len(list((tmp_path / "cache").rglob("*.cache"))) == 1
+
+
+@pytest.mark.parametrize("junk", [b"", b"no byte code"])
+def test_a_damaged_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, junk: bytes) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert rendered(tmp_path, "text\n") == "text\n"
+    (cached,) = (tmp_path / "cache").rglob("*.cache")
+    whole = cached.read_bytes()
+    cached.write_bytes(junk)
+    assert rendered(tmp_path, "text\n") == "text\n"
+    assert cached.read_bytes() == whole
+
+
+@pytest.mark.parametrize("inside", ["a-file", "/proc/nobody"])
+def test_no_room_for_a_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str) -> None:
+    (tmp_path / "a-file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / inside))
+    assert rendered(tmp_path, "text\n") == "text\n"
+
+
 @pytest.mark.parametrize("name", ["nope.j2", "../outside.j2", "/etc/passwd", "folder", "packaged/nope.j2", "a\nb"])
 def test_a_missing_template_is_refused_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / "templates" / "folder").mkdir(parents=True)

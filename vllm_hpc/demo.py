@@ -14,17 +14,13 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from vllm_hpc.cache import cache_folder
 from vllm_hpc.errors import ModelError
 
 NAME = "demo"
 # Raised when the conversion changes, so that a folder that an older version made is not taken for the new one.
 _RECIPE = 1
 _FOLDER = f"SmolLM2-135M-Instruct-{_RECIPE}"
-
-
-def cache_folder() -> Path:
-    """The user's cache folder of vllm-hpc: $XDG_CACHE_HOME/vllm-hpc, by default ~/.cache/vllm-hpc."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-hpc"
 
 
 def model_folder() -> Path:

@@ -9,7 +9,6 @@ job.ranks()             # where each rank ran and how it ended
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Generator, Iterator
@@ -83,6 +82,8 @@ class Job:
         return status
 
     async def _wait_async(self) -> Status:
+        import asyncio  # half of what 'vllm-hpc status' would otherwise import
+
         looks = self.statuses()
         while True:
             status, pause = await asyncio.to_thread(next, looks)

