@@ -17,7 +17,8 @@ from vllm_hpc.jobfolder import (
     Submitted,
     write_json,
 )
-from vllm_hpc.plan import Layout, Plan
+from vllm_hpc.layout import Layout
+from vllm_hpc.plan import Plan
 from vllm_hpc.request import Request
 from vllm_hpc.rows import Row
 

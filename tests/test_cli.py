@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import Cli, Outcome
 from tests.crafted import make_job
+from tests.published_models import SMALL_CONFIG
 from vllm_hpc.cli import COMMANDS
 
 INPUTS: dict[str, bytes] = {
@@ -218,7 +219,7 @@ def test_no_command_shows_the_help_and_exits_2(run_cli: Cli) -> None:
 def test_a_generated_name_of_a_long_model_name_is_refused_or_works(desk: Path, run_cli: Cli) -> None:
     model = desk / ("m" * 250)
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text(json.dumps(SMALL_CONFIG))
     outcome = run_cli("render", model)
     assert outcome.code == 0 or (outcome.code == 2 and outcome.err.count("\n") == 1 and "--name" in outcome.err)
 
@@ -227,7 +228,7 @@ def test_a_generated_name_of_a_long_model_name_is_refused_or_works(desk: Path, r
 def test_a_model_folder_whose_name_makes_no_job_name_asks_for_one(desk: Path, run_cli: Cli, name: str) -> None:
     model = desk / name
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text(json.dumps(SMALL_CONFIG))
     check_refused(run_cli("render", model), "--name")
     assert run_cli("render", model, "--name", "run").code == 0
 
@@ -282,7 +283,7 @@ def test_plan_json(model: Path, desk: Path, run_cli: Cli) -> None:
     plan = json.loads(outcome.out)
     assert set(plan) == {
         "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp", "world_size", "fits", "reasons", "memory",
-        "engine",
+        "engine", "kv_tokens", "concurrency", "runners_up", "model", "cost",
     }  # fmt: skip
     assert set(plan["memory"]) == {"weights_gib", "kv_gib_per_gpu", "per_gpu_gib", "gpu_gib"}
     assert (plan["nodes"], plan["procs_per_node"], plan["world_size"]) == (2, 8, 16)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from vllm_hpc.plan import Layout
+from vllm_hpc.layout import Layout
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"  # HIP honours it too
 
