@@ -27,6 +27,14 @@ _OF_AN_OUTER_JOB = re.compile(
     r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|MASTER_ADDR|MASTER_PORT)$"
     r"|(CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)$"
 )
+# Slurm's words for an answer that was lost on its way (src/common/slurm_errno.c): the controller may have acted. Not
+# among them: "(connect failure)", where nothing ever reached it.
+_ANSWER_LOST = re.compile(
+    r"timed out on send/recv|zero bytes were transmitted|unexpected message received|message (send|receive) failure"
+    r"|communication shutdown|controller \((send|receive|shutdown) failure|header lengths are longer|insane message"
+    r"|connection (reset|timed out)|broken pipe",
+    re.IGNORECASE,
+)
 _OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
 
 
@@ -35,7 +43,7 @@ class ClientError(SubmitError):
 
 
 class ClientTimeoutError(ClientError):
-    """A client did not answer in time: what it was asked to do may have been done."""
+    """A client gave no answer, or lost its controller's: what it was asked to do may have been done."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,8 @@ def call_client(argv: list[str], timeout: float = QUERY_TIMEOUT_S, environment: 
         raise ClientTimeoutError(f"{name} did not answer within {timeout:.0f} s: is the controller up?") from None
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        if done.returncode < 0 or _ANSWER_LOST.search(words):
+            raise ClientTimeoutError(f"{name} got no answer from its controller: {words}: is it overloaded?")
         raise ClientError(f"{name} refused: {words}")
     return done.stdout
 

@@ -30,7 +30,7 @@ _HINTS = [
     (r"node configuration is not available|more processors", "'sinfo -o \"%P %D %c %m %G\"' shows what nodes have"),
     (r"invalid generic resource|gres", "the site may want another gpu_flag in the profile: gpus-per-node or gres"),
     (r"time limit", "ask for less --time"),
-    (r"unable to contact|connection (refused|timed out)", "nothing was submitted; try again when the controller is up"),
+    (r"unable to contact|connection refused", "nothing was submitted; try again when the controller is up"),
 ]
 
 
