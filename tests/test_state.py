@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crafted import end, error, layout, make_job, progress, rank, start
+from tests.crafted import end, error, layout, make_array, make_job, progress, rank, start
 from vllm_hpc.errors import JobNotFoundError
 from vllm_hpc.failure import first_error
 from vllm_hpc.job import Job
@@ -36,6 +36,12 @@ def dead_pid() -> int:
         os._exit(0)
     os.waitpid(pid, 0)
     return pid
+
+
+def says(monkeypatch: pytest.MonkeyPatch, seen: dict[str, Sighting]) -> None:
+    """The scheduler, whichever it is, answers so."""
+    answer = replace(SCHEDULER, look=lambda job, job_id: seen)
+    monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: answer)
 
 
 def test_completed_is_every_row_with_a_result(tmp_path: Path) -> None:
@@ -218,6 +224,18 @@ def test_without_a_record_the_scheduler_is_asked(
     monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: answer)
     status = read_status(folder)
     assert (status.state, status.reason) == (state, "in its own words 77-1000")
+
+
+def test_a_task_that_waits_does_not_read_another_tasks_exit_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attempts are numbered in the order in which tasks start: here the second task was the first."""
+    folder = make_array(tmp_path / "job", tasks=2)
+    start(folder, attempt=1, task=1)
+    end(folder, 1)
+    says(monkeypatch, {"77_0": Sighting("waiting", "waits: Resources")})
+    status = read_status(folder)
+    assert (status.state, status.reason) == ("PENDING", "1 of 2 task(s); task 0: waits: Resources")
 
 
 def test_no_job_folder_is_no_state(tmp_path: Path) -> None:

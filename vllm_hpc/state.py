@@ -132,7 +132,7 @@ class _TaskStates:
 
     def _of_task(self, task: int) -> tuple[State, str]:
         attempt = self._last.get(task)
-        ended = self._folder.exit_of(attempt.attempt if attempt else task + 1)
+        ended = self._exit_of(attempt)
         if ended is not None and self._is_last_word(ended):
             return self._from_exit(ended, task)
         verdict = read_json(self._folder.verdict(task), Verdict)
@@ -144,6 +144,14 @@ class _TaskStates:
         if state in FINAL and self._record.scheduler != "local":
             self._remember(task, Verdict(attempt.attempt if attempt else 0, state, reason))
         return state, reason
+
+    def _exit_of(self, attempt: Attempt | None) -> ExitRecord | None:
+        """The exit record of a task's last attempt."""
+        if attempt is not None:
+            return self._folder.exit_of(attempt.attempt)
+        # A script that was killed before it could number itself: its supervisor wrote the record, as attempt 1. In an
+        # array attempt 1 is whichever task started first, and says nothing of one that has not.
+        return self._folder.exit_of(1) if self._record.scheduler == "local" else None
 
     def _is_last_word(self, ended: ExitRecord) -> bool:
         """Whether the script's own record settles it: a signal's reason, or a requeue, only a scheduler knows."""
@@ -170,8 +178,7 @@ class _TaskStates:
     def _from_scheduler(self, seen: Sighting, ended: ExitRecord | None, task: int) -> tuple[State, str]:
         if seen.phase in ("failed", "gone"):
             # Perhaps written between our two looks.
-            attempt = self._folder.last_attempt(task)
-            late = self._folder.exit_of(attempt.attempt if attempt else task + 1)
+            late = self._exit_of(self._folder.last_attempt(task))
             if late is not None and self._is_last_word(late):
                 return self._from_exit(late, task)
             error = cause_of_failure(self._folder, "", task)
