@@ -433,6 +433,17 @@ def test_auto_takes_the_local_machine_where_no_sbatch_is(
     assert json.loads(run_cli("render", "model", "--json").out)["scheduler"] == "local"
 
 
+def test_auto_does_not_take_the_login_node_where_sbatch_hangs(
+    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a configless cluster even 'sbatch --version' waits for the controller."""
+    monkeypatch.setattr("vllm_hpc.schedulers.QUERY_TIMEOUT_S", 0.2)
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\nexec sleep 20\n")
+    check_refused(run_cli("submit", "model"), "--scheduler local")
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho 'no configuration' >&2\nexit 1\n")
+    assert json.loads(run_cli("render", "model", "--json").out)["scheduler"] == "local"
+
+
 @pytest.mark.parametrize("find", [lambda folder: folder, lambda folder: folder.name, lambda folder: "77-1000"])
 def test_a_job_is_found_by_folder_name_and_id(desk: Path, run_cli: Cli, find: Callable[[Path], Any]) -> None:
     folder = make_job(desk / "runs" / "run", scheduler="slurm")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from vllm_hpc.errors import SubmitError
+from vllm_hpc.errors import RequestError, SubmitError
 from vllm_hpc.jobfolder import JobFolder
 
 # Seconds a scheduler's client may take. A busy controller answers in seconds; a dead one lets clients hang.
@@ -99,23 +99,30 @@ def get_scheduler(name: str) -> Scheduler:
 
 
 def find_scheduler() -> tuple[str, str]:
-    """The scheduler that this machine offers, and why: Slurm where sbatch answers, else local."""
+    """The scheduler that this machine offers, and why: Slurm where sbatch answers, else local.
+
+    Raises RequestError where sbatch hangs: a cluster's login node must not run the job itself for that.
+    """
     path = shutil.which("sbatch")
     if path is None:
         return "local", "no sbatch here"
     try:
         # Needs the cluster's configuration, not its controller: one whose controller is down still is a cluster.
         return "slurm", f"{path} answers: {call_client(['sbatch', '--version']).strip()}"
+    except ClientTimeoutError as error:
+        raise RequestError(f"{error} Try again, or use --scheduler local to run on this machine") from None
     except ClientError:
         return "local", f"{path} has no cluster's configuration"
 
 
-def call_client(argv: list[str], timeout: float = QUERY_TIMEOUT_S, environment: dict[str, str] | None = None) -> str:
+def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> str:
     """Run a scheduler's client and return what it printed. Raises ClientError with the client's own words.
 
-    Without an ``environment``, it gets this process's, cleaned of what an enclosing job set.
+    Without an ``environment``, it gets this process's, cleaned of what an enclosing job set; without a ``timeout``,
+    that of a question.
     """
     name = Path(argv[0]).name
+    timeout = timeout or QUERY_TIMEOUT_S
     try:
         done = subprocess.run(
             argv,
