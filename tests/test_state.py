@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.crafted import end, error, layout, make_array, make_job, progress, rank, start
-from vllm_hpc.errors import JobNotFoundError
+from vllm_hpc.errors import FailedError, JobNotFoundError
 from vllm_hpc.failure import first_error
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder, write_json
-from vllm_hpc.schedulers import Sighting
+from vllm_hpc.schedulers import ClientError, ClientTimeoutError, Sighting
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
 from vllm_hpc.state import FINAL, read_status
 
@@ -304,3 +304,30 @@ def test_a_job_that_was_ended_after_its_last_row_is_complete(tmp_path: Path, cau
     progress(folder, done=3)
     end(folder, 143, cause)
     assert read_status(folder).state == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [
+        (ClientError("scancel refused: Access/permission denied"), False),
+        (FailedError("it runs on another host: cancel it there"), False),
+        (ClientTimeoutError("scancel did not answer within 15 s"), True),
+    ],
+)
+@pytest.mark.parametrize("was_cancelled", [False, True])
+def test_a_cancel_that_was_refused_leaves_no_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: FailedError, stays: bool, was_cancelled: bool
+) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+    if was_cancelled:
+        folder.cancelled.touch()
+
+    def refuse(job: JobFolder, job_id: str) -> None:
+        assert folder.cancelled.exists(), "on record before it is asked for"
+        raise error
+
+    says(monkeypatch, {"77-1000": Sighting("running")})
+    monkeypatch.setattr("vllm_hpc.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
+    with pytest.raises(FailedError):
+        Job(folder.path).cancel()
+    assert folder.cancelled.exists() == (stays or was_cancelled)

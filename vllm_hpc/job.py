@@ -22,7 +22,7 @@ from vllm_hpc.errors import FailedError, JobFailedError, JobNotFoundError, Reque
 from vllm_hpc.failure import first_error
 from vllm_hpc.jobfolder import JobFolder, JobRecord, RankRecord, Submitted, read_json
 from vllm_hpc.rows import Row, iter_jsonl
-from vllm_hpc.schedulers import get_scheduler
+from vllm_hpc.schedulers import ClientTimeoutError, get_scheduler
 from vllm_hpc.state import Status, read_ranks, read_status
 
 # Seconds between two looks at a job, at first and at most.
@@ -142,10 +142,22 @@ class Job:
             return status
         if status.job_id is None:
             raise FailedError(f"{self.path.name} has no job id: its submission was interrupted")
-        # On record first: a scheduler without accounting soon forgets why the job ended.
-        self.folder.cancelled.touch()
-        get_scheduler(status.scheduler).cancel(self.folder, status.job_id)
+        self._cancel_on_record(status.scheduler, status.job_id)
         return self.status()
+
+    def _cancel_on_record(self, scheduler: str, job_id: str) -> None:
+        """On record first: a scheduler without accounting soon forgets why the job ended."""
+        was_cancelled = self.folder.cancelled.exists()
+        self.folder.cancelled.touch()
+        try:
+            get_scheduler(scheduler).cancel(self.folder, job_id)
+        except ClientTimeoutError:
+            raise  # it may well be cancelled
+        except FailedError:
+            # The job goes on: whatever it dies of later, it will not be this.
+            if not was_cancelled:
+                self.folder.cancelled.unlink(missing_ok=True)
+            raise
 
     def _is_collected(self) -> bool:
         """Whether outputs.jsonl is newer than every shard."""

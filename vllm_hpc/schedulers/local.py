@@ -14,7 +14,7 @@ import psutil
 
 from vllm_hpc.errors import FailedError
 from vllm_hpc.jobfolder import JobFolder, read_json
-from vllm_hpc.schedulers import Scheduler, Sighting
+from vllm_hpc.schedulers import ClientTimeoutError, Scheduler, Sighting
 
 # Seconds that a cancelled job may take: the ranks leave within 5 s of a TERM, torchrun and the sweep follow.
 CANCEL_TIMEOUT_S = 45
@@ -74,7 +74,9 @@ def cancel(job: JobFolder, job_id: str) -> None:
             f"the job is another user's (supervisor {process.pid}): only its owner can cancel it"
         ) from None
     except psutil.TimeoutExpired:
-        raise FailedError(f"supervisor {process.pid} did not end within {CANCEL_TIMEOUT_S} s of a TERM") from None
+        raise ClientTimeoutError(
+            f"supervisor {process.pid} did not end within {CANCEL_TIMEOUT_S} s of a TERM"
+        ) from None
 
 
 def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
