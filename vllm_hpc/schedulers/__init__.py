@@ -23,9 +23,10 @@ SUBMIT_TIMEOUT_S = 60
 QUERY_TIMEOUT_S = 15
 # What an enclosing job sets for its own steps. Handed on, it would be taken for the new job's (sbatch exports all).
 _OF_AN_OUTER_JOB = re.compile(
-    r"(SLURM|SLURMD|PMI|PMIX|OMPI|TORCHELASTIC|SUBMITIT|VLLM_HPC)_|PBS_(?!CONF|EXEC|SERVER|DEFAULT)"
+    r"(SLURM|SLURMD|SRUN|PMI|PMIX|OMPI|TORCHELASTIC|SUBMITIT|VLLM_HPC)_|PBS_(?!CONF|EXEC|SERVER|DEFAULT)"
     r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|MASTER_ADDR|MASTER_PORT)$"
     r"|(CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)$"
+    r"|TMPDIR$"  # made for that job, on its node, and removed at its end
 )
 # Slurm's words for an answer that was lost on its way (src/common/slurm_errno.c): the controller may have acted. Not
 # among them: "(connect failure)", where nothing ever reached it.
@@ -62,8 +63,8 @@ class Sighting:
 class Scheduler:
     """How to talk to one scheduler. ``script`` is the name that the rendered template has in the job folder.
 
-    ``look`` answers by task id: the job's own, or ID_0, ID_1 ... of an array. ``hands_on_environment``: its jobs may
-    keep what an enclosing job set.
+    ``look`` answers by task id: the job's own, or ID_0, ID_1 ... of an array. ``environment`` is what its client is
+    handed to submit that script.
     """
 
     name: str
@@ -73,14 +74,13 @@ class Scheduler:
     submit_argv: Callable[[Path], list[str]]
     cancel: Callable[[JobFolder, str], None]
     look: Callable[[JobFolder, str], dict[str, Sighting]]
+    environment: Callable[[Path], dict[str, str]]
     explain: Callable[[str], str] = lambda words: ""
-    hands_on_environment: bool = False
 
     def submit(self, script: Path) -> str:
         """Submit a script and return the job's id. Raises ClientError with the scheduler's words and what to do."""
-        argv = self.submit_argv(script)
         try:
-            output = call_client(argv, SUBMIT_TIMEOUT_S, dict(os.environ) if self.hands_on_environment else None)
+            output = call_client(self.submit_argv(script), SUBMIT_TIMEOUT_S, self.environment(script))
         except ClientTimeoutError:
             raise
         except ClientError as error:

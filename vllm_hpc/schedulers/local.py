@@ -118,5 +118,5 @@ SCHEDULER = Scheduler(
     submit_argv=submit_argv,
     cancel=cancel,
     look=look,
-    hands_on_environment=True,
+    environment=lambda script: dict(os.environ),  # also of an allocation, in which the job will run
 )

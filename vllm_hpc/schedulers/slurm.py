@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.schedulers import ClientError, Scheduler, Sighting, call_client
+from vllm_hpc.schedulers.slurm_environment import submit_environment
 
 # Slurm's job states (man squeue, JOB STATE CODES) -> phase of a Sighting.
 PHASES = {
@@ -134,5 +135,6 @@ SCHEDULER = Scheduler(
     submit_argv=submit_argv,
     cancel=cancel,
     look=look,
+    environment=submit_environment,
     explain=explain,
 )
