@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def dead_pid() -> int:
 
 def says(monkeypatch: pytest.MonkeyPatch, seen: dict[str, Sighting]) -> None:
     """The scheduler, whichever it is, answers so."""
-    answer = replace(SCHEDULER, look=lambda job, job_id: seen)
+    answer = replace(SCHEDULER, look=lambda job, job_id, tasks: seen)
     monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: answer)
 
 
@@ -205,7 +206,7 @@ def test_an_exit_record_that_comes_between_two_looks_counts(tmp_path: Path, monk
     folder = started(tmp_path)
     progress(folder, done=3)
 
-    def look(job: JobFolder, job_id: str) -> dict[str, Sighting]:
+    def look(job: JobFolder, job_id: str, tasks: Sequence[str]) -> dict[str, Sighting]:
         end(folder)
         return {job_id: Sighting("gone", "it has left")}
 
@@ -220,10 +221,9 @@ def test_without_a_record_the_scheduler_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, state: str
 ) -> None:
     folder = make_job(tmp_path / "job")
-    answer = replace(SCHEDULER, look=lambda job, job_id: {job_id: Sighting(phase, f"in its own words {job_id}")})
-    monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: answer)
+    says(monkeypatch, {"77-1000": Sighting(phase, "in its own words")})
     status = read_status(folder)
-    assert (status.state, status.reason) == (state, "in its own words 77-1000")
+    assert (status.state, status.reason) == (state, "in its own words")
 
 
 def test_a_task_that_waits_does_not_read_another_tasks_exit_record(

@@ -117,12 +117,13 @@ class _TaskStates:
     def __init__(self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt]) -> None:
         self._folder, self._record, self._job_id = folder, record, job_id
         self._last = {attempt.task: attempt for attempt in attempts}
-        self._seen: dict[str, Sighting] | None = None
 
     def overall(self) -> tuple[State, str]:
         """State and reason of the whole job."""
         layout = self._record.plan.layout
-        found = {task: self._of_task(task) for task in range(layout.tasks)}
+        settled = {task: self._from_folder(task) for task in range(layout.tasks)}
+        seen = self._look([task for task, state in settled.items() if state is None])
+        found = {task: state or self._from_sighting(task, seen[task]) for task, state in settled.items()}
         state = next(state for state in _ORDER if any(one == state for one, _ in found.values()))
         those = [task for task, (one, _) in found.items() if one == state]
         reason = found[those[0]][1]
@@ -130,7 +131,8 @@ class _TaskStates:
             reason = f"{len(those)} of {layout.tasks} task(s); task {those[0]}: {reason}"
         return state, reason
 
-    def _of_task(self, task: int) -> tuple[State, str]:
+    def _from_folder(self, task: int) -> tuple[State, str] | None:
+        """What the folder's own records say for good, None where the scheduler must be asked."""
         attempt = self._last.get(task)
         ended = self._exit_of(attempt)
         if ended is not None and self._is_last_word(ended):
@@ -140,10 +142,23 @@ class _TaskStates:
             return verdict.state, verdict.reason
         if self._job_id is None:
             return "UNKNOWN", "its submission was interrupted: the scheduler may or may not have it"
-        state, reason = self._from_scheduler(self._look(task), ended, task)
+        return None
+
+    def _from_sighting(self, task: int, seen: Sighting) -> tuple[State, str]:
+        attempt = self._last.get(task)
+        state, reason = self._from_scheduler(seen, self._exit_of(attempt), task)
         if state in FINAL and self._record.scheduler != "local":
             self._remember(task, Verdict(attempt.attempt if attempt else 0, state, reason))
         return state, reason
+
+    def _look(self, tasks: list[int]) -> dict[int, Sighting]:
+        """What the scheduler says of these tasks; it is asked once, and only where there are any."""
+        if self._job_id is None or not tasks:
+            return {}
+        is_array = self._record.plan.layout.is_array
+        ids = {task: f"{self._job_id}_{task}" if is_array else self._job_id for task in tasks}
+        seen = get_scheduler(self._record.scheduler).look(self._folder, self._job_id, list(ids.values()))
+        return {task: seen.get(id_) or Sighting("forgotten", "not known to it") for task, id_ in ids.items()}
 
     def _exit_of(self, attempt: Attempt | None) -> ExitRecord | None:
         """The exit record of a task's last attempt."""
@@ -157,13 +172,6 @@ class _TaskStates:
         """Whether the script's own record settles it: a signal's reason, or a requeue, only a scheduler knows."""
         settled = ended.exit_code == 0 or ended.cause in ("exit", "cancelled", "timeout")
         return settled or self._record.scheduler == "local"
-
-    def _look(self, task: int) -> Sighting:
-        assert self._job_id is not None
-        if self._seen is None:
-            self._seen = get_scheduler(self._record.scheduler).look(self._folder, self._job_id)
-        key = f"{self._job_id}_{task}" if self._record.plan.layout.is_array else self._job_id
-        return self._seen.get(key) or self._seen.get(self._job_id) or Sighting("forgotten", "not known to it")
 
     def _from_exit(self, ended: ExitRecord, task: int) -> tuple[State, str]:
         if ended.exit_code == 0:

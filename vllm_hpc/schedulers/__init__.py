@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -43,6 +43,10 @@ class ClientError(SubmitError):
     """A scheduler's client refused, is not there, or did not answer; the message has its words."""
 
 
+class ClientMissingError(ClientError):
+    """The client is not installed here."""
+
+
 class ClientTimeoutError(ClientError):
     """A client gave no answer, or lost its controller's: what it was asked to do may have been done."""
 
@@ -63,8 +67,8 @@ class Sighting:
 class Scheduler:
     """How to talk to one scheduler. ``script`` is the name that the rendered template has in the job folder.
 
-    ``look`` answers by task id: the job's own, or ID_0, ID_1 ... of an array. ``environment`` is what its client is
-    handed to submit that script.
+    ``look`` gets the job's id and those of the tasks to look for, ID_0, ID_1 ... of an array, and answers by them.
+    ``environment`` is what its client is handed to submit that script.
     """
 
     name: str
@@ -73,7 +77,7 @@ class Scheduler:
     id_pattern: re.Pattern[str]
     submit_argv: Callable[[Path], list[str]]
     cancel: Callable[[JobFolder, str], None]
-    look: Callable[[JobFolder, str], dict[str, Sighting]]
+    look: Callable[[JobFolder, str, Sequence[str]], dict[str, Sighting]]
     environment: Callable[[Path], dict[str, str]]
     explain: Callable[[str], str] = lambda words: ""
 
@@ -134,7 +138,9 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
             env=clean_environment() if environment is None else environment,
         )
     except FileNotFoundError:
-        raise ClientError(f"{name} is not here: go to a login node of the cluster, or use --scheduler local") from None
+        raise ClientMissingError(
+            f"{name} is not here: go to a login node of the cluster, or use --scheduler local"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ClientTimeoutError(f"{name} did not answer within {timeout:.0f} s: is the controller up?") from None
     if done.returncode:

@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -39,7 +40,7 @@ def submit_argv(script: Path) -> list[str]:
     return [sys.executable, "-m", "vllm_hpc.supervisor", "start", str(script)]
 
 
-def look(job: JobFolder, job_id: str) -> dict[str, Sighting]:
+def look(job: JobFolder, job_id: str, tasks: Sequence[str] = ()) -> dict[str, Sighting]:
     """Whether the supervisor lives."""
     return {job_id: _look(job)}
 
