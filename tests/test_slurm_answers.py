@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Cli
 from tests.crafted import end, make_array, make_job, progress, start
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.schedulers import ClientError, ClientMissingError, ClientTimeoutError, Sighting
-from vllm_hpc.schedulers.slurm import look, parse_sacct, parse_scontrol, parse_squeue, task_ids
+from vllm_hpc.schedulers.slurm import SCHEDULER, look, parse_sacct, parse_scontrol, parse_squeue, task_ids
 from vllm_hpc.state import FINAL, read_status
 
 NO_SUCH_JOB = ClientError("squeue refused: slurm_load_jobs error: Invalid job id specified")
@@ -225,3 +227,31 @@ def test_the_state_of_an_array(
     assert folder.verdict(1).exists() == (sacct not in ("", HANGS) and "77_1|" not in squeue)
     slurm(monkeypatch, squeue=HANGS)
     assert read_status(folder).state == (state if state in FINAL else "UNKNOWN")
+
+
+def test_a_job_is_looked_for_and_cancelled_on_the_cluster_that_took_it(
+    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho '12;alpha'\n")
+    shown = json.loads(run_cli("submit", "model", "--scheduler", "slurm", "--name", "run", "--json").out)
+    assert shown["job_id"] == "12"
+    clients = slurm(monkeypatch, sacct="", scancel="")
+    assert json.loads(run_cli("status", "12", "--json").out)["job_id"] == "12"
+    assert [argv[:2] for argv in clients.asked] == [
+        [client, "--clusters=alpha"] for client in ("squeue", "scontrol", "sacct")
+    ]
+    clients.asked.clear()
+    run_cli("cancel", "run")
+    assert ["scancel", "--clusters=alpha", "12"] in clients.asked
+    assert all("--clusters=alpha" in argv for argv in clients.asked)
+
+
+@pytest.mark.parametrize("output", ["12\n", "12;\n", "sbatch: lua: hello\n12\n"])
+def test_without_clusters_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    folder = make_job(tmp_path / "job", scheduler="slurm")
+    monkeypatch.setattr("vllm_hpc.schedulers.call_client", lambda *arguments: output)
+    (folder.path / "script.sbatch").write_text("#!/bin/sh\n")
+    assert SCHEDULER.submit(folder.path / "script.sbatch") == "12"
+    clients = slurm(monkeypatch)
+    look(folder, "12")
+    assert not [word for argv in clients.asked for word in argv if "cluster" in word]

@@ -68,7 +68,8 @@ class Scheduler:
     """How to talk to one scheduler. ``script`` is the name that the rendered template has in the job folder.
 
     ``look`` gets the job's id and those of the tasks to look for, ID_0, ID_1 ... of an array, and answers by them.
-    ``environment`` is what its client is handed to submit that script.
+    ``environment`` is what its client is handed to submit that script; ``remember`` gets what that printed, and keeps
+    in the folder what else than the id will be needed.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Scheduler:
     cancel: Callable[[JobFolder, str], None]
     look: Callable[[JobFolder, str, Sequence[str]], dict[str, Sighting]]
     environment: Callable[[Path], dict[str, str]]
+    remember: Callable[[JobFolder, str], None] = lambda job, output: None
     explain: Callable[[str], str] = lambda words: ""
 
     def submit(self, script: Path) -> str:
@@ -93,6 +95,7 @@ class Scheduler:
         match = self.id_pattern.search(output)
         if not match:
             raise ClientTimeoutError(f"{self.name} took the script but named no job id; it said: {output.strip()!r}")
+        self.remember(JobFolder(script.parent), output)
         return match[1]
 
 

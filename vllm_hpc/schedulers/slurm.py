@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vllm_hpc.jobfolder import JobFolder
+import msgspec
+
+from vllm_hpc.jobfolder import JobFolder, read_json, write_json
 from vllm_hpc.schedulers import ClientError, ClientMissingError, Scheduler, Sighting, call_client
 from vllm_hpc.schedulers.slurm_environment import submit_environment
 
@@ -24,6 +26,8 @@ PHASES = {
     "CANCELLED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
     "PREEMPTED": "preempted",
 }  # fmt: skip
+# What sbatch --parsable prints: ID, or ID;CLUSTER where it was told of several clusters.
+_SUBMITTED = re.compile(r"^(\d+)(?:;(?P<cluster>\S*))?$", re.MULTILINE)
 # What it says where it has nothing to tell, which is another thing than not to answer.
 _NO_ANSWER = re.compile(r"invalid job id|accounting storage is disabled", re.IGNORECASE)
 _IDS = re.compile(r"(?P<job>\d+)(?:_(?:\d+|\[(?P<listed>[^\]]*)\]))?")
@@ -39,19 +43,33 @@ _HINTS = [
 ]
 
 
+class Cluster(msgspec.Struct, frozen=True):
+    """state/cluster.json: of several clusters, the one that took the job; elsewhere its id is another job's."""
+
+    name: str
+
+
 def submit_argv(script: Path) -> list[str]:
     """sbatch, told to print nothing but the id."""
     return ["sbatch", "--parsable", str(script)]
 
 
+def remember(job: JobFolder, output: str) -> None:
+    """Keep the cluster that sbatch named beside the id."""
+    named = _SUBMITTED.search(output)
+    if named and named["cluster"]:
+        write_json(job.cluster, Cluster(named["cluster"]))
+
+
 def look(job: JobFolder, job_id: str, tasks: Sequence[str] = ()) -> dict[str, Sighting]:
     """What Slurm says of ``tasks``: ``ID``, which is the default, or ``ID_0``, ``ID_1`` ... of an array."""
     wanted = set(tasks or [job_id])
+    on = _on_cluster(job)
     questions: list[tuple[list[str], Callable[[str], dict[str, Sighting]]]] = [
-        (["squeue", "--noheader", "--array", f"--jobs={job_id}", "--format=%i|%T|%r|%S"], parse_squeue),
-        (["scontrol", "show", "job", "--oneliner", job_id], parse_scontrol),
+        (["squeue", *on, "--noheader", "--array", f"--jobs={job_id}", "--format=%i|%T|%r|%S"], parse_squeue),
+        (["scontrol", *on, "show", "job", "--oneliner", job_id], parse_scontrol),
         (
-            ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={job_id}"],
+            ["sacct", *on, "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={job_id}"],
             parse_sacct,
         ),
     ]
@@ -147,7 +165,12 @@ def _sighting(state: str, reason: str) -> Sighting:
 
 def cancel(job: JobFolder, job_id: str) -> None:
     """Cancel the job in Slurm. Raises ClientError with its words."""
-    call_client(["scancel", job_id])
+    call_client(["scancel", *_on_cluster(job), job_id])
+
+
+def _on_cluster(job: JobFolder) -> list[str]:
+    cluster = read_json(job.cluster, Cluster)
+    return [f"--clusters={cluster.name}"] if cluster else []
 
 
 def explain(words: str) -> str:
@@ -159,11 +182,11 @@ SCHEDULER = Scheduler(
     name="slurm",
     template="slurm.sbatch.j2",
     script="script.sbatch",
-    # --parsable prints ID, or ID;CLUSTER in a federation (man sbatch).
-    id_pattern=re.compile(r"^(\d+)(?:;.*)?$", re.MULTILINE),
+    id_pattern=_SUBMITTED,
     submit_argv=submit_argv,
     cancel=cancel,
     look=look,
     environment=submit_environment,
+    remember=remember,
     explain=explain,
 )
