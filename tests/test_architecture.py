@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("schedulers",),
     ("render", "supervisor"),
     ("executor",),
-    ("failure",),
+    ("failure", "counts"),
     ("state",),
     ("collect",),
     ("job",),

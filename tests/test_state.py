@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.crafted import end, error, layout, make_array, make_job, progress, rank, start
+from tests.crafted import end, error, layout, make_array, make_job, progress, rank, result, start, write_lines
+from vllm_hpc.counts import Rows
 from vllm_hpc.errors import FailedError, JobNotFoundError
 from vllm_hpc.failure import first_error
 from vllm_hpc.job import Job
@@ -156,7 +157,7 @@ def test_a_live_supervisor_means_running_and_says_the_stage(tmp_path: Path, monk
     rank(folder, 0, "running")
     assert "1 of 2 rank(s) load" in read_status(folder).reason
     progress(folder, done=1, failed=1, tokens=400)
-    monkeypatch.setattr("vllm_hpc.state.time.time", lambda: 1010.0 + 100)
+    monkeypatch.setattr("vllm_hpc.counts.time.time", lambda: 1010.0 + 100)
     status = read_status(folder)
     assert "generating on 1 of 1" in status.reason
     assert (status.tokens_per_s, status.eta_s) == (4.0, 100.0)
@@ -236,6 +237,44 @@ def test_a_task_that_waits_does_not_read_another_tasks_exit_record(
     says(monkeypatch, {"77_0": Sighting("waiting", "waits: Resources")})
     status = read_status(folder)
     assert (status.state, status.reason) == ("PENDING", "1 of 2 task(s); task 0: waits: Resources")
+
+
+def test_the_last_counts_of_a_job_that_was_killed_come_from_its_rows(tmp_path: Path) -> None:
+    """Replicas write their counts every second; rows at once."""
+    folder = started(tmp_path, rows=5)
+    progress(folder, done=1)
+    errors = [{**result(index), "error": {"type": "E", "message": "m"}} for index in (1, 3)]
+    write_lines(folder.shard(0, 1), [result(0), *errors], torn='{"index": 4')
+    assert read_status(folder).rows == Rows(5, 1, 2), "no supervisor: it has ended"
+    write_lines(folder.shard(0, 2), [result(1), result(0)])
+    end(folder, 137, "SIGKILL")
+    status = read_status(folder)
+    assert (status.state, status.rows) == ("FAILED", Rows(5, 2, 1))
+
+
+def test_the_rows_of_a_job_that_has_ended_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started(tmp_path)
+    write_lines(folder.shard(0, 1), [result(0)])
+    end(folder, 1)
+    assert read_status(folder).rows == Rows(3, 1)
+    monkeypatch.setattr("vllm_hpc.counts._count", lambda shards, total: pytest.fail("counted again"))
+    assert read_status(folder).rows == Rows(3, 1)
+
+
+def test_shards_that_were_removed_are_no_error(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=1)
+    end(folder, 1)
+    folder.shards.rmdir()
+    assert read_status(folder).rows == Rows(3, 1)
+
+
+def test_a_running_job_is_not_counted(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    write_json(folder.supervisor, this_process("77-1000"))
+    write_lines(folder.shard(0, 1), [result(0)])
+    assert read_status(folder).rows == Rows(3)
+    assert not folder.counted.exists()
 
 
 def test_no_job_folder_is_no_state(tmp_path: Path) -> None:

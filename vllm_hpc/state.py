@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import msgspec
 
+from vllm_hpc.counts import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
 from vllm_hpc.failure import cause_of_failure
 from vllm_hpc.jobfolder import (
     Attempt,
     ExitRecord,
     JobFolder,
     JobRecord,
-    Progress,
     RankRecord,
     Submitted,
     read_json,
@@ -36,14 +35,6 @@ _PHASES: dict[str, State] = {
 _ORDER: tuple[State, ...] = (
     "RUNNING", "PENDING", "UNKNOWN", "PREEMPTED", "FAILED", "TIMEOUT", "CANCELLED", "PARTIAL", "COMPLETED",
 )  # fmt: skip
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """Counts of rows: in the input, with a result, with an error."""
-
-    total: int
-    done: int = 0
-    failed: int = 0
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,10 +73,12 @@ def read_status(folder: JobFolder) -> Status:
     # The state first, the counts after: rows that end in between belong to a job that still runs.
     state, reason = _TaskStates(folder, record, job_id, attempts).overall()
     progress = read_progress(folder, record)
-    rows = Rows(record.rows, sum(p.done for p in progress), sum(p.failed for p in progress))
+    rows = reported_rows(progress, record)
+    if state in FINAL:
+        rows = final_rows(folder, rows)
     if state == "COMPLETED" or (state in ("CANCELLED", "TIMEOUT") and rows.done == rows.total):
         state, reason = _completeness(rows)
-    rate, eta = _speed(progress, rows) if state == "RUNNING" else (_mean_rate(progress), None)
+    rate, eta = current_speed(progress, rows) if state == "RUNNING" else (mean_speed(progress), None)
     return Status(
         job=str(folder.path),
         job_id=job_id,
@@ -97,12 +90,6 @@ def read_status(folder: JobFolder) -> Status:
         eta_s=eta,
         attempts=max([1, *(sum(a.task == task for a in attempts) for task in range(record.plan.layout.tasks))]),
     )
-
-
-def read_progress(folder: JobFolder, record: JobRecord) -> list[Progress]:
-    """The counts of every replica that has begun."""
-    found = (read_json(folder.progress(replica), Progress) for replica in range(record.plan.layout.dp))
-    return [progress for progress in found if progress is not None]
 
 
 def read_ranks(folder: JobFolder, record: JobRecord) -> list[RankRecord]:
@@ -207,7 +194,7 @@ class _TaskStates:
 
 
 def _completeness(rows: Rows) -> tuple[State, str]:
-    missing = rows.total - rows.done - rows.failed
+    missing = rows.missing
     if missing == rows.total:
         return "FAILED", "the script ended well, but no rank wrote a row: see the logs"
     parts = [f"{rows.failed} row(s) with errors"] * bool(rows.failed) + [f"{missing} row(s) missing"] * bool(missing)
@@ -221,21 +208,3 @@ def _stage(folder: JobFolder, record: JobRecord) -> str:
         return f"generating on {begun} of {record.plan.layout.dp} replica(s)"
     ranks = len(read_ranks(folder, record))
     return f"{ranks} of {record.plan.layout.all_ranks} rank(s) load the model" if ranks else "starting"
-
-
-def _speed(progress: list[Progress], rows: Rows) -> tuple[float | None, float | None]:
-    """Output tokens per second now, and seconds left, both summed over the replicas."""
-    now = time.time()
-    spans = [(p, now - p.started_at) for p in progress if p.started_at and now > p.started_at]
-    if not spans:
-        return None, None
-    tokens = sum(p.completion_tokens / span for p, span in spans)
-    finished = sum((p.done + p.failed) / span for p, span in spans)
-    left = rows.total - rows.done - rows.failed
-    return round(tokens, 1), round(left / finished, 1) if finished else None
-
-
-def _mean_rate(progress: list[Progress]) -> float | None:
-    spans = [p.updated_at - p.started_at for p in progress if p.updated_at > p.started_at > 0]
-    tokens = sum(p.completion_tokens for p in progress)
-    return round(tokens / max(spans), 1) if spans and max(spans) > 0 else None
