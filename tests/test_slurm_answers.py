@@ -23,7 +23,8 @@ HANGS = ClientTimeoutError("sacct did not answer within 15 s: is the controller 
 STATES = {
     "PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUE_HOLD": "waiting", "SPECIAL_EXIT": "waiting",
     "RUNNING": "running", "COMPLETING": "running", "SUSPENDED": "running", "STAGE_OUT": "running",
-    "COMPLETED": "gone", "FAILED": "failed", "OUT_OF_MEMORY": "failed", "NODE_FAIL": "failed", "BOOT_FAIL": "failed",
+    "COMPLETED": "completed", "FAILED": "failed", "OUT_OF_MEMORY": "failed", "NODE_FAIL": "failed",
+    "BOOT_FAIL": "failed",
     "CANCELLED": "cancelled", "CANCELLED by 1000": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
     "PREEMPTED": "preempted", "REVOKED": "unknown", "POWER_UP_NODE": "unknown", "SOMETHING_NEW": "unknown",
 }  # fmt: skip
@@ -94,7 +95,7 @@ def test_squeue(text: str, found: dict[str, Sighting]) -> None:
         ("JobId=14 ArrayJobId=12 ArrayTaskId=1 JobName=x JobState=COMPLETED Reason=None Dependency=(null)\n"
          "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=x JobState=NODE_FAIL Reason=NodeDown Dependency=(null)\n"
          "JobId=12 ArrayJobId=12 ArrayTaskId=2-3,5%2 JobName=x JobState=CANCELLED Reason=JobHeldUser\n",
-         {"12_1": Sighting("gone", "Slurm says COMPLETED"),
+         {"12_1": Sighting("completed", "Slurm says COMPLETED"),
           "12_0": Sighting("failed", "Slurm says NODE_FAIL (NodeDown)"),
           **dict.fromkeys(["12_2", "12_3", "12_5"], Sighting("cancelled", "Slurm says CANCELLED (JobHeldUser)"))}),
         # 23.02 and later name a failed node in between
@@ -115,7 +116,8 @@ def test_scontrol(text: str, found: dict[str, Sighting]) -> None:
         ("12_0|TIMEOUT\n12_[1-2%1]|PENDING\n",
          {"12_0": Sighting("timeout", "Slurm says TIMEOUT"),
           **dict.fromkeys(["12_1", "12_2"], Sighting("waiting", "Slurm says PENDING"))}),
-        ("12|COMPLETED\n12.batch|COMPLETED\n12.extern|COMPLETED\n", {"12": Sighting("gone", "Slurm says COMPLETED")}),
+        ("12|COMPLETED\n12.batch|COMPLETED\n12.extern|COMPLETED\n",
+         {"12": Sighting("completed", "Slurm says COMPLETED")}),
         ("12|\n", {}),
     ],
 )  # fmt: skip

@@ -370,3 +370,53 @@ def test_a_cancel_that_was_refused_leaves_no_mark(
     with pytest.raises(FailedError):
         Job(folder.path).cancel()
     assert folder.cancelled.exists() == (stays or was_cancelled)
+
+
+def test_completed_by_the_schedulers_word_waits_for_records_that_are_seen_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compute node's last writes may show here up to a minute later."""
+    folder = started(tmp_path, scheduler="slurm")
+    progress(folder, done=1)
+    now = 5000.0
+    monkeypatch.setattr("vllm_hpc.state.time.time", lambda: now)
+    says(monkeypatch, {"77-1000": Sighting("completed", "Slurm says COMPLETED")})
+    status = read_status(folder)
+    assert (status.state, status.is_final) == ("RUNNING", False)
+    assert "waiting for its exit record" in status.reason
+    says(monkeypatch, {"77-1000": Sighting("unknown", "never asked again")})
+    now += 59
+    assert read_status(folder).state == "RUNNING"
+    now += 2
+    assert (read_status(folder).state, read_status(folder).reason) == ("PARTIAL", "2 row(s) missing")
+    progress(folder, done=3)
+    assert read_status(folder).state == "COMPLETED"
+
+
+@pytest.mark.parametrize("seen_first", ["exit record", "rows", "shards"])
+def test_nothing_is_waited_for_once_all_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen_first: str
+) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+    says(monkeypatch, {"77-1000": Sighting("completed", "Slurm says COMPLETED")})
+    progress(folder, done=1)
+    assert read_status(folder).state == "RUNNING"
+    if seen_first == "rows":
+        progress(folder, done=3)
+    elif seen_first == "shards":
+        write_lines(folder.shard(0, 1), [result(index) for index in range(3)])
+    else:
+        end(folder)
+    assert read_status(folder).state == ("PARTIAL" if seen_first == "exit record" else "COMPLETED")
+
+
+def test_who_cannot_write_into_the_folder_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+    progress(folder, done=1)
+    says(monkeypatch, {"77-1000": Sighting("completed", "Slurm says COMPLETED")})
+
+    def refuse(path: Path, record: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("vllm_hpc.state.write_json", refuse)
+    assert read_status(folder).state == "PARTIAL"

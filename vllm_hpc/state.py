@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 import msgspec
@@ -23,9 +24,13 @@ from vllm_hpc.schedulers import Sighting, get_scheduler
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
 # After these nothing more happens by itself. (Scripts say --no-requeue, so a preempted job does not come back.)
 FINAL = frozenset({"COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED"})
+# Seconds until what a compute node wrote last is surely seen here: NFS clients keep attributes for up to 60 s (nfs(5),
+# acregmax and acdirmax).
+_LATE_S = 60
 _PHASES: dict[str, State] = {
     "waiting": "PENDING",
     "running": "RUNNING",
+    "completed": "COMPLETED",
     "failed": "FAILED",
     "cancelled": "CANCELLED",
     "timeout": "TIMEOUT",
@@ -57,11 +62,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """state/verdict-<task>.json: how a task ended, by the scheduler's word, after that many attempts."""
+    """state/verdict-<task>.json: how a task ended, by the scheduler's word, after that many attempts; heard when."""
 
     attempt: int
     state: State
     reason: str
+    heard_at: float = 0.0
 
 
 def read_status(folder: JobFolder) -> Status:
@@ -71,13 +77,19 @@ def read_status(folder: JobFolder) -> Status:
     submitted = read_json(folder.submitted, Submitted)
     job_id = submitted.job_id if submitted else attempts[-1].job_id.split("_")[0] if attempts else None
     # The state first, the counts after: rows that end in between belong to a job that still runs.
-    state, reason = _TaskStates(folder, record, job_id, attempts).overall()
+    tasks = _TaskStates(folder, record, job_id, attempts)
+    state, reason = tasks.overall()
     progress = read_progress(folder, record)
     rows = reported_rows(progress, record)
     if state in FINAL:
         rows = final_rows(folder, rows)
     if state == "COMPLETED" or (state in ("CANCELLED", "TIMEOUT") and rows.done == rows.total):
         state, reason = _completeness(rows)
+        if state != "COMPLETED" and time.time() - tasks.without_record_since < _LATE_S:
+            state, reason = (
+                "RUNNING",
+                "it has ended well; waiting for its exit record and its last rows to be seen here",
+            )
     rate, eta = current_speed(progress, rows) if state == "RUNNING" else (mean_speed(progress), None)
     return Status(
         job=str(folder.path),
@@ -103,6 +115,8 @@ class _TaskStates:
 
     def __init__(self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt]) -> None:
         self._folder, self._record, self._job_id = folder, record, job_id
+        # When the scheduler first said that a task has completed whose own record is not seen yet; 0: no such task.
+        self.without_record_since = 0.0
         self._last = {attempt.task: attempt for attempt in attempts}
 
     def overall(self) -> tuple[State, str]:
@@ -126,7 +140,7 @@ class _TaskStates:
             return self._from_exit(ended, task)
         verdict = read_json(self._folder.verdict(task), Verdict)
         if verdict and verdict.attempt == (attempt.attempt if attempt else 0):
-            return verdict.state, verdict.reason
+            return self._by_verdict(verdict)
         if self._job_id is None:
             return "UNKNOWN", "its submission was interrupted: the scheduler may or may not have it"
         return None
@@ -134,9 +148,16 @@ class _TaskStates:
     def _from_sighting(self, task: int, seen: Sighting) -> tuple[State, str]:
         attempt = self._last.get(task)
         state, reason = self._from_scheduler(seen, self._exit_of(attempt), task)
-        if state in FINAL and self._record.scheduler != "local":
-            self._remember(task, Verdict(attempt.attempt if attempt else 0, state, reason))
-        return state, reason
+        if state not in FINAL or self._record.scheduler == "local":
+            return state, reason
+        verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time())
+        # Who cannot keep it cannot wait either: the next look would begin to wait anew.
+        return self._by_verdict(verdict) if self._remember(task, verdict) else (state, reason)
+
+    def _by_verdict(self, verdict: Verdict) -> tuple[State, str]:
+        if verdict.state == "COMPLETED":
+            self.without_record_since = max(self.without_record_since, verdict.heard_at)
+        return verdict.state, verdict.reason
 
     def _look(self, tasks: list[int]) -> dict[int, Sighting]:
         """What the scheduler says of these tasks; it is asked once, and only where there are any."""
@@ -171,11 +192,13 @@ class _TaskStates:
         return "FAILED", cause_of_failure(self._folder, f"the script {how.format(ended)}", task)
 
     def _from_scheduler(self, seen: Sighting, ended: ExitRecord | None, task: int) -> tuple[State, str]:
-        if seen.phase in ("failed", "gone"):
+        if seen.phase in ("completed", "failed", "gone"):
             # Perhaps written between our two looks.
             late = self._exit_of(self._folder.last_attempt(task))
             if late is not None and self._is_last_word(late):
                 return self._from_exit(late, task)
+            if seen.phase == "completed":
+                return "COMPLETED", ""
             error = cause_of_failure(self._folder, "", task)
             return "FAILED", f"{seen.reason}; {error}" if error else seen.reason or "it left no exit record"
         if seen.phase == "running" and not seen.reason:
@@ -186,11 +209,12 @@ class _TaskStates:
             return self._from_exit(ended, task)
         return _PHASES.get(seen.phase, "UNKNOWN"), seen.reason
 
-    def _remember(self, task: int, verdict: Verdict) -> None:
+    def _remember(self, task: int, verdict: Verdict) -> bool:
         try:
             write_json(self._folder.verdict(task), verdict)
         except OSError:  # another user's folder, or a full disk: it is asked again next time
-            return
+            return False
+        return True
 
 
 def _completeness(rows: Rows) -> tuple[State, str]:

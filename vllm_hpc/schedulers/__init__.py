@@ -55,8 +55,9 @@ class ClientTimeoutError(ClientError):
 class Sighting:
     """What a scheduler says of a job, or of one task of an array.
 
-    ``phase``: waiting, running, gone (it ended, how is on record), failed, cancelled, timeout, preempted, forgotten
-    (the scheduler answers, and does not know it) or unknown (it does not answer); ``reason`` in its own words.
+    ``phase``: waiting, running, completed (its script ended with exit code 0), failed, gone (it ended, and only its own
+    record can say how), cancelled, timeout, preempted, forgotten (the scheduler answers, and does not know it) or
+    unknown (it does not answer); ``reason`` in its own words.
     """
 
     phase: str

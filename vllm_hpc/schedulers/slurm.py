@@ -22,9 +22,9 @@ PHASES = {
     "REQUEUE_FED": "waiting", "SPECIAL_EXIT": "waiting", "RESV_DEL_HOLD": "waiting",
     "RUNNING": "running", "COMPLETING": "running", "SUSPENDED": "running", "STOPPED": "running",
     "SIGNALING": "running", "STAGE_OUT": "running", "RESIZING": "running",
-    "COMPLETED": "gone", "FAILED": "failed", "BOOT_FAIL": "failed", "NODE_FAIL": "failed", "OUT_OF_MEMORY": "failed",
-    "CANCELLED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
-    "PREEMPTED": "preempted",
+    "COMPLETED": "completed", "FAILED": "failed", "BOOT_FAIL": "failed", "NODE_FAIL": "failed",
+    "OUT_OF_MEMORY": "failed", "CANCELLED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
+    "PREEMPTED": "preempted",  # and not REVOKED: a federation's sibling has started on another cluster
 }  # fmt: skip
 # What sbatch --parsable prints: ID, or ID;CLUSTER where it was told of several clusters.
 _SUBMITTED = re.compile(r"^(\d+)(?:;(?P<cluster>\S*))?$", re.MULTILINE)
