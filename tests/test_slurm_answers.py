@@ -10,7 +10,8 @@ import pytest
 
 from tests.conftest import Cli
 from tests.crafted import end, make_array, make_job, progress, start
-from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.job import Job
+from vllm_hpc.jobfolder import JobFolder, Submitted, write_json
 from vllm_hpc.schedulers import ClientError, ClientMissingError, ClientTimeoutError, Sighting
 from vllm_hpc.schedulers.slurm import SCHEDULER, look, parse_sacct, parse_scontrol, parse_squeue, task_ids
 from vllm_hpc.state import FINAL, read_status
@@ -141,18 +142,19 @@ class Clients:
 
 def slurm(monkeypatch: pytest.MonkeyPatch, **answers: str | ClientError) -> Clients:
     clients = Clients(**{"squeue": "", "scontrol": NO_SUCH_JOB, "sacct": NO_ACCOUNTING, **answers})
-    monkeypatch.setattr("vllm_hpc.schedulers.slurm.call_client", clients)
+    for module in ("slurm", "looks"):
+        monkeypatch.setattr(f"vllm_hpc.schedulers.{module}.call_client", clients)
     return clients
 
 
 def phases(monkeypatch: pytest.MonkeyPatch, *tasks: str, **answers: str | ClientError) -> dict[str, str]:
-    slurm(monkeypatch, **answers)
-    return {task: seen.phase for task, seen in look(JobFolder("job"), "12", tasks).items()}
+    clients = slurm(monkeypatch, **answers)
+    return {task: seen.phase for task, seen in look(JobFolder("job"), "12", tasks, clients).items()}
 
 
 def test_the_first_that_knows_a_task_is_believed_and_the_next_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     clients = slurm(monkeypatch, squeue="12|RUNNING|None|x\n", scontrol="JobId=12 JobState=FAILED\n")
-    assert look(JobFolder("job"), "12")["12"] == Sighting("running")
+    assert look(JobFolder("job"), "12", (), clients)["12"] == Sighting("running")
     assert [argv[0] for argv in clients.asked] == ["squeue"]
 
 
@@ -165,8 +167,8 @@ def test_a_job_that_nobody_knows_is_forgotten(monkeypatch: pytest.MonkeyPatch, s
 def test_accounting_that_does_not_answer_has_forgotten_nothing(
     monkeypatch: pytest.MonkeyPatch, error: ClientError
 ) -> None:
-    slurm(monkeypatch, sacct=error)
-    assert look(JobFolder("job"), "12") == {"12": Sighting("unknown", str(error))}
+    clients = slurm(monkeypatch, sacct=error)
+    assert look(JobFolder("job"), "12", (), clients) == {"12": Sighting("unknown", str(error))}
 
 
 @pytest.mark.parametrize("client", ["squeue", "scontrol"])
@@ -255,5 +257,78 @@ def test_without_clusters_none_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     (folder.path / "script.sbatch").write_text("#!/bin/sh\n")
     assert SCHEDULER.submit(folder.path / "script.sbatch") == "12"
     clients = slurm(monkeypatch)
-    look(folder, "12")
+    look(folder, "12", (), clients)
     assert not [word for argv in clients.asked for word in argv if "cluster" in word]
+
+
+def live_jobs(folder: Path, count: int) -> None:
+    for number in range(count):
+        make_job(folder / f"job-{number}", scheduler="slurm")
+
+
+@pytest.mark.parametrize("command", ["list", "status"])
+@pytest.mark.parametrize("silent", ["squeue", "sacct"])
+def test_a_list_asks_a_silent_client_once(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str, silent: str
+) -> None:
+    live_jobs(desk / "runs", 5)
+    clients = slurm(monkeypatch, **{silent: HANGS})
+    listed = json.loads(run_cli(command, "--json").out)
+    assert {(job["state"], job["reason"]) for job in listed} == {("UNKNOWN", str(HANGS))}
+    assert [argv[0] for argv in clients.asked].count(silent) == 1
+
+
+def test_a_list_asks_a_client_again_that_only_refused(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_jobs(desk / "runs", 3)
+    clients = slurm(monkeypatch, squeue=NO_SUCH_JOB)
+    run_cli("list")
+    assert [argv[0] for argv in clients.asked].count("squeue") == 3
+    monkeypatch.setattr("vllm_hpc.schedulers.looks._SLOW_S", 0.0)  # a controller that is down says so after a while
+    clients = slurm(monkeypatch, squeue=ClientError("squeue refused: Unable to contact slurm controller"))
+    run_cli("list")
+    assert [argv[0] for argv in clients.asked] == ["squeue"]
+
+
+def test_who_follows_a_log_reads_the_folder_often_and_asks_slurm_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_job(tmp_path / "job", scheduler="slurm")
+    start(folder)
+    now = 1000.0
+    monkeypatch.setattr("vllm_hpc.schedulers.looks.time.monotonic", lambda: now)
+    clients = slurm(monkeypatch, squeue="77|RUNNING|None|x\n")
+    write_json(folder.submitted, Submitted("slurm", "77", 0.0))
+    statuses = Job(folder.path).statuses(ask_every_s=30)
+    for _ in range(59):
+        assert next(statuses)[0].state == "RUNNING"
+        now += 0.5
+    assert len(clients.asked) == 1
+    now += 1
+    next(statuses)
+    assert len(clients.asked) == 2
+    end(folder, 143, "TERM")  # what became of it, only Slurm knows
+    clients.answers["squeue"] = "77|CANCELLED|None|x\n"
+    now += 5
+    assert next(statuses)[0].state == "CANCELLED"
+
+
+def test_logs_follow_asks_slurm_seldom(desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_job(desk / "runs" / "run", scheduler="slurm")
+    start(folder)
+    clients = slurm(monkeypatch, squeue="77|RUNNING|None|x\n")
+    write_json(folder.submitted, Submitted("slurm", "77", 0.0))
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        with folder.scheduler_log.open("a") as log:
+            log.write(f"{len(pauses)}\n")
+        if len(pauses) == 20:
+            end(folder)
+
+    monkeypatch.setattr("vllm_hpc.cli.jobs.time.sleep", sleep)
+    assert run_cli("logs", "run", "--follow").out.split() == [str(number) for number in range(1, 21)]
+    assert max(pauses) <= 0.5
+    assert len(clients.asked) == 1

@@ -16,7 +16,7 @@ from vllm_hpc.errors import FailedError, JobNotFoundError
 from vllm_hpc.failure import first_error
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder, write_json
-from vllm_hpc.schedulers import ClientError, ClientTimeoutError, Sighting
+from vllm_hpc.schedulers import Ask, ClientError, ClientTimeoutError, Sighting
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
 from vllm_hpc.state import FINAL, read_status
 
@@ -42,8 +42,8 @@ def dead_pid() -> int:
 
 def says(monkeypatch: pytest.MonkeyPatch, seen: dict[str, Sighting]) -> None:
     """The scheduler, whichever it is, answers so."""
-    answer = replace(SCHEDULER, look=lambda job, job_id, tasks: seen)
-    monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: answer)
+    answer = replace(SCHEDULER, look=lambda job, job_id, tasks, ask: seen)
+    monkeypatch.setattr("vllm_hpc.schedulers.looks.get_scheduler", lambda name: answer)
 
 
 def test_completed_is_every_row_with_a_result(tmp_path: Path) -> None:
@@ -207,11 +207,11 @@ def test_an_exit_record_that_comes_between_two_looks_counts(tmp_path: Path, monk
     folder = started(tmp_path)
     progress(folder, done=3)
 
-    def look(job: JobFolder, job_id: str, tasks: Sequence[str]) -> dict[str, Sighting]:
+    def look(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, Sighting]:
         end(folder)
         return {job_id: Sighting("gone", "it has left")}
 
-    monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: replace(SCHEDULER, look=look))
+    monkeypatch.setattr("vllm_hpc.schedulers.looks.get_scheduler", lambda name: replace(SCHEDULER, look=look))
     assert read_status(folder).state == "COMPLETED"
 
 

@@ -19,7 +19,8 @@ from vllm_hpc.jobfolder import (
     read_json,
     write_json,
 )
-from vllm_hpc.schedulers import Sighting, get_scheduler
+from vllm_hpc.schedulers import Sighting
+from vllm_hpc.schedulers.looks import Looks
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
 # After these nothing more happens by itself. (Scripts say --no-requeue, so a preempted job does not come back.)
@@ -70,14 +71,14 @@ class Verdict(msgspec.Struct, frozen=True):
     heard_at: float = 0.0
 
 
-def read_status(folder: JobFolder) -> Status:
-    """The state of a job now. Raises JobNotFoundError."""
+def read_status(folder: JobFolder, looks: Looks | None = None) -> Status:
+    """The state of a job now, or as old as what ``looks`` keeps. Raises JobNotFoundError."""
     record = folder.job()
     attempts = folder.attempts()
     submitted = read_json(folder.submitted, Submitted)
     job_id = submitted.job_id if submitted else attempts[-1].job_id.split("_")[0] if attempts else None
     # The state first, the counts after: rows that end in between belong to a job that still runs.
-    tasks = _TaskStates(folder, record, job_id, attempts)
+    tasks = _TaskStates(folder, record, job_id, attempts, looks or Looks())
     state, reason = tasks.overall()
     progress = read_progress(folder, record)
     rows = reported_rows(progress, record)
@@ -113,8 +114,10 @@ def read_ranks(folder: JobFolder, record: JobRecord) -> list[RankRecord]:
 class _TaskStates:
     """The states of a job's tasks (one, but for an array). The scheduler is asked once, and only if it must be."""
 
-    def __init__(self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt]) -> None:
-        self._folder, self._record, self._job_id = folder, record, job_id
+    def __init__(
+        self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt], looks: Looks
+    ) -> None:
+        self._folder, self._record, self._job_id, self._looks = folder, record, job_id, looks
         # When the scheduler first said that a task has completed whose own record is not seen yet; 0: no such task.
         self.without_record_since = 0.0
         self._last = {attempt.task: attempt for attempt in attempts}
@@ -165,7 +168,8 @@ class _TaskStates:
             return {}
         is_array = self._record.plan.layout.is_array
         ids = {task: f"{self._job_id}_{task}" if is_array else self._job_id for task in tasks}
-        seen = get_scheduler(self._record.scheduler).look(self._folder, self._job_id, list(ids.values()))
+        is_leaving = any(self._exit_of(self._last.get(task)) for task in tasks)
+        seen = self._looks.look(self._record.scheduler, self._folder, self._job_id, list(ids.values()), is_leaving)
         return {task: seen.get(id_) or Sighting("forgotten", "not known to it") for task, id_ in ids.items()}
 
     def _exit_of(self, attempt: Attempt | None) -> ExitRecord | None:

@@ -64,11 +64,16 @@ class Sighting:
     reason: str = ""
 
 
+# Calls a scheduler's client and returns what it printed. Raises ClientError.
+Ask = Callable[[list[str]], str]
+
+
 @dataclass(frozen=True)
 class Scheduler:
     """How to talk to one scheduler. ``script`` is the name that the rendered template has in the job folder.
 
-    ``look`` gets the job's id and those of the tasks to look for, ID_0, ID_1 ... of an array, and answers by them.
+    ``look`` gets the job's id and those of the tasks to look for, ID_0, ID_1 ... of an array, and answers by
+    them; it calls clients through the Ask it is given.
     ``environment`` is what its client is handed to submit that script; ``remember`` gets what that printed, and keeps
     in the folder what else than the id will be needed.
     """
@@ -79,7 +84,7 @@ class Scheduler:
     id_pattern: re.Pattern[str]
     submit_argv: Callable[[Path], list[str]]
     cancel: Callable[[JobFolder, str], None]
-    look: Callable[[JobFolder, str, Sequence[str]], dict[str, Sighting]]
+    look: Callable[[JobFolder, str, Sequence[str], Ask], dict[str, Sighting]]
     environment: Callable[[Path], dict[str, str]]
     remember: Callable[[JobFolder, str], None] = lambda job, output: None
     explain: Callable[[str], str] = lambda words: ""

@@ -15,7 +15,7 @@ import psutil
 
 from vllm_hpc.errors import FailedError
 from vllm_hpc.jobfolder import JobFolder, read_json
-from vllm_hpc.schedulers import ClientTimeoutError, Scheduler, Sighting
+from vllm_hpc.schedulers import Ask, ClientTimeoutError, Scheduler, Sighting
 
 # Seconds that a cancelled job may take: the ranks leave within 5 s of a TERM, torchrun and the sweep follow.
 CANCEL_TIMEOUT_S = 45
@@ -40,7 +40,7 @@ def submit_argv(script: Path) -> list[str]:
     return [sys.executable, "-m", "vllm_hpc.supervisor", "start", str(script)]
 
 
-def look(job: JobFolder, job_id: str, tasks: Sequence[str] = ()) -> dict[str, Sighting]:
+def look(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, Sighting]:
     """Whether the supervisor lives."""
     return {job_id: _look(job)}
 

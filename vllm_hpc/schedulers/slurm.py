@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.jobfolder import JobFolder, read_json, write_json
-from vllm_hpc.schedulers import ClientError, ClientMissingError, Scheduler, Sighting, call_client
+from vllm_hpc.schedulers import Ask, ClientError, ClientMissingError, Scheduler, Sighting, call_client
 from vllm_hpc.schedulers.slurm_environment import submit_environment
 
 # Slurm's job states (man squeue, JOB STATE CODES) -> phase of a Sighting.
@@ -61,7 +61,7 @@ def remember(job: JobFolder, output: str) -> None:
         write_json(job.cluster, Cluster(named["cluster"]))
 
 
-def look(job: JobFolder, job_id: str, tasks: Sequence[str] = ()) -> dict[str, Sighting]:
+def look(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, Sighting]:
     """What Slurm says of ``tasks``: ``ID``, which is the default, or ``ID_0``, ``ID_1`` ... of an array."""
     wanted = set(tasks or [job_id])
     on = _on_cluster(job)
@@ -78,7 +78,7 @@ def look(job: JobFolder, job_id: str, tasks: Sequence[str] = ()) -> dict[str, Si
     try:
         for argv, parse in questions:
             # Whoever was asked first knows best; of an array, some tasks may wait while others are long over.
-            found = parse(_ask(argv)) | found
+            found = parse(_answer(argv, ask)) | found
             if found.keys() >= wanted:
                 break
     except ClientError as error:
@@ -87,10 +87,10 @@ def look(job: JobFolder, job_id: str, tasks: Sequence[str] = ()) -> dict[str, Si
     return dict.fromkeys(wanted, missing) | found
 
 
-def _ask(argv: list[str]) -> str:
+def _answer(argv: list[str], ask: Ask) -> str:
     """A client's answer, empty where it has none to give. Raises ClientError where it should have one."""
     try:
-        return call_client(argv)
+        return ask(argv)
     except ClientMissingError:
         if argv[0] != "sacct":
             raise
