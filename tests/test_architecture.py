@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cost",),
     ("planning",),
     ("executor",),
-    ("failure",),
+    ("failure", "counts"),
     ("state",),
     ("collect",),
     ("job",),

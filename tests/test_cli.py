@@ -391,6 +391,32 @@ def test_an_answer_without_an_id_keeps_the_folder(desk: Path, model: Path, run_c
     assert json.loads(run_cli("status", "run", "--json").out)["state"] == "UNKNOWN"
 
 
+@pytest.mark.parametrize(
+    ("words", "may_be_submitted"),
+    [
+        ("Batch job submission failed: Socket timed out on send/recv operation", True),
+        ("Batch job submission failed: Zero Bytes were transmitted or received", True),
+        ("Batch job submission failed: Unexpected message received", True),
+        ("Batch job submission failed: Unable to contact slurm controller (receive failure)", True),
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", False),
+        ("Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)", False),
+    ],
+)
+def test_a_lost_answer_is_no_refusal(desk: Path, model: Path, run_cli: Cli, words: str, may_be_submitted: bool) -> None:
+    (desk / "bin" / "sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {words}' >&2; exit 1\n")
+    outcome = run_cli("submit", "model", "--name", "run", "--scheduler", "slurm")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert words in outcome.err
+    assert ("may be submitted or not" in outcome.err) == may_be_submitted
+    assert (desk / "runs" / "run").exists() == may_be_submitted
+
+
+def test_a_client_that_was_killed_may_have_submitted(desk: Path, model: Path, run_cli: Cli) -> None:
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\nkill -9 $$\n")
+    assert "may be submitted or not" in run_cli("submit", "model", "--name", "run", "--scheduler", "slurm").err
+    assert (desk / "runs" / "run").exists()
+
+
 def test_no_scheduler_says_what_to_do(desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(desk / "nowhere"))
     outcome = run_cli("submit", "model", "--name", "run", "--scheduler", "slurm")
@@ -405,6 +431,17 @@ def test_auto_takes_the_local_machine_where_no_sbatch_is(
 ) -> None:
     assert json.loads(run_cli("render", "model", "--json").out)["scheduler"] == "slurm"
     monkeypatch.setenv("PATH", str(desk / "nowhere"))
+    assert json.loads(run_cli("render", "model", "--json").out)["scheduler"] == "local"
+
+
+def test_auto_does_not_take_the_login_node_where_sbatch_hangs(
+    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a configless cluster even 'sbatch --version' waits for the controller."""
+    monkeypatch.setattr("vllm_hpc.schedulers.QUERY_TIMEOUT_S", 0.2)
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\nexec sleep 20\n")
+    check_refused(run_cli("submit", "model"), "--scheduler local")
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho 'no configuration' >&2\nexit 1\n")
     assert json.loads(run_cli("render", "model", "--json").out)["scheduler"] == "local"
 
 

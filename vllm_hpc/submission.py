@@ -41,7 +41,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
     def submit(self) -> Job:
-        """Make the job folder and hand the script to the scheduler. Raises SubmitError and leaves no folder then."""
+        """Make the job folder and hand the script to the scheduler.
+
+        Raises SubmitError, and leaves no folder then, but where the scheduler may have taken the script.
+        """
         ensure_model(self.model)
         folder = JobFolder(self.folder)
         try:
