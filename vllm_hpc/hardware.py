@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 
@@ -57,9 +58,8 @@ def _this_node() -> Device:
             least = min(found, key=lambda match: int(match[2]))
             # CUDA's total is what nvidia-smi shows less what the driver keeps: 79.18 of 79.65 GiB on an H100.
             return Device(recognise(least[1], int(least[2]) / 1024 - 0.47), "this node", per_node=len(found))
-    import psutil
-
-    return Device(None, "this node's memory", int(psutil.virtual_memory().total * CPU_SHARE))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Device(None, "this node's memory", int(memory * CPU_SHARE))
 
 
 def _bytes(size: str | None) -> int | None:

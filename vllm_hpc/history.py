@@ -7,6 +7,7 @@ from statistics import median
 
 import msgspec
 
+from vllm_hpc.gpus import recognise
 from vllm_hpc.jobfolder import JobFolder, JobRecord, RankRecord
 from vllm_hpc.layout import Layout
 
@@ -35,7 +36,7 @@ class _Summary(msgspec.Struct):
 def measured_rate(job_dir: Path, model: str, gpu: str, layout: Layout) -> Measured | None:
     """The rate of completed jobs under ``job_dir`` with the same model, GPU, TP and PP; None where there is none.
 
-    ``gpu`` is the driver's name for it (ranks/rank-<r>.json, ``device``). A folder that cannot be read is passed over.
+    ``gpu`` is its name in the planner's table. A folder that cannot be read is passed over.
     """
     rates = []
     for folder in _newest(job_dir):
@@ -66,6 +67,6 @@ def _rate(job: JobFolder, model: str, gpu: str, layout: Layout) -> float | None:
         rank = msgspec.json.decode(job.rank_record(0).read_bytes(), type=RankRecord)
     except (OSError, msgspec.DecodeError, msgspec.ValidationError):
         return None
-    if rank.device != gpu:
+    if not rank.device_gib or recognise(rank.device_name, rank.device_gib).name != gpu:
         return None
     return (summary.prompt_tokens + summary.completion_tokens) / seconds / ran.all_ranks

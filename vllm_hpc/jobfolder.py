@@ -96,6 +96,7 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ``outcome``: running, ok, error, or terminated (it was told to leave). ``digest`` is over the token ids of all
     rows that the replica finished, equal on all its ranks. ``versions`` are those that ran: of vllm, and of torch.
+    ``device_name`` is what the driver calls the GPU, ``device_gib`` its memory.
     """
 
     rank: int
@@ -104,6 +105,8 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     pid: int
     device: str
+    device_name: str = ""
+    device_gib: float | None = None
     outcome: str
     updated_at: float
     digest: str | None = None

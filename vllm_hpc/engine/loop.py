@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
 
 from vllm_hpc.engine.shards import ShardWriter
 from vllm_hpc.jobfolder import JobFolder, JobRecord
@@ -53,7 +54,8 @@ def make_engine(record: JobRecord) -> LLMEngine:
         **_device_defaults(layout),
         **record.plan.engine,
     }
-    return LLMEngine.from_engine_args(EngineArgs(**arguments))
+    # As LLM() does: an engine of its own context starts with 128 sequences and 2048 tokens a step.
+    return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
 
 
 def run_rows(engine: LLMEngine, job: JobFolder, record: JobRecord, place: Place, attempt: int) -> Digest:

@@ -105,6 +105,15 @@ def join(layout: Layout, place: Place, store: TCPStore, run: str) -> Replica:
     return Replica(place, "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}", ident)
 
 
+def describe_device() -> tuple[str, float | None]:
+    """What this rank's GPU is called, and its memory in GiB; on the CPU, the processor, and None."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return platform.processor() or "cpu", None
+    return current_platform.get_device_name(), round(current_platform.get_device_total_memory() / 2**30, 2)
+
+
 def _name_shared_memory(ident: str) -> None:
     """Give the CPU back-end's shared memory a name of our own.
 

@@ -44,7 +44,8 @@ class RankReport:
         self._job, self._rank, self._replica, self._attempt = job, rank, replica, attempt
         self._lock = threading.Lock()
         self._ended = False
-        self.device = "unknown"
+        self.device, self.device_name = "unknown", ""
+        self.device_gib: float | None = None
         self.digest: str | None = None
         self.rows = 0
         self.versions: dict[str, str] = {}
@@ -99,6 +100,8 @@ class RankReport:
             host=node_name(),
             pid=os.getpid(),
             device=self.device,
+            device_name=self.device_name,
+            device_gib=self.device_gib,
             outcome=outcome,
             updated_at=time.time(),
             digest=self.digest,

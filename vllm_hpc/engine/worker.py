@@ -77,7 +77,7 @@ def _generate(job: JobFolder, record: JobRecord, standing: Standing, place: Plac
     with report.timed("load"):
         store = replicas.meet(standing.rank, standing.world_size)
         replica = replicas.join(layout, place, store, f"{standing.job_id}-{standing.attempt}")
-        report.device = replica.device
+        report.device, report.device_name, report.device_gib = replica.device, *replicas.describe_device()
         engine = loop.make_engine(record)
         replica.after_engine_start()
     with report.timed("generate"):

@@ -29,6 +29,8 @@ def find(model: str) -> Path | str:
     if _is_offline():
         return "it is not in the Hugging Face cache, and HF_HUB_OFFLINE is set"
     try:
+        # One request that is not tried again: a download would try for half a minute on a node without a way out.
+        huggingface_hub.model_info(model, timeout=TIMEOUT_S)
         return Path(huggingface_hub.hf_hub_download(model, "config.json", etag_timeout=TIMEOUT_S)).parent
     except Exception as error:  # noqa: BLE001 - whatever keeps the Hub from answering: the compute nodes may do better
         said = " ".join(str(error).split())[:120]
