@@ -1,0 +1,74 @@
+"""The Slurm script without Slurm: a scontrol and an srun of the test's let its own behaviour be seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from vllm_hpc.submission import submit
+
+JOINED = 'for node in 0 1; do : > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-$node"; done\n'
+
+
+class Ran(NamedTuple):
+    """What a script did: its exit code and words, what srun was given, and the job's variables there."""
+
+    code: int
+    err: str
+    srun: list[str]
+    seen: dict[str, str]
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(desk: Path, model: Path) -> Run:
+    """Run the script of a job over two nodes; ``srun`` is shell code, ``profile`` the site's, ``edit`` the script's."""
+
+    def script(
+        profile: str = "", srun: str = JOINED, edit: tuple[str, str] = ("", ""), env: dict[str, str] | None = None
+    ) -> Ran:
+        (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\n{profile}\n")
+        job = submit(str(model), scheduler="slurm", nodes=2, profile="p", job_dir="runs")
+        given, seen = desk / "given", desk / "seen"
+        _client(desk, "scontrol", "echo jwb01; echo jwb02\n")
+        _client(desk, "srun", f"printf '%s\\0' \"$@\" > {given}; env -0 > {seen}\n{srun}")
+        text = (job.path / "script.sbatch").read_text()
+        assert edit[0] in text
+        variables = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "jwb[01-02]", **(env or {})}
+        done = subprocess.run(
+            ["bash", "-c", text.replace(*edit)],
+            env={**os.environ, **variables}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, timeout=60,
+        )  # fmt: skip
+        record = json.loads((job.path / "state" / "exit-1.json").read_text())
+        assert record["exit_code"] == done.returncode
+        values = dict(line.split("=", 1) for line in _words(seen))
+        return Ran(done.returncode, done.stderr, _words(given), values)
+
+    return script
+
+
+def _client(desk: Path, name: str, code: str) -> None:
+    path = desk / "bin" / name
+    path.write_text(f"#!/bin/bash\n{code}")
+    path.chmod(0o755)
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split("\0")[:-1] if path.exists() else []
+
+
+def names(ran: Ran) -> tuple[Any, Any]:
+    return ran.seen.get("VLLM_HPC_HEAD"), ran.seen.get("VLLM_HPC_SECOND_NODE")
+
+
+def test_both_nodes_are_called_by_the_sites_names(run: Run) -> None:
+    assert names(run()) == ("jwb01", "jwb02")
+    assert names(run('head_suffix = "i"')) == ("jwb01i", "jwb02i")
