@@ -72,3 +72,20 @@ def names(ran: Ran) -> tuple[Any, Any]:
 def test_both_nodes_are_called_by_the_sites_names(run: Run) -> None:
     assert names(run()) == ("jwb01", "jwb02")
     assert names(run('head_suffix = "i"')) == ("jwb01i", "jwb02i")
+
+
+@pytest.mark.parametrize("command", ["echo 10.0.0.1 10.1.0.1", "echo; echo 10.0.0.1; echo fe80::1", "echo 10.0.0.1"])
+def test_of_several_addresses_of_the_head_the_first_counts(run: Run, command: str) -> None:
+    ran = run(f'head_command = "{command}"')
+    assert (ran.code, names(ran)) == (0, ("10.0.0.1", "jwb02"))
+
+
+@pytest.mark.parametrize("command", ["true", "no-such-command-here", "echo ' '"])
+def test_a_head_command_without_an_answer_ends_the_job(run: Run, command: str) -> None:
+    ran = run(f'head_command = "{command}"')
+    assert (ran.code, ran.srun) == (1, [])
+    assert "vllm-hpc: the profile's head_command printed no address: " + command in ran.err
+
+
+def test_ranks_are_dealt_out_node_by_node_whatever_the_site_prefers(run: Run) -> None:
+    assert "--distribution=block" in run(env={"SLURM_DISTRIBUTION": "cyclic"}).srun
