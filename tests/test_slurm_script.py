@@ -14,6 +14,8 @@ import pytest
 from vllm_hpc.submission import submit
 
 JOINED = 'for node in 0 1; do : > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-$node"; done\n'
+IDLE = "for _ in {1..90}; do sleep 0.2; done"
+SOON = {"VLLM_HPC_JOIN_TIMEOUT": "1"}
 
 
 class Ran(NamedTuple):
@@ -89,3 +91,28 @@ def test_a_head_command_without_an_answer_ends_the_job(run: Run, command: str) -
 
 def test_ranks_are_dealt_out_node_by_node_whatever_the_site_prefers(run: Run) -> None:
     assert "--distribution=block" in run(env={"SLURM_DISTRIBUTION": "cyclic"}).srun
+
+
+def test_the_time_to_join_does_not_count_the_setup(run: Run) -> None:
+    ran = run('setup = ["sleep 3"]', srun=f"sleep 1.5\n{JOINED}sleep 1", env={"VLLM_HPC_JOIN_TIMEOUT": "3"})
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_an_srun_that_waits_for_a_missing_node_and_ignores_term_is_killed(run: Run) -> None:
+    ran = run(srun=f"trap '' TERM\n{IDLE}", edit=("-ge 30 ]", "-ge 2 ]"), env=SOON)
+    assert ran.code == 137
+    assert "vllm-hpc: not joined within 1 s: jwb01 jwb02\nvllm-hpc: not all nodes have joined, and srun did" in ran.err
+
+
+def test_a_missing_node_ends_an_srun_that_listens(run: Run) -> None:
+    one = JOINED.replace("0 1", "0")
+    ran = run(srun=f"trap 'exit 143' TERM\n{one}{IDLE}", env=SOON)
+    assert ran.code == 143
+    assert ran.err.endswith("vllm-hpc: not joined within 1 s: jwb02\n")
+
+
+def test_a_failed_rank_whose_srun_goes_on_is_cut_short(run: Run) -> None:
+    failed = ': > "$VLLM_HPC_FOLDER/state/failed-$VLLM_HPC_ATTEMPT"'
+    ran = run(srun=f"{JOINED}{failed}\nexec sleep 50", edit=("-ge 30 ]", "-ge 2 ]"))
+    assert ran.code == 137
+    assert "vllm-hpc: a rank has failed, and srun did not end" in ran.err
