@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.published_models import SMALL_CONFIG
 from tests.real_jobs import PROMPTS, make_model, reference_texts
 from vllm_hpc.cli import main
 
@@ -53,7 +55,7 @@ def model(desk: Path) -> Path:
     """The least that counts as a model folder: ./model with a config.json."""
     folder = desk / "model"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(SMALL_CONFIG))
     return folder
 
 

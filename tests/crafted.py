@@ -17,7 +17,8 @@ from vllm_hpc.jobfolder import (
     Submitted,
     write_json,
 )
-from vllm_hpc.plan import Layout, Plan
+from vllm_hpc.layout import Layout
+from vllm_hpc.plan import Plan
 from vllm_hpc.request import Request
 from vllm_hpc.rows import Row
 
@@ -48,10 +49,16 @@ def make_job(path: Path, rows: list[Row] | int = 3, scheduler: str = "local", sh
     return folder
 
 
-def start(folder: JobFolder, attempt: int = 1) -> None:
-    write_json(
-        folder.attempt(attempt), Attempt(attempt=attempt, job_id="77-1000", host="node-1", started_at=SUBMITTED_AT + 5)
-    )
+def make_array(path: Path, tasks: int, rows: int = 3) -> JobFolder:
+    """A job array of Slurm's, with id 77, of which no task has started."""
+    folder = make_job(path, rows, "slurm", Layout(1, 1, 1, 1, 1, tasks, is_array=True))
+    write_json(folder.submitted, Submitted("slurm", "77", SUBMITTED_AT))
+    return folder
+
+
+def start(folder: JobFolder, attempt: int = 1, task: int = 0) -> None:
+    record = Attempt(attempt=attempt, task=task, job_id="77-1000", host="node-1", started_at=SUBMITTED_AT + 5)
+    write_json(folder.attempt(attempt), record)
 
 
 def end(folder: JobFolder, exit_code: int = 0, cause: str = "exit", attempt: int = 1) -> None:

@@ -15,13 +15,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("checks", "cache"),
     ("request", "demo", "rendezvous", "environment"),
-    ("models", "profiles", "vllm_arguments"),
-    ("plan",),
+    ("layout", "gpus", "profiles", "vllm_arguments"),
+    ("plan", "models"),
     ("jobfolder", "rows"),
-    ("schedulers",),
-    ("render", "supervisor"),
+    ("memory", "parallel", "survey", "schedulers"),
+    ("hardware", "history", "render", "supervisor"),
+    ("settings",),
+    ("choose",),
+    ("cost",),
+    ("planning",),
     ("executor",),
-    ("failure",),
+    ("failure", "counts"),
     ("state",),
     ("collect",),
     ("job",),
@@ -32,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"vllm", "torch", "transformers", "ray"}
 # The compute side stands beside the login side, and may use only this of it.
-ENGINE_MAY_USE = {"engine", "errors", "request", "plan", "jobfolder", "rows"}
+ENGINE_MAY_USE = {"engine", "errors", "request", "layout", "plan", "jobfolder", "rows"}
 
 
 def room(path: Path) -> str:

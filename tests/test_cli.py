@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import Cli, Outcome
 from tests.crafted import make_job
+from tests.published_models import SMALL_CONFIG
 from vllm_hpc.cli import COMMANDS
 
 INPUTS: dict[str, bytes] = {
@@ -218,7 +219,7 @@ def test_no_command_shows_the_help_and_exits_2(run_cli: Cli) -> None:
 def test_a_generated_name_of_a_long_model_name_is_refused_or_works(desk: Path, run_cli: Cli) -> None:
     model = desk / ("m" * 250)
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text(json.dumps(SMALL_CONFIG))
     outcome = run_cli("render", model)
     assert outcome.code == 0 or (outcome.code == 2 and outcome.err.count("\n") == 1 and "--name" in outcome.err)
 
@@ -227,7 +228,7 @@ def test_a_generated_name_of_a_long_model_name_is_refused_or_works(desk: Path, r
 def test_a_model_folder_whose_name_makes_no_job_name_asks_for_one(desk: Path, run_cli: Cli, name: str) -> None:
     model = desk / name
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text(json.dumps(SMALL_CONFIG))
     check_refused(run_cli("render", model), "--name")
     assert run_cli("render", model, "--name", "run").code == 0
 
@@ -282,7 +283,7 @@ def test_plan_json(model: Path, desk: Path, run_cli: Cli) -> None:
     plan = json.loads(outcome.out)
     assert set(plan) == {
         "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp", "world_size", "fits", "reasons", "memory",
-        "engine",
+        "engine", "kv_tokens", "concurrency", "runners_up", "model", "cost",
     }  # fmt: skip
     assert set(plan["memory"]) == {"weights_gib", "kv_gib_per_gpu", "per_gpu_gib", "gpu_gib"}
     assert (plan["nodes"], plan["procs_per_node"], plan["world_size"]) == (2, 8, 16)
@@ -390,6 +391,32 @@ def test_an_answer_without_an_id_keeps_the_folder(desk: Path, model: Path, run_c
     assert json.loads(run_cli("status", "run", "--json").out)["state"] == "UNKNOWN"
 
 
+@pytest.mark.parametrize(
+    ("words", "may_be_submitted"),
+    [
+        ("Batch job submission failed: Socket timed out on send/recv operation", True),
+        ("Batch job submission failed: Zero Bytes were transmitted or received", True),
+        ("Batch job submission failed: Unexpected message received", True),
+        ("Batch job submission failed: Unable to contact slurm controller (receive failure)", True),
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", False),
+        ("Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)", False),
+    ],
+)
+def test_a_lost_answer_is_no_refusal(desk: Path, model: Path, run_cli: Cli, words: str, may_be_submitted: bool) -> None:
+    (desk / "bin" / "sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {words}' >&2; exit 1\n")
+    outcome = run_cli("submit", "model", "--name", "run", "--scheduler", "slurm")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert words in outcome.err
+    assert ("may be submitted or not" in outcome.err) == may_be_submitted
+    assert (desk / "runs" / "run").exists() == may_be_submitted
+
+
+def test_a_client_that_was_killed_may_have_submitted(desk: Path, model: Path, run_cli: Cli) -> None:
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\nkill -9 $$\n")
+    assert "may be submitted or not" in run_cli("submit", "model", "--name", "run", "--scheduler", "slurm").err
+    assert (desk / "runs" / "run").exists()
+
+
 def test_no_scheduler_says_what_to_do(desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(desk / "nowhere"))
     outcome = run_cli("submit", "model", "--name", "run", "--scheduler", "slurm")
@@ -404,6 +431,17 @@ def test_auto_takes_the_local_machine_where_no_sbatch_is(
 ) -> None:
     assert json.loads(run_cli("render", "model", "--json").out)["scheduler"] == "slurm"
     monkeypatch.setenv("PATH", str(desk / "nowhere"))
+    assert json.loads(run_cli("render", "model", "--json").out)["scheduler"] == "local"
+
+
+def test_auto_does_not_take_the_login_node_where_sbatch_hangs(
+    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a configless cluster even 'sbatch --version' waits for the controller."""
+    monkeypatch.setattr("vllm_hpc.schedulers.QUERY_TIMEOUT_S", 0.2)
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\nexec sleep 20\n")
+    check_refused(run_cli("submit", "model"), "--scheduler local")
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho 'no configuration' >&2\nexit 1\n")
     assert json.loads(run_cli("render", "model", "--json").out)["scheduler"] == "local"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.published_models import SMALL_CONFIG
 from tests.real_jobs import processes_of
 from vllm_hpc import Job, submit
 from vllm_hpc.jobfolder import Ending, ExitRecord, Progress, write_json
@@ -21,7 +23,7 @@ from vllm_hpc.jobfolder import Ending, ExitRecord, Progress, write_json
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     """Submit a job whose setup line and whose 'torchrun' are shell code of the test's."""
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(SMALL_CONFIG))
     (tmp_path / "template").mkdir()
     monkeypatch.chdir(tmp_path)
 

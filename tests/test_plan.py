@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vllm_hpc.errors import LayoutError
-from vllm_hpc.plan import OPTIONS, Asked, Layout, Plan, solve
+from vllm_hpc.layout import OPTIONS, Asked, Layout, solve
+from vllm_hpc.plan import Plan
 
 # asked, GPUs of a node, then nodes, ranks per node, TP, PP, DP
 TABLE = [
@@ -148,7 +149,7 @@ def test_plan_json_has_the_keys_that_people_script_against() -> None:
     shown = Plan(layout=layout, engine={"dtype": "auto"}, reasons=tuple(reasons)).to_json()
     assert set(shown) == {
         "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp", "world_size", "fits", "reasons", "memory",
-        "engine",
+        "engine", "kv_tokens", "concurrency", "runners_up", "model", "cost",
     }  # fmt: skip
     assert set(shown["memory"]) == {"weights_gib", "kv_gib_per_gpu", "per_gpu_gib", "gpu_gib"}
     assert (shown["world_size"], shown["fits"], shown["engine"]) == (16, None, {"dtype": "auto"})

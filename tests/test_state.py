@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.crafted import end, error, layout, make_job, progress, rank, start
-from vllm_hpc.errors import JobNotFoundError
+from tests.crafted import end, error, layout, make_array, make_job, progress, rank, result, start, write_lines
+from vllm_hpc.counts import Rows
+from vllm_hpc.errors import FailedError, JobNotFoundError
 from vllm_hpc.failure import first_error
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder, write_json
-from vllm_hpc.schedulers import Sighting
+from vllm_hpc.schedulers import Ask, ClientError, ClientTimeoutError, Sighting
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
 from vllm_hpc.state import FINAL, read_status
 
@@ -36,6 +38,12 @@ def dead_pid() -> int:
         os._exit(0)
     os.waitpid(pid, 0)
     return pid
+
+
+def says(monkeypatch: pytest.MonkeyPatch, seen: dict[str, Sighting]) -> None:
+    """The scheduler, whichever it is, answers so."""
+    answer = replace(SCHEDULER, look=lambda job, job_id, tasks, ask: seen)
+    monkeypatch.setattr("vllm_hpc.schedulers.looks.get_scheduler", lambda name: answer)
 
 
 def test_completed_is_every_row_with_a_result(tmp_path: Path) -> None:
@@ -149,7 +157,7 @@ def test_a_live_supervisor_means_running_and_says_the_stage(tmp_path: Path, monk
     rank(folder, 0, "running")
     assert "1 of 2 rank(s) load" in read_status(folder).reason
     progress(folder, done=1, failed=1, tokens=400)
-    monkeypatch.setattr("vllm_hpc.state.time.time", lambda: 1010.0 + 100)
+    monkeypatch.setattr("vllm_hpc.counts.time.time", lambda: 1010.0 + 100)
     status = read_status(folder)
     assert "generating on 1 of 1" in status.reason
     assert (status.tokens_per_s, status.eta_s) == (4.0, 100.0)
@@ -199,11 +207,11 @@ def test_an_exit_record_that_comes_between_two_looks_counts(tmp_path: Path, monk
     folder = started(tmp_path)
     progress(folder, done=3)
 
-    def look(job: JobFolder, job_id: str) -> dict[str, Sighting]:
+    def look(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, Sighting]:
         end(folder)
         return {job_id: Sighting("gone", "it has left")}
 
-    monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: replace(SCHEDULER, look=look))
+    monkeypatch.setattr("vllm_hpc.schedulers.looks.get_scheduler", lambda name: replace(SCHEDULER, look=look))
     assert read_status(folder).state == "COMPLETED"
 
 
@@ -214,10 +222,59 @@ def test_without_a_record_the_scheduler_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, state: str
 ) -> None:
     folder = make_job(tmp_path / "job")
-    answer = replace(SCHEDULER, look=lambda job, job_id: {job_id: Sighting(phase, f"in its own words {job_id}")})
-    monkeypatch.setattr("vllm_hpc.state.get_scheduler", lambda name: answer)
+    says(monkeypatch, {"77-1000": Sighting(phase, "in its own words")})
     status = read_status(folder)
-    assert (status.state, status.reason) == (state, "in its own words 77-1000")
+    assert (status.state, status.reason) == (state, "in its own words")
+
+
+def test_a_task_that_waits_does_not_read_another_tasks_exit_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attempts are numbered in the order in which tasks start: here the second task was the first."""
+    folder = make_array(tmp_path / "job", tasks=2)
+    start(folder, attempt=1, task=1)
+    end(folder, 1)
+    says(monkeypatch, {"77_0": Sighting("waiting", "waits: Resources")})
+    status = read_status(folder)
+    assert (status.state, status.reason) == ("PENDING", "1 of 2 task(s); task 0: waits: Resources")
+
+
+def test_the_last_counts_of_a_job_that_was_killed_come_from_its_rows(tmp_path: Path) -> None:
+    """Replicas write their counts every second; rows at once."""
+    folder = started(tmp_path, rows=5)
+    progress(folder, done=1)
+    errors = [{**result(index), "error": {"type": "E", "message": "m"}} for index in (1, 3)]
+    write_lines(folder.shard(0, 1), [result(0), *errors], torn='{"index": 4')
+    assert read_status(folder).rows == Rows(5, 1, 2), "no supervisor: it has ended"
+    write_lines(folder.shard(0, 2), [result(1), result(0)])
+    end(folder, 137, "SIGKILL")
+    status = read_status(folder)
+    assert (status.state, status.rows) == ("FAILED", Rows(5, 2, 1))
+
+
+def test_the_rows_of_a_job_that_has_ended_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started(tmp_path)
+    write_lines(folder.shard(0, 1), [result(0)])
+    end(folder, 1)
+    assert read_status(folder).rows == Rows(3, 1)
+    monkeypatch.setattr("vllm_hpc.counts._count", lambda shards, total: pytest.fail("counted again"))
+    assert read_status(folder).rows == Rows(3, 1)
+
+
+def test_shards_that_were_removed_are_no_error(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=1)
+    end(folder, 1)
+    folder.shards.rmdir()
+    assert read_status(folder).rows == Rows(3, 1)
+
+
+def test_a_running_job_is_not_counted(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    write_json(folder.supervisor, this_process("77-1000"))
+    write_lines(folder.shard(0, 1), [result(0)])
+    assert read_status(folder).rows == Rows(3)
+    assert not folder.counted.exists()
 
 
 def test_no_job_folder_is_no_state(tmp_path: Path) -> None:
@@ -286,3 +343,80 @@ def test_a_job_that_was_ended_after_its_last_row_is_complete(tmp_path: Path, cau
     progress(folder, done=3)
     end(folder, 143, cause)
     assert read_status(folder).state == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [
+        (ClientError("scancel refused: Access/permission denied"), False),
+        (FailedError("it runs on another host: cancel it there"), False),
+        (ClientTimeoutError("scancel did not answer within 15 s"), True),
+    ],
+)
+@pytest.mark.parametrize("was_cancelled", [False, True])
+def test_a_cancel_that_was_refused_leaves_no_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: FailedError, stays: bool, was_cancelled: bool
+) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+    if was_cancelled:
+        folder.cancelled.touch()
+
+    def refuse(job: JobFolder, job_id: str) -> None:
+        assert folder.cancelled.exists(), "on record before it is asked for"
+        raise error
+
+    says(monkeypatch, {"77-1000": Sighting("running")})
+    monkeypatch.setattr("vllm_hpc.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
+    with pytest.raises(FailedError):
+        Job(folder.path).cancel()
+    assert folder.cancelled.exists() == (stays or was_cancelled)
+
+
+def test_completed_by_the_schedulers_word_waits_for_records_that_are_seen_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compute node's last writes may show here up to a minute later."""
+    folder = started(tmp_path, scheduler="slurm")
+    progress(folder, done=1)
+    now = 5000.0
+    monkeypatch.setattr("vllm_hpc.state.time.time", lambda: now)
+    says(monkeypatch, {"77-1000": Sighting("completed", "Slurm says COMPLETED")})
+    status = read_status(folder)
+    assert (status.state, status.is_final) == ("RUNNING", False)
+    assert "waiting for its exit record" in status.reason
+    says(monkeypatch, {"77-1000": Sighting("unknown", "never asked again")})
+    now += 59
+    assert read_status(folder).state == "RUNNING"
+    now += 2
+    assert (read_status(folder).state, read_status(folder).reason) == ("PARTIAL", "2 row(s) missing")
+    progress(folder, done=3)
+    assert read_status(folder).state == "COMPLETED"
+
+
+@pytest.mark.parametrize("seen_first", ["exit record", "rows", "shards"])
+def test_nothing_is_waited_for_once_all_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen_first: str
+) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+    says(monkeypatch, {"77-1000": Sighting("completed", "Slurm says COMPLETED")})
+    progress(folder, done=1)
+    assert read_status(folder).state == "RUNNING"
+    if seen_first == "rows":
+        progress(folder, done=3)
+    elif seen_first == "shards":
+        write_lines(folder.shard(0, 1), [result(index) for index in range(3)])
+    else:
+        end(folder)
+    assert read_status(folder).state == ("PARTIAL" if seen_first == "exit record" else "COMPLETED")
+
+
+def test_who_cannot_write_into_the_folder_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+    progress(folder, done=1)
+    says(monkeypatch, {"77-1000": Sighting("completed", "Slurm says COMPLETED")})
+
+    def refuse(path: Path, record: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("vllm_hpc.state.write_json", refuse)
+    assert read_status(folder).state == "PARTIAL"

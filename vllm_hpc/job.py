@@ -22,7 +22,8 @@ from vllm_hpc.errors import FailedError, JobFailedError, JobNotFoundError, Reque
 from vllm_hpc.failure import first_error
 from vllm_hpc.jobfolder import JobFolder, JobRecord, RankRecord, Submitted, read_json
 from vllm_hpc.rows import Row, iter_jsonl
-from vllm_hpc.schedulers import get_scheduler
+from vllm_hpc.schedulers import ClientTimeoutError, get_scheduler
+from vllm_hpc.schedulers.looks import Looks
 from vllm_hpc.state import Status, read_ranks, read_status
 
 # Seconds between two looks at a job, at first and at most.
@@ -56,14 +57,16 @@ class Job:
         """State, counts and speed, now. Raises JobNotFoundError."""
         return read_status(self.folder)
 
-    def statuses(self) -> Iterator[tuple[Status, float]]:
+    def statuses(self, ask_every_s: float = 0.0) -> Iterator[tuple[Status, float]]:
         """Look again and again until the end: each status, with the seconds to wait before the next look.
 
-        Quick at first, for small jobs, then slow, for the file system's and the scheduler's sake.
+        Quick at first, for small jobs, then slow, for the file system's and the scheduler's sake. Who looks more often
+        than that reads the folder each time, and asks the scheduler only every ``ask_every_s`` seconds.
         """
         pause = _POLL_S[0]
+        looks = Looks(ask_every_s)
         while True:
-            status = self.status()
+            status = read_status(self.folder, looks)
             yield status, pause
             if status.is_final:
                 return
@@ -142,10 +145,22 @@ class Job:
             return status
         if status.job_id is None:
             raise FailedError(f"{self.path.name} has no job id: its submission was interrupted")
-        # On record first: a scheduler without accounting soon forgets why the job ended.
-        self.folder.cancelled.touch()
-        get_scheduler(status.scheduler).cancel(self.folder, status.job_id)
+        self._cancel_on_record(status.scheduler, status.job_id)
         return self.status()
+
+    def _cancel_on_record(self, scheduler: str, job_id: str) -> None:
+        """On record first: a scheduler without accounting soon forgets why the job ended."""
+        was_cancelled = self.folder.cancelled.exists()
+        self.folder.cancelled.touch()
+        try:
+            get_scheduler(scheduler).cancel(self.folder, job_id)
+        except ClientTimeoutError:
+            raise  # it may well be cancelled
+        except FailedError:
+            # The job goes on: whatever it dies of later, it will not be this.
+            if not was_cancelled:
+                self.folder.cancelled.unlink(missing_ok=True)
+            raise
 
     def _is_collected(self) -> bool:
         """Whether outputs.jsonl is newer than every shard."""
@@ -171,3 +186,9 @@ def list_jobs(job_dir: str = "runs") -> list[Job]:
     files = as_path(job_dir, "--job-dir").glob("*/job.json")
     found = [Job(file.parent) for file in files if read_json(file, JobRecord)]
     return sorted(found, key=lambda job: job.folder.job_json.stat().st_mtime_ns)
+
+
+def list_statuses(job_dir: str = "runs") -> list[Status]:
+    """The states of all jobs under ``job_dir``, the oldest first. A scheduler that is silent is asked but once."""
+    looks = Looks(float("inf"))
+    return [read_status(job.folder, looks) for job in list_jobs(job_dir)]

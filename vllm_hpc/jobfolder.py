@@ -124,6 +124,8 @@ class JobFolder:
         self.summary = self.path / "summary.json"
         self.submitted = self.path / "state" / "submitted.json"
         self.supervisor = self.path / "state" / "supervisor.json"
+        self.counted = self.path / "state" / "counted.json"
+        self.cluster = self.path / "state" / "cluster.json"
         self.cancelled = self.path / "control" / "cancelled"
         self.scheduler_log = self.path / "logs" / "scheduler.out"
         self.ranks = self.path / "ranks"

@@ -22,7 +22,9 @@ PROJECT_FILE = "vllm-hpc.toml"
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a site is like. gpu_memory_gib is in GiB; setup lines run in the job's shell before anything else.
+    """What a site is like. ``gpu`` is a name of --gpu, gpu_memory_gib (GiB) for one that has none.
+
+    ``setup`` lines run in the job's shell before anything else.
 
     How nodes name the head: its host name with ``head_suffix`` ("i" on JUWELS, ".hsn.cm.polaris.alcf.anl.gov"), or
     what ``head_command`` prints on it ("hostname -i" on Frontier). ``export_environment`` false is --export=NONE.
@@ -36,6 +38,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     mem: str | None = None
     cpus_per_rank: Count | None = None
     gpus_per_node: Count | None = None
+    gpu: str | None = None
     gpu_memory_gib: float | None = None
     gpu_flag: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
     exclusive: bool = False

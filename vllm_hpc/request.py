@@ -67,6 +67,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     engine: dict[str, Any] = {}
     env: dict[str, str] = {}
     directive: list[str] = []
+    gpu: str | None = None
     launcher: LauncherName | None = None
     array: bool = False
     template: str | None = None

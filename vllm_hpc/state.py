@@ -7,26 +7,31 @@ from typing import Literal
 
 import msgspec
 
+from vllm_hpc.counts import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
 from vllm_hpc.failure import cause_of_failure
 from vllm_hpc.jobfolder import (
     Attempt,
     ExitRecord,
     JobFolder,
     JobRecord,
-    Progress,
     RankRecord,
     Submitted,
     read_json,
     write_json,
 )
-from vllm_hpc.schedulers import Sighting, get_scheduler
+from vllm_hpc.schedulers import Sighting
+from vllm_hpc.schedulers.looks import Looks
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
 # After these nothing more happens by itself. (Scripts say --no-requeue, so a preempted job does not come back.)
 FINAL = frozenset({"COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED"})
+# Seconds until what a compute node wrote last is surely seen here: NFS clients keep attributes for up to 60 s (nfs(5),
+# acregmax and acdirmax).
+_LATE_S = 60
 _PHASES: dict[str, State] = {
     "waiting": "PENDING",
     "running": "RUNNING",
+    "completed": "COMPLETED",
     "failed": "FAILED",
     "cancelled": "CANCELLED",
     "timeout": "TIMEOUT",
@@ -36,14 +41,6 @@ _PHASES: dict[str, State] = {
 _ORDER: tuple[State, ...] = (
     "RUNNING", "PENDING", "UNKNOWN", "PREEMPTED", "FAILED", "TIMEOUT", "CANCELLED", "PARTIAL", "COMPLETED",
 )  # fmt: skip
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """Counts of rows: in the input, with a result, with an error."""
-
-    total: int
-    done: int = 0
-    failed: int = 0
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,26 +63,35 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """state/verdict-<task>.json: how a task ended, by the scheduler's word, after that many attempts."""
+    """state/verdict-<task>.json: how a task ended, by the scheduler's word, after that many attempts; heard when."""
 
     attempt: int
     state: State
     reason: str
+    heard_at: float = 0.0
 
 
-def read_status(folder: JobFolder) -> Status:
-    """The state of a job now. Raises JobNotFoundError."""
+def read_status(folder: JobFolder, looks: Looks | None = None) -> Status:
+    """The state of a job now, or as old as what ``looks`` keeps. Raises JobNotFoundError."""
     record = folder.job()
     attempts = folder.attempts()
     submitted = read_json(folder.submitted, Submitted)
     job_id = submitted.job_id if submitted else attempts[-1].job_id.split("_")[0] if attempts else None
     # The state first, the counts after: rows that end in between belong to a job that still runs.
-    state, reason = _TaskStates(folder, record, job_id, attempts).overall()
+    tasks = _TaskStates(folder, record, job_id, attempts, looks or Looks())
+    state, reason = tasks.overall()
     progress = read_progress(folder, record)
-    rows = Rows(record.rows, sum(p.done for p in progress), sum(p.failed for p in progress))
+    rows = reported_rows(progress, record)
+    if state in FINAL:
+        rows = final_rows(folder, rows)
     if state == "COMPLETED" or (state in ("CANCELLED", "TIMEOUT") and rows.done == rows.total):
         state, reason = _completeness(rows)
-    rate, eta = _speed(progress, rows) if state == "RUNNING" else (_mean_rate(progress), None)
+        if state != "COMPLETED" and time.time() - tasks.without_record_since < _LATE_S:
+            state, reason = (
+                "RUNNING",
+                "it has ended well; waiting for its exit record and its last rows to be seen here",
+            )
+    rate, eta = current_speed(progress, rows) if state == "RUNNING" else (mean_speed(progress), None)
     return Status(
         job=str(folder.path),
         job_id=job_id,
@@ -99,12 +105,6 @@ def read_status(folder: JobFolder) -> Status:
     )
 
 
-def read_progress(folder: JobFolder, record: JobRecord) -> list[Progress]:
-    """The counts of every replica that has begun."""
-    found = (read_json(folder.progress(replica), Progress) for replica in range(record.plan.layout.dp))
-    return [progress for progress in found if progress is not None]
-
-
 def read_ranks(folder: JobFolder, record: JobRecord) -> list[RankRecord]:
     """The record of every rank that has begun, by rank."""
     found = (read_json(folder.rank_record(rank), RankRecord) for rank in range(record.plan.layout.all_ranks))
@@ -114,15 +114,20 @@ def read_ranks(folder: JobFolder, record: JobRecord) -> list[RankRecord]:
 class _TaskStates:
     """The states of a job's tasks (one, but for an array). The scheduler is asked once, and only if it must be."""
 
-    def __init__(self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt]) -> None:
-        self._folder, self._record, self._job_id = folder, record, job_id
+    def __init__(
+        self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt], looks: Looks
+    ) -> None:
+        self._folder, self._record, self._job_id, self._looks = folder, record, job_id, looks
+        # When the scheduler first said that a task has completed whose own record is not seen yet; 0: no such task.
+        self.without_record_since = 0.0
         self._last = {attempt.task: attempt for attempt in attempts}
-        self._seen: dict[str, Sighting] | None = None
 
     def overall(self) -> tuple[State, str]:
         """State and reason of the whole job."""
         layout = self._record.plan.layout
-        found = {task: self._of_task(task) for task in range(layout.tasks)}
+        settled = {task: self._from_folder(task) for task in range(layout.tasks)}
+        seen = self._look([task for task, state in settled.items() if state is None])
+        found = {task: state or self._from_sighting(task, seen[task]) for task, state in settled.items()}
         state = next(state for state in _ORDER if any(one == state for one, _ in found.values()))
         those = [task for task, (one, _) in found.items() if one == state]
         reason = found[those[0]][1]
@@ -130,32 +135,55 @@ class _TaskStates:
             reason = f"{len(those)} of {layout.tasks} task(s); task {those[0]}: {reason}"
         return state, reason
 
-    def _of_task(self, task: int) -> tuple[State, str]:
+    def _from_folder(self, task: int) -> tuple[State, str] | None:
+        """What the folder's own records say for good, None where the scheduler must be asked."""
         attempt = self._last.get(task)
-        ended = self._folder.exit_of(attempt.attempt if attempt else task + 1)
+        ended = self._exit_of(attempt)
         if ended is not None and self._is_last_word(ended):
             return self._from_exit(ended, task)
         verdict = read_json(self._folder.verdict(task), Verdict)
         if verdict and verdict.attempt == (attempt.attempt if attempt else 0):
-            return verdict.state, verdict.reason
+            return self._by_verdict(verdict)
         if self._job_id is None:
             return "UNKNOWN", "its submission was interrupted: the scheduler may or may not have it"
-        state, reason = self._from_scheduler(self._look(task), ended, task)
-        if state in FINAL and self._record.scheduler != "local":
-            self._remember(task, Verdict(attempt.attempt if attempt else 0, state, reason))
-        return state, reason
+        return None
+
+    def _from_sighting(self, task: int, seen: Sighting) -> tuple[State, str]:
+        attempt = self._last.get(task)
+        state, reason = self._from_scheduler(seen, self._exit_of(attempt), task)
+        if state not in FINAL or self._record.scheduler == "local":
+            return state, reason
+        verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time())
+        # Who cannot keep it cannot wait either: the next look would begin to wait anew.
+        return self._by_verdict(verdict) if self._remember(task, verdict) else (state, reason)
+
+    def _by_verdict(self, verdict: Verdict) -> tuple[State, str]:
+        if verdict.state == "COMPLETED":
+            self.without_record_since = max(self.without_record_since, verdict.heard_at)
+        return verdict.state, verdict.reason
+
+    def _look(self, tasks: list[int]) -> dict[int, Sighting]:
+        """What the scheduler says of these tasks; it is asked once, and only where there are any."""
+        if self._job_id is None or not tasks:
+            return {}
+        is_array = self._record.plan.layout.is_array
+        ids = {task: f"{self._job_id}_{task}" if is_array else self._job_id for task in tasks}
+        is_leaving = any(self._exit_of(self._last.get(task)) for task in tasks)
+        seen = self._looks.look(self._record.scheduler, self._folder, self._job_id, list(ids.values()), is_leaving)
+        return {task: seen.get(id_) or Sighting("forgotten", "not known to it") for task, id_ in ids.items()}
+
+    def _exit_of(self, attempt: Attempt | None) -> ExitRecord | None:
+        """The exit record of a task's last attempt."""
+        if attempt is not None:
+            return self._folder.exit_of(attempt.attempt)
+        # A script that was killed before it could number itself: its supervisor wrote the record, as attempt 1. In an
+        # array attempt 1 is whichever task started first, and says nothing of one that has not.
+        return self._folder.exit_of(1) if self._record.scheduler == "local" else None
 
     def _is_last_word(self, ended: ExitRecord) -> bool:
         """Whether the script's own record settles it: a signal's reason, or a requeue, only a scheduler knows."""
         settled = ended.exit_code == 0 or ended.cause in ("exit", "cancelled", "timeout")
         return settled or self._record.scheduler == "local"
-
-    def _look(self, task: int) -> Sighting:
-        assert self._job_id is not None
-        if self._seen is None:
-            self._seen = get_scheduler(self._record.scheduler).look(self._folder, self._job_id)
-        key = f"{self._job_id}_{task}" if self._record.plan.layout.is_array else self._job_id
-        return self._seen.get(key) or self._seen.get(self._job_id) or Sighting("forgotten", "not known to it")
 
     def _from_exit(self, ended: ExitRecord, task: int) -> tuple[State, str]:
         if ended.exit_code == 0:
@@ -168,12 +196,13 @@ class _TaskStates:
         return "FAILED", cause_of_failure(self._folder, f"the script {how.format(ended)}", task)
 
     def _from_scheduler(self, seen: Sighting, ended: ExitRecord | None, task: int) -> tuple[State, str]:
-        if seen.phase in ("failed", "gone"):
+        if seen.phase in ("completed", "failed", "gone"):
             # Perhaps written between our two looks.
-            attempt = self._folder.last_attempt(task)
-            late = self._folder.exit_of(attempt.attempt if attempt else task + 1)
+            late = self._exit_of(self._folder.last_attempt(task))
             if late is not None and self._is_last_word(late):
                 return self._from_exit(late, task)
+            if seen.phase == "completed":
+                return "COMPLETED", ""
             error = cause_of_failure(self._folder, "", task)
             return "FAILED", f"{seen.reason}; {error}" if error else seen.reason or "it left no exit record"
         if seen.phase == "running" and not seen.reason:
@@ -184,15 +213,16 @@ class _TaskStates:
             return self._from_exit(ended, task)
         return _PHASES.get(seen.phase, "UNKNOWN"), seen.reason
 
-    def _remember(self, task: int, verdict: Verdict) -> None:
+    def _remember(self, task: int, verdict: Verdict) -> bool:
         try:
             write_json(self._folder.verdict(task), verdict)
         except OSError:  # another user's folder, or a full disk: it is asked again next time
-            return
+            return False
+        return True
 
 
 def _completeness(rows: Rows) -> tuple[State, str]:
-    missing = rows.total - rows.done - rows.failed
+    missing = rows.missing
     if missing == rows.total:
         return "FAILED", "the script ended well, but no rank wrote a row: see the logs"
     parts = [f"{rows.failed} row(s) with errors"] * bool(rows.failed) + [f"{missing} row(s) missing"] * bool(missing)
@@ -206,21 +236,3 @@ def _stage(folder: JobFolder, record: JobRecord) -> str:
         return f"generating on {begun} of {record.plan.layout.dp} replica(s)"
     ranks = len(read_ranks(folder, record))
     return f"{ranks} of {record.plan.layout.all_ranks} rank(s) load the model" if ranks else "starting"
-
-
-def _speed(progress: list[Progress], rows: Rows) -> tuple[float | None, float | None]:
-    """Output tokens per second now, and seconds left, both summed over the replicas."""
-    now = time.time()
-    spans = [(p, now - p.started_at) for p in progress if p.started_at and now > p.started_at]
-    if not spans:
-        return None, None
-    tokens = sum(p.completion_tokens / span for p, span in spans)
-    finished = sum((p.done + p.failed) / span for p, span in spans)
-    left = rows.total - rows.done - rows.failed
-    return round(tokens, 1), round(left / finished, 1) if finished else None
-
-
-def _mean_rate(progress: list[Progress]) -> float | None:
-    spans = [p.updated_at - p.started_at for p in progress if p.updated_at > p.started_at > 0]
-    tokens = sum(p.completion_tokens for p in progress)
-    return round(tokens / max(spans), 1) if spans and max(spans) > 0 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -20,13 +19,13 @@ from vllm_hpc.executor import submit_script
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder, JobRecord, Submitted, write_json
 from vllm_hpc.models import Model, ensure_model, find_model
-from vllm_hpc.plan import Asked, Layout, Plan, solve, solve_array
+from vllm_hpc.plan import Plan
+from vllm_hpc.planning import check_fits, make_plan, unused_options, with_default_profile
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.render import ScriptContext, render_script
 from vllm_hpc.request import JOB_DEFINITION, Request, find_definition, make_request
-from vllm_hpc.rows import check_rows, read_rows, write_rows
-from vllm_hpc.schedulers import ClientError, ClientTimeoutError, Scheduler, find_scheduler, get_scheduler
-from vllm_hpc.vllm_arguments import check_arguments
+from vllm_hpc.rows import read_rows, write_rows
+from vllm_hpc.schedulers import ClientError, ClientTimeoutError, get_scheduler
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +41,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
     def submit(self) -> Job:
-        """Make the job folder and hand the script to the scheduler. Raises SubmitError and leaves no folder then."""
+        """Make the job folder and hand the script to the scheduler.
+
+        Raises SubmitError, and leaves no folder then, but where the scheduler may have taken the script.
+        """
         ensure_model(self.model)
         folder = JobFolder(self.folder)
         try:
@@ -82,68 +84,16 @@ def submit(model: str, **options: Any) -> Job:
 
 def prepare(model: str, **options: Any) -> Prepared:
     """Check, plan and render a job without making anything. Raises RefusedError."""
-    request = _with_default_profile(make_request({"model": model, **options}))
+    request = with_default_profile(make_request({"model": model, **options}))
     definition = find_definition(model)
-    prepared = _render(request, str(definition) if definition else None)
-    check_rows(request.input)  # last: it may be long
-    return prepared
-
-
-def plan_only(model: str, **options: Any) -> Plan:
-    """The plan of a job, with nothing rendered or made. Raises RefusedError."""
-    request = _with_default_profile(make_request({"model": model, **options}))
-    if request.input is not None:
-        check_rows(request.input)
-    return make_plan(request)[0]
-
-
-def make_plan(request: Request) -> tuple[Plan, Scheduler]:
-    """The plan of a request, with the scheduler that it is for. Makes nothing. Raises RefusedError."""
-    profile = load_profile(request.profile)
-    find_model(request.model)
-    check_arguments("engine", request.engine)
-    check_arguments("sampling", request.sampling)
-    name, why = _choose_scheduler(request, profile)
-    asked = Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
-    layout, reasons = (solve_array if request.array else solve)(asked, profile.gpus_per_node)
-    if name == "local":
-        _check_local(request, layout)
-    notes = _unused_options(request) if name == "local" else []
-    plan = Plan(layout=layout, engine=dict(request.engine), reasons=(f"scheduler {name}: {why}", *reasons, *notes))
-    return plan, get_scheduler(name)
-
-
-def _check_local(request: Request, layout: Layout) -> None:
-    if layout.nodes > 1:
-        raise RequestError(f"--scheduler local has one node, not {layout.nodes}: use --nodes 1, or --scheduler slurm")
-    if request.array or request.launcher == "srun":
-        option = "--array" if request.array else "--launcher srun"
-        raise RequestError(f"{option} needs Slurm, and --scheduler is local: leave it out, or use --scheduler slurm")
-
-
-def _with_default_profile(request: Request) -> Request:
-    """$VLLM_HPC_PROFILE names the profile where neither an option nor job.toml does."""
-    default = os.environ.get("VLLM_HPC_PROFILE") or None
-    return request if request.profile or not default else msgspec.structs.replace(request, profile=default)
-
-
-def _choose_scheduler(request: Request, profile: Profile) -> tuple[str, str]:
-    if request.scheduler != "auto":
-        return request.scheduler, "asked for"
-    if profile.scheduler:
-        return profile.scheduler, f"profile {request.profile!r} says so"
-    return find_scheduler()
-
-
-def _unused_options(request: Request) -> list[str]:
-    names = ("partition", "account", "qos", "mem", "directive")
-    given = [f"--{name}" for name in names if getattr(request, name)]
-    return [f"{', '.join(given)}: not used by the local scheduler"] if given else []
+    return _render(request, str(definition) if definition else None)
 
 
 def _render(request: Request, definition: str | None) -> Prepared:
     profile = load_profile(request.profile)
-    plan, scheduler = make_plan(request)
+    plan, name = make_plan(request)
+    check_fits(plan)
+    scheduler = get_scheduler(name)
     model = find_model(request.model)
     request = _with_profile(request, profile)
     parent = as_path(request.job_dir, "--job-dir")
@@ -160,7 +110,7 @@ def _render(request: Request, definition: str | None) -> Prepared:
         folder=str(folder.path),
         script=render_script(request.template or scheduler.template, context, request.template_dir),
         definition=definition,
-        notes=tuple(_unused_options(request)) if scheduler.name == "local" else (),
+        notes=tuple(unused_options(request)) if scheduler.name == "local" else (),
     )
 
 

@@ -26,7 +26,7 @@ def test_the_database_is_this_clusters_own() -> None:
 def test_a_job_on_two_nodes(tiny: Path, reference: list[str], tmp_path: Path) -> None:
     job = submit_tiny(tiny, tmp_path, scheduler="slurm", nodes=2, tp=2, account="open", env=ONE_CORE)
     check_complete(job, reference)
-    wait_for(lambda: _in_accounting(str(job.job_id)) == "gone", "accounting knows its end", 60)
+    wait_for(lambda: _in_accounting(str(job.job_id)) == "completed", "accounting knows its end", 60)
 
 
 def test_a_cancelled_job_is_cancelled_in_accounting_too(tiny: Path, tmp_path: Path) -> None:

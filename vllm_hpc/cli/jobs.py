@@ -16,7 +16,9 @@ from vllm_hpc.cli.output import print_bytes, print_json
 if TYPE_CHECKING:
     from vllm_hpc.job import Job
 
+# Seconds between two looks at the folder, and between two questions to the scheduler, which serves everybody.
 _FOLLOW_POLL_S = 0.5
+_FOLLOW_ASK_S = 30.0
 
 
 @click.command("status")
@@ -26,10 +28,10 @@ _FOLLOW_POLL_S = 0.5
 def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
     """Show state, rows and speed of a job; without JOB, of all under --job-dir."""
     from vllm_hpc.cli import show
-    from vllm_hpc.job import find_job, list_jobs
+    from vllm_hpc.job import find_job, list_statuses
 
     if job is None:
-        show.print_list([one.status() for one in list_jobs(job_dir)], job_dir, as_json)
+        show.print_list(list_statuses(job_dir), job_dir, as_json)
         return 0
     status = find_job(job, job_dir).status()
     if as_json:
@@ -45,9 +47,9 @@ def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
 def list_command(job_dir: str, as_json: bool) -> int:
     """List the jobs under --job-dir, the oldest first."""
     from vllm_hpc.cli import show
-    from vllm_hpc.job import list_jobs
+    from vllm_hpc.job import list_statuses
 
-    show.print_list([job.status() for job in list_jobs(job_dir)], job_dir, as_json)
+    show.print_list(list_statuses(job_dir), job_dir, as_json)
     return 0
 
 
@@ -109,7 +111,7 @@ def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
 def _follow(path: Path, job: Job) -> Iterator[bytes]:
     """The file's bytes as it grows, until the job has ended and all of it was read."""
     position = 0
-    for status, pause in job.statuses():
+    for status, pause in job.statuses(ask_every_s=_FOLLOW_ASK_S):
         if path.exists():
             with path.open("rb") as file:
                 file.seek(position)

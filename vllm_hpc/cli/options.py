@@ -55,6 +55,7 @@ count = click.IntRange(min=1)
 many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
 lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
 INPUT_HELP = "Prompts: .jsonl (rows with prompt or messages) or .txt (one a line). Without it, two sample prompts."
+GPU_HELP = "The GPU of the nodes, to check memory for: h100-80, a100-40, mi250x ..., or its memory, 80G."
 SCHEDULER_HELP = "Who runs it. auto: the profile's; else Slurm where sbatch answers; else this machine."
 LAUNCHER_HELP = "How ranks start: torchrun, one a node (default); or srun, one task a rank, without torchrun."
 PROFILE_HELP = "A [profiles.NAME] of ./vllm-hpc.toml or ~/.config/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
@@ -67,6 +68,7 @@ REQUEST_OPTIONS = [
     click.option("--tp", type=count, help="Tensor parallel size."),
     click.option("--pp", type=count, help="Pipeline parallel size."),
     click.option("--dp", type=count, help="Replicas: independent engines that share out the rows."),
+    click.option("--gpu", metavar="NAME", help=GPU_HELP),
     click.option("--scheduler", type=click.Choice(["auto", "slurm", "local"]), help=SCHEDULER_HELP),
     click.option("--profile", metavar="NAME", help=PROFILE_HELP),
     click.option("--partition", "--queue", "partition", help="Partition (Slurm) or queue."),

@@ -50,7 +50,7 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
 @json_option
 def plan_command(as_json: bool, **options: Any) -> int:
     """Compute the layout and say why. Submits nothing, writes nothing."""
-    from vllm_hpc.submission import plan_only
+    from vllm_hpc.planning import plan_only
 
     plan = plan_only(**options)
     if as_json:

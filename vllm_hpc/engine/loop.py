@@ -17,11 +17,9 @@ from vllm.sampling_params import RequestOutputKind
 
 from vllm_hpc.engine.shards import ShardWriter
 from vllm_hpc.jobfolder import JobFolder, JobRecord
-from vllm_hpc.plan import Layout, Place
+from vllm_hpc.layout import Layout, Place
+from vllm_hpc.plan import DEFAULT_MAX_TOKENS
 from vllm_hpc.rows import Row, carried_fields, error_row, iter_jsonl
-
-# vLLM's own default of 16 tokens is a surprise in a batch.
-DEFAULT_MAX_TOKENS = 256
 
 
 class Digest:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from vllm_hpc.engine.report import node_name
-from vllm_hpc.plan import Layout, Place
+from vllm_hpc.layout import Layout, Place
 
 # Ranks of one job start within moments of each other; the queue is behind them. A missing one is missing for good.
 _JOIN_TIMEOUT = timedelta(minutes=10)

@@ -11,10 +11,8 @@ import msgspec
 from vllm_hpc.engine import devices, network, watch
 from vllm_hpc.engine.report import RankReport, node_name
 from vllm_hpc.jobfolder import JobFolder, JobRecord
-from vllm_hpc.plan import Place
-
-# GiB. vLLM's own default on the CPU is a share of all memory, and it refuses where that is not free.
-CPU_KV_CACHE_GIB = "1"
+from vllm_hpc.layout import Place
+from vllm_hpc.plan import CPU_KV_CACHE_GIB
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -97,7 +95,7 @@ def _check_world(record: JobRecord, standing: Standing) -> None:
 
 def _prepare_environment(record: JobRecord) -> None:
     """Variables that vLLM and its libraries read when they are imported."""
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_CACHE_GIB)
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
     # vLLM warns of every VLLM_ variable that it does not know, and ours have been read.
     for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
         del os.environ[name]

@@ -10,12 +10,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from vllm_hpc.errors import SubmitError
+from vllm_hpc.errors import RequestError, SubmitError
 from vllm_hpc.jobfolder import JobFolder
 
 # Seconds a scheduler's client may take. A busy controller answers in seconds; a dead one lets clients hang.
@@ -23,9 +23,18 @@ SUBMIT_TIMEOUT_S = 60
 QUERY_TIMEOUT_S = 15
 # What an enclosing job sets for its own steps. Handed on, it would be taken for the new job's (sbatch exports all).
 _OF_AN_OUTER_JOB = re.compile(
-    r"(SLURM|SLURMD|PMI|PMIX|OMPI|TORCHELASTIC|SUBMITIT|VLLM_HPC)_|PBS_(?!CONF|EXEC|SERVER|DEFAULT)"
+    r"(SLURM|SLURMD|SRUN|PMI|PMIX|OMPI|TORCHELASTIC|SUBMITIT|VLLM_HPC)_|PBS_(?!CONF|EXEC|SERVER|DEFAULT)"
     r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|MASTER_ADDR|MASTER_PORT)$"
     r"|(CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)$"
+    r"|TMPDIR$"  # made for that job, on its node, and removed at its end
+)
+# Slurm's words for an answer that was lost on its way (src/common/slurm_errno.c): the controller may have acted. Not
+# among them: "(connect failure)", where nothing ever reached it.
+_ANSWER_LOST = re.compile(
+    r"timed out on send/recv|zero bytes were transmitted|unexpected message received|message (send|receive) failure"
+    r"|communication shutdown|controller \((send|receive|shutdown) failure|header lengths are longer|insane message"
+    r"|connection (reset|timed out)|broken pipe",
+    re.IGNORECASE,
 )
 _OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
 
@@ -34,28 +43,39 @@ class ClientError(SubmitError):
     """A scheduler's client refused, is not there, or did not answer; the message has its words."""
 
 
+class ClientMissingError(ClientError):
+    """The client is not installed here."""
+
+
 class ClientTimeoutError(ClientError):
-    """A client did not answer in time: what it was asked to do may have been done."""
+    """A client gave no answer, or lost its controller's: what it was asked to do may have been done."""
 
 
 @dataclass(frozen=True)
 class Sighting:
     """What a scheduler says of a job, or of one task of an array.
 
-    ``phase``: waiting, running, gone (it ended, how is on record), failed, cancelled, timeout, preempted, forgotten
-    (the scheduler answers, and does not know it) or unknown (it does not answer); ``reason`` in its own words.
+    ``phase``: waiting, running, completed (its script ended with exit code 0), failed, gone (it ended, and only its own
+    record can say how), cancelled, timeout, preempted, forgotten (the scheduler answers, and does not know it) or
+    unknown (it does not answer); ``reason`` in its own words.
     """
 
     phase: str
     reason: str = ""
 
 
+# Calls a scheduler's client and returns what it printed. Raises ClientError.
+Ask = Callable[[list[str]], str]
+
+
 @dataclass(frozen=True)
 class Scheduler:
     """How to talk to one scheduler. ``script`` is the name that the rendered template has in the job folder.
 
-    ``look`` answers by task id: the job's own, or ID_0, ID_1 ... of an array. ``hands_on_environment``: its jobs may
-    keep what an enclosing job set.
+    ``look`` gets the job's id and those of the tasks to look for, ID_0, ID_1 ... of an array, and answers by
+    them; it calls clients through the Ask it is given.
+    ``environment`` is what its client is handed to submit that script; ``remember`` gets what that printed, and keeps
+    in the folder what else than the id will be needed.
     """
 
     name: str
@@ -64,15 +84,15 @@ class Scheduler:
     id_pattern: re.Pattern[str]
     submit_argv: Callable[[Path], list[str]]
     cancel: Callable[[JobFolder, str], None]
-    look: Callable[[JobFolder, str], dict[str, Sighting]]
+    look: Callable[[JobFolder, str, Sequence[str], Ask], dict[str, Sighting]]
+    environment: Callable[[Path], dict[str, str]]
+    remember: Callable[[JobFolder, str], None] = lambda job, output: None
     explain: Callable[[str], str] = lambda words: ""
-    hands_on_environment: bool = False
 
     def submit(self, script: Path) -> str:
         """Submit a script and return the job's id. Raises ClientError with the scheduler's words and what to do."""
-        argv = self.submit_argv(script)
         try:
-            output = call_client(argv, SUBMIT_TIMEOUT_S, dict(os.environ) if self.hands_on_environment else None)
+            output = call_client(self.submit_argv(script), SUBMIT_TIMEOUT_S, self.environment(script))
         except ClientTimeoutError:
             raise
         except ClientError as error:
@@ -81,6 +101,7 @@ class Scheduler:
         match = self.id_pattern.search(output)
         if not match:
             raise ClientTimeoutError(f"{self.name} took the script but named no job id; it said: {output.strip()!r}")
+        self.remember(JobFolder(script.parent), output)
         return match[1]
 
 
@@ -91,23 +112,30 @@ def get_scheduler(name: str) -> Scheduler:
 
 
 def find_scheduler() -> tuple[str, str]:
-    """The scheduler that this machine offers, and why: Slurm where sbatch answers, else local."""
+    """The scheduler that this machine offers, and why: Slurm where sbatch answers, else local.
+
+    Raises RequestError where sbatch hangs: a cluster's login node must not run the job itself for that.
+    """
     path = shutil.which("sbatch")
     if path is None:
         return "local", "no sbatch here"
     try:
         # Needs the cluster's configuration, not its controller: one whose controller is down still is a cluster.
         return "slurm", f"{path} answers: {call_client(['sbatch', '--version']).strip()}"
+    except ClientTimeoutError as error:
+        raise RequestError(f"{error} Try again, or use --scheduler local to run on this machine") from None
     except ClientError:
         return "local", f"{path} has no cluster's configuration"
 
 
-def call_client(argv: list[str], timeout: float = QUERY_TIMEOUT_S, environment: dict[str, str] | None = None) -> str:
+def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> str:
     """Run a scheduler's client and return what it printed. Raises ClientError with the client's own words.
 
-    Without an ``environment``, it gets this process's, cleaned of what an enclosing job set.
+    Without an ``environment``, it gets this process's, cleaned of what an enclosing job set; without a ``timeout``,
+    that of a question.
     """
     name = Path(argv[0]).name
+    timeout = timeout or QUERY_TIMEOUT_S
     try:
         done = subprocess.run(
             argv,
@@ -119,11 +147,15 @@ def call_client(argv: list[str], timeout: float = QUERY_TIMEOUT_S, environment: 
             env=clean_environment() if environment is None else environment,
         )
     except FileNotFoundError:
-        raise ClientError(f"{name} is not here: go to a login node of the cluster, or use --scheduler local") from None
+        raise ClientMissingError(
+            f"{name} is not here: go to a login node of the cluster, or use --scheduler local"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ClientTimeoutError(f"{name} did not answer within {timeout:.0f} s: is the controller up?") from None
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        if done.returncode < 0 or _ANSWER_LOST.search(words):
+            raise ClientTimeoutError(f"{name} got no answer from its controller: {words}: is it overloaded?")
         raise ClientError(f"{name} refused: {words}")
     return done.stdout
 

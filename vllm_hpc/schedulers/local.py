@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import psutil
 
 from vllm_hpc.errors import FailedError
 from vllm_hpc.jobfolder import JobFolder, read_json
-from vllm_hpc.schedulers import Scheduler, Sighting
+from vllm_hpc.schedulers import Ask, ClientTimeoutError, Scheduler, Sighting
 
 # Seconds that a cancelled job may take: the ranks leave within 5 s of a TERM, torchrun and the sweep follow.
 CANCEL_TIMEOUT_S = 45
@@ -39,7 +40,7 @@ def submit_argv(script: Path) -> list[str]:
     return [sys.executable, "-m", "vllm_hpc.supervisor", "start", str(script)]
 
 
-def look(job: JobFolder, job_id: str) -> dict[str, Sighting]:
+def look(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, Sighting]:
     """Whether the supervisor lives."""
     return {job_id: _look(job)}
 
@@ -74,7 +75,9 @@ def cancel(job: JobFolder, job_id: str) -> None:
             f"the job is another user's (supervisor {process.pid}): only its owner can cancel it"
         ) from None
     except psutil.TimeoutExpired:
-        raise FailedError(f"supervisor {process.pid} did not end within {CANCEL_TIMEOUT_S} s of a TERM") from None
+        raise ClientTimeoutError(
+            f"supervisor {process.pid} did not end within {CANCEL_TIMEOUT_S} s of a TERM"
+        ) from None
 
 
 def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
@@ -116,5 +119,5 @@ SCHEDULER = Scheduler(
     submit_argv=submit_argv,
     cancel=cancel,
     look=look,
-    hands_on_environment=True,
+    environment=lambda script: dict(os.environ),  # also of an allocation, in which the job will run
 )

@@ -1,0 +1,334 @@
+"""What Slurm's clients print, as Slurm 20 to 24 do, and what is made of it: by every task, and never a guess."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+from tests.crafted import end, make_array, make_job, progress, start
+from vllm_hpc.job import Job
+from vllm_hpc.jobfolder import JobFolder, Submitted, write_json
+from vllm_hpc.schedulers import ClientError, ClientMissingError, ClientTimeoutError, Sighting
+from vllm_hpc.schedulers.slurm import SCHEDULER, look, parse_sacct, parse_scontrol, parse_squeue, task_ids
+from vllm_hpc.state import FINAL, read_status
+
+NO_SUCH_JOB = ClientError("squeue refused: slurm_load_jobs error: Invalid job id specified")
+NO_ACCOUNTING = ClientError("sacct refused: Slurm accounting storage is disabled")
+DATABASE_DOWN = ClientError("sacct refused: sacct: error: Problem talking to the database: Connection refused")
+HANGS = ClientTimeoutError("sacct did not answer within 15 s: is the controller up?")
+
+STATES = {
+    "PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUE_HOLD": "waiting", "SPECIAL_EXIT": "waiting",
+    "RUNNING": "running", "COMPLETING": "running", "SUSPENDED": "running", "STAGE_OUT": "running",
+    "COMPLETED": "completed", "FAILED": "failed", "OUT_OF_MEMORY": "failed", "NODE_FAIL": "failed",
+    "BOOT_FAIL": "failed",
+    "CANCELLED": "cancelled", "CANCELLED by 1000": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
+    "PREEMPTED": "preempted", "REVOKED": "unknown", "POWER_UP_NODE": "unknown", "SOMETHING_NEW": "unknown",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("12", ["12"]),
+        ("12_3", ["12_3"]),
+        ("12_[3-5]", ["12_3", "12_4", "12_5"]),
+        ("12_[0,3-4,7]", ["12_0", "12_3", "12_4", "12_7"]),
+        ("12_[3-5%2]", ["12_3", "12_4", "12_5"]),
+        ("12_[0-6:3]", ["12_0", "12_3", "12_6"]),
+        ("12_[0-6:0]", [f"12_{task}" for task in range(7)]),
+        ("12_[1,2,...]", ["12_1", "12_2"]),
+        ("12_[]", []),
+        ("12.batch", []),
+        ("12+1", []),
+        ("CLUSTER: alpha", []),
+        ("", []),
+    ],
+)
+def test_the_short_form_of_task_ids(text: str, ids: list[str]) -> None:
+    assert task_ids(text) == ids
+
+
+@pytest.mark.parametrize(("state", "phase"), STATES.items())
+def test_every_parser_knows_every_state(state: str, phase: str) -> None:
+    one = state.split()[0]
+    assert parse_sacct(f"12|{state}\n")["12"].phase == phase
+    assert parse_scontrol(f"JobId=12 JobName=x JobState={one} Reason=None Dependency=(null)\n")["12"].phase == phase
+    assert parse_squeue(f"12|{one}|None|N/A\n")["12"].phase == phase
+    if phase not in ("waiting", "running"):
+        assert one in parse_squeue(f"12|{one}|None|N/A\n")["12"].reason
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", {}),
+        ("12|PENDING|Resources|2026-01-02T03:04:05\n",
+         {"12": Sighting("waiting", "waits: Resources, expected to start 2026-01-02T03:04:05")}),
+        ("12|PENDING|None|N/A\n", {"12": Sighting("waiting", "waits")}),
+        ("12|PENDING|Nodes required for job are DOWN, DRAINED or reserved|N/A\n",
+         {"12": Sighting("waiting", "waits: Nodes required for job are DOWN, DRAINED or reserved")}),
+        ("12|RUNNING|None|2026-01-02T03:04:05\n", {"12": Sighting("running")}),
+        ("12_0|RUNNING|None|x\n12_1|PENDING|JobArrayTaskLimit|N/A\n",
+         {"12_0": Sighting("running"), "12_1": Sighting("waiting", "waits: JobArrayTaskLimit")}),
+        ("12_[1-2]|PENDING|Priority|N/A\n", dict.fromkeys(["12_1", "12_2"], Sighting("waiting", "waits: Priority"))),
+        ("CLUSTER: alpha\n12|RUNNING|None|x\n", {"12": Sighting("running")}),
+        ("12\n", {"12": Sighting("unknown", "Slurm says ")}),
+        ("slurm_load_jobs: warning\n\n", {}),
+    ],
+)  # fmt: skip
+def test_squeue(text: str, found: dict[str, Sighting]) -> None:
+    assert parse_squeue(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", {}),
+        ("No jobs in the system\n", {}),
+        ("JobId=12 JobName=a b UserId=u(1) JobState=FAILED Reason=NonZeroExitCode Dependency=(null) ExitCode=1:0\n",
+         {"12": Sighting("failed", "Slurm says FAILED (NonZeroExitCode)")}),
+        # 22.05: two tasks of an array that ran, and the rest, cancelled before it started, in one line
+        ("JobId=14 ArrayJobId=12 ArrayTaskId=1 JobName=x JobState=COMPLETED Reason=None Dependency=(null)\n"
+         "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=x JobState=NODE_FAIL Reason=NodeDown Dependency=(null)\n"
+         "JobId=12 ArrayJobId=12 ArrayTaskId=2-3,5%2 JobName=x JobState=CANCELLED Reason=JobHeldUser\n",
+         {"12_1": Sighting("completed", "Slurm says COMPLETED"),
+          "12_0": Sighting("failed", "Slurm says NODE_FAIL (NodeDown)"),
+          **dict.fromkeys(["12_2", "12_3", "12_5"], Sighting("cancelled", "Slurm says CANCELLED (JobHeldUser)"))}),
+        # 23.02 and later name a failed node in between
+        ("JobId=12 JobName=x JobState=NODE_FAIL Reason=NodeDown FailedNode=n1 Dependency=(null)\n",
+         {"12": Sighting("failed", "Slurm says NODE_FAIL (NodeDown)")}),
+    ],
+)  # fmt: skip
+def test_scontrol(text: str, found: dict[str, Sighting]) -> None:
+    assert parse_scontrol(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", {}),
+        ("12|CANCELLED by 1000\n", {"12": Sighting("cancelled", "Slurm says CANCELLED")}),
+        ("12|OUT_OF_MEMORY\n", {"12": Sighting("failed", "Slurm says OUT_OF_MEMORY")}),
+        ("12_0|TIMEOUT\n12_[1-2%1]|PENDING\n",
+         {"12_0": Sighting("timeout", "Slurm says TIMEOUT"),
+          **dict.fromkeys(["12_1", "12_2"], Sighting("waiting", "Slurm says PENDING"))}),
+        ("12|COMPLETED\n12.batch|COMPLETED\n12.extern|COMPLETED\n",
+         {"12": Sighting("completed", "Slurm says COMPLETED")}),
+        ("12|\n", {}),
+    ],
+)  # fmt: skip
+def test_sacct(text: str, found: dict[str, Sighting]) -> None:
+    assert parse_sacct(text) == found
+
+
+class Clients:
+    """Slurm's clients, each with one answer, or an error; remembers what was asked."""
+
+    def __init__(self, **answers: str | ClientError) -> None:
+        self.answers, self.asked = answers, list[list[str]]()
+
+    def __call__(self, argv: Sequence[str]) -> str:
+        self.asked.append(list(argv))
+        answer = self.answers[argv[0]]
+        if isinstance(answer, ClientError):
+            raise answer
+        return answer
+
+
+def slurm(monkeypatch: pytest.MonkeyPatch, **answers: str | ClientError) -> Clients:
+    clients = Clients(**{"squeue": "", "scontrol": NO_SUCH_JOB, "sacct": NO_ACCOUNTING, **answers})
+    for module in ("slurm", "looks"):
+        monkeypatch.setattr(f"vllm_hpc.schedulers.{module}.call_client", clients)
+    return clients
+
+
+def phases(monkeypatch: pytest.MonkeyPatch, *tasks: str, **answers: str | ClientError) -> dict[str, str]:
+    clients = slurm(monkeypatch, **answers)
+    return {task: seen.phase for task, seen in look(JobFolder("job"), "12", tasks, clients).items()}
+
+
+def test_the_first_that_knows_a_task_is_believed_and_the_next_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = slurm(monkeypatch, squeue="12|RUNNING|None|x\n", scontrol="JobId=12 JobState=FAILED\n")
+    assert look(JobFolder("job"), "12", (), clients)["12"] == Sighting("running")
+    assert [argv[0] for argv in clients.asked] == ["squeue"]
+
+
+@pytest.mark.parametrize("sacct", [NO_ACCOUNTING, ClientMissingError("sacct is not here"), ""], ids=str)
+def test_a_job_that_nobody_knows_is_forgotten(monkeypatch: pytest.MonkeyPatch, sacct: str | ClientError) -> None:
+    assert phases(monkeypatch, squeue=NO_SUCH_JOB, sacct=sacct) == {"12": "forgotten"}
+
+
+@pytest.mark.parametrize("error", [HANGS, DATABASE_DOWN], ids=str)
+def test_accounting_that_does_not_answer_has_forgotten_nothing(
+    monkeypatch: pytest.MonkeyPatch, error: ClientError
+) -> None:
+    clients = slurm(monkeypatch, sacct=error)
+    assert look(JobFolder("job"), "12", (), clients) == {"12": Sighting("unknown", str(error))}
+
+
+@pytest.mark.parametrize("client", ["squeue", "scontrol"])
+def test_a_controller_that_does_not_answer_leaves_all_that_is_missing_unknown(
+    monkeypatch: pytest.MonkeyPatch, client: str
+) -> None:
+    answers: dict[str, str | ClientError] = {"squeue": "12_0|RUNNING|None|x\n", client: HANGS}
+    found = phases(monkeypatch, "12_0", "12_1", **answers)
+    assert found == {"12_0": "unknown" if client == "squeue" else "running", "12_1": "unknown"}
+
+
+def test_accounting_is_asked_for_the_tasks_that_nobody_else_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = phases(
+        monkeypatch, "12_0", "12_1", "12_2",
+        squeue="12_2|PENDING|Resources|N/A\n",
+        scontrol="JobId=13 ArrayJobId=12 ArrayTaskId=1 JobState=TIMEOUT Reason=TimeLimit\n",
+        sacct="12_0|OUT_OF_MEMORY\n12_1|RUNNING\n12_[2]|PENDING\n",
+    )  # fmt: skip
+    assert found == {"12_0": "failed", "12_1": "timeout", "12_2": "waiting"}
+
+
+def test_a_silent_accounting_leaves_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job failed; it had been cancelled in vain. While sacct hangs, neither is known."""
+    folder = make_job(tmp_path / "job", scheduler="slurm")
+    start(folder)
+    end(folder, 143, "TERM")
+    folder.cancelled.touch()
+    slurm(monkeypatch, sacct=HANGS)
+    status = read_status(folder)
+    assert (status.state, status.reason) == ("UNKNOWN", str(HANGS))
+    assert not folder.verdict(0).exists()
+
+
+ARRAYS: dict[str, tuple[str, str | ClientError, str]] = {
+    # squeue, sacct -> the job's state; task 0 has ended well, by its own record
+    "one runs": ("77_1|RUNNING|None|x\n77_2|PENDING|Priority|N/A\n", "", "RUNNING"),
+    "one waits": ("77_2|PENDING|Priority|N/A\n", "77_1|FAILED\n", "PENDING"),
+    "one is ending": ("77_1|COMPLETING|None|x\n", "77_2|FAILED\n", "RUNNING"),
+    "accounting hangs": ("", HANGS, "UNKNOWN"),
+    "accounting hangs, and one runs": ("77_1|RUNNING|None|x\n", HANGS, "RUNNING"),
+    "one is forgotten": ("", "77_1|FAILED\n", "UNKNOWN"),
+    "revoked": ("77_1|REVOKED|None|x\n", "77_2|FAILED\n", "UNKNOWN"),
+    "preempted and failed": ("", "77_1|PREEMPTED\n77_2|FAILED\n", "PREEMPTED"),
+    "failed and timed out": ("", "77_1|TIMEOUT\n77_2|NODE_FAIL\n", "FAILED"),
+    "timed out and cancelled": ("", "77_[1]|CANCELLED by 1000\n77_2|TIMEOUT\n", "TIMEOUT"),
+    "cancelled": ("", "77_[1-2]|CANCELLED by 1000\n", "CANCELLED"),
+}
+
+
+@pytest.mark.parametrize(("squeue", "sacct", "state"), ARRAYS.values(), ids=ARRAYS)
+def test_the_state_of_an_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str, sacct: str | ClientError, state: str
+) -> None:
+    folder = make_array(tmp_path / "job", tasks=3)
+    start(folder, attempt=1, task=0)
+    end(folder)
+    progress(folder, done=1)
+    slurm(monkeypatch, squeue=squeue, sacct=sacct)
+    assert read_status(folder).state == state
+    assert folder.verdict(1).exists() == (sacct not in ("", HANGS) and "77_1|" not in squeue)
+    slurm(monkeypatch, squeue=HANGS)
+    assert read_status(folder).state == (state if state in FINAL else "UNKNOWN")
+
+
+def test_a_job_is_looked_for_and_cancelled_on_the_cluster_that_took_it(
+    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho '12;alpha'\n")
+    shown = json.loads(run_cli("submit", "model", "--scheduler", "slurm", "--name", "run", "--json").out)
+    assert shown["job_id"] == "12"
+    clients = slurm(monkeypatch, sacct="", scancel="")
+    assert json.loads(run_cli("status", "12", "--json").out)["job_id"] == "12"
+    assert [argv[:2] for argv in clients.asked] == [
+        [client, "--clusters=alpha"] for client in ("squeue", "scontrol", "sacct")
+    ]
+    clients.asked.clear()
+    run_cli("cancel", "run")
+    assert ["scancel", "--clusters=alpha", "12"] in clients.asked
+    assert all("--clusters=alpha" in argv for argv in clients.asked)
+
+
+@pytest.mark.parametrize("output", ["12\n", "12;\n", "sbatch: lua: hello\n12\n"])
+def test_without_clusters_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    folder = make_job(tmp_path / "job", scheduler="slurm")
+    monkeypatch.setattr("vllm_hpc.schedulers.call_client", lambda *arguments: output)
+    (folder.path / "script.sbatch").write_text("#!/bin/sh\n")
+    assert SCHEDULER.submit(folder.path / "script.sbatch") == "12"
+    clients = slurm(monkeypatch)
+    look(folder, "12", (), clients)
+    assert not [word for argv in clients.asked for word in argv if "cluster" in word]
+
+
+def live_jobs(folder: Path, count: int) -> None:
+    for number in range(count):
+        make_job(folder / f"job-{number}", scheduler="slurm")
+
+
+@pytest.mark.parametrize("command", ["list", "status"])
+@pytest.mark.parametrize("silent", ["squeue", "sacct"])
+def test_a_list_asks_a_silent_client_once(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str, silent: str
+) -> None:
+    live_jobs(desk / "runs", 5)
+    clients = slurm(monkeypatch, **{silent: HANGS})
+    listed = json.loads(run_cli(command, "--json").out)
+    assert {(job["state"], job["reason"]) for job in listed} == {("UNKNOWN", str(HANGS))}
+    assert [argv[0] for argv in clients.asked].count(silent) == 1
+
+
+def test_a_list_asks_a_client_again_that_only_refused(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live_jobs(desk / "runs", 3)
+    clients = slurm(monkeypatch, squeue=NO_SUCH_JOB)
+    run_cli("list")
+    assert [argv[0] for argv in clients.asked].count("squeue") == 3
+    monkeypatch.setattr("vllm_hpc.schedulers.looks._SLOW_S", 0.0)  # a controller that is down says so after a while
+    clients = slurm(monkeypatch, squeue=ClientError("squeue refused: Unable to contact slurm controller"))
+    run_cli("list")
+    assert [argv[0] for argv in clients.asked] == ["squeue"]
+
+
+def test_who_follows_a_log_reads_the_folder_often_and_asks_slurm_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_job(tmp_path / "job", scheduler="slurm")
+    start(folder)
+    now = 1000.0
+    monkeypatch.setattr("vllm_hpc.schedulers.looks.time.monotonic", lambda: now)
+    clients = slurm(monkeypatch, squeue="77|RUNNING|None|x\n")
+    write_json(folder.submitted, Submitted("slurm", "77", 0.0))
+    statuses = Job(folder.path).statuses(ask_every_s=30)
+    for _ in range(59):
+        assert next(statuses)[0].state == "RUNNING"
+        now += 0.5
+    assert len(clients.asked) == 1
+    now += 1
+    next(statuses)
+    assert len(clients.asked) == 2
+    end(folder, 143, "TERM")  # what became of it, only Slurm knows
+    clients.answers["squeue"] = "77|CANCELLED|None|x\n"
+    now += 5
+    assert next(statuses)[0].state == "CANCELLED"
+
+
+def test_logs_follow_asks_slurm_seldom(desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_job(desk / "runs" / "run", scheduler="slurm")
+    start(folder)
+    clients = slurm(monkeypatch, squeue="77|RUNNING|None|x\n")
+    write_json(folder.submitted, Submitted("slurm", "77", 0.0))
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        with folder.scheduler_log.open("a") as log:
+            log.write(f"{len(pauses)}\n")
+        if len(pauses) == 20:
+            end(folder)
+
+    monkeypatch.setattr("vllm_hpc.cli.jobs.time.sleep", sleep)
+    assert run_cli("logs", "run", "--follow").out.split() == [str(number) for number in range(1, 21)]
+    assert max(pauses) <= 0.5
+    assert len(clients.asked) == 1

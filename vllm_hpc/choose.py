@@ -1,0 +1,204 @@
+"""The layout of a job whose model is known: the smallest TP, then PP, that fits with room to keep the engine busy.
+
+The rest of the GPUs become replicas: four replicas of an 8B model gave 3.5 times the tokens/s of TP=2 × PP=2 on the
+same four H100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import msgspec
+
+from vllm_hpc.errors import LayoutError
+from vllm_hpc.gpus import GIB
+from vllm_hpc.hardware import Device
+from vllm_hpc.layout import Asked, Layout, Rule
+from vllm_hpc.memory import Fit, fit_on_cpu, fit_on_gpu
+from vllm_hpc.models.config import Shape
+from vllm_hpc.models.weights import Weights
+from vllm_hpc.parallel import allowed_tp, why_not
+from vllm_hpc.settings import Settings
+
+Solver = Callable[[Asked, int | None, Rule], tuple[Layout, list[str]]]
+
+# Sequences that a replica should have room for at once: with fewer, decode steps spend their time reading weights
+# (an H100 reads a bf16 weight in the time of some 300 multiplications with it).
+BUSY_SEQUENCES = 128
+ASSUMED_NODE = 8  # GPUs of a node, for the choice of TP where nobody said
+MOST_REPLICA = 512  # ranks; the largest models take 16
+RUNNERS_UP = 3
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """All that decides whether a layout fits: the model, its weights, the device, the settings, and the rows."""
+
+    shape: Shape
+    weights: Weights | None
+    device: Device | None
+    settings: Settings
+    rows: int | None = None
+
+    def rule(self, tp: int, pp: int) -> str | None:
+        """What the model says of such a cut."""
+        return why_not(self.shape, tp, pp, self.settings.load.quantization)
+
+    def fit(self, layout: Layout) -> Fit | None:
+        """Memory of the fullest rank, None where the device is not known."""
+        if self.device is None:
+            return None
+        load = self.settings.load
+        if self.device.gpu is not None:
+            gpu_bytes = int(self.device.gpu.memory_gib * GIB)
+            return fit_on_gpu(self.shape, self.weights, load, layout.tp, layout.pp, gpu_bytes)
+        share = (self.device.node_bytes or 0) // layout.procs_per_node
+        return fit_on_cpu(self.shape, self.weights, load, layout.tp, layout.pp, share)
+
+    def concurrent(self, fit: Fit) -> float:
+        """Sequences of average length that have room at once."""
+        return fit.kv_tokens / self.settings.sequence_tokens if fit.fits else 0.0
+
+    def busy_at(self, layout: Layout) -> float:
+        """Sequences at once that keep a replica of that layout busy."""
+        if self.device is not None and self.device.gpu is None:
+            return 1.0  # a CPU is busy with a few
+        share = BUSY_SEQUENCES if self.rows is None else -(-self.rows // layout.dp)
+        return float(min(BUSY_SEQUENCES, share, self.settings.load.max_num_seqs))
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The layout that was chosen, why, what it does to memory, and which others lost."""
+
+    layout: Layout
+    fit: Fit | None
+    reasons: tuple[str, ...]
+    runners_up: tuple[str, ...] = ()
+
+
+class _Candidate(msgspec.Struct, frozen=True, dict=True):
+    layout: Layout
+    reasons: list[str]
+    needs: Needs
+
+    @cached_property
+    def fit(self) -> Fit | None:
+        return self.needs.fit(self.layout)
+
+    @property
+    def concurrent(self) -> float:
+        return self.needs.concurrent(self.fit) if self.fit else 0.0
+
+    @property
+    def is_busy(self) -> bool:
+        return self.fit is not None and self.fit.fits and self.concurrent >= self.needs.busy_at(self.layout)
+
+    @property
+    def cut(self) -> str:
+        return f"TP {self.layout.tp} × PP {self.layout.pp} × DP {self.layout.dp}"
+
+
+def choose(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> Choice:
+    """Complete a layout for a model. Raises LayoutError where the numbers, or the model's, do not go together."""
+    candidates = list(_candidates(asked, capacity, needs, solve))
+    if not candidates:  # solve says which number is wrong
+        candidates = [_Candidate(*solve(asked, capacity, needs.rule), needs)]
+    best = _best(candidates)
+    runners_up = [_why_not(other, best) for other in candidates if other is not best]
+    return Choice(best.layout, best.fit, (*best.reasons, *_why(best, candidates)), tuple(runners_up[:RUNNERS_UP]))
+
+
+def smallest_that_fits(capacity: int | None, needs: Needs, solve: Solver) -> Layout | None:
+    """The least GPUs that hold one replica, whatever was asked; None where not even MOST_REPLICA do."""
+    for candidate in _candidates(Asked(dp=1), capacity, needs, solve):
+        if candidate.fit and candidate.fit.fits:
+            return candidate.layout
+    return None
+
+
+def _candidates(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> list[_Candidate]:
+    """The layouts that agree with what was asked, in the order in which a replica grows.
+
+    TP inside a node first, up to the most that the model takes; then PP, over nodes, where memory is known to need
+    it. Where the size of a replica was asked for (DP), any cut that gives it.
+    """
+    node = asked.gpus_per_node or capacity or ASSUMED_NODE
+    allowed = allowed_tp(needs.shape, needs.settings.load.quantization)
+    tps = [asked.tp] if asked.tp else [tp for tp in allowed if tp <= node]
+    found = list(_solved([(tp, asked.pp or 1) for tp in tps], asked, capacity, needs, solve))
+    if found and asked.pp is None and needs.device is not None:
+        stages = range(2, min(needs.shape.layers, MOST_REPLICA // tps[-1]) + 1)
+        found += _solved([(tps[-1], pp) for pp in stages], asked, capacity, needs, solve)
+    if not found and asked.dp:
+        found = list(_solved(_all_cuts(asked, needs, allowed, node), asked, capacity, needs, solve))
+    return found
+
+
+def _solved(
+    cuts: list[tuple[int, int]], asked: Asked, capacity: int | None, needs: Needs, solve: Solver
+) -> Iterator[_Candidate]:
+    for tp, pp in cuts:
+        # Nobody's nodes have as many GPUs as the largest models need.
+        is_open = capacity is None and asked.nodes is None and asked.gpus_per_node is None
+        node = ASSUMED_NODE if is_open and tp * pp > ASSUMED_NODE else capacity
+        try:
+            layout, reasons = solve(msgspec.structs.replace(asked, tp=tp, pp=pp), node, needs.rule)
+        except LayoutError:
+            continue
+        if node != capacity:
+            reasons = [f"nobody said how many GPUs a node has: {ASSUMED_NODE} are assumed", *reasons]
+        yield _Candidate(layout, reasons, needs)
+
+
+def _all_cuts(asked: Asked, needs: Needs, allowed: list[int], node: int) -> list[tuple[int, int]]:
+    """Every TP and PP: the smallest replica first; of equal ones TP inside a node, and then the least PP."""
+    tps = [asked.tp] if asked.tp else allowed
+    pps = [asked.pp] if asked.pp else range(1, min(needs.shape.layers, MOST_REPLICA) + 1)
+    cuts = [(tp, pp) for tp in tps for pp in pps if tp * pp <= MOST_REPLICA]
+    return sorted(cuts, key=lambda cut: (cut[0] * cut[1], cut[0] > node, cut[1]))
+
+
+def _best(candidates: list[_Candidate]) -> _Candidate:
+    """The first with room to be busy; else, of those that fit, the one with the most room; else the first or last."""
+    if candidates[0].fit is None:
+        return candidates[0]
+    busy = next((candidate for candidate in candidates if candidate.is_busy), None)
+    if busy:
+        return busy
+    fitting = [candidate for candidate in candidates if candidate.fit and candidate.fit.fits]
+    if fitting:
+        return max(fitting, key=lambda candidate: candidate.concurrent * candidate.layout.dp)
+    return max(candidates, key=lambda candidate: candidate.fit.kv if candidate.fit else 0)
+
+
+def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
+    fit, length = best.fit, best.needs.settings.sequence_tokens
+    if fit is None or not fit.fits:
+        return []
+    room = f"room for {best.concurrent:.0f} sequences of {length} tokens at once in each replica"
+    if not best.is_busy:
+        return [f"{best.cut}: {room}; {best.needs.busy_at(best.layout):.0f} would keep it busy"]
+    smallest = "the smallest that fits: " if len(candidates) > 1 else ""
+    return [f"{best.cut}: {smallest}{room}"]
+
+
+def _why_not(other: _Candidate, best: _Candidate) -> str:
+    """Why a candidate lost, with its numbers."""
+    if other.fit is None or best.fit is None:
+        return f"{other.cut}: more ranks in a replica than needed"
+    if not other.fit.fits:
+        return f"{other.cut}: does not fit: {lack(other.fit)}"
+    if not other.is_busy:
+        return (
+            f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} in the chosen one"
+        )
+    return f"{other.cut}: fits too, with fewer replicas or more ranks in each, which talk in every layer"
+
+
+def lack(fit: Fit) -> str:
+    """What is missing, in GiB."""
+    used = fit.rank_weights + fit.reserve
+    if used >= fit.limit:
+        weights, reserve, limit = (size / GIB for size in (fit.rank_weights, fit.reserve, fit.limit))
+        return f"weights {weights:.1f} GiB + reserve {reserve:.1f} GiB are more than {limit:.1f} GiB"
+    return f"{max(0, fit.kv) / GIB:.1f} GiB for KV cache hold {fit.kv_tokens} tokens, less than one sequence"

@@ -1,0 +1,205 @@
+"""From a Request to a Plan: the model, the device, the input, and the layout that they ask for. Makes nothing."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from vllm_hpc.checks import as_path
+from vllm_hpc.choose import Choice, Needs, choose, lack, smallest_that_fits
+from vllm_hpc.cost import estimate
+from vllm_hpc.errors import LayoutError, RequestError
+from vllm_hpc.gpus import GIB
+from vllm_hpc.hardware import Device, find_device
+from vllm_hpc.history import measured_rate
+from vllm_hpc.layout import Asked, Layout, solve, solve_array
+from vllm_hpc.memory import Fit, kv_bytes_per_token
+from vllm_hpc.models import find_model
+from vllm_hpc.models.config import Shape
+from vllm_hpc.models.count import count_parameters
+from vllm_hpc.models.known import Knowledge, learn
+from vllm_hpc.plan import CPU_KV_CACHE_GIB, DEFAULT_MAX_TOKENS, Cost, Memory, ModelFacts, Plan
+from vllm_hpc.profiles import Profile, load_profile
+from vllm_hpc.request import Request, make_request
+from vllm_hpc.schedulers import find_scheduler
+from vllm_hpc.settings import Settings, choose_settings
+from vllm_hpc.survey import Survey, survey
+from vllm_hpc.vllm_arguments import check_arguments
+
+
+def plan_only(model: str, **options: object) -> Plan:
+    """The plan of a job, with nothing rendered or made. Raises RefusedError."""
+    return make_plan(with_default_profile(make_request({"model": model, **options})), whole_input=False)[0]
+
+
+def with_default_profile(request: Request) -> Request:
+    """$VLLM_HPC_PROFILE names the profile where neither an option nor job.toml does."""
+    default = os.environ.get("VLLM_HPC_PROFILE") or None
+    return request if request.profile or not default else msgspec.structs.replace(request, profile=default)
+
+
+def make_plan(request: Request, whole_input: bool = True) -> tuple[Plan, str]:
+    """The plan of a request, and the scheduler that it is for. Raises RefusedError.
+
+    Every row of the input is checked; with ``whole_input`` false, a large one is only sampled, and none is not read.
+    """
+    profile = load_profile(request.profile)
+    model = find_model(request.model)
+    check_arguments("engine", request.engine)
+    check_arguments("sampling", request.sampling)
+    scheduler, why = _choose_scheduler(request, profile)
+    device = find_device(request, profile, scheduler)
+    known = learn(model, dummy_weights=request.engine.get("load_format") == "dummy")
+    rows = _survey(request, known, whole_input)
+    notes = [f"scheduler {scheduler}: {why}"]
+    if known.shape is None:
+        plan = _plan_unknown(request, profile)
+    else:
+        needs, settings = _needs(request, profile, known, known.shape, device, rows)
+        capacity = profile.gpus_per_node or (device.per_node if device else None)
+        plan = _plan_known(request, scheduler, capacity, needs, settings, rows)
+        if device is None:
+            notes.append("memory is not checked: nobody said which GPU; name it with --gpu, or in the profile")
+    if scheduler == "local":
+        _check_local(request, plan.layout)
+    notes += [*plan.reasons, *known.notes, *(unused_options(request) if scheduler == "local" else ())]
+    return msgspec.structs.replace(plan, reasons=tuple(notes)), scheduler
+
+
+def check_fits(plan: Plan) -> None:
+    """Refuse a plan that is known not to fit. Raises LayoutError with the reason, which names what would."""
+    if plan.fits is False:
+        raise LayoutError(plan.misfit or "the model does not fit")
+
+
+def unused_options(request: Request) -> list[str]:
+    """What the local scheduler has no use for."""
+    names = ("partition", "account", "qos", "mem", "directive")
+    given = [f"--{name}" for name in names if getattr(request, name)]
+    return [f"{', '.join(given)}: not used by the local scheduler"] if given else []
+
+
+def _plan_unknown(request: Request, profile: Profile) -> Plan:
+    layout, reasons = (solve_array if request.array else solve)(_asked(request), profile.gpus_per_node)
+    return Plan(layout=layout, engine=dict(request.engine), reasons=tuple(reasons))
+
+
+def _needs(
+    request: Request, profile: Profile, known: Knowledge, shape: Shape, device: Device | None, rows: Survey | None
+) -> tuple[Needs, Settings]:
+    # A chat whose template is not known can get longer than any bound.
+    bounded = rows if rows and (known.template_bytes is not None or not rows.has_chats) else None
+    settings = choose_settings(shape, device, bounded, request.engine, _cpu_kv_cache_gib(request, profile))
+    return Needs(shape, known.weights, device, settings, rows.rows if rows else None), settings
+
+
+def _plan_known(
+    request: Request, scheduler: str, capacity: int | None, needs: Needs, settings: Settings, rows: Survey | None
+) -> Plan:
+    solver = solve_array if request.array else solve
+    choice = choose(_asked(request), capacity, needs, solver)
+    fit = choice.fit
+    return Plan(
+        layout=choice.layout,
+        engine={**settings.engine, **request.engine},
+        fits=fit.fits if fit else None,
+        misfit=_misfit(choice, needs, capacity, scheduler) if fit and not fit.fits else None,
+        reasons=(*choice.reasons, *settings.reasons),
+        memory=_memory(fit, needs),
+        kv_tokens=fit.kv_tokens if fit else None,
+        concurrency=round(needs.concurrent(fit), 1) if fit else None,
+        runners_up=choice.runners_up,
+        model=_facts(needs.shape),
+        cost=_cost(request, needs, choice, rows) if rows else None,
+    )
+
+
+def _misfit(choice: Choice, needs: Needs, capacity: int | None, scheduler: str) -> str:
+    """Why it does not fit, with an alternative that does."""
+    layout, fit = choice.layout, choice.fit
+    assert fit is not None and needs.device is not None
+    where = f"{needs.device.gpu.name} GPU" if needs.device.gpu else "rank on the CPU"
+    text = f"does not fit on a {where} with TP = {layout.tp}, PP = {layout.pp}: {lack(fit)}"
+    instead = smallest_that_fits(capacity, needs, solve)
+    if instead is None or needs.device.gpu is None or (scheduler == "local" and instead.nodes > 1):
+        return f"{text}: try a shorter --engine max_model_len=N, a smaller or a quantised model, or more memory"
+    return (
+        f"{text}: try --nodes {instead.nodes} --gpus-per-node {instead.gpus_per_node} "
+        f"--tp {instead.tp} --pp {instead.pp} --dp 1"
+    )
+
+
+def _memory(fit: Fit | None, needs: Needs) -> Memory:
+    if fit is None or needs.device is None:
+        return Memory()
+    device = needs.device
+    whole = device.gpu.memory_gib if device.gpu else fit.limit / GIB
+    return Memory(
+        weights_gib=round(fit.weights / GIB, 2),
+        kv_gib_per_gpu=round(max(0, fit.kv) / GIB, 2),
+        per_gpu_gib=round((fit.rank_weights + fit.reserve) / GIB, 2),
+        gpu_gib=round(whole, 2),
+    )
+
+
+def _facts(shape: Shape) -> ModelFacts:
+    return ModelFacts(
+        architecture=shape.architecture,
+        parameters=count_parameters(shape),
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        dtype=shape.dtype,
+        quantization=shape.quantization.method if shape.quantization else None,
+        kv_bytes_per_token=kv_bytes_per_token(shape),
+        max_positions=shape.positions,
+    )
+
+
+def _cost(request: Request, needs: Needs, choice: Choice, rows: Survey) -> Cost | None:
+    gpu = needs.device.gpu if needs.device else None
+    if gpu is None:
+        return None
+    folder = as_path(request.job_dir, "--job-dir")
+    measured = measured_rate(folder, find_model(request.model).path, gpu.name, choice.layout)
+    return estimate(needs, choice.layout, choice.fit, rows, measured)
+
+
+def _survey(request: Request, known: Knowledge, whole: bool) -> Survey | None:
+    """The input in numbers; a plan without --input reads none."""
+    if request.input is None and not whole:
+        return None
+    given = request.max_tokens or request.sampling.get("max_tokens")
+    max_tokens = given if type(given) is int and given > 0 else known.max_tokens or DEFAULT_MAX_TOKENS
+    return survey(request.input, max_tokens, known.template_bytes or 0, whole)
+
+
+def _asked(request: Request) -> Asked:
+    return Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
+
+
+def _cpu_kv_cache_gib(request: Request, profile: Profile) -> float:
+    """VLLM_CPU_KVCACHE_SPACE as the ranks will see it, in GiB."""
+    name = "VLLM_CPU_KVCACHE_SPACE"
+    text = request.env.get(name) or profile.env.get(name) or os.environ.get(name) or str(CPU_KV_CACHE_GIB)
+    try:
+        return max(0.0, float(text)) or float(CPU_KV_CACHE_GIB)
+    except ValueError:
+        raise RequestError(f"{name} is {text!r}, not a number of GiB") from None
+
+
+def _choose_scheduler(request: Request, profile: Profile) -> tuple[str, str]:
+    if request.scheduler != "auto":
+        return request.scheduler, "asked for"
+    if profile.scheduler:
+        return profile.scheduler, f"profile {request.profile!r} says so"
+    return find_scheduler()
+
+
+def _check_local(request: Request, layout: Layout) -> None:
+    if layout.nodes > 1:
+        raise RequestError(f"--scheduler local has one node, not {layout.nodes}: use --nodes 1, or --scheduler slurm")
+    if request.array or request.launcher == "srun":
+        option = "--array" if request.array else "--launcher srun"
+        raise RequestError(f"{option} needs Slurm, and --scheduler is local: leave it out, or use --scheduler slurm")
