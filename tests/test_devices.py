@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from vllm_hpc.engine import devices
 from vllm_hpc.engine.devices import own_slots, show_only_own
 from vllm_hpc.layout import Layout
 
 
 def layout(nodes: int, procs: int, tp: int, dp: int) -> Layout:
     return Layout(nodes=nodes, gpus_per_node=procs, procs_per_node=procs, tp=tp, pp=1, dp=dp)
+
+
+@pytest.fixture(autouse=True)
+def nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node without AMD's driver, on which nothing is said yet."""
+    monkeypatch.setattr(devices, "_AMD_DRIVER", Path("/no-such-device"))
+    for name in ("CUDA", "HIP", "ROCR"):
+        monkeypatch.setenv(f"{name}_VISIBLE_DEVICES", "set, so that the test's own end takes it back")
+        monkeypatch.delenv(f"{name}_VISIBLE_DEVICES")
+    monkeypatch.setenv("LOCAL_RANK", "none")
+
+
+@pytest.fixture
+def amd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_AMD_DRIVER", Path("/dev/null"))
 
 
 def test_replicas_share_out_the_slots_of_a_node() -> None:
@@ -33,7 +50,6 @@ def test_what_is_visible_stays_the_base(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, rank: int, seen: str, local: str
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     show_only_own(layout(1, 4, tp=2, dp=2), rank, rank)
@@ -45,3 +61,55 @@ def test_one_replica_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     show_only_own(layout(1, 2, tp=2, dp=1), 1, 1)
     assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["LOCAL_RANK"]) == ("0,1", "1")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, shape: Layout, rank: int, **visible: str) -> dict[str, str | None]:
+    """What a rank of one node sees in the end, by the variables' short names."""
+    for name, value in visible.items():
+        monkeypatch.setenv(f"{name}_VISIBLE_DEVICES", value)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    show_only_own(shape, rank, rank)
+    names = {name: os.environ.get(f"{name}_VISIBLE_DEVICES") for name in ("CUDA", "HIP", "ROCR")}
+    return {**names, "LOCAL_RANK": os.environ["LOCAL_RANK"]}
+
+
+@pytest.mark.parametrize("dp", [1, 2], ids=["one replica", "two replicas"])
+def test_the_one_gpu_of_a_task_is_device_0(monkeypatch: pytest.MonkeyPatch, dp: int) -> None:
+    """--gpus-per-task=1: each rank sees one GPU, and LOCAL_RANK 3 would be an invalid device."""
+    seen = run(monkeypatch, layout(1, 4, tp=4 // dp, dp=dp), 3, CUDA="3", ROCR="3")
+    assert seen == {"CUDA": "3", "HIP": None, "ROCR": "3", "LOCAL_RANK": "0"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"ROCR": "3"}, {"ROCR": "3", "CUDA": "3"}, {"ROCR": "3", "HIP": "0"}, {"ROCR": "3", "HIP": "0,1,2,3"}],
+    ids=["as Slurm sets it", "as Slurm without AutoDetect sets it", "within ROCR's", "HIP's for the whole node"],
+)
+@pytest.mark.usefixtures("amd")
+def test_the_one_amd_gpu_of_a_task_is_said_once(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
+    """HIP counts what ROCR has left from 0: ROCR=3 with HIP=3 is no GPU at all."""
+    seen = run(monkeypatch, layout(1, 4, tp=4, dp=1), 3, **given)
+    assert seen == {"CUDA": "3", "HIP": "3", "ROCR": None, "LOCAL_RANK": "0"}
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ({"ROCR": "0,1,2,3"}, ("2,3", "2,3", None)),
+        ({"HIP": "4,5,6,7"}, ("6,7", "6,7", None)),
+        ({"ROCR": "0,1,2,3,4,5,6,7", "HIP": "4,5,6,7"}, ("6,7", "6,7", "0,1,2,3,4,5,6,7")),
+    ],
+)
+@pytest.mark.usefixtures("amd")
+def test_amd_gpus_are_shared_out_between_replicas(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], seen: tuple[str, str, str | None]
+) -> None:
+    cuda, hip, rocr = seen
+    end = run(monkeypatch, layout(1, 4, tp=2, dp=2), 2, **given)
+    assert end == {"CUDA": cuda, "HIP": hip, "ROCR": rocr, "LOCAL_RANK": "0"}
+
+
+@pytest.mark.usefixtures("amd")
+def test_a_rank_that_is_alone_on_its_node_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = run(monkeypatch, layout(1, 1, tp=1, dp=1), 0, ROCR="3")
+    assert seen == {"CUDA": None, "HIP": None, "ROCR": "3", "LOCAL_RANK": "0"}

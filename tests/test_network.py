@@ -48,6 +48,24 @@ def test_the_head_looks_towards_the_second_node(environment: pytest.MonkeyPatch)
     assert seen() == (address, name)
 
 
+def test_the_head_takes_the_address_that_the_others_reach_it_by(environment: pytest.MonkeyPatch) -> None:
+    """A site's nodes have a name on the fast network; the plain name of the second one leads elsewhere."""
+    devices = psutil.net_if_addrs()
+    devices["ib0"] = [devices["lo"][0]._replace(address="10.9.8.7")]
+    environment.setattr(psutil, "net_if_addrs", lambda: devices)
+    environment.setenv("MASTER_ADDR", "10.9.8.7")
+    environment.setenv("VLLM_HPC_SECOND_NODE", "127.0.0.1")
+    pin()
+    assert seen() == ("10.9.8.7", "ib0")
+
+
+def test_an_address_that_the_head_does_not_hold_is_not_pinned(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("MASTER_ADDR", "192.0.2.1")  # of TEST-NET-1, which nobody has
+    environment.setenv("VLLM_HPC_SECOND_NODE", "127.0.0.1")
+    pin()
+    assert seen() == ("127.0.0.1", "lo")
+
+
 def test_what_the_site_has_set_stays(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("VLLM_HOST_IP", "10.1.2.3")
     environment.setenv("GLOO_SOCKET_IFNAME", "hsn0")

@@ -29,6 +29,18 @@ exclusive = true
 gpus_per_node = 4
 setup = ["module purge", "module load gcc/13 cuda/12.8"]
 env = { NCCL_SOCKET_IFNAME = "hsn0", NCCL_DEBUG = "INFO" }
+
+[profiles.juwels]
+gpus_per_node = 4
+gpu_flag = "gres"
+head_suffix = "i"
+
+[profiles.frontier]
+gpus_per_node = 8
+gpu_flag = "none"
+launcher = "srun"
+head_command = "hostname -i"
+export_environment = false
 """
 HOSTILE = "naïve \"job\" 'of' $(x) `y` & 100%; #1"
 SCRIPTS: dict[str, dict[str, Any]] = {
@@ -47,6 +59,9 @@ SCRIPTS: dict[str, dict[str, Any]] = {
         "tp": 2, "name": HOSTILE, "job_dir": "/scratch/my runs/$HOME \"é\"", "env": {"WORDS": "it's $(x) \"y\" \\ é"},
     },
     "7-local.sh": {"tp": 2, "scheduler": "local"},
+    "8-array-of-4.sbatch": {"nodes": 1, "gpus_per_node": 8, "tp": 8, "dp": 4, "array": True},
+    "9-head-suffix.sbatch": {"nodes": 2, "tp": 8, "profile": "juwels"},
+    "10-srun-head-command.sbatch": {"nodes": 2, "tp": 16, "profile": "frontier", "cpus_per_rank": 7, "time": "30"},
 }  # fmt: skip
 
 
@@ -120,6 +135,22 @@ def test_what_was_asked_of_the_scheduler_is_in_the_directives(render: Any) -> No
     wanted = ["--nodes=4", "--exclusive", "--partition=gpu", "--account=abc123", "--qos=high", "--time=1-12:00:00"]
     assert set(wanted) <= set(lines)
     assert "--mem=0" in lines
+
+
+def test_every_branch_of_the_template_is_in_a_golden_script(render: Any) -> None:
+    """What no script of the table holds, neither bash nor shellcheck has ever read."""
+    array = render("8-array-of-4.sbatch")
+    assert "--array=0-3" in directives(array)
+    assert 'VLLM_HPC_TASK="$SLURM_ARRAY_TASK_ID"' in array
+    suffix = render("9-head-suffix.sbatch")
+    assert 'VLLM_HPC_HEAD="${nodes[0]}"i\n' in suffix
+    assert "VLLM_HPC_SECOND_NODE+=i" in suffix
+    srun = render("10-srun-head-command.sbatch")
+    assert "--export=NONE" in directives(srun)
+    assert "--ntasks-per-node=8" in directives(srun)
+    assert 'head_words="$(hostname -i)"' in srun
+    assert "exec env RANK=" in srun
+    assert "torchrun \\" not in srun
 
 
 def test_setup_lines_come_before_the_environment_of_the_job(render: Any) -> None:

@@ -7,10 +7,14 @@ them), so they come from torchrun's. Found by submitit through the entry point `
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import ClassVar
 
 from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission, JobPaths
+
+# What all ranks run, in the folder that submitit is given. There before the job has an id, unlike submitit's own name.
+TASK_PICKLE = "task.pkl"
 
 
 class VllmHpcJobEnvironment(JobEnvironment):
@@ -29,6 +33,15 @@ class VllmHpcJobEnvironment(JobEnvironment):
     def global_rank(self) -> int:
         """The rank in the torchrun world; the worker rewrites RANK for its replica and keeps this one."""
         return int(os.environ.get("VLLM_HPC_RANK") or os.environ.get("RANK") or 0)
+
+    @property
+    def paths(self) -> JobPaths:
+        """submitit's files of this rank; its pickle is given the name of this job's id, or of this array task's."""
+        paths = super().paths
+        # A hard link is made whole and once, by whichever rank comes first; copies would be read while written.
+        with suppress(FileExistsError):
+            os.link(paths.folder / TASK_PICKLE, paths.submitted_pickle)
+        return paths
 
     def _handle_signals(self, paths: JobPaths, submission: DelayedSubmission) -> None:
         """Leave signals to the worker: submitit would ignore TERM, and every failure cost torchrun's grace of 30 s."""

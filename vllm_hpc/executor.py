@@ -1,12 +1,11 @@
 """submitit plugin, the login side: hands a rendered script to a scheduler and remembers one task per rank.
 
-It takes text and knows no template. submitit pickles what the ranks run into ``ranks/``, and each rank leaves its
-result beside it; people read ranks/rank-<r>.json instead, which is not a pickle.
+It takes text and knows no template. What the ranks run lies pickled in ``ranks/`` before the scheduler hears of the
+job, and each rank leaves its result beside it; people read ranks/rank-<r>.json instead, which is not a pickle.
 """
 
 from __future__ import annotations
 
-import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import msgspec
 from submitit.core import core
 from submitit.core.utils import DelayedSubmission
 
+from vllm_hpc.environment import TASK_PICKLE
 from vllm_hpc.errors import SubmitError
-from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.jobfolder import JobFolder, temporary_name
 from vllm_hpc.layout import Layout
 from vllm_hpc.schedulers import Scheduler
 
@@ -62,7 +62,6 @@ class ScriptExecutor(core.PicklingExecutor):
         super().__init__(job.ranks)
         self._job, self._scheduler = job, scheduler
         self._world_size = layout.world_size
-        self._array_tasks = layout.tasks if layout.is_array else 0
 
     @classmethod
     def affinity(cls) -> int:
@@ -83,17 +82,17 @@ class ScriptExecutor(core.PicklingExecutor):
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[core.Job[Any]]:
         if len(delayed_submissions) != 1:
             raise SubmitError("one script is one submission: submit job by job")
-        (job,) = super()._internal_process_submissions(delayed_submissions)
-        self._write_task_pickles(job)
-        return [job]
+        # Not submitit's own: that one gives the pickle its name, <id>_submitted.pkl, once the client has told the id.
+        # A client that times out, or dies, never does, and the job may be in the queue all the same. So it lies there
+        # first, under a name without an id, and the job gives it that name (vllm_hpc.environment).
+        self._write_task(delayed_submissions[0])
+        return [self._submit_command(self._submitit_command_str)]
 
-    def _write_task_pickles(self, job: core.Job[Any]) -> None:
-        """Each task of an array looks for a pickle under its own id, which PicklingExecutor does not write."""
-        for task in range(self._array_tasks):
-            target = job.paths.folder / f"{job.job_id}_{task}_submitted.pkl"
-            staging = target.with_suffix(".tmp")
-            shutil.copy(job.paths.submitted_pickle, staging)
-            staging.rename(target)
+    def _write_task(self, delayed: DelayedSubmission) -> None:
+        target = self._job.ranks / TASK_PICKLE
+        staging = temporary_name(target)
+        delayed.dump(staging)
+        staging.rename(target)
 
     def _num_tasks(self) -> int:
         return self._world_size

@@ -6,21 +6,25 @@
 #   cluster.sh env                  print the variable that its clients need
 #   cluster.sh daemon NAME          start one daemon again: slurmctld, node1, node2
 #
-# Needs root and Debian's slurm-wlm and munge (and slurmdbd, mariadb-server). Touches nothing in /etc but two lines of
-# /etc/hosts; all else lies in $VLLM_HPC_SLURM_DIR.
+# Needs root and Debian's slurm-wlm and munge (and slurmdbd, mariadb-server). Touches nothing in /etc but a line of
+# /etc/hosts; all else lies in $VLLM_HPC_SLURM_DIR. With another folder and another $VLLM_HPC_SLURM_PORT (it takes the
+# six from there), a second cluster runs beside the first.
 set -euo pipefail
 
 dir=${VLLM_HPC_SLURM_DIR:-/tmp/vllm-hpc-slurm}
+port=${VLLM_HPC_SLURM_PORT:-26817}
 export SLURM_CONF=$dir/slurm.conf
+# Where slurmdbd looks for MariaDB (it has no option for it): never at a server that this host runs already.
+export MYSQL_UNIX_PORT=$dir/mysql/mysqld.sock
 host=$(uname -n)
-hosts_mark="# vllm-hpc test nodes"
+hosts_mark="# vllm-hpc: nodes of $dir"
 
 write_config() { # accounting: none | slurmdbd
   mkdir -p "$dir"/{state,spool.node1,spool.node2,log,dev}
   cat > "$dir/slurm.conf" << CONF
 ClusterName=vllmhpc
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=26817
+SlurmctldPort=$port
 SlurmUser=root
 AuthType=auth/munge
 StateSaveLocation=$dir/state
@@ -45,18 +49,18 @@ MessageTimeout=10
 SchedulerParameters=bf_interval=2,sched_interval=5
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/$1
-NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=26821 CPUs=8 RealMemory=20000 Gres=gpu:8
-NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=26822 CPUs=8 RealMemory=20000 Gres=gpu:8
+NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 4)) CPUs=8 RealMemory=20000 Gres=gpu:8
+NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 5)) CPUs=8 RealMemory=20000 Gres=gpu:8
 PartitionName=debug Nodes=node[1-2] Default=YES MaxTime=2:00:00 State=UP
 CONF
   if [ "$1" = slurmdbd ]; then
-    echo "AccountingStorageHost=127.0.0.1" >> "$dir/slurm.conf"
-    echo "AccountingStorageEnforce=associations,limits,qos" >> "$dir/slurm.conf"
+    printf '%s\n' AccountingStorageHost=127.0.0.1 "AccountingStoragePort=$((port + 2))" \
+      AccountingStorageEnforce=associations,limits,qos >> "$dir/slurm.conf"
   fi
   echo "AutoDetect=off" > "$dir/gres.conf"
   echo "NodeName=node[1-2] Name=gpu File=$dir/dev/nvidia[0-7]" >> "$dir/gres.conf"
   for n in 0 1 2 3 4 5 6 7; do [ -e "$dir/dev/nvidia$n" ] || mknod "$dir/dev/nvidia$n" c 1 3; done
-  grep -q "$hosts_mark" /etc/hosts || echo "127.0.0.1 node1 node2 $hosts_mark" >> /etc/hosts
+  grep -qF "$hosts_mark" /etc/hosts || echo "127.0.0.1 node1 node2 $hosts_mark" >> /etc/hosts
 }
 
 alive() { [ -s "$1" ] && ! gone "$(cat "$1")"; }
@@ -91,17 +95,19 @@ start_daemon() { # slurmctld | node1 | node2
 }
 
 start_accounting() {
-  install -d -o mysql -g mysql /run/mysqld
-  if ! mysqladmin ping > /dev/null 2>&1; then
-    [ -d "$dir/mysql/mysql" ] || mysql_install_db --user=mysql --datadir="$dir/mysql" > /dev/null
-    setsid mariadbd --user=mysql --datadir="$dir/mysql" --skip-networking --socket=/run/mysqld/mysqld.sock \
+  # Debian's configuration names the host's own socket, log and folder: none of it is read.
+  if ! alive "$dir/mysql/mysqld.pid"; then
+    install -d -o mysql -g mysql -m 700 "$dir/mysql"
+    [ -d "$dir/mysql/mysql" ] || mysql_install_db --no-defaults --user=mysql --datadir="$dir/mysql" > /dev/null
+    setsid mariadbd --no-defaults --user=mysql --datadir="$dir/mysql" --skip-networking --socket="$MYSQL_UNIX_PORT" \
       --pid-file="$dir/mysql/mysqld.pid" > "$dir/log/mysql.log" 2>&1 &
-    until_ok mysqladmin ping
+    until_ok mysqladmin --no-defaults --socket="$MYSQL_UNIX_PORT" ping
   fi
   cat > "$dir/slurmdbd.conf" << CONF
 AuthType=auth/munge
 DbdHost=localhost
 DbdAddr=127.0.0.1
+DbdPort=$((port + 2))
 SlurmUser=root
 StorageType=accounting_storage/mysql
 StorageUser=root
@@ -146,13 +152,25 @@ stop() { # PIDFILE
   done
 }
 
+# The pids of this cluster's Slurm daemons, and of no other's on this host: all have its SLURM_CONF from their start.
+own_daemons() {
+  local pid
+  for pid in $(pgrep -x 'slurmctld|slurmd|slurmstepd|slurmdbd'); do
+    if tr '\0' '\n' 2> /dev/null < "/proc/$pid/environ" | grep -qxF "SLURM_CONF=$SLURM_CONF"; then echo "$pid"; fi
+  done
+}
+
 down() {
+  local pid others
   if alive "$dir/slurmctld.pid"; then timeout 20 scancel --user=root > /dev/null 2>&1 || true; fi
   for pid in "$dir"/slurmd.node*.pid "$dir/slurmctld.pid" "$dir/slurmdbd.pid" "$dir/mysql/mysqld.pid"; do stop "$pid"; done
-  # What a killed slurmd left behind: its step daemons name the spool folder or the job's.
-  pkill -KILL -x slurmstepd || true
-  pkill -KILL -f "slurmd -N node[12]" || true
-  sed -i "/$hosts_mark/d" /etc/hosts 2> /dev/null || { grep -v "$hosts_mark" /etc/hosts > "$dir/hosts" && cat "$dir/hosts" > /etc/hosts; }
+  # What a killed slurmd left behind, and a daemon whose pid file is lost.
+  for pid in $(own_daemons); do kill -KILL "$pid" 2> /dev/null || true; done
+  # Not sed -i: in a container /etc/hosts is a mount, which cannot be renamed over.
+  if grep -qF "$hosts_mark" /etc/hosts; then
+    others=$(grep -vF "$hosts_mark" /etc/hosts || true)
+    printf '%s\n' "$others" > /etc/hosts
+  fi
   rm -rf "$dir"
 }
 
@@ -161,5 +179,5 @@ case "${1:-}" in
   down) down ;;
   env) echo "SLURM_CONF=$SLURM_CONF" ;;
   daemon) start_daemon "$2" ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from vllm_hpc.schedulers import call_client
 from vllm_hpc.schedulers.slurm import look, parse_sacct
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slurm, pytest.mark.usefixtures("slurm_with_accounting")]
+
+
+def test_the_database_is_this_clusters_own() -> None:
+    assert Path(os.environ["SLURM_CONF"]).with_name("mysql").joinpath("mysqld.sock").is_socket()
 
 
 def test_a_job_on_two_nodes(tiny: Path, reference: list[str], tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.real_jobs import PROMPTS, check_complete, submit_tiny
+from tests.real_jobs import PROMPTS, check_complete, submit_tiny, wait_for
 from vllm_hpc import Job
+from vllm_hpc.errors import SubmitError
+from vllm_hpc.jobfolder import JobFolder
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
@@ -50,6 +54,28 @@ def test_array_of_two(tiny: Path, reference: list[str], tmp_path: Path) -> None:
     assert len(job.folder.attempts()) == 2
     assert job.status().attempts == 1
     assert [job.folder.rank_log(rank).exists() for rank in (0, 1)] == [True, True]
+
+
+@pytest.mark.parametrize("options", [{"nodes": 2, "tp": 2}, {"dp": 2, "array": True}], ids=["TP=2", "array of two"])
+def test_a_job_whose_id_the_login_side_never_learned(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Slurm takes the job, and its client does not come back: the job runs to its end all the same."""
+    client = tmp_path / "bin" / "sbatch"
+    client.parent.mkdir()
+    client.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" > /dev/null\nexec sleep 60\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("vllm_hpc.schedulers.SUBMIT_TIMEOUT_S", 5)
+    with pytest.raises(SubmitError, match="may be submitted or not"):
+        submit(tiny, tmp_path, name="lost", **options)
+    folder = JobFolder(tmp_path / "runs" / "lost")
+    tasks = 2 if "array" in options else 1
+    wait_for(lambda: len(list((folder.path / "state").glob("exit-*.json"))) == tasks, "the job has ended")
+    exits = [folder.exit_of(attempt.attempt) for attempt in folder.attempts()]
+    assert [(one.exit_code, one.cause) for one in exits if one] == [(0, "exit")] * tasks
+    lines = [line for shard in folder.shard_files() for line in shard.read_text().splitlines()]
+    assert len(lines) == len(PROMPTS)
 
 
 def test_two_jobs_at_once_on_the_same_nodes(tiny: Path, reference: list[str], tmp_path: Path) -> None:

@@ -8,26 +8,26 @@ argument' (seen on two H100, vLLM 0.26).
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from vllm_hpc.layout import Layout
 
-VARIABLE = "CUDA_VISIBLE_DEVICES"  # HIP honours it too
+_CUDA, _HIP, _ROCR = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
+_AMD_DRIVER = Path("/dev/kfd")
 
 
 def show_only_own(layout: Layout, rank: int, local_rank: int) -> None:
-    """Set CUDA_VISIBLE_DEVICES and LOCAL_RANK for this process; before torch is imported.
+    """Set the variables that say which GPUs are in sight, and LOCAL_RANK, for this process; before torch is imported.
 
-    ``rank`` is in the torchrun world, ``local_rank`` on this node. One replica for the whole world keeps what it has.
+    ``rank`` is in the torchrun world, ``local_rank`` on this node. Where each task has one GPU (--gpus-per-task=1),
+    that is its rank's. Else the GPUs are shared out, but one replica for the whole world keeps what it has.
     """
-    if layout.replica_size >= layout.world_size:
-        return
-    given = os.environ.get(VARIABLE)
-    visible = given.split(",") if given else [str(number) for number in range(layout.procs_per_node)]
-    if len(visible) < layout.procs_per_node:  # one GPU a task: the scheduler has shared them out already
-        return
-    first, count = own_slots(layout, rank, local_rank)
-    os.environ[VARIABLE] = ",".join(visible[first : first + count])
-    os.environ["LOCAL_RANK"] = str(local_rank - first)
+    visible = _visible() or [str(number) for number in range(layout.procs_per_node)]
+    if len(visible) == 1 < layout.procs_per_node:
+        _show(visible, 0)
+    elif layout.replica_size < layout.world_size and len(visible) >= layout.procs_per_node:
+        first, count = own_slots(layout, rank, local_rank)
+        _show(visible[first : first + count], local_rank - first)
 
 
 def own_slots(layout: Layout, rank: int, local_rank: int) -> tuple[int, int]:
@@ -37,3 +37,34 @@ def own_slots(layout: Layout, rank: int, local_rank: int) -> tuple[int, int]:
     begin = max(node_begin, replica_begin)
     end = min(node_begin + layout.procs_per_node, replica_begin + layout.replica_size)
     return begin - node_begin, end - begin
+
+
+def _visible() -> list[str]:
+    """The GPUs that this process may use, empty where nothing says it."""
+    if not _AMD_DRIVER.exists():
+        return _list(_CUDA)
+    return _list(_ROCR) if _rocr_counts() else _list(_HIP) or _list(_CUDA)
+
+
+def _rocr_counts() -> bool:
+    """Whether ROCR_VISIBLE_DEVICES, which Slurm sets on AMD, is the list that holds.
+
+    It hides GPUs below HIP, which counts those left from 0. A shorter list of HIP's is a part of ROCR's. One as long,
+    or longer, was copied from it or is the same for all tasks of the node, and HIP would look for most of it in vain.
+    """
+    hip, rocr = _list(_HIP) or _list(_CUDA), _list(_ROCR)
+    return bool(rocr) and (not hip or len(hip) >= len(rocr))
+
+
+def _show(devices: list[str], local_rank: int) -> None:
+    """Say it once: ROCR's list moves up to HIP, which reads CUDA's too, and vLLM refuses two that differ."""
+    if _AMD_DRIVER.exists():
+        if _rocr_counts():
+            del os.environ[_ROCR]
+        os.environ[_HIP] = ",".join(devices)
+    os.environ[_CUDA] = ",".join(devices)
+    os.environ["LOCAL_RANK"] = str(local_rank)
+
+
+def _list(variable: str) -> list[str]:
+    return [device for device in os.environ.get(variable, "").split(",") if device]

@@ -1,14 +1,16 @@
 """Pin the network address and device that vLLM and gloo use, instead of letting them guess.
 
 Left alone, vLLM may take the address of the wrong NIC, and gloo needs one concrete device name. The right ones are
-those on the way to the head; on the head itself that way is the loopback device, so there it is the way to another
-node. What the user or the site has set stays.
+those on the way to the head; on the head itself, those by which the others reach it: a site may have a fast network
+where its nodes have names of their own (<host>i on JUWELS). What the user or the site has set stays.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
+from typing import Any
 
 import psutil
 
@@ -16,8 +18,8 @@ import psutil
 def pin() -> None:
     """Set VLLM_HOST_IP and GLOO_SOCKET_IFNAME for this process, unless they are set. Raises OSError."""
     is_head = int(os.environ.get("GROUP_RANK", "0")) == 0
-    peer = os.environ.get("VLLM_HPC_SECOND_NODE") if is_head else os.environ["MASTER_ADDR"]
-    address = _address_towards(peer or os.environ["MASTER_ADDR"])
+    head = os.environ["MASTER_ADDR"]
+    address = _address_of_head(head) if is_head else _address_towards(head)
     os.environ.setdefault("VLLM_HOST_IP", address)
     device = _device_of(address)
     if device is not None:
@@ -25,15 +27,33 @@ def pin() -> None:
     print(f"vllm-hpc: address {os.environ['VLLM_HOST_IP']}, device {os.environ.get('GLOO_SOCKET_IFNAME')}", flush=True)
 
 
+def _address_of_head(head: str) -> str:
+    """The head's own address behind the name that the others call it by.
+
+    Its /etc/hosts may hold that name as 127.0.1.1: then its address on the way to the second node.
+    """
+    for _, target in _resolve(head):
+        address = str(target[0])
+        if not ipaddress.ip_address(address).is_loopback and _device_of(address) is not None:
+            return address
+    return _address_towards(os.environ.get("VLLM_HPC_SECOND_NODE") or head)
+
+
 def _address_towards(host: str) -> str:
     """This host's address on the way to another; no packet is sent (UDP's connect only asks the routing table)."""
-    try:
-        family, _, _, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
-    except socket.gaierror as error:
-        raise OSError(f"cannot resolve node {host!r} from {socket.gethostname()}: {error.strerror}") from None
+    family, target = _resolve(host)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(target)
         return str(probe.getsockname()[0])
+
+
+def _resolve(host: str) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+    """What a name stands for, as family and socket address. Raises OSError that names the node."""
+    try:
+        found = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+    except socket.gaierror as error:
+        raise OSError(f"cannot resolve node {host!r} from {socket.gethostname()}: {error.strerror}") from None
+    return [(family, target) for family, _, _, _, target in found]
 
 
 def _device_of(address: str) -> str | None:

@@ -1,0 +1,50 @@
+"""What lies in the folder when the scheduler hears of a job, and how ranks find it whose id nobody told anyone."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from submitit.core.utils import DelayedSubmission
+
+from vllm_hpc.environment import TASK_PICKLE
+from vllm_hpc.errors import SubmitError
+from vllm_hpc.executor import RankTask
+from vllm_hpc.submission import submit
+
+
+def test_what_the_ranks_run_is_there_before_the_scheduler_hears_of_the_job(desk: Path, model: Path) -> None:
+    """An sbatch that took the job and hangs, or a login node that dies: the job may start, and must find its task."""
+    (desk / "bin" / "sbatch").write_text('#!/bin/sh\nfor s; do :; done\nls "$(dirname "$s")/ranks" >&2; exit 1\n')
+    with pytest.raises(SubmitError, match=f"refused: {TASK_PICKLE}$"):
+        submit(str(model), scheduler="slurm", job_dir="runs")
+
+
+def test_a_submit_that_timed_out_leaves_all_that_the_job_needs(
+    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\nexec sleep 30\n")
+    monkeypatch.setattr("vllm_hpc.schedulers.SUBMIT_TIMEOUT_S", 0.5)
+    with pytest.raises(SubmitError, match="may be submitted or not"):
+        submit(str(model), scheduler="slurm", job_dir="runs", name="lost")
+    task = DelayedSubmission.load(desk / "runs" / "lost" / "ranks" / TASK_PICKLE)
+    assert task.function == RankTask(str(desk / "runs" / "lost"))
+
+
+@pytest.mark.parametrize("job_id", ["4711", "4711_3"], ids=["a job", "a task of an array"])
+def test_ranks_that_start_at_once_all_find_the_task(tmp_path: Path, job_id: str) -> None:
+    DelayedSubmission(os.getenv, "RANK").dump(tmp_path / TASK_PICKLE)
+    environment = {**os.environ, "SUBMITIT_EXECUTOR": "vllmhpc", "VLLM_HPC_JOB_ID": job_id, "WORLD_SIZE": "6"}
+    command = [sys.executable, "-m", "submitit.core._submit", str(tmp_path)]
+    ranks = [
+        subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stderr=subprocess.DEVNULL)
+        for rank in range(6)
+    ]
+    assert [rank.wait(50) for rank in ranks] == [0] * 6
+    results = [pickle.loads((tmp_path / f"{job_id}_{rank}_result.pkl").read_bytes()) for rank in range(6)]
+    assert results == [("success", str(rank)) for rank in range(6)]
+    assert (tmp_path / f"{job_id}_submitted.pkl").samefile(tmp_path / TASK_PICKLE)
