@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_hpc.checks import check_name, parse_walltime
+import vllm_hpc
+from vllm_hpc.checks import check_name, check_shell_lines, parse_walltime
 from vllm_hpc.errors import RequestError
 from vllm_hpc.request import Request, make_request
 
@@ -97,16 +99,25 @@ def test_a_job_dir_that_a_script_could_not_carry_is_refused(folder: str) -> None
         make_request({"model": "demo", "job_dir": folder})
 
 
-@pytest.mark.parametrize("key", ["HF_TOKEN", "hf_token", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "OPENAI_API_KEY"])
+@pytest.mark.parametrize(
+    "key",
+    ["HF_TOKEN", "hf_token", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "OPENAI_API_KEY", "SLURM_JWT", "GITHUB_PAT",
+     "PAT", "SSH_PASSPHRASE", "MINIO_ACCESS_KEY"],
+)  # fmt: skip
 def test_a_secret_is_refused_without_repeating_it(key: str) -> None:
     with pytest.raises(RequestError, match=key) as caught:
         make_request({"model": "demo", "env": {key: "hunter2"}})
     assert "hunter2" not in str(caught.value)
     assert "export it" in str(caught.value)
+    assert "from a file in the profile's setup" in str(caught.value), "where the job does not get the environment"
 
 
 def test_a_plain_variable_is_taken() -> None:
-    env = {"NCCL_DEBUG": "INFO", "EMPTY": "", "WITH": "a 'b' \"c\" $d é"}
+    env = {
+        "NCCL_DEBUG": "INFO", "EMPTY": "", "WITH": "a 'b' \"c\" $d é", "https_proxy": "http://proxy:80", "EPOCHS": "3",
+        "LD_PRELOAD": "/usr/lib/libtcmalloc.so.4", "VLLM_HPC_JOIN_TIMEOUT": "600", "PYTHONPATH": "/site", "Lib": "x",
+        "OMP_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "false", "LD_LIBRARY_PATH": "/usr/lib",
+    }  # fmt: skip
     assert make_request({"model": "demo", "env": env}).env == env
 
 
@@ -114,6 +125,82 @@ def test_a_plain_variable_is_taken() -> None:
 def test_what_is_no_variable_name_is_refused(key: str) -> None:
     with pytest.raises(RequestError, match="environment variable"):
         make_request({"model": "demo", "env": {key: "x"}})
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["job", "attempt", "nodes", "PATH", "SECONDS", "UID", "EUID", "PPID", "IFS", "BASH_ENV", "BASHOPTS", "ENV",
+     "SLURM_JOB_ID", "SLURM_CONF", "SLURMD_NODENAME", "SBATCH_PARTITION", "PBS_JOBID", "RANK", "LOCAL_RANK",
+     "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT",
+     "TORCHELASTIC_RUN_ID", "VLLM_HPC_FOLDER", "VLLM_HPC_JOIN_TIMEOUT_S", "SUBMITIT_EXECUTOR", "VLLM_PORT",
+     "VLLM_HOST_IP", "_"],
+)  # fmt: skip
+def test_a_variable_that_the_job_lives_by_is_refused(key: str) -> None:
+    with pytest.raises(RequestError, match=rf"--env {key} is not yours to set: "):
+        make_request({"model": "demo", "env": {key: "7"}})
+
+
+# What a template gives a value first, and a person may give another.
+MAY_BE_SET = {"OMP_NUM_THREADS", "VLLM_ALLREDUCE_USE_SYMM_MEM", "VLLM_NO_USAGE_STATS", "GLOO_SOCKET_IFNAME",
+              "PYTHONUNBUFFERED", "PYTHONSAFEPATH"}  # fmt: skip
+
+
+def assigned_in_templates() -> set[str]:
+    """The variables that the packaged templates' shell code sets, by =, for, read or mapfile."""
+    text = "".join(path.read_text() for path in (Path(vllm_hpc.__file__).parent / "templates").glob("*.j2"))
+    text = re.sub(r"\{#.*?#\}|\{%.*?%\}", "", text, flags=re.DOTALL)
+    text = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
+    found = re.findall(r"(?:^|[\s;(])([A-Za-z_]\w*)\+?=(?!=)", text)
+    for declaration in re.findall(r"\b(?:local|declare|mapfile|read|for)((?: +-\w+)* +[a-z_]\w*)", text):
+        found.append(declaration.split()[-1])
+    return set(found)
+
+
+def test_no_variable_of_the_templates_can_be_set() -> None:
+    found = assigned_in_templates()
+    assert {"job", "attempt", "work", "i", "nodes", "pending", "code", "VLLM_HPC_HEAD"} <= found, "they are seen"
+    for name in found - MAY_BE_SET:
+        with pytest.raises(RequestError, match=name):
+            make_request({"model": "demo", "env": {name: "7"}})
+
+
+@pytest.mark.parametrize("value", ["abc", "", "0", "-1", "1.5", "60s", " 60", "٦٠"])
+def test_a_join_timeout_that_is_no_number_of_seconds_is_refused(value: str) -> None:
+    with pytest.raises(RequestError, match=r"VLLM_HPC_JOIN_TIMEOUT.*whole number of seconds"):
+        make_request({"model": "demo", "env": {"VLLM_HPC_JOIN_TIMEOUT": value}})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--export=API_KEY=hunter2", "--export=ALL,HF_TOKEN=hunter2", "--comment=TOKEN=hunter2", "--comment TOKEN=hunter2",
+     "--comment=api-key=hunter2", "--export=HF_TOKEN=$HF_TOKEN", "--comment=SLURM_JWT=hunter2"],
+)  # fmt: skip
+def test_a_secret_in_a_directive_is_refused_and_named_whole(line: str) -> None:
+    name = re.findall(r"[A-Za-z_-]+(?==)", line)[-1]
+    with pytest.raises(RequestError, match=rf"--directive {name}=\.\.\. looks like a secret") as caught:
+        make_request({"model": "demo", "directive": [line]})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["export HF_TOKEN=$(cat ~/.hf)", 'export HF_TOKEN="$(cat "$HOME/.hf")"', 'export "HF_TOKEN=$(cat ~/.hf)"',
+     "HF_TOKEN=`cat ~/.hf`; export HF_TOKEN", "export HF_TOKEN=$MY_TOKEN", 'export HF_TOKEN="${MY_TOKEN:?}" A=1',
+     'export HF_TOKEN="${HF_TOKEN:-}"', 'export HF_TOKEN=""', "unset HF_TOKEN", "read -r HF_TOKEN < ~/.hf"],
+)  # fmt: skip
+def test_a_line_of_set_up_may_say_where_a_secret_is(line: str) -> None:
+    check_shell_lines((line,), "setup")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["export HF_TOKEN=hunter2", "export HF_TOKEN='hunter2'", "A=$(x) HF_TOKEN=hunter2", "HF_TOKEN=${X:-hunter2}",
+     "HF_TOKEN=hunter2$X", "HF_TOKEN=$X-hunter2", "login --token=hunter2", "login --api-key=hunter2"],
+)  # fmt: skip
+def test_a_line_of_set_up_that_holds_a_secret_is_refused(line: str) -> None:
+    with pytest.raises(RequestError, match="looks like a secret") as caught:
+        check_shell_lines((line,), "setup")
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mem", ["64G", "64000M", "0", "1T", "64GB", "64g", "512"])

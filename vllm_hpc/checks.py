@@ -12,24 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.errors import RequestError
+from vllm_hpc.variables import ADVICE, check_env, check_no_secret, is_secret
 
 # Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
 _WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
 _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RESERVED_NAME = re.compile(
-    r"PATH|VLLM_HPC_(?!JOIN_TIMEOUT).*|SUBMITIT_.*|(LOCAL_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)"
-)
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE)
-# Names that only sound like a secret.
-_NO_SECRET = re.compile(r"TOKENIZERS?(_|$)|SKIP_TOKENIZER|MAX_.*TOKENS|.*_TOKENS$|.*_TOKEN_IDS?$", re.IGNORECASE)
-_EXPORT = "export it in your shell instead (schedulers pass the environment on)"
 # submitit replaces these in any path it is given (submitit.core.utils.JobPaths._format_id).
 _SUBMITIT_TAGS = ("%j", "%t", "%A", "%a")
-
-
-def _is_secret(name: str) -> bool:
-    return bool(_SECRET_NAME.search(name)) and not _NO_SECRET.match(name)
 
 
 def parse_walltime(text: str, origin: str = "--time") -> int:
@@ -88,26 +77,23 @@ def check_path(path: str, origin: str) -> None:
             )
 
 
-def check_env(env: dict[str, str], origin: str) -> None:
-    """Variables that can be exported, and that hold no secret."""
-    for key, value in env.items():
-        if not _ENV_NAME.fullmatch(key):
-            raise RequestError(f"{origin} {key!r} is no name for an environment variable")
-        if _RESERVED_NAME.fullmatch(key):
-            raise RequestError(f"{origin} {key} is set by vllm-hpc itself (extend PATH in a profile's setup lines)")
-        if _is_secret(key):
-            raise RequestError(f"{origin} {key} looks like a secret, and would be written into the script: {_EXPORT}")
-        if value and not value.isprintable():
-            raise RequestError(f"{origin} {key}={value!r} holds a newline or another control character")
-
-
-def check_lines(lines: list[str] | tuple[str, ...], origin: str) -> None:
-    """Lines of a script, each of them one."""
+def check_directives(lines: list[str], origin: str) -> None:
+    """Options for the scheduler, each on a line of its own, none of them vllm-hpc's."""
     for line in lines:
         check_one_line(line, origin)
-        for name in re.findall(r"(\w+)=\S", line):
-            if _is_secret(name):
-                raise RequestError(f"{origin} {name}=... looks like a secret, and goes into the script: {_EXPORT}")
+        check_no_secret(line, origin, is_shell=False)
+
+
+def check_shell_lines(lines: tuple[str, ...], origin: str) -> None:
+    """Lines that the job's shell reads, each of them one."""
+    for line in lines:
+        check_shell_line(line, origin)
+
+
+def check_shell_line(line: str, origin: str) -> None:
+    """A line that the job's shell reads."""
+    check_one_line(line, origin)
+    check_no_secret(line, origin, is_shell=True)
 
 
 def check_json(value: Any, origin: str, depth: int = 0) -> None:
@@ -125,8 +111,8 @@ def check_arguments(arguments: dict[str, Any], origin: str) -> None:
     """Arguments of vLLM that job.json can hold."""
     for key, value in arguments.items():
         check_json(value, f"{origin} {key}")
-        if isinstance(value, str) and _is_secret(key):
-            raise RequestError(f"{origin} {key} looks like a secret, and it would be written into job.json: {_EXPORT}")
+        if isinstance(value, str) and is_secret(key):
+            raise RequestError(f"{origin} {key} looks like a secret, and it would be written into job.json: {ADVICE}")
 
 
 def as_path(text: str, origin: str) -> Path:
@@ -152,9 +138,9 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "template": check_path,
     "template_dir": check_path,
     "env": check_env,
-    "directive": check_lines,
-    "setup": check_lines,
-    "head_command": check_one_line,
+    "directive": check_directives,
+    "setup": check_shell_lines,
+    "head_command": check_shell_line,
     "sampling": check_arguments,
     "engine": check_arguments,
 }
