@@ -85,6 +85,8 @@ REFUSED: dict[str, Case] = {
     "env of the scheduler": option("--env", "SLURM_JOB_ID=7", said="SLURM_JOB_ID is not yours"),
     "join timeout of text": option("--env", "VLLM_HPC_JOIN_TIMEOUT=abc", said="seconds"),
     "directive with a secret": option("--directive", "--export=API_KEY=hunter2", said="API_KEY=..."),
+    "directive that makes an array": option("--directive", "--array=0-3", said="use --array"),
+    "directive with its prefix": option("--directive", "#SBATCH --exclusive", said="what follows"),
     "env of two lines": option("--env", "A=x\ny", said="--env"),
     "partition of two lines": option("--partition", "a\nb", said="--partition"),
     "account with a tab": option("--account", "a\tb", said="--account"),

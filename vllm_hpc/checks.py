@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vllm_hpc.directives import check_directive
 from vllm_hpc.errors import RequestError
 from vllm_hpc.variables import ADVICE, check_env, check_no_secret, is_secret
 
@@ -82,6 +83,7 @@ def check_directives(lines: list[str], origin: str) -> None:
     for line in lines:
         check_one_line(line, origin)
         check_no_secret(line, origin, is_shell=False)
+        check_directive(line, origin)
 
 
 def check_shell_lines(lines: tuple[str, ...], origin: str) -> None:
