@@ -72,9 +72,12 @@ def test_a_written_walltime_is_read_back(days: int, hours: int, minutes: int, se
         "a;b",
         "100%",
         "x" * 200,
-        "~",
+        "a~",
         "#",
-        "a*",
+        "7b",
+        "2026-11-22",
+        "197-first",
+        "1.5",
     ],
 )
 def test_names_that_work(name: str) -> None:
@@ -84,13 +87,24 @@ def test_names_that_work(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["a\\b", "", " ", ".", "..", ".hidden", "-x", "a/b", "/abs", "../up", "a\nb", "a\tb", "a\x00b", "a\x7fb", "x" * 201,
-     "é" * 101, "job-%j", "%t", "a%Ab", "%a", "\udcff"],
+     "é" * 101, "job-%j", "%t", "a%Ab", "%a", "\udcff",
+     "x ", " x", "*", "a*", "~", "~root", "a\u202eb", "a\u200bb", "a\u2066b", "a\ufeff", "a\u00a0b", "a\u3000",
+     "a\u2028b"],
 )  # fmt: skip
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(RequestError, match="--name"):
         make_request({"model": "demo", "name": name})
     with pytest.raises(RequestError):
         check_name(name, "--name")
+
+
+@pytest.mark.parametrize(
+    "name", ["197", "0", "197_1", "197_[0-3]", "197+1", "197;alps", "197_1;alps", "4711-1763820000", "197[]"]
+)
+def test_a_name_that_looks_like_a_job_id_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=r"--name .* looks like a scheduler's job id"):
+        make_request({"model": "demo", "name": name})
+    check_name(name, "a model's folder may be called so: ")
 
 
 @pytest.mark.parametrize("folder", ["", "a\nb", "runs/%j", "\udc80"])

@@ -18,6 +18,8 @@ from vllm_hpc.variables import ADVICE, check_env, check_no_secret, is_secret
 # Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
 _WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
 _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
+# What a job can be called by its scheduler: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; 4711-1763820000 here.
+_JOB_ID = re.compile(r"[0-9]+(_([0-9]+|\[.*\])|\+[0-9]+|-[0-9]{9,}|\[[0-9]*\])?(;.*)?")
 # submitit replaces these in any path it is given (submitit.core.utils.JobPaths._format_id).
 _SUBMITIT_TAGS = ("%j", "%t", "%A", "%a")
 
@@ -53,12 +55,23 @@ def check_one_line(text: str, origin: str) -> None:
 
 
 def check_name(name: str, origin: str) -> None:
-    """A name that can be a folder's and does not mislead a scheduler."""
-    if not name.strip() or name in (".", "..") or name[0] in ".-" or "/" in name:
-        raise RequestError(f"{origin} {name!r} cannot be a folder's name: leave out '/', and a leading '.' or '-'")
+    """A name that can be a folder's, that a shell and an eye read as it is, and that does not mislead a scheduler."""
+    if not name.strip() or name in (".", "..") or name[0] in ".-~" or "/" in name or "*" in name:
+        raise RequestError(
+            f"{origin} {name!r} cannot be a folder's name: leave out '/', '*', and a leading '.', '-' or '~'"
+        )
     check_path(name, origin)
+    if not name.isprintable() or name != name.strip():
+        raise RequestError(f"{origin} {name!r} holds space at an end, or a character that cannot be seen: leave it out")
     if len(name.encode("utf-8")) > 200:
         raise RequestError(f"{origin} is too long: at most 200 bytes")
+
+
+def check_job_name(name: str, origin: str) -> None:
+    """A job's name: a folder's, and none that 'cancel' and 'status' would take for the id of another job."""
+    check_name(name, origin)
+    if _JOB_ID.fullmatch(name):
+        raise RequestError(f"{origin} {name!r} looks like a scheduler's job id: add a letter, as in 'run-{name}'")
 
 
 def check_path(path: str, origin: str) -> None:
@@ -135,7 +148,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "qos": check_one_line,
     "time": parse_walltime,
     "mem": check_memory,
-    "name": check_name,
+    "name": check_job_name,
     "job_dir": check_path,
     "template": check_path,
     "template_dir": check_path,
