@@ -78,6 +78,7 @@ REFUSED: dict[str, Case] = {
     "engine that is planned": option("--engine", "tensor_parallel_size=2", said="--tp"),
     "engine value nested too deep": option("--engine", "x=" + "[" * 50_000, said="--engine"),
     "sampling NaN": option("--sampling", "min_p=NaN", said="min_p"),
+    "sampling below zero": option("--sampling", "temperature=-3", said="0 or more"),
     "env without =": option("--env", "A", said="K=V"),
     "env that is no name": option("--env", "1A=x", said="1A"),
     "env with a secret": option("--env", "HF_TOKEN=hunter2", said="HF_TOKEN"),

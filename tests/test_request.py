@@ -251,7 +251,26 @@ def test_a_second_line_is_refused_and_the_option_named(option: str) -> None:
         ({"top_p": 1.1}, "--top-p"),
         ({"seed": -1}, "--seed"),
         ({"seed": 2**32}, "--seed"),
-        ({"scheduler": "loadleveler"}, "--scheduler"),
+        ({"scheduler": "loadleveler"}, '--scheduler must be one of "auto", "local", "slurm"'),
+        ({"time": 120}, '--time must be a text such as "2:00:00"'),
+        ({"name": 3}, '--name must be a text such as "first"'),
+        ({"tp": "2"}, "--tp must be a whole number from 1 to 100000"),
+        ({"temperature": "hot"}, "--temperature must be a number"),
+        ({"array": "yes"}, "--array must be true or false"),
+        ({"directive": "--hold"}, r'--directive must be a list of texts such as \["--constraint=h100"\]'),
+        ({"directive": [3]}, "--directive must be a list of texts"),
+        ({"env": {"A": 1}}, r'--env must be a table of texts such as \{ NCCL_DEBUG = "INFO" \}'),
+        ({"engine": 3}, r"--engine must be a table such as \{ max_num_seqs = 64 \}"),
+        ({"sampling": {"temperature": -3}}, "--sampling temperature -3 must be 0 or more"),
+        ({"sampling": {"temperature": float("inf")}}, "--sampling temperature"),
+        ({"sampling": {"temperature": "hot"}}, "--sampling temperature 'hot' must be 0 or more"),
+        ({"sampling": {"temperature": True}}, "--sampling temperature"),
+        ({"sampling": {"temperature": 10**400}}, "--sampling temperature"),
+        ({"sampling": {"top_p": 0}}, "--sampling top_p"),
+        ({"sampling": {"top_p": 1.5}}, "--sampling top_p 1.5 must be above 0"),
+        ({"sampling": {"max_tokens": 0}}, "--sampling max_tokens 0 must be a whole number from 1"),
+        ({"sampling": {"max_tokens": 1.5}}, "--sampling max_tokens"),
+        ({"sampling": {"seed": -1}}, "--sampling seed -1 must be a whole number from 0"),
         ({"sampling": {"max_tokens": 3}, "max_tokens": 4}, "--max-tokens"),
         ({"engine": {"tensor_parallel_size": 8}}, "use --tp"),
         ({"engine": {"pipeline_parallel_size": 8}}, "use --pp"),
@@ -269,6 +288,11 @@ def test_a_value_that_cannot_be_meant_is_refused(options: dict[str, Any], said: 
 
 def test_long_contexts_can_be_asked_for() -> None:
     assert make_request({"model": "demo", "max_tokens": 131_072}).max_tokens == 131_072
+
+
+def test_sampling_that_can_be_meant() -> None:
+    sampling = {"temperature": 0, "top_p": 1, "max_tokens": None, "seed": 7, "min_p": 0.1}
+    assert make_request({"model": "demo", "sampling": sampling, "seed": 8}).sampling == sampling
 
 
 @pytest.mark.parametrize("table", ["engine", "sampling"])
