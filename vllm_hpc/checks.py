@@ -6,8 +6,11 @@ Every check takes the value and ``origin``, the words that name it in the messag
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from vllm_hpc.variables import ADVICE, check_env, check_no_secret, is_secret
 # Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
 _WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
 _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
+_HOST_SUFFIX = re.compile(r"[A-Za-z0-9.-]*")
 # What a job can be called by its scheduler: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; 4711-1763820000 here.
 _JOB_ID = re.compile(r"[0-9]+(_([0-9]+|\[.*\])|\+[0-9]+|-[0-9]{9,}|\[[0-9]*\])?(;.*)?")
 # submitit replaces these in any path it is given (submitit.core.utils.JobPaths._format_id).
@@ -100,15 +104,49 @@ def check_directives(lines: list[str], origin: str) -> None:
 
 
 def check_shell_lines(lines: tuple[str, ...], origin: str) -> None:
-    """Lines that the job's shell reads, each of them one."""
+    """Lines that the job's shell reads, each of them one; together they are whole commands."""
     for line in lines:
-        check_shell_line(line, origin)
+        check_one_line(line, origin)
+        check_no_secret(line, origin, is_shell=True)
+    if lines:
+        _check_syntax("\n".join(lines), origin)
 
 
-def check_shell_line(line: str, origin: str) -> None:
-    """A line that the job's shell reads."""
+def check_shell_command(line: str, origin: str) -> None:
+    """A command whose output the job's shell takes, as in $(hostname -i)."""
     check_one_line(line, origin)
     check_no_secret(line, origin, is_shell=True)
+    # Alone too: in quotes, a ')' too many would be a part of the address.
+    _check_syntax(f'{line}\naddress="$({line})"', origin)
+
+
+def check_host_suffix(text: str, origin: str) -> None:
+    """What is added to a host's name to make another; nothing, or letters, digits, '.' and '-'."""
+    if not _HOST_SUFFIX.fullmatch(text):
+        raise RequestError(
+            f"{origin} {text!r} is no part of a host name: only letters, digits, '.' and '-', as in '.hsn'"
+        )
+
+
+@cache
+def _check_syntax(code: str, origin: str) -> None:
+    """Ask bash, which runs nothing of it: 3 ms, and a job that waited for hours does not end at its first line."""
+    try:
+        asked = subprocess.run(
+            ["bash", "-n", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return  # no bash here: the nodes' own will say it
+    # An unfinished here-document is only warned of, and would swallow the rest of the script.
+    words = asked.stderr.strip() or ("a backslash at its end takes the next line of the script" * code.endswith("\\"))
+    if words:
+        first = re.sub(r"^bash: (-c: )?line", "its line", words.splitlines()[0])
+        raise RequestError(f"{origin} is no shell code that bash understands: {first}")
 
 
 def check_json(value: Any, origin: str, depth: int = 0) -> None:
@@ -155,7 +193,8 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "env": check_env,
     "directive": check_directives,
     "setup": check_shell_lines,
-    "head_command": check_shell_line,
+    "head_command": check_shell_command,
+    "head_suffix": check_host_suffix,
     "sampling": check_arguments,
     "engine": check_arguments,
 }
