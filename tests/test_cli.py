@@ -131,6 +131,12 @@ REFUSED: dict[str, Case] = {
     "profile with a wrong type": option("--profile", "wrong", said="vllm-hpc.toml:6: "),
     "profile with a second line": option("--profile", "two_lines", said="vllm-hpc.toml:8: "),
     "profile with no template folder": option("--profile", "lost", said="vllm-hpc.toml:10: "),
+    "template of another scheduler": option("--template", "local.sh.j2", said="--scheduler local"),
+    "template of another, asked for": option(
+        "--template", "slurm.sbatch.j2", "--scheduler", "local", said="for --scheduler slurm"
+    ),
+    "packaged template of another": option("--template", "packaged/local.sh.j2", said="--scheduler local"),
+    "template of macros": option("--template", "_torchrun.sh.j2", said="makes no script"),
     "no such template": option("--template", "nope.j2", said="nope.j2"),
     "no such template folder": option("--template-dir", "nope", said="nope"),
     "template that is no template": option("--template-dir", "odd", said="slurm.sbatch.j2:2: "),
@@ -317,6 +323,14 @@ def test_render_json(desk: Path, model: Path, run_cli: Cli) -> None:
     assert (shown["job"], shown["job_id"], shown["scheduler"]) == (str(desk / "runs" / "run"), None, "slurm")
     assert shown["script"] == run_cli("render", "model", "--name", "run").out
     assert not (desk / "runs").exists()
+
+
+def test_a_template_of_the_sites_own_may_be_called_as_it_likes(desk: Path, model: Path, run_cli: Cli) -> None:
+    (desk / "site").mkdir()
+    (desk / "site" / "local.sh.j2").write_text("#!/bin/sh\n# ours\n")
+    options = ["--scheduler", "slurm", "--template-dir", "site", "--template", "local.sh.j2"]
+    assert run_cli("render", "model", *options).out == "#!/bin/sh\n# ours\n"
+    assert run_cli("render", "model", "--template", "slurm.sbatch.j2").code == 0
 
 
 def test_submit_json_and_the_folder_that_it_makes(desk: Path, model: Path, run_cli: Cli) -> None:

@@ -11,7 +11,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -135,6 +135,24 @@ def read_job_definition(path: Path) -> dict[str, Any]:
     if beside.exists() or options["model"].startswith((".", "~")):
         options["model"] = str(beside)
     return options
+
+
+def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
+    """A template that makes a script for that scheduler: none of another one's, and not the shared macros.
+
+    The packaged ones begin with their scheduler's name; a site's own may be called as it likes. Raises RequestError.
+    """
+    name = template.removeprefix("packaged/")
+    if template == name and template_dir is not None and (Path(template_dir) / template).is_file():
+        return
+    if name.startswith("_"):
+        raise RequestError(f"--template {template!r} holds what templates share, and makes no script: leave it out")
+    other = name.split(".")[0]
+    if other != scheduler and other in get_args(SchedulerName):
+        raise RequestError(
+            f"--template {template!r} is for --scheduler {other}, and this job is for {scheduler}: "
+            f"leave it out, or use --scheduler {other}"
+        )
 
 
 # name -> least and most that vLLM takes, whether the least is one of them, and what the refusal says
