@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -314,6 +315,41 @@ def test_plan_for_people_says_layout_and_reasons(model: Path, run_cli: Cli) -> N
     assert outcome.code == 0
     assert "TP 16 × PP 1 × DP 1 = 16" in outcome.out
     assert "sbatch" in outcome.out, "auto says which scheduler, and why"
+
+
+def test_plan_for_people_counts_the_ranks_of_all_tasks(model: Path, run_cli: Cli) -> None:
+    outcome = run_cli("plan", "model", "--tp", "2", "--dp", "2", "--array")
+    assert "TP 2 × PP 1 × DP 2 = 4 rank(s), as 2 task(s) of 2" in outcome.out
+    assert "1 node(s) × 2 GPU(s), 2 rank(s) on each, for each task" in outcome.out
+    assert "task" not in run_cli("plan", "model", "--tp", "2", "--dp", "2").out
+
+
+# What squeue says, look by look: each line is repeated once, and the expected start moves on.
+SQUEUE = """#!/bin/sh
+echo >> {0}/looks
+case $(wc -l < {0}/looks) in
+  1|2) echo "4711|PENDING|Priority|N/A" ;;
+  *) echo "4711|PENDING|PartitionTimeLimit|2026-01-01T00:00:0$(wc -l < {0}/looks)" ;;
+esac
+"""
+
+
+def test_waiting_says_why_where_stderr_is_no_terminal(
+    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk / "bin" / "squeue").write_text(SQUEUE.format(desk))
+    (desk / "bin" / "squeue").chmod(0o755)
+    pauses = iter(range(4))
+
+    def sleep(seconds: float) -> None:
+        if next(pauses, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("vllm_hpc.cli.show.time", SimpleNamespace(sleep=sleep))
+    outcome = run_cli("submit", "model", "--name", "run", "--wait")
+    assert outcome.code == 130
+    pending = [line for line in outcome.err.splitlines() if line.startswith("PENDING: ")]
+    assert [line.split(",")[0].split()[2].strip(":") for line in pending] == ["Priority", "PartitionTimeLimit"]
 
 
 def test_render_json(desk: Path, model: Path, run_cli: Cli) -> None:
