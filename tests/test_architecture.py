@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import those above it in this list, never those beside or below it. A new module must be placed.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("variables", "directives", "wording"),
     ("checks", "cache"),
     ("request", "demo", "rendezvous", "environment"),
     ("layout", "gpus", "profiles", "vllm_arguments"),

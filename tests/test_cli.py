@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -78,9 +79,16 @@ REFUSED: dict[str, Case] = {
     "engine that is planned": option("--engine", "tensor_parallel_size=2", said="--tp"),
     "engine value nested too deep": option("--engine", "x=" + "[" * 50_000, said="--engine"),
     "sampling NaN": option("--sampling", "min_p=NaN", said="min_p"),
+    "sampling below zero": option("--sampling", "temperature=-3", said="0 or more"),
     "env without =": option("--env", "A", said="K=V"),
     "env that is no name": option("--env", "1A=x", said="1A"),
     "env with a secret": option("--env", "HF_TOKEN=hunter2", said="HF_TOKEN"),
+    "env that the script itself needs": option("--env", "job=/tmp/x", said="job is not yours"),
+    "env of the scheduler": option("--env", "SLURM_JOB_ID=7", said="SLURM_JOB_ID is not yours"),
+    "join timeout of text": option("--env", "VLLM_HPC_JOIN_TIMEOUT=abc", said="seconds"),
+    "directive with a secret": option("--directive", "--export=API_KEY=hunter2", said="API_KEY=..."),
+    "directive that makes an array": option("--directive", "--array=0-3", said="use --array"),
+    "directive with its prefix": option("--directive", "#SBATCH --exclusive", said="what follows"),
     "env of two lines": option("--env", "A=x\ny", said="--env"),
     "partition of two lines": option("--partition", "a\nb", said="--partition"),
     "account with a tab": option("--account", "a\tb", said="--account"),
@@ -123,7 +131,13 @@ REFUSED: dict[str, Case] = {
     "profile with an unknown key": option("--profile", "bad", said="vllm-hpc.toml:4: "),
     "profile with a wrong type": option("--profile", "wrong", said="vllm-hpc.toml:6: "),
     "profile with a second line": option("--profile", "two_lines", said="vllm-hpc.toml:8: "),
-    "profile with no template folder": option("--profile", "lost", said="nowhere"),
+    "profile with no template folder": option("--profile", "lost", said="vllm-hpc.toml:10: "),
+    "template of another scheduler": option("--template", "local.sh.j2", said="--scheduler local"),
+    "template of another, asked for": option(
+        "--template", "slurm.sbatch.j2", "--scheduler", "local", said="for --scheduler slurm"
+    ),
+    "packaged template of another": option("--template", "packaged/local.sh.j2", said="--scheduler local"),
+    "template of macros": option("--template", "_torchrun.sh.j2", said="makes no script"),
     "no such template": option("--template", "nope.j2", said="nope.j2"),
     "no such template folder": option("--template-dir", "nope", said="nope"),
     "template that is no template": option("--template-dir", "odd", said="slurm.sbatch.j2:2: "),
@@ -141,6 +155,11 @@ REFUSED: dict[str, Case] = {
     "hidden name": option("--name", ".x", said="--name"),
     "empty name": option("--name", "", said="--name"),
     "blank name": option("--name", "  ", said="--name"),
+    "name like a job id": option("--name", "197", said="job id"),
+    "name with a space at its end": option("--name", "x ", said="--name"),
+    "name that a shell expands": option("--name", "*", said="--name"),
+    "name that is a home": option("--name", "~", said="--name"),
+    "name that reads backwards": option("--name", "a\u202eb", said="--name"),
     "name with %j": option("--name", "run-%j", said="%j"),
     "name like an option": option("--name", "-x", said="--name"),
     "name of 300 bytes": option("--name", "x" * 300, said="--name"),
@@ -298,6 +317,41 @@ def test_plan_for_people_says_layout_and_reasons(model: Path, run_cli: Cli) -> N
     assert "sbatch" in outcome.out, "auto says which scheduler, and why"
 
 
+def test_plan_for_people_counts_the_ranks_of_all_tasks(model: Path, run_cli: Cli) -> None:
+    outcome = run_cli("plan", "model", "--tp", "2", "--dp", "2", "--array")
+    assert "TP 2 × PP 1 × DP 2 = 4 rank(s), as 2 task(s) of 2" in outcome.out
+    assert "1 node(s) × 2 GPU(s), 2 rank(s) on each, for each task" in outcome.out
+    assert "task" not in run_cli("plan", "model", "--tp", "2", "--dp", "2").out
+
+
+# What squeue says, look by look: each line is repeated once, and the expected start moves on.
+SQUEUE = """#!/bin/sh
+echo >> {0}/looks
+case $(wc -l < {0}/looks) in
+  1|2) echo "4711|PENDING|Priority|N/A" ;;
+  *) echo "4711|PENDING|PartitionTimeLimit|2026-01-01T00:00:0$(wc -l < {0}/looks)" ;;
+esac
+"""
+
+
+def test_waiting_says_why_where_stderr_is_no_terminal(
+    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk / "bin" / "squeue").write_text(SQUEUE.format(desk))
+    (desk / "bin" / "squeue").chmod(0o755)
+    pauses = iter(range(4))
+
+    def sleep(seconds: float) -> None:
+        if next(pauses, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("vllm_hpc.cli.show.time", SimpleNamespace(sleep=sleep))
+    outcome = run_cli("submit", "model", "--name", "run", "--wait")
+    assert outcome.code == 130
+    pending = [line for line in outcome.err.splitlines() if line.startswith("PENDING: ")]
+    assert [line.split(",")[0].split()[2].strip(":") for line in pending] == ["Priority", "PartitionTimeLimit"]
+
+
 def test_render_json(desk: Path, model: Path, run_cli: Cli) -> None:
     outcome = run_cli("render", "model", "--name", "run", "--json")
     shown = json.loads(outcome.out)
@@ -305,6 +359,14 @@ def test_render_json(desk: Path, model: Path, run_cli: Cli) -> None:
     assert (shown["job"], shown["job_id"], shown["scheduler"]) == (str(desk / "runs" / "run"), None, "slurm")
     assert shown["script"] == run_cli("render", "model", "--name", "run").out
     assert not (desk / "runs").exists()
+
+
+def test_a_template_of_the_sites_own_may_be_called_as_it_likes(desk: Path, model: Path, run_cli: Cli) -> None:
+    (desk / "site").mkdir()
+    (desk / "site" / "local.sh.j2").write_text("#!/bin/sh\n# ours\n")
+    options = ["--scheduler", "slurm", "--template-dir", "site", "--template", "local.sh.j2"]
+    assert run_cli("render", "model", *options).out == "#!/bin/sh\n# ours\n"
+    assert run_cli("render", "model", "--template", "slurm.sbatch.j2").code == 0
 
 
 def test_submit_json_and_the_folder_that_it_makes(desk: Path, model: Path, run_cli: Cli) -> None:

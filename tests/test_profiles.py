@@ -46,6 +46,7 @@ def test_the_user_file_follows_home_where_xdg_is_unset(desk: Path, monkeypatch: 
 
 
 def test_every_field_is_read(desk: Path) -> None:
+    (desk / "templates").mkdir()
     write_project(
         desk,
         """
@@ -63,13 +64,13 @@ def test_every_field_is_read(desk: Path) -> None:
         exclusive = true
         setup = ["module load cuda", "ulimit -l unlimited"]
         env = { NCCL_DEBUG = "WARN" }
-        template_dir = "/site/templates"
+        template_dir = "templates"
         """,
     )
     assert load_profile("site") == Profile(
         scheduler="slurm", partition="gpu", account="abc", qos="high", time="1-00", mem="0", cpus_per_rank=6,
         gpus_per_node=4, gpu_memory_gib=80.0, gpu_flag="gres", exclusive=True,
-        setup=("module load cuda", "ulimit -l unlimited"), env={"NCCL_DEBUG": "WARN"}, template_dir="/site/templates",
+        setup=("module load cuda", "ulimit -l unlimited"), env={"NCCL_DEBUG": "WARN"}, template_dir="templates",
     )  # fmt: skip
 
 
@@ -103,6 +104,30 @@ def test_without_any_file_it_says_what_to_write_and_where(desk: Path) -> None:
         ("[profiles.a]\n\nmem = 'lots'\n", 3, "lots"),
         ("[profiles.a]\n\nenv = { HF_TOKEN = 'hunter2' }\n", 3, "HF_TOKEN"),
         ('[profiles.a]\n\npartition = "a\\nb"\n', 3, "partition"),
+        ("[profiles.a]\n\ntime = 120\n", 3, """'time' must be a text such as "2:00:00\""""),
+        ("[profiles.a]\n\nscheduler = 'lsf'\n", 3, """'scheduler' must be one of "local", "slurm\""""),
+        ("[profiles.a]\n\ngpu_flag = 'gpu'\n", 3, """'gpu_flag' must be one of "gpus-per-node", "gres", "none\""""),
+        ("[profiles.a]\n\nexclusive = 1\n", 3, "'exclusive' must be true or false"),
+        ("[profiles.a]\n\nsetup = 'module load'\n", 3, "'setup' must be a list of texts"),
+        ("[profiles.a]\n\ngpus_per_node = 0\n", 3, "'gpus_per_node' must be a whole number from 1 to"),
+        ("[profiles.a]\n\ngpu_memory_gib = 0\n", 3, "gpu_memory_gib"),
+        ("[profiles.a]\n\ngpu_memory_gib = -80.0\n", 3, "gpu_memory_gib"),
+        ("[profiles.a]\n\ngpu_memory_gib = inf\n", 3, "gpu_memory_gib"),
+        ("[profiles.a]\n\ngpu_memory_gib = nan\n", 3, "gpu_memory_gib"),
+        ("[profiles.a]\n\nhead_suffix = 'a b'\n", 3, "head_suffix"),
+        ('[profiles.a]\n\nhead_suffix = "i\\n"\n', 3, "head_suffix"),
+        ("[profiles.a]\n\nhead_suffix = '$(id)'\n", 3, "head_suffix"),
+        ("[profiles.a]\nhead_suffix = 'i'\nhead_command = 'hostname -i'\n", 3, "choose one"),
+        ("[profiles.a]\n\nhead_command = 'hostname -i)'\n", 3, "head_command"),
+        ("[profiles.a]\n\nhead_command = 'hostname # x'\n", 3, "head_command"),
+        ("[profiles.a]\n\nsetup = ['if true', 'then']\n", 3, "setup is no shell code.*syntax error"),
+        ("[profiles.a]\n\nsetup = ['echo \"a']\n", 3, "setup is no shell code"),
+        ("[profiles.a]\n\nsetup = ['cat <<X']\n", 3, "setup is no shell code.*here-document"),
+        ("[profiles.a]\n\nsetup = ['module load \\']\n", 3, "setup is no shell code.*backslash"),
+        ("[profiles.a]\n\nsetup = ['export HF_TOKEN=hunter2']\n", 3, "setup HF_TOKEN=... looks like a secret"),
+        ("[profiles.a]\n\nenv = { job = 'x' }\n", 3, "env job is not yours"),
+        ("[profiles.a]\n\ntemplate_dir = 'nowhere'\n", 3, "'template_dir': no such folder: .*nowhere"),
+        ("[profiles.a]\n\ntemplate_dir = '~no-such-user/x'\n", 3, "no-such-user"),
         ("\n[profiles]\na = 3\n", 3, "'profiles.a'"),
         ("\nprofiles = 3\n", 2, "'profiles'"),
     ],
@@ -126,8 +151,30 @@ def test_what_is_no_toml_is_refused(desk: Path, text: bytes) -> None:
         load_profile("a")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "setup = ['if true', 'then module load cuda', 'fi', 'f() { echo $1; }', 'export HF_TOKEN=$(cat ~/.hf)']",
+        "head_command = \"hostname -i | awk '{print $1}'\"",
+        "head_suffix = '.hsn.cm.polaris.alcf.anl.gov'",
+        "head_suffix = ''\nhead_command = 'hostname -i'",
+        "gpu_memory_gib = 79.6",
+    ],
+)
+def test_what_a_site_may_say(desk: Path, text: str) -> None:
+    write_project(desk, f"[profiles.a]\n{text}\n")
+    load_profile("a")
+
+
+def test_no_code_of_a_profile_runs_when_it_is_checked(desk: Path) -> None:
+    write_project(desk, "[profiles.a]\nsetup = ['touch ran', 'x=$(touch ran)']\nhead_command = 'touch ran'\n")
+    load_profile("a")
+    assert not (desk / "ran").exists()
+
+
 def test_the_template_folder_is_relative_to_the_profile_file(desk: Path) -> None:
     path = write_user(desk, '[profiles.a]\ntemplate_dir = "templates"\n')
+    (path.parent / "templates").mkdir()
     assert load_profile("a").template_dir == str(path.parent / "templates")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_hpc.checks import check_name, parse_walltime
+import vllm_hpc
+from vllm_hpc.checks import check_name, check_shell_lines, parse_walltime
 from vllm_hpc.errors import RequestError
 from vllm_hpc.request import Request, make_request
 
@@ -70,9 +72,12 @@ def test_a_written_walltime_is_read_back(days: int, hours: int, minutes: int, se
         "a;b",
         "100%",
         "x" * 200,
-        "~",
+        "a~",
         "#",
-        "a*",
+        "7b",
+        "2026-11-22",
+        "197-first",
+        "1.5",
     ],
 )
 def test_names_that_work(name: str) -> None:
@@ -82,7 +87,9 @@ def test_names_that_work(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["a\\b", "", " ", ".", "..", ".hidden", "-x", "a/b", "/abs", "../up", "a\nb", "a\tb", "a\x00b", "a\x7fb", "x" * 201,
-     "é" * 101, "job-%j", "%t", "a%Ab", "%a", "\udcff"],
+     "é" * 101, "job-%j", "%t", "a%Ab", "%a", "\udcff",
+     "x ", " x", "*", "a*", "~", "~root", "a\u202eb", "a\u200bb", "a\u2066b", "a\ufeff", "a\u00a0b", "a\u3000",
+     "a\u2028b"],
 )  # fmt: skip
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(RequestError, match="--name"):
@@ -91,22 +98,40 @@ def test_names_that_are_refused(name: str) -> None:
         check_name(name, "--name")
 
 
+@pytest.mark.parametrize(
+    "name", ["197", "0", "197_1", "197_[0-3]", "197+1", "197;alps", "197_1;alps", "4711-1763820000", "197[]"]
+)
+def test_a_name_that_looks_like_a_job_id_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=r"--name .* looks like a scheduler's job id"):
+        make_request({"model": "demo", "name": name})
+    check_name(name, "a model's folder may be called so: ")
+
+
 @pytest.mark.parametrize("folder", ["", "a\nb", "runs/%j", "\udc80"])
 def test_a_job_dir_that_a_script_could_not_carry_is_refused(folder: str) -> None:
     with pytest.raises(RequestError, match="--job-dir"):
         make_request({"model": "demo", "job_dir": folder})
 
 
-@pytest.mark.parametrize("key", ["HF_TOKEN", "hf_token", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "OPENAI_API_KEY"])
+@pytest.mark.parametrize(
+    "key",
+    ["HF_TOKEN", "hf_token", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "OPENAI_API_KEY", "SLURM_JWT", "GITHUB_PAT",
+     "PAT", "SSH_PASSPHRASE", "MINIO_ACCESS_KEY"],
+)  # fmt: skip
 def test_a_secret_is_refused_without_repeating_it(key: str) -> None:
     with pytest.raises(RequestError, match=key) as caught:
         make_request({"model": "demo", "env": {key: "hunter2"}})
     assert "hunter2" not in str(caught.value)
     assert "export it" in str(caught.value)
+    assert "from a file in the profile's setup" in str(caught.value), "where the job does not get the environment"
 
 
 def test_a_plain_variable_is_taken() -> None:
-    env = {"NCCL_DEBUG": "INFO", "EMPTY": "", "WITH": "a 'b' \"c\" $d é"}
+    env = {
+        "NCCL_DEBUG": "INFO", "EMPTY": "", "WITH": "a 'b' \"c\" $d é", "https_proxy": "http://proxy:80", "EPOCHS": "3",
+        "LD_PRELOAD": "/usr/lib/libtcmalloc.so.4", "VLLM_HPC_JOIN_TIMEOUT": "600", "PYTHONPATH": "/site", "Lib": "x",
+        "OMP_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "false", "LD_LIBRARY_PATH": "/usr/lib",
+    }  # fmt: skip
     assert make_request({"model": "demo", "env": env}).env == env
 
 
@@ -114,6 +139,82 @@ def test_a_plain_variable_is_taken() -> None:
 def test_what_is_no_variable_name_is_refused(key: str) -> None:
     with pytest.raises(RequestError, match="environment variable"):
         make_request({"model": "demo", "env": {key: "x"}})
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["job", "attempt", "nodes", "PATH", "SECONDS", "UID", "EUID", "PPID", "IFS", "BASH_ENV", "BASHOPTS", "ENV",
+     "SLURM_JOB_ID", "SLURM_CONF", "SLURMD_NODENAME", "SBATCH_PARTITION", "PBS_JOBID", "RANK", "LOCAL_RANK",
+     "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT",
+     "TORCHELASTIC_RUN_ID", "VLLM_HPC_FOLDER", "VLLM_HPC_JOIN_TIMEOUT_S", "SUBMITIT_EXECUTOR", "VLLM_PORT",
+     "VLLM_HOST_IP", "_"],
+)  # fmt: skip
+def test_a_variable_that_the_job_lives_by_is_refused(key: str) -> None:
+    with pytest.raises(RequestError, match=rf"--env {key} is not yours to set: "):
+        make_request({"model": "demo", "env": {key: "7"}})
+
+
+# What a template gives a value first, and a person may give another.
+MAY_BE_SET = {"OMP_NUM_THREADS", "VLLM_ALLREDUCE_USE_SYMM_MEM", "VLLM_NO_USAGE_STATS", "GLOO_SOCKET_IFNAME",
+              "PYTHONUNBUFFERED", "PYTHONSAFEPATH"}  # fmt: skip
+
+
+def assigned_in_templates() -> set[str]:
+    """The variables that the packaged templates' shell code sets, by =, for, read or mapfile."""
+    text = "".join(path.read_text() for path in (Path(vllm_hpc.__file__).parent / "templates").glob("*.j2"))
+    text = re.sub(r"\{#.*?#\}|\{%.*?%\}", "", text, flags=re.DOTALL)
+    text = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
+    found = re.findall(r"(?:^|[\s;(])([A-Za-z_]\w*)\+?=(?!=)", text)
+    for declaration in re.findall(r"\b(?:local|declare|mapfile|read|for)((?: +-\w+)* +[a-z_]\w*)", text):
+        found.append(declaration.split()[-1])
+    return set(found)
+
+
+def test_no_variable_of_the_templates_can_be_set() -> None:
+    found = assigned_in_templates()
+    assert {"job", "attempt", "work", "i", "nodes", "pending", "code", "VLLM_HPC_HEAD"} <= found, "they are seen"
+    for name in found - MAY_BE_SET:
+        with pytest.raises(RequestError, match=name):
+            make_request({"model": "demo", "env": {name: "7"}})
+
+
+@pytest.mark.parametrize("value", ["abc", "", "0", "-1", "1.5", "60s", " 60", "٦٠"])
+def test_a_join_timeout_that_is_no_number_of_seconds_is_refused(value: str) -> None:
+    with pytest.raises(RequestError, match=r"VLLM_HPC_JOIN_TIMEOUT.*whole number of seconds"):
+        make_request({"model": "demo", "env": {"VLLM_HPC_JOIN_TIMEOUT": value}})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--export=API_KEY=hunter2", "--export=ALL,HF_TOKEN=hunter2", "--comment=TOKEN=hunter2", "--comment TOKEN=hunter2",
+     "--comment=api-key=hunter2", "--export=HF_TOKEN=$HF_TOKEN", "--comment=SLURM_JWT=hunter2"],
+)  # fmt: skip
+def test_a_secret_in_a_directive_is_refused_and_named_whole(line: str) -> None:
+    name = re.findall(r"[A-Za-z_-]+(?==)", line)[-1]
+    with pytest.raises(RequestError, match=rf"--directive {name}=\.\.\. looks like a secret") as caught:
+        make_request({"model": "demo", "directive": [line]})
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["export HF_TOKEN=$(cat ~/.hf)", 'export HF_TOKEN="$(cat "$HOME/.hf")"', 'export "HF_TOKEN=$(cat ~/.hf)"',
+     "HF_TOKEN=`cat ~/.hf`; export HF_TOKEN", "export HF_TOKEN=$MY_TOKEN", 'export HF_TOKEN="${MY_TOKEN:?}" A=1',
+     'export HF_TOKEN="${HF_TOKEN:-}"', 'export HF_TOKEN=""', "unset HF_TOKEN", "read -r HF_TOKEN < ~/.hf"],
+)  # fmt: skip
+def test_a_line_of_set_up_may_say_where_a_secret_is(line: str) -> None:
+    check_shell_lines((line,), "setup")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["export HF_TOKEN=hunter2", "export HF_TOKEN='hunter2'", "A=$(x) HF_TOKEN=hunter2", "HF_TOKEN=${X:-hunter2}",
+     "HF_TOKEN=hunter2$X", "HF_TOKEN=$X-hunter2", "login --token=hunter2", "login --api-key=hunter2"],
+)  # fmt: skip
+def test_a_line_of_set_up_that_holds_a_secret_is_refused(line: str) -> None:
+    with pytest.raises(RequestError, match="looks like a secret") as caught:
+        check_shell_lines((line,), "setup")
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mem", ["64G", "64000M", "0", "1T", "64GB", "64g", "512"])
@@ -150,7 +251,26 @@ def test_a_second_line_is_refused_and_the_option_named(option: str) -> None:
         ({"top_p": 1.1}, "--top-p"),
         ({"seed": -1}, "--seed"),
         ({"seed": 2**32}, "--seed"),
-        ({"scheduler": "loadleveler"}, "--scheduler"),
+        ({"scheduler": "loadleveler"}, '--scheduler must be one of "auto", "local", "slurm"'),
+        ({"time": 120}, '--time must be a text such as "2:00:00"'),
+        ({"name": 3}, '--name must be a text such as "first"'),
+        ({"tp": "2"}, "--tp must be a whole number from 1 to 100000"),
+        ({"temperature": "hot"}, "--temperature must be a number"),
+        ({"array": "yes"}, "--array must be true or false"),
+        ({"directive": "--hold"}, r'--directive must be a list of texts such as \["--constraint=h100"\]'),
+        ({"directive": [3]}, "--directive must be a list of texts"),
+        ({"env": {"A": 1}}, r'--env must be a table of texts such as \{ NCCL_DEBUG = "INFO" \}'),
+        ({"engine": 3}, r"--engine must be a table such as \{ max_num_seqs = 64 \}"),
+        ({"sampling": {"temperature": -3}}, "--sampling temperature -3 must be 0 or more"),
+        ({"sampling": {"temperature": float("inf")}}, "--sampling temperature"),
+        ({"sampling": {"temperature": "hot"}}, "--sampling temperature 'hot' must be 0 or more"),
+        ({"sampling": {"temperature": True}}, "--sampling temperature"),
+        ({"sampling": {"temperature": 10**400}}, "--sampling temperature"),
+        ({"sampling": {"top_p": 0}}, "--sampling top_p"),
+        ({"sampling": {"top_p": 1.5}}, "--sampling top_p 1.5 must be above 0"),
+        ({"sampling": {"max_tokens": 0}}, "--sampling max_tokens 0 must be a whole number from 1"),
+        ({"sampling": {"max_tokens": 1.5}}, "--sampling max_tokens"),
+        ({"sampling": {"seed": -1}}, "--sampling seed -1 must be a whole number from 0"),
         ({"sampling": {"max_tokens": 3}, "max_tokens": 4}, "--max-tokens"),
         ({"engine": {"tensor_parallel_size": 8}}, "use --tp"),
         ({"engine": {"pipeline_parallel_size": 8}}, "use --pp"),
@@ -168,6 +288,11 @@ def test_a_value_that_cannot_be_meant_is_refused(options: dict[str, Any], said: 
 
 def test_long_contexts_can_be_asked_for() -> None:
     assert make_request({"model": "demo", "max_tokens": 131_072}).max_tokens == 131_072
+
+
+def test_sampling_that_can_be_meant() -> None:
+    sampling = {"temperature": 0, "top_p": 1, "max_tokens": None, "seed": 7, "min_p": 0.1}
+    assert make_request({"model": "demo", "sampling": sampling, "seed": 8}).sampling == sampling
 
 
 @pytest.mark.parametrize("table", ["engine", "sampling"])

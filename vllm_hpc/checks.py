@@ -6,30 +6,26 @@ Every check takes the value and ``origin``, the words that name it in the messag
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vllm_hpc.directives import check_directive
 from vllm_hpc.errors import RequestError
+from vllm_hpc.variables import ADVICE, check_env, check_no_secret, is_secret
 
 # Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
 _WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
 _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RESERVED_NAME = re.compile(
-    r"PATH|VLLM_HPC_(?!JOIN_TIMEOUT).*|SUBMITIT_.*|(LOCAL_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_(ADDR|PORT)"
-)
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE)
-# Names that only sound like a secret.
-_NO_SECRET = re.compile(r"TOKENIZERS?(_|$)|SKIP_TOKENIZER|MAX_.*TOKENS|.*_TOKENS$|.*_TOKEN_IDS?$", re.IGNORECASE)
-_EXPORT = "export it in your shell instead (schedulers pass the environment on)"
+_HOST_SUFFIX = re.compile(r"[A-Za-z0-9.-]*")
+# What a job can be called by its scheduler: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; 4711-1763820000 here.
+_JOB_ID = re.compile(r"[0-9]+(_([0-9]+|\[.*\])|\+[0-9]+|-[0-9]{9,}|\[[0-9]*\])?(;.*)?")
 # submitit replaces these in any path it is given (submitit.core.utils.JobPaths._format_id).
 _SUBMITIT_TAGS = ("%j", "%t", "%A", "%a")
-
-
-def _is_secret(name: str) -> bool:
-    return bool(_SECRET_NAME.search(name)) and not _NO_SECRET.match(name)
 
 
 def parse_walltime(text: str, origin: str = "--time") -> int:
@@ -63,12 +59,23 @@ def check_one_line(text: str, origin: str) -> None:
 
 
 def check_name(name: str, origin: str) -> None:
-    """A name that can be a folder's and does not mislead a scheduler."""
-    if not name.strip() or name in (".", "..") or name[0] in ".-" or "/" in name:
-        raise RequestError(f"{origin} {name!r} cannot be a folder's name: leave out '/', and a leading '.' or '-'")
+    """A name that can be a folder's, that a shell and an eye read as it is, and that does not mislead a scheduler."""
+    if not name.strip() or name in (".", "..") or name[0] in ".-~" or "/" in name or "*" in name:
+        raise RequestError(
+            f"{origin} {name!r} cannot be a folder's name: leave out '/', '*', and a leading '.', '-' or '~'"
+        )
     check_path(name, origin)
+    if not name.isprintable() or name != name.strip():
+        raise RequestError(f"{origin} {name!r} holds space at an end, or a character that cannot be seen: leave it out")
     if len(name.encode("utf-8")) > 200:
         raise RequestError(f"{origin} is too long: at most 200 bytes")
+
+
+def check_job_name(name: str, origin: str) -> None:
+    """A job's name: a folder's, and none that 'cancel' and 'status' would take for the id of another job."""
+    check_name(name, origin)
+    if _JOB_ID.fullmatch(name):
+        raise RequestError(f"{origin} {name!r} looks like a scheduler's job id: add a letter, as in 'run-{name}'")
 
 
 def check_path(path: str, origin: str) -> None:
@@ -88,26 +95,58 @@ def check_path(path: str, origin: str) -> None:
             )
 
 
-def check_env(env: dict[str, str], origin: str) -> None:
-    """Variables that can be exported, and that hold no secret."""
-    for key, value in env.items():
-        if not _ENV_NAME.fullmatch(key):
-            raise RequestError(f"{origin} {key!r} is no name for an environment variable")
-        if _RESERVED_NAME.fullmatch(key):
-            raise RequestError(f"{origin} {key} is set by vllm-hpc itself (extend PATH in a profile's setup lines)")
-        if _is_secret(key):
-            raise RequestError(f"{origin} {key} looks like a secret, and would be written into the script: {_EXPORT}")
-        if value and not value.isprintable():
-            raise RequestError(f"{origin} {key}={value!r} holds a newline or another control character")
-
-
-def check_lines(lines: list[str] | tuple[str, ...], origin: str) -> None:
-    """Lines of a script, each of them one."""
+def check_directives(lines: list[str], origin: str) -> None:
+    """Options for the scheduler, each on a line of its own, none of them vllm-hpc's."""
     for line in lines:
         check_one_line(line, origin)
-        for name in re.findall(r"(\w+)=\S", line):
-            if _is_secret(name):
-                raise RequestError(f"{origin} {name}=... looks like a secret, and goes into the script: {_EXPORT}")
+        check_no_secret(line, origin, is_shell=False)
+        check_directive(line, origin)
+
+
+def check_shell_lines(lines: tuple[str, ...], origin: str) -> None:
+    """Lines that the job's shell reads, each of them one; together they are whole commands."""
+    for line in lines:
+        check_one_line(line, origin)
+        check_no_secret(line, origin, is_shell=True)
+    if lines:
+        _check_syntax("\n".join(lines), origin)
+
+
+def check_shell_command(line: str, origin: str) -> None:
+    """A command whose output the job's shell takes, as in $(hostname -i)."""
+    check_one_line(line, origin)
+    check_no_secret(line, origin, is_shell=True)
+    # Alone too: in quotes, a ')' too many would be a part of the address.
+    _check_syntax(f'{line}\naddress="$({line})"', origin)
+
+
+def check_host_suffix(text: str, origin: str) -> None:
+    """What is added to a host's name to make another; nothing, or letters, digits, '.' and '-'."""
+    if not _HOST_SUFFIX.fullmatch(text):
+        raise RequestError(
+            f"{origin} {text!r} is no part of a host name: only letters, digits, '.' and '-', as in '.hsn'"
+        )
+
+
+@cache
+def _check_syntax(code: str, origin: str) -> None:
+    """Ask bash, which runs nothing of it: 3 ms, and a job that waited for hours does not end at its first line."""
+    try:
+        asked = subprocess.run(
+            ["bash", "-n", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return  # no bash here: the nodes' own will say it
+    # An unfinished here-document is only warned of, and would swallow the rest of the script.
+    words = asked.stderr.strip() or ("a backslash at its end takes the next line of the script" * code.endswith("\\"))
+    if words:
+        first = re.sub(r"^bash: (-c: )?line", "its line", words.splitlines()[0])
+        raise RequestError(f"{origin} is no shell code that bash understands: {first}")
 
 
 def check_json(value: Any, origin: str, depth: int = 0) -> None:
@@ -125,8 +164,8 @@ def check_arguments(arguments: dict[str, Any], origin: str) -> None:
     """Arguments of vLLM that job.json can hold."""
     for key, value in arguments.items():
         check_json(value, f"{origin} {key}")
-        if isinstance(value, str) and _is_secret(key):
-            raise RequestError(f"{origin} {key} looks like a secret, and it would be written into job.json: {_EXPORT}")
+        if isinstance(value, str) and is_secret(key):
+            raise RequestError(f"{origin} {key} looks like a secret, and it would be written into job.json: {ADVICE}")
 
 
 def as_path(text: str, origin: str) -> Path:
@@ -147,14 +186,15 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "qos": check_one_line,
     "time": parse_walltime,
     "mem": check_memory,
-    "name": check_name,
+    "name": check_job_name,
     "job_dir": check_path,
     "template": check_path,
     "template_dir": check_path,
     "env": check_env,
-    "directive": check_lines,
-    "setup": check_lines,
-    "head_command": check_one_line,
+    "directive": check_directives,
+    "setup": check_shell_lines,
+    "head_command": check_shell_command,
+    "head_suffix": check_host_suffix,
     "sampling": check_arguments,
     "engine": check_arguments,
 }

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from vllm_hpc.checks import CHECKS
+from vllm_hpc.checks import CHECKS, as_path
 from vllm_hpc.errors import ProfileError, RequestError
 from vllm_hpc.request import Count, LauncherName
+from vllm_hpc.wording import explain_mismatch
 
 PROJECT_FILE = "vllm-hpc.toml"
 
@@ -100,19 +101,35 @@ def _build(path: Path, name: str, table: Any) -> Profile:
     try:
         profile = msgspec.convert(table, Profile)
     except msgspec.ValidationError as error:
-        key = re.sub(r".*`\$\.(\w+).*", r"\1", str(error))
-        what = re.sub(r" - at `.*`$", "", str(error)).replace("`", "")
-        raise ProfileError(f"{path}:{_line_of(path, name, key)}: '{key}': {what}") from None
+        key, words = explain_mismatch(error, Profile) or (name, str(error))
+        raise ProfileError(f"{path}:{_line_of(path, name, key)}: '{key}' {words}") from None
     for key in table:
         try:
-            if key in CHECKS:
-                CHECKS[key](getattr(profile, key), key)
+            _check(profile, key)
+            if key == "template_dir":
+                profile = msgspec.structs.replace(profile, template_dir=_template_folder(path, table[key]))
         except RequestError as error:
             raise ProfileError(f"{path}:{_line_of(path, name, key)}: {error}") from None
-    if profile.template_dir is not None:
-        folder = path.parent / Path(profile.template_dir).expanduser()
-        return msgspec.structs.replace(profile, template_dir=str(folder))
     return profile
+
+
+def _check(profile: Profile, key: str) -> None:
+    """One value of a profile, and whether it goes with the others. Raises RequestError."""
+    value = getattr(profile, key)
+    if key in CHECKS:
+        CHECKS[key](value, key)
+    if key == "gpu_memory_gib" and not 0 < value < float("inf"):
+        raise RequestError(f"'gpu_memory_gib' {value} is no amount of memory: write a GPU's GiB, such as 80")
+    if key == "head_command" and profile.head_suffix:
+        raise RequestError("'head_command' and 'head_suffix' are both given, and each names the head: choose one")
+
+
+def _template_folder(path: Path, given: str) -> str:
+    """The folder of templates, which is named relative to the profile's file. Raises RequestError."""
+    folder = path.parent / as_path(given, "template_dir")
+    if not folder.is_dir():
+        raise RequestError(f"'template_dir': no such folder: {str(folder)!r}: make it, or leave the key out")
+    return str(folder)
 
 
 def _line_of(path: Path, name: str | None, key: str) -> int:

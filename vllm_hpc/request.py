@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
 from vllm_hpc.checks import CHECKS, as_path
 from vllm_hpc.errors import RequestError
+from vllm_hpc.wording import explain_mismatch
 
 # vLLM's longest contexts are some million tokens.
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
@@ -135,23 +137,53 @@ def read_job_definition(path: Path) -> dict[str, Any]:
     return options
 
 
+def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
+    """A template that makes a script for that scheduler: none of another one's, and not the shared macros.
+
+    The packaged ones begin with their scheduler's name; a site's own may be called as it likes. Raises RequestError.
+    """
+    name = template.removeprefix("packaged/")
+    if template == name and template_dir is not None and (Path(template_dir) / template).is_file():
+        return
+    if name.startswith("_"):
+        raise RequestError(f"--template {template!r} holds what templates share, and makes no script: leave it out")
+    other = name.split(".")[0]
+    if other != scheduler and other in get_args(SchedulerName):
+        raise RequestError(
+            f"--template {template!r} is for --scheduler {other}, and this job is for {scheduler}: "
+            f"leave it out, or use --scheduler {other}"
+        )
+
+
+# name -> least and most that vLLM takes, whether the least is one of them, and what the refusal says
+_LIMITS: dict[str, tuple[float, float, bool, str]] = {
+    "max_tokens": (1, 1_000_000_000, True, "must be a whole number from 1 to 1000000000"),
+    "temperature": (0, sys.float_info.max, True, "must be 0 or more"),
+    "top_p": (0, 1, False, "must be above 0 and at most 1"),
+    "seed": (0, 2**32 - 1, True, f"must be a whole number from 0 to {2**32 - 1}"),
+}
+_WHOLE = ("max_tokens", "seed")
+
+
 def _check_sampling(request: Request) -> None:
-    for key in ("max_tokens", "temperature", "top_p"):
-        if key in request.sampling and getattr(request, key) is not None:
-            raise RequestError(f"--{key.replace('_', '-')} and --sampling {key} are both given: keep one")
-    if request.temperature is not None and not 0 <= request.temperature < float("inf"):
-        raise RequestError(f"--temperature {request.temperature} must be 0 or more")
-    if request.top_p is not None and not 0 < request.top_p <= 1:
-        raise RequestError(f"--top-p {request.top_p} must be above 0 and at most 1")
-    if not 0 <= request.seed < 2**32:
-        raise RequestError(f"--seed {request.seed} must be between 0 and {2**32 - 1}")
+    """The same limits for a name, whether it has an option of its own or comes through --sampling."""
+    for key, (least, most, with_least, words) in _LIMITS.items():
+        option = f"--{key.replace('_', '-')}"
+        if key != "seed" and key in request.sampling and getattr(request, key) is not None:
+            raise RequestError(f"{option} and --sampling {key} are both given: keep one")
+        for origin, value in ((option, getattr(request, key)), (f"--sampling {key}", request.sampling.get(key))):
+            if value is None:  # not given; or null, which is vLLM's own word for no limit
+                continue
+            is_number = isinstance(value, int if key in _WHOLE else int | float) and not isinstance(value, bool)
+            if not is_number or not least <= value <= most or (value == least and not with_least):
+                raise RequestError(f"{origin} {value!r} {words}")
 
 
 def _convert(options: dict[str, Any]) -> Request:
     try:
         return msgspec.convert(options, Request)
     except msgspec.ValidationError as error:
-        raise RequestError(_option_message(str(error))) from None
+        raise RequestError(_option_message(error)) from None
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -163,13 +195,12 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _option_message(message: str) -> str:
-    """Turn msgspec's 'Expected `int` >= 1 - at `$.tp`' into words about the option."""
-    match = re.fullmatch(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`", message)
-    if match:
-        option = match["where"].split("[")[0].split(".")[0].replace("_", "-")
-        return f"--{option}: {match['what'].replace('`', '')}"
-    field = re.search(r"unknown field `(\w+)`", message)
+def _option_message(error: msgspec.ValidationError) -> str:
+    """What msgspec refused, in words about the option."""
+    mismatch = explain_mismatch(error, Request)
+    if mismatch:
+        return f"--{mismatch[0].replace('_', '-')} {mismatch[1]}"
+    field = re.search(r"unknown field `(\w+)`", str(error))
     if field:
         return f"no such option: {field[1]!r}"
-    return message.replace("`", "")
+    return str(error).replace("`", "")

@@ -86,9 +86,9 @@ REQUEST_OPTIONS = [
     click.option("--sampling", type=KeyValue(typed=True), help="Any SamplingParams argument of vLLM.", **many),
     click.option("--engine", type=KeyValue(typed=True), help="Any engine argument of vLLM.", **many),
     click.option("--env", type=KeyValue(typed=False), help="A variable for the job's environment.", **many),
-    click.option("--directive", metavar="TEXT", help="A line for the scheduler, as after #SBATCH.", **lines),
+    click.option("--directive", metavar="TEXT", help="More options of sbatch, as after #SBATCH.", **lines),
     click.option("--launcher", type=click.Choice(["torchrun", "srun"]), help=LAUNCHER_HELP),
-    click.option("--array", is_flag=True, default=None, help="A job array: --dp tasks, one replica each (Slurm)."),
+    click.option("--array", is_flag=True, default=None, help="A job array (Slurm): --dp tasks of --nodes each."),
     click.option("--template", metavar="NAME", help="A template other than the scheduler's own."),
     click.option("--template-dir", metavar="DIR", help="Searched for templates before the packaged ones."),
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +51,13 @@ def print_plan(plan: Plan) -> None:
     """The layout as a table, then the reasons."""
     layout = plan.layout
     table = Table(show_header=False, box=None, pad_edge=False)
-    shape = f"TP {layout.tp} × PP {layout.pp} × DP {layout.dp}"
-    table.add_row("layout", f"{shape} = {layout.world_size} rank(s)")
-    table.add_row(
-        "hardware",
-        f"{layout.nodes} node(s) × {layout.gpus_per_node} GPU(s), {layout.procs_per_node} rank(s) on each",
-    )
+    shape = f"TP {layout.tp} × PP {layout.pp} × DP {layout.dp} = {layout.all_ranks} rank(s)"
+    hardware = f"{layout.nodes} node(s) × {layout.gpus_per_node} GPU(s), {layout.procs_per_node} rank(s) on each"
+    if layout.is_array:
+        shape += f", as {layout.tasks} task(s) of {layout.world_size}"
+        hardware += ", for each task"
+    table.add_row("layout", shape)
+    table.add_row("hardware", hardware)
     table.add_row("fits", {True: "yes", False: "no", None: "not checked"}[plan.fits])
     for reason in plan.reasons:
         table.add_row("because", Text(reason))
@@ -109,18 +111,21 @@ def print_summary(summary: Summary) -> None:
 
 def wait_quietly(job: Job) -> dict[str, Any]:
     """Wait and collect; returns what ``submit --wait --json`` adds: the status and the summary."""
-    _wait(job, None)
+    _wait(job)
     return {"status": msgspec.to_builtins(job.status()), "summary": msgspec.to_builtins(job.collect())}
 
 
 def wait_and_show(job: Job) -> int:
-    """Wait with a progress bar, collect, show some answers; returns the exit code."""
-    console = Console(stderr=True, highlight=False, quiet=not sys.stderr.isatty())
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
-        TimeElapsedColumn(), TextColumn("{task.fields[reason]}", style="dim"), console=console, transient=True,
-    ) as progress:  # fmt: skip
-        _wait(job, progress)
+    """Wait with a progress bar, or a line for each change; collect, show some answers; returns the exit code."""
+    if sys.stderr.isatty():
+        console = Console(stderr=True, highlight=False)
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
+            TimeElapsedColumn(), console=console, transient=True,
+        ) as progress:  # fmt: skip
+            _wait(job, lambda line: console.print(Text(line)), progress)
+    else:
+        _wait(job, lambda line: click.echo(line, err=True))
     status = job.status()
     summary = job.collect()
     if summary.rows["done"] + summary.rows["failed"]:
@@ -133,21 +138,30 @@ def wait_and_show(job: Job) -> int:
     return exit_code(job)
 
 
-def _wait(job: Job, progress: Progress | None) -> None:
-    """Wait for the end; an interrupt leaves the job alone. Raises StillRunning."""
-    task = progress.add_task("", total=None, state="", reason="") if progress else None
+def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress | None = None) -> None:
+    """Wait for the end, with a line for each change before it; an interrupt leaves the job. Raises StillRunning."""
+    task = progress.add_task("", total=None, state="") if progress else None
+    said = ""
     try:
         for status, pause in job.statuses():
             if progress and task is not None:
                 rows = status.rows
-                done = rows.done + rows.failed
-                progress.update(task, total=rows.total, completed=done, state=status.state, reason=status.reason)
+                progress.update(task, total=rows.total, completed=rows.done + rows.failed, state=status.state)
+            change = _change(status)
+            if say and change != said and not status.is_final:
+                said = change
+                say(_shorten(f"{status.state}: {status.reason}" if status.reason else status.state))
             if not status.is_final:
                 time.sleep(pause)
     except KeyboardInterrupt:
         if progress:
             progress.stop()
         raise StillRunning(f"the job goes on: vllm-hpc status {shlex.quote(str(job.path))}") from None
+
+
+def _change(status: Status) -> str:
+    """What makes a status another one: the expected start, which Slurm computes anew every minute, does not."""
+    return f"{status.state}: {status.reason.partition(', expected to start')[0]}"
 
 
 def _print_samples(job: Job) -> None:

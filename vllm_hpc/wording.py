@@ -1,0 +1,57 @@
+"""What msgspec says of a value of the wrong kind, as a person's words: "must be a text such as "2:00:00""."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+_PLACE = re.compile(r" - at `\$\.(?P<key>\w+)")
+# What a text or a table may look like, by key.
+_EXAMPLES = {
+    "time": '"2:00:00"', "mem": '"64G"', "name": '"first"', "model": '"demo"', "input": '"prompts.jsonl"',
+    "partition": '"gpu"', "account": '"my_project"', "profile": '"my_site"', "job_dir": '"runs"',
+    "template_dir": '"templates"', "template": '"slurm.sbatch.j2"', "head_suffix": '"i"',
+    "head_command": '"hostname -i"', "setup": '["module load cuda"]', "directive": '["--constraint=h100"]',
+    "env": '{ NCCL_DEBUG = "INFO" }', "sampling": "{ top_k = 20 }", "engine": "{ max_num_seqs = 64 }",
+}  # fmt: skip
+
+
+def explain_mismatch(error: msgspec.ValidationError, struct: type[msgspec.Struct]) -> tuple[str, str] | None:
+    """The key of ``struct`` that an error is about, and what its value must be; None where it is about no key."""
+    place = _PLACE.search(str(error))
+    key = place["key"] if place else None
+    # Only where something is wrong: it reads all types of a struct.
+    from msgspec import inspect
+
+    kind = inspect.type_info(struct)
+    fields = {field.encode_name: field for field in kind.fields} if isinstance(kind, inspect.StructType) else {}
+    if key not in fields:
+        return None
+    return key, f"must be {_expected(fields[key].type, _EXAMPLES.get(key, ''))}"
+
+
+def _expected(kind: msgspec.inspect.Type, example: str) -> str:
+    from msgspec import inspect
+
+    such_as = f" such as {example}" if example else " in quotes"
+    match kind:
+        case inspect.UnionType(types=types):
+            return _expected(next(one for one in types if not isinstance(one, inspect.NoneType)), example)
+        case inspect.LiteralType(values=values):
+            return "one of " + ", ".join(f'"{value}"' for value in values)
+        case inspect.IntType(ge=least, le=most):
+            limits = f" from {least} to {most}" if least is not None and most is not None else ""
+            return f"a whole number{limits}"
+        case inspect.FloatType():
+            return "a number"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.ListType() | inspect.VarTupleType():
+            return f"a list of texts{such_as}"
+        case inspect.DictType(value_type=inspect.StrType()):
+            return f"a table of texts{such_as}"
+        case inspect.DictType():
+            return f"a table{such_as}"
+        case _:
+            return f"a text{such_as}"
