@@ -29,10 +29,10 @@ FILES = {
 class Hub(BaseHTTPRequestHandler):
     """What huggingface_hub asks of the Hub for these two files. (The real one cannot be reached from here.)"""
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer(send_body=False)
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer(send_body=True)
 
     def _answer(self, send_body: bool) -> None:

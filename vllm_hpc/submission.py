@@ -23,7 +23,7 @@ from vllm_hpc.plan import Plan
 from vllm_hpc.planning import check_fits, make_plan, unused_options, with_default_profile
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.render import ScriptContext, render_script
-from vllm_hpc.request import JOB_DEFINITION, Request, find_definition, make_request
+from vllm_hpc.request import JOB_DEFINITION, Request, check_template, find_definition, make_request
 from vllm_hpc.rows import read_rows, write_rows
 from vllm_hpc.schedulers import ClientError, ClientTimeoutError, get_scheduler
 
@@ -96,6 +96,8 @@ def _render(request: Request, definition: str | None) -> Prepared:
     scheduler = get_scheduler(name)
     model = find_model(request.model)
     request = _with_profile(request, profile)
+    if request.template is not None:
+        check_template(request.template, request.template_dir, name)
     parent = as_path(request.job_dir, "--job-dir")
     folder = JobFolder(parent / (request.name or _free_name(parent, model.name)))
     check_path(str(folder.path), "--job-dir")

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @json_option
 def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Plan, render and submit a job. MODEL may also be a folder with a job.toml."""
-    prepared = _prepare(options)
+    from vllm_hpc.submission import prepare
+
+    prepared = prepare(**options)
     if dry_run:
         _print_script(prepared, as_json)
         return 0
@@ -65,19 +67,10 @@ def plan_command(as_json: bool, **options: Any) -> int:
 @json_option
 def render_command(as_json: bool, **options: Any) -> int:
     """Print the script; with --name, byte for byte what submit sends."""
-    _print_script(_prepare(options), as_json)
-    return 0
-
-
-def _prepare(options: dict[str, Any]) -> Prepared:
-    from vllm_hpc.request import check_template
     from vllm_hpc.submission import prepare
 
-    prepared = prepare(**options)
-    request = prepared.request
-    if request.template is not None:  # only now: the scheduler may be found, and the folder be a profile's
-        check_template(request.template, request.template_dir, prepared.scheduler)
-    return prepared
+    _print_script(prepare(**options), as_json)
+    return 0
 
 
 def _print_script(prepared: Prepared, as_json: bool) -> None:

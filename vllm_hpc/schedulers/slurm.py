@@ -15,6 +15,7 @@ import msgspec
 from vllm_hpc.jobfolder import JobFolder, read_json, write_json
 from vllm_hpc.schedulers import Ask, ClientError, ClientMissingError, Scheduler, Sighting, call_client
 from vllm_hpc.schedulers.slurm_environment import submit_environment
+from vllm_hpc.schedulers.slurm_reasons import explain_reason
 
 # Slurm's job states (man squeue, JOB STATE CODES) -> phase of a Sighting.
 PHASES = {
@@ -108,7 +109,7 @@ def parse_squeue(text: str) -> dict[str, Sighting]:
         ids, state, reason, start = (*line.strip().split("|"), "", "", "")[:4]
         seen = _sighting(state, reason)
         if seen.phase == "waiting":
-            words = f"waits: {reason}" if reason not in ("", "None") else "waits"
+            words = f"waits: {explain_reason(reason)}" if reason not in ("", "None") else "waits"
             words += f", expected to start {start}" if start not in ("", "N/A") else ""
             seen = Sighting("waiting", words)
         elif seen.phase == "running":
