@@ -119,8 +119,8 @@ def _misfit(choice: Choice, needs: Needs, capacity: int | None, scheduler: str) 
     """Why it does not fit, with an alternative that does."""
     layout, fit = choice.layout, choice.fit
     assert fit is not None and needs.device is not None
-    where = f"{needs.device.gpu.name} GPU" if needs.device.gpu else "rank on the CPU"
-    text = f"does not fit on a {where} with TP = {layout.tp}, PP = {layout.pp}: {lack(fit)}"
+    where = f"GPUs of the kind {needs.device.gpu.name}" if needs.device.gpu else "the CPU"
+    text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {lack(fit)}"
     instead = smallest_that_fits(capacity, needs, solve)
     if instead is None or needs.device.gpu is None or (scheduler == "local" and instead.nodes > 1):
         return f"{text}: try a shorter --engine max_model_len=N, a smaller or a quantised model, or more memory"

@@ -1,4 +1,4 @@
-"""How plans, states and results look to people."""
+"""How states and results look to people."""
 
 from __future__ import annotations
 
@@ -23,45 +23,22 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hpc.cli.output import print_json
+from vllm_hpc.cli.output import print_json, stdout_console
 from vllm_hpc.errors import StillRunning
 from vllm_hpc.rows import Row, iter_jsonl
 
 if TYPE_CHECKING:
     from vllm_hpc.collect import Summary
     from vllm_hpc.job import Job
-    from vllm_hpc.plan import Plan
     from vllm_hpc.state import Status
 
 SAMPLES = 5
 _COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILED": "red", "TIMEOUT": "red"}
 
 
-def _console() -> Console:
-    """stdout; where that is no terminal, wide enough that programs that read lines get whole ones."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
-
-
 def exit_code(job: Job) -> int:
     """The exit code of a job that has ended: 0 completed, 3 with rows missing or in error, 1 otherwise."""
     return {"COMPLETED": 0, "PARTIAL": 3}.get(job.status().state, 1)
-
-
-def print_plan(plan: Plan) -> None:
-    """The layout as a table, then the reasons."""
-    layout = plan.layout
-    table = Table(show_header=False, box=None, pad_edge=False)
-    shape = f"TP {layout.tp} × PP {layout.pp} × DP {layout.dp} = {layout.all_ranks} rank(s)"
-    hardware = f"{layout.nodes} node(s) × {layout.gpus_per_node} GPU(s), {layout.procs_per_node} rank(s) on each"
-    if layout.is_array:
-        shape += f", as {layout.tasks} task(s) of {layout.world_size}"
-        hardware += ", for each task"
-    table.add_row("layout", shape)
-    table.add_row("hardware", hardware)
-    table.add_row("fits", {True: "yes", False: "no", None: "not checked"}[plan.fits])
-    for reason in plan.reasons:
-        table.add_row("because", Text(reason))
-    _console().print(table)
 
 
 def print_status(status: Status) -> None:
@@ -76,7 +53,7 @@ def print_status(status: Status) -> None:
         eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
         table.add_row("speed", f"{status.tokens_per_s:.0f} output tokens/s{eta}")
     table.add_row("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {status.attempts} attempt(s)")
-    _console().print(table)
+    stdout_console().print(table)
 
 
 def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
@@ -94,7 +71,7 @@ def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
         rate = f"{status.tokens_per_s:.0f}" if status.tokens_per_s is not None else ""
         name = Text(status.job.rsplit("/", 1)[-1])
         table.add_row(name, _state(status), _rows(status), rate, status.scheduler, status.job_id or "")
-    _console().print(table)
+    stdout_console().print(table)
 
 
 def print_summary(summary: Summary) -> None:
@@ -171,7 +148,7 @@ def _print_samples(job: Job) -> None:
     table.add_column("answer", overflow="fold", ratio=2)
     for row, result in islice(zip(iter_jsonl(job.folder.input), job.results(), strict=False), SAMPLES):
         table.add_row(Text(_shorten(_prompt(row))), _answer(result))
-    _console().print(table)
+    stdout_console().print(table)
 
 
 def _prompt(row: Row) -> str:

@@ -56,9 +56,9 @@ def plan_command(as_json: bool, **options: Any) -> int:
     if as_json:
         print_json(plan.to_json())
     else:
-        from vllm_hpc.cli import show
+        from vllm_hpc.cli.show_plan import print_plan
 
-        show.print_plan(plan)
+        print_plan(plan)
     return 1 if plan.fits is False else 0
 
 

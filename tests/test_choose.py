@@ -1,0 +1,175 @@
+"""Layouts that are chosen for a model: always ones that vLLM takes, and refusals that name what is then accepted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.published_models import PUBLISHED
+from vllm_hpc.choose import Choice, Needs, choose
+from vllm_hpc.errors import LayoutError
+from vllm_hpc.gpus import GPUS, Gpu, find_gpu, recognise
+from vllm_hpc.hardware import Device
+from vllm_hpc.layout import OPTIONS, Asked, solve
+from vllm_hpc.models.config import read_shape
+from vllm_hpc.parallel import why_not
+from vllm_hpc.settings import choose_settings
+from vllm_hpc.survey import Survey
+
+MODELS = {model.name: read_shape(model.config, model.name) for model in PUBLISHED}
+
+
+def needs(name: str, gpu: str | None, survey: Survey | None = None, **engine: Any) -> Needs:
+    device = Device(find_gpu(gpu), "--gpu") if gpu else None
+    chosen = choose_settings(MODELS[name], device, survey, engine, 1.0)
+    return Needs(MODELS[name], None, device, chosen, survey.rows if survey else None)
+
+
+def pick(name: str, gpu: str | None, capacity: int | None = None, **asked: int) -> Choice:
+    return choose(Asked(**asked), capacity, needs(name, gpu), solve)
+
+
+def cut(choice: Choice) -> tuple[int, int, int]:
+    return choice.layout.tp, choice.layout.pp, choice.layout.dp
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "asked", "expected"),
+    [
+        ("Llama-3.1-8B", "h100-80", {"nodes": 1, "gpus_per_node": 4}, (1, 1, 4)),
+        ("Qwen2.5-32B", "h100-80", {"nodes": 1, "gpus_per_node": 4}, (2, 1, 2)),
+        ("Llama-3.1-70B", "h100-80", {"nodes": 2, "gpus_per_node": 8}, (4, 1, 4)),
+        ("Llama-3.1-70B", "a100-40", {"nodes": 2, "gpus_per_node": 4}, (4, 2, 1)),
+        ("Llama-3.1-405B", "h100-80", {}, (8, 2, 1)),
+        ("DeepSeek-R1", "h100-80", {"nodes": 4, "gpus_per_node": 4}, (4, 4, 1)),
+        ("DeepSeek-R1", "h200", {"nodes": 1, "gpus_per_node": 8}, (8, 1, 1)),
+        ("Falcon-7B", "t4", {}, (1, 2, 1)),
+        ("SmolLM2-135M", "t4", {"nodes": 1, "gpus_per_node": 3, "dp": 1}, (3, 1, 1)),
+        ("Phi-4", "h100-80", {"nodes": 1, "gpus_per_node": 8, "dp": 1}, (2, 4, 1)),
+        ("Llama-3.1-8B", None, {"nodes": 2, "gpus_per_node": 4}, (1, 1, 8)),
+        ("Llama-3.1-8B", None, {"nodes": 2, "gpus_per_node": 4, "dp": 1}, (4, 2, 1)),
+        ("Llama-3.1-8B", "h100-80", {"nodes": 2, "tp": 16}, (16, 1, 1)),
+    ],
+)
+def test_the_layout_that_an_expert_would_take(
+    name: str, gpu: str | None, asked: dict[str, int], expected: tuple[int, int, int]
+) -> None:
+    assert cut(pick(name, gpu, **asked)) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(sorted(MODELS)), gpu=st.sampled_from([None, *sorted(GPUS)]),
+    asked=st.fixed_dictionaries(
+        {}, optional={
+            "nodes": st.integers(1, 6), "gpus_per_node": st.integers(1, 8), "tp": st.integers(1, 16),
+            "pp": st.integers(1, 40), "dp": st.integers(1, 8),
+        },
+    ),
+    capacity=st.sampled_from([None, 1, 4, 8]),
+)  # fmt: skip
+def test_every_layout_is_one_that_vllm_takes_and_every_refusal_names_one(
+    name: str, gpu: str | None, asked: dict[str, int], capacity: int | None
+) -> None:
+    try:
+        choice = pick(name, gpu, capacity, **asked)
+    except LayoutError as refusal:
+        for changed in alternatives(str(refusal), asked):
+            accepted = pick(name, gpu, capacity, **changed)
+            assert why_not(MODELS[name], accepted.layout.tp, accepted.layout.pp) is None
+        return
+    layout = choice.layout
+    assert why_not(MODELS[name], layout.tp, layout.pp) is None
+    assert layout.tp * layout.pp * layout.dp == layout.nodes * layout.procs_per_node
+    assert layout.procs_per_node <= layout.gpus_per_node
+    for key, value in asked.items():
+        assert getattr(layout, key) == value
+    assert (choice.fit is None) == (gpu is None)
+
+
+def alternatives(message: str, asked: dict[str, int]) -> list[dict[str, int]]:
+    """What a refusal proposes: '... try --tp 4 or --nodes 2 without --dp'."""
+    assert any(character.isdigit() for character in message)
+    fields = {option: name for name, option in OPTIONS.items()}
+    found = []
+    for part in message.rpartition(": try ")[2].split(" or "):
+        options = re.match(r"(--[a-z-]+) (\d+)(?: without (.+))?$", part)
+        assert options, message
+        left = set((options[3] or "").split(" and ")) - {""}
+        kept = {name: value for name, value in asked.items() if OPTIONS[name] not in left}
+        found.append({**kept, fields[options[1]]: int(options[2])})
+    assert found
+    return found
+
+
+def test_a_plan_says_why_and_who_lost() -> None:
+    choice = pick("Qwen2.5-32B", "h100-80", nodes=1, gpus_per_node=4)
+    assert any("room for 159 sequences of 2048 tokens" in reason for reason in choice.reasons)
+    assert choice.runners_up[0].startswith("TP 1 × PP 1 × DP 4: room for 17 sequences")
+    too_small = pick("Llama-3.1-70B", "a100-80", nodes=1, gpus_per_node=4)
+    assert "does not fit: weights 131.4 GiB" in too_small.runners_up[0]
+
+
+def test_no_more_than_one_replica_a_row_is_kept_busy() -> None:
+    """Two rows need no room for 128."""
+    two = Survey(rows=2, longest=1000, prompt_tokens=500, output_tokens=1500)
+    choice = choose(Asked(nodes=1, gpus_per_node=2), None, needs("Qwen2.5-32B", "h100-80", two), solve)
+    assert cut(choice) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "given", "expected"),
+    [
+        ("h100-80", {}, {"max_num_seqs": 512, "max_num_batched_tokens": 16384, "max_model_len": 700}),
+        ("a100-80", {}, {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "max_model_len": 700}),
+        ("t4", {"max_num_seqs": 9}, {"max_num_batched_tokens": 8192, "max_model_len": 700}),
+        (None, {}, {"max_model_len": 700}),
+        ("h100-80", {"max_model_len": 4096, "max_num_seqs": 8, "max_num_batched_tokens": 64}, {}),
+    ],
+)
+def test_settings_go_with_device_and_input_and_engine_options_win(
+    gpu: str | None, given: dict[str, int], expected: dict[str, int]
+) -> None:
+    device = Device(find_gpu(gpu), "--gpu") if gpu else None
+    rows = Survey(rows=10, longest=700, prompt_tokens=1000, output_tokens=2560)
+    chosen = choose_settings(MODELS["Llama-3.1-8B"], device, rows, given, 1.0)
+    assert chosen.engine == expected
+    assert chosen.load.max_model_len == (given.get("max_model_len") or 700)
+
+
+def test_the_models_own_length_is_not_exceeded() -> None:
+    rows = Survey(rows=1, longest=10**9, prompt_tokens=10, output_tokens=10)
+    chosen = choose_settings(MODELS["GPT-2"], None, rows, {}, 1.0)
+    assert ("max_model_len" in chosen.engine, chosen.load.max_model_len) == (False, 1024)
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", 79.18, "h100-80"),
+        ("NVIDIA H200", 139.8, "h200"),
+        ("NVIDIA A100-SXM4-40GB", 39.4, "a100-40"),
+        ("NVIDIA A100 80GB PCIe", 79.2, "a100-80"),
+        ("Tesla T4", 14.6, "t4"),
+        ("NVIDIA GeForce GTX 1080", 8.0, "NVIDIA GeForce GTX 1080"),
+    ],
+)
+def test_a_driver_s_name_is_recognised(device: str, memory: float, name: str) -> None:
+    assert recognise(device, memory).name == name
+
+
+@pytest.mark.parametrize("text", ["", "h100-81", "80", "-5G", "0G", "nvidia", "h100 80; rm", "1e9G", "99999G"])
+def test_an_unknown_gpu_is_refused_with_what_is_known(text: str) -> None:
+    from vllm_hpc.errors import RequestError
+
+    with pytest.raises(RequestError, match=r"use .*or its memory, such as 80G"):
+        find_gpu(text)
+
+
+def test_a_gpu_may_be_given_by_its_memory() -> None:
+    assert find_gpu("48G") == Gpu("48G", 48.0, 0.0, 0.0)
+    assert find_gpu(" H100_80 ") is GPUS["h100-80"]
