@@ -173,7 +173,8 @@ PUBLISHED: tuple[Published, ...] = (
         "DeepSeek-V2-Lite", 15_706_484_224, 31_104,
         _of("DeepseekV2ForCausalLM", "deepseek_v2", _sizes(2048, 10944, 27, 16, 16, 102400), **_DEEPSEEK_MLA,
             q_lora_rank=None, n_routed_experts=64, n_shared_experts=2, num_experts_per_tok=6,
-            moe_intermediate_size=1408, first_k_dense_replace=1, moe_layer_freq=1, topk_method="greedy"),
+            moe_intermediate_size=1408, first_k_dense_replace=1, moe_layer_freq=1, topk_method="greedy", n_group=1,
+            topk_group=1),
     ),
     Published(
         "DeepSeek-V2", 235_741_434_880, 69_120,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.conftest import Cli, Outcome
-from tests.crafted import make_job
+from tests.crafted import make_array, make_job
 from tests.published_models import SMALL_CONFIG
 from vllm_hpc.cli import COMMANDS
 
@@ -587,3 +587,16 @@ def test_importing_the_package_costs_nothing() -> None:
     code = "import sys; old = set(sys.modules); import vllm_hpc; print(*sorted(set(sys.modules) - old))"
     roots = {name.split(".")[0] for name in python(code).split()}
     assert roots - sys.stdlib_module_names == {"vllm_hpc"}
+
+
+def test_a_task_of_an_array_is_found_by_the_id_that_squeue_shows(desk: Path, run_cli: Cli) -> None:
+    make_array(desk / "runs" / "array", tasks=2)
+    assert run_cli("logs", "77_1").code == 0
+    check_refused(run_cli("logs", "77_2"), "77_2")
+
+
+def test_logs_of_a_job_that_waits_say_so(desk: Path, run_cli: Cli) -> None:
+    make_job(desk / "runs" / "run")
+    outcome = run_cli("logs", "run")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert outcome.err.startswith("No log yet: the job is ")

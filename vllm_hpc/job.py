@@ -176,9 +176,15 @@ def find_job(text: str, job_dir: str = "runs") -> Job:
             return Job(folder)
     for job in list_jobs(job_dir):
         submitted = read_json(job.folder.submitted, Submitted)
-        if submitted is not None and submitted.job_id == text:
+        if submitted is not None and text in _ids(job, submitted.job_id):
             return job
     raise JobNotFoundError(f"no job {text!r}: name its folder, its name under {job_dir!r} (--job-dir), or its id")
+
+
+def _ids(job: Job, job_id: str) -> list[str]:
+    """The id of a job, and those of an array's tasks, as squeue shows them."""
+    layout = job.folder.job().plan.layout
+    return [job_id, *(f"{job_id}_{task}" for task in range(layout.tasks) if layout.is_array)]
 
 
 def list_jobs(job_dir: str = "runs") -> list[Job]:

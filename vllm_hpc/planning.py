@@ -62,7 +62,7 @@ def make_plan(request: Request, whole_input: bool = True) -> tuple[Plan, str]:
         if device is None:
             notes.append("memory is not checked: nobody said which GPU; name it with --gpu, or in the profile")
     if scheduler == "local":
-        _check_local(request, plan.layout)
+        _check_local(request, plan.layout, why)
     notes += [*plan.reasons, *known.notes, *(unused_options(request) if scheduler == "local" else ())]
     return msgspec.structs.replace(plan, reasons=tuple(notes)), scheduler
 
@@ -197,9 +197,10 @@ def _choose_scheduler(request: Request, profile: Profile) -> tuple[str, str]:
     return find_scheduler()
 
 
-def _check_local(request: Request, layout: Layout) -> None:
+def _check_local(request: Request, layout: Layout, why: str) -> None:
+    local = f"the scheduler is local ({why})"
     if layout.nodes > 1:
-        raise RequestError(f"--scheduler local has one node, not {layout.nodes}: use --nodes 1, or --scheduler slurm")
+        raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or --scheduler slurm")
     if request.array or request.launcher == "srun":
         option = "--array" if request.array else "--launcher srun"
-        raise RequestError(f"{option} needs Slurm, and --scheduler is local: leave it out, or use --scheduler slurm")
+        raise RequestError(f"{option} needs Slurm, and {local}: leave it out, or use --scheduler slurm")

@@ -72,4 +72,5 @@ def test_a_closed_account_and_an_unknown_qos_are_refused(tiny: Path, tmp_path: P
 
 def _in_accounting(job_id: str) -> str:
     argv = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={job_id}"]
-    return parse_sacct(call_client(argv)).get(job_id, parse_sacct("x|UNKNOWN")["x"]).phase
+    found = parse_sacct(call_client(argv)).get(job_id)
+    return found.phase if found else "unknown"

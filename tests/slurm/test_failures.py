@@ -77,7 +77,7 @@ def test_pending_says_why_and_can_be_cancelled(tiny: Path, tmp_path: Path) -> No
 
 def test_more_nodes_than_there_are_waits_with_the_reason(tiny: Path, tmp_path: Path) -> None:
     """Slurm takes such a request, unless the site sets EnforcePartLimits: the reason must be seen."""
-    job = submit(tiny, tmp_path, nodes=3, tp=3)
+    job = submit(tiny, tmp_path, nodes=3, dp=3)
     wait_for(lambda: "PartitionNodeLimit" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
     assert job.status().state == "PENDING"
     job.cancel()
@@ -121,10 +121,11 @@ def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
     assert job.collect().rows["done"] >= status.rows.done
 
 
-def test_a_node_that_does_not_join_is_named(tiny: Path, tmp_path: Path) -> None:
+def test_a_node_that_does_not_join_is_named(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hang = tmp_path / "hang.sh"
     hang.write_text('if [ "${SLURM_NODEID:-}" = 1 ] && [ -n "${SLURM_STEP_ID:-}" ]; then sleep 1000; fi\n')
-    job = submit(tiny, tmp_path, env={**ONE_CORE, "BASH_ENV": str(hang), "VLLM_HPC_JOIN_TIMEOUT": "20"})
+    monkeypatch.setenv("BASH_ENV", str(hang))  # sbatch hands the environment on
+    job = submit(tiny, tmp_path, env={**ONE_CORE, "VLLM_HPC_JOIN_TIMEOUT": "20"})
     assert ends_as(job, "FAILED", 150).reason.endswith("vllm-hpc: not joined within 20 s: node2")
 
 
@@ -202,7 +203,7 @@ def test_export_none(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("options", "words", "hint"),
     [
         ({"partition": "nowhere"}, "invalid partition", "sinfo"),
-        ({"nodes": 1, "tp": 16}, "node configuration is not available", "sinfo"),
+        ({"nodes": 1, "dp": 16}, "node configuration is not available", "sinfo"),
         ({"mem": "900T"}, "memory", ""),
         ({"directive": ["--no-such-option"]}, "no-such-option", ""),
     ],

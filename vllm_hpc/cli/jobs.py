@@ -66,6 +66,9 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a library may print anything
     for content in _follow(path, found) if follow else [path.read_bytes() if path.exists() else b""]:
         print_bytes(decoder.decode(content).encode())
+    if not path.exists():
+        status = found.status()
+        click.echo(f"No log yet: the job is {status.state}{f' ({status.reason})' if status.reason else ''}.", err=True)
     error = found.first_error() if rank is None and found.status().is_final else None
     if error:
         line, trace = error
@@ -105,6 +108,8 @@ def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
         print_json(status)
     else:
         show.print_status(status)
+    if not status.is_final:
+        click.echo("The cancel is on its way: see the state again in some seconds.", err=True)
     return 0
 
 

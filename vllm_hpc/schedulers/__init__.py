@@ -156,7 +156,7 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
         words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
         if done.returncode < 0 or _ANSWER_LOST.search(words):
             raise ClientTimeoutError(f"{name} got no answer from its controller: {words}: is it overloaded?")
-        raise ClientError(f"{name} refused: {words}")
+        raise ClientError(f"{name} refused: {re.sub(rf'{re.escape(name)}: (error: )?', '', words)}")
     return done.stdout
 
 
