@@ -1,0 +1,188 @@
+"""plan and submit with a model that is known: what they print, refuse, and estimate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Cli
+from tests.crafted import make_job
+from tests.published_models import PUBLISHED
+from vllm_hpc.jobfolder import JobRecord, RankRecord, write_json
+from vllm_hpc.layout import Layout
+from vllm_hpc.plan import Plan
+from vllm_hpc.request import Request
+
+CONFIGS = {model.name: model.config for model in PUBLISHED}
+# What nvidia-smi prints on a node with two H100.
+SMI = "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\necho 'NVIDIA H100 80GB HBM3, 81559'\n"
+
+
+@pytest.fixture
+def models(desk: Path) -> Path:
+    for name, config in CONFIGS.items():
+        (desk / name).mkdir()
+        (desk / name / "config.json").write_text(json.dumps({"max_position_embeddings": 8192} | config))
+    return desk
+
+
+def plan(run_cli: Cli, *args: str, code: int = 0) -> dict[str, Any]:
+    outcome = run_cli("plan", *args, "--scheduler", "slurm", "--json")
+    assert (outcome.code, outcome.err) == (code, ""), outcome
+    found: dict[str, Any] = json.loads(outcome.out)
+    return found
+
+
+def test_a_plan_that_does_not_fit_is_exit_code_1_and_its_advice_fits(models: Path, run_cli: Cli) -> None:
+    args = ("Llama-3.1-70B", "--tp", "1", "--pp", "1", "--gpu", "a100-40")
+    found = plan(run_cli, *args, code=1)
+    assert found["fits"] is False
+    assert "weights 131.4 GiB" in found["reasons"][-1]
+    advice = found["reasons"][-1].rpartition(": try ")[2].split()
+    assert plan(run_cli, "Llama-3.1-70B", "--gpu", "a100-40", *advice)["fits"] is True
+    refused = run_cli("submit", *args, "--scheduler", "slurm")
+    assert refused.code == 2
+    assert refused.err.startswith("Error: does not fit on GPUs of the kind a100-40")
+    assert not (models / "runs").exists()
+
+
+def test_a_plan_for_people_ends_with_what_to_do(models: Path, run_cli: Cli) -> None:
+    outcome = run_cli("plan", "Llama-3.1-70B", "--tp", "1", "--pp", "1", "--gpu", "a100-40", "--scheduler", "slurm")
+    assert outcome.code == 1
+    assert "LlamaForCausalLM: 70.6 B parameters in bfloat16, 80 layers" in outcome.out
+    assert outcome.err.startswith("Error: the model does not fit")
+
+
+@pytest.mark.parametrize(
+    ("options", "fits", "weights"),
+    [
+        (["--gpu", "h100-80"], True, 61.03),
+        (["--gpu", "a100-40", "--tp", "1", "--pp", "1"], False, 61.03),
+        (["--gpu", "a100-40", "--tp", "1", "--pp", "1", "--engine", "quantization=fp8"], True, 31.96),
+        (["--gpu", "h100-80", "--tp", "1", "--pp", "1", "--engine", "dtype=float32"], False, 122.05),
+        (["--gpu", "h100-80", "--tp", "1", "--pp", "1", "--engine", "gpu_memory_utilization=0.5"], False, 61.03),
+        (["--gpu", "70G", "--tp", "1", "--pp", "1", "--engine", "max_model_len=8192"], False, 61.03),
+        (["--gpu", "74G", "--tp", "1", "--pp", "1", "--engine", "max_model_len=8192"], True, 61.03),
+        ([], None, None),
+    ],
+)
+def test_memory_follows_the_engines_options(
+    models: Path, run_cli: Cli, options: list[str], fits: bool | None, weights: float | None
+) -> None:
+    found = plan(run_cli, "Qwen2.5-32B", *options, code=1 if fits is False else 0)
+    assert found["fits"] is fits
+    assert found["memory"]["weights_gib"] == pytest.approx(weights, abs=0.1)
+
+
+def test_an_fp8_kv_cache_holds_twice_as_much(models: Path, run_cli: Cli) -> None:
+    one, two = (
+        plan(run_cli, "Llama-3.1-8B", "--gpu", "h100-80", "--engine", f"kv_cache_dtype={dtype}")["kv_tokens"]
+        for dtype in ("auto", "fp8")
+    )
+    assert two == pytest.approx(2 * one, rel=0.001)
+
+
+def test_the_profile_says_which_gpu(models: Path, run_cli: Cli) -> None:
+    (models / "vllm-hpc.toml").write_text('[profiles.a]\ngpu = "a100-40"\n[profiles.b]\ngpu_memory_gib = 20\n')
+    assert plan(run_cli, "Llama-3.1-8B", "--profile", "a")["memory"]["gpu_gib"] == 39.4
+    assert plan(run_cli, "Llama-3.1-8B", "--profile", "b")["memory"]["gpu_gib"] == 20
+    assert plan(run_cli, "Llama-3.1-8B", "--profile", "b", "--gpu", "h200")["memory"]["gpu_gib"] == 139.8
+
+
+def test_the_nodes_own_gpus_are_seen(models: Path, run_cli: Cli) -> None:
+    (models / "bin" / "nvidia-smi").write_text(SMI)
+    (models / "bin" / "nvidia-smi").chmod(0o755)
+    outcome = run_cli("plan", "Llama-3.1-8B", "--scheduler", "local", "--nodes", "1", "--json")
+    found = json.loads(outcome.out)
+    assert (found["fits"], found["dp"], found["memory"]["gpu_gib"]) == (True, 2, 79.18)
+    refused = run_cli("plan", "Llama-3.1-8B", "--scheduler", "local", "--tp", "4", "--nodes", "1", "--json")
+    assert refused.code == 2
+    assert "--tp 2" in refused.err
+
+
+def test_the_longest_row_decides_the_context(models: Path, run_cli: Cli) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "a" * 100},
+        {"prompt": list(range(300))},
+        {"prompt": "b", "sampling": {"max_tokens": 600}},
+    ]
+    (models / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.jsonl")
+    assert plan(run_cli, *options, "--max-tokens", "50")["engine"]["max_model_len"] == 617
+    assert plan(run_cli, *options, "--max-tokens", "400")["engine"]["max_model_len"] == 700
+    assert "max_model_len" not in plan(run_cli, *options, "--max-tokens", "9000")["engine"]
+    found = plan(run_cli, *options, "--engine", "max_model_len=4000")
+    assert found["engine"]["max_model_len"] == 4000
+    assert found["cost"]["output_tokens"] == 256 * 2 + 600
+
+
+def test_a_chat_without_a_known_template_has_no_longest_row(models: Path, run_cli: Cli) -> None:
+    (models / "in.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}]}\n')
+    options = ("Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.jsonl")
+    assert "max_model_len" not in plan(run_cli, *options)["engine"]
+    (models / "Llama-3.1-8B" / "chat_template.jinja").write_text("x" * 1000)
+    length = plan(run_cli, *options)["engine"]["max_model_len"]
+    assert 1000 + 256 < length < 1000 + 256 + 200
+
+
+def test_a_cost_is_a_range_with_a_basis(models: Path, run_cli: Cli) -> None:
+    (models / "in.txt").write_text("A prompt of some words.\n" * 20_000)
+    options = ("Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.txt", "--nodes", "1", "--gpus-per-node", "4")
+    cost = plan(run_cli, *options)["cost"]
+    assert 0 < cost["gpu_hours_low"] < cost["gpu_hours_high"]
+    assert "roofline of h100-80" in cost["basis"]
+    assert cost["output_tokens"] == 20_000 * 256
+    finished_job(models / "runs" / "earlier", str(models / "Llama-3.1-8B"), tokens_per_s_per_gpu=10_000)
+    measured = plan(run_cli, *options)["cost"]
+    assert "1 earlier job" in measured["basis"]
+    tokens = measured["prompt_tokens"] + measured["output_tokens"]
+    assert measured["gpu_hours_low"] < tokens / 10_000 / 3600 + 4 * 300 / 3600 < measured["gpu_hours_high"] + 0.2
+
+
+def test_earlier_jobs_of_another_model_or_damaged_ones_are_passed_over(models: Path, run_cli: Cli) -> None:
+    finished_job(models / "runs" / "other", str(models / "Qwen3-8B"), tokens_per_s_per_gpu=10_000)
+    finished_job(models / "runs" / "broken", str(models / "Llama-3.1-8B"), tokens_per_s_per_gpu=10_000)
+    (models / "runs" / "broken" / "job.json").write_text("{")
+    (models / "in.txt").write_text("A prompt.\n")
+    cost = plan(run_cli, "Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.txt")["cost"]
+    assert "roofline" in cost["basis"]
+
+
+def test_a_large_input_is_sampled_and_that_is_said(models: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_hpc.survey.WHOLE_BYTES", 1000)
+    monkeypatch.setattr("vllm_hpc.survey.SAMPLE_ROWS", 10)
+    (models / "in.txt").write_text("A prompt of some words.\n" * 1000)
+    found = plan(run_cli, "Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.txt")
+    assert "a sample of the input" in found["cost"]["basis"]
+    assert found["cost"]["output_tokens"] == pytest.approx(256 * 1000, rel=0.05)
+    assert "max_model_len" not in found["engine"], "a row that was not read may be longer"
+
+
+def test_what_is_submitted_is_what_was_planned(models: Path, run_cli: Cli) -> None:
+    args = ("Llama-3.1-8B", "--gpu", "h100-80", "--nodes", "2", "--gpus-per-node", "4", "--scheduler", "slurm")
+    assert run_cli("submit", *args, "--name", "run").code == 0
+    record = json.loads((models / "runs" / "run" / "job.json").read_bytes())
+    assert record["plan"]["layout"]["dp"] == 8
+    assert record["plan"]["engine"]["max_num_seqs"] == 512
+
+
+def finished_job(path: Path, model: str, tokens_per_s_per_gpu: int) -> None:
+    """A completed job of one H100, as its ranks and collect would have left it."""
+    folder = make_job(path)
+    layout = Layout(1, 1, 1, 1, 1, 1)
+    record = JobRecord(
+        request=Request(model=model), plan=Plan(layout=layout, engine={}), scheduler="local", model=model,
+        sampling={}, rows=3, created_at=0.0,
+    )  # fmt: skip
+    write_json(folder.job_json, record)
+    tokens = tokens_per_s_per_gpu * 100
+    summary = {"state": "COMPLETED", "prompt_tokens": tokens // 2, "completion_tokens": tokens // 2}
+    write_json(folder.summary, {**summary, "timings": {"generate": 100.0}})
+    rank = RankRecord(
+        rank=0, replica=0, attempt=1, host="node", pid=1, device="cuda:0", device_name="NVIDIA H100 80GB HBM3",
+        device_gib=79.18, outcome="ok", updated_at=0.0,
+    )  # fmt: skip
+    write_json(folder.rank_record(0), rank)
