@@ -11,7 +11,8 @@ demo: $(VENV)/demo.done
 
 test: $(VENV)/test.done
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 -m "not vllm and not slurm"
+	$(BIN)/python -m pytest -m "vllm or slurm"
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

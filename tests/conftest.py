@@ -8,11 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
 import pytest
 
 from tests.published_models import SMALL_CONFIG
 from tests.real_jobs import PROMPTS, make_model, reference_texts
 from vllm_hpc.cli import main
+
+# Machines are shared and slow: an example that takes long is no failure.
+hypothesis.settings.register_profile("shared-machine", deadline=None)
+hypothesis.settings.load_profile("shared-machine")
 
 # A Slurm that takes every script: it keeps what it was sent, and the test sees that it was called.
 FAKE_SBATCH = """#!/bin/sh

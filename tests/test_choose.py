@@ -128,7 +128,7 @@ def test_no_more_than_one_replica_a_row_is_kept_busy() -> None:
         ("a100-80", {}, {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "max_model_len": 700}),
         ("t4", {"max_num_seqs": 9}, {"max_num_batched_tokens": 8192, "max_model_len": 700}),
         (None, {}, {"max_model_len": 700}),
-        ("h100-80", {"max_model_len": 4096, "max_num_seqs": 8, "max_num_batched_tokens": 64}, {}),
+        ("h100-80", {"max_model_len": 1024, "max_num_seqs": 8, "max_num_batched_tokens": 64}, {}),
     ],
 )
 def test_settings_go_with_device_and_input_and_engine_options_win(

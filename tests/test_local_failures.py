@@ -150,10 +150,10 @@ def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_an_engine_argument_that_vllm_refuses(tiny: Path, tmp_path: Path) -> None:
-    job = submit_tiny(tiny, tmp_path, engine={"dtype": "float32", "max_model_len": 10**6})
+    job = submit_tiny(tiny, tmp_path, engine={"dtype": "float32", "max_num_batched_tokens": 1, "max_num_seqs": 64})
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
-    assert "max_model_len (1000000) is greater than" in status.reason
+    assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
     assert "Traceback" in logs_command(job)
 
 

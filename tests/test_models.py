@@ -18,6 +18,7 @@ from vllm_hpc.models.config import UnknownArchitectureError, read_shape
 from vllm_hpc.models.count import count_parameters
 from vllm_hpc.models.families import FAMILIES
 from vllm_hpc.models.known import Knowledge, learn
+from vllm_hpc.models.weights import read_weights
 
 LOAD = Load(max_model_len=2048, max_num_seqs=256, max_num_batched_tokens=8192)
 
@@ -146,10 +147,10 @@ def test_an_unknown_architecture_is_no_refusal_and_no_guess(tmp_path: Path) -> N
 def test_weights_are_what_the_headers_say(tmp_path: Path) -> None:
     write(tmp_path, SMALL_CONFIG)
     safetensors(tmp_path / "a.safetensors", {"model.x": ("F32", [10, 10]), "model.scale": ("F8_E4M3", [7])})
-    known = look(tmp_path)
-    assert known.weights is not None
-    assert known.weights.loaded_bytes(2) == 100 * 2 + 7
-    assert known.weights.loaded_bytes(4) == 100 * 4 + 7
+    weights = read_weights(tmp_path, read_shape(SMALL_CONFIG, "config.json"))
+    assert weights is not None
+    assert weights.loaded_bytes(2) == 100 * 2 + 7
+    assert weights.loaded_bytes(4) == 100 * 4 + 7
 
 
 def test_what_vllm_does_not_load_is_not_counted(tmp_path: Path) -> None:
@@ -157,9 +158,42 @@ def test_what_vllm_does_not_load_is_not_counted(tmp_path: Path) -> None:
     layers = SMALL_CONFIG["num_hidden_layers"]
     tensors = {"lm_head.weight": ("BF16", [9]), f"model.layers.{layers}.x": ("BF16", [9]), "model.y": ("BF16", [3])}
     safetensors(tmp_path / "a.safetensors", tensors)
-    known = look(tmp_path)
-    assert known.weights is not None
-    assert known.weights.float_elements == 3
+    weights = read_weights(tmp_path, read_shape(SMALL_CONFIG | {"tie_word_embeddings": True}, "config.json"))
+    assert weights is not None
+    assert weights.float_elements == 3
+
+
+def test_a_part_of_a_copy_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, SMALL_CONFIG)
+    safetensors(tmp_path / "model-00001-of-00004.safetensors", {"model.x": ("F32", [10, 10])})
+    refused(tmp_path, "1 of 4 weight files")
+    (tmp_path / "model-00001-of-00004.safetensors").rename(tmp_path / "model.safetensors")
+    refused(tmp_path, "a part of the 0.309 B parameters")
+
+
+@pytest.mark.parametrize(
+    ("change", "length"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"max_position_embeddings": None}, 2048),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 16384),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, 8192),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                           "original_max_position_embeddings": 1024}}, 4096),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}}, 4096),
+        ({"model_max_length": 9000}, 9000),
+        ({"max_seq_len": 1000}, 1000),
+    ],
+)  # fmt: skip
+def test_the_longest_sequence_is_vllms(tmp_path: Path, change: dict[str, Any], length: int) -> None:
+    from vllm.config import ModelConfig
+
+    config = {key: value for key, value in (SMALL_CONFIG | change).items() if value is not None}
+    write(tmp_path, config)
+    assert read_shape(config, "config.json").positions == length
+    theirs = ModelConfig(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32")
+    if "max_position_embeddings" in config:  # without it LlamaConfig has a default of its own
+        assert theirs.max_model_len == length
 
 
 def test_the_real_tiny_model_weighs_what_its_file_does(tiny: Path) -> None:

@@ -39,10 +39,15 @@ class Needs(msgspec.Struct, frozen=True):
     device: Device | None
     settings: Settings
     rows: int | None = None
+    one_node: bool = False  # the local scheduler's: no other node can be had
+    experts_apart: bool = False  # expert parallelism: whole experts on each rank, so that their width is not cut
 
     def rule(self, tp: int, pp: int) -> str | None:
         """What the model says of such a cut."""
-        return why_not(self.shape, tp, pp, self.settings.load.quantization)
+        shape = self.shape
+        if self.experts_apart and shape.experts:
+            shape = msgspec.structs.replace(shape, experts=msgspec.structs.replace(shape.experts, is_cut=False))
+        return why_not(shape, tp, pp, self.settings.load.quantization)
 
     def fit(self, layout: Layout) -> Fit | None:
         """Memory of the fullest rank, None where the device is not known."""
@@ -56,8 +61,9 @@ class Needs(msgspec.Struct, frozen=True):
         return fit_on_cpu(self.shape, self.weights, load, layout.tp, layout.pp, share)
 
     def concurrent(self, fit: Fit) -> float:
-        """Sequences of average length that have room at once."""
-        return fit.kv_tokens / self.settings.sequence_tokens if fit.fits else 0.0
+        """Sequences of average length that run at once: as many as have room, and max_num_seqs at most."""
+        room = fit.kv_tokens / self.settings.sequence_tokens if fit.fits else 0.0
+        return min(room, float(self.settings.load.max_num_seqs))
 
     def busy_at(self, layout: Layout) -> float:
         """Sequences at once that keep a replica of that layout busy."""
@@ -145,6 +151,10 @@ def _solved(
             layout, reasons = solve(msgspec.structs.replace(asked, tp=tp, pp=pp), node, needs.rule)
         except LayoutError:
             continue
+        if needs.one_node and layout.nodes > 1:
+            continue
+        if not asked.tp and layout.nodes > 1 and layout.procs_per_node % tp:
+            continue  # a TP group would talk over the network in every layer
         if node != capacity:
             reasons = [f"nobody said how many GPUs a node has: {ASSUMED_NODE} are assumed", *reasons]
         yield _Candidate(layout, reasons, needs)
@@ -178,7 +188,7 @@ def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
     room = f"room for {best.concurrent:.0f} sequences of {length} tokens at once in each replica"
     if not best.is_busy:
         return [f"{best.cut}: {room}; {best.needs.busy_at(best.layout):.0f} would keep it busy"]
-    smallest = "the smallest that fits: " if len(candidates) > 1 else ""
+    smallest = "the smallest with room to be busy: " if len(candidates) > 1 else ""
     return [f"{best.cut}: {smallest}{room}"]
 
 
@@ -188,7 +198,7 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
         return f"{other.cut}: more ranks in a replica than needed"
     if not other.fit.fits:
         return f"{other.cut}: does not fit: {lack(other.fit)}"
-    if not other.is_busy:
+    if not other.is_busy and other.concurrent * other.layout.dp < best.concurrent * best.layout.dp:
         return (
             f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} in the chosen one"
         )

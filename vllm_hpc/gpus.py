@@ -53,9 +53,15 @@ def find_gpu(text: str) -> Gpu:
 
 def recognise(device: str, memory_gib: float) -> Gpu:
     """The GPU that a driver calls ``device`` ("NVIDIA H100 80GB HBM3"): of that name, the nearest in memory."""
-    words = re.sub(r"[^a-z0-9]+", "-", device.lower())
-    named = [gpu for gpu in _TABLE if gpu.name.split("-")[0] in words.split("-")]
-    nearest = min(named, key=lambda gpu: abs(gpu.memory_gib - memory_gib), default=None)
-    if nearest is None:
+    words = set(re.sub(r"[^a-z0-9]+", "-", device.lower()).split("-"))
+    named = [gpu for gpu in _TABLE if _words(gpu) <= words]
+    if not named:
         return Gpu(device, memory_gib, 0.0, 0.0)
-    return msgspec.structs.replace(nearest, memory_gib=memory_gib)
+    best = max(named, key=lambda gpu: (len(_words(gpu)), -abs(gpu.memory_gib - memory_gib)))
+    return msgspec.structs.replace(best, memory_gib=memory_gib)
+
+
+def _words(gpu: Gpu) -> set[str]:
+    """The words of a name, without the memory at its end (h100-pcie-80: h100, pcie)."""
+    first, *rest = gpu.name.split("-")
+    return {first, *(word for word in rest if first == "rtx" or not word.isdigit())}

@@ -31,16 +31,26 @@ class Device(msgspec.Struct, frozen=True):
     per_node: int | None = None
 
 
+def describe(device: Device | None, profile: Profile) -> str:
+    """The reason of a plan that says what it takes the ranks to run on, and where that is from."""
+    if device is None:
+        missing = "--mem" if profile.gpu_flag == "none" else "--gpu, or in the profile"
+        return f"memory is not checked: nobody said what the ranks run on; name it with {missing}"
+    if device.gpu is None:
+        return f"the CPU, with {(device.node_bytes or 0) / GIB:.0f} GiB a node ({device.origin})"
+    return f"GPU {device.gpu.name} with {device.gpu.memory_gib:.4g} GiB ({device.origin})"
+
+
 def find_device(request: Request, profile: Profile, scheduler: str) -> Device | None:
     """What the ranks will run on, None where nobody said. Raises RequestError for a --gpu that is not known."""
     if request.gpu:
         return Device(find_gpu(request.gpu), "--gpu")
+    if scheduler == "local":
+        return _this_node()
     if profile.gpu:
         return Device(find_gpu(profile.gpu), "the profile's gpu")
     if profile.gpu_memory_gib:
         return Device(Gpu("GPU", profile.gpu_memory_gib, 0.0, 0.0), "the profile's gpu_memory_gib")
-    if scheduler == "local":
-        return _this_node()
     if profile.gpu_flag == "none":
         memory = _bytes(request.mem or profile.mem)
         return Device(None, "--mem", memory) if memory else None

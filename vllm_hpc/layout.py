@@ -147,7 +147,8 @@ def _hardware(asked: Asked, capacity: int | None, reasons: list[str]) -> tuple[i
         where = "one node" if capacity else "one node is assumed, since nobody said how many GPUs a node has"
         reasons.append(f"{wanted} GPU(s) for TP × PP × DP: {where}")
         return 1, wanted
-    procs = max(size for size in range(1, capacity + 1) if wanted % size == 0)
+    sizes = [size for size in range(1, capacity + 1) if wanted % size == 0]
+    procs = max(sizes, key=lambda size: (_keeps_groups(size, asked.tp or 1), size))
     reasons.append(f"{wanted} GPUs over nodes of {capacity}: {wanted // procs} × {procs}")
     return wanted // procs, procs
 
@@ -160,11 +161,10 @@ def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, rea
         unit = wanted if asked.dp else replica
         fitting = [size for size in range(1, capacity + 1) if (nodes * size) % unit == 0]
         if fitting:
-            if fitting[-1] < capacity:
-                reasons.append(
-                    f"{fitting[-1]} of the {capacity} GPUs of a node are used: a multiple of {unit} is needed"
-                )
-            return fitting[-1]
+            best = max(fitting, key=lambda size: (_keeps_groups(size, asked.tp or 1), size))
+            if best < capacity:
+                reasons.append(f"{best} of the {capacity} GPUs of a node are used: a multiple of {unit} is needed")
+            return best
         if asked.dp is None:
             raise _Misfit(f"TP × PP = {replica} does not fit {nodes} node(s) of {capacity} GPUs")
     if asked.dp is None and nodes % wanted == 0:
@@ -177,6 +177,11 @@ def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, rea
         raise _Misfit(f"TP × PP × DP = {wanted} needs {procs} GPUs on each of {nodes} node(s), which have {capacity}")
     reasons.append(f"TP × PP × DP = {wanted} over {nodes} node(s): {procs} GPU(s) on each")
     return procs
+
+
+def _keeps_groups(procs: int, tp: int) -> bool:
+    """Whether no TP group lies on two nodes in part: it fills whole nodes, or nodes hold whole groups."""
+    return procs % tp == 0 or tp % procs == 0
 
 
 def _parallel(asked: Asked, world: int, procs: int, reasons: list[str]) -> tuple[int, int, int]:

@@ -55,11 +55,24 @@ def _obstacles(shape: Shape, tp: int, quantization: Quantization | None) -> Iter
     for what, width in _widths(shape):
         if width % tp:
             yield f"{what} {width} % {tp} is not 0"
-        elif quantization and quantization.group and (width // tp) % quantization.group:
-            yield f"{what} {width} / {tp} is no multiple of the quantisation's group of {quantization.group}"
+    if quantization and quantization.group:
+        yield from _torn_groups(shape, tp, quantization.group)
     padded = ceil(shape.vocabulary / VOCABULARY_PADDING) * VOCABULARY_PADDING
     if padded % tp:
         yield f"vocabulary {padded} (padded to {VOCABULARY_PADDING}) % {tp} is not 0"
+
+
+def _torn_groups(shape: Shape, tp: int, group: int) -> Iterator[str]:
+    for what, width in _inputs(shape):
+        if width % tp == 0 and (width // tp) % group:
+            yield f"{what} {width} / {tp} is no multiple of the quantisation's group of {group}"
+
+
+def _inputs(shape: Shape) -> Iterator[tuple[str, int]]:
+    """The widths that are inputs of a projection which is cut along them: its groups of weights must stay whole."""
+    if not shape.mla:
+        yield "attention width", shape.heads * shape.head_dim
+    yield from _widths(shape)
 
 
 def _widths(shape: Shape) -> Iterator[tuple[str, int]]:
@@ -67,7 +80,7 @@ def _widths(shape: Shape) -> Iterator[tuple[str, int]]:
     if shape.dense_layers:
         yield "intermediate size", shape.width
     if shape.experts:
-        if not shape.experts.biases:  # gpt-oss pads its experts to what its kernels need
+        if shape.experts.is_cut:
             yield "expert's intermediate size", shape.experts.width
         if shape.experts.shared:
             yield "shared expert's intermediate size", shape.experts.shared

@@ -11,7 +11,7 @@ from vllm_hpc.choose import Choice, Needs, choose, lack, smallest_that_fits
 from vllm_hpc.cost import estimate
 from vllm_hpc.errors import LayoutError, RequestError
 from vllm_hpc.gpus import GIB
-from vllm_hpc.hardware import Device, find_device
+from vllm_hpc.hardware import Device, describe, find_device
 from vllm_hpc.history import measured_rate
 from vllm_hpc.layout import Asked, Layout, solve, solve_array
 from vllm_hpc.memory import Fit, kv_bytes_per_token
@@ -23,7 +23,7 @@ from vllm_hpc.plan import CPU_KV_CACHE_GIB, DEFAULT_MAX_TOKENS, Cost, Memory, Mo
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.request import Request, make_request
 from vllm_hpc.schedulers import find_scheduler
-from vllm_hpc.settings import Settings, choose_settings
+from vllm_hpc.settings import Settings, choose_settings, not_modelled
 from vllm_hpc.survey import Survey, survey
 from vllm_hpc.vllm_arguments import check_arguments
 
@@ -53,14 +53,16 @@ def make_plan(request: Request, whole_input: bool = True) -> tuple[Plan, str]:
     known = learn(model, dummy_weights=request.engine.get("load_format") == "dummy")
     rows = _survey(request, known, whole_input)
     notes = [f"scheduler {scheduler}: {why}"]
+    obstacle = not_modelled(request.engine) if known.shape else None
+    if known.shape is not None:
+        notes.append(obstacle or describe(device, profile))
     if known.shape is None:
         plan = _plan_unknown(request, profile)
     else:
         needs, settings = _needs(request, profile, known, known.shape, device, rows)
+        needs = msgspec.structs.replace(needs, one_node=scheduler == "local", device=None if obstacle else device)
         capacity = profile.gpus_per_node or (device.per_node if device else None)
-        plan = _plan_known(request, scheduler, capacity, needs, settings, rows)
-        if device is None:
-            notes.append("memory is not checked: nobody said which GPU; name it with --gpu, or in the profile")
+        plan = _plan_known(request, capacity, needs, settings, rows)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
     notes += [*plan.reasons, *known.notes, *(unused_options(request) if scheduler == "local" else ())]
@@ -88,15 +90,17 @@ def _plan_unknown(request: Request, profile: Profile) -> Plan:
 def _needs(
     request: Request, profile: Profile, known: Knowledge, shape: Shape, device: Device | None, rows: Survey | None
 ) -> tuple[Needs, Settings]:
-    # A chat whose template is not known can get longer than any bound.
-    bounded = rows if rows and (known.template_bytes is not None or not rows.has_chats) else None
-    settings = choose_settings(shape, device, bounded, request.engine, _cpu_kv_cache_gib(request, profile))
-    return Needs(shape, known.weights, device, settings, rows.rows if rows else None), settings
+    # A chat whose template is not known, or a limit that stands in a file which is not here, has no bound.
+    is_known = known.is_whole and not {"generation_config", "override_generation_config"} & set(request.engine)
+    if rows and not (is_known and (known.template_bytes is not None or not rows.has_chats)):
+        rows = msgspec.structs.replace(rows, longest=None)
+    settings = choose_settings(shape, device, rows, request.engine, _cpu_kv_cache_gib(request, profile))
+    apart = bool(request.engine.get("enable_expert_parallel"))
+    rows_given = rows.rows if rows else None
+    return Needs(shape, known.weights, device, settings, rows_given, experts_apart=apart), settings
 
 
-def _plan_known(
-    request: Request, scheduler: str, capacity: int | None, needs: Needs, settings: Settings, rows: Survey | None
-) -> Plan:
+def _plan_known(request: Request, capacity: int | None, needs: Needs, settings: Settings, rows: Survey | None) -> Plan:
     solver = solve_array if request.array else solve
     choice = choose(_asked(request), capacity, needs, solver)
     fit = choice.fit
@@ -104,7 +108,7 @@ def _plan_known(
         layout=choice.layout,
         engine={**settings.engine, **request.engine},
         fits=fit.fits if fit else None,
-        misfit=_misfit(choice, needs, capacity, scheduler) if fit and not fit.fits else None,
+        misfit=_misfit(choice, needs, capacity) if fit and not fit.fits else None,
         reasons=(*choice.reasons, *settings.reasons),
         memory=_memory(fit, needs),
         kv_tokens=fit.kv_tokens if fit else None,
@@ -115,15 +119,16 @@ def _plan_known(
     )
 
 
-def _misfit(choice: Choice, needs: Needs, capacity: int | None, scheduler: str) -> str:
+def _misfit(choice: Choice, needs: Needs, capacity: int | None) -> str:
     """Why it does not fit, with an alternative that does."""
     layout, fit = choice.layout, choice.fit
     assert fit is not None and needs.device is not None
     where = f"GPUs of the kind {needs.device.gpu.name}" if needs.device.gpu else "the CPU"
     text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {lack(fit)}"
+    hint = "" if needs.device.gpu else " (VLLM_CPU_KVCACHE_SPACE, in GiB, is the size of the KV cache)"
     instead = smallest_that_fits(capacity, needs, solve)
-    if instead is None or needs.device.gpu is None or (scheduler == "local" and instead.nodes > 1):
-        return f"{text}: try a shorter --engine max_model_len=N, a smaller or a quantised model, or more memory"
+    if instead is None or needs.device.gpu is None:
+        return f"{text}: try a shorter --engine max_model_len=N, a smaller or a quantised model, or more memory{hint}"
     return (
         f"{text}: try --nodes {instead.nodes} --gpus-per-node {instead.gpus_per_node} "
         f"--tp {instead.tp} --pp {instead.pp} --dp 1"
@@ -170,23 +175,22 @@ def _survey(request: Request, known: Knowledge, whole: bool) -> Survey | None:
     """The input in numbers; a plan without --input reads none."""
     if request.input is None and not whole:
         return None
-    given = request.max_tokens or request.sampling.get("max_tokens")
-    max_tokens = given if type(given) is int and given > 0 else known.max_tokens or DEFAULT_MAX_TOKENS
-    return survey(request.input, max_tokens, known.template_bytes or 0, whole)
+    named = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
+    sampling = {"max_tokens": known.max_tokens or DEFAULT_MAX_TOKENS, **request.sampling, **named}
+    return survey(request.input, sampling, known.template_bytes or 0, whole)
 
 
 def _asked(request: Request) -> Asked:
     return Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
 
 
-def _cpu_kv_cache_gib(request: Request, profile: Profile) -> float:
+def _cpu_kv_cache_gib(request: Request, profile: Profile) -> int:
     """VLLM_CPU_KVCACHE_SPACE as the ranks will see it, in GiB."""
     name = "VLLM_CPU_KVCACHE_SPACE"
     text = request.env.get(name) or profile.env.get(name) or os.environ.get(name) or str(CPU_KV_CACHE_GIB)
-    try:
-        return max(0.0, float(text)) or float(CPU_KV_CACHE_GIB)
-    except ValueError:
-        raise RequestError(f"{name} is {text!r}, not a number of GiB") from None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1_000_000:
+        raise RequestError(f"{name} is {text!r}: set it to a whole number of GiB, or leave it out")
+    return int(text)
 
 
 def _choose_scheduler(request: Request, profile: Profile) -> tuple[str, str]:

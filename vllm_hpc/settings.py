@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
 
+from vllm_hpc.errors import RequestError
 from vllm_hpc.gpus import GIB
 from vllm_hpc.hardware import Device
 from vllm_hpc.memory import DTYPE_BYTES, UTILIZATION, Load
@@ -22,6 +24,26 @@ BATCHED_TOKENS = {True: 16_384, False: 8_192}
 SEQUENCES = {True: LARGEST_GRAPH, False: 256}
 # Where nobody said how long rows are.
 ASSUMED_TOKENS = 2048
+
+
+# Arguments that change memory, or what the model is, in ways that are not computed here.
+NOT_MODELLED = (
+    "cpu_offload_gb", "hf_overrides", "speculative_config", "enable_lora", "num_gpu_blocks_override", "block_size",
+    "decode_context_parallel_size", "kv_offloading_size", "enable_expert_parallel", "tokenizer_mode", "config_format",
+)  # fmt: skip
+
+
+def not_modelled(given: dict[str, Any]) -> str | None:
+    """Why memory cannot be computed with these arguments of vLLM, None where it can."""
+    for name in NOT_MODELLED:
+        if given.get(name) not in (None, 0, False, "auto"):
+            return f"memory is not checked: --engine {name} is not in the planner's model"
+    if given.get("max_model_len") in (-1, "auto", "-1"):
+        return "memory is not checked: vLLM fits max_model_len to it itself"
+    quantization = online(given.get("quantization"))
+    if quantization and quantization.bits is None:
+        return f"memory is not checked: the planner does not know quantization={quantization.method}"
+    return None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +87,17 @@ def _length(
     shape: Shape, survey: Survey | None, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]
 ) -> int:
     """max_model_len: what the longest row can take, where that is less than the model's own."""
-    if (asked := given.get("max_model_len")) is not None:
-        return _whole(asked, shape.positions)
-    if survey is None or survey.is_sample or survey.longest >= shape.positions:
+    if (asked := _whole(given.get("max_model_len"), 0)) > 0:
+        if asked > shape.positions and not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
+            raise RequestError(
+                f"--engine max_model_len={asked} is more than the model's {shape.positions}: use at most that, "
+                "or export VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+            )
+        return asked
+    if survey is None or survey.is_sample:
+        reasons.append(f"max_model_len {shape.positions}, the model's own: submit reads all rows, and may set less")
+        return shape.positions
+    if survey.longest is None or survey.longest >= shape.positions:
         return shape.positions
     engine["max_model_len"] = survey.longest
     reasons.append(
@@ -80,24 +110,36 @@ def _batch(device: Device, given: dict[str, Any], engine: dict[str, Any], reason
     """max_num_seqs and max_num_batched_tokens for a GPU."""
     assert device.gpu is not None
     large = device.gpu.memory_gib >= LARGE_GPU_GIB and not device.gpu.name.startswith("a100")
-    if "max_num_batched_tokens" not in given:
+    if "max_num_batched_tokens" not in given and given.get("enable_chunked_prefill", True):
         engine["max_num_batched_tokens"] = BATCHED_TOKENS[large]
     if "max_num_seqs" not in given:
-        engine["max_num_seqs"] = SEQUENCES[large]
-        if large:
+        # vLLM refuses more sequences than tokens a step.
+        engine["max_num_seqs"] = min(SEQUENCES[large], _whole(given.get("max_num_batched_tokens"), LARGEST_GRAPH))
+        if engine["max_num_seqs"] == LARGEST_GRAPH:
             reasons.append(f"max_num_seqs {LARGEST_GRAPH}: the largest CUDA graph that vLLM captures")
 
 
 def _kv_cache_bytes(device: Device | None, merged: dict[str, Any], kv_cache_gib: float) -> int | None:
-    given = merged.get("kv_cache_memory_bytes")
-    if type(given) is int and given > 0:
+    if given := _whole(merged.get("kv_cache_memory_bytes"), 0):
         return given
     return int(kv_cache_gib * GIB) if device and device.gpu is None else None
 
 
 def _whole(value: Any, default: int) -> int:
+    """A whole number above 0, also one that was given as text, as vLLM takes it; else the default."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
     return value if type(value) is int and value > 0 else default
 
 
 def _share(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and 0 < value <= 1 else UTILIZATION
+    """gpu_memory_utilization. Raises RequestError for what vLLM would refuse."""
+    if value is None:
+        return UTILIZATION
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = 0.0
+    if not 0 < share <= 1:
+        raise RequestError(f"--engine gpu_memory_utilization={value!r} must be a number above 0 and at most 1")
+    return share

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.checks import as_path
+from vllm_hpc.plan import DEFAULT_MAX_TOKENS
 from vllm_hpc.rows import Row, read_rows
 
 # Files up to this size are read whole for a plan; of larger ones the first rows (a submit reads all rows anyway).
@@ -22,11 +23,12 @@ BYTES_PER_TOKEN = 4
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """An input in numbers. ``longest``: the most tokens that a row can take, prompt and output, whatever the tokenizer.
 
-    ``prompt_tokens`` and ``output_tokens`` are totals: estimated from bytes, and as if every row used its max_tokens.
+    None where a row has no limit that can be told from here. ``prompt_tokens`` and ``output_tokens`` are totals:
+    estimated from bytes, and as if every row used its max_tokens.
     """
 
     rows: int
-    longest: int
+    longest: int | None
     prompt_tokens: int
     output_tokens: int
     is_sample: bool = False
@@ -38,25 +40,27 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
         return max(1, (self.prompt_tokens + self.output_tokens) // max(1, self.rows))
 
 
-def survey(path: str | None, max_tokens: int, template_bytes: int, whole: bool) -> Survey:
+def survey(path: str | None, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Survey:
     """Read an input (None: the sample prompts), checking every row. Raises InputError.
 
-    ``max_tokens`` is for rows that name none, ``template_bytes`` the length of the model's chat template, of which a
-    chat can repeat each fixed text once. With ``whole`` false a large file is only sampled.
+    ``sampling`` is the job's, with max_tokens for rows that name none; ``template_bytes`` the length of the model's
+    chat template, of which a chat can repeat each fixed text once. With ``whole`` false a large file is only sampled.
     """
     file = None if path is None else as_path(path, "--input")
     size = file.stat().st_size if file and file.is_file() else 0
-    sampling = not whole and size > WHOLE_BYTES
-    rows = longest = prompt_tokens = output_tokens = read = 0
+    sampling_rows = not whole and size > WHOLE_BYTES
+    rows = prompt_tokens = output_tokens = read = 0
+    longest: int | None = 0
     has_chats = False
     for row in read_rows(path):
-        most, typical, length = _prompt(row, template_bytes)
-        output = _max_tokens(row, max_tokens)
+        most, typical = _prompt(row, template_bytes)
+        limit, outputs = _limits({**sampling, **row.get("sampling", {})})
+        output = outputs * (DEFAULT_MAX_TOKENS if limit is None else limit)
         has_chats = has_chats or "messages" in row
-        rows, read = rows + 1, read + length
-        longest = max(longest, most + output)
+        rows, read = rows + 1, read + (_line_bytes(row, path) if sampling_rows else 0)
+        longest = None if longest is None or limit is None else max(longest, most + limit)
         prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + output
-        if sampling and rows >= SAMPLE_ROWS:
+        if sampling_rows and rows >= SAMPLE_ROWS:
             share = max(1.0, size / max(1, read))
             return Survey(
                 rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
@@ -68,19 +72,30 @@ def survey(path: str | None, max_tokens: int, template_bytes: int, whole: bool) 
     )
 
 
-def _prompt(row: Row, template_bytes: int) -> tuple[int, int, int]:
-    """Of a prompt: the most tokens, the likely ones, and its length in the file."""
+def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:
+    """The most tokens that a prompt can take, and the likely ones."""
     if "messages" in row:
         length = len(msgspec.json.encode(row["messages"]))
         most = length + template_bytes + TOKENS_PER_MESSAGE * (len(row["messages"]) + 1)
-        return most, length // BYTES_PER_TOKEN + 1, length
+        return most, length // BYTES_PER_TOKEN + 1
     prompt = row["prompt"]
     if isinstance(prompt, str):
         length = len(prompt.encode("utf-8", "surrogatepass"))
-        return length + SPECIAL_TOKENS, length // BYTES_PER_TOKEN + 1, length
-    return len(prompt), len(prompt), 6 * len(prompt)
+        return length + SPECIAL_TOKENS, length // BYTES_PER_TOKEN + 1
+    return len(prompt), len(prompt)
 
 
-def _max_tokens(row: Row, default: int) -> int:
-    own: Any = row.get("sampling", {}).get("max_tokens")
-    return own if type(own) is int and 0 < own < 1_000_000_000 else default
+def _line_bytes(row: Row, path: str | None) -> int:
+    """About what a row takes in its file: a line of text, or the object that it was."""
+    if str(path).lower().endswith(".txt"):
+        return len(row["prompt"].encode()) + 1
+    return len(msgspec.json.encode({key: value for key, value in row.items() if key != "index"})) + 1
+
+
+def _limits(sampling: dict[str, Any]) -> tuple[int | None, int]:
+    """max_tokens of a row, None where it has no limit or none that can be read here; and its number of outputs."""
+    limit, outputs = sampling.get("max_tokens"), sampling.get("n", 1)
+    return (
+        limit if type(limit) is int and 0 < limit < 1_000_000_000 else None,
+        outputs if type(outputs) is int and 0 < outputs < 100_000 else 1,
+    )

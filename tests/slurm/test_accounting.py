@@ -48,11 +48,11 @@ def test_a_running_job_that_is_cancelled_leaves_nothing(tiny: Path, tmp_path: Pa
 
 
 def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
-    bad = {"dtype": "float32", "max_model_len": 10**6}
+    bad = {"dtype": "float32", "max_num_batched_tokens": 1, "max_num_seqs": 64}
     job = submit_tiny(tiny, tmp_path, scheduler="slurm", account="open", engine=bad, nodes=2, tp=2, env=ONE_CORE)
     status = job.wait(300)
     assert status.state == "FAILED"
-    assert "max_model_len (1000000) is greater than" in status.reason
+    assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
     wait_for(lambda: not processes_of(job), "no process is left", 90)
     wait_for(lambda: _in_accounting(str(job.job_id)) == "failed", "accounting knows", 60)
 

@@ -85,9 +85,9 @@ def test_more_nodes_than_there_are_waits_with_the_reason(tiny: Path, tmp_path: P
 
 
 def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
-    job = submit(tiny, tmp_path, engine={"dtype": "float32", "max_model_len": 10**6})
+    job = submit(tiny, tmp_path, engine={"dtype": "float32", "max_num_batched_tokens": 1, "max_num_seqs": 64})
     status = ends_as(job, "FAILED", 300)
-    assert "max_model_len (1000000) is greater than" in status.reason
+    assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
 
 
 def test_sigkill_of_a_worker(tiny: Path, tmp_path: Path) -> None:

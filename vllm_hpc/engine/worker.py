@@ -95,7 +95,8 @@ def _check_world(record: JobRecord, standing: Standing) -> None:
 
 def _prepare_environment(record: JobRecord) -> None:
     """Variables that vLLM and its libraries read when they are imported."""
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
+    if "kv_cache_memory_bytes" not in record.plan.engine:  # the variable would win over it
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
     # vLLM warns of every VLLM_ variable that it does not know, and ours have been read.
     for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
         del os.environ[name]

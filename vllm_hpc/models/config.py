@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.errors import ModelError
+from vllm_hpc.models.context import context_length
 from vllm_hpc.models.families import FAMILIES, Family
 from vllm_hpc.models.fields import Fields
 from vllm_hpc.models.quantization import Quantization, read_quantization
@@ -28,7 +29,10 @@ class Mla(msgspec.Struct, frozen=True):
 
 
 class Experts(msgspec.Struct, frozen=True, kw_only=True):
-    """A mixture of experts: how many, how wide, and in how many layers; ``shared`` is the shared expert's width."""
+    """A mixture of experts: how many, how wide, and in how many layers.
+
+    ``shared`` is the shared expert's width. ``is_cut``: TP ranks each hold a part of every expert, in plain pieces.
+    """
 
     count: int
     per_token: int
@@ -38,6 +42,7 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     shared_gate: bool = False
     router_bias: bool = False
     biases: bool = False
+    is_cut: bool = True
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +129,7 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
         norms=_norms(text, family, architecture),
         tied=text.flag("tie_word_embeddings", top.flag("tie_word_embeddings", family.tied)),
         dtype=text.text("dtype", "torch_dtype", default=top.text("dtype", "torch_dtype", default="bfloat16")),
-        positions=text.optional_count("max_position_embeddings", "n_positions", most=1_000_000_000) or 2048,
+        positions=context_length(text),
         qkv_bias=_bias(text, family.qkv_bias),
         out_bias=_bias(text, family.out_bias),
         mlp_bias=_bias(text, family.mlp_bias),
@@ -228,4 +233,6 @@ def _experts(text: Fields, family: Family, layers: int) -> Experts | None:
         )  # fmt: skip
     width = text.count("intermediate_size", most=MOST_WIDTH)
     oss = family.experts == "gpt-oss"
-    return Experts(count=count, per_token=per_token, width=width, layers=layers, router_bias=oss, biases=oss)
+    return Experts(
+        count=count, per_token=per_token, width=width, layers=layers, router_bias=oss, biases=oss, is_cut=not oss
+    )

@@ -11,7 +11,7 @@ from vllm_hpc.errors import ModelError
 from vllm_hpc.models import Model, hub
 from vllm_hpc.models.config import Shape, UnknownArchitectureError, read_config, read_shape
 from vllm_hpc.models.count import vision_parameters
-from vllm_hpc.models.weights import Weights, read_weights
+from vllm_hpc.models.weights import Weights, check_whole, read_weights
 
 CONFIG = "config.json"
 
@@ -20,13 +20,14 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     """A model's shape, None where it is not known, for the reason in ``notes``; weights None: as counted.
 
     ``template_bytes``: the length of its chat template, None where it has none; ``max_tokens``: what its own
-    generation_config.json sets for a row, None where it sets nothing.
+    generation_config.json sets for a row, None where it sets nothing. ``is_whole``: all of its small files are here.
     """
 
     shape: Shape | None = None
     weights: Weights | None = None
     template_bytes: int | None = None
     max_tokens: int | None = None
+    is_whole: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -56,10 +57,13 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
         shape = read_shape(config, str(folder / CONFIG))
     except UnknownArchitectureError as error:
         return Knowledge(notes=(f"nothing is known of the model's memory: {error}",))
+    shape = _shortened(folder, shape)
     weights, notes = None, []
     if not dummy_weights:
         try:
             weights = read_weights(folder, shape)
+            if weights:
+                check_whole(folder, shape, weights)
         except ModelError:
             if is_whole:
                 raise
@@ -76,8 +80,18 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
         weights=weights,
         template_bytes=_template_bytes(folder),
         max_tokens=_generation_limit(folder),
+        is_whole=is_whole or (folder / "generation_config.json").is_file(),
         notes=tuple(notes),
     )
+
+
+def _shortened(folder: Path, shape: Shape) -> Shape:
+    """The shape with the tokenizer's own limit of length, where that is less."""
+    tokenizer = folder / "tokenizer_config.json"
+    limit: Any = read_config(tokenizer).get("model_max_length") if tokenizer.is_file() else None
+    if type(limit) is not int or not 0 < limit < shape.positions:
+        return shape
+    return msgspec.structs.replace(shape, positions=limit)
 
 
 def _template_bytes(folder: Path) -> int | None:

@@ -14,6 +14,7 @@ import msgspec
 
 from vllm_hpc.errors import ModelError
 from vllm_hpc.models.config import Shape
+from vllm_hpc.models.count import count_parameters
 
 INDEX = "model.safetensors.index.json"
 MOST_HEADER = 100_000_000  # bytes: the limit of the safetensors library itself
@@ -64,6 +65,17 @@ def read_weights(folder: Path, shape: Shape) -> Weights | None:
     return Weights(elements, other)
 
 
+def check_whole(folder: Path, shape: Shape, weights: Weights) -> None:
+    """Refuse files that hold far less than config.json describes: a part of a copy. Raises ModelError."""
+    counted = count_parameters(shape)
+    bits = shape.quantization.bits if shape.quantization else None
+    if counted and weights.loaded_bytes(2) < 0.5 * counted * min(16.0, bits or 4.0 if shape.quantization else 16.0) / 8:
+        raise ModelError(
+            f"{str(folder)!r}: the weights here ({weights.loaded_bytes(2) / 1e9:.3g} GB) are a part of the "
+            f"{counted / 1e9:.3g} B parameters that config.json describes: copy the model again"
+        )
+
+
 def read_header(file: Path) -> dict[str, _Tensor]:
     """The tensors of one safetensors file. Raises ModelError where it is cut off or no such file."""
     try:
@@ -93,7 +105,9 @@ def _files(folder: Path) -> list[Path]:
     """The files that vLLM would load. Raises ModelError where the index names one that is not there."""
     index = folder / INDEX
     if not index.is_file():
-        return sorted(path for path in folder.glob("*.safetensors") if path.is_file() and not _is_duplicate(path))
+        files = sorted(path for path in folder.glob("*.safetensors") if path.is_file() and not _is_duplicate(path))
+        _check_numbers(folder, files)
+        return files
     try:
         names = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()
     except OSError as error:
@@ -108,6 +122,14 @@ def _files(folder: Path) -> list[Path]:
             f"({missing[0][:80]!r} first): copy the model again"
         )
     return files
+
+
+def _check_numbers(folder: Path, files: list[Path]) -> None:
+    """Refuse 'model-00001-of-00004.safetensors' without its three companions. Raises ModelError."""
+    numbered = [match for file in files if (match := re.search(r"-(\d+)-of-(\d+)\.safetensors$", file.name))]
+    announced = max((int(match[2]) for match in numbered), default=0)
+    if len(numbered) < announced:
+        raise ModelError(f"{str(folder)!r} has {len(numbered)} of {announced} weight files: copy the model again")
 
 
 def _is_duplicate(path: Path) -> bool:
