@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.published_models import PUBLISHED
-from vllm_hpc.choose import Choice, Needs, choose
-from vllm_hpc.errors import LayoutError
-from vllm_hpc.gpus import GPUS, Gpu, find_gpu, recognise
+from vllm_hpc.choose import Choice, Needs, choose, lack
+from vllm_hpc.errors import LayoutError, RequestError
+from vllm_hpc.gpus import GIB, GPUS, Gpu, find_gpu, recognise
 from vllm_hpc.hardware import Device
 from vllm_hpc.layout import OPTIONS, Asked, solve
 from vllm_hpc.models.config import read_shape
 from vllm_hpc.parallel import why_not
-from vllm_hpc.settings import choose_settings
-from vllm_hpc.survey import Survey
+from vllm_hpc.settings import choose_settings, not_modelled
+from vllm_hpc.survey import Survey, survey
 
 MODELS = {model.name: read_shape(model.config, model.name) for model in PUBLISHED}
 
@@ -48,6 +51,8 @@ def cut(choice: Choice) -> tuple[int, int, int]:
         ("DeepSeek-R1", "h100-80", {"nodes": 4, "gpus_per_node": 4}, (4, 4, 1)),
         ("DeepSeek-R1", "h200", {"nodes": 1, "gpus_per_node": 8}, (8, 1, 1)),
         ("Falcon-7B", "t4", {}, (1, 2, 1)),
+        ("Llama-3.1-70B", "h100-80", {"nodes": 1, "gpus_per_node": 6}, (2, 3, 1)),
+        ("Qwen2.5-32B", "a100-80", {"nodes": 4, "gpus_per_node": 1}, (1, 2, 2)),
         ("SmolLM2-135M", "t4", {"nodes": 1, "gpus_per_node": 3, "dp": 1}, (3, 1, 1)),
         ("Phi-4", "h100-80", {"nodes": 1, "gpus_per_node": 8, "dp": 1}, (2, 4, 1)),
         ("Llama-3.1-8B", None, {"nodes": 2, "gpus_per_node": 4}, (1, 1, 8)),
@@ -86,6 +91,7 @@ def test_every_layout_is_one_that_vllm_takes_and_every_refusal_names_one(
     assert why_not(MODELS[name], layout.tp, layout.pp) is None
     assert layout.tp * layout.pp * layout.dp == layout.nodes * layout.procs_per_node
     assert layout.procs_per_node <= layout.gpus_per_node
+    assert "tp" in asked or layout.nodes == 1 or layout.procs_per_node % layout.tp == 0, "TP inside a node"
     for key, value in asked.items():
         assert getattr(layout, key) == value
     assert (choice.fit is None) == (gpu is None)
@@ -111,7 +117,7 @@ def test_a_plan_says_why_and_who_lost() -> None:
     assert any("room for 159 sequences of 2048 tokens" in reason for reason in choice.reasons)
     assert choice.runners_up[0].startswith("TP 1 × PP 1 × DP 4: room for 17 sequences")
     too_small = pick("Llama-3.1-70B", "a100-80", nodes=1, gpus_per_node=4)
-    assert "does not fit: weights 131.4 GiB" in too_small.runners_up[0]
+    assert "does not fit: weights 131.4 GiB" in too_small.runners_up[1]
 
 
 def test_no_more_than_one_replica_a_row_is_kept_busy() -> None:
@@ -156,6 +162,11 @@ def test_the_models_own_length_is_not_exceeded() -> None:
         ("NVIDIA A100 80GB PCIe", 79.2, "a100-80"),
         ("Tesla T4", 14.6, "t4"),
         ("NVIDIA GeForce GTX 1080", 8.0, "NVIDIA GeForce GTX 1080"),
+        ("NVIDIA GeForce RTX 3090", 23.6, "NVIDIA GeForce RTX 3090"),
+        ("NVIDIA GeForce RTX 4090", 23.5, "rtx-4090"),
+        ("NVIDIA RTX A6000", 47.5, "NVIDIA RTX A6000"),
+        ("NVIDIA RTX 6000 Ada Generation", 47.4, "rtx-6000-ada"),
+        ("NVIDIA H100 PCIe", 79.2, "h100-pcie-80"),
     ],
 )
 def test_a_driver_s_name_is_recognised(device: str, memory: float, name: str) -> None:
@@ -164,8 +175,6 @@ def test_a_driver_s_name_is_recognised(device: str, memory: float, name: str) ->
 
 @pytest.mark.parametrize("text", ["", "h100-81", "80", "-5G", "0G", "nvidia", "h100 80; rm", "1e9G", "99999G"])
 def test_an_unknown_gpu_is_refused_with_what_is_known(text: str) -> None:
-    from vllm_hpc.errors import RequestError
-
     with pytest.raises(RequestError, match=r"use .*or its memory, such as 80G"):
         find_gpu(text)
 
@@ -173,3 +182,70 @@ def test_an_unknown_gpu_is_refused_with_what_is_known(text: str) -> None:
 def test_a_gpu_may_be_given_by_its_memory() -> None:
     assert find_gpu("48G") == Gpu("48G", 48.0, 0.0, 0.0)
     assert find_gpu(" H100_80 ") is GPUS["h100-80"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_model_len": 0}, {"max_model_len": "1k"}, {"max_num_seqs": -5}, {"max_num_batched_tokens": 2.5},
+        {"gpu_memory_utilization": 1.5}, {"gpu_memory_utilization": "abc"}, {"kv_cache_memory_bytes": "10G"},
+        {"dtype": "garbage"}, {"max_model_len": 10**6},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_engine_options_that_vllm_refuses_are_refused_now(given: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="--engine"):
+        choose_settings(MODELS["Llama-3.1-8B"], None, None, given, 1.0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"cpu_offload_gb": 8}, {"hf_overrides": {"num_hidden_layers": 2}}, {"max_model_len": -1}, {"quantization": "x"}],
+    ids=str,
+)
+def test_options_that_are_not_modelled_are_said_to_be(given: dict[str, Any]) -> None:
+    assert not_modelled({"dtype": "auto", "cpu_offload_gb": 0}) is None
+    assert "memory is not checked" in (not_modelled(given) or "")
+
+
+def test_experts_that_stay_whole_have_no_rule_for_their_width() -> None:
+    """Qwen3-235B in fp8 blocks of 128 runs with TP=8 under expert parallelism only: 1536 / 8 is no multiple."""
+    config = next(model.config for model in PUBLISHED if model.name == "Qwen3-235B-A22B")
+    fp8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    shape = read_shape(config | fp8, "config.json")
+    plain = Needs(shape, None, None, choose_settings(shape, None, None, {}, 1.0))
+    assert "1536 / 8" in (plain.rule(8, 1) or "")
+    assert msgspec.structs.replace(plain, experts_apart=True).rule(8, 1) is None
+
+
+def test_a_kv_cache_in_bytes_does_not_respect_the_utilization() -> None:
+    small = needs("Llama-3.1-8B", "h100-80", kv_cache_memory_bytes=20 * GIB, gpu_memory_utilization=0.2)
+    fit = choose(Asked(), None, small, solve).fit
+    assert fit is not None
+    assert (fit.fits, fit.kv) == (True, 20 * GIB)
+    large = choose(Asked(tp=1, pp=1), None, needs("Llama-3.1-8B", "h100-80", kv_cache_memory_bytes=900 * GIB), solve)
+    assert large.fit is not None
+    assert not large.fit.fits
+    assert "900.0 GiB was asked for" in lack(large.fit)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "rows", "expected"),
+    [
+        ({"max_tokens": 100}, [{}], (100, 100)),
+        ({"max_tokens": 100, "n": 3}, [{}], (100, 300)),
+        ({"max_tokens": 100}, [{}, {"max_tokens": 700}], (700, 800)),
+        ({"max_tokens": None}, [{}], (None, 256)),
+        ({"max_tokens": 100}, [{"max_tokens": None}, {}], (None, 356)),
+        ({"max_tokens": 100}, [{"max_tokens": "512"}], (None, 256)),
+    ],
+)
+def test_a_limit_that_cannot_be_told_is_no_bound(
+    tmp_path: Path, sampling: dict[str, Any], rows: list[dict[str, Any]], expected: tuple[int | None, int]
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"prompt": [1, 2], "sampling": row}) + "\n" for row in rows))
+    found = survey(str(path), sampling, 0, whole=True)
+    longest, outputs = expected
+    assert found.longest == (None if longest is None else longest + 2)
+    assert found.output_tokens == outputs

@@ -169,6 +169,11 @@ def test_a_part_of_a_copy_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "1 of 4 weight files")
     (tmp_path / "model-00001-of-00004.safetensors").rename(tmp_path / "model.safetensors")
     refused(tmp_path, "a part of the 0.309 B parameters")
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    refused(tmp_path, "a part of the 0.309 B parameters")
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").symlink_to("nowhere")
+    refused(tmp_path, "a link to none")
 
 
 @pytest.mark.parametrize(

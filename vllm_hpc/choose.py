@@ -21,14 +21,14 @@ from vllm_hpc.models.weights import Weights
 from vllm_hpc.parallel import allowed_tp, why_not
 from vllm_hpc.settings import Settings
 
-Solver = Callable[[Asked, int | None, Rule], tuple[Layout, list[str]]]
+Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 
 # Sequences that a replica should have room for at once: with fewer, decode steps spend their time reading weights
 # (an H100 reads a bf16 weight in the time of some 300 multiplications with it).
 BUSY_SEQUENCES = 128
 ASSUMED_NODE = 8  # GPUs of a node, for the choice of TP where nobody said
 MOST_REPLICA = 512  # ranks; the largest models take 16
-RUNNERS_UP = 3
+RUNNERS_UP = 2  # smaller ones, and one larger
 
 
 class Needs(msgspec.Struct, frozen=True):
@@ -108,10 +108,12 @@ def choose(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> C
     """Complete a layout for a model. Raises LayoutError where the numbers, or the model's, do not go together."""
     candidates = list(_candidates(asked, capacity, needs, solve))
     if not candidates:  # solve says which number is wrong
-        candidates = [_Candidate(*solve(asked, capacity, needs.rule), needs)]
+        candidates = [_Candidate(*solve(asked, capacity, needs.rule, True), needs)]
     best = _best(candidates)
-    runners_up = [_why_not(other, best) for other in candidates if other is not best]
-    return Choice(best.layout, best.fit, (*best.reasons, *_why(best, candidates)), tuple(runners_up[:RUNNERS_UP]))
+    place = next(number for number, candidate in enumerate(candidates) if candidate is best)
+    nearest = [*reversed(candidates[:place][-RUNNERS_UP:]), *candidates[place + 1 : place + 2]]
+    runners_up = tuple(_why_not(other, best) for other in nearest)
+    return Choice(best.layout, best.fit, (*best.reasons, *_why(best, candidates)), runners_up)
 
 
 def smallest_that_fits(capacity: int | None, needs: Needs, solve: Solver) -> Layout | None:
@@ -126,7 +128,7 @@ def _candidates(asked: Asked, capacity: int | None, needs: Needs, solve: Solver)
     """The layouts that agree with what was asked, in the order in which a replica grows.
 
     TP inside a node first, up to the most that the model takes; then PP, over nodes, where memory is known to need
-    it. Where the size of a replica was asked for (DP), any cut that gives it.
+    it. Where the size of a replica was asked for (DP), or none of these has room, any cut at all.
     """
     node = asked.gpus_per_node or capacity or ASSUMED_NODE
     allowed = allowed_tp(needs.shape, needs.settings.load.quantization)
@@ -135,8 +137,8 @@ def _candidates(asked: Asked, capacity: int | None, needs: Needs, solve: Solver)
     if found and asked.pp is None and needs.device is not None:
         stages = range(2, min(needs.shape.layers, MOST_REPLICA // tps[-1]) + 1)
         found += _solved([(tps[-1], pp) for pp in stages], asked, capacity, needs, solve)
-    if not found and asked.dp:
-        found = list(_solved(_all_cuts(asked, needs, allowed, node), asked, capacity, needs, solve))
+    if (not found and asked.dp) or (found and found[0].fit and not any(one.is_busy for one in found)):
+        found += list(_solved(_all_cuts(asked, needs, allowed, node), asked, capacity, needs, solve))
     return found
 
 
@@ -148,7 +150,7 @@ def _solved(
         is_open = capacity is None and asked.nodes is None and asked.gpus_per_node is None
         node = ASSUMED_NODE if is_open and tp * pp > ASSUMED_NODE else capacity
         try:
-            layout, reasons = solve(msgspec.structs.replace(asked, tp=tp, pp=pp), node, needs.rule)
+            layout, reasons = solve(msgspec.structs.replace(asked, tp=tp, pp=pp), node, needs.rule, False)
         except LayoutError:
             continue
         if needs.one_node and layout.nodes > 1:
@@ -207,6 +209,8 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
 
 def lack(fit: Fit) -> str:
     """What is missing, in GiB."""
+    if fit.asked_kv and fit.kv < fit.asked_kv:
+        return f"a KV cache of {fit.asked_kv / GIB:.1f} GiB was asked for, and {max(0, fit.kv) / GIB:.1f} GiB are left"
     used = fit.rank_weights + fit.reserve
     if used >= fit.limit:
         weights, reserve, limit = (size / GIB for size in (fit.rank_weights, fit.reserve, fit.limit))

@@ -43,7 +43,7 @@ def describe(device: Device | None, profile: Profile) -> str:
 
 def find_device(request: Request, profile: Profile, scheduler: str) -> Device | None:
     """What the ranks will run on, None where nobody said. Raises RequestError for a --gpu that is not known."""
-    if request.gpu:
+    if request.gpu is not None:
         return Device(find_gpu(request.gpu), "--gpu")
     if scheduler == "local":
         return _this_node()

@@ -88,23 +88,29 @@ def any_model(tp: int, pp: int) -> str | None:
     return None
 
 
-def solve(asked: Asked, capacity: int | None = None, rule: Rule = any_model) -> tuple[Layout, list[str]]:
+def solve(
+    asked: Asked, capacity: int | None = None, rule: Rule = any_model, advise: bool = True
+) -> tuple[Layout, list[str]]:
     """Complete a layout: nodes × GPUs per node = TP × PP × DP.
 
     ``capacity`` is how many GPUs a node has (the profile's gpus_per_node), None where nobody said. Returns the
-    layout and the reasons for what was computed. Raises LayoutError, which names the nearest layouts that work.
+    layout and the reasons for what was computed. Raises LayoutError, which names the nearest layouts that work, unless
+    ``advise`` is false: to look for them takes longer than all else.
     """
     try:
         return _solve(asked, capacity, rule)
     except _Misfit as misfit:
-        raise LayoutError(f"{misfit}: try {' or '.join(_nearest(asked, capacity, rule))}") from None
+        nearest = f": try {' or '.join(_nearest(asked, capacity, rule))}" if advise else ""
+        raise LayoutError(f"{misfit}{nearest}") from None
 
 
-def solve_array(asked: Asked, capacity: int | None = None, rule: Rule = any_model) -> tuple[Layout, list[str]]:
+def solve_array(
+    asked: Asked, capacity: int | None = None, rule: Rule = any_model, advise: bool = True
+) -> tuple[Layout, list[str]]:
     """The layout of a job array: ``dp`` tasks, one replica each; the other numbers are a task's. Raises LayoutError."""
     if asked.dp is None:
         raise LayoutError("--array needs the number of replicas: add --dp, one task for each")
-    layout, reasons = solve(msgspec.structs.replace(asked, dp=1), capacity, rule)
+    layout, reasons = solve(msgspec.structs.replace(asked, dp=1), capacity, rule, advise)
     reasons.append(f"array of {asked.dp} task(s), each one replica of {layout.world_size} GPU(s)")
     return msgspec.structs.replace(layout, dp=asked.dp, is_array=True), reasons
 

@@ -48,8 +48,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """What a layout does to the memory of its fullest rank; ``kv_tokens`` is what vLLM logs as KV cache size.
 
-    ``weights`` are the whole model's bytes, the others a rank's. ``sequences``: how many of max_model_len tokens fit
-    at once; negative ``kv`` is what is lacking.
+    ``weights`` are the whole model's bytes, the others a rank's; ``asked_kv`` is a KV cache of a given size.
+    ``sequences``: how many of max_model_len tokens fit at once; negative ``kv`` is what is lacking.
     """
 
     weights: int
@@ -59,6 +59,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     kv_tokens: int
     sequences: float
+    asked_kv: int | None = None
 
     @property
     def fits(self) -> bool:
@@ -81,7 +82,9 @@ def fit_on_gpu(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: i
     """Memory of the fullest of TP × PP ranks, each with a GPU of that size."""
     reserve = CONTEXT_BYTES + COLLECTIVES_BYTES * (tp * pp > 1) + _activations(shape, load, tp)
     reserve += GRAPHS_BYTES if shape.experts else 0
-    return _fit(shape, weights, load, tp, pp, reserve, int(gpu_bytes * load.utilization))
+    # A KV cache that is given in bytes does not respect gpu_memory_utilization (gpu_worker.py).
+    limit = gpu_bytes if load.kv_cache_bytes else int(gpu_bytes * load.utilization)
+    return _fit(shape, weights, load, tp, pp, reserve, limit)
 
 
 def fit_on_cpu(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, rank_bytes: int) -> Fit:
@@ -98,12 +101,15 @@ def _fit(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, re
         left = limit - stage_weights - reserve
         room = left if load.kv_cache_bytes is None else min(load.kv_cache_bytes, left)
         stage_blocks = room // _block_bytes(shape, load, tp, stage_layers)
+        if load.kv_cache_bytes is not None and left < load.kv_cache_bytes:
+            stage_blocks = 0
         if blocks is None or stage_blocks < blocks:
             blocks, kv = stage_blocks, room
     sequences = max(0, blocks or 0) / _blocks_of_sequence(shape, load)
     return Fit(
         weights=int(total), rank_weights=max(stages), reserve=reserve, kv=kv, limit=limit,
         kv_tokens=int(sequences * load.max_model_len), sequences=sequences,
+        asked_kv=load.kv_cache_bytes,
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def make_plan(request: Request, whole_input: bool = True) -> tuple[Plan, str]:
     known = learn(model, dummy_weights=request.engine.get("load_format") == "dummy")
     rows = _survey(request, known, whole_input)
     notes = [f"scheduler {scheduler}: {why}"]
-    obstacle = not_modelled(request.engine) if known.shape else None
+    obstacle = known.unweighed or not_modelled(request.engine)
     if known.shape is not None:
         notes.append(obstacle or describe(device, profile))
     if known.shape is None:

@@ -95,6 +95,8 @@ def _find_file(path: str) -> Path:
         raise InputError(f"no such input: {str(file)!r}: give a {' or '.join(SUFFIXES)} file")
     if file.is_dir():
         raise InputError(f"input {str(file)!r} is a folder: give a {' or '.join(SUFFIXES)} file")
+    if not file.is_file():
+        raise InputError(f"input {str(file)!r} is a pipe or a device, and is read more than once: write it to a file")
     if file.suffix.lower() not in SUFFIXES:
         raise InputError(f"input {str(file)!r}: only {' and '.join(SUFFIXES)} can be read: convert it to one of them")
     return file

@@ -59,6 +59,7 @@ def choose_settings(
     shape: Shape, device: Device | None, survey: Survey | None, given: dict[str, Any], kv_cache_gib: float
 ) -> Settings:
     """Settings for vLLM. ``given`` is --engine's; ``kv_cache_gib`` is the size of the KV cache on the CPU."""
+    _check_given(given)
     engine: dict[str, Any] = {}
     reasons: list[str] = []
     length = _length(shape, survey, given, engine, reasons)
@@ -97,7 +98,13 @@ def _length(
     if survey is None or survey.is_sample:
         reasons.append(f"max_model_len {shape.positions}, the model's own: submit reads all rows, and may set less")
         return shape.positions
-    if survey.longest is None or survey.longest >= shape.positions:
+    if survey.longest is None:
+        return shape.positions
+    if survey.longest >= shape.positions:
+        if survey.longest > shape.positions:
+            reasons.append(
+                f"rows may take up to {survey.longest} tokens: those over {shape.positions} become error rows"
+            )
         return shape.positions
     engine["max_model_len"] = survey.longest
     reasons.append(
@@ -123,6 +130,17 @@ def _kv_cache_bytes(device: Device | None, merged: dict[str, Any], kv_cache_gib:
     if given := _whole(merged.get("kv_cache_memory_bytes"), 0):
         return given
     return int(kv_cache_gib * GIB) if device and device.gpu is None else None
+
+
+def _check_given(given: dict[str, Any]) -> None:
+    """Refuse values that vLLM refuses once the job has waited. Raises RequestError."""
+    for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes"):
+        value = given.get(name)
+        if value is not None and not _whole(value, 0) and not (name == "max_model_len" and value in (-1, "-1", "auto")):
+            raise RequestError(f"--engine {name}={value!r} must be a whole number above 0")
+    dtype = given.get("dtype")
+    if dtype is not None and dtype != "auto" and dtype not in DTYPE_BYTES:
+        raise RequestError(f"--engine dtype={dtype!r} is not known: use auto, {', '.join(DTYPE_BYTES)}")
 
 
 def _whole(value: Any, default: int) -> int:

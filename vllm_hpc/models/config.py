@@ -16,6 +16,7 @@ from vllm_hpc.models.quantization import Quantization, read_quantization
 # Larger than any model; keeps what a damaged or a hostile file says out of the arithmetic.
 MOST_LAYERS = 10_000
 MOST_WIDTH = 10_000_000
+MOST_BYTES = 64 << 20  # of a file of settings; the largest tokenizers have some ten million
 
 
 class Mla(msgspec.Struct, frozen=True):
@@ -89,6 +90,8 @@ class UnknownArchitectureError(ModelError):
 def read_config(path: Path) -> dict[str, Any]:
     """The object in a config.json. Raises ModelError."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ModelError(f"{path}: {path.stat().st_size} bytes are too many: copy the model again")
         content = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise ModelError(f"cannot read {str(path)!r}: {error.strerror}") from None
@@ -150,7 +153,12 @@ def _kv_heads(text: Fields, architecture: str, heads: int) -> int:
         if not text.flag("new_decoder_architecture", False) and text.flag("multi_query", True):
             return 1
         return text.optional_count("n_head_kv", "num_kv_heads", most=MOST_WIDTH) or heads
-    return text.optional_count("num_key_value_heads", "num_kv_heads", most=MOST_WIDTH) or heads
+    kv_heads = text.optional_count("num_key_value_heads", "num_kv_heads", most=MOST_WIDTH) or heads
+    if heads % kv_heads:
+        raise ModelError(
+            f"{text.origin}: {heads} attention heads cannot share {kv_heads} kv heads: copy config.json again"
+        )
+    return kv_heads
 
 
 def _head_dim(text: Fields, hidden: int, heads: int, family: Family) -> int:

@@ -17,7 +17,7 @@ class Fields:
     def architecture(self) -> str:
         """The first of ``architectures``, a class name."""
         names = self._content.get("architectures")
-        if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        if not isinstance(names, list) or not names or not isinstance(names[0], str) or not names[0].isidentifier():
             raise ModelError(f"{self.origin}: 'architectures' must name the model's class: copy config.json again")
         return str(names[0])
 

@@ -21,6 +21,7 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
 
     ``template_bytes``: the length of its chat template, None where it has none; ``max_tokens``: what its own
     generation_config.json sets for a row, None where it sets nothing. ``is_whole``: all of its small files are here.
+    ``unweighed``: why its weights can be neither read nor counted.
     """
 
     shape: Shape | None = None
@@ -28,6 +29,7 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     template_bytes: int | None = None
     max_tokens: int | None = None
     is_whole: bool = True
+    unweighed: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -46,7 +48,8 @@ def learn(model: Model, dummy_weights: bool = False) -> Knowledge:
         return Knowledge(notes=(f"nothing is known of the model: {found}",))
     known = _of_folder(found, dummy_weights, is_whole=False)
     if known.shape and not known.weights and not dummy_weights:
-        return msgspec.structs.replace(known, weights=hub.weights(model.path))
+        weights = hub.weights(model.path)
+        return msgspec.structs.replace(known, weights=weights, unweighed=None if weights else known.unweighed)
     return known
 
 
@@ -58,7 +61,7 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
     except UnknownArchitectureError as error:
         return Knowledge(notes=(f"nothing is known of the model's memory: {error}",))
     shape = _shortened(folder, shape)
-    weights, notes = None, []
+    weights, unweighed, notes = None, None, []
     if not dummy_weights:
         try:
             weights = read_weights(folder, shape)
@@ -69,18 +72,18 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
                 raise
     if weights is None:
         if shape.quantization and shape.quantization.bits is None:
-            return Knowledge(notes=(f"nothing is known of weights quantised with {shape.quantization.method}",))
-        if vision_parameters(shape) is None:
-            return Knowledge(
-                notes=("the model's vision part is not in the planner's table, and its weights are not here",)
-            )
-        notes.append("weights are counted from config.json: there are no safetensors files here")
+            unweighed = f"memory is not checked: the planner cannot weigh {shape.quantization.method} from config.json"
+        elif vision_parameters(shape) is None:
+            unweighed = "memory is not checked: the model's vision part is not known, and its weights are not here"
+        else:
+            notes.append("weights are counted from config.json: there are no safetensors files here")
     return Knowledge(
         shape=shape,
         weights=weights,
         template_bytes=_template_bytes(folder),
         max_tokens=_generation_limit(folder),
         is_whole=is_whole or (folder / "generation_config.json").is_file(),
+        unweighed=unweighed,
         notes=tuple(notes),
     )
 

@@ -7,6 +7,7 @@ every tensor, then the tensors (https://github.com/huggingface/safetensors).
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from vllm_hpc.models.count import count_parameters
 INDEX = "model.safetensors.index.json"
 MOST_HEADER = 100_000_000  # bytes: the limit of the safetensors library itself
 # What vLLM converts to the engine's dtype while it loads; quantised weights and their scales stay as they are.
-_CONVERTED = frozenset({"F64", "F32", "F16", "BF16"})
+_FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
@@ -58,7 +59,7 @@ def read_weights(folder: Path, shape: Shape) -> Weights | None:
         for name, tensor in read_header(file).items():
             if _is_unused(name, shape):
                 continue
-            if tensor.dtype in _CONVERTED:
+            if tensor.dtype in _FLOAT_BYTES:
                 elements += math.prod(tensor.shape)
             elif tensor.data_offsets:
                 other += tensor.data_offsets[1] - tensor.data_offsets[0]
@@ -94,6 +95,9 @@ def read_header(file: Path) -> dict[str, _Tensor]:
         begin, end = tensor.data_offsets or (0, -1)
         if not 0 <= begin <= end or min(tensor.shape, default=0) < 0:
             raise ModelError(f"{str(file)!r}: tensor {name[:80]!r} has no sane place in the file: copy it again")
+        width = _FLOAT_BYTES.get(tensor.dtype)
+        if width and math.prod(tensor.shape) * width != end - begin:
+            raise ModelError(f"{str(file)!r}: tensor {name[:80]!r} is not as large as its shape: copy it again")
         if 8 + length + end > size:
             raise ModelError(
                 f"{str(file)!r} is cut off: {8 + length + end} bytes are announced, {size} are there: copy it again"
@@ -104,10 +108,14 @@ def read_header(file: Path) -> dict[str, _Tensor]:
 def _files(folder: Path) -> list[Path]:
     """The files that vLLM would load. Raises ModelError where the index names one that is not there."""
     index = folder / INDEX
-    if not index.is_file():
-        files = sorted(path for path in folder.glob("*.safetensors") if path.is_file() and not _is_duplicate(path))
+    if not os.path.lexists(index):
+        files = sorted(path for path in folder.glob("*.safetensors") if not _is_duplicate(path))
+        if odd := [file.name for file in files if not file.is_file()]:
+            raise ModelError(f"{str(folder)!r}: {odd[0]!r} is no file, or a link to none: copy the model again")
         _check_numbers(folder, files)
         return files
+    if not index.is_file():
+        raise ModelError(f"{str(index)!r} is no file, or a link to none: copy the model again")
     try:
         names = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()
     except OSError as error:
