@@ -186,3 +186,13 @@ def finished_job(path: Path, model: str, tokens_per_s_per_gpu: int) -> None:
         device_gib=79.18, outcome="ok", updated_at=0.0,
     )  # fmt: skip
     write_json(folder.rank_record(0), rank)
+
+
+def test_a_context_that_has_no_room_is_refused_with_one_that_has(models: Path, run_cli: Cli) -> None:
+    config = CONFIGS["Llama-3.1-70B"] | {"max_position_embeddings": 131072}
+    (models / "Llama-3.1-70B" / "config.json").write_text(json.dumps(config))
+    args = ("Llama-3.1-70B", "--gpu", "h100-80", "--nodes", "1", "--gpus-per-node", "2", "--tp", "2", "--pp", "1")
+    reason = plan(run_cli, *args, code=1)["reasons"][-1]
+    length = reason.rpartition("--engine max_model_len=")[2]
+    assert plan(run_cli, *args, "--engine", f"max_model_len={length}")["fits"] is True
+    assert plan(run_cli, *args, "--engine", f"max_model_len={int(length) + 16}", code=1)["fits"] is False

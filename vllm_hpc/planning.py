@@ -14,7 +14,7 @@ from vllm_hpc.gpus import GIB
 from vllm_hpc.hardware import Device, describe, find_device
 from vllm_hpc.history import measured_rate
 from vllm_hpc.layout import Asked, Layout, solve, solve_array
-from vllm_hpc.memory import Fit, kv_bytes_per_token
+from vllm_hpc.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
 from vllm_hpc.models import find_model
 from vllm_hpc.models.config import Shape
 from vllm_hpc.models.count import count_parameters
@@ -126,13 +126,23 @@ def _misfit(choice: Choice, needs: Needs, capacity: int | None) -> str:
     where = f"GPUs of the kind {needs.device.gpu.name}" if needs.device.gpu else "the CPU"
     text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {lack(fit)}"
     hint = "" if needs.device.gpu else " (VLLM_CPU_KVCACHE_SPACE, in GiB, is the size of the KV cache)"
+    shorter = _shorter(choice, needs)
     instead = smallest_that_fits(capacity, needs, solve)
     if instead is None or needs.device.gpu is None:
-        return f"{text}: try a shorter --engine max_model_len=N, a smaller or a quantised model, or more memory{hint}"
+        return f"{text}: try {shorter or 'a smaller or a quantised model, or more memory'}{hint}"
     return (
         f"{text}: try --nodes {instead.nodes} --gpus-per-node {instead.gpus_per_node} "
-        f"--tp {instead.tp} --pp {instead.pp} --dp 1"
+        f"--tp {instead.tp} --pp {instead.pp} --dp 1{f' or {shorter}' if shorter else ''}"
     )
+
+
+def _shorter(choice: Choice, needs: Needs) -> str:
+    """The longest sequences that the layout has room for, as an option; empty where it has room for none."""
+    length = choice.fit.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS if choice.fit else 0
+    load = msgspec.structs.replace(needs.settings.load, max_model_len=length)
+    shortened = msgspec.structs.replace(needs, settings=msgspec.structs.replace(needs.settings, load=load))
+    fit = shortened.fit(choice.layout) if length else None
+    return f"--engine max_model_len={length}" if fit and fit.fits else ""
 
 
 def _memory(fit: Fit | None, needs: Needs) -> Memory:
