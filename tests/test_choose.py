@@ -180,6 +180,7 @@ def test_an_unknown_gpu_is_refused_with_what_is_known(text: str) -> None:
 
 
 def test_a_gpu_may_be_given_by_its_memory() -> None:
+    assert find_gpu("48 GB").memory_gib == 48
     assert find_gpu("48G") == Gpu("48G", 48.0, 0.0, 0.0)
     assert find_gpu(" H100_80 ") is GPUS["h100-80"]
 

@@ -196,3 +196,10 @@ def test_a_context_that_has_no_room_is_refused_with_one_that_has(models: Path, r
     length = reason.rpartition("--engine max_model_len=")[2]
     assert plan(run_cli, *args, "--engine", f"max_model_len={length}")["fits"] is True
     assert plan(run_cli, *args, "--engine", f"max_model_len={int(length) + 16}", code=1)["fits"] is False
+
+
+def test_a_profiles_unknown_gpu_is_refused_where_it_stands(models: Path, run_cli: Cli) -> None:
+    (models / "vllm-hpc.toml").write_text('[profiles.a]\ntime = "1:00:00"\ngpu = "h100-81"\n')
+    outcome = run_cli("plan", "Llama-3.1-8B", "--profile", "a")
+    assert outcome.code == 2
+    assert outcome.err.startswith("Error: vllm-hpc.toml:3: 'gpu' 'h100-81' is not known: use h100-80")

@@ -38,17 +38,17 @@ _TABLE = (
 GPUS = {gpu.name: gpu for gpu in _TABLE}
 
 
-def find_gpu(text: str) -> Gpu:
+def find_gpu(text: str, origin: str = "--gpu") -> Gpu:
     """The GPU of that name (h100-80), or one of so much memory (80G) and unknown speed. Raises RequestError."""
     name = text.strip().lower().replace("_", "-").replace(" ", "-")
     if name in GPUS:
         return GPUS[name]
-    size = re.fullmatch(r"(\d{1,4}(?:\.\d{1,2})?)(?:g|gb|gib)", name)
+    size = re.fullmatch(r"(\d{1,4}(?:\.\d{1,2})?)-?(?:g|gb|gib)", name)
     if size and float(size[1]) >= 1:
         return Gpu(f"{size[1]}G", float(size[1]), 0.0, 0.0)
     related = [known for known in GPUS if known.startswith(name.split("-")[0])]
     which = related or sorted(GPUS)
-    raise RequestError(f"--gpu {text!r} is not known: use {', '.join(which)}, or its memory, such as 80G")
+    raise RequestError(f"{origin} {text!r} is not known: use {', '.join(which)}, or its memory, such as 80G")
 
 
 def recognise(device: str, memory_gib: float) -> Gpu:

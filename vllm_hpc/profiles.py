@@ -16,6 +16,7 @@ import msgspec
 
 from vllm_hpc.checks import CHECKS, as_path
 from vllm_hpc.errors import ProfileError, RequestError
+from vllm_hpc.gpus import find_gpu
 from vllm_hpc.request import Count, LauncherName
 from vllm_hpc.wording import explain_mismatch
 
@@ -118,6 +119,8 @@ def _check(profile: Profile, key: str) -> None:
     value = getattr(profile, key)
     if key in CHECKS:
         CHECKS[key](value, key)
+    if key == "gpu":
+        find_gpu(value, "'gpu'")
     if key == "gpu_memory_gib" and not 0 < value < float("inf"):
         raise RequestError(f"'gpu_memory_gib' {value} is no amount of memory: write a GPU's GiB, such as 80")
     if key == "head_command" and profile.head_suffix:

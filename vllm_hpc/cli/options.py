@@ -54,7 +54,9 @@ def _as_list(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 count = click.IntRange(min=1)
 many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
 lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
-INPUT_HELP = "Prompts: .jsonl (rows with prompt or messages) or .txt (one a line). Without it, two sample prompts."
+INPUT_HELP = (
+    "Prompts: .jsonl (rows with prompt or messages) or .txt (one a line). Without it, two sample prompts (plan: none)."
+)
 GPU_HELP = "The GPU of the nodes, to check memory for: h100-80, a100-40, mi250x ..., or its memory, 80G."
 SCHEDULER_HELP = "Who runs it. auto: the profile's; else Slurm where sbatch answers; else this machine."
 LAUNCHER_HELP = "How ranks start: torchrun, one a node (default); or srun, one task a rank, without torchrun."
