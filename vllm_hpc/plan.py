@@ -12,6 +12,11 @@ from vllm_hpc.layout import Layout
 DEFAULT_MAX_TOKENS = 256
 # GiB. vLLM's own default on the CPU is a share of all memory, and it refuses where that is not free.
 CPU_KV_CACHE_GIB = 1
+# vLLM captures CUDA graphs for up to so many sequences (config/vllm.py, max_cudagraph_capture_size). Above, decode
+# steps are launched kernel by kernel: on 4 H100, TP=4, 512 instead of the default 1024 gave 1.8 times the tokens/s.
+LARGEST_GRAPH = 512
+# GiB from which vLLM takes a GPU for a large one (engine/arg_utils.py, get_batch_defaults).
+LARGE_GPU_GIB = 70
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

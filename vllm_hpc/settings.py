@@ -13,13 +13,10 @@ from vllm_hpc.hardware import Device
 from vllm_hpc.memory import DTYPE_BYTES, UTILIZATION, Load
 from vllm_hpc.models.config import Shape
 from vllm_hpc.models.quantization import online
+from vllm_hpc.plan import LARGE_GPU_GIB, LARGEST_GRAPH
 from vllm_hpc.survey import Survey
 
-# vLLM captures CUDA graphs for up to so many sequences (config/vllm.py, max_cudagraph_capture_size). Above, decode
-# steps are launched kernel by kernel: on 4 H100, TP=4, 512 instead of the default 1024 gave 1.8 times the tokens/s.
-LARGEST_GRAPH = 512
 # vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults): large GPUs but for the A100, and others.
-LARGE_GPU_GIB = 70
 BATCHED_TOKENS = {True: 16_384, False: 8_192}
 SEQUENCES = {True: LARGEST_GRAPH, False: 256}
 # Where nobody said how long rows are.

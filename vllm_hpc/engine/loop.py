@@ -19,7 +19,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm_hpc.engine.shards import ShardWriter
 from vllm_hpc.jobfolder import JobFolder, JobRecord
 from vllm_hpc.layout import Layout, Place
-from vllm_hpc.plan import DEFAULT_MAX_TOKENS
+from vllm_hpc.plan import DEFAULT_MAX_TOKENS, LARGE_GPU_GIB, LARGEST_GRAPH
 from vllm_hpc.rows import Row, carried_fields, error_row, iter_jsonl
 
 
@@ -51,7 +51,7 @@ def make_engine(record: JobRecord) -> LLMEngine:
         "distributed_executor_backend": "external_launcher",
         "seed": record.request.seed,
         "disable_log_stats": True,
-        **_device_defaults(layout),
+        **_device_defaults(layout, record.plan.engine),
         **record.plan.engine,
     }
     # As LLM() does: an engine of its own context starts with 128 sequences and 2048 tokens a step.
@@ -176,18 +176,24 @@ def _completion(one: Any) -> dict[str, Any]:
     return {"text": one.text, "finish_reason": one.finish_reason, "completion_tokens": len(one.token_ids)}
 
 
-def _device_defaults(layout: Layout) -> dict[str, Any]:
+def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
     """Engine arguments that follow from the device, where the job names none.
 
     On the CPU: eager, which starts in seconds and needs no compiler; but pipeline parallelism there needs the graph
     (vLLM's CPU back-end makes the intermediate tensors that its stages exchange in the compiling warm-up). On GPUs
     with TP: without the fused all-reduce, which needs NVLink multicast; shared hosts keep that off, and with it off
-    ranks died of illegal addresses (two H100, vLLM 0.26).
+    ranks died of illegal addresses (two H100, vLLM 0.26). On large GPUs: no more sequences than the largest CUDA
+    graph, also where nobody said which GPU it is, so that the plan could not.
     """
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
         return {"enforce_eager": layout.pp == 1}
+    found: dict[str, Any] = {}
     if layout.tp > 1:
-        return {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
-    return {}
+        found["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
+    name, memory = current_platform.get_device_name().lower(), current_platform.get_device_total_memory()
+    is_large = memory >= LARGE_GPU_GIB << 30 and "a100" not in name
+    if is_large and "max_num_seqs" not in given and "max_num_batched_tokens" not in given:
+        found["max_num_seqs"] = LARGEST_GRAPH
+    return found

@@ -1,0 +1,43 @@
+"""Engine arguments that follow from the device where the ranks run. (The GPUs are stand-ins: there are none here.)"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.crafted import layout
+
+NO_FUSION = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
+
+
+def platform(name: str, gib: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        is_cpu=lambda: name == "cpu",
+        get_device_name=lambda: name,
+        get_device_total_memory=lambda: gib << 30,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "tp", "pp", "given", "expected"),
+    [
+        ("cpu", 24, 1, 1, {}, {"enforce_eager": True}),
+        ("cpu", 24, 1, 2, {}, {"enforce_eager": False}),
+        ("NVIDIA H100 80GB HBM3", 79, 1, 1, {}, {"max_num_seqs": 512}),
+        ("NVIDIA H100 80GB HBM3", 79, 2, 1, {}, {"max_num_seqs": 512} | NO_FUSION),
+        ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_batched_tokens": 256}, {}),
+        ("NVIDIA A100-SXM4-80GB", 79, 1, 1, {}, {}),
+        ("NVIDIA L4", 22, 1, 1, {}, {}),
+    ],
+)
+def test_defaults_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, name: str, gib: int, tp: int, pp: int, given: dict[str, Any], expected: Any
+) -> None:
+    import vllm.platforms
+
+    from vllm_hpc.engine.loop import _device_defaults
+
+    monkeypatch.setattr(vllm.platforms, "current_platform", platform(name, gib))
+    assert _device_defaults(layout(tp, pp), given) == expected
