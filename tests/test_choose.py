@@ -18,7 +18,7 @@ from vllm_hpc.errors import LayoutError, RequestError
 from vllm_hpc.gpus import GIB, GPUS, Gpu, find_gpu, recognise
 from vllm_hpc.hardware import Device
 from vllm_hpc.layout import OPTIONS, Asked, solve
-from vllm_hpc.models.config import read_shape
+from vllm_hpc.models.config import read_shape, with_whole_experts
 from vllm_hpc.parallel import why_not
 from vllm_hpc.settings import choose_settings, not_modelled
 from vllm_hpc.survey import Survey, survey
@@ -216,7 +216,7 @@ def test_experts_that_stay_whole_have_no_rule_for_their_width() -> None:
     shape = read_shape(config | fp8, "config.json")
     plain = Needs(shape, None, None, choose_settings(shape, None, None, {}, 1.0))
     assert "1536 / 8" in (plain.rule(8, 1) or "")
-    assert msgspec.structs.replace(plain, experts_apart=True).rule(8, 1) is None
+    assert msgspec.structs.replace(plain, shape=with_whole_experts(shape)).rule(8, 1) is None
 
 
 def test_a_kv_cache_in_bytes_does_not_respect_the_utilization() -> None:

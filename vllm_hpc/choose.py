@@ -40,14 +40,10 @@ class Needs(msgspec.Struct, frozen=True):
     settings: Settings
     rows: int | None = None
     one_node: bool = False  # the local scheduler's: no other node can be had
-    experts_apart: bool = False  # expert parallelism: whole experts on each rank, so that their width is not cut
 
     def rule(self, tp: int, pp: int) -> str | None:
         """What the model says of such a cut."""
-        shape = self.shape
-        if self.experts_apart and shape.experts:
-            shape = msgspec.structs.replace(shape, experts=msgspec.structs.replace(shape.experts, is_cut=False))
-        return why_not(shape, tp, pp, self.settings.load.quantization)
+        return why_not(self.shape, tp, pp, self.settings.load.quantization)
 
     def fit(self, layout: Layout) -> Fit | None:
         """Memory of the fullest rank, None where the device is not known."""
@@ -106,7 +102,7 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
 
 def choose(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> Choice:
     """Complete a layout for a model. Raises LayoutError where the numbers, or the model's, do not go together."""
-    candidates = list(_candidates(asked, capacity, needs, solve))
+    candidates = _candidates(asked, capacity, needs, solve)
     if not candidates:  # solve says which number is wrong
         candidates = [_Candidate(*solve(asked, capacity, needs.rule, True), needs)]
     best = _best(candidates)

@@ -55,7 +55,7 @@ def roofline_seconds(needs: Needs, layout: Layout, fit: Fit, survey: Survey, gpu
     shape, load = needs.shape, needs.settings.load
     flops, bandwidth = gpu.tflops * 1e12, gpu.bandwidth * 1e12
     prefill = 2 * active_parameters(shape) * survey.prompt_tokens / flops
-    rows = max(1.0, min(float(load.max_num_seqs), needs.concurrent(fit), survey.rows / layout.dp))
+    rows = max(1.0, min(needs.concurrent(fit), survey.rows / layout.dp))
     context = survey.tokens_per_row * kv_bytes_per_token(shape, element=load.kv_bytes)
     memory = (fit.weights + rows * context) / bandwidth
     compute = 2 * active_parameters(shape) * rows / flops

@@ -14,7 +14,7 @@ import msgspec
 
 from vllm_hpc.gpus import GIB
 from vllm_hpc.models.config import Shape
-from vllm_hpc.models.count import VOCABULARY_PADDING, LayerParts, embedding, head, layer_parts, vision_parameters
+from vllm_hpc.models.count import LayerParts, embedding, head, layer_parts, padded_vocabulary, vision_parameters
 from vllm_hpc.models.quantization import Quantization
 from vllm_hpc.models.weights import Weights
 
@@ -180,7 +180,7 @@ def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tupl
         linear = plain if quantization and quantization.only_experts else packed
         layers += _rank_elements(parts, shape, tp) * linear + parts.experts / tp * packed + parts.small * plain
     ends = 0.0
-    rows = ceil(shape.vocabulary / VOCABULARY_PADDING) * VOCABULARY_PADDING / shape.vocabulary / tp
+    rows = padded_vocabulary(shape) / shape.vocabulary / tp
     if stage == 0:
         ends += embedding(shape) * rows + (vision_parameters(shape) or 0)
     if stage == pp - 1:

@@ -7,10 +7,9 @@ layers under model_executor/layers); tests/test_parallel.py asks vLLM itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
 
 from vllm_hpc.models.config import Shape
-from vllm_hpc.models.count import VOCABULARY_PADDING
+from vllm_hpc.models.count import VOCABULARY_PADDING, padded_vocabulary
 from vllm_hpc.models.quantization import Quantization
 
 MOST_TP = 1024
@@ -57,7 +56,7 @@ def _obstacles(shape: Shape, tp: int, quantization: Quantization | None) -> Iter
             yield f"{what} {width} % {tp} is not 0"
     if quantization and quantization.group:
         yield from _torn_groups(shape, tp, quantization.group)
-    padded = ceil(shape.vocabulary / VOCABULARY_PADDING) * VOCABULARY_PADDING
+    padded = padded_vocabulary(shape)
     if padded % tp:
         yield f"vocabulary {padded} (padded to {VOCABULARY_PADDING}) % {tp} is not 0"
 

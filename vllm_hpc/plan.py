@@ -19,6 +19,11 @@ LARGEST_GRAPH = 512
 LARGE_GPU_GIB = 70
 
 
+def is_large_gpu(name: str, memory_gib: float) -> bool:
+    """Whether vLLM gives a GPU of that name its larger defaults: not the A100, whatever its memory."""
+    return memory_gib >= LARGE_GPU_GIB and "a100" not in name.lower()
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Memory of the plan in GiB; None where it is not known.
 

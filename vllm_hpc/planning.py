@@ -16,7 +16,7 @@ from vllm_hpc.history import measured_rate
 from vllm_hpc.layout import Asked, Layout, solve, solve_array
 from vllm_hpc.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
 from vllm_hpc.models import find_model
-from vllm_hpc.models.config import Shape
+from vllm_hpc.models.config import Shape, with_whole_experts
 from vllm_hpc.models.count import count_parameters
 from vllm_hpc.models.known import Knowledge, learn
 from vllm_hpc.plan import CPU_KV_CACHE_GIB, DEFAULT_MAX_TOKENS, Cost, Memory, ModelFacts, Plan
@@ -30,7 +30,8 @@ from vllm_hpc.vllm_arguments import check_arguments
 
 def plan_only(model: str, **options: object) -> Plan:
     """The plan of a job, with nothing rendered or made. Raises RefusedError."""
-    return make_plan(with_default_profile(make_request({"model": model, **options})), whole_input=False)[0]
+    request = with_default_profile(make_request({"model": model, **options}))
+    return make_plan(request, load_profile(request.profile), whole_input=False)[0]
 
 
 def with_default_profile(request: Request) -> Request:
@@ -39,12 +40,11 @@ def with_default_profile(request: Request) -> Request:
     return request if request.profile or not default else msgspec.structs.replace(request, profile=default)
 
 
-def make_plan(request: Request, whole_input: bool = True) -> tuple[Plan, str]:
-    """The plan of a request, and the scheduler that it is for. Raises RefusedError.
+def make_plan(request: Request, profile: Profile, whole_input: bool = True) -> tuple[Plan, str]:
+    """The plan of a request with its profile, and the scheduler that it is for. Raises RefusedError.
 
     Every row of the input is checked; with ``whole_input`` false, a large one is only sampled, and none is not read.
     """
-    profile = load_profile(request.profile)
     model = find_model(request.model)
     check_arguments("engine", request.engine)
     check_arguments("sampling", request.sampling)
@@ -53,16 +53,18 @@ def make_plan(request: Request, whole_input: bool = True) -> tuple[Plan, str]:
     known = learn(model, dummy_weights=request.engine.get("load_format") == "dummy")
     rows = _survey(request, known, whole_input)
     notes = [f"scheduler {scheduler}: {why}"]
-    obstacle = known.unweighed or not_modelled(request.engine)
-    if known.shape is not None:
-        notes.append(obstacle or describe(device, profile))
     if known.shape is None:
         plan = _plan_unknown(request, profile)
     else:
-        needs, settings = _needs(request, profile, known, known.shape, device, rows)
-        needs = msgspec.structs.replace(needs, one_node=scheduler == "local", device=None if obstacle else device)
+        obstacle = known.unweighed or not_modelled(request.engine)
+        notes.append(obstacle or describe(device, profile))
+        settings = _settings(request, profile, known, known.shape, device, rows)
+        needs = Needs(
+            with_whole_experts(known.shape) if request.engine.get("enable_expert_parallel") else known.shape,
+            known.weights, None if obstacle else device, settings, rows.rows if rows else None, scheduler == "local",
+        )  # fmt: skip
         capacity = profile.gpus_per_node or (device.per_node if device else None)
-        plan = _plan_known(request, capacity, needs, settings, rows)
+        plan = _plan_known(request, model.path, capacity, needs, rows)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
     notes += [*plan.reasons, *known.notes, *(unused_options(request) if scheduler == "local" else ())]
@@ -87,35 +89,32 @@ def _plan_unknown(request: Request, profile: Profile) -> Plan:
     return Plan(layout=layout, engine=dict(request.engine), reasons=tuple(reasons))
 
 
-def _needs(
+def _settings(
     request: Request, profile: Profile, known: Knowledge, shape: Shape, device: Device | None, rows: Survey | None
-) -> tuple[Needs, Settings]:
+) -> Settings:
     # A chat whose template is not known, or a limit that stands in a file which is not here, has no bound.
     is_known = known.is_whole and not {"generation_config", "override_generation_config"} & set(request.engine)
     if rows and not (is_known and (known.template_bytes is not None or not rows.has_chats)):
         rows = msgspec.structs.replace(rows, longest=None)
-    settings = choose_settings(shape, device, rows, request.engine, _cpu_kv_cache_gib(request, profile))
-    apart = bool(request.engine.get("enable_expert_parallel"))
-    rows_given = rows.rows if rows else None
-    return Needs(shape, known.weights, device, settings, rows_given, experts_apart=apart), settings
+    return choose_settings(shape, device, rows, request.engine, _cpu_kv_cache_gib(request, profile))
 
 
-def _plan_known(request: Request, capacity: int | None, needs: Needs, settings: Settings, rows: Survey | None) -> Plan:
+def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs, rows: Survey | None) -> Plan:
     solver = solve_array if request.array else solve
     choice = choose(_asked(request), capacity, needs, solver)
     fit = choice.fit
     return Plan(
         layout=choice.layout,
-        engine={**settings.engine, **request.engine},
+        engine={**needs.settings.engine, **request.engine},
         fits=fit.fits if fit else None,
         misfit=_misfit(choice, needs, capacity) if fit and not fit.fits else None,
-        reasons=(*choice.reasons, *settings.reasons),
+        reasons=(*choice.reasons, *needs.settings.reasons),
         memory=_memory(fit, needs),
         kv_tokens=fit.kv_tokens if fit else None,
         concurrency=round(needs.concurrent(fit), 1) if fit else None,
         runners_up=choice.runners_up,
         model=_facts(needs.shape),
-        cost=_cost(request, needs, choice, rows) if rows else None,
+        cost=_cost(request, model, needs, choice, rows) if rows else None,
     )
 
 
@@ -127,8 +126,8 @@ def _misfit(choice: Choice, needs: Needs, capacity: int | None) -> str:
     text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {lack(fit)}"
     hint = "" if needs.device.gpu else " (VLLM_CPU_KVCACHE_SPACE, in GiB, is the size of the KV cache)"
     shorter = _shorter(choice, needs)
-    instead = smallest_that_fits(capacity, needs, solve)
-    if instead is None or needs.device.gpu is None:
+    instead = smallest_that_fits(capacity, needs, solve) if needs.device.gpu else None
+    if instead is None:
         return f"{text}: try {shorter or 'a smaller or a quantised model, or more memory'}{hint}"
     return (
         f"{text}: try --nodes {instead.nodes} --gpus-per-node {instead.gpus_per_node} "
@@ -172,12 +171,12 @@ def _facts(shape: Shape) -> ModelFacts:
     )
 
 
-def _cost(request: Request, needs: Needs, choice: Choice, rows: Survey) -> Cost | None:
+def _cost(request: Request, model: str, needs: Needs, choice: Choice, rows: Survey) -> Cost | None:
     gpu = needs.device.gpu if needs.device else None
     if gpu is None:
         return None
     folder = as_path(request.job_dir, "--job-dir")
-    measured = measured_rate(folder, find_model(request.model).path, gpu.name, choice.layout)
+    measured = measured_rate(folder, model, gpu.name, choice.layout)
     return estimate(needs, choice.layout, choice.fit, rows, measured)
 
 

@@ -13,7 +13,7 @@ from vllm_hpc.hardware import Device
 from vllm_hpc.memory import DTYPE_BYTES, UTILIZATION, Load
 from vllm_hpc.models.config import Shape
 from vllm_hpc.models.quantization import online
-from vllm_hpc.plan import LARGE_GPU_GIB, LARGEST_GRAPH
+from vllm_hpc.plan import LARGEST_GRAPH, is_large_gpu
 from vllm_hpc.survey import Survey
 
 # vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults): large GPUs but for the A100, and others.
@@ -21,8 +21,6 @@ BATCHED_TOKENS = {True: 16_384, False: 8_192}
 SEQUENCES = {True: LARGEST_GRAPH, False: 256}
 # Where nobody said how long rows are.
 ASSUMED_TOKENS = 2048
-
-
 # Arguments that change memory, or what the model is, in ways that are not computed here.
 NOT_MODELLED = (
     "cpu_offload_gb", "hf_overrides", "speculative_config", "enable_lora", "num_gpu_blocks_override", "block_size",
@@ -113,7 +111,7 @@ def _length(
 def _batch(device: Device, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]) -> None:
     """max_num_seqs and max_num_batched_tokens for a GPU."""
     assert device.gpu is not None
-    large = device.gpu.memory_gib >= LARGE_GPU_GIB and not device.gpu.name.startswith("a100")
+    large = is_large_gpu(device.gpu.name, device.gpu.memory_gib)
     if "max_num_batched_tokens" not in given and given.get("enable_chunked_prefill", True):
         engine["max_num_batched_tokens"] = BATCHED_TOKENS[large]
     if "max_num_seqs" not in given:

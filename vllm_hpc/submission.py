@@ -91,7 +91,7 @@ def prepare(model: str, **options: Any) -> Prepared:
 
 def _render(request: Request, definition: str | None) -> Prepared:
     profile = load_profile(request.profile)
-    plan, name = make_plan(request)
+    plan, name = make_plan(request, profile)
     check_fits(plan)
     scheduler = get_scheduler(name)
     model = find_model(request.model)

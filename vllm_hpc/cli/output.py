@@ -1,4 +1,4 @@
-"""What programs read: JSON and bytes on stdout. Without rich, which takes longer to import than these take to print."""
+"""stdout: JSON and bytes for programs, a console for people. rich takes long to import, and only people need it."""
 
 from __future__ import annotations
 

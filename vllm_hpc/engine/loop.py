@@ -19,7 +19,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm_hpc.engine.shards import ShardWriter
 from vllm_hpc.jobfolder import JobFolder, JobRecord
 from vllm_hpc.layout import Layout, Place
-from vllm_hpc.plan import DEFAULT_MAX_TOKENS, LARGE_GPU_GIB, LARGEST_GRAPH
+from vllm_hpc.plan import DEFAULT_MAX_TOKENS, LARGEST_GRAPH, is_large_gpu
 from vllm_hpc.rows import Row, carried_fields, error_row, iter_jsonl
 
 
@@ -192,8 +192,7 @@ def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if layout.tp > 1:
         found["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
-    name, memory = current_platform.get_device_name().lower(), current_platform.get_device_total_memory()
-    is_large = memory >= LARGE_GPU_GIB << 30 and "a100" not in name
+    is_large = is_large_gpu(current_platform.get_device_name(), current_platform.get_device_total_memory() / 2**30)
     if is_large and "max_num_seqs" not in given and "max_num_batched_tokens" not in given:
         found["max_num_seqs"] = LARGEST_GRAPH
     return found

@@ -83,6 +83,13 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         return self.layers - (self.experts.layers if self.experts else 0)
 
 
+def with_whole_experts(shape: Shape) -> Shape:
+    """The shape under expert parallelism: ranks hold whole experts, so that their width is not cut."""
+    if shape.experts is None:
+        return shape
+    return msgspec.structs.replace(shape, experts=msgspec.structs.replace(shape.experts, is_cut=False))
+
+
 class UnknownArchitectureError(ModelError):
     """A model that the planner's table does not have: nothing is known of its memory, and that is no refusal."""
 

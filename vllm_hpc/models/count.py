@@ -74,6 +74,11 @@ def embedding(shape: Shape) -> int:
     return shape.vocabulary * shape.hidden + (0 if extra is None else (shape.positions + extra) * shape.hidden)
 
 
+def padded_vocabulary(shape: Shape) -> int:
+    """Rows of the embedding and of the output projection in vLLM."""
+    return -(-shape.vocabulary // VOCABULARY_PADDING) * VOCABULARY_PADDING
+
+
 def head(shape: Shape) -> int:
     """The output projection; 0 where it is the embedding itself."""
     return (0 if shape.tied else shape.vocabulary * shape.hidden) + shape.vocabulary * shape.family.head_bias

@@ -60,7 +60,9 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
         shape = read_shape(config, str(folder / CONFIG))
     except UnknownArchitectureError as error:
         return Knowledge(notes=(f"nothing is known of the model's memory: {error}",))
-    shape = _shortened(folder, shape)
+    tokenizer_config = folder / "tokenizer_config.json"
+    tokenizer = read_config(tokenizer_config) if tokenizer_config.is_file() else {}
+    shape = _shortened(shape, tokenizer)
     weights, unweighed, notes = None, None, []
     if not dummy_weights:
         try:
@@ -80,7 +82,7 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
     return Knowledge(
         shape=shape,
         weights=weights,
-        template_bytes=_template_bytes(folder),
+        template_bytes=_template_bytes(folder, tokenizer),
         max_tokens=_generation_limit(folder),
         is_whole=is_whole or (folder / "generation_config.json").is_file(),
         unweighed=unweighed,
@@ -88,21 +90,20 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
     )
 
 
-def _shortened(folder: Path, shape: Shape) -> Shape:
+def _shortened(shape: Shape, tokenizer: dict[str, Any]) -> Shape:
     """The shape with the tokenizer's own limit of length, where that is less."""
-    tokenizer = folder / "tokenizer_config.json"
-    limit: Any = read_config(tokenizer).get("model_max_length") if tokenizer.is_file() else None
+    limit = tokenizer.get("model_max_length")
     if type(limit) is not int or not 0 < limit < shape.positions:
         return shape
     return msgspec.structs.replace(shape, positions=limit)
 
 
-def _template_bytes(folder: Path) -> int | None:
+def _template_bytes(folder: Path, tokenizer: dict[str, Any]) -> int | None:
     """The chat template is a file of its own, or a text (or several, by name) in tokenizer_config.json."""
-    jinja, tokenizer = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    jinja = folder / "chat_template.jinja"
     if jinja.is_file():
         return jinja.stat().st_size
-    template = read_config(tokenizer).get("chat_template") if tokenizer.is_file() else None
+    template = tokenizer.get("chat_template")
     return None if template is None else len(msgspec.json.encode(template))
 
 

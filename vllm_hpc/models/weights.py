@@ -69,8 +69,9 @@ def read_weights(folder: Path, shape: Shape) -> Weights | None:
 def check_whole(folder: Path, shape: Shape, weights: Weights) -> None:
     """Refuse files that hold far less than config.json describes: a part of a copy. Raises ModelError."""
     counted = count_parameters(shape)
-    bits = shape.quantization.bits if shape.quantization else None
-    if counted and weights.loaded_bytes(2) < 0.5 * counted * min(16.0, bits or 4.0 if shape.quantization else 16.0) / 8:
+    # Of a quantisation whose bits are not known, the least that is common.
+    bits = (shape.quantization.bits or 4.0) if shape.quantization else 16.0
+    if counted and weights.loaded_bytes(2) < 0.5 * counted * min(16.0, bits) / 8:
         raise ModelError(
             f"{str(folder)!r}: the weights here ({weights.loaded_bytes(2) / 1e9:.3g} GB) are a part of the "
             f"{counted / 1e9:.3g} B parameters that config.json describes: copy the model again"
