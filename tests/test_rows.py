@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_hpc.errors import InputError
+from vllm_hpc.formats import check_rows, read_rows
 from vllm_hpc.rows import (
+    INPUT_FIELDS,
     OUTPUT_FIELDS,
     SAMPLE_PROMPTS,
     Row,
     carried_fields,
-    check_rows,
     error_row,
     iter_jsonl,
-    read_rows,
     write_rows,
 )
 
@@ -188,9 +188,7 @@ values = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
-carried = st.dictionaries(
-    st.text().filter(lambda key: key not in OUTPUT_FIELDS | {"id", "prompt", "messages", "sampling"}), values
-)
+carried = st.dictionaries(st.text().filter(lambda key: key not in INPUT_FIELDS | OUTPUT_FIELDS), values)
 
 
 @given(fields=st.lists(st.tuples(st.text(), carried), min_size=1, max_size=5))

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.checks import as_path
+from vllm_hpc.intake import Intake
 from vllm_hpc.plan import DEFAULT_MAX_TOKENS
-from vllm_hpc.rows import Row, read_rows
+from vllm_hpc.rows import Row
 
 # Files up to this size are read whole for a plan; of larger ones the first rows (a submit reads all rows anyway).
 WHOLE_BYTES = 32 << 20
@@ -40,28 +40,26 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
         return max(1, (self.prompt_tokens + self.output_tokens) // max(1, self.rows))
 
 
-def survey(path: str | None, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Survey:
-    """Read an input (None: the sample prompts), checking every row. Raises InputError.
+def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Survey:
+    """Read an input, checking every row. Raises InputError.
 
     ``sampling`` is the job's, with max_tokens for rows that name none; ``template_bytes`` the length of the model's
     chat template, of which a chat can repeat each fixed text once. With ``whole`` false a large file is only sampled.
     """
-    file = None if path is None else as_path(path, "--input")
-    size = file.stat().st_size if file and file.is_file() else 0
-    sampling_rows = not whole and size > WHOLE_BYTES
-    rows = prompt_tokens = output_tokens = read = 0
+    is_large = not whole and intake.size > WHOLE_BYTES
+    rows = prompt_tokens = output_tokens = 0
     longest: int | None = 0
     has_chats = False
-    for row in read_rows(path):
+    for row in intake.rows():
         most, typical = _prompt(row, template_bytes)
-        limit, outputs = _limits({**sampling, **row.get("sampling", {})})
+        limit, outputs = _limits(row, sampling)
         output = outputs * (DEFAULT_MAX_TOKENS if limit is None else limit)
         has_chats = has_chats or "messages" in row
-        rows, read = rows + 1, read + (_line_bytes(row, path) if sampling_rows else 0)
+        rows += 1
         longest = None if longest is None or limit is None else max(longest, most + limit)
         prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + output
-        if sampling_rows and rows >= SAMPLE_ROWS:
-            share = max(1.0, size / max(1, read))
+        if is_large and rows >= SAMPLE_ROWS:
+            share = max(1.0, 1 / max(1e-9, intake.share))
             return Survey(
                 rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
                 output_tokens=int(output_tokens * share), is_sample=True,
@@ -75,7 +73,7 @@ def survey(path: str | None, sampling: dict[str, Any], template_bytes: int, whol
 def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:
     """The most tokens that a prompt can take, and the likely ones."""
     if "messages" in row:
-        length = len(msgspec.json.encode(row["messages"]))
+        length = len(msgspec.json.encode((row["messages"], row.get("chat_template_kwargs"))))
         most = length + template_bytes + TOKENS_PER_MESSAGE * (len(row["messages"]) + 1)
         return most, length // BYTES_PER_TOKEN + 1
     prompt = row["prompt"]
@@ -85,15 +83,11 @@ def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:
     return len(prompt), len(prompt)
 
 
-def _line_bytes(row: Row, path: str | None) -> int:
-    """About what a row takes in its file: a line of text, or the object that it was."""
-    if str(path).lower().endswith(".txt"):
-        return len(row["prompt"].encode()) + 1
-    return len(msgspec.json.encode({key: value for key, value in row.items() if key != "index"})) + 1
-
-
-def _limits(sampling: dict[str, Any]) -> tuple[int | None, int]:
+def _limits(row: Row, job: dict[str, Any]) -> tuple[int | None, int]:
     """max_tokens of a row, None where it has no limit or none that can be read here; and its number of outputs."""
+    if row.get("task") == "embed":
+        return 0, 0
+    sampling = {**job, **row["sampling"]} if "sampling" in row else job
     limit, outputs = sampling.get("max_tokens"), sampling.get("n", 1)
     return (
         limit if type(limit) is int and 0 < limit < 1_000_000_000 else None,

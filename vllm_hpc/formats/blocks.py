@@ -1,0 +1,61 @@
+"""Blocks: an input in pieces that are read and checked one at a time.
+
+A block ends at 4096 rows or 4 MiB, whichever comes first; together they are the file, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+BLOCK_ROWS = 4096
+BLOCK_BYTES = 4 << 20
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Where a block begins: its first row, its offset in bytes, its first line (from 1); and what it holds."""
+
+    row: int
+    offset: int
+    line: int
+    digest: str
+
+
+def digest_of(data: bytes) -> str:
+    """blake2b with 128 bits, in hexadecimal."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+class BlockMaker:
+    """Cuts lines into blocks as they come by."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self.rows = 0
+        self.size = 0
+        self._lines = 0
+        self._start = (0, 0, 1)
+        self._pending: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, raw: bytes, is_row: bool) -> bytes:
+        """Take in a line with its end. Returns the bytes of the block that it completes, else none."""
+        self._pending.append(raw)
+        self._bytes += len(raw)
+        self.rows += is_row
+        if self._bytes >= BLOCK_BYTES or self.rows - self._start[0] >= BLOCK_ROWS:
+            return self.finish()
+        return b""
+
+    def finish(self) -> bytes:
+        """End the block that was begun, if there is one. Returns its bytes."""
+        if not self._pending:
+            return b""
+        data = b"".join(self._pending)
+        self.blocks.append(Block(*self._start, digest_of(data)))
+        self.size += len(data)
+        self._lines += len(self._pending)
+        self._start = (self.rows, self.size, self._lines + 1)
+        self._pending, self._bytes = [], 0
+        return data
