@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.crafted import layout
+from vllm_hpc.errors import RequestError
 
 NO_FUSION = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
 
@@ -37,7 +38,17 @@ def test_defaults_of_the_device(
 ) -> None:
     import vllm.platforms
 
-    from vllm_hpc.engine.loop import _device_defaults
+    from vllm_hpc.engine.start import _device_defaults
 
     monkeypatch.setattr(vllm.platforms, "current_platform", platform(name, gib))
     assert _device_defaults(layout(tp, pp), given) == expected
+
+
+def test_stages_on_the_cpu_need_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vllm.platforms
+
+    from vllm_hpc.engine.start import _device_defaults
+
+    monkeypatch.setattr(vllm.platforms, "current_platform", platform("cpu", 24))
+    with pytest.raises(RequestError, match="enforce_eager with --pp"):
+        _device_defaults(layout(1, 2), {"enforce_eager": True})

@@ -1,10 +1,15 @@
-"""Which errors of a rank are its own, and which only echo another's end."""
+"""Which errors of a rank are its own, which only echo another's end, and which rank is dead."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from vllm_hpc.engine.report import is_echo
+from tests import crafted
+from vllm_hpc.engine.report import RankReport, is_echo
+from vllm_hpc.jobfolder import SUBFOLDERS, JobFolder
 
 
 class DistBackendError(RuntimeError):
@@ -39,3 +44,72 @@ def test_the_end_of_a_peer_is_an_echo(error: Exception) -> None:
 )
 def test_a_ranks_own_error_is_none(error: Exception) -> None:
     assert not is_echo(error)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> JobFolder:
+    for name in SUBFOLDERS:
+        (tmp_path / name).mkdir()
+    return JobFolder(tmp_path)
+
+
+def beat(job: JobFolder, rank: int, at: float) -> None:
+    if rank == 1:
+        crafted.rank(job, rank, "running")
+    job.heartbeat(rank).touch()
+    os.utime(job.heartbeat(rank), (at, at))
+
+
+@pytest.mark.parametrize(("neighbour", "late_s", "is_dead"), [(1, 61, True), (1, 59, False), (None, 61, False)])
+def test_a_neighbour_whose_heartbeat_is_late_is_dead(
+    job: JobFolder, neighbour: int | None, late_s: int, is_dead: bool
+) -> None:
+    report = RankReport(job, 0, 0, 1)
+    report.neighbour = neighbour
+    beat(job, 1, 1000)
+    beat(job, 0, 1000)
+    assert not report.has_silent_neighbour(60, 0.0)
+    beat(job, 0, 1000 + late_s)
+    assert report.has_silent_neighbour(60, late_s) is is_dead
+
+
+def test_who_was_stopped_lets_its_neighbour_wake_too(job: JobFolder) -> None:
+    """Our heartbeat is an hour later than its last one, and we ran for some seconds of that hour."""
+    report = RankReport(job, 0, 0, 1)
+    report.neighbour = 1
+    beat(job, 1, 1000)
+    beat(job, 0, 1000)
+    assert not report.has_silent_neighbour(60, 5.0)
+    beat(job, 0, 4600)
+    assert not report.has_silent_neighbour(60, 6.0)
+    assert not report.has_silent_neighbour(60, 64.0)
+    assert report.has_silent_neighbour(60, 66.0)  # it did not wake
+    beat(job, 1, 4599)
+    assert not report.has_silent_neighbour(60, 67.0)
+
+
+def test_a_disk_on_which_no_heartbeat_moves_says_nothing_of_the_neighbour(job: JobFolder) -> None:
+    report = RankReport(job, 0, 0, 1)
+    report.neighbour = 1
+    beat(job, 1, 1000)
+    beat(job, 0, 1001)
+    assert not any(report.has_silent_neighbour(60, now) for now in (0.0, 100.0, 200.0))
+
+
+def test_a_neighbour_that_has_no_heartbeat_yet_is_not_dead(job: JobFolder) -> None:
+    report = RankReport(job, 0, 0, 1)
+    report.neighbour = 1
+    assert not report.has_silent_neighbour(60, 0.0)
+
+
+def test_a_heartbeat_of_the_attempt_before_says_nothing(job: JobFolder) -> None:
+    """The neighbour's node may join minutes after ours."""
+    report = RankReport(job, 0, 0, 2)
+    report.neighbour = 1
+    beat(job, 1, 1000)
+    for at in (1000, 2000, 3000):
+        beat(job, 0, at)
+        assert not report.has_silent_neighbour(60, at)
+    crafted.rank(job, 1, "running", attempt=2)
+    assert not report.has_silent_neighbour(60, 3001)
+    assert report.has_silent_neighbour(60, 3062)

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from vllm_hpc.engine.lockstep import Lockstep
 from vllm_hpc.engine.report import node_name
 from vllm_hpc.layout import Layout, Place
 
@@ -38,6 +39,11 @@ class Replica:
         dist.barrier(group=_cpu_group())
         for segment in _SHM.glob(f"{self._ident}*"):
             segment.unlink(missing_ok=True)
+
+    def lockstep(self) -> Lockstep:
+        """How its ranks agree, over the replica's own CPU group."""
+        group = _cpu_group() if dist.get_world_size(_cpu_group()) > 1 else None
+        return Lockstep(self.place.rank, self.place.replica, group)
 
     def check_digests(self, digest: str) -> None:
         """Compare what all ranks of the replica generated. Raises RuntimeError where they differ."""

@@ -8,10 +8,15 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 
-from vllm_hpc.jobfolder import JobFolder, RankError, RankRecord, write_json
+import msgspec
+
+from vllm_hpc.engine.awake import Still
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Crash, RankError, RankRecord, read_json, write_json
 
 # What torch.distributed, gloo, NCCL and the store say when another rank is gone: that rank's end is the cause, and
 # this only its echo. (An error of the file system, or of CUDA, is never one.)
@@ -25,9 +30,31 @@ _PEER_LOST = re.compile(
 _OF_TORCH_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
 
 
+class Phase(Enum):
+    """What a rank is at in its loop. All but STEP are between two steps of the engine."""
+
+    CLAIM = "claim rows"
+    READ = "wait for a row to be read and prepared"
+    ADMIT = "admit a row to the engine"
+    STEP = "step"
+    WRITE = "hand over finished rows"
+    AGREE = "wait for the replica's other ranks"
+
+
+class Mark(msgspec.Struct, frozen=True, eq=False):
+    """That a rank has begun something: another mark each time, and so a sign that it gets on."""
+
+    phase: Phase
+    row: str = ""
+
+
+class PeerStalledError(TimeoutError):
+    """This rank waited for others in vain: what holds one of them is the cause."""
+
+
 def is_echo(error: BaseException) -> bool:
     """Whether an error says no more than that another rank is gone."""
-    if type(error).__name__ in _OF_TORCH_DISTRIBUTED:
+    if isinstance(error, PeerStalledError) or type(error).__name__ in _OF_TORCH_DISTRIBUTED:
         return True
     return type(error) is RuntimeError and bool(_PEER_LOST.search(str(error)))
 
@@ -41,7 +68,7 @@ class RankReport:
     """Collects what is known of a rank and writes it whenever its outcome changes. Safe to use from two threads."""
 
     def __init__(self, job: JobFolder, rank: int, replica: int, attempt: int) -> None:
-        self._job, self._rank, self._replica, self._attempt = job, rank, replica, attempt
+        self._job, self.rank, self._replica, self._attempt = job, rank, replica, attempt
         self._lock = threading.Lock()
         self._ended = False
         self.device, self.device_name = "unknown", ""
@@ -49,6 +76,13 @@ class RankReport:
         self.digest: str | None = None
         self.rows = 0
         self.versions: dict[str, str] = {}
+        # What the loop is at; None before and after it.
+        self.mark: Mark | None = None
+        # The next rank of this world, watched from its first heartbeat on; None: there is no other.
+        self.neighbour: int | None = None
+        self._has_neighbour_begun = False
+        self._neighbours_beat = Still()
+        self.on_leave: Callable[[], None] = lambda: None
         self.timings: dict[str, float] = {}
         write_json(job.rank_record(rank), self._record("running"))
 
@@ -61,9 +95,38 @@ class RankReport:
         finally:
             self.timings[name] = round(time.perf_counter() - began, 3)
 
+    def enter(self, phase: Phase, row: str = "") -> None:
+        """The loop goes on to something else, or to another row."""
+        self.mark = Mark(phase, row)
+
+    def leave_loop(self) -> None:
+        """The loop is over: from here on this rank may wait for others for long."""
+        self.mark = None
+
     def heartbeat(self) -> None:
         """Say that this rank lives."""
-        write_json(self._job.heartbeat(self._rank), {"rank": self._rank, "pid": os.getpid(), "time": time.time()})
+        write_json(self._job.heartbeat(self.rank), {"rank": self.rank, "pid": os.getpid(), "time": time.time()})
+
+    def has_silent_neighbour(self, limit_s: float, now: float) -> bool:
+        """Whether the neighbour's heartbeat is so much older than ours, which has the same file system's clock.
+
+        It must have stood still for as long by ``now``, seconds in which this rank ran: where both were stopped, the
+        first to wake is not to take the other for dead.
+        """
+        if self.neighbour is None or not self._has_begun(self.neighbour):
+            return False
+        try:
+            ours, theirs = (self._job.heartbeat(rank).stat().st_mtime for rank in (self.rank, self.neighbour))
+        except OSError:
+            return False
+        return self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
+
+    def _has_begun(self, neighbour: int) -> bool:
+        """Whether it is in this attempt: the heartbeat of the one before is old, and says nothing."""
+        if not self._has_neighbour_begun:
+            record = read_json(self._job.rank_record(neighbour), RankRecord)
+            self._has_neighbour_begun = record is not None and record.attempt == self._attempt
+        return self._has_neighbour_begun
 
     def others_have_failed(self) -> bool:
         """Whether this attempt is over for the job: another rank has failed, or the script has ended."""
@@ -77,6 +140,10 @@ class RankReport:
         """The rank dies of ``error``."""
         trace = "".join(traceback.format_exception(error))
         message = str(error) or type(error).__name__
+        if self.mark is not None and self.mark.phase is Phase.STEP and not is_echo(error):
+            # The next attempt will ask which row it was.
+            crash = Crash(self.rank, type(error).__name__, message)
+            write_json(self._job.crash(self._replica, self._attempt), crash)
         self._end(self._record("error", RankError(type(error).__name__, message, trace, is_echo(error))))
 
     def terminated(self, error: RankError | None = None) -> None:
@@ -87,14 +154,14 @@ class RankReport:
         with self._lock:
             if not self._ended:  # the first end is the true one: what follows are its consequences
                 self._ended = True
-                write_json(self._job.rank_record(self._rank), record)
+                write_json(self._job.rank_record(self.rank), record)
                 if record.outcome != "ok":
                     self._job.failed(self._attempt).touch()
         return record
 
     def _record(self, outcome: str, error: RankError | None = None) -> RankRecord:
         return RankRecord(
-            rank=self._rank,
+            rank=self.rank,
             replica=self._replica,
             attempt=self._attempt,
             host=node_name(),

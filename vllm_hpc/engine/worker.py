@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from vllm_hpc.engine import devices, network, watch
+from vllm_hpc.engine.claims import DEAD_AFTER_S
 from vllm_hpc.engine.report import RankReport, node_name
-from vllm_hpc.jobfolder import JobFolder, JobRecord
+from vllm_hpc.errors import RequestError
+from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Place
 from vllm_hpc.plan import CPU_KV_CACHE_GIB
+from vllm_hpc.records import JobRecord
+
+# Seconds between two fsyncs of the finished rows: what a power cut costs.
+SYNC_S = 5.0
+# Seconds that one step may take. The longest that are in order: a first step that compiles, a grammar, a huge prompt.
+STALL_S = 900.0
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -52,39 +61,60 @@ def run(folder: str) -> dict[str, Any]:
     record = job.job()
     place = record.plan.layout.place(standing.global_rank)
     report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
-    watch.start(report)
+    if standing.world_size > 1:  # a ring: of the ranks of a dead node, at least one is watched by a live one
+        report.neighbour = standing.task * standing.world_size + (standing.rank + 1) % standing.world_size
     try:
+        sync_s, stall_s = seconds("VLLM_HPC_SYNC_S", SYNC_S), seconds("VLLM_HPC_STALL_S", STALL_S)
+        watch.start(report, stall_s, seconds("VLLM_HPC_DEAD_S", DEAD_AFTER_S))
         _check_world(record, standing)
         network.pin()
         _prepare_environment(record)
         devices.show_only_own(record.plan.layout, standing.rank, standing.local_rank)
-        _generate(job, record, standing, place, report)
+        _generate(job, record, standing, place, report, sync_s)
     except BaseException as error:
-        report.failed(error)
+        with suppress(OSError):  # a disk too full to write down that it is: torchrun tells the error itself
+            report.failed(error)
         raise
     outcome: dict[str, Any] = msgspec.to_builtins(report.finished())
     return outcome
 
 
-def _generate(job: JobFolder, record: JobRecord, standing: Standing, place: Place, report: RankReport) -> None:
+def _generate(
+    job: JobFolder, record: JobRecord, standing: Standing, place: Place, report: RankReport, sync_s: float
+) -> None:
     with report.timed("import"):
         import torch
         import vllm
 
-        from vllm_hpc.engine import loop, replicas
+        from vllm_hpc.engine import replicas
+        from vllm_hpc.engine.attempt import Attempt
+        from vllm_hpc.engine.start import make_engine
     report.versions = {"vllm": vllm.__version__, "torch": str(torch.__version__)}
     layout = record.plan.layout
+    attempt = Attempt(job, record, place, standing.attempt, standing.task, sync_s)
     with report.timed("load"):
         store = replicas.meet(standing.rank, standing.world_size)
         replica = replicas.join(layout, place, store, f"{standing.job_id}-{standing.attempt}")
         report.device, report.device_name, report.device_gib = replica.device, *replicas.describe_device()
-        engine = loop.make_engine(record)
+        engine = make_engine(record)
         replica.after_engine_start()
     with report.timed("generate"):
-        digest = loop.run_rows(engine, job, record, place, standing.attempt)
+        digest = attempt.run(engine, replica.lockstep(), store, report)
         report.digest, report.rows = digest.hexdigest, digest.rows
     replica.check_digests(digest.hexdigest)
     replicas.leave_together(store, standing.rank, standing.world_size)
+
+
+def seconds(name: str, default: float) -> float:
+    """A variable's seconds, more than none. Raises RequestError."""
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise RequestError(f"{name}={text!r} is no number of seconds: write {default:g}, or leave it out")
+    return value
 
 
 def _check_world(record: JobRecord, standing: Standing) -> None:

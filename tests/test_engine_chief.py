@@ -1,0 +1,166 @@
+"""What the first rank of a replica decides: chunks, a drain that is asked or due, and when to leave it at that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests import crafted
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Claimed, read_claimed
+
+pytest.importorskip("torch")
+LEAD_S = 120.0
+GO, DRAIN, STOP = 0, 1, 2
+
+
+class Claims:
+    """Chunks 7, 8 and no more."""
+
+    def __init__(self) -> None:
+        self.chunks = [7, 8]
+
+    def take(self) -> int | None:
+        return self.chunks.pop(0) if self.chunks else None
+
+
+class Writer:
+    error: OSError | None = None
+
+    def check(self) -> None:
+        if self.error:
+            raise self.error
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    from vllm_hpc.engine import chief
+
+    found = Clock()
+    monkeypatch.setattr(chief, "time", found)
+    return found
+
+
+@pytest.fixture
+def store() -> Any:
+    from torch._C._distributed_c10d import TCPStore
+
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JobFolder:
+    return crafted.make_job(tmp_path / "job", 20, shape=crafted.layout(dp=2))
+
+
+def appoint(folder: JobFolder, store: Any, replica: int = 0, attempt: int = 3) -> Any:
+    from vllm_hpc.engine.chief import Chief
+
+    writer: Any = Writer()
+    return SimpleNamespace(it=Chief(folder, replica, attempt, LEAD_S, Claims(), writer, store), writer=writer)
+
+
+def order(chief: Any, clock: Clock, after: float = 1.0) -> int:
+    clock.now += after
+    return int(chief.it.decide(wants_chunk=False).order)
+
+
+def test_a_chunk_is_on_record_before_it_is_begun(folder: JobFolder, store: Any) -> None:
+    chief = appoint(folder, store)
+    assert [chief.it.decide(wants).chunk for wants in (False, True, True, True)] == [-1, 7, 8, -1]
+    chief.it.begin_trial([1, 2])
+    assert read_claimed(folder.claimed(0, 3)) == [Claimed(chunk=7), Claimed(chunk=8), Claimed(trial=[1, 2])]
+
+
+def test_a_drain_that_is_asked_for_has_no_deadline(folder: JobFolder, store: Any, clock: Clock) -> None:
+    chief = appoint(folder, store)
+    assert order(chief, clock) == GO
+    folder.drain.touch()
+    assert order(chief, clock) == DRAIN
+    assert order(chief, clock, after=1e6) == DRAIN
+    assert chief.it.decide(wants_chunk=True).chunk == -1
+    assert read_claimed(folder.claimed(0, 3)) == []
+
+
+def test_a_drain_of_the_walltime_ends_in_time_to_leave(folder: JobFolder, store: Any, clock: Clock) -> None:
+    chief = appoint(folder, store)
+    folder.drain_attempt(3).touch()
+    assert order(chief, clock) == DRAIN
+    kept = 30  # a quarter of the lead
+    assert order(chief, clock, after=LEAD_S - kept - 1) == DRAIN
+    assert order(chief, clock) == STOP
+    assert order(chief, clock) == STOP
+
+
+def test_the_walltime_overtakes_a_drain_that_was_asked_for(folder: JobFolder, store: Any, clock: Clock) -> None:
+    """Else a long row in flight would be killed at the walltime, and the rank with it."""
+    chief = appoint(folder, store)
+    folder.drain.touch()
+    assert order(chief, clock) == DRAIN
+    folder.drain_attempt(3).touch()
+    assert order(chief, clock) == DRAIN
+    assert order(chief, clock, after=LEAD_S) == STOP
+
+
+def test_the_file_of_another_attempt_is_not_ours(folder: JobFolder, store: Any, clock: Clock) -> None:
+    chief = appoint(folder, store)
+    folder.drain_attempt(2).touch()
+    assert order(chief, clock) == GO
+
+
+@pytest.mark.parametrize("is_walltime", [True, False])
+def test_who_sees_the_file_tells_the_other_replicas(
+    folder: JobFolder, tmp_path: Path, store: Any, clock: Clock, is_walltime: bool
+) -> None:
+    near = appoint(folder, store)
+    far = appoint(crafted.make_job(tmp_path / "nfs-shows-it-later", 20), store, replica=1)
+    (folder.drain_attempt(3) if is_walltime else folder.drain).touch()
+    assert [order(far, clock), order(near, clock), order(far, clock)] == [GO, DRAIN, DRAIN]
+    assert order(far, clock, after=LEAD_S) == (STOP if is_walltime else DRAIN)
+
+
+def test_a_late_sight_of_the_request_does_not_lift_the_deadline(
+    folder: JobFolder, tmp_path: Path, store: Any, clock: Clock
+) -> None:
+    """One sees both files, another only the request, after it: a third hears of the walltime all the same."""
+    other = crafted.make_job(tmp_path / "sees-the-request", 20)
+    blind = crafted.make_job(tmp_path / "sees-nothing", 20)
+    first, second, third = (appoint(where, store, n) for n, where in enumerate((folder, other, blind)))
+    folder.drain_attempt(3).touch()
+    other.drain.touch()
+    assert [order(first, clock), order(second, clock), order(third, clock)] == [DRAIN] * 3
+    assert order(third, clock, after=LEAD_S) == STOP
+
+
+def test_the_folder_is_looked_at_once_a_second(
+    folder: JobFolder, store: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chief = appoint(folder, store)
+    looks: list[Path] = []
+
+    def absent(path: Path) -> bool:
+        looks.append(path)
+        return False
+
+    monkeypatch.setattr(Path, "exists", absent)
+    for _ in range(100):
+        order(chief, clock, after=0.05)
+    assert 8 <= len(looks) <= 12  # two files, five seconds
+
+
+def test_a_disk_that_is_full_ends_the_work_at_the_next_decision(folder: JobFolder, store: Any) -> None:
+    chief = appoint(folder, store)
+    chief.writer.error = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        chief.it.decide(wants_chunk=True)
+    assert read_claimed(folder.claimed(0, 3)) == []

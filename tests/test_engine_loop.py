@@ -1,0 +1,313 @@
+"""The loop of a rank over a fake engine: always full, in step, told when to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests import crafted
+from vllm_hpc.engine.claims import Chunks, StoreClaims
+from vllm_hpc.engine.meter import Meter
+from vllm_hpc.engine.prior import Prior
+from vllm_hpc.engine.report import Mark, Phase, RankReport
+from vllm_hpc.engine.shards import ShardWriter
+from vllm_hpc.errors import InputError
+from vllm_hpc.inputs import InputReader
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Claimed, read_claimed
+from vllm_hpc.rows import Row
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.timeout(120)
+MOST = 8
+
+
+class Ready(msgspec.Struct):
+    row: Row
+    prompt: str
+    params: Any
+    lora: Any = None
+    split: Any = None
+    created: int = 0
+
+
+def make(row: Row) -> Any:
+    if row.get("bad") == "to make":
+        raise ValueError("no such template")
+    return Ready(row, row["prompt"], SimpleNamespace(n=row.get("n", 1), prompt_logprobs=None))
+
+
+class Engine:
+    """A row takes as many steps as its index says, between 2 and 6; ``before`` is called at every step."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self.vllm_config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=most))
+        self.left: dict[str, int] = {}
+        self.held: list[int] = []
+        self.admitted: list[int] = []
+        self.before: Any = lambda engine: None
+
+    def add_request(self, key: str, prompt: str, params: Any, lora_request: Any = None) -> None:
+        if prompt == "refused":
+            raise ValueError("the prompt is too long")
+        self.left[key] = 2 + int(key) * 7 % 5
+        self.admitted.append(int(key))
+
+    def step(self) -> list[Any]:
+        self.held.append(len(self.left))
+        self.before(self)
+        self.left = {key: steps - 1 for key, steps in self.left.items()}
+        done = [key for key, steps in self.left.items() if steps <= 0]
+        for key in done:
+            del self.left[key]
+        return [_output(key) for key in done]
+
+
+def _output(key: str) -> Any:
+    one = SimpleNamespace(token_ids=[int(key), 1], text="t", finish_reason="stop", stop_reason=None, logprobs=None)
+    return SimpleNamespace(request_id=key, finished=True, outputs=[one], prompt_token_ids=[1], prompt_logprobs=None)
+
+
+class Counter:
+    """The store of one process."""
+
+    def __init__(self) -> None:
+        self.count, self.keys = 0, dict[str, bytes]()
+
+    def add(self, key: str, more: int) -> int:
+        self.count += more
+        return self.count
+
+    def set(self, key: str, value: str) -> None:
+        self.keys[key] = value.encode()
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self.keys for key in keys)
+
+
+class Rank:
+    """All that a rank's loop is made of; only the first one has a chief and a writer."""
+
+    def __init__(
+        self,
+        folder: JobFolder,
+        lockstep: Any,
+        rank: int = 0,
+        share: int | None = None,
+        trials: Any = (),
+        engine: Any = None,
+    ) -> None:
+        from vllm_hpc.engine.chief import Chief
+        from vllm_hpc.engine.feed import Feed
+        from vllm_hpc.engine.loop import Loop
+
+        rows = folder.job().rows
+        self.engine: Any = engine or Engine()
+        chunks, self.meter = Chunks(rows, 3), Meter(1, MOST, {})
+        self.report = RankReport(folder, rank, 0, 1)
+        self.feed = Feed(InputReader(folder), make, 2 * MOST)
+        done = bytearray(rows)
+        for group in trials:
+            for row in group:
+                done[row] = 1
+        self.writer: ShardWriter | None = None
+        chief = None
+        if rank == 0:
+            prior = Prior(folder, folder.job())
+            prior.rows[:] = done
+            done = prior.rows
+            self.writer = ShardWriter(folder, 0, 1, prior.tally(0), self.meter.run, 5.0)
+            chief = Chief(folder, 0, 1, 40.0, StoreClaims(Counter(), chunks, prior), self.writer, Counter())
+            chief._looked = float("-inf")
+        self.chief = chief
+        self.loop = Loop(
+            self.engine, self.feed, lockstep, chunks, done, list(trials), rows if share is None else share, 0,
+            self.meter, self.report, chief, self.writer,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        try:
+            self.loop.run()
+        finally:
+            self.feed.close()
+            if self.writer:
+                self.writer.close()
+
+
+def alone(folder: JobFolder, **how: Any) -> Rank:
+    from vllm_hpc.engine.lockstep import Lockstep
+
+    return Rank(folder, Lockstep(0, 0, None), **how)
+
+
+def make_job(path: Path, rows: int = 60, **special: Row) -> JobFolder:
+    given: list[Row] = [{"prompt": "p", **special.get(f"row_{n}", {})} for n in range(rows)]
+    return crafted.make_job(path / "job", given)
+
+
+def rows_out(folder: JobFolder) -> dict[int, Row]:
+    found = crafted.read_lines(folder.shard(0, 1))
+    assert len({row["index"] for row in found}) == len(found)
+    return {row["index"]: row for row in found}
+
+
+def test_the_engine_is_full_until_the_input_ends(tmp_path: Path) -> None:
+    folder = make_job(tmp_path)
+    rank = alone(folder)
+    rank.run()
+    assert sorted(rows_out(folder)) == list(range(60))
+    assert rank.engine.admitted == list(range(60))
+    full = [number for number, held in enumerate(rank.engine.held) if held == MOST]
+    assert full == list(range(len(full)))  # never less between, over 20 chunks
+    assert sum(rank.engine.held[: len(full)]) > 0.8 * sum(rank.engine.held)
+    assert rank.loop.digest.rows == 60
+    assert read_claimed(folder.claimed(0, 1)) == [Claimed(chunk=chunk) for chunk in range(20)]
+
+
+def test_rows_that_all_finish_in_one_step_are_all_followed_at_once(tmp_path: Path) -> None:
+    """As embeddings do, and texts of one length; whatever the size of a chunk."""
+    rank = alone(make_job(tmp_path))
+    rank.engine.before = lambda engine: engine.left.update(dict.fromkeys(engine.left, 1))
+    rank.run()
+    assert rank.engine.held == [MOST] * 7 + [4]
+
+
+def test_bad_rows_become_error_rows_in_their_place(tmp_path: Path) -> None:
+    folder = make_job(tmp_path, row_0={"bad": "to make"}, row_30={"prompt": "refused"}, row_59={"bad": "to make"})
+    alone(folder).run()
+    found = rows_out(folder)
+    errors = {index: row["error"] for index, row in found.items() if "error" in row}
+    assert len(found) == 60
+    assert errors == {
+        0: {"type": "ValueError", "message": "no such template"},
+        30: {"type": "ValueError", "message": "the prompt is too long"},
+        59: {"type": "ValueError", "message": "no such template"},
+    }
+
+
+def test_nothing_but_bad_rows_ends_too(tmp_path: Path) -> None:
+    folder = make_job(tmp_path, 7, **{f"row_{n}": {"bad": "to make"} for n in range(7)})
+    alone(folder).run()
+    assert len(rows_out(folder)) == 7
+
+
+def look_now(rank: Rank) -> None:
+    assert rank.chief is not None
+    rank.chief._looked = float("-inf")
+
+
+def test_a_drain_admits_no_more_and_finishes_what_flies(tmp_path: Path) -> None:
+    folder = make_job(tmp_path)
+    rank = alone(folder)
+
+    def ask(engine: Engine) -> None:
+        if len(engine.held) == 6:
+            folder.drain.touch()
+            look_now(rank)
+
+    rank.engine.before = ask
+    rank.run()
+    assert MOST < len(rank.engine.admitted) < 30
+    assert sorted(rows_out(folder)) == sorted(rank.engine.admitted)
+    assert rank.engine.left == {}
+
+
+def test_when_time_is_up_what_flies_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_job(tmp_path)
+    rank = alone(folder)
+
+    def ask(engine: Engine) -> None:
+        if len(engine.held) == 6:
+            assert rank.chief is not None
+            rank.chief._stop_at = 0.0
+
+    rank.engine.before = ask
+    rank.run()
+    left = len(rank.engine.left)
+    assert left > 0
+    assert len(rows_out(folder)) + left == len(rank.engine.admitted)
+    assert f"stopping: {left} row(s) in flight are left to the next attempt" in capsys.readouterr().out
+
+
+def test_trials_come_first_and_one_after_the_other(tmp_path: Path) -> None:
+    folder = make_job(tmp_path)
+    rank = alone(folder, trials=[[40, 41], [2]])
+    rank.run()
+    assert rank.engine.admitted[:4] == [40, 41, 2, 0]
+    assert rank.engine.held[:2] == [2, 2]
+    assert sorted(rows_out(folder)) == list(range(60))
+    assert read_claimed(folder.claimed(0, 1))[:3] == [Claimed(trial=[40, 41]), Claimed(trial=[2]), Claimed(chunk=0)]
+
+
+def test_an_input_that_was_cut_short_is_raised(tmp_path: Path) -> None:
+    folder = make_job(tmp_path)
+    folder.input.write_bytes(folder.input.read_bytes()[:300])
+    with pytest.raises(InputError, match="changed since the job was submitted"):
+        alone(folder).run()
+
+
+def test_a_writer_that_has_ended_ends_the_work(tmp_path: Path) -> None:
+    rank = alone(make_job(tmp_path))
+    assert rank.writer is not None
+    rank.writer._error = OSError(28, "No space left on device")
+    with pytest.raises(OSError, match="No space left"):
+        rank.run()
+
+
+def test_rows_of_several_outputs_count_as_often(tmp_path: Path) -> None:
+    folder = make_job(tmp_path, 4, **{f"row_{n}": {"n": 2} for n in range(4)})
+    rank = alone(folder)
+    seen: list[int] = []
+    rank.engine.before = lambda engine: seen.append(rank.loop._sequences)
+    rank.run()
+    assert (max(seen), seen[0], rank.loop._sequences) == (8, 8, 0)
+
+
+def test_a_small_input_is_shared_out_to_two_replicas(tmp_path: Path) -> None:
+    rank = alone(make_job(tmp_path, 6), share=3)
+    rank.run()
+    assert max(rank.engine.held) == 3
+
+
+def test_the_watch_sees_what_the_loop_is_at_until_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it hangs, its mark says in what: at each place the one that stands there."""
+    rank = alone(make_job(tmp_path, 20))
+    assert rank.chief is not None
+    assert rank.writer is not None
+    seen: dict[str, set[Phase]] = {}
+
+    def spy(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **named: Any) -> Any:
+            assert isinstance(rank.report.mark, Mark)
+            seen.setdefault(name, set()).add(rank.report.mark.phase)
+            return real(*args, **named)
+
+        monkeypatch.setattr(owner, name, call)
+
+    spy(rank.chief, "decide")
+    spy(rank.loop._lockstep, "agree")
+    spy(rank.feed, "take")
+    spy(rank.engine, "add_request")
+    spy(rank.engine, "step")
+    spy(rank.writer, "put")
+    rank.run()
+    assert seen == {
+        "decide": {Phase.CLAIM}, "agree": {Phase.AGREE}, "take": {Phase.READ}, "add_request": {Phase.ADMIT},
+        "step": {Phase.STEP}, "put": {Phase.WRITE},
+    }  # fmt: skip
+    assert rank.report.mark is None
+
+
+def test_an_error_between_steps_is_no_crash_of_the_engine(tmp_path: Path) -> None:
+    folder = make_job(tmp_path)
+    for phase, is_crash in ((Phase.WRITE, False), (Phase.STEP, True)):
+        report = RankReport(folder, 0, 0, 1)
+        report.enter(phase)
+        report.failed(RuntimeError("no"))
+        assert folder.crash(0, 1).exists() is is_crash

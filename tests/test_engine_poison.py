@@ -1,0 +1,123 @@
+"""A row that kills every engine it runs in: over attempts, it alone becomes an error row, and all others finish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests import crafted
+from vllm_hpc.engine.claims import Chunks
+from vllm_hpc.engine.prior import Prior, earlier_attempts
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Claimed, Crash, Progress, Run, write_json
+from vllm_hpc.requeue import should_run_again
+from vllm_hpc.rows import Row
+from vllm_hpc.shards import Scan
+
+ROWS, IN_FLIGHT = 400, 64
+
+
+class Died(Exception):  # noqa: N818
+    """A replica's engine, by number."""
+
+
+class Replica:
+    """One replica of an attempt, a row at a time; its engine dies as soon as a poisonous row is in it."""
+
+    def __init__(self, job: JobFolder, number: int, attempt: int, poison: set[int], chunks: Chunks) -> None:
+        self.job, self.number, self.attempt, self.poison, self.chunks = job, number, attempt, poison, chunks
+        self.known, self.ran = Prior(job, job.job()), 0
+        before = earlier_attempts(job, 0, attempt)
+        if before:
+            self.known.record(job, number, before, chunks, IN_FLIGHT + 1)
+        every = [self.known.judge(job, one, before, chunks, IN_FLIGHT + 1) for one in range(job.job().plan.layout.dp)]
+        self.known.reserve(every)
+        self.trials, self.flying = list(every[number].groups), list[int]()
+        for row in every[number].condemned:
+            self.write({"index": row, "id": str(row), "error": {"type": "EngineDiedError", "message": ""}})
+
+    def write(self, row: Row) -> None:
+        self.ran += 1
+        with self.job.shard(self.number, self.attempt).open("ab") as file:
+            file.write(msgspec.json.encode(row) + b"\n")
+
+    def note(self, line: Claimed) -> None:
+        with self.job.claimed(self.number, self.attempt).open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
+
+    def admit(self, rows: list[int]) -> None:
+        for row in rows:
+            self.flying.append(row)
+            if row in self.poison:
+                raise Died(self.number)
+            if len(self.flying) > IN_FLIGHT:
+                self.write(crafted.result(self.flying.pop(0)))
+
+    def land(self) -> None:
+        while self.flying:
+            self.write(crafted.result(self.flying.pop(0)))
+
+    def turn(self, free: list[int]) -> bool:
+        """A trial, or else a chunk; False when there is nothing left to begin."""
+        if self.trials:
+            self.land()
+            self.note(Claimed(trial=self.trials[0]))
+            self.admit(self.trials.pop(0))
+            self.land()
+            return True
+        if not free:
+            return False
+        chunk = free.pop(0)
+        rows = [row for row in self.chunks.rows(chunk) if not self.known.rows[row]]
+        if rows:
+            self.note(Claimed(chunk=chunk))
+            self.admit(rows)
+        return True
+
+
+def run_attempt(job: JobFolder, attempt: int, poison: set[int]) -> int:
+    """One attempt of all replicas, turn by turn; returns its exit code."""
+    crafted.start(job, attempt)
+    replicas = job.job().plan.layout.dp
+    chunks = Chunks.of(ROWS, replicas, is_array=False)
+    free = list(range(chunks.count))
+    world = [Replica(job, number, attempt, poison, chunks) for number in range(replicas)]
+    world.sort(key=lambda one: len(one.trials))
+    code = 0
+    try:
+        while sum(one.turn(free) for one in world for _ in range(1 if one.trials else 8)):  # alone, rows are slow
+            pass
+        for one in world:
+            one.land()
+    except Died as death:
+        code, number = 1, death.args[0]
+        write_json(job.crash(number, attempt), Crash(number, "RuntimeError", "illegal address"))
+    tallies = Scan(job.shard_files(), ROWS).tally
+    for one in world:  # the first replica's counts stand for all
+        done, failed = (tallies.done, tallies.failed) if one.number == 0 else (0, 0)
+        runs = (Run(attempt=attempt, rows=one.ran),)
+        write_json(
+            job.progress(one.number), Progress(replica=one.number, attempt=attempt, done=done, failed=failed, runs=runs)
+        )
+    return code
+
+
+@pytest.mark.parametrize(
+    ("replicas", "poison"),
+    [(1, {37}), (1, {0}), (1, {399}), (2, {37}), (2, {37, 300}), (1, {37, 38}), (4, {150})],
+)
+def test_poison_is_found_within_the_attempts_there_are(tmp_path: Path, replicas: int, poison: set[int]) -> None:
+    job = crafted.make_job(tmp_path / "job", ROWS, shape=crafted.layout(dp=replicas))
+    attempt = 1
+    while code := run_attempt(job, attempt, poison):
+        again, why = should_run_again(job, attempt, code)
+        assert again, f"after attempt {attempt}: {why}"
+        crafted.end(job, code, "requeue", attempt)
+        attempt += 1
+    found = Scan(job.shard_files(), ROWS)
+    assert (found.tally.done, found.tally.failed) == (ROWS - len(poison), len(poison))
+    failed = {row["index"] for shard in job.shard_files() for row in crafted.read_lines(shard) if "error" in row}
+    assert failed == poison
+    assert attempt <= 1 + 5 * len(poison)

@@ -1,0 +1,42 @@
+"""Time in which this process ran: what stood still while it was stopped itself says nothing of others.
+
+A process is stopped by ``scontrol suspend``, by gang scheduling, by a debugger; a laptop sleeps. Then every file that
+others write looks old at once, and every step looks long.
+"""
+
+from __future__ import annotations
+
+import time
+
+# A turn of the watch takes a second. One that takes so much longer was no turn: the process was stopped in it, or a
+# file system held it (which then holds its neighbours, too).
+STOPPED_S = 15.0
+
+
+class AwakeClock:
+    """Counts seconds, without those in which the process was stopped. Ask it every second or so."""
+
+    def __init__(self) -> None:
+        self._seconds, self._asked = 0.0, time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds since it was made. (The monotonic clock itself stands still while a machine sleeps.)"""
+        now = time.monotonic()
+        if now - self._asked < STOPPED_S:
+            self._seconds += now - self._asked
+        self._asked = now
+        return self._seconds
+
+
+class Still:
+    """For how long a value has been the same, as far as it was looked at."""
+
+    def __init__(self) -> None:
+        self._value: object = None
+        self._since = 0.0
+
+    def seconds(self, value: object, now: float) -> float:
+        """Look at the value that it has ``now``."""
+        if value != self._value:
+            self._value, self._since = value, now
+        return now - self._since

@@ -1,0 +1,82 @@
+"""What the engine is given for a row: its prompt, its parameters, its adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from vllm import LLMEngine
+
+from vllm_hpc.engine.adapters import AdapterChoice
+from vllm_hpc.engine.grammars import GrammarCheck
+from vllm_hpc.engine.reasoning import ReasoningSplit
+from vllm_hpc.engine.rendering import PromptMaker
+from vllm_hpc.engine.sampling import SamplingMaker, pooling_params
+from vllm_hpc.records import JobRecord
+from vllm_hpc.rows import Row
+
+_TASKS = ("generate", "embed")
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """A row that can be admitted: what ``LLMEngine.add_request`` takes for it.
+
+    ``split`` takes the reasoning off a text, None where the row has none to take off; ``created`` is the job's time.
+    """
+
+    row: Row
+    prompt: Any
+    params: Any
+    lora: Any = None
+    split: ReasoningSplit | None = None
+    created: int = 0
+
+
+class RequestMaker:
+    """Makes rows ready. Raises at once where the job's own sampling is wrong.
+
+    Called on a thread beside the engine's steps: of the engine it uses the renderer, the compiler of grammars and the
+    configuration only. ``writes``: whether this rank writes the answers, so that their text is of use here.
+    """
+
+    def __init__(self, engine: LLMEngine, record: JobRecord, writes: bool) -> None:
+        config = engine.vllm_config
+        self._pools = config.model_config.runner_type == "pooling"
+        self._can_embed = "embed" in engine.get_supported_tasks()
+        self._prompt = PromptMaker(engine)
+        self._lora = AdapterChoice(record)
+        self._created = int(record.created_at)
+        self._split = ReasoningSplit.of(engine) if writes else None
+        self._sampling = SamplingMaker(engine, record, writes)
+        if not self._pools:
+            self._check_grammar = GrammarCheck(engine)
+            self._check_grammar.settle(self._sampling({}))
+        self._lora.load(engine)
+
+    def __call__(self, row: Row) -> Ready:
+        """Make a row ready. Raises whatever vLLM, the tokenizer or a chat template says of it."""
+        lora = self._lora(row)
+        params = self._params(row)
+        prompt = self._prompt(row, self._sampling.cuts(row))
+        split = self._split if "messages" in row else None
+        return Ready(row, prompt, params, lora, split, self._created)
+
+    def _params(self, row: Row) -> Any:
+        if self._task(row) == "embed":
+            return pooling_params(row, "embed")
+        params = self._sampling(row)
+        self._check_grammar(params)
+        return params
+
+    def _task(self, row: Row) -> str:
+        """What is asked of the model. Raises ValueError where it is not what this job's model does."""
+        able = "embed" if self._pools else "generate"
+        asked = row.get("task")
+        if "batch" in row:
+            asked = "embed" if str(row["batch"].get("url")).endswith("/embeddings") else "generate"
+        if asked in _TASKS and asked != able:
+            how = "runs with --engine runner=pooling" if self._pools else "runs without --engine runner=pooling"
+            raise ValueError(f"the row asks to {asked}, and this job's model, which {how}, can only {able}")
+        if able == "embed" and not self._can_embed:
+            raise ValueError("this pooling model makes no embeddings")
+        return able

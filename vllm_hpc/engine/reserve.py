@@ -1,0 +1,52 @@
+"""Room kept on the job folder's disk: when that is full, the rank can still put on record that it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+# A rank's record is some 10 KB, and a few more files are written when a job ends.
+RESERVE_BYTES = 256 << 10
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Reserve:
+    """A file of bytes that take up room. A job that is killed leaves it to its next attempt."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def take(self) -> None:
+        """Make the file. Raises OSError where the disk has no room for it, and leaves what room there is."""
+        with suppress(OSError):
+            if self._path.stat().st_size == RESERVE_BYTES:
+                return
+        try:
+            self._fill()
+        except OSError as error:
+            self.give_back()
+            if error.errno != errno.EFBIG:  # a limit on one file's size: the record is smaller
+                raise explain(error) from None
+
+    def give_back(self) -> None:
+        """Remove it: its room is free, or the work has ended well."""
+        # Cut short before: a server may take its time to free what was removed.
+        with suppress(OSError):
+            os.truncate(self._path, 0)
+        with suppress(OSError):
+            self._path.unlink()
+
+    def _fill(self) -> None:
+        with self._path.open("wb") as file:
+            file.write(os.urandom(RESERVE_BYTES))  # zeros would take no room where the file system compresses
+            file.flush()
+            os.fdatasync(file.fileno())  # some take the room, and NFS names a quota, only then
+
+
+def explain(error: OSError) -> OSError:
+    """An error of a disk that is full, with what to do; any other as it is."""
+    if error.errno not in _FULL:
+        return error
+    return OSError(f"{error.strerror}: every row finished so far is safe; make room, then 'vllm-hpc resume'")

@@ -1,0 +1,58 @@
+"""The vLLM engine of a rank: its arguments out of the plan, and what the device asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm import EngineArgs, LLMEngine
+from vllm.usage.usage_lib import UsageContext
+
+from vllm_hpc.engine.adapters import lora_arguments
+from vllm_hpc.engine.grammars import give_time_to_compile
+from vllm_hpc.errors import RequestError
+from vllm_hpc.layout import Layout
+from vllm_hpc.plan import LARGEST_GRAPH, is_large_gpu
+from vllm_hpc.records import JobRecord
+
+
+def make_engine(record: JobRecord) -> LLMEngine:
+    """Build the vLLM engine of this rank; it loads the model. Raises what vLLM raises."""
+    give_time_to_compile()
+    layout = record.plan.layout
+    arguments = {
+        "model": record.model,
+        "tensor_parallel_size": layout.tp,
+        "pipeline_parallel_size": layout.pp,
+        "distributed_executor_backend": "external_launcher",
+        "seed": record.request.seed,
+        "disable_log_stats": True,
+        **_device_defaults(layout, record.plan.engine),
+        **lora_arguments(record),
+        **record.plan.engine,
+    }
+    # As LLM() does: an engine of its own context starts with 128 sequences and 2048 tokens a step.
+    return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+
+
+def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
+    """Engine arguments that follow from the device, where the job names none.
+
+    On the CPU: eager, which starts in seconds and needs no compiler; but pipeline parallelism there needs the graph
+    (vLLM's CPU back-end makes the intermediate tensors that its stages exchange in the compiling warm-up). On GPUs
+    with TP: without the fused all-reduce, which needs NVLink multicast; shared hosts keep that off, and with it off
+    ranks died of illegal addresses (two H100, vLLM 0.26). On large GPUs: no more sequences than the largest CUDA
+    graph, also where nobody said which GPU it is, so that the plan could not.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        if layout.pp > 1 and given.get("enforce_eager"):
+            raise RequestError("--engine enforce_eager with --pp does not run in vLLM's CPU back-end: leave it out")
+        return {"enforce_eager": layout.pp == 1}
+    found: dict[str, Any] = {}
+    if layout.tp > 1:
+        found["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
+    is_large = is_large_gpu(current_platform.get_device_name(), current_platform.get_device_total_memory() / 2**30)
+    if is_large and "max_num_seqs" not in given and "max_num_batched_tokens" not in given:
+        found["max_num_seqs"] = LARGEST_GRAPH
+    return found
