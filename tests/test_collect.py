@@ -8,10 +8,23 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from tests.crafted import end, layout, make_job, progress, rank, read_lines, result, start, write_lines
+from tests.crafted import (
+    SUBMITTED_AT,
+    end,
+    layout,
+    make_array,
+    make_job,
+    progress,
+    rank,
+    read_lines,
+    result,
+    start,
+    write_lines,
+)
 from vllm_hpc.collect import collect
 from vllm_hpc.errors import CollectError, JobNotFoundError
 from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Attempt, ExitRecord, Progress, Run, Submitted, write_json
 
 
 def texts(folder: JobFolder) -> list[str]:
@@ -161,6 +174,70 @@ def test_the_summary_is_written_and_complete(tmp_path: Path) -> None:
     assert (timings["queue"], timings["import"], timings["load"], timings["generate"]) == (5.0, 2.0, 8.0, 3.0)
     assert set(timings) >= {"queue", "import", "load", "generate", "collect"}
     assert summary["outputs"] == str(folder.outputs)
+
+
+@pytest.mark.parametrize("submitted_again", [SUBMITTED_AT + 30, SUBMITTED_AT + 500, None])
+def test_its_seconds_are_the_whole_jobs_also_after_a_resume(tmp_path: Path, submitted_again: float | None) -> None:
+    folder = make_job(tmp_path / "job", rows=2)
+    start(folder)
+    end(folder)
+    folder.submitted.unlink()
+    if submitted_again:
+        write_json(folder.submitted, Submitted("local", "78-1000", submitted_again))
+    assert collect(folder).seconds == 65.0
+
+
+def test_clocks_that_differ_make_no_negative_seconds(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=2)
+    start(folder)
+    write_json(folder.exit_record(1), ExitRecord(attempt=1, exit_code=0, cause="exit", ended_at=SUBMITTED_AT - 1))
+    assert collect(folder).seconds == 0.0
+
+
+def replica_progress(folder: JobFolder, replica: int, *runs: Run) -> None:
+    write_json(folder.progress(replica), Progress(replica=replica, attempt=runs[-1].attempt, done=1, runs=runs))
+
+
+def run_of(attempt: int, generate: float, drain: float = 0.0, idle: float = 0.0, occupancy: float = 1.0) -> Run:
+    seconds = {"import": 1.0, "load": 2.0, "warm_up": 3.0, "generate": generate, "drain": drain, "idle": idle}
+    return Run(attempt=attempt, occupancy=occupancy, seconds=seconds)
+
+
+def test_timings_are_summed_over_attempts_and_of_the_slowest_replica(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=2, shape=layout(dp=2))
+    start(folder)
+    end(folder)
+    start(folder, attempt=2)
+    replica_progress(folder, 0, run_of(1, 10.0, drain=2.0, idle=3.0, occupancy=0.5), run_of(2, 4.0))
+    replica_progress(folder, 1, run_of(1, 6.0), run_of(2, 8.0, idle=3.0))
+    write_lines(folder.shard(0, 1), [result(0), result(1)])
+    summary = collect(folder)
+    assert {name: summary.timings[name] for name in ("import", "load", "warm-up", "generate", "drain")} == {
+        "import": 2.0, "load": 4.0, "warm-up": 6.0, "generate": 18.0, "drain": 2.0,
+    }  # fmt: skip
+    assert list(summary.timings) == ["queue", "import", "load", "warm-up", "generate", "drain", "collect"]
+    assert (summary.tokens_per_s, summary.prompt_tokens_per_s) == (round(6 / 18, 1), round(4 / 18, 1))
+    assert (summary.occupancy, summary.idle) == (0.8, 0.2)
+    assert summary.attempts == 2
+
+
+def test_array_tasks_run_beside_each_other(tmp_path: Path) -> None:
+    folder = make_array(tmp_path / "job", tasks=2)
+    start(folder, attempt=1, task=0)
+    start(folder, attempt=2, task=1)
+    start(folder, attempt=3, task=0)
+    replica_progress(folder, 0, run_of(1, 5.0), run_of(3, 4.0))
+    replica_progress(folder, 1, run_of(2, 7.0))
+    assert collect(folder).timings["generate"] == 9.0
+
+
+def test_waiting_again_counts_as_queue(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=1)
+    start(folder)
+    end(folder)
+    again = Attempt(attempt=2, job_id="77-1000", host="node-1", started_at=SUBMITTED_AT + 100)
+    write_json(folder.attempt(2), again)
+    assert collect(folder).timings["queue"] == 5.0 + 35.0
 
 
 def test_the_exit_code_tells_whether_all_rows_are_there(tmp_path: Path, run_cli: Cli) -> None:

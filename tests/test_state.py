@@ -15,7 +15,8 @@ from vllm_hpc.counts import Rows
 from vllm_hpc.errors import FailedError, JobNotFoundError
 from vllm_hpc.failure import first_error
 from vllm_hpc.job import Job
-from vllm_hpc.jobfolder import JobFolder, write_json
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Progress, Run, write_json
 from vllm_hpc.schedulers import Ask, ClientError, ClientTimeoutError, Sighting
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
 from vllm_hpc.state import FINAL, read_status
@@ -123,6 +124,14 @@ def test_a_failure_before_the_ranks_says_the_end_of_the_log(tmp_path: Path) -> N
     assert "module: command not found" in reason
 
 
+def test_the_end_of_the_log_is_not_what_the_script_says_of_another_attempt(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    log = "vllm-hpc: n2 joined as node 1\nvllm-hpc: not joined within 20 s: n1\nsrun: error: Killed\n"
+    folder.scheduler_log.write_text(log + "vllm-hpc: not running again: it would end like this again\n")
+    end(folder, 1)
+    assert read_status(folder).reason.endswith("the log ends with: vllm-hpc: not joined within 20 s: n1")
+
+
 def test_a_supervisor_that_is_gone_without_a_record_means_failed(tmp_path: Path) -> None:
     folder = started(tmp_path)
     supervisor(folder, platform.node(), dead_pid(), 0)
@@ -161,6 +170,35 @@ def test_a_live_supervisor_means_running_and_says_the_stage(tmp_path: Path, monk
     status = read_status(folder)
     assert "generating on 1 of 1" in status.reason
     assert (status.tokens_per_s, status.eta_s) == (4.0, 100.0)
+
+
+def test_what_runs_now_is_told_and_not_what_ran_before(tmp_path: Path) -> None:
+    folder = started(tmp_path, rows=4, tp=2)
+    write_json(folder.supervisor, this_process("77-1000"))
+    rank(folder, 0, "running")
+    progress(folder, done=1, failed=1, tokens=400)
+    start(folder, 2)
+    status = read_status(folder)
+    assert (status.reason, status.tokens_per_s, status.rows.done) == ("attempt 2: starting", None, 1)
+    rank(folder, 0, "running", attempt=2)
+    assert read_status(folder).reason == "attempt 2: 1 of 2 rank(s) load the model"
+
+
+def test_a_drain_is_told_and_promises_no_end(tmp_path: Path) -> None:
+    folder = started(tmp_path, rows=4)
+    write_json(folder.supervisor, this_process("77-1000"))
+    progress(folder, done=1, tokens=400)
+    assert read_status(folder).eta_s is not None
+    folder.drain.touch()
+    status = read_status(folder)
+    assert (status.reason, status.eta_s) == ("draining: rows in flight are finished, no more are admitted", None)
+
+
+def test_bad_rows_promise_no_end(tmp_path: Path) -> None:
+    folder = started(tmp_path, rows=4)
+    write_json(folder.supervisor, this_process("77-1000"))
+    progress(folder, done=0, failed=2)
+    assert read_status(folder).eta_s is None
 
 
 def test_an_interrupted_submission_is_unknown(tmp_path: Path) -> None:
@@ -261,6 +299,76 @@ def test_the_rows_of_a_job_that_has_ended_are_counted_once(tmp_path: Path, monke
     assert read_status(folder).rows == Rows(3, 1)
 
 
+def test_of_a_killed_writer_only_what_its_counts_do_not_cover_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = started(tmp_path, rows=6)
+    write_lines(folder.shard(0, 1), [result(0)])
+    write_lines(folder.shard(0, 2), [result(1)])
+    covered = folder.shard(0, 2).stat().st_size
+    failed = {"index": 4, "id": "4", "error": {"type": "E", "message": "m"}}
+    write_lines(folder.shard(0, 2), [result(1), result(3), result(3), failed], torn='{"index": 5')
+    write_json(folder.progress(0), Progress(replica=0, attempt=2, done=2, shard_bytes=covered))
+    end(folder, 137, "SIGKILL")
+    monkeypatch.setattr("vllm_hpc.counts._count", lambda shards, total: pytest.fail("all were counted"))
+    assert read_status(folder).rows == Rows(6, 3, 1)
+
+
+@pytest.mark.parametrize("unclear", ["another replica", "a newer shard", "a shorter shard", "not said"])
+def test_where_it_is_unclear_what_the_counts_cover_all_is_counted(tmp_path: Path, unclear: str) -> None:
+    folder = make_job(tmp_path / "job", rows=5, shape=layout(dp=2))
+    start(folder)
+    write_lines(folder.shard(0, 1), [result(0), result(1)])
+    known = Progress(replica=0, attempt=1, done=1, shard_bytes=None if unclear == "not said" else 10)
+    if unclear == "another replica":
+        write_lines(folder.shard(1, 1), [result(2)])
+    elif unclear == "a newer shard":
+        write_lines(folder.shard(0, 2), [result(2)])
+    elif unclear == "a shorter shard":
+        known = Progress(replica=0, attempt=1, done=1, shard_bytes=10**6)
+    write_json(folder.progress(0), known)
+    end(folder, 137, "SIGKILL")
+    assert read_status(folder).rows.done == (3 if unclear in ("another replica", "a newer shard") else 2)
+
+
+def test_the_speed_of_a_running_job_is_that_of_its_last_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = started(tmp_path, rows=100)
+    start(folder, 2)
+    write_json(folder.supervisor, this_process("77-1000"))
+    runs = (
+        Run(attempt=1, rows=40, completion_tokens=9000, seconds={"generate": 10.0}),
+        Run(attempt=2, rows=10, completion_tokens=1000, seconds={"generate": 20.0}),
+    )
+    both = Progress(
+        replica=0,
+        attempt=2,
+        done=48,
+        failed=2,
+        completion_tokens=10_000,
+        started_at=2000.0,
+        updated_at=2020.0,
+        runs=runs,
+    )
+    write_json(folder.progress(0), both)
+    monkeypatch.setattr("vllm_hpc.counts.time.time", lambda: 2020.0)
+    status = read_status(folder)
+    assert (status.tokens_per_s, status.eta_s) == (50.0, 100.0)
+    folder.supervisor.unlink()
+    end(folder, 1)
+    assert read_status(folder).tokens_per_s == round(10_000 / 30, 1)
+
+
+def test_an_attempt_that_has_not_generated_yet_has_no_speed(tmp_path: Path) -> None:
+    folder = started(tmp_path, rows=100)
+    start(folder, 2)
+    write_json(folder.supervisor, this_process("77-1000"))
+    before = Run(attempt=1, rows=40, completion_tokens=9000, seconds={"generate": 10.0})
+    write_json(folder.progress(0), Progress(replica=0, attempt=2, done=40, started_at=2000.0, runs=(before,)))
+    assert (read_status(folder).tokens_per_s, read_status(folder).eta_s) == (0.0, None)
+
+
 def test_shards_that_were_removed_are_no_error(tmp_path: Path) -> None:
     folder = started(tmp_path)
     progress(folder, done=1)
@@ -345,6 +453,23 @@ def test_a_job_that_was_ended_after_its_last_row_is_complete(tmp_path: Path, cau
     assert read_status(folder).state == "COMPLETED"
 
 
+@pytest.mark.parametrize("outcome", ["running", "terminated"])
+def test_a_job_that_was_killed_after_its_last_row_is_complete(tmp_path: Path, outcome: str) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=3)
+    rank(folder, 0, outcome)
+    end(folder, 1, "exit")
+    assert read_status(folder).state == "COMPLETED"
+
+
+def test_what_a_rank_raised_after_its_last_row_is_a_failure(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=3)
+    rank(folder, 0, "error", error=error("the ranks diverged"))
+    end(folder, 1, "exit")
+    assert read_status(folder).state == "FAILED"
+
+
 @pytest.mark.parametrize(
     ("error", "stays"),
     [
@@ -365,11 +490,30 @@ def test_a_cancel_that_was_refused_leaves_no_mark(
         assert folder.cancelled.exists(), "on record before it is asked for"
         raise error
 
-    says(monkeypatch, {"77-1000": Sighting("running")})
+    says(monkeypatch, {"77": Sighting("running")})
     monkeypatch.setattr("vllm_hpc.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
     with pytest.raises(FailedError):
         Job(folder.path).cancel()
     assert folder.cancelled.exists() == (stays or was_cancelled)
+
+
+@pytest.mark.parametrize(("phase", "state"), [("forgotten", "CANCELLED"), ("unknown", None)])
+def test_a_job_that_the_scheduler_does_not_know_is_cancelled_by_the_users_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, state: str | None
+) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+
+    def refuse(job: JobFolder, job_id: str) -> None:
+        raise ClientError("scancel refused: Invalid job id specified")
+
+    says(monkeypatch, {"77": Sighting(phase, "Slurm's words")})
+    monkeypatch.setattr("vllm_hpc.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
+    if state:
+        assert Job(folder.path).cancel().state == state
+    else:
+        with pytest.raises(ClientError):
+            Job(folder.path).cancel()
+    assert folder.cancelled.exists() == bool(state)
 
 
 def test_completed_by_the_schedulers_word_waits_for_records_that_are_seen_late(
@@ -380,11 +524,11 @@ def test_completed_by_the_schedulers_word_waits_for_records_that_are_seen_late(
     progress(folder, done=1)
     now = 5000.0
     monkeypatch.setattr("vllm_hpc.state.time.time", lambda: now)
-    says(monkeypatch, {"77-1000": Sighting("completed", "Slurm says COMPLETED")})
+    says(monkeypatch, {"77": Sighting("completed", "Slurm says COMPLETED")})
     status = read_status(folder)
     assert (status.state, status.is_final) == ("RUNNING", False)
     assert "waiting for its exit record" in status.reason
-    says(monkeypatch, {"77-1000": Sighting("unknown", "never asked again")})
+    says(monkeypatch, {"77": Sighting("unknown", "never asked again")})
     now += 59
     assert read_status(folder).state == "RUNNING"
     now += 2
@@ -398,7 +542,7 @@ def test_nothing_is_waited_for_once_all_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen_first: str
 ) -> None:
     folder = started(tmp_path, scheduler="slurm")
-    says(monkeypatch, {"77-1000": Sighting("completed", "Slurm says COMPLETED")})
+    says(monkeypatch, {"77": Sighting("completed", "Slurm says COMPLETED")})
     progress(folder, done=1)
     assert read_status(folder).state == "RUNNING"
     if seen_first == "rows":
@@ -413,10 +557,86 @@ def test_nothing_is_waited_for_once_all_is_seen(
 def test_who_cannot_write_into_the_folder_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = started(tmp_path, scheduler="slurm")
     progress(folder, done=1)
-    says(monkeypatch, {"77-1000": Sighting("completed", "Slurm says COMPLETED")})
+    says(monkeypatch, {"77": Sighting("completed", "Slurm says COMPLETED")})
 
     def refuse(path: Path, record: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr("vllm_hpc.state.write_json", refuse)
     assert read_status(folder).state == "PARTIAL"
+
+
+def twice(tmp_path: Path, rows: int, shards: list[list[int]]) -> JobFolder:
+    """An array that has ended; its tasks wrote these rows, some of them twice, and counted each of their own."""
+    folder = make_array(tmp_path / "job", len(shards), rows)
+    for task, indices in enumerate(shards):
+        start(folder, task + 1, task)
+        end(folder, attempt=task + 1)
+        progress(folder, done=len(indices), replica=task)
+        write_lines(folder.shard(task, task + 1), [result(index) for index in indices])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("shards", "state", "reason"),
+    [
+        ([[0, 1, 2, 3], [2, 3, 4, 5]], "COMPLETED", "every row has a result"),
+        ([[0, 1, 2], [0, 1, 2]], "PARTIAL", "3 row(s) missing"),
+        ([[0, 1, 2, 3], [1, 2, 3]], "PARTIAL", "2 row(s) missing"),
+        ([[0, 1, 2], [1, 2]], "PARTIAL", "3 row(s) missing"),
+    ],
+)
+def test_a_row_that_two_tasks_wrote_counts_once(
+    tmp_path: Path, shards: list[list[int]], state: str, reason: str
+) -> None:
+    folder = twice(tmp_path, 6, shards)
+    status = read_status(folder)
+    there = len({index for indices in shards for index in indices})
+    assert (status.state, status.reason, status.rows) == (state, reason, Rows(6, there))
+
+
+@pytest.mark.parametrize(("failed", "shown"), [(0, Rows(6, 6)), (2, Rows(6, 6))])
+def test_a_running_array_has_no_more_rows_done_than_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: int, shown: Rows
+) -> None:
+    folder = twice(tmp_path, 6, [[0, 1, 2, 3], [2, 3, 4, 5]])
+    progress(folder, done=4, failed=failed, replica=1)
+    folder.exit_record(2).unlink()
+    says(monkeypatch, {"77_1": Sighting("running", "")})
+    status = read_status(folder)
+    assert (status.state, status.rows, status.rows.missing) == ("RUNNING", shown, 0)
+
+
+def test_where_the_shards_cannot_be_read_no_count_is_negative(tmp_path: Path) -> None:
+    folder = twice(tmp_path, 6, [[0, 1, 2, 3], [2, 3, 4, 5]])
+    for shard in folder.shard_files():
+        shard.unlink()
+    folder.shards.rmdir()
+    assert read_status(folder).rows == Rows(6, 6)
+
+
+@pytest.mark.parametrize("by", ["a person", "the script", "the script of an earlier attempt"])
+def test_a_drain_before_the_first_row_is_no_failure(tmp_path: Path, by: str) -> None:
+    folder = started(tmp_path)
+    end(folder)
+    (folder.drain if by == "a person" else folder.drain_attempt(1)).touch()
+    if by == "the script of an earlier attempt":
+        start(folder, 2)
+        end(folder, attempt=2)
+    status = read_status(folder)
+    if by == "the script of an earlier attempt":
+        assert status.state == "FAILED"
+    else:
+        assert (status.state, status.reason) == ("PARTIAL", "3 row(s) missing")
+
+
+@pytest.mark.parametrize(("phase", "state"), [("failed", "FAILED"), ("running", "RUNNING"), ("unknown", "UNKNOWN")])
+def test_an_empty_exit_record_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, state: str
+) -> None:
+    """What a full disk left of it: it is the scheduler that is asked."""
+    folder = started(tmp_path, scheduler="slurm")
+    progress(folder, done=1)
+    folder.exit_record(1).touch()
+    says(monkeypatch, {"77": Sighting(phase, "" if phase == "running" else "its words")})
+    assert read_status(folder).state == state

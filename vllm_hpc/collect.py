@@ -1,66 +1,41 @@
 """collect: shards -> outputs.jsonl and summary.json.
 
-Two passes, in bounded memory: the first notes where each row stands (17 bytes a row), the second follows the input
-and copies lines. A torn last line is not a row; of a row in two shards, the lowest
-attempt's wins, but a result wins over an error.
+Two passes, in bounded memory: the first notes where each row stands (9 bytes a row, shards.py), the second follows the
+input's order and copies lines (lines.py). The input itself is read only where rows are missing.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import time
-from array import array
-from contextlib import ExitStack
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
-from vllm_hpc.errors import CollectError
-from vllm_hpc.jobfolder import (
-    JobFolder,
-    JobRecord,
-    RankRecord,
-    Submitted,
-    read_json,
-    temporary_name,
-    write_json,
-)
-from vllm_hpc.rows import error_row, iter_jsonl
-from vllm_hpc.state import read_ranks, read_status
+from vllm_hpc.counts import Counted, Rows, remember, shard_sizes
+from vllm_hpc.errors import CollectError, InputError
+from vllm_hpc.inputs import InputReader, check_size
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.lines import LineReader
+from vllm_hpc.records import temporary_name, write_json
+from vllm_hpc.rows import Row, error_row
+from vllm_hpc.shards import Scan
+from vllm_hpc.summary import Summary, summarise
+
+# Rows that are copied at a time, and about the most bytes of them.
+_MOST_ROWS, _MOST_BYTES = 2048, 1 << 21
+_NO_LINE = msgspec.Raw()
+_NOT_RUN = "this row was not run"
 
 
-class Counts(msgspec.Struct):
-    """What collect found; rows and tokens."""
+class _Wrapped(msgspec.Struct):
+    """A shard's line that holds the one to write."""
 
-    total: int = 0
-    done: int = 0
-    failed: int = 0
-    missing: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """summary.json. ``seconds`` from submission to the last attempt's end; ``timings`` in seconds too."""
-
-    rows: dict[str, int]
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float | None
-    tokens_per_s: float | None
-    timings: dict[str, float]
-    outputs: str
-    state: str = "UNKNOWN"
-
-
-class _Line(msgspec.Struct):
-    """What collect reads of a shard's line; the rest is copied unread."""
-
-    index: int
-    error: Any = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    line: msgspec.Raw = _NO_LINE
 
 
 def collect(folder: JobFolder) -> Summary:
@@ -68,115 +43,99 @@ def collect(folder: JobFolder) -> Summary:
     began = time.time()
     record = folder.job()
     shards = folder.shard_files()
-    counts = Counts(total=record.rows)
-    where, offsets = _locate(shards, counts)
-    check_input(folder, record)
+    sizes = shard_sizes(folder)
+    found = _scan(shards, record.rows)
+    check_input(folder)
     temporary = temporary_name(folder.outputs)
     try:
-        with ExitStack() as stack, temporary.open("wb") as out:
-            _merge(folder, [stack.enter_context(shard.open("rb")) for shard in shards], where, offsets, out)
+        with LineReader(shards) as lines, temporary.open("wb", buffering=1 << 20) as out:
+            _merge(folder, found, lines, out, _rows_at_a_time(shards, record.rows))
         # As old as our look at the shards: a row that came since makes it stale (Job.results).
         os.utime(temporary, (began, began))
         temporary.rename(folder.outputs)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise CollectError(f"cannot write {folder.outputs}: {error.strerror}: nothing is lost, collect again") from None
-    counts.missing = counts.total - counts.done - counts.failed
-    summary = _summarise(folder, record, counts, time.time() - began)
+    finally:
+        temporary.unlink(missing_ok=True)
+    tally = found.tally
+    del found
+    remember(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))  # the status need not count again
+    summary = summarise(folder, record, tally, time.time() - began)
     write_json(folder.summary, summary)
     return summary
 
 
-def check_input(folder: JobFolder, record: JobRecord) -> None:
-    """Refuse an input.jsonl that is not the one the job began with. Raises CollectError."""
+def check_input(folder: JobFolder) -> None:
+    """Refuse an input that is not the one the job began with. Raises CollectError."""
     try:
-        with folder.input.open("rb") as file:
-            rows = sum(1 for _ in file)
+        check_size(folder)
+    except InputError as error:
+        raise CollectError(str(error)) from None
+
+
+def _scan(shards: list[Path], total: int) -> Scan:
+    try:
+        return Scan(shards, total, _refuse)
     except OSError as error:
-        raise CollectError(f"cannot read {folder.input}: {error.strerror}") from None
-    if rows != record.rows:
-        raise CollectError(f"{folder.input} has {rows} rows, and the job began with {record.rows}: was it edited?")
+        raise CollectError(f"cannot read {error.filename or 'a shard'}: {error.strerror}") from None
 
 
-def _locate(shards: list[Path], counts: Counts) -> tuple[array[int], array[int]]:
-    """For every index: number of its shard (-1: none) and the offset of its line there."""
-    where, offsets = array("q", [-1]) * counts.total, array("q", [0]) * counts.total
-    failed = bytearray(counts.total)
-    decoder = msgspec.json.Decoder(_Line)
-    for number, shard in enumerate(shards):
-        offset = 0
-        with shard.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    row = _decode(decoder, line, shard, counts.total)
-                    if where[row.index] < 0 or (failed[row.index] and row.error is None):
-                        where[row.index], offsets[row.index] = number, offset
-                        _count(counts, row, replaces=bool(failed[row.index]))
-                        failed[row.index] = row.error is not None
-                offset += len(line)
-    return where, offsets
+def _refuse(shard: Path, what: str) -> NoReturn:
+    raise CollectError(f"{shard} holds {what}: was it edited?")
 
 
-def _decode(decoder: msgspec.json.Decoder[_Line], line: bytes, shard: Path, total: int) -> _Line:
-    try:
-        row = decoder.decode(line)
-    except msgspec.DecodeError as error:
-        raise CollectError(f"{shard} holds a line that no rank wrote ({error}): was it edited?") from None
-    if not 0 <= row.index < total:
-        raise CollectError(f"{shard} holds a row {row.index}, and the input has {total}: was it edited?")
-    return row
+def _rows_at_a_time(shards: list[Path], total: int) -> int:
+    size = sum(shard.stat().st_size for shard in shards)
+    return max(16, min(_MOST_ROWS, _MOST_BYTES * total // max(size, 1)))
 
 
-def _count(counts: Counts, row: _Line, replaces: bool) -> None:
-    """Count a row; one that ``replaces`` an error takes its place."""
-    counts.failed -= replaces
-    if row.error is not None:
-        counts.failed += 1
-        return
-    counts.done += 1
-    counts.prompt_tokens += row.prompt_tokens
-    counts.completion_tokens += row.completion_tokens
+def _merge(folder: JobFolder, found: Scan, lines: LineReader, out: BinaryIO, at_a_time: int) -> None:
+    missing = _MissingRows(folder)
+    for first in range(0, len(found.places), at_a_time):
+        places = found.places[first : first + at_a_time]
+        for is_there, run in groupby(places, bool) if 0 in places else [(True, iter(places))]:
+            here = list(run) if 0 in places else places
+            for data in lines.read(here) if is_there else missing.read(first, len(here)):
+                out.write(_unwrap(data) if found.is_wrapped and is_there else data)
+            first += len(here)
 
 
-def _merge(folder: JobFolder, shards: list[BinaryIO], where: array[int], offsets: array[int], out: BinaryIO) -> None:
-    encoder = msgspec.json.Encoder()
-    for row in iter_jsonl(folder.input):
-        index = row["index"]
-        if where[index] < 0:
-            out.write(encoder.encode(error_row(row, "missing", "this row was not run")) + b"\n")
-            continue
-        shard = shards[where[index]]
-        shard.seek(offsets[index])
-        out.write(shard.readline())
-
-
-def _summarise(folder: JobFolder, record: JobRecord, counts: Counts, seconds: float) -> Summary:
-    ranks = read_ranks(folder, record)
-    submitted = read_json(folder.submitted, Submitted)
-    attempts = folder.attempts()
-    exits = [folder.exit_of(attempt.attempt) for attempt in attempts]
-    ended = max((record.ended_at for record in exits if record), default=None)
-    timings = {}
-    if attempts and submitted:
-        timings["queue"] = max(0.0, round(attempts[0].started_at - submitted.submitted_at, 3))
-    latest = {attempt.task: attempt.attempt for attempt in attempts}
-    ranks = [rank for rank in ranks if rank.attempt in latest.values()]
-    timings |= {name: _slowest(ranks, name) for name in ("import", "load", "generate")}
-    timings["collect"] = round(seconds, 3)
-    wall = ended - submitted.submitted_at if ended and submitted else None
-    generate = timings["generate"]
-    return Summary(
-        rows={"total": counts.total, "done": counts.done, "failed": counts.failed, "missing": counts.missing},
-        prompt_tokens=counts.prompt_tokens,
-        completion_tokens=counts.completion_tokens,
-        seconds=round(wall, 3) if wall is not None else None,
-        tokens_per_s=round(counts.completion_tokens / generate, 1) if generate else None,
-        timings=timings,
-        outputs=str(folder.outputs),
-        state=read_status(folder).state,
+def _unwrap(data: bytes) -> bytes:
+    """Of lines that hold another one, that."""
+    decoder = msgspec.json.Decoder(_Wrapped)
+    return b"".join(
+        line if (held := decoder.decode(line).line) is _NO_LINE else bytes(held) + b"\n" for line in io.BytesIO(data)
     )
 
 
-def _slowest(ranks: list[RankRecord], timing: str) -> float:
-    """The last attempt's slowest rank decides."""
-    return round(max((rank.timings.get(timing, 0.0) for rank in ranks), default=0.0), 3)
+class _MissingRows:
+    """Rows out of rows that were not run; reads the input when the first is asked for."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self._folder = folder
+        self._reader: InputReader | None = None
+        self._encoder = msgspec.json.Encoder()
+
+    def read(self, first: int, count: int) -> Iterator[bytes]:
+        """Their lines, joined. Raises CollectError."""
+        try:
+            self._reader = self._reader or InputReader(self._folder)
+            rows = self._reader.rows(first, count)
+        except InputError as error:
+            raise CollectError(str(error)) from None
+        if len(rows) != count:
+            raise CollectError(f"the input ends before row {first + count}: was it edited?")
+        yield self._encoder.encode_lines([_missing_row(row) for row in rows])
+
+
+def _missing_row(row: Row) -> Row:
+    """An error row; of an OpenAI batch line, the line of its error file."""
+    batch: Any = row.get("batch")
+    if not isinstance(batch, dict) or "custom_id" not in batch:
+        return error_row(row, "missing", _NOT_RUN)
+    return {
+        "id": f"batch_req_missing_{row['index']}",
+        "custom_id": batch["custom_id"],
+        "response": None,
+        "error": {"code": "missing", "message": _NOT_RUN},
+    }

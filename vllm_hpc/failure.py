@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
-from vllm_hpc.jobfolder import JobFolder, RankRecord, read_json
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import RankRecord
+
+# Our own words that say nothing of a cause.
+_NO_CAUSE = re.compile(r"vllm-hpc: (.* joined as node |(not )?running again: )")
 
 
 def first_error(folder: JobFolder, task: int | None = None) -> tuple[str, str] | None:
@@ -22,10 +26,8 @@ def first_error(folder: JobFolder, task: int | None = None) -> tuple[str, str] |
         if attempt is None:
             continue
         has_ended |= folder.exit_of(attempt.attempt) is not None
-        for number in range(one * layout.world_size, (one + 1) * layout.world_size):
-            rank = read_json(folder.rank_record(number), RankRecord)
-            if rank is not None and rank.attempt == attempt.attempt:
-                ranks.append(rank)
+        begun = folder.records_of(range(one * layout.world_size, (one + 1) * layout.world_size))
+        ranks += [rank for rank in begun if rank.attempt == attempt.attempt]
     return _first_of(ranks, has_ended)
 
 
@@ -58,8 +60,8 @@ def _last_line(folder: JobFolder) -> str:
             lines = [line.strip() for line in log.read().decode(errors="replace").split("\n") if line.strip()]
     except OSError:
         return ""
-    ours = [line for line in lines if line.startswith("vllm-hpc: ") and " joined as node " not in line]
-    telling = [line for line in lines if re.search(r"\w", line)]
+    telling = [line for line in lines if re.search(r"\w", line) and not _NO_CAUSE.match(line)]
+    ours = [line for line in telling if line.startswith("vllm-hpc: ")]
     return (ours or telling or [""])[-1]
 
 

@@ -8,8 +8,9 @@ from statistics import median
 import msgspec
 
 from vllm_hpc.gpus import recognise
-from vllm_hpc.jobfolder import JobFolder, JobRecord, RankRecord
+from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
+from vllm_hpc.records import JobRecord, RankRecord
 
 # Job folders looked at, the newest first: a plan must not read thousands.
 MOST_FOLDERS = 50

@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.checks import as_path
-from vllm_hpc.collect import Summary
 from vllm_hpc.collect import collect as collect_folder
 from vllm_hpc.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
 from vllm_hpc.failure import first_error
-from vllm_hpc.jobfolder import JobFolder, JobRecord, RankRecord, Submitted, read_json
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import JobRecord, RankRecord, Submitted, read_json
+from vllm_hpc.resumption import resume
 from vllm_hpc.rows import Row, iter_jsonl
 from vllm_hpc.schedulers import ClientTimeoutError, get_scheduler
 from vllm_hpc.schedulers.looks import Looks
 from vllm_hpc.state import Status, read_ranks, read_status
+from vllm_hpc.summary import Summary
 
 # Seconds between two looks at a job, at first and at most.
 _POLL_S = (0.2, 5.0)
@@ -145,18 +147,31 @@ class Job:
             return status
         if status.job_id is None:
             raise FailedError(f"{self.path.name} has no job id: its submission was interrupted")
-        self._cancel_on_record(status.scheduler, status.job_id)
+        self._cancel_on_record(status)
         return self.status()
 
-    def _cancel_on_record(self, scheduler: str, job_id: str) -> None:
+    def resume(self, retry_errors: bool = False) -> int:
+        """Submit the job again for the rows that are missing, and, asked, for those with an error.
+
+        Returns how many these are; 0: none, and nothing was submitted. Raises InputError where the input was edited
+        since, FailedError where the job has not ended, SubmitError.
+        """
+        return resume(self.folder, retry_errors)
+
+    def _cancel_on_record(self, status: Status) -> None:
         """On record first: a scheduler without accounting soon forgets why the job ended."""
         was_cancelled = self.folder.cancelled.exists()
         self.folder.cancelled.touch()
+        scheduler = get_scheduler(status.scheduler)
         try:
-            get_scheduler(scheduler).cancel(self.folder, job_id)
+            scheduler.cancel(self.folder, status.job_id or "")
+            if self.job_id not in (None, status.job_id):  # it was just submitting itself again
+                scheduler.cancel(self.folder, str(self.job_id))
         except ClientTimeoutError:
             raise  # it may well be cancelled
         except FailedError:
+            if status.state == "UNKNOWN" and self.status().is_final:
+                return  # the scheduler answers, and does not have it (any more): the user's word settles it
             # The job goes on: whatever it dies of later, it will not be this.
             if not was_cancelled:
                 self.folder.cancelled.unlink(missing_ok=True)
@@ -176,15 +191,17 @@ def find_job(text: str, job_dir: str = "runs") -> Job:
             return Job(folder)
     for job in list_jobs(job_dir):
         submitted = read_json(job.folder.submitted, Submitted)
-        if submitted is not None and text in _ids(job, submitted.job_id):
+        if submitted is not None and text in _ids(job, submitted):
             return job
     raise JobNotFoundError(f"no job {text!r}: name its folder, its name under {job_dir!r} (--job-dir), or its id")
 
 
-def _ids(job: Job, job_id: str) -> list[str]:
-    """The id of a job, and those of an array's tasks, as squeue shows them."""
-    layout = job.folder.job().plan.layout
-    return [job_id, *(f"{job_id}_{task}" for task in range(layout.tasks) if layout.is_array)]
+def _ids(job: Job, submitted: Submitted) -> list[str]:
+    """The ids of a job and of an array's tasks, as the scheduler shows them, also without the name of PBS's server."""
+    layout, scheduler = job.folder.job().plan.layout, get_scheduler(submitted.scheduler)
+    found = [submitted.job_id, *submitted.earlier]
+    found += [scheduler.task_name(submitted.job_id, task) for task in range(layout.tasks) if layout.is_array]
+    return [*found, *(one.split(".")[0] for one in found)]
 
 
 def list_jobs(job_dir: str = "runs") -> list[Job]:

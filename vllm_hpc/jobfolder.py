@@ -1,119 +1,20 @@
-"""JobFolder: the one owner of every file name in a job folder, and of how its files are written.
-
-A file that others may read while it is written is written under another name and renamed.
-"""
+"""JobFolder: the one owner of every file name in a job folder."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 
 from vllm_hpc.errors import JobNotFoundError, RequestError
-from vllm_hpc.plan import Plan
-from vllm_hpc.request import Request
+from vllm_hpc.records import Attempt, Ending, ExitRecord, JobRecord, Progress, RankRecord, Retry, read_json
 
-T = TypeVar("T")
 _SHARD_NAME = re.compile(r"replica-(\d+)\.(\d+)\.jsonl")
 SUBFOLDERS = ("attempts", "state", "control", "logs", "ranks", "shards")
-
-
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """job.json: what was asked and what was computed. ``model`` is what vLLM is given; times are Unix seconds."""
-
-    request: Request
-    plan: Plan
-    scheduler: str
-    model: str
-    sampling: dict[str, Any]
-    rows: int
-    created_at: float
-    versions: dict[str, str] = {}
-
-
-class Submitted(msgspec.Struct, frozen=True):
-    """state/submitted.json: the scheduler took the job under this id."""
-
-    scheduler: str
-    job_id: str
-    submitted_at: float
-
-
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """attempts/<k>.json: the script started for the k-th time; ``task`` is that of a job array."""
-
-    attempt: int
-    task: int = 0
-    job_id: str
-    host: str
-    started_at: float
-
-
-class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """state/exit-<k>.json: how attempt k ended. ``cause``: exit, cancelled, timeout, or the name of a signal."""
-
-    attempt: int
-    exit_code: int
-    cause: str
-    ended_at: float
-
-
-class Ending(msgspec.Struct, frozen=True):
-    """state/ending-<k>.json: why the local scheduler is about to end attempt k: cancelled or timeout."""
-
-    cause: str
-
-
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """state/progress-<replica>.json: what a replica's first rank has written; counts of rows, tokens, seconds."""
-
-    replica: int
-    attempt: int
-    total: int
-    done: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    started_at: float = 0.0
-    updated_at: float = 0.0
-
-
-class RankError(msgspec.Struct, frozen=True):
-    """What a rank died of. ``is_echo``: it only lost another rank, which died before it."""
-
-    type: str
-    message: str
-    traceback: str
-    is_echo: bool = False
-
-
-class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """ranks/rank-<r>.json: where a rank ran and how it ended. Timings are in seconds.
-
-    ``outcome``: running, ok, error, or terminated (it was told to leave). ``digest`` is over the token ids of all
-    rows that the replica finished, equal on all its ranks. ``versions`` are those that ran: of vllm, and of torch.
-    ``device_name`` is what the driver calls the GPU, ``device_gib`` its memory.
-    """
-
-    rank: int
-    replica: int
-    attempt: int
-    host: str
-    pid: int
-    device: str
-    device_name: str = ""
-    device_gib: float | None = None
-    outcome: str
-    updated_at: float
-    digest: str | None = None
-    rows: int = 0
-    versions: dict[str, str] = {}
-    timings: dict[str, float] = {}
-    error: RankError | None = None
 
 
 class JobFolder:
@@ -123,16 +24,20 @@ class JobFolder:
         self.path = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as the user wrote them
         self.job_json = self.path / "job.json"
         self.input = self.path / "input.jsonl"
+        self.input_json = self.path / "input.json"
         self.outputs = self.path / "outputs.jsonl"
         self.summary = self.path / "summary.json"
         self.submitted = self.path / "state" / "submitted.json"
         self.supervisor = self.path / "state" / "supervisor.json"
         self.counted = self.path / "state" / "counted.json"
         self.cluster = self.path / "state" / "cluster.json"
+        self.retry = self.path / "state" / "retry.json"
         self.cancelled = self.path / "control" / "cancelled"
+        self.drain = self.path / "control" / "drain"
         self.scheduler_log = self.path / "logs" / "scheduler.out"
         self.ranks = self.path / "ranks"
         self.shards = self.path / "shards"
+        self.claims = self.path / "state" / "claims"
 
     def __repr__(self) -> str:
         return f"JobFolder({str(self.path)!r})"
@@ -153,6 +58,14 @@ class JobFolder:
         """Made by the first rank that fails: whoever started the ranks can end the rest."""
         return self.path / "state" / f"failed-{attempt}"
 
+    def taken(self, job_id: str | None) -> Path:
+        """Made by whoever submits again what ran as that id: of two at once, one."""
+        return self.path / "state" / f"resumed-{job_id or 'unsubmitted'}"
+
+    def task_end(self, job_id: str, task: int) -> Path:
+        """A task of an array has ended, of those that the script itself submits again."""
+        return self.path / "state" / f"ended-{job_id}-{task}.json"
+
     def verdict(self, task: int) -> Path:
         """What the scheduler said last of a task that has ended; it forgets, the folder does not."""
         return self.path / "state" / f"verdict-{task}.json"
@@ -164,6 +77,26 @@ class JobFolder:
     def progress(self, replica: int) -> Path:
         """Counts of a replica."""
         return self.path / "state" / f"progress-{replica}.json"
+
+    def drain_attempt(self, attempt: int) -> Path:
+        """Made by the script of attempt k ahead of its walltime; ``drain`` is for whoever wants the job to stop."""
+        return self.path / "control" / f"drain-{attempt}"
+
+    def suspects(self, replica: int) -> Path:
+        """Rows that may have killed a replica's engine."""
+        return self.path / "state" / f"suspects-{replica}.json"
+
+    def crash(self, replica: int, attempt: int) -> Path:
+        """What a replica's engine died of in attempt k."""
+        return self.path / "state" / f"crash-{replica}.{attempt}.json"
+
+    def claimed(self, replica: int, attempt: int) -> Path:
+        """Chunks that a replica began in attempt k, and its trials; a line each."""
+        return self.path / "state" / f"claimed-{replica}.{attempt}.jsonl"
+
+    def reserve(self, replica: int) -> Path:
+        """Room on the disk that a replica's writer keeps, for its rank to say in that the disk is full."""
+        return self.path / "state" / f".reserve-{replica}"
 
     def rank_log(self, rank: int) -> Path:
         """What a rank printed, over all attempts."""
@@ -197,9 +130,28 @@ class JobFolder:
         meant = read_json(self.ending(attempt), Ending) if record else None
         return msgspec.structs.replace(record, cause=meant.cause) if record and meant else record
 
+    def errors_up_to(self) -> int:
+        """Errors of attempts up to this one are to be run again: 'resume --retry-errors' said so; 0: none are."""
+        retry = read_json(self.retry, Retry)
+        return retry.errors_up_to if retry else 0
+
+    def last_number(self) -> int:
+        """The number of the newest attempt, 0 before the first."""
+        return max((attempt.attempt for attempt in self.attempts()), default=0)
+
     def last_attempt(self, task: int = 0) -> Attempt | None:
         """The newest attempt of a task, None before the first."""
         return next((attempt for attempt in reversed(self.attempts()) if attempt.task == task), None)
+
+    def progress_of(self, replicas: Iterable[int]) -> list[Progress]:
+        """The counts of those of these replicas that have begun."""
+        found = (read_json(self.progress(replica), Progress) for replica in replicas)
+        return [progress for progress in found if progress is not None]
+
+    def records_of(self, ranks: Iterable[int]) -> list[RankRecord]:
+        """The records of those of these ranks that have begun."""
+        found = (read_json(self.rank_record(rank), RankRecord) for rank in ranks)
+        return [record for record in found if record is not None]
 
     def shard_files(self) -> list[Path]:
         """All shards, the lowest attempt first."""
@@ -224,23 +176,3 @@ class JobFolder:
     def remove(self) -> None:
         """Take back a folder whose job was never submitted."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def read_json(path: Path, kind: type[T]) -> T | None:
-    """Read a record; None where it is not there, or not whole (its writer was killed)."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, RequestError):  # also: of a version that checked otherwise
-        return None
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write a record under a temporary name, then rename, so that nobody reads half of it."""
-    temporary = temporary_name(path)
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-    temporary.rename(path)
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` that no other writer takes, on this host or another."""
-    return path.with_name(f".{path.name}.{os.urandom(6).hex()}")

@@ -9,21 +9,13 @@ import msgspec
 
 from vllm_hpc.counts import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
 from vllm_hpc.failure import cause_of_failure
-from vllm_hpc.jobfolder import (
-    Attempt,
-    ExitRecord,
-    JobFolder,
-    JobRecord,
-    RankRecord,
-    Submitted,
-    read_json,
-    write_json,
-)
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Attempt, ExitRecord, JobRecord, RankRecord, Submitted, read_json, submission_of, write_json
 from vllm_hpc.schedulers import Sighting
 from vllm_hpc.schedulers.looks import Looks
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
-# After these nothing more happens by itself. (Scripts say --no-requeue, so a preempted job does not come back.)
+# After these nothing more happens by itself. (A preempted job that is requeued is PENDING again.)
 FINAL = frozenset({"COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED"})
 # Seconds until what a compute node wrote last is surely seen here: NFS clients keep attributes for up to 60 s (nfs(5),
 # acregmax and acdirmax).
@@ -63,12 +55,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """state/verdict-<task>.json: how a task ended, by the scheduler's word, after that many attempts; heard when."""
+    """state/verdict-<task>.json: how a task ended, by the scheduler's word, after that many attempts; heard when.
+
+    ``job_id`` is that of the submission: before its first attempt, the next one has as many as the one before.
+    """
 
     attempt: int
     state: State
     reason: str
     heard_at: float = 0.0
+    job_id: str | None = None
 
 
 def read_status(folder: JobFolder, looks: Looks | None = None) -> Status:
@@ -76,22 +72,24 @@ def read_status(folder: JobFolder, looks: Looks | None = None) -> Status:
     record = folder.job()
     attempts = folder.attempts()
     submitted = read_json(folder.submitted, Submitted)
-    job_id = submitted.job_id if submitted else attempts[-1].job_id.split("_")[0] if attempts else None
+    job_id = submitted.job_id if submitted else submission_of(attempts[-1].job_id) if attempts else None
     # The state first, the counts after: rows that end in between belong to a job that still runs.
     tasks = _TaskStates(folder, record, job_id, attempts, looks or Looks())
     state, reason = tasks.overall()
     progress = read_progress(folder, record)
-    rows = reported_rows(progress, record)
-    if state in FINAL:
-        rows = final_rows(folder, rows)
-    if state == "COMPLETED" or (state in ("CANCELLED", "TIMEOUT") and rows.done == rows.total):
-        state, reason = _completeness(rows)
+    rows = final_rows(folder, record, progress) if state in FINAL else reported_rows(progress, record)
+    if state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):
+        state, reason = _completeness(rows, _is_drained(folder, tasks.current))
         if state != "COMPLETED" and time.time() - tasks.without_record_since < _LATE_S:
             state, reason = (
                 "RUNNING",
                 "it has ended well; waiting for its exit record and its last rows to be seen here",
             )
-    rate, eta = current_speed(progress, rows) if state == "RUNNING" else (mean_speed(progress), None)
+    rate, eta = mean_speed(progress), None
+    if state == "RUNNING":
+        rate, eta = current_speed([one for one in progress if one.attempt in tasks.current], rows)
+        if _is_drained(folder, tasks.current):
+            eta = None
     return Status(
         job=str(folder.path),
         job_id=job_id,
@@ -107,8 +105,7 @@ def read_status(folder: JobFolder, looks: Looks | None = None) -> Status:
 
 def read_ranks(folder: JobFolder, record: JobRecord) -> list[RankRecord]:
     """The record of every rank that has begun, by rank."""
-    found = (read_json(folder.rank_record(rank), RankRecord) for rank in range(record.plan.layout.all_ranks))
-    return [rank for rank in found if rank is not None]
+    return folder.records_of(range(record.plan.layout.all_ranks))
 
 
 class _TaskStates:
@@ -120,7 +117,14 @@ class _TaskStates:
         self._folder, self._record, self._job_id, self._looks = folder, record, job_id, looks
         # When the scheduler first said that a task has completed whose own record is not seen yet; 0: no such task.
         self.without_record_since = 0.0
-        self._last = {attempt.task: attempt for attempt in attempts}
+        # 'vllm-hpc resume' submits again, under another id: how the job ended before then is no longer of interest.
+        current = [attempt for attempt in attempts if _is_of(attempt, job_id)]
+        self._last = {attempt.task: attempt for attempt in current}
+
+    @property
+    def current(self) -> set[int]:
+        """The attempts that run now, or ran last: one of each task that has begun."""
+        return {attempt.attempt for attempt in self._last.values()}
 
     def overall(self) -> tuple[State, str]:
         """State and reason of the whole job."""
@@ -142,7 +146,7 @@ class _TaskStates:
         if ended is not None and self._is_last_word(ended):
             return self._from_exit(ended, task)
         verdict = read_json(self._folder.verdict(task), Verdict)
-        if verdict and verdict.attempt == (attempt.attempt if attempt else 0):
+        if verdict and (verdict.attempt, verdict.job_id) == (attempt.attempt if attempt else 0, self._job_id):
             return self._by_verdict(verdict)
         if self._job_id is None:
             return "UNKNOWN", "its submission was interrupted: the scheduler may or may not have it"
@@ -153,7 +157,7 @@ class _TaskStates:
         state, reason = self._from_scheduler(seen, self._exit_of(attempt), task)
         if state not in FINAL or self._record.scheduler == "local":
             return state, reason
-        verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time())
+        verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time(), self._job_id)
         # Who cannot keep it cannot wait either: the next look would begin to wait anew.
         return self._by_verdict(verdict) if self._remember(task, verdict) else (state, reason)
 
@@ -174,14 +178,17 @@ class _TaskStates:
 
     def _exit_of(self, attempt: Attempt | None) -> ExitRecord | None:
         """The exit record of a task's last attempt."""
-        if attempt is not None:
-            return self._folder.exit_of(attempt.attempt)
-        # A script that was killed before it could number itself: its supervisor wrote the record, as attempt 1. In an
-        # array attempt 1 is whichever task started first, and says nothing of one that has not.
-        return self._folder.exit_of(1) if self._record.scheduler == "local" else None
+        return self._folder.exit_of(attempt.attempt) if attempt is not None else None
+
+    def _newest(self, task: int) -> Attempt | None:
+        """A task's last attempt as the folder shows it now."""
+        found = (attempt for attempt in self._folder.attempts() if _is_of(attempt, self._job_id))
+        return max((one for one in found if one.task == task), key=lambda one: one.attempt, default=None)
 
     def _is_last_word(self, ended: ExitRecord) -> bool:
         """Whether the script's own record settles it: a signal's reason, or a requeue, only a scheduler knows."""
+        if ended.cause == "requeue":
+            return False
         settled = ended.exit_code == 0 or ended.cause in ("exit", "cancelled", "timeout")
         return settled or self._record.scheduler == "local"
 
@@ -192,13 +199,17 @@ class _TaskStates:
             return "CANCELLED", "cancelled"
         if ended.cause == "timeout":
             return "TIMEOUT", "the walltime was over"
-        how = "ended with exit code {0.exit_code}" if ended.cause == "exit" else "was ended by a signal ({0.cause})"
+        how = (
+            "ended with exit code {0.exit_code}"
+            if ended.cause in ("exit", "requeue")
+            else "was ended by a signal ({0.cause})"
+        )
         return "FAILED", cause_of_failure(self._folder, f"the script {how.format(ended)}", task)
 
     def _from_scheduler(self, seen: Sighting, ended: ExitRecord | None, task: int) -> tuple[State, str]:
         if seen.phase in ("completed", "failed", "gone"):
             # Perhaps written between our two looks.
-            late = self._exit_of(self._folder.last_attempt(task))
+            late = self._exit_of(self._newest(task))
             if late is not None and self._is_last_word(late):
                 return self._from_exit(late, task)
             if seen.phase == "completed":
@@ -206,7 +217,7 @@ class _TaskStates:
             error = cause_of_failure(self._folder, "", task)
             return "FAILED", f"{seen.reason}; {error}" if error else seen.reason or "it left no exit record"
         if seen.phase == "running" and not seen.reason:
-            return "RUNNING", "ending" if ended else _stage(self._folder, self._record)
+            return "RUNNING", _ending(ended) if ended else _stage(self._folder, self._record, self.current)
         if seen.phase == "forgotten" and self._folder.cancelled.exists():
             return "CANCELLED", "cancelled"
         if seen.phase == "forgotten" and ended is not None:
@@ -221,18 +232,46 @@ class _TaskStates:
         return True
 
 
-def _completeness(rows: Rows) -> tuple[State, str]:
+def _is_of(attempt: Attempt, job_id: str | None) -> bool:
+    return submission_of(attempt.job_id) == job_id
+
+
+def _ending(ended: ExitRecord) -> str:
+    return f"attempt {ended.attempt} has ended, the next one follows" if ended.cause == "requeue" else "ending"
+
+
+def _was_only_ended(folder: JobFolder, record: JobRecord, state: State) -> bool:
+    """Whether a final state casts no doubt on the rows: nothing raised, but the job, or a part of it, was killed.
+
+    Of an array, others may have done the rows of a task that died. What a rank raised after its last row (that the
+    ranks diverged, say) stays a failure.
+    """
+    if state != "FAILED":
+        return state in FINAL
+    return not any(rank.has_raised for rank in read_ranks(folder, record))
+
+
+def _is_drained(folder: JobFolder, current: set[int]) -> bool:
+    """Whether a person, or the walltime of a task's current attempt, asked the ranks to stop."""
+    return folder.drain.exists() or any(folder.drain_attempt(attempt).exists() for attempt in current)
+
+
+def _completeness(rows: Rows, was_drained: bool) -> tuple[State, str]:
     missing = rows.missing
-    if missing == rows.total:
+    if missing == rows.total and not was_drained:
         return "FAILED", "the script ended well, but no rank wrote a row: see the logs"
     parts = [f"{rows.failed} row(s) with errors"] * bool(rows.failed) + [f"{missing} row(s) missing"] * bool(missing)
     return ("PARTIAL", " and ".join(parts)) if parts else ("COMPLETED", "every row has a result")
 
 
-def _stage(folder: JobFolder, record: JobRecord) -> str:
-    """What a running job is at: starting, loading, or generating on so many replicas."""
-    begun = len(read_progress(folder, record))
+def _stage(folder: JobFolder, record: JobRecord, current: set[int]) -> str:
+    """What the current attempts of a running job are at: starting, loading, generating on replicas, draining."""
+    layout = record.plan.layout
+    again = f"attempt {max(current)}: " if current and max(current) > 1 and not layout.is_array else ""
+    if _is_drained(folder, current):
+        return f"{again}draining: rows in flight are finished, no more are admitted"
+    begun = sum(replica.attempt in current for replica in read_progress(folder, record))
     if begun:
-        return f"generating on {begun} of {record.plan.layout.dp} replica(s)"
-    ranks = len(read_ranks(folder, record))
-    return f"{ranks} of {record.plan.layout.all_ranks} rank(s) load the model" if ranks else "starting"
+        return f"{again}generating on {begun} of {layout.dp} replica(s)"
+    ranks = sum(rank.attempt in current for rank in read_ranks(folder, record))
+    return again + (f"{ranks} of {layout.all_ranks} rank(s) load the model" if ranks else "starting")

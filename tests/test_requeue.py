@@ -1,0 +1,247 @@
+"""Whether a job runs again after an attempt: every answer, and its words in the scheduler's log."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests import crafted
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Claimed, Crash, Progress, Retry, Run, write_json
+from vllm_hpc.requeue import main, should_run_again
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JobFolder:
+    """A job of ten rows over two replicas, in its first attempt; four rows are done, one has an error."""
+    folder = crafted.make_job(tmp_path / "job", 10, shape=crafted.layout(dp=2))
+    crafted.start(folder)
+    write(folder, 1, 5)
+    return folder
+
+
+def write(folder: JobFolder, attempt: int, rows: int, done: int = 4, failed: int = 1) -> None:
+    """The counts of replica 0, which wrote ``rows`` in that attempt."""
+    runs = (Run(attempt=attempt, rows=rows),)
+    write_json(folder.progress(0), Progress(replica=0, attempt=attempt, done=done, failed=failed, runs=runs))
+
+
+def claim(folder: JobFolder, attempt: int = 1, replica: int = 1, **line: Any) -> None:
+    folder.claimed(replica, attempt).write_bytes(msgspec.json.encode(Claimed(**(line or {"chunk": 0}))) + b"\n")
+
+
+def crash(folder: JobFolder, attempt: int = 1) -> None:
+    claim(folder, attempt)
+    write_json(folder.crash(1, attempt), Crash(1, "RuntimeError", "illegal address"))
+
+
+def drain(folder: JobFolder, attempt: int = 1) -> None:
+    folder.drain_attempt(attempt).touch()
+
+
+def limited(folder: JobFolder, most: int) -> None:
+    job = folder.job()
+    request = msgspec.structs.replace(job.request, max_requeues=most)
+    write_json(folder.job_json, msgspec.structs.replace(job, request=request))
+
+
+def test_a_good_end_is_the_end(folder: JobFolder) -> None:
+    assert should_run_again(folder, 1, 0) == (False, "it ended in good order")
+
+
+def test_after_a_drain_it_goes_on(folder: JobFolder) -> None:
+    drain(folder)
+    assert should_run_again(folder, 1, 0) == (True, "its walltime was near; 5 row(s) are left")
+
+
+def test_a_drain_of_another_attempt_is_none(folder: JobFolder) -> None:
+    drain(folder)
+    crafted.start(folder, 2)
+    assert should_run_again(folder, 2, 0) == (False, "it ended in good order")
+
+
+def test_after_a_crash_it_goes_on(folder: JobFolder) -> None:
+    crash(folder)
+    assert should_run_again(folder, 1, 1) == (True, "a rank died; 5 row(s) are left")
+
+
+def test_where_no_row_ever_lived_it_is_the_engine(folder: JobFolder) -> None:
+    write(folder, 1, 2, done=0, failed=1)
+    for attempt, row in ((2, 0), (3, 0), (4, 1)):
+        crafted.start(folder, attempt)
+        crash(folder, attempt)
+        claim(folder, attempt, trial=[row])
+    assert should_run_again(folder, 3, 1)[0]
+    again, why = should_run_again(folder, 4, 1)
+    assert (again, "it is not the rows" in why) == (False, True)
+    write(folder, 1, 2, done=1, failed=1)
+    assert should_run_again(folder, 4, 1)[0]
+
+
+def test_before_a_row_was_begun_an_error_would_come_back(folder: JobFolder) -> None:
+    crafted.rank(folder, 0, "error", error=crafted.error("no such model"))
+    assert should_run_again(folder, 1, 1) == (False, "it would end like this again")
+    drain(folder)
+    assert should_run_again(folder, 1, 1) == (False, "it would end like this again")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "again"),
+    [
+        ([("running", None), ("error", "echo")], True),  # one vanished
+        ([("terminated", "lost"), ("error", "echo")], True),
+        ([("terminated", None), ("error", "echo")], False),  # nobody vanished
+        ([("running", None), ("error", "own")], False),  # a full disk, say
+        ([("terminated", "lost"), ("error", "own")], False),
+        ([("ok", None), ("ok", None)], False),
+        ([], False),
+    ],
+)
+def test_who_died_while_rows_were_in_flight(
+    folder: JobFolder, ranks: list[tuple[str, str | None]], again: bool
+) -> None:
+    claim(folder)
+    errors = {None: None, "lost": crafted.error("lost"), "own": crafted.error("full"), "echo": crafted.error("e", True)}
+    for number, (outcome, error) in enumerate(ranks):
+        crafted.rank(folder, number, outcome, error=errors[error])
+    assert should_run_again(folder, 1, 1)[0] is again
+
+
+def test_what_a_rank_said_in_an_earlier_attempt_does_not_count(folder: JobFolder) -> None:
+    crafted.start(folder, 2)
+    claim(folder, 2)
+    crafted.rank(folder, 0, "running", attempt=1)
+    assert should_run_again(folder, 2, 1) == (False, "it would end like this again")
+
+
+@pytest.mark.parametrize(("code", "begin"), [(0, drain), (1, crash)])
+def test_what_speaks_against_it(folder: JobFolder, code: int, begin: Any) -> None:
+    begin(folder)
+    folder.drain.touch()
+    assert should_run_again(folder, 1, code) == (False, "control/drain asks it to stop; 'vllm-hpc resume' goes on")
+    folder.cancelled.touch()
+    assert should_run_again(folder, 1, code) == (False, "it was cancelled")
+    write(folder, 1, 10, done=8, failed=2)
+    assert should_run_again(folder, 1, code) == (False, "every row is done")
+
+
+def test_so_many_requeues_and_no_more(folder: JobFolder) -> None:
+    limited(folder, 2)
+    for attempt in (1, 2, 3):
+        crafted.start(folder, attempt)
+        drain(folder, attempt)
+        write(folder, attempt, 1)
+        again, why = should_run_again(folder, attempt, 0)
+        assert again is (attempt < 3)
+        crafted.end(folder, 0, "requeue", attempt)
+    assert why == "it has asked for another attempt 2 time(s) (--max-requeues 2)"
+
+
+@pytest.mark.parametrize("cause", ["TERM", "exit", None])
+def test_requeues_of_the_schedulers_own_are_not_counted(folder: JobFolder, cause: str | None) -> None:
+    """Preempted, requeued by hand, or with a node that was lost: not asked for by the script."""
+    limited(folder, 1)
+    for attempt in (1, 2, 3):
+        crafted.start(folder, attempt)
+        if cause:
+            crafted.end(folder, 143, cause, attempt)
+    write(folder, 4, 1)
+    crafted.start(folder, 4)
+    drain(folder, 4)
+    assert should_run_again(folder, 4, 0)[0]
+    crafted.end(folder, 0, "requeue", 2)
+    assert should_run_again(folder, 4, 0) == (False, "it has asked for another attempt 1 time(s) (--max-requeues 1)")
+
+
+def test_a_resume_counts_anew(folder: JobFolder) -> None:
+    limited(folder, 1)
+    crafted.start(folder, 2)
+    write_json(folder.attempt(3), msgspec.structs.replace(folder.attempts()[0], attempt=3, job_id="78-1000"))
+    crafted.end(folder, 0, "requeue", 1)
+    drain(folder, 2)
+    drain(folder, 3)
+    assert [should_run_again(folder, attempt, 0)[0] for attempt in (2, 3)] == [False, True]
+
+
+def test_two_attempts_that_finish_nothing_are_enough(folder: JobFolder) -> None:
+    write(folder, 1, 0)
+    drain(folder)
+    assert should_run_again(folder, 1, 0)[0]  # the first may have had a slow start
+    crafted.start(folder, 2)
+    drain(folder, 2)
+    assert should_run_again(folder, 2, 0) == (
+        False,
+        "two attempts in a row finished no row; ask for a longer --time",
+    )
+    crash(folder, 2)
+    assert should_run_again(folder, 2, 1)[0] is False
+    claim(folder, 2, trial=[3])
+    assert should_run_again(folder, 2, 1)[0]  # it looked for the row that kills
+
+
+def test_a_task_of_an_array_looks_at_its_own_replica(tmp_path: Path) -> None:
+    folder = crafted.make_array(tmp_path / "job", 2, 10)
+    crafted.start(folder, 1, task=0)
+    crafted.start(folder, 2, task=1)
+    crash(folder, 2)  # of replica 1
+    crafted.rank(folder, 0, "running", attempt=1)
+    assert should_run_again(folder, 1, 1) == (False, "it would end like this again")
+    assert should_run_again(folder, 2, 1)[0]
+
+
+def test_a_full_disk_is_no_reason_to_run_again(folder: JobFolder) -> None:
+    """A rank that dies of it cannot say so: its record stays as it was, like that of one that vanished."""
+    claim(folder)
+    crafted.rank(folder, 0, "running")
+    assert should_run_again(folder, 1, 1)[0]
+    program = (
+        "import resource, sys; from vllm_hpc.requeue import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); sys.exit(main(sys.argv[1:]))"
+    )
+    before = sorted(folder.path.rglob("*"))
+    ran = subprocess.run([sys.executable, "-c", program, str(folder.path), "1", "1"], capture_output=True, text=True)
+    said = "the folder cannot be written: File too large; make room, then vllm-hpc resume"
+    assert (ran.returncode, ran.stdout) == (1, f"vllm-hpc: not running again: {said}\n")
+    assert sorted(folder.path.rglob("*")) == before
+
+
+def test_its_words_and_exit_codes(folder: JobFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder.path), "1", "0"]) == 1
+    drain(folder)
+    assert main([str(folder.path), "1", "0"]) == 0
+    assert capsys.readouterr().out == (
+        "vllm-hpc: not running again: it ended in good order\n"
+        "vllm-hpc: running again: its walltime was near; 5 row(s) are left\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "again", "why"),
+    [(6, True, "its walltime was near; 2 row(s) are left"), (4, False, "every row is done")],
+)
+def test_rows_that_two_tasks_wrote_do_not_stand_for_others(tmp_path: Path, rows: int, again: bool, why: str) -> None:
+    folder = crafted.make_array(tmp_path / "job", 2, rows)
+    for task, indices in enumerate([(0, 1, 2), (1, 2, 3)]):
+        crafted.start(folder, task + 1, task)
+        crafted.progress(folder, done=3, replica=task)
+        crafted.write_lines(folder.shard(task, task + 1), [crafted.result(index) for index in indices])
+    drain(folder, 2)
+    assert should_run_again(folder, 2, 0) == (again, why)
+
+
+def test_errors_that_are_run_again_are_rows_that_are_left(tmp_path: Path) -> None:
+    folder = crafted.make_array(tmp_path / "job", 2, 2)
+    failed = {"index": 1, "id": "1", "error": {"type": "X", "message": ""}}
+    crafted.write_lines(folder.shard(0, 1), [crafted.result(0), failed])
+    crafted.write_lines(folder.shard(1, 2), [crafted.result(0)])
+    write_json(folder.retry, Retry(1))
+    crafted.start(folder, 2, 1)
+    for replica in (0, 1):
+        crafted.progress(folder, done=1, replica=replica)
+    drain(folder, 2)
+    assert should_run_again(folder, 2, 0) == (True, "its walltime was near; 1 row(s) are left")

@@ -1,0 +1,232 @@
+"""resume: what it refuses, what it runs again, and that a job which was not submitted is as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import crafted
+from tests.conftest import FAKE_SBATCH, Cli
+from vllm_hpc import resumption
+from vllm_hpc.errors import FailedError, InputError, SubmitError
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Retry, Submitted, read_json, write_json
+from vllm_hpc.resumption import resume
+from vllm_hpc.schedulers import ClientTimeoutError, Sighting
+from vllm_hpc.state import Verdict, read_status
+
+Looks = Callable[[str], Any]
+
+
+@pytest.fixture
+def folder(desk: Path) -> JobFolder:
+    """A job on Slurm that has ended: of three rows one is done, one has an error, one is missing."""
+    folder = crafted.make_job(desk / "runs" / "job", 3, "slurm")
+    (folder.path / "script.sbatch").write_text("#!/bin/bash\n")
+    crafted.start(folder)
+    crafted.end(folder, 1)
+    failed = {"index": 1, "id": "1", "error": {"type": "X", "message": ""}}
+    crafted.write_lines(folder.shard(0, 1), [crafted.result(0), failed])
+    return folder
+
+
+def sbatch(desk: Path, code: str) -> None:
+    (desk / "bin" / "sbatch").write_text(f"#!/bin/sh\n{code}")
+
+
+def sent(desk: Path) -> bool:
+    return (desk / "bin" / "received").exists()
+
+
+def says(phase: str) -> Any:
+    """A scheduler that says this of every job."""
+
+    class Said:
+        def look(self, scheduler: str, folder: JobFolder, job_id: str, ids: list[str], leaving: bool) -> Any:
+            return {one: Sighting(phase, "in its words") for one in ids}
+
+    return Said()
+
+
+def files(folder: JobFolder) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(("retry", "left"), [(False, 1), (True, 2)])
+def test_it_is_submitted_again_for_what_is_left(folder: JobFolder, desk: Path, retry: bool, left: int) -> None:
+    folder.drain.touch()
+    folder.cancelled.touch()
+    assert resume(folder, retry) == left
+    assert sent(desk)
+    submitted = read_json(folder.submitted, Submitted)
+    assert submitted is not None and submitted.job_id == "4711"
+    assert not folder.drain.exists() and not folder.cancelled.exists()
+    assert read_json(folder.retry, Retry) == (Retry(1) if retry else None)
+
+
+@pytest.mark.parametrize(("phase", "state"), [("waiting", "PENDING"), ("running", "RUNNING")])
+@pytest.mark.parametrize("old", ["exit record", "verdict before any attempt", "verdict"])
+def test_its_state_is_the_new_submissions(folder: JobFolder, phase: str, state: str, old: str) -> None:
+    """Never the old end: who read that would resume once more."""
+    if old == "verdict before any attempt":  # cancelled while it waited
+        folder.attempt(1).unlink()
+        folder.exit_record(1).unlink()
+    if old != "exit record":
+        folder.exit_record(1).unlink(missing_ok=True)
+        assert read_status(folder, says("cancelled")).state == "CANCELLED"
+        assert read_json(folder.verdict(0), Verdict) is not None
+        assert read_status(folder, says("unknown")).state == "CANCELLED"  # it is remembered
+    resume(folder)
+    assert read_status(folder, says(phase)).state == state
+
+
+@pytest.mark.parametrize("phase", ["waiting", "running", "unknown"])
+def test_a_job_that_has_not_ended_is_refused(
+    folder: JobFolder, desk: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    folder.exit_record(1).unlink()
+    status = read_status(folder, says(phase))
+    monkeypatch.setattr(resumption, "read_status", lambda folder: status)
+    folder.drain.touch()
+    before = files(folder)
+    with pytest.raises(FailedError, match="nothing was submitted" if phase == "unknown" else "resume it when it has"):
+        resume(folder)
+    assert files(folder) == before
+    assert not sent(desk)
+
+
+def test_an_edited_input_is_refused_and_nothing_changed(folder: JobFolder, desk: Path, run_cli: Cli) -> None:
+    folder.input.write_bytes(folder.input.read_bytes().replace(b"prompt 1", b"PROMPT 1"))
+    folder.drain.touch()
+    read_status(folder)  # it counts, and remembers
+    before = files(folder)
+    with pytest.raises(InputError, match="changed since the job was submitted"):
+        resume(folder)
+    assert files(folder) == before
+    ran = run_cli("resume", "job")
+    assert (ran.code, ran.err.count("\n"), sent(desk)) == (2, 1, False)
+
+
+def test_nothing_is_left(folder: JobFolder, desk: Path, run_cli: Cli) -> None:
+    crafted.write_lines(folder.shard(0, 2), [crafted.result(2)])
+    folder.drain.touch()
+    assert resume(folder) == 0
+    assert folder.drain.exists()
+    ran = run_cli("resume", "job")
+    hint = ": 1 row(s) have errors, which --retry-errors runs again"
+    assert (ran.code, ran.err) == (0, f"Nothing to resume: no row is missing{hint}.\n")
+    assert not sent(desk)
+    assert resume(folder, retry_errors=True) == 1
+
+
+@pytest.mark.parametrize(("erred_again", "left"), [(False, 1), (True, 0)])
+def test_errors_that_a_resume_was_to_run_again_and_did_not_are_left(
+    folder: JobFolder, erred_again: bool, left: int
+) -> None:
+    """'resume --retry-errors' was interrupted before it came to that row, or it came, and the row failed anew."""
+    write_json(folder.retry, Retry(1))
+    failed = {"index": 1, "id": "1", "error": {"type": "X", "message": ""}}
+    crafted.write_lines(folder.shard(0, 2), [crafted.result(2), *[failed] * erred_again])
+    assert resume(folder) == left
+    assert read_json(folder.retry, Retry) == Retry(1)
+
+
+@pytest.mark.parametrize("asked_before", [None, Retry(0)])
+def test_a_refused_submission_leaves_the_job_as_it_was(
+    folder: JobFolder, desk: Path, asked_before: Retry | None
+) -> None:
+    if asked_before:
+        write_json(folder.retry, asked_before)
+    folder.cancelled.touch()
+    folder.drain.touch()
+    sbatch(desk, "echo 'sbatch: error: invalid account' >&2; exit 1\n")
+    with pytest.raises(SubmitError, match="invalid account"):
+        resume(folder, retry_errors=True)
+    assert folder.cancelled.exists()
+    assert folder.drain.exists()
+    assert read_json(folder.retry, Retry) == asked_before
+    sbatch(desk, FAKE_SBATCH)
+    assert resume(folder) == 1
+
+
+def test_a_submission_of_unknown_outcome_is_not_repeated(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch, desk: Path
+) -> None:
+    def lost(*_: object) -> str:
+        raise ClientTimeoutError("sbatch got no answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resumption, "submit_script", lost)
+        with pytest.raises(FailedError, match=r"may be submitted or not; see 'vllm-hpc status .* remove .*resumed-77"):
+            resume(folder)
+    with pytest.raises(FailedError, match="somebody resumes this job at this moment"):
+        resume(folder)
+    assert not sent(desk)
+
+
+@pytest.mark.parametrize("when", ["while sbatch runs", "after it"])
+def test_who_is_interrupted_does_not_submit_twice(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Ctrl-C while sbatch works, or a disk that is full right after: the job may be in the queue."""
+
+    def interrupted(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    name = "submit_script" if when == "while sbatch runs" else "Submitted"
+    monkeypatch.setattr(resumption, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        resume(folder)
+    monkeypatch.setattr(resumption, name, {"submit_script": lambda *_: "4712", "Submitted": Submitted}[name])
+    with pytest.raises(FailedError, match="somebody resumes this job"):
+        resume(folder)
+
+
+def test_what_fails_before_the_submission_can_be_tried_again(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch, desk: Path
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resumption, "write_json", full)
+        with pytest.raises(OSError, match="No space"):
+            resume(folder, retry_errors=True)
+    assert not sent(desk)
+    assert resume(folder) == 1
+
+
+def test_of_two_at_once_one_submits(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second looks before the first has submitted, and comes after."""
+    status = read_status(folder)
+    monkeypatch.setattr(resumption, "read_status", lambda folder: status)
+    assert resume(folder) == 1
+    with pytest.raises(FailedError, match="somebody resumes this job"):
+        resume(folder)
+
+
+def test_another_users_folder(folder: JobFolder, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)
+    ran = run_cli("resume", "job")
+    assert (ran.code, ran.err) == (2, f"Error: cannot write into {folder.path / 'state'}: Permission denied\n")
+
+
+def test_the_command(folder: JobFolder, run_cli: Cli, desk: Path) -> None:
+    (desk / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    ran = run_cli("resume", "job")
+    assert (ran.code, ran.out) == (0, "Submitted job again as 4711, for 1 row(s)\n")
+
+
+def test_the_command_for_programs(folder: JobFolder, run_cli: Cli) -> None:
+    ran = run_cli("resume", "job", "--retry-errors", "--json")
+    found = json.loads(ran.out)
+    assert (ran.code, ran.err, found["job_id"], found["attempts"]) == (0, "", "4711", 1)
+    assert found["state"] not in ("FAILED", "COMPLETED", "PARTIAL")
