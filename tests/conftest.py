@@ -11,9 +11,11 @@ from typing import NamedTuple
 import hypothesis
 import pytest
 
+from tests.campaign.rows import make_rows, with_answers
 from tests.published_models import SMALL_CONFIG
 from tests.real_jobs import PROMPTS, make_model, reference_texts
 from vllm_hpc.cli import main
+from vllm_hpc.rows import Row
 
 # Machines are shared and slow: an example that takes long is no failure.
 hypothesis.settings.register_profile("shared-machine", deadline=None)
@@ -25,6 +27,10 @@ for script; do :; done
 cp "$script" "$(dirname "$0")/received"
 echo 4711
 """
+
+
+# With it the twelve kills of the tests are of all kinds, two of each job's while it generates.
+CAMPAIGN_SEED, _CAMPAIGN_ROWS = 37, 500
 
 
 class Outcome(NamedTuple):
@@ -90,3 +96,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What plain vLLM answers to PROMPTS."""
     return reference_texts(tiny, PROMPTS, tmp_path_factory.mktemp("reference"))
+
+
+@pytest.fixture(scope="session")
+def expected(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Row, str]]:
+    """The rows of a campaign, and what plain vLLM answers to them."""
+    return with_answers(tiny, make_rows(_CAMPAIGN_ROWS, CAMPAIGN_SEED), tmp_path_factory.mktemp("answers"))

@@ -6,19 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vllm_hpc.jobfolder import (
-    Attempt,
-    ExitRecord,
-    JobFolder,
-    JobRecord,
-    Progress,
-    RankError,
-    RankRecord,
-    Submitted,
-    write_json,
-)
+from tests.published_models import SMALL_CONFIG
+from vllm_hpc.formats.blocks import BlockMaker
+from vllm_hpc.inputs import InputIndex
+from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
 from vllm_hpc.plan import Plan
+from vllm_hpc.records import Attempt, ExitRecord, JobRecord, Progress, RankError, RankRecord, Submitted, write_json
 from vllm_hpc.request import Request
 from vllm_hpc.rows import Row
 
@@ -35,6 +29,7 @@ def make_job(path: Path, rows: list[Row] | int = 3, scheduler: str = "local", sh
     folder.create()
     given: list[Row] = [{"prompt": f"prompt {n}"} for n in range(rows)] if isinstance(rows, int) else rows
     write_lines(folder.input, [{"index": n, "id": str(n), **row} for n, row in enumerate(given)])
+    write_index(folder)
     record = JobRecord(
         request=Request(model="model"),
         plan=Plan(layout=shape or layout(), engine={}),
@@ -45,8 +40,28 @@ def make_job(path: Path, rows: list[Row] | int = 3, scheduler: str = "local", sh
         created_at=SUBMITTED_AT,
     )
     write_json(folder.job_json, record)
-    write_json(folder.submitted, Submitted(scheduler, "77-1000", SUBMITTED_AT))
+    write_json(folder.submitted, Submitted(scheduler, "77" if scheduler == "slurm" else "77-1000", SUBMITTED_AT))
     return folder
+
+
+def write_index(folder: JobFolder) -> None:
+    """input.json as a submission writes it."""
+    maker = BlockMaker()
+    with folder.input.open("rb") as file:
+        for line in file:
+            maker.add(line, is_row=True)
+    maker.finish()
+    index = InputIndex(
+        path=folder.input.name, size=maker.size, rows=maker.rows, format="rows", blocks=tuple(maker.blocks)
+    )
+    write_json(folder.input_json, index)
+
+
+def lay_out(folder: Path) -> None:
+    """What a job with a template of its own needs: a small model to plan for, and a folder for the template."""
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(SMALL_CONFIG))
+    (folder / "template").mkdir()
 
 
 def make_array(path: Path, tasks: int, rows: int = 3) -> JobFolder:
@@ -57,7 +72,9 @@ def make_array(path: Path, tasks: int, rows: int = 3) -> JobFolder:
 
 
 def start(folder: JobFolder, attempt: int = 1, task: int = 0) -> None:
-    record = Attempt(attempt=attempt, task=task, job_id="77-1000", host="node-1", started_at=SUBMITTED_AT + 5)
+    job = folder.job()
+    job_id = f"77_{task}" if job.plan.layout.is_array else "77" if job.scheduler == "slurm" else "77-1000"
+    record = Attempt(attempt=attempt, task=task, job_id=job_id, host="node-1", started_at=SUBMITTED_AT + 5)
     write_json(folder.attempt(attempt), record)
 
 
@@ -70,7 +87,7 @@ def end(folder: JobFolder, exit_code: int = 0, cause: str = "exit", attempt: int
 
 def progress(folder: JobFolder, done: int, failed: int = 0, replica: int = 0, tokens: int = 0) -> None:
     record = Progress(
-        replica=replica, attempt=1, total=3, done=done, failed=failed, completion_tokens=tokens,
+        replica=replica, attempt=1, done=done, failed=failed, completion_tokens=tokens,
         started_at=SUBMITTED_AT + 10, updated_at=SUBMITTED_AT + 60,
     )  # fmt: skip
     write_json(folder.progress(replica), record)

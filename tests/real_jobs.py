@@ -105,7 +105,8 @@ def check_complete(job: Job, reference: list[str]) -> list[Row]:
     assert len(job.ranks()) == layout.all_ranks
     assert sorted(digests) == list(range(layout.dp))
     assert all(len(found) == 1 and None not in found for found in digests.values()), digests
-    assert {row["replica"] for row in rows} == set(range(layout.dp))
+    # Whoever is ready first takes the most: of so few rows a late replica may find none.
+    assert {row["replica"] for row in rows} <= set(range(layout.dp))
     wait_for(lambda: not processes_of(job), f"no process is left: {processes_of(job)}", 60)
     assert not list(Path("/dev/shm").glob(f"vllm-hpc-{status.job_id}[-_]*"))
     return rows

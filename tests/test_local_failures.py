@@ -14,7 +14,7 @@ import pytest
 
 from tests.real_jobs import PATIENCE_S, processes_of, submit_tiny, wait_for
 from vllm_hpc import Job
-from vllm_hpc.jobfolder import read_json
+from vllm_hpc.records import read_json
 from vllm_hpc.schedulers.local import SupervisorRecord
 from vllm_hpc.state import Status
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.vllm
 LIMIT_S = 60
 # Enough rows that no run ends before it is killed.
 LONG = [{"prompt": f"def function_{number}(folder):"} for number in range(3000)]
-LONG_SAMPLING = {"max_tokens": 200, "sampling": {"ignore_eos": True}}
+LONG_SAMPLING = {"max_tokens": 200, "sampling": {"ignore_eos": True}, "max_requeues": 0}
 
 
 def start(tiny: Path, work: Path, **options: object) -> Job:
@@ -124,29 +124,35 @@ def test_cancel_while_the_model_loads(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_walltime(tiny: Path, tmp_path: Path) -> None:
-    job = submit_tiny(tiny, tmp_path, LONG, tp=1, time="0:10", **LONG_SAMPLING)
+    """It is over before the model is loaded: nothing can be drained."""
+    job = submit_tiny(tiny, tmp_path, LONG, tp=1, time="0:05", **LONG_SAMPLING)
     assert ends_as(job, "TIMEOUT").reason == "the walltime was over"
 
 
 def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
     """The first rank meets a full disk while its peer is in step with it: the disk is the error, not the lost peer."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n"
+        "import os\n"
         "if os.environ.get('RANK') == '0':\n"
+        "    import resource\n"
         "    from vllm_hpc.engine.shards import ShardWriter\n"
-        "    real = ShardWriter.write\n"
-        "    def write(self, row, written=[]):\n"
-        "        written.append(row)\n"
-        "        if len(written) > 3: raise OSError(28, 'No space left on device')\n"
-        "        real(self, row)\n"
-        "    ShardWriter.write = write\n"
+        "    real = ShardWriter.put\n"
+        "    def put(self, make, rows=[]):\n"
+        "        rows.append(make)\n"
+        "        if len(rows) == 60:  # the model's kernels are compiled: from here on no file may grow beyond that\n"
+        "            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "        real(self, make)\n"
+        "    ShardWriter.put = put\n"
     )
     job = submit_tiny(tiny, tmp_path, LONG, tp=2, env={"PYTHONPATH": str(tmp_path)}, **LONG_SAMPLING)
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
-    assert status.reason == f"rank 0 on {os.uname().nodename}: OSError: [Errno 28] No space left on device"
-    assert "No space left on device" in logs_command(job)
-    assert job.collect().rows["done"] == 3
+    assert "OSError: File too large: every row finished so far is safe; make room" in status.reason
+    assert "every row finished so far is safe" in logs_command(job)
+    shard = job.folder.shard(0, 1).read_bytes()
+    assert len(shard) <= 100_000
+    assert shard.endswith(b"\n")
+    assert job.collect().rows["done"] == status.rows.done == len(shard.splitlines())
 
 
 def test_an_engine_argument_that_vllm_refuses(tiny: Path, tmp_path: Path) -> None:

@@ -45,6 +45,20 @@ def ends_as(job: Job, state: str, limit: float = LIMIT_S) -> Status:
     return status
 
 
+def start_now(job: Job) -> None:
+    """Cut short the two minutes that a requeued job waits.
+
+    Not in the second of its requeue: Slurm has revoked the job's credential for that, and would kill the new start.
+    """
+
+    def age() -> float:
+        said = subprocess.run(["squeue", "-h", "-j", str(job.job_id), "-o", "%V"], capture_output=True, text=True)
+        return time.time() - time.mktime(time.strptime(said.stdout.strip(), "%Y-%m-%dT%H:%M:%S"))
+
+    wait_for(lambda: age() >= 3, "the requeue is some seconds old")
+    subprocess.run(["scontrol", "update", f"jobid={job.job_id}", "StartTime=now"], check=True)
+
+
 def scancel(job: Job) -> None:
     subprocess.run(["scancel", str(job.job_id)], check=True)
 
@@ -115,10 +129,48 @@ def test_sigkill_of_a_step_daemon(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
-    job = submit(tiny, tmp_path, time="1")
+    """A step that takes longer than the lead cannot be drained: Slurm ends it, and what was written stays."""
+    job = start(tiny, tmp_path, time="1")
+    stopped = [rank.pid for rank in job.ranks()]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
     status = ends_as(job, "TIMEOUT", 200)
     assert status.rows.done > 0
     assert job.collect().rows["done"] >= status.rows.done
+
+
+def test_the_walltime_is_near_and_the_job_goes_on(tiny: Path, tmp_path: Path) -> None:
+    """Drained ahead of the walltime, requeued by the script, and finished by another attempt."""
+    job = submit(tiny, tmp_path, time="3", drain_lead=100, max_requeues=5)  # 80 s to load and to begin
+    wait_for(lambda: job.status().state == "PENDING" and job.status().attempts > 0 and _waits(job), "requeued", 200)
+    assert job.status().rows.done > 0
+    job.folder.drain.touch()
+    start_now(job)
+    status = ends_as(job, "PARTIAL", 200)
+    assert status.attempts == 2
+    assert "missing" in status.reason
+
+
+def _waits(job: Job) -> bool:
+    return job.folder.exit_of(1) is not None
+
+
+def test_a_requeue_by_slurm_goes_on_and_resume_finishes(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path, max_requeues=1)
+    subprocess.run(["scontrol", "requeue", str(job.job_id)], check=True)
+    wait_for(lambda: job.status().state == "PENDING", "it waits again")
+    before = job.status().rows.done
+    start_now(job)
+    wait_for(lambda: job.status().rows.done > before, "the second attempt writes rows")
+    job.cancel()
+    ends_as(job, "CANCELLED")
+    done = job.status().rows.done
+    assert job.resume() == len(LONG) - done
+    wait_for(lambda: job.status().rows.done > done, "the resumed job writes rows")
+    job.cancel()
+    status = ends_as(job, "CANCELLED")
+    assert status.attempts == 3
+    assert job.collect().rows["done"] == status.rows.done
 
 
 def test_a_node_that_does_not_join_is_named(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,9 +221,10 @@ def test_a_job_that_slurm_has_forgotten_keeps_its_state(tiny: Path, tmp_path: Pa
     job = submit(tiny, tmp_path, directive=["--hold"])
     scancel(job)
     ends_as(job, "CANCELLED")
-    Path(job.path / "state" / "submitted.json").write_text(
-        (job.path / "state" / "submitted.json").read_text().replace(f'"{job.job_id}"', '"4000000"')
-    )
+    was = f'"{job.job_id}"'
+    for name in ("submitted.json", "verdict-0.json"):  # as if Slurm had forgotten the id
+        file = job.path / "state" / name
+        file.write_text(file.read_text().replace(was, '"4000000"'))
     assert job.status().state == "CANCELLED"
 
 
