@@ -4,15 +4,19 @@ VENV ?= .venv
 RUNS ?= runs
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-pbs lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/vllm-hpc submit jobs/quickstart --job-dir $(RUNS) --wait
 
 test: $(VENV)/test.done
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n 2 -m "not vllm and not slurm"
-	$(BIN)/python -m pytest -m "vllm or slurm"
+	$(BIN)/python -m pytest -n 2 -m "not vllm and not slurm and not pbs"
+	$(BIN)/python -m pytest -m "(vllm or slurm) and not pbs"
+
+# On the stand-in of a two-host PBS. On a real one, as an ordinary user: .venv/bin/python -m pytest -m pbs
+test-pbs: $(VENV)/test.done
+	PATH="$(CURDIR)/tests/pbs/standin:$$PATH" $(BIN)/python -m pytest -m pbs
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

@@ -61,7 +61,7 @@ def measure(config: dict[str, Any], gpu: str, tp: int, pp: int, engine: dict[str
         "load_format": "dummy", "skip_tokenizer_init": True, "distributed_executor_backend": "external_launcher",
         "tensor_parallel_size": tp, "pipeline_parallel_size": pp, "enforce_eager": gpu == "cpu" and pp == 1, **engine,
     }  # fmt: skip
-    if gpu != "cpu" and tp > 1:  # as vllm_hpc/engine/loop.py
+    if gpu != "cpu" and tp > 1:  # as vllm_hpc/engine/start.py
         arguments["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))

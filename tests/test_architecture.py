@@ -15,12 +15,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("variables", "directives", "wording"),
     ("checks", "cache"),
-    ("request", "gpus", "demo", "rendezvous", "environment"),
+    ("request", "adapters", "gpus", "demo", "rendezvous", "environment"),
     ("layout", "profiles", "vllm_arguments"),
     ("plan", "models"),
-    ("jobfolder", "rows"),
+    ("records", "rows"),
+    ("jobfolder",),
+    ("formats",),
+    ("shards", "inputs"),
+    ("intake", "lines"),
     ("memory", "parallel", "survey", "schedulers"),
-    ("hardware", "history", "render", "supervisor"),
+    ("hardware", "history", "render", "supervisor", "requeue", "handover", "chain"),
     ("settings",),
     ("choose",),
     ("cost",),
@@ -28,7 +32,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("executor",),
     ("failure", "counts"),
     ("state",),
-    ("collect",),
+    ("summary",),
+    ("collect", "resumption"),
     ("job",),
     ("submission",),
     ("cli",),
@@ -37,7 +42,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"vllm", "torch", "transformers", "ray"}
 # The compute side stands beside the login side, and may use only this of it.
-ENGINE_MAY_USE = {"engine", "errors", "request", "layout", "plan", "jobfolder", "rows"}
+ENGINE_MAY_USE = {"engine", "errors", "request", "layout", "plan", "adapters", "records", "jobfolder", "rows"} | {
+    "formats", "shards", "inputs",
+}  # fmt: skip
 
 
 def room(path: Path) -> str:

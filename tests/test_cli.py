@@ -507,7 +507,7 @@ def test_auto_does_not_take_the_login_node_where_sbatch_hangs(
     assert json.loads(run_cli("render", "model", "--json").out)["scheduler"] == "local"
 
 
-@pytest.mark.parametrize("find", [lambda folder: folder, lambda folder: folder.name, lambda folder: "77-1000"])
+@pytest.mark.parametrize("find", [lambda folder: folder, lambda folder: folder.name, lambda folder: "77"])
 def test_a_job_is_found_by_folder_name_and_id(desk: Path, run_cli: Cli, find: Callable[[Path], Any]) -> None:
     folder = make_job(desk / "runs" / "run", scheduler="slurm")
     outcome = run_cli("status", find(folder.path), "--json")

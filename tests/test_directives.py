@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_hpc.directives import OWNED
+from vllm_hpc.directives import OWNED, OWNED_OF_QSUB, OWNED_RESOURCES
 from vllm_hpc.errors import RequestError
 from vllm_hpc.request import make_request
 
@@ -17,21 +17,21 @@ from vllm_hpc.request import make_request
      "--mem-per-gpu=8G", "--exclude n1 --switches=1", "-x n1", "-LaN", "--output-is-no-option"],
 )  # fmt: skip
 def test_lines_that_are_the_persons_own(line: str) -> None:
-    assert make_request({"model": "demo", "directive": [line]}).directive == [line]
+    assert make_request({"model": "demo", "scheduler": "slurm", "directive": [line]}).directive == [line]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in OWNED])
 @pytest.mark.parametrize("form", ["--{}", "--{}=1", "--{} 1", "--exclusive --{}=1", '"--{}=1"'])
 def test_an_owned_option_is_refused_in_every_form(name: str, form: str) -> None:
     with pytest.raises(RequestError, match=rf"--directive --{name} is not yours to set here: .+"):
-        make_request({"model": "demo", "directive": [form.format(name)]})
+        make_request({"model": "demo", "scheduler": "slurm", "directive": [form.format(name)]})
 
 
 @pytest.mark.parametrize("letter", [letter for _, letter in OWNED if letter])
 @pytest.mark.parametrize("form", ["-{}", "-{} 1", "-{}1", "-H{}1", "-H -{} 1"])
 def test_an_owned_letter_is_refused_in_every_form(letter: str, form: str) -> None:
     with pytest.raises(RequestError, match=rf"--directive -{letter} is not yours to set here: .+"):
-        make_request({"model": "demo", "directive": [form.format(letter)]})
+        make_request({"model": "demo", "scheduler": "slurm", "directive": [form.format(letter)]})
 
 
 @pytest.mark.parametrize(
@@ -52,5 +52,46 @@ def test_an_owned_letter_is_refused_in_every_form(letter: str, form: str) -> Non
 )
 def test_a_refusal_names_the_proper_way(line: str, said: str) -> None:
     with pytest.raises(RequestError, match="--directive") as caught:
-        make_request({"model": "demo", "directive": [line]})
+        make_request({"model": "demo", "scheduler": "slurm", "directive": [line]})
+    assert said in str(caught.value)
+
+
+def pbs(line: str) -> list[str]:
+    return make_request({"model": "demo", "scheduler": "pbs", "directive": [line]}).directive
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-l filesystems=home:eagle", "-lfilesystems=home", "-W depend=afterok:12.head", "-W group_list=x",
+     "-m abe -M a@b.org",
+     "-a 202601021200", "-h", "-p 10", "-q big", "-A 'a b'", "-P x", "-hq big", "-l a=walltime"],
+)  # fmt: skip
+def test_lines_of_qsub_that_are_the_persons_own(line: str) -> None:
+    assert pbs(line) == [line]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        *((f"-{letter}", f"-{letter} is not yours") for letter in OWNED_OF_QSUB),
+        *((f"-h{letter} x", f"-{letter} is not yours") for letter in OWNED_OF_QSUB),
+        *((f"-l {name}=1", f"-l {name} is not yours") for name in OWNED_RESOURCES),
+        *((f"-lx=1,{name}=1", f"-l {name} is not yours") for name in OWNED_RESOURCES),
+        ("-W umask=077", "-W umask is not yours"),
+        ("-W depend=afterok:1,block=true", "use --wait"),
+        ("-J 0-3", "use --array, with --dp"),
+        ("-l walltime=1:00", "use --time"),
+        ("-l select=4", "use --nodes"),
+        ("-o /tmp/x", "'vllm-hpc logs'"),
+        ("-A a -J 0-3", "use --array"),
+        ("-A a b", "no option of qsub's"),
+        ("--version", "no option of qsub's"),
+        ("-A a\\ b", "backslash"),
+        ("-A 'a", "not closed"),
+        ("#PBS -h", "give only what follows '#PBS '"),
+    ],
+)
+def test_a_line_that_is_not_for_qsub_is_refused(line: str, said: str) -> None:
+    with pytest.raises(RequestError, match="--directive") as caught:
+        pbs(line)
     assert said in str(caught.value)

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from vllm_hpc.cli import COMMANDS, cli
+from vllm_hpc.rows import INPUT_FIELDS, OUTPUT_FIELDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,6 +47,17 @@ def test_every_command_line_in_the_readme_parses() -> None:
     assert found
     for line in found:
         check_command_line(line)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_every_command_line_in_the_docs_parses(page: Path) -> None:
+    for line in command_lines(page.read_text(encoding="utf-8")):
+        check_command_line(line)
+
+
+def test_every_field_of_a_row_out_is_documented() -> None:
+    page = (ROOT / "docs" / "rows.md").read_text(encoding="utf-8")
+    assert [name for name in OUTPUT_FIELDS | INPUT_FIELDS - {"batch"} if f"`{name}`" not in page] == []
 
 
 def test_the_check_of_command_lines_sees_a_mistake() -> None:

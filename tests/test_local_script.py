@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,18 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.published_models import SMALL_CONFIG
+from tests.crafted import lay_out
 from tests.real_jobs import processes_of
 from vllm_hpc import Job, submit
-from vllm_hpc.jobfolder import Ending, ExitRecord, Progress, write_json
+from vllm_hpc.records import Ending, ExitRecord, Progress, write_json
 
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     """Submit a job whose setup line and whose 'torchrun' are shell code of the test's."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps(SMALL_CONFIG))
-    (tmp_path / "template").mkdir()
+    lay_out(tmp_path)
     monkeypatch.chdir(tmp_path)
 
     def run(setup: str = ":", torchrun: str = ":") -> Job:
@@ -117,5 +114,5 @@ def test_a_row_that_came_during_a_collect_is_not_missed(start: Callable[..., Job
     shard = job.folder.shard(0, 1)
     shard.write_text('{"index":0,"id":"0","text":"late"}\n')
     os.utime(shard, (began + 0.001, began + 0.001))  # after the look at the shards, before the file was whole
-    write_json(job.folder.progress(0), Progress(replica=0, attempt=1, total=2, done=1))
+    write_json(job.folder.progress(0), Progress(replica=0, attempt=1, done=1))
     assert next(iter(job.results()))["text"] == "late"

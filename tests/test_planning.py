@@ -11,9 +11,9 @@ import pytest
 from tests.conftest import Cli
 from tests.crafted import make_job
 from tests.published_models import PUBLISHED
-from vllm_hpc.jobfolder import JobRecord, RankRecord, write_json
 from vllm_hpc.layout import Layout
 from vllm_hpc.plan import Plan
+from vllm_hpc.records import JobRecord, RankRecord, write_json
 from vllm_hpc.request import Request
 
 CONFIGS = {model.name: model.config for model in PUBLISHED}

@@ -131,6 +131,7 @@ def test_a_plain_variable_is_taken() -> None:
         "NCCL_DEBUG": "INFO", "EMPTY": "", "WITH": "a 'b' \"c\" $d é", "https_proxy": "http://proxy:80", "EPOCHS": "3",
         "LD_PRELOAD": "/usr/lib/libtcmalloc.so.4", "VLLM_HPC_JOIN_TIMEOUT": "600", "PYTHONPATH": "/site", "Lib": "x",
         "OMP_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "false", "LD_LIBRARY_PATH": "/usr/lib",
+        "VLLM_HPC_STALL_S": "1800", "VLLM_HPC_SYNC_S": "30", "VLLM_HPC_DEAD_S": "60",
     }  # fmt: skip
     assert make_request({"model": "demo", "env": env}).env == env
 
@@ -251,7 +252,7 @@ def test_a_second_line_is_refused_and_the_option_named(option: str) -> None:
         ({"top_p": 1.1}, "--top-p"),
         ({"seed": -1}, "--seed"),
         ({"seed": 2**32}, "--seed"),
-        ({"scheduler": "loadleveler"}, '--scheduler must be one of "auto", "local", "slurm"'),
+        ({"scheduler": "loadleveler"}, '--scheduler must be one of "auto", "local", "pbs", "slurm"'),
         ({"time": 120}, '--time must be a text such as "2:00:00"'),
         ({"name": 3}, '--name must be a text such as "first"'),
         ({"tp": "2"}, "--tp must be a whole number from 1 to 100000"),

@@ -41,6 +41,45 @@ gpu_flag = "none"
 launcher = "srun"
 head_command = "hostname -i"
 export_environment = false
+
+[profiles.polaris]
+scheduler = "pbs"
+gpu_request = "queue"
+gpus_per_node = 4
+chunk = ["system=polaris"]
+resources = ["filesystems=home:eagle"]
+launcher = "mpiexec"
+launcher_options = ["--cpu-bind", "none"]
+head_suffix = ".hsn.cm.polaris.alcf.anl.gov"
+
+[profiles.abci]
+gpu_request = "queue"
+account_flag = "-P"
+launcher = "openmpi"
+
+[profiles.miyabi]
+gpu_request = "queue"
+account_flag = "-W group_list"
+launcher = "pbs_tmrsh"
+
+[profiles.gadi]
+gpu_request = "totals"
+account_flag = "-P"
+gpus_per_node = 4
+cpus_per_rank = 12
+resources = ["jobfs=400GB", "storage=gdata/xx+scratch/xx"]
+
+[profiles.torque]
+gpu_request = "nodes"
+gpus_per_node = 4
+
+[profiles.derecho]
+gpus_per_node = 4
+cpus_per_rank = 16
+exclusive = true
+resources = ["job_priority=regular", "licences={nodes}", "rt={gpus}"]
+setup = ["module load cuda"]
+env = { NCCL_SOCKET_IFNAME = "hsn" }
 """
 HOSTILE = "naïve \"job\" 'of' $(x) `y` & 100%; #1"
 SCRIPTS: dict[str, dict[str, Any]] = {
@@ -62,6 +101,28 @@ SCRIPTS: dict[str, dict[str, Any]] = {
     "8-array-of-4.sbatch": {"nodes": 1, "gpus_per_node": 8, "tp": 8, "dp": 4, "array": True},
     "9-head-suffix.sbatch": {"nodes": 2, "tp": 8, "profile": "juwels"},
     "10-srun-head-command.sbatch": {"nodes": 2, "tp": 16, "profile": "frontier", "cpus_per_rank": 7, "time": "30"},
+    "11-pbs.pbs": {"nodes": 2, "tp": 16, "scheduler": "pbs", "time": "2:00:00", "partition": "gpu"},
+    "12-pbs-select.pbs": {
+        "nodes": 2, "tp": 4, "dp": 2, "profile": "derecho", "scheduler": "pbs", "account": "UABC 0001", "mem": "480G",
+        "partition": "main", "time": "12:00:00", "directive": ["-m abe -M ada@example.org"], "max_requeues": 0,
+    },
+    "13-pbs-queue-mpiexec.pbs": {
+        "nodes": 10, "tp": 4, "dp": 10, "profile": "polaris", "scheduler": "pbs", "time": "3:00:00", "account": "p",
+    },
+    "14-pbs-queue-openmpi.pbs": {
+        "nodes": 2, "tp": 8, "dp": 2, "profile": "abci", "scheduler": "pbs", "partition": "rt_HF",
+    },
+    "15-pbs-queue-tmrsh.pbs": {"nodes": 8, "tp": 8, "profile": "miyabi", "scheduler": "pbs", "account": "gx01"},
+    "16-pbs-totals.pbs": {
+        "nodes": 2, "tp": 8, "profile": "gadi", "scheduler": "pbs", "account": "ab12", "partition": "gpuvolta",
+        "mem": "380G",
+    },
+    "17-pbs-nodes.pbs": {"nodes": 2, "tp": 8, "profile": "torque", "scheduler": "pbs", "mem": "64000M"},
+    "18-pbs-array-of-4.pbs": {"nodes": 2, "tp": 16, "dp": 4, "array": True, "scheduler": "pbs", "time": "600"},
+    "19-pbs-hostile.pbs": {
+        "tp": 2, "name": HOSTILE.replace("ï", "i"), "job_dir": "/scratch/my runs/$HOME \"e\"", "scheduler": "pbs",
+        "env": {"WORDS": "it's $(x) \"y\" \\ é"}, "account": "it's a \"b\"",
+    },
 }  # fmt: skip
 
 
@@ -106,8 +167,8 @@ def test_directives_come_before_the_first_command(render: Any, file: str) -> Non
     lines = render(file).splitlines()
     assert lines[0] == "#!/usr/bin/env bash"
     first_command = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
-    places = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
-    assert bool(places) == file.endswith(".sbatch")
+    places = [number for number, line in enumerate(lines) if line.startswith(("#SBATCH", "#PBS"))]
+    assert bool(places) == (not file.endswith(".sh"))
     assert all(place < first_command for place in places)
 
 

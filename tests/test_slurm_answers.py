@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import Cli
 from tests.crafted import end, make_array, make_job, progress, start
 from vllm_hpc.job import Job
-from vllm_hpc.jobfolder import JobFolder, Submitted, write_json
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Submitted, write_json
 from vllm_hpc.schedulers import ClientError, ClientMissingError, ClientTimeoutError, Sighting
 from vllm_hpc.schedulers.slurm import SCHEDULER, look, parse_sacct, parse_scontrol, parse_squeue, task_ids
 from vllm_hpc.state import FINAL, read_status

@@ -14,16 +14,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vllm_hpc.directives import check_directive
+from vllm_hpc.directives import OWNED_RESOURCES, check_directive
 from vllm_hpc.errors import RequestError
 from vllm_hpc.variables import ADVICE, check_env, check_no_secret, is_secret
 
 # Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
 _WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
 _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
+# In a chunk of PBS's, and those of it that the layout decides.
+_RESOURCE = re.compile(r"[A-Za-z_][\w.]*=[\w.+/@%-]+")
+_IN_CHUNK = frozenset({"ncpus", "ngpus", "mpiprocs", "mem"})
 _HOST_SUFFIX = re.compile(r"[A-Za-z0-9.-]*")
-# What a job can be called by its scheduler: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; 4711-1763820000 here.
-_JOB_ID = re.compile(r"[0-9]+(_([0-9]+|\[.*\])|\+[0-9]+|-[0-9]{9,}|\[[0-9]*\])?(;.*)?")
+# What a job can be called by its scheduler: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; 4711-1763820000 here;
+# PBS's 12.server, 12[].server, 12[3], 12[3].server.
+_JOB_ID = re.compile(
+    r"[0-9]+(_([0-9]+|\[.*\])|\+[0-9]+|-[0-9]{9,}|\[[0-9]*\])?(;.*)?|[0-9]+(\[[0-9]*\])?\.[A-Za-z][\w.-]*"
+)
 # submitit replaces these in any path it is given (submitit.core.utils.JobPaths._format_id).
 _SUBMITIT_TAGS = ("%j", "%t", "%A", "%a")
 
@@ -101,6 +107,31 @@ def check_directives(lines: list[str], origin: str) -> None:
         check_one_line(line, origin)
         check_no_secret(line, origin, is_shell=False)
         check_directive(line, origin)
+
+
+def check_chunk(parts: tuple[str, ...], origin: str) -> None:
+    """What a profile adds to a chunk of PBS's, as in system=polaris."""
+    for part in parts:
+        if not _RESOURCE.fullmatch(part) or part.partition("=")[0] in _IN_CHUNK:
+            raise RequestError(f"{origin} {part!r} is nothing to add to a chunk: write it as in 'system=polaris'")
+
+
+def check_resources(resources: tuple[str, ...], origin: str) -> None:
+    """What a profile asks PBS for with -l, as in filesystems=home:eagle or rt_HF={nodes}."""
+    for text in resources:
+        name, sign, value = text.partition("=")
+        plain = value.replace("{nodes}", "").replace("{gpus}", "")
+        if not (sign and value and re.fullmatch(r"[A-Za-z_][\w.]*", name) and re.fullmatch(r"[\w.+/@%:=,-]*", plain)):
+            raise RequestError(f"{origin} {text!r} is no resource: write it as in 'filesystems=home:eagle'")
+        if name in OWNED_RESOURCES:
+            raise RequestError(f"{origin} {name} is not yours to set here: {OWNED_RESOURCES[name]}")
+
+
+def check_words(words: tuple[str, ...], origin: str) -> None:
+    """Words of a command line."""
+    for word in words:
+        check_one_line(word, origin)
+        check_no_secret(word, origin, is_shell=False)
 
 
 def check_shell_lines(lines: tuple[str, ...], origin: str) -> None:
@@ -195,6 +226,9 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "setup": check_shell_lines,
     "head_command": check_shell_command,
     "head_suffix": check_host_suffix,
+    "chunk": check_chunk,
+    "resources": check_resources,
+    "launcher_options": check_words,
     "sampling": check_arguments,
     "engine": check_arguments,
 }

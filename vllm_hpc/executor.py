@@ -16,8 +16,9 @@ from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.environment import TASK_PICKLE
 from vllm_hpc.errors import SubmitError
-from vllm_hpc.jobfolder import JobFolder, temporary_name
+from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
+from vllm_hpc.records import temporary_name
 from vllm_hpc.schedulers import Scheduler
 
 

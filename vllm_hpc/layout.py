@@ -197,7 +197,8 @@ def _parallel(asked: Asked, world: int, procs: int, reasons: list[str]) -> tuple
         if world % asked.dp:
             raise _Misfit(f"{world} GPUs cannot be shared out over DP = {asked.dp} replicas")
         tp, pp = _split_replica(tp, pp, world // asked.dp, procs)
-        reasons.append(f"a replica has {world // asked.dp} GPU(s): TP = {tp} inside a node, PP = {pp} beyond")
+        where = "inside a node" if tp <= procs else "over nodes"
+        reasons.append(f"a replica has {world // asked.dp} GPU(s): TP = {tp} {where}, PP = {pp}")
     tp, pp = tp or 1, pp or 1
     dp = asked.dp or world // (tp * pp)
     if tp * pp * dp != world:

@@ -9,10 +9,12 @@ import msgspec
 from vllm_hpc.checks import as_path
 from vllm_hpc.choose import Choice, Needs, choose, lack, smallest_that_fits
 from vllm_hpc.cost import estimate
+from vllm_hpc.directives import check_owned
 from vllm_hpc.errors import LayoutError, RequestError
 from vllm_hpc.gpus import GIB
 from vllm_hpc.hardware import Device, describe, find_device
 from vllm_hpc.history import measured_rate
+from vllm_hpc.intake import Intake
 from vllm_hpc.layout import Asked, Layout, solve, solve_array
 from vllm_hpc.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
 from vllm_hpc.models import find_model
@@ -22,7 +24,7 @@ from vllm_hpc.models.known import Knowledge, learn
 from vllm_hpc.plan import CPU_KV_CACHE_GIB, DEFAULT_MAX_TOKENS, Cost, Memory, ModelFacts, Plan
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.request import Request, make_request
-from vllm_hpc.schedulers import find_scheduler
+from vllm_hpc.schedulers import find_scheduler, get_scheduler
 from vllm_hpc.settings import Settings, choose_settings, not_modelled
 from vllm_hpc.survey import Survey, survey
 from vllm_hpc.vllm_arguments import check_arguments
@@ -40,10 +42,13 @@ def with_default_profile(request: Request) -> Request:
     return request if request.profile or not default else msgspec.structs.replace(request, profile=default)
 
 
-def make_plan(request: Request, profile: Profile, whole_input: bool = True) -> tuple[Plan, str]:
+def make_plan(
+    request: Request, profile: Profile, whole_input: bool = True, intake: Intake | None = None
+) -> tuple[Plan, str]:
     """The plan of a request with its profile, and the scheduler that it is for. Raises RefusedError.
 
-    Every row of the input is checked; with ``whole_input`` false, a large one is only sampled, and none is not read.
+    Every row of the input is checked, and ``intake`` remembers it; with ``whole_input`` false, a large one is only
+    sampled, and none is not read.
     """
     model = find_model(request.model)
     check_arguments("engine", request.engine)
@@ -51,7 +56,7 @@ def make_plan(request: Request, profile: Profile, whole_input: bool = True) -> t
     scheduler, why = _choose_scheduler(request, profile)
     device = find_device(request, profile, scheduler)
     known = learn(model, dummy_weights=request.engine.get("load_format") == "dummy")
-    rows = _survey(request, known, whole_input)
+    rows = _survey(request, known, whole_input, intake or Intake(request.input))
     notes = [f"scheduler {scheduler}: {why}"]
     if known.shape is None:
         plan = _plan_unknown(request, profile)
@@ -67,6 +72,8 @@ def make_plan(request: Request, profile: Profile, whole_input: bool = True) -> t
         plan = _plan_known(request, model.path, capacity, needs, rows)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
+    else:
+        _check_cluster(request, profile, plan.layout, scheduler, why)
     notes += [*plan.reasons, *known.notes, *(unused_options(request) if scheduler == "local" else ())]
     return msgspec.structs.replace(plan, reasons=tuple(notes)), scheduler
 
@@ -180,13 +187,13 @@ def _cost(request: Request, model: str, needs: Needs, choice: Choice, rows: Surv
     return estimate(needs, choice.layout, choice.fit, rows, measured)
 
 
-def _survey(request: Request, known: Knowledge, whole: bool) -> Survey | None:
+def _survey(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Survey | None:
     """The input in numbers; a plan without --input reads none."""
     if request.input is None and not whole:
         return None
     named = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
     sampling = {"max_tokens": known.max_tokens or DEFAULT_MAX_TOKENS, **request.sampling, **named}
-    return survey(request.input, sampling, known.template_bytes or 0, whole)
+    return survey(intake, sampling, known.template_bytes or 0, whole)
 
 
 def _asked(request: Request) -> Asked:
@@ -212,8 +219,23 @@ def _choose_scheduler(request: Request, profile: Profile) -> tuple[str, str]:
 
 def _check_local(request: Request, layout: Layout, why: str) -> None:
     local = f"the scheduler is local ({why})"
+    cluster = "use --scheduler slurm or pbs"
     if layout.nodes > 1:
-        raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or --scheduler slurm")
-    if request.array or request.launcher == "srun":
-        option = "--array" if request.array else "--launcher srun"
-        raise RequestError(f"{option} needs Slurm, and {local}: leave it out, or use --scheduler slurm")
+        raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or {cluster[4:]}")
+    if request.array or request.launcher not in (None, "torchrun"):
+        option = "--array" if request.array else f"--launcher {request.launcher}"
+        raise RequestError(f"{option} needs a cluster, and {local}: leave it out, or {cluster}")
+
+
+def _check_cluster(request: Request, profile: Profile, layout: Layout, scheduler: str, why: str) -> None:
+    """What only the scheduler can judge, once it is known. Raises RequestError."""
+    chosen = get_scheduler(scheduler)
+    check_owned(request.directive, scheduler)
+    launcher = request.launcher or profile.launcher
+    if launcher is not None and launcher not in chosen.launchers:
+        known = ", ".join(chosen.launchers)
+        raise RequestError(
+            f"--launcher {launcher} does not go with the scheduler, {scheduler} ({why}): use one of {known}, "
+            "or leave it out"
+        )
+    chosen.check_request(request, profile, layout)

@@ -30,9 +30,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     How nodes name the head: its host name with ``head_suffix`` ("i" on JUWELS, ".hsn.cm.polaris.alcf.anl.gov"), or
     what ``head_command`` prints on it ("hostname -i" on Frontier). ``export_environment`` false is --export=NONE.
+
+    Of PBS: ``gpu_request`` is the grammar of a request (chunks with ngpus; chunks of a queue that means the GPUs; job
+    totals; TORQUE's nodes=), ``chunk`` and ``resources`` are added to it, {nodes} and {gpus} filled in.
     """
 
-    scheduler: Literal["slurm", "local"] | None = None
+    scheduler: Literal["slurm", "pbs", "local"] | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -44,7 +47,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     gpu_memory_gib: float | None = None
     gpu_flag: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
     exclusive: bool = False
+    gpu_request: Literal["select", "queue", "totals", "nodes"] = "select"
+    account_flag: Literal["-A", "-P", "-W group_list"] = "-A"
+    chunk: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
     launcher: LauncherName | None = None
+    launcher_options: tuple[str, ...] = ()
     head_suffix: str = ""
     head_command: str | None = None
     export_environment: bool = True

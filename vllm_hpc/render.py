@@ -56,6 +56,23 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     head_suffix: str = ""
     head_command: str | None = None
     export_environment: bool = True
+    max_requeues: int = 10
+    lead_s: int = 120
+    gpu_request: str = "select"
+    account_flag: str = "-A"
+    chunk: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    launcher_options: tuple[str, ...] = ()
+
+    @property
+    def cores(self) -> int | None:
+        """Cores to ask for on each node, of PBS: one a rank at least; None where the queue decides."""
+        return self.cpus_per_task or (None if self.gpu_request == "queue" else self.procs_per_node)
+
+    @property
+    def asks_for_gpus(self) -> bool:
+        """Whether PBS is asked for GPUs by number; else the queue gives them, or there are none."""
+        return self.gpu_request != "queue" and self.gpu_flag != "none"
 
 
 def render_script(template: str, context: ScriptContext, template_dir: str | None = None) -> str:
@@ -85,7 +102,10 @@ def render_script(template: str, context: ScriptContext, template_dir: str | Non
 
 
 def sh(value: object) -> str:
-    """Quote a value for a line that a shell reads. Use it outside quotes."""
+    """Quote a value for a line that a shell reads, or for a #PBS line: qsub takes quotes as a shell does.
+
+    Use it outside quotes. (OpenPBS 23.06, src/cmds/qsub.c, make_argv: within quotes nothing has a meaning.)
+    """
     return shlex.quote(str(value))
 
 
@@ -104,6 +124,24 @@ def word(value: object) -> str:
     if _PLAIN.fullmatch(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def clock(seconds: int) -> str:
+    """A walltime as PBS takes it: HH:MM:SS, with as many hours as there are."""
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def size(memory: str, times: int = 1) -> str:
+    """An amount of memory as PBS takes it: 64G is 64gb, and a plain number Slurm's megabytes."""
+    digits = re.match("[0-9]*", memory)
+    number, unit = digits[0] if digits else "", memory.upper().rstrip("B").lstrip("0123456789")
+    return f"{int(number) * times}{(unit or 'M').lower()}b"
+
+
+def jobname(name: str) -> str:
+    """A job's name as PBS takes it: letters, digits and ``-_+.``, a letter first (tried on OpenPBS 23.06)."""
+    plain = re.sub(r"[^A-Za-z0-9_+.-]", "_", name)
+    return plain if plain[:1].isalpha() else f"job-{plain}"
 
 
 def _place(error: Exception, template: str) -> str:
@@ -146,5 +184,5 @@ def _environment(packaged: Path, template_dir: str | None) -> jinja2.Environment
         keep_trailing_newline=True,
         bytecode_cache=_CompiledTemplates.of_user(),
     )
-    environment.filters.update(sh=sh, directive=directive, word=word)
+    environment.filters.update(sh=sh, directive=directive, word=word, clock=clock, size=size, jobname=jobname)
     return environment

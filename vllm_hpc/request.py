@@ -15,17 +15,21 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from vllm_hpc.checks import CHECKS, as_path
+from vllm_hpc.checks import CHECKS, as_path, parse_walltime
+from vllm_hpc.directives import check_owned
 from vllm_hpc.errors import RequestError
 from vllm_hpc.wording import explain_mismatch
 
 # vLLM's longest contexts are some million tokens.
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
-LauncherName = Literal["torchrun", "srun"]
-SchedulerName = Literal["auto", "slurm", "local"]
+LauncherName = Literal["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi"]
+SchedulerName = Literal["auto", "slurm", "pbs", "local"]
 
 JOB_DEFINITION = "job.toml"
+_LEAD_S = 120
+# What Slurm takes at most (man sbatch, --signal); the least in which ranks can leave.
+_LEAST_LEAD_S, _LONGEST_LEAD_S = 30, 65_535
 # vLLM's arguments that the layout, or MODEL, already decides: an --engine that names one is a contradiction.
 PLANNED_ENGINE_ARGUMENTS = {
     "model": "MODEL",
@@ -65,6 +69,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     temperature: float | None = None
     top_p: float | None = None
     seed: int = 0
+    seed_rows: bool = False
+    lora: list[str] = []
     sampling: dict[str, Any] = {}
     engine: dict[str, Any] = {}
     env: dict[str, str] = {}
@@ -74,13 +80,24 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     array: bool = False
     template: str | None = None
     template_dir: str | None = None
+    max_requeues: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 10
+    drain_lead: Annotated[int, msgspec.Meta(ge=_LEAST_LEAD_S, le=_LONGEST_LEAD_S)] | None = None
+
+    @property
+    def lead_s(self) -> int:
+        """Seconds before the walltime's end at which a drain begins: what was asked, else 120, or a fifth of it."""
+        limit = parse_walltime(self.time) if self.time else float("inf")
+        return self.drain_lead or int(min(_LEAD_S, limit / 5))
 
     def __post_init__(self) -> None:
         for key, check in CHECKS.items():
             value = getattr(self, key, None)
             if value is not None:
                 check(value, f"--{key.replace('_', '-')}")
+        if self.scheduler != "auto":  # whose options they are, the planner finds out
+            check_owned(self.directive, self.scheduler)
         _check_sampling(self)
+        _check_lead(self)
         for key in self.engine:
             if key in PLANNED_ENGINE_ARGUMENTS:
                 raise RequestError(f"--engine {key} is not yours to set here: use {PLANNED_ENGINE_ARGUMENTS[key]}")
@@ -131,10 +148,20 @@ def read_job_definition(path: Path) -> dict[str, Any]:
     for key in ("input", "template_dir"):
         if isinstance(options.get(key), str):
             options[key] = str(path.parent / Path(options[key]).expanduser())
+    if "lora" in options:
+        options["lora"] = [_beside(path.parent, given) for given in options["lora"]]
     beside = path.parent / as_path(options["model"], "model")
     if beside.exists() or options["model"].startswith((".", "~")):
         options["model"] = str(beside)
     return options
+
+
+def _beside(folder: Path, given: str) -> str:
+    """``NAME=PATH`` with the path made relative to a folder; a bare PATH likewise."""
+    name, sign, path = given.partition("=")
+    if not sign or "/" in name:
+        return str(folder / Path(given).expanduser())
+    return f"{name}={folder / Path(path).expanduser()}"
 
 
 def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
@@ -155,6 +182,18 @@ def check_template(template: str, template_dir: str | None, scheduler: str) -> N
         )
 
 
+def _check_lead(request: Request) -> None:
+    """A drain that leaves some of the walltime to work in: a signal that is due at the start drains an empty engine."""
+    if request.drain_lead is None or request.time is None:
+        return
+    limit = parse_walltime(request.time)
+    if request.drain_lead >= limit:
+        nearest = f"use {limit - 1} or less" if limit > _LEAST_LEAD_S else "leave it out"
+        raise RequestError(
+            f"--drain-lead {request.drain_lead} leaves nothing of --time {request.time} ({limit} s): {nearest}"
+        )
+
+
 # name -> least and most that vLLM takes, whether the least is one of them, and what the refusal says
 _LIMITS: dict[str, tuple[float, float, bool, str]] = {
     "max_tokens": (1, 1_000_000_000, True, "must be a whole number from 1 to 1000000000"),
@@ -167,6 +206,8 @@ _WHOLE = ("max_tokens", "seed")
 
 def _check_sampling(request: Request) -> None:
     """The same limits for a name, whether it has an option of its own or comes through --sampling."""
+    if request.seed_rows and request.sampling.get("seed") is not None:
+        raise RequestError("--seed-rows gives every row a seed of its own, and --sampling seed one to all: keep one")
     for key, (least, most, with_least, words) in _LIMITS.items():
         option = f"--{key.replace('_', '-')}"
         if key != "seed" and key in request.sampling and getattr(request, key) is not None:

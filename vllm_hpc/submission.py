@@ -13,18 +13,21 @@ import msgspec
 import submitit
 
 from vllm_hpc import __version__
+from vllm_hpc.adapters import Adapter, find_adapters
 from vllm_hpc.checks import as_path, check_name, check_path, parse_walltime
 from vllm_hpc.errors import RequestError, SubmitError
 from vllm_hpc.executor import submit_script
+from vllm_hpc.intake import Intake
 from vllm_hpc.job import Job
-from vllm_hpc.jobfolder import JobFolder, JobRecord, Submitted, write_json
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.layout import Layout
 from vllm_hpc.models import Model, ensure_model, find_model
 from vllm_hpc.plan import Plan
 from vllm_hpc.planning import check_fits, make_plan, unused_options, with_default_profile
 from vllm_hpc.profiles import Profile, load_profile
+from vllm_hpc.records import JobRecord, Submitted, write_json
 from vllm_hpc.render import ScriptContext, render_script
 from vllm_hpc.request import JOB_DEFINITION, Request, check_template, find_definition, make_request
-from vllm_hpc.rows import read_rows, write_rows
 from vllm_hpc.schedulers import ClientError, ClientTimeoutError, get_scheduler
 
 
@@ -35,8 +38,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     scheduler: str
     model: Model
+    intake: Intake
     folder: str
     script: str
+    adapters: tuple[Adapter, ...] = ()
     definition: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -91,7 +96,9 @@ def prepare(model: str, **options: Any) -> Prepared:
 
 def _render(request: Request, definition: str | None) -> Prepared:
     profile = load_profile(request.profile)
-    plan, name = make_plan(request, profile)
+    intake = Intake(request.input)
+    plan, name = make_plan(request, profile, intake=intake)
+    adapters = find_adapters(request.lora)
     check_fits(plan)
     scheduler = get_scheduler(name)
     model = find_model(request.model)
@@ -103,13 +110,17 @@ def _render(request: Request, definition: str | None) -> Prepared:
     check_path(str(folder.path), "--job-dir")
     if folder.path.exists():
         raise RequestError(_taken(folder))
-    context = _context(request, plan, profile, folder)
+    scheduler.check_folder(folder)
+    launcher = request.launcher or profile.launcher or scheduler.launchers[0]
+    context = _context(request, plan, profile, folder, launcher)
     return Prepared(
         request=request,
         plan=plan,
         scheduler=scheduler.name,
         model=model,
+        intake=intake,
         folder=str(folder.path),
+        adapters=adapters,
         script=render_script(request.template or scheduler.template, context, request.template_dir),
         definition=definition,
         notes=tuple(unused_options(request)) if scheduler.name == "local" else (),
@@ -123,9 +134,8 @@ def _with_profile(request: Request, profile: Profile) -> Request:
     return msgspec.structs.replace(request, env={**profile.env, **request.env}, **filled)
 
 
-def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder) -> ScriptContext:
+def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder, launcher: str) -> ScriptContext:
     layout = plan.layout
-    launcher = request.launcher or profile.launcher or "torchrun"
     cpus = request.cpus_per_rank
     return ScriptContext(
         title=f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}.",
@@ -153,8 +163,21 @@ def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder) 
         head_suffix=profile.head_suffix,
         head_command=profile.head_command,
         export_environment=profile.export_environment,
+        max_requeues=request.max_requeues,
+        lead_s=request.lead_s,
+        gpu_request=profile.gpu_request,
+        account_flag=profile.account_flag,
+        chunk=profile.chunk,
+        resources=tuple(_filled(text, layout) for text in profile.resources),
+        launcher_options=profile.launcher_options,
         **msgspec.structs.asdict(layout),
     )
+
+
+def _filled(resource: str, layout: Layout) -> str:
+    """What a profile asks for, with the layout's numbers in it."""
+    gpus = layout.nodes * layout.gpus_per_node
+    return resource.replace("{nodes}", str(layout.nodes)).replace("{gpus}", str(gpus))
 
 
 def _taken(folder: JobFolder) -> str:
@@ -175,7 +198,7 @@ def _free_name(parent: Path, model: str) -> str:
 def _fill(folder: JobFolder, prepared: Prepared) -> None:
     """Write everything that the ranks and the scheduler need; job.json last: it makes the folder a job."""
     request = prepared.request
-    rows = write_rows(read_rows(request.input), folder.input)
+    rows = prepared.intake.store(folder)
     script = folder.path / get_scheduler(prepared.scheduler).script
     script.write_text(prepared.script, encoding="utf-8")
     script.chmod(0o755)
@@ -189,6 +212,7 @@ def _fill(folder: JobFolder, prepared: Prepared) -> None:
         sampling=_sampling(request),
         rows=rows,
         created_at=time.time(),
+        adapters=prepared.adapters,
         versions=_versions(),
     )
     write_json(folder.job_json, record)

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from vllm_hpc.checks import parse_walltime
-from vllm_hpc.jobfolder import Ending, ExitRecord, JobFolder, read_json, write_json
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import Attempt, Ending, ExitRecord, read_json, write_json
+from vllm_hpc.request import Request
 from vllm_hpc.schedulers.local import new_job_id, this_process
 
 # linux/prctl.h
@@ -53,34 +58,68 @@ def run(script: Path) -> None:
     write_json(job.supervisor, this_process(job_id))
     print(job_id, flush=True)
     os.dup2(2, 1)  # the pipe to `start` is not for the script
-    limit = job.job().request.time
-    deadline = time.monotonic() + parse_walltime(limit) if limit else float("inf")
+    while _run_attempt(job, script, job_id, wanted):
+        pass
+
+
+def _run_attempt(job: JobFolder, script: Path, job_id: str, wanted: set[signal.Signals]) -> bool:
+    """Run the script once, for one walltime; returns whether it asks to be run again."""
+    before, began = job.last_number(), time.time()
     child = subprocess.Popen(
         ["bash", str(script)],
         stdin=subprocess.DEVNULL,
         env={**os.environ, "VLLM_HPC_JOB_ID": job_id},
         preexec_fn=_prepare_child,
     )
-    cause = _wait(child, deadline, wanted)
+    cause = _wait(child, job.job().request, wanted, lambda: _has_left(job, before))
+    # The attempt that the script is, or would have been, had it lived to say so.
+    number = max(job.last_number(), before + 1)
     if cause != "exit":
         # On record before the script's own trap can write that it met a signal.
-        write_json(job.ending(_attempt(job)), Ending(cause))
+        _put_on_record(job.ending(number), Ending(cause))
         child.terminate()
     _sweep(child)
-    _finish(job, child, cause)
+    if not job.attempt(number).exists():
+        # Killed before it could number itself. The number is used all the same: who resumes must find it taken, or the
+        # next script would be the one that has ended already.
+        this = Attempt(attempt=number, job_id=job_id, host=platform.node(), started_at=began)
+        _put_on_record(job.attempt(number), this)
+    _finish(job, child, cause, number)
     for segment in Path("/dev/shm").glob(f"vllm-hpc-{job_id}-*"):  # of ranks that died while they loaded
         segment.unlink(missing_ok=True)
+    ended = job.exit_of(number)
+    return ended is not None and ended.cause == "requeue"
 
 
-def _wait(child: subprocess.Popen[bytes], deadline: float, wanted: set[signal.Signals]) -> str:
-    """Wait for the script's end, a TERM or the deadline: exit, cancelled or timeout."""
+def _wait(
+    child: subprocess.Popen[bytes], request: Request, wanted: set[signal.Signals], has_left: Callable[[], bool]
+) -> str:
+    """Wait for the script's end, a TERM or the walltime: exit, cancelled or timeout. USR2 goes ahead of the last.
+
+    A script whose ranks have left by then is about to end well: where the machine is busy, that takes a moment more.
+    """
+    limit = parse_walltime(request.time) if request.time else float("inf")
+    deadline = time.monotonic() + limit
+    warn_at = deadline - request.lead_s
     while child.poll() is None:
         seen = signal.sigtimedwait(wanted, 1.0)
         if seen is not None and seen.si_signo in (signal.SIGTERM, signal.SIGINT):
             return "cancelled"
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= warn_at:
+            warn_at = float("inf")
+            child.send_signal(signal.SIGUSR2)
+        over = time.monotonic() - deadline
+        if over >= GRACE_S or (over >= 0 and not has_left()):
             return "timeout"
     return "exit"
+
+
+def _has_left(job: JobFolder, before: int) -> bool:
+    """Whether every rank of the attempt after ``before`` has ended in good order."""
+    attempt = job.last_number()
+    ranks = job.records_of(range(job.job().plan.layout.world_size))
+    ended = [rank for rank in ranks if rank.attempt == attempt > before and rank.outcome == "ok"]
+    return len(ended) == job.job().plan.layout.world_size
 
 
 def _sweep(child: subprocess.Popen[bytes]) -> None:
@@ -116,9 +155,8 @@ def _children(script: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return found
 
 
-def _finish(job: JobFolder, child: subprocess.Popen[bytes], cause: str) -> None:
+def _finish(job: JobFolder, child: subprocess.Popen[bytes], cause: str, number: int) -> None:
     """Write the exit record if the script could not, or if it cannot know why it was ended."""
-    number = _attempt(job)
     code = child.poll()
     if code is None:
         code = -signal.SIGKILL
@@ -127,13 +165,17 @@ def _finish(job: JobFolder, child: subprocess.Popen[bytes], cause: str) -> None:
             return
         if code < 0:
             cause, code = signal.Signals(-code).name, 128 - code
-    write_json(job.exit_record(number), ExitRecord(attempt=number, exit_code=code, cause=cause, ended_at=time.time()))
+    ended = ExitRecord(attempt=number, exit_code=code, cause=cause, ended_at=time.time())
+    _put_on_record(job.exit_record(number), ended)
 
 
-def _attempt(job: JobFolder) -> int:
-    """The attempt that the script is, or would have been, had it lived to say so."""
-    attempt = job.last_attempt()
-    return attempt.attempt if attempt else 1
+def _put_on_record(path: Path, record: Attempt | Ending | ExitRecord) -> None:
+    """Write a record; where the disk is full, say so and go on: what the script has left behind must be seen to."""
+    try:
+        write_json(path, record)
+    except OSError as error:
+        with suppress(OSError):  # the log may lie on the same disk
+            print(f"vllm-hpc: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def _prepare_child() -> None:

@@ -11,13 +11,15 @@ from vllm_hpc.errors import RequestError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 JOIN_TIMEOUT = "VLLM_HPC_JOIN_TIMEOUT"
+# Ours that a user may set; seconds, all of them.
+SETTABLE = (JOIN_TIMEOUT, "VLLM_HPC_STALL_S", "VLLM_HPC_SYNC_S", "VLLM_HPC_DEAD_S")
 _SECONDS = re.compile(r"0*[1-9][0-9]{0,6}")
 # A script's own variables are in lower case; all but a few that programs read from the environment are in upper case.
 _LOWER_CASE = re.compile(r"(?!.*_proxy$)[a-z0-9_]+")
 # LD_PRELOAD is not among them: vLLM's CPU build is meant to be run with tcmalloc preloaded.
 _RESERVED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"PATH"), "the script sets it (extend PATH in a profile's setup lines)"),
-    (re.compile(rf"(?!{JOIN_TIMEOUT}$)VLLM_HPC_.*|SUBMITIT_.*"), "vllm-hpc sets it"),
+    (re.compile(rf"(?!({'|'.join(SETTABLE)})$)VLLM_HPC_.*|SUBMITIT_.*"), "vllm-hpc sets it"),
     (
         re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"),
         "each rank has its own",
@@ -63,7 +65,7 @@ def check_env(env: dict[str, str], origin: str) -> None:
                 raise RequestError(f"{origin} {key} is not yours to set: {reason}: leave it out, or take another name")
         if value and not value.isprintable():
             raise RequestError(f"{origin} {key}={value!r} holds a newline or another control character")
-        if key == JOIN_TIMEOUT and not _SECONDS.fullmatch(value):
+        if key in SETTABLE and not _SECONDS.fullmatch(value):
             raise RequestError(f"{origin} {key}={value!r} is no whole number of seconds: write 600, for ten minutes")
 
 

@@ -13,6 +13,7 @@ _EXAMPLES = {
     "partition": '"gpu"', "account": '"my_project"', "profile": '"my_site"', "job_dir": '"runs"',
     "template_dir": '"templates"', "template": '"slurm.sbatch.j2"', "head_suffix": '"i"',
     "head_command": '"hostname -i"', "setup": '["module load cuda"]', "directive": '["--constraint=h100"]',
+    "chunk": '["system=polaris"]', "resources": '["filesystems=home"]', "launcher_options": '["--cpu-bind=none"]',
     "env": '{ NCCL_DEBUG = "INFO" }', "sampling": "{ top_k = 20 }", "engine": "{ max_num_seqs = 64 }",
 }  # fmt: skip
 

@@ -2,12 +2,22 @@
 # Rendered by vllm-hpc VERSION for run.
 # Runs 2 rank(s) on this machine: TP 2 x PP 1 x DP 1.
 # The local scheduler (python -m vllm_hpc.supervisor) starts this script, watches it and sweeps up behind it.
-# Quoted values hold no expansions, on purpose.
-# shellcheck disable=SC2016
+# Quoted values hold no expansions, and some functions are called by traps only; both on purpose.
+# shellcheck disable=SC2016,SC2317
 set -uo pipefail
 export VLLM_HPC_TASK=0
 
 job=/scratch/runs/run
+
+# Called 120 s before the walltime is over, or by USR2, which never reaches torchrun: that would kill the ranks.
+# They look for this file, admit no more rows, finish what they can, and leave.
+drain_work() {
+  echo "vllm-hpc: draining: the walltime will be over in 120 s" >&2
+  : > "$job/control/drain-$attempt"
+}
+# One that comes before this attempt has its number is kept until then.
+drain_due=
+trap 'drain_due=1' USR2
 
 # The ledger: this run is attempt k of the job. A hard link is made whole and by one taker only, on NFS too.
 take_attempt() {
@@ -32,17 +42,21 @@ take_attempt() {
 # However this script ends, state/exit-<k>.json says so; only SIGKILL or a dead node leaves none.
 cause="exit"
 record_exit() {
-  code=$?
-  printf '{"attempt": %d, "exit_code": %d, "cause": "%s", "ended_at": %s}\n' \
-    "$attempt" "$code" "$cause" "$(date +%s.%N)" > "$job/state/.exit-$attempt.json"
-  mv "$job/state/.exit-$attempt.json" "$job/state/exit-$attempt.json"
+  local code=${1:-$?} draft="$job/state/.exit-$attempt.json"
+  # On a full disk there is no record rather than an empty one.
+  if printf '{"attempt": %d, "exit_code": %d, "cause": "%s", "ended_at": %s}\n' \
+    "$attempt" "$code" "$cause" "$(date +%s.%N)" > "$draft"; then
+    mv "$draft" "$job/state/exit-$attempt.json"
+  else
+    rm -f "$draft"
+  fi
 }
 
 # bash runs a trap only between commands, so the work goes into the background and this shell waits for it.
 work=
 stop_work() {
   cause=$1
-  # Before the work has begun there is nothing to wait for.
+  # Before the work has begun, or after its end, there is nothing to wait for.
   if [ -z "$work" ]; then exit 143; fi
   kill -TERM "$work" 2> /dev/null
 }
@@ -63,12 +77,20 @@ wait_for_work() {
     wait "$work"
     code=$?
     # A trapped signal makes wait return early: go on until the work is really gone.
-    kill -0 "$work" 2> /dev/null || return "$code"
+    kill -0 "$work" 2> /dev/null || break
   done
+  # The signal's number is not the work's code, should it have come as the work ended: bash still knows that.
+  if [ "$code" -gt 128 ]; then
+    wait "$work"
+    code=$?
+  fi
+  return "$code"
 }
 
 take_attempt
 trap record_exit EXIT
+trap drain_work USR2
+if [ -n "$drain_due" ]; then drain_work; fi
 trap 'stop_work TERM' TERM
 trap 'stop_work INT' INT
 
@@ -95,3 +117,19 @@ start_work torchrun \
   --master-addr="$VLLM_HPC_HEAD" --master-port="$VLLM_HPC_PORT" --max-restarts=0 \
   -m submitit.core._submit "$VLLM_HPC_FOLDER/ranks"
 wait_for_work
+code=$?
+# After a drain, or where a rank died while it generated, another attempt goes on with the rows that are left.
+# Who cancels while that is decided has the last word.
+if [ "$cause" = "exit" ] && python -m vllm_hpc.requeue "$VLLM_HPC_FOLDER" "$attempt" "$code" && [ "$cause" = "exit" ]; then
+  # On record first: asked to run it again, the scheduler ends this script.
+  trap '' TERM INT USR2
+  cause="requeue"
+  record_exit "$code"
+  true || {
+    echo "vllm-hpc: the scheduler does not run it again: 'vllm-hpc resume' does" >&2
+    cause="exit"
+    record_exit "$code"
+  }
+  trap - EXIT
+fi
+exit "$code"

@@ -22,6 +22,7 @@ COMMANDS = {
     "list": "jobs",
     "logs": "jobs",
     "collect": "jobs",
+    "resume": "jobs",
     "cancel": "jobs",
 }
 

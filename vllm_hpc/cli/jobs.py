@@ -92,6 +92,33 @@ def collect_command(job: str, job_dir: str, as_json: bool) -> int:
     return 0 if summary.rows["done"] == summary.rows["total"] else 3
 
 
+@click.command("resume")
+@job_argument
+@click.option("--retry-errors", is_flag=True, help="Run the rows with an error again, too.")
+@click.option("--wait", is_flag=True, help="Wait for the end, collect, and show some answers.")
+@json_option
+def resume_command(job: str, job_dir: str, retry_errors: bool, wait: bool, as_json: bool) -> int:
+    """Submit a job again for the rows that are missing."""
+    from vllm_hpc.cli import show
+    from vllm_hpc.job import find_job
+
+    found = find_job(job, job_dir)
+    left = found.resume(retry_errors)
+    if not left:
+        failed = found.status().rows.failed
+        hint = f": {failed} row(s) have errors, which --retry-errors runs again" if failed else ""
+        click.echo(f"Nothing to resume: no row is missing{' or in error' if retry_errors else hint}.", err=True)
+    elif not as_json:
+        click.echo(f"Submitted {found.path.name} again as {found.job_id}, for {left} row(s)", err=wait)
+    if wait and left:
+        if not as_json:
+            return show.wait_and_show(found)
+        show.wait_quietly(found)
+    if as_json:
+        print_json(found.status())
+    return show.exit_code(found) if wait else 0
+
+
 @click.command("cancel")
 @job_argument
 @json_option

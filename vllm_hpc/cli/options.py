@@ -55,12 +55,21 @@ count = click.IntRange(min=1)
 many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
 lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
 INPUT_HELP = (
-    "Prompts: .jsonl (rows with prompt or messages) or .txt (one a line). Without it, two sample prompts (plan: none)."
+    "Prompts: .jsonl (rows with prompt or messages, or an OpenAI batch), .txt (one a line), .csv or .parquet. "
+    "Without it, two sample prompts (plan: none)."
 )
 GPU_HELP = "The GPU of the nodes, to check memory for: h100-80, a100-40, mi250x ..., or its memory, 80G."
-SCHEDULER_HELP = "Who runs it. auto: the profile's; else Slurm where sbatch answers; else this machine."
-LAUNCHER_HELP = "How ranks start: torchrun, one a node (default); or srun, one task a rank, without torchrun."
+SCHEDULER_HELP = (
+    "Who runs it. auto: the profile's; else Slurm where sbatch answers, or PBS where qsub does; else local."
+)
+SEED_ROWS_HELP = "A seed for each row, from --seed and its id: sampled text then depends on no layout or order."
+LORA_HELP = "A LoRA adapter (its folder), for all rows; of several, the one that a row names in its field lora."
+LAUNCHER_HELP = "How ranks start. Slurm: torchrun, one a node, or srun, one task a rank. PBS: pbsdsh or another."
+REQUEUES_HELP = "Attempts after the first: at the walltime's end, and after a rank's death.  [default: 10]"
+LEAD_HELP = "Drain begins so long before the walltime's end, 30 at least.  [default: 120, or a fifth of --time]"
 PROFILE_HELP = "A [profiles.NAME] of ./vllm-hpc.toml or ~/.config/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
+
+LAUNCHERS = ["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi"]
 
 REQUEST_OPTIONS = [
     click.argument("model"),
@@ -71,9 +80,9 @@ REQUEST_OPTIONS = [
     click.option("--pp", type=count, help="Pipeline parallel size."),
     click.option("--dp", type=count, help="Replicas: independent engines that share out the rows."),
     click.option("--gpu", metavar="NAME", help=GPU_HELP),
-    click.option("--scheduler", type=click.Choice(["auto", "slurm", "local"]), help=SCHEDULER_HELP),
+    click.option("--scheduler", type=click.Choice(["auto", "slurm", "pbs", "local"]), help=SCHEDULER_HELP),
     click.option("--profile", metavar="NAME", help=PROFILE_HELP),
-    click.option("--partition", "--queue", "partition", help="Partition (Slurm) or queue."),
+    click.option("--partition", "--queue", "partition", help="Partition (Slurm) or queue (PBS)."),
     click.option("--account", help="Account that pays."),
     click.option("--qos", help="Quality of service."),
     click.option("--time", metavar="LIMIT", help="Walltime: minutes, HH:MM:SS or D-HH:MM:SS."),
@@ -85,12 +94,16 @@ REQUEST_OPTIONS = [
     click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy."),
     click.option("--top-p", type=float, help="Nucleus sampling."),
     click.option("--seed", type=int, help="Seed of the engines.  [default: 0]"),
+    click.option("--seed-rows", is_flag=True, default=None, help=SEED_ROWS_HELP),
+    click.option("--lora", metavar="[NAME=]PATH", help=LORA_HELP, **lines),
     click.option("--sampling", type=KeyValue(typed=True), help="Any SamplingParams argument of vLLM.", **many),
     click.option("--engine", type=KeyValue(typed=True), help="Any engine argument of vLLM.", **many),
     click.option("--env", type=KeyValue(typed=False), help="A variable for the job's environment.", **many),
-    click.option("--directive", metavar="TEXT", help="More options of sbatch, as after #SBATCH.", **lines),
-    click.option("--launcher", type=click.Choice(["torchrun", "srun"]), help=LAUNCHER_HELP),
-    click.option("--array", is_flag=True, default=None, help="A job array (Slurm): --dp tasks of --nodes each."),
+    click.option("--directive", metavar="TEXT", help="More options, as after #SBATCH or #PBS.", **lines),
+    click.option("--launcher", type=click.Choice(LAUNCHERS), help=LAUNCHER_HELP),
+    click.option("--array", is_flag=True, default=None, help="A job array: --dp tasks of --nodes each."),
+    click.option("--max-requeues", type=click.IntRange(min=0), metavar="N", help=REQUEUES_HELP),
+    click.option("--drain-lead", type=int, metavar="SECONDS", help=LEAD_HELP),
     click.option("--template", metavar="NAME", help="A template other than the scheduler's own."),
     click.option("--template-dir", metavar="DIR", help="Searched for templates before the packaged ones."),
 ]  # fmt: skip

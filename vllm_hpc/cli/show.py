@@ -25,12 +25,13 @@ from rich.text import Text
 
 from vllm_hpc.cli.output import print_json, stdout_console
 from vllm_hpc.errors import StillRunning
-from vllm_hpc.rows import Row, iter_jsonl
+from vllm_hpc.inputs import iter_rows
+from vllm_hpc.rows import Row
 
 if TYPE_CHECKING:
-    from vllm_hpc.collect import Summary
     from vllm_hpc.job import Job
     from vllm_hpc.state import Status
+    from vllm_hpc.summary import Summary
 
 SAMPLES = 5
 _COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILED": "red", "TIMEOUT": "red"}
@@ -146,7 +147,7 @@ def _print_samples(job: Job) -> None:
     table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
     table.add_column("prompt", overflow="fold", ratio=1)
     table.add_column("answer", overflow="fold", ratio=2)
-    for row, result in islice(zip(iter_jsonl(job.folder.input), job.results(), strict=False), SAMPLES):
+    for row, result in islice(zip(iter_rows(job.folder), job.results(), strict=False), SAMPLES):
         table.add_row(Text(_shorten(_prompt(row))), _answer(result))
     stdout_console().print(table)
 
@@ -158,10 +159,22 @@ def _prompt(row: Row) -> str:
 
 
 def _answer(result: Row) -> Text:
-    if "error" in result:
-        return Text(_shorten(f"{result['error']['type']}: {result['error']['message']}"), style="red")
+    if error := result.get("error"):
+        return Text(_shorten(f"{error.get('type') or error.get('code')}: {error.get('message')}"), style="red")
+    if "response" in result:
+        return Text(_shorten(_text_of_batch_line(result["response"] or {}).strip()))
     text = result["text"] if "text" in result else result["outputs"][0]["text"]
     return Text(_shorten(text.strip()))
+
+
+def _text_of_batch_line(response: Row) -> str:
+    """What an OpenAI batch line answers: its first choice, or the whole body where it has none."""
+    body = response.get("body") or {}
+    choices = body.get("choices")
+    if not choices:
+        return msgspec.json.encode(body).decode()
+    message = choices[0].get("message")
+    return str((message.get("content") if message else choices[0].get("text")) or "")
 
 
 def _shorten(text: str, limit: int = 400) -> str:

@@ -17,6 +17,9 @@ from pathlib import Path
 
 from vllm_hpc.errors import RequestError, SubmitError
 from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.layout import Layout
+from vllm_hpc.profiles import Profile
+from vllm_hpc.request import Request
 
 # Seconds a scheduler's client may take. A busy controller answers in seconds; a dead one lets clients hang.
 SUBMIT_TIMEOUT_S = 60
@@ -36,11 +39,18 @@ _ANSWER_LOST = re.compile(
     r"|connection (reset|timed out)|broken pipe",
     re.IGNORECASE,
 )
+# Whom to ask, in this order, and what its --version says. Slurm comes with a qsub of its own, which is none of PBS's.
+_CLIENTS = (("slurm", "sbatch", re.compile("")), ("pbs", "qsub", re.compile("pbs_version")))
 _OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
 
 
 class ClientError(SubmitError):
-    """A scheduler's client refused, is not there, or did not answer; the message has its words."""
+    """A scheduler's client refused, is not there, or did not answer; the message has its words.
+
+    ``code`` is its exit code, None where it had none.
+    """
+
+    code: int | None = None
 
 
 class ClientMissingError(ClientError):
@@ -75,7 +85,10 @@ class Scheduler:
     ``look`` gets the job's id and those of the tasks to look for, ID_0, ID_1 ... of an array, and answers by
     them; it calls clients through the Ask it is given.
     ``environment`` is what its client is handed to submit that script; ``remember`` gets what that printed, and keeps
-    in the folder what else than the id will be needed.
+    in the folder what else than the id will be needed. ``task_name`` is what people see of an array's task.
+
+    ``launchers`` start its ranks, the first one where none is named. What it cannot be asked for, and folders that it
+    cannot log into, are refused by ``check_request`` and ``check_folder`` before anything is made.
     """
 
     name: str
@@ -88,6 +101,10 @@ class Scheduler:
     environment: Callable[[Path], dict[str, str]]
     remember: Callable[[JobFolder, str], None] = lambda job, output: None
     explain: Callable[[str], str] = lambda words: ""
+    task_name: Callable[[str, int], str] = lambda job_id, task: f"{job_id}_{task}"
+    launchers: tuple[str, ...] = ("torchrun",)
+    check_request: Callable[[Request, Profile, Layout], None] = lambda request, profile, layout: None
+    check_folder: Callable[[JobFolder], None] = lambda folder: None
 
     def submit(self, script: Path) -> str:
         """Submit a script and return the job's id. Raises ClientError with the scheduler's words and what to do."""
@@ -112,20 +129,28 @@ def get_scheduler(name: str) -> Scheduler:
 
 
 def find_scheduler() -> tuple[str, str]:
-    """The scheduler that this machine offers, and why: Slurm where sbatch answers, else local.
+    """The scheduler that this machine offers, and why: Slurm where sbatch answers, PBS where qsub is PBS's, else local.
 
-    Raises RequestError where sbatch hangs: a cluster's login node must not run the job itself for that.
+    Raises RequestError where a client hangs: a cluster's login node must not run the job itself for that.
     """
-    path = shutil.which("sbatch")
-    if path is None:
-        return "local", "no sbatch here"
-    try:
-        # Needs the cluster's configuration, not its controller: one whose controller is down still is a cluster.
-        return "slurm", f"{path} answers: {call_client(['sbatch', '--version']).strip()}"
-    except ClientTimeoutError as error:
-        raise RequestError(f"{error} Try again, or use --scheduler local to run on this machine") from None
-    except ClientError:
-        return "local", f"{path} has no cluster's configuration"
+    words: list[str] = []
+    for name, client, is_its_own in _CLIENTS:
+        path = shutil.which(client)
+        if path is None:
+            words.append(f"no {client} here")
+            continue
+        try:
+            # Needs the cluster's configuration, not its controller: one whose controller is down still is a cluster.
+            version = " ".join(call_client([client, "--version"]).split())
+        except ClientTimeoutError as error:
+            raise RequestError(f"{error} Try again, or use --scheduler local to run on this machine") from None
+        except ClientError:
+            words.append(f"{path} has no cluster's configuration")
+            continue
+        if is_its_own.search(version):
+            return name, f"{path} answers: {version}"
+        words.append(f"{path} is not PBS's")
+    return "local", ", ".join(words)
 
 
 def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> str:
@@ -153,10 +178,13 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
     except subprocess.TimeoutExpired:
         raise ClientTimeoutError(f"{name} did not answer within {timeout:.0f} s: is the controller up?") from None
     if done.returncode:
-        words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        said = " ".join((done.stderr or done.stdout).split())
+        words = re.sub(r"(?<=\S) usage: .*", "", said) or f"exit code {done.returncode}"
         if done.returncode < 0 or _ANSWER_LOST.search(words):
             raise ClientTimeoutError(f"{name} got no answer from its controller: {words}: is it overloaded?")
-        raise ClientError(f"{name} refused: {re.sub(rf'{re.escape(name)}: (error: )?', '', words)}")
+        refused = ClientError(f"{name} refused: {re.sub(rf'{re.escape(name)}: (error: )?', '', words)}")
+        refused.code = done.returncode
+        raise refused
     return done.stdout
 
 

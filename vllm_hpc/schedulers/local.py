@@ -14,7 +14,8 @@ import msgspec
 import psutil
 
 from vllm_hpc.errors import FailedError
-from vllm_hpc.jobfolder import JobFolder, read_json
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import read_json
 from vllm_hpc.schedulers import Ask, ClientTimeoutError, Scheduler, Sighting
 
 # Seconds that a cancelled job may take: the ranks leave within 5 s of a TERM, torchrun and the sweep follow.

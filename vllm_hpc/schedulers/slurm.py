@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from vllm_hpc.jobfolder import JobFolder, read_json, write_json
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.records import read_json, write_json
 from vllm_hpc.schedulers import Ask, ClientError, ClientMissingError, Scheduler, Sighting, call_client
 from vllm_hpc.schedulers.slurm_environment import submit_environment
 from vllm_hpc.schedulers.slurm_reasons import explain_reason
@@ -190,4 +191,5 @@ SCHEDULER = Scheduler(
     environment=submit_environment,
     remember=remember,
     explain=explain,
+    launchers=("torchrun", "srun"),
 )

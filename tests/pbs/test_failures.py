@@ -1,0 +1,250 @@
+"""What happens to jobs on PBS: the right state, the real error, nothing left on the hosts, and how they go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.pbs.test_layouts import ONE_CORE
+from tests.real_jobs import PATIENCE_S, processes_of, submit_tiny, wait_for
+from tests.test_local_failures import LONG, LONG_SAMPLING
+from vllm_hpc import Job
+from vllm_hpc.errors import SubmitError
+from vllm_hpc.records import Submitted, read_json
+from vllm_hpc.state import Status
+
+pytestmark = [pytest.mark.vllm, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
+
+LIMIT_S = 120
+
+
+def submit(tiny: Path, work: Path, **options: Any) -> Job:
+    given = {"nodes": 2, "tp": 2, "env": ONE_CORE, **LONG_SAMPLING, **options}
+    return submit_tiny(tiny, work, LONG, scheduler="pbs", **given)
+
+
+def start(tiny: Path, work: Path, **options: Any) -> Job:
+    """A job over two hosts that has written its first rows."""
+    job = submit(tiny, work, **options)
+    wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
+    assert job.status().state == "RUNNING", (job.status(), job.logs())
+    return job
+
+
+def ends_as(job: Job, state: str, limit: float = LIMIT_S) -> Status:
+    status = job.wait(limit)
+    assert status.state == state, (status, job.logs()[-3000:])
+    wait_for(lambda: not processes_of(job), f"no process is left: {processes_of(job)}", LIMIT_S)
+    assert not list((job.path / "state").glob(".run-*")), "what was handed to the hosts is gone"
+    return status
+
+
+def qdel(job: Job) -> None:
+    subprocess.run(["qdel", str(job.job_id)], check=True)
+
+
+def family_of(job: Job, rank: int) -> list[psutil.Process]:
+    """What of a job runs on the host of a rank: the rank, its torchrun, and the shell that started that."""
+    process: psutil.Process | None = psutil.Process(job.ranks()[rank].pid)
+    family = []
+    while process is not None and process.name() != "pbs_mom" and process.uids().real == os.geteuid():
+        if str(job.path) not in " ".join(process.cmdline()) and "VLLM_HPC_FOLDER" not in process.environ():
+            break
+        family.append(process)
+        process = process.parent()
+    assert len(family) >= 3, family
+    return family
+
+
+def test_qdel_while_running(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    qdel(job)
+    ends_as(job, "CANCELLED")
+    assert job.collect().rows["done"] > 0
+
+
+def test_cancel_while_running_and_resume(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    first = job.job_id
+    job.cancel()
+    done = ends_as(job, "CANCELLED").rows.done
+    assert job.resume() == len(LONG) - done
+    assert job.job_id != first
+    wait_for(lambda: job.status().rows.done > done, "the resumed job writes rows")
+    job.cancel()
+    status = ends_as(job, "CANCELLED")
+    assert status.attempts == 2
+    assert job.collect().rows["done"] == status.rows.done
+
+
+def test_pending_says_why_and_can_be_cancelled(tiny: Path, tmp_path: Path) -> None:
+    at = time.strftime("%Y%m%d%H%M", time.localtime(time.time() + 3600))
+    job = submit(tiny, tmp_path, directive=[f"-a {at}"])
+    wait_for(lambda: "waits until" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
+    assert job.status().state == "PENDING"
+    job.cancel()
+    ends_as(job, "CANCELLED")
+    other = submit(tiny, tmp_path, directive=["-h"], name="held")
+    wait_for(lambda: "held" in other.status().reason, "it waits", LIMIT_S)
+    qdel(other)
+    ends_as(other, "CANCELLED")
+
+
+def test_more_hosts_than_there_are_waits_with_the_reason(tiny: Path, tmp_path: Path, pbs: list[str]) -> None:
+    many = len(pbs) + 1
+    job = submit(tiny, tmp_path, nodes=many, tp=1, dp=many)
+    wait_for(lambda: "cannot start as asked" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
+    assert job.status().state == "PENDING"
+    job.cancel()
+    ends_as(job, "CANCELLED")
+
+
+def test_an_array_is_cancelled_while_it_waits(tiny: Path, tmp_path: Path) -> None:
+    job = submit(tiny, tmp_path, nodes=None, tp=1, dp=3, array=True, directive=["-h"])
+    wait_for(lambda: job.status().state == "PENDING", "it waits", LIMIT_S)
+    job.cancel()
+    ends_as(job, "CANCELLED")
+
+
+def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
+    job = submit(tiny, tmp_path, engine={"dtype": "float32", "max_num_batched_tokens": 1, "max_num_seqs": 64})
+    status = ends_as(job, "FAILED", 300)
+    assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
+
+
+def test_sigkill_of_a_worker(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    rank = job.ranks()[1]
+    os.kill(rank.pid, signal.SIGKILL)
+    assert f"rank 1 on {rank.host} (pid {rank.pid}) vanished" in ends_as(job, "FAILED").reason
+
+
+def test_sigkill_of_a_torchrun_agent(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    rank = job.ranks()[1]
+    psutil.Process(rank.pid).parent().kill()  # type: ignore[union-attr]
+    assert f"rank 1 on {rank.host}: LauncherLost" in ends_as(job, "FAILED").reason
+
+
+def test_sigkill_of_all_that_runs_on_a_host(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path)
+    rank = job.ranks()[1]
+    for process in reversed(family_of(job, 1)):
+        process.kill()
+    status = ends_as(job, "FAILED")
+    assert f"rank 1 on {rank.host}" in status.reason
+    assert status.rows.done > 0
+
+
+def test_a_host_that_hangs_is_missed(tiny: Path, tmp_path: Path) -> None:
+    """To PBS such a job runs on; its ranks miss each other's heartbeats."""
+    job = start(tiny, tmp_path, env={**ONE_CORE, "VLLM_HPC_DEAD_S": "20"})
+    family = family_of(job, 1)
+    for process in family:
+        process.suspend()
+    try:
+        status = job.wait(200)
+    finally:
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert status.state == "FAILED"
+    assert "rank 1 has shown no sign of life for 20 s" in status.reason
+
+
+def test_a_rank_that_dies_has_the_job_go_on(tiny: Path, tmp_path: Path) -> None:
+    job = start(tiny, tmp_path, max_requeues=3)
+    first, done = job.job_id, job.status().rows.done
+    os.kill(job.ranks()[1].pid, signal.SIGKILL)
+    goes_on(job, str(first))
+    wait_for(lambda: job.status().rows.done > done, "the next attempt writes rows")
+    job.cancel()
+    assert ends_as(job, "CANCELLED").attempts == 2
+
+
+def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
+    """A step that takes longer than the lead cannot be drained: PBS ends it, and what was written stays.
+
+    torchrun gives ranks a session of their own, where PBS leaves them: they end by themselves, once they can.
+    """
+    job = start(tiny, tmp_path, time="2")
+    ranks = [rank.pid for rank in job.ranks()]
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        status = job.wait(300)
+    finally:
+        for pid in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    assert status.state == "TIMEOUT"
+    assert ends_as(job, "TIMEOUT").rows.done > 0
+    assert job.collect().rows["done"] >= status.rows.done
+
+
+def test_the_walltime_is_near_and_the_job_goes_on(tiny: Path, tmp_path: Path) -> None:
+    """Drained ahead of the walltime, submitted again by the script, and finished by another attempt."""
+    job = submit(tiny, tmp_path, time="4", drain_lead=120, max_requeues=5)
+    first = str(job.job_id)
+    wait_for(lambda: job.status().rows.done > 0, "rows are written")
+    goes_on(job, first)
+    assert "draining" in job.logs()
+    done = job.status().rows.done
+    wait_for(lambda: job.status().rows.done > done, "the next attempt writes rows")
+    job.folder.drain.touch()
+    status = ends_as(job, "PARTIAL", 200)
+    assert status.attempts == 2
+    assert "missing" in status.reason
+    exits = [job.folder.exit_of(attempt) for attempt in (1, 2)]
+    assert [(one.exit_code, one.cause) for one in exits if one] == [(0, "requeue"), (0, "exit")]
+
+
+def test_an_array_goes_on_as_a_whole(tiny: Path, tmp_path: Path) -> None:
+    job = submit(tiny, tmp_path, nodes=None, tp=1, dp=2, array=True, time="4", drain_lead=120, max_requeues=5)
+    first = str(job.job_id)
+    wait_for(lambda: job.status().rows.done > 0, "rows are written")
+    goes_on(job, first)
+    wait_for(lambda: len(job.folder.attempts()) == 4, "both tasks have begun again")
+    assert job.status().attempts == 2
+    job.cancel()
+    ends_as(job, "CANCELLED")
+
+
+def goes_on(job: Job, first: str) -> None:
+    """The job gets another id, and until then has not ended for anybody who looks."""
+    deadline = time.monotonic() + PATIENCE_S
+    while job.job_id == first:
+        status = job.status()
+        assert status.state in ("RUNNING", "PENDING"), (status, job.logs()[-3000:])
+        assert time.monotonic() < deadline, "it does not go on"
+        time.sleep(0.2)
+    submitted = read_json(job.folder.submitted, Submitted)
+    assert submitted is not None
+    assert submitted.earlier == (first,)
+    assert job.status().state in ("RUNNING", "PENDING")
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "hint"),
+    [
+        ({"partition": "nowhere"}, "Unknown queue", "qstat -Q"),
+        ({"directive": ["-l no_such_thing=3"]}, "Unknown resource", "gpu_request"),
+        ({"directive": ["-l cput=never"]}, "Illegal attribute or resource value", "pbsnodes"),
+        ({"directive": ["-y"]}, "invalid option", ""),
+    ],
+)
+def test_a_refusal_has_pbs_words(tiny: Path, tmp_path: Path, options: dict[str, Any], words: str, hint: str) -> None:
+    with pytest.raises(SubmitError) as refused:
+        submit(tiny, tmp_path, name="refused", **options)
+    assert words in str(refused.value)
+    assert hint in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "runs" / "refused").exists()

@@ -1,0 +1,89 @@
+"""Every way to lay a job over two hosts of a PBS: complete, in order, equal to plain vLLM."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.real_jobs import check_complete, submit_tiny
+from vllm_hpc import Job
+
+pytestmark = [pytest.mark.vllm, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
+
+# The hosts are one machine where this is tested: without this, ranks would spin on each other's cores.
+ONE_CORE = {"OMP_NUM_THREADS": "1"}
+# An MPI, as far as a job of ours sees one: it starts one task a host, each with its number.
+MPIEXEC = """#!/bin/bash
+while [ "$1" != --hostfile ]; do shift; done
+mapfile -t hosts < "$2"
+shift 2
+number=0
+for host in "${hosts[@]}"; do
+  pbs_tmrsh "$host" env PMI_RANK=$number "$@" &
+  number=$((number + 1))
+done
+trap 'kill $(jobs -p)' TERM
+while [ -n "$(jobs -pr)" ]; do wait; done
+"""
+
+
+def submit(tiny: Path, work: Path, **options: Any) -> Job:
+    return submit_tiny(tiny, work, scheduler="pbs", **{"env": ONE_CORE, **options})
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "TP=2 over two hosts": {"nodes": 2, "tp": 2},
+    "PP=2 over two hosts": {"nodes": 2, "pp": 2},
+    "DP=2, one a host": {"nodes": 2, "dp": 2},
+    "TP=2 on one host": {"nodes": 1, "tp": 2},
+    "pbs_tmrsh, TP=2 over two": {"nodes": 2, "tp": 2, "launcher": "pbs_tmrsh"},
+    "mpiexec, TP=2 over two": {"nodes": 2, "tp": 2, "launcher": "mpiexec"},
+}
+
+
+@pytest.mark.parametrize("options", LAYOUTS.values(), ids=LAYOUTS)
+def test_layout(
+    tiny: Path, reference: list[str], tmp_path: Path, pbs: list[str], options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    client = tmp_path / "bin" / "mpiexec"
+    client.parent.mkdir()
+    client.write_text(MPIEXEC)
+    client.chmod(0o755)
+    # Also where the job finds it: PBS has an mpiexec of its own, for MPIs that need one.
+    monkeypatch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
+    (tmp_path / "vllm-hpc.toml").write_text(f"[profiles.p]\nsetup = ['export PATH={client.parent}:$PATH']\n")
+    monkeypatch.chdir(tmp_path)
+    job = submit(tiny, tmp_path, profile="p", **options)
+    check_complete(job, reference)
+    hosts = [rank.host for rank in job.ranks()]
+    assert set(hosts) <= set(pbs)
+    assert len(set(hosts)) == options["nodes"]
+    log = job.logs()
+    for number, host in enumerate(dict.fromkeys(hosts)):
+        assert f"vllm-hpc: {host} joined as node {number}" in log
+
+
+def test_array_of_four(tiny: Path, reference: list[str], tmp_path: Path) -> None:
+    job = submit(tiny, tmp_path, dp=4, array=True)
+    check_complete(job, reference)
+    assert str(job.job_id).partition("[]")[1] == "[]"
+    assert sorted(attempt.task for attempt in job.folder.attempts()) == [0, 1, 2, 3]
+    assert job.status().attempts == 1
+    assert all(job.folder.rank_log(rank).exists() for rank in range(4))
+
+
+def test_an_array_of_one(tiny: Path, reference: list[str], tmp_path: Path) -> None:
+    """PBS has none."""
+    check_complete(submit(tiny, tmp_path, dp=1, array=True), reference)
+
+
+def test_a_folder_that_directives_trip_over(tiny: Path, reference: list[str], tmp_path: Path) -> None:
+    work = tmp_path / "a b $HOME #1 'q' \"d\" 100%"
+    work.mkdir()
+    job = submit(tiny, work, nodes=2, tp=2, name="naive $(id) #2 50% job")
+    check_complete(job, reference)
+    assert "joined as node 1" in job.logs()  # the log is where #PBS -o said

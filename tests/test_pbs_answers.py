@@ -1,0 +1,309 @@
+"""What PBS's clients print, recorded on OpenPBS 23.06.06, and what is made of it: by every task, and never a guess."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Cli
+from tests.crafted import end, make_job, progress, start
+from vllm_hpc.errors import SubmitError
+from vllm_hpc.job import find_job
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.layout import Layout
+from vllm_hpc.records import Submitted, submission_of, write_json
+from vllm_hpc.request import make_request
+from vllm_hpc.schedulers import ClientError, ClientTimeoutError, Sighting, find_scheduler
+from vllm_hpc.schedulers.pbs import SCHEDULER, look, parse_qstat
+from vllm_hpc.state import read_status
+
+RECORDED = Path(__file__).parent / "pbs" / "recorded"
+HANGS = ClientTimeoutError("qstat did not answer within 15 s: is the controller up?")
+
+
+def refused(words: str, code: int) -> ClientError:
+    error = ClientError(f"qstat refused: {words}")
+    error.code = code
+    return error
+
+
+def recorded(name: str) -> str:
+    return (RECORDED / f"{name}.json").read_text()
+
+
+# file -> job, phase, and a word of the reason
+ANSWERS = {
+    "running": ("37.pbshead", "running", ""),
+    "finished": ("37.pbshead", "completed", "Exit_status 0"),
+    "held": ("4.pbshead", "waiting", "held"),
+    "depend": ("7.pbshead", "waiting", "held until afterok:4.pbshead@pbshead"),
+    "waiting_time": ("5.pbshead", "waiting", "waits until Sun Nov 22 22:54:00 2026"),
+    "impossible": ("6.pbshead", "waiting", "Not enough total nodes available: cannot start as asked: lower --nodes"),
+    "deleted_queued": ("4.pbshead", "cancelled", "before it ran"),
+    "deleting": ("10.pbshead", "running", ""),
+    "deleted_running": ("10.pbshead", "cancelled", "it was deleted"),
+    "failed": ("8.pbshead", "failed", "Exit_status 1"),
+    "timeout": ("11.pbshead", "timeout", "the walltime was over"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_pbs_said_of_a_job(name: str) -> None:
+    job, phase, words = ANSWERS[name]
+    seen = parse_qstat(recorded(name))[job]
+    assert seen.phase == phase
+    assert words in seen.reason
+    assert seen.reason or phase == "running"
+
+
+def test_what_pbs_said_of_an_array() -> None:
+    found = parse_qstat(recorded("array_running"))
+    assert {name: seen.phase for name, seen in found.items()} == {
+        "9[].pbshead": "running", "9[].pbshead_0": "running", "9[].pbshead_1": "running",
+        "9[].pbshead_2": "waiting", "9[].pbshead_3": "waiting",
+    }  # fmt: skip
+    assert found["9[].pbshead_2"].reason == "waits"
+    assert {seen.phase for seen in parse_qstat(recorded("array_end_t")).values()} == {"completed"}
+
+
+def job_json(**fields: Any) -> str:
+    return json.dumps({"pbs_version": "23.06.06", "Jobs": {"12.server": fields}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "phase"),
+    [
+        ({"job_state": "Q", "Exit_status": -20}, "waiting"),  # its first host died: it runs again
+        ({"job_state": "T"}, "waiting"),
+        ({"job_state": "E", "Exit_status": 0}, "running"),
+        ({"job_state": "S"}, "running"),
+        ({"job_state": "B"}, "running"),
+        ({"job_state": "X", "Exit_status": 0}, "completed"),
+        ({"job_state": "X"}, "cancelled"),
+        ({"job_state": "F", "Exit_status": 265}, "failed"),
+        ({"job_state": "F", "Exit_status": 143}, "failed"),
+        ({"job_state": "F", "Exit_status": -27}, "failed"),
+        ({"job_state": "F", "Exit_status": "0"}, "unknown"),
+        ({"job_state": "M"}, "unknown"),
+        ({"job_state": "NEW"}, "unknown"),
+        ({"job_state": 7}, "unknown"),
+        ({}, "unknown"),
+    ],
+)
+def test_every_state(fields: dict[str, Any], phase: str) -> None:
+    assert parse_qstat(job_json(**fields))["12.server"].phase == phase
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", '{"Jobs": 3}', '{"Jobs": {"12.server": null}}', recorded("unknown")]
+)
+def test_what_is_no_description_of_a_job_leaves_it_unknown(text: str) -> None:
+    seen = look(JobFolder("job"), "12.server", (), lambda argv: text)
+    assert seen == {"12.server": Sighting("unknown", "qstat did not describe it")}
+
+
+def test_control_characters_in_a_text_do_no_harm() -> None:
+    text = '{"Jobs": {"12.server": {"job_state": "R", "comment": "a\tb\x01"}}}'
+    assert parse_qstat(text)["12.server"].phase == "running"
+
+
+@pytest.mark.parametrize(
+    ("error", "phase"),
+    [
+        (refused("Unknown Job Id 12.server", 153), "forgotten"),
+        (refused("cannot connect to server head (errno=111)", 255), "unknown"),
+        (refused("anything", 35), "unknown"),
+        (HANGS, "unknown"),
+    ],
+)
+def test_a_qstat_that_fails(error: ClientError, phase: str) -> None:
+    def ask(argv: list[str]) -> str:
+        raise error
+
+    assert look(JobFolder("job"), "12.server", (), ask)["12.server"].phase == phase
+    assert {one.phase for one in look(JobFolder("job"), "12[].server", ["12[].server_0"], ask).values()} == {phase}
+
+
+def test_a_server_without_history_is_asked_for_jobs_that_live() -> None:
+    asked: list[list[str]] = []
+
+    def ask(argv: list[str]) -> str:
+        asked.append(argv)
+        if "-x" in argv:
+            raise refused("PBS is not configured to maintain job history", 5)
+        raise refused("Unknown Job Id 12.server", 153)
+
+    assert look(JobFolder("job"), "12.server", (), ask)["12.server"].phase == "forgotten"
+    assert asked[1] == ["qstat", "-f", "-F", "json", "12.server"]
+
+
+def test_a_task_that_pbs_does_not_name_is_as_its_array() -> None:
+    """Of one that was deleted before it began, the parent is all there is."""
+    text = '{"Jobs": {"12[].server": {"job_state": "F"}, "12[1].server": {"job_state": "X", "Exit_status": 0}}}'
+    argvs: list[Sequence[str]] = []
+
+    def ask(argv: list[str]) -> str:
+        argvs.append(argv)
+        return text
+
+    found = look(JobFolder("job"), "12[].server", ["12[].server_0", "12[].server_1"], ask)
+    assert [found[f"12[].server_{task}"].phase for task in (0, 1)] == ["cancelled", "completed"]
+    assert "-t" in argvs[0]
+
+
+@pytest.mark.parametrize(
+    ("printed", "job_id"),
+    [("12.head\n", "12.head"), ("12[].a.b-c.org\n", "12[].a.b-c.org"), ("hello\n3.x:15001\n", "3.x:15001")],
+)
+def test_the_id_that_qsub_prints(printed: str, job_id: str) -> None:
+    match = SCHEDULER.id_pattern.search(printed)
+    assert match is not None
+    assert match[1] == job_id
+
+
+@pytest.mark.parametrize(
+    ("job_id", "submission"),
+    [("77", "77"), ("77_3", "77"), ("12[].a_3", "12[].a"), ("12.a_3", "12.a_3"), ("77-1000", "77-1000")],
+)
+def test_a_task_belongs_to_a_submission(job_id: str, submission: str) -> None:
+    assert submission_of(job_id) == submission
+
+
+@pytest.mark.parametrize("name", ["12.pbshead", "12[].pbshead", "12[3].pbshead", "12[]", "12[3]"])
+def test_a_name_that_reads_like_an_id_is_refused(name: str) -> None:
+    with pytest.raises(Exception, match="looks like a scheduler's job id"):
+        make_request({"model": "demo", "name": name})
+
+
+def pbs_array(path: Path) -> JobFolder:
+    folder = make_job(path, 3, "pbs", Layout(1, 1, 1, 1, 1, 2, is_array=True))
+    write_json(folder.submitted, Submitted("pbs", "12[].head", 0.0, ("11[].head",)))
+    return folder
+
+
+@pytest.mark.parametrize("text", ["12[].head", "12[]", "12[1].head", "12[1]", "11[].head"])
+def test_a_job_is_found_by_its_ids(tmp_path: Path, text: str) -> None:
+    folder = pbs_array(tmp_path / "run")
+    assert find_job(text, str(tmp_path)).path == folder.path
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("vllm_hpc.schedulers.looks.call_client", lambda argv: text)
+
+
+def test_a_job_that_was_submitted_again_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_job(tmp_path / "job", scheduler="pbs")
+    write_json(folder.submitted, Submitted("pbs", "12.server", 0.0))
+    start(folder)
+    end(folder, 0, "requeue")
+    progress(folder, done=1)
+    write_json(folder.submitted, Submitted("pbs", "12.server", 0.0, ("77.server",)))
+    seen(monkeypatch, job_json(job_state="Q"))
+    status = read_status(folder)
+    assert (status.state, status.attempts) == ("PENDING", 1)
+
+
+def test_a_dependency_that_failed_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_job(tmp_path / "job", scheduler="pbs")
+    write_json(folder.submitted, Submitted("pbs", "12.server", 0.0))
+    seen(monkeypatch, job_json(job_state="F"))
+    assert read_status(folder).state == "CANCELLED"
+
+
+def client(desk: Path, name: str, code: str) -> None:
+    path = desk / "bin" / name
+    path.write_text(f"#!/bin/sh\n{code}\n")
+    path.chmod(0o755)
+
+
+def test_auto_finds_pbs_where_qsub_is_its_own(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (desk / "bin" / "sbatch").unlink()
+    monkeypatch.setenv("PATH", f"{desk / 'bin'}:/bin")
+    monkeypatch.setattr(
+        "shutil.which", lambda name: str(desk / "bin" / name) if (desk / "bin" / name).exists() else None
+    )
+    assert find_scheduler() == ("local", "no sbatch here, no qsub here")
+    client(desk, "qsub", "echo 'slurm-wlm 22.05'")  # Slurm's wrapper
+    assert find_scheduler()[0] == "local"
+    client(desk, "qsub", "echo 'pbs_version = 23.06.06'")
+    assert find_scheduler() == ("pbs", f"{desk / 'bin' / 'qsub'} answers: pbs_version = 23.06.06")
+    client(desk, "sbatch", "echo slurm-wlm 22.05.8")
+    assert find_scheduler()[0] == "slurm"
+
+
+REFUSALS = {
+    "qsub: Unknown queue": (170, "'qstat -Q' lists the queues"),
+    "qsub: Unknown resource Resource_List.nosuch": (187, "gpu_request"),
+    "qsub: Illegal attribute or resource value Resource_List.walltime": (166, "pbsnodes"),
+    "Connection refused\nqsub: cannot connect to server pbshead (errno=15010)": (162, "nothing was submitted"),
+    "Unknown Host.\nqsub: cannot connect to server nohost (errno=15008)": (255, "nothing was submitted"),
+    "qsub: illegal -o value\nusage: qsub [-a date_time]\n\t[-z] [script | -- command [arg1 ...]]": (2, "--directive"),
+}
+
+
+@pytest.mark.parametrize("words", REFUSALS)
+def test_a_refusal_is_one_line_with_pbs_words_and_a_hint(desk: Path, model: Path, run_cli: Cli, words: str) -> None:
+    code, hint = REFUSALS[words]
+    client(desk, "qsub", f"cat >&2 <<'E'\n{words}\nE\nexit {code}")
+    ended = run_cli("submit", "model", "--scheduler", "pbs", "--name", "run")
+    assert ended.code == 1
+    assert ended.err.count("\n") == 1
+    first = words.splitlines()[-1 if "connect" in words else 0].removeprefix("qsub: ")
+    assert first in ended.err
+    assert hint in ended.err
+    assert "usage" not in ended.err
+    assert not (desk / "runs" / "run").exists()
+
+
+def test_qsub_within_a_job_gets_the_jobs_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in {
+        "PBS_JOBID": "1.a",
+        "PBS_O_PATH": "/opt/pbs/bin",
+        "PBS_NODENUM": "0",
+        "PBS_CONF_FILE": "/c",
+    }.items():
+        monkeypatch.setenv(key, value)
+    environment = SCHEDULER.environment(Path("script.pbs"))
+    assert environment["PATH"] == "/opt/pbs/bin"
+    assert "PBS_NODENUM" not in environment
+    assert environment["PBS_CONF_FILE"] == "/c"
+
+
+def test_a_missing_client_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SubmitError, match="qsub is not here: go to a login node"):
+        SCHEDULER.submit(tmp_path / "script.pbs")
+
+
+def test_what_has_just_ended_needs_no_qdel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [refused("Job has finished 12.server", 35), refused("Unauthorized Request 12.server", 159)]
+
+    def call(argv: list[str]) -> str:
+        raise answers.pop(0)
+
+    monkeypatch.setattr("vllm_hpc.schedulers.pbs.call_client", call)
+    SCHEDULER.cancel(JobFolder(tmp_path), "12.server")
+    with pytest.raises(ClientError, match="Unauthorized"):
+        SCHEDULER.cancel(JobFolder(tmp_path), "12.server")
+
+
+def test_a_cancel_follows_a_job_that_is_submitting_itself_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_job(tmp_path / "job", scheduler="pbs")
+    write_json(folder.submitted, Submitted("pbs", "12.server", 0.0))
+    seen(monkeypatch, job_json(job_state="R"))
+    deleted: list[str] = []
+
+    def call(argv: list[str]) -> str:
+        deleted.append(argv[1])
+        write_json(folder.submitted, Submitted("pbs", "13.server", 0.0, ("12.server",)))
+        return ""
+
+    monkeypatch.setattr("vllm_hpc.schedulers.pbs.call_client", call)
+    find_job(str(folder.path)).cancel()
+    assert deleted == ["12.server", "13.server"]

@@ -1,0 +1,202 @@
+"""The PBS script without PBS: a pbsdsh and a torchrun of the test's let its own behaviour be seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.submission import submit
+
+# As PBS's: a bare environment, the home folder, the job's log, and 0 whatever the task did.
+PBSDSH = """
+if [ "$1" != -n ] || [ "$3" != -- ]; then exit 9; fi
+echo "$2" >> {desk}/places
+shift 3
+cd /; env -i HOME=/ PATH=/bin:/usr/bin PBS_JOBID=12.head "$@" &
+trap 'kill -TERM $!' TERM
+wait; wait
+exit 0
+"""
+IDLE = "for _ in {1..90}; do sleep 0.2; done"
+pytestmark = pytest.mark.timeout(120)
+
+
+class Ran(NamedTuple):
+    """What a script left behind: its exit code, words and record, what python was asked, and the node's variables."""
+
+    code: int
+    err: str
+    cause: str
+    asked: list[str]
+    places: list[str]
+    seen: dict[str, str]
+    folder: JobFolder
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(desk: Path, model: Path) -> Run:
+    """Run the script of a job; ``work`` is what torchrun does on each host, with the host's number in $node."""
+
+    def script(
+        work: str = "", hosts: str = "n1 n2", decide: str = "exit 1", pbsdsh: str = PBSDSH, nodes: int = 2,
+        edit: tuple[str, str] = ("", ""), env: dict[str, str] | None = None, task: int | None = None, **options: Any,
+    ) -> Ran:  # fmt: skip
+        client(desk, "qsub", f"echo 12{'[]' if 'array' in options else ''}.head")
+        job = submit(str(model), scheduler="pbs", nodes=nodes, job_dir="runs", name="job", **options)
+        real = 'exec /usr/bin/env PYTHONPATH="$REAL" "$PYTHON" "$@"'
+        port = f'case "$2" in vllm_hpc.rendezvous) echo 29500; exit;; vllm_hpc.handover) {real};; esac'
+        client(desk, "python", f'{port}\necho "$2 ${{@: -2}}" >> {desk}/asked\n{decide}')
+        client(desk, "pbsdsh", pbsdsh.format(desk=desk))
+        client(desk, "torchrun", f'[[ "$*" =~ --node-rank=([0-9]+) ]]; node=${{BASH_REMATCH[1]}}\n'
+               f'env -0 > {desk}/seen-$node; pwd > {desk}/cwd\n{work}')  # fmt: skip
+        text = (job.path / "script.pbs").read_text()
+        code = re.sub(r'export PATH=\S+:"\$PATH"', ":", text)
+        assert code != text
+        assert edit[0] in code
+        (desk / "nodefile").write_text("".join(f"{host}\n" for host in hosts.split()))
+        variables = {
+            "PBS_JOBID": "12.head", "PBS_NODEFILE": str(desk / "nodefile"), "PBS_O_PATH": "/nowhere", "REAL": REAL,
+            "PBS_O_WORKDIR": str(desk), "PYTHON": PYTHON, "PBS_ARRAY_ID": "12[].head",
+            "PBS_ARRAY_INDEX": str(task or 0),
+            **(env or {}),
+        }  # fmt: skip
+        done = subprocess.run(
+            ["bash", "-c", code.replace(*edit)], env={**os.environ, **variables}, cwd="/",
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, timeout=60,
+        )  # fmt: skip
+        record = json.loads((job.path / "state" / "exit-1.json").read_text())
+        assert record["exit_code"] == done.returncode
+        assert not list((job.path / "state").glob(".run-*"))
+        seen = desk / "seen-1"
+        values = dict(one.split("=", 1) for one in seen.read_text().split("\0")[:-1]) if seen.exists() else {}
+        asked, places = (
+            (desk / name).read_text().splitlines() if (desk / name).exists() else [] for name in ("asked", "places")
+        )
+        return Ran(done.returncode, done.stderr, record["cause"], asked, sorted(places), values, job.folder)
+
+    return script
+
+
+REAL = str(Path(__file__).parents[1])
+PYTHON = os.path.realpath("/proc/self/exe")
+
+
+def client(desk: Path, name: str, code: str) -> None:
+    path = desk / "bin" / name
+    path.write_text(f"#!/bin/bash\n{code}\n")
+    path.chmod(0o755)
+
+
+def test_every_host_finds_the_same_environment_and_folder(run: Run, desk: Path) -> None:
+    odd = 'it\'s "b" $HOME `id` \\ é'
+    ran = run(
+        env={"NCCL_X": odd, "HF_TOKEN": "hunter2", "TMPDIR": "/tmp/of-the-first", "CUDA_VISIBLE_DEVICES": "GPU-1"}
+    )
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.seen["NCCL_X"] == odd
+    assert ran.seen["VLLM_HPC_HEAD"] == "n1"
+    assert (ran.seen["VLLM_HPC_JOB_ID"], ran.seen["VLLM_HPC_ATTEMPT"]) == ("12.head", "1")
+    assert not {"HF_TOKEN", "TMPDIR", "CUDA_VISIBLE_DEVICES"} & set(ran.seen)
+    assert Path((desk / "cwd").read_text().strip()) == desk
+    assert not [file for file in ran.folder.path.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+
+
+def test_what_the_hosts_read_is_only_its_owners(run: Run, desk: Path) -> None:
+    ran = run(f'stat -c %a "$VLLM_HPC_FOLDER"/state/.run-1 > {desk}/mode')
+    assert (ran.code, (desk / "mode").read_text()) == (0, "600\n")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "places"), [("n1 n2", ["0", "1"]), ("n1 n1 n1 n2 n2 n2", ["0", "3"]), ("n1 n10", ["0", "1"])]
+)
+def test_a_host_is_reached_by_its_first_slot(run: Run, hosts: str, places: list[str]) -> None:
+    assert run(hosts=hosts).places == places
+
+
+@pytest.mark.parametrize("hosts", ["n1", "n1 n1", "n1 n2 n3", ""])
+def test_another_number_of_hosts_than_asked_ends_the_job(run: Run, hosts: str) -> None:
+    ran = run(hosts=hosts)
+    assert (ran.code, ran.places) == (1, [])
+    assert "vllm-hpc: 2 node(s) were asked for, and PBS gave: " in ran.err
+
+
+def test_hosts_are_not_left_without_their_environment(run: Run) -> None:
+    ran = run(edit=("python -m vllm_hpc.handover", "false"))
+    assert (ran.code, ran.places) == (1, [])
+
+
+def test_a_code_that_pbsdsh_hides_is_the_scripts(run: Run) -> None:
+    ran = run('if [ "$node" = 1 ]; then exit 7; fi')
+    assert ran.code == 7
+    assert ran.asked == ["vllm_hpc.requeue 1 7"]
+
+
+def test_a_host_that_fails_takes_the_others_down(run: Run) -> None:
+    ran = run(f"""if [ "$node" = 1 ]; then exit 7; fi; trap 'exit 3' TERM; {IDLE}""")
+    assert ran.code == 3
+    assert "within 30 s" not in ran.err
+
+
+def test_a_task_that_ends_without_a_word_has_failed(run: Run) -> None:
+    """As when all of it was killed, or PBS could not start it."""
+    ran = run(f"if [ $node = 1 ]; then kill -KILL $PPID; exit; fi; trap 'exit 3' TERM; {IDLE}")
+    assert ran.code == 3
+    assert (ran.folder.path / "state" / "failed-1").exists()
+
+
+def test_a_pbsdsh_that_starts_nothing_is_a_failure(run: Run) -> None:
+    assert run(pbsdsh="exit 0").code == 1
+
+
+def test_a_pbsdsh_that_does_not_come_back_is_not_waited_for(run: Run) -> None:
+    ran = run(pbsdsh=PBSDSH.replace("exit 0", "exec sleep 50 2> /dev/null"), edit=("-ge 30 ]", "-ge 2 ]"))
+    assert ran.code == 0
+    assert "vllm-hpc: every node has ended, and pbsdsh did not end within 30 s" in ran.err
+
+
+def test_a_host_that_does_not_join_is_named(run: Run) -> None:
+    hang = PBSDSH.replace("shift 3", 'if [ "$2" = 1 ]; then exec sleep 50; fi; shift 3')
+    ran = run("trap 'exit 3' TERM; " + IDLE, pbsdsh=hang, env={"VLLM_HPC_JOIN_TIMEOUT": "2"})
+    assert ran.code == 3
+    assert "vllm-hpc: not joined within 2 s: n2" in ran.err
+
+
+def test_the_script_is_its_own_timer(run: Run) -> None:
+    wait = 'while [ ! -e "$VLLM_HPC_FOLDER/control/drain-1" ]; do sleep 0.1; done'
+    ran = run(wait, time="2", drain_lead=117, decide="exit 0")
+    assert (ran.code, ran.cause) == (0, "requeue")
+    assert "draining: the walltime will be over in 117 s" in ran.err
+    assert ran.asked == ["vllm_hpc.requeue 1 0", "vllm_hpc.chain 1 again"]
+
+
+def test_a_script_that_cannot_be_submitted_again_says_so(run: Run) -> None:
+    ran = run(decide='if [ "$2" = vllm_hpc.chain ]; then exit 1; fi', time="2")
+    assert (ran.code, ran.cause) == (0, "exit")
+    assert "the scheduler does not run it again: 'vllm-hpc resume' does" in ran.err
+
+
+def test_qdel_reaches_every_host(run: Run, desk: Path) -> None:
+    told = f"trap 'echo $node >> {desk}/told; exit 143' TERM"
+    ran = run(f'{told}; [ $node = 0 ] && kill -TERM "$(cat {desk}/pid)"; {IDLE}',
+              edit=("set -uo pipefail", f"set -uo pipefail; echo $$ > {desk}/pid"))  # fmt: skip
+    assert (ran.code, ran.cause) == (143, "TERM")
+    assert sorted((desk / "told").read_text().split()) == ["0", "1"]
+    assert ran.asked == []
+
+
+def test_a_task_of_an_array_notes_its_end_however_it_ends(run: Run) -> None:
+    ran = run(nodes=1, hosts="n1", dp=2, array=True, task=1)
+    assert ran.asked == ["vllm_hpc.requeue 1 0", "vllm_hpc.chain 1 over"]
+    attempt = ran.folder.attempts()[0]
+    assert (attempt.task, attempt.job_id) == (1, "12[].head_1")
