@@ -168,13 +168,13 @@ class Drive:
         task, attempt = due
         victims = groups[int(draw.victim * len(groups))]
         node = Node(victims) if self._setting.is_slurm and (draw.target, draw.signal) == ("node", "SIGKILL") else None
-        strike([*victims, *([node.daemon] if node else [])], draw.number)
-        if node:
-            node.boot()
         kill = Kill(
             target=draw.target, signal=draw.signal, moment=draw.moment, job=self._result.jobs, attempt=attempt,
             task=task, at=time.time(),
         )  # fmt: skip
+        strike([*victims, *([node.daemon] if node else [])], draw.number)
+        if node:
+            node.boot()
         self._result.kills.append(kill)
         self._dead.add(attempt)
         self._wait_until_gone(kill)

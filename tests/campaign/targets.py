@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,10 @@ from vllm_hpc.records import read_json
 from vllm_hpc.schedulers.local import SupervisorRecord, find_supervisor
 
 TARGETS = ("rank", "agent", "script", "node")
+# Seconds that a node takes to come back. Slurm misses a batch job on a node that registers again, but not one that was
+# active within BatchStartTimeout and 10 s of a message (20 s here; slurmctld's _purge_missing_jobs): then it asks again
+# with its next pings, which may be minutes later. No real node boots that fast.
+_BOOT_S = 25.0
 
 
 class Live(NamedTuple):
@@ -79,7 +84,8 @@ class Node:
         self.daemon = psutil.Process(int(pid.read_text()))
 
     def boot(self) -> None:
-        """Start the daemon; -b: it tells Slurm that what ran here is gone."""
+        """Start the daemon when a node would be back; -b: it tells Slurm that what ran here is gone."""
+        time.sleep(_BOOT_S)
         psutil.wait_procs([self.daemon], timeout=20)
         path = f"{os.environ['PATH']}:/usr/sbin"
         subprocess.run(["slurmd", "-b", "-N", self._name], check=True, env={**os.environ, "PATH": path})
