@@ -102,6 +102,16 @@ def test_a_neighbour_that_has_no_heartbeat_yet_is_not_dead(job: JobFolder) -> No
     assert not report.has_silent_neighbour(60, 0.0)
 
 
+def test_who_is_on_record_has_a_heartbeat(job: JobFolder) -> None:
+    """It may be killed before the watch's first one."""
+    report = RankReport(job, 0, 0, 1)
+    report.neighbour = 1
+    RankReport(job, 1, 0, 1)
+    os.utime(job.heartbeat(1), (1000, 1000))
+    assert not report.has_silent_neighbour(60, 0.0)
+    assert report.has_silent_neighbour(60, 61.0)
+
+
 def test_a_heartbeat_of_the_attempt_before_says_nothing(job: JobFolder) -> None:
     """The neighbour's node may join minutes after ours."""
     report = RankReport(job, 0, 0, 2)

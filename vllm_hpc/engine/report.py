@@ -84,6 +84,7 @@ class RankReport:
         self._neighbours_beat = Still()
         self.on_leave: Callable[[], None] = lambda: None
         self.timings: dict[str, float] = {}
+        self.heartbeat()  # before the record: from there on it is missed (has_silent_neighbour)
         write_json(job.rank_record(rank), self._record("running"))
 
     @contextmanager
