@@ -15,8 +15,7 @@ from tests.real_jobs import require
 @pytest.fixture(scope="session")
 def pbs() -> list[str]:
     """The names of PBS's hosts. Root can submit nothing to a real one."""
-    if shutil.which("qsub") is None:
-        pytest.skip("no PBS: qsub is not on PATH")
+    require(shutil.which("qsub") is not None, "no PBS: qsub is not on PATH")
     version = subprocess.run(["qsub", "--version"], capture_output=True, text=True).stdout
     require("pbs_version" in version, "no PBS: this qsub is another scheduler's")
     require(os.geteuid() != 0 or "stand-in" in version, "PBS takes no jobs of root's: run these as another user")
