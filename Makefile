@@ -13,8 +13,9 @@ test: $(VENV)/test.done
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 -m "not vllm and not slurm and not pbs"
 	$(BIN)/python -m pytest -m "(vllm or slurm) and not pbs"
+	$(MAKE) --no-print-directory test-pbs
 
-# On the stand-in of a two-host PBS. On a real one, as an ordinary user: .venv/bin/python -m pytest -m pbs
+# On a stand-in of a two-host PBS, checked against a real one: as an ordinary user, .venv/bin/python -m pytest -m pbs
 test-pbs: $(VENV)/test.done
 	PATH="$(CURDIR)/tests/pbs/standin:$$PATH" $(BIN)/python -m pytest -m pbs
 

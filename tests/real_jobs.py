@@ -17,10 +17,16 @@ import pytest
 
 from vllm_hpc import Job, submit
 from vllm_hpc.rows import Row
+from vllm_hpc.state import Status
 
 # float32: in bf16 greedy text differs between TP=1 and TP=2.
 ENGINE = {"dtype": "float32", "max_num_seqs": 4}
 GREEDY = {"temperature": 0.0, "max_tokens": 24}
+# Where nodes are virtual, and one machine: without this, ranks would spin on each other's cores.
+ONE_CORE = {"OMP_NUM_THREADS": "1"}
+# Enough rows that no run ends before it is killed.
+LONG: list[Row] = [{"prompt": f"def function_{number}(folder):"} for number in range(3000)]
+LONG_SAMPLING: dict[str, Any] = {"max_tokens": 200, "sampling": {"ignore_eos": True}, "max_requeues": 0}
 # What a job of the tiny model takes here is half a minute; a machine under load takes several times that.
 PATIENCE_S = 400
 
@@ -85,6 +91,27 @@ def submit_tiny(model: Path, work: Path, rows: list[Row] | None = None, **option
     given = {"engine": ENGINE, "scheduler": "local", **GREEDY, **options}
     source = write_input(work / "prompts.jsonl", PROMPTS if rows is None else rows)
     return submit(str(model), input=str(source), job_dir=str(work / "runs"), **given)
+
+
+def submit_long(model: Path, work: Path, **options: Any) -> Job:
+    """Submit the tiny model with more work than a test waits for, and no attempt after the first."""
+    return submit_tiny(model, work, LONG, **{**LONG_SAMPLING, **options})
+
+
+def started(job: Job) -> Job:
+    """The job, once its first rows are written."""
+    wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
+    assert job.status().state == "RUNNING", (job.status(), job.logs())
+    return job
+
+
+def ends_as(job: Job, state: str, limit: float) -> Status:
+    """The job ends within ``limit`` seconds, in that state, with nothing left of it."""
+    status = job.wait(limit)
+    assert status.state == state, (status, job.logs()[-3000:])
+    wait_for(lambda: not processes_of(job), f"no process is left: {processes_of(job)}", limit)
+    assert not list((job.path / "state").glob(".run-*")), "what was handed to the nodes is gone"
+    return status
 
 
 def check_complete(job: Job, reference: list[str]) -> list[Row]:

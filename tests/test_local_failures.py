@@ -7,39 +7,28 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from tests.real_jobs import PATIENCE_S, processes_of, submit_tiny, wait_for
+from tests import real_jobs
+from tests.real_jobs import LONG, PATIENCE_S, started, submit_long, submit_tiny, wait_for
 from vllm_hpc import Job
 from vllm_hpc.records import read_json
 from vllm_hpc.schedulers.local import SupervisorRecord
-from vllm_hpc.state import Status
 
 pytestmark = pytest.mark.vllm
 
 LIMIT_S = 60
-# Enough rows that no run ends before it is killed.
-LONG = [{"prompt": f"def function_{number}(folder):"} for number in range(3000)]
-LONG_SAMPLING = {"max_tokens": 200, "sampling": {"ignore_eos": True}, "max_requeues": 0}
+ends_as = partial(real_jobs.ends_as, limit=LIMIT_S)
 
 
-def start(tiny: Path, work: Path, **options: object) -> Job:
+def start(tiny: Path, work: Path, **options: Any) -> Job:
     """A TP=2 job that has written its first rows."""
-    job = submit_tiny(tiny, work, LONG, tp=2, **LONG_SAMPLING, **options)
-    wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
-    assert job.status().state == "RUNNING", (job.status(), job.logs())
-    return job
-
-
-def ends_as(job: Job, state: str) -> Status:
-    """The job ends in time, in that state, with nothing left of it."""
-    status = job.wait(LIMIT_S)
-    assert status.state == state, (status, job.logs())
-    wait_for(lambda: not processes_of(job), f"no process is left: {processes_of(job)}", LIMIT_S)
-    return status
+    return started(submit_long(tiny, work, tp=2, **options))
 
 
 def rank_pid(job: Job, rank: int) -> int:
@@ -125,7 +114,7 @@ def test_cancel_while_the_model_loads(tiny: Path, tmp_path: Path) -> None:
 
 def test_walltime(tiny: Path, tmp_path: Path) -> None:
     """It is over before the model is loaded: nothing can be drained."""
-    job = submit_tiny(tiny, tmp_path, LONG, tp=1, time="0:05", **LONG_SAMPLING)
+    job = submit_long(tiny, tmp_path, tp=1, time="0:05")
     assert ends_as(job, "TIMEOUT").reason == "the walltime was over"
 
 
@@ -144,7 +133,7 @@ def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
         "        real(self, make)\n"
         "    ShardWriter.put = put\n"
     )
-    job = submit_tiny(tiny, tmp_path, LONG, tp=2, env={"PYTHONPATH": str(tmp_path)}, **LONG_SAMPLING)
+    job = submit_long(tiny, tmp_path, tp=2, env={"PYTHONPATH": str(tmp_path)})
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
     assert "OSError: File too large: every row finished so far is safe; make room" in status.reason

@@ -7,44 +7,32 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.pbs.test_layouts import ONE_CORE
-from tests.real_jobs import PATIENCE_S, processes_of, submit_tiny, wait_for
-from tests.test_local_failures import LONG, LONG_SAMPLING
+from tests import real_jobs
+from tests.real_jobs import LONG, ONE_CORE, PATIENCE_S, started, submit_long, wait_for
 from vllm_hpc import Job
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.records import Submitted, read_json
-from vllm_hpc.state import Status
 
 pytestmark = [pytest.mark.vllm, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
 
 LIMIT_S = 120
+ends_as = partial(real_jobs.ends_as, limit=LIMIT_S)
 
 
 def submit(tiny: Path, work: Path, **options: Any) -> Job:
-    given = {"nodes": 2, "tp": 2, "env": ONE_CORE, **LONG_SAMPLING, **options}
-    return submit_tiny(tiny, work, LONG, scheduler="pbs", **given)
+    return submit_long(tiny, work, **{"scheduler": "pbs", "nodes": 2, "tp": 2, "env": ONE_CORE, **options})
 
 
 def start(tiny: Path, work: Path, **options: Any) -> Job:
     """A job over two hosts that has written its first rows."""
-    job = submit(tiny, work, **options)
-    wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
-    assert job.status().state == "RUNNING", (job.status(), job.logs())
-    return job
-
-
-def ends_as(job: Job, state: str, limit: float = LIMIT_S) -> Status:
-    status = job.wait(limit)
-    assert status.state == state, (status, job.logs()[-3000:])
-    wait_for(lambda: not processes_of(job), f"no process is left: {processes_of(job)}", LIMIT_S)
-    assert not list((job.path / "state").glob(".run-*")), "what was handed to the hosts is gone"
-    return status
+    return started(submit(tiny, work, **options))
 
 
 def qdel(job: Job) -> None:
@@ -116,7 +104,7 @@ def test_an_array_is_cancelled_while_it_waits(tiny: Path, tmp_path: Path) -> Non
 
 def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
     job = submit(tiny, tmp_path, engine={"dtype": "float32", "max_num_batched_tokens": 1, "max_num_seqs": 64})
-    status = ends_as(job, "FAILED", 300)
+    status = ends_as(job, "FAILED", limit=300)
     assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
 
 
@@ -200,7 +188,7 @@ def test_the_walltime_is_near_and_the_job_goes_on(tiny: Path, tmp_path: Path) ->
     done = job.status().rows.done
     wait_for(lambda: job.status().rows.done > done, "the next attempt writes rows")
     job.folder.drain.touch()
-    status = ends_as(job, "PARTIAL", 200)
+    status = ends_as(job, "PARTIAL", limit=200)
     assert status.attempts == 2
     assert "missing" in status.reason
     exits = [job.folder.exit_of(attempt) for attempt in (1, 2)]

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.real_jobs import check_complete, submit_tiny
+from tests.real_jobs import ONE_CORE, check_complete, submit_tiny
 from vllm_hpc import Job
 
 pytestmark = [pytest.mark.vllm, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
 
-# The hosts are one machine where this is tested: without this, ranks would spin on each other's cores.
-ONE_CORE = {"OMP_NUM_THREADS": "1"}
 # An MPI, as far as a job of ours sees one: it starts one task a host, each with its number.
 MPIEXEC = """#!/bin/bash
 while [ "$1" != --hostfile ]; do shift; done

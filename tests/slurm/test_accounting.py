@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.real_jobs import check_complete, processes_of, submit_tiny, wait_for
-from tests.slurm.test_layouts import ONE_CORE
-from tests.test_local_failures import LONG, LONG_SAMPLING
+from tests.real_jobs import LONG, LONG_SAMPLING, ONE_CORE, check_complete, processes_of, submit_tiny, wait_for
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.schedulers import call_client
 from vllm_hpc.schedulers.slurm import look, parse_sacct

@@ -6,43 +6,32 @@ import os
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.real_jobs import processes_of, submit_tiny, wait_for
+from tests import real_jobs
+from tests.real_jobs import LONG, ONE_CORE, started, submit_long, submit_tiny, wait_for
 from tests.slurm.conftest import cluster
-from tests.slurm.test_layouts import ONE_CORE
-from tests.test_local_failures import LONG, LONG_SAMPLING
 from vllm_hpc import Job
 from vllm_hpc.errors import SubmitError
-from vllm_hpc.state import Status
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
 LIMIT_S = 90
+ends_as = partial(real_jobs.ends_as, limit=LIMIT_S)
 
 
 def submit(tiny: Path, work: Path, **options: Any) -> Job:
-    given = {"nodes": 2, "tp": 2, "env": ONE_CORE, **LONG_SAMPLING, **options}
-    return submit_tiny(tiny, work, LONG, scheduler="slurm", **given)
+    return submit_long(tiny, work, **{"scheduler": "slurm", "nodes": 2, "tp": 2, "env": ONE_CORE, **options})
 
 
 def start(tiny: Path, work: Path, **options: Any) -> Job:
     """A job over two nodes that has written its first rows."""
-    job = submit(tiny, work, **options)
-    wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
-    assert job.status().state == "RUNNING", (job.status(), job.logs())
-    return job
-
-
-def ends_as(job: Job, state: str, limit: float = LIMIT_S) -> Status:
-    status = job.wait(limit)
-    assert status.state == state, (status, job.logs()[-3000:])
-    wait_for(lambda: not processes_of(job), f"no process is left: {processes_of(job)}", LIMIT_S)
-    return status
+    return started(submit(tiny, work, **options))
 
 
 def start_now(job: Job) -> None:
@@ -100,7 +89,7 @@ def test_more_nodes_than_there_are_waits_with_the_reason(tiny: Path, tmp_path: P
 
 def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
     job = submit(tiny, tmp_path, engine={"dtype": "float32", "max_num_batched_tokens": 1, "max_num_seqs": 64})
-    status = ends_as(job, "FAILED", 300)
+    status = ends_as(job, "FAILED", limit=300)
     assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
 
 
@@ -134,7 +123,7 @@ def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
     stopped = [rank.pid for rank in job.ranks()]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
-    status = ends_as(job, "TIMEOUT", 200)
+    status = ends_as(job, "TIMEOUT", limit=200)
     assert status.rows.done > 0
     assert job.collect().rows["done"] >= status.rows.done
 
@@ -146,7 +135,7 @@ def test_the_walltime_is_near_and_the_job_goes_on(tiny: Path, tmp_path: Path) ->
     assert job.status().rows.done > 0
     job.folder.drain.touch()
     start_now(job)
-    status = ends_as(job, "PARTIAL", 200)
+    status = ends_as(job, "PARTIAL", limit=200)
     assert status.attempts == 2
     assert "missing" in status.reason
 
@@ -178,7 +167,7 @@ def test_a_node_that_does_not_join_is_named(tiny: Path, tmp_path: Path, monkeypa
     hang.write_text('if [ "${SLURM_NODEID:-}" = 1 ] && [ -n "${SLURM_STEP_ID:-}" ]; then sleep 1000; fi\n')
     monkeypatch.setenv("BASH_ENV", str(hang))  # sbatch hands the environment on
     job = submit(tiny, tmp_path, env={**ONE_CORE, "VLLM_HPC_JOIN_TIMEOUT": "20"})
-    assert ends_as(job, "FAILED", 150).reason.endswith("vllm-hpc: not joined within 20 s: node2")
+    assert ends_as(job, "FAILED", limit=150).reason.endswith("vllm-hpc: not joined within 20 s: node2")
 
 
 def test_a_controller_that_is_down_is_unknown_and_then_known_again(tiny: Path, tmp_path: Path) -> None:
@@ -206,7 +195,7 @@ def test_a_node_that_is_lost(tiny: Path, tmp_path: Path) -> None:
     pid = int(Path(os.environ["SLURM_CONF"]).with_name("slurmd.node2.pid").read_text())
     os.kill(pid, signal.SIGKILL)
     try:
-        status = ends_as(job, "FAILED", 240)
+        status = ends_as(job, "FAILED", limit=240)
         assert "NODE_FAIL" in status.reason or "node2" in status.reason
     finally:
         cluster("daemon", "node2")

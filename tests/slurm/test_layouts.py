@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.real_jobs import PROMPTS, check_complete, submit_tiny, wait_for
+from tests.real_jobs import ONE_CORE, PROMPTS, check_complete, submit_tiny, wait_for
 from vllm_hpc import Job
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.jobfolder import JobFolder
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
-
-# The virtual nodes are one machine: without this, ranks would spin on each other's cores.
-ONE_CORE = {"OMP_NUM_THREADS": "1"}
 
 
 def submit(tiny: Path, work: Path, **options: Any) -> Job:
