@@ -18,13 +18,11 @@ import argparse
 import math
 import os
 import random
-import socket
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,34 +31,15 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.crafted import layout, make_job
+from benchmarks.one_engine import OneEngine, Run
+from tests.crafted import layout
 from tests.tiny_model import make_tiny_model
 from vllm_hpc import demo
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.plan import Plan
-from vllm_hpc.records import JobRecord, Progress, read_json, write_json
 from vllm_hpc.rows import Row
 
 CHUNK = 256
 SAMPLING = {"temperature": 0.0, "ignore_eos": True}
 WORDS = ["the", "capital", "of", "France", "is", "Paris", "and", "it", "lies", "on", "a", "river", "called", "Seine"]
-Texts = list[str]
-
-
-class Run(msgspec.Struct):
-    """One run: seconds, the process's CPU seconds, tokens, texts in the rows' order; what the job folder says of it."""
-
-    seconds: float
-    cpu: float
-    tokens: int
-    texts: Texts
-    idle: float = 0.0
-    occupancy: float = 0.0
-    steps: int = 0
-
-    @property
-    def rate(self) -> float:
-        return self.tokens / self.seconds
 
 
 def make_rows(count: int, mean: float, sigma: float, longest: int) -> list[Row]:
@@ -72,97 +51,6 @@ def make_rows(count: int, mean: float, sigma: float, longest: int) -> list[Row]:
         prompt = " ".join(random_.choices(WORDS, k=random_.randint(4, 12)))
         rows.append({"prompt": prompt, "sampling": {"max_tokens": min(longest, max(1, tokens))}})
     return rows
-
-
-class Bench:
-    """The engine, and the ways to run the rows through it."""
-
-    def __init__(self, work: Path, rows: list[Row], model: Path, engine: dict[str, Any]) -> None:
-        _prepare_environment()
-        from vllm import LLM, LLMEngine, SamplingParams
-
-        from vllm_hpc.engine import replicas
-        from vllm_hpc.engine.start import make_engine
-
-        self._work, self._rows, self._runs = work, rows, 0
-        self._plan, self._model = Plan(layout=layout(), engine=engine), str(model)
-        self._store = replicas.meet(0, 1)
-        self._place = layout().place(0)
-        self._replica = replicas.join(layout(), self._place, self._store, "benchmark")
-        self.engine = make_engine(self._job(rows[:1], "engine").job())
-        self._replica.after_engine_start()
-        with mock.patch.object(LLMEngine, "from_engine_args", return_value=self.engine):
-            self._llm = LLM(model=str(model))
-        self._params = partial(SamplingParams, **SAMPLING)
-
-    def _job(self, rows: list[Row], name: str) -> JobFolder:
-        folder = make_job(self._work / name, rows)
-        given: JobRecord = msgspec.structs.replace(
-            folder.job(), plan=self._plan, model=self._model, sampling=dict(SAMPLING)
-        )
-        write_json(folder.job_json, given)
-        return folder
-
-    def loop(self, sync_s: float, rows: list[Row] | None = None) -> Run:
-        """One attempt: from the input's file to durable rows."""
-        from torch._C._distributed_c10d import PrefixStore
-
-        from vllm_hpc.engine.attempt import Attempt
-        from vllm_hpc.engine.report import RankReport
-
-        self._runs += 1
-        job = self._job(rows or self._rows, f"job-{self._runs}")
-        report = RankReport(job, 0, 0, 1)
-        attempt = Attempt(job, job.job(), self._place, 1, 0, sync_s)
-        store = PrefixStore(f"run/{self._runs}", self._store)
-        self.engine.reset_prefix_cache()
-        stop = _stopwatch()
-        attempt.run(self.engine, self._replica.lockstep(), store, report)
-        return _read(job, *stop())
-
-    def generate(self, at_once: int, rows: list[Row] | None = None) -> Run:
-        """`LLM.generate` over so many prompts at a time."""
-        rows = rows or self._rows
-        params = [self._params(**row["sampling"]) for row in rows]
-        prompts = [row["prompt"] for row in rows]
-        outputs: list[Any] = []
-        self.engine.reset_prefix_cache()
-        stop = _stopwatch()
-        for first in range(0, len(rows), at_once):
-            part = slice(first, first + at_once)
-            outputs += self._llm.generate(prompts[part], params[part], use_tqdm=False)
-        seconds, cpu = stop()
-        tokens = sum(len(one.outputs[0].token_ids) for one in outputs)
-        return Run(seconds, cpu, tokens, [one.outputs[0].text for one in outputs])
-
-
-def _stopwatch() -> Callable[[], tuple[float, float]]:
-    began, cpu = time.perf_counter(), time.process_time()
-    return lambda: (time.perf_counter() - began, time.process_time() - cpu)
-
-
-def _read(job: JobFolder, seconds: float, cpu: float) -> Run:
-    lines = [msgspec.json.decode(line) for line in job.shard(0, 1).read_bytes().splitlines()]
-    lines.sort(key=lambda line: line["index"])
-    progress = read_json(job.progress(0), Progress)
-    assert progress is not None
-    run = progress.runs[-1]
-    idle = run.seconds["idle"] / (run.seconds["generate"] + run.seconds["drain"])
-    tokens = sum(line["completion_tokens"] for line in lines)
-    return Run(seconds, cpu, tokens, [line["text"] for line in lines], idle, run.occupancy, run.steps)
-
-
-def _prepare_environment() -> None:
-    """As a job's script and its one rank do."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name, value in {
-        "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-        "VLLM_CPU_KVCACHE_SPACE": 1, "HF_HUB_OFFLINE": 1, "VLLM_NO_USAGE_STATS": 1, "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": 0, "OMP_NUM_THREADS": os.cpu_count(),
-    }.items():  # fmt: skip
-        os.environ.setdefault(name, str(value))
 
 
 class TimedFsync:
@@ -204,11 +92,11 @@ def tell_ratio(found: dict[str, list[Run]], one: str, other: str) -> float:
     return median
 
 
-def compare(bench: Bench, asked: argparse.Namespace) -> bool:
+def compare(bench: OneEngine, rows: list[Row], asked: argparse.Namespace) -> bool:
     ways = {
-        "loop": lambda: bench.loop(asked.sync),
-        "generate": lambda: bench.generate(asked.rows),
-        "chunks": lambda: bench.generate(CHUNK),
+        "loop": lambda: bench.attempt(rows, asked.sync),
+        "generate": lambda: bench.generate(rows),
+        "chunks": lambda: bench.generate(rows, CHUNK),
     }
     found = interleave(ways, asked.pairs)
     ours, theirs = tell_ratio(found, "loop", "generate"), tell_ratio(found, "loop", "chunks")
@@ -224,16 +112,16 @@ def _tell_texts(found: dict[str, list[Run]]) -> None:
     reference = found["generate"][0]
     for name, runs in found.items():
         assert all(run.tokens == reference.tokens for run in runs)
-        other = max(sum(a != b for a, b in zip(run.texts, reference.texts, strict=True)) for run in runs)
+        other = max(sum(run.texts[index] != text for index, text in reference.texts.items()) for run in runs)
         print(f"{name}: {reference.tokens} tokens a run; texts other than the first generate's: {other} at most")
 
 
-def fsync_cost(bench: Bench, asked: argparse.Namespace) -> bool:
+def fsync_cost(bench: OneEngine, rows: list[Row], asked: argparse.Namespace) -> bool:
     timed = TimedFsync()
 
     def run(fsync: Any) -> Run:
         with mock.patch("os.fsync", fsync):
-            return bench.loop(asked.sync)
+            return bench.attempt(rows, asked.sync)
 
     name = f"fsync every {asked.sync:g} s"
     found = interleave({name: lambda: run(timed), "none": lambda: run(mock.Mock())}, asked.pairs)
@@ -275,15 +163,17 @@ def main() -> None:
     tokens = sorted(row["sampling"]["max_tokens"] for row in rows)
     with tempfile.TemporaryDirectory(dir=asked.dir) as name:
         work = Path(name)
-        bench = Bench(work, rows, find_model(asked.model, work), {"max_num_seqs": asked.seqs, **asked.engine})
+        model = find_model(asked.model, work)
+        os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+        bench = OneEngine(work, model, layout(), {"max_num_seqs": asked.seqs, **asked.engine}, SAMPLING)
         print(
             f"{asked.model}: {len(rows)} rows of {statistics.mean(tokens):.1f} tokens (median "
             f"{tokens[len(tokens) // 2]}, most {tokens[-1]}), {asked.seqs} at once, {os.cpu_count()} CPUs",
             flush=True,
         )
         few = rows[: 2 * asked.seqs]
-        bench.loop(asked.sync, few), bench.generate(len(few), few)  # warm up
-        is_met = (fsync_cost if asked.fsync_cost else compare)(bench, asked)
+        bench.attempt(few, asked.sync), bench.generate(few)  # warm up
+        is_met = (fsync_cost if asked.fsync_cost else compare)(bench, rows, asked)
     print("met" if is_met else "NOT MET", flush=True)
     os._exit(0 if is_met else 1)  # vLLM's own threads may outlive main()
 

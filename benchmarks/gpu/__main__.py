@@ -1,0 +1,116 @@
+"""vllm-hpc beside the ways people run vLLM on one host, model shapes with dummy weights, no network needed.
+
+    python -m benchmarks.gpu --gpus 4 --shapes llama-8b,llama-1b --work /tmp/gpu --results results.jsonl
+
+For each shape: vllm-hpc's attempt and LLM.generate in turns on one engine for TP = all GPUs, and for as many replicas
+as there are GPUs; vLLM's own mp backend with the same engine settings; the seed's recipe (TP x PP=2 under
+external_launcher); and `vllm-hpc submit` with no layout given. Results accumulate in the file: what is there is not
+run again, so a run that was cut off (--seconds) goes on. Speeds are only comparable between lines of one machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.gpu.rank import Case
+from benchmarks.gpu.results import Line, append, read, table
+from benchmarks.gpu.shapes import SHAPES, make
+from benchmarks.gpu.submit import run_submit
+
+# Dummy weights; what all ways are given. 512: vLLM's largest CUDA graph, and what vllm-hpc's planner picks.
+ENGINE = {"load_format": "dummy", "max_model_len": 4096, "max_num_seqs": 512, "seed": 1}
+# Without NVLink multicast, which shared hosts keep switched off.
+NO_MULTICAST = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
+
+
+def cases(shape: str, gpus: int, prompts: int, times: int) -> list[Case]:
+    """What is measured of a shape, the most telling first."""
+    both = ("attempt", "generate")
+    engine = ENGINE | (NO_MULTICAST if gpus > 1 else {})
+    found = [Case(shape=shape, ways=both, tp=gpus, engine=engine, prompts=prompts, times=times)]
+    if gpus > 1:
+        found += [
+            Case(shape=shape, ways=("mp",), tp=gpus, engine=engine, prompts=prompts, times=times),
+            Case(shape=shape, ways=both, dp=gpus, engine=engine, prompts=prompts, times=times),
+            Case(shape=shape, ways=("submit",), dp=gpus, engine={"load_format": "dummy"}, prompts=prompts, times=1),
+            # The seed's own settings: it names no max_num_seqs.
+            Case(
+                shape=shape, ways=("generate",), tp=gpus // 2, pp=2, prompts=prompts, times=times,
+                engine={name: value for name, value in engine.items() if name != "max_num_seqs"},
+            ),
+        ]  # fmt: skip
+    return found
+
+
+def main() -> int:
+    """Run what is missing, and print the table."""
+    given = _arguments()
+    deadline = time.monotonic() + given.seconds
+    for shape in given.shapes.split(","):
+        for case in cases(shape, given.gpus, given.prompts, given.times):
+            if any(_is_same(case, line.case) for line in read(given.results)):
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0 or (given.only and given.only not in (*case.ways, f"tp{case.tp}", f"dp{case.dp}")):
+                continue
+            print(f"{shape}: {', '.join(case.ways)}: TP {case.tp} x PP {case.pp} x DP {case.dp}", flush=True)
+            for line in run(case, given.work, left):
+                append(given.results, line)
+    print(table(read(given.results)))
+    return 0
+
+
+def _is_same(case: Case, done: Case) -> bool:
+    """Whether that is done; a submit's layout is not asked for, but found."""
+    if case.ways == ("submit",):
+        case = msgspec.structs.replace(case, tp=done.tp, pp=done.pp, dp=done.dp)
+    return case == done
+
+
+def run(case: Case, work: Path, seconds: float) -> list[Line]:
+    """Start the case's processes, and return what its ranks have told."""
+    make(case.shape, work / case.shape)
+    out = work / f"case-{time.time_ns()}"
+    (out / "jobs").mkdir(parents=True)
+    (out / "case.json").write_bytes(msgspec.json.encode(case))
+    if "submit" in case.ways:
+        return run_submit(case, work / case.shape, out, seconds)
+    words = [sys.executable, "-m", "benchmarks.gpu.rank"]
+    if case.gpus > 1 and "mp" not in case.ways:
+        words[1:2] = ["-m", "torch.distributed.run", f"--nproc-per-node={case.gpus}", "-m"]
+    with (out / "log").open("wb") as log:
+        try:
+            done = subprocess.run(
+                [*words, str(out / "case.json"), str(out)], stdout=log, stderr=log, timeout=seconds, check=False
+            )
+            how = f"exit code {done.returncode}"
+        except subprocess.TimeoutExpired:
+            how = "cut off"
+    found = [Line.of(case, file.read_bytes()) for file in sorted(out.glob("*.jsonl"))]
+    if not all(line.figures for line in found) or len(found) < (1 if "mp" in case.ways else case.gpus):
+        print(f"  {how}; {out / 'log'} ends with:\n" + "\n".join((out / "log").read_text().splitlines()[-15:]))
+        return []
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--shapes", default="llama-8b", help=f"of {', '.join(SHAPES)}; separated by commas")
+    parser.add_argument("--prompts", type=int, default=2048, help="of 256 tokens, 128 out")
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--only", help="a way (attempt, mp, submit ...) or layout (tp2, dp2 ...)")
+    parser.add_argument("--seconds", type=float, default=1500, help="no case begins, or goes on, after these")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"))
+    parser.add_argument("--results", type=Path, default=Path("gpu-results.jsonl"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""What the benchmark runs on each rank: one engine start, then every way several times in turns.
+
+    torchrun --nproc-per-node=4 -m benchmarks.gpu.rank CASE.json OUT     ways "attempt" and "generate"
+    python -m benchmarks.gpu.rank CASE.json OUT                          the same with one GPU; or way "mp"
+
+Each rank appends to OUT/<rank>.jsonl.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.one_engine import OneEngine, Run, prepare_environment
+from vllm_hpc.layout import Layout
+from vllm_hpc.rows import Row
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine start: a shape, how it is laid out, what is run through it and how often.
+
+    ``sigma`` 0: every row has ``output`` tokens; else their number is log-normal around that.
+    """
+
+    shape: str
+    ways: tuple[str, ...]
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    engine: dict[str, Any] = {}
+    prompts: int = 2048
+    prompt: int = 256
+    output: int = 128
+    sigma: float = 0.0
+    times: int = 3
+
+    @property
+    def gpus(self) -> int:
+        """How many it takes."""
+        return self.tp * self.pp * self.dp
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One run on one rank."""
+
+    way: str
+    round: int
+    rank: int
+    replica: int
+    seconds: float
+    tokens: int
+    digest: str
+    idle: float
+    occupancy: float
+    start_up: dict[str, float]
+
+
+SAMPLING = {"temperature": 0.8, "top_p": 0.95, "ignore_eos": True}
+
+
+def make_rows(case: Case, vocabulary: int) -> list[Row]:
+    """Random tokens, the same every time."""
+    chance = random.Random(0)
+    rows: list[Row] = []
+    for _ in range(case.prompts):
+        prompt = [chance.randrange(300, vocabulary) for _ in range(case.prompt)]
+        output = case.output if not case.sigma else round(chance.lognormvariate(0, case.sigma) * case.output)
+        rows.append({"prompt": prompt, "sampling": {"max_tokens": min(max(1, output), 8 * case.output)}})
+    return rows
+
+
+def main() -> None:
+    """Run the case's ways in turns, after a short run of each."""
+    case = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Case)
+    out = Path(sys.argv[2])
+    model = out.parent / case.shape
+    vocabulary = msgspec.json.decode((model / "config.json").read_bytes())["vocab_size"]
+    rows = make_rows(case, vocabulary)
+    start_up, ways = _one_process(case, model) if "mp" in case.ways else _ranks(case, model, out / "jobs")
+    rank = int(os.environ.get("RANK0", 0))
+    with (out / f"{rank}.jsonl").open("ab") as file:
+        for number in range(-1, case.times):  # the first is to warm up, and short
+            for way, run in ways.items():
+                one = run(rows if number >= 0 else rows[: max(8, case.prompts // 16)])
+                figure = Figure(
+                    way, number, rank, rank // (case.tp * case.pp), round(one.seconds, 3), one.tokens, one.digest,
+                    round(one.idle, 4), one.occupancy, start_up,
+                )  # fmt: skip
+                if number >= 0:
+                    file.write(msgspec.json.encode(figure) + b"\n")
+                    file.flush()
+    os._exit(0)  # vLLM's own threads may outlive main()
+
+
+def _ranks(case: Case, model: Path, jobs: Path) -> tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]]]:
+    prepare_environment()
+    os.environ["RANK0"] = os.environ["RANK"]  # a replica rewrites it
+    layout = Layout(
+        nodes=1, gpus_per_node=case.gpus, procs_per_node=case.gpus, tp=case.tp, pp=case.pp, dp=case.dp
+    )  # fmt: skip
+    bench = OneEngine(jobs, model, layout, case.engine, SAMPLING)
+    every: dict[str, Callable[[list[Row]], Run]] = {"attempt": bench.attempt, "generate": bench.generate}
+    return bench.start_up, {way: every[way] for way in case.ways}
+
+
+def _one_process(case: Case, model: Path) -> tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]]]:
+    """vLLM's own launcher: one process that starts a worker for each GPU."""
+    for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else it wants a NUMA node for each, on the CPU
+    began = time.perf_counter()
+    from vllm import LLM, SamplingParams
+
+    imported = time.perf_counter()
+    llm = LLM(
+        model=str(model), tensor_parallel_size=case.tp, pipeline_parallel_size=case.pp, disable_log_stats=True,
+        distributed_executor_backend="mp", **case.engine,
+    )  # fmt: skip
+    start_up = {"import": imported - began, "load": time.perf_counter() - imported}
+
+    def run(rows: list[Row]) -> Run:
+        params = [SamplingParams(**SAMPLING, **row["sampling"]) for row in rows]
+        began, cpu = time.perf_counter(), time.process_time()
+        outputs = llm.generate([{"prompt_token_ids": row["prompt"]} for row in rows], params, use_tqdm=False)
+        seconds = time.perf_counter() - began
+        tokens = [list(one.outputs[0].token_ids) for one in outputs]
+        digest = hashlib.blake2b(str(tokens).encode(), digest_size=8).hexdigest()
+        return Run(seconds, time.process_time() - cpu, sum(map(len, tokens)), {}, digest)
+
+    return start_up, {"mp": run}
+
+
+if __name__ == "__main__":
+    main()

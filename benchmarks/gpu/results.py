@@ -1,0 +1,78 @@
+"""The file in which figures accumulate, and the table of medians that is made of it."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.gpu.rank import Case, Figure
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What one rank has told of a case."""
+
+    case: Case
+    figures: tuple[Figure, ...]
+
+    @classmethod
+    def of(cls, case: Case, lines: bytes) -> Line:
+        """From the lines that a rank has written."""
+        return cls(case, tuple(msgspec.json.decode(line, type=Figure) for line in lines.splitlines()))
+
+
+def append(file: Path, line: Line) -> None:
+    """Add a line to the file of results."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab") as out:
+        out.write(msgspec.json.encode(line) + b"\n")
+
+
+def read(file: Path) -> list[Line]:
+    """All lines so far."""
+    if not file.exists():
+        return []
+    return [msgspec.json.decode(line, type=Line) for line in file.read_bytes().splitlines()]
+
+
+def table(lines: list[Line]) -> str:
+    """One row for each way of each case: median output tokens/s of all its ranks' replicas, least and most."""
+    head = "| shape | way | TP x PP x DP | prompts | output tok/s (least - most) | idle | start-up | digests |"
+    rows = [head, "| --- " * (head.count("|") - 1) + "|"]
+    told: dict[bytes, list[Line]] = defaultdict(list)
+    for line in lines:
+        told[msgspec.json.encode(line.case)].append(line)
+    for group in told.values():
+        case = group[0].case
+        for way in case.ways:
+            figures = [figure for line in group for figure in line.figures if figure.way == way]
+            rates = sorted(_rates(figures))
+            if not rates:
+                continue
+            idle = statistics.median(figure.idle for figure in figures)
+            start_up = max(sum(figure.start_up.values()) for figure in figures)
+            rows.append(
+                f"| {case.shape} | {way} | {case.tp} x {case.pp} x {case.dp} | {case.prompts} "
+                f"| {statistics.median(rates):,.0f} ({rates[0]:,.0f} - {rates[-1]:,.0f}) "
+                f"| {f'{idle:.1%}' if way == 'attempt' else '-'} | {start_up:.0f} s | {_agree(figures)} |"
+            )
+    return "\n".join(rows)
+
+
+def _rates(figures: list[Figure]) -> list[float]:
+    """Tokens/s of each round: of all replicas, each counted once, until the slowest has ended."""
+    found = []
+    for number in sorted({figure.round for figure in figures}):
+        ones = {figure.replica: figure for figure in figures if figure.round == number}.values()
+        found.append(sum(one.tokens for one in ones) / max(one.seconds for one in ones))
+    return found
+
+
+def _agree(figures: list[Figure]) -> str:
+    """Whether the ranks of a replica generated the same in each round."""
+    seen: dict[tuple[int, int], set[str]] = defaultdict(set)
+    for figure in figures:
+        seen[figure.round, figure.replica].add(figure.digest)
+    return "equal" if all(len(one) == 1 for one in seen.values()) else "DIFFER"

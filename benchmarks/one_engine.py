@@ -1,0 +1,170 @@
+"""One vLLM engine, started as the ranks of a job start it, and two ways to run rows through it in turns.
+
+``attempt`` is an attempt of a job folder with all it does: reading, claims, checks, shards, fsync, progress;
+``generate`` is ``vllm.LLM`` put around that very engine. Under torchrun every rank makes one, and all call the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.crafted import make_job
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.layout import Layout
+from vllm_hpc.plan import Plan
+from vllm_hpc.records import JobRecord, Progress, read_json, write_json
+from vllm_hpc.rows import Row
+
+
+class Run(msgspec.Struct):
+    """One run: seconds, this process's CPU seconds, tokens and texts of this replica by row; and what its folder says.
+
+    ``digest`` is over the token ids: equal on the ranks of a replica, and comparable between runs of one way only.
+    """
+
+    seconds: float
+    cpu: float
+    tokens: int
+    texts: dict[int, str] = {}
+    digest: str = ""
+    idle: float = 0.0
+    occupancy: float = 0.0
+    steps: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Output tokens a second."""
+        return self.tokens / self.seconds
+
+
+def prepare_environment() -> None:
+    """What a job's script sets, for a process that nothing has launched: a world of one rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {
+        "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "VLLM_CPU_KVCACHE_SPACE": 1, "HF_HUB_OFFLINE": 1, "VLLM_NO_USAGE_STATS": 1, "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": 0,
+    }.items():  # fmt: skip
+        os.environ.setdefault(name, str(value))
+
+
+class OneEngine:
+    """This rank's engine. ``work`` is a folder that all ranks see; ``sampling`` is the job's."""
+
+    def __init__(
+        self, work: Path, model: Path, layout: Layout, engine: dict[str, Any], sampling: dict[str, Any]
+    ) -> None:
+        prepare_environment()
+        self._rank, self._world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        began = time.perf_counter()
+        from vllm import LLM, LLMEngine, SamplingParams
+
+        from vllm_hpc.engine import replicas
+        from vllm_hpc.engine.start import make_engine
+
+        imported = time.perf_counter()
+        self._work, self._runs, self._barriers = work, 0, 0
+        self._plan, self._model, self._sampling = Plan(layout=layout, engine=engine), str(model), sampling
+        self._store = replicas.meet(self._rank, self._world)
+        self._place, self._dp = layout.place(self._rank), layout.dp
+        self._replica = replicas.join(layout, self._place, self._store, f"benchmark-{os.environ['MASTER_PORT']}")
+        self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job())
+        self._replica.after_engine_start()
+        with mock.patch.object(LLMEngine, "from_engine_args", return_value=self.engine):
+            self._llm = LLM(model=str(model))
+        self._params = partial(SamplingParams, **sampling)
+        self.start_up = {"import": imported - began, "load": time.perf_counter() - imported}
+
+    def _job(self, rows: list[Row], name: str) -> JobFolder:
+        folder = make_job(self._work / name, rows, shape=self._plan.layout)
+        given: JobRecord = msgspec.structs.replace(
+            folder.job(), plan=self._plan, model=self._model, sampling=dict(self._sampling)
+        )
+        write_json(folder.job_json, given)
+        return folder
+
+    def attempt(self, rows: list[Row], sync_s: float = 5.0) -> Run:
+        """One attempt at a job of these rows: from the input's file to durable rows."""
+        from torch._C._distributed_c10d import PrefixStore
+
+        from vllm_hpc.engine.attempt import Attempt
+        from vllm_hpc.engine.report import RankReport
+
+        self._runs += 1
+        name = f"job-{self._runs}"
+        if self._rank == 0:
+            self._job(rows, name)
+        self._wait_for_all()
+        job = JobFolder(self._work / name)
+        report = RankReport(job, self._rank, self._place.replica, 1)
+        attempt = Attempt(job, job.job(), self._place, 1, 0, sync_s)
+        store = PrefixStore(f"run/{self._runs}", self._store)
+        stop = self._start()
+        digest = attempt.run(self.engine, self._replica.lockstep(), store, report)
+        return _read(job, self._place.replica, *stop(), digest.hexdigest)
+
+    def generate(self, rows: list[Row], at_once: int | None = None) -> Run:
+        """`LLM.generate` over this replica's equal share of the rows, so many prompts at a time (None: all)."""
+        mine = list(enumerate(rows))[self._place.replica :: self._dp]
+        params = [self._params(**row.get("sampling", {})) for _, row in mine]
+        prompts = [
+            row["prompt"] if isinstance(row["prompt"], str) else {"prompt_token_ids": row["prompt"]} for _, row in mine
+        ]
+        outputs: list[Any] = []
+        stop = self._start()
+        for first in range(0, len(mine), at_once or len(mine)):
+            part = slice(first, first + (at_once or len(mine)))
+            outputs += self._llm.generate(prompts[part], params[part], use_tqdm=False)
+        seconds, cpu = stop()
+        tokens = [list(one.outputs[0].token_ids) for one in outputs]
+        texts = {index: one.outputs[0].text for (index, _), one in zip(mine, outputs, strict=True)}
+        digest = hashlib.blake2b(str(tokens).encode(), digest_size=8).hexdigest()
+        return Run(seconds, cpu, sum(map(len, tokens)), texts, digest)
+
+    def _start(self) -> Callable[[], tuple[float, float]]:
+        """Begin with all ranks at once; what is returned tells the seconds until all are done, and this rank's CPU."""
+        self.engine.reset_prefix_cache()
+        self._wait_for_all()
+        began, cpu = time.perf_counter(), time.process_time()
+
+        def stop() -> tuple[float, float]:
+            used = time.process_time() - cpu
+            self._wait_for_all()
+            return time.perf_counter() - began, used
+
+        return stop
+
+    def _wait_for_all(self) -> None:
+        self._barriers += 1
+        key = f"barrier/{self._barriers}"
+        if self._store.add(key, 1) == self._world:
+            self._store.set(f"{key}/all", "")
+        self._store.wait([f"{key}/all"])
+
+
+def _read(job: JobFolder, replica: int, seconds: float, cpu: float, digest: str) -> Run:
+    shard = job.shard(replica, 1)
+    lines = [msgspec.json.decode(line) for line in shard.read_bytes().splitlines()] if shard.exists() else []
+    texts = {line["index"]: line["text"] for line in lines}
+    found = Run(seconds, cpu, sum(line["completion_tokens"] for line in lines), texts, digest)
+    progress = read_json(job.progress(replica), Progress)
+    if progress is not None and progress.runs:
+        run = progress.runs[-1]
+        found.idle = run.seconds["idle"] / (run.seconds["generate"] + run.seconds["drain"] or 1.0)
+        found.occupancy, found.steps = run.occupancy, run.steps
+    return found
