@@ -114,6 +114,22 @@ def test_one_that_was_cancelled_meanwhile_is_not_left_behind(tmp_path: Path, qsu
     assert qsub == ["deleted 13.head"]
 
 
+def test_an_id_that_cannot_be_written_down_is_not_left_to_itself(
+    tmp_path: Path, qsub: Qsub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make(tmp_path / "job", "12.head")
+    qsub += ["13.head"]
+
+    def full(path: Path, record: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vllm_hpc.chain.write_json", full)
+    assert ask(folder, 1) == 1
+    assert qsub == ["deleted 13.head"]
+    assert "submitted again as 13.head, and deleted: it cannot be written down" in capsys.readouterr().err
+    assert not folder.taken("12.head").exists()
+
+
 def submit_then(action: Callable[[], None]) -> Callable[[Path, Any], None]:
     def write(path: Path, record: Any) -> None:
         write_json(path, record)

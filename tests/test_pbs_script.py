@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +15,14 @@ import pytest
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.submission import submit
 
-# As PBS's: a bare environment, the home folder, the job's log, and 0 whatever the task did.
+# As PBS's: a bare environment, the home folder, the job's log, 0 whatever the task did, no waiting for it at TERM.
 PBSDSH = """
 if [ "$1" != -n ] || [ "$3" != -- ]; then exit 9; fi
 echo "$2" >> {desk}/places
 shift 3
-cd /; env -i HOME=/ PATH=/bin:/usr/bin PBS_JOBID=12.head "$@" &
-trap 'kill -TERM $!' TERM
-wait; wait
+cd /; env -i HOME=/ PATH=/bin:/usr/bin PBS_JOBID=12.head OMP_NUM_THREADS=64 "$@" &
+trap 'kill -TERM $!; exit 1' TERM
+wait
 exit 0
 """
 IDLE = "for _ in {1..90}; do sleep 0.2; done"
@@ -52,16 +52,20 @@ def run(desk: Path, model: Path) -> Run:
         work: str = "", hosts: str = "n1 n2", decide: str = "exit 1", pbsdsh: str = PBSDSH, nodes: int = 2,
         edit: tuple[str, str] = ("", ""), env: dict[str, str] | None = None, task: int | None = None, **options: Any,
     ) -> Ran:  # fmt: skip
-        client(desk, "qsub", f"echo 12{'[]' if 'array' in options else ''}.head")
+        job_id = f"12{'[]' if 'array' in options else ''}.head"
+        client(desk, "qsub", f'[ "$1" = --version ] && echo pbs_version = 23 || echo {job_id}')
         job = submit(str(model), scheduler="pbs", nodes=nodes, job_dir="runs", name="job", **options)
         real = 'exec /usr/bin/env PYTHONPATH="$REAL" "$PYTHON" "$@"'
         port = f'case "$2" in vllm_hpc.rendezvous) echo 29500; exit;; vllm_hpc.handover) {real};; esac'
         client(desk, "python", f'{port}\necho "$2 ${{@: -2}}" >> {desk}/asked\n{decide}')
         client(desk, "pbsdsh", pbsdsh.format(desk=desk))
+        hosts_ = " ".join(dict.fromkeys(hosts.split()))
+        client(desk, "pbs_tmrsh", f'i=0; for h in {hosts_}; do [ $h = $1 ] && break; i=$((i+1)); done; shift\n'
+               'exec pbsdsh -n $i -- "$@"')  # fmt: skip
         client(desk, "torchrun", f'[[ "$*" =~ --node-rank=([0-9]+) ]]; node=${{BASH_REMATCH[1]}}\n'
                f'env -0 > {desk}/seen-$node; pwd > {desk}/cwd\n{work}')  # fmt: skip
         text = (job.path / "script.pbs").read_text()
-        code = re.sub(r'export PATH=\S+:"\$PATH"', ":", text)
+        code = text.replace(f"PATH={Path(sys.executable).parent}:", f"PATH={desk}/bin:")
         assert code != text
         assert edit[0] in code
         (desk / "nodefile").write_text("".join(f"{host}\n" for host in hosts.split()))
@@ -107,13 +111,13 @@ def test_every_host_finds_the_same_environment_and_folder(run: Run, desk: Path) 
     assert ran.seen["NCCL_X"] == odd
     assert ran.seen["VLLM_HPC_HEAD"] == "n1"
     assert (ran.seen["VLLM_HPC_JOB_ID"], ran.seen["VLLM_HPC_ATTEMPT"]) == ("12.head", "1")
-    assert not {"HF_TOKEN", "TMPDIR", "CUDA_VISIBLE_DEVICES"} & set(ran.seen)
+    assert not {"HF_TOKEN", "TMPDIR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"} & set(ran.seen)
     assert Path((desk / "cwd").read_text().strip()) == desk
     assert not [file for file in ran.folder.path.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
 
 
 def test_what_the_hosts_read_is_only_its_owners(run: Run, desk: Path) -> None:
-    ran = run(f'stat -c %a "$VLLM_HPC_FOLDER"/state/.run-1 > {desk}/mode')
+    ran = run(f'stat -c %a "$VLLM_HPC_FOLDER"/state/.run-1 > {desk}/mode; sleep 1')
     assert (ran.code, (desk / "mode").read_text()) == (0, "600\n")
 
 
@@ -146,6 +150,21 @@ def test_a_host_that_fails_takes_the_others_down(run: Run) -> None:
     ran = run(f"""if [ "$node" = 1 ]; then exit 7; fi; trap 'exit 3' TERM; {IDLE}""")
     assert ran.code == 3
     assert "within 30 s" not in ran.err
+
+
+def test_what_the_hosts_read_is_gone_when_all_have_read_it(run: Run) -> None:
+    """A script that is killed removes nothing."""
+    gone = 'until [ ! -e "$VLLM_HPC_FOLDER"/state/.run-1 ]; do sleep 0.1; done'
+    assert run(gone).code == 0
+
+
+@pytest.mark.parametrize("launcher", ["pbsdsh", "pbs_tmrsh"])
+def test_hosts_that_hear_no_signal_end_too(run: Run, launcher: str) -> None:
+    """pbs_tmrsh dies of TERM, and its task hears nothing of it."""
+    deaf = PBSDSH.replace("kill -TERM $!; exit 1", "exit 143")
+    ran = run(f"if [ $node = 1 ]; then exit 7; fi; trap 'exit 3' TERM; {IDLE}", pbsdsh=deaf, launcher=launcher)
+    assert ran.code == 3
+    assert ran.asked == ["vllm_hpc.requeue 1 3"]
 
 
 def test_a_task_that_ends_without_a_word_has_failed(run: Run) -> None:
@@ -195,8 +214,24 @@ def test_qdel_reaches_every_host(run: Run, desk: Path) -> None:
     assert ran.asked == []
 
 
-def test_a_task_of_an_array_notes_its_end_however_it_ends(run: Run) -> None:
-    ran = run(nodes=1, hosts="n1", dp=2, array=True, task=1)
+ARRAY: dict[str, Any] = {"nodes": 1, "hosts": "n1", "dp": 2, "array": True, "task": 1}
+
+
+def test_a_task_of_an_array_notes_its_end(run: Run) -> None:
+    ran = run(**ARRAY)
     assert ran.asked == ["vllm_hpc.requeue 1 0", "vllm_hpc.chain 1 over"]
     attempt = ran.folder.attempts()[0]
     assert (attempt.task, attempt.job_id) == (1, "12[].head_1")
+
+
+def test_a_task_of_an_array_notes_an_end_before_its_work_has_begun(run: Run) -> None:
+    """Else the others' next attempt would wait for it in vain."""
+    ran = run(**{**ARRAY, "hosts": "n1 n2"})
+    assert (ran.code, ran.asked) == (1, ["vllm_hpc.chain 1 over"])
+
+
+def test_a_task_of_an_array_that_a_signal_ends_has_not_ended_for_good(run: Run, desk: Path) -> None:
+    """Deleted, no other is to submit the array again; preempted, PBS runs it again by itself."""
+    ran = run(f'trap "exit 143" TERM; kill -TERM "$(cat {desk}/pid)"; {IDLE}', **ARRAY,
+              edit=("set -uo pipefail", f"set -uo pipefail; echo $$ > {desk}/pid"))  # fmt: skip
+    assert (ran.code, ran.cause, ran.asked) == (143, "TERM", [])

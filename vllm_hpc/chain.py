@@ -1,7 +1,8 @@
 """Submit a job again from inside it: ``python -m vllm_hpc.chain FOLDER ATTEMPT again|over``, run by its script.
 
 PBS requeues nothing for a job's owner, so the script submits itself, under a new id. An array is submitted again as a
-whole, by the task that ends last, if one of them wants it ("again"); so its tasks call this however they end.
+whole, by the task that ends last, if one of them wants it ("again"); so its tasks call this however they end by
+themselves. One that a signal ends does not: PBS may run it again, or somebody has deleted it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 
 import msgspec
 
@@ -78,7 +80,13 @@ def _submit(folder: JobFolder, before: Submitted) -> str:
     except ClientError:
         taken.unlink(missing_ok=True)
         raise
-    write_json(folder.submitted, Submitted(before.scheduler, job_id, time.time(), (*before.earlier, before.job_id)))
+    try:
+        write_json(folder.submitted, Submitted(before.scheduler, job_id, time.time(), (*before.earlier, before.job_id)))
+    except OSError as error:  # a full disk: nobody would ever find a job whose id is nowhere
+        with suppress(ClientError, OSError):
+            scheduler.cancel(folder, job_id)
+            taken.unlink(missing_ok=True)
+        raise FailedError(f"submitted again as {job_id}, and deleted: it cannot be written down: {error}") from None
     if folder.cancelled.exists():
         scheduler.cancel(folder, job_id)
     return job_id

@@ -67,7 +67,7 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def cores(self) -> int | None:
         """Cores to ask for on each node, of PBS: one a rank at least; None where the queue decides."""
-        return self.cpus_per_task or (None if self.gpu_request == "queue" else self.procs_per_node)
+        return None if self.gpu_request == "queue" else self.cpus_per_task or self.procs_per_node
 
     @property
     def asks_for_gpus(self) -> bool:
