@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -66,7 +67,9 @@ class Mom:
         self.fields = read(job_id)
         self.folder = SPOOL / f"{job_id}.tasks"
         self.folder.mkdir()
-        self.log = Path(self.fields["Output_Path"]).open("ab")  # noqa: SIM115 - for as long as the job
+        streams = "d" in self.fields.get("Keep_Files", "")
+        path = Path(self.fields["Output_Path"]) if streams else SPOOL / f"{job_id}.OU"
+        self.log = path.open("ab")
         self.sessions: list[int] = []
         self.tasks: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -74,7 +77,7 @@ class Mom:
         """Run the script to its end, and return the job's Exit_status."""
         (SPOOL / f"{self.id}.nodes").write_text("".join(f"{host}\n" for host in self.hosts))
         name = self.id.partition("[")[0] + "[]." + self.id.partition(".")[2] if "[" in self.id else self.id
-        script = self.start(self.hosts[0], ["/bin/bash", str(SPOOL / f"{name}.SC")])
+        script = self.start(self.hosts[0], ["/bin/bash", str(SPOOL / f"{name}.SC")], is_script=True)
         began, told_at, verdict = time.monotonic(), None, None
         limit = _seconds(self.fields["Resource_List"].get("walltime"))
         while script.poll() is None:
@@ -91,6 +94,8 @@ class Mom:
             time.sleep(0.1)
         for session in self.sessions:
             kill(session, signal.SIGKILL)
+        if self.log.name != self.fields["Output_Path"]:
+            shutil.copyfile(self.log.name, self.fields["Output_Path"])
         code = script.returncode
         return verdict if verdict is not None else code if code >= 0 else 128 - code
 
@@ -110,11 +115,17 @@ class Mom:
                 (self.folder / f".{name}").rename(self.folder / f"{name}.exit")
                 del self.tasks[name]
 
-    def start(self, host: str, argv: list[str]) -> subprocess.Popen[bytes]:
+    def start(self, host: str, argv: list[str], is_script: bool = False) -> subprocess.Popen[bytes]:
         """A process on a host as PBS starts it: in the home folder, with next to nothing in its environment."""
+        environment = self.environment(host)
+        if host == self.hosts[0] and not is_script:
+            del environment["PBS_NODEFILE"]
+        if not Path(argv[0]).is_absolute() and not shutil.which(argv[0], path=environment["PATH"]):
+            argv = ["/bin/sh", "-c", "exit 127"]
         process = subprocess.Popen(
-            argv, cwd=os.environ["HOME"], env=self.environment(host), stdin=subprocess.DEVNULL,
-            stdout=self.log, stderr=self.log, start_new_session=True, preexec_fn=on_host(host), umask=0o022,
+            argv, cwd=os.environ["HOME"], env=environment, stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=self.log, start_new_session=True, preexec_fn=on_host(host),
+            umask=int(self.fields.get("umask", "077"), 8),
         )  # fmt: skip
         self.sessions.append(process.pid)
         return process

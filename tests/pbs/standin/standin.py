@@ -3,7 +3,8 @@
 
 It really runs scripts, on two 'hosts' that are processes of this machine with host names of their own (where the
 kernel lets an ordinary user give them), and lies as OpenPBS 23.06 was seen to: jobs start in the home folder with a
-bare environment, pbsdsh exits 0 whatever its task did, finished jobs need -x, impossible requests wait for ever.
+bare environment, pbsdsh exits 0 whatever its task did, at TERM its clients leave before their tasks, finished jobs need
+-x, impossible requests wait for ever, the log comes at the end unless -k d says otherwise.
 ``mom.py`` is what runs a job; both meet in a spool folder.
 """
 
@@ -99,15 +100,19 @@ def qsub(words: list[str]) -> None:
     """Take a script and start what runs it."""
     given, rest = options(words)
     script = Path(rest[0]).read_text()
+    if "\r" in script:
+        raise Refused(1, "script contains cr, lf")
+    lines: list[tuple[str, str]] = []
     for line in script.splitlines():
         if line.startswith("#PBS "):
             found, left = options(split(line[5:]))
             if left:
                 raise Refused(2, "directive error: " + line[5:])
-            given = [*found, *given]
+            lines += found
         elif line.strip() and not line.startswith("#"):
             break
-    request = _request(given)
+    # Of two the later counts, and the command line's; but of two resources the first.
+    request = _request([*lines, *given])
     with locked():
         last = SPOOL / "last"
         number = int(last.read_text()) + 1 if last.exists() else 1
@@ -144,18 +149,25 @@ def _request(given: list[tuple[str, str]]) -> Fields:  # noqa: C901 - a table of
             raise Refused(170, "Unknown queue")
         if option == "-l":
             name, _, text = value.partition("=")
-            request["Resource_List"] |= {name: _resource(name, text)}
+            request["Resource_List"] = {name: _resource(name, text)} | request["Resource_List"]
         if option == "-J":
             first, last = (int(part) for part in value.split("-"))
             if last <= first:
                 raise Refused(2, "illegal -J value")
             request["array"] = list(range(first, last + 1))
+        if option == "-W" and value.startswith("umask="):
+            request["umask"] = value.partition("=")[2]
+        if option == "-k":
+            request["Keep_Files"] = value
         if option == "-h":
             request |= {"job_state": "H", "Hold_Types": "u"}
         if option == "-a":
             at = time.mktime(time.strptime(value, "%Y%m%d%H%M"))
             request |= {"job_state": "W", "Execution_Time": time.ctime(at)}
         request |= {"-N": {"Job_Name": value}, "-o": {"Output_Path": value}}.get(option, {})
+    asked = request["Resource_List"]
+    if "select" in asked and {"ncpus", "ngpus", "mem"} & set(asked):
+        raise Refused(185, '"-lresource=" cannot be used with "select" or "place", resource is: ncpus')
     return request
 
 
@@ -169,10 +181,14 @@ def _resource(name: str, text: str) -> str:
 
 
 def chunks(fields: Fields) -> tuple[int, int, int]:
-    """Hosts, and cores and GPUs on each."""
+    """Hosts, and cores and GPUs on each; chunks that are not scattered are packed on one, where they fit."""
     number, *parts = fields["Resource_List"].get("select", "1").split(":")
     asked = dict(part.split("=") for part in parts)
-    return int(number), int(asked.get("ncpus", 1)), int(asked.get("ngpus", 0))
+    count, cores, gpus = int(number), int(asked.get("ncpus", 1)), int(asked.get("ngpus", 0))
+    is_scattered = fields["Resource_List"].get("place", "").startswith("scatter")
+    if not is_scattered and count * cores <= CORES and count * gpus <= GPUS:
+        return 1, count * cores, count * gpus
+    return count, cores, gpus
 
 
 def qstat(words: list[str]) -> None:
@@ -217,22 +233,29 @@ def pbsdsh(words: list[str]) -> None:
     if words[0] != "-n":
         raise Refused(1, "the stand-in knows pbsdsh -n INDEX only")
     hosts = (SPOOL / f"{os.environ['PBS_JOBID']}.nodes").read_text().split()
-    _task(hosts[int(words[1])], words[3 if words[2] == "--" else 2 :])
+    _task(hosts[int(words[1])], words[3 if words[2] == "--" else 2 :], is_heard=True)
 
 
 def pbs_tmrsh(words: list[str]) -> None:
     """Start a task on a host, and exit with its code."""
-    sys.exit(_task(words[0], words[1:]))
+    sys.exit(_task(words[0], words[1:], is_heard=False))
 
 
-def _task(host: str, argv: list[str]) -> int:
+def _task(host: str, argv: list[str], is_heard: bool) -> int:
+    """Its exit code. At TERM no client waits for it, and only where ``is_heard`` does the task get it, too."""
     import signal
 
     folder = SPOOL / f"{os.environ['PBS_JOBID']}.tasks"
     name = f"{time.time_ns()}-{os.getpid()}"
     draft = folder / f".{name}"
     draft.write_text(json.dumps({"host": host, "argv": argv}))
-    signal.signal(signal.SIGTERM, lambda *_: (folder / f"{name}.term").touch())
+
+    def tell(*_: object) -> NoReturn:
+        (folder / f"{name}.term").touch()
+        os._exit(1)
+
+    if is_heard:
+        signal.signal(signal.SIGTERM, tell)
     draft.rename(folder / f"{name}.task")
     while not (folder / f"{name}.exit").exists():
         time.sleep(0.1)
