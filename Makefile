@@ -17,7 +17,7 @@ test: $(VENV)/test.done
 
 # On a stand-in of a two-host PBS, checked against a real one: as an ordinary user, .venv/bin/python -m pytest -m pbs
 test-pbs: $(VENV)/test.done
-	PATH="$(CURDIR)/tests/pbs/standin:$$PATH" $(BIN)/python -m pytest -m pbs
+	CI=true PATH="$(CURDIR)/tests/pbs/standin:$$PATH" $(BIN)/python -m pytest -m pbs
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

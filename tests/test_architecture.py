@@ -13,7 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import those above it in this list, never those beside or below it. A new module must be placed.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("variables", "directives", "wording"),
+    ("variables", "wording"),
+    ("directives",),
     ("checks", "cache"),
     ("request", "adapters", "gpus", "demo", "rendezvous", "environment"),
     ("layout", "profiles", "vllm_arguments"),

@@ -64,6 +64,7 @@ def pbs(line: str) -> list[str]:
     "line",
     ["-l filesystems=home:eagle", "-lfilesystems=home", "-W depend=afterok:12.head", "-W group_list=x",
      "-m abe -M a@b.org",
+     "-v RTYPE=rt_HF,USE_SSH=1", "-vA=",
      "-a 202601021200", "-h", "-p 10", "-q big", "-A 'a b'", "-P x", "-hq big", "-l a=walltime"],
 )  # fmt: skip
 def test_lines_of_qsub_that_are_the_persons_own(line: str) -> None:
@@ -78,6 +79,14 @@ def test_lines_of_qsub_that_are_the_persons_own(line: str) -> None:
         *((f"-l {name}=1", f"-l {name} is not yours") for name in OWNED_RESOURCES),
         *((f"-lx=1,{name}=1", f"-l {name} is not yours") for name in OWNED_RESOURCES),
         ("-W umask=077", "-W umask is not yours"),
+        ("-W UMASK=077", "-W umask is not yours"),
+        ("-W Output_Path=/x", "-W output_path is not yours"),
+        ("-W Resource_List.walltime=3", "-W resource_list is not yours"),
+        ("-l SELECT=3", "-l select is not yours"),
+        ("-v HF_TOKEN=abc", "looks like a secret"),
+        ("-v 'A=b c'", "no plain NAME=WORD"),
+        ("-v A", "no plain NAME=WORD"),
+        ("-v PATH=/bin", "PATH is not yours to set"),
         ("-W depend=afterok:1,block=true", "use --wait"),
         ("-J 0-3", "use --array, with --dp"),
         ("-l walltime=1:00", "use --time"),

@@ -19,6 +19,7 @@ from vllm_hpc.records import Submitted, submission_of, write_json
 from vllm_hpc.request import make_request
 from vllm_hpc.schedulers import ClientError, ClientTimeoutError, Sighting, find_scheduler
 from vllm_hpc.schedulers.pbs import SCHEDULER, look, parse_qstat
+from vllm_hpc.schedulers.pbs_reasons import waiting_reason
 from vllm_hpc.state import read_status
 
 RECORDED = Path(__file__).parent / "pbs" / "recorded"
@@ -157,7 +158,12 @@ def test_a_task_that_pbs_does_not_name_is_as_its_array() -> None:
 
 @pytest.mark.parametrize(
     ("printed", "job_id"),
-    [("12.head\n", "12.head"), ("12[].a.b-c.org\n", "12[].a.b-c.org"), ("hello\n3.x:15001\n", "3.x:15001")],
+    [
+        ("12.head\n", "12.head"),
+        ("12[].a.b-c.org\n", "12[].a.b-c.org"),
+        ("hello\n3.x:15001\n", "3.x:15001"),
+        ("cost:\n2.50\n12.head\n", "12.head"),
+    ],
 )
 def test_the_id_that_qsub_prints(printed: str, job_id: str) -> None:
     match = SCHEDULER.id_pattern.search(printed)
@@ -216,7 +222,8 @@ def test_a_dependency_that_failed_is_no_success(tmp_path: Path, monkeypatch: pyt
 
 def client(desk: Path, name: str, code: str) -> None:
     path = desk / "bin" / name
-    path.write_text(f"#!/bin/sh\n{code}\n")
+    version = '[ "$1" = --version ] && exec echo pbs_version = 23.06.06\n' if "_version" not in code else ""
+    path.write_text(f"#!/bin/sh\n{version if name == 'qsub' and 'slurm' not in code else ''}{code}\n")
     path.chmod(0o755)
 
 
@@ -241,6 +248,9 @@ REFUSALS = {
     "qsub: Illegal attribute or resource value Resource_List.walltime": (166, "pbsnodes"),
     "Connection refused\nqsub: cannot connect to server pbshead (errno=15010)": (162, "nothing was submitted"),
     "Unknown Host.\nqsub: cannot connect to server nohost (errno=15008)": (255, "nothing was submitted"),
+    "qsub: Job rejected by all possible destinations": (1, "qstat -Qf"),
+    "qsub: Bad GID for job execution": (31, "--account"),
+    "qsub: hook \x1b]0;pwned\x07says no": (1, "the site's own check"),
     "qsub: illegal -o value\nusage: qsub [-a date_time]\n\t[-z] [script | -- command [arg1 ...]]": (2, "--directive"),
 }
 
@@ -253,10 +263,49 @@ def test_a_refusal_is_one_line_with_pbs_words_and_a_hint(desk: Path, model: Path
     assert ended.code == 1
     assert ended.err.count("\n") == 1
     first = words.splitlines()[-1 if "connect" in words else 0].removeprefix("qsub: ")
-    assert first in ended.err
+    assert first.replace("\x1b", "").replace("\x07", " ") in ended.err
     assert hint in ended.err
     assert "usage" not in ended.err
     assert not (desk / "runs" / "run").exists()
+
+
+@pytest.mark.parametrize("words", ["qsub: End of File", "qsub: Premature end of message", "qsub: Batch protocol error"])
+def test_a_job_whose_id_was_lost_on_its_way_is_kept(desk: Path, model: Path, run_cli: Cli, words: str) -> None:
+    """PBS may have it: taking its folder away would break it, submitting again would double it."""
+    client(desk, "qsub", f"echo '{words}' >&2; exit 1")
+    ended = run_cli("submit", "model", "--scheduler", "pbs", "--name", "run")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "may be submitted or not" in ended.err
+    assert (desk / "runs" / "run").exists()
+
+
+def test_a_qsub_that_is_not_pbss_gets_no_script(desk: Path, model: Path, run_cli: Cli) -> None:
+    client(desk, "qsub", "echo slurm 22.05; touch called-$#")
+    ended = run_cli("submit", "model", "--scheduler", "pbs", "--name", "run")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "this qsub is not PBS's (it says 'slurm 22.05')" in ended.err
+    assert not (desk / "called-3").exists()
+    assert not (desk / "runs" / "run").exists()
+
+
+def test_a_qsub_that_cannot_be_run(desk: Path, model: Path, run_cli: Cli) -> None:
+    client(desk, "qsub", "true")
+    (desk / "bin" / "qsub").write_bytes(b"\x7fELF of another machine")
+    ended = run_cli("submit", "model", "--scheduler", "pbs", "--name", "run")
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "qsub cannot be run here (Exec format error)" in ended.err
+    assert not (desk / "runs" / "run").exists()
+
+
+@pytest.mark.parametrize("text", ['{"Jobs": {"1.h": {"job_state": ["R"]}}}', "[" * 100_000, '{"Jobs": {"1.h": {}}}'])
+def test_an_answer_that_makes_no_sense_is_unknown(text: str) -> None:
+    found = look(JobFolder(Path("nowhere")), "1.h", ask=lambda argv: text)
+    assert found["1.h"].phase == "unknown"
+
+
+def test_a_held_job_says_what_pbs_says() -> None:
+    fields = {"job_state": "H", "comment": "job held, too many failed attempts to run", "Hold_Types": "us"}
+    assert waiting_reason(fields) == "waits: held: job held, too many failed attempts to run: 'qrls ID' releases it"
 
 
 def test_qsub_within_a_job_gets_the_jobs_own_path(monkeypatch: pytest.MonkeyPatch) -> None:

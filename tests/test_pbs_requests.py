@@ -26,7 +26,7 @@ def test_every_grammar_asks_for_the_same_gpus(desk: Path, model: Path) -> None:
         for grammar in ("select", "queue", "totals", "nodes")
     }
     assert "-l select=2:ncpus=48:ngpus=4:mpiprocs=1:mem=100gb" in found["select"]
-    assert "-l select=2:ncpus=48:mpiprocs=1:mem=100gb" in found["queue"]
+    assert "-l select=2:mpiprocs=1:mem=100gb" in found["queue"]  # the queue means the cores, too
     assert {"-l ncpus=96", "-l ngpus=8", "-l mem=200gb"} <= set(found["totals"])
     assert {"-l nodes=2:ppn=48:gpus=4", "-l mem=200gb"} <= set(found["nodes"])
     assert {name: "-l place=scatter" in one for name, one in found.items()} == {
@@ -34,15 +34,32 @@ def test_every_grammar_asks_for_the_same_gpus(desk: Path, model: Path) -> None:
     }  # fmt: skip
 
 
+SITES = {
+    "polaris": ["-l select=2:mpiprocs=1:system=polaris", "-l place=scatter:excl", "-l filesystems=home:eagle"],
+    "derecho": ["-l select=2:ncpus=64:ngpus=4:mpiprocs=1:mem=480gb", "-l place=scatter", "-q main"],
+    "gadi": ["-l ncpus=96", "-l ngpus=8", "-l mem=760gb", "-l jobfs=200GB", "-P xy12"],
+    "abci": ["-l select=2:mpiprocs=1", "-P gxx50000", "-q rt_HF"],
+}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_sites_of_the_docs_are_asked_as_they_want(desk: Path, model: Path, site: str) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "pbs.md").read_text(encoding="utf-8")
+    (desk / "vllm-hpc.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    script = prepare(str(model), profile=site, nodes=2, name="run").script
+    assert {f"#PBS {line}" for line in SITES[site]} <= set(script.splitlines())
+
+
 def test_on_the_cpu_no_gpus_are_asked_for(desk: Path, model: Path) -> None:
     assert "-l select=1:ncpus=2:mpiprocs=1" in lines(desk, model, 'gpu_flag = "none"', tp=2)
 
 
 @pytest.mark.parametrize(
-    ("flag", "line"), [("-A", "-A 'a b'"), ("-P", "-P 'a b'"), ("-W group_list", "-W group_list='a b'")]
+    ("flag", "line"), [("-A", "-A 'a b'"), ("-P", "-P 'a b'"), ("-W group_list", "-W group_list=a_b")]
 )
 def test_the_account_is_named_as_the_site_wants(desk: Path, model: Path, flag: str, line: str) -> None:
-    assert line in lines(desk, model, f'account_flag = "{flag}"', account="a b")
+    account = "a_b" if flag == "-W group_list" else "a b"
+    assert line in lines(desk, model, f'account_flag = "{flag}"', account=account)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -68,6 +85,20 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a resource of two words": ('resources = ["a=b c"]', {}, "is no resource"),
     "a walltime": ('resources = ["walltime=1"]', {}, "use --time"),
     "a number that is not known": ('resources = ["rt={hosts}"]', {}, "is no resource"),
+    "a resource behind a comma": ('resources = ["a=home,walltime=99:00:00"]', {}, "each by itself"),
+    "a resource twice": ('resources = ["storage=a", "Storage=b"]', {}, "storage is there twice"),
+    "a walltime in capitals": ('resources = ["WALLTIME=1"]', {}, "use --time"),
+    "a chunk's cores in capitals": ('chunk = ["NCPUS=3"]', {}, "is nothing to add to a chunk"),
+    "a second chunk": ('chunk = ["host=a+1"]', {}, "is nothing to add to a chunk"),
+    "a chunk beyond ASCII": ('chunk = ["a=é"]', {}, "is nothing to add to a chunk"),
+    "a chunk of totals": ('gpu_request = "totals"\nchunk = ["a=b"]', {}, "use resources"),
+    "a group that is more": ('account_flag = "-W group_list"', {"account": "a,block=true"}, "no group's name"),
+    "a queue beyond ASCII": ("", {"partition": "é"}, "more than ASCII"),
+    "other numbers of tasks": ('launcher = "mpiexec"\nlauncher_options = ["-n", "9"]', {}, "follows from the layout"),
+    "another place in the node file": ('launcher_options = ["-n"]', {}, "follows from the layout"),
+    "a node's number": ("", {"env": {"PMI_RANK": "0"}}, "each node has its own"),
+    "memory of the profile": ('mem = "0"', {}, "mem in the profile 0: PBS"),
+    "quotes that even out": ("head_command = \"echo 'a\\\"\"", {}, "no shell code"),
     "an option with a line end": ('launcher = "mpiexec"\nlauncher_options = ["a\\nb"]', {}, "launcher_options"),
 }  # fmt: skip
 

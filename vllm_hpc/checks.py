@@ -21,9 +21,9 @@ from vllm_hpc.variables import ADVICE, check_env, check_no_secret, is_secret
 # Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
 _WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
 _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
-# In a chunk of PBS's, and those of it that the layout decides.
-_RESOURCE = re.compile(r"[A-Za-z_][\w.]*=[\w.+/@%-]+")
-_IN_CHUNK = frozenset({"ncpus", "ngpus", "mpiprocs", "mem"})
+# In a chunk of PBS's; a '+' there begins another chunk, a ',' in -l another resource. Names are taken in either case.
+_IN_CHUNK = re.compile(r"[A-Za-z_][\w.]*=[\w./@%-]+", re.ASCII)
+_RESOURCE = re.compile(r"[A-Za-z_][\w.]*=[\w.+/@%:=-]+", re.ASCII)
 _HOST_SUFFIX = re.compile(r"[A-Za-z0-9.-]*")
 # What a job can be called by its scheduler: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; 4711-1763820000 here;
 # PBS's 12.server, 12[].server, 12[3], 12[3].server.
@@ -112,19 +112,30 @@ def check_directives(lines: list[str], origin: str) -> None:
 def check_chunk(parts: tuple[str, ...], origin: str) -> None:
     """What a profile adds to a chunk of PBS's, as in system=polaris."""
     for part in parts:
-        if not _RESOURCE.fullmatch(part) or part.partition("=")[0] in _IN_CHUNK:
+        if not _IN_CHUNK.fullmatch(part) or part.partition("=")[0].lower() in OWNED_RESOURCES:
             raise RequestError(f"{origin} {part!r} is nothing to add to a chunk: write it as in 'system=polaris'")
+    _check_once(parts, origin)
 
 
 def check_resources(resources: tuple[str, ...], origin: str) -> None:
     """What a profile asks PBS for with -l, as in filesystems=home:eagle or rt_HF={nodes}."""
     for text in resources:
-        name, sign, value = text.partition("=")
-        plain = value.replace("{nodes}", "").replace("{gpus}", "")
-        if not (sign and value and re.fullmatch(r"[A-Za-z_][\w.]*", name) and re.fullmatch(r"[\w.+/@%:=,-]*", plain)):
-            raise RequestError(f"{origin} {text!r} is no resource: write it as in 'filesystems=home:eagle'")
+        name = text.partition("=")[0].lower()
+        if not _RESOURCE.fullmatch(text.replace("{nodes}", "1").replace("{gpus}", "1")):
+            raise RequestError(
+                f"{origin} {text!r} is no resource: write it as in 'filesystems=home:eagle', and each by itself"
+            )
         if name in OWNED_RESOURCES:
             raise RequestError(f"{origin} {name} is not yours to set here: {OWNED_RESOURCES[name]}")
+    _check_once(resources, origin)
+
+
+def _check_once(parts: tuple[str, ...], origin: str) -> None:
+    """Of two that have one name, qsub would take the first and say nothing."""
+    names = [part.partition("=")[0].lower() for part in parts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise RequestError(f"{origin} {twice} is there twice, and PBS takes the first: make one of them")
 
 
 def check_words(words: tuple[str, ...], origin: str) -> None:
@@ -148,7 +159,8 @@ def check_shell_command(line: str, origin: str) -> None:
     check_one_line(line, origin)
     check_no_secret(line, origin, is_shell=True)
     # Alone too: in quotes, a ')' too many would be a part of the address.
-    _check_syntax(f'{line}\naddress="$({line})"', origin)
+    _check_syntax(line, origin)
+    _check_syntax(f'address="$({line})"', origin)
 
 
 def check_host_suffix(text: str, origin: str) -> None:

@@ -1,7 +1,7 @@
 """Lines for the scheduler that a person adds: which options are not theirs, since vllm-hpc sets them.
 
-sbatch and qsub take the last of two, so such a line would silently win over the plan: an array of other tasks, a log
-that nobody finds, a requeue that nobody counts.
+sbatch and qsub take the last of two (but qsub of two -l the first), so such a line would silently win over the plan, or
+lose: an array of other tasks, a log that nobody finds, a requeue that nobody counts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator
 
 from vllm_hpc.errors import RequestError
+from vllm_hpc.variables import check_env
 
 _PREFIX = re.compile(r"#\s*(SBATCH|PBS)\b", re.IGNORECASE)
 _LAYOUT = "use --nodes, --gpus-per-node, --tp, --pp and --dp"
@@ -47,6 +48,7 @@ OWNED: dict[tuple[str, str], str] = {
 # letter of qsub -> what to do instead
 OWNED_OF_QSUB = {
     "J": "use --array, with --dp for the number of tasks",
+    "t": "use --array, with --dp for the number of tasks",
     "N": "use --name",
     "o": _LOG,
     "e": _LOG,
@@ -54,14 +56,13 @@ OWNED_OF_QSUB = {
     "k": _LOG,
     "R": _LOG,
     "r": _REQUEUE,
-    "v": "use --env",
     "V": "use --env, or a profile's setup: the ranks must find the same environment on every node",
     "S": "the script is for bash",
     "C": "the script's lines begin with #PBS",
     "I": "a job has no terminal",
     "X": "a job has no terminal",
     "G": "a job has no terminal",
-    "f": "qsub is not to wait",
+    "f": "qsub is to end once the job is queued",
     "z": "qsub is to print the id",
 }
 # resource of -l -> what to do instead
@@ -71,8 +72,19 @@ OWNED_RESOURCES = {
     "mem": "use --mem",
     "place": "it is scatter; exclusive = true in a profile adds excl",
 }
-# attribute of -W -> what to do instead
-_OWNED_ATTRIBUTES = {"umask": _LOG, "block": "use --wait of 'vllm-hpc submit'", "interactive": "a job has no terminal"}
+# attribute of -W -> what to do instead. qsub passes on any that the server has, so most letters have another name here.
+_OWNED_ATTRIBUTES = {
+    **dict.fromkeys(("umask", "output_path", "error_path", "join_path", "keep_files", "remove_files"), _LOG),
+    "block": "use --wait of 'vllm-hpc submit'",
+    "interactive": "a job has no terminal",
+    "job_name": "use --name",
+    "rerunable": _REQUEUE,
+    "variable_list": "use -v or --env",
+    "shell_path_list": "the script is for bash",
+    "array_indices_submitted": "use --array, with --dp for the number of tasks",
+    "resource_list": "use -l",
+}
+_PLAIN_VARIABLES = re.compile(r"\w+=[\w.:/@%+-]*(,\w+=[\w.:/@%+-]*)*", re.ASCII)
 # Letters of qsub that take no value.
 _FLAGS_OF_QSUB = frozenset("fhIVXzG")
 # Letters that take no value, and so may stand before another one: -Ha0-3 is -H -a0-3 (sbatch's own getopt string).
@@ -114,16 +126,26 @@ def _check_sbatch(words: list[str], origin: str) -> None:
 
 
 def _check_qsub(line: str, words: list[str], origin: str) -> None:
+    """Some sites' hooks read variables of -v when the job is submitted, before any script could export them."""
     if "\\" in line:
         raise RequestError(f"{origin} {line!r} holds a backslash, which qsub reads otherwise: use quotes")
     for letter, value in _qsub_options(words, origin):
-        names = [part.partition("=")[0].strip() for part in value.split(",")]
+        if letter == "v":
+            _check_variables(value, origin)
+        # The server takes names in either case, and Resource_List.NAME.
+        names = [part.partition("=")[0].partition(".")[0].strip().lower() for part in value.split(",")]
         owned = {"l": OWNED_RESOURCES, "W": _OWNED_ATTRIBUTES}.get(letter, {})
         found = next((name for name in names if name in owned), None)
         if letter in OWNED_OF_QSUB or found:
             option = f"-{letter}{f' {found}' if found else ''}"
             advice = owned[found] if found else OWNED_OF_QSUB[letter]
             raise RequestError(f"{origin} {option} is not yours to set here: {advice}")
+
+
+def _check_variables(value: str, origin: str) -> None:
+    if not _PLAIN_VARIABLES.fullmatch(value):  # qsub itself would take quotes, backslashes and commas apart
+        raise RequestError(f"{origin} -v {value!r} is no plain NAME=WORD,NAME=WORD: use --env for any other value")
+    check_env(dict(part.split("=", 1) for part in value.split(",")), f"{origin} -v")
 
 
 def _qsub_options(words: list[str], origin: str) -> Iterator[tuple[str, str]]:

@@ -51,6 +51,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         Raises SubmitError, and leaves no folder then, but where the scheduler may have taken the script.
         """
         ensure_model(self.model)
+        get_scheduler(self.scheduler).check_client()
         folder = JobFolder(self.folder)
         try:
             folder.create()

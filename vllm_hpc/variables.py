@@ -24,6 +24,7 @@ _RESERVED: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"),
         "each rank has its own",
     ),
+    (re.compile(r"(PMI|PMIX)_(RANK|SIZE)|PALS_RANKID|OMPI_COMM_.*"), "each node has its own, from its MPI"),
     (re.compile(r"VLLM_HOST_IP|VLLM_PORT"), "it would be the same on every node, and each needs its own"),
     (re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SALLOC|PBS)_.*"), "it is the scheduler's"),
     (
@@ -43,10 +44,11 @@ _SECRET_NAME = re.compile(
 _NO_SECRET = re.compile(r"TOKENIZERS?(_|$)|SKIP_TOKENIZER|MAX_.*TOKENS|.*_TOKENS$|.*_TOKEN_IDS?$", re.IGNORECASE)
 ADVICE = (
     "export it in your shell instead, or where the profile says export_environment = false, "
-    "read it from a file in the profile's setup"
+    "read it from a file in the profile's setup (no rank gets either on PBS: fetch a gated model before you submit)"
 )
 # The lookahead leaves the value unread: in --export=API_KEY=x, it begins with the next name.
-_ASSIGNMENT = re.compile(r"([\w-]+)=(?=\S)")
+# That before it keeps a long word from being read from each of its letters.
+_ASSIGNMENT = re.compile(r"(?<![\w-])([\w-]+)=(?=\S)")
 # A value that a shell gets from elsewhere: $(...), `...`, $NAME, ${NAME}, ${NAME:-}, ${NAME:?...}; or none at all.
 _REFERENCE = re.compile(
     r""""?(\$\(.*\)|`[^`]*`|\$\w+|\$\{\w+(:?-|:?\?[^}]*)?\})"?(?=[\s;&|)]|$)|(""|'')(?=[\s;&|)]|$)"""

@@ -36,11 +36,16 @@ _OF_AN_OUTER_JOB = re.compile(
 _ANSWER_LOST = re.compile(
     r"timed out on send/recv|zero bytes were transmitted|unexpected message received|message (send|receive) failure"
     r"|communication shutdown|controller \((send|receive|shutdown) failure|header lengths are longer|insane message"
-    r"|connection (reset|timed out)|broken pipe",
+    r"|connection (reset|timed out)|broken pipe"
+    # PBS's (src/lib/Libifl): the server went away between the script and the id.
+    r"|end of file|premature end of message|protocol .*(error|failure)",
     re.IGNORECASE,
 )
+# Nothing ever reached the other side, whatever else is said of it.
+_NEVER_REACHED = re.compile("cannot connect", re.IGNORECASE)
 # Whom to ask, in this order, and what its --version says. Slurm comes with a qsub of its own, which is none of PBS's.
 _CLIENTS = (("slurm", "sbatch", re.compile("")), ("pbs", "qsub", re.compile("pbs_version")))
+_LONGEST_WORDS = 1000
 _OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
 
 
@@ -88,7 +93,8 @@ class Scheduler:
     in the folder what else than the id will be needed. ``task_name`` is what people see of an array's task.
 
     ``launchers`` start its ranks, the first one where none is named. What it cannot be asked for, and folders that it
-    cannot log into, are refused by ``check_request`` and ``check_folder`` before anything is made.
+    cannot log into, are refused by ``check_request`` and ``check_folder`` before anything is made, as is, by
+    ``check_client``, a client that is another scheduler's.
     """
 
     name: str
@@ -103,6 +109,7 @@ class Scheduler:
     explain: Callable[[str], str] = lambda words: ""
     task_name: Callable[[str, int], str] = lambda job_id, task: f"{job_id}_{task}"
     launchers: tuple[str, ...] = ("torchrun",)
+    check_client: Callable[[], None] = lambda: None
     check_request: Callable[[Request, Profile, Layout], None] = lambda request, profile, layout: None
     check_folder: Callable[[JobFolder], None] = lambda folder: None
 
@@ -175,17 +182,26 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
         raise ClientMissingError(
             f"{name} is not here: go to a login node of the cluster, or use --scheduler local"
         ) from None
+    except OSError as error:
+        raise ClientMissingError(f"{name} cannot be run here ({error.strerror}): see 'type {name}'") from None
     except subprocess.TimeoutExpired:
         raise ClientTimeoutError(f"{name} did not answer within {timeout:.0f} s: is the controller up?") from None
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())
+        said = plain(done.stderr or done.stdout)
         words = re.sub(r"(?<=\S) usage: .*", "", said) or f"exit code {done.returncode}"
-        if done.returncode < 0 or _ANSWER_LOST.search(words):
+        is_lost = bool(_ANSWER_LOST.search(words)) and not _NEVER_REACHED.search(words)
+        if done.returncode < 0 or is_lost:
             raise ClientTimeoutError(f"{name} got no answer from its controller: {words}: is it overloaded?")
         refused = ClientError(f"{name} refused: {re.sub(rf'{re.escape(name)}: (error: )?', '', words)}")
         refused.code = done.returncode
         raise refused
     return done.stdout
+
+
+def plain(text: str) -> str:
+    """A client's words on one line, of a length that can be read, and nothing in them that a terminal would obey."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return words if len(words) <= _LONGEST_WORDS else f"{words[:_LONGEST_WORDS]} ..."
 
 
 def clean_environment() -> dict[str, str]:

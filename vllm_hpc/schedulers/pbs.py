@@ -14,12 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.schedulers import Ask, ClientError, Scheduler, Sighting, call_client, clean_environment
+from vllm_hpc.schedulers import (
+    Ask,
+    ClientError,
+    ClientMissingError,
+    ClientTimeoutError,
+    Scheduler,
+    Sighting,
+    call_client,
+    clean_environment,
+)
 from vllm_hpc.schedulers.pbs_reasons import exit_sighting, explain, waiting_reason
 from vllm_hpc.schedulers.pbs_request import check_folder, check_request
 
-# 12.server, and 12[].server for an array; TORQUE's servers may have a port (12.server:15001).
-_SUBMITTED = re.compile(r"^(\d+(?:\[\])?\.[\w.:-]+)\s*$", re.MULTILINE)
+# 12.server, and 12[].server for an array; a server may have a port (12.server:15001). It is the last line: a site's own
+# words may come first, and hold a 2.50.
+_SUBMITTED = re.compile(r"^(\d+(?:\[\])?\.[A-Za-z][\w.-]*(?::\d+)?)\s*\Z", re.MULTILINE)
 _TASK = re.compile(r"(?P<number>\d+)\[(?P<task>\d+)\](?P<server>\..+)")
 # qstat's exit code for an id that the server does not know (or no longer: its history has an end).
 UNKNOWN_JOB = 153
@@ -45,6 +55,19 @@ def submit_environment(script: Path) -> dict[str, str]:
     if "PBS_JOBID" in os.environ and "PBS_O_PATH" in os.environ:
         environment["PATH"] = os.environ["PBS_O_PATH"]
     return environment
+
+
+def check_client() -> None:
+    """Slurm has a qsub of its own, which takes #PBS lines as it likes. Raises ClientError."""
+    try:
+        version = call_client(["qsub", "--version"])
+    except (ClientMissingError, ClientTimeoutError):
+        raise
+    except ClientError as error:
+        version = str(error)
+    if "pbs_version" not in version:
+        words = " ".join(version.split())[:100] or "nothing"
+        raise ClientError(f"this qsub is not PBS's (it says {words!r}): if it is Slurm's, use --scheduler slurm")
 
 
 def look(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, Sighting]:
@@ -80,7 +103,7 @@ def parse_qstat(text: str) -> dict[str, Sighting]:
     """
     try:
         answer = json.loads(text, strict=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     jobs = answer.get("Jobs") if isinstance(answer, dict) else None
     if not isinstance(jobs, dict):
@@ -94,7 +117,7 @@ def _task_id(name: str) -> str:
 
 
 def _sighting(fields: dict[str, Any]) -> Sighting:
-    state, code = fields.get("job_state"), fields.get("Exit_status")
+    state, code = str(fields.get("job_state")), fields.get("Exit_status")
     if state in _WAITING:  # also of a job whose first host died: it has an Exit_status, and will run again
         return Sighting("waiting", waiting_reason(fields))
     if state in _RUNNING:
@@ -130,6 +153,7 @@ SCHEDULER = Scheduler(
     explain=explain,
     task_name=task_name,
     launchers=("pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi"),
+    check_client=check_client,
     check_request=check_request,
     check_folder=check_folder,
 )
