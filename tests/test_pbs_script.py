@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.real_jobs import wait_for
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.submission import submit
 
@@ -210,7 +211,8 @@ def test_qdel_reaches_every_host(run: Run, desk: Path) -> None:
     ran = run(f'{told}; [ $node = 0 ] && kill -TERM "$(cat {desk}/pid)"; {IDLE}',
               edit=("set -uo pipefail", f"set -uo pipefail; echo $$ > {desk}/pid"))  # fmt: skip
     assert (ran.code, ran.cause) == (143, "TERM")
-    assert sorted((desk / "told").read_text().split()) == ["0", "1"]
+    told_to = desk / "told"
+    wait_for(lambda: told_to.exists() and sorted(told_to.read_text().split()) == ["0", "1"], "both have heard it", 20)
     assert ran.asked == []
 
 
