@@ -22,6 +22,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.crafted import make_job
+from vllm_hpc.engine import devices
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
 from vllm_hpc.plan import Plan
@@ -71,6 +72,7 @@ class OneEngine:
     ) -> None:
         prepare_environment()
         self._rank, self._world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        devices.show_only_own(layout, self._rank, int(os.environ["LOCAL_RANK"]))
         began = time.perf_counter()
         from vllm import LLM, LLMEngine, SamplingParams
 

@@ -85,7 +85,7 @@ def main() -> None:
     vocabulary = msgspec.json.decode((model / "config.json").read_bytes())["vocab_size"]
     rows = make_rows(case, vocabulary)
     start_up, ways = _one_process(case, model) if "mp" in case.ways else _ranks(case, model, out / "jobs")
-    rank = int(os.environ.get("RANK0", 0))
+    rank = int(os.environ.get("VLLM_HPC_RANK", 0))
     with (out / f"{rank}.jsonl").open("ab") as file:
         for number in range(-1, case.times):  # the first is to warm up, and short
             for way, run in ways.items():
@@ -102,7 +102,7 @@ def main() -> None:
 
 def _ranks(case: Case, model: Path, jobs: Path) -> tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]]]:
     prepare_environment()
-    os.environ["RANK0"] = os.environ["RANK"]  # a replica rewrites it
+    os.environ["VLLM_HPC_RANK"] = os.environ["RANK"]  # a replica rewrites it
     layout = Layout(
         nodes=1, gpus_per_node=case.gpus, procs_per_node=case.gpus, tp=case.tp, pp=case.pp, dp=case.dp
     )  # fmt: skip
@@ -128,6 +128,7 @@ def _one_process(case: Case, model: Path) -> tuple[dict[str, float], dict[str, C
 
     def run(rows: list[Row]) -> Run:
         params = [SamplingParams(**SAMPLING, **row["sampling"]) for row in rows]
+        llm.reset_prefix_cache()
         began, cpu = time.perf_counter(), time.process_time()
         outputs = llm.generate([{"prompt_token_ids": row["prompt"]} for row in rows], params, use_tqdm=False)
         seconds = time.perf_counter() - began
