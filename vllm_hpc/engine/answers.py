@@ -61,7 +61,7 @@ def _content(ready: Ready, output: Any) -> dict[str, Any]:
     """The answer itself: an embedding, a text with all that was asked about it, or several of them."""
     if _is_pooled(output):
         return {"embedding": output.outputs.data.tolist()}
-    every = [_completion(ready, one) for one in output.outputs]
+    every = [_completion(ready, one, output.prompt_token_ids) for one in output.outputs]
     content: dict[str, Any] = every[0] if len(every) == 1 else {"outputs": every}
     if output.prompt_logprobs is not None:
         most = ready.params.prompt_logprobs
@@ -69,11 +69,14 @@ def _content(ready: Ready, output: Any) -> dict[str, Any]:
     return content
 
 
-def _completion(ready: Ready, one: Any) -> dict[str, Any]:
+def _completion(ready: Ready, one: Any, prompt: list[int] | None) -> dict[str, Any]:
     """One text; what there is nothing to say of is left out."""
-    said: dict[str, Any] = {"text": one.text}
+    text = one.text
+    if ready.text is not None:
+        text = ready.text(prompt, one.token_ids, one.finish_reason == "stop", ready.params)
+    said: dict[str, Any] = {"text": text}
     if ready.split is not None:
-        said["reasoning"], said["text"] = ready.split(ready.row, one.text)
+        said["reasoning"], said["text"] = ready.split(ready.row, text)
     said["finish_reason"] = one.finish_reason
     if one.stop_reason is not None:
         said["stop_reason"] = one.stop_reason

@@ -12,6 +12,7 @@ from vllm_hpc.engine.grammars import GrammarCheck
 from vllm_hpc.engine.reasoning import ReasoningSplit
 from vllm_hpc.engine.rendering import PromptMaker
 from vllm_hpc.engine.sampling import SamplingMaker, pooling_params
+from vllm_hpc.engine.texts import TextMaker
 from vllm_hpc.records import JobRecord
 from vllm_hpc.rows import Row
 
@@ -21,13 +22,15 @@ _TASKS = ("generate", "embed")
 class Ready(msgspec.Struct, frozen=True):
     """A row that can be admitted: what ``LLMEngine.add_request`` takes for it.
 
-    ``split`` takes the reasoning off a text, None where the row has none to take off; ``created`` is the job's time.
+    ``text`` makes its text once it has ended, None where vLLM does. ``split`` takes the reasoning off a text, None
+    where the row has none to take off; ``created`` is the job's time.
     """
 
     row: Row
     prompt: Any
     params: Any
     lora: Any = None
+    text: TextMaker | None = None
     split: ReasoningSplit | None = None
     created: int = 0
 
@@ -42,12 +45,14 @@ class RequestMaker:
     def __init__(self, engine: LLMEngine, record: JobRecord, writes: bool) -> None:
         config = engine.vllm_config
         self._pools = config.model_config.runner_type == "pooling"
+        self._writes = writes
         self._can_embed = "embed" in engine.get_supported_tasks()
         self._prompt = PromptMaker(engine)
         self._lora = AdapterChoice(record)
         self._created = int(record.created_at)
         self._split = ReasoningSplit.of(engine) if writes else None
-        self._sampling = SamplingMaker(engine, record, writes)
+        self._texts = TextMaker(engine) if writes and not self._pools else None
+        self._sampling = SamplingMaker(engine, record)
         if not self._pools:
             self._check_grammar = GrammarCheck(engine)
             self._check_grammar.settle(self._sampling({}))
@@ -56,17 +61,22 @@ class RequestMaker:
     def __call__(self, row: Row) -> Ready:
         """Make a row ready. Raises whatever vLLM, the tokenizer or a chat template says of it."""
         lora = self._lora(row)
-        params = self._params(row)
+        params, text = self._params(row)
         prompt = self._prompt(row, self._sampling.cuts(row))
         split = self._split if "messages" in row else None
-        return Ready(row, prompt, params, lora, split, self._created)
+        return Ready(row, prompt, params, lora, text, split, self._created)
 
-    def _params(self, row: Row) -> Any:
+    def _params(self, row: Row) -> tuple[Any, TextMaker | None]:
+        """The parameters, and what makes the text where vLLM need not."""
         if self._task(row) == "embed":
-            return pooling_params(row, "embed")
+            return pooling_params(row, "embed"), None
         params = self._sampling(row)
         self._check_grammar(params)
-        return params
+        text = self._texts if self._texts is not None and self._texts.can_wait(params) else None
+        # A stop string is looked for in the text, on every rank alike.
+        if text is not None or (not self._writes and not params.stop):
+            params.detokenize = False
+        return params, text
 
     def _task(self, row: Row) -> str:
         """What is asked of the model. Raises ValueError where it is not what this job's model does."""

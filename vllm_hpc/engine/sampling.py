@@ -25,14 +25,13 @@ _POOLING_NAMES = ("dimensions", "use_activation")
 
 
 class SamplingMaker:
-    """Makes the SamplingParams of rows. ``writes``: whether this rank writes the answers, so that text is of use."""
+    """Makes the SamplingParams of rows."""
 
-    def __init__(self, engine: LLMEngine, record: JobRecord, writes: bool) -> None:
+    def __init__(self, engine: LLMEngine, record: JobRecord) -> None:
         # The model's generation_config first, as vLLM's own server does; then the job's, then the row's.
         of_model = engine.vllm_config.model_config.get_diff_sampling_param()
         self._defaults = {"max_tokens": DEFAULT_MAX_TOKENS, **of_model, **_in_vllm_names(record.sampling)}
         self._job_seed = record.request.seed if record.request.seed_rows else None
-        self._writes = writes
 
     def __call__(self, row: Row) -> SamplingParams:
         """The parameters of a row. Raises what vLLM says of wrong ones."""
@@ -46,8 +45,6 @@ class SamplingMaker:
         if structured is not None:
             chosen.structured_outputs = _structured(structured)
         chosen.output_kind = RequestOutputKind.FINAL_ONLY
-        if not self._writes and not chosen.stop:
-            chosen.detokenize = False  # a stop string is looked for in the text, on every rank alike
         return chosen
 
     def cuts(self, row: Row) -> dict[str, Any]:
