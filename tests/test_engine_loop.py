@@ -31,6 +31,7 @@ class Ready(msgspec.Struct):
     prompt: str
     params: Any
     lora: Any = None
+    text: Any = None
     split: Any = None
     created: int = 0
 
