@@ -7,7 +7,6 @@ themselves. One that a signal ends does not: PBS may run it again, or somebody h
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from contextlib import suppress
@@ -67,11 +66,10 @@ def _note_end(folder: JobFolder, submission: str, task: int, wants: bool, tasks:
 
 def _submit(folder: JobFolder, before: Submitted) -> str:
     """Submit the script, once whoever else tries, and put the new id on record. Raises FailedError."""
-    taken = folder.taken(before.job_id)
     try:
-        os.close(os.open(taken, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        taken = folder.take(before.job_id)
     except FileExistsError:
-        raise FailedError(f"not submitted again: somebody else does ({taken})") from None
+        raise FailedError(f"not submitted again: somebody else does ({folder.taken(before.job_id)})") from None
     scheduler = get_scheduler(before.scheduler)
     try:
         job_id = scheduler.submit(folder.path / scheduler.script)

@@ -62,6 +62,12 @@ class JobFolder:
         """Made by whoever submits again what ran as that id: of two at once, one."""
         return self.path / "state" / f"resumed-{job_id or 'unsubmitted'}"
 
+    def take(self, job_id: str | None) -> Path:
+        """Make that mark. Raises FileExistsError where somebody else has."""
+        mark = self.taken(job_id)
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        return mark
+
     def task_end(self, job_id: str, task: int) -> Path:
         """A task of an array has ended, of those that the script itself submits again."""
         return self.path / "state" / f"ended-{job_id}-{task}.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -80,17 +79,15 @@ def _check_ended(status: Status) -> None:
 
 def _take(folder: JobFolder, job_id: str | None) -> Path:
     """Of two that resume at once, one: state/resumed-<id> says that what followed job id was submitted."""
-    path = folder.taken(job_id)
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        return folder.take(job_id)
     except FileExistsError:
         raise FailedError(
             f"somebody resumes this job at this moment (or died at it: then, if the scheduler does not have it, "
-            f"remove {path})"
+            f"remove {folder.taken(job_id)})"
         ) from None
     except OSError as error:
-        raise RequestError(f"cannot write into {path.parent}: {error.strerror}") from None
-    return path
+        raise RequestError(f"cannot write into {folder.taken(job_id).parent}: {error.strerror}") from None
 
 
 class _Before:

@@ -23,6 +23,7 @@ from vllm_hpc.schedulers import (
     Sighting,
     call_client,
     clean_environment,
+    plain,
 )
 from vllm_hpc.schedulers.pbs_reasons import exit_sighting, explain, waiting_reason
 from vllm_hpc.schedulers.pbs_request import check_folder, check_request
@@ -66,7 +67,7 @@ def check_client() -> None:
     except ClientError as error:
         version = str(error)
     if "pbs_version" not in version:
-        words = " ".join(version.split())[:100] or "nothing"
+        words = plain(version)[:100] or "nothing"
         raise ClientError(f"this qsub is not PBS's (it says {words!r}): if it is Slurm's, use --scheduler slurm")
 
 
