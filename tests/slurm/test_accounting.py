@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.real_jobs import LONG, LONG_SAMPLING, ONE_CORE, check_complete, processes_of, submit_tiny, wait_for
+from tests.real_jobs import ONE_CORE, check_complete, processes_of, submit_long, submit_tiny, wait_for
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.schedulers import call_client
 from vllm_hpc.schedulers.slurm import look, parse_sacct
@@ -36,8 +36,7 @@ def test_a_cancelled_job_is_cancelled_in_accounting_too(tiny: Path, tmp_path: Pa
 
 
 def test_a_running_job_that_is_cancelled_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {**LONG_SAMPLING, "scheduler": "slurm", "account": "open", "env": ONE_CORE}
-    job = submit_tiny(tiny, tmp_path, LONG, nodes=2, tp=2, **options)
+    job = submit_long(tiny, tmp_path, scheduler="slurm", account="open", nodes=2, tp=2, env=ONE_CORE)
     wait_for(lambda: job.status().rows.done > 0, "rows are written")
     subprocess.run(["scancel", str(job.job_id)], check=True)
     assert job.wait(90).state == "CANCELLED"
