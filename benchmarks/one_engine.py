@@ -85,12 +85,13 @@ class OneEngine:
         self._store = replicas.meet(self._rank, self._world)
         self._place, self._dp = layout.place(self._rank), layout.dp
         self._replica = replicas.join(layout, self._place, self._store, f"benchmark-{os.environ['MASTER_PORT']}")
-        self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job())
+        parts: dict[str, float] = {}
+        self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job(), parts)
         self._replica.after_engine_start()
         with mock.patch.object(LLMEngine, "from_engine_args", return_value=self.engine):
             self._llm = LLM(model=str(model))
         self._params = partial(SamplingParams, **sampling)
-        self.start_up = {"import": imported - began, "load": time.perf_counter() - imported}
+        self.start_up = {"import": imported - began, "load": time.perf_counter() - imported, **parts}
 
     def _job(self, rows: list[Row], name: str) -> JobFolder:
         folder = make_job(self._work / name, rows, shape=self._plan.layout)

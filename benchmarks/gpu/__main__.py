@@ -3,8 +3,9 @@
     python -m benchmarks.gpu --gpus 4 --shapes llama-8b,llama-1b --work /tmp/gpu --results results.jsonl
 
 For each shape: vllm-hpc's attempt and LLM.generate in turns on one engine for TP = all GPUs, and for as many replicas
-as there are GPUs; vLLM's own mp backend with the same engine settings; the seed's recipe (TP x PP=2 under
-external_launcher); and `vllm-hpc submit` with no layout given. Results accumulate in the file: what is there is not
+as there are GPUs; vLLM's own mp backend with the same engine settings, TP and PP; the seed's recipe (TP x PP=2 under
+external_launcher); `vllm-hpc submit` with no layout given; then the attempt with every other layout that fits, to hold
+the planner's choice against. Results accumulate in the file: what is there is not
 run again, so a run that was cut off (--seconds) goes on. Speeds are only comparable between lines of one machine.
 """
 
@@ -22,6 +23,8 @@ from benchmarks.gpu.rank import Case
 from benchmarks.gpu.results import Line, append, read, table
 from benchmarks.gpu.shapes import SHAPES, make
 from benchmarks.gpu.submit import run_submit
+from vllm_hpc.errors import RefusedError
+from vllm_hpc.planning import plan_only
 
 # Dummy weights; what all ways are given. 512: vLLM's largest CUDA graph, and what vllm-hpc's planner picks.
 ENGINE = {"load_format": "dummy", "max_model_len": 4096, "max_num_seqs": 512, "seed": 1}
@@ -44,8 +47,35 @@ def cases(shape: str, gpus: int, prompts: int, times: int) -> list[Case]:
                 shape=shape, ways=("generate",), tp=gpus // 2, pp=2, prompts=prompts, times=times,
                 engine={name: value for name, value in engine.items() if name != "max_num_seqs"},
             ),
+            Case(shape=shape, ways=("mp",), pp=gpus, engine=engine, prompts=prompts, times=times),
         ]  # fmt: skip
+        for tp, pp, dp in layouts(gpus):
+            if gpus not in (tp, dp):
+                found.append(
+                    Case(
+                        shape=shape, ways=("attempt",), tp=tp, pp=pp, dp=dp, engine=engine, prompts=prompts, times=times
+                    )
+                )
     return found
+
+
+def layouts(gpus: int) -> list[tuple[int, int, int]]:
+    """All TP, PP and DP whose product is that."""
+    sizes = [size for size in range(1, gpus + 1) if gpus % size == 0]
+    return [(tp, pp, gpus // tp // pp) for tp in sizes for pp in sizes if gpus % (tp * pp) == 0]
+
+
+def misfit(case: Case, model: Path) -> str | None:
+    """Why the planner says that a case cannot run, None where it can or the planner does not know."""
+    engine = {name: value for name, value in case.engine.items() if name != "seed"}  # that is --seed's
+    try:
+        plan = plan_only(
+            str(model), engine=engine, tp=case.tp, pp=case.pp, dp=case.dp, nodes=1, gpus_per_node=case.gpus,
+            scheduler="local",
+        )  # fmt: skip
+    except RefusedError as error:
+        return str(error)
+    return plan.misfit if plan.fits is False else None
 
 
 def main() -> int:
@@ -60,6 +90,9 @@ def main() -> int:
             if left <= 0 or (given.only and given.only not in (*case.ways, f"tp{case.tp}", f"dp{case.dp}")):
                 continue
             print(f"{shape}: {', '.join(case.ways)}: TP {case.tp} x PP {case.pp} x DP {case.dp}", flush=True)
+            if reason := misfit(case, make(shape, given.work / shape)):
+                print(f"  left out: {reason}")
+                continue
             for line in run(case, given.work, left):
                 append(given.results, line)
     print(table(read(given.results)))

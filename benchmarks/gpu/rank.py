@@ -3,7 +3,8 @@
     torchrun --nproc-per-node=4 -m benchmarks.gpu.rank CASE.json OUT     ways "attempt" and "generate"
     python -m benchmarks.gpu.rank CASE.json OUT                          the same with one GPU; or way "mp"
 
-Each rank appends to OUT/<rank>.jsonl.
+Each rank appends to OUT/<rank>.jsonl. With VLLM_HPC_BENCHMARK_STACKS=1 one more round of each way is sampled into
+OUT/<way>-<rank>.stacks (collapsed stacks, as flame graphs are made of), and counts for nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from benchmarks.gpu.sampler import Sampler, inclusive
 from benchmarks.one_engine import OneEngine, Run, prepare_environment
 from vllm_hpc.layout import Layout
 from vllm_hpc.rows import Row
@@ -97,7 +100,22 @@ def main() -> None:
                 if number >= 0:
                     file.write(msgspec.json.encode(figure) + b"\n")
                     file.flush()
+    if os.environ.get("VLLM_HPC_BENCHMARK_STACKS"):
+        for way, run in ways.items():
+            _sample(partial(run, rows), out / f"{way}-{rank}.stacks")
     os._exit(0)  # vLLM's own threads may outlive main()
+
+
+def _sample(run: Callable[[], Run], file: Path) -> None:
+    sampler = Sampler()
+    sampler.start()
+    done = run()
+    stacks = sampler.stop()
+    file.write_text(stacks + "\n")
+    print(f"{file.stem}: {done.seconds:.2f} s while sampled")
+    for name, share in inclusive(stacks)[:60]:
+        print(f"  {share:6.1%} {name}")
+    sys.stdout.flush()
 
 
 def _ranks(case: Case, model: Path, jobs: Path) -> tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]]]:

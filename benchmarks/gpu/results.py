@@ -52,7 +52,7 @@ def table(lines: list[Line]) -> str:
             if not rates:
                 continue
             idle = statistics.median(figure.idle for figure in figures)
-            start_up = max(sum(figure.start_up.values()) for figure in figures)
+            start_up = max(figure.start_up["import"] + figure.start_up["load"] for figure in figures)
             rows.append(
                 f"| {case.shape} | {way} | {case.tp} x {case.pp} x {case.dp} | {case.prompts} "
                 f"| {statistics.median(rates):,.0f} ({rates[0]:,.0f} - {rates[-1]:,.0f}) "

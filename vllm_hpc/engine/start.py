@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any
+from unittest import mock
 
 from vllm import EngineArgs, LLMEngine
 from vllm.usage.usage_lib import UsageContext
+from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
+from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from vllm_hpc.engine.adapters import lora_arguments
 from vllm_hpc.engine.grammars import give_time_to_compile
@@ -14,9 +21,52 @@ from vllm_hpc.layout import Layout
 from vllm_hpc.plan import LARGEST_GRAPH, is_large_gpu
 from vllm_hpc.records import JobRecord
 
+# What a start of the engine consists of, by the method of vLLM that does it (vllm/v1/engine/core.py calls them in this
+# order): the device and its communicators; these and the weights; a run that sizes the KV cache, for which the model
+# is compiled; the cache itself and the CUDA graphs.
+_PARTS: tuple[tuple[type, str, str], ...] = (
+    (WorkerWrapperBase, "init_device", "device"),
+    (ExecutorWithExternalLauncher, "_init_executor", "weights"),
+    (ExecutorWithExternalLauncher, "determine_available_memory", "profile"),
+    (ExecutorWithExternalLauncher, "initialize_from_config", "capture"),
+)
 
-def make_engine(record: JobRecord) -> LLMEngine:
-    """Build the vLLM engine of this rank; it loads the model. Raises what vLLM raises."""
+
+def make_engine(record: JobRecord, timings: dict[str, float]) -> LLMEngine:
+    """Build the vLLM engine of this rank; it loads the model. Raises what vLLM raises.
+
+    ``timings`` gets the seconds of its parts: device, weights, profile, of which compile (what torch.compile took, or
+    what it took to read it from the cache), and capture.
+    """
+    with _timed(timings):
+        engine = _make(record)
+    if timings.get("weights"):
+        timings["weights"] = round(timings["weights"] - timings.get("device", 0.0), 3)
+    timings["compile"] = round(engine.vllm_config.compilation_config.compilation_time, 3)
+    return engine
+
+
+@contextmanager
+def _timed(timings: dict[str, float]) -> Iterator[None]:
+    with ExitStack() as patches:
+        for owner, method, name in _PARTS:
+            patches.enter_context(mock.patch.object(owner, method, _timing(getattr(owner, method), name, timings)))
+        yield
+
+
+def _timing(method: Callable[..., Any], name: str, timings: dict[str, float]) -> Callable[..., Any]:
+    @wraps(method)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            timings[name] = round(time.perf_counter() - began, 3)
+
+    return timed
+
+
+def _make(record: JobRecord) -> LLMEngine:
     give_time_to_compile()
     layout = record.plan.layout
     arguments = {

@@ -96,7 +96,7 @@ def _generate(
         store = replicas.meet(standing.rank, standing.world_size)
         replica = replicas.join(layout, place, store, f"{standing.job_id}-{standing.attempt}")
         report.device, report.device_name, report.device_gib = replica.device, *replicas.describe_device()
-        engine = make_engine(record)
+        engine = make_engine(record, report.timings)
         replica.after_engine_start()
     with report.timed("generate"):
         digest = attempt.run(engine, replica.lockstep(), store, report)

@@ -1,0 +1,59 @@
+"""Where a process's main thread spends its time, sampled from another thread: unlike cProfile it slows nothing."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from types import FrameType
+
+INTERVAL_S = 0.005
+
+
+class Sampler:
+    """Samples the thread that makes it, from ``start`` to ``stop``."""
+
+    def __init__(self) -> None:
+        self._of = threading.get_ident()
+        self._stacks: Counter[tuple[str, ...]] = Counter()
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> str:
+        """End, and return collapsed stacks, the most frequent first: `outer;inner;innermost count` a line."""
+        self._ends.set()
+        self._thread.join()
+        return "\n".join(f"{';'.join(stack)} {count}" for stack, count in self._stacks.most_common())
+
+    def _sample(self) -> None:
+        while not self._ends.is_set():
+            frame = sys._current_frames().get(self._of)
+            self._stacks[_stack(frame)] += 1
+            time.sleep(INTERVAL_S)
+
+
+def _stack(frame: FrameType | None) -> tuple[str, ...]:
+    names: list[str] = []
+    while frame is not None:
+        code = frame.f_code
+        file = code.co_filename.rpartition("/")[2].removesuffix(".py")
+        names.append(f"{file}:{code.co_qualname if hasattr(code, 'co_qualname') else code.co_name}")
+        frame = frame.f_back
+    return tuple(reversed(names))
+
+
+def inclusive(stacks: str) -> list[tuple[str, float]]:
+    """The share of samples in which a function stood anywhere on the stack, the largest first."""
+    seen: Counter[str] = Counter()
+    every = 0
+    for line in stacks.splitlines():
+        stack, _, count = line.rpartition(" ")
+        every += int(count)
+        for name in set(stack.split(";")):
+            seen[name] += int(count)
+    return [(name, count / every) for name, count in seen.most_common()]
