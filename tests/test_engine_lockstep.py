@@ -83,3 +83,36 @@ def test_a_rank_that_is_out_of_step_says_so(tmp_path: Path, how: str) -> None:
     _, (code, _, err) = two_ranks(make_job(tmp_path), how)
     assert code == 1
     assert "DivergedError: the ranks of replica 0 diverged: rank 0 was at step" in err
+
+
+TELLS = """
+import os, sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch.distributed as dist
+from vllm_hpc.engine.lockstep import Decision, Lockstep, Order
+path, rank = Path(sys.argv[1]), int(sys.argv[2])
+store = dist.FileStore(str(path / "store"), 2)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+ours = Lockstep(rank, 0, dist.group.WORLD)
+while rank and not (path / "told").exists():
+    time.sleep(0.05)
+words = [ours.tell(None if rank else Decision(Order.GO, n, bytes([n])), n, 7, room=2) for n in (1, 2)]
+(path / "told").touch()
+print([word.result() for word in words] == [Decision(Order.GO, 1, b"\\1"), Decision(Order.GO, 2, b"\\2")], flush=True)
+dist.barrier()
+os._exit(0)
+"""
+
+
+def test_who_tells_does_not_wait_for_who_hears(tmp_path: Path) -> None:
+    """The second rank comes only when the first has gone on from both its words."""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", TELLS, str(tmp_path), str(rank)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[1],
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    words = [rank.communicate(timeout=100)[0] for rank in ranks]
+    assert [word.splitlines()[-1:] for word in words] == [["True"], ["True"]], words

@@ -162,7 +162,7 @@ def test_the_engine_is_full_until_the_input_ends(tmp_path: Path) -> None:
     rank.run()
     assert sorted(rows_out(folder)) == list(range(60))
     assert rank.engine.admitted == list(range(60))
-    full = [number for number, held in enumerate(rank.engine.held) if held == MOST]
+    full = [number for number, held in enumerate(rank.engine.held) if held >= MOST]
     assert full == list(range(len(full)))  # never less between, over 20 chunks
     assert sum(rank.engine.held[: len(full)]) > 0.8 * sum(rank.engine.held)
     assert rank.loop.digest.rows == 60
@@ -174,7 +174,7 @@ def test_rows_that_all_finish_in_one_step_are_all_followed_at_once(tmp_path: Pat
     rank = alone(make_job(tmp_path))
     rank.engine.before = lambda engine: engine.left.update(dict.fromkeys(engine.left, 1))
     rank.run()
-    assert rank.engine.held == [MOST] * 7 + [4]
+    assert rank.engine.held == [MOST + 1] * 6 + [6]  # one waits in the engine, so that a step never begins with none
 
 
 def test_bad_rows_become_error_rows_in_their_place(tmp_path: Path) -> None:
@@ -268,6 +268,16 @@ def test_rows_of_several_outputs_count_as_often(tmp_path: Path) -> None:
     assert (max(seen), seen[0], rank.loop._sequences) == (8, 8, 0)
 
 
+def test_many_rows_at_once_are_admitted_between_several_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM takes a while for each, in which the GPU would wait for the first of them."""
+    monkeypatch.setattr("vllm_hpc.engine.loop._ADMITTED_AT_ONCE", 3)
+    folder = make_job(tmp_path)
+    rank = alone(folder)
+    rank.run()
+    assert rank.engine.held[:3] == [3, 6, MOST]
+    assert sorted(rows_out(folder)) == list(range(60))
+
+
 def test_a_small_input_is_shared_out_to_two_replicas(tmp_path: Path) -> None:
     rank = alone(make_job(tmp_path, 6), share=3)
     rank.run()
@@ -292,14 +302,14 @@ def test_the_watch_sees_what_the_loop_is_at_until_its_end(tmp_path: Path, monkey
         monkeypatch.setattr(owner, name, call)
 
     spy(rank.chief, "decide")
-    spy(rank.loop._lockstep, "agree")
+    spy(rank.loop._lockstep, "tell")
     spy(rank.feed, "take")
     spy(rank.engine, "add_request")
     spy(rank.engine, "step")
     spy(rank.writer, "put")
     rank.run()
     assert seen == {
-        "decide": {Phase.CLAIM}, "agree": {Phase.AGREE}, "take": {Phase.READ}, "add_request": {Phase.ADMIT},
+        "decide": {Phase.CLAIM}, "tell": {Phase.AGREE}, "take": {Phase.READ}, "add_request": {Phase.ADMIT},
         "step": {Phase.STEP}, "put": {Phase.WRITE},
     }  # fmt: skip
     assert rank.report.mark is None

@@ -87,7 +87,9 @@ def main() -> int:
             if any(_is_same(case, line.case) for line in read(given.results)):
                 continue
             left = deadline - time.monotonic()
-            if left <= 0 or (given.only and given.only not in (*case.ways, f"tp{case.tp}", f"pp{case.pp}", f"dp{case.dp}")):
+            if left <= 0 or (
+                given.only and given.only not in (*case.ways, f"tp{case.tp}", f"pp{case.pp}", f"dp{case.dp}")
+            ):
                 continue
             print(f"{shape}: {', '.join(case.ways)}: TP {case.tp} x PP {case.pp} x DP {case.dp}", flush=True)
             if reason := misfit(case, make(shape, given.work / shape)):

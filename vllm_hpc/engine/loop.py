@@ -10,11 +10,13 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from vllm_hpc.engine.answers import answer, failure, token_ids
 from vllm_hpc.engine.chief import Chief
 from vllm_hpc.engine.claims import Chunks
 from vllm_hpc.engine.feed import Feed
-from vllm_hpc.engine.lockstep import NO_CHUNK, Lockstep, Order
+from vllm_hpc.engine.lockstep import NO_CHUNK, Agreement, Decision, Lockstep, Order
 from vllm_hpc.engine.meter import Meter
 from vllm_hpc.engine.report import Phase, RankReport
 from vllm_hpc.engine.shards import ShardWriter
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
 
     from vllm_hpc.engine.prompts import Ready
 
-# Steps between two agreements. A broadcast over gloo takes 0.1 ms on one host, a step of a busy GPU some 20 ms.
+# Steps between two agreements: a drain is heard of a few steps late.
 _AGREE_EVERY = 4
-# Rows read ahead, as a part of the sequences in flight: more than finish in one step, but where all of them do.
+# Rows that wait in the engine, and as many again read ahead of them, as a part of the sequences that run: more than
+# finish in one step, but where all of them do.
 _AHEAD_SHARE = 8
+# The most rows admitted between two steps. vLLM takes some 0.15 ms for each; the rest are admitted while the GPU works
+# on these.
+_ADMITTED_AT_ONCE = 128
 
 
 class Digest:
@@ -79,10 +85,13 @@ class Loop:
         self._done, self._trials, self._replica = done, list(trials), replica
         self._meter, self._report, self._chief, self._writer = meter, report, chief, writer
         self._most: int = min(engine.vllm_config.scheduler_config.max_num_seqs, max(1, share))
-        self._ahead: int = min(self._most // _AHEAD_SHARE, max(0, share - self._most))
+        self._ahead: int = min(self._most // _AHEAD_SHARE, max(0, share - self._most) // 2)
         self._in_flight: dict[str, Ready] = {}
         self._sequences = 0
-        self._order, self._is_exhausted, self._agreed_at = Order.GO, False, -1
+        self._order, self._is_exhausted = Order.GO, False
+        # What was asked and is not heard yet, whether for a chunk too, and at which step it was asked last.
+        self._asked: Agreement | None = None
+        self._asked_chunk, self._asked_at = False, -1
         self.digest = Digest()
 
     def run(self) -> None:
@@ -109,44 +118,76 @@ class Loop:
         return self._is_exhausted and not self._trials and not self._feed.backlog
 
     def _agree(self) -> None:
-        """Hear what the first rank decides, when it is due: all ranks count the same steps, so it is due on all."""
-        while True:
-            wants = self._wants_chunk()
-            if not wants and self._in_flight and self._meter.steps < self._agreed_at + _AGREE_EVERY:
+        """Hear what the first rank decided a step ago, and ask again where that is due, which it is on all at once.
+
+        Only an engine that could hold more rows than there are at hand waits for the answer.
+        """
+        if self._asked:
+            self._hear(self._asked)
+        while self._is_due():
+            self._asked = self._ask()
+            if self._in_flight and self._held >= self._most:
                 return
-            self._report.enter(Phase.CLAIM)
-            word = self._chief.decide(wants) if self._chief else None
-            self._report.enter(Phase.AGREE)
-            decision = self._lockstep.agree(word, self._meter.steps, self.digest.number)
-            self._agreed_at = self._meter.steps
-            if decision.order is not self._order:
-                self._order = decision.order
-                self._meter.drain()
-            if wants and decision.order is Order.GO:
-                self._take_chunk(decision.chunk)
+            self._hear(self._asked)
             if not self._wants_chunk():
                 return
+
+    def _is_due(self) -> bool:
+        if self._order is Order.STOP:
+            return False
+        return self._wants_chunk() or not self._in_flight or self._meter.steps >= self._asked_at + _AGREE_EVERY
+
+    def _ask(self) -> Agreement:
+        self._asked_chunk, self._asked_at = self._wants_chunk(), self._meter.steps
+        self._report.enter(Phase.CLAIM)
+        word = self._decide() if self._chief else None
+        self._report.enter(Phase.AGREE)
+        return self._lockstep.tell(word, self._meter.steps, self.digest.number, self._chunks.size)
+
+    def _decide(self) -> Decision:
+        assert self._chief is not None
+        word = self._chief.decide(self._asked_chunk)
+        if word.chunk == NO_CHUNK:
+            return word
+        rows = self._chunks.rows(word.chunk)
+        # The first rank may have learnt since what another task of the array had finished of it.
+        return msgspec.structs.replace(word, done=bytes(self._done[rows.start : rows.stop]))
+
+    def _hear(self, asked: Agreement) -> None:
+        self._report.enter(Phase.AGREE)
+        decision = asked.result()
+        self._asked = None
+        if decision.order is not self._order:
+            self._order = decision.order
+            self._meter.drain()
+        if self._asked_chunk and decision.order is Order.GO:
+            self._take_chunk(decision)
+
+    @property
+    def _held(self) -> int:
+        """Rows at hand: in the engine, or on their way to it."""
+        return len(self._in_flight) + self._feed.backlog
 
     def _wants_chunk(self) -> bool:
         if self._order is not Order.GO or self._is_exhausted or self._trials:
             return False
-        return len(self._in_flight) + self._feed.backlog < self._most + self._ahead
+        return self._held < self._most + 2 * self._ahead
 
-    def _take_chunk(self, chunk: int) -> None:
-        if chunk == NO_CHUNK:
+    def _take_chunk(self, decision: Decision) -> None:
+        if decision.chunk == NO_CHUNK:
             self._is_exhausted = True
             return
-        rows = self._chunks.rows(chunk)
-        # The first rank may have learnt since what another task of the array had finished of it.
-        done = self._lockstep.share(bytes(self._done[rows.start : rows.stop]))
-        self._feed.put([row for row, is_done in zip(rows, done, strict=True) if not is_done])
+        rows = self._chunks.rows(decision.chunk)
+        self._feed.put([row for row, is_done in zip(rows, decision.done, strict=True) if not is_done])
 
     def _admit(self) -> None:
         if self._order is not Order.GO:
             return
         if self._trials and not self._in_flight and not self._feed.backlog:
             self._begin_trial()
-        while self._feed.backlog and len(self._in_flight) < self._most:
+        admitted = 0
+        while self._feed.backlog and admitted < _ADMITTED_AT_ONCE and len(self._in_flight) < self._most + self._ahead:
+            admitted += 1
             self._report.enter(Phase.READ)
             item = self._feed.take()
             if isinstance(item, tuple):
