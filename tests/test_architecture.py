@@ -44,7 +44,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"vllm", "torch", "transformers", "ray"}
 # The compute side stands beside the login side, and may use only this of it.
 ENGINE_MAY_USE = {"engine", "errors", "request", "layout", "plan", "adapters", "records", "jobfolder", "rows"} | {
-    "formats", "shards", "inputs",
+    "formats", "shards", "inputs", "cache",
 }  # fmt: skip
 
 

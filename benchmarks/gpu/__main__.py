@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.gpu.rank import Case
-from benchmarks.gpu.results import Line, append, read, table
+from benchmarks.gpu.results import Line, append, choices, read, table
 from benchmarks.gpu.shapes import SHAPES, make
 from benchmarks.gpu.submit import run_submit
 from vllm_hpc.errors import RefusedError
@@ -32,12 +32,12 @@ ENGINE = {"load_format": "dummy", "max_model_len": 4096, "max_num_seqs": 512, "s
 NO_MULTICAST = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
 
 
-def cases(shape: str, gpus: int, prompts: int, times: int) -> list[Case]:
-    """What is measured of a shape, the most telling first."""
+def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float) -> list[Case]:
+    """What is measured of a shape, the most telling first; of rows of uneven lengths (``sigma``), one start only."""
     both = ("attempt", "generate")
     engine = ENGINE | (NO_MULTICAST if gpus > 1 else {})
-    found = [Case(shape=shape, ways=both, tp=gpus, engine=engine, prompts=prompts, times=times)]
-    if gpus > 1:
+    found = [Case(shape=shape, ways=both, tp=gpus, engine=engine, prompts=prompts, times=times, sigma=sigma)]
+    if gpus > 1 and not sigma:
         found += [
             Case(shape=shape, ways=("mp",), tp=gpus, engine=engine, prompts=prompts, times=times),
             Case(shape=shape, ways=both, dp=gpus, engine=engine, prompts=prompts, times=times),
@@ -83,7 +83,7 @@ def main() -> int:
     given = _arguments()
     deadline = time.monotonic() + given.seconds
     for shape in given.shapes.split(","):
-        for case in cases(shape, given.gpus, given.prompts, given.times):
+        for case in cases(shape, given.gpus, given.prompts, given.times, given.sigma):
             if any(_is_same(case, line.case) for line in read(given.results)):
                 continue
             left = deadline - time.monotonic()
@@ -98,6 +98,7 @@ def main() -> int:
             for line in run(case, given.work, left):
                 append(given.results, line)
     print(table(read(given.results)))
+    print(choices(read(given.results)))
     return 0
 
 
@@ -139,6 +140,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--shapes", default="llama-8b", help=f"of {', '.join(SHAPES)}; separated by commas")
     parser.add_argument("--prompts", type=int, default=2048, help="of 256 tokens, 128 out")
+    parser.add_argument("--sigma", type=float, default=0.0, help="of log-normal output lengths; 1.0: heavy-tailed")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--only", help="a way (attempt, mp, submit ...) or layout (tp2, dp2 ...)")
     parser.add_argument("--seconds", type=float, default=1500, help="no case begins, or goes on, after these")

@@ -41,10 +41,7 @@ def table(lines: list[Line]) -> str:
     """One row for each way of each case: median output tokens/s of all its ranks' replicas, least and most."""
     head = "| shape | way | TP x PP x DP | prompts | output tok/s (least - most) | idle | start-up | digests |"
     rows = [head, "| --- " * (head.count("|") - 1) + "|"]
-    told: dict[bytes, list[Line]] = defaultdict(list)
-    for line in lines:
-        told[msgspec.json.encode(line.case)].append(line)
-    for group in told.values():
+    for group in _by_case(lines):
         case = group[0].case
         for way in case.ways:
             figures = [figure for line in group for figure in line.figures if figure.way == way]
@@ -59,6 +56,34 @@ def table(lines: list[Line]) -> str:
                 f"| {f'{idle:.1%}' if way == 'attempt' else '-'} | {start_up:.0f} s | {_agree(figures)} |"
             )
     return "\n".join(rows)
+
+
+def choices(lines: list[Line]) -> str:
+    """For each shape and number of GPUs that a submit chose a layout for: its attempt against the best one's."""
+    best: dict[tuple[str, int, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
+    chosen: dict[tuple[str, int, int], tuple[int, int, int]] = {}
+    for group in _by_case(lines):
+        case = group[0].case
+        key, layout = (case.shape, case.gpus, case.prompts), (case.tp, case.pp, case.dp)
+        if case.ways == ("submit",):
+            chosen[key] = layout
+        rates = _rates([figure for line in group for figure in line.figures if figure.way == "attempt"])
+        if rates:
+            best[key][layout] = statistics.median(rates)
+    return "\n".join(
+        f"{shape}, {gpus} GPUs, {prompts} prompts: the planner chose TP x PP x DP = {' x '.join(map(str, layout))}, "
+        f"{best[shape, gpus, prompts].get(layout, 0.0) / max(best[shape, gpus, prompts].values()):.2f} of the best of "
+        f"{len(best[shape, gpus, prompts])} layouts run"
+        for (shape, gpus, prompts), layout in chosen.items()
+        if best[shape, gpus, prompts]
+    )
+
+
+def _by_case(lines: list[Line]) -> list[list[Line]]:
+    found: dict[bytes, list[Line]] = defaultdict(list)
+    for line in lines:
+        found[msgspec.json.encode(line.case)].append(line)
+    return list(found.values())
 
 
 def _rates(figures: list[Figure]) -> list[float]:

@@ -11,6 +11,7 @@ import msgspec
 
 from vllm_hpc.engine import devices, network, watch
 from vllm_hpc.engine.claims import DEAD_AFTER_S
+from vllm_hpc.engine.compiled import CompiledCode
 from vllm_hpc.engine.report import RankReport, node_name
 from vllm_hpc.errors import RequestError
 from vllm_hpc.jobfolder import JobFolder
@@ -70,7 +71,10 @@ def run(folder: str) -> dict[str, Any]:
         network.pin()
         _prepare_environment(record)
         devices.show_only_own(record.plan.layout, standing.rank, standing.local_rank)
-        _generate(job, record, standing, place, report, sync_s)
+        compiled = CompiledCode(record, place, int(os.environ["LOCAL_RANK"]))
+        with report.timed("restore"):
+            compiled.restore()
+        _generate(job, record, standing, place, report, sync_s, compiled)
     except BaseException as error:
         with suppress(OSError):  # a disk too full to write down that it is: torchrun tells the error itself
             report.failed(error)
@@ -80,7 +84,13 @@ def run(folder: str) -> dict[str, Any]:
 
 
 def _generate(
-    job: JobFolder, record: JobRecord, standing: Standing, place: Place, report: RankReport, sync_s: float
+    job: JobFolder,
+    record: JobRecord,
+    standing: Standing,
+    place: Place,
+    report: RankReport,
+    sync_s: float,
+    compiled: CompiledCode,
 ) -> None:
     with report.timed("import"):
         import torch
@@ -98,10 +108,12 @@ def _generate(
         report.device, report.device_name, report.device_gib = replica.device, *replicas.describe_device()
         engine = make_engine(record, report.timings)
         replica.after_engine_start()
+        compiled.keep()
     with report.timed("generate"):
         digest = attempt.run(engine, replica.lockstep(), store, report)
         report.digest, report.rows = digest.hexdigest, digest.rows
     replica.check_digests(digest.hexdigest)
+    compiled.keep()  # some kernels are compiled when a row first needs them
     replicas.leave_together(store, standing.rank, standing.world_size)
 
 

@@ -1,0 +1,169 @@
+"""Compiled code is kept: a folder on each node, an archive in the user's cache."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.crafted import make_job
+from vllm_hpc.engine.compiled import CompiledCode
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.layout import Layout
+from vllm_hpc.records import JobRecord
+
+ONE = Layout(nodes=1, gpus_per_node=2, procs_per_node=2, tp=2, pp=1, dp=1)
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This node's folder for temporary files; the cache is in tmp_path/cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "node"))
+    for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    (tmp_path / "node").mkdir()
+    return tmp_path / "node"
+
+
+def record(tmp_path: Path, **changes: Any) -> JobRecord:
+    job = tmp_path / "job"
+    folder = JobFolder(job) if job.exists() else make_job(job, [{"prompt": "a"}], shape=ONE)
+    changed: JobRecord = msgspec.structs.replace(folder.job(), **changes)
+    return changed
+
+
+def start(tmp_path: Path, rank: int = 0, **changes: Any) -> tuple[CompiledCode, Path]:
+    """A rank's start, and the folder that vLLM is pointed to."""
+    for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"):
+        os.environ.pop(name, None)
+    compiled = CompiledCode(record(tmp_path, **changes), ONE.place(rank), rank)
+    compiled.restore()
+    return compiled, Path(os.environ.get("VLLM_CACHE_ROOT", "none"))
+
+
+def archives(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache").rglob("*.tar"))
+
+
+def compile_something(folder: Path, name: str = "a/model.so", text: str = "code") -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+
+
+def another_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "other"))
+
+
+def test_what_one_job_compiles_the_next_finds_on_any_node(
+    tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, folder = start(tmp_path)
+    assert folder.is_relative_to(node)
+    assert not list(folder.rglob("*"))
+    compile_something(folder)
+    compile_something(folder, "gpu_p2p_access_cache_for_0,1.json")  # true of this node only
+    compiled.keep()
+    compile_something(folder, "b/late.so")
+    compiled.keep()
+    another_node(tmp_path, monkeypatch)
+    _, there = start(tmp_path)
+    assert there.is_relative_to(tmp_path / "other")
+    assert sorted(path.name for path in there.rglob("*") if path.is_file()) == ["late.so", "model.so"]
+    assert (there / "a/model.so").read_text() == "code"
+
+
+def test_nothing_new_is_not_packed_again(tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, folder = start(tmp_path)
+    compile_something(folder)
+    compiled.keep()
+    before = archives(tmp_path)[0].stat().st_ino
+    compiled.keep()
+    another_node(tmp_path, monkeypatch)
+    start(tmp_path)[0].keep()
+    assert [path.stat().st_ino for path in archives(tmp_path)] == [before]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": "/models/other"}, {"plan": None}], ids=["another model", "other engine arguments"]
+)
+def test_what_compiled_code_depends_on_tells_archives_apart(
+    tmp_path: Path, node: Path, changes: dict[str, Any]
+) -> None:
+    _, one = start(tmp_path)
+    if "plan" in changes:
+        changes = {"plan": msgspec.structs.replace(record(tmp_path).plan, engine={"max_num_seqs": 8})}
+    assert one != start(tmp_path, **changes)[1]
+    assert one != start(tmp_path, rank=1)[1]
+    assert one == start(tmp_path)[1]
+
+
+def test_an_archive_that_is_not_whole_is_made_again(tmp_path: Path, node: Path) -> None:
+    compiled, folder = start(tmp_path)
+    compile_something(folder, text="x" * 20_000)
+    compiled.keep()
+    (archive,) = archives(tmp_path)
+    archive.write_bytes(archive.read_bytes()[:4000])
+    folder.parent.rename(folder.parent.with_name("gone"))
+    compiled, folder = start(tmp_path)
+    assert not list(folder.rglob("*"))
+    compile_something(folder)
+    compiled.keep()
+    with tarfile.open(archives(tmp_path)[0]) as tar:
+        assert [Path(name).name for name in tar.getnames()] == ["model.so"]
+
+
+def test_only_the_first_replica_packs(tmp_path: Path, node: Path) -> None:
+    compiled = CompiledCode(record(tmp_path), Layout(1, 2, 2, 1, 1, 2).place(1), 0)
+    compiled.restore()
+    compile_something(Path(os.environ["VLLM_CACHE_ROOT"]))
+    compiled.keep()
+    assert not archives(tmp_path)
+
+
+def test_who_has_chosen_a_place_keeps_it(tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "/scratch/mine")
+    compiled = CompiledCode(record(tmp_path), ONE.place(0), 0)
+    compiled.restore()
+    compiled.keep()
+    assert os.environ["VLLM_CACHE_ROOT"] == "/scratch/mine"
+    assert "TRITON_CACHE_DIR" not in os.environ
+    assert not archives(tmp_path)
+    assert not list(node.iterdir())
+
+
+def test_code_is_not_run_from_a_folder_that_others_can_write_to(
+    tmp_path: Path, node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (node / f"vllm-hpc-{os.getuid()}").mkdir()
+    (node / f"vllm-hpc-{os.getuid()}").chmod(0o777)
+    compiled, folder = start(tmp_path)
+    compiled.keep()
+    assert str(folder) == "none"
+    assert "compiled code is not kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_neither_is_a_file_or_a_link_in_its_place(
+    tmp_path: Path, node: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = node / f"vllm-hpc-{os.getuid()}"
+    place.touch() if what == "file" else place.symlink_to(tmp_path)
+    assert str(start(tmp_path)[1]) == "none"
+    assert "compiled code is not kept" in capsys.readouterr().out
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing(
+    tmp_path: Path, node: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").touch()
+    compiled, folder = start(tmp_path)
+    compile_something(folder)
+    compiled.keep()
+    assert "compiled code is not kept" in capsys.readouterr().out

