@@ -87,9 +87,7 @@ def main() -> int:
             if any(_is_same(case, line.case) for line in read(given.results)):
                 continue
             left = deadline - time.monotonic()
-            if left <= 0 or (
-                given.only and given.only not in (*case.ways, f"tp{case.tp}", f"pp{case.pp}", f"dp{case.dp}")
-            ):
+            if left <= 0 or (given.only and given.only not in _names(case)):
                 continue
             print(f"{shape}: {', '.join(case.ways)}: TP {case.tp} x PP {case.pp} x DP {case.dp}", flush=True)
             if reason := misfit(case, make(shape, given.work / shape)):
@@ -100,6 +98,12 @@ def main() -> int:
     print(table(read(given.results)))
     print(choices(read(given.results)))
     return 0
+
+
+def _names(case: Case) -> list[str]:
+    """What --only may call it."""
+    sizes = [f"tp{case.tp}", f"pp{case.pp}", f"dp{case.dp}"]
+    return [*case.ways, *sizes, *(f"{case.ways[0]}:{size}" for size in sizes)]
 
 
 def _is_same(case: Case, done: Case) -> bool:
@@ -142,7 +146,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=2048, help="of 256 tokens, 128 out")
     parser.add_argument("--sigma", type=float, default=0.0, help="of log-normal output lengths; 1.0: heavy-tailed")
     parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--only", help="a way (attempt, mp, submit ...) or layout (tp2, dp2 ...)")
+    parser.add_argument("--only", help="a way (attempt, mp, submit ...), layout (tp2, dp2 ...), or both (mp:pp2)")
     parser.add_argument("--seconds", type=float, default=1500, help="no case begins, or goes on, after these")
     parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"))
     parser.add_argument("--results", type=Path, default=Path("gpu-results.jsonl"))
