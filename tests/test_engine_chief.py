@@ -23,7 +23,7 @@ class Claims:
     def __init__(self) -> None:
         self.chunks = [7, 8]
 
-    def take(self) -> int | None:
+    def take(self, any_part: bool = True) -> int | None:
         return self.chunks.pop(0) if self.chunks else None
 
 

@@ -50,20 +50,39 @@ def test_a_replica_finds_many_chunks_also_of_a_small_input() -> None:
     assert Chunks.of(10_000_000, 2, is_array=True).count == 64
 
 
+@given(total=st.integers(0, 100_000), replicas=st.integers(1, 300))
+def test_every_chunk_is_in_one_part_and_parts_are_alike(total: int, replicas: int) -> None:
+    chunks = Chunks.of(total, replicas, is_array=False)
+    parts = [chunks.part(replica, replicas) for replica in range(replicas)]
+    assert [chunk for part in parts for chunk in part] == list(range(chunks.count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
 def test_the_counter_of_a_real_store_gives_each_chunk_once() -> None:
     dist = pytest.importorskip("torch.distributed")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     chunks = Chunks(total=400, size=2)
 
-    def drain(_: int) -> list[int]:
+    def drain(number: int) -> list[int]:
         client = dist.TCPStore("127.0.0.1", store.port, is_master=False)
-        claims = StoreClaims(client, chunks, Known(400, done=range(100, 121)))
+        claims = StoreClaims(client, chunks, Known(400, done=range(100, 121)), number % 3, 3)
         return list(iter(claims.take, None))
 
     with ThreadPoolExecutor(8) as pool:
         taken = [chunk for part in pool.map(drain, range(8)) for chunk in part]
     # 100..119 are chunks 50..59; of chunk 60, row 120 is done and row 121 is not.
     assert sorted(taken) == [*range(50), *range(60, 200)]
+
+
+def test_another_replicas_part_is_for_who_has_nothing_left_to_run() -> None:
+    dist = pytest.importorskip("torch.distributed")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    one, other, third = (StoreClaims(store, Chunks(12, 1), Known(12), number, 3) for number in range(3))
+    assert [one.take(any_part=False) for _ in range(5)] == [0, 1, 2, 3, None]
+    assert [other.take(any_part=False), third.take()] == [4, 8]
+    assert [other.take(), third.take()] == [5, 9]
+    assert [other.take(), one.take(), one.take()] == [6, 10, 7]  # the fullest, and of two that are alike the first
+    assert [other.take(any_part=False), other.take(), third.take(), one.take()] == [None, 11, None, None]
 
 
 @pytest.fixture
@@ -79,7 +98,7 @@ def task(folder: JobFolder, number: int, attempt: int, known: Known | Prior | No
     """A task's claims; it lives: it has a heartbeat."""
     folder.heartbeat(number).touch()
     mine = Lease(attempt, number, number)
-    return LeaseClaims(folder, CHUNKS, mine, number * 32, known or Known(128))
+    return LeaseClaims(folder, CHUNKS, mine, 2, known or Known(128))
 
 
 def take_all(claims: LeaseClaims) -> list[int]:
@@ -100,6 +119,12 @@ def test_tasks_begin_at_different_places_and_share_out_all(folder: JobFolder) ->
     assert rest == [*range(2, 32), *range(34, 64)]
     assert second.take() is None
     assert not list(folder.claims.glob(".*"))
+
+
+def test_a_task_reads_ahead_in_its_own_part_only(folder: JobFolder) -> None:
+    first, second = task(folder, 0, 1), task(folder, 1, 2)
+    assert list(iter(lambda: second.take(any_part=False), None)) == list(range(32, 64))
+    assert [second.take(), first.take()] == [0, 1]
 
 
 TAKER = """
@@ -182,7 +207,7 @@ def test_an_earlier_attempt_of_the_same_task_is_dead(folder: JobFolder) -> None:
 def test_two_heirs_do_not_both_take_over(folder: JobFolder) -> None:
     task(folder, 0, 1).take()
     dies(folder, 0)
-    one, other = (LeaseClaims(folder, CHUNKS, Lease(n, n, n), 0, Known(128)) for n in (1, 2))
+    one, other = (LeaseClaims(folder, CHUNKS, Lease(n, n, n), 3, Known(128)) for n in (1, 2))
     for number in (1, 2):
         folder.heartbeat(number).touch()
     assert sorted(take_all(one) + take_all(other)) == list(range(64))

@@ -77,11 +77,11 @@ class Counter:
     """The store of one process."""
 
     def __init__(self) -> None:
-        self.count, self.keys = 0, dict[str, bytes]()
+        self.counts, self.keys = dict[str, int](), dict[str, bytes]()
 
     def add(self, key: str, more: int) -> int:
-        self.count += more
-        return self.count
+        self.counts[key] = self.counts.get(key, 0) + more
+        return self.counts[key]
 
     def set(self, key: str, value: str) -> None:
         self.keys[key] = value.encode()
@@ -101,6 +101,7 @@ class Rank:
         share: int | None = None,
         trials: Any = (),
         engine: Any = None,
+        replicas: int = 1,
     ) -> None:
         from vllm_hpc.engine.chief import Chief
         from vllm_hpc.engine.feed import Feed
@@ -122,7 +123,9 @@ class Rank:
             prior.rows[:] = done
             done = prior.rows
             self.writer = ShardWriter(folder, 0, 1, prior.tally(0), self.meter.run, 5.0)
-            chief = Chief(folder, 0, 1, 40.0, StoreClaims(Counter(), chunks, prior), self.writer, Counter())
+            chief = Chief(
+                folder, 0, 1, 40.0, StoreClaims(Counter(), chunks, prior, 0, replicas), self.writer, Counter()
+            )
             chief._looked = float("-inf")
         self.chief = chief
         self.loop = Loop(
@@ -266,6 +269,29 @@ def test_rows_of_several_outputs_count_as_often(tmp_path: Path) -> None:
     rank.engine.before = lambda engine: seen.append(rank.loop._sequences)
     rank.run()
     assert (max(seen), seen[0], rank.loop._sequences) == (8, 8, 0)
+
+
+def test_of_another_replicas_rows_only_what_there_are_slots_for(tmp_path: Path) -> None:
+    """The other one never comes: all are run, its part chunk by chunk, and the engine stays full."""
+    folder = make_job(tmp_path)
+    rank = alone(folder, replicas=2)
+    assert rank.chief is not None
+    take, taken = rank.chief._claims.take, list[tuple[int | None, bool]]()
+
+    def watched(any_part: bool) -> int | None:
+        has_slots = rank.loop._held < MOST
+        taken.append((take(any_part), has_slots))
+        assert any_part is has_slots
+        return taken[-1][0]
+
+    rank.chief._claims.take = watched  # type: ignore[method-assign, assignment]
+    rank.run()
+    assert sorted(rows_out(folder)) == list(range(60))
+    full = [number for number, held in enumerate(rank.engine.held) if held >= MOST]
+    assert full == list(range(len(full)))
+    ahead = [chunk for chunk, has_slots in taken if chunk is not None and not has_slots]
+    assert ahead
+    assert max(ahead) < 10  # of 20 chunks, those of its own part
 
 
 def test_many_rows_at_once_are_admitted_between_several_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,7 @@ def main() -> None:
                     print(f"{way}: {type(error).__name__}: {str(error)[:200]}", flush=True)
                     break
                 seconds.setdefault((way, cache), []).append(took)
+                print(f"{way}, {cache}: {took:.1f} s", flush=True)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e9
     print(f"| way | files | GB | median s (least - most) | GB/s |\n{'| --- ' * 5}|")
     for (way, cache), found in seconds.items():

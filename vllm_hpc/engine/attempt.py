@@ -115,10 +115,10 @@ class Attempt:
 
     def _appoint(self, prior: Prior, writer: ShardWriter, store: Any, report: RankReport) -> Chief:
         layout, replica = self._record.plan.layout, self._place.replica
-        claims: Claims = StoreClaims(store, self._chunks, prior)
+        claims: Claims = StoreClaims(store, self._chunks, prior, replica, layout.dp)
         if layout.is_array:
             mine = Lease(self._attempt, replica, report.rank)
-            claims = LeaseClaims(self._job, self._chunks, mine, replica * self._chunks.count // layout.dp, prior)
+            claims = LeaseClaims(self._job, self._chunks, mine, layout.dp, prior)
         return Chief(self._job, replica, self._attempt, self._record.request.lead_s, claims, writer, store)
 
     def _condemn(self, index: int) -> dict[str, Any]:

@@ -34,12 +34,15 @@ class Chief:
         self._claimed = os.open(job.claimed(replica, attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._order, self._stop_at, self._looked = Order.GO, float("inf"), 0.0
 
-    def decide(self, wants_chunk: bool) -> Decision:
-        """What all ranks do from here on. Raises OSError where rows can no longer be written."""
+    def decide(self, wants_chunk: bool, any_part: bool = True) -> Decision:
+        """What all ranks do from here on. Raises OSError where rows can no longer be written.
+
+        ``any_part``: whether a chunk may be one of another replica's.
+        """
         self._writer.check()
         self._look()
         if self._order is Order.GO and wants_chunk:
-            chunk = self._claims.take()
+            chunk = self._claims.take(any_part)
             if chunk is not None:
                 self._note(Claimed(chunk=chunk))
                 return Decision(self._order, chunk)

@@ -1,8 +1,9 @@
-"""Who runs which rows: the input is cut into chunks, and every replica takes the next one that is free.
+"""Who runs which rows: the input is cut into chunks, of which every replica has a part of its own to begin with.
 
-Inside one torchrun world a counter in its store is enough. The tasks of a job array share no store, start when the
-scheduler lets them, and may die alone: they take leases, which are files in the job folder. Only the first rank of a
-replica claims; the others are told.
+Of another's part it takes only what it has slots for at once, and only when its own is used up: where all rows are of
+one length, a few rows more than the other has are a whole wave more. Inside one torchrun world counters in its store
+are enough. The tasks of a job array share no store, start when the scheduler lets them, and may die alone: they take
+leases, which are files in the job folder. Only the first rank of a replica claims; the others are told.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import msgspec
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.records import read_json, temporary_name
 
-# Chunks a replica should find, so that replicas end together, and the most rows of one: it is read ahead of its turn.
-_CHUNKS_A_REPLICA = 32
+# Chunks a replica should find, so that replicas end together (a lease is a file: an array's are fewer and larger), and
+# the most rows of one: it is read ahead of its turn.
+_CHUNKS_A_REPLICA, _LEASES_A_REPLICA = 128, 32
 _LARGEST_CHUNK = 1024
 # An owner whose heartbeat (one every 5 s) has not moved for that long, on the file system's own clock, is dead. NFS may
 # show an old one for a minute. A wrong guess costs time, not rows: of a row in two shards one counts.
@@ -35,9 +37,9 @@ class Chunks(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, total: int, replicas: int, is_array: bool) -> Chunks:
-        """Chunks for that many rows and replicas. A lease is a file: an array's chunks are fewer and larger."""
+        """Chunks for that many rows and replicas."""
         if is_array:
-            return cls(total, max(1, -(-total // (replicas * _CHUNKS_A_REPLICA))))
+            return cls(total, max(1, -(-total // (replicas * _LEASES_A_REPLICA))))
         return cls(total, max(1, min(_LARGEST_CHUNK, total // (replicas * _CHUNKS_A_REPLICA))))
 
     @property
@@ -48,6 +50,10 @@ class Chunks(msgspec.Struct, frozen=True):
     def rows(self, chunk: int) -> range:
         """The rows of a chunk."""
         return range(chunk * self.size, min(self.total, (chunk + 1) * self.size))
+
+    def part(self, replica: int, replicas: int) -> range:
+        """The chunks that a replica takes first."""
+        return range(replica * self.count // replicas, (replica + 1) * self.count // replicas)
 
 
 class Known(Protocol):
@@ -62,22 +68,41 @@ class Known(Protocol):
 class Claims(Protocol):
     """Gives out chunks."""
 
-    def take(self) -> int | None:
-        """A chunk that is now ours, None where none is free."""
+    def take(self, any_part: bool = True) -> int | None:
+        """A chunk that is now ours, of our part or, where that is used up, of any; None where none is free."""
 
 
 class StoreClaims:
-    """A counter in the store of this torchrun world: it lives and dies with the attempt."""
+    """Counters in the store of this torchrun world, one for each part: they live and die with the attempt."""
 
-    def __init__(self, store: Any, chunks: Chunks, known: Known) -> None:
-        self._store, self._chunks, self._known = store, chunks, known
+    def __init__(self, store: Any, chunks: Chunks, known: Known, replica: int, replicas: int) -> None:
+        self._store, self._chunks, self._known, self._mine = store, chunks, known, replica
+        self._parts = {one: chunks.part(one, replicas) for one in range(replicas)}
 
-    def take(self) -> int | None:
-        """The next chunk, in the input's order, that has a row left to run."""
-        while (chunk := int(self._store.add(_COUNTER, 1)) - 1) < self._chunks.count:
-            if not _is_done(self._chunks.rows(chunk), self._known):
+    def take(self, any_part: bool = True) -> int | None:
+        """The next chunk of our part, in the input's order, that has a row left to run; then of the fullest other."""
+        if (chunk := self._next(self._mine)) is not None or not any_part:
+            return chunk
+        while (fullest := self._fullest()) is not None:
+            if (chunk := self._next(fullest)) is not None:
                 return chunk
         return None
+
+    def _next(self, part: int) -> int | None:
+        chunks = self._parts.get(part, range(0))
+        while chunks and (number := int(self._store.add(f"{_COUNTER}/{part}", 1)) - 1) < len(chunks):
+            if not _is_done(self._chunks.rows(chunks[number]), self._known):
+                return chunks[number]
+        self._parts.pop(part, None)
+        return None
+
+    def _fullest(self) -> int | None:
+        """The part that has the most chunks left."""
+        left = {
+            part: len(chunks) - int(self._store.add(f"{_COUNTER}/{part}", 0)) for part, chunks in self._parts.items()
+        }
+        fullest = max(left, key=left.__getitem__, default=None)
+        return fullest if fullest is not None and left[fullest] > 0 else None
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -91,18 +116,19 @@ class Lease(msgspec.Struct, frozen=True):
 class LeaseClaims:
     """Leases of an array's tasks. What a dead owner has not finished is taken over, under the next number."""
 
-    def __init__(self, job: JobFolder, chunks: Chunks, mine: Lease, first: int, known: Known) -> None:
+    def __init__(self, job: JobFolder, chunks: Chunks, mine: Lease, replicas: int, known: Known) -> None:
         self._job, self._chunks, self._mine, self._known = job, chunks, mine, known
         # Tasks that start together begin at different places, and so seldom reach for the same lease.
-        self._order = [(first + number) % chunks.count for number in range(chunks.count)]
+        self._part = chunks.part(mine.replica, replicas)
+        self._order = [(self._part.start + number) % chunks.count for number in range(chunks.count)]
         self._dead: set[Lease] = set()
         job.claims.mkdir(exist_ok=True)
 
-    def take(self) -> int | None:
+    def take(self, any_part: bool = True) -> int | None:
         """A chunk that nobody has, or whose owner is dead."""
         owners = self._owners()
         for wanted in (False, True):  # first what is free, then what was left behind
-            for chunk in self._order:
+            for chunk in self._order if any_part else self._part:
                 number = owners.get(chunk, 0)
                 if bool(number) is wanted and self._try(chunk, number):
                     return chunk
