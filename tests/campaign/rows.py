@@ -11,8 +11,10 @@ from pathlib import Path
 
 from vllm_hpc.rows import Row
 
-IN_FLIGHT = 8
-ENGINE = {"dtype": "float32", "max_num_seqs": IN_FLIGHT}
+MOST = 8
+# Those that the engine runs, and an eighth more that wait in it so that no step begins with none (engine/loop.py).
+IN_FLIGHT = MOST + MOST // 8
+ENGINE = {"dtype": "float32", "max_num_seqs": MOST}
 SAMPLING = {"temperature": 0.0, "max_tokens": 200, "sampling": {"ignore_eos": True}}
 # A row is left out if anywhere in its text the two likeliest tokens are that close (in log probability): there float32
 # gives one or the other, as the sums of a layout's ranks happen to be rounded.
