@@ -39,12 +39,12 @@ def record(tmp_path: Path, **changes: Any) -> JobRecord:
 
 
 def start(tmp_path: Path, rank: int = 0, **changes: Any) -> tuple[CompiledCode, Path]:
-    """A rank's start, and the folder that vLLM is pointed to."""
+    """A rank's start, and the folder that vLLM is pointed to (/none: to no other than without us)."""
     for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"):
         os.environ.pop(name, None)
     compiled = CompiledCode(record(tmp_path, **changes), ONE.place(rank), rank)
     compiled.restore()
-    return compiled, Path(os.environ.get("VLLM_CACHE_ROOT", "none"))
+    return compiled, Path(os.environ.get("VLLM_CACHE_ROOT", "/none"))
 
 
 def archives(tmp_path: Path) -> list[Path]:
@@ -145,7 +145,7 @@ def test_code_is_not_run_from_a_folder_that_others_can_write_to(
     (node / f"vllm-hpc-{os.getuid()}").chmod(0o777)
     compiled, folder = start(tmp_path)
     compiled.keep()
-    assert str(folder) == "none"
+    assert str(folder) == "/none"
     assert "compiled code is not kept" in capsys.readouterr().out
 
 
@@ -155,7 +155,7 @@ def test_neither_is_a_file_or_a_link_in_its_place(
 ) -> None:
     place = node / f"vllm-hpc-{os.getuid()}"
     place.touch() if what == "file" else place.symlink_to(tmp_path)
-    assert str(start(tmp_path)[1]) == "none"
+    assert str(start(tmp_path)[1]) == "/none"
     assert "compiled code is not kept" in capsys.readouterr().out
 
 

@@ -121,7 +121,7 @@ def _unpack(archive: Path, folder: Path) -> bool:
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     is_whole = False
     try:
-        with suppress(FileNotFoundError, tarfile.TarError), tarfile.open(archive) as tar:
+        with suppress(OSError, tarfile.TarError), tarfile.open(archive) as tar:
             tar.extractall(fresh, filter="data")
             is_whole = True
         if not is_whole:
