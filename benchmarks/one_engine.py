@@ -22,7 +22,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.crafted import make_job
-from vllm_hpc.engine import devices
+from vllm_hpc.engine import devices, native
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
 from vllm_hpc.plan import Plan
@@ -72,6 +72,9 @@ class OneEngine:
     ) -> None:
         prepare_environment()
         self._rank, self._world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self._plan, self._model, self._sampling = Plan(layout=layout, engine=engine), str(model), sampling
+        if self._plan.is_native:
+            native.prepare_environment()
         devices.show_only_own(layout, self._rank, int(os.environ["LOCAL_RANK"]))
         began = time.perf_counter()
         from vllm import LLM, LLMEngine, SamplingParams
@@ -81,10 +84,12 @@ class OneEngine:
 
         imported = time.perf_counter()
         self._work, self._runs, self._barriers = work, 0, 0
-        self._plan, self._model, self._sampling = Plan(layout=layout, engine=engine), str(model), sampling
         self._store = replicas.meet(self._rank, self._world)
         self._place, self._dp = layout.place(self._rank), layout.dp
-        self._replica = replicas.join(layout, self._place, self._store, f"benchmark-{os.environ['MASTER_PORT']}")
+        if self._plan.is_native:  # this process runs the loop, vLLM starts the workers
+            self._replica = native.lead(native.Seat(self._place, 0, 1, True))
+        else:
+            self._replica = replicas.join(layout, self._place, self._store, f"benchmark-{os.environ['MASTER_PORT']}")
         parts: dict[str, float] = {}
         self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job(), parts)
         self._replica.after_engine_start()

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("shards", "inputs"),
     ("intake", "lines"),
     ("memory", "parallel", "survey", "schedulers"),
-    ("hardware", "history", "render", "supervisor", "requeue", "handover", "chain"),
+    ("hardware", "history", "launchers", "render", "supervisor", "requeue", "handover", "chain"),
     ("settings",),
     ("choose",),
     ("cost",),

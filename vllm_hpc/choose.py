@@ -40,6 +40,7 @@ class Needs(msgspec.Struct, frozen=True):
     settings: Settings
     rows: int | None = None
     one_node: bool = False  # the local scheduler's: no other node can be had
+    overlaps_stages: bool = False  # of PP: --launcher native
 
     def rule(self, tp: int, pp: int) -> str | None:
         """What the model says of such a cut."""

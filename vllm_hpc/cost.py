@@ -60,7 +60,8 @@ def roofline_seconds(needs: Needs, layout: Layout, fit: Fit, survey: Survey, gpu
     memory = (fit.weights + rows * context) / bandwidth
     compute = 2 * active_parameters(shape) * rows / flops
     # Of PP stages one works at a time: vLLM does not overlap them under external_launcher.
-    return layout.pp * (prefill + survey.output_tokens / rows * max(memory, compute))
+    in_turns = 1 if needs.overlaps_stages else layout.pp
+    return in_turns * (prefill + survey.output_tokens / rows * max(memory, compute))
 
 
 def _hours(seconds: float) -> float:

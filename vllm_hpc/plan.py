@@ -76,6 +76,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelFacts | None = None
     cost: Cost | None = None
 
+    @property
+    def is_native(self) -> bool:
+        """Whether vLLM starts workers of its own (--launcher native), not torchrun a rank for each GPU."""
+        return self.engine.get("distributed_executor_backend") == "mp"
+
     def to_json(self) -> dict[str, Any]:
         """The object that ``plan --json`` prints."""
         return {

@@ -6,6 +6,7 @@ import os
 
 import msgspec
 
+from vllm_hpc import launchers
 from vllm_hpc.checks import as_path
 from vllm_hpc.choose import Choice, Needs, choose, lack, smallest_that_fits
 from vllm_hpc.cost import estimate
@@ -67,9 +68,11 @@ def make_plan(
         needs = Needs(
             with_whole_experts(known.shape) if request.engine.get("enable_expert_parallel") else known.shape,
             known.weights, None if obstacle else device, settings, rows.rows if rows else None, scheduler == "local",
+            launchers.is_native(request, profile),
         )  # fmt: skip
         capacity = profile.gpus_per_node or (device.per_node if device else None)
         plan = _plan_known(request, model.path, capacity, needs, rows)
+    plan = launchers.natively(plan) if launchers.is_native(request, profile) else launchers.hint(plan)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
     else:
@@ -222,7 +225,7 @@ def _check_local(request: Request, layout: Layout, why: str) -> None:
     cluster = "use --scheduler slurm or pbs"
     if layout.nodes > 1:
         raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or {cluster[4:]}")
-    if request.array or request.launcher not in (None, "torchrun"):
+    if request.array or request.launcher not in (None, "torchrun", launchers.NATIVE):
         option = "--array" if request.array else f"--launcher {request.launcher}"
         raise RequestError(f"{option} needs a cluster, and {local}: leave it out, or {cluster}")
 
@@ -231,11 +234,5 @@ def _check_cluster(request: Request, profile: Profile, layout: Layout, scheduler
     """What only the scheduler can judge, once it is known. Raises RequestError."""
     chosen = get_scheduler(scheduler)
     check_owned(request.directive, scheduler)
-    launcher = request.launcher or profile.launcher
-    if launcher is not None and launcher not in chosen.launchers:
-        known = ", ".join(chosen.launchers)
-        raise RequestError(
-            f"--launcher {launcher} does not go with the scheduler, {scheduler} ({why}): use one of {known}, "
-            "or leave it out"
-        )
+    launchers.check(request, profile, chosen, why)
     chosen.check_request(request, profile, layout)

@@ -23,7 +23,7 @@ from vllm_hpc.wording import explain_mismatch
 # vLLM's longest contexts are some million tokens.
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
-LauncherName = Literal["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi"]
+LauncherName = Literal["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi", "native"]
 SchedulerName = Literal["auto", "slurm", "pbs", "local"]
 
 JOB_DEFINITION = "job.toml"
@@ -36,7 +36,7 @@ PLANNED_ENGINE_ARGUMENTS = {
     "tensor_parallel_size": "--tp",
     "pipeline_parallel_size": "--pp",
     "data_parallel_size": "--dp",
-    "distributed_executor_backend": "nothing: it is always external_launcher",
+    "distributed_executor_backend": "--launcher native for mp; else it is external_launcher",
     "seed": "--seed",
 }
 

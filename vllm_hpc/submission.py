@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import submitit
 
-from vllm_hpc import __version__
+from vllm_hpc import __version__, launchers
 from vllm_hpc.adapters import Adapter, find_adapters
 from vllm_hpc.checks import as_path, check_name, check_path, parse_walltime
 from vllm_hpc.errors import RequestError, SubmitError
@@ -112,7 +112,7 @@ def _render(request: Request, definition: str | None) -> Prepared:
     if folder.path.exists():
         raise RequestError(_taken(folder))
     scheduler.check_folder(folder)
-    launcher = request.launcher or profile.launcher or scheduler.launchers[0]
+    launcher = launchers.starter(request, profile, scheduler)
     context = _context(request, plan, profile, folder, launcher)
     return Prepared(
         request=request,

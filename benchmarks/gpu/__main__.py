@@ -3,10 +3,11 @@
     python -m benchmarks.gpu --gpus 4 --shapes llama-8b,llama-1b --work /tmp/gpu --results results.jsonl
 
 For each shape: vllm-hpc's attempt and LLM.generate in turns on one engine for TP = all GPUs, and for as many replicas
-as there are GPUs; vLLM's own mp backend with the same engine settings, TP and PP; the seed's recipe (TP x PP=2 under
-external_launcher); `vllm-hpc submit` with no layout given; then the attempt with every other layout that fits, to hold
-the planner's choice against. Results accumulate in the file: what is there is not
-run again, so a run that was cut off (--seconds) goes on. Speeds are only comparable between lines of one machine.
+as there are GPUs; vLLM's own mp backend with the same engine settings, TP and PP, and vllm-hpc's attempt over it
+(--launcher native); the seed's recipe (TP x PP=2 under external_launcher); `vllm-hpc submit` with no layout given; then
+the attempt with every other layout that fits, to hold the planner's choice against. Results accumulate in the file:
+what is there is not run again, so a run that was cut off (--seconds) goes on. Speeds are only comparable between lines
+of one machine.
 """
 
 from __future__ import annotations
@@ -37,9 +38,13 @@ def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float) -> list
     both = ("attempt", "generate")
     engine = ENGINE | (NO_MULTICAST if gpus > 1 else {})
     found = [Case(shape=shape, ways=both, tp=gpus, engine=engine, prompts=prompts, times=times, sigma=sigma)]
+    if not sigma:
+        found += [
+            Case(shape=shape, ways=(way,), tp=gpus, engine=engine, prompts=prompts, times=times)
+            for way in ("mp", "native")
+        ]
     if gpus > 1 and not sigma:
         found += [
-            Case(shape=shape, ways=("mp",), tp=gpus, engine=engine, prompts=prompts, times=times),
             Case(shape=shape, ways=both, dp=gpus, engine=engine, prompts=prompts, times=times),
             Case(shape=shape, ways=("submit",), dp=gpus, engine={"load_format": "dummy"}, prompts=prompts, times=1),
             # The seed's own settings: it names no max_num_seqs.
@@ -48,6 +53,7 @@ def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float) -> list
                 engine={name: value for name, value in engine.items() if name != "max_num_seqs"},
             ),
             Case(shape=shape, ways=("mp",), pp=gpus, engine=engine, prompts=prompts, times=times),
+            Case(shape=shape, ways=("native",), pp=gpus, engine=engine, prompts=prompts, times=times),
         ]  # fmt: skip
         for tp, pp, dp in layouts(gpus):
             if gpus not in (tp, dp):
@@ -122,7 +128,8 @@ def run(case: Case, work: Path, seconds: float) -> list[Line]:
     if "submit" in case.ways:
         return run_submit(case, work / case.shape, out, seconds)
     words = [sys.executable, "-m", "benchmarks.gpu.rank"]
-    if case.gpus > 1 and "mp" not in case.ways:
+    is_one_process = bool({"mp", "native"} & set(case.ways))
+    if case.gpus > 1 and not is_one_process:
         words[1:2] = ["-m", "torch.distributed.run", f"--nproc-per-node={case.gpus}", "-m"]
     with (out / "log").open("wb") as log:
         try:
@@ -133,7 +140,7 @@ def run(case: Case, work: Path, seconds: float) -> list[Line]:
         except subprocess.TimeoutExpired:
             how = "cut off"
     found = [Line.of(case, file.read_bytes()) for file in sorted(out.glob("*.jsonl"))]
-    if not all(line.figures for line in found) or len(found) < (1 if "mp" in case.ways else case.gpus):
+    if not all(line.figures for line in found) or len(found) < (1 if is_one_process else case.gpus):
         print(f"  {how}; {out / 'log'} ends with:\n" + "\n".join((out / "log").read_text().splitlines()[-15:]))
         return []
     return found

@@ -1,7 +1,7 @@
 """What the benchmark runs on each rank: one engine start, then every way several times in turns.
 
     torchrun --nproc-per-node=4 -m benchmarks.gpu.rank CASE.json OUT     ways "attempt" and "generate"
-    python -m benchmarks.gpu.rank CASE.json OUT                          the same with one GPU; or way "mp"
+    python -m benchmarks.gpu.rank CASE.json OUT                          the same with one GPU; or way "mp", "native"
 
 Each rank appends to OUT/<rank>.jsonl. With VLLM_HPC_BENCHMARK_STACKS=1 one more round of each way is sampled into
 OUT/<way>-<rank>.stacks (collapsed stacks, as flame graphs are made of), and counts for nothing.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from benchmarks.gpu.sampler import Sampler, inclusive
 from benchmarks.one_engine import OneEngine, Run, prepare_environment
@@ -103,7 +104,9 @@ def main() -> None:
     if os.environ.get("VLLM_HPC_BENCHMARK_STACKS"):
         for way, run in ways.items():
             _sample(partial(run, rows), out / f"{way}-{rank}.stacks")
-    os._exit(0)  # vLLM's own threads may outlive main()
+    for child in psutil.Process().children(recursive=True):
+        child.kill()  # vLLM's own processes would keep the GPU's memory
+    os._exit(0)  # and its threads may outlive main()
 
 
 def _sample(run: Callable[[], Run], file: Path) -> None:
@@ -124,8 +127,11 @@ def _ranks(case: Case, model: Path, jobs: Path) -> tuple[dict[str, float], dict[
     layout = Layout(
         nodes=1, gpus_per_node=case.gpus, procs_per_node=case.gpus, tp=case.tp, pp=case.pp, dp=case.dp
     )  # fmt: skip
-    bench = OneEngine(jobs, model, layout, case.engine, SAMPLING)
-    every: dict[str, Callable[[list[Row]], Run]] = {"attempt": bench.attempt, "generate": bench.generate}
+    backend = {"distributed_executor_backend": "mp"} if "native" in case.ways else {}
+    bench = OneEngine(jobs, model, layout, {**case.engine, **backend}, SAMPLING)
+    every: dict[str, Callable[[list[Row]], Run]] = {
+        "attempt": bench.attempt, "native": bench.attempt, "generate": bench.generate,
+    }  # fmt: skip
     return bench.start_up, {way: every[way] for way in case.ways}
 
 
@@ -134,13 +140,14 @@ def _one_process(case: Case, model: Path) -> tuple[dict[str, float], dict[str, C
     for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else it wants a NUMA node for each, on the CPU
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     began = time.perf_counter()
     from vllm import LLM, SamplingParams
 
     imported = time.perf_counter()
     llm = LLM(
         model=str(model), tensor_parallel_size=case.tp, pipeline_parallel_size=case.pp, disable_log_stats=True,
-        distributed_executor_backend="mp", **case.engine,
+        distributed_executor_backend="mp" if case.gpus > 1 else None, **case.engine,
     )  # fmt: skip
     start_up = {"import": imported - began, "load": time.perf_counter() - imported}
 

@@ -53,7 +53,7 @@ def table(lines: list[Line]) -> str:
             rows.append(
                 f"| {case.shape} | {way} | {case.tp} x {case.pp} x {case.dp} | {case.prompts} "
                 f"| {statistics.median(rates):,.0f} ({rates[0]:,.0f} - {rates[-1]:,.0f}) "
-                f"| {f'{idle:.1%}' if way == 'attempt' else '-'} | {start_up:.0f} s | {_agree(figures)} |"
+                f"| {f'{idle:.1%}' if way in ('attempt', 'native') else '-'} | {start_up:.0f} s | {_agree(figures)} |"
             )
     return "\n".join(rows)
 

@@ -33,9 +33,13 @@ def nodes_of(job: Job) -> list[str]:
         ({"nodes": 2, "dp": 2}, ["node1", "node2"]),
         ({"nodes": 1, "tp": 2}, ["node1", "node1"]),
         ({"nodes": 2, "tp": 2, "launcher": "srun"}, ["node1", "node2"]),
+        ({"nodes": 2, "pp": 2, "launcher": "native"}, ["node1", "node2"]),
     ],
-    ids=["TP=2 over two nodes", "PP=2 over two nodes", "DP=2, one a node", "TP=2 on one node", "srun, TP=2 over two"],
-)
+    ids=[
+        "TP=2 over two nodes", "PP=2 over two nodes", "DP=2, one a node", "TP=2 on one node", "srun, TP=2 over two",
+        "native, PP=2 over two",
+    ],
+)  # fmt: skip
 def test_layout(tiny: Path, reference: list[str], tmp_path: Path, options: dict[str, Any], nodes: list[str]) -> None:
     job = submit(tiny, tmp_path, **options)
     check_complete(job, reference)

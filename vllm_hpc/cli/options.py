@@ -64,12 +64,15 @@ SCHEDULER_HELP = (
 )
 SEED_ROWS_HELP = "A seed for each row, from --seed and its id: sampled text then depends on no layout or order."
 LORA_HELP = "A LoRA adapter (its folder), for all rows; of several, the one that a row names in its field lora."
-LAUNCHER_HELP = "How ranks start. Slurm: torchrun, one a node, or srun, one task a rank. PBS: pbsdsh or another."
+LAUNCHER_HELP = (
+    "How ranks start. Slurm: torchrun, one a node, or srun, one task a rank. PBS: pbsdsh or another. native, on all: "
+    "vLLM starts its own workers, and overlaps the stages of --pp."
+)
 REQUEUES_HELP = "Attempts after the first: at the walltime's end, and after a rank's death.  [default: 10]"
 LEAD_HELP = "Drain begins so long before the walltime's end, 30 at least.  [default: 120, or a fifth of --time]"
 PROFILE_HELP = "A [profiles.NAME] of ./vllm-hpc.toml or ~/.config/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
 
-LAUNCHERS = ["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi"]
+LAUNCHERS = ["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi", "native"]
 
 REQUEST_OPTIONS = [
     click.argument("model"),

@@ -29,25 +29,32 @@ _SHM = Path("/dev/shm")
 
 
 class Replica:
-    """This rank's replica, initialised. ``device`` is the torch device that the rank computes on."""
+    """This rank's replica, initialised. ``device`` is the torch device that the rank computes on.
 
-    def __init__(self, place: Place, device: str, ident: str) -> None:
-        self.place, self.device, self._ident = place, device, ident
+    ``size`` is how many ranks run its loop, ``ident`` begins the names of the memory that they share on the CPU.
+    """
+
+    def __init__(self, place: Place, device: str, ident: str | None, size: int) -> None:
+        self.place, self.device, self._ident, self._size = place, device, ident, size
 
     def after_engine_start(self) -> None:
         """Unlink the CPU back-end's shared memory once all ranks have mapped it: then no death can leave it behind."""
+        if self._ident is None:
+            return
         dist.barrier(group=_cpu_group())
         for segment in _SHM.glob(f"{self._ident}*"):
             segment.unlink(missing_ok=True)
 
     def lockstep(self) -> Lockstep:
         """How its ranks agree, over the replica's own CPU group."""
-        group = _cpu_group() if dist.get_world_size(_cpu_group()) > 1 else None
+        group = _cpu_group() if self._size > 1 else None
         return Lockstep(self.place.rank, self.place.replica, group)
 
     def check_digests(self, digest: str) -> None:
         """Compare what all ranks of the replica generated. Raises RuntimeError where they differ."""
-        digests: list[Any] = [None] * dist.get_world_size(_cpu_group())
+        if self._size == 1:
+            return
+        digests: list[Any] = [None] * self._size
         dist.all_gather_object(digests, digest, group=_cpu_group())
         if len(set(digests)) > 1:
             raise RuntimeError(f"the ranks of replica {self.place.replica} diverged: digests {digests}")
@@ -108,7 +115,8 @@ def join(layout: Layout, place: Place, store: TCPStore, run: str) -> Replica:
     ident = f"vllm-hpc-{run}-{place.replica}-{platform.node()}"[:128]
     if is_cpu:
         _name_shared_memory(ident)
-    return Replica(place, "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}", ident)
+    device = "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}"
+    return Replica(place, device, ident, layout.replica_size)
 
 
 def describe_device() -> tuple[str, float | None]:

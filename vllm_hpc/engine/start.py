@@ -10,7 +10,9 @@ from typing import Any
 from unittest import mock
 
 from vllm import EngineArgs, LLMEngine
+from vllm.model_executor.models import registry
 from vllm.usage.usage_lib import UsageContext
+from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
 from vllm.v1.worker.worker_base import WorkerWrapperBase
 
@@ -27,25 +29,41 @@ from vllm_hpc.records import JobRecord
 # is compiled; the cache itself and the CUDA graphs.
 _PARTS: tuple[tuple[type, str, str], ...] = (
     (WorkerWrapperBase, "init_device", "device"),
-    (ExecutorWithExternalLauncher, "_init_executor", "weights"),
-    (ExecutorWithExternalLauncher, "determine_available_memory", "profile"),
-    (ExecutorWithExternalLauncher, "initialize_from_config", "capture"),
-)
+    *(
+        (executor, method, name)
+        for executor in (ExecutorWithExternalLauncher, MultiprocExecutor)
+        for method, name in {
+            "_init_executor": "weights", "determine_available_memory": "profile", "initialize_from_config": "capture",
+        }.items()
+    ),
+)  # fmt: skip
 
 
-def make_engine(record: JobRecord, timings: dict[str, float]) -> LLMEngine:
+def make_engine(record: JobRecord, timings: dict[str, float], **workers: Any) -> LLMEngine:
     """Build the vLLM engine of this rank; it loads the model. Raises what vLLM raises.
 
     ``timings`` gets the seconds of its parts: device, weights, profile, of which compile (what torch.compile took, or
-    what it took to read it from the cache), and capture.
+    what it took to read it from the cache), and capture. ``workers``: further engine arguments, of where they run.
     """
-    with _timed(timings):
-        engine = _make(record)
+    with _timed(timings), inspecting_here():
+        # As LLM() does: an engine of its own context starts with 128 sequences and 2048 tokens a step.
+        engine = LLMEngine.from_engine_args(engine_arguments(record, **workers), usage_context=UsageContext.LLM_CLASS)
     if timings.get("weights"):
         timings["weights"] = round(timings["weights"] - timings.get("device", 0.0), 3)
     spare_allocations(engine)
     timings["compile"] = round(engine.vllm_config.compilation_config.compilation_time, 3)
     return engine
+
+
+@contextmanager
+def inspecting_here() -> Iterator[None]:
+    """Let vLLM look at a model's class in this process.
+
+    It would import itself anew in another one, the first time of a model, to keep CUDA out of this one: 10 to 20 s. A
+    rank has CUDA in use by then, and where vLLM starts workers (native) it forks none.
+    """
+    with mock.patch.object(registry, "_run_in_subprocess", lambda look: look(), create=True):
+        yield
 
 
 @contextmanager
@@ -68,7 +86,8 @@ def _timing(method: Callable[..., Any], name: str, timings: dict[str, float]) ->
     return timed
 
 
-def _make(record: JobRecord) -> LLMEngine:
+def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
+    """What vLLM is started with."""
     give_time_to_compile()
     layout = record.plan.layout
     arguments = {
@@ -81,9 +100,9 @@ def _make(record: JobRecord) -> LLMEngine:
         **_device_defaults(layout, record.plan.engine),
         **lora_arguments(record),
         **record.plan.engine,
+        **workers,
     }
-    # As LLM() does: an engine of its own context starts with 128 sequences and 2048 tokens a step.
-    return LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+    return EngineArgs(**arguments)
 
 
 def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:

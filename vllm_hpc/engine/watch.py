@@ -65,6 +65,8 @@ def _watch(report: RankReport, reader: int, launcher: int, stall_s: float, dead_
     try:
         _look_around(report, reader, launcher, stall_s, dead_s)
     finally:  # without this thread nothing would answer TERM: better to end the rank than to leave it deaf
+        with contextlib.suppress(Exception):
+            _kill_children()
         os._exit(128 + signal.SIGTERM)
 
 
@@ -138,6 +140,17 @@ def _leave(report: RankReport, why: str | None, kind: str = "LauncherLost") -> N
         print(f"vllm-hpc: {why or 'told to leave'}", flush=True)
     with contextlib.suppress(OSError):
         report.terminated(RankError(kind, why, "") if why else None)
+
+
+def _kill_children() -> None:
+    """End what this process has started: a worker of vLLM's own that waits for others on its GPU would not go.
+
+    But Python's resource tracker, which removes their shared memory when they are gone, and then goes itself.
+    """
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                child.kill()
 
 
 def _let_it_die(launcher: int) -> None:

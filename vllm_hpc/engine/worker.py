@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.engine import devices, network, watch
+from vllm_hpc.engine import devices, native, network, watch
 from vllm_hpc.engine.claims import DEAD_AFTER_S
 from vllm_hpc.engine.compiled import CompiledCode
 from vllm_hpc.engine.report import RankReport, node_name
@@ -72,15 +72,43 @@ def run(folder: str) -> dict[str, Any]:
         _prepare_environment(record)
         devices.show_only_own(record.plan.layout, standing.rank, standing.local_rank)
         compiled = CompiledCode(record, place, int(os.environ["LOCAL_RANK"]))
-        with report.timed("restore"):
-            compiled.restore()
-        _generate(job, record, standing, place, report, sync_s, compiled)
+        if record.plan.is_native:
+            seat = native.Seat.of(record.plan.layout, place, standing.rank, standing.local_rank)
+            _take_seat(job, record, standing, seat, report, sync_s, compiled)
+        else:
+            _generate(job, record, standing, place, report, sync_s, compiled)
     except BaseException as error:
         with suppress(OSError):  # a disk too full to write down that it is: torchrun tells the error itself
             report.failed(error)
         raise
     outcome: dict[str, Any] = msgspec.to_builtins(report.finished())
     return outcome
+
+
+def _take_seat(
+    job: JobFolder,
+    record: JobRecord,
+    standing: Standing,
+    seat: native.Seat,
+    report: RankReport,
+    sync_s: float,
+    compiled: CompiledCode,
+) -> None:
+    """Do what is this rank's to do where vLLM starts its own workers."""
+    native.prepare_environment()
+    if seat.starts_workers and seat.node == 0:
+        _generate(job, record, standing, seat.place, report, sync_s, compiled, seat)
+        return
+    from vllm_hpc.engine import replicas
+
+    if seat.starts_workers:
+        with report.timed("restore"):
+            compiled.restore()
+    store = replicas.meet(standing.rank, standing.world_size)
+    report.device = "native"  # its GPU is in the hands of the node's first rank
+    if seat.starts_workers:
+        native.serve(record, seat, store)
+    replicas.leave_together(store, standing.rank, standing.world_size)
 
 
 def _generate(
@@ -91,7 +119,10 @@ def _generate(
     report: RankReport,
     sync_s: float,
     compiled: CompiledCode,
+    seat: native.Seat | None = None,
 ) -> None:
+    with report.timed("restore"):
+        compiled.restore()
     with report.timed("import"):
         import torch
         import vllm
@@ -104,17 +135,26 @@ def _generate(
     attempt = Attempt(job, record, place, standing.attempt, standing.task, sync_s)
     with report.timed("load"):
         store = replicas.meet(standing.rank, standing.world_size)
-        replica = replicas.join(layout, place, store, f"{standing.job_id}-{standing.attempt}")
+        where = native.workers(seat, store) if seat else {}
+        replica = native.lead(seat) if seat else replicas.join(layout, place, store, _run_name(standing))
         report.device, report.device_name, report.device_gib = replica.device, *replicas.describe_device()
-        engine = make_engine(record, report.timings)
+        engine = make_engine(record, report.timings, **where)
         replica.after_engine_start()
+        if seat:
+            native.unlink_shared_memory()
         compiled.keep()
     with report.timed("generate"):
         digest = attempt.run(engine, replica.lockstep(), store, report)
         report.digest, report.rows = digest.hexdigest, digest.rows
     replica.check_digests(digest.hexdigest)
     compiled.keep()  # some kernels are compiled when a row first needs them
+    if seat:
+        native.release(seat, store)
     replicas.leave_together(store, standing.rank, standing.world_size)
+
+
+def _run_name(standing: Standing) -> str:
+    return f"{standing.job_id}-{standing.attempt}"
 
 
 def seconds(name: str, default: float) -> float:

@@ -28,7 +28,8 @@ def check_request(request: Request, profile: Profile, layout: Layout) -> None:
             "or leave it out (exclusive = true in a profile gives whole nodes)"
         )
     _check_account(request, profile)
-    _check_launcher_options(request.launcher or profile.launcher, profile.launcher_options)
+    launcher = profile.launcher if request.launcher == "native" else request.launcher or profile.launcher
+    _check_launcher_options(launcher, profile.launcher_options)
     grammar = profile.gpu_request
     if profile.chunk and grammar in ("totals", "nodes"):
         raise RequestError(f"chunk has no place with gpu_request = {grammar!r}: use resources in the profile")

@@ -1,0 +1,73 @@
+"""What starts the ranks, and what --launcher native makes of a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_hpc.errors import RefusedError
+from vllm_hpc.planning import plan_only
+from vllm_hpc.submission import prepare
+
+
+def script(desk: Path, model: Path, scheduler: str, profile: str = "", **options: Any) -> str:
+    (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\n{profile}\n")
+    return prepare(str(model), scheduler=scheduler, profile="p", nodes=2, gpus_per_node=2, tp=4, **options).script
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
+def test_native_ranks_start_as_all_others(desk: Path, model: Path, scheduler: str) -> None:
+    assert script(desk, model, scheduler, launcher="native", name="a") == script(desk, model, scheduler, name="a")
+
+
+def test_what_starts_them_is_still_the_profiles(desk: Path, model: Path) -> None:
+    for scheduler, profile in (("slurm", 'launcher = "srun"'), ("pbs", 'launcher = "mpiexec"')):
+        plain = script(desk, model, scheduler, profile, name="a")
+        assert script(desk, model, scheduler, profile, launcher="native", name="a") == plain
+    with pytest.raises(RefusedError, match="launcher_options -n is not yours"):
+        script(desk, model, "pbs", 'launcher = "mpiexec"\nlauncher_options = ["-n", "9"]', launcher="native")
+
+
+def test_the_plan_says_it(desk: Path, model: Path) -> None:
+    del desk
+    plain = plan_only(str(model), scheduler="local", pp=2)
+    native = plan_only(str(model), scheduler="local", pp=2, launcher="native")
+    assert (plain.is_native, native.is_native) == (False, True)
+    assert native.engine == {**plain.engine, "distributed_executor_backend": "mp"}
+    assert native.layout == plain.layout
+    assert any("--launcher native they overlap" in reason for reason in plain.reasons)
+    assert any("vLLM's mp back-end starts the workers" in reason for reason in native.reasons)
+    assert not any("native" in reason for reason in plan_only(str(model), scheduler="local", tp=2).reasons)
+
+
+def test_a_profile_may_ask_for_it_and_an_option_take_it_back(desk: Path, model: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text('[profiles.p]\nlauncher = "native"\n')
+    options: dict[str, Any] = {"scheduler": "slurm", "profile": "p", "nodes": 2, "pp": 2}
+    assert plan_only(str(model), **options).is_native
+    assert not plan_only(str(model), launcher="srun", **options).is_native
+
+
+@pytest.mark.parametrize(
+    ("layout", "is_even"),
+    [
+        ({"nodes": 3, "gpus_per_node": 2, "tp": 1, "pp": 3}, False),
+        ({"nodes": 2, "gpus_per_node": 3, "tp": 2, "pp": 1}, False),
+        ({"nodes": 2, "gpus_per_node": 4, "tp": 2, "pp": 1}, True),
+        ({"nodes": 4, "gpus_per_node": 2, "tp": 2, "pp": 2}, True),
+    ],
+)
+def test_its_workers_lie_evenly_over_nodes(desk: Path, model: Path, layout: dict[str, int], is_even: bool) -> None:
+    del desk
+    options: dict[str, Any] = {"scheduler": "slurm", "launcher": "native", **layout}
+    if is_even:
+        assert plan_only(str(model), **options).is_native
+    else:
+        with pytest.raises(RefusedError, match="lie over them unevenly: change --tp, --pp or --gpus-per-node"):
+            plan_only(str(model), **options)
+
+
+def test_vllms_back_end_is_not_chosen_by_its_own_name(model: Path) -> None:
+    with pytest.raises(RefusedError, match="--launcher native for mp"):
+        plan_only(str(model), scheduler="local", engine={"distributed_executor_backend": "mp"})
