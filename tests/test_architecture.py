@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("shards", "inputs"),
     ("intake", "lines"),
     ("memory", "parallel", "survey", "schedulers"),
-    ("hardware", "history", "launchers", "render", "supervisor", "requeue", "handover", "chain"),
+    ("hardware", "history", "launchers", "tuned", "render", "supervisor", "requeue", "handover", "chain"),
     ("settings",),
     ("choose",),
     ("cost",),
@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("collect", "resumption"),
     ("job",),
     ("submission",),
+    ("tuning",),
     ("cli",),
     ("__main__",),
 )

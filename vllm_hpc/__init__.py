@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vllm_hpc.submission import Prepared as Prepared
     from vllm_hpc.submission import prepare as prepare
     from vllm_hpc.submission import submit as submit
+    from vllm_hpc.tuning import tune as tune
 
 __version__ = "0.1.0"
 
@@ -35,8 +36,9 @@ _HOMES = {
     "find_job": "vllm_hpc.job",
     "prepare": "vllm_hpc.submission",
     "submit": "vllm_hpc.submission",
+    "tune": "vllm_hpc.tuning",
 }
-__all__ = ["Job", "Prepared", "Request", "VllmHpcError", "find_job", "prepare", "submit"]
+__all__ = ["Job", "Prepared", "Request", "VllmHpcError", "find_job", "prepare", "submit", "tune"]
 
 
 def __dir__() -> list[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import msgspec
 
-from vllm_hpc import launchers
+from vllm_hpc import launchers, tuned
 from vllm_hpc.checks import as_path
 from vllm_hpc.choose import Choice, Needs, choose, lack, smallest_that_fits
 from vllm_hpc.cost import estimate
 from vllm_hpc.directives import check_owned
-from vllm_hpc.errors import LayoutError, RequestError
+from vllm_hpc.errors import LayoutError, RefusedError, RequestError
 from vllm_hpc.gpus import GIB
 from vllm_hpc.hardware import Device, describe, find_device
 from vllm_hpc.history import measured_rate
@@ -44,12 +45,16 @@ def with_default_profile(request: Request) -> Request:
 
 
 def make_plan(
-    request: Request, profile: Profile, whole_input: bool = True, intake: Intake | None = None
+    request: Request,
+    profile: Profile,
+    whole_input: bool = True,
+    intake: Intake | None = None,
+    use_tuned: bool = True,
 ) -> tuple[Plan, str]:
     """The plan of a request with its profile, and the scheduler that it is for. Raises RefusedError.
 
     Every row of the input is checked, and ``intake`` remembers it; with ``whole_input`` false, a large one is only
-    sampled, and none is not read.
+    sampled, and none is not read. ``use_tuned`` false: as if 'vllm-hpc tune' had found nothing.
     """
     model = find_model(request.model)
     check_arguments("engine", request.engine)
@@ -62,16 +67,23 @@ def make_plan(
     if known.shape is None:
         plan = _plan_unknown(request, profile)
     else:
+        shape = known.shape
         obstacle = known.unweighed or not_modelled(request.engine)
         notes.append(obstacle or describe(device, profile))
-        settings = _settings(request, profile, known, known.shape, device, rows)
-        needs = Needs(
-            with_whole_experts(known.shape) if request.engine.get("enable_expert_parallel") else known.shape,
-            known.weights, None if obstacle else device, settings, rows.rows if rows else None, scheduler == "local",
-            launchers.is_native(request, profile),
-        )  # fmt: skip
         capacity = profile.gpus_per_node or (device.per_node if device else None)
-        plan = _plan_known(request, model.path, capacity, needs, rows)
+
+        def plan_for(asked: Request) -> Plan:
+            settings = _settings(asked, profile, known, shape, device, rows)
+            needs = Needs(
+                with_whole_experts(shape) if asked.engine.get("enable_expert_parallel") else shape,
+                known.weights, None if obstacle else device, settings, rows.rows if rows else None,
+                scheduler == "local", launchers.is_native(asked, profile),
+            )  # fmt: skip
+            return _plan_known(asked, model.path, capacity, needs, rows)
+
+        plan = plan_for(request)
+        if use_tuned:
+            plan = _tuned(plan, request, _subject(request, profile, model.path, shape, device, plan), plan_for)
     plan = launchers.natively(plan) if launchers.is_native(request, profile) else launchers.hint(plan)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
@@ -79,6 +91,38 @@ def make_plan(
         _check_cluster(request, profile, plan.layout, scheduler, why)
     notes += [*plan.reasons, *known.notes, *(unused_options(request) if scheduler == "local" else ())]
     return msgspec.structs.replace(plan, reasons=tuple(notes)), scheduler
+
+
+def find_subject(request: Request, profile: Profile, plan: Plan) -> tuned.Subject | None:
+    """What a finding on that plan would be about; None where nothing is known of the model. Raises RefusedError."""
+    model = find_model(request.model)
+    shape = learn(model, dummy_weights=request.engine.get("load_format") == "dummy").shape
+    device = find_device(request, profile, _choose_scheduler(request, profile)[0])
+    return _subject(request, profile, model.path, shape, device, plan) if shape else None
+
+
+def _subject(
+    request: Request, profile: Profile, model: str, shape: Shape, device: Device | None, plan: Plan
+) -> tuned.Subject:
+    name = "unknown" if device is None else device.gpu.name if device.gpu else "cpu"
+    return tuned.Subject(
+        model=model, shape=shape, device=name, nodes=plan.layout.nodes, procs_per_node=plan.layout.procs_per_node,
+        is_native=launchers.is_native(request, profile),
+    )  # fmt: skip
+
+
+def _tuned(plan: Plan, request: Request, subject: tuned.Subject, plan_for: Callable[[Request], Plan]) -> Plan:
+    """The plan with what 'vllm-hpc tune' has found for it, unless that contradicts what was asked, or does not fit."""
+    finding = tuned.find(subject)
+    if finding is None or not finding.goes_with(request):
+        return plan
+    try:
+        found = plan_for(finding.applied_to(request, plan.layout))
+    except RefusedError:
+        return plan
+    if found.fits is False:
+        return plan
+    return msgspec.structs.replace(found, reasons=(*found.reasons, tuned.describe(finding, subject)))
 
 
 def check_fits(plan: Plan) -> None:

@@ -95,10 +95,15 @@ def prepare(model: str, **options: Any) -> Prepared:
     return _render(request, str(definition) if definition else None)
 
 
-def _render(request: Request, definition: str | None) -> Prepared:
+def prepare_untuned(request: Request) -> Prepared:
+    """The same of a request, as if 'vllm-hpc tune' had found nothing. Raises RefusedError."""
+    return _render(request, None, use_tuned=False)
+
+
+def _render(request: Request, definition: str | None, use_tuned: bool = True) -> Prepared:
     profile = load_profile(request.profile)
     intake = Intake(request.input)
-    plan, name = make_plan(request, profile, intake=intake)
+    plan, name = make_plan(request, profile, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(request.lora)
     check_fits(plan)
     scheduler = get_scheduler(name)

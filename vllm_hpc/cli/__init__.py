@@ -18,6 +18,7 @@ COMMANDS = {
     "submit": "submit",
     "plan": "submit",
     "render": "submit",
+    "tune": "tune",
     "status": "jobs",
     "list": "jobs",
     "logs": "jobs",

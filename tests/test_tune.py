@@ -1,0 +1,202 @@
+"""tune: which settings it tries and keeps, what is refused, and that the planner takes what it found."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.real_jobs import ENGINE
+from vllm_hpc.errors import JobFailedError, RefusedError
+from vllm_hpc.planning import find_subject, make_plan, plan_only
+from vllm_hpc.profiles import Profile
+from vllm_hpc.request import make_request
+from vllm_hpc.submission import prepare, prepare_untuned
+from vllm_hpc.tuned import Finding, Setting, Trial
+from vllm_hpc.tuning import SWEEPS, search, tune
+
+START = Setting(tp=1, pp=1, dp=4, engine={"max_num_seqs": 512, "max_num_batched_tokens": 16384})
+TP2 = msgspec.structs.replace(START, tp=2, dp=2)
+Rate = Callable[[Setting], float | None]
+
+
+def sweep(rate: Rate, names: tuple[str, ...] = SWEEPS[:3], rows: int = 10**6) -> tuple[Setting, list[Setting]]:
+    """The best of a sweep, and all that was tried."""
+    tried: list[Setting] = []
+
+    def measure(setting: Setting) -> Trial:
+        tried.append(setting)
+        return Trial(setting=setting, tokens_per_s=rate(setting), why="it broke")
+
+    return search(START, names, measure, lambda start: [TP2], rows), tried
+
+
+def changed(**engine: Any) -> Setting:
+    return msgspec.structs.replace(START, engine={**START.engine, **engine})
+
+
+def test_nothing_is_faster() -> None:
+    best, tried = sweep(lambda setting: 100.0)
+    assert best == START
+    assert tried == [
+        START, TP2, changed(max_num_seqs=256), changed(max_num_seqs=1024),
+        changed(max_num_batched_tokens=8192), changed(max_num_batched_tokens=32768),
+    ]  # fmt: skip
+
+
+def test_what_is_faster_is_kept_and_gone_on_with() -> None:
+    def rate(setting: Setting) -> float:
+        seqs = int(setting.engine["max_num_seqs"])
+        return setting.tp * 100.0 + seqs / 100 - (90 if seqs > 2048 else 0)
+
+    best, tried = sweep(rate)
+    assert best == msgspec.structs.replace(TP2, engine={**TP2.engine, "max_num_seqs": 2048})
+    assert tried[-2:] == [START, best]  # both once more
+    assert {setting.tp for setting in tried[2:-2]} == {2}
+
+
+def test_what_is_faster_by_luck_alone_is_not_kept() -> None:
+    rates = {1: [100.0, 104.0], 2: [105.0, 101.0]}
+    best, tried = sweep(lambda setting: rates[setting.tp].pop(0), ("layout",))
+    assert (best, len(tried)) == (START, 4)
+    assert sweep(lambda setting: 101.9 if setting == TP2 else 100.0, ("layout",))[0] == START
+
+
+def test_a_trial_that_fails_has_lost() -> None:
+    best, _ = sweep(lambda setting: 100.0 if setting == START else None)
+    assert best == START
+    with pytest.raises(JobFailedError, match="planner's own choice failed: it broke"):
+        sweep(lambda setting: None)
+
+
+def test_no_more_sequences_than_rows_and_no_fewer_tokens_than_sequences() -> None:
+    _, tried = sweep(lambda setting: 100.0, ("max_num_seqs",), rows=600)
+    assert tried == [START, changed(max_num_seqs=128)]  # of 150 rows a replica; 256 or 1024 would change nothing
+    tight = changed(max_num_batched_tokens=512)
+    tried = []
+
+    def measure(setting: Setting) -> Trial:
+        tried.append(setting)
+        return Trial(setting=setting, tokens_per_s=1.0)
+
+    search(tight, ("max_num_batched_tokens",), measure, lambda start: [], 10**6)
+    assert tried == [tight, changed(max_num_batched_tokens=1024)]
+
+
+def test_an_fp8_cache_is_tried_only_where_it_is_named() -> None:
+    assert all("kv_cache_dtype" not in setting.engine for setting in sweep(lambda setting: 1.0)[1])
+    best, _ = sweep(lambda setting: len(setting.engine), ("kv_cache_dtype",))
+    assert best == changed(kv_cache_dtype="fp8")
+
+
+@pytest.fixture
+def found(desk: Path, model: Path) -> Path:
+    """The file of a finding for ./model on two ranks of the local scheduler: TP=2."""
+    del desk
+    request = make_request({"model": str(model), "scheduler": "local", "gpus_per_node": 2})
+    plan, _ = make_plan(request, Profile())
+    assert (plan.layout.tp, plan.layout.dp) == (1, 2)
+    subject = find_subject(request, Profile(), plan)
+    assert subject is not None
+    best = Setting(tp=2, pp=1, dp=1, engine={"max_num_seqs": 8})
+    own = Setting(tp=1, pp=1, dp=2)
+    trials = tuple(Trial(setting=one, tokens_per_s=rate) for one, rate in ((own, 100.0), (best, 150.0)))
+    finding = Finding(model=subject.model, device=subject.device, best=best, trials=trials, made_at=time.time())
+    subject.file.parent.mkdir(parents=True)
+    subject.file.write_bytes(msgspec.json.encode(finding))
+    return subject.file
+
+
+def cut(model: Path, **options: Any) -> tuple[int, int, Any]:
+    plan = plan_only(str(model), **{"scheduler": "local", "gpus_per_node": 2, **options})
+    return plan.layout.tp, plan.layout.dp, plan.engine.get("max_num_seqs")
+
+
+def test_the_planner_takes_it(model: Path, found: Path) -> None:
+    assert cut(model) == (2, 1, 8)
+    reasons = plan_only(str(model), scheduler="local", gpus_per_node=2).reasons
+    (reason,) = (reason for reason in reasons if "tuned on" in reason)
+    assert "the fastest of 2 tried, 1.50 times the planner's own choice" in reason
+    assert str(found) in reason
+    prepared = prepare(str(model), scheduler="local", gpus_per_node=2, name="a")
+    assert prepared.plan.layout.tp == 2
+    assert prepare_untuned(prepared.request).plan.layout.tp == 1
+
+
+def test_what_is_asked_comes_first(model: Path, found: Path) -> None:
+    assert found.exists()
+    assert cut(model, engine={"max_num_seqs": 4}) == (2, 1, 4)
+    assert cut(model, tp=2) == (2, 1, 8)
+    assert cut(model, tp=1) == (1, 2, None)
+    assert cut(model, dp=2) == (1, 2, None)
+    assert cut(model, gpus_per_node=4)[2] is None  # another number of ranks was not tuned
+    assert cut(model, launcher="native")[2] is None
+
+
+def test_another_model_at_the_same_place_is_not_tuned(model: Path, found: Path) -> None:
+    assert found.exists()
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] * 2}))
+    assert cut(model) == (1, 2, None)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"best": 7}', b"\xff" * 100])
+def test_a_file_that_is_no_finding_is_none(model: Path, found: Path, content: bytes) -> None:
+    found.write_bytes(content)
+    assert cut(model) == (1, 2, None)
+
+
+def test_a_finding_that_the_model_cannot_take_is_passed_over(model: Path, found: Path) -> None:
+    finding = msgspec.json.decode(found.read_bytes())
+    for best in ({"tp": 7, "pp": 1, "dp": 1}, {"tp": 1, "pp": 1, "dp": 2, "engine": {"max_num_seqs": "x"}}):
+        found.write_bytes(msgspec.json.encode({**finding, "best": best}))
+        assert cut(model) == (1, 2, None)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown sweep": ({"sweep": ("layouts",)}, "--sweep layouts is not known: use layout, max_num_seqs"),
+    "none": ({"sweep": ("",)}, "--sweep  is not known"),
+    "an array": ({"array": True, "dp": 2, "scheduler": "slurm"}, "--array"),
+    "a contradiction": ({"engine": {"max_num_seqs": 4}}, "contradict each other"),
+    "no such model": ({"model": "./nothing"}, "nothing"),
+    "an input that is not there": ({"input": "none.jsonl"}, "none.jsonl"),
+    "a secret": ({"env": {"HF_TOKEN": "hf_x"}}, "HF_TOKEN"),
+    "a template that is not there": ({"template": "none.j2"}, "none.j2"),
+    "what does not fit": ({"gpu": "8G", "engine": {"max_model_len": 2048}, "nodes": 3, "tp": 7}, "7"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_before_anything_is_made(desk: Path, model: Path, case: str) -> None:
+    options, words = REFUSED[case]
+    before = sorted(desk.iterdir())
+    with pytest.raises(RefusedError, match=words):
+        tune(**{"model": str(model), "scheduler": "local", **options})
+    assert sorted(desk.iterdir()) == before
+
+
+def test_its_own_options_are_read_by_the_command(run_cli: Any, model: Path) -> None:
+    for words in (["--rows", "0"], ["--prompt-tokens", "-1"], ["--rows", "many"], ["--sweep", "all"], ["--sweep", ""]):
+        outcome = run_cli("tune", model, "--scheduler", "local", *words)
+        assert outcome.code == 2, words
+        assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.vllm
+def test_a_real_sweep(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    told: list[Trial] = []
+    done = tune(
+        str(tiny), sweep=("max_num_seqs",), rows=16, prompt_tokens=8, tell=told.append, scheduler="local", tp=1,
+        job_dir=str(tmp_path), max_tokens=16, engine={"dtype": ENGINE["dtype"]},
+    )  # fmt: skip
+    assert [trial.setting.engine.get("max_num_seqs") for trial in told[:2]] == [None, 8]
+    assert all((trial.tokens_per_s or 0) > 0 and Path(trial.job, "summary.json").exists() for trial in told)
+    assert done.finding == msgspec.json.decode(done.file.read_bytes(), type=Finding)
+    assert done.finding.trials == tuple(told)
+    assert any("tuned on" in reason for reason in plan_only(str(tiny), scheduler="local", tp=1).reasons)

@@ -1,0 +1,110 @@
+"""What `vllm-hpc tune` has found: the layout and settings that were fastest for a model on some nodes' GPUs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.cache import cache_folder
+from vllm_hpc.layout import Layout
+from vllm_hpc.models.config import Shape
+from vllm_hpc.records import read_json
+from vllm_hpc.request import Request
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """A layout of the same ranks, and arguments of vLLM."""
+
+    tp: int
+    pp: int
+    dp: int
+    engine: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        engine = "".join(f", {name} {value}" for name, value in self.engine.items())
+        return f"TP {self.tp} × PP {self.pp} × DP {self.dp}{engine}"
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting, the output tokens a second that it reached (None: it failed, ``why``), and its job folder.
+
+    ``seconds`` from its first step to its last.
+    """
+
+    setting: Setting
+    tokens_per_s: float | None
+    seconds: float = 0.0
+    job: str = ""
+    why: str = ""
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finding is about: it holds for no other model, GPU, number of nodes or of ranks on each."""
+
+    model: str
+    shape: Shape
+    device: str
+    nodes: int
+    procs_per_node: int
+    is_native: bool
+
+    @property
+    def file(self) -> Path:
+        """Where its finding is kept."""
+        digest = hashlib.blake2b(msgspec.json.encode(self), digest_size=10).hexdigest()
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(self.model).name)[:60]
+        return cache_folder() / "tuned" / f"{name}-{digest}.json"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """The best setting among all that were tried, the first of which is the planner's own choice. Unix seconds."""
+
+    model: str
+    device: str
+    best: Setting
+    trials: tuple[Trial, ...]
+    made_at: float
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as the planner's own choice, each by the mean of its trials."""
+        best, own = self._mean(self.best), self._mean(self.trials[0].setting)
+        return best / own if own else 1.0
+
+    def _mean(self, setting: Setting) -> float:
+        rates = [trial.tokens_per_s for trial in self.trials if trial.setting == setting and trial.tokens_per_s]
+        return sum(rates) / len(rates) if rates else 0.0
+
+    def goes_with(self, request: Request) -> bool:
+        """Whether nothing that was asked contradicts its layout."""
+        asked = {"tp": request.tp, "pp": request.pp, "dp": request.dp}
+        return not request.array and all(value in (None, getattr(self.best, name)) for name, value in asked.items())
+
+    def applied_to(self, request: Request, layout: Layout) -> Request:
+        """The request with its layout, on the nodes of ``layout``, and its arguments where the request names none."""
+        return msgspec.structs.replace(
+            request, nodes=layout.nodes, gpus_per_node=layout.procs_per_node, tp=self.best.tp, pp=self.best.pp,
+            dp=self.best.dp, engine={**self.best.engine, **request.engine},
+        )  # fmt: skip
+
+
+def find(subject: Subject) -> Finding | None:
+    """What was found of it; None where it was not tuned, or the file cannot be read."""
+    try:
+        return read_json(subject.file, Finding)
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def describe(finding: Finding, subject: Subject) -> str:
+    """Why the plan is as it is."""
+    day = time.strftime("%Y-%m-%d", time.localtime(finding.made_at))
+    return (
+        f"tuned on {day}: {finding.best} was the fastest of {len(finding.trials)} tried, {finding.gain:.2f} times the "
+        f"planner's own choice (without {subject.file}, that is taken)"
+    )

@@ -1,0 +1,248 @@
+"""`vllm-hpc tune`: short jobs, one after another, to find the layout and settings that are fastest for a model.
+
+The planner's own choice comes first. Then one thing after another is changed, and kept where it is faster by more than
+two runs of the same setting differ. Each trial is a job like any other, in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.checks import as_path
+from vllm_hpc.errors import JobFailedError, RefusedError, RequestError
+from vllm_hpc.intake import Intake
+from vllm_hpc.models import find_model
+from vllm_hpc.plan import Plan
+from vllm_hpc.planning import check_fits, find_subject, make_plan, with_default_profile
+from vllm_hpc.profiles import Profile, load_profile
+from vllm_hpc.records import write_json
+from vllm_hpc.request import Request, make_request
+from vllm_hpc.submission import prepare_untuned
+from vllm_hpc.tuned import Finding, Setting, Subject, Trial
+
+# What is swept, in this order. An fp8 KV cache changes the answers: only where it is named.
+SWEEPS = ("layout", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
+DEFAULT_SWEEP = SWEEPS[:3]
+# Rounds of one setting differed by up to 2 % after the first (docs/performance.md).
+_BETTER = 1.02
+# Rows of the trials where no input is given: so many waves, or most rows end while others run half empty.
+_WAVES = 4
+# vLLM's defaults where the plan names none (settings.py has them for GPUs).
+_DEFAULTS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
+
+Measure = Callable[[Setting], Trial]
+
+
+class Tuned(msgspec.Struct, frozen=True):
+    """What was found, and the file that the planner reads it from."""
+
+    finding: Finding
+    file: Path
+
+
+def tune(
+    model: str,
+    *,
+    sweep: tuple[str, ...] = DEFAULT_SWEEP,
+    rows: int | None = None,
+    prompt_tokens: int = 256,
+    tell: Callable[[Trial], None] = lambda trial: None,
+    **options: Any,
+) -> Tuned:
+    """Find the fastest setting for a model on the nodes that ``options`` ask for, and keep it for the planner.
+
+    ``options`` are those of ``submit``. Without an input, each trial runs ``rows`` rows of ``prompt_tokens`` random
+    tokens in and max_tokens (128) out. ``tell`` hears of each trial. Raises RefusedError before anything was made,
+    JobFailedError where not even the planner's own choice runs.
+    """
+    request = with_default_profile(make_request({"model": model, **options}))
+    profile = load_profile(request.profile)
+    _check(request, sweep)
+    plan, _ = make_plan(request, profile, use_tuned=False)
+    check_fits(plan)
+    subject = find_subject(request, profile, plan)
+    if subject is None:
+        raise RequestError(f"the planner knows nothing of {model}, and would not find what tune finds: set it yourself")
+    start = _start(plan)
+    bench = _Bench(request, profile, subject, start, rows, prompt_tokens)
+    trials: list[Trial] = []
+
+    def measure(setting: Setting) -> Trial:
+        trial = bench.run(setting, len(trials) + 1)
+        trials.append(trial)
+        tell(trial)
+        return trial
+
+    best = search(start, sweep, measure, bench.layouts, bench.row_count)
+    finding = Finding(
+        model=subject.model, device=subject.device, best=best, trials=tuple(trials), made_at=time.time()
+    )  # fmt: skip
+    subject.file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(subject.file, finding)
+    return Tuned(finding, subject.file)
+
+
+def search(
+    start: Setting, sweep: tuple[str, ...], measure: Measure, layouts: Callable[[Setting], list[Setting]], rows: int
+) -> Setting:
+    """The best setting, one coordinate after another, and better than the first one a second time too.
+
+    Raises JobFailedError where the first one fails.
+    """
+    first = measure(start)
+    if first.tokens_per_s is None:
+        raise JobFailedError(f"the planner's own choice failed: {first.why}; its job folder: {first.job}")
+    best = first
+    if "layout" in sweep:
+        for setting in layouts(start):
+            best = _better(best, measure(setting))
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        if name in sweep:
+            best = _climb(best, name, measure, rows)
+    if "kv_cache_dtype" in sweep:
+        best = _better(best, measure(_changed(best.setting, "kv_cache_dtype", "fp8")))
+    if best is not first:  # of many trials the luckiest wins; what they compiled is there by now
+        best = _better(measure(start), measure(best.setting))
+    return best.setting
+
+
+def _better(best: Trial, other: Trial) -> Trial:
+    """The other one only where it is faster by more than noise."""
+    return other if (other.tokens_per_s or 0.0) > _BETTER * (best.tokens_per_s or 0.0) else best
+
+
+def _climb(best: Trial, name: str, measure: Measure, rows: int) -> Trial:
+    """Halve a number, or double it, and again as long as that is faster."""
+    for up in (False, True):
+        begun = best
+        while (value := _next(best.setting, name, up, rows)) is not None:
+            found = _better(best, measure(_changed(best.setting, name, value)))
+            if found is best:
+                break
+            best = found
+        if best is not begun:
+            break
+    return best
+
+
+def _next(setting: Setting, name: str, up: bool, rows: int) -> int | None:
+    """The number to try; None where it changes nothing, or vLLM refuses it."""
+    engine = {**_DEFAULTS, **setting.engine}
+    value: int = engine[name] * 2 if up else engine[name] // 2
+    while name == "max_num_seqs" and not up and value * setting.dp >= rows:  # as many would run at once as before
+        value //= 2
+    seqs, tokens = (value if key == name else engine[key] for key in ("max_num_seqs", "max_num_batched_tokens"))
+    if value < 1 or tokens < seqs:  # vLLM refuses more sequences than tokens a step
+        return None
+    # More sequences than rows of a replica are never at once.
+    return None if name == "max_num_seqs" and up and engine[name] * setting.dp >= rows else value
+
+
+def _changed(setting: Setting, name: str, value: object) -> Setting:
+    return msgspec.structs.replace(setting, engine={**setting.engine, name: value})
+
+
+def _start(plan: Plan) -> Setting:
+    layout = plan.layout
+    engine = {name: plan.engine[name] for name in SWEEPS if name in plan.engine}
+    return Setting(tp=layout.tp, pp=layout.pp, dp=layout.dp, engine=engine)
+
+
+def _check(request: Request, sweep: tuple[str, ...]) -> None:
+    """Refuse what leaves nothing to find. Raises RequestError."""
+    if unknown := [name for name in sweep if name not in SWEEPS]:
+        raise RequestError(f"--sweep {unknown[0]} is not known: use {', '.join(SWEEPS)}")
+    if request.array:
+        raise RequestError("--array: a trial is one replica beside the others; leave it out, and use what tune finds")
+    named = [name for name in sweep if name in request.engine]
+    if named:
+        raise RequestError(f"--engine {named[0]} and --sweep {named[0]} contradict each other: leave one of them out")
+
+
+class _Bench:
+    """Runs settings as jobs below one folder, over the same rows."""
+
+    def __init__(
+        self, request: Request, profile: Profile, subject: Subject, start: Setting, rows: int | None, prompt: int
+    ) -> None:
+        self._profile, self._subject, self._start = profile, subject, start
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        self._folder = as_path(request.job_dir, "--job-dir") / f"tune-{find_model(request.model).name}-{stamp}"
+        seqs = int({**_DEFAULTS, **start.engine}["max_num_seqs"])
+        rows = rows or _WAVES * seqs * start.dp
+        self._request = msgspec.structs.replace(request, job_dir=str(self._folder), max_requeues=0)
+        prepare_untuned(self._as_request(start, "trial-1"))  # refuses what can be, before there is a folder
+        if request.input is None:
+            self._request = self._with_random_rows(rows, prompt)
+        self.row_count = sum(1 for _ in Intake(self._request.input).rows())
+
+    def _with_random_rows(self, rows: int, prompt: int) -> Request:
+        """All of the same length, and never ended early: then only the setting tells trials apart."""
+        chance = random.Random(0)
+        file = self._folder / "rows.jsonl"
+        file.parent.mkdir(parents=True)
+        tokens = range(self._subject.shape.vocabulary)
+        with file.open("w") as out:
+            for _ in range(rows):
+                out.write(json.dumps({"prompt": chance.choices(tokens, k=prompt)}) + "\n")
+        request = self._request
+        return msgspec.structs.replace(
+            request, input=str(file), max_tokens=request.max_tokens or 128,
+            sampling={"ignore_eos": True, **request.sampling},
+        )  # fmt: skip
+
+    def layouts(self, start: Setting) -> list[Setting]:
+        """All other layouts of the same ranks that agree with what was asked, and fit.
+
+        No more PP than the planner takes: its stages take turns, or wait for each other's first micro-batch.
+        """
+        return [setting for setting in self._cuts(start) if self._fits(setting)]
+
+    def _cuts(self, start: Setting) -> Iterator[Setting]:
+        world = start.tp * start.pp * start.dp
+        asked = self._request
+        for tp in (size for size in range(1, world + 1) if world % size == 0):
+            for pp in sorted({1, start.pp}):
+                cut = msgspec.structs.replace(start, tp=tp, pp=pp, dp=world // (tp * pp))
+                agrees = all(getattr(asked, name) in (None, getattr(cut, name)) for name in ("tp", "pp", "dp"))
+                if world % (tp * pp) == 0 and agrees and cut != start:
+                    yield cut
+
+    def _fits(self, setting: Setting) -> bool:
+        try:
+            plan, _ = make_plan(self._as_request(setting, "fits"), self._profile, whole_input=False, use_tuned=False)
+        except RefusedError:
+            return False
+        return plan.fits is not False
+
+    def run(self, setting: Setting, number: int) -> Trial:
+        """Run the rows as a job of that setting; an interrupt cancels it."""
+        try:
+            job = prepare_untuned(self._as_request(setting, f"trial-{number}")).submit()
+        except RefusedError as error:
+            return Trial(setting=setting, tokens_per_s=None, why=str(error))
+        try:
+            status = job.wait()
+        except KeyboardInterrupt:
+            job.cancel()
+            raise
+        summary = job.collect()
+        seconds = sum(summary.timings.get(name, 0.0) for name in ("warm-up", "generate", "drain"))
+        if status.state not in ("COMPLETED", "PARTIAL") or not seconds:  # the same rows fail in every trial
+            why = status.reason or f"it ended {status.state}"
+            return Trial(setting=setting, tokens_per_s=None, job=str(job.path), why=why)
+        rate = round(summary.completion_tokens / seconds, 1)
+        return Trial(setting=setting, tokens_per_s=rate, seconds=round(seconds, 1), job=str(job.path))
+
+    def _as_request(self, setting: Setting, name: str) -> Request:
+        return msgspec.structs.replace(
+            self._request, name=name, nodes=self._subject.nodes, gpus_per_node=self._subject.procs_per_node,
+            tp=setting.tp, pp=setting.pp, dp=setting.dp, engine={**setting.engine, **self._request.engine},
+        )  # fmt: skip
