@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.real_jobs import ENGINE
-from vllm_hpc.errors import JobFailedError, RefusedError
+from vllm_hpc.errors import JobFailedError, RefusedError, SubmitError
 from vllm_hpc.planning import find_subject, make_plan, plan_only
 from vllm_hpc.profiles import Profile
 from vllm_hpc.request import make_request
@@ -165,6 +165,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a contradiction": ({"engine": {"max_num_seqs": 4}}, "contradict each other"),
     "no such model": ({"model": "./nothing"}, "nothing"),
     "an input that is not there": ({"input": "none.jsonl"}, "none.jsonl"),
+    "rows beside an input": ({"rows": 8, "input": "some.txt"}, "--rows and --input contradict"),
+    "more rows than anybody waits for": ({"rows": 10**14}, "no short trial"),
+    "rows longer than the model takes": ({"prompt_tokens": 10**6}, "longer than the model takes"),
+    "a folder that is there": ({"name": "model", "job_dir": "."}, "choose another --name"),
     "a secret": ({"env": {"HF_TOKEN": "hf_x"}}, "HF_TOKEN"),
     "a template that is not there": ({"template": "none.j2"}, "none.j2"),
     "what does not fit": ({"gpu": "8G", "engine": {"max_model_len": 2048}, "nodes": 3, "tp": 7}, "7"),
@@ -177,6 +181,16 @@ def test_refused_before_anything_is_made(desk: Path, model: Path, case: str) -> 
     before = sorted(desk.iterdir())
     with pytest.raises(RefusedError, match=words):
         tune(**{"model": str(model), "scheduler": "local", **options})
+    assert sorted(desk.iterdir()) == before
+
+
+def test_without_the_schedulers_client_nothing_is_made(
+    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(desk))
+    before = sorted(desk.iterdir())
+    with pytest.raises(SubmitError, match="qsub is not here"):
+        tune(str(model), scheduler="pbs")
     assert sorted(desk.iterdir()) == before
 
 

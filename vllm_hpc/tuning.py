@@ -24,6 +24,7 @@ from vllm_hpc.planning import check_fits, find_subject, make_plan, with_default_
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.records import write_json
 from vllm_hpc.request import Request, make_request
+from vllm_hpc.schedulers import get_scheduler
 from vllm_hpc.submission import prepare_untuned
 from vllm_hpc.tuned import Finding, Setting, Subject, Trial
 
@@ -34,6 +35,10 @@ DEFAULT_SWEEP = SWEEPS[:3]
 _BETTER = 1.02
 # Rows of the trials where no input is given: so many waves, or most rows end while others run half empty.
 _WAVES = 4
+# In all rows of a trial: some hours of one GPU.
+_MOST_TOKENS = 100_000_000
+# Output tokens of a random row where nobody says.
+_OUTPUT_TOKENS = 128
 # vLLM's defaults where the plan names none (settings.py has them for GPUs).
 _DEFAULTS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
 
@@ -64,7 +69,7 @@ def tune(
     """
     request = with_default_profile(make_request({"model": model, **options}))
     profile = load_profile(request.profile)
-    _check(request, sweep)
+    _check(request, sweep, rows, prompt_tokens)
     plan, _ = make_plan(request, profile, use_tuned=False)
     check_fits(plan)
     subject = find_subject(request, profile, plan)
@@ -155,8 +160,15 @@ def _start(plan: Plan) -> Setting:
     return Setting(tp=layout.tp, pp=layout.pp, dp=layout.dp, engine=engine)
 
 
-def _check(request: Request, sweep: tuple[str, ...]) -> None:
+def _check(request: Request, sweep: tuple[str, ...], rows: int | None, prompt_tokens: int) -> None:
     """Refuse what leaves nothing to find. Raises RequestError."""
+    if request.input is not None and rows is not None:
+        raise RequestError("--rows and --input contradict each other: all rows of the input are run in each trial")
+    if (rows or 1) * prompt_tokens > _MOST_TOKENS:
+        raise RequestError(
+            f"{rows or 1} row(s) of {prompt_tokens} tokens are no short trial: use fewer --rows or --prompt-tokens, "
+            f"{_MOST_TOKENS} tokens in all at most"
+        )
     if unknown := [name for name in sweep if name not in SWEEPS]:
         raise RequestError(f"--sweep {unknown[0]} is not known: use {', '.join(SWEEPS)}")
     if request.array:
@@ -173,18 +185,30 @@ class _Bench:
         self, request: Request, profile: Profile, subject: Subject, start: Setting, rows: int | None, prompt: int
     ) -> None:
         self._profile, self._subject, self._start = profile, subject, start
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        self._folder = as_path(request.job_dir, "--job-dir") / f"tune-{find_model(request.model).name}-{stamp}"
+        name = request.name or f"tune-{find_model(request.model).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self._folder = as_path(request.job_dir, "--job-dir") / name
+        if self._folder.exists():
+            raise RequestError(f"{self._folder} is there already: choose another --name")
         seqs = int({**_DEFAULTS, **start.engine}["max_num_seqs"])
         rows = rows or _WAVES * seqs * start.dp
         self._request = msgspec.structs.replace(request, job_dir=str(self._folder), max_requeues=0)
-        prepare_untuned(self._as_request(start, "trial-1"))  # refuses what can be, before there is a folder
+        # Refuses what can be, before there is a folder.
+        get_scheduler(prepare_untuned(self._as_request(start, "trial-1")).scheduler).check_client()
         if request.input is None:
             self._request = self._with_random_rows(rows, prompt)
         self.row_count = sum(1 for _ in Intake(self._request.input).rows())
 
     def _with_random_rows(self, rows: int, prompt: int) -> Request:
-        """All of the same length, and never ended early: then only the setting tells trials apart."""
+        """All of the same length, and never ended early: then only the setting tells trials apart.
+
+        Raises RequestError where the model takes no such rows.
+        """
+        output, most = self._request.max_tokens or _OUTPUT_TOKENS, self._subject.shape.positions
+        if prompt + output > most:
+            raise RequestError(
+                f"rows of {prompt} tokens in and {output} out are longer than the model takes ({most}): "
+                "use fewer --prompt-tokens or --max-tokens"
+            )
         chance = random.Random(0)
         file = self._folder / "rows.jsonl"
         file.parent.mkdir(parents=True)
@@ -194,7 +218,7 @@ class _Bench:
                 out.write(json.dumps({"prompt": chance.choices(tokens, k=prompt)}) + "\n")
         request = self._request
         return msgspec.structs.replace(
-            request, input=str(file), max_tokens=request.max_tokens or 128,
+            request, input=str(file), max_tokens=output,
             sampling={"ignore_eos": True, **request.sampling},
         )  # fmt: skip
 
@@ -235,8 +259,9 @@ class _Bench:
             raise
         summary = job.collect()
         seconds = sum(summary.timings.get(name, 0.0) for name in ("warm-up", "generate", "drain"))
-        if status.state not in ("COMPLETED", "PARTIAL") or not seconds:  # the same rows fail in every trial
-            why = status.reason or f"it ended {status.state}"
+        is_done = status.state in ("COMPLETED", "PARTIAL")  # the same rows fail in every trial
+        if not (is_done and seconds and summary.completion_tokens):
+            why = status.reason or f"it ended {status.state}, with {summary.completion_tokens} output tokens"
             return Trial(setting=setting, tokens_per_s=None, job=str(job.path), why=why)
         rate = round(summary.completion_tokens / seconds, 1)
         return Trial(setting=setting, tokens_per_s=rate, seconds=round(seconds, 1), job=str(job.path))

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.gpu.rank import Case
-from benchmarks.gpu.results import Line, append, choices, read, table
+from benchmarks.gpu.results import Line, append, choices, efficiencies, read, table
 from benchmarks.gpu.shapes import SHAPES, make
 from benchmarks.gpu.submit import run_submit
 from vllm_hpc.errors import RefusedError
@@ -103,6 +103,7 @@ def main() -> int:
                 append(given.results, line)
     print(table(read(given.results)))
     print(choices(read(given.results)))
+    print(efficiencies(read(given.results)))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -77,6 +78,24 @@ def choices(lines: list[Line]) -> str:
         for (shape, gpus, prompts), layout in chosen.items()
         if best[shape, gpus, prompts]
     )
+
+
+def efficiencies(lines: list[Line]) -> str:
+    """For each shape, the attempt's tokens/s a GPU in every layout, against those of the layout of the fewest GPUs."""
+    found: dict[tuple[str, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
+    for group in _by_case(lines):
+        case = group[0].case
+        rates = _rates([figure for line in group for figure in line.figures if figure.way == "attempt"])
+        if rates:
+            found[case.shape, case.prompts][case.tp, case.pp, case.dp] = statistics.median(rates) / case.gpus
+    told = []
+    for (shape, prompts), layouts in found.items():
+        base = min(layouts, key=lambda layout: (math.prod(layout), layout[0] * layout[1]))
+        for layout in sorted(layouts, key=math.prod):
+            words = f"{shape}, {prompts} prompts, TP x PP x DP = {' x '.join(map(str, layout))}"
+            share = layouts[layout] / layouts[base]
+            told.append(f"{words}: {layouts[layout]:,.0f} tok/s a GPU, {share:.2f} of {' x '.join(map(str, base))}")
+    return "\n".join(told)
 
 
 def _by_case(lines: list[Line]) -> list[list[Line]]:
