@@ -93,6 +93,8 @@ class OneEngine:
         parts: dict[str, float] = {}
         self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job(), parts)
         self._replica.after_engine_start()
+        if self._plan.is_native:
+            native.unlink_shared_memory()
         with mock.patch.object(LLMEngine, "from_engine_args", return_value=self.engine):
             self._llm = LLM(model=str(model))
         self._params = partial(SamplingParams, **sampling)

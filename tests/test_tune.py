@@ -136,6 +136,7 @@ def test_what_is_asked_comes_first(model: Path, found: Path) -> None:
     assert cut(model, dp=2) == (1, 2, None)
     assert cut(model, gpus_per_node=4)[2] is None  # another number of ranks was not tuned
     assert cut(model, launcher="native")[2] is None
+    assert cut(model, engine={"dtype": "bfloat16"})[2] is None
 
 
 def test_another_model_at_the_same_place_is_not_tuned(model: Path, found: Path) -> None:
@@ -213,4 +214,5 @@ def test_a_real_sweep(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all((trial.tokens_per_s or 0) > 0 and Path(trial.job, "summary.json").exists() for trial in told)
     assert done.finding == msgspec.json.decode(done.file.read_bytes(), type=Finding)
     assert done.finding.trials == tuple(told)
-    assert any("tuned on" in reason for reason in plan_only(str(tiny), scheduler="local", tp=1).reasons)
+    plan = plan_only(str(tiny), scheduler="local", tp=1, engine={"dtype": ENGINE["dtype"]})
+    assert any("tuned on" in reason for reason in plan.reasons)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -105,9 +106,10 @@ def _subject(
     request: Request, profile: Profile, model: str, shape: Shape, device: Device | None, plan: Plan
 ) -> tuned.Subject:
     name = "unknown" if device is None else device.gpu.name if device.gpu else "cpu"
+    numbers: dict[str, Any] = {key: request.engine[key] for key in ("dtype", "quantization") if key in request.engine}
     return tuned.Subject(
-        model=model, shape=shape, device=name, nodes=plan.layout.nodes, procs_per_node=plan.layout.procs_per_node,
-        is_native=launchers.is_native(request, profile),
+        model=model, shape=shape, numbers=numbers, device=name, nodes=plan.layout.nodes,
+        procs_per_node=plan.layout.procs_per_node, is_native=launchers.is_native(request, profile),
     )  # fmt: skip
 
 

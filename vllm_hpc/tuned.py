@@ -44,10 +44,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """What a finding is about: it holds for no other model, GPU, number of nodes or of ranks on each."""
+    """What a finding is about: it holds for no other model, GPU, number of nodes or of ranks on each.
+
+    ``numbers``: dtype and quantization, where --engine names them.
+    """
 
     model: str
     shape: Shape
+    numbers: dict[str, Any]
     device: str
     nodes: int
     procs_per_node: int

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from benchmarks.gpu.sampler import Sampler, inclusive
 from benchmarks.one_engine import OneEngine, Run, prepare_environment
+from vllm_hpc.engine.watch import kill_children
 from vllm_hpc.layout import Layout
 from vllm_hpc.rows import Row
 
@@ -104,8 +104,7 @@ def main() -> None:
     if os.environ.get("VLLM_HPC_BENCHMARK_STACKS"):
         for way, run in ways.items():
             _sample(partial(run, rows), out / f"{way}-{rank}.stacks")
-    for child in psutil.Process().children(recursive=True):
-        child.kill()  # vLLM's own processes would keep the GPU's memory
+    kill_children()  # vLLM's own processes would keep the GPU's memory
     os._exit(0)  # and its threads may outlive main()
 
 

@@ -90,12 +90,10 @@ def serve(record: JobRecord, seat: Seat, store: TCPStore) -> None:
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
-    from vllm_hpc.engine.start import engine_arguments, inspecting_here
+    from vllm_hpc.engine.start import engine_arguments
 
     arguments = engine_arguments(record, **workers(seat, store))
-    with inspecting_here():
-        config = arguments.create_engine_config(UsageContext.LLM_CLASS, headless=True)
-    executor = MultiprocExecutor(config)
+    executor = MultiprocExecutor(arguments.create_engine_config(UsageContext.LLM_CLASS, headless=True))
     unlink_shared_memory()
     while not store.check([_over(seat)]):
         if executor.is_failed:

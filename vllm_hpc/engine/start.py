@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 from unittest import mock
@@ -45,7 +45,7 @@ def make_engine(record: JobRecord, timings: dict[str, float], **workers: Any) ->
     ``timings`` gets the seconds of its parts: device, weights, profile, of which compile (what torch.compile took, or
     what it took to read it from the cache), and capture. ``workers``: further engine arguments, of where they run.
     """
-    with _timed(timings), inspecting_here():
+    with _timed(timings), nullcontext() if record.plan.is_native else _inspecting_here():
         # As LLM() does: an engine of its own context starts with 128 sequences and 2048 tokens a step.
         engine = LLMEngine.from_engine_args(engine_arguments(record, **workers), usage_context=UsageContext.LLM_CLASS)
     if timings.get("weights"):
@@ -56,11 +56,10 @@ def make_engine(record: JobRecord, timings: dict[str, float], **workers: Any) ->
 
 
 @contextmanager
-def inspecting_here() -> Iterator[None]:
-    """Let vLLM look at a model's class in this process.
+def _inspecting_here() -> Iterator[None]:
+    """Let vLLM look at a model's class in this process, which has CUDA in use by then.
 
-    It would import itself anew in another one, the first time of a model, to keep CUDA out of this one: 10 to 20 s. A
-    rank has CUDA in use by then, and where vLLM starts workers (native) it forks none.
+    It would import itself anew in another one, the first time of a model, to keep CUDA out of this one: 10 to 20 s.
     """
     with mock.patch.object(registry, "_run_in_subprocess", lambda look: look(), create=True):
         yield

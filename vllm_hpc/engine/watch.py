@@ -66,7 +66,7 @@ def _watch(report: RankReport, reader: int, launcher: int, stall_s: float, dead_
         _look_around(report, reader, launcher, stall_s, dead_s)
     finally:  # without this thread nothing would answer TERM: better to end the rank than to leave it deaf
         with contextlib.suppress(Exception):
-            _kill_children()
+            kill_children()
         os._exit(128 + signal.SIGTERM)
 
 
@@ -142,7 +142,7 @@ def _leave(report: RankReport, why: str | None, kind: str = "LauncherLost") -> N
         report.terminated(RankError(kind, why, "") if why else None)
 
 
-def _kill_children() -> None:
+def kill_children() -> None:
     """End what this process has started: a worker of vLLM's own that waits for others on its GPU would not go.
 
     But Python's resource tracker, which removes their shared memory when they are gone, and then goes itself.

@@ -108,6 +108,7 @@ def _take_seat(
     report.device = "native"  # its GPU is in the hands of the node's first rank
     if seat.starts_workers:
         native.serve(record, seat, store)
+        compiled.keep()
     replicas.leave_together(store, standing.rank, standing.world_size)
 
 
