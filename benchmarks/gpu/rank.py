@@ -4,7 +4,8 @@
     python -m benchmarks.gpu.rank CASE.json OUT                          the same with one GPU; or way "mp", "native"
 
 Each rank appends to OUT/<rank>.jsonl. With VLLM_HPC_BENCHMARK_STACKS=1 one more round of each way is sampled into
-OUT/<way>-<rank>.stacks (collapsed stacks, as flame graphs are made of), and counts for nothing.
+OUT/<way>-<rank>.stacks (collapsed stacks, as flame graphs are made of), and counts for nothing; with
+VLLM_HPC_BENCHMARK_STACKS=first that is the first one after the short one, which pays for what that did not meet.
 """
 
 from __future__ import annotations
@@ -90,9 +91,12 @@ def main() -> None:
     rows = make_rows(case, vocabulary)
     start_up, ways = _one_process(case, model) if "mp" in case.ways else _ranks(case, model, out / "jobs")
     rank = int(os.environ.get("VLLM_HPC_RANK", 0))
+    sampled = os.environ.get("VLLM_HPC_BENCHMARK_STACKS")
     with (out / f"{rank}.jsonl").open("ab") as file:
         for number in range(-1, case.times):  # the first is to warm up, and short
             for way, run in ways.items():
+                if number == 0 and sampled == "first":
+                    _sample(partial(run, rows), out / f"{way}-{rank}.stacks")
                 one = run(rows if number >= 0 else rows[: max(8, case.prompts // 16)])
                 figure = Figure(
                     way, number, rank, rank // (case.tp * case.pp), round(one.seconds, 3), one.tokens, one.digest,
@@ -101,7 +105,7 @@ def main() -> None:
                 if number >= 0:
                     file.write(msgspec.json.encode(figure) + b"\n")
                     file.flush()
-    if os.environ.get("VLLM_HPC_BENCHMARK_STACKS"):
+    if sampled and sampled != "first":
         for way, run in ways.items():
             _sample(partial(run, rows), out / f"{way}-{rank}.stacks")
     kill_children()  # vLLM's own processes would keep the GPU's memory
