@@ -13,10 +13,12 @@ of one machine.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -33,20 +35,30 @@ ENGINE = {"load_format": "dummy", "max_model_len": 4096, "max_num_seqs": 512, "s
 NO_MULTICAST = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
 
 
-def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float) -> list[Case]:
-    """What is measured of a shape, the most telling first; of rows of uneven lengths (``sigma``), one start only."""
+def cases(
+    shape: str, gpus: int, prompts: int, times: int, sigma: float, settings: dict[str, Any] | None = None
+) -> list[Case]:
+    """What is measured of a shape, the most telling first; of rows of uneven lengths (``sigma``), one start only.
+
+    ``settings``: further engine arguments of all ways.
+    """
     both = ("attempt", "generate")
-    engine = ENGINE | (NO_MULTICAST if gpus > 1 else {})
+    engine = ENGINE | (NO_MULTICAST if gpus > 1 else {}) | (settings or {})
     found = [Case(shape=shape, ways=both, tp=gpus, engine=engine, prompts=prompts, times=times, sigma=sigma)]
     if not sigma:
         found += [
             Case(shape=shape, ways=(way,), tp=gpus, engine=engine, prompts=prompts, times=times)
             for way in ("mp", "native")
         ]
+        found.append(
+            Case(
+                shape=shape, ways=("submit",), dp=gpus, engine={"load_format": "dummy", **(settings or {})},
+                prompts=prompts, times=2,
+            )
+        )  # fmt: skip
     if gpus > 1 and not sigma:
         found += [
             Case(shape=shape, ways=both, dp=gpus, engine=engine, prompts=prompts, times=times),
-            Case(shape=shape, ways=("submit",), dp=gpus, engine={"load_format": "dummy"}, prompts=prompts, times=1),
             # The seed's own settings: it names no max_num_seqs.
             Case(
                 shape=shape, ways=("generate",), tp=gpus // 2, pp=2, prompts=prompts, times=times,
@@ -89,7 +101,7 @@ def main() -> int:
     given = _arguments()
     deadline = time.monotonic() + given.seconds
     for shape in given.shapes.split(","):
-        for case in cases(shape, given.gpus, given.prompts, given.times, given.sigma):
+        for case in cases(shape, given.gpus, given.prompts, given.times, given.sigma, dict(given.engine)):
             if any(_is_same(case, line.case) for line in read(given.results)):
                 continue
             left = deadline - time.monotonic()
@@ -147,6 +159,11 @@ def run(case: Case, work: Path, seconds: float) -> list[Line]:
     return found
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    return name, json.loads(value)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, default=1)
@@ -155,6 +172,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sigma", type=float, default=0.0, help="of log-normal output lengths; 1.0: heavy-tailed")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--only", help="a way (attempt, mp, submit ...), layout (tp2, dp2 ...), or both (mp:pp2)")
+    parser.add_argument(
+        "--engine", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="an engine argument of all"
+    )
     parser.add_argument("--seconds", type=float, default=1500, help="no case begins, or goes on, after these")
     parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"))
     parser.add_argument("--results", type=Path, default=Path("gpu-results.jsonl"))
