@@ -17,8 +17,9 @@ from vllm_hpc.planning import find_subject, make_plan, plan_only
 from vllm_hpc.profiles import Profile
 from vllm_hpc.request import make_request
 from vllm_hpc.submission import prepare, prepare_untuned
+from vllm_hpc.sweep import SWEEPS, search, warmed
 from vllm_hpc.tuned import Finding, Setting, Trial
-from vllm_hpc.tuning import SWEEPS, search, tune
+from vllm_hpc.tuning import tune
 
 START = Setting(tp=1, pp=1, dp=4, engine={"max_num_seqs": 512, "max_num_batched_tokens": 16384})
 TP2 = msgspec.structs.replace(START, tp=2, dp=2)
@@ -86,6 +87,23 @@ def test_no_more_sequences_than_rows_and_no_fewer_tokens_than_sequences() -> Non
 
     search(tight, ("max_num_batched_tokens",), measure, lambda start: [], 10**6)
     assert tried == [tight, changed(max_num_batched_tokens=1024)]
+
+
+def test_what_compiles_first_is_run_twice() -> None:
+    runs: list[Setting] = []
+
+    def run(setting: Setting) -> Trial:
+        runs.append(setting)
+        rate = None if setting.tp == 4 else 10.0 * runs.count(setting)
+        return Trial(setting=setting, tokens_per_s=rate)
+
+    measure = warmed(run)
+    one, two, four = (Setting(tp=tp, pp=1, dp=1, engine={"max_num_seqs": 8}) for tp in (1, 2, 4))
+    fewer = Setting(tp=1, pp=1, dp=1, engine={"max_num_seqs": 4})
+    longer = Setting(tp=1, pp=1, dp=1, engine={"max_num_batched_tokens": 64})
+    rates = [measure(setting).tokens_per_s for setting in (one, fewer, two, longer, four, one)]
+    assert rates == [20.0, 10.0, 20.0, 20.0, None, 30.0]
+    assert runs == [one, one, fewer, two, two, longer, longer, four, one]
 
 
 def test_an_fp8_cache_is_tried_only_where_it_is_named() -> None:

@@ -1,7 +1,6 @@
 """`vllm-hpc tune`: short jobs, one after another, to find the layout and settings that are fastest for a model.
 
-The planner's own choice comes first. Then one thing after another is changed, and kept where it is faster by more than
-two runs of the same setting differ. Each trial is a job like any other, in a folder of its own.
+Each trial is a job like any other, in a folder of its own; ``vllm_hpc.sweep`` says which settings are tried.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.checks import as_path
-from vllm_hpc.errors import JobFailedError, RefusedError, RequestError
+from vllm_hpc.errors import RefusedError, RequestError
 from vllm_hpc.intake import Intake
 from vllm_hpc.models import find_model
 from vllm_hpc.plan import Plan
@@ -26,23 +25,15 @@ from vllm_hpc.records import write_json
 from vllm_hpc.request import Request, make_request
 from vllm_hpc.schedulers import get_scheduler
 from vllm_hpc.submission import prepare_untuned
+from vllm_hpc.sweep import DEFAULT_SWEEP, DEFAULTS, SWEEPS, search, warmed
 from vllm_hpc.tuned import Finding, Setting, Subject, Trial
 
-# What is swept, in this order. An fp8 KV cache changes the answers: only where it is named.
-SWEEPS = ("layout", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
-DEFAULT_SWEEP = SWEEPS[:3]
-# Rounds of one setting differed by up to 2 % after the first (docs/performance.md).
-_BETTER = 1.02
 # Rows of the trials where no input is given: so many waves, or most rows end while others run half empty.
 _WAVES = 4
 # In all rows of a trial: some hours of one GPU.
 _MOST_TOKENS = 100_000_000
 # Output tokens of a random row where nobody says.
 _OUTPUT_TOKENS = 128
-# vLLM's defaults where the plan names none (settings.py has them for GPUs).
-_DEFAULTS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
-
-Measure = Callable[[Setting], Trial]
 
 
 class Tuned(msgspec.Struct, frozen=True):
@@ -79,8 +70,10 @@ def tune(
     bench = _Bench(request, profile, subject, start, rows, prompt_tokens)
     trials: list[Trial] = []
 
+    run = bench.run if subject.device == "cpu" else warmed(bench.run)
+
     def measure(setting: Setting) -> Trial:
-        trial = bench.run(setting, len(trials) + 1)
+        trial = run(setting)
         trials.append(trial)
         tell(trial)
         return trial
@@ -92,66 +85,6 @@ def tune(
     subject.file.parent.mkdir(parents=True, exist_ok=True)
     write_json(subject.file, finding)
     return Tuned(finding, subject.file)
-
-
-def search(
-    start: Setting, sweep: tuple[str, ...], measure: Measure, layouts: Callable[[Setting], list[Setting]], rows: int
-) -> Setting:
-    """The best setting, one coordinate after another, and better than the first one a second time too.
-
-    Raises JobFailedError where the first one fails.
-    """
-    first = measure(start)
-    if first.tokens_per_s is None:
-        raise JobFailedError(f"the planner's own choice failed: {first.why}; its job folder: {first.job}")
-    best = first
-    if "layout" in sweep:
-        for setting in layouts(start):
-            best = _better(best, measure(setting))
-    for name in ("max_num_seqs", "max_num_batched_tokens"):
-        if name in sweep:
-            best = _climb(best, name, measure, rows)
-    if "kv_cache_dtype" in sweep:
-        best = _better(best, measure(_changed(best.setting, "kv_cache_dtype", "fp8")))
-    if best is not first:  # of many trials the luckiest wins; what they compiled is there by now
-        best = _better(measure(start), measure(best.setting))
-    return best.setting
-
-
-def _better(best: Trial, other: Trial) -> Trial:
-    """The other one only where it is faster by more than noise."""
-    return other if (other.tokens_per_s or 0.0) > _BETTER * (best.tokens_per_s or 0.0) else best
-
-
-def _climb(best: Trial, name: str, measure: Measure, rows: int) -> Trial:
-    """Halve a number, or double it, and again as long as that is faster."""
-    for up in (False, True):
-        begun = best
-        while (value := _next(best.setting, name, up, rows)) is not None:
-            found = _better(best, measure(_changed(best.setting, name, value)))
-            if found is best:
-                break
-            best = found
-        if best is not begun:
-            break
-    return best
-
-
-def _next(setting: Setting, name: str, up: bool, rows: int) -> int | None:
-    """The number to try; None where it changes nothing, or vLLM refuses it."""
-    engine = {**_DEFAULTS, **setting.engine}
-    value: int = engine[name] * 2 if up else engine[name] // 2
-    while name == "max_num_seqs" and not up and value * setting.dp >= rows:  # as many would run at once as before
-        value //= 2
-    seqs, tokens = (value if key == name else engine[key] for key in ("max_num_seqs", "max_num_batched_tokens"))
-    if value < 1 or tokens < seqs:  # vLLM refuses more sequences than tokens a step
-        return None
-    # More sequences than rows of a replica are never at once.
-    return None if name == "max_num_seqs" and up and engine[name] * setting.dp >= rows else value
-
-
-def _changed(setting: Setting, name: str, value: object) -> Setting:
-    return msgspec.structs.replace(setting, engine={**setting.engine, name: value})
 
 
 def _start(plan: Plan) -> Setting:
@@ -189,13 +122,14 @@ class _Bench:
         self._folder = as_path(request.job_dir, "--job-dir") / name
         if self._folder.exists():
             raise RequestError(f"{self._folder} is there already: choose another --name")
-        seqs = int({**_DEFAULTS, **start.engine}["max_num_seqs"])
+        seqs = int({**DEFAULTS, **start.engine}["max_num_seqs"])
         rows = rows or _WAVES * seqs * start.dp
         self._request = msgspec.structs.replace(request, job_dir=str(self._folder), max_requeues=0)
         # Refuses what can be, before there is a folder.
         get_scheduler(prepare_untuned(self._as_request(start, "trial-1")).scheduler).check_client()
         if request.input is None:
             self._request = self._with_random_rows(rows, prompt)
+        self._trials = 0
         self.row_count = sum(1 for _ in Intake(self._request.input).rows())
 
     def _with_random_rows(self, rows: int, prompt: int) -> Request:
@@ -246,10 +180,11 @@ class _Bench:
             return False
         return plan.fits is not False
 
-    def run(self, setting: Setting, number: int) -> Trial:
+    def run(self, setting: Setting) -> Trial:
         """Run the rows as a job of that setting; an interrupt cancels it."""
+        self._trials += 1
         try:
-            job = prepare_untuned(self._as_request(setting, f"trial-{number}")).submit()
+            job = prepare_untuned(self._as_request(setting, f"trial-{self._trials}")).submit()
         except RefusedError as error:
             return Trial(setting=setting, tokens_per_s=None, why=str(error))
         try:

@@ -32,7 +32,8 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int, as_jso
 
     In an allocation, with --scheduler local, they run on its node, one after another; else each is queued.
     """
-    from vllm_hpc.tuning import DEFAULT_SWEEP, tune
+    from vllm_hpc.sweep import DEFAULT_SWEEP
+    from vllm_hpc.tuning import tune
 
     names = tuple(name.strip() for name in sweep.split(",")) if sweep is not None else DEFAULT_SWEEP
     found = tune(sweep=names, rows=rows, prompt_tokens=prompt_tokens, tell=_tell, **options)
