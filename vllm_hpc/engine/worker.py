@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -54,6 +54,18 @@ class Standing(msgspec.Struct, frozen=True):
         )
 
 
+class _Rank(NamedTuple):
+    """All that a rank works with, once it knows where it stands."""
+
+    job: JobFolder
+    record: JobRecord
+    standing: Standing
+    place: Place
+    report: RankReport
+    sync_s: float
+    compiled: CompiledCode
+
+
 def run(folder: str) -> dict[str, Any]:
     """Run this rank and return its record. Raises whatever ended it, after that is on record."""
     job = JobFolder(folder)
@@ -72,11 +84,11 @@ def run(folder: str) -> dict[str, Any]:
         _prepare_environment(record)
         devices.show_only_own(record.plan.layout, standing.rank, standing.local_rank)
         compiled = CompiledCode(record, place, int(os.environ["LOCAL_RANK"]))
+        rank = _Rank(job, record, standing, place, report, sync_s, compiled)
         if record.plan.is_native:
-            seat = native.Seat.of(record.plan.layout, place, standing.rank, standing.local_rank)
-            _take_seat(job, record, standing, seat, report, sync_s, compiled)
+            _take_seat(rank, native.Seat.of(record.plan.layout, place, standing.rank, standing.local_rank))
         else:
-            _generate(job, record, standing, place, report, sync_s, compiled)
+            _generate(rank)
     except BaseException as error:
         with suppress(OSError):  # a disk too full to write down that it is: torchrun tells the error itself
             report.failed(error)
@@ -85,43 +97,29 @@ def run(folder: str) -> dict[str, Any]:
     return outcome
 
 
-def _take_seat(
-    job: JobFolder,
-    record: JobRecord,
-    standing: Standing,
-    seat: native.Seat,
-    report: RankReport,
-    sync_s: float,
-    compiled: CompiledCode,
-) -> None:
+def _take_seat(rank: _Rank, seat: native.Seat) -> None:
     """Do what is this rank's to do where vLLM starts its own workers."""
     native.prepare_environment()
     if seat.starts_workers and seat.node == 0:
-        _generate(job, record, standing, seat.place, report, sync_s, compiled, seat)
+        _generate(rank, seat)
         return
     from vllm_hpc.engine import replicas
 
+    standing = rank.standing
     if seat.starts_workers:
-        with report.timed("restore"):
-            compiled.restore()
+        with rank.report.timed("restore"):
+            rank.compiled.restore()
     store = replicas.meet(standing.rank, standing.world_size)
-    report.device = "native"  # its GPU is in the hands of the node's first rank
+    rank.report.device = "native"  # its GPU is in the hands of the node's first rank
     if seat.starts_workers:
-        native.serve(record, seat, store)
-        compiled.keep()
+        native.serve(rank.record, seat, store)
+        rank.compiled.keep()
     replicas.leave_together(store, standing.rank, standing.world_size)
 
 
-def _generate(
-    job: JobFolder,
-    record: JobRecord,
-    standing: Standing,
-    place: Place,
-    report: RankReport,
-    sync_s: float,
-    compiled: CompiledCode,
-    seat: native.Seat | None = None,
-) -> None:
+def _generate(rank: _Rank, seat: native.Seat | None = None) -> None:
+    """Load the model and run this rank's part of the rows; ``seat`` where vLLM starts its own workers."""
+    job, record, standing, place, report, sync_s, compiled = rank
     with report.timed("restore"):
         compiled.restore()
     with report.timed("import"):
