@@ -12,6 +12,7 @@ import msgspec
 from vllm_hpc.engine import devices, native, network, watch
 from vllm_hpc.engine.claims import DEAD_AFTER_S
 from vllm_hpc.engine.compiled import CompiledCode
+from vllm_hpc.engine.readahead import ReadAhead
 from vllm_hpc.engine.report import RankReport, node_name
 from vllm_hpc.errors import RequestError
 from vllm_hpc.jobfolder import JobFolder
@@ -82,6 +83,7 @@ def run(folder: str) -> dict[str, Any]:
         _check_world(record, standing)
         network.pin()
         _prepare_environment(record)
+        ReadAhead.start(record, standing.local_rank)
         devices.show_only_own(record.plan.layout, standing.rank, standing.local_rank)
         compiled = CompiledCode(record, place, int(os.environ["LOCAL_RANK"]))
         rank = _Rank(job, record, standing, place, report, sync_s, compiled)
