@@ -20,8 +20,6 @@ _PIECE = 1 << 28
 _BLOCK = 1 << 24
 # Of the memory that is left on the node: vLLM wants some itself, and what does not fit pushes out what was read first.
 _MOST = 0.5
-# One reader had 1.4 GB/s of a disk that gave several 1.9 (docs/performance.md).
-_READERS = 2
 _INDEX = "model.safetensors.index.json"
 
 
@@ -34,16 +32,12 @@ class Piece(NamedTuple):
 
 
 class ReadAhead:
-    """The readers of one rank. Nothing here ends a job: vLLM reads for itself what they could not."""
+    """The reader of one rank. Nothing here ends a job: vLLM reads for itself what it could not."""
 
     def __init__(self, pieces: list[Piece]) -> None:
-        self._began, self.done = time.perf_counter(), 0
-        self._left = iter(pieces)
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(min(_READERS, len(pieces)))]
-        self._running = len(self._threads)
-        for thread in self._threads:
-            thread.start()
+        self.done = 0
+        self._thread = threading.Thread(target=self._run, args=(pieces,), name="vllm-hpc-readahead", daemon=True)
+        self._thread.start()
 
     @classmethod
     def start(cls, record: JobRecord, local_rank: int) -> ReadAhead:
@@ -60,28 +54,20 @@ class ReadAhead:
 
     def join(self) -> None:
         """Wait until all is read."""
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
 
-    def _run(self) -> None:
-        block = memoryview(bytearray(_BLOCK))
-        while (piece := self._next()) is not None:
-            try:
+    def _run(self, pieces: list[Piece]) -> None:
+        if not pieces:
+            return
+        began, block = time.perf_counter(), memoryview(bytearray(_BLOCK))
+        try:
+            for piece in pieces:
                 _read(piece, block)
-            except OSError as error:  # vLLM tells what is wrong with the file
-                print(f"vllm-hpc: weights are not read ahead: {error}", flush=True)
-                break
-            with self._lock:
                 self.done += piece.size
-        with self._lock:
-            self._running -= 1
-            if not self._running:
-                seconds = time.perf_counter() - self._began
-                print(f"vllm-hpc: {self.done / 1e9:.2f} GB of weights are in memory after {seconds:.1f} s", flush=True)
-
-    def _next(self) -> Piece | None:
-        with self._lock:
-            return next(self._left, None)
+        except OSError as error:  # vLLM tells what is wrong with the file
+            print(f"vllm-hpc: weights are not read ahead: {error}", flush=True)
+        seconds = time.perf_counter() - began
+        print(f"vllm-hpc: {self.done / 1e9:.2f} GB of weights are in memory after {seconds:.1f} s", flush=True)
 
 
 def _files(model: Path, engine: dict[str, Any]) -> list[Path]:
