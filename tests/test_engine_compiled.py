@@ -98,13 +98,15 @@ def test_what_compiled_code_depends_on_tells_archives_apart(
 ) -> None:
     _, one = start(tmp_path)
     if "plan" in changes:
-        changes = {"plan": msgspec.structs.replace(record(tmp_path).plan, engine={"max_num_batched_tokens": 64})}
+        changes = {"plan": msgspec.structs.replace(record(tmp_path).plan, engine={"max_num_seqs": 8})}
     assert one != start(tmp_path, **changes)[1]
     assert one != start(tmp_path, rank=1)[1]
     assert one == start(tmp_path)[1]
 
 
-@pytest.mark.parametrize("engine", [{"max_num_seqs": 8}, {"load_format": "dummy", "gpu_memory_utilization": 0.5}])
+@pytest.mark.parametrize(
+    "engine", [{"load_format": "dummy", "gpu_memory_utilization": 0.5}, {"async_scheduling": False}]
+)
 def test_what_changes_no_code_shares_an_archive(tmp_path: Path, node: Path, engine: dict[str, Any]) -> None:
     plan = msgspec.structs.replace(record(tmp_path).plan, engine=engine)
     assert start(tmp_path)[1] == start(tmp_path, plan=plan)[1]

@@ -17,7 +17,7 @@ from vllm_hpc.tuned import Setting, Trial
 SWEEPS = ("layout", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
 DEFAULT_SWEEP = SWEEPS[:3]
 # Each value of these has compiled code of its own, as each TP and PP has.
-_COMPILED_FOR = ("max_num_batched_tokens", "kv_cache_dtype")
+_COMPILED_FOR = ("max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
 # Rounds of one setting differed by up to 2 % after the first (docs/performance.md).
 _BETTER = 1.02
 # vLLM's defaults where the plan names none (settings.py has them for GPUs).
@@ -27,7 +27,7 @@ Measure = Callable[[Setting], Trial]
 
 
 def warmed(run: Measure) -> Measure:
-    """Run a setting twice where nothing has compiled its code yet, and count the second run only.
+    """Run a setting twice the first time that this sweep comes to it, and count the second run only.
 
     On a GPU, kernels are compiled in a job's first steps too: one H100's first job had 0.81 of the second's tokens/s
     (docs/performance.md), which would have spoken for whatever is tried later.

