@@ -6,7 +6,6 @@ A change is kept where it is faster by more than two runs of the same setting di
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -16,8 +15,6 @@ from vllm_hpc.tuned import Setting, Trial
 # What is swept, in this order. An fp8 KV cache changes the answers: only where it is named.
 SWEEPS = ("layout", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
 DEFAULT_SWEEP = SWEEPS[:3]
-# Each value of these has compiled code of its own, as each TP and PP has.
-_COMPILED_FOR = ("max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
 # Rounds of one setting differed by up to 2 % after the first (docs/performance.md).
 _BETTER = 1.02
 # vLLM's defaults where the plan names none (settings.py has them for GPUs).
@@ -32,12 +29,11 @@ def warmed(run: Measure) -> Measure:
     On a GPU, kernels are compiled in a job's first steps too: one H100's first job had 0.81 of the second's tokens/s
     (docs/performance.md), which would have spoken for whatever is tried later.
     """
-    compiled: set[tuple[Any, ...]] = set()
+    compiled: list[Setting] = []
 
     def run_warm(setting: Setting) -> Trial:
-        code = (setting.tp, setting.pp, *(setting.engine.get(name) for name in _COMPILED_FOR))
-        if code not in compiled:
-            compiled.add(code)
+        if setting not in compiled:
+            compiled.append(setting)
             first = run(setting)
             if first.tokens_per_s is None:
                 return first
