@@ -35,15 +35,13 @@ ENGINE = {"load_format": "dummy", "max_model_len": 4096, "max_num_seqs": 512, "s
 NO_MULTICAST = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
 
 
-def cases(
-    shape: str, gpus: int, prompts: int, times: int, sigma: float, settings: dict[str, Any] | None = None
-) -> list[Case]:
+def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float, settings: dict[str, Any]) -> list[Case]:
     """What is measured of a shape, the most telling first; of rows of uneven lengths (``sigma``), one start only.
 
     ``settings``: further engine arguments of all ways.
     """
     both = ("attempt", "generate")
-    engine = ENGINE | (NO_MULTICAST if gpus > 1 else {}) | (settings or {})
+    engine = ENGINE | (NO_MULTICAST if gpus > 1 else {}) | settings
     found = [Case(shape=shape, ways=both, tp=gpus, engine=engine, prompts=prompts, times=times, sigma=sigma)]
     if not sigma:
         found += [
@@ -52,7 +50,7 @@ def cases(
         ]
         found.append(
             Case(
-                shape=shape, ways=("submit",), dp=gpus, engine={"load_format": "dummy", **(settings or {})},
+                shape=shape, ways=("submit",), dp=gpus, engine={"load_format": "dummy", **settings},
                 prompts=prompts, times=2,
             )
         )  # fmt: skip

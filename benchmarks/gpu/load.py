@@ -8,7 +8,6 @@ the file system lets one) and once more with them in it. A way whose package is 
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -17,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.shapes import SHAPES, make
+from benchmarks.gpu.results import spread
+from benchmarks.gpu.shapes import make, shape_parser
 from benchmarks.one_engine import prepare_environment
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ FILES = 4
 
 def main() -> None:
     """Write the files, load them in every way, and print a table."""
-    given = _arguments()
+    given = shape_parser(__doc__, times=3).parse_args()
     prepare_environment()
     folder = make(given.shape, given.work / given.shape)
     start_world()
@@ -59,9 +59,7 @@ def main() -> None:
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e9
     print(f"| way | files | GB | median s (least - most) | GB/s |\n{'| --- ' * 5}|")
     for (way, cache), found in seconds.items():
-        middle = statistics.median(found)
-        spread = f"{middle:.1f} ({min(found):.1f} - {max(found):.1f})"
-        print(f"| {way} | {cache} | {size:.1f} | {spread} | {size / middle:.1f} |")
+        print(f"| {way} | {cache} | {size:.1f} | {spread(found)} | {size / statistics.median(found):.1f} |")
 
 
 def start_world() -> None:
@@ -165,14 +163,6 @@ def drop_from_page_cache(folder: Path) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="llama-8b", choices=sorted(SHAPES))
-    parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"))
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -8,22 +8,21 @@ which is vLLM's default by its name. Seconds of the rank: import, load, and of t
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.gpu.load import drop_from_page_cache, write_weights
-from benchmarks.gpu.shapes import SHAPES, make
+from benchmarks.gpu.results import spread
+from benchmarks.gpu.shapes import make, shape_parser
 
 WAYS = {"without": ["--engine", "safetensors_load_strategy=lazy"], "read ahead": []}
 
 
 def main() -> None:
     """Write the files, start in turns, and print a table; the first start of all only compiles."""
-    given = _arguments()
+    given = shape_parser(__doc__, times=3).parse_args()
     folder = make(given.shape, given.work / given.shape)
     if not (folder / "model.safetensors.index.json").exists():
         write_weights(folder)
@@ -37,8 +36,8 @@ def main() -> None:
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e9
     print(f"| {size:.1f} GB, cold | import | load | of it weights | import and load |\n{'| --- ' * 5}|")
     for way, starts in found.items():
-        cells = [_spread([one[name] for one in starts]) for name in ("import", "load", "weights")]
-        print(f"| {way} | {' | '.join(cells)} | {_spread([one['import'] + one['load'] for one in starts])} |")
+        cells = [spread([one[name] for one in starts]) for name in ("import", "load", "weights")]
+        print(f"| {way} | {' | '.join(cells)} | {spread([one['import'] + one['load'] for one in starts])} |")
 
 
 def start(folder: Path, jobs: Path, options: list[str]) -> dict[str, float]:
@@ -51,18 +50,6 @@ def start(folder: Path, jobs: Path, options: list[str]) -> dict[str, float]:
     subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
     timings: dict[str, float] = json.loads((jobs / name / "ranks" / "rank-0.json").read_bytes())["timings"]
     return timings
-
-
-def _spread(seconds: list[float]) -> str:
-    return f"{statistics.median(seconds):.1f} ({min(seconds):.1f} - {max(seconds):.1f})"
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="llama-8b", choices=sorted(SHAPES))
-    parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"))
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

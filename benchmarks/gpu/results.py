@@ -38,6 +38,12 @@ def read(file: Path) -> list[Line]:
     return [msgspec.json.decode(line, type=Line) for line in file.read_bytes().splitlines()]
 
 
+def spread(numbers: list[float], form: str = ".1f") -> str:
+    """Their median, and the least and the most beside it."""
+    middle, least, most = (format(one, form) for one in (statistics.median(numbers), min(numbers), max(numbers)))
+    return f"{middle} ({least} - {most})"
+
+
 def table(lines: list[Line]) -> str:
     """One row for each way of each case: median output tokens/s of all its ranks' replicas, least and most."""
     head = "| shape | way | TP x PP x DP | prompts | output tok/s (least - most) | idle | start-up | digests |"
@@ -53,7 +59,7 @@ def table(lines: list[Line]) -> str:
             start_up = max(figure.start_up["import"] + figure.start_up["load"] for figure in figures)
             rows.append(
                 f"| {case.shape} | {way} | {case.tp} x {case.pp} x {case.dp} | {case.prompts} "
-                f"| {statistics.median(rates):,.0f} ({rates[0]:,.0f} - {rates[-1]:,.0f}) "
+                f"| {spread(rates, ',.0f')} "
                 f"| {f'{idle:.1%}' if way in ('attempt', 'native') else '-'} | {start_up:.0f} s | {_agree(figures)} |"
             )
     return "\n".join(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "torch_dtype": "float32", "tie_word_embeddings": False,
     },
 }  # fmt: skip
+
+
+def shape_parser(description: str | None, times: int) -> argparse.ArgumentParser:
+    """The options of a benchmark of one shape: which, how often, and where its files lie."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="llama-8b", choices=sorted(SHAPES))
+    parser.add_argument("--times", type=int, default=times)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"))
+    return parser
 
 
 def make(name: str, folder: Path) -> Path:

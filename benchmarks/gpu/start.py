@@ -13,13 +13,13 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.gpu.shapes import SHAPES, make
+from benchmarks.gpu.results import spread
+from benchmarks.gpu.shapes import make, shape_parser
 
 BARE = """
 import json, sys, time
@@ -100,15 +100,12 @@ def main() -> None:
                 print(f"{way}, {which}: {_whole(timings):.1f} s: {json.dumps(timings)}", flush=True)
     print("| start | of | seconds, median (least - most) |\n| --- | --- | --- |")
     for (way, which), seconds in found.items():
-        print(f"| {which} | {way} | {statistics.median(seconds):.1f} ({min(seconds):.1f} - {max(seconds):.1f}) |")
+        print(f"| {which} | {way} | {spread(seconds)} |")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="llama-8b", choices=sorted(SHAPES))
+    parser = shape_parser(__doc__, times=2)
     parser.add_argument("--gpus", type=int, default=1)
-    parser.add_argument("--times", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"))
     return parser.parse_args()
 
 
