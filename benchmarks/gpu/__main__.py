@@ -32,7 +32,7 @@ from vllm_hpc.planning import plan_only
 # Dummy weights; what all ways are given. 512: vLLM's largest CUDA graph, and what vllm-hpc's planner picks.
 ENGINE = {"load_format": "dummy", "max_model_len": 4096, "max_num_seqs": 512, "seed": 1}
 # Without NVLink multicast, which shared hosts keep switched off.
-NO_MULTICAST = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
+NO_MULTICAST = {"pass_config": {"fuse_allreduce_rms": False}}
 
 
 def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float, settings: dict[str, Any]) -> list[Case]:
@@ -41,7 +41,9 @@ def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float, setting
     ``settings``: further engine arguments of all ways.
     """
     both = ("attempt", "generate")
-    engine = ENGINE | (NO_MULTICAST if gpus > 1 else {}) | settings
+    engine: dict[str, Any] = ENGINE | settings
+    if gpus > 1:  # a passed pass_config says itself what it wants fused
+        engine["compilation_config"] = NO_MULTICAST | engine.get("compilation_config", {})
     found = [Case(shape=shape, ways=both, tp=gpus, engine=engine, prompts=prompts, times=times, sigma=sigma)]
     if not sigma:
         found += [

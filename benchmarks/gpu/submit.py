@@ -36,18 +36,24 @@ def run_submit(case: Case, model: Path, out: Path, seconds: float) -> list[Line]
     figures: list[Figure] = []
     for number in range(case.times):
         job = out / "runs" / f"job-{number}"
-        left = deadline - time.monotonic()
-        with (out / "log").open("wb") as log:
-            try:
-                subprocess.run([*words, "--name", job.name], stdout=log, stderr=log, timeout=left, check=True)
-            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-                print(f"  {error}:\n" + "\n".join((out / "log").read_text().splitlines()[-15:]))
-                return []
+        log = out / f"log-{number}"
+        try:
+            _submit([*words, "--name", job.name], log, deadline - time.monotonic())
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            print(f"  {error}; {log} ends with:\n" + "\n".join(log.read_text().splitlines()[-15:]))
+            cancel = [sys.executable, "-m", "vllm_hpc", "cancel", str(job)]
+            subprocess.run(cancel, check=False)  # its ranks would disturb the next case
+            return []
         print((job / "summary.json").read_text(), flush=True)
         figures.append(_figure(number, json.loads((job / "summary.json").read_text())))
     layout = json.loads((job / "job.json").read_text())["plan"]["layout"]
     chosen = msgspec.structs.replace(case, **{name: layout[name] for name in ("tp", "pp", "dp")})
     return [Line(chosen, tuple(figures))]
+
+
+def _submit(words: list[str], log: Path, seconds: float) -> None:
+    with log.open("wb") as file:
+        subprocess.run(words, stdout=file, stderr=file, timeout=seconds, check=True)
 
 
 def _figure(number: int, summary: dict[str, Any]) -> Figure:
