@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.gpu.sampler import Sampler, inclusive
+from benchmarks.gpu.sampler import Sampler, Waits, inclusive
 from benchmarks.one_engine import OneEngine, Run, prepare_environment
 from vllm_hpc.engine.watch import kill_children
 from vllm_hpc.layout import Layout
@@ -115,10 +115,11 @@ def main() -> None:
 def _sample(run: Callable[[], Run], file: Path) -> None:
     sampler = Sampler()
     sampler.start()
-    done = run()
+    with Waits() as waits:
+        done = run()
     stacks = sampler.stop()
     file.write_text(stacks + "\n")
-    print(f"{file.stem}: {done.seconds:.2f} s while sampled")
+    print(f"{file.stem}: {done.seconds:.2f} s while sampled; {waits}")
     for name, share in inclusive(stacks)[:60]:
         print(f"  {share:6.1%} {name}")
     sys.stdout.flush()

@@ -1,4 +1,7 @@
-"""Where a process's main thread spends its time, sampled from another thread: unlike cProfile it slows nothing."""
+"""Where a process's main thread spends its time, sampled from another thread: unlike cProfile it slows nothing.
+
+And how often it waits for the GPU: a step whose answer was there when it was asked for had the GPU wait for Python.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,46 @@ import threading
 import time
 from collections import Counter
 from types import FrameType
+from typing import Self
+from unittest import mock
+
+import torch
 
 INTERVAL_S = 0.005
 # Python hands its lock over after this time; by default after 5 ms, or wherever the main thread lets go of it, and then
 # all that it does between two such places would be counted as the second.
 _SWITCH_S = 0.0001
+
+
+# A wait no longer than that found the answer there.
+_NO_WAIT_S = 0.0002
+
+
+class Waits:
+    """Times each wait for a CUDA event: vLLM has one in a step, for the tokens of the step before."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def __enter__(self) -> Self:
+        # vLLM for the CPU has put an empty class there.
+        own = getattr(torch.cuda.Event, "synchronize", lambda event: None)
+
+        def synchronize(event: torch.cuda.Event) -> None:
+            began = time.perf_counter()
+            own(event)
+            self.seconds.append(time.perf_counter() - began)
+
+        self._patch = mock.patch.object(torch.cuda.Event, "synchronize", synchronize, create=True)
+        self._patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.stop()
+
+    def __str__(self) -> str:
+        none = sum(one < _NO_WAIT_S for one in self.seconds)
+        return f"{len(self.seconds)} waits for the GPU, {sum(self.seconds):.2f} s; {none} found it done"
 
 
 class Sampler:

@@ -23,6 +23,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "tie_word_embeddings": False,
     },
+    # What two GPUs have of it is what four have of llama-8b, but for the vocabulary: TP=4's share of work at TP=2.
+    "llama-8b-half": _LLAMA | {
+        "hidden_size": 4096, "intermediate_size": 7168, "num_hidden_layers": 32, "num_attention_heads": 16,
+        "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 128256, "tie_word_embeddings": False,
+    },
     # huggingface.co/Qwen/Qwen2.5-32B
     "qwen-32b": _LLAMA | {
         "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 5120, "intermediate_size": 27648,
