@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.real_jobs import ENGINE
+from vllm_hpc import tuning
 from vllm_hpc.errors import JobFailedError, RefusedError, SubmitError
 from vllm_hpc.planning import find_subject, make_plan, plan_only
 from vllm_hpc.profiles import Profile
@@ -97,13 +98,16 @@ def test_what_compiles_first_is_run_twice() -> None:
         rate = None if setting.tp == 4 else 10.0 * runs.count(setting)
         return Trial(setting=setting, tokens_per_s=rate)
 
-    measure = warmed(run)
+    told: list[Trial] = []
+    measure = warmed(run, told.append)
     one, two, four = (Setting(tp=tp, pp=1, dp=1, engine={"max_num_seqs": 8}) for tp in (1, 2, 4))
     fewer = Setting(tp=1, pp=1, dp=1, engine={"max_num_seqs": 4})
     longer = Setting(tp=1, pp=1, dp=1, engine={"max_num_batched_tokens": 64})
     rates = [measure(setting).tokens_per_s for setting in (one, fewer, two, longer, four, one)]
     assert rates == [20.0, 20.0, 20.0, 20.0, None, 30.0]
     assert runs == [one, one, fewer, fewer, two, two, longer, longer, four, one]
+    assert [trial.setting for trial in told] == [one, fewer, two, longer]
+    assert not any(trial.counts for trial in told)
 
 
 def test_an_fp8_cache_is_tried_only_where_it_is_named() -> None:
@@ -128,6 +132,18 @@ def found(desk: Path, model: Path) -> Path:
     subject.file.parent.mkdir(parents=True)
     subject.file.write_bytes(msgspec.json.encode(finding))
     return subject.file
+
+
+@pytest.mark.parametrize(
+    ("profile", "device"),
+    [(Profile(gpu_flag="none"), "cpu"), (Profile(gpu_flag="none", mem="64G"), "cpu"), (Profile(), "unknown")],
+)
+def test_what_a_finding_is_about_without_a_gpu_that_is_known(model: Path, profile: Profile, device: str) -> None:
+    request = make_request({"model": str(model), "scheduler": "slurm", "nodes": 1, "gpus_per_node": 1})
+    plan, _ = make_plan(request, profile)
+    subject = find_subject(request, profile, plan)
+    assert subject is not None
+    assert subject.device == device
 
 
 def cut(model: Path, **options: Any) -> tuple[int, int, Any]:
@@ -218,6 +234,28 @@ def test_its_own_options_are_read_by_the_command(run_cli: Any, model: Path) -> N
         outcome = run_cli("tune", model, "--scheduler", "local", *words)
         assert outcome.code == 2, words
         assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("device", "runs_of_each"), [({"gpu": "h100-80"}, 2), ({"scheduler": "local"}, 1)])
+def test_only_gpus_are_warmed_up(
+    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch, device: dict[str, Any], runs_of_each: int
+) -> None:
+    """Jobs are left out: none could run on an H100 here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(desk))
+    runs: list[Setting] = []
+    told: list[Trial] = []
+
+    def run(bench: object, setting: Setting) -> Trial:
+        runs.append(setting)
+        return Trial(setting=setting, tokens_per_s=100.0)
+
+    monkeypatch.setattr(tuning._Bench, "run", run)
+    options = {"scheduler": "local", "nodes": 1, "gpus_per_node": 1, "rows": 4, "job_dir": str(desk / "runs"), **device}
+    done = tuning.tune(str(model), sweep=("max_num_seqs",), tell=told.append, **options)
+    found = done.finding.trials
+    assert len(runs) == runs_of_each * len(found)
+    assert all(trial.counts for trial in found)
+    assert [trial.counts for trial in told] == ([False, True] if runs_of_each == 2 else [True]) * len(found)
 
 
 @pytest.mark.vllm

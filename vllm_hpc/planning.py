@@ -105,7 +105,8 @@ def find_subject(request: Request, profile: Profile, plan: Plan) -> tuned.Subjec
 def _subject(
     request: Request, profile: Profile, model: str, shape: Shape, device: Device | None, plan: Plan
 ) -> tuned.Subject:
-    name = "unknown" if device is None else device.gpu.name if device.gpu else "cpu"
+    is_cpu = device.gpu is None if device else profile.gpu_flag == "none"
+    name = "cpu" if is_cpu else device.gpu.name if device and device.gpu else "unknown"
     numbers: dict[str, Any] = {key: request.engine[key] for key in ("dtype", "quantization") if key in request.engine}
     return tuned.Subject(
         model=model, shape=shape, numbers=numbers, device=name, nodes=plan.layout.nodes,

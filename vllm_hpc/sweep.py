@@ -23,8 +23,8 @@ DEFAULTS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
 Measure = Callable[[Setting], Trial]
 
 
-def warmed(run: Measure) -> Measure:
-    """Run a setting twice the first time that this sweep comes to it, and count the second run only.
+def warmed(run: Measure, tell: Callable[[Trial], None]) -> Measure:
+    """Run a setting twice the first time that this sweep comes to it, tell of the first run, and count the second.
 
     On a GPU, kernels are compiled in a job's first steps too: one H100's first job had 0.81 of the second's tokens/s
     (docs/performance.md), which would have spoken for whatever is tried later.
@@ -37,6 +37,7 @@ def warmed(run: Measure) -> Measure:
             first = run(setting)
             if first.tokens_per_s is None:
                 return first
+            tell(msgspec.structs.replace(first, counts=False))
         return run(setting)
 
     return run_warm

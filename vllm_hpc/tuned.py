@@ -33,7 +33,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """A setting, the output tokens a second that it reached (None: it failed, ``why``), and its job folder.
 
-    ``seconds`` from its first step to its last.
+    ``seconds`` from its first step to its last. ``counts``: False for a run that only has code compiled.
     """
 
     setting: Setting
@@ -41,6 +41,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     job: str = ""
     why: str = ""
+    counts: bool = True
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,8 +55,8 @@ def tune(
     """Find the fastest setting for a model on the nodes that ``options`` ask for, and keep it for the planner.
 
     ``options`` are those of ``submit``. Without an input, each trial runs ``rows`` rows of ``prompt_tokens`` random
-    tokens in and max_tokens (128) out. ``tell`` hears of each trial. Raises RefusedError before anything was made,
-    JobFailedError where not even the planner's own choice runs.
+    tokens in and max_tokens (128) out. ``tell`` hears of each trial, and of runs that do not count. Raises RefusedError
+    before anything was made, JobFailedError where not even the planner's own choice runs.
     """
     request = with_default_profile(make_request({"model": model, **options}))
     profile = load_profile(request.profile)
@@ -70,7 +70,7 @@ def tune(
     bench = _Bench(request, profile, subject, start, rows, prompt_tokens)
     trials: list[Trial] = []
 
-    run = bench.run if subject.device == "cpu" else warmed(bench.run)
+    run = bench.run if subject.device == "cpu" else warmed(bench.run, tell)
 
     def measure(setting: Setting) -> Trial:
         trial = run(setting)

@@ -49,7 +49,8 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int, as_jso
 
 def _tell(trial: Trial) -> None:
     rate = f"failed: {trial.why}" if trial.tokens_per_s is None else f"{trial.tokens_per_s:,.0f} output tokens/s"
-    click.echo(f"{trial.setting}: {rate}", err=True)
+    aside = "" if trial.counts else " (the first run, which compiles: it does not count)"
+    click.echo(f"{trial.setting}: {rate}{aside}", err=True)
 
 
 def _plain(value: object) -> dict[str, Any]:
