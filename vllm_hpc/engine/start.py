@@ -18,7 +18,7 @@ from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from vllm_hpc.engine.adapters import lora_arguments
 from vllm_hpc.engine.grammars import give_time_to_compile
-from vllm_hpc.engine.slots import spare_allocations
+from vllm_hpc.engine.steady import take_short_way
 from vllm_hpc.errors import RequestError
 from vllm_hpc.layout import Layout
 from vllm_hpc.plan import LARGEST_GRAPH, is_large_gpu
@@ -50,7 +50,7 @@ def make_engine(record: JobRecord, timings: dict[str, float], **workers: Any) ->
         engine = LLMEngine.from_engine_args(engine_arguments(record, **workers), usage_context=UsageContext.LLM_CLASS)
     if timings.get("weights"):
         timings["weights"] = round(timings["weights"] - timings.get("device", 0.0), 3)
-    spare_allocations(engine)
+    take_short_way(engine)
     timings["compile"] = round(engine.vllm_config.compilation_config.compilation_time, 3)
     return engine
 

@@ -1,0 +1,55 @@
+"""What the short way through the scheduler makes of each step is what vLLM's own would have made of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine_run import ENVIRONMENT
+
+pytestmark = pytest.mark.vllm
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no prefix cache": {"enable_prefix_caching": False},
+    "prompts in parts": {"max_num_batched_tokens": 24},
+    "too little room": {"num_gpu_blocks_override": 20},
+}
+
+
+def start(model: Path, engine: dict[str, Any], *words: str) -> subprocess.Popen[str]:
+    given = [str(model), json.dumps({"block_size": 32, **engine}), *words]
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tests.steady_run", *given],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT},
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+
+
+def told(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, out[-2000:] + err[-3000:]
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize(("kind", "scheduler"), [("real", "Scheduler"), ("pipelined", "AsyncScheduler")])
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_every_step_is_what_vllm_would_have_made_of_it(
+    tiny: Path, engine: dict[str, Any], kind: str, scheduler: str
+) -> None:
+    runs = [start(tiny, engine, way, kind) for way in ("short", "own")]
+    short, own = (told(one) for one in runs)
+    assert short["scheduler"] == own["scheduler"] == scheduler
+    assert short["rows"] == own["rows"]
+    for number, (one, other) in enumerate(zip(short["steps"], own["steps"], strict=True)):
+        assert one == other, f"step {number}"
+    assert bool(own["preempted"]) is ("num_gpu_blocks_override" in engine)
+    assert short["steady"] > 0.3 * short["tokens"]  # of all tokens, prompts' included
+    assert short["left"] <= 1  # the last rows' end is told at the next step
