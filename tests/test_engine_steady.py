@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,3 +54,26 @@ def test_every_step_is_what_vllm_would_have_made_of_it(
     assert bool(own["preempted"]) is ("num_gpu_blocks_override" in engine)
     assert short["steady"] > 0.3 * short["tokens"]  # of all tokens, prompts' included
     assert short["left"] <= 1  # the last rows' end is told at the next step
+
+
+def test_a_scheduler_that_is_not_known_goes_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm_hpc.engine import steady
+
+    class Other:
+        schedule = update_from_output = None
+
+    scheduler = Other()
+    engine: Any = SimpleNamespace(engine_core=SimpleNamespace(engine_core=SimpleNamespace(scheduler=scheduler)))
+    with pytest.raises(ValueError, match="not the scheduler"):
+        steady.Steady(scheduler)
+    monkeypatch.setattr(steady, "Scheduler", Other)
+    monkeypatch.setattr(steady, "_does_more", lambda scheduler: False)
+    with pytest.raises(AttributeError, match="kv_cache_manager"):
+        steady.Steady(scheduler)
+    monkeypatch.setattr(steady, "__version__", "0.99.0")
+    with pytest.raises(ValueError, match="not the scheduler"):
+        steady.Steady(scheduler)
+    assert steady.take_short_way(engine) is False
+    assert vars(scheduler) == {}
+    workers: Any = SimpleNamespace(engine_core=SimpleNamespace())  # the scheduler is in another process
+    assert steady.take_short_way(workers) is False
