@@ -171,6 +171,9 @@ def test_what_is_asked_comes_first(model: Path, found: Path) -> None:
     assert cut(model, gpus_per_node=4)[2] is None  # another number of ranks was not tuned
     assert cut(model, launcher="native")[2] is None
     assert cut(model, engine={"dtype": "bfloat16"})[2] is None
+    assert cut(model, engine={"kv_cache_dtype": "fp8"})[2] is None
+    # vLLM refuses fewer tokens a step than sequences: of the two, it gives both or neither.
+    assert cut(model, engine={"max_num_batched_tokens": 4}) == (2, 1, None)
 
 
 def test_another_model_at_the_same_place_is_not_tuned(model: Path, found: Path) -> None:
@@ -183,6 +186,14 @@ def test_another_model_at_the_same_place_is_not_tuned(model: Path, found: Path) 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"best": 7}', b"\xff" * 100])
 def test_a_file_that_is_no_finding_is_none(model: Path, found: Path, content: bytes) -> None:
     found.write_bytes(content)
+    assert cut(model) == (1, 2, None)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"trials": []}, {"made_at": 1e300}, {"made_at": -1}, {"best": {"tp": -1, "pp": 1, "dp": -2}}]
+)
+def test_neither_is_what_tune_does_not_write(model: Path, found: Path, odd: dict[str, Any]) -> None:
+    found.write_bytes(msgspec.json.encode({**msgspec.json.decode(found.read_bytes()), **odd}))
     assert cut(model) == (1, 2, None)
 
 
@@ -256,6 +267,36 @@ def test_only_gpus_are_warmed_up(
     assert len(runs) == runs_of_each * len(found)
     assert all(trial.counts for trial in found)
     assert [trial.counts for trial in told] == ([False, True] if runs_of_each == 2 else [True]) * len(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "sweep", "first"),
+    [
+        ({"kv_cache_dtype": "fp8"}, "max_num_seqs", {"kv_cache_dtype": "fp8"}),
+        ({"max_num_seqs": "4"}, "max_num_batched_tokens", {"max_num_seqs": 4}),
+        ({"max_num_seqs": None}, "max_num_batched_tokens", {}),
+    ],
+)
+def test_what_was_asked_of_tune_is_not_asked_of_later_jobs(
+    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], sweep: str, first: dict[str, Any]
+) -> None:
+    """Jobs are left out."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(desk))
+    runs: list[Setting] = []
+
+    def run(bench: object, setting: Setting) -> Trial:
+        runs.append(setting)
+        return Trial(setting=setting, tokens_per_s=100.0)
+
+    monkeypatch.setattr(tuning._Bench, "run", run)
+    done = tuning.tune(
+        str(model), sweep=(sweep,), rows=64, scheduler="local", nodes=1, gpus_per_node=1, engine=given,
+        job_dir=str(desk / "runs"),
+    )  # fmt: skip
+    assert runs[0].engine == first
+    assert not set(given) & {name for trial in done.finding.trials for name in trial.setting.engine}
+    assert done.finding.gain == 1.0
+    assert not set(given) & set(plan_only(str(model), scheduler="local", nodes=1, gpus_per_node=1).engine)
 
 
 @pytest.mark.vllm

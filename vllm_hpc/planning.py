@@ -94,6 +94,10 @@ def make_plan(
     return msgspec.structs.replace(plan, reasons=tuple(notes)), scheduler
 
 
+# Engine arguments that make the same model another one to tune.
+_NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
+
+
 def find_subject(request: Request, profile: Profile, plan: Plan) -> tuned.Subject | None:
     """What a finding on that plan would be about; None where nothing is known of the model. Raises RefusedError."""
     model = find_model(request.model)
@@ -107,7 +111,7 @@ def _subject(
 ) -> tuned.Subject:
     is_cpu = device.gpu is None if device else profile.gpu_flag == "none"
     name = "cpu" if is_cpu else device.gpu.name if device and device.gpu else "unknown"
-    numbers: dict[str, Any] = {key: request.engine[key] for key in ("dtype", "quantization") if key in request.engine}
+    numbers: dict[str, Any] = {key: request.engine[key] for key in _NUMBERS if key in request.engine}
     return tuned.Subject(
         model=model, shape=shape, numbers=numbers, device=name, nodes=plan.layout.nodes,
         procs_per_node=plan.layout.procs_per_node, is_native=launchers.is_native(request, profile),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from vllm_hpc.models.config import Shape
 from vllm_hpc.records import read_json
 from vllm_hpc.request import Request
 
+_BATCH = frozenset({"max_num_seqs", "max_num_batched_tokens"})
+# Of the year 9999, which is the last that a date can be of.
+_LAST_SECOND = 2.5e11
+
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """A layout of the same ranks, and arguments of vLLM."""
@@ -24,6 +29,16 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     pp: int
     dp: int
     engine: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no layout: a file may hold anything."""
+        if min(self.tp, self.pp, self.dp) < 1:
+            raise ValueError("sizes of a layout are 1 or more")
+
+    def without(self, names: Iterable[str]) -> Setting:
+        """The same without these engine arguments."""
+        engine = {name: value for name, value in self.engine.items() if name not in names}
+        return msgspec.structs.replace(self, engine=engine)
 
     def __str__(self) -> str:
         engine = "".join(f", {name} {value}" for name, value in self.engine.items())
@@ -47,7 +62,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """What a finding is about: it holds for no other model, GPU, number of nodes or of ranks on each.
 
-    ``numbers``: dtype and quantization, where --engine names them.
+    ``numbers``: dtype, quantization and kv_cache_dtype, where --engine names them.
     """
 
     model: str
@@ -75,6 +90,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[Trial, ...]
     made_at: float
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what tune does not write: a file may hold anything."""
+        if not self.trials or not 0 <= self.made_at < _LAST_SECOND:
+            raise ValueError("no trials, or no time")
+
     @property
     def gain(self) -> float:
         """How many times as fast as the planner's own choice, each by the mean of its trials."""
@@ -91,10 +111,15 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return not request.array and all(value in (None, getattr(self.best, name)) for name, value in asked.items())
 
     def applied_to(self, request: Request, layout: Layout) -> Request:
-        """The request with its layout, on the nodes of ``layout``, and its arguments where the request names none."""
+        """The request with its layout, on the nodes of ``layout``, and its arguments where the request names none.
+
+        Of the two numbers of a batch it gives both or neither: vLLM refuses fewer tokens than sequences.
+        """
+        given = set(request.engine)
+        engine = self.best.without(_BATCH if given & _BATCH else ()).engine
         return msgspec.structs.replace(
             request, nodes=layout.nodes, gpus_per_node=layout.procs_per_node, tp=self.best.tp, pp=self.best.pp,
-            dp=self.best.dp, engine={**self.best.engine, **request.engine},
+            dp=self.best.dp, engine={**engine, **request.engine},
         )  # fmt: skip
 
 

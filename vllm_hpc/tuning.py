@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.checks import as_path
-from vllm_hpc.errors import RefusedError, RequestError
+from vllm_hpc.errors import RefusedError, RequestError, SubmitError
 from vllm_hpc.intake import Intake
 from vllm_hpc.models import find_model
 from vllm_hpc.plan import Plan
@@ -79,8 +79,10 @@ def tune(
         return trial
 
     best = search(start, sweep, measure, bench.layouts, bench.row_count)
+    given = request.engine  # what was asked for here is not what was found: later jobs ask for themselves
+    found = [msgspec.structs.replace(trial, setting=trial.setting.without(given)) for trial in trials]
     finding = Finding(
-        model=subject.model, device=subject.device, best=best, trials=tuple(trials), made_at=time.time()
+        model=subject.model, device=subject.device, best=best.without(given), trials=tuple(found), made_at=time.time()
     )  # fmt: skip
     subject.file.parent.mkdir(parents=True, exist_ok=True)
     write_json(subject.file, finding)
@@ -89,7 +91,8 @@ def tune(
 
 def _start(plan: Plan) -> Setting:
     layout = plan.layout
-    engine = {name: plan.engine[name] for name in SWEEPS if name in plan.engine}
+    engine = {name: plan.engine[name] for name in SWEEPS if plan.engine.get(name) is not None}
+    engine |= {name: int(engine[name]) for name in DEFAULTS if name in engine}  # it may have been typed as a text
     return Setting(tp=layout.tp, pp=layout.pp, dp=layout.dp, engine=engine)
 
 
@@ -185,7 +188,7 @@ class _Bench:
         self._trials += 1
         try:
             job = prepare_untuned(self._as_request(setting, f"trial-{self._trials}")).submit()
-        except RefusedError as error:
+        except (RefusedError, SubmitError) as error:  # a queue that takes no more loses no trial that is done
             return Trial(setting=setting, tokens_per_s=None, why=str(error))
         try:
             status = job.wait()
@@ -194,9 +197,13 @@ class _Bench:
             raise
         summary = job.collect()
         seconds = sum(summary.timings.get(name, 0.0) for name in ("warm-up", "generate", "drain"))
-        is_done = status.state in ("COMPLETED", "PARTIAL")  # the same rows fail in every trial
+        # The same rows fail in every trial; what is missing was cut off, and its slow end with it.
+        is_done = status.state in ("COMPLETED", "PARTIAL") and not summary.rows["missing"]
         if not (is_done and seconds and summary.completion_tokens):
-            why = status.reason or f"it ended {status.state}, with {summary.completion_tokens} output tokens"
+            why = status.reason or (
+                f"it ended {status.state}, with {summary.completion_tokens} output tokens and "
+                f"{summary.rows['missing']} row(s) missing"
+            )
             return Trial(setting=setting, tokens_per_s=None, job=str(job.path), why=why)
         rate = round(summary.completion_tokens / seconds, 1)
         return Trial(setting=setting, tokens_per_s=rate, seconds=round(seconds, 1), job=str(job.path))
