@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.crafted import make_job
+from vllm_hpc.engine import compiled
 from vllm_hpc.engine.compiled import CompiledCode
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
@@ -77,6 +79,37 @@ def test_what_one_job_compiles_the_next_finds_on_any_node(
     assert there.is_relative_to(tmp_path / "other")
     assert sorted(path.name for path in there.rglob("*") if path.is_file()) == ["late.so", "model.so"]
     assert (there / "a/model.so").read_text() == "code"
+
+
+def test_what_others_are_compiling_meanwhile_is_passed_over(tmp_path: Path, node: Path) -> None:
+    """Triton writes into folders of its own, which it renames when they are whole."""
+    folder = tmp_path / "folder"
+    for name in ("vllm/whole", "triton/tmp.pid_7/part", "vllm/lock.tmp"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("a")
+    assert compiled._files(folder) == ["vllm/whole"]
+
+
+def test_folders_that_go_while_they_are_listed_are_passed_over(tmp_path: Path, node: Path) -> None:
+    """Of another job on the node; some 70 of 300 listings by Path.rglob met one."""
+    folder, ends = tmp_path / "folder", threading.Event()
+    (folder / "triton").mkdir(parents=True)
+    (folder / "triton" / "whole").write_text("a")
+
+    def churn() -> None:
+        while not ends.is_set():
+            for number in range(20):
+                (folder / "triton" / str(number)).mkdir()
+            for number in range(20):
+                (folder / "triton" / str(number)).rmdir()
+
+    other = threading.Thread(target=churn)
+    other.start()
+    try:
+        assert all(compiled._files(folder) == ["triton/whole"] for _ in range(500))
+    finally:
+        ends.set()
+        other.join()
 
 
 def test_nothing_new_is_not_packed_again(tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu.read_ahead --shape llama-8b --times 3 --work /tmp/gpu
 
 Files of random bytes, dropped from the page cache before each start. Without: --engine safetensors_load_strategy=lazy,
-which is vLLM's default by its name. Seconds of the rank: import, load, and of that the weights.
+as vLLM does by itself but on NFS and Lustre. Seconds of the rank: import, load, and of that the weights.
 """
 
 from __future__ import annotations

@@ -60,11 +60,11 @@ class CompiledCode:
             self._archive = cache_folder() / "compiled" / f"{self._name}.tar"
             folder = _own_folder() / self._name
             is_known = folder.exists() or _unpack(self._archive, folder)
+            if is_known and self._archive.exists():
+                self._known.update(_files(folder))
         except (OSError, RuntimeError) as error:  # there may be no home directory on this node
             print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
             return
-        if is_known and self._archive.exists():
-            self._known.update(_files(folder))
         self._folder = folder
         os.environ.update({name: str(folder / part) for name, part in _VARIABLES.items()})
 
@@ -115,11 +115,12 @@ def _own_folder() -> Path:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and not _OF_THE_NODE.search(path.name)
-    )
+    """All that is whole; others may compile there meanwhile: Triton in folders of its own, which it renames."""
+    found: list[str] = []
+    for place, folders, names in os.walk(folder):  # unlike rglob, it passes over what has gone since
+        folders[:] = [name for name in folders if not name.startswith("tmp.")]
+        found += [str((Path(place) / name).relative_to(folder)) for name in names if not _OF_THE_NODE.search(name)]
+    return sorted(found)
 
 
 def _unpack(archive: Path, folder: Path) -> bool:
