@@ -14,12 +14,15 @@ import random
 import statistics
 import tempfile
 import time
-from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.shapes import make
 from benchmarks.one_engine import prepare_environment
+
+if TYPE_CHECKING:
+    from vllm import LLM
 
 
 def main() -> None:
@@ -37,49 +40,58 @@ def main() -> None:
             max_num_seqs=given.sequences, max_num_batched_tokens=8192, num_gpu_blocks_override=given.sequences * 20,
             block_size=32,
         )  # fmt: skip
-    core: Any = llm.llm_engine.engine_core.engine_core
     found: dict[str, list[tuple[float, ...]]] = {"own": [], "short": []}
     for _ in range(given.times):
         for way, runs in found.items():
-            runs.append(run(core, way, given.sequences))
+            runs.append(run(llm, way, given.sequences))
     for way, runs in found.items():
         schedule, update = (statistics.median(one) for one in zip(*runs, strict=True))
         print(f"{way}: schedule {schedule:.2f} ms, update_from_output {update:.2f} ms a step")
 
 
-def run(core: Any, way: str, sequences: int) -> tuple[float, float]:
+def run(llm: LLM, way: str, sequences: int) -> tuple[float, float]:
     """Milliseconds a step of a fresh scheduler: schedule, update."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.request import Request
 
-    from tests.steady_run import pipelined_scheduler, sampled
-    from vllm_hpc.engine.steady import Steady
+    from tests.steady_run import pipelined, pipelined_scheduler
+    from vllm_hpc.engine.steady import take_short_way
 
+    core: Any = llm.llm_engine.engine_core.engine_core
     scheduler: Any = pipelined_scheduler(core)
+    core.scheduler = scheduler
     if way == "short":
-        steady = Steady(scheduler)
-        scheduler.schedule, scheduler.update_from_output = steady.schedule, steady.update
+        assert take_short_way(llm.llm_engine)
+    schedule, update = Timed(scheduler.schedule), Timed(scheduler.update_from_output)
+    scheduler.schedule, scheduler.update_from_output = schedule, update
     chance = random.Random(0)
     params = SamplingParams(max_tokens=128, ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY)
-    idents = [str(number) for number in range(4 * sequences)]
-    for ident in idents:
-        prompt = chance.choices(range(4096), k=256)
-        scheduler.add_request(Request(ident, prompt, params, None, block_hasher=core.request_block_hasher))
-    made, in_flight, steps, spent = dict.fromkeys(idents, 0), deque[Any](), 0, [0.0, 0.0]
+    prompts = [chance.choices(range(4096), k=256) for _ in range(4 * sequences)]
+    requests = [
+        Request(str(number), prompt, params, None, block_hasher=core.request_block_hasher)
+        for number, prompt in enumerate(prompts)
+    ]
     gc.collect()
-    while scheduler.has_requests():
+    for _ in pipelined(scheduler, requests):
+        pass
+    return 1000 * schedule.seconds / schedule.calls, 1000 * update.seconds / schedule.calls
+
+
+class Timed:
+    """A function, how often it was called, and how long that took."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.calls, self.seconds = 0, 0.0
+
+    def __call__(self, *given: Any) -> Any:
         began = time.perf_counter()
-        output = scheduler.schedule()
-        spent[0] += time.perf_counter() - began
-        steps += 1
-        in_flight.append((output, sampled(output, scheduler, made)))
-        if len(in_flight) == 2 or not output.total_num_scheduled_tokens:
-            done = in_flight.popleft()
-            began = time.perf_counter()
-            scheduler.update_from_output(*done)
-            spent[1] += time.perf_counter() - began
-    return 1000 * spent[0] / steps, 1000 * spent[1] / steps
+        try:
+            return self._function(*given)
+        finally:
+            self.calls += 1
+            self.seconds += time.perf_counter() - began
 
 
 if __name__ == "__main__":

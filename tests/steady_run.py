@@ -12,6 +12,7 @@ import json
 import random
 import sys
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from vllm import LLM, SamplingParams, TokensPrompt
@@ -84,29 +85,37 @@ def pipelined_scheduler(core: Any) -> AsyncScheduler:
 
 
 def run_pipelined(core: Any) -> list[Any]:
-    """Each row's tokens and why it ended; stepped as vLLM's core does where it launches a batch before it hears one."""
-    scheduler = core.scheduler
+    """Each row's tokens and why it ended."""
+    requests = []
     for number, prompt in enumerate(PROMPTS):
         params = parameters(number, n=1, logprobs=None, prompt_logprobs=None, stop=None, detokenize=False)
         params.output_kind = RequestOutputKind.FINAL_ONLY
-        scheduler.add_request(
+        requests.append(
             Request(str(number), prompt, params, None, arrival_time=0.0, block_hasher=core.request_block_hasher)
         )
-    tokens: dict[str, list[int]] = {str(number): [] for number in range(len(PROMPTS))}
+    tokens: dict[str, list[int]] = {request.request_id: [] for request in requests}
     ends: dict[str, Any] = {}
+    for outputs in pipelined(core.scheduler, requests):
+        for client in outputs.values():
+            for one in client.outputs:
+                tokens[one.request_id] += one.new_token_ids
+                ends[one.request_id] = str(one.finish_reason)
+    return [(tokens[ident], ends[ident]) for ident in tokens]
+
+
+def pipelined(scheduler: Any, requests: list[Request]) -> Iterator[Any]:
+    """The outputs of each step, as vLLM's core takes them where it launches a batch before it hears the last one."""
+    for request in requests:
+        scheduler.add_request(request)
+    made = dict.fromkeys((request.request_id for request in requests), 0)
     in_flight: deque[tuple[Any, ModelRunnerOutput]] = deque()
-    made = dict.fromkeys(tokens, 0)
     while scheduler.has_requests() or in_flight:
         if scheduler.has_requests():
             output = scheduler.schedule()
             in_flight.append((output, sampled(output, scheduler, made)))
             if len(in_flight) < 2 and output.total_num_scheduled_tokens:
                 continue
-        for client in scheduler.update_from_output(*in_flight.popleft()).values():
-            for one in client.outputs:
-                tokens[one.request_id] += one.new_token_ids
-                ends[one.request_id] = str(one.finish_reason)
-    return [(tokens[ident], ends[ident]) for ident in tokens]
+        yield scheduler.update_from_output(*in_flight.popleft())
 
 
 def sampled(output: Any, scheduler: Any, made: dict[str, int]) -> ModelRunnerOutput:

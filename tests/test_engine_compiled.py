@@ -12,8 +12,7 @@ import msgspec
 import pytest
 
 from tests.crafted import make_job
-from vllm_hpc.engine import compiled
-from vllm_hpc.engine.compiled import CompiledCode
+from vllm_hpc.engine.compiled import CompiledCode, _files
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
 from vllm_hpc.records import JobRecord
@@ -81,16 +80,16 @@ def test_what_one_job_compiles_the_next_finds_on_any_node(
     assert (there / "a/model.so").read_text() == "code"
 
 
-def test_what_others_are_compiling_meanwhile_is_passed_over(tmp_path: Path, node: Path) -> None:
+def test_what_others_are_compiling_meanwhile_is_passed_over(tmp_path: Path) -> None:
     """Triton writes into folders of its own, which it renames when they are whole."""
     folder = tmp_path / "folder"
     for name in ("vllm/whole", "triton/tmp.pid_7/part", "vllm/lock.tmp"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("a")
-    assert compiled._files(folder) == ["vllm/whole"]
+    assert _files(folder) == ["vllm/whole"]
 
 
-def test_folders_that_go_while_they_are_listed_are_passed_over(tmp_path: Path, node: Path) -> None:
+def test_folders_that_go_while_they_are_listed_are_passed_over(tmp_path: Path) -> None:
     """Of another job on the node; some 70 of 300 listings by Path.rglob met one."""
     folder, ends = tmp_path / "folder", threading.Event()
     (folder / "triton").mkdir(parents=True)
@@ -106,7 +105,7 @@ def test_folders_that_go_while_they_are_listed_are_passed_over(tmp_path: Path, n
     other = threading.Thread(target=churn)
     other.start()
     try:
-        assert all(compiled._files(folder) == ["triton/whole"] for _ in range(500))
+        assert all(_files(folder) == ["triton/whole"] for _ in range(500))
     finally:
         ends.set()
         other.join()

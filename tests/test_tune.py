@@ -247,20 +247,25 @@ def test_its_own_options_are_read_by_the_command(run_cli: Any, model: Path) -> N
         assert len(outcome.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("device", "runs_of_each"), [({"gpu": "h100-80"}, 2), ({"scheduler": "local"}, 1)])
-def test_only_gpus_are_warmed_up(
-    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch, device: dict[str, Any], runs_of_each: int
-) -> None:
-    """Jobs are left out: none could run on an H100 here."""
+@pytest.fixture
+def runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> list[Setting]:
+    """What was run, without the jobs: none could run on an H100 here. All are as fast as each other."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(desk))
-    runs: list[Setting] = []
-    told: list[Trial] = []
+    settings: list[Setting] = []
 
     def run(bench: object, setting: Setting) -> Trial:
-        runs.append(setting)
+        settings.append(setting)
         return Trial(setting=setting, tokens_per_s=100.0)
 
     monkeypatch.setattr(tuning._Bench, "run", run)
+    return settings
+
+
+@pytest.mark.parametrize(("device", "runs_of_each"), [({"gpu": "h100-80"}, 2), ({"scheduler": "local"}, 1)])
+def test_only_gpus_are_warmed_up(
+    desk: Path, model: Path, runs: list[Setting], device: dict[str, Any], runs_of_each: int
+) -> None:
+    told: list[Trial] = []
     options = {"scheduler": "local", "nodes": 1, "gpus_per_node": 1, "rows": 4, "job_dir": str(desk / "runs"), **device}
     done = tuning.tune(str(model), sweep=("max_num_seqs",), tell=told.append, **options)
     found = done.finding.trials
@@ -278,17 +283,8 @@ def test_only_gpus_are_warmed_up(
     ],
 )
 def test_what_was_asked_of_tune_is_not_asked_of_later_jobs(
-    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], sweep: str, first: dict[str, Any]
+    desk: Path, model: Path, runs: list[Setting], given: dict[str, Any], sweep: str, first: dict[str, Any]
 ) -> None:
-    """Jobs are left out."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(desk))
-    runs: list[Setting] = []
-
-    def run(bench: object, setting: Setting) -> Trial:
-        runs.append(setting)
-        return Trial(setting=setting, tokens_per_s=100.0)
-
-    monkeypatch.setattr(tuning._Bench, "run", run)
     done = tuning.tune(
         str(model), sweep=(sweep,), rows=64, scheduler="local", nodes=1, gpus_per_node=1, engine=given,
         job_dir=str(desk / "runs"),

@@ -32,6 +32,9 @@ from vllm_hpc.settings import Settings, choose_settings, not_modelled
 from vllm_hpc.survey import Survey, survey
 from vllm_hpc.vllm_arguments import check_arguments
 
+# Engine arguments that make the same model another one to tune.
+_NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
+
 
 def plan_only(model: str, **options: object) -> Plan:
     """The plan of a job, with nothing rendered or made. Raises RefusedError."""
@@ -92,10 +95,6 @@ def make_plan(
         _check_cluster(request, profile, plan.layout, scheduler, why)
     notes += [*plan.reasons, *known.notes, *(unused_options(request) if scheduler == "local" else ())]
     return msgspec.structs.replace(plan, reasons=tuple(notes)), scheduler
-
-
-# Engine arguments that make the same model another one to tune.
-_NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
 
 
 def find_subject(request: Request, profile: Profile, plan: Plan) -> tuned.Subject | None:

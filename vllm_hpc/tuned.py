@@ -115,8 +115,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
         Of the two numbers of a batch it gives both or neither: vLLM refuses fewer tokens than sequences.
         """
-        given = set(request.engine)
-        engine = self.best.without(_BATCH if given & _BATCH else ()).engine
+        engine = self.best.without(_BATCH if _BATCH & request.engine.keys() else ()).engine
         return msgspec.structs.replace(
             request, nodes=layout.nodes, gpus_per_node=layout.procs_per_node, tp=self.best.tp, pp=self.best.pp,
             dp=self.best.dp, engine={**engine, **request.engine},

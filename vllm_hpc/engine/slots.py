@@ -9,11 +9,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 
 
 class Slots:
-    """Of one group of full attention, where nothing is looked ahead.
-
-    ``size``: tokens of a block. ``blocks`` and ``cached``: of a request, its blocks, and how many of them the prefix
-    cache knows; vLLM's own.
-    """
+    """Of one group of full attention, where nothing is looked ahead; ``size``: tokens of a block."""
 
     def __init__(self, manager: Any) -> None:
         """Of a KVCacheManager of vLLM. Raises AttributeError or ValueError where it is not of that kind."""
@@ -23,8 +19,8 @@ class Slots:
         self.size: int = group.block_size
         if self.size != manager.block_pool.hash_block_size:
             raise ValueError("blocks are cached in parts")
-        self.blocks: dict[str, list[Any]] = group.req_to_blocks
-        self.cached: dict[str, int] = group.num_cached_block
+        self._blocks: dict[str, list[Any]] = group.req_to_blocks
+        self._cached: dict[str, int] = group.num_cached_block
         self._partial: dict[str, Any] = group._partial_hit_reqs
         self._pool, self._is_caching = manager.block_pool, bool(manager.enable_caching)
 
@@ -34,14 +30,14 @@ class Slots:
         vLLM's KVCacheManager.allocate_slots would do nothing then.
         """
         ident = request.request_id
-        blocks = self.blocks.get(ident)
+        blocks = self._blocks.get(ident)
         if not blocks or computed > len(blocks) * self.size or ident in self._partial:
             return False
         return self.are_cached(ident, min(computed, tokens))
 
     def are_cached(self, ident: str, tokens: int) -> bool:
         """Whether all blocks that these tokens fill are known to the prefix cache, or there is none."""
-        return not self._is_caching or tokens // self.size <= self.cached.get(ident, 0)
+        return not self._is_caching or tokens // self.size <= self._cached.get(ident, 0)
 
     def have_room_for(self, requests: Iterable[Any]) -> bool:
         """Whether all of these get what a step can take of them, so that vLLM takes none back for want of blocks."""

@@ -60,8 +60,8 @@ class Steady:
         self._is_async = isinstance(scheduler, AsyncScheduler)
         self._is_v2: bool = scheduler.use_v2_model_runner
         self._rules: dict[str, _Rule] = {}
-        # How many tokens of a request were put out, where some were held back since.
-        self._held: dict[str, int] = {}
+        # The tokens of a request of which some are held back, and how many were put out before.
+        self._held: dict[str, tuple[list[int], int]] = {}
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         """vLLM's ``Scheduler.schedule``: what the next step computes."""
@@ -163,20 +163,13 @@ class Steady:
         others = self._take_in(scheduler_output.num_scheduled_tokens, runner_output)
         rest = copy.copy(scheduler_output)
         rest.num_scheduled_tokens = others
-        requests = self._scheduler.requests
-        held = {
-            ident: (requests[ident]._output_token_ids, self._held[ident])
-            for ident in others
-            if ident in self._held and ident in requests
-        }
         outputs = self._update(rest, runner_output)
         for one in (one for client in outputs.values() for one in client.outputs):
-            if one.request_id in held:
-                tokens, first = held[one.request_id]
+            if one.request_id in self._held:
+                tokens, first = self._held.pop(one.request_id)
                 one.new_token_ids = tokens[first:]
-                del self._held[one.request_id]
         for ident in others:
-            request = requests.get(ident)
+            request = self._scheduler.requests.get(ident)
             if ident not in self._rules and request is not None and request._output_token_ids:
                 self._rules[ident] = _rule(request, self._scheduler.max_model_len)
         return outputs
@@ -205,7 +198,8 @@ class Steady:
 
     def _append(self, ident: str, request: Any, token: int) -> None:
         request.num_in_flight_tokens -= 1
-        self._held.setdefault(ident, len(request._output_token_ids))
+        if ident not in self._held:
+            self._held[ident] = (request._output_token_ids, len(request._output_token_ids))
         request._output_token_ids.append(token)
         request._all_token_ids.append(token)
         if not len(request._all_token_ids) % self._slots.size:
