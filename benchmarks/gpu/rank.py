@@ -5,7 +5,8 @@
 
 Each rank appends to OUT/<rank>.jsonl. With VLLM_HPC_BENCHMARK_STACKS=1 one more round of each way is sampled into
 OUT/<way>-<rank>.stacks (collapsed stacks, as flame graphs are made of), and counts for nothing; with
-VLLM_HPC_BENCHMARK_STACKS=first that is the first one after the short one, which pays for what that did not meet.
+VLLM_HPC_BENCHMARK_STACKS=first that is the first one after the short one, which pays for what that did not meet. With
+VLLM_HPC_BENCHMARK_TIMELINE=1 one more has each GPU's batches timed (benchmarks.gpu.timeline).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.gpu import timeline
 from benchmarks.gpu.sampler import Sampler, Waits, inclusive
 from benchmarks.one_engine import OneEngine, Run, prepare_environment
 from vllm_hpc.engine.watch import kill_children
@@ -68,6 +70,8 @@ class Figure(msgspec.Struct, frozen=True):
     start_up: dict[str, float]
 
 
+# Seconds of its start, what runs rows through it, and the engine.
+Started = tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]], Any]
 SAMPLING = {"temperature": 0.8, "top_p": 0.95, "ignore_eos": True}
 
 
@@ -89,7 +93,9 @@ def main() -> None:
     model = out.parent / case.shape
     vocabulary = msgspec.json.decode((model / "config.json").read_bytes())["vocab_size"]
     rows = make_rows(case, vocabulary)
-    start_up, ways = _one_process(case, model) if "mp" in case.ways else _ranks(case, model, out / "jobs")
+    if is_timed := bool(os.environ.get("VLLM_HPC_BENCHMARK_TIMELINE")):
+        case = msgspec.structs.replace(case, engine={**case.engine, "worker_extension_cls": timeline.NAME})
+    start_up, ways, engine = _one_process(case, model) if "mp" in case.ways else _ranks(case, model, out / "jobs")
     rank = int(os.environ.get("VLLM_HPC_RANK", 0))
     sampled = os.environ.get("VLLM_HPC_BENCHMARK_STACKS")
     with (out / f"{rank}.jsonl").open("ab") as file:
@@ -108,6 +114,8 @@ def main() -> None:
     if sampled and sampled != "first":
         for way, run in ways.items():
             _sample(partial(run, rows), out / f"{way}-{rank}.stacks")
+    for way, run in ways.items() if is_timed else ():
+        _time_batches(engine, partial(run, rows), out / f"{way}-{rank}.timeline")
     kill_children()  # vLLM's own processes would keep the GPU's memory
     os._exit(0)  # and its threads may outlive main()
 
@@ -125,7 +133,14 @@ def _sample(run: Callable[[], Run], file: Path) -> None:
     sys.stdout.flush()
 
 
-def _ranks(case: Case, model: Path, jobs: Path) -> tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]]]:
+def _time_batches(engine: Any, run: Callable[[], Run], file: Path) -> None:
+    engine.collective_rpc("begin_timeline")
+    done = run()
+    batches = engine.collective_rpc("end_timeline")[0]
+    print(f"{file.stem}: {done.seconds:.2f} s while timed; {timeline.write(file, batches)}", flush=True)
+
+
+def _ranks(case: Case, model: Path, jobs: Path) -> Started:
     prepare_environment()
     os.environ["VLLM_HPC_RANK"] = os.environ["RANK"]  # a replica rewrites it
     layout = Layout(
@@ -136,10 +151,10 @@ def _ranks(case: Case, model: Path, jobs: Path) -> tuple[dict[str, float], dict[
     every: dict[str, Callable[[list[Row]], Run]] = {
         "attempt": bench.attempt, "native": bench.attempt, "generate": bench.generate,
     }  # fmt: skip
-    return bench.start_up, {way: every[way] for way in case.ways}
+    return bench.start_up, {way: every[way] for way in case.ways}, bench.engine
 
 
-def _one_process(case: Case, model: Path) -> tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]]]:
+def _one_process(case: Case, model: Path) -> Started:
     """vLLM's own launcher: one process that starts a worker for each GPU."""
     for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS"):
         os.environ.setdefault(name, "1")
@@ -165,7 +180,7 @@ def _one_process(case: Case, model: Path) -> tuple[dict[str, float], dict[str, C
         digest = hashlib.blake2b(str(tokens).encode(), digest_size=8).hexdigest()
         return Run(seconds, time.process_time() - cpu, sum(map(len, tokens)), {}, digest)
 
-    return start_up, {"mp": run}
+    return start_up, {"mp": run}, llm
 
 
 if __name__ == "__main__":
