@@ -18,6 +18,7 @@ from vllm_hpc.engine.claims import Chunks
 from vllm_hpc.engine.feed import Feed
 from vllm_hpc.engine.lockstep import NO_CHUNK, Agreement, Decision, Lockstep, Order
 from vllm_hpc.engine.meter import Meter
+from vllm_hpc.engine.overlap import Overlap
 from vllm_hpc.engine.report import Phase, RankReport
 from vllm_hpc.engine.shards import ShardWriter
 
@@ -86,7 +87,9 @@ class Loop:
         self._meter, self._report, self._chief, self._writer = meter, report, chief, writer
         self._most: int = min(engine.vllm_config.scheduler_config.max_num_seqs, max(1, share))
         self._ahead: int = min(self._most // _AHEAD_SHARE, max(0, share - self._most) // 2)
+        self._overlap = Overlap(engine)
         self._in_flight: dict[str, Ready] = {}
+        self._finished: list[tuple[Ready, Any]] = []
         self._sequences = 0
         # No chunk is left: of this replica's own part, of any.
         self._order, self._is_part_used, self._is_exhausted = Order.GO, False, False
@@ -97,21 +100,30 @@ class Loop:
 
     def run(self) -> None:
         """Run until no row is left, or until told to stop."""
-        while self._goes_on():
-            pass
+        try:
+            with self._overlap:
+                while self._goes_on():
+                    pass
+        finally:
+            with self._report.kept():  # what ended the loop is on record by what the loop was at
+                self._hand_over()
+        if self._order is Order.STOP:
+            print(f"vllm-hpc: stopping: {len(self._in_flight)} row(s) in flight are left to the next attempt")
         self._report.leave_loop()
 
     def _goes_on(self) -> bool:
-        """One turn: agree, admit, step."""
-        self._agree()
-        if self._order is Order.STOP:
-            print(f"vllm-hpc: stopping: {len(self._in_flight)} row(s) in flight are left to the next attempt")
-            return False
-        self._admit()
+        """One turn: a step, with the work in it."""
         if self._in_flight:
             self._step()
-            return True
-        return not self._is_over()
+        else:
+            self._work()
+        return self._order is not Order.STOP and (bool(self._in_flight) or not self._is_over())
+
+    def _work(self) -> None:
+        """What is done while the GPU computes: hand over, agree, admit."""
+        self._hand_over()
+        self._agree()
+        self._admit()
 
     def _is_over(self) -> bool:
         if self._order is not Order.GO:
@@ -215,20 +227,30 @@ class Loop:
 
     def _step(self) -> None:
         self._report.enter(Phase.STEP)
+        sequences = self._sequences
         self._meter.begin_step()
-        outputs = self._engine.step()
-        self._meter.end_step(self._sequences)
-        self._report.enter(Phase.WRITE)
+        outputs, is_work_done = self._overlap.step(self._work_within)
+        self._meter.end_step(sequences)
         for output in outputs:
             if output.finished:
-                self._finish(self._in_flight.pop(output.request_id), output)
+                ready = self._in_flight.pop(output.request_id)
+                self._sequences -= _sequences(ready)
+                self._finished.append((ready, output))
+        if not is_work_done:
+            self._work()
 
-    def _finish(self, ready: Ready, output: Any) -> None:
-        self._report.enter(Phase.WRITE)
-        self._sequences -= _sequences(ready)
-        self.digest.add(ready.row["index"], token_ids(output))
-        if self._writer:
-            self._writer.put(partial(answer, ready, output, self._replica))
+    def _work_within(self) -> None:
+        self._work()
+        self._report.enter(Phase.STEP)
+
+    def _hand_over(self) -> None:
+        """Give the writer what has finished."""
+        finished, self._finished = self._finished, []
+        for ready, output in finished:
+            self._report.enter(Phase.WRITE)
+            self.digest.add(ready.row["index"], token_ids(output))
+            if self._writer:
+                self._writer.put(partial(answer, ready, output, self._replica))
 
     def _fail(self, row: dict[str, Any], error: Exception) -> None:
         self._report.enter(Phase.WRITE)

@@ -31,7 +31,9 @@ _OF_TORCH_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError
 
 
 class Phase(Enum):
-    """What a rank is at in its loop. All but STEP are between two steps of the engine."""
+    """What a rank is at in its loop. All but STEP are between two steps of the engine, or in the
+    middle of one, where it has launched a batch and waits for none yet.
+    """
 
     CLAIM = "claim rows"
     READ = "wait for a row to be read and prepared"
@@ -99,6 +101,15 @@ class RankReport:
     def enter(self, phase: Phase, row: str = "") -> None:
         """The loop goes on to something else, or to another row."""
         self.mark = Mark(phase, row)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Afterwards the loop is where it was before."""
+        before = self.mark
+        try:
+            yield
+        finally:
+            self.mark = before
 
     def leave_loop(self) -> None:
         """The loop is over: from here on this rank may wait for others for long."""
