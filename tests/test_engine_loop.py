@@ -310,6 +310,56 @@ def test_a_small_input_is_shared_out_to_two_replicas(tmp_path: Path) -> None:
     assert max(rank.engine.held) == 3
 
 
+class Within:
+    """Steps as of an engine with two batches under way: the work is done in each, before its outputs are known."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._step = engine.step
+
+    def __enter__(self) -> Within:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self, work: Any) -> tuple[list[Any], bool]:
+        outputs = self._step()
+        work()
+        return outputs, True
+
+
+def test_rows_are_handed_over_and_admitted_within_the_next_step(tmp_path: Path) -> None:
+    folder = make_job(tmp_path)
+    rank = alone(folder)
+    rank.loop._overlap = Within(rank.engine)  # type: ignore[assignment]
+    written: list[int] = []
+    rank.engine.before = lambda engine: written.append(rank.loop.digest.rows)
+    rank.run()
+    assert sorted(rows_out(folder)) == rank.engine.admitted == list(range(60))
+    assert rank.loop.digest.rows == 60
+    assert written[-1] < 60  # the last ones when the loop has ended
+
+
+def test_what_has_finished_is_kept_when_the_next_step_fails(tmp_path: Path) -> None:
+    folder = make_job(tmp_path)
+    rank = alone(folder)
+    rank.loop._overlap = Within(rank.engine)  # type: ignore[assignment]
+    finished: list[int] = []
+
+    def fail(engine: Engine) -> None:
+        if rank.loop._finished:
+            finished.extend(ready.row["index"] for ready, _ in rank.loop._finished)
+            raise RuntimeError("CUDA error")
+
+    rank.engine.before = fail
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        rank.run()
+    assert finished
+    assert sorted(rows_out(folder)) == sorted(finished)
+    assert rank.report.mark is not None
+    assert rank.report.mark.phase is Phase.STEP  # so that the next attempt asks which row it was
+
+
 def test_the_watch_sees_what_the_loop_is_at_until_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it hangs, its mark says in what: at each place the one that stands there."""
     rank = alone(make_job(tmp_path, 20))
