@@ -360,6 +360,33 @@ def test_what_has_finished_is_kept_when_the_next_step_fails(tmp_path: Path) -> N
     assert rank.report.mark.phase is Phase.STEP  # so that the next attempt asks which row it was
 
 
+def test_rows_that_cannot_be_written_at_the_end_are_no_crash_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_job(tmp_path)
+    rank = alone(folder)
+    rank.loop._overlap = Within(rank.engine)  # type: ignore[assignment]
+    assert rank.writer is not None
+    own = rank.writer.put
+
+    def put(make_row: Any) -> None:
+        if not rank.loop._in_flight:
+            raise OSError(28, "No space left on device")
+        own(make_row)
+
+    def drain(_: Engine) -> None:
+        folder.drain.touch()
+        look_now(rank)
+
+    monkeypatch.setattr(rank.writer, "put", put)
+    rank.engine.before = drain
+    with pytest.raises(OSError, match="No space left"):
+        rank.run()
+    assert rank.engine.left == {}
+    assert rank.report.mark is not None
+    assert rank.report.mark.phase is Phase.WRITE
+
+
 def test_the_watch_sees_what_the_loop_is_at_until_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it hangs, its mark says in what: at each place the one that stands there."""
     rank = alone(make_job(tmp_path, 20))

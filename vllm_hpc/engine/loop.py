@@ -7,6 +7,7 @@ not follow from input and outputs is agreed on first (``vllm_hpc.engine.lockstep
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -104,9 +105,12 @@ class Loop:
             with self._overlap:
                 while self._goes_on():
                     pass
-        finally:
-            with self._report.kept():  # what ended the loop is on record by what the loop was at
+        except BaseException:
+            # What ended the loop goes on record by what the loop was at; nothing may hide it.
+            with suppress(Exception), self._report.kept():
                 self._hand_over()
+            raise
+        self._hand_over()
         if self._order is Order.STOP:
             print(f"vllm-hpc: stopping: {len(self._in_flight)} row(s) in flight are left to the next attempt")
         self._report.leave_loop()

@@ -31,8 +31,9 @@ _OF_TORCH_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError
 
 
 class Phase(Enum):
-    """What a rank is at in its loop. All but STEP are between two steps of the engine, or in the
-    middle of one, where it has launched a batch and waits for none yet.
+    """What a rank is at in its loop.
+
+    All but STEP are between two steps of the engine, or in one that has launched a batch and waits for none yet.
     """
 
     CLAIM = "claim rows"
