@@ -111,12 +111,37 @@ def test_the_longest_row_decides_the_context(models: Path, run_cli: Cli) -> None
     ]
     (models / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ("Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.jsonl")
-    assert plan(run_cli, *options, "--max-tokens", "50")["engine"]["max_model_len"] == 617
-    assert plan(run_cli, *options, "--max-tokens", "400")["engine"]["max_model_len"] == 700
+    short = plan(run_cli, *options, "--max-tokens", "50")
+    assert short["engine"]["max_model_len"] == 1024
+    assert any("can take more than 617 tokens" in reason for reason in short["reasons"])
+    assert plan(run_cli, *options, "--max-tokens", "400")["engine"]["max_model_len"] == 1024
+    assert plan(run_cli, *options, "--max-tokens", "725")["engine"]["max_model_len"] == 2048
     assert "max_model_len" not in plan(run_cli, *options, "--max-tokens", "9000")["engine"]
     found = plan(run_cli, *options, "--engine", "max_model_len=4000")
     assert found["engine"]["max_model_len"] == 4000
     assert found["cost"]["output_tokens"] == 256 * 2 + 600
+
+
+@pytest.mark.parametrize(
+    ("longest", "gpu", "length"),
+    [
+        (2048, "17.75G", 2048),
+        (2049, "18G", 4096),
+        (2049, "17.75G", 2049),
+        (2049, None, 4096),
+        (4097, "18.5G", 4097),
+        (4097, "19G", None),
+        (4097, None, None),  # the model's own
+    ],
+)
+def test_a_context_is_rounded_up_unless_it_is_known_not_to_fit(
+    models: Path, run_cli: Cli, longest: int, gpu: str | None, length: int | None
+) -> None:
+    """What vLLM compiles is kept for other inputs; a layout that the exact length would have had is never lost."""
+    (models / "in.txt").write_text("a" * (longest - 16 - 256) + "\n")
+    options = ("--tp", "1", "--pp", "1", "--engine", "max_num_seqs=64", "--input", "in.txt")
+    found = plan(run_cli, "Llama-3.1-8B", *options, *(("--gpu", gpu) if gpu else ()))
+    assert (found["engine"].get("max_model_len"), found["fits"]) == (length, True if gpu else None)
 
 
 def test_a_chat_without_a_known_template_has_no_longest_row(models: Path, run_cli: Cli) -> None:
@@ -125,7 +150,7 @@ def test_a_chat_without_a_known_template_has_no_longest_row(models: Path, run_cl
     assert "max_model_len" not in plan(run_cli, *options)["engine"]
     (models / "Llama-3.1-8B" / "chat_template.jinja").write_text("x" * 1000)
     length = plan(run_cli, *options)["engine"]["max_model_len"]
-    assert 1000 + 256 < length < 1000 + 256 + 200
+    assert length == 2048
 
 
 def test_a_cost_is_a_range_with_a_basis(models: Path, run_cli: Cli) -> None:

@@ -21,6 +21,8 @@ BATCHED_TOKENS = {True: 16_384, False: 8_192}
 SEQUENCES = {True: LARGEST_GRAPH, False: 256}
 # Where nobody said how long rows are.
 ASSUMED_TOKENS = 2048
+# No input is given a max_model_len below that: it takes next to no memory.
+LEAST_LENGTH = 1024
 # Arguments that change memory, or what the model is, in ways that are not computed here.
 NOT_MODELLED = (
     "cpu_offload_gb", "hf_overrides", "speculative_config", "enable_lora", "num_gpu_blocks_override", "block_size",
@@ -103,9 +105,25 @@ def _length(
         return shape.positions
     engine["max_model_len"] = survey.longest
     reasons.append(
-        f"max_model_len {survey.longest}: no row and its max_tokens can take more (the model could: {shape.positions})"
+        f"max_model_len: no row and its max_tokens can take more than {survey.longest} tokens "
+        f"(the model could: {shape.positions})"
     )
     return survey.longest
+
+
+def round_up(settings: Settings, shape: Shape) -> Settings:
+    """The same with a max_model_len that other inputs will have too, where the longest row decided it.
+
+    vLLM compiles anew for every other one (0.26, 0.32). A power of two, or the model's own, which needs no argument.
+    """
+    if "max_model_len" not in settings.engine:
+        return settings
+    length = min(shape.positions, max(LEAST_LENGTH, 1 << (settings.engine["max_model_len"] - 1).bit_length()))
+    engine = {**settings.engine, "max_model_len": length}
+    if length == shape.positions:
+        del engine["max_model_len"]
+    load = msgspec.structs.replace(settings.load, max_model_len=length)
+    return msgspec.structs.replace(settings, engine=engine, load=load)
 
 
 def _batch(device: Device, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]) -> None:
