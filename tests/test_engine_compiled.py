@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,44 @@ def test_nothing_new_is_not_packed_again(tmp_path: Path, node: Path, monkeypatch
     another_node(tmp_path, monkeypatch)
     start(tmp_path)[0].keep()
     assert [path.stat().st_ino for path in archives(tmp_path)] == [before]
+
+
+def test_what_other_nodes_have_added_stays_in_the_archive(
+    tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, folder = start(tmp_path)
+    compile_something(folder, "first.so")
+    compiled.keep()
+    another_node(tmp_path, monkeypatch)
+    compiled, folder = start(tmp_path)
+    compile_something(folder, "second.so", "of the other node")
+    compiled.keep()
+    monkeypatch.setattr("tempfile.tempdir", str(node))
+    compiled, folder = start(tmp_path)
+    compiled.keep()  # nothing new: the archive stays as it is
+    compile_something(folder, "third.so")
+    compiled.keep()
+    with tarfile.open(archives(tmp_path)[0]) as tar:
+        assert sorted(Path(name).name for name in tar.getnames()) == ["first.so", "second.so", "third.so"]
+        (second,) = (member for member in tar if member.name.endswith("second.so"))
+        content = tar.extractfile(second)
+        assert content is not None
+        assert content.read() == b"of the other node"
+
+
+def test_archives_that_nobody_has_read_for_long_go(tmp_path: Path, node: Path) -> None:
+    for model in ("unused", "used"):
+        compiled, folder = start(tmp_path, model=model)
+        compile_something(folder)
+        compiled.keep()
+    for archive in archives(tmp_path):
+        os.utime(archive, (0, time.time() - 61 * 86_400))
+    start(tmp_path, model="used")
+    compiled, folder = start(tmp_path, model="new")
+    compile_something(folder)
+    compiled.keep()
+    assert [archive.parent.name.partition("-")[0] for archive in archives(tmp_path)] == ["new", "used"]
+    assert len(list((tmp_path / "cache/vllm-hpc/compiled").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

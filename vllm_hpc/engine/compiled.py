@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import platform
 import re
 import shutil
 import tarfile
 import tempfile
+import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +39,8 @@ _NOT_COMPILED_IN = frozenset({
     "async_scheduling", "enable_prefix_caching", "gpu_memory_utilization", "kv_cache_memory_bytes", "load_format",
     "num_gpu_blocks_override", "safetensors_load_strategy", "scheduling_policy",
 })  # fmt: skip
+# Archives that nobody has read for two months go: each is some 50 MB, in a home directory.
+_UNUSED_S = 60 * 86_400.0
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -59,9 +63,10 @@ class CompiledCode:
         try:
             self._archive = cache_folder() / "compiled" / f"{self._name}.tar"
             folder = _own_folder() / self._name
-            is_known = folder.exists() or _unpack(self._archive, folder)
-            if is_known and self._archive.exists():
-                self._known.update(_files(folder))
+            if not folder.exists():
+                _unpack(self._archive, folder)
+            if self._publishes:
+                self._known = _names(self._archive)
         except (OSError, RuntimeError) as error:  # there may be no home directory on this node
             print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
             return
@@ -78,6 +83,7 @@ class CompiledCode:
                 return
             _pack(self._folder, found, self._archive)
             self._known.update(found)
+            _remove_unused(cache_folder() / "compiled")
         except OSError as error:
             print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
 
@@ -123,22 +129,30 @@ def _files(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _unpack(archive: Path, folder: Path) -> bool:
+def _names(archive: Path) -> set[str]:
+    """What is in it, and that it is in use; nothing where it is not whole."""
+    names: set[str] = set()
+    with suppress(OSError, tarfile.TarError), tarfile.open(archive) as tar:
+        names.update(tar.getnames())
+    with suppress(OSError):
+        os.utime(archive)
+    return names
+
+
+def _unpack(archive: Path, folder: Path) -> None:
     """Make the folder, out of the archive where there is a whole one; another rank may do the same at once."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    is_whole = False
     try:
-        with suppress(OSError, tarfile.TarError), tarfile.open(archive) as tar:
-            tar.extractall(fresh, filter="data")
-            is_whole = True
-        if not is_whole:
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(fresh, filter="data")
+        except (OSError, tarfile.TarError):
             shutil.rmtree(fresh)
             fresh.mkdir(mode=0o700)
         _rename(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    return is_whole
 
 
 def _rename(fresh: Path, folder: Path) -> None:
@@ -150,6 +164,7 @@ def _rename(fresh: Path, folder: Path) -> None:
 
 
 def _pack(folder: Path, files: list[str], archive: Path) -> None:
+    """Replace the archive by one of these files, and of those that other nodes have put into it."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     fresh = temporary_name(archive)
     try:
@@ -157,6 +172,26 @@ def _pack(folder: Path, files: list[str], archive: Path) -> None:
             for file in files:
                 with suppress(FileNotFoundError):
                     tar.add(folder / file, file)
+            with suppress(FileNotFoundError, tarfile.TarError), tarfile.open(archive) as old:
+                _add_others(tar, old, set(files))
         fresh.replace(archive)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _add_others(tar: tarfile.TarFile, old: tarfile.TarFile, files: set[str]) -> None:
+    for member in old:
+        if member.isfile() and member.name not in files:
+            content = old.extractfile(member)
+            assert content is not None  # of a file
+            data = content.read()  # whole, before a byte of it is written
+            tar.addfile(member, io.BytesIO(data))
+
+
+def _remove_unused(archives: Path) -> None:
+    """Of models, inputs and versions that no job has had for long."""
+    for archive in archives.glob("*/rank-*.tar"):
+        with suppress(OSError):  # another job does the same
+            if time.time() - archive.stat().st_mtime > _UNUSED_S:
+                archive.unlink()
+                archive.parent.rmdir()
