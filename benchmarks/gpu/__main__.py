@@ -74,7 +74,7 @@ def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float, setting
                         shape=shape, ways=("attempt",), tp=tp, pp=pp, dp=dp, engine=engine, prompts=prompts, times=times
                     )
                 )
-    return found
+    return [msgspec.structs.replace(case, settings=settings) for case in found]
 
 
 def layouts(gpus: int) -> list[tuple[int, int, int]]:

@@ -34,7 +34,8 @@ from vllm_hpc.rows import Row
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """An engine start: a shape, how it is laid out, what is run through it and how often.
 
-    ``sigma`` 0: every row has ``output`` tokens; else their number is log-normal around that.
+    ``sigma`` 0: every row has ``output`` tokens; else their number is log-normal around that. ``settings``: those of
+    ``engine`` that were asked for (--engine).
     """
 
     shape: str
@@ -48,6 +49,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     output: int = 128
     sigma: float = 0.0
     times: int = 3
+    settings: dict[str, Any] = {}
+
+    @property
+    def work(self) -> str:
+        """What is comparable, whatever the layout and the way."""
+        more = {"sigma": self.sigma, **self.settings} if self.sigma else self.settings
+        return ", ".join([self.shape, f"{self.prompts} prompts", *(f"{name} {more[name]}" for name in sorted(more))])
 
     @property
     def gpus(self) -> int:

@@ -66,41 +66,43 @@ def table(lines: list[Line]) -> str:
 
 
 def choices(lines: list[Line]) -> str:
-    """For each shape and number of GPUs that a submit chose a layout for: its attempt against the best one's."""
-    best: dict[tuple[str, int, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
-    chosen: dict[tuple[str, int, int], tuple[int, int, int]] = {}
+    """For each work and number of GPUs that a submit chose a layout for: its attempt against the best one's."""
+    best: dict[tuple[str, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
+    chosen: dict[tuple[str, int], tuple[int, int, int]] = {}
     for group in _by_case(lines):
         case = group[0].case
-        key, layout = (case.shape, case.gpus, case.prompts), (case.tp, case.pp, case.dp)
+        key, layout = (case.work, case.gpus), (case.tp, case.pp, case.dp)
         if case.ways == ("submit",):
             chosen[key] = layout
         rates = _rates([figure for line in group for figure in line.figures if figure.way == "attempt"])
         if rates:
             best[key][layout] = statistics.median(rates)
     return "\n".join(
-        f"{shape}, {gpus} GPUs, {prompts} prompts: the planner chose TP x PP x DP = {' x '.join(map(str, layout))}, "
-        f"{best[shape, gpus, prompts].get(layout, 0.0) / max(best[shape, gpus, prompts].values()):.2f} of the best of "
-        f"{len(best[shape, gpus, prompts])} layouts run"
-        for (shape, gpus, prompts), layout in chosen.items()
-        if best[shape, gpus, prompts]
+        f"{work}, {gpus} GPUs: the planner chose TP x PP x DP = {' x '.join(map(str, layout))}, "
+        f"{best[work, gpus].get(layout, 0.0) / max(best[work, gpus].values()):.2f} of the best of "
+        f"{len(best[work, gpus])} layouts run"
+        for (work, gpus), layout in chosen.items()
+        if best[work, gpus]
     )
 
 
 def efficiencies(lines: list[Line]) -> str:
-    """For each shape, the attempt's tokens/s a GPU in every layout, against those of the layout of the fewest GPUs."""
-    found: dict[tuple[str, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
+    """For each work, the attempt's tokens/s a GPU in every layout, against those of the layout of the fewest GPUs."""
+    found: dict[str, dict[tuple[int, int, int], float]] = defaultdict(dict)
     for group in _by_case(lines):
         case = group[0].case
         rates = _rates([figure for line in group for figure in line.figures if figure.way == "attempt"])
         if rates:
-            found[case.shape, case.prompts][case.tp, case.pp, case.dp] = statistics.median(rates) / case.gpus
+            found[case.work][case.tp, case.pp, case.dp] = statistics.median(rates) / case.gpus
     told = []
-    for (shape, prompts), layouts in found.items():
+    for work, layouts in found.items():
         base = min(layouts, key=lambda layout: (math.prod(layout), layout[0] * layout[1]))
         for layout in sorted(layouts, key=math.prod):
-            words = f"{shape}, {prompts} prompts, TP x PP x DP = {' x '.join(map(str, layout))}"
             share = layouts[layout] / layouts[base]
-            told.append(f"{words}: {layouts[layout]:,.0f} tok/s a GPU, {share:.2f} of {' x '.join(map(str, base))}")
+            told.append(
+                f"{work}, TP x PP x DP = {' x '.join(map(str, layout))}: {layouts[layout]:,.0f} tok/s a GPU, "
+                f"{share:.2f} of {' x '.join(map(str, base))}"
+            )
     return "\n".join(told)
 
 
