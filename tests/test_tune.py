@@ -13,7 +13,7 @@ import pytest
 
 from tests.real_jobs import ENGINE
 from vllm_hpc import tuning
-from vllm_hpc.errors import JobFailedError, RefusedError, SubmitError
+from vllm_hpc.errors import JobFailedError, RefusedError, RequestError, SubmitError
 from vllm_hpc.planning import find_subject, make_plan, plan_only
 from vllm_hpc.profiles import Profile
 from vllm_hpc.request import make_request
@@ -259,6 +259,14 @@ def runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> list[Setting]:
 
     monkeypatch.setattr(tuning._Bench, "run", run)
     return settings
+
+
+def test_where_a_finding_cannot_be_kept_nothing_is_run(desk: Path, model: Path, runs: list[Setting]) -> None:
+    (desk / "vllm-hpc").write_text("in the way")
+    with pytest.raises(RequestError, match="XDG_CACHE_HOME"):
+        tuning.tune(str(model), scheduler="local", nodes=1, gpus_per_node=1, rows=4, job_dir=str(desk / "runs"))
+    assert not runs
+    assert not (desk / "runs").exists()
 
 
 @pytest.mark.parametrize(("device", "runs_of_each"), [({"gpu": "h100-80"}, 2), ({"scheduler": "local"}, 1)])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,6 +67,7 @@ def tune(
     subject = find_subject(request, profile, plan)
     if subject is None:
         raise RequestError(f"the planner knows nothing of {model}, and would not find what tune finds: set it yourself")
+    _check_place(subject.file.parent)
     start = _start(plan)
     bench = _Bench(request, profile, subject, start, rows, prompt_tokens)
     trials: list[Trial] = []
@@ -84,9 +86,21 @@ def tune(
     finding = Finding(
         model=subject.model, device=subject.device, best=best.without(given), trials=tuple(found), made_at=time.time()
     )  # fmt: skip
-    subject.file.parent.mkdir(parents=True, exist_ok=True)
     write_json(subject.file, finding)
     return Tuned(finding, subject.file)
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse to measure what cannot be kept. Raises RequestError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"a finding cannot be kept in {str(folder)!r} ({error.strerror}): set XDG_CACHE_HOME to a folder that can "
+            "be written to"
+        ) from None
 
 
 def _start(plan: Plan) -> Setting:
