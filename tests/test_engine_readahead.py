@@ -151,5 +151,16 @@ def test_the_jobs_own_limit_of_memory_holds(model: Path, control_groups: Path, m
     assert sum(read_by(record(model))) == 30_720
 
 
+def test_limits_of_older_control_groups_hold_too(tmp_path: Path) -> None:
+    """Slurm's of a RHEL 8: the memory controller in a tree of its own; the numbers are the kernel's way to say none."""
+    job = tmp_path / "memory/slurm/uid_1000/job_7"
+    (job / "step_0").mkdir(parents=True)
+    for folder, limit in ((tmp_path / "memory", 9223372036854771712), (job, 40_000), (job / "step_0", 50_000)):
+        (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+    own = tmp_path / "own"
+    own.write_text("12:cpuset,cpu:/slurm\n5:memory:/slurm/uid_1000/job_7/step_0\n0::/user.slice\n")
+    assert min(readahead._limits(tmp_path, own)) == 40_000.0
+
+
 def test_this_nodes_memory_is_known() -> None:
     assert 1 << 20 < readahead._memory() < float("inf")

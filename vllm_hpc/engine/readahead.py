@@ -117,14 +117,23 @@ def _memory() -> float:
 
 
 def _limits(root: Path, own: Path) -> Iterator[float]:
-    """Limits of this process's control groups (v2), each of which holds; a job's may be above its tasks'."""
+    """Limits of this process's control groups, each of which holds; a job's may be above its tasks'."""
     yield float("inf")
-    path = own.read_text().rpartition("::")[2].strip("/\n")
-    for group in (root / path, *(root / path).parents):
+    for line in own.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            yield from _limits_above(root, path, "memory.max")
+        elif "memory" in controllers.split(","):  # version 1, alone or beside version 2
+            yield from _limits_above(root / "memory", path, "memory.limit_in_bytes")
+
+
+def _limits_above(root: Path, path: str, name: str) -> Iterator[float]:
+    own = root / path.strip("/")
+    for group in (own, *own.parents):
         if not group.is_relative_to(root):
             return
         try:
-            limit = (group / "memory.max").read_text().strip()
+            limit = (group / name).read_text().strip()
         except OSError:
             continue
         if limit != "max":
