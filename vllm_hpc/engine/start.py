@@ -18,6 +18,7 @@ from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from vllm_hpc.engine.adapters import lora_arguments
 from vllm_hpc.engine.grammars import give_time_to_compile
+from vllm_hpc.engine.shared_sampling import share_sampling
 from vllm_hpc.engine.steady import take_short_way
 from vllm_hpc.errors import RequestError
 from vllm_hpc.layout import Layout
@@ -51,6 +52,7 @@ def make_engine(record: JobRecord, timings: dict[str, float], **workers: Any) ->
     if timings.get("weights"):
         timings["weights"] = round(timings["weights"] - timings.get("device", 0.0), 3)
     take_short_way(engine)
+    share_sampling(engine)
     timings["compile"] = round(engine.vllm_config.compilation_config.compilation_time, 3)
     return engine
 

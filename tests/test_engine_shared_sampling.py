@@ -1,0 +1,131 @@
+"""Tokens that the ranks of a TP group sample for each other are those that each would have sampled by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("vllm")
+import torch
+
+from vllm_hpc.engine import shared_sampling
+from vllm_hpc.engine.shared_sampling import SharedSampling, share_sampling
+
+
+def start(rank: int, ranks: int, port: int) -> subprocess.Popen[str]:
+    world = {"RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tests.sampling_run"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+        env=os.environ | {name: str(value) for name, value in world.items()},
+    )  # fmt: skip
+
+
+@pytest.mark.vllm
+def test_tokens_are_those_of_vllms_sampler() -> None:
+    ranks = 3
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [start(rank, ranks, port) for rank in range(ranks)]
+    told = []
+    for process in processes:
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err[-3000:]
+        told.append(json.loads(out.splitlines()[-1]))
+    for batches in zip(*(one.items() for one in told), strict=True):
+        rows = int(batches[0][0])
+        whole = batches[0][1]["whole"]
+        assert len(set(whole)) > rows // 4  # they are samples
+        for _, one in batches:
+            assert one["whole"] == one["shared"] == whole
+            assert one["sampled"] == (-(-rows // ranks) if rows >= 16 * ranks else rows)
+
+
+class Group:
+    """A TP group of four, of which this is the last rank."""
+
+    world_size, rank_in_group = 4, 3
+
+    def all_gather(self, tokens: Any, dim: int) -> Any:
+        return torch.cat([tokens] * self.world_size)
+
+
+class Recorded:
+    """What a sampler is asked for."""
+
+    def __init__(self, flashinfer: bool = False) -> None:
+        self.use_flashinfer, self.rows = flashinfer, 0
+        self.sampling_states = SimpleNamespace(
+            vocab_size=9, top_p=SimpleNamespace(np=np.ones(4)), top_k=SimpleNamespace(np=np.full(4, 9))
+        )
+
+    def sample(self, logits: Any, *by_row: Any, **named: Any) -> Any:
+        self.rows = len(logits)
+        return torch.zeros(self.rows, dtype=torch.int64), logits
+
+
+def test_what_needs_all_rows_is_sampled_whole() -> None:
+    logits, places = torch.zeros(64, 9), torch.arange(64)
+    own = Recorded()
+    shared = SharedSampling(own, Group())
+    assert len(shared.sample(logits, places)[0]) == 64
+    assert own.rows == 16
+    shared.sample(logits, places, return_logprobs=True)
+    assert own.rows == 64
+    shared.sample(logits, places, return_logprobs=False)
+    assert own.rows == 16
+    shared.sample(logits, torch.arange(32))  # two logits of each row
+    assert own.rows == 64
+    shared.sample(logits[:63], places[:63])
+    assert own.rows == 63
+    shared.is_on = False
+    shared.sample(logits, places)
+    assert own.rows == 64
+
+
+def test_a_kernel_that_draws_by_the_place_in_the_batch_gets_the_whole_batch() -> None:
+    own = Recorded(flashinfer=True)
+    shared = SharedSampling(own, Group())
+    shared.sample(torch.zeros(64, 9))
+    assert own.rows == 16  # without top-k and top-p that kernel is not taken
+    own.sampling_states.top_p.np[2] = 0.9
+    shared.sample(torch.zeros(64, 9))
+    assert own.rows == 64
+
+
+def test_a_sampler_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.distributed import parallel_state
+    from vllm.v1.worker.gpu.sample import sampler as samplers
+
+    def engine(sampler: Any) -> Any:
+        worker = SimpleNamespace(worker=SimpleNamespace(model_runner=SimpleNamespace(sampler=sampler)))
+        core = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
+        return SimpleNamespace(engine_core=SimpleNamespace(engine_core=core))
+
+    group = Group()
+    monkeypatch.setattr(parallel_state, "get_tp_group", lambda: group)
+    known = Recorded()
+    assert share_sampling(engine(known)) is None  # of another class
+    monkeypatch.setattr(samplers, "Sampler", Recorded)
+    shared = share_sampling(engine(known))
+    assert isinstance(shared, SharedSampling)
+    assert share_sampling(engine(known)) is shared
+    masked = Recorded()
+    masked.return_sampling_mask = True  # type: ignore[attr-defined]
+    assert share_sampling(engine(masked)) is None
+    monkeypatch.setattr(shared_sampling, "__version__", "0.99.0")
+    assert share_sampling(engine(Recorded())) is None
+    monkeypatch.setattr(shared_sampling, "__version__", "0.26.0")
+    group.world_size = 1
+    assert share_sampling(engine(Recorded())) is None
+    assert share_sampling(SimpleNamespace(engine_core=SimpleNamespace())) is None
