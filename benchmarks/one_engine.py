@@ -64,6 +64,17 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, str(value))
 
 
+def wait_for_turn() -> float:
+    """Wait for the file that VLLM_HPC_BENCHMARK_TURN names, where it is set, and return when that was: now.
+
+    Whoever runs one engine after another lets the next one's ranks import vLLM meanwhile, and waits for no import.
+    """
+    turn = os.environ.get("VLLM_HPC_BENCHMARK_TURN")
+    while turn and not Path(turn).exists():
+        time.sleep(0.05)
+    return time.perf_counter()
+
+
 class OneEngine:
     """This rank's engine. ``work`` is a folder that all ranks see; ``sampling`` is the job's."""
 
@@ -80,9 +91,11 @@ class OneEngine:
         from vllm import LLM, LLMEngine, SamplingParams
 
         from vllm_hpc.engine import replicas
+        from vllm_hpc.engine.shared_sampling import share_sampling
         from vllm_hpc.engine.start import make_engine
 
-        imported = time.perf_counter()
+        imports = time.perf_counter() - began
+        began = wait_for_turn()
         self._work, self._runs, self._barriers = work, 0, 0
         self._store = replicas.meet(self._rank, self._world)
         self._place, self._dp = layout.place(self._rank), layout.dp
@@ -93,12 +106,13 @@ class OneEngine:
         parts: dict[str, float] = {}
         self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job(), parts)
         self._replica.after_engine_start()
+        self._sharing = share_sampling(self.engine)
         if self._plan.is_native:
             native.unlink_shared_memory()
         with mock.patch.object(LLMEngine, "from_engine_args", return_value=self.engine):
             self._llm = LLM(model=str(model))
         self._params = partial(SamplingParams, **sampling)
-        self.start_up = {"import": imported - began, "load": time.perf_counter() - imported, **parts}
+        self.start_up = {"import": imports, "load": time.perf_counter() - began, **parts}
 
     def _job(self, rows: list[Row], name: str) -> JobFolder:
         folder = make_job(self._work / name, rows, shape=self._plan.layout)
@@ -127,6 +141,16 @@ class OneEngine:
         stop = self._start()
         digest = attempt.run(self.engine, self._replica.lockstep(), store, report)
         return _read(job, self._place.replica, *stop(), digest.hexdigest)
+
+    def unshared(self, rows: list[Row]) -> Run:
+        """The attempt, with every rank sampling all rows by itself; as ``attempt`` where ranks share nothing out."""
+        if self._sharing is None:
+            return self.attempt(rows)
+        self._sharing.is_on = False
+        try:
+            return self.attempt(rows)
+        finally:
+            self._sharing.is_on = True
 
     def generate(self, rows: list[Row], at_once: int | None = None) -> Run:
         """`LLM.generate` over this replica's equal share of the rows, so many prompts at a time (None: all)."""

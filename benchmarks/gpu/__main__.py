@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,9 +22,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.gpu.rank import Case
-from benchmarks.gpu.results import Line, append, choices, efficiencies, read, table
+from benchmarks.gpu.results import append, choices, efficiencies, read, table
+from benchmarks.gpu.runs import run_all
 from benchmarks.gpu.shapes import SHAPES, make
-from benchmarks.gpu.submit import run_submit
 from vllm_hpc.errors import RefusedError
 from vllm_hpc.planning import plan_only
 
@@ -41,10 +40,11 @@ def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float, setting
     ``settings``: further engine arguments of all ways.
     """
     both = ("attempt", "generate")
+    shared = ("attempt", "unshared", "generate") if gpus > 1 and not sigma else both
     engine: dict[str, Any] = ENGINE | settings
     if gpus > 1:  # a passed pass_config says itself what it wants fused
         engine["compilation_config"] = NO_MULTICAST | engine.get("compilation_config", {})
-    found = [Case(shape=shape, ways=both, tp=gpus, engine=engine, prompts=prompts, times=times, sigma=sigma)]
+    found = [Case(shape=shape, ways=shared, tp=gpus, engine=engine, prompts=prompts, times=times, sigma=sigma)]
     if not sigma:
         found += [
             Case(shape=shape, ways=(way,), tp=gpus, engine=engine, prompts=prompts, times=times)
@@ -100,28 +100,36 @@ def main() -> int:
     """Run what is missing, and print the table."""
     given = _arguments()
     deadline = time.monotonic() + given.seconds
-    for shape in given.shapes.split(","):
-        for case in cases(shape, given.gpus, given.prompts, given.times, given.sigma, dict(given.engine)):
-            if any(_is_same(case, line.case) for line in read(given.results)):
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0 or (given.only and given.only not in _names(case)):
-                continue
-            print(f"{shape}: {', '.join(case.ways)}: TP {case.tp} x PP {case.pp} x DP {case.dp}", flush=True)
-            if reason := misfit(case, make(shape, given.work / shape)):
-                print(f"  left out: {reason}")
-                continue
-            for line in run(case, given.work, left):
-                append(given.results, line)
+    for lines in run_all(_missing(given), given.work, lambda: deadline - time.monotonic()):
+        for line in lines:
+            append(given.results, line)
     print(table(read(given.results)))
     print(choices(read(given.results)))
     print(efficiencies(read(given.results)))
     return 0
 
 
+def _missing(given: argparse.Namespace) -> list[Case]:
+    """What was asked for, in that order, but for what is done and what cannot be."""
+    done = [line.case for line in read(given.results)]
+    found: list[Case] = []
+    for shape in given.shapes.split(","):
+        every = cases(shape, given.gpus, given.prompts, given.times, given.sigma, dict(given.engine))
+        for case in [case for only in given.only.split(",") for case in every if not only or only in _names(case)]:
+            if case in found or any(_is_same(case, one) for one in done):
+                continue
+            if reason := misfit(case, make(shape, given.work / shape)):
+                print(
+                    f"{shape}: {', '.join(case.ways)}: TP {case.tp} x PP {case.pp} x DP {case.dp}: left out: {reason}"
+                )
+                continue
+            found.append(case)
+    return found
+
+
 def _names(case: Case) -> list[str]:
     """What --only may call it."""
-    sizes = [f"tp{case.tp}", f"pp{case.pp}", f"dp{case.dp}"]
+    sizes = [f"tp{case.tp}", f"pp{case.pp}", f"dp{case.dp}", f"{case.tp}x{case.pp}x{case.dp}"]
     return [*case.ways, *sizes, *(f"{case.ways[0]}:{size}" for size in sizes)]
 
 
@@ -130,33 +138,6 @@ def _is_same(case: Case, done: Case) -> bool:
     if case.ways == ("submit",):
         case = msgspec.structs.replace(case, tp=done.tp, pp=done.pp, dp=done.dp)
     return case == done
-
-
-def run(case: Case, work: Path, seconds: float) -> list[Line]:
-    """Start the case's processes, and return what its ranks have told."""
-    make(case.shape, work / case.shape)
-    out = work / f"case-{time.time_ns()}"
-    (out / "jobs").mkdir(parents=True)
-    (out / "case.json").write_bytes(msgspec.json.encode(case))
-    if "submit" in case.ways:
-        return run_submit(case, work / case.shape, out, seconds)
-    words = [sys.executable, "-m", "benchmarks.gpu.rank"]
-    is_one_process = bool({"mp", "native"} & set(case.ways))
-    if case.gpus > 1 and not is_one_process:
-        words[1:2] = ["-m", "torch.distributed.run", f"--nproc-per-node={case.gpus}", "-m"]
-    with (out / "log").open("wb") as log:
-        try:
-            done = subprocess.run(
-                [*words, str(out / "case.json"), str(out)], stdout=log, stderr=log, timeout=seconds, check=False
-            )
-            how = f"exit code {done.returncode}"
-        except subprocess.TimeoutExpired:
-            how = "cut off"
-    found = [Line.of(case, file.read_bytes()) for file in sorted(out.glob("*.jsonl"))]
-    if not all(line.figures for line in found) or len(found) < (1 if is_one_process else case.gpus):
-        print(f"  {how}; {out / 'log'} ends with:\n" + "\n".join((out / "log").read_text().splitlines()[-15:]))
-        return []
-    return found
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -171,7 +152,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=2048, help="of 256 tokens, 128 out")
     parser.add_argument("--sigma", type=float, default=0.0, help="of log-normal output lengths; 1.0: heavy-tailed")
     parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--only", help="a way (attempt, mp, submit ...), layout (tp2, dp2 ...), or both (mp:pp2)")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="ways (attempt, mp, submit ...), layouts (tp2, dp2, 2x1x2 ...), or both (mp:pp2), in this order",
+    )
     parser.add_argument(
         "--engine", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="an engine argument of all"
     )

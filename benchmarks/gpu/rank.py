@@ -6,7 +6,8 @@
 Each rank appends to OUT/<rank>.jsonl. With VLLM_HPC_BENCHMARK_STACKS=1 one more round of each way is sampled into
 OUT/<way>-<rank>.stacks (collapsed stacks, as flame graphs are made of), and counts for nothing; with
 VLLM_HPC_BENCHMARK_STACKS=first that is the first one after the short one, which pays for what that did not meet. With
-VLLM_HPC_BENCHMARK_TIMELINE=1 one more has each GPU's batches timed (benchmarks.gpu.timeline).
+VLLM_HPC_BENCHMARK_TIMELINE=1 one more has each GPU's batches timed (benchmarks.gpu.timeline), with
+VLLM_HPC_BENCHMARK_KERNELS=1 what runs in them (benchmarks.gpu.kernels).
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.gpu import timeline
+from benchmarks.gpu import kernels, timeline
 from benchmarks.gpu.sampler import Sampler, Waits, inclusive
-from benchmarks.one_engine import OneEngine, Run, prepare_environment
+from benchmarks.one_engine import OneEngine, Run, prepare_environment, wait_for_turn
 from vllm_hpc.engine.watch import kill_children
 from vllm_hpc.layout import Layout
 from vllm_hpc.rows import Row
@@ -56,6 +57,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         """What is comparable, whatever the layout and the way."""
         more = {"sigma": self.sigma, **self.settings} if self.sigma else self.settings
         return ", ".join([self.shape, f"{self.prompts} prompts", *(f"{name} {more[name]}" for name in sorted(more))])
+
+    @property
+    def title(self) -> str:
+        """What is said of it when it begins."""
+        return f"{self.shape}: {', '.join(self.ways)}: TP {self.tp} x PP {self.pp} x DP {self.dp}"
 
     @property
     def gpus(self) -> int:
@@ -101,9 +107,11 @@ def main() -> None:
     model = out.parent / case.shape
     vocabulary = msgspec.json.decode((model / "config.json").read_bytes())["vocab_size"]
     rows = make_rows(case, vocabulary)
-    if is_timed := bool(os.environ.get("VLLM_HPC_BENCHMARK_TIMELINE")):
-        case = msgspec.structs.replace(case, engine={**case.engine, "worker_extension_cls": timeline.NAME})
-    start_up, ways, engine = _one_process(case, model) if "mp" in case.ways else _ranks(case, model, out / "jobs")
+    more = next((one for one in (timeline, kernels) if os.environ.get(one.VARIABLE)), None)
+    if more:
+        case = msgspec.structs.replace(case, engine={**case.engine, "worker_extension_cls": more.NAME})
+    start = _one_process if "mp" in case.ways else partial(_ranks, jobs=out / "jobs")
+    start_up, ways, engine = start(case, model)
     rank = int(os.environ.get("VLLM_HPC_RANK", 0))
     sampled = os.environ.get("VLLM_HPC_BENCHMARK_STACKS")
     with (out / f"{rank}.jsonl").open("ab") as file:
@@ -119,11 +127,12 @@ def main() -> None:
                 if number >= 0:
                     file.write(msgspec.json.encode(figure) + b"\n")
                     file.flush()
-    if sampled and sampled != "first":
-        for way, run in ways.items():
+    for way, run in ways.items():
+        if sampled and sampled != "first":
             _sample(partial(run, rows), out / f"{way}-{rank}.stacks")
-    for way, run in ways.items() if is_timed else ():
-        _time_batches(engine, partial(run, rows), out / f"{way}-{rank}.timeline")
+        if more:
+            told = out / f"{way}-{rank}.{more.__name__.rpartition('.')[2]}"
+            print(f"{told.stem}: {more.record(engine, partial(run, rows), told)}", flush=True)
     kill_children()  # vLLM's own processes would keep the GPU's memory
     os._exit(0)  # and its threads may outlive main()
 
@@ -141,13 +150,6 @@ def _sample(run: Callable[[], Run], file: Path) -> None:
     sys.stdout.flush()
 
 
-def _time_batches(engine: Any, run: Callable[[], Run], file: Path) -> None:
-    engine.collective_rpc("begin_timeline")
-    done = run()
-    batches = engine.collective_rpc("end_timeline")[0]
-    print(f"{file.stem}: {done.seconds:.2f} s while timed; {timeline.write(file, batches)}", flush=True)
-
-
 def _ranks(case: Case, model: Path, jobs: Path) -> Started:
     prepare_environment()
     os.environ["VLLM_HPC_RANK"] = os.environ["RANK"]  # a replica rewrites it
@@ -157,7 +159,7 @@ def _ranks(case: Case, model: Path, jobs: Path) -> Started:
     backend = {"distributed_executor_backend": "mp"} if "native" in case.ways else {}
     bench = OneEngine(jobs, model, layout, {**case.engine, **backend}, SAMPLING)
     every: dict[str, Callable[[list[Row]], Run]] = {
-        "attempt": bench.attempt, "native": bench.attempt, "generate": bench.generate,
+        "attempt": bench.attempt, "native": bench.attempt, "generate": bench.generate, "unshared": bench.unshared,
     }  # fmt: skip
     return bench.start_up, {way: every[way] for way in case.ways}, bench.engine
 
@@ -171,12 +173,13 @@ def _one_process(case: Case, model: Path) -> Started:
     began = time.perf_counter()
     from vllm import LLM, SamplingParams
 
-    imported = time.perf_counter()
+    imports = time.perf_counter() - began
+    began = wait_for_turn()
     llm = LLM(
         model=str(model), tensor_parallel_size=case.tp, pipeline_parallel_size=case.pp, disable_log_stats=True,
         distributed_executor_backend="mp" if case.gpus > 1 else None, **case.engine,
     )  # fmt: skip
-    start_up = {"import": imported - began, "load": time.perf_counter() - imported}
+    start_up = {"import": imports, "load": time.perf_counter() - began}
 
     def run(rows: list[Row]) -> Run:
         params = [SamplingParams(**SAMPLING, **row["sampling"]) for row in rows]

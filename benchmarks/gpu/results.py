@@ -60,7 +60,7 @@ def table(lines: list[Line]) -> str:
             rows.append(
                 f"| {case.shape} | {way} | {case.tp} x {case.pp} x {case.dp} | {case.prompts} "
                 f"| {spread(rates, ',.0f')} "
-                f"| {f'{idle:.1%}' if way in ('attempt', 'native') else '-'} | {start_up:.0f} s | {_agree(figures)} |"
+                f"| {'-' if way in ('generate', 'mp') else f'{idle:.1%}'} | {start_up:.0f} s | {_agree(figures)} |"
             )
     return "\n".join(rows)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import msgspec
 import torch
 
 NAME = f"{__name__}.Timeline"
+VARIABLE = "VLLM_HPC_BENCHMARK_TIMELINE"
 # A gap of that many milliseconds between two batches is told of.
 _LONG_MS = 5.0
 
@@ -94,10 +96,13 @@ def _mark() -> Any:
     return event
 
 
-def write(file: Path, batches: list[list[float]]) -> str:
-    """Keep a GPU's batches; returns what to say of them."""
+def record(engine: Any, run: Callable[[], Any], file: Path) -> str:
+    """Run once more with it, keep the first worker's batches in ``file``, and return what to say of them."""
+    engine.collective_rpc("begin_timeline")
+    done = run()
+    batches = engine.collective_rpc("end_timeline")[0]
     file.write_text(json.dumps(batches))
-    return describe(msgspec.convert(batches, list[Batch]))
+    return f"{done.seconds:.2f} s while timed; {describe(msgspec.convert(batches, list[Batch]))}"
 
 
 def describe(batches: list[Batch]) -> str:
