@@ -53,10 +53,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
 
     @property
+    def kind(self) -> str:
+        """The kind of work, however much of it: for that the planner chooses a layout."""
+        more = {"sigma": self.sigma, **self.settings} if self.sigma else self.settings
+        return ", ".join([self.shape, *(f"{name} {more[name]}" for name in sorted(more))])
+
+    @property
     def work(self) -> str:
         """What is comparable, whatever the layout and the way."""
-        more = {"sigma": self.sigma, **self.settings} if self.sigma else self.settings
-        return ", ".join([self.shape, f"{self.prompts} prompts", *(f"{name} {more[name]}" for name in sorted(more))])
+        return f"{self.kind}, {self.prompts} prompts"
 
     @property
     def title(self) -> str:

@@ -66,24 +66,25 @@ def table(lines: list[Line]) -> str:
 
 
 def choices(lines: list[Line]) -> str:
-    """For each work and number of GPUs that a submit chose a layout for: its attempt against the best one's."""
-    best: dict[tuple[str, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
+    """For each work and number of GPUs of whose kind a submit chose a layout: its attempt against the best one's."""
+    best: dict[tuple[str, str, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
     chosen: dict[tuple[str, int], tuple[int, int, int]] = {}
     for group in _by_case(lines):
         case = group[0].case
-        key, layout = (case.work, case.gpus), (case.tp, case.pp, case.dp)
+        layout = (case.tp, case.pp, case.dp)
         if case.ways == ("submit",):
-            chosen[key] = layout
+            chosen[case.kind, case.gpus] = layout
         rates = _rates([figure for line in group for figure in line.figures if figure.way == "attempt"])
         if rates:
-            best[key][layout] = statistics.median(rates)
-    return "\n".join(
-        f"{work}, {gpus} GPUs: the planner chose TP x PP x DP = {' x '.join(map(str, layout))}, "
-        f"{best[work, gpus].get(layout, 0.0) / max(best[work, gpus].values()):.2f} of the best of "
-        f"{len(best[work, gpus])} layouts run"
-        for (work, gpus), layout in chosen.items()
-        if best[work, gpus]
-    )
+            best[case.kind, case.work, case.gpus][layout] = statistics.median(rates)
+    told = []
+    for (kind, work, gpus), rates_of in best.items():
+        if choice := chosen.get((kind, gpus)):
+            told.append(
+                f"{work}, {gpus} GPUs: the planner chose TP x PP x DP = {' x '.join(map(str, choice))}, "
+                f"{rates_of.get(choice, 0.0) / max(rates_of.values()):.2f} of the best of {len(rates_of)} layouts run"
+            )
+    return "\n".join(told)
 
 
 def efficiencies(lines: list[Line]) -> str:
