@@ -66,7 +66,7 @@ class Recorded:
     def __init__(self, flashinfer: bool = False) -> None:
         self.use_flashinfer, self.rows = flashinfer, 0
         self.sampling_states = SimpleNamespace(
-            vocab_size=9, top_p=SimpleNamespace(np=np.ones(4)), top_k=SimpleNamespace(np=np.full(4, 9))
+            vocab_size=9, top_p=SimpleNamespace(np=np.ones(72)), top_k=SimpleNamespace(np=np.full(72, 9))
         )
 
     def sample(self, logits: Any, *by_row: Any, **named: Any) -> Any:
@@ -93,12 +93,31 @@ def test_what_needs_all_rows_is_sampled_whole() -> None:
     assert own.rows == 64
 
 
+def test_now_and_then_each_rank_samples_whole() -> None:
+    """So that ranks whose logits differ do not stay unnoticed."""
+    own = Recorded()
+    shared = SharedSampling(own, Group())
+    sampled = []
+    for _ in range(64):
+        shared.sample(torch.zeros(64, 9))
+        sampled.append(own.rows)
+    assert sampled == ([16] * 31 + [64]) * 2
+
+
 def test_a_kernel_that_draws_by_the_place_in_the_batch_gets_the_whole_batch() -> None:
     own = Recorded(flashinfer=True)
     shared = SharedSampling(own, Group())
-    shared.sample(torch.zeros(64, 9))
+    slots = np.arange(64)
+    shared.sample(torch.zeros(64, 9), slots)
     assert own.rows == 16  # without top-k and top-p that kernel is not taken
+    own.sampling_states.top_p.np[70] = 0.9  # of a row that has ended
+    shared.sample(torch.zeros(64, 9), slots)
+    assert own.rows == 16
     own.sampling_states.top_p.np[2] = 0.9
+    shared.sample(torch.zeros(64, 9), slots)
+    assert own.rows == 64
+    shared.sample(torch.zeros(64, 9), slots + 3)
+    assert own.rows == 16
     shared.sample(torch.zeros(64, 9))
     assert own.rows == 64
 
@@ -114,18 +133,16 @@ def test_a_sampler_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPat
 
     group = Group()
     monkeypatch.setattr(parallel_state, "get_tp_group", lambda: group)
+    monkeypatch.setattr(shared_sampling, "__version__", "0.26.0")
     known = Recorded()
     assert share_sampling(engine(known)) is None  # of another class
     monkeypatch.setattr(samplers, "Sampler", Recorded)
     shared = share_sampling(engine(known))
     assert isinstance(shared, SharedSampling)
     assert share_sampling(engine(known)) is shared
-    masked = Recorded()
-    masked.return_sampling_mask = True  # type: ignore[attr-defined]
-    assert share_sampling(engine(masked)) is None
-    monkeypatch.setattr(shared_sampling, "__version__", "0.99.0")
-    assert share_sampling(engine(Recorded())) is None
-    monkeypatch.setattr(shared_sampling, "__version__", "0.26.0")
     group.world_size = 1
     assert share_sampling(engine(Recorded())) is None
+    group.world_size = 4
     assert share_sampling(SimpleNamespace(engine_core=SimpleNamespace())) is None
+    monkeypatch.setattr(shared_sampling, "__version__", "0.32.0")
+    assert share_sampling(engine(Recorded())) is None
