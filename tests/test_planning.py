@@ -126,12 +126,13 @@ def test_the_longest_row_decides_the_context(models: Path, run_cli: Cli) -> None
     ("longest", "gpu", "length"),
     [
         (2048, "17.75G", 2048),
-        (2049, "18G", 4096),
+        (2049, "18G", 2049),  # it would fit, but only just
+        (2049, "18.5G", 4096),
         (2049, "17.75G", 2049),
         (2049, None, 4096),
         (4097, "18.5G", 4097),
-        (4097, "19G", None),
-        (4097, None, None),  # the model's own
+        (4097, "19.5G", None),  # the model's own
+        (4097, None, None),
     ],
 )
 def test_a_context_is_rounded_up_unless_it_is_known_not_to_fit(
@@ -142,6 +143,24 @@ def test_a_context_is_rounded_up_unless_it_is_known_not_to_fit(
     options = ("--tp", "1", "--pp", "1", "--engine", "max_num_seqs=64", "--input", "in.txt")
     found = plan(run_cli, "Llama-3.1-8B", *options, *(("--gpu", gpu) if gpu else ()))
     assert (found["engine"].get("max_model_len"), found["fits"]) == (length, True if gpu else None)
+
+
+def test_a_long_context_is_not_rounded_up_for_memory_that_is_not_known(models: Path, run_cli: Cli) -> None:
+    """vLLM would not start where its KV cache does not hold one sequence of that length."""
+    config = models / "Llama-3.1-8B/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 131_072}))
+    (models / "in.txt").write_text("a" * 66_000 + "\n")
+    options = ("Llama-3.1-8B", "--tp", "1", "--pp", "1", "--input", "in.txt")
+    assert plan(run_cli, *options)["engine"]["max_model_len"] == 66_000 + 16 + 256
+    assert "max_model_len" not in plan(run_cli, *options, "--gpu", "h100-80")["engine"]  # the model's own
+
+
+def test_a_context_stays_as_it_is_without_chunked_prefill(models: Path, run_cli: Cli) -> None:
+    """vLLM refuses a max_model_len above max_num_batched_tokens then."""
+    (models / "in.txt").write_text("a" * 2000 + "\n")
+    given = ("--engine", "enable_chunked_prefill=false", "--engine", "max_num_batched_tokens=3000")
+    found = plan(run_cli, "Llama-3.1-8B", "--input", "in.txt", "--gpu", "h100-80", *given)
+    assert found["engine"]["max_model_len"] == 2000 + 16 + 256
 
 
 def test_a_chat_without_a_known_template_has_no_longest_row(models: Path, run_cli: Cli) -> None:

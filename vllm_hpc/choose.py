@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ from vllm_hpc.memory import Fit, fit_on_cpu, fit_on_gpu
 from vllm_hpc.models.config import Shape
 from vllm_hpc.models.weights import Weights
 from vllm_hpc.parallel import allowed_tp, why_not
-from vllm_hpc.settings import Settings
+from vllm_hpc.settings import Settings, round_up
 
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 
@@ -28,6 +29,10 @@ Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 BUSY_SEQUENCES = 128
 ASSUMED_NODE = 8  # GPUs of a node, for the choice of TP where nobody said
 MOST_REPLICA = 512  # ranks; the largest models take 16
+# KV cache as a multiple of max_model_len, before that is rounded up: predictions were up to 5 % off (docs/planner.md).
+ROOM = 1.1
+# The longest that it is rounded up to where the memory is not known: 1 GiB of KV cache for an 8B model.
+MOST_LENGTH_UNKNOWN = 8192
 RUNNERS_UP = 2  # smaller ones, and one larger
 
 
@@ -111,6 +116,19 @@ def choose(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> C
     nearest = [*reversed(candidates[:place][-RUNNERS_UP:]), *candidates[place + 1 : place + 2]]
     runners_up = tuple(_why_not(other, best) for other in nearest)
     return Choice(best.layout, best.fit, (*best.reasons, *_why(best, candidates)), runners_up)
+
+
+def with_rounded_length(choice: Choice, needs: Needs, given: dict[str, Any]) -> tuple[Choice, Needs]:
+    """With max_model_len rounded up, where the layout has room for such a sequence, or that is too short to matter.
+
+    ``given`` is --engine's.
+    """
+    roomy = msgspec.structs.replace(needs, settings=round_up(needs.settings, needs.shape, given))
+    fit, length = roomy.fit(choice.layout), roomy.settings.load.max_model_len
+    has_room = fit.fits and fit.kv_tokens >= ROOM * length if fit else length <= MOST_LENGTH_UNKNOWN
+    if not has_room:
+        return choice, needs
+    return msgspec.structs.replace(choice, fit=fit), roomy
 
 
 def smallest_that_fits(capacity: int | None, needs: Needs, solve: Solver) -> Layout | None:

@@ -10,7 +10,7 @@ import msgspec
 
 from vllm_hpc import launchers, tuned
 from vllm_hpc.checks import as_path
-from vllm_hpc.choose import Choice, Needs, choose, lack, smallest_that_fits
+from vllm_hpc.choose import Choice, Needs, choose, lack, smallest_that_fits, with_rounded_length
 from vllm_hpc.cost import estimate
 from vllm_hpc.directives import check_owned
 from vllm_hpc.errors import LayoutError, RefusedError, RequestError
@@ -28,7 +28,7 @@ from vllm_hpc.plan import CPU_KV_CACHE_GIB, DEFAULT_MAX_TOKENS, Cost, Memory, Mo
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.request import Request, make_request
 from vllm_hpc.schedulers import find_scheduler, get_scheduler
-from vllm_hpc.settings import Settings, choose_settings, not_modelled, round_up
+from vllm_hpc.settings import Settings, choose_settings, not_modelled
 from vllm_hpc.survey import Survey, survey
 from vllm_hpc.vllm_arguments import check_arguments
 
@@ -161,7 +161,7 @@ def _settings(
 
 def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs, rows: Survey | None) -> Plan:
     solver = solve_array if request.array else solve
-    choice, needs = _with_room(choose(_asked(request), capacity, needs, solver), needs)
+    choice, needs = with_rounded_length(choose(_asked(request), capacity, needs, solver), needs, request.engine)
     fit = choice.fit
     return Plan(
         layout=choice.layout,
@@ -176,15 +176,6 @@ def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs
         model=_facts(needs.shape),
         cost=_cost(request, model, needs, choice, rows) if rows else None,
     )
-
-
-def _with_room(choice: Choice, needs: Needs) -> tuple[Choice, Needs]:
-    """With max_model_len rounded up, unless the layout is known to have no room for that."""
-    roomy = msgspec.structs.replace(needs, settings=round_up(needs.settings, needs.shape))
-    fit = roomy.fit(choice.layout)
-    if fit is not None and not fit.fits:
-        return choice, needs
-    return msgspec.structs.replace(choice, fit=fit), roomy
 
 
 def _misfit(choice: Choice, needs: Needs, capacity: int | None) -> str:

@@ -111,12 +111,13 @@ def _length(
     return survey.longest
 
 
-def round_up(settings: Settings, shape: Shape) -> Settings:
+def round_up(settings: Settings, shape: Shape, given: dict[str, Any]) -> Settings:
     """The same with a max_model_len that other inputs will have too, where the longest row decided it.
 
     vLLM compiles anew for every other one (0.26, 0.32). A power of two, or the model's own, which needs no argument.
+    Not without chunked prefill (``given``, --engine's): max_num_batched_tokens must take a sequence whole then.
     """
-    if "max_model_len" not in settings.engine:
+    if "max_model_len" not in settings.engine or not given.get("enable_chunked_prefill", True):
         return settings
     length = min(shape.positions, max(LEAST_LENGTH, 1 << (settings.engine["max_model_len"] - 1).bit_length()))
     engine = {**settings.engine, "max_model_len": length}
