@@ -15,7 +15,7 @@ import pytest
 from tests.crafted import make_job
 from vllm_hpc.engine.compiled import CompiledCode, _files
 from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.layout import Layout
+from vllm_hpc.layout import Layout, Place
 from vllm_hpc.records import JobRecord
 
 ONE = Layout(nodes=1, gpus_per_node=2, procs_per_node=2, tp=2, pp=1, dp=1)
@@ -144,6 +144,36 @@ def test_what_other_nodes_have_added_stays_in_the_archive(
         content = tar.extractfile(second)
         assert content is not None
         assert content.read() == b"of the other node"
+
+
+def test_what_was_compiled_long_ago_elsewhere_is_not_carried_on(
+    tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, folder = start(tmp_path)
+    for name in ("old.so", "new.so"):
+        compile_something(folder, name)
+    os.utime(next(folder.rglob("old.so")), (0, time.time() - 61 * 86_400))
+    compiled.keep()
+    another_node(tmp_path, monkeypatch)  # where the rank begins before the archive is there
+    archive = archives(tmp_path)[0]
+    archive.rename(archive.with_suffix(".aside"))
+    compiled, folder = start(tmp_path)
+    archive.with_suffix(".aside").rename(archive)
+    compile_something(folder, "own.so")
+    compiled.keep()
+    with tarfile.open(archive) as tar:
+        assert sorted(Path(name).name for name in tar.getnames()) == ["new.so", "own.so"]
+
+
+def test_a_rank_that_only_reads_an_archive_uses_it(tmp_path: Path, node: Path) -> None:
+    compiled, folder = start(tmp_path)
+    compile_something(folder)
+    compiled.keep()
+    os.utime(archives(tmp_path)[0], (0, 0))
+    for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"):
+        del os.environ[name]
+    CompiledCode(record(tmp_path), Place(replica=1, rank=0, pp=0, tp=0), 0).restore()
+    assert archives(tmp_path)[0].stat().st_mtime > time.time() - 3600
 
 
 def test_archives_that_nobody_has_read_for_long_go(tmp_path: Path, node: Path) -> None:

@@ -105,6 +105,16 @@ def test_outside_of_it_vllm_waits_as_ever() -> None:
     assert own == (core.execute_model, core.sample_tokens)
 
 
+def test_what_is_waited_for_is_a_future_in_all_else_too() -> None:
+    core = Core(2)
+    with Overlap(engine_of(core)):
+        answer = core.execute_model(None, non_block=True)
+        assert answer.done()
+        assert answer.result(timeout=5) == core.number
+        assert answer.exception() is None
+        assert core.execute_model(None).done()
+
+
 def test_an_error_of_the_work_is_not_the_engines() -> None:
     core = Core(2)
 

@@ -33,6 +33,8 @@ from vllm_hpc.tuned import Finding, Setting, Subject, Trial
 _WAVES = 4
 # In all rows of a trial: some hours of one GPU.
 _MOST_TOKENS = 100_000_000
+# A finding takes some kilobytes.
+_FINDING_BYTES = 65_536
 # Output tokens of a random row where nobody says.
 _OUTPUT_TOKENS = 128
 
@@ -67,7 +69,7 @@ def tune(
     subject = find_subject(request, profile, plan)
     if subject is None:
         raise RequestError(f"the planner knows nothing of {model}, and would not find what tune finds: set it yourself")
-    _check_place(subject.file.parent)
+    _check_place(subject)
     start = _start(plan)
     bench = _Bench(request, profile, subject, start, rows, prompt_tokens)
     trials: list[Trial] = []
@@ -90,16 +92,16 @@ def tune(
     return Tuned(finding, subject.file)
 
 
-def _check_place(folder: Path) -> None:
+def _check_place(subject: Subject) -> None:
     """Refuse to measure what cannot be kept. Raises RequestError."""
     try:
+        folder = subject.file.parent
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
+        with tempfile.TemporaryFile(dir=folder) as file:  # a full disk takes an empty one
+            file.write(bytes(_FINDING_BYTES))
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
         raise RequestError(
-            f"a finding cannot be kept in {str(folder)!r} ({error.strerror}): set XDG_CACHE_HOME to a folder that can "
-            "be written to"
+            f"a finding cannot be kept ({error}): set XDG_CACHE_HOME to a folder that can be written to"
         ) from None
 
 

@@ -65,6 +65,8 @@ class CompiledCode:
             folder = _own_folder() / self._name
             if not folder.exists():
                 _unpack(self._archive, folder)
+            with suppress(OSError):
+                os.utime(self._archive)  # it is in use
             if self._publishes:
                 self._known = _names(self._archive)
         except (OSError, RuntimeError) as error:  # there may be no home directory on this node
@@ -130,12 +132,10 @@ def _files(folder: Path) -> list[str]:
 
 
 def _names(archive: Path) -> set[str]:
-    """What is in it, and that it is in use; nothing where it is not whole."""
+    """What is in it; nothing where it is not whole."""
     names: set[str] = set()
     with suppress(OSError, tarfile.TarError), tarfile.open(archive) as tar:
         names.update(tar.getnames())
-    with suppress(OSError):
-        os.utime(archive)
     return names
 
 
@@ -180,8 +180,10 @@ def _pack(folder: Path, files: list[str], archive: Path) -> None:
 
 
 def _add_others(tar: tarfile.TarFile, old: tarfile.TarFile, files: set[str]) -> None:
+    """All but what was compiled so long ago that nobody may need it: it would stay as long as the archive is used."""
+    oldest = time.time() - _UNUSED_S
     for member in old:
-        if member.isfile() and member.name not in files:
+        if member.isfile() and member.name not in files and member.mtime > oldest:
             content = old.extractfile(member)
             assert content is not None  # of a file
             data = content.read()  # whole, before a byte of it is written

@@ -69,9 +69,12 @@ class _Later:
     def __init__(self, future: Any, work: Callable[[], None]) -> None:
         self._future, self._work = future, work
 
-    def result(self) -> Any:
+    def result(self, *given: Any, **named: Any) -> Any:
         self._work()
-        return self._future.result()
+        return self._future.result(*given, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._future, name)
 
 
 class _WorkFailedError(BaseException):
