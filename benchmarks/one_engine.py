@@ -53,11 +53,8 @@ class Run(msgspec.Struct):
 
 def prepare_environment() -> None:
     """What a job's script sets, for a process that nothing has launched: a world of one rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     for name, value in {
-        "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1",
         "VLLM_CPU_KVCACHE_SPACE": 1, "HF_HUB_OFFLINE": 1, "VLLM_NO_USAGE_STATS": 1, "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_ENABLE_V1_MULTIPROCESSING": 0,
     }.items():  # fmt: skip
@@ -69,10 +66,20 @@ def wait_for_turn() -> float:
 
     Whoever runs one engine after another lets the next one's ranks import vLLM meanwhile, and waits for no import.
     """
-    turn = os.environ.get("VLLM_HPC_BENCHMARK_TURN")
+    turn, parent = os.environ.get("VLLM_HPC_BENCHMARK_TURN"), os.getppid()
     while turn and not Path(turn).exists():
+        if os.getppid() != parent:  # nobody is left to say so
+            os._exit(1)
         time.sleep(0.05)
     return time.perf_counter()
+
+
+def choose_port() -> None:
+    """The port of a world that nothing has launched; not before it is needed, or another takes it meanwhile."""
+    if "MASTER_PORT" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(free.getsockname()[1])
 
 
 class OneEngine:
@@ -96,6 +103,7 @@ class OneEngine:
 
         imports = time.perf_counter() - began
         began = wait_for_turn()
+        choose_port()
         self._work, self._runs, self._barriers = work, 0, 0
         self._store = replicas.meet(self._rank, self._world)
         self._place, self._dp = layout.place(self._rank), layout.dp
@@ -142,10 +150,14 @@ class OneEngine:
         digest = attempt.run(self.engine, self._replica.lockstep(), store, report)
         return _read(job, self._place.replica, *stop(), digest.hexdigest)
 
+    @property
+    def shares_sampling(self) -> bool:
+        """Whether the ranks share out the rows to sample."""
+        return self._sharing is not None
+
     def unshared(self, rows: list[Row]) -> Run:
-        """The attempt, with every rank sampling all rows by itself; as ``attempt`` where ranks share nothing out."""
-        if self._sharing is None:
-            return self.attempt(rows)
+        """The attempt, with every rank sampling all rows by itself."""
+        assert self._sharing is not None
         self._sharing.is_on = False
         try:
             return self.attempt(rows)

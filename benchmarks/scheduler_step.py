@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.shapes import make
-from benchmarks.one_engine import prepare_environment
+from benchmarks.one_engine import choose_port, prepare_environment
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3)
     given = parser.parse_args()
     prepare_environment()
+    choose_port()
     from vllm import LLM
 
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.gpu.results import spread
 from benchmarks.gpu.shapes import make, shape_parser
-from benchmarks.one_engine import prepare_environment
+from benchmarks.one_engine import choose_port, prepare_environment
 
 WAYS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -35,6 +35,7 @@ def main() -> None:
     """Write the files, load them in every way, and print a table."""
     given = shape_parser(__doc__, times=3).parse_args()
     prepare_environment()
+    choose_port()
     folder = make(given.shape, given.work / given.shape)
     start_world()
     if not (folder / "model.safetensors.index.json").exists():

@@ -164,9 +164,11 @@ def _ranks(case: Case, model: Path, jobs: Path) -> Started:
     backend = {"distributed_executor_backend": "mp"} if "native" in case.ways else {}
     bench = OneEngine(jobs, model, layout, {**case.engine, **backend}, SAMPLING)
     every: dict[str, Callable[[list[Row]], Run]] = {
-        "attempt": bench.attempt, "native": bench.attempt, "generate": bench.generate, "unshared": bench.unshared,
+        "attempt": bench.attempt, "native": bench.attempt, "generate": bench.generate,
     }  # fmt: skip
-    return bench.start_up, {way: every[way] for way in case.ways}, bench.engine
+    if bench.shares_sampling:
+        every["unshared"] = bench.unshared
+    return bench.start_up, {way: every[way] for way in case.ways if way in every}, bench.engine
 
 
 def _one_process(case: Case, model: Path) -> Started:

@@ -1,13 +1,12 @@
 """The processes of a case: started, told when it is their turn, waited for, and killed where time is up.
 
-The next case's ranks import vLLM (some 20 s) while the one before is starting or running, and wait before they touch a
-GPU.
+The next case's ranks import vLLM (some 20 s) while the one before loads its model, and wait before they touch a GPU:
+what a start takes is no measure then (benchmarks.gpu.start has it).
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from benchmarks.gpu.rank import Case
 from benchmarks.gpu.results import Line
@@ -49,7 +49,7 @@ class Run:
             words[1:2] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.case.gpus}", "-m"]
         environment = os.environ | {"VLLM_HPC_BENCHMARK_TURN": str(self._out / "turn")}
         with (self._out / "log").open("wb") as log:
-            return subprocess.Popen(words, stdout=log, stderr=log, env=environment, start_new_session=True)
+            return subprocess.Popen(words, stdout=log, stderr=log, env=environment)
 
     def begin(self) -> None:
         """It is its turn."""
@@ -72,11 +72,15 @@ class Run:
         return found
 
     def kill(self) -> None:
-        """End its processes, those that a rank has started too: they would keep the GPUs' memory."""
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        """End its processes, also those that torchrun and vLLM have started: they would keep the GPUs' memory."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            agent = psutil.Process(self._process.pid)
+            for process in (agent, *agent.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self._process.wait()
 
 
 def run_all(cases: list[Case], work: Path, left: Callable[[], float]) -> Iterator[list[Line]]:
@@ -88,11 +92,11 @@ def run_all(cases: list[Case], work: Path, left: Callable[[], float]) -> Iterato
                 return
             print(case.title, flush=True)
             run, waiting = waiting or Run(case, work), None
-            run.begin()
-            following = cases[number + 1 : number + 2]
-            if following and not run.is_submit and "submit" not in following[0].ways:
-                waiting = Run(following[0], work)
             try:
+                run.begin()
+                following = cases[number + 1 : number + 2]
+                if following and not run.is_submit and "submit" not in following[0].ways:
+                    waiting = Run(following[0], work)
                 yield run.finish(left())
             finally:
                 run.kill()
