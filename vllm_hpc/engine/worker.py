@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -132,6 +135,7 @@ def _generate(rank: _Rank, seat: native.Seat | None = None) -> None:
         from vllm_hpc.engine.attempt import Attempt
         from vllm_hpc.engine.start import make_engine
     report.versions = {"vllm": vllm.__version__, "torch": str(torch.__version__)}
+    _tell_of_bytecode(vllm)
     layout = record.plan.layout
     attempt = Attempt(job, record, place, standing.attempt, standing.task, sync_s)
     with report.timed("load"):
@@ -152,6 +156,20 @@ def _generate(rank: _Rank, seat: native.Seat | None = None) -> None:
     if seat:
         native.release(seat, store)
     replicas.leave_together(store, standing.rank, standing.world_size)
+
+
+def _tell_of_bytecode(module: ModuleType) -> None:
+    """Say what makes the import slow where Python could not keep the package's bytecode: each rank compiles it anew.
+
+    Twice the time: docs/performance.md.
+    """
+    kept, file = module.__spec__.cached if module.__spec__ else None, module.__file__
+    if kept and file and not Path(kept).exists():
+        print(
+            f"vllm-hpc: {module.__name__}'s bytecode is not kept, which doubles the time of its import: "
+            f"python -m compileall -q {shlex.quote(str(Path(file).parents[1]))}",
+            flush=True,
+        )
 
 
 def _run_name(standing: Standing) -> str:
