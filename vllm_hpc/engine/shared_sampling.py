@@ -47,7 +47,8 @@ class SharedSampling:
         first = min(rank * size, rows - size)
         part = slice(first, first + size)
         tokens, used = self._sample(logits[part], *(one[part] for one in by_row), **named)
-        every = self._group.all_gather(tokens, dim=0)
+        # As logits are gathered, by the last dimension; by the first, vLLM may take memory for NVLink multicast.
+        every = self._group.all_gather(tokens[None], dim=-1)[0]
         before_last = (ranks - 1) * size
         if rows < len(every):
             every = torch.cat([every[:before_last], every[len(every) - (rows - before_last) :]])
