@@ -167,7 +167,8 @@ def _tell_of_bytecode(module: ModuleType) -> None:
     if kept and file and not Path(kept).exists():
         print(
             f"vllm-hpc: {module.__name__}'s bytecode is not kept, which doubles the time of its import: "
-            f"python -m compileall -q {shlex.quote(str(Path(file).parents[1]))}",
+            f"python -m compileall -q {shlex.quote(str(Path(file).parents[1]))}, "
+            "or --env PYTHONPYCACHEPREFIX=FOLDER where that cannot be written to",
             flush=True,
         )
 
