@@ -1,0 +1,111 @@
+"""The benchmark for GPUs, as far as it goes without one: what it runs in which order, tells, and cleans up."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytest.importorskip("vllm")
+import torch
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu.kernels import Profile, kind_of
+from benchmarks.gpu.rank import Case, Figure
+from benchmarks.gpu.results import Line, append, choices
+from benchmarks.gpu.runs import Run
+from tests.real_jobs import wait_for
+
+
+def given(tmp_path: Path, only: str, **more: Any) -> argparse.Namespace:
+    options = {"shapes": "tiny", "gpus": 4, "prompts": 64, "times": 1, "sigma": 0.0, "engine": [], "work": tmp_path}
+    return argparse.Namespace(**{**options, "results": tmp_path / "results.jsonl", "only": only, **more})
+
+
+def line(way: str, tokens: int, **layout: Any) -> Line:
+    figure = Figure(way, 0, 0, 0, 1.0, tokens, "same", 0.0, 1.0, {})
+    return Line(Case(shape="tiny", ways=(way,), **layout), (figure,))
+
+
+def test_cases_are_run_in_the_order_asked_for_and_not_twice(tmp_path: Path) -> None:
+    found = command._missing(given(tmp_path, "mp:tp4,attempt:2x1x2,attempt,submit"))
+    assert [(case.ways[0], case.tp, case.pp, case.dp) for case in found[:3]] == [
+        ("mp", 4, 1, 1), ("attempt", 2, 1, 2), ("attempt", 4, 1, 1),
+    ]  # fmt: skip
+    assert found[-1].ways == ("submit",)
+    append(tmp_path / "results.jsonl", Line(found[0], ()))
+    assert command._missing(given(tmp_path, "mp:tp4,attempt:2x1x2")) == [found[1]]
+    assert not command._missing(given(tmp_path, "nothing"))
+    assert len(command._missing(given(tmp_path, ""))) > len(found)
+
+
+def test_the_planners_choice_is_held_against_the_best_layout() -> None:
+    lines = [line("submit", 7, dp=4), line("attempt", 90, dp=4), line("attempt", 100, tp=4), line("attempt", 60, tp=2)]
+    told = choices(lines).splitlines()
+    assert told == [
+        "tiny, 2048 prompts, 4 GPUs: the planner chose TP x PP x DP = 1 x 1 x 4, 0.90 of the best of 2 layouts run"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("nvjet_tst_256x128_64x4_1x2_h_bz_coopA_TNT", "products"),
+        ("void flash::FlashAttnFwdSm90<...>", "attention"),
+        ("void vllm::cross_device_reduce_1stage<__nv_bfloat16, 2>", "all-reduce, gather"),
+        ("ncclDevKernel_AllGather_RING_LL", "all-reduce, gather"),
+        ("_topk_topp_kernel", "sampling"),
+        ("_gumbel_sample_kernel", "sampling"),
+        ("void flashinfer::sampling::TopPSamplingFromProbKernel<1024>", "sampling"),
+        ("triton_red_fused__to_copy_add_mean_mul_pow_rsqrt_0", "norms, activations, rotation"),
+        ("Memcpy DtoD (Device -> Device)", "copies"),
+        ("something", "other"),
+    ],
+)
+def test_what_a_kernel_is_for(kernel: str, kind: str) -> None:
+    assert kind_of(kernel) == kind
+
+
+def test_some_batches_of_each_kind_are_profiled() -> None:
+    profile = Profile()
+    for sequences, tokens in [*[(4, 40)] * 9, *[(4, 4)] * 40, *[(4, 40)] * 9]:
+        profile.before_batch(sequences, tokens)
+        torch.ones(8, 8) @ torch.ones(8, 8)
+    profile.end()
+    prompts, decoding = profile.windows
+    assert (prompts.kind, prompts.batches, prompts.tokens) == ("prompts", 4, 160)
+    assert (decoding.kind, decoding.batches, decoding.sequences) == ("decoding", 10, 40)
+    assert decoding.kernels["aten::mm"][0] == 10
+    assert "ms a batch" in decoding.describe()
+    assert "10 batches of 4 sequences, 4 tokens" in decoding.describe()
+
+
+def test_a_case_that_is_cut_off_takes_along_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As torchrun does, it starts a process in a session of its own."""
+    monkeypatch.setattr(sys, "executable", str(fake_python(tmp_path, "setsid --wait sleep 600; true")))
+    run = Run(Case(shape="tiny", ways=("mp",), tp=2), tmp_path)
+    assert run._process is not None
+    agent = psutil.Process(run._process.pid)
+    wait_for(lambda: any(one.name() == "sleep" for one in agent.children(recursive=True)), "a child", 60)
+    child = next(one for one in agent.children(recursive=True) if one.name() == "sleep")
+    began = time.monotonic()
+    assert run.finish(0.1) == []
+    assert "cut off" in capfd.readouterr().out
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert time.monotonic() - began < 60
+    run.kill()  # again: nothing is there
+
+
+def fake_python(folder: Path, command: str) -> Path:
+    """A python that runs that, whatever it is asked to run."""
+    script = folder / "python"
+    script.write_text(f"#!/bin/sh\n{command}\n")
+    script.chmod(0o755)
+    return script
