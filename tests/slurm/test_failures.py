@@ -118,19 +118,23 @@ def test_sigkill_of_a_step_daemon(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
-    """A step that takes longer than the lead cannot be drained: Slurm ends it, and what was written stays."""
-    job = start(tiny, tmp_path, time="1")
+    """A step that takes longer than the lead cannot be drained: Slurm ends it, and what was written stays.
+
+    Slurm looks every 30 s, and signals at the last look before the lead: with two minutes, 24 of them the lead, that is
+    66 s after the start at the earliest, when rows have been written.
+    """
+    job = start(tiny, tmp_path, time="2")
     stopped = [rank.pid for rank in job.ranks()]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
-    status = ends_as(job, "TIMEOUT", limit=200)
+    status = ends_as(job, "TIMEOUT", limit=260)
     assert status.rows.done > 0
     assert job.collect().rows["done"] >= status.rows.done
 
 
 def test_the_walltime_is_near_and_the_job_goes_on(tiny: Path, tmp_path: Path) -> None:
     """Drained ahead of the walltime, requeued by the script, and finished by another attempt."""
-    job = submit(tiny, tmp_path, time="3", drain_lead=100, max_requeues=5)  # 80 s to load and to begin
+    job = submit(tiny, tmp_path, time="3", drain_lead=100, max_requeues=5)  # 50 s to load and to begin
     wait_for(lambda: job.status().state == "PENDING" and job.status().attempts > 0 and _waits(job), "requeued", 200)
     assert job.status().rows.done > 0
     job.folder.drain.touch()
