@@ -45,6 +45,31 @@ def test_the_user_file_follows_home_where_xdg_is_unset(desk: Path, monkeypatch: 
     assert load_profile("mine").qos == "q"
 
 
+def test_the_sites_files_come_last(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the XDG specification has it: a list of folders, the first one first, relative ones passed over."""
+    folders = [desk / "module", desk / "etc"]
+    monkeypatch.setenv("XDG_CONFIG_DIRS", ":".join(["relative", *map(str, folders)]))
+    for folder, names in zip([desk / "relative", *folders], (["lost"], ["all"], ["all", "site"]), strict=True):
+        (folder / "vllm-hpc").mkdir(parents=True)
+        tables = "".join(f'[profiles.{name}]\nqos = "{folder.name}"\ntemplate_dir = "."\n' for name in names)
+        (folder / "vllm-hpc/config.toml").write_text(tables)
+    write_user(desk, '[profiles.site]\nqos = "user"\n')
+    assert load_profile("all").qos == "module"
+    assert load_profile("all").template_dir == str(desk / "module/vllm-hpc")
+    assert load_profile("site").qos == "user"
+    with pytest.raises(ProfileError, match=r"no profile 'lost' in .*etc/vllm-hpc/config\.toml: known: all, site$"):
+        load_profile("lost")
+    monkeypatch.delenv("XDG_CONFIG_DIRS")
+    with pytest.raises(ProfileError, match=r"or /etc/xdg/vllm-hpc/config\.toml: known: site$"):
+        load_profile("all")
+
+
+def test_a_file_that_cannot_be_read_is_named(desk: Path) -> None:
+    (desk / "vllm-hpc.toml").symlink_to("vllm-hpc.toml")
+    with pytest.raises(ProfileError, match=r"vllm-hpc\.toml: cannot be read: Too many levels"):
+        load_profile("any")
+
+
 def test_every_field_is_read(desk: Path) -> None:
     (desk / "templates").mkdir()
     write_project(

@@ -1,7 +1,8 @@
 """Site and user profiles: TOML tables ``[profiles.NAME]`` that fill in what nobody asked for.
 
 Read from ./vllm-hpc.toml first, then from the user's config folder (``$XDG_CONFIG_HOME/vllm-hpc/config.toml``, by
-default ~/.config/vllm-hpc/config.toml); the first file that holds the name wins.
+default ~/.config/vllm-hpc/config.toml), then from the site's (vllm-hpc/config.toml in each of ``$XDG_CONFIG_DIRS``, by
+default /etc/xdg); the first file that holds the name wins. The variables: XDG Base Directory Specification.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def profile_files() -> list[Path]:
     """The files that profiles are read from, first one first."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return [Path(PROJECT_FILE), config / "vllm-hpc" / "config.toml"]
+    site = [Path(folder) for folder in (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
+    folders = [config, *(folder for folder in site if folder.is_absolute())]
+    return [Path(PROJECT_FILE), *(folder / "vllm-hpc" / "config.toml" for folder in folders)]
 
 
 def load_profile(name: str | None) -> Profile:
@@ -73,20 +76,23 @@ def load_profile(name: str | None) -> Profile:
         return Profile()
     known: list[str] = []
     for path in profile_files():
-        if not path.is_file():
-            continue
         tables = _read_tables(path)
         if name in tables:
             return _build(path, name, tables[name])
         known += tables
     where = " or ".join(str(path) for path in profile_files())
-    hint = f"known: {', '.join(sorted(known))}" if known else f"write a [profiles.{name}] table there"
+    hint = f"known: {', '.join(sorted(set(known)))}" if known else f"write a [profiles.{name}] table there"
     raise ProfileError(f"no profile {name!r} in {where}: {hint}")
 
 
 def _read_tables(path: Path) -> dict[str, Any]:
+    """The profiles of a file; none where there is no such file."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return {}
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProfileError(f"{path}: not valid TOML: {error}") from None
     for key in content:

@@ -70,7 +70,10 @@ LAUNCHER_HELP = (
 )
 REQUEUES_HELP = "Attempts after the first: at the walltime's end, and after a rank's death.  [default: 10]"
 LEAD_HELP = "Drain begins so long before the walltime's end, 30 at least.  [default: 120, or a fifth of --time]"
-PROFILE_HELP = "A [profiles.NAME] of ./vllm-hpc.toml or ~/.config/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
+PROFILE_HELP = (
+    "A [profiles.NAME] of ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "
+    "/etc/xdg/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
+)
 
 LAUNCHERS = ["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi", "native"]
 
