@@ -247,3 +247,24 @@ def test_a_profiles_unknown_gpu_is_refused_where_it_stands(models: Path, run_cli
     outcome = run_cli("plan", "Llama-3.1-8B", "--profile", "a")
     assert outcome.code == 2
     assert outcome.err.startswith("Error: vllm-hpc.toml:3: 'gpu' 'h100-81' is not known: use h100-80")
+
+
+def test_a_number_of_5000_digits_is_refused_in_one_line(models: Path, run_cli: Cli) -> None:
+    outcome = run_cli("plan", "Llama-3.1-8B", "--engine", "max_num_seqs=" + "9" * 5000)
+    assert outcome.code == 2
+    assert "must be a whole number above 0" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_user_without_a_home_can_plan_and_render(models: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert plan(run_cli, "Llama-3.1-8B", "--gpu", "h100-80")["fits"] is True
+    assert run_cli("render", "Llama-3.1-8B", "--gpu", "h100-80", "--scheduler", "slurm").out.startswith("#!")
+    outcome = run_cli("submit", "demo", "--scheduler", "local")
+    assert (outcome.code, len(outcome.err.splitlines())) == (2, 1)
+    assert "XDG_CACHE_HOME" in outcome.err

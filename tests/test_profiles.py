@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Cli
 from vllm_hpc.errors import ProfileError, RefusedError
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.submission import prepare
@@ -68,6 +70,47 @@ def test_a_file_that_cannot_be_read_is_named(desk: Path) -> None:
     (desk / "vllm-hpc.toml").symlink_to("vllm-hpc.toml")
     with pytest.raises(ProfileError, match=r"vllm-hpc\.toml: cannot be read: Too many levels"):
         load_profile("any")
+
+
+def test_what_is_no_file_is_not_waited_for(desk: Path) -> None:
+    os.mkfifo(desk / "vllm-hpc.toml")
+    with pytest.raises(ProfileError, match=r"vllm-hpc\.toml: cannot be read: it is no file"):
+        load_profile("any")
+
+
+def test_without_a_home_the_other_files_are_read(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    write_project(desk, '[profiles.mine]\nqos = "q"\n')
+    assert load_profile("mine").qos == "q"
+    with pytest.raises(ProfileError, match=r"known: mine$"):
+        load_profile("other")
+
+
+def test_what_editors_put_first_is_passed_over(desk: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text('[profiles.mine]\nqos = "q"\n', encoding="utf-8-sig")
+    assert load_profile("mine").qos == "q"
+
+
+def test_a_number_that_no_program_reads_is_refused_with_its_file(desk: Path, run_cli: Cli) -> None:
+    huge = "9" * 5000
+    write_project(desk, f"[profiles.mine]\ncpus_per_rank = {huge}\n")
+    (desk / "job").mkdir()
+    (desk / "job/job.toml").write_text(f'model = "demo"\nseed = {huge}\n')
+    for words in (["plan", "demo", "--profile", "mine"], ["submit", "job"]):
+        outcome = run_cli(*words)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert ".toml: not valid TOML: Exceeds the limit" in outcome.err
+        assert len(outcome.err.splitlines()) == 1
+
+
+def test_many_profiles_are_not_all_listed(desk: Path) -> None:
+    write_project(desk, "".join(f"[profiles.p{number:03}]\n" for number in range(100)))
+    with pytest.raises(ProfileError, match=r"known: p000, .*, p029, \.\.\.$"):
+        load_profile("other")
 
 
 def test_every_field_is_read(desk: Path) -> None:

@@ -24,8 +24,11 @@ _FOLDER = f"SmolLM2-135M-Instruct-{_RECIPE}"
 
 
 def model_folder() -> Path:
-    """Where the converted model lies, or will lie."""
-    return cache_folder() / "models" / _FOLDER
+    """Where the converted model lies, or will lie. Raises ModelError where this user has no home."""
+    try:
+        return cache_folder() / "models" / _FOLDER
+    except RuntimeError as error:
+        raise ModelError(f"the demo model cannot be kept ({error}): set XDG_CACHE_HOME to a folder") from None
 
 
 def ensure() -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from vllm_hpc.request import Count, LauncherName
 from vllm_hpc.wording import explain_mismatch
 
 PROJECT_FILE = "vllm-hpc.toml"
+# Names that an error lists.
+_MOST_NAMES = 30
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,9 +67,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def profile_files() -> list[Path]:
     """The files that profiles are read from, first one first."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     site = [Path(folder) for folder in (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
-    folders = [config, *(folder for folder in site if folder.is_absolute())]
+    folders = [folder for folder in site if folder.is_absolute()]
+    with suppress(RuntimeError):  # a user without a home, as in some containers
+        folders.insert(0, Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"))
     return [Path(PROJECT_FILE), *(folder / "vllm-hpc" / "config.toml" for folder in folders)]
 
 
@@ -81,19 +85,23 @@ def load_profile(name: str | None) -> Profile:
             return _build(path, name, tables[name])
         known += tables
     where = " or ".join(str(path) for path in profile_files())
-    hint = f"known: {', '.join(sorted(set(known)))}" if known else f"write a [profiles.{name}] table there"
+    names = sorted(set(known))
+    shown = ", ".join([*names[:_MOST_NAMES], *(["..."] if len(names) > _MOST_NAMES else [])])
+    hint = f"known: {shown}" if known else f"write a [profiles.{name}] table there"
     raise ProfileError(f"no profile {name!r} in {where}: {hint}")
 
 
 def _read_tables(path: Path) -> dict[str, Any]:
     """The profiles of a file; none where there is no such file."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        if path.exists() and not path.is_file():  # a pipe would be read for ever
+            raise ProfileError(f"{path}: cannot be read: it is no file")
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of 5000 digits
         raise ProfileError(f"{path}: not valid TOML: {error}") from None
     for key in content:
         if key != "profiles":

@@ -161,10 +161,10 @@ class _CompiledTemplates(FileSystemBytecodeCache):
     @classmethod
     def of_user(cls) -> _CompiledTemplates | None:
         """The cache below the user's cache folder, None where no folder can be made there."""
-        folder = cache_folder() / f"templates-{__version__}"
         try:
+            folder = cache_folder() / f"templates-{__version__}"
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
+        except (OSError, RuntimeError):  # RuntimeError: this user has no home
             return None
         return cls(str(folder))
 

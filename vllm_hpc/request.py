@@ -132,7 +132,7 @@ def read_job_definition(path: Path) -> dict[str, Any]:
     """Read a job.toml into options; paths in it are relative to its folder. Raises RequestError."""
     try:
         options = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of 5000 digits
         raise RequestError(f"{path}: not valid TOML: {error}") from None
     unknown = sorted(set(options) - set(Request.__struct_fields__))
     if unknown:

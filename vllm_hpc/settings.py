@@ -159,7 +159,7 @@ def _check_given(given: dict[str, Any]) -> None:
 
 def _whole(value: Any, default: int) -> int:
     """A whole number above 0, also one that was given as text, as vLLM takes it; else the default."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
     return value if type(value) is int and value > 0 else default
 

@@ -42,8 +42,15 @@ def find_model(text: str) -> Model:
 
 def ensure_model(model: Model) -> None:
     """Make the demo model if that is what is asked for and it is not there yet. Raises ModelError."""
-    if model.path == str(demo.model_folder()):
+    if _is_demo(model):
         demo.ensure()
+
+
+def _is_demo(model: Model) -> bool:
+    try:
+        return model.path == str(demo.model_folder())
+    except ModelError:  # there is no place for it, so that this is another
+        return False
 
 
 def _check_folder(folder: Path) -> None:
