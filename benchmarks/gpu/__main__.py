@@ -119,9 +119,7 @@ def _missing(given: argparse.Namespace) -> list[Case]:
             if case in found or any(_is_same(case, one) for one in done):
                 continue
             if reason := misfit(case, make(shape, given.work / shape)):
-                print(
-                    f"{shape}: {', '.join(case.ways)}: TP {case.tp} x PP {case.pp} x DP {case.dp}: left out: {reason}"
-                )
+                print(f"{case.title}: left out: {reason}")
                 continue
             found.append(case)
     return found

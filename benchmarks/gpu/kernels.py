@@ -7,7 +7,6 @@ for these batches only; where there is no GPU it tells of the CPU's operators, t
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import defaultdict
@@ -148,7 +147,7 @@ def record(engine: Any, run: Callable[[], Any], file: Path) -> str:
     engine.collective_rpc("begin_kernels")
     run()
     windows = msgspec.convert(engine.collective_rpc("end_kernels")[0], list[Window])
-    file.write_text(json.dumps(msgspec.to_builtins(windows)))
+    file.write_bytes(msgspec.json.encode(windows))
     return "\n".join(window.describe() for window in windows)
 
 

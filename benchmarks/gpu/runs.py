@@ -11,16 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from benchmarks.gpu.rank import Case
 from benchmarks.gpu.results import Line
 from benchmarks.gpu.shapes import make
 from benchmarks.gpu.submit import run_submit
+from vllm_hpc.engine.watch import kill_children
 
 
 class Run:
@@ -73,14 +72,10 @@ class Run:
 
     def kill(self) -> None:
         """End its processes, also those that torchrun and vLLM have started: they would keep the GPUs' memory."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        with suppress(psutil.NoSuchProcess):
-            agent = psutil.Process(self._process.pid)
-            for process in (agent, *agent.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self._process.wait()
+        if self._process is not None and self._process.poll() is None:
+            kill_children(self._process.pid)
+            self._process.kill()
+            self._process.wait()
 
 
 def run_all(cases: list[Case], work: Path, left: Callable[[], float]) -> Iterator[list[Line]]:

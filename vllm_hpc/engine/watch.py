@@ -142,12 +142,12 @@ def _leave(report: RankReport, why: str | None, kind: str = "LauncherLost") -> N
         report.terminated(RankError(kind, why, "") if why else None)
 
 
-def kill_children() -> None:
-    """End what this process has started: a worker of vLLM's own that waits for others on its GPU would not go.
+def kill_children(pid: int | None = None) -> None:
+    """End what this process, or ``pid``, has started: a worker of vLLM's own that waits for others would not go.
 
     But Python's resource tracker, which removes their shared memory when they are gone, and then goes itself.
     """
-    for child in psutil.Process().children(recursive=True):
+    for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if "resource_tracker" not in " ".join(child.cmdline()):
                 child.kill()
