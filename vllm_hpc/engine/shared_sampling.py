@@ -39,6 +39,7 @@ class SharedSampling:
         Those are of the rank's own part where the rows are shared out; nobody asks for them then.
         """
         rows = len(logits)
+        self._batches += 1
         if not self._is_shared(rows, by_row, **named):
             return self._sample(logits, *by_row, **named)  # type: ignore[no-any-return]
         ranks, rank = self._group.world_size, self._group.rank_in_group
@@ -51,13 +52,12 @@ class SharedSampling:
         every = self._group.all_gather(tokens[None], dim=-1)[0]
         before_last = (ranks - 1) * size
         if rows < len(every):
-            every = torch.cat([every[:before_last], every[len(every) - (rows - before_last) :]])
+            every = torch.cat([every[:before_last], every[before_last - rows :]])
         return every, used
 
     def _is_shared(self, rows: int, by_row: tuple[Any, ...], return_logprobs: bool = False, **others: Any) -> bool:
         """By what is the same on all ranks: not by the slots of rows, which vLLM 0.26 frees in any order."""
         ranks = self._group.world_size
-        self._batches += 1
         if not self.is_on or self._batches % _WHOLE_EVERY == 0 or return_logprobs or others:
             return False
         if rows < ranks * max(_LEAST, ranks) or any(len(one) != rows for one in by_row):
