@@ -46,7 +46,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with a fake sbatch before the real one, and none of the user's own profiles."""
+    """An empty working directory with a fake sbatch before the real one, and no profiles of the user or the site."""
     folder = tmp_path / "desk"
     sbatch = folder / "bin" / "sbatch"
     sbatch.parent.mkdir(parents=True)
@@ -55,10 +55,23 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", str(sbatch.parent), prepend=":")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "site"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # compiled templates: nobody counts them
     monkeypatch.delenv("VLLM_HPC_PROFILE", raising=False)
     monkeypatch.delenv("SLURM_CONF", raising=False)  # of a cluster that is down, it holds every client up for a minute
     return folder
+
+
+@pytest.fixture
+def homeless(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home directory, as in some containers; to be asked for last."""
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(Path, "home", home)
 
 
 @pytest.fixture

@@ -256,13 +256,8 @@ def test_a_number_of_5000_digits_is_refused_in_one_line(models: Path, run_cli: C
     assert len(outcome.err.splitlines()) == 1
 
 
-def test_a_user_without_a_home_can_plan_and_render(models: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", home)
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_can_plan_and_render(models: Path, run_cli: Cli) -> None:
     assert plan(run_cli, "Llama-3.1-8B", "--gpu", "h100-80")["fits"] is True
     assert run_cli("render", "Llama-3.1-8B", "--gpu", "h100-80", "--scheduler", "slurm").out.startswith("#!")
     outcome = run_cli("submit", "demo", "--scheduler", "local")

@@ -78,12 +78,8 @@ def test_what_is_no_file_is_not_waited_for(desk: Path) -> None:
         load_profile("any")
 
 
-def test_without_a_home_the_other_files_are_read(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CONFIG_HOME")
-    monkeypatch.setattr(Path, "home", home)
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_the_other_files_are_read(desk: Path) -> None:
     write_project(desk, '[profiles.mine]\nqos = "q"\n')
     assert load_profile("mine").qos == "q"
     with pytest.raises(ProfileError, match=r"known: mine$"):

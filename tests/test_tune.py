@@ -269,14 +269,7 @@ def test_where_a_finding_cannot_be_kept_nothing_is_run(desk: Path, model: Path, 
     assert not (desk / "runs").exists()
 
 
-def test_without_a_home_directory_nothing_is_run(
-    desk: Path, model: Path, runs: list[Setting], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", home)
+def test_without_a_home_directory_nothing_is_run(desk: Path, model: Path, runs: list[Setting], homeless: None) -> None:
     with pytest.raises(RequestError, match="XDG_CACHE_HOME"):
         tuning.tune(str(model), scheduler="local", nodes=1, gpus_per_node=1, rows=4, job_dir=str(desk / "runs"))
     assert not runs

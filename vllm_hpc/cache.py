@@ -7,5 +7,11 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of vllm-hpc: $XDG_CACHE_HOME/vllm-hpc, by default ~/.cache/vllm-hpc."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-hpc"
+    """The user's cache folder of vllm-hpc: $XDG_CACHE_HOME/vllm-hpc, by default ~/.cache/vllm-hpc.
+
+    Raises FileNotFoundError where this user has no home, as in some containers.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-hpc"
+    except RuntimeError as error:
+        raise FileNotFoundError(str(error)) from None

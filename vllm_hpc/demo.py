@@ -27,7 +27,7 @@ def model_folder() -> Path:
     """Where the converted model lies, or will lie. Raises ModelError where this user has no home."""
     try:
         return cache_folder() / "models" / _FOLDER
-    except RuntimeError as error:
+    except FileNotFoundError as error:
         raise ModelError(f"the demo model cannot be kept ({error}): set XDG_CACHE_HOME to a folder") from None
 
 

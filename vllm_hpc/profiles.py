@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ import msgspec
 from vllm_hpc.checks import CHECKS, as_path
 from vllm_hpc.errors import ProfileError, RequestError
 from vllm_hpc.gpus import find_gpu
-from vllm_hpc.request import Count, LauncherName
+from vllm_hpc.request import Count, LauncherName, read_toml
 from vllm_hpc.wording import explain_mismatch
 
 PROJECT_FILE = "vllm-hpc.toml"
@@ -96,13 +95,13 @@ def _read_tables(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():  # a pipe would be read for ever
             raise ProfileError(f"{path}: cannot be read: it is no file")
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_toml(path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of 5000 digits
-        raise ProfileError(f"{path}: not valid TOML: {error}") from None
+    except ValueError as error:
+        raise ProfileError(str(error)) from None
     for key in content:
         if key != "profiles":
             raise ProfileError(
@@ -163,7 +162,7 @@ def _line_of(path: Path, name: str | None, key: str) -> int:
     tomllib gives no positions; headers and keys stand at the start of a line in TOML, and that is enough here.
     """
     table: str | None = None
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
     for number, line in enumerate(lines, start=1):
         header = re.match(r"\s*\[+\s*(.+?)\s*\]+", line)
         if header:

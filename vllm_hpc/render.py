@@ -164,7 +164,7 @@ class _CompiledTemplates(FileSystemBytecodeCache):
         try:
             folder = cache_folder() / f"templates-{__version__}"
             folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, RuntimeError):  # RuntimeError: this user has no home
+        except OSError:
             return None
         return cls(str(folder))
 

@@ -128,12 +128,20 @@ def find_definition(model: str) -> Path | None:
         return None
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises ValueError, which names the file and what is wrong with it, and OSError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of 5000 digits
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+
+
 def read_job_definition(path: Path) -> dict[str, Any]:
     """Read a job.toml into options; paths in it are relative to its folder. Raises RequestError."""
     try:
-        options = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of 5000 digits
-        raise RequestError(f"{path}: not valid TOML: {error}") from None
+        options = read_toml(path)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
     unknown = sorted(set(options) - set(Request.__struct_fields__))
     if unknown:
         raise RequestError(

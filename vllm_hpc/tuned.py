@@ -126,7 +126,7 @@ def find(subject: Subject) -> Finding | None:
     """What was found of it; None where it was not tuned, or the file cannot be read."""
     try:
         return read_json(subject.file, Finding)
-    except (OSError, RuntimeError, ValueError):
+    except (OSError, ValueError):
         return None
 
 

@@ -99,7 +99,7 @@ def _check_place(subject: Subject) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:  # a full disk takes an empty one
             file.write(bytes(_FINDING_BYTES))
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+    except OSError as error:
         raise RequestError(
             f"a finding cannot be kept ({error}): set XDG_CACHE_HOME to a folder that can be written to"
         ) from None

@@ -69,7 +69,7 @@ class CompiledCode:
                 os.utime(self._archive)  # it is in use
             if self._publishes:
                 self._known = _names(self._archive)
-        except (OSError, RuntimeError) as error:  # there may be no home directory on this node
+        except OSError as error:  # there may be no home directory on this node
             print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
             return
         self._folder = folder
