@@ -22,7 +22,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.crafted import make_job
-from vllm_hpc.engine import devices, native
+from vllm_hpc.engine import devices, flashinfer, native
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
 from vllm_hpc.plan import Plan
@@ -106,6 +106,7 @@ class OneEngine:
         choose_port()
         self._work, self._runs, self._barriers = work, 0, 0
         self._store = replicas.meet(self._rank, self._world)
+        flashinfer.agree(self._store, self._rank, self._world)
         self._place, self._dp = layout.place(self._rank), layout.dp
         if self._plan.is_native:  # this process runs the loop, vLLM starts the workers
             self._replica = native.lead(native.Seat(self._place, 0, 1, True))

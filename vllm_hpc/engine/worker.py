@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vllm_hpc.engine import devices, native, network, watch
+from vllm_hpc.engine import devices, flashinfer, native, network, watch
 from vllm_hpc.engine.claims import DEAD_AFTER_S
 from vllm_hpc.engine.compiled import CompiledCode
 from vllm_hpc.engine.readahead import ReadAhead
@@ -115,6 +115,7 @@ def _take_seat(rank: _Rank, seat: native.Seat) -> None:
         with rank.report.timed("restore"):
             rank.compiled.restore()
     store = replicas.meet(standing.rank, standing.world_size)
+    flashinfer.agree(store, standing.rank, standing.world_size)
     rank.report.device = "native"  # its GPU is in the hands of the node's first rank
     if seat.starts_workers:
         native.serve(rank.record, seat, store)
@@ -140,6 +141,7 @@ def _generate(rank: _Rank, seat: native.Seat | None = None) -> None:
     attempt = Attempt(job, record, place, standing.attempt, standing.task, sync_s)
     with report.timed("load"):
         store = replicas.meet(standing.rank, standing.world_size)
+        flashinfer.agree(store, standing.rank, standing.world_size)
         where = native.workers(seat, store) if seat else {}
         replica = native.lead(seat) if seat else replicas.join(layout, place, store, _run_name(standing))
         report.device, report.device_name, report.device_gib = replica.device, *replicas.describe_device()
@@ -202,6 +204,7 @@ def _prepare_environment(record: JobRecord) -> None:
     # vLLM warns of every VLLM_ variable that it does not know, and ours have been read.
     for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
         del os.environ[name]
+    flashinfer.find_scripts()
     if os.path.isabs(record.model):  # noqa: PTH117 - a Hub id is no path
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
