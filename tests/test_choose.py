@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.published_models import PUBLISHED
-from vllm_hpc.choose import Choice, Needs, choose, lack
+from vllm_hpc.choose import ROOM, Choice, Needs, choose, lack, with_more_sequences
 from vllm_hpc.errors import LayoutError, RequestError
 from vllm_hpc.gpus import GIB, GPUS, Gpu, find_gpu, recognise
 from vllm_hpc.hardware import Device
@@ -147,6 +147,41 @@ def test_settings_go_with_device_and_input_and_engine_options_win(
     chosen = choose_settings(MODELS["Llama-3.1-8B"], device, rows, given, 1.0)
     assert chosen.engine == expected
     assert chosen.load.max_model_len == (given.get("max_model_len") or 700)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "rows", "given", "expected"),
+    [
+        ("Llama-3.1-8B", "h100-80", 8192, {}, 1024),
+        ("Llama-3.1-8B", "h100-80", 4 * 2 * 700, {}, 640),  # two waves, in steps of 64
+        ("Llama-3.1-8B", "h100-80", 4 * 2 * 570, {}, 512),
+        ("Qwen2.5-32B", "h100-80", 8192, {}, 768),  # by the room for them
+        ("Llama-3.1-8B", "a100-80", 8192, {}, 256),
+        ("Llama-3.1-8B", "h100-80", 8192, {"max_num_batched_tokens": 800}, 768),
+        ("Llama-3.1-8B", "h100-80", 8192, {"enforce_eager": True}, 512),
+        ("Llama-3.1-8B", "h100-80", 8192, {"compilation_config": {"cudagraph_capture_sizes": [8]}}, 512),
+        ("Llama-3.1-8B", "h100-80", 8192, {"compilation_config": {"pass_config": {}}}, 1024),
+    ],
+)
+def test_short_rows_run_more_at_once_than_vllm_captures_graphs_for(
+    name: str, gpu: str, rows: int, given: dict[str, Any], expected: int
+) -> None:
+    rows_of_384 = Survey(rows=rows, longest=384, prompt_tokens=256 * rows, output_tokens=128 * rows)
+    before = needs(name, gpu, rows_of_384, **given)
+    chosen = choose(Asked(nodes=1, gpus_per_node=4), None, before, solve)
+    choice, after = with_more_sequences(chosen, before, given)
+    assert after.settings.engine["max_num_seqs"] == after.settings.load.max_num_seqs == expected
+    assert choice.fit and choice.fit.fits and choice.fit.kv_tokens >= min(expected * 384 * 0.99 * ROOM, 10**9)
+    told = [reason for reason in after.settings.reasons if reason.startswith("max_num_seqs")]
+    assert [reason.split(":")[0] for reason in told] == ([] if expected == 256 else [f"max_num_seqs {expected}"])
+
+
+def test_a_number_of_sequences_that_was_asked_for_stays_and_so_does_one_for_unknown_rows() -> None:
+    many = Survey(rows=8192, longest=384, prompt_tokens=256 * 8192, output_tokens=128 * 8192)
+    for rows, engine in ((many, {"max_num_seqs": 512}), (None, {})):
+        before = needs("Llama-3.1-8B", "h100-80", rows, **engine)
+        chosen = choose(Asked(nodes=1, gpus_per_node=4), None, before, solve)
+        assert with_more_sequences(chosen, before, engine) == (chosen, before)
 
 
 def test_the_models_own_length_is_not_exceeded() -> None:

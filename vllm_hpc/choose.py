@@ -20,7 +20,8 @@ from vllm_hpc.memory import Fit, fit_on_cpu, fit_on_gpu
 from vllm_hpc.models.config import Shape
 from vllm_hpc.models.weights import Weights
 from vllm_hpc.parallel import allowed_tp, why_not
-from vllm_hpc.settings import Settings, round_up
+from vllm_hpc.plan import LARGEST_GRAPH, MOST_CAPTURED, speaks_of_graphs
+from vllm_hpc.settings import Settings, round_up, with_sequences
 
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 
@@ -29,10 +30,13 @@ Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 BUSY_SEQUENCES = 128
 ASSUMED_NODE = 8  # GPUs of a node, for the choice of TP where nobody said
 MOST_REPLICA = 512  # ranks; the largest models take 16
-# KV cache as a multiple of max_model_len, before that is rounded up: predictions were up to 5 % off (docs/planner.md).
+# KV cache as a multiple of what it must hold, before max_model_len is rounded up or more sequences are run at once:
+# predictions were up to 5 % off (docs/planner.md).
 ROOM = 1.1
 # The longest that it is rounded up to where the memory is not known: 1 GiB of KV cache for an 8B model.
 MOST_LENGTH_UNKNOWN = 8192
+# More sequences at once than vLLM captures graphs for by itself come in steps of so many.
+SEQUENCES_STEP = 64
 RUNNERS_UP = 2  # smaller ones, and one larger
 
 
@@ -129,6 +133,28 @@ def with_rounded_length(choice: Choice, needs: Needs, given: dict[str, Any]) -> 
     if not has_room:
         return choice, needs
     return msgspec.structs.replace(choice, fit=fit), roomy
+
+
+def with_more_sequences(choice: Choice, needs: Needs, given: dict[str, Any]) -> tuple[Choice, Needs]:
+    """With more than LARGEST_GRAPH sequences at once, where the KV cache holds them and there are rows for two waves.
+
+    1.03 of the tokens/s of the 8B shape on an H100, with 1024 (docs/performance.md). Where --engine (``given``), or a
+    small GPU, decides on their number, that stays.
+    """
+    settings = needs.settings
+    is_ours = settings.engine.get("max_num_seqs") == LARGEST_GRAPH and not speaks_of_graphs(given)
+    if not is_ours or needs.rows is None or not choice.fit:
+        return choice, needs
+    room, wave = choice.fit.kv_tokens // settings.sequence_tokens, needs.rows // choice.layout.dp // 2
+    most = min(int(room / ROOM), wave, MOST_CAPTURED, settings.load.max_num_batched_tokens)
+    number = most // SEQUENCES_STEP * SEQUENCES_STEP
+    if number <= LARGEST_GRAPH:
+        return choice, needs
+    more = msgspec.structs.replace(needs, settings=with_sequences(settings, number, room))
+    fit = more.fit(choice.layout)  # what samples them takes memory too
+    if not fit or not fit.fits or fit.kv_tokens < number * settings.sequence_tokens:
+        return choice, needs
+    return msgspec.structs.replace(choice, fit=fit), more
 
 
 def smallest_that_fits(capacity: int | None, needs: Needs, solve: Solver) -> Layout | None:

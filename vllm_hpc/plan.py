@@ -15,6 +15,8 @@ CPU_KV_CACHE_GIB = 1
 # vLLM captures CUDA graphs for up to so many sequences (config/vllm.py, max_cudagraph_capture_size). Above, decode
 # steps are launched kernel by kernel: on 4 H100, TP=4, 512 instead of the default 1024 gave 1.8 times the tokens/s.
 LARGEST_GRAPH = 512
+# Where more sequences than that are to run, graphs are captured for as many, up to this: 83 graphs instead of 51.
+MOST_CAPTURED = 1024
 # GiB from which vLLM takes a GPU for a large one (engine/arg_utils.py, get_batch_defaults).
 LARGE_GPU_GIB = 70
 
@@ -22,6 +24,13 @@ LARGE_GPU_GIB = 70
 def is_large_gpu(name: str, memory_gib: float) -> bool:
     """Whether vLLM gives a GPU of that name its larger defaults: not the A100, whatever its memory."""
     return memory_gib >= LARGE_GPU_GIB and "a100" not in name.lower()
+
+
+def speaks_of_graphs(engine: dict[str, Any]) -> bool:
+    """Whether engine arguments say which CUDA graphs to capture, or may: in a configuration that is no object."""
+    graphs = engine.get("compilation_config", {})
+    named = {*engine, *(graphs if isinstance(graphs, dict) else ["cudagraph_capture_sizes"])}
+    return not named.isdisjoint({"max_cudagraph_capture_size", "cudagraph_capture_sizes", "enforce_eager"})
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,15 @@ import msgspec
 
 from vllm_hpc import launchers, tuned
 from vllm_hpc.checks import as_path
-from vllm_hpc.choose import Choice, Needs, choose, lack, smallest_that_fits, with_rounded_length
+from vllm_hpc.choose import (
+    Choice,
+    Needs,
+    choose,
+    lack,
+    smallest_that_fits,
+    with_more_sequences,
+    with_rounded_length,
+)
 from vllm_hpc.cost import estimate
 from vllm_hpc.directives import check_owned
 from vllm_hpc.errors import LayoutError, RefusedError, RequestError
@@ -162,6 +170,7 @@ def _settings(
 def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs, rows: Survey | None) -> Plan:
     solver = solve_array if request.array else solve
     choice, needs = with_rounded_length(choose(_asked(request), capacity, needs, solver), needs, request.engine)
+    choice, needs = with_more_sequences(choice, needs, request.engine)
     fit = choice.fit
     return Plan(
         layout=choice.layout,

@@ -127,6 +127,21 @@ def round_up(settings: Settings, shape: Shape, given: dict[str, Any]) -> Setting
     return msgspec.structs.replace(settings, engine=engine, load=load)
 
 
+def with_sequences(settings: Settings, number: int, room: int) -> Settings:
+    """The same with so many sequences at once, of the ``room`` that the KV cache has."""
+    reason = (
+        f"max_num_seqs {number}: there is room for {room} rows of {settings.sequence_tokens} tokens, and CUDA graphs "
+        "are captured for as many"
+    )
+    others = (text for text in settings.reasons if not text.startswith("max_num_seqs"))
+    return msgspec.structs.replace(
+        settings,
+        engine={**settings.engine, "max_num_seqs": number},
+        load=msgspec.structs.replace(settings.load, max_num_seqs=number),
+        reasons=(*others, reason),
+    )
+
+
 def _batch(device: Device, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]) -> None:
     """max_num_seqs and max_num_batched_tokens for a GPU."""
     assert device.gpu is not None

@@ -22,7 +22,7 @@ from vllm_hpc.engine.shared_sampling import share_sampling
 from vllm_hpc.engine.steady import take_short_way
 from vllm_hpc.errors import RequestError
 from vllm_hpc.layout import Layout
-from vllm_hpc.plan import LARGEST_GRAPH, is_large_gpu
+from vllm_hpc.plan import LARGEST_GRAPH, MOST_CAPTURED, is_large_gpu, speaks_of_graphs
 from vllm_hpc.records import JobRecord
 
 # What a start of the engine consists of, by the method of vLLM that does it (vllm/v1/engine/core.py calls them in this
@@ -113,7 +113,7 @@ def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
     (vLLM's CPU back-end makes the intermediate tensors that its stages exchange in the compiling warm-up). On GPUs
     with TP: without the fused all-reduce, which needs NVLink multicast; shared hosts keep that off, and with it off
     ranks died of illegal addresses (two H100, vLLM 0.26). On large GPUs: no more sequences than the largest CUDA
-    graph, also where nobody said which GPU it is, so that the plan could not.
+    graph, also where nobody said which GPU it is, so that the plan could not; where the job has more, larger graphs.
     """
     from vllm.platforms import current_platform
 
@@ -127,4 +127,7 @@ def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
     is_large = is_large_gpu(current_platform.get_device_name(), current_platform.get_device_total_memory() / 2**30)
     if is_large and "max_num_seqs" not in given and "max_num_batched_tokens" not in given:
         found["max_num_seqs"] = LARGEST_GRAPH
+    sequences = given.get("max_num_seqs", 0)
+    if isinstance(sequences, int) and sequences > LARGEST_GRAPH and not speaks_of_graphs(given):
+        found["max_cudagraph_capture_size"] = min(sequences, MOST_CAPTURED)
     return found
