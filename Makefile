@@ -12,7 +12,8 @@ demo: $(VENV)/demo.done
 test: $(VENV)/test.done
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 -m "not vllm and not slurm and not pbs"
-	$(BIN)/python -m pytest -m "(vllm or slurm) and not pbs"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "vllm and not slurm and not pbs"
+	$(BIN)/python -m pytest -m "slurm and not pbs"
 	$(MAKE) --no-print-directory test-pbs
 
 # On a stand-in of a two-host PBS, checked against a real one: as an ordinary user, .venv/bin/python -m pytest -m pbs

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from tests import real_jobs
-from tests.real_jobs import LONG, PATIENCE_S, started, submit_long, submit_tiny, wait_for
+from tests.real_jobs import LONG, LONG_SAMPLING, PATIENCE_S, started, submit_long, submit_tiny, wait_for
 from vllm_hpc import Job
 from vllm_hpc.records import read_json
+from vllm_hpc.rows import Row
 from vllm_hpc.schedulers.local import SupervisorRecord
 
 pytestmark = pytest.mark.vllm
@@ -129,17 +130,19 @@ def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
         "    def put(self, make, rows=[]):\n"
         "        rows.append(make)\n"
         "        if len(rows) == 60:  # the model's kernels are compiled: from here on no file may grow beyond that\n"
-        "            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "            resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))\n"
         "        real(self, make)\n"
         "    ShardWriter.put = put\n"
     )
-    job = submit_long(tiny, tmp_path, tp=2, env={"PYTHONPATH": str(tmp_path)})
+    rows: list[Row] = [{**row, "tag": "x" * 2000} for row in LONG]  # so that 60 of them are nearly as much
+    short = {**LONG_SAMPLING, "max_tokens": 50}
+    job = submit_tiny(tiny, tmp_path, rows, **short, tp=2, env={"PYTHONPATH": str(tmp_path)})
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
     assert "OSError: File too large: every row finished so far is safe; make room" in status.reason
     assert "every row finished so far is safe" in logs_command(job)
     shard = job.folder.shard(0, 1).read_bytes()
-    assert len(shard) <= 100_000
+    assert len(shard) <= 150_000
     assert shard.endswith(b"\n")
     assert job.collect().rows["done"] == status.rows.done == len(shard.splitlines())
 
