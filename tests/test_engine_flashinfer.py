@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_jobs import check_complete, submit_tiny
 from vllm_hpc.engine import flashinfer
 
 VARIABLE = flashinfer.VARIABLE
@@ -63,7 +64,7 @@ def test_without_a_compiler_it_is_said_what_is_missing(site: Path, tmp_path: Pat
         {"PATH": "{tools}:{cuda}/bin"},
         {"PATH": "{tools}", "CUDA_HOME": "{cuda}"},
         {"PATH": "{tools}", "CUDA_PATH": "{cuda}"},
-        {"PATH": "{tools}", "CUDA_HOME": "/nonexistent", "FLASHINFER_NVCC": "{cuda}/bin/nvcc"},
+        {"PATH": "{tools}", "CUDA_HOME": "{tools}", "FLASHINFER_NVCC": "{cuda}/bin/nvcc"},
     ],
 )
 def test_nvcc_is_found_where_flashinfer_looks(site: Path, tmp_path: Path, names: dict[str, str]) -> None:
@@ -77,11 +78,17 @@ def test_a_cuda_home_without_nvcc_hides_one_in_path(site: Path, tmp_path: Path) 
     assert "no nvcc" in flashinfer.lack({"PATH": path, "CUDA_HOME": str(tmp_path / "elsewhere")})
 
 
+def test_an_nvcc_without_its_toolkit_is_none(site: Path, tmp_path: Path) -> None:
+    nvcc = f"{_program(tmp_path / 'cuda/bin/nvcc')}/nvcc"
+    assert "no nvcc" in flashinfer.lack({"PATH": _program(tmp_path / "tools/ninja"), "FLASHINFER_NVCC": nvcc})
+
+
 def test_nothing_is_missing_where_it_is_compiled_already_or_asked_for_or_absent(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert flashinfer.lack({"PATH": "", VARIABLE: "1"}) == ""  # then vLLM says what is wrong
     assert flashinfer.lack({"PATH": "", VARIABLE: "0"}) == f"{VARIABLE}=0"
+    assert "FLASHINFER_DISABLE_JIT" in flashinfer.lack({"PATH": "", "FLASHINFER_DISABLE_JIT": "1"})
     assert "no nvcc" in flashinfer.lack({"PATH": ""})
     _install(site, "flashinfer_jit_cache")
     assert flashinfer.lack({"PATH": ""}) == ""
@@ -130,3 +137,13 @@ def test_programs_beside_python_are_found(monkeypatch: pytest.MonkeyPatch) -> No
     flashinfer.find_scripts()
     flashinfer.find_scripts()
     assert os.environ["PATH"] == f"/usr/bin:{sysconfig.get_path('scripts')}"
+
+
+@pytest.mark.vllm
+def test_a_rank_says_which_sampler_it_takes(tiny: Path, reference: list[str], tmp_path: Path) -> None:
+    _install(tmp_path / "site", "flashinfer")
+    job = submit_tiny(tiny, tmp_path, tp=2, env={"PYTHONPATH": str(tmp_path / "site"), "CUDA_HOME": "/nonexistent"})
+    check_complete(job, reference)
+    for rank in (0, 1):
+        log = job.folder.rank_log(rank).read_text()
+        assert "FlashInfer's sampler cannot be compiled here, so that vLLM samples by its own: no nvcc" in log

@@ -205,6 +205,14 @@ def test_a_large_input_is_sampled_and_that_is_said(models: Path, run_cli: Cli, m
     assert "max_model_len" not in found["engine"], "a row that was not read may be longer"
 
 
+def test_very_many_short_rows_run_more_at_once(models: Path, run_cli: Cli) -> None:
+    (models / "in.txt").write_text("A prompt of some words.\n" * 16 * 1024)
+    args = ("Llama-3.1-8B", "--gpu", "h100-80", "--nodes", "1", "--gpus-per-node", "1", "--max-tokens", "64")
+    found = plan(run_cli, *args, "--input", "in.txt")
+    assert found["engine"]["max_num_seqs"] == found["concurrency"] == 1024
+    assert plan(run_cli, *args, "--input", "in.txt", "--engine", "max_num_seqs=512")["concurrency"] == 512
+
+
 def test_what_is_submitted_is_what_was_planned(models: Path, run_cli: Cli) -> None:
     args = ("Llama-3.1-8B", "--gpu", "h100-80", "--nodes", "2", "--gpus-per-node", "4", "--scheduler", "slurm")
     assert run_cli("submit", *args, "--name", "run").code == 0

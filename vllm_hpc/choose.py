@@ -20,7 +20,7 @@ from vllm_hpc.memory import Fit, fit_on_cpu, fit_on_gpu
 from vllm_hpc.models.config import Shape
 from vllm_hpc.models.weights import Weights
 from vllm_hpc.parallel import allowed_tp, why_not
-from vllm_hpc.plan import LARGEST_GRAPH, MOST_CAPTURED, speaks_of_graphs
+from vllm_hpc.plan import LARGEST_GRAPH, MOST_CAPTURED, names_graphs
 from vllm_hpc.settings import Settings, round_up, with_sequences
 
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
@@ -35,8 +35,10 @@ MOST_REPLICA = 512  # ranks; the largest models take 16
 ROOM = 1.1
 # The longest that it is rounded up to where the memory is not known: 1 GiB of KV cache for an 8B model.
 MOST_LENGTH_UNKNOWN = 8192
-# More sequences at once than vLLM captures graphs for by itself come in steps of so many.
-SEQUENCES_STEP = 64
+# So many times MOST_CAPTURED rows a replica make up for the graphs: 3 % of 190 s of an H100 with the 8B shape, 3 s more
+# in each start. With fewer, the code that other inputs' jobs have compiled, for 512, is worth more.
+MANY_WAVES = 16
+_NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})
 RUNNERS_UP = 2  # smaller ones, and one larger
 
 
@@ -136,23 +138,21 @@ def with_rounded_length(choice: Choice, needs: Needs, given: dict[str, Any]) -> 
 
 
 def with_more_sequences(choice: Choice, needs: Needs, given: dict[str, Any]) -> tuple[Choice, Needs]:
-    """With more than LARGEST_GRAPH sequences at once, where the KV cache holds them and there are rows for two waves.
+    """With MOST_CAPTURED sequences at once, not LARGEST_GRAPH, where the KV cache holds them and rows are very many.
 
-    1.03 of the tokens/s of the 8B shape on an H100, with 1024 (docs/performance.md). Where --engine (``given``), or a
-    small GPU, decides on their number, that stays.
+    1.03 of the tokens/s of the 8B shape on an H100 (docs/performance.md). Where --engine (``given``), or a small GPU,
+    decides on their number, on graphs or on memory, that stays.
     """
-    settings = needs.settings
-    is_ours = settings.engine.get("max_num_seqs") == LARGEST_GRAPH and not speaks_of_graphs(given)
-    if not is_ours or needs.rows is None or not choice.fit:
+    settings, rows = needs.settings, needs.rows or 0
+    is_ours = (
+        settings.engine.get("max_num_seqs") == LARGEST_GRAPH and settings.load.max_num_batched_tokens >= MOST_CAPTURED
+    )
+    if not is_ours or names_graphs(given) or not _NAMES_OF_MEMORY.isdisjoint(given):
         return choice, needs
-    room, wave = choice.fit.kv_tokens // settings.sequence_tokens, needs.rows // choice.layout.dp // 2
-    most = min(int(room / ROOM), wave, MOST_CAPTURED, settings.load.max_num_batched_tokens)
-    number = most // SEQUENCES_STEP * SEQUENCES_STEP
-    if number <= LARGEST_GRAPH:
-        return choice, needs
-    more = msgspec.structs.replace(needs, settings=with_sequences(settings, number, room))
+    more = msgspec.structs.replace(needs, settings=with_sequences(settings, MOST_CAPTURED))
     fit = more.fit(choice.layout)  # what samples them takes memory too
-    if not fit or not fit.fits or fit.kv_tokens < number * settings.sequence_tokens:
+    tokens = max(MOST_CAPTURED * settings.sequence_tokens, settings.load.max_model_len)
+    if rows < MANY_WAVES * MOST_CAPTURED * choice.layout.dp or not fit or not fit.fits or fit.kv_tokens < ROOM * tokens:
         return choice, needs
     return msgspec.structs.replace(choice, fit=fit), more
 
@@ -228,7 +228,7 @@ def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
     fit, length = best.fit, best.needs.settings.sequence_tokens
     if fit is None or not fit.fits:
         return []
-    room = f"room for {best.concurrent:.0f} sequences of {length} tokens at once in each replica"
+    room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each replica"
     if not best.is_busy:
         return [f"{best.cut}: {room}; {best.needs.busy_at(best.layout):.0f} would keep it busy"]
     smallest = "the smallest with room to be busy: " if len(candidates) > 1 else ""

@@ -12,11 +12,14 @@ from vllm_hpc.layout import Layout
 DEFAULT_MAX_TOKENS = 256
 # GiB. vLLM's own default on the CPU is a share of all memory, and it refuses where that is not free.
 CPU_KV_CACHE_GIB = 1
-# vLLM captures CUDA graphs for up to so many sequences (config/vllm.py, max_cudagraph_capture_size). Above, decode
-# steps are launched kernel by kernel: on 4 H100, TP=4, 512 instead of the default 1024 gave 1.8 times the tokens/s.
+# vLLM captures CUDA graphs for up to so many sequences (config/vllm.py, max_cudagraph_capture_size; 0.32 for 1024 on
+# Blackwell). Above, decode steps are launched kernel by kernel: on 4 H100, TP=4, 512 instead of the default 1024 gave
+# 1.8 times the tokens/s.
 LARGEST_GRAPH = 512
-# Where more sequences than that are to run, graphs are captured for as many, up to this: 83 graphs instead of 51.
+# Where more sequences than that are to run on a large GPU, graphs are captured for as many, up to this: 83 graphs
+# instead of 51, in steps of 16 sequences.
 MOST_CAPTURED = 1024
+GRAPH_STEP = 16
 # GiB from which vLLM takes a GPU for a large one (engine/arg_utils.py, get_batch_defaults).
 LARGE_GPU_GIB = 70
 
@@ -26,11 +29,13 @@ def is_large_gpu(name: str, memory_gib: float) -> bool:
     return memory_gib >= LARGE_GPU_GIB and "a100" not in name.lower()
 
 
-def speaks_of_graphs(engine: dict[str, Any]) -> bool:
-    """Whether engine arguments say which CUDA graphs to capture, or may: in a configuration that is no object."""
+def names_graphs(engine: dict[str, Any]) -> bool:
+    """Whether engine arguments say which CUDA graphs to capture, or none; or may: a configuration that is no object."""
     graphs = engine.get("compilation_config", {})
-    named = {*engine, *(graphs if isinstance(graphs, dict) else ["cudagraph_capture_sizes"])}
-    return not named.isdisjoint({"max_cudagraph_capture_size", "cudagraph_capture_sizes", "enforce_eager"})
+    if not isinstance(graphs, dict) or engine.get("enforce_eager"):
+        return True
+    names = {"max_cudagraph_capture_size", "cudagraph_capture_sizes", "cudagraph_mode", "optimization_level", "mode"}
+    return not names.isdisjoint({*engine, *graphs})
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

@@ -127,18 +127,14 @@ def round_up(settings: Settings, shape: Shape, given: dict[str, Any]) -> Setting
     return msgspec.structs.replace(settings, engine=engine, load=load)
 
 
-def with_sequences(settings: Settings, number: int, room: int) -> Settings:
-    """The same with so many sequences at once, of the ``room`` that the KV cache has."""
-    reason = (
-        f"max_num_seqs {number}: there is room for {room} rows of {settings.sequence_tokens} tokens, and CUDA graphs "
-        "are captured for as many"
-    )
-    others = (text for text in settings.reasons if not text.startswith("max_num_seqs"))
+def with_sequences(settings: Settings, number: int) -> Settings:
+    """The same with so many sequences at once."""
+    others = (reason for reason in settings.reasons if not reason.startswith("max_num_seqs"))
     return msgspec.structs.replace(
         settings,
         engine={**settings.engine, "max_num_seqs": number},
         load=msgspec.structs.replace(settings.load, max_num_seqs=number),
-        reasons=(*others, reason),
+        reasons=(*others, f"max_num_seqs {number}: many and short rows, and CUDA graphs are captured for so many"),
     )
 
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_hpc.errors import RequestError
+
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
 
@@ -34,15 +36,17 @@ def find_scripts() -> None:
 def agree(store: TCPStore, rank: int, world_size: int) -> None:
     """Let all ranks sample by vLLM's own sampler where one of them could not compile FlashInfer's; before the engine.
 
-    A job that has set VLLM_USE_FLASHINFER_SAMPLER keeps what it says.
+    A job that has set VLLM_USE_FLASHINFER_SAMPLER keeps what it says. Raises RequestError where the ranks' differ.
     """
     own = lack(os.environ)
     store.set(f"vllm-hpc/flashinfer/{rank}", own)
     keys = [f"vllm-hpc/flashinfer/{other}" for other in range(world_size)]
     store.wait(keys)
     lacking = {other: text for other, key in enumerate(keys) if (text := store.get(key).decode())}
-    if not lacking or VARIABLE in os.environ:
+    if not lacking or os.environ.get(VARIABLE) == "0":
         return
+    if VARIABLE in os.environ:
+        raise RequestError(f"{VARIABLE}={os.environ[VARIABLE]} here, and not for rank {min(lacking)}: set it for all")
     os.environ[VARIABLE] = "0"
     where = "here" if own else f"for rank {min(lacking)}"
     print(
@@ -59,6 +63,8 @@ def lack(environment: Mapping[str, str]) -> str:
     if not _is_installed("flashinfer") or _is_installed("flashinfer_jit_cache") or environment.get(VARIABLE):
         return ""
     path = environment.get("PATH", os.defpath)
+    if environment.get("FLASHINFER_DISABLE_JIT"):
+        return "FLASHINFER_DISABLE_JIT is set (install flashinfer-jit-cache)"
     if not _finds_nvcc(environment, path):
         return "no nvcc (load the site's CUDA module in the job's setup, or install flashinfer-jit-cache)"
     if shutil.which("ninja", path=path) is None:
@@ -71,7 +77,12 @@ def _is_installed(package: str) -> bool:
 
 
 def _finds_nvcc(environment: Mapping[str, str], path: str) -> bool:
-    """As FlashInfer does."""
-    home = environment.get("CUDA_HOME") or environment.get("CUDA_PATH")
-    nvcc = environment.get("FLASHINFER_NVCC") or (f"{home}/bin/nvcc" if home else shutil.which("nvcc", path=path))
-    return shutil.which(nvcc or f"{_CUDA_HOME}/bin/nvcc", path=path) is not None
+    """As FlashInfer does, which wants the folder of a CUDA toolkit also where it is told of an nvcc."""
+    found = shutil.which("nvcc", path=path)
+    home = (
+        environment.get("CUDA_HOME") or environment.get("CUDA_PATH") or (str(Path(found).parents[1]) if found else "")
+    )
+    if not home and not _CUDA_HOME.exists():
+        return False
+    nvcc = environment.get("FLASHINFER_NVCC") or f"{home or _CUDA_HOME}/bin/nvcc"
+    return shutil.which(nvcc, path=path) is not None
