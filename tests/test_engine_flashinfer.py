@@ -13,6 +13,7 @@ import pytest
 
 from tests.real_jobs import check_complete, submit_tiny
 from vllm_hpc.engine import flashinfer
+from vllm_hpc.errors import RequestError
 
 VARIABLE = flashinfer.VARIABLE
 RANK = """
@@ -130,6 +131,16 @@ def test_all_ranks_sample_alike(
         told = [line for line in lines if line.startswith("vllm-hpc: FlashInfer's sampler cannot be compiled")]
         assert len(told) == (expected[rank] == "0")
         assert not told or ("here" if not has_compiler[rank] else "for rank 1") in told[0]
+
+
+def test_ranks_that_are_told_different_things_end_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._C._distributed_c10d import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store.set("vllm-hpc/flashinfer/1", "no nvcc")
+    monkeypatch.setenv(VARIABLE, "1")
+    with pytest.raises(RequestError, match=f"{VARIABLE}=1 here, and not for rank 1: set it for all"):
+        flashinfer.agree(store, 0, 2)
 
 
 def test_programs_beside_python_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

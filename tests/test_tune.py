@@ -162,6 +162,14 @@ def test_the_planner_takes_it(model: Path, found: Path) -> None:
     assert prepare_untuned(prepared.request).plan.layout.tp == 1
 
 
+def test_numbers_that_were_the_planners_own_stay_its_own(model: Path, found: Path) -> None:
+    """It looks at the rows of each input; the layout is what was found."""
+    finding = msgspec.json.decode(found.read_bytes())
+    finding["trials"][0]["setting"]["engine"] = finding["best"]["engine"]
+    found.write_bytes(msgspec.json.encode(finding))
+    assert cut(model) == (2, 1, None)
+
+
 def test_what_is_asked_comes_first(model: Path, found: Path) -> None:
     assert found.exists()
     assert cut(model, engine={"max_num_seqs": 4}) == (2, 1, 4)

@@ -143,16 +143,15 @@ def with_more_sequences(choice: Choice, needs: Needs, given: dict[str, Any]) -> 
     1.03 of the tokens/s of the 8B shape on an H100 (docs/performance.md). Where --engine (``given``), or a small GPU,
     decides on their number, on graphs or on memory, that stays.
     """
-    settings, rows = needs.settings, needs.rows or 0
-    is_ours = (
-        settings.engine.get("max_num_seqs") == LARGEST_GRAPH and settings.load.max_num_batched_tokens >= MOST_CAPTURED
-    )
-    if not is_ours or names_graphs(given) or not _NAMES_OF_MEMORY.isdisjoint(given):
+    settings, load = needs.settings, needs.settings.load
+    is_ours = settings.engine.get("max_num_seqs") == LARGEST_GRAPH and load.max_num_batched_tokens >= MOST_CAPTURED
+    is_theirs = names_graphs(given) or not _NAMES_OF_MEMORY.isdisjoint(given)
+    if not is_ours or is_theirs or (needs.rows or 0) < MANY_WAVES * MOST_CAPTURED * choice.layout.dp:
         return choice, needs
     more = msgspec.structs.replace(needs, settings=with_sequences(settings, MOST_CAPTURED))
     fit = more.fit(choice.layout)  # what samples them takes memory too
-    tokens = max(MOST_CAPTURED * settings.sequence_tokens, settings.load.max_model_len)
-    if rows < MANY_WAVES * MOST_CAPTURED * choice.layout.dp or not fit or not fit.fits or fit.kv_tokens < ROOM * tokens:
+    tokens = max(MOST_CAPTURED * settings.sequence_tokens, load.max_model_len)
+    if not fit or not fit.fits or fit.kv_tokens < ROOM * tokens:
         return choice, needs
     return msgspec.structs.replace(choice, fit=fit), more
 

@@ -29,6 +29,13 @@ def is_large_gpu(name: str, memory_gib: float) -> bool:
     return memory_gib >= LARGE_GPU_GIB and "a100" not in name.lower()
 
 
+def whole(value: Any, default: int) -> int:
+    """A whole number above 0, also one that was given as text, as vLLM takes it; else the default."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    return value if type(value) is int and value > 0 else default
+
+
 def names_graphs(engine: dict[str, Any]) -> bool:
     """Whether engine arguments say which CUDA graphs to capture, or none; or may: a configuration that is no object."""
     graphs = engine.get("compilation_config", {})

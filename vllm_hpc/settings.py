@@ -13,7 +13,7 @@ from vllm_hpc.hardware import Device
 from vllm_hpc.memory import DTYPE_BYTES, UTILIZATION, Load
 from vllm_hpc.models.config import Shape
 from vllm_hpc.models.quantization import online
-from vllm_hpc.plan import LARGEST_GRAPH, is_large_gpu
+from vllm_hpc.plan import LARGEST_GRAPH, is_large_gpu, whole
 from vllm_hpc.survey import Survey
 
 # vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults): large GPUs but for the A100, and others.
@@ -69,8 +69,8 @@ def choose_settings(
         weight_bytes = 2
     load = Load(
         max_model_len=length,
-        max_num_seqs=_whole(merged.get("max_num_seqs"), SEQUENCES[False]),
-        max_num_batched_tokens=_whole(merged.get("max_num_batched_tokens"), BATCHED_TOKENS[False]),
+        max_num_seqs=whole(merged.get("max_num_seqs"), SEQUENCES[False]),
+        max_num_batched_tokens=whole(merged.get("max_num_batched_tokens"), BATCHED_TOKENS[False]),
         weight_bytes=weight_bytes,
         kv_bytes=1 if str(merged.get("kv_cache_dtype", "auto")).startswith(("fp8", "int8")) else weight_bytes,
         utilization=_share(merged.get("gpu_memory_utilization")),
@@ -85,7 +85,7 @@ def _length(
     shape: Shape, survey: Survey | None, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]
 ) -> int:
     """max_model_len: what the longest row can take, where that is less than the model's own."""
-    if (asked := _whole(given.get("max_model_len"), 0)) > 0:
+    if (asked := whole(given.get("max_model_len"), 0)) > 0:
         if asked > shape.positions and not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
             raise RequestError(
                 f"--engine max_model_len={asked} is more than the model's {shape.positions}: use at most that, "
@@ -146,13 +146,13 @@ def _batch(device: Device, given: dict[str, Any], engine: dict[str, Any], reason
         engine["max_num_batched_tokens"] = BATCHED_TOKENS[large]
     if "max_num_seqs" not in given:
         # vLLM refuses more sequences than tokens a step.
-        engine["max_num_seqs"] = min(SEQUENCES[large], _whole(given.get("max_num_batched_tokens"), LARGEST_GRAPH))
+        engine["max_num_seqs"] = min(SEQUENCES[large], whole(given.get("max_num_batched_tokens"), LARGEST_GRAPH))
         if engine["max_num_seqs"] == LARGEST_GRAPH:
             reasons.append(f"max_num_seqs {LARGEST_GRAPH}: the largest CUDA graph that vLLM captures")
 
 
 def _kv_cache_bytes(device: Device | None, merged: dict[str, Any], kv_cache_gib: float) -> int | None:
-    if given := _whole(merged.get("kv_cache_memory_bytes"), 0):
+    if given := whole(merged.get("kv_cache_memory_bytes"), 0):
         return given
     return int(kv_cache_gib * GIB) if device and device.gpu is None else None
 
@@ -161,18 +161,11 @@ def _check_given(given: dict[str, Any]) -> None:
     """Refuse values that vLLM refuses once the job has waited. Raises RequestError."""
     for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes"):
         value = given.get(name)
-        if value is not None and not _whole(value, 0) and not (name == "max_model_len" and value in (-1, "-1", "auto")):
+        if value is not None and not whole(value, 0) and not (name == "max_model_len" and value in (-1, "-1", "auto")):
             raise RequestError(f"--engine {name}={value!r} must be a whole number above 0")
     dtype = given.get("dtype")
     if dtype is not None and dtype != "auto" and dtype not in DTYPE_BYTES:
         raise RequestError(f"--engine dtype={dtype!r} is not known: use auto, {', '.join(DTYPE_BYTES)}")
-
-
-def _whole(value: Any, default: int) -> int:
-    """A whole number above 0, also one that was given as text, as vLLM takes it; else the default."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
-        value = int(value)
-    return value if type(value) is int and value > 0 else default
 
 
 def _share(value: Any) -> float:

@@ -40,18 +40,16 @@ def agree(store: TCPStore, rank: int, world_size: int) -> None:
     """
     own = lack(os.environ)
     store.set(f"vllm-hpc/flashinfer/{rank}", own)
-    keys = [f"vllm-hpc/flashinfer/{other}" for other in range(world_size)]
-    store.wait(keys)
-    lacking = {other: text for other, key in enumerate(keys) if (text := store.get(key).decode())}
+    said = store.multi_get([f"vllm-hpc/flashinfer/{other}" for other in range(world_size)])  # waits for them
+    lacking = {other: text.decode() for other, text in enumerate(said) if text}
     if not lacking or os.environ.get(VARIABLE) == "0":
         return
     if VARIABLE in os.environ:
         raise RequestError(f"{VARIABLE}={os.environ[VARIABLE]} here, and not for rank {min(lacking)}: set it for all")
     os.environ[VARIABLE] = "0"
-    where = "here" if own else f"for rank {min(lacking)}"
+    where, what = ("here", own) if own else (f"for rank {min(lacking)}", lacking[min(lacking)])
     print(
-        f"vllm-hpc: FlashInfer's sampler cannot be compiled {where}, so that vLLM samples by its own: "
-        f"{own or lacking[min(lacking)]}",
+        f"vllm-hpc: FlashInfer's sampler cannot be compiled {where}, so that vLLM samples by its own: {what}",
         flush=True,
     )
 

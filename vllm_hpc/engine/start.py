@@ -22,7 +22,7 @@ from vllm_hpc.engine.shared_sampling import share_sampling
 from vllm_hpc.engine.steady import take_short_way
 from vllm_hpc.errors import RequestError
 from vllm_hpc.layout import Layout
-from vllm_hpc.plan import GRAPH_STEP, LARGE_GPU_GIB, LARGEST_GRAPH, MOST_CAPTURED, is_large_gpu, names_graphs
+from vllm_hpc.plan import GRAPH_STEP, LARGE_GPU_GIB, LARGEST_GRAPH, MOST_CAPTURED, is_large_gpu, names_graphs, whole
 from vllm_hpc.records import JobRecord
 
 # What a start of the engine consists of, by the method of vLLM that does it (vllm/v1/engine/core.py calls them in this
@@ -127,8 +127,7 @@ def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
     name, gib = current_platform.get_device_name(), current_platform.get_device_total_memory() / 2**30
     if is_large_gpu(name, gib) and "max_num_seqs" not in given and "max_num_batched_tokens" not in given:
         found["max_num_seqs"] = LARGEST_GRAPH
-    named = str(given.get("max_num_seqs"))
-    sequences = int(named) if named.isdecimal() else 0  # vLLM says what else is wrong with it
+    sequences = whole(given.get("max_num_seqs"), 0)  # vLLM says what else is wrong with it
     if gib >= LARGE_GPU_GIB and sequences > LARGEST_GRAPH and not names_graphs(given):
         found["max_cudagraph_capture_size"] = min(-(-sequences // GRAPH_STEP) * GRAPH_STEP, MOST_CAPTURED)
     return found
