@@ -82,6 +82,23 @@ def choose_port() -> None:
             os.environ["MASTER_PORT"] = str(free.getsockname()[1])
 
 
+class Barrier:
+    """All ranks of a world wait for each other, over their store; a world of one needs none."""
+
+    def __init__(self, store: Any, world: int) -> None:
+        self._store, self._world, self._times = store, world, 0
+
+    def wait(self) -> None:
+        """Return when all have come here as often as this one."""
+        if self._world == 1:
+            return
+        self._times += 1
+        key = f"barrier/{self._times}"
+        if self._store.add(key, 1) == self._world:
+            self._store.set(f"{key}/all", "")
+        self._store.wait([f"{key}/all"])
+
+
 class OneEngine:
     """This rank's engine. ``work`` is a folder that all ranks see; ``sampling`` is the job's."""
 
@@ -104,8 +121,9 @@ class OneEngine:
         imports = time.perf_counter() - began
         began = wait_for_turn()
         choose_port()
-        self._work, self._runs, self._barriers = work, 0, 0
+        self._work, self._runs = work, 0
         self._store = replicas.meet(self._rank, self._world)
+        self._barrier = Barrier(self._store, self._world)
         flashinfer.agree(self._store, self._rank, self._world)
         self._place, self._dp = layout.place(self._rank), layout.dp
         if self._plan.is_native:  # this process runs the loop, vLLM starts the workers
@@ -142,7 +160,7 @@ class OneEngine:
         name = f"job-{self._runs}"
         if self._rank == 0:
             self._job(rows, name)
-        self._wait_for_all()
+        self._barrier.wait()
         job = JobFolder(self._work / name)
         report = RankReport(job, self._rank, self._place.replica, 1)
         attempt = Attempt(job, job.job(), self._place, 1, 0, sync_s)
@@ -186,22 +204,15 @@ class OneEngine:
     def _start(self) -> Callable[[], tuple[float, float]]:
         """Begin with all ranks at once; what is returned tells the seconds until all are done, and this rank's CPU."""
         self.engine.reset_prefix_cache()
-        self._wait_for_all()
+        self._barrier.wait()
         began, cpu = time.perf_counter(), time.process_time()
 
         def stop() -> tuple[float, float]:
             used = time.process_time() - cpu
-            self._wait_for_all()
+            self._barrier.wait()
             return time.perf_counter() - began, used
 
         return stop
-
-    def _wait_for_all(self) -> None:
-        self._barriers += 1
-        key = f"barrier/{self._barriers}"
-        if self._store.add(key, 1) == self._world:
-            self._store.set(f"{key}/all", "")
-        self._store.wait([f"{key}/all"])
 
 
 def _read(job: JobFolder, replica: int, seconds: float, cpu: float, digest: str) -> Run:

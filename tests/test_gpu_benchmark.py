@@ -15,10 +15,10 @@ pytest.importorskip("vllm")
 import torch
 
 from benchmarks.gpu import __main__ as command
+from benchmarks.gpu.case import RAW, Case, Figure
 from benchmarks.gpu.kernels import Profile, kind_of
-from benchmarks.gpu.rank import Case, Figure
-from benchmarks.gpu.results import Line, append, choices
-from benchmarks.gpu.runs import Run
+from benchmarks.gpu.results import Line, append, choices, table
+from benchmarks.gpu.runs import Run, run_all
 from tests.real_jobs import wait_for
 
 
@@ -42,6 +42,25 @@ def test_cases_are_run_in_the_order_asked_for_and_not_twice(tmp_path: Path) -> N
     assert command._missing(given(tmp_path, "mp:tp4,attempt:2x1x2")) == [found[1]]
     assert not command._missing(given(tmp_path, "nothing"))
     assert len(command._missing(given(tmp_path, ""))) > len(found)
+
+
+def test_the_references_are_vllm_by_itself(tmp_path: Path) -> None:
+    """The seed's recipe with the seed's settings; an engine for each GPU, and mp, with everybody's."""
+    seed, independent, mp = command._missing(given(tmp_path, "seed,independent,mp:tp4"))
+    assert (seed.ways, seed.tp, seed.pp, seed.gpus) == (("seed",), 2, 2, 4)
+    assert (independent.ways, independent.dp) == (("independent",), 4)
+    assert "max_num_seqs" not in seed.engine
+    assert independent.engine == mp.engine == {**seed.engine, "max_num_seqs": 512}
+    assert all(case.ways[0] in RAW for case in (seed, independent, mp))
+
+
+@pytest.mark.vllm
+def test_the_seeds_recipe_runs_and_its_ranks_agree(tmp_path: Path) -> None:
+    engine = {"load_format": "dummy", "seed": 1}
+    case = Case(shape="tiny", ways=("seed",), tp=2, engine=engine, prompts=8, prompt=8, output=4, times=1)
+    (lines,) = run_all([case], tmp_path, lambda: 300.0)
+    assert [(figure.rank, figure.tokens) for line in lines for figure in line.figures] == [(0, 32), (1, 32)]
+    assert table(lines).endswith("| equal |")
 
 
 def test_the_planners_choice_is_held_against_the_best_layout() -> None:

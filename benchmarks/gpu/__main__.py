@@ -4,10 +4,10 @@
 
 For each shape: vllm-hpc's attempt and LLM.generate in turns on one engine for TP = all GPUs, and for as many replicas
 as there are GPUs; vLLM's own mp backend with the same engine settings, TP and PP, and vllm-hpc's attempt over it
-(--launcher native); the seed's recipe (TP x PP=2 under external_launcher); `vllm-hpc submit` with no layout given; then
-the attempt with every other layout that fits, to hold the planner's choice against. Results accumulate in the file:
-what is there is not run again, so a run that was cut off (--seconds) goes on. Speeds are only comparable between lines
-of one machine.
+(--launcher native); an engine of vLLM's own for each GPU; the seed's recipe (LLM() under torchrun with
+external_launcher, TP x PP=2); `vllm-hpc submit` with no layout given; then the attempt with every other layout that
+fits, to hold the planner's choice against. Results accumulate in the file: what is there is not run again, so a run
+that was cut off (--seconds) goes on. Speeds are only comparable between lines of one machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.gpu.rank import Case
+from benchmarks.gpu.case import Case
 from benchmarks.gpu.results import append, choices, efficiencies, read, table
 from benchmarks.gpu.runs import run_all
 from benchmarks.gpu.shapes import SHAPES, make
@@ -59,9 +59,10 @@ def cases(shape: str, gpus: int, prompts: int, times: int, sigma: float, setting
     if gpus > 1 and not sigma:
         found += [
             Case(shape=shape, ways=both, dp=gpus, engine=engine, prompts=prompts, times=times),
+            Case(shape=shape, ways=("independent",), dp=gpus, engine=engine, prompts=prompts, times=times),
             # The seed's own settings: it names no max_num_seqs.
             Case(
-                shape=shape, ways=("generate",), tp=gpus // 2, pp=2, prompts=prompts, times=times,
+                shape=shape, ways=("seed",), tp=gpus // 2, pp=2, prompts=prompts, times=times,
                 engine={name: value for name, value in engine.items() if name != "max_num_seqs"},
             ),
             Case(shape=shape, ways=("mp",), pp=gpus, engine=engine, prompts=prompts, times=times),

@@ -1,6 +1,6 @@
 """What the benchmark runs on each rank: one engine start, then every way several times in turns.
 
-    torchrun --nproc-per-node=4 -m benchmarks.gpu.rank CASE.json OUT     ways "attempt" and "generate"
+    torchrun --nproc-per-node=4 -m benchmarks.gpu.rank CASE.json OUT     "attempt", "generate"; "seed", "independent"
     python -m benchmarks.gpu.rank CASE.json OUT                          the same with one GPU; or way "mp", "native"
 
 Each rank appends to OUT/<rank>.jsonl. With VLLM_HPC_BENCHMARK_STACKS=1 one more round of each way is sampled into
@@ -12,97 +12,22 @@ VLLM_HPC_BENCHMARK_KERNELS=1 what runs in them (benchmarks.gpu.kernels).
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from benchmarks.gpu import kernels, timeline
+from benchmarks.gpu.case import RAW, SAMPLING, Case, Figure, Started, make_rows
+from benchmarks.gpu.raw import start_raw
 from benchmarks.gpu.sampler import Sampler, Waits, inclusive
-from benchmarks.one_engine import OneEngine, Run, prepare_environment, wait_for_turn
+from benchmarks.one_engine import OneEngine, Run, prepare_environment
 from vllm_hpc.engine.watch import kill_children
 from vllm_hpc.layout import Layout
 from vllm_hpc.rows import Row
-
-
-class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine start: a shape, how it is laid out, what is run through it and how often.
-
-    ``sigma`` 0: every row has ``output`` tokens; else their number is log-normal around that. ``settings``: those of
-    ``engine`` that were asked for (--engine).
-    """
-
-    shape: str
-    ways: tuple[str, ...]
-    tp: int = 1
-    pp: int = 1
-    dp: int = 1
-    engine: dict[str, Any] = {}
-    prompts: int = 2048
-    prompt: int = 256
-    output: int = 128
-    sigma: float = 0.0
-    times: int = 3
-    settings: dict[str, Any] = {}
-
-    @property
-    def kind(self) -> str:
-        """The kind of work, however much of it: for that the planner chooses a layout."""
-        more = {"sigma": self.sigma, **self.settings} if self.sigma else self.settings
-        return ", ".join([self.shape, *(f"{name} {more[name]}" for name in sorted(more))])
-
-    @property
-    def work(self) -> str:
-        """What is comparable, whatever the layout and the way."""
-        return f"{self.kind}, {self.prompts} prompts"
-
-    @property
-    def title(self) -> str:
-        """What is said of it when it begins."""
-        return f"{self.shape}: {', '.join(self.ways)}: TP {self.tp} x PP {self.pp} x DP {self.dp}"
-
-    @property
-    def gpus(self) -> int:
-        """How many it takes."""
-        return self.tp * self.pp * self.dp
-
-
-class Figure(msgspec.Struct, frozen=True):
-    """One run on one rank."""
-
-    way: str
-    round: int
-    rank: int
-    replica: int
-    seconds: float
-    tokens: int
-    digest: str
-    idle: float
-    occupancy: float
-    start_up: dict[str, float]
-
-
-# Seconds of its start, what runs rows through it, and the engine.
-Started = tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]], Any]
-SAMPLING = {"temperature": 0.8, "top_p": 0.95, "ignore_eos": True}
-
-
-def make_rows(case: Case, vocabulary: int) -> list[Row]:
-    """Random tokens, the same every time."""
-    chance = random.Random(0)
-    rows: list[Row] = []
-    for _ in range(case.prompts):
-        prompt = [chance.randrange(300, vocabulary) for _ in range(case.prompt)]
-        output = case.output if not case.sigma else round(chance.lognormvariate(0, case.sigma) * case.output)
-        rows.append({"prompt": prompt, "sampling": {"max_tokens": min(max(1, output), 8 * case.output)}})
-    return rows
 
 
 def main() -> None:
@@ -115,7 +40,7 @@ def main() -> None:
     more = next((one for one in (timeline, kernels) if os.environ.get(one.VARIABLE)), None)
     if more:
         case = msgspec.structs.replace(case, engine={**case.engine, "worker_extension_cls": more.NAME})
-    start = _one_process if "mp" in case.ways else partial(_ranks, jobs=out / "jobs")
+    start = start_raw if case.ways[0] in RAW else partial(_ranks, jobs=out / "jobs")
     start_up, ways, engine = start(case, model)
     rank = int(os.environ.get("VLLM_HPC_RANK", 0))
     sampled = os.environ.get("VLLM_HPC_BENCHMARK_STACKS")
@@ -169,36 +94,6 @@ def _ranks(case: Case, model: Path, jobs: Path) -> Started:
     if bench.shares_sampling:
         every["unshared"] = bench.unshared
     return bench.start_up, {way: every[way] for way in case.ways if way in every}, bench.engine
-
-
-def _one_process(case: Case, model: Path) -> Started:
-    """vLLM's own launcher: one process that starts a worker for each GPU."""
-    for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else it wants a NUMA node for each, on the CPU
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    began = time.perf_counter()
-    from vllm import LLM, SamplingParams
-
-    imports = time.perf_counter() - began
-    began = wait_for_turn()
-    llm = LLM(
-        model=str(model), tensor_parallel_size=case.tp, pipeline_parallel_size=case.pp, disable_log_stats=True,
-        distributed_executor_backend="mp" if case.gpus > 1 else None, **case.engine,
-    )  # fmt: skip
-    start_up = {"import": imports, "load": time.perf_counter() - began}
-
-    def run(rows: list[Row]) -> Run:
-        params = [SamplingParams(**SAMPLING, **row["sampling"]) for row in rows]
-        llm.reset_prefix_cache()
-        began, cpu = time.perf_counter(), time.process_time()
-        outputs = llm.generate([{"prompt_token_ids": row["prompt"]} for row in rows], params, use_tqdm=False)
-        seconds = time.perf_counter() - began
-        tokens = [list(one.outputs[0].token_ids) for one in outputs]
-        digest = hashlib.blake2b(str(tokens).encode(), digest_size=8).hexdigest()
-        return Run(seconds, time.process_time() - cpu, sum(map(len, tokens)), {}, digest)
-
-    return start_up, {"mp": run}, llm
 
 
 if __name__ == "__main__":

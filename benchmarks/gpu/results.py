@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.gpu.rank import Case, Figure
+from benchmarks.gpu.case import RAW, Case, Figure
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ def table(lines: list[Line]) -> str:
             rows.append(
                 f"| {case.shape} | {way} | {case.tp} x {case.pp} x {case.dp} | {case.prompts} "
                 f"| {spread(rates, ',.0f')} "
-                f"| {'-' if way in ('generate', 'mp') else f'{idle:.1%}'} | {start_up:.0f} s | {_agree(figures)} |"
+                f"| {'-' if way in ('generate', *RAW) else f'{idle:.1%}'} | {start_up:.0f} s | {_agree(figures)} |"
             )
     return "\n".join(rows)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.gpu.rank import Case
+from benchmarks.gpu.case import Case
 from benchmarks.gpu.results import Line
 from benchmarks.gpu.shapes import make
 from benchmarks.gpu.submit import run_submit

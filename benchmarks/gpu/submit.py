@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.gpu.rank import SAMPLING, Case, Figure, make_rows
+from benchmarks.gpu.case import SAMPLING, Case, Figure, make_rows
 from benchmarks.gpu.results import Line
 
 

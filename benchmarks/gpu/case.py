@@ -1,0 +1,87 @@
+"""A case of the benchmark, what is run through it, and what a rank tells of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from benchmarks.one_engine import Run
+from vllm_hpc.rows import Row
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine start: a shape, how it is laid out, what is run through it and how often.
+
+    ``sigma`` 0: every row has ``output`` tokens; else their number is log-normal around that. ``settings``: those of
+    ``engine`` that were asked for (--engine).
+    """
+
+    shape: str
+    ways: tuple[str, ...]
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    engine: dict[str, Any] = {}
+    prompts: int = 2048
+    prompt: int = 256
+    output: int = 128
+    sigma: float = 0.0
+    times: int = 3
+    settings: dict[str, Any] = {}
+
+    @property
+    def kind(self) -> str:
+        """The kind of work, however much of it: for that the planner chooses a layout."""
+        more = {"sigma": self.sigma, **self.settings} if self.sigma else self.settings
+        return ", ".join([self.shape, *(f"{name} {more[name]}" for name in sorted(more))])
+
+    @property
+    def work(self) -> str:
+        """What is comparable, whatever the layout and the way."""
+        return f"{self.kind}, {self.prompts} prompts"
+
+    @property
+    def title(self) -> str:
+        """What is said of it when it begins."""
+        return f"{self.shape}: {', '.join(self.ways)}: TP {self.tp} x PP {self.pp} x DP {self.dp}"
+
+    @property
+    def gpus(self) -> int:
+        """How many it takes."""
+        return self.tp * self.pp * self.dp
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One run on one rank."""
+
+    way: str
+    round: int
+    rank: int
+    replica: int
+    seconds: float
+    tokens: int
+    digest: str
+    idle: float
+    occupancy: float
+    start_up: dict[str, float]
+
+
+# Ways of vLLM by itself (benchmarks.gpu.raw).
+RAW = ("mp", "seed", "independent")
+# Seconds of its start, what runs rows through it, and the engine.
+Started = tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]], Any]
+SAMPLING = {"temperature": 0.8, "top_p": 0.95, "ignore_eos": True}
+
+
+def make_rows(case: Case, vocabulary: int) -> list[Row]:
+    """Random tokens, the same every time."""
+    chance = random.Random(0)
+    rows: list[Row] = []
+    for _ in range(case.prompts):
+        prompt = [chance.randrange(300, vocabulary) for _ in range(case.prompt)]
+        output = case.output if not case.sigma else round(chance.lognormvariate(0, case.sigma) * case.output)
+        rows.append({"prompt": prompt, "sampling": {"max_tokens": min(max(1, output), 8 * case.output)}})
+    return rows

@@ -1,0 +1,67 @@
+"""vLLM by itself, with nothing of vllm-hpc in it: what people run today.
+
+``mp``: one process that starts a worker for each GPU. ``seed``: this project's first recipe, LLM() under torchrun with
+``external_launcher``, the same prompts on every rank. ``independent``: an engine for each GPU, which knows of no other,
+over its part of the prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.case import SAMPLING, Case, Started
+from benchmarks.one_engine import Barrier, Run, wait_for_turn
+from vllm_hpc.engine import replicas
+from vllm_hpc.rows import Row
+
+# What torchrun sets: an independent engine is a world of its own.
+_WORLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def start_raw(case: Case, model: Path) -> Started:
+    """Start this process's engine, as its user would."""
+    for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else it wants a NUMA node for each, on the CPU
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    way, rank, world = case.ways[0], int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    os.environ["VLLM_HPC_RANK"] = str(rank)
+    barrier = Barrier(replicas.meet(rank, world) if world > 1 else None, world)
+    if way == "independent":
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("LOCAL_RANK", "0")
+        for name in _WORLD:
+            os.environ.pop(name, None)
+    began = time.perf_counter()
+    from vllm import LLM, SamplingParams
+
+    imports = time.perf_counter() - began
+    began = wait_for_turn()
+    backend = {"mp": "mp" if case.gpus > 1 else None, "seed": "external_launcher", "independent": None}[way]
+    llm = LLM(
+        model=str(model), tensor_parallel_size=case.tp, pipeline_parallel_size=case.pp, disable_log_stats=True,
+        distributed_executor_backend=backend, **case.engine,
+    )  # fmt: skip
+    start_up = {"import": imports, "load": time.perf_counter() - began}
+
+    def run(rows: list[Row]) -> Run:
+        mine = rows[rank::world] if way == "independent" else rows
+        params = [SamplingParams(**SAMPLING, **row["sampling"]) for row in mine]
+        llm.reset_prefix_cache()
+        barrier.wait()
+        began, cpu = time.perf_counter(), time.process_time()
+        outputs = llm.generate([{"prompt_token_ids": row["prompt"]} for row in mine], params, use_tqdm=False)
+        used = time.process_time() - cpu
+        barrier.wait()
+        seconds = time.perf_counter() - began
+        tokens = [list(one.outputs[0].token_ids) for one in outputs]
+        digest = hashlib.blake2b(str(tokens).encode(), digest_size=8).hexdigest()
+        return Run(seconds, used, sum(map(len, tokens)), {}, digest)
+
+    ways: dict[str, Callable[[list[Row]], Run]] = {way: run}
+    engine: Any = llm
+    return start_up, ways, engine
