@@ -14,6 +14,8 @@ from submitit.core.utils import DelayedSubmission
 from vllm_hpc.environment import TASK_PICKLE
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.executor import RankTask
+from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.resumption import resume
 from vllm_hpc.submission import submit
 
 
@@ -22,6 +24,34 @@ def test_what_the_ranks_run_is_there_before_the_scheduler_hears_of_the_job(desk:
     (desk / "bin" / "sbatch").write_text('#!/bin/sh\nfor s; do :; done\nls "$(dirname "$s")/ranks" >&2; exit 1\n')
     with pytest.raises(SubmitError, match=f"refused: {TASK_PICKLE}$"):
         submit(str(model), scheduler="slurm", job_dir="runs")
+
+
+def test_a_checkout_that_is_not_installed_submits_nothing(
+    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No rank would find its environment, and the job's supervisor not even the package."""
+    monkeypatch.setattr("vllm_hpc.executor.entry_points", lambda **_: [])
+    with pytest.raises(SubmitError, match=r"not installed in .*: '.*python.* -m pip install -e /.*' does that$"):
+        submit(str(model), scheduler="slurm", job_dir="runs")
+    assert not (desk / "runs").exists()
+    assert not (desk / "bin" / "received").exists()
+    with pytest.raises(SubmitError, match="not installed"):
+        resume(JobFolder(desk / "runs" / "earlier"))
+
+
+def test_a_supervisor_that_does_not_start_says_why(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of the job's folder then, nor of its log."""
+    python = desk / "python"
+    python.write_text(
+        f'#!/bin/sh\nif [ "$3" = start ]; then exec {sys.executable} -c "import sys; sys.executable = \'$0\'; '
+        "from vllm_hpc.supervisor import start; from pathlib import Path; print(start(Path('$4')))\"; fi\n"
+        "echo 'No module named vllm_hpc' >&2; exit 1\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(SubmitError, match=r"the supervisor did not start: No module named vllm_hpc$"):
+        submit(str(model), scheduler="local", job_dir="runs", gpus_per_node=1)
+    assert not list((desk / "runs").glob("*"))
 
 
 def test_a_submit_that_timed_out_leaves_all_that_the_job_needs(

@@ -6,7 +6,9 @@ job, and each rank leaves its result beside it; people read ranks/rank-<r>.json 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,18 @@ class ScriptExecutor(core.PicklingExecutor):
     @staticmethod
     def _get_job_id_from_submission_command(string: bytes | str) -> str:
         return string.decode() if isinstance(string, bytes) else string
+
+
+def check_installed() -> None:
+    """Ranks find their side of this plugin by its entry point. Raises SubmitError where this Python has none of it.
+
+    So it is where vllm-hpc runs from a checkout that only PYTHONPATH, or the working directory, names.
+    """
+    if not any(one.value.startswith("vllm_hpc.") for one in entry_points(group="submitit", name="job_environment")):
+        raise SubmitError(
+            f"vllm-hpc is not installed in {sys.prefix}, whose Python the ranks run: "
+            f"'{sys.executable} -m pip install -e {Path(__file__).parents[1]}' does that"
+        )
 
 
 def submit_script(job: JobFolder, scheduler: Scheduler, layout: Layout) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.errors import FailedError, RequestError
-from vllm_hpc.executor import submit_script
+from vllm_hpc.executor import check_installed, submit_script
 from vllm_hpc.inputs import check_unchanged
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.records import Retry, Submitted, read_json, write_json
@@ -29,6 +29,7 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
 
     Raises InputError where the input was edited, FailedError where the job has not ended, SubmitError.
     """
+    check_installed()
     status = read_status(folder)
     _check_ended(status)
     record = folder.job()

@@ -16,7 +16,7 @@ from vllm_hpc import __version__, launchers
 from vllm_hpc.adapters import Adapter, find_adapters
 from vllm_hpc.checks import as_path, check_name, check_path, parse_walltime
 from vllm_hpc.errors import RequestError, SubmitError
-from vllm_hpc.executor import submit_script
+from vllm_hpc.executor import check_installed, submit_script
 from vllm_hpc.intake import Intake
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder
@@ -50,6 +50,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises SubmitError, and leaves no folder then, but where the scheduler may have taken the script.
         """
+        check_installed()
         ensure_model(self.model)
         get_scheduler(self.scheduler).check_client()
         folder = JobFolder(self.folder)

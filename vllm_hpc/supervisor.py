@@ -42,8 +42,9 @@ def start(script: Path) -> str:
         )  # fmt: skip
         assert process.stdout is not None
         job_id = process.stdout.readline().decode().strip()
-    if not job_id:
-        raise SystemExit(f"the supervisor did not start: see {job.scheduler_log}")
+    if not job_id:  # its words: the folder will not be there any more when someone reads this
+        words = job.scheduler_log.read_text(encoding="utf-8", errors="replace").split("\n")
+        raise SystemExit(f"the supervisor did not start: {next(filter(None, reversed(words)), 'it said nothing')}")
     return job_id
 
 
