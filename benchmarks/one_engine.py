@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import sys
@@ -33,7 +32,8 @@ from vllm_hpc.rows import Row
 class Run(msgspec.Struct):
     """One run: seconds, this process's CPU seconds, tokens and texts of this replica by row; and what its folder says.
 
-    ``digest`` is over the token ids: equal on the ranks of a replica, and comparable between runs of one way only.
+    ``digest`` is over the rows' token ids: equal on the ranks of a replica. Of an attempt it is in the order in which
+    rows end, and so is that of any other way's where they all end at once.
     """
 
     seconds: float
@@ -80,6 +80,16 @@ def choose_port() -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             os.environ["MASTER_PORT"] = str(free.getsockname()[1])
+
+
+def digest_of(tokens: dict[int, list[int]]) -> str:
+    """A digest of rows' token ids, in this order, as an attempt makes it of rows in the order in which they end."""
+    from vllm_hpc.engine.loop import Digest
+
+    digest = Digest()
+    for index, row in tokens.items():
+        digest.add(index, [row])
+    return digest.hexdigest
 
 
 class Barrier:
@@ -196,10 +206,9 @@ class OneEngine:
             part = slice(first, first + (at_once or len(mine)))
             outputs += self._llm.generate(prompts[part], params[part], use_tqdm=False)
         seconds, cpu = stop()
-        tokens = [list(one.outputs[0].token_ids) for one in outputs]
+        tokens = {index: list(one.outputs[0].token_ids) for (index, _), one in zip(mine, outputs, strict=True)}
         texts = {index: one.outputs[0].text for (index, _), one in zip(mine, outputs, strict=True)}
-        digest = hashlib.blake2b(str(tokens).encode(), digest_size=8).hexdigest()
-        return Run(seconds, cpu, sum(map(len, tokens)), texts, digest)
+        return Run(seconds, cpu, sum(map(len, tokens.values())), texts, digest_of(tokens))
 
     def _start(self) -> Callable[[], tuple[float, float]]:
         """Begin with all ranks at once; what is returned tells the seconds until all are done, and this rank's CPU."""

@@ -17,7 +17,7 @@ import torch
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.case import RAW, Case, Figure
 from benchmarks.gpu.kernels import Profile, kind_of
-from benchmarks.gpu.results import Line, append, choices, table
+from benchmarks.gpu.results import Line, append, choices, outputs, table
 from benchmarks.gpu.runs import Run, run_all
 from tests.real_jobs import wait_for
 
@@ -27,8 +27,8 @@ def given(tmp_path: Path, only: str, **more: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**options, "results": tmp_path / "results.jsonl", "only": only, **more})
 
 
-def line(way: str, tokens: int, **layout: Any) -> Line:
-    figure = Figure(way, 0, 0, 0, 1.0, tokens, "same", 0.0, 1.0, {})
+def line(way: str, tokens: int, greedy: str = "", **layout: Any) -> Line:
+    figure = Figure(way, 0, 0, 0, 1.0, tokens, "same", 0.0, 1.0, {}, greedy)
     return Line(Case(shape="tiny", ways=(way,), **layout), (figure,))
 
 
@@ -61,6 +61,15 @@ def test_the_seeds_recipe_runs_and_its_ranks_agree(tmp_path: Path) -> None:
     (lines,) = run_all([case], tmp_path, lambda: 300.0)
     assert [(figure.rank, figure.tokens) for line in lines for figure in line.figures] == [(0, 32), (1, 32)]
     assert table(lines).endswith("| equal |")
+    assert outputs(lines) == "tiny, TP x PP = 2 x 1: greedy tokens equal: seed"
+
+
+def test_ways_of_one_layout_make_the_same_of_the_same_batches() -> None:
+    """Replicas share out the rows by themselves: there no two ways run the same batches."""
+    lines = [line("attempt", 7, "one", tp=2), line("mp", 7, "one", tp=2), line("attempt", 7, "other", dp=2)]
+    assert outputs(lines) == "tiny, TP x PP = 2 x 1: greedy tokens equal: attempt, mp"
+    lines.append(line("seed", 7, "another", tp=2))
+    assert outputs(lines) == "tiny, TP x PP = 2 x 1: greedy tokens DIFFER: attempt one, mp one, seed another"
 
 
 def test_the_planners_choice_is_held_against_the_best_layout() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.gpu.case import Case
-from benchmarks.gpu.results import append, choices, efficiencies, read, table
+from benchmarks.gpu.results import append, choices, efficiencies, outputs, read, table
 from benchmarks.gpu.runs import run_all
 from benchmarks.gpu.shapes import SHAPES, make
 from vllm_hpc.errors import RefusedError
@@ -105,6 +105,7 @@ def main() -> int:
         for line in lines:
             append(given.results, line)
     print(table(read(given.results)))
+    print(outputs(read(given.results)))
     print(choices(read(given.results)))
     print(efficiencies(read(given.results)))
     return 0

@@ -55,7 +55,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One run on one rank."""
+    """One run on one rank. ``greedy``: the digest of what this way makes of a few rows, greedily, in one batch."""
 
     way: str
     round: int
@@ -67,6 +67,7 @@ class Figure(msgspec.Struct, frozen=True):
     idle: float
     occupancy: float
     start_up: dict[str, float]
+    greedy: str = ""
 
 
 # Ways of vLLM by itself (benchmarks.gpu.raw).
@@ -85,3 +86,11 @@ def make_rows(case: Case, vocabulary: int) -> list[Row]:
         output = case.output if not case.sigma else round(chance.lognormvariate(0, case.sigma) * case.output)
         rows.append({"prompt": prompt, "sampling": {"max_tokens": min(max(1, output), 8 * case.output)}})
     return rows
+
+
+def greedy_rows(rows: list[Row]) -> list[Row]:
+    """Rows that every way runs in the same batches, from the first step to the last.
+
+    64 of 256 tokens are what vLLM takes in one step at most on a large GPU, and vllm-hpc's loop admits at once.
+    """
+    return [{**row, "sampling": {"temperature": 0.0, "max_tokens": 16}} for row in rows[:64]]

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.gpu import kernels, timeline
-from benchmarks.gpu.case import RAW, SAMPLING, Case, Figure, Started, make_rows
+from benchmarks.gpu.case import RAW, SAMPLING, Case, Figure, Started, greedy_rows, make_rows
 from benchmarks.gpu.raw import start_raw
 from benchmarks.gpu.sampler import Sampler, Waits, inclusive
 from benchmarks.one_engine import OneEngine, Run, prepare_environment
@@ -44,6 +44,7 @@ def main() -> None:
     start_up, ways, engine = start(case, model)
     rank = int(os.environ.get("VLLM_HPC_RANK", 0))
     sampled = os.environ.get("VLLM_HPC_BENCHMARK_STACKS")
+    greedy = {way: run(greedy_rows(rows)).digest for way, run in ways.items()}
     with (out / f"{rank}.jsonl").open("ab") as file:
         for number in range(-1, case.times):  # the first is to warm up, and short
             for way, run in ways.items():
@@ -52,7 +53,7 @@ def main() -> None:
                 one = run(rows if number >= 0 else rows[: max(8, case.prompts // 16)])
                 figure = Figure(
                     way, number, rank, rank // (case.tp * case.pp), round(one.seconds, 3), one.tokens, one.digest,
-                    round(one.idle, 4), one.occupancy, start_up,
+                    round(one.idle, 4), one.occupancy, start_up, greedy[way],
                 )  # fmt: skip
                 if number >= 0:
                     file.write(msgspec.json.encode(figure) + b"\n")

@@ -7,7 +7,6 @@ over its part of the prompts.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.case import SAMPLING, Case, Started
-from benchmarks.one_engine import Barrier, Run, wait_for_turn
+from benchmarks.one_engine import Barrier, Run, digest_of, wait_for_turn
 from vllm_hpc.engine import replicas
 from vllm_hpc.rows import Row
 
@@ -50,7 +49,7 @@ def start_raw(case: Case, model: Path) -> Started:
 
     def run(rows: list[Row]) -> Run:
         mine = rows[rank::world] if way == "independent" else rows
-        params = [SamplingParams(**SAMPLING, **row["sampling"]) for row in mine]
+        params = [SamplingParams(**{**SAMPLING, **row["sampling"]}) for row in mine]
         llm.reset_prefix_cache()
         barrier.wait()
         began, cpu = time.perf_counter(), time.process_time()
@@ -58,9 +57,8 @@ def start_raw(case: Case, model: Path) -> Started:
         used = time.process_time() - cpu
         barrier.wait()
         seconds = time.perf_counter() - began
-        tokens = [list(one.outputs[0].token_ids) for one in outputs]
-        digest = hashlib.blake2b(str(tokens).encode(), digest_size=8).hexdigest()
-        return Run(seconds, used, sum(map(len, tokens)), {}, digest)
+        tokens = {index: list(one.outputs[0].token_ids) for index, one in enumerate(outputs)}
+        return Run(seconds, used, sum(map(len, tokens.values())), {}, digest_of(tokens))
 
     ways: dict[str, Callable[[list[Row]], Run]] = {way: run}
     engine: Any = llm

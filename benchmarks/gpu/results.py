@@ -65,6 +65,26 @@ def table(lines: list[Line]) -> str:
     return "\n".join(rows)
 
 
+def outputs(lines: list[Line]) -> str:
+    """For each layout of one replica, whether all its ways make the same of the same rows, greedily.
+
+    Of the same batches, that is: then the arithmetic is the same, and ours is to be vLLM's own.
+    """
+    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for line in lines:
+        case = line.case
+        for figure in line.figures:
+            if case.dp == 1 and figure.greedy:
+                layout = f"{case.shape}, TP x PP = {case.tp} x {case.pp}"
+                found[layout][figure.way].add(figure.greedy)
+    told = []
+    for layout, ways in found.items():
+        is_same = len(set().union(*ways.values())) == 1
+        each = ", ".join(ways if is_same else (f"{way} {'/'.join(sorted(one))}" for way, one in ways.items()))
+        told.append(f"{layout}: greedy tokens {'equal' if is_same else 'DIFFER'}: {each}")
+    return "\n".join(told)
+
+
 def choices(lines: list[Line]) -> str:
     """For each work and number of GPUs of whose kind a submit chose a layout: its attempt against the best one's."""
     best: dict[tuple[str, str, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
