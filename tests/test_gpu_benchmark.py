@@ -44,6 +44,19 @@ def test_cases_are_run_in_the_order_asked_for_and_not_twice(tmp_path: Path) -> N
     assert len(command._missing(given(tmp_path, ""))) > len(found)
 
 
+def test_a_submit_is_not_left_out_because_a_replica_on_one_gpu_would_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """70B has a place on eight GPUs, and finds it; on one GPU it has none."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nfor gpu in 1 2 3 4 5 6 7 8; do echo 'NVIDIA H100 80GB HBM3, 81559'; done\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    only = given(tmp_path, "submit,attempt:dp8", shapes="llama-70b", gpus=8)
+    assert [case.ways for case in command._missing(only)] == [("submit",)]
+    assert "DP 8: left out: does not fit" in capsys.readouterr().out
+
+
 def test_the_references_are_vllm_by_itself(tmp_path: Path) -> None:
     """The seed's recipe with the seed's settings; an engine for each GPU, and mp, with everybody's."""
     seed, independent, mp = command._missing(given(tmp_path, "seed,independent,mp:tp4"))

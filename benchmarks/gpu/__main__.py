@@ -87,10 +87,11 @@ def layouts(gpus: int) -> list[tuple[int, int, int]]:
 def misfit(case: Case, model: Path) -> str | None:
     """Why the planner says that a case cannot run, None where it can or the planner does not know."""
     engine = {name: value for name, value in case.engine.items() if name != "seed"}  # that is --seed's
+    # A submit's layout is the planner's own.
+    layout = {} if "submit" in case.ways else {"tp": case.tp, "pp": case.pp, "dp": case.dp}
     try:
         plan = plan_only(
-            str(model), engine=engine, tp=case.tp, pp=case.pp, dp=case.dp, nodes=1, gpus_per_node=case.gpus,
-            scheduler="local",
+            str(model), engine=engine, nodes=1, gpus_per_node=case.gpus, scheduler="local", **layout
         )  # fmt: skip
     except RefusedError as error:
         return str(error)
