@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("intake", "lines"),
     ("memory", "parallel", "survey", "schedulers"),
     ("hardware", "history", "launchers", "tuned", "render", "supervisor", "requeue", "handover", "chain"),
-    ("settings", "sweep"),
+    ("settings", "sweep", "pace"),
     ("choose",),
     ("cost",),
     ("planning",),

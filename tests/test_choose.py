@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.published_models import PUBLISHED
-from vllm_hpc.choose import ROOM, Choice, Needs, choose, lack, with_more_sequences
+from vllm_hpc.choose import ROOM, WORTH_SHARE, Choice, Needs, choose, lack, with_more_sequences
 from vllm_hpc.errors import LayoutError, RequestError
 from vllm_hpc.gpus import GIB, GPUS, Gpu, find_gpu, recognise
 from vllm_hpc.hardware import Device
 from vllm_hpc.intake import Intake
-from vllm_hpc.layout import OPTIONS, Asked, solve
+from vllm_hpc.layout import OPTIONS, Asked, Layout, solve, solve_array
 from vllm_hpc.models.config import read_shape, with_whole_experts
 from vllm_hpc.parallel import why_not
 from vllm_hpc.settings import choose_settings, not_modelled
@@ -30,7 +30,7 @@ MODELS = {model.name: read_shape(model.config, model.name) for model in PUBLISHE
 def needs(name: str, gpu: str | None, survey: Survey | None = None, **engine: Any) -> Needs:
     device = Device(find_gpu(gpu), "--gpu") if gpu else None
     chosen = choose_settings(MODELS[name], device, survey, engine, 1.0)
-    return Needs(MODELS[name], None, device, chosen, survey.rows if survey else None)
+    return Needs(MODELS[name], None, device, chosen, survey)
 
 
 def pick(name: str, gpu: str | None, capacity: int | None = None, **asked: int) -> Choice:
@@ -65,6 +65,64 @@ def test_the_layout_that_an_expert_would_take(
     name: str, gpu: str | None, asked: dict[str, int], expected: tuple[int, int, int]
 ) -> None:
     assert cut(pick(name, gpu, **asked)) == expected
+
+
+def of_rows(rows: int, output: int, prompt: int = 256) -> Survey:
+    return Survey(rows=rows, longest=prompt + output, prompt_tokens=prompt * rows, output_tokens=output * rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "output", "gpu", "asked", "expected"),
+    [
+        (16, 8192, "h100-80", {}, (4, 1, 1)),
+        (1, 8192, "h100-80", {}, (4, 1, 1)),
+        (16, 128, "h100-80", {}, (1, 1, 4)),  # a second or two: the start decides
+        (8192, 128, "h100-80", {}, (1, 1, 4)),
+        (8192, 8192, "h100-80", {}, (1, 1, 4)),
+        (16, 8192, "l40s", {}, (1, 1, 4)),  # no link
+        (16, 8192, "80G", {}, (1, 1, 4)),  # no speed
+        (16, 8192, "h100-80", {"dp": 4}, (1, 1, 4)),
+        (16, 8192, "h100-80", {"dp": 2}, (2, 1, 2)),
+        (16, 8192, "h100-80", {"tp": 1}, (1, 1, 4)),
+    ],
+)
+def test_few_long_rows_share_the_weights_of_one_replica(
+    rows: int, output: int, gpu: str, asked: dict[str, int], expected: tuple[int, int, int]
+) -> None:
+    """Each of four replicas would read all weights in every step, for four rows."""
+    wanted = needs("Llama-3.1-8B", gpu, of_rows(rows, output))
+    choice = choose(Asked(nodes=1, gpus_per_node=4, **asked), None, wanted, solve)
+    assert cut(choice) == expected
+    assert ("few rows" in choice.reasons[-1]) is (expected == (4, 1, 1))
+
+
+def test_of_two_nodes_no_tp_group_is_made() -> None:
+    wanted = needs("Llama-3.1-8B", "h100-80", of_rows(16, 8192))
+    assert cut(choose(Asked(nodes=2, gpus_per_node=4), None, wanted, solve)) == (4, 1, 2)
+
+
+def test_an_array_keeps_its_replicas() -> None:
+    wanted = needs("Llama-3.1-8B", "h100-80", of_rows(16, 8192))
+    assert cut(choose(Asked(dp=4), 4, wanted, solve_array)) == (1, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "tp", "dp", "rows", "rate"),
+    [
+        ("Llama-3.1-8B", "h100-80", 1, 1, 2048, 10_781),
+        ("Llama-3.1-8B", "h100-80", 1, 2, 8192, 21_856),
+        ("Llama-3.1-8B", "h100-80", 2, 1, 2048, 16_631),
+        ("Qwen2.5-32B", "h100-80", 2, 1, 1024, 5_140),
+        ("Qwen2.5-32B", "h100-80", 1, 2, 1024, 3_624),
+        ("Llama-3.1-8B", "h200", 4, 1, 2048, 26_597),
+        ("Llama-3.1-8B", "h200", 1, 4, 8192, 44_599),
+    ],
+)
+def test_the_estimate_is_near_what_was_measured(name: str, gpu: str, tp: int, dp: int, rows: int, rate: int) -> None:
+    """Output tokens/s of docs/performance.md; what is compared must be nearer than WORTH_SHARE."""
+    wanted, layout = needs(name, gpu, of_rows(rows, 128)), Layout(1, tp * dp, tp * dp, tp, 1, dp)
+    assert wanted.seconds(layout, wanted.fit(layout)) == pytest.approx(128 * rows / rate, rel=0.15)
+    assert WORTH_SHARE > 0.15
 
 
 @settings(max_examples=300, deadline=None)
@@ -219,7 +277,9 @@ def test_the_models_own_length_is_not_exceeded() -> None:
     ],
 )
 def test_a_driver_s_name_is_recognised(device: str, memory: float, name: str) -> None:
-    assert recognise(device, memory).name == name
+    found = recognise(device, memory)
+    assert found.name == name
+    assert (found.link > 0) is (name in {"h100-80", "h200", "a100-40"})  # those of PCIe have none
 
 
 @pytest.mark.parametrize("text", ["", "h100-81", "80", "-5G", "0G", "nvidia", "h100 80; rm", "1e9G", "99999G"])

@@ -1,7 +1,7 @@
 """The layout of a job whose model is known: the smallest TP, then PP, that fits with room to keep the engine busy.
 
 The rest of the GPUs become replicas: four replicas of an 8B model gave 3.5 times the tokens/s of TP=2 × PP=2 on the
-same four H100.
+same four H100. But of so few rows that no replica is busy a larger TP makes more (vllm_hpc.pace).
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from vllm_hpc.layout import Asked, Layout, Rule
 from vllm_hpc.memory import Fit, fit_on_cpu, fit_on_gpu
 from vllm_hpc.models.config import Shape
 from vllm_hpc.models.weights import Weights
+from vllm_hpc.pace import estimate_seconds
 from vllm_hpc.parallel import allowed_tp, why_not
 from vllm_hpc.plan import LARGEST_GRAPH, MOST_CAPTURED, names_graphs
 from vllm_hpc.settings import Settings, round_up, with_sequences
+from vllm_hpc.survey import Survey
 
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 
@@ -38,20 +40,28 @@ MOST_LENGTH_UNKNOWN = 8192
 # So many times MOST_CAPTURED rows a replica make up for the graphs: 3 % of 190 s of an H100 with the 8B shape, 3 s more
 # in each start. With fewer, the code that other inputs' jobs have compiled, for 512, is worth more.
 MANY_WAVES = 16
+# What a larger TP group must save, by the estimate, to be taken for a smaller one: the estimate is 20 % off at times
+# (docs/planner.md), and its start takes some seconds more.
+WORTH_S, WORTH_SHARE = 10.0, 0.2
 _NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})
 RUNNERS_UP = 2  # smaller ones, and one larger
 
 
 class Needs(msgspec.Struct, frozen=True):
-    """All that decides whether a layout fits: the model, its weights, the device, the settings, and the rows."""
+    """All that decides on a layout: the model, its weights, the device, the settings, and what the input asks for."""
 
     shape: Shape
     weights: Weights | None
     device: Device | None
     settings: Settings
-    rows: int | None = None
+    survey: Survey | None = None
     one_node: bool = False  # the local scheduler's: no other node can be had
     overlaps_stages: bool = False  # of PP: --launcher native
+
+    @property
+    def rows(self) -> int | None:
+        """How many the input has, None where it is not known."""
+        return self.survey.rows if self.survey else None
 
     def rule(self, tp: int, pp: int) -> str | None:
         """What the model says of such a cut."""
@@ -72,6 +82,14 @@ class Needs(msgspec.Struct, frozen=True):
         """Sequences of average length that run at once: as many as have room, and max_num_seqs at most."""
         room = fit.kv_tokens / self.settings.sequence_tokens if fit.fits else 0.0
         return min(room, float(self.settings.load.max_num_seqs))
+
+    def seconds(self, layout: Layout, fit: Fit | None) -> float | None:
+        """An estimate of the generating alone; None where the input, or the GPUs' speed or link, is not known."""
+        gpu = self.device.gpu if self.device else None
+        if not (gpu and gpu.tflops and gpu.link and self.survey and fit and fit.fits):
+            return None
+        load = self.settings.load
+        return estimate_seconds(self.shape, load, layout, fit, self.survey, gpu, self.concurrent(fit))
 
     def busy_at(self, layout: Layout) -> float:
         """Sequences at once that keep a replica of that layout busy."""
@@ -106,6 +124,10 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
     @property
     def is_busy(self) -> bool:
         return self.fit is not None and self.fit.fits and self.concurrent >= self.needs.busy_at(self.layout)
+
+    @cached_property
+    def seconds(self) -> float | None:
+        return self.needs.seconds(self.layout, self.fit)
 
     @property
     def cut(self) -> str:
@@ -216,11 +238,22 @@ def _best(candidates: list[_Candidate]) -> _Candidate:
         return candidates[0]
     busy = next((candidate for candidate in candidates if candidate.is_busy), None)
     if busy:
-        return busy
+        return _faster(candidates, busy)
     fitting = [candidate for candidate in candidates if candidate.fit and candidate.fit.fits]
     if fitting:
         return max(fitting, key=lambda candidate: candidate.concurrent * candidate.layout.dp)
     return max(candidates, key=lambda candidate: candidate.fit.kv if candidate.fit else 0)
+
+
+def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
+    """One of larger TP groups on as many GPUs, where the rows are so few that it is much faster; else ``busy``."""
+    if busy.seconds is None:
+        return busy
+    size = (busy.layout.all_ranks, busy.layout.pp)
+    equal = [one for one in candidates if one.is_busy and (one.layout.all_ranks, one.layout.pp) == size]
+    best = min(equal, key=lambda one: one.seconds or float("inf"))
+    saved = busy.seconds - (best.seconds or busy.seconds)
+    return best if saved >= max(WORTH_S, WORTH_SHARE * busy.seconds) else busy
 
 
 def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
@@ -230,6 +263,10 @@ def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
     room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each replica"
     if not best.is_busy:
         return [f"{best.cut}: {room}; {best.needs.busy_at(best.layout):.0f} would keep it busy"]
+    first = next(candidate for candidate in candidates if candidate.is_busy)
+    if first is not best:
+        saved = f"some {best.seconds:.0f} s of generating, {first.seconds:.0f} s as {first.cut}"
+        return [f"{best.cut}: few rows, which ranks that share the weights run faster: {saved}; {room}"]
     smallest = "the smallest with room to be busy: " if len(candidates) > 1 else ""
     return [f"{best.cut}: {smallest}{room}"]
 
@@ -244,6 +281,8 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
         return (
             f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} in the chosen one"
         )
+    if other.seconds is not None and best.seconds is not None and other.layout.dp > best.layout.dp:
+        return f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
     return f"{other.cut}: fits too, with fewer replicas or more ranks in each, which talk in every layer"
 
 

@@ -88,7 +88,7 @@ def make_plan(
             settings = _settings(asked, profile, known, shape, device, rows)
             needs = Needs(
                 with_whole_experts(shape) if asked.engine.get("enable_expert_parallel") else shape,
-                known.weights, None if obstacle else device, settings, rows.rows if rows else None,
+                known.weights, None if obstacle else device, settings, rows,
                 scheduler == "local", launchers.is_native(asked, profile),
             )  # fmt: skip
             return _plan_known(asked, model.path, capacity, needs, rows)
