@@ -23,7 +23,16 @@ from tests.real_jobs import wait_for
 
 
 def given(tmp_path: Path, only: str, **more: Any) -> argparse.Namespace:
-    options = {"shapes": "tiny", "gpus": 4, "prompts": 64, "times": 1, "sigma": 0.0, "engine": [], "work": tmp_path}
+    options = {
+        "shapes": "tiny",
+        "gpus": 4,
+        "prompts": 64,
+        "times": 1,
+        "sigma": 0.0,
+        "output": 128,
+        "engine": [],
+        "work": tmp_path,
+    }
     return argparse.Namespace(**{**options, "results": tmp_path / "results.jsonl", "only": only, **more})
 
 
@@ -91,6 +100,13 @@ def test_the_planners_choice_is_held_against_the_best_layout() -> None:
     assert told == [
         "tiny, 2048 prompts, 4 GPUs: the planner chose TP x PP x DP = 1 x 1 x 4, 0.90 of the best of 2 layouts run"
     ]
+    few: Any = {"prompts": 16, "output": 1024}
+    lines += [line("submit", 7, tp=4, **few), line("attempt", 9, tp=4, **few), line("attempt", 6, dp=4, **few)]
+    assert choices(lines).splitlines() == [
+        *told,
+        "tiny, output 1024, 16 prompts, 4 GPUs: the planner chose TP x PP x DP = 4 x 1 x 1, 1.00 of the best of 2 "
+        "layouts run",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +155,8 @@ def test_a_case_that_is_cut_off_takes_along_what_it_started(
     began = time.monotonic()
     assert run.finish(0.1) == []
     assert "cut off" in capfd.readouterr().out
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    # Killed it is at once; gone when the kernel has come to it.
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "its end", 60)
     assert time.monotonic() - began < 60
     run.kill()  # again: nothing is there
 

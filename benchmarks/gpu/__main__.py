@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.gpu.case import Case
+from benchmarks.gpu.case import OUTPUT, Case
 from benchmarks.gpu.results import append, choices, efficiencies, outputs, read, table
 from benchmarks.gpu.runs import run_all
 from benchmarks.gpu.shapes import SHAPES, make
@@ -118,6 +118,7 @@ def _missing(given: argparse.Namespace) -> list[Case]:
     found: list[Case] = []
     for shape in given.shapes.split(","):
         every = cases(shape, given.gpus, given.prompts, given.times, given.sigma, dict(given.engine))
+        every = [msgspec.structs.replace(case, output=given.output) for case in every]
         for case in [case for only in given.only.split(",") for case in every if not only or only in _names(case)]:
             if case in found or any(_is_same(case, one) for one in done):
                 continue
@@ -150,7 +151,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--shapes", default="llama-8b", help=f"of {', '.join(SHAPES)}; separated by commas")
-    parser.add_argument("--prompts", type=int, default=2048, help="of 256 tokens, 128 out")
+    parser.add_argument("--prompts", type=int, default=2048, help="of 256 tokens")
+    parser.add_argument(
+        "--output", type=int, default=OUTPUT, help="tokens out of each; at most 3840, for 4096 with the prompt"
+    )
     parser.add_argument("--sigma", type=float, default=0.0, help="of log-normal output lengths; 1.0: heavy-tailed")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument(

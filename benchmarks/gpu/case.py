@@ -11,6 +11,8 @@ import msgspec
 from benchmarks.one_engine import Run
 from vllm_hpc.rows import Row
 
+OUTPUT = 128  # tokens
+
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """An engine start: a shape, how it is laid out, what is run through it and how often.
@@ -27,15 +29,19 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     engine: dict[str, Any] = {}
     prompts: int = 2048
     prompt: int = 256
-    output: int = 128
+    output: int = OUTPUT
     sigma: float = 0.0
     times: int = 3
     settings: dict[str, Any] = {}
 
     @property
     def kind(self) -> str:
-        """The kind of work, however much of it: for that the planner chooses a layout."""
-        more = {"sigma": self.sigma, **self.settings} if self.sigma else self.settings
+        """The kind of work, however much of it: of many rows, that is what the planner chooses a layout for."""
+        more = dict(self.settings)
+        if self.sigma:
+            more["sigma"] = self.sigma
+        if self.output != OUTPUT:
+            more["output"] = self.output
         return ", ".join([self.shape, *(f"{name} {more[name]}" for name in sorted(more))])
 
     @property

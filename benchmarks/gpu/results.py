@@ -86,20 +86,23 @@ def outputs(lines: list[Line]) -> str:
 
 
 def choices(lines: list[Line]) -> str:
-    """For each work and number of GPUs of whose kind a submit chose a layout: its attempt against the best one's."""
+    """For each work and number of GPUs for which a submit chose a layout: its attempt against the best one's.
+
+    Where only another number of prompts of that kind was submitted, what was chosen for that.
+    """
     best: dict[tuple[str, str, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
     chosen: dict[tuple[str, int], tuple[int, int, int]] = {}
     for group in _by_case(lines):
         case = group[0].case
         layout = (case.tp, case.pp, case.dp)
         if case.ways == ("submit",):
-            chosen[case.kind, case.gpus] = layout
+            chosen[case.work, case.gpus] = chosen[case.kind, case.gpus] = layout
         rates = _rates([figure for line in group for figure in line.figures if figure.way == "attempt"])
         if rates:
             best[case.kind, case.work, case.gpus][layout] = statistics.median(rates)
     told = []
     for (kind, work, gpus), rates_of in best.items():
-        if choice := chosen.get((kind, gpus)):
+        if choice := chosen.get((work, gpus)) or chosen.get((kind, gpus)):
             told.append(
                 f"{work}, {gpus} GPUs: the planner chose TP x PP x DP = {' x '.join(map(str, choice))}, "
                 f"{rates_of.get(choice, 0.0) / max(rates_of.values()):.2f} of the best of {len(rates_of)} layouts run"
