@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("collect", "resumption"),
     ("job",),
     ("submission",),
+    ("trials",),
     ("tuning",),
     ("cli",),
     ("__main__",),

@@ -12,7 +12,7 @@ import pytest
 from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.environment import TASK_PICKLE
-from vllm_hpc.errors import SubmitError
+from vllm_hpc.errors import RefusedError, SubmitError
 from vllm_hpc.executor import RankTask
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.resumption import resume
@@ -31,11 +31,11 @@ def test_a_checkout_that_is_not_installed_submits_nothing(
 ) -> None:
     """No rank would find its environment, and the job's supervisor not even the package."""
     monkeypatch.setattr("vllm_hpc.executor.entry_points", lambda **_: [])
-    with pytest.raises(SubmitError, match=r"not installed in .*: '.*python.* -m pip install -e /.*' does that$"):
+    with pytest.raises(RefusedError, match=r"not installed in .*: '.*python.* -m pip install -e /.*' does that$"):
         submit(str(model), scheduler="slurm", job_dir="runs")
     assert not (desk / "runs").exists()
     assert not (desk / "bin" / "received").exists()
-    with pytest.raises(SubmitError, match="not installed"):
+    with pytest.raises(RefusedError, match="not installed"):
         resume(JobFolder(desk / "runs" / "earlier"))
 
 

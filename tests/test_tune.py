@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +18,13 @@ import pytest
 from tests.real_jobs import ENGINE
 from vllm_hpc import tuning
 from vllm_hpc.errors import JobFailedError, RefusedError, RequestError, SubmitError
+from vllm_hpc.job import Job
 from vllm_hpc.planning import find_subject, make_plan, plan_only
 from vllm_hpc.profiles import Profile
 from vllm_hpc.request import make_request
 from vllm_hpc.submission import prepare, prepare_untuned
 from vllm_hpc.sweep import SWEEPS, search, warmed
+from vllm_hpc.trials import Bench
 from vllm_hpc.tuned import Finding, Setting, Trial
 from vllm_hpc.tuning import tune
 
@@ -214,13 +220,20 @@ def test_a_finding_that_the_model_cannot_take_is_passed_over(model: Path, found:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown sweep": ({"sweep": ("layouts",)}, "--sweep layouts is not known: use layout, max_num_seqs"),
-    "none": ({"sweep": ("",)}, "--sweep  is not known"),
+    "none": ({"sweep": ("",)}, "--sweep '' is not known"),
     "an array": ({"array": True, "dp": 2, "scheduler": "slurm"}, "--array"),
     "a contradiction": ({"engine": {"max_num_seqs": 4}}, "contradict each other"),
     "no such model": ({"model": "./nothing"}, "nothing"),
     "an input that is not there": ({"input": "none.jsonl"}, "none.jsonl"),
     "rows beside an input": ({"rows": 8, "input": "some.txt"}, "--rows and --input contradict"),
     "more rows than anybody waits for": ({"rows": 10**14}, "no short trial"),
+    "more sequences, and so rows": (
+        {"engine": {"max_num_seqs": 100_000}, "gpu": "h200", "nodes": 1, "gpus_per_node": 2, "sweep": ("layout",)},
+        "no short trial",
+    ),
+    "rows longer than was asked for": ({"engine": {"max_model_len": 64}}, "than --engine max_model_len allows"),
+    "tokens beside an input": ({"prompt_tokens": 8, "input": "some.txt"}, "--prompt-tokens and --input contradict"),
+    "no folder for it": ({"job_dir": "/proc/none"}, "choose another --job-dir"),
     "rows longer than the model takes": ({"prompt_tokens": 10**6}, "longer than the model takes"),
     "a folder that is there": ({"name": "model", "job_dir": "."}, "choose another --name"),
     "a secret": ({"env": {"HF_TOKEN": "hf_x"}}, "HF_TOKEN"),
@@ -265,7 +278,7 @@ def runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> list[Setting]:
         settings.append(setting)
         return Trial(setting=setting, tokens_per_s=100.0)
 
-    monkeypatch.setattr(tuning._Bench, "run", run)
+    monkeypatch.setattr(Bench, "run", run)
     return settings
 
 
@@ -331,3 +344,17 @@ def test_a_real_sweep(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert done.finding.trials == tuple(told)
     plan = plan_only(str(tiny), scheduler="local", tp=1, engine={"dtype": ENGINE["dtype"]})
     assert any("tuned on" in reason for reason in plan.reasons)
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_who_ends_tune_ends_its_trial(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
+    words = [sys.executable, "-m", "vllm_hpc", "tune", str(tiny), "--scheduler", "local", "--name", "sweep"]
+    words += ["--rows", "1000", "--prompt-tokens", "8", "--job-dir", str(tmp_path), "--engine", "dtype=float32"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().endswith(f"runs as {tmp_path / 'sweep' / 'trial-1'}\n")
+        process.send_signal(number)
+        assert process.wait(120) == 128 + number
+    assert Job(tmp_path / "sweep" / "trial-1").status().state == "CANCELLED"

@@ -17,7 +17,7 @@ from submitit.core import core
 from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.environment import TASK_PICKLE
-from vllm_hpc.errors import SubmitError
+from vllm_hpc.errors import RefusedError, SubmitError
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
 from vllm_hpc.records import temporary_name
@@ -112,12 +112,12 @@ class ScriptExecutor(core.PicklingExecutor):
 
 
 def check_installed() -> None:
-    """Ranks find their side of this plugin by its entry point. Raises SubmitError where this Python has none of it.
+    """Ranks find their side of this plugin by its entry point. Raises RefusedError where this Python has none of it.
 
     So it is where vllm-hpc runs from a checkout that only PYTHONPATH, or the working directory, names.
     """
     if not any(one.value.startswith("vllm_hpc.") for one in entry_points(group="submitit", name="job_environment")):
-        raise SubmitError(
+        raise RefusedError(
             f"vllm-hpc is not installed in {sys.prefix}, whose Python the ranks run: "
             f"'{sys.executable} -m pip install -e {Path(__file__).parents[1]}' does that"
         )

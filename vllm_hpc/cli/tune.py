@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -10,13 +13,19 @@ from vllm_hpc.cli.options import count, json_option, request_options
 from vllm_hpc.cli.output import print_json
 
 if TYPE_CHECKING:
-    from vllm_hpc.tuned import Trial
+    from pathlib import Path
+
+    from vllm_hpc.tuned import Setting, Trial
 
 SWEEP_HELP = (
     "What to try, separated by commas: layout, max_num_seqs, max_num_batched_tokens, and kv_cache_dtype (fp8, which "
     "changes the answers).  [default: the first three]"
 )
-ROWS_HELP = "Rows of each trial, where there is no --input.  [default: 4 x max_num_seqs for each replica]"
+ROWS_HELP = (
+    "Rows of random tokens in each trial, where there is no --input.  [default: 4 x max_num_seqs for each replica; "
+    "64 on the CPU]"
+)
+TOKENS_HELP = "Tokens of each of these rows.  [default: 256]"
 
 SHORT_S = 10
 
@@ -25,26 +34,51 @@ SHORT_S = 10
 @request_options
 @click.option("--sweep", metavar="NAMES", help=SWEEP_HELP)
 @click.option("--rows", type=count, help=ROWS_HELP)
-@click.option("--prompt-tokens", type=count, default=256, show_default=True, help="Tokens of each of these rows.")
+@click.option("--prompt-tokens", type=count, help=TOKENS_HELP)
 @json_option
-def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int, as_json: bool, **options: Any) -> int:
+def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None, as_json: bool, **options: Any) -> int:
     """Run short jobs to find the fastest layout and settings; plan and submit take them from then on.
 
     In an allocation, with --scheduler local, they run on its node, one after another; else each is queued.
+    Interrupted, it cancels the one under way and keeps nothing.
     """
     from vllm_hpc.sweep import DEFAULT_SWEEP
     from vllm_hpc.tuning import tune
 
     names = tuple(name.strip() for name in sweep.split(",")) if sweep is not None else DEFAULT_SWEEP
-    found = tune(sweep=names, rows=rows, prompt_tokens=prompt_tokens, tell=_tell, **options)
+    with _leaving_on_signals():
+        found = tune(sweep=names, rows=rows, prompt_tokens=prompt_tokens, tell=_tell, begin=_begin, **options)
     if as_json:
         print_json({**_plain(found.finding), "gain": round(found.finding.gain, 3), "file": str(found.file)})
         return 0
     if min(trial.seconds for trial in found.finding.trials if trial.tokens_per_s) < SHORT_S:
         click.echo(f"Note: trials of under {SHORT_S} s measure much of their ramp-up: use more --rows", err=True)
-    click.echo(f"{found.finding.best}: {found.finding.gain:.2f} times the planner's own choice")
+    if found.finding.best == found.finding.trials[0].setting:
+        click.echo(f"{found.finding.best}: nothing was faster than the planner's own choice")
+    else:
+        click.echo(f"{found.finding.best}: {found.finding.gain:.2f} times the planner's own choice")
     click.echo(f"plan and submit take it for this model, GPU and number of nodes: {found.file}")
     return 0
+
+
+@contextmanager
+def _leaving_on_signals() -> Iterator[None]:
+    """A TERM, or the end of the terminal, is as an interrupt: no trial stays behind."""
+    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, _leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _begin(setting: Setting, folder: Path) -> None:
+    click.echo(f"{setting}: runs as {folder}", err=True)
 
 
 def _tell(trial: Trial) -> None:
