@@ -49,7 +49,8 @@ def test_cases_are_run_in_the_order_asked_for_and_not_twice(tmp_path: Path) -> N
     assert found[-1].ways == ("submit",)
     append(tmp_path / "results.jsonl", Line(found[0], ()))
     assert command._missing(given(tmp_path, "mp:tp4,attempt:2x1x2")) == [found[1]]
-    assert not command._missing(given(tmp_path, "nothing"))
+    with pytest.raises(SystemExit, match="--only 'nothing' is nothing that is measured here: use attempt, "):
+        command._missing(given(tmp_path, "mp,nothing"))
     assert len(command._missing(given(tmp_path, ""))) > len(found)
 
 
@@ -100,6 +101,9 @@ def test_the_planners_choice_is_held_against_the_best_layout() -> None:
     assert told == [
         "tiny, 2048 prompts, 4 GPUs: the planner chose TP x PP x DP = 1 x 1 x 4, 0.90 of the best of 2 layouts run"
     ]
+    assert choices(lines[:1] + lines[2:]).endswith(
+        "chose TP x PP x DP = 1 x 1 x 4, which was not run by itself: --only attempt:1x1x4"
+    )
     few: Any = {"prompts": 16, "output": 1024}
     lines += [line("submit", 7, tp=4, **few), line("attempt", 9, tp=4, **few), line("attempt", 6, dp=4, **few)]
     assert choices(lines).splitlines() == [

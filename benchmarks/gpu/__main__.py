@@ -119,7 +119,7 @@ def _missing(given: argparse.Namespace) -> list[Case]:
     for shape in given.shapes.split(","):
         every = cases(shape, given.gpus, given.prompts, given.times, given.sigma, dict(given.engine))
         every = [msgspec.structs.replace(case, output=given.output) for case in every]
-        for case in [case for only in given.only.split(",") for case in every if not only or only in _names(case)]:
+        for case in _wanted(every, given.only):
             if case in found or any(_is_same(case, one) for one in done):
                 continue
             if reason := misfit(case, make(shape, given.work / shape)):
@@ -127,6 +127,18 @@ def _missing(given: argparse.Namespace) -> list[Case]:
                 continue
             found.append(case)
     return found
+
+
+def _wanted(every: list[Case], only: str) -> list[Case]:
+    """Those that --only names, in its order; all where it names none. Ends the command where one is none of these."""
+    found: list[Case] = []
+    for name in only.split(",") if only else []:
+        cases = [case for case in every if name in _names(case)]
+        if not cases:
+            known = dict.fromkeys(name for case in every for name in _names(case))
+            raise SystemExit(f"--only {name!r} is nothing that is measured here: use {', '.join(known)}")
+        found += cases
+    return found if only else every
 
 
 def _names(case: Case) -> list[str]:
@@ -144,31 +156,57 @@ def _is_same(case: Case, done: Case) -> bool:
 
 def _setting(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
-    return name, json.loads(value)
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: use NAME=JSON, such as max_num_seqs=256 or dtype='\"half\"'"
+        ) from None
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
+
+
+def _results(text: str) -> Path:
+    """A file that can be added to: told before hours are measured."""
+    file = Path(text)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        read(file)
+    except (OSError, msgspec.DecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    return file
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--gpus", type=_count, default=1, help="of this host, or ranks on the CPU")
     parser.add_argument("--shapes", default="llama-8b", help=f"of {', '.join(SHAPES)}; separated by commas")
-    parser.add_argument("--prompts", type=int, default=2048, help="of 256 tokens")
+    parser.add_argument("--prompts", type=_count, default=2048, help="of 256 tokens")
     parser.add_argument(
-        "--output", type=int, default=OUTPUT, help="tokens out of each; at most 3840, for 4096 with the prompt"
+        "--output", type=_count, default=OUTPUT, help="tokens out of each; at most 3840, for 4096 with the prompt"
     )
     parser.add_argument("--sigma", type=float, default=0.0, help="of log-normal output lengths; 1.0: heavy-tailed")
-    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--times", type=_count, default=3, help="rounds in one start of an engine")
     parser.add_argument(
         "--only",
         default="",
         help="ways (attempt, mp, submit ...), layouts (tp2, dp2, 2x1x2 ...), or both (mp:pp2), in this order",
     )
     parser.add_argument(
-        "--engine", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="an engine argument of all"
+        "--engine", type=_setting, action="append", default=[], metavar="NAME=JSON", help="an engine argument of all"
     )
     parser.add_argument("--seconds", type=float, default=1500, help="no case begins, or goes on, after these")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"))
-    parser.add_argument("--results", type=Path, default=Path("gpu-results.jsonl"))
-    return parser.parse_args()
+    parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"), help="models, logs and job folders")
+    parser.add_argument("--results", type=_results, default="gpu-results.jsonl", help="added to; what is there is done")
+    given = parser.parse_args()
+    if unknown := [shape for shape in given.shapes.split(",") if shape not in SHAPES]:
+        parser.error(f"--shapes {unknown[0]!r} is not known: use {', '.join(SHAPES)}")
+    return given
 
 
 if __name__ == "__main__":

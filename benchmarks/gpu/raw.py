@@ -37,13 +37,16 @@ def start_raw(case: Case, model: Path) -> Started:
             os.environ.pop(name, None)
     began = time.perf_counter()
     from vllm import LLM, SamplingParams
+    from vllm.platforms import current_platform
 
+    # As vllm-hpc's engine on the CPU, which compiles for PP only: settings are to be equal.
+    more = {"enforce_eager": True} if current_platform.is_cpu() and case.pp == 1 else {}
     imports = time.perf_counter() - began
     began = wait_for_turn()
     backend = {"mp": "mp" if case.gpus > 1 else None, "seed": "external_launcher", "independent": None}[way]
     llm = LLM(
         model=str(model), tensor_parallel_size=case.tp, pipeline_parallel_size=case.pp, disable_log_stats=True,
-        distributed_executor_backend=backend, **case.engine,
+        distributed_executor_backend=backend, **{**more, **case.engine},
     )  # fmt: skip
     start_up = {"import": imports, "load": time.perf_counter() - began}
 

@@ -103,10 +103,11 @@ def choices(lines: list[Line]) -> str:
     told = []
     for (kind, work, gpus), rates_of in best.items():
         if choice := chosen.get((work, gpus)) or chosen.get((kind, gpus)):
-            told.append(
-                f"{work}, {gpus} GPUs: the planner chose TP x PP x DP = {' x '.join(map(str, choice))}, "
-                f"{rates_of.get(choice, 0.0) / max(rates_of.values()):.2f} of the best of {len(rates_of)} layouts run"
-            )
+            cut = "x".join(map(str, choice))
+            how = f"which was not run by itself: --only attempt:{cut}"
+            if choice in rates_of:
+                how = f"{rates_of[choice] / max(rates_of.values()):.2f} of the best of {len(rates_of)} layouts run"
+            told.append(f"{work}, {gpus} GPUs: the planner chose TP x PP x DP = {cut.replace('x', ' x ')}, {how}")
     return "\n".join(told)
 
 
