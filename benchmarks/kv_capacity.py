@@ -23,12 +23,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.published_models import PUBLISHED
-from vllm_hpc.choose import Needs
 from vllm_hpc.gpus import GIB, find_gpu
 from vllm_hpc.hardware import Device
 from vllm_hpc.layout import Layout
 from vllm_hpc.memory import Fit
 from vllm_hpc.models.config import read_shape
+from vllm_hpc.needs import Needs
 from vllm_hpc.settings import choose_settings
 
 CONFIGS = {model.name: model.config for model in PUBLISHED}

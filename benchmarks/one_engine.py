@@ -202,7 +202,7 @@ class OneEngine:
         ]
         outputs: list[Any] = []
         stop = self._start()
-        for first in range(0, len(mine), at_once or len(mine)):
+        for first in range(0, len(mine), at_once or len(mine) or 1):
             part = slice(first, first + (at_once or len(mine)))
             outputs += self._llm.generate(prompts[part], params[part], use_tqdm=False)
         seconds, cpu = stop()

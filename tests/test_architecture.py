@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memory", "parallel", "survey", "schedulers"),
     ("hardware", "history", "launchers", "tuned", "render", "supervisor", "requeue", "handover", "chain"),
     ("settings", "sweep", "pace"),
+    ("needs",),
     ("choose",),
     ("cost",),
     ("planning",),

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.published_models import PUBLISHED
-from vllm_hpc.choose import ROOM, WORTH_SHARE, Choice, Needs, choose, lack, with_more_sequences
+from vllm_hpc.choose import ROOM, WORTH_SHARE, Choice, choose, lack, with_more_sequences
 from vllm_hpc.errors import LayoutError, RequestError
 from vllm_hpc.gpus import GIB, GPUS, Gpu, find_gpu, recognise
 from vllm_hpc.hardware import Device
 from vllm_hpc.intake import Intake
 from vllm_hpc.layout import OPTIONS, Asked, Layout, solve, solve_array
 from vllm_hpc.models.config import read_shape, with_whole_experts
+from vllm_hpc.needs import Needs
 from vllm_hpc.parallel import why_not
 from vllm_hpc.settings import choose_settings, not_modelled
 from vllm_hpc.survey import Survey, survey
@@ -93,7 +94,33 @@ def test_few_long_rows_share_the_weights_of_one_replica(
     wanted = needs("Llama-3.1-8B", gpu, of_rows(rows, output))
     choice = choose(Asked(nodes=1, gpus_per_node=4, **asked), None, wanted, solve)
     assert cut(choice) == expected
-    assert ("few rows" in choice.reasons[-1]) is (expected == (4, 1, 1))
+    assert ("the fastest by an estimate" in choice.reasons[-1]) is (expected == (4, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "survey", "expected"),
+    [
+        # 16 rows of 64 outputs each are 1024 sequences.
+        ("Llama-3.1-8B", "h100-80", msgspec.structs.replace(of_rows(16, 64 * 512), outputs=1024), (1, 1, 4)),
+        # As one replica 512 run at once, and the 8 that are left take as long again; as four there is room for half.
+        ("Qwen3-30B-A3B", "h100-80", of_rows(520, 2000, 100), (2, 1, 2)),
+        ("gpt-oss-20b", "h100-80", of_rows(8, 8192), (1, 1, 4)),  # reads few of its experts for two rows
+        # One GPU holds the weights, and KV cache for 12 rows: many rows, few at once.
+        ("Qwen2.5-32B", "h100-80", of_rows(2048, 1000, 1000), (2, 1, 2)),
+    ],
+)
+def test_what_runs_at_once_decides(name: str, gpu: str, survey: Survey, expected: tuple[int, int, int]) -> None:
+    assert cut(choose(Asked(nodes=1, gpus_per_node=4), None, needs(name, gpu, survey), solve)) == expected
+
+
+@pytest.mark.parametrize(("is_native", "expected"), [(False, (4, 1, 2)), (True, (4, 2, 1))])
+def test_stages_that_take_turns_lose_to_a_replica_that_is_a_little_less_busy(
+    is_native: bool, expected: tuple[int, int, int]
+) -> None:
+    """Room for 123 sequences, not for 128."""
+    wanted = needs("Gemma-2-27B", "a100-40", of_rows(10_000, 1000, 1000))
+    wanted = msgspec.structs.replace(wanted, overlaps_stages=is_native)
+    assert cut(choose(Asked(nodes=2, gpus_per_node=4), None, wanted, solve)) == expected
 
 
 def test_of_two_nodes_no_tp_group_is_made() -> None:
@@ -121,8 +148,8 @@ def test_an_array_keeps_its_replicas() -> None:
 def test_the_estimate_is_near_what_was_measured(name: str, gpu: str, tp: int, dp: int, rows: int, rate: int) -> None:
     """Output tokens/s of docs/performance.md; what is compared must be nearer than WORTH_SHARE."""
     wanted, layout = needs(name, gpu, of_rows(rows, 128)), Layout(1, tp * dp, tp * dp, tp, 1, dp)
-    assert wanted.seconds(layout, wanted.fit(layout)) == pytest.approx(128 * rows / rate, rel=0.15)
-    assert WORTH_SHARE > 0.15
+    assert wanted.seconds(layout, wanted.fit(layout)) == pytest.approx(128 * rows / rate, rel=0.1)
+    assert WORTH_SHARE > 0.1
 
 
 @settings(max_examples=300, deadline=None)
@@ -265,8 +292,9 @@ def test_the_models_own_length_is_not_exceeded() -> None:
     [
         ("NVIDIA H100 80GB HBM3", 79.18, "h100-80"),
         ("NVIDIA H200", 139.8, "h200"),
+        ("NVIDIA H200 NVL", 139.8, "h200"),
         ("NVIDIA A100-SXM4-40GB", 39.4, "a100-40"),
-        ("NVIDIA A100 80GB PCIe", 79.2, "a100-80"),
+        ("NVIDIA A100 80GB PCIe", 79.2, "a100-pcie-80"),
         ("Tesla T4", 14.6, "t4"),
         ("NVIDIA GeForce GTX 1080", 8.0, "NVIDIA GeForce GTX 1080"),
         ("NVIDIA GeForce RTX 3090", 23.6, "NVIDIA GeForce RTX 3090"),
@@ -279,7 +307,7 @@ def test_the_models_own_length_is_not_exceeded() -> None:
 def test_a_driver_s_name_is_recognised(device: str, memory: float, name: str) -> None:
     found = recognise(device, memory)
     assert found.name == name
-    assert (found.link > 0) is (name in {"h100-80", "h200", "a100-40"})  # those of PCIe have none
+    assert (found.link > 0) is (name in {"h100-80", "h200", "a100-40"} and "NVL" not in device)
 
 
 @pytest.mark.parametrize("text", ["", "h100-81", "80", "-5G", "0G", "nvidia", "h100 80; rm", "1e9G", "99999G"])

@@ -176,6 +176,14 @@ def test_numbers_that_were_the_planners_own_stay_its_own(model: Path, found: Pat
     assert cut(model) == (2, 1, None)
 
 
+def test_a_layout_that_was_the_planners_own_stays_its_own(model: Path, found: Path) -> None:
+    """What other rows ask for is another one; the number that was found is kept."""
+    finding = msgspec.json.decode(found.read_bytes())
+    finding["trials"][0]["setting"].update({name: finding["best"][name] for name in ("tp", "pp", "dp")})
+    found.write_bytes(msgspec.json.encode(finding))
+    assert cut(model) == (1, 2, 8)
+
+
 def test_what_is_asked_comes_first(model: Path, found: Path) -> None:
     assert found.exists()
     assert cut(model, engine={"max_num_seqs": 4}) == (2, 1, 4)

@@ -1,7 +1,7 @@
 """The layout of a job whose model is known: the smallest TP, then PP, that fits with room to keep the engine busy.
 
 The rest of the GPUs become replicas: four replicas of an 8B model gave 3.5 times the tokens/s of TP=2 × PP=2 on the
-same four H100. But of so few rows that no replica is busy a larger TP makes more (vllm_hpc.pace).
+same four H100. Where few sequences run at once, a larger TP makes more: an estimate decides (vllm_hpc.pace).
 """
 
 from __future__ import annotations
@@ -14,22 +14,15 @@ import msgspec
 
 from vllm_hpc.errors import LayoutError
 from vllm_hpc.gpus import GIB
-from vllm_hpc.hardware import Device
 from vllm_hpc.layout import Asked, Layout, Rule
-from vllm_hpc.memory import Fit, fit_on_cpu, fit_on_gpu
-from vllm_hpc.models.config import Shape
-from vllm_hpc.models.weights import Weights
-from vllm_hpc.pace import estimate_seconds
-from vllm_hpc.parallel import allowed_tp, why_not
+from vllm_hpc.memory import Fit
+from vllm_hpc.needs import Needs
+from vllm_hpc.parallel import allowed_tp
 from vllm_hpc.plan import LARGEST_GRAPH, MOST_CAPTURED, names_graphs
-from vllm_hpc.settings import Settings, round_up, with_sequences
-from vllm_hpc.survey import Survey
+from vllm_hpc.settings import round_up, with_sequences
 
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 
-# Sequences that a replica should have room for at once: with fewer, decode steps spend their time reading weights
-# (an H100 reads a bf16 weight in the time of some 300 multiplications with it).
-BUSY_SEQUENCES = 128
 ASSUMED_NODE = 8  # GPUs of a node, for the choice of TP where nobody said
 MOST_REPLICA = 512  # ranks; the largest models take 16
 # KV cache as a multiple of what it must hold, before max_model_len is rounded up or more sequences are run at once:
@@ -40,63 +33,13 @@ MOST_LENGTH_UNKNOWN = 8192
 # So many times MOST_CAPTURED rows a replica make up for the graphs: 3 % of 190 s of an H100 with the 8B shape, 3 s more
 # in each start. With fewer, the code that other inputs' jobs have compiled, for 512, is worth more.
 MANY_WAVES = 16
-# What a larger TP group must save, by the estimate, to be taken for a smaller one: the estimate is 20 % off at times
-# (docs/planner.md), and its start takes some seconds more.
+# What a layout must save, by the estimate, to be taken for another one. The estimate was up to 10 % off
+# (docs/planner.md), and the start of a larger TP group takes some seconds more.
 WORTH_S, WORTH_SHARE = 10.0, 0.2
+# With room for fewer, of which some may be longer than the average, rows wait for each other's KV cache.
+SOME_SEQUENCES = 32
 _NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})
 RUNNERS_UP = 2  # smaller ones, and one larger
-
-
-class Needs(msgspec.Struct, frozen=True):
-    """All that decides on a layout: the model, its weights, the device, the settings, and what the input asks for."""
-
-    shape: Shape
-    weights: Weights | None
-    device: Device | None
-    settings: Settings
-    survey: Survey | None = None
-    one_node: bool = False  # the local scheduler's: no other node can be had
-    overlaps_stages: bool = False  # of PP: --launcher native
-
-    @property
-    def rows(self) -> int | None:
-        """How many the input has, None where it is not known."""
-        return self.survey.rows if self.survey else None
-
-    def rule(self, tp: int, pp: int) -> str | None:
-        """What the model says of such a cut."""
-        return why_not(self.shape, tp, pp, self.settings.load.quantization)
-
-    def fit(self, layout: Layout) -> Fit | None:
-        """Memory of the fullest rank, None where the device is not known."""
-        if self.device is None:
-            return None
-        load = self.settings.load
-        if self.device.gpu is not None:
-            gpu_bytes = int(self.device.gpu.memory_gib * GIB)
-            return fit_on_gpu(self.shape, self.weights, load, layout.tp, layout.pp, gpu_bytes)
-        share = (self.device.node_bytes or 0) // layout.procs_per_node
-        return fit_on_cpu(self.shape, self.weights, load, layout.tp, layout.pp, share)
-
-    def concurrent(self, fit: Fit) -> float:
-        """Sequences of average length that run at once: as many as have room, and max_num_seqs at most."""
-        room = fit.kv_tokens / self.settings.sequence_tokens if fit.fits else 0.0
-        return min(room, float(self.settings.load.max_num_seqs))
-
-    def seconds(self, layout: Layout, fit: Fit | None) -> float | None:
-        """An estimate of the generating alone; None where the input, or the GPUs' speed or link, is not known."""
-        gpu = self.device.gpu if self.device else None
-        if not (gpu and gpu.tflops and gpu.link and self.survey and fit and fit.fits):
-            return None
-        load = self.settings.load
-        return estimate_seconds(self.shape, load, layout, fit, self.survey, gpu, self.concurrent(fit))
-
-    def busy_at(self, layout: Layout) -> float:
-        """Sequences at once that keep a replica of that layout busy."""
-        if self.device is not None and self.device.gpu is None:
-            return 1.0  # a CPU is busy with a few
-        share = BUSY_SEQUENCES if self.rows is None else -(-self.rows // layout.dp)
-        return float(min(BUSY_SEQUENCES, share, self.settings.load.max_num_seqs))
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -246,14 +189,15 @@ def _best(candidates: list[_Candidate]) -> _Candidate:
 
 
 def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
-    """One of larger TP groups on as many GPUs, where the rows are so few that it is much faster; else ``busy``."""
-    if busy.seconds is None:
-        return busy
-    size = (busy.layout.all_ranks, busy.layout.pp)
-    equal = [one for one in candidates if one.is_busy and (one.layout.all_ranks, one.layout.pp) == size]
-    best = min(equal, key=lambda one: one.seconds or float("inf"))
-    saved = busy.seconds - (best.seconds or busy.seconds)
-    return best if saved >= max(WORTH_S, WORTH_SHARE * busy.seconds) else busy
+    """Another on as many GPUs, each step from ``busy`` to a larger replica, or a smaller PP, much faster; or it."""
+    best = busy
+    for one in candidates:
+        is_equal = one.layout.all_ranks == busy.layout.all_ranks
+        has_room = one.is_busy or one.concurrent >= SOME_SEQUENCES
+        if is_equal and has_room and one.seconds is not None and best.seconds is not None:
+            saved = best.seconds - one.seconds
+            best = one if saved >= max(WORTH_S, WORTH_SHARE * best.seconds) else best
+    return best
 
 
 def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
@@ -261,12 +205,12 @@ def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
     if fit is None or not fit.fits:
         return []
     room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each replica"
-    if not best.is_busy:
-        return [f"{best.cut}: {room}; {best.needs.busy_at(best.layout):.0f} would keep it busy"]
-    first = next(candidate for candidate in candidates if candidate.is_busy)
+    first = next((candidate for candidate in candidates if candidate.is_busy), best)
     if first is not best:
         saved = f"some {best.seconds:.0f} s of generating, {first.seconds:.0f} s as {first.cut}"
-        return [f"{best.cut}: few rows, which ranks that share the weights run faster: {saved}; {room}"]
+        return [f"{best.cut}: the fastest by an estimate: {saved}; {room}"]
+    if not best.is_busy:
+        return [f"{best.cut}: {room}; {best.needs.busy_at(best.layout):.0f} would keep it busy"]
     smallest = "the smallest with room to be busy: " if len(candidates) > 1 else ""
     return [f"{best.cut}: {smallest}{room}"]
 
@@ -277,12 +221,12 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
         return f"{other.cut}: more ranks in a replica than needed"
     if not other.fit.fits:
         return f"{other.cut}: does not fit: {lack(other.fit)}"
+    if other.seconds and best.seconds and other.seconds > best.seconds + 1:
+        return f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
     if not other.is_busy and other.concurrent * other.layout.dp < best.concurrent * best.layout.dp:
         return (
             f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} in the chosen one"
         )
-    if other.seconds is not None and best.seconds is not None and other.layout.dp > best.layout.dp:
-        return f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
     return f"{other.cut}: fits too, with fewer replicas or more ranks in each, which talk in every layer"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vllm_hpc.choose import Needs
 from vllm_hpc.gpus import Gpu
 from vllm_hpc.history import Measured
 from vllm_hpc.layout import Layout
 from vllm_hpc.memory import Fit, kv_bytes_per_token
 from vllm_hpc.models.count import active_parameters
+from vllm_hpc.needs import Needs
 from vllm_hpc.plan import Cost
 from vllm_hpc.survey import Survey
 

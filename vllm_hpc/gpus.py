@@ -33,6 +33,7 @@ _TABLE = (
     Gpu("gh200-144", 139.8, 4.9, 989), Gpu("b200", 178.4, 8.0, 2250, 1800), Gpu("a100-40", 39.4, 1.55, 312, 600),
     Gpu("a100-64", 63.4, 1.64, 312, 600), Gpu("a100-80", 79.2, 2.0, 312, 600), Gpu("a40", 44.4, 0.70, 150),
     Gpu("a30", 23.6, 0.93, 165), Gpu("a10", 22.1, 0.60, 125), Gpu("l40s", 44.4, 0.86, 362), Gpu("l4", 22.0, 0.30, 121),
+    Gpu("a100-pcie-40", 39.4, 1.55, 312), Gpu("a100-pcie-80", 79.2, 1.94, 312),
     Gpu("v100-16", 15.8, 0.90, 125), Gpu("v100-32", 31.7, 0.90, 125), Gpu("t4", 14.6, 0.32, 65),
     Gpu("rtx-4090", 23.5, 1.01, 165), Gpu("rtx-6000-ada", 47.4, 0.96, 364), Gpu("mi250x", 63.9, 1.64, 191),
     Gpu("mi300a", 127.5, 5.3, 981), Gpu("mi300x", 191.5, 5.3, 1307),
@@ -60,7 +61,7 @@ def recognise(device: str, memory_gib: float) -> Gpu:
     if not named:
         return Gpu(device, memory_gib, 0.0, 0.0)
     best = max(named, key=lambda gpu: (len(_words(gpu)), -abs(gpu.memory_gib - memory_gib)))
-    link = 0.0 if "pcie" in words else best.link  # an A100 of that kind is called the same
+    link = 0.0 if "nvl" in words else best.link  # cards whose bridge joins two or four
     return msgspec.structs.replace(best, memory_gib=memory_gib, link=link)
 
 

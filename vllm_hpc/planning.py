@@ -10,15 +10,7 @@ import msgspec
 
 from vllm_hpc import launchers, tuned
 from vllm_hpc.checks import as_path
-from vllm_hpc.choose import (
-    Choice,
-    Needs,
-    choose,
-    lack,
-    smallest_that_fits,
-    with_more_sequences,
-    with_rounded_length,
-)
+from vllm_hpc.choose import Choice, choose, lack, smallest_that_fits, with_more_sequences, with_rounded_length
 from vllm_hpc.cost import estimate
 from vllm_hpc.directives import check_owned
 from vllm_hpc.errors import LayoutError, RefusedError, RequestError
@@ -32,6 +24,7 @@ from vllm_hpc.models import find_model
 from vllm_hpc.models.config import Shape, with_whole_experts
 from vllm_hpc.models.count import count_parameters
 from vllm_hpc.models.known import Knowledge, learn
+from vllm_hpc.needs import Needs
 from vllm_hpc.plan import CPU_KV_CACHE_GIB, DEFAULT_MAX_TOKENS, Cost, Memory, ModelFacts, Plan
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.request import Request, make_request

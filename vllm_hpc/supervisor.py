@@ -36,6 +36,7 @@ def start(script: Path) -> str:
     """Start a supervisor for the script, detached, and return the job's id once it is on record."""
     job = JobFolder(script.parent)
     with job.scheduler_log.open("ab") as log:
+        before = log.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm_hpc.supervisor", "run", str(script)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=job.path, start_new_session=True,
@@ -43,7 +44,9 @@ def start(script: Path) -> str:
         assert process.stdout is not None
         job_id = process.stdout.readline().decode().strip()
     if not job_id:  # its words: the folder will not be there any more when someone reads this
-        words = job.scheduler_log.read_text(encoding="utf-8", errors="replace").split("\n")
+        with job.scheduler_log.open("rb") as log:
+            log.seek(before)
+            words = log.read().decode(errors="replace").split("\n")
         raise SystemExit(f"the supervisor did not start: {next(filter(None, reversed(words)), 'it said nothing')}")
     return job_id
 

@@ -24,7 +24,8 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """An input in numbers. ``longest``: the most tokens that a row can take, prompt and output, whatever the tokenizer.
 
     None where a row has no limit that can be told from here. ``prompt_tokens`` and ``output_tokens`` are totals:
-    estimated from bytes, and as if every row used its max_tokens.
+    estimated from bytes, and as if every row used its max_tokens. ``outputs``: sequences of all rows (their n), where
+    that is not one each.
     """
 
     rows: int
@@ -33,6 +34,12 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     is_sample: bool = False
     has_chats: bool = False
+    outputs: int | None = None
+
+    @property
+    def sequences(self) -> int:
+        """What is generated: of a row as many as its n."""
+        return self.rows if self.outputs is None else self.outputs
 
     @property
     def tokens_per_row(self) -> int:
@@ -47,7 +54,7 @@ def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole:
     chat template, of which a chat can repeat each fixed text once. With ``whole`` false a large file is only sampled.
     """
     is_large = not whole and intake.size > WHOLE_BYTES
-    rows = prompt_tokens = output_tokens = 0
+    rows = prompt_tokens = output_tokens = sequences = 0
     longest: int | None = 0
     has_chats = False
     for row in intake.rows():
@@ -55,7 +62,7 @@ def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole:
         limit, outputs = _limits(row, sampling)
         output = outputs * (DEFAULT_MAX_TOKENS if limit is None else limit)
         has_chats = has_chats or "messages" in row
-        rows += 1
+        rows, sequences = rows + 1, sequences + outputs
         longest = None if longest is None or limit is None else max(longest, most + limit)
         prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + output
         if is_large and rows >= SAMPLE_ROWS:
@@ -63,10 +70,15 @@ def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole:
             return Survey(
                 rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
                 output_tokens=int(output_tokens * share), is_sample=True,
-                has_chats=has_chats,
+                has_chats=has_chats, outputs=int(sequences * share),
             )  # fmt: skip
     return Survey(
-        rows=rows, longest=longest, prompt_tokens=prompt_tokens, output_tokens=output_tokens, has_chats=has_chats
+        rows=rows,
+        longest=longest,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        has_chats=has_chats,
+        outputs=sequences,
     )
 
 

@@ -114,15 +114,17 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         """The request with its layout, on the nodes of ``layout``, and its arguments where the request names none.
 
         Of the two numbers of a batch it gives both or neither: vLLM refuses fewer tokens than sequences. Where they
-        are the planner's own, they stay the planner's, which looks at the rows.
+        are the planner's own, they stay the planner's, which looks at the rows; so does the layout.
         """
-        own = self.trials[0].setting.engine
-        is_own = all(self.best.engine.get(name) == own.get(name) for name in _BATCH)
+        own = self.trials[0].setting
+        is_own = all(self.best.engine.get(name) == own.engine.get(name) for name in _BATCH)
         engine = self.best.without(_BATCH if is_own or _BATCH & request.engine.keys() else ()).engine
+        cut = {name: getattr(self.best, name) for name in ("tp", "pp", "dp")}
+        if cut == {name: getattr(own, name) for name in cut}:
+            cut = {}
         return msgspec.structs.replace(
-            request, nodes=layout.nodes, gpus_per_node=layout.procs_per_node, tp=self.best.tp, pp=self.best.pp,
-            dp=self.best.dp, engine={**engine, **request.engine},
-        )  # fmt: skip
+            request, nodes=layout.nodes, gpus_per_node=layout.procs_per_node, engine={**engine, **request.engine}, **cut
+        )
 
 
 def find(subject: Subject) -> Finding | None:

@@ -57,7 +57,10 @@ def tune(
     request = with_default_profile(make_request({"model": model, **options}))
     profile = load_profile(request.profile)
     _check(request, sweep, rows, prompt_tokens)
-    plan, _ = make_plan(request, profile, use_tuned=False)
+    # Without an input two sample prompts stand in here for the many rows of a trial; of a few long ones the planner
+    # would make another layout.
+    many = request if request.input is not None else msgspec.structs.replace(request, max_tokens=None)
+    plan, _ = make_plan(many, profile, use_tuned=False)
     check_fits(plan)
     subject = find_subject(request, profile, plan)
     if subject is None:

@@ -187,9 +187,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=_count, default=1, help="of this host, or ranks on the CPU")
     parser.add_argument("--shapes", default="llama-8b", help=f"of {', '.join(SHAPES)}; separated by commas")
     parser.add_argument("--prompts", type=_count, default=2048, help="of 256 tokens")
-    parser.add_argument(
-        "--output", type=_count, default=OUTPUT, help="tokens out of each; at most 3840, for 4096 with the prompt"
-    )
+    parser.add_argument("--output", type=_count, default=OUTPUT, help="tokens out of each")
     parser.add_argument("--sigma", type=float, default=0.0, help="of log-normal output lengths; 1.0: heavy-tailed")
     parser.add_argument("--times", type=_count, default=3, help="rounds in one start of an engine")
     parser.add_argument(
@@ -204,6 +202,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"), help="models, logs and job folders")
     parser.add_argument("--results", type=_results, default="gpu-results.jsonl", help="added to; what is there is done")
     given = parser.parse_args()
+    longest = given.output * (8 if given.sigma else 1)
+    if 256 + longest > ENGINE["max_model_len"]:
+        parser.error(f"rows of 256 + {longest} tokens are more than {ENGINE['max_model_len']}: use a smaller --output")
     if unknown := [shape for shape in given.shapes.split(",") if shape not in SHAPES]:
         parser.error(f"--shapes {unknown[0]!r} is not known: use {', '.join(SHAPES)}")
     return given

@@ -18,8 +18,8 @@ from benchmarks.one_engine import Barrier, Run, digest_of, wait_for_turn
 from vllm_hpc.engine import replicas
 from vllm_hpc.rows import Row
 
-# What torchrun sets: an independent engine is a world of its own.
-_WORLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# What torchrun sets: an independent engine is a world of its own. vLLM 0.26 would wait for the agent's store.
+_WORLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 
 
 def start_raw(case: Case, model: Path) -> Started:
@@ -32,9 +32,11 @@ def start_raw(case: Case, model: Path) -> Started:
     os.environ["VLLM_HPC_RANK"] = str(rank)
     barrier = Barrier(replicas.meet(rank, world) if world > 1 else None, world)
     if way == "independent":
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("LOCAL_RANK", "0")
-        for name in _WORLD:
-            os.environ.pop(name, None)
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        own = int(os.environ.get("LOCAL_RANK", 0))
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[own] if seen else str(own)
+        for name in [name for name in os.environ if name.startswith(_WORLD)]:
+            del os.environ[name]
     began = time.perf_counter()
     from vllm import LLM, SamplingParams
     from vllm.platforms import current_platform
@@ -56,7 +58,8 @@ def start_raw(case: Case, model: Path) -> Started:
         llm.reset_prefix_cache()
         barrier.wait()
         began, cpu = time.perf_counter(), time.process_time()
-        outputs = llm.generate([{"prompt_token_ids": row["prompt"]} for row in mine], params, use_tqdm=False)
+        prompts: Any = [{"prompt_token_ids": row["prompt"]} for row in mine]
+        outputs = llm.generate(prompts, params, use_tqdm=False) if mine else []
         used = time.process_time() - cpu
         barrier.wait()
         seconds = time.perf_counter() - began

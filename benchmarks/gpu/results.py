@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.gpu.case import RAW, Case, Figure
+from benchmarks.gpu.case import GREEDY_ROWS, RAW, Case, Figure
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -75,7 +75,8 @@ def outputs(lines: list[Line]) -> str:
         case = line.case
         for figure in line.figures:
             if case.dp == 1 and figure.greedy:
-                layout = f"{case.shape}, TP x PP = {case.tp} x {case.pp}"
+                rows = f", {case.prompts} prompts" if case.prompts < GREEDY_ROWS else ""
+                layout = f"{case.kind}{rows}, TP x PP = {case.tp} x {case.pp}"
                 found[layout][figure.way].add(figure.greedy)
     told = []
     for layout, ways in found.items():
@@ -88,26 +89,29 @@ def outputs(lines: list[Line]) -> str:
 def choices(lines: list[Line]) -> str:
     """For each work and number of GPUs for which a submit chose a layout: its attempt against the best one's.
 
-    Where only another number of prompts of that kind was submitted, what was chosen for that.
+    Where only other numbers of prompts of that kind were submitted, what was chosen for the nearest.
     """
-    best: dict[tuple[str, str, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
-    chosen: dict[tuple[str, int], tuple[int, int, int]] = {}
+    best: dict[tuple[str, int, int], dict[tuple[int, int, int], float]] = defaultdict(dict)
+    chosen: dict[tuple[str, int], dict[int, tuple[int, int, int]]] = defaultdict(dict)
     for group in _by_case(lines):
         case = group[0].case
         layout = (case.tp, case.pp, case.dp)
         if case.ways == ("submit",):
-            chosen[case.work, case.gpus] = chosen[case.kind, case.gpus] = layout
+            chosen[case.kind, case.gpus][case.prompts] = layout
         rates = _rates([figure for line in group for figure in line.figures if figure.way == "attempt"])
         if rates:
-            best[case.kind, case.work, case.gpus][layout] = statistics.median(rates)
+            best[case.kind, case.prompts, case.gpus][layout] = statistics.median(rates)
     told = []
-    for (kind, work, gpus), rates_of in best.items():
-        if choice := chosen.get((work, gpus)) or chosen.get((kind, gpus)):
+    for (kind, prompts, gpus), rates_of in best.items():
+        if submits := chosen.get((kind, gpus)):
+            choice = submits[min(submits, key=lambda number: abs(math.log(number / prompts)))]
             cut = "x".join(map(str, choice))
             how = f"which was not run by itself: --only attempt:{cut}"
             if choice in rates_of:
                 how = f"{rates_of[choice] / max(rates_of.values()):.2f} of the best of {len(rates_of)} layouts run"
-            told.append(f"{work}, {gpus} GPUs: the planner chose TP x PP x DP = {cut.replace('x', ' x ')}, {how}")
+            told.append(
+                f"{kind}, {prompts} prompts, {gpus} GPUs: the planner chose TP x PP x DP = {_cut(choice)}, {how}"
+            )
     return "\n".join(told)
 
 
@@ -153,3 +157,7 @@ def _agree(figures: list[Figure]) -> str:
     for figure in figures:
         seen[figure.round, figure.replica].add(figure.digest)
     return "equal" if all(len(one) == 1 for one in seen.values()) else "DIFFER"
+
+
+def _cut(layout: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, layout))
