@@ -84,7 +84,7 @@ def test_the_seeds_recipe_runs_and_its_ranks_agree(tmp_path: Path) -> None:
     (lines,) = run_all([case], tmp_path, lambda: 300.0)
     assert [(figure.rank, figure.tokens) for line in lines for figure in line.figures] == [(0, 32), (1, 32)]
     assert table(lines).endswith("| equal |")
-    assert outputs(lines) == "tiny, TP x PP = 2 x 1: greedy tokens equal: seed"
+    assert outputs(lines) == "tiny, output 4, 8 prompts, TP x PP = 2 x 1: greedy tokens equal: seed"
 
 
 def test_ways_of_one_layout_make_the_same_of_the_same_batches() -> None:

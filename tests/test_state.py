@@ -72,6 +72,17 @@ def test_partial_ended_in_good_order_with_rows_missing_or_in_error(
     assert (status.state, status.reason) == ("PARTIAL", said)
 
 
+def test_a_cancel_that_the_script_took_for_its_end_is_one(tmp_path: Path) -> None:
+    """bash 5.2, in the middle of a command substitution: 'trap: unexpected EOF', and exit code 0."""
+    early, late = started(tmp_path / "early"), started(tmp_path / "late")
+    for folder in (early, late):
+        end(folder, 0, "cancelled")
+    rank(late, 0, "ok")
+    progress(late, done=3, tokens=100)
+    assert read_status(early).state == "CANCELLED"
+    assert read_status(late).state == "COMPLETED"
+
+
 def test_counts_are_summed_over_the_replicas(tmp_path: Path) -> None:
     folder = make_job(tmp_path / "job", rows=5, shape=layout(dp=2))
     start(folder)

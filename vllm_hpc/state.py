@@ -193,7 +193,9 @@ class _TaskStates:
         return settled or self._record.scheduler == "local"
 
     def _from_exit(self, ended: ExitRecord, task: int) -> tuple[State, str]:
-        if ended.exit_code == 0:
+        # A bash that a signal meets while it reads its script may end with 0 for it, before any rank has begun.
+        begun = [rank for rank in read_ranks(self._folder, self._record) if rank.attempt == ended.attempt]
+        if ended.exit_code == 0 and (begun or ended.cause != "cancelled"):
             return "COMPLETED", ""
         if ended.cause == "cancelled":
             return "CANCELLED", "cancelled"

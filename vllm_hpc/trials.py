@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -33,6 +36,7 @@ _WAVES, _CPU_ROWS = 4, 64
 _MOST_TOKENS = 100_000_000
 # Tokens of a random row where nobody says.
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 256, 128
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Bench:
@@ -134,15 +138,18 @@ class Bench:
     def run(self, setting: Setting) -> Trial:
         """Run the rows as a job of that setting; whatever ends this before the job has ended cancels it."""
         self._trials += 1
+        job: Job | None = None
         try:
-            job = prepare_untuned(self._as_request(setting, f"trial-{self._trials}")).submit()
-        except (RefusedError, SubmitError) as error:  # a queue that takes no more loses no trial that is done
-            return Trial(setting=setting, tokens_per_s=None, why=str(error))
-        self._begin(setting, job.path)
-        try:
+            prepared = prepare_untuned(self._as_request(setting, f"trial-{self._trials}"))
+            with _undisturbed():
+                job = prepared.submit()
+            self._begin(setting, job.path)
             status = job.wait()
-        except BaseException:
-            job.cancel()
+        except BaseException as error:
+            if job is not None:
+                job.cancel()
+            elif isinstance(error, RefusedError | SubmitError):  # a queue that is full loses no trial that is done
+                return Trial(setting=setting, tokens_per_s=None, why=str(error))
             raise
         summary = job.collect()
         seconds = sum(summary.timings.get(name, 0.0) for name in ("warm-up", "generate", "drain"))
@@ -170,3 +177,21 @@ def _first_error(job: Job) -> str:
     rows = iter_jsonl(JobFolder(job.path).outputs)
     error = next((row["error"] for row in rows if row.get("error")), None)
     return f", the first: {error['message']}" if error else ""
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What would end this process waits until it is known which job was submitted."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    seen: list[int] = []
+    numbers = [one for one in _ENDS if signal.getsignal(one) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, lambda got, frame: seen.append(got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for got in seen[:1]:
+            signal.raise_signal(got)
