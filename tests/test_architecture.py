@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("variables", "wording"),
     ("directives",),
-    ("checks", "cache"),
+    ("checks", "cache", "signals"),
     ("request", "adapters", "gpus", "demo", "rendezvous", "environment"),
     ("layout", "profiles", "vllm_arguments"),
     ("plan", "models"),

@@ -179,13 +179,17 @@ def _best(candidates: list[_Candidate]) -> _Candidate:
     """The first with room to be busy; else, of those that fit, the one with the most room; else the first or last."""
     if candidates[0].fit is None:
         return candidates[0]
-    busy = next((candidate for candidate in candidates if candidate.is_busy), None)
+    busy = _first_busy(candidates)
     if busy:
         return _faster(candidates, busy)
     fitting = [candidate for candidate in candidates if candidate.fit and candidate.fit.fits]
     if fitting:
         return max(fitting, key=lambda candidate: candidate.concurrent * candidate.layout.dp)
     return max(candidates, key=lambda candidate: candidate.fit.kv if candidate.fit else 0)
+
+
+def _first_busy(candidates: list[_Candidate]) -> _Candidate | None:
+    return next((candidate for candidate in candidates if candidate.is_busy), None)
 
 
 def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
@@ -205,8 +209,8 @@ def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
     if fit is None or not fit.fits:
         return []
     room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each replica"
-    first = next((candidate for candidate in candidates if candidate.is_busy), best)
-    if first is not best:
+    first = _first_busy(candidates)
+    if first and first is not best:
         saved = f"some {best.seconds:.0f} s of generating, {first.seconds:.0f} s as {first.cut}"
         return [f"{best.cut}: the fastest by an estimate: {saved}; {room}"]
     if not best.is_busy:

@@ -84,7 +84,7 @@ def make_plan(
                 known.weights, None if obstacle else device, settings, rows,
                 scheduler == "local", launchers.is_native(asked, profile),
             )  # fmt: skip
-            return _plan_known(asked, model.path, capacity, needs, rows)
+            return _plan_known(asked, model.path, capacity, needs)
 
         plan = plan_for(request)
         if use_tuned:
@@ -160,7 +160,7 @@ def _settings(
     return choose_settings(shape, device, rows, request.engine, _cpu_kv_cache_gib(request, profile))
 
 
-def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs, rows: Survey | None) -> Plan:
+def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs) -> Plan:
     solver = solve_array if request.array else solve
     choice, needs = with_rounded_length(choose(_asked(request), capacity, needs, solver), needs, request.engine)
     choice, needs = with_more_sequences(choice, needs, request.engine)
@@ -176,7 +176,7 @@ def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs
         concurrency=round(needs.concurrent(fit), 1) if fit else None,
         runners_up=choice.runners_up,
         model=_facts(needs.shape),
-        cost=_cost(request, model, needs, choice, rows) if rows else None,
+        cost=_cost(request, model, needs, choice, needs.survey) if needs.survey else None,
     )
 
 

@@ -194,8 +194,7 @@ class _TaskStates:
 
     def _from_exit(self, ended: ExitRecord, task: int) -> tuple[State, str]:
         # A bash that a signal meets while it reads its script may end with 0 for it, before any rank has begun.
-        begun = [rank for rank in read_ranks(self._folder, self._record) if rank.attempt == ended.attempt]
-        if ended.exit_code == 0 and (begun or ended.cause != "cancelled"):
+        if ended.exit_code == 0 and (ended.cause != "cancelled" or self._has_begun(ended.attempt)):
             return "COMPLETED", ""
         if ended.cause == "cancelled":
             return "CANCELLED", "cancelled"
@@ -207,6 +206,9 @@ class _TaskStates:
             else "was ended by a signal ({0.cause})"
         )
         return "FAILED", cause_of_failure(self._folder, f"the script {how.format(ended)}", task)
+
+    def _has_begun(self, attempt: int) -> bool:
+        return any(rank.attempt == attempt for rank in read_ranks(self._folder, self._record))
 
     def _from_scheduler(self, seen: Sighting, ended: ExitRecord | None, task: int) -> tuple[State, str]:
         if seen.phase in ("completed", "failed", "gone"):

@@ -56,7 +56,8 @@ def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole:
     is_large = not whole and intake.size > WHOLE_BYTES
     rows = prompt_tokens = output_tokens = sequences = 0
     longest: int | None = 0
-    has_chats = False
+    is_sample = has_chats = False
+    share = 1.0
     for row in intake.rows():
         most, typical = _prompt(row, template_bytes)
         limit, outputs = _limits(row, sampling)
@@ -66,20 +67,13 @@ def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole:
         longest = None if longest is None or limit is None else max(longest, most + limit)
         prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + output
         if is_large and rows >= SAMPLE_ROWS:
-            share = max(1.0, 1 / max(1e-9, intake.share))
-            return Survey(
-                rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
-                output_tokens=int(output_tokens * share), is_sample=True,
-                has_chats=has_chats, outputs=int(sequences * share),
-            )  # fmt: skip
+            is_sample, share = True, max(1.0, 1 / max(1e-9, intake.share))
+            break
     return Survey(
-        rows=rows,
-        longest=longest,
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-        has_chats=has_chats,
-        outputs=sequences,
-    )
+        rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
+        output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_chats,
+        outputs=int(sequences * share),
+    )  # fmt: skip
 
 
 def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from vllm_hpc.profiles import Profile
 from vllm_hpc.request import Request
 from vllm_hpc.rows import iter_jsonl
 from vllm_hpc.schedulers import get_scheduler
+from vllm_hpc.signals import handled
 from vllm_hpc.submission import prepare_untuned
 from vllm_hpc.sweep import DEFAULTS
 from vllm_hpc.tuned import Setting, Subject, Trial
@@ -186,12 +187,9 @@ def _undisturbed() -> Iterator[None]:
         yield
         return
     seen: list[int] = []
-    numbers = [one for one in _ENDS if signal.getsignal(one) not in (signal.SIG_IGN, None)]
-    before = {number: signal.signal(number, lambda got, frame: seen.append(got)) for number in numbers}
     try:
-        yield
+        with handled(_ENDS, lambda number, frame: seen.append(number)):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for got in seen[:1]:
-            signal.raise_signal(got)
+        for number in seen[:1]:
+            signal.raise_signal(number)

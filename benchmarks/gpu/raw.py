@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.case import SAMPLING, Case, Started
 from benchmarks.one_engine import Barrier, Run, digest_of, wait_for_turn
-from vllm_hpc.engine import replicas
+from vllm_hpc.engine import devices, replicas
+from vllm_hpc.layout import Layout
 from vllm_hpc.rows import Row
 
 # What torchrun sets: an independent engine is a world of its own. vLLM 0.26 would wait for the agent's store.
@@ -32,9 +32,8 @@ def start_raw(case: Case, model: Path) -> Started:
     os.environ["VLLM_HPC_RANK"] = str(rank)
     barrier = Barrier(replicas.meet(rank, world) if world > 1 else None, world)
     if way == "independent":
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        own = int(os.environ.get("LOCAL_RANK", 0))
-        os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[own] if seen else str(own)
+        layout = Layout(nodes=1, gpus_per_node=world, procs_per_node=world, tp=1, pp=1, dp=world)
+        devices.show_only_own(layout, rank, rank)
         for name in [name for name in os.environ if name.startswith(_WORLD)]:
             del os.environ[name]
     began = time.perf_counter()
@@ -66,6 +65,4 @@ def start_raw(case: Case, model: Path) -> Started:
         tokens = {index: list(one.outputs[0].token_ids) for index, one in enumerate(outputs)}
         return Run(seconds, used, sum(map(len, tokens.values())), {}, digest_of(tokens))
 
-    ways: dict[str, Callable[[list[Row]], Run]] = {way: run}
-    engine: Any = llm
-    return start_up, ways, engine
+    return start_up, {way: run}, llm

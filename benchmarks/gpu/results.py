@@ -129,8 +129,8 @@ def efficiencies(lines: list[Line]) -> str:
         for layout in sorted(layouts, key=math.prod):
             share = layouts[layout] / layouts[base]
             told.append(
-                f"{work}, TP x PP x DP = {' x '.join(map(str, layout))}: {layouts[layout]:,.0f} tok/s a GPU, "
-                f"{share:.2f} of {' x '.join(map(str, base))}"
+                f"{work}, TP x PP x DP = {_cut(layout)}: {layouts[layout]:,.0f} tok/s a GPU, "
+                f"{share:.2f} of {_cut(base)}"
             )
     return "\n".join(told)
 

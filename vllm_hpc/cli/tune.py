@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from vllm_hpc.cli.options import count, json_option, request_options
 from vllm_hpc.cli.output import print_json
+from vllm_hpc.signals import handled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +45,7 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
     from vllm_hpc.tuning import tune
 
     names = tuple(name.strip() for name in sweep.split(",")) if sweep is not None else DEFAULT_SWEEP
-    with _leaving_on_signals():
+    with handled((signal.SIGTERM, signal.SIGHUP), _leave):  # as an interrupt: no trial stays behind
         found = tune(sweep=names, rows=rows, prompt_tokens=prompt_tokens, tell=_tell, begin=_begin, **options)
     if as_json:
         print_json({**_plain(found.finding), "gain": round(found.finding.gain, 3), "file": str(found.file)})
@@ -59,18 +58,6 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
         click.echo(f"{found.finding.best}: {found.finding.gain:.2f} times the planner's own choice")
     click.echo(f"plan and submit take it for this model, GPU and number of nodes: {found.file}")
     return 0
-
-
-@contextmanager
-def _leaving_on_signals() -> Iterator[None]:
-    """A TERM, or the end of the terminal, is as an interrupt: no trial stays behind."""
-    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]  # nohup
-    before = {number: signal.signal(number, _leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _leave(number: int, frame: object) -> NoReturn:
