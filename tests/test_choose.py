@@ -143,6 +143,10 @@ def test_an_array_keeps_its_replicas() -> None:
         ("Qwen2.5-32B", "h100-80", 1, 2, 1024, 3_624),
         ("Llama-3.1-8B", "h200", 4, 1, 2048, 26_597),
         ("Llama-3.1-8B", "h200", 1, 4, 8192, 44_599),
+        ("Llama-3.1-8B", "h100-80", 4, 1, 2048, 25_950),
+        ("Llama-3.1-8B", "h100-80", 2, 2, 2048, 34_602),
+        ("Llama-3.1-8B", "h100-80", 1, 4, 2048, 41_936),
+        ("Llama-3.1-8B", "h100-80", 1, 4, 8192, 43_980),
     ],
 )
 def test_the_estimate_is_near_what_was_measured(name: str, gpu: str, tp: int, dp: int, rows: int, rate: int) -> None:
