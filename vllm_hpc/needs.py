@@ -57,17 +57,24 @@ class Needs(msgspec.Struct, frozen=True):
         return min(room, float(self.settings.load.max_num_seqs))
 
     def seconds(self, layout: Layout, fit: Fit | None) -> float | None:
-        """An estimate of the generating alone; None where the input, or the GPUs' speed or link, is not known.
+        """An estimate of the generating alone, near enough to compare layouts by; else None.
 
-        Nor of stages of PP that overlap.
+        It is not where the GPUs' link is not known, nor for stages of PP that overlap.
         """
         gpu = self.device.gpu if self.device else None
-        if not (gpu and gpu.tflops and gpu.link and self.survey and fit and fit.fits):
+        if gpu is None or not gpu.link or (layout.pp > 1 and self.overlaps_stages):
             return None
-        if layout.pp > 1 and self.overlaps_stages:
+        return self.rough_seconds(layout, fit)
+
+    def rough_seconds(self, layout: Layout, fit: Fit | None) -> float | None:
+        """An estimate of the generating alone; None where the input or the GPUs' speed is not known."""
+        gpu = self.device.gpu if self.device else None
+        if not (gpu and gpu.tflops and self.survey and fit and fit.fits):
             return None
-        load = self.settings.load
-        return estimate_seconds(self.shape, load, layout, fit, self.survey, gpu, self.concurrent(fit))
+        at_once = self.concurrent(fit)
+        return estimate_seconds(
+            self.shape, self.settings.load, layout, fit, self.survey, gpu, at_once, self.overlaps_stages
+        )  # fmt: skip
 
     def busy_at(self, layout: Layout) -> float:
         """Sequences at once that keep a replica of that layout busy."""

@@ -1,4 +1,4 @@
-"""How long layouts need for an input: an estimate to compare them by, of steps of decoding and of prompts.
+"""How long a layout needs for an input: an estimate, of steps of decoding and of prompts.
 
 Of large batches replicas make the most, for nothing is talked about between them. Of few rows a TP group does: each
 replica reads all weights in every step, however few rows it has, and a TP group reads them once, each rank its part.
@@ -21,17 +21,19 @@ FLOPS_SHARE, BANDWIDTH_SHARE, LINK_SHARE = 0.7, 0.65, 0.39
 STEP_S = 2e-3
 # What an all-reduce takes that does not follow from its size; two a layer.
 ALL_REDUCE_S, ALL_REDUCES = 15e-6, 2
+# GB/s both ways where GPUs have no NVLink, or none that is known: PCIe 4.0 x16, of which the same share counts.
+PCIE = 64.0
 # Without it, layouts with TP were 9 to 14 % slower than estimated, those without 8 % slower to 4 % faster.
 TP_MORE = 1.1
 
 
 def estimate_seconds(
-    shape: Shape, load: Load, layout: Layout, fit: Fit, survey: Survey, gpu: Gpu, at_once: float
+    shape: Shape, load: Load, layout: Layout, fit: Fit, survey: Survey, gpu: Gpu, at_once: float, overlaps: bool = False
 ) -> float:
-    """Seconds from the first step to the last on GPUs of known speed and link.
+    """Seconds from the first step to the last on GPUs of known speed.
 
-    ``at_once``: sequences that a replica runs at once, at most. All count as of the same length, and stages of PP as
-    working in turns.
+    ``at_once``: sequences that a replica runs at once, at most. All count as of the same length. Stages of PP work in
+    turns, as under external_launcher, or at once where that ``overlaps``. A TP group counts as on one node.
     """
     sequences = max(1, -(-survey.sequences // layout.dp))
     running = min(sequences, max(1, int(at_once)))
@@ -54,7 +56,8 @@ def estimate_seconds(
         shape, layout, load.max_num_batched_tokens, gpu
     )
     seconds = prefill + output * (waves * step(running) + (step(rest) if rest else 0.0))
-    return seconds if layout.tp == 1 else TP_MORE * seconds
+    seconds *= TP_MORE if layout.tp > 1 else 1.0
+    return seconds / layout.pp if overlaps else seconds
 
 
 def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
@@ -62,4 +65,4 @@ def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
     if layout.tp == 1:
         return 0.0
     moved = 2 * (layout.tp - 1) / layout.tp * tokens * shape.hidden * 2
-    return shape.layers * ALL_REDUCES * (ALL_REDUCE_S + moved / (gpu.link * 1e9 * LINK_SHARE))
+    return shape.layers * ALL_REDUCES * (ALL_REDUCE_S + moved / ((gpu.link or PCIE) * 1e9 * LINK_SHARE))
