@@ -31,6 +31,7 @@ def given(tmp_path: Path, only: str, **more: Any) -> argparse.Namespace:
         "sigma": 0.0,
         "output": 128,
         "engine": [],
+        "alone": False,
         "work": tmp_path,
     }
     return argparse.Namespace(**{**options, "results": tmp_path / "results.jsonl", "only": only, **more})
@@ -52,6 +53,17 @@ def test_cases_are_run_in_the_order_asked_for_and_not_twice(tmp_path: Path) -> N
     with pytest.raises(SystemExit, match="--only 'nothing' is nothing that is measured here: use attempt, "):
         command._missing(given(tmp_path, "mp,nothing"))
     assert len(command._missing(given(tmp_path, ""))) > len(found)
+
+
+def test_an_attempt_alone_is_run_without_others_and_not_where_it_was_run_with_them(tmp_path: Path) -> None:
+    (alone,) = command._missing(given(tmp_path, "attempt:tp4", alone=True))
+    (together,) = command._missing(given(tmp_path, "attempt:tp4"))
+    assert (alone.ways, together.ways) == (("attempt",), ("attempt", "unshared", "generate"))
+    append(tmp_path / "results.jsonl", Line(alone, ()))
+    assert command._missing(given(tmp_path, "attempt:tp4")) == [together]
+    append(tmp_path / "results.jsonl", Line(together, ()))
+    (tmp_path / "results.jsonl").write_text((tmp_path / "results.jsonl").read_text().splitlines()[1] + "\n")
+    assert command._missing(given(tmp_path, "attempt:tp4", alone=True)) == []
 
 
 def test_a_submit_is_not_left_out_because_a_replica_on_one_gpu_would_not_fit(

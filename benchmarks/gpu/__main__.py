@@ -119,6 +119,8 @@ def _missing(given: argparse.Namespace) -> list[Case]:
     for shape in given.shapes.split(","):
         every = cases(shape, given.gpus, given.prompts, given.times, given.sigma, dict(given.engine))
         every = [msgspec.structs.replace(case, output=given.output) for case in every]
+        if given.alone:
+            every = [msgspec.structs.replace(case, ways=case.ways[:1]) for case in every]
         for case in _wanted(every, given.only):
             if case in found or any(_is_same(case, one) for one in done):
                 continue
@@ -148,10 +150,10 @@ def _names(case: Case) -> list[str]:
 
 
 def _is_same(case: Case, done: Case) -> bool:
-    """Whether that is done; a submit's layout is not asked for, but found."""
+    """Whether that is done, maybe with more ways; a submit's layout is not asked for, but found."""
     if case.ways == ("submit",):
         case = msgspec.structs.replace(case, tp=done.tp, pp=done.pp, dp=done.dp)
-    return case == done
+    return set(case.ways) <= set(done.ways) and msgspec.structs.replace(case, ways=done.ways) == done
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -195,6 +197,7 @@ def _arguments() -> argparse.Namespace:
         default="",
         help="ways (attempt, mp, submit ...), layouts (tp2, dp2, 2x1x2 ...), or both (mp:pp2), in this order",
     )
+    parser.add_argument("--alone", action="store_true", help="the attempt without others on its engine, to be quick")
     parser.add_argument(
         "--engine", type=_setting, action="append", default=[], metavar="NAME=JSON", help="an engine argument of all"
     )
