@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.published_models import PUBLISHED
 from tests.real_jobs import ENGINE
 from vllm_hpc import tuning
 from vllm_hpc.errors import JobFailedError, RefusedError, RequestError, SubmitError
@@ -176,12 +177,19 @@ def test_numbers_that_were_the_planners_own_stay_its_own(model: Path, found: Pat
     assert cut(model) == (2, 1, None)
 
 
-def test_a_layout_that_was_the_planners_own_stays_its_own(model: Path, found: Path) -> None:
-    """What other rows ask for is another one; the number that was found is kept."""
+def test_rows_that_ask_for_another_layout_than_tunes_did_get_it(model: Path, found: Path) -> None:
+    """For what the trials ran, the planner's own choice was the first of them; for this input it is another one."""
     finding = msgspec.json.decode(found.read_bytes())
-    finding["trials"][0]["setting"].update({name: finding["best"][name] for name in ("tp", "pp", "dp")})
+    finding["trials"][0]["setting"].update({"tp": 1, "pp": 2, "dp": 1})
     found.write_bytes(msgspec.json.encode(finding))
-    assert cut(model) == (1, 2, 8)
+    assert cut(model) == (2, 1, 8)  # of no rows at all it is the best there is to say
+    rows = model.parent / "rows.txt"
+    rows.write_text("A prompt.\n" * 100)
+    assert cut(model, input=str(rows)) == (1, 2, None)
+    assert cut(model, input=str(rows), tp=2) == (2, 1, None)
+    reasons = plan_only(str(model), scheduler="local", gpus_per_node=2, input=str(rows)).reasons
+    (reason,) = (reason for reason in reasons if "what tune found is not taken" in reason)
+    assert "the planner has TP 1 × PP 1 × DP 2 for this input, and had TP 1 × PP 2 × DP 1" in reason
 
 
 def test_what_is_asked_comes_first(model: Path, found: Path) -> None:
@@ -336,6 +344,23 @@ def test_what_was_asked_of_tune_is_not_asked_of_later_jobs(
     assert not set(given) & {name for trial in done.finding.trials for name in trial.setting.engine}
     assert done.finding.gain == 1.0
     assert not set(given) & set(plan_only(str(model), scheduler="local", nodes=1, gpus_per_node=1).engine)
+
+
+def test_a_sweep_begins_with_what_the_planner_has_for_its_rows(desk: Path, runs: list[Setting]) -> None:
+    """One H100 holds 32B, and KV cache for some 90 rows: enough for two sample prompts, not for a trial's thousands."""
+    shape = next(one.config for one in PUBLISHED if one.name == "Qwen2.5-32B")
+    (desk / "32b").mkdir()
+    (desk / "32b" / "config.json").write_text(json.dumps(shape))
+    options: dict[str, Any] = {"scheduler": "local", "nodes": 1, "gpus_per_node": 4, "gpu": "h100-80"}
+    done = tuning.tune("./32b", sweep=("layout",), rows=512, job_dir=str(desk / "runs"), **options)
+    assert runs[0] == done.finding.trials[0].setting
+    assert (runs[0].tp, runs[0].dp) == (2, 2)
+    (desk / "rows.jsonl").write_text((json.dumps({"prompt": [7] * 256}) + "\n") * 2048)
+    reasons = plan_only("./32b", input="rows.jsonl", **options).reasons
+    assert any("tuned on" in reason for reason in reasons)
+    (desk / "few.jsonl").write_text((json.dumps({"prompt": [7], "sampling": {"max_tokens": 8000}}) + "\n") * 4)
+    reasons = plan_only("./32b", input="few.jsonl", **options).reasons
+    assert any("what tune found is not taken" in reason for reason in reasons)
 
 
 @pytest.mark.vllm

@@ -88,7 +88,8 @@ def make_plan(
 
         plan = plan_for(request)
         if use_tuned:
-            plan = _tuned(plan, request, _subject(request, profile, model.path, shape, device, plan), plan_for)
+            subject = _subject(request, profile, model.path, shape, device, plan)
+            plan = _tuned(plan, request, subject, plan_for, is_for_rows=rows is not None)
     plan = launchers.natively(plan) if launchers.is_native(request, profile) else launchers.hint(plan)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
@@ -118,12 +119,20 @@ def _subject(
     )  # fmt: skip
 
 
-def _tuned(plan: Plan, request: Request, subject: tuned.Subject, plan_for: Callable[[Request], Plan]) -> Plan:
-    """The plan with what 'vllm-hpc tune' has found for it, unless that contradicts what was asked, or does not fit."""
+def _tuned(
+    plan: Plan, request: Request, subject: tuned.Subject, plan_for: Callable[[Request], Plan], is_for_rows: bool
+) -> Plan:
+    """The plan with what 'vllm-hpc tune' has found for it, unless that contradicts what was asked, or does not fit.
+
+    Nor for an input of which the planner would run the rows in another layout than those that were tuned with.
+    """
     finding = tuned.find(subject)
     if finding is None or not finding.goes_with(request):
         return plan
     try:
+        own = plan_for(msgspec.structs.replace(request, tp=None, pp=None, dp=None)).layout
+        if is_for_rows and not finding.is_for(own):
+            return msgspec.structs.replace(plan, reasons=(*plan.reasons, tuned.pass_over(finding, own)))
         found = plan_for(finding.applied_to(request, plan.layout))
     except RefusedError:
         return plan

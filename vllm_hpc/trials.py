@@ -19,7 +19,7 @@ from vllm_hpc.intake import Intake
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.models import find_model
-from vllm_hpc.plan import whole
+from vllm_hpc.plan import Plan, whole
 from vllm_hpc.planning import make_plan
 from vllm_hpc.profiles import Profile
 from vllm_hpc.request import Request
@@ -111,6 +111,13 @@ class Bench:
             request, input=str(file), max_tokens=self._output,
             sampling={"ignore_eos": True, **request.sampling},
         )  # fmt: skip
+
+    def plan(self) -> Plan:
+        """The planner's own choice for the rows, on these nodes."""
+        request = msgspec.structs.replace(
+            self._request, nodes=self._subject.nodes, gpus_per_node=self._subject.procs_per_node
+        )  # fmt: skip
+        return make_plan(request, self._profile, use_tuned=False)[0]
 
     def layouts(self, start: Setting) -> list[Setting]:
         """All other layouts of the same ranks that agree with what was asked, and fit.

@@ -110,18 +110,21 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         asked = {"tp": request.tp, "pp": request.pp, "dp": request.dp}
         return not request.array and all(value in (None, getattr(self.best, name)) for name, value in asked.items())
 
+    def is_for(self, own: Layout) -> bool:
+        """Whether the planner's own choice is what it was for the rows of the trials: few rows ask for another one."""
+        first = self.trials[0].setting
+        return (first.tp, first.pp, first.dp) == (own.tp, own.pp, own.dp)
+
     def applied_to(self, request: Request, layout: Layout) -> Request:
         """The request with its layout, on the nodes of ``layout``, and its arguments where the request names none.
 
         Of the two numbers of a batch it gives both or neither: vLLM refuses fewer tokens than sequences. Where they
-        are the planner's own, they stay the planner's, which looks at the rows; so does the layout.
+        are the planner's own, they stay the planner's, which looks at the rows.
         """
         own = self.trials[0].setting
         is_own = all(self.best.engine.get(name) == own.engine.get(name) for name in _BATCH)
         engine = self.best.without(_BATCH if is_own or _BATCH & request.engine.keys() else ()).engine
         cut = {name: getattr(self.best, name) for name in ("tp", "pp", "dp")}
-        if cut == {name: getattr(own, name) for name in cut}:
-            cut = {}
         return msgspec.structs.replace(
             request, nodes=layout.nodes, gpus_per_node=layout.procs_per_node, engine={**engine, **request.engine}, **cut
         )
@@ -133,6 +136,15 @@ def find(subject: Subject) -> Finding | None:
         return read_json(subject.file, Finding)
     except (OSError, ValueError):
         return None
+
+
+def pass_over(finding: Finding, own: Layout) -> str:
+    """Why the plan is not as it was tuned."""
+    first, mine = finding.trials[0].setting, Setting(tp=own.tp, pp=own.pp, dp=own.dp)
+    return (
+        f"what tune found is not taken: by itself the planner has {mine} for this input, and had "
+        f"{first.without(first.engine)} for the rows that tune ran"
+    )
 
 
 def describe(finding: Finding, subject: Subject) -> str:

@@ -72,6 +72,7 @@ def tune(
     _check_place(subject)
     start = _start(plan)
     bench = Bench(request, profile, subject, start, rows, prompt_tokens, begin)
+    start = _start(bench.plan())
     trials: list[Trial] = []
 
     run = bench.run if subject.device == "cpu" else warmed(bench.run, tell)
