@@ -172,7 +172,7 @@ def test_the_summary_is_written_and_complete(tmp_path: Path) -> None:
     assert summary["tokens_per_s"] == 2.0
     timings = summary["timings"]
     assert (timings["queue"], timings["import"], timings["load"], timings["generate"]) == (5.0, 2.0, 8.0, 3.0)
-    assert set(timings) >= {"queue", "import", "load", "generate", "collect"}
+    assert set(timings) >= {"queue", "launch", "import", "load", "generate", "collect"}
     assert summary["outputs"] == str(folder.outputs)
 
 
@@ -199,7 +199,15 @@ def replica_progress(folder: JobFolder, replica: int, *runs: Run) -> None:
 
 
 def run_of(attempt: int, generate: float, drain: float = 0.0, idle: float = 0.0, occupancy: float = 1.0) -> Run:
-    seconds = {"import": 1.0, "load": 2.0, "warm_up": 3.0, "generate": generate, "drain": drain, "idle": idle}
+    seconds = {
+        "launch": 0.5,
+        "import": 1.0,
+        "load": 2.0,
+        "warm_up": 3.0,
+        "generate": generate,
+        "drain": drain,
+        "idle": idle,
+    }
     return Run(attempt=attempt, occupancy=occupancy, seconds=seconds)
 
 
@@ -215,7 +223,7 @@ def test_timings_are_summed_over_attempts_and_of_the_slowest_replica(tmp_path: P
     assert {name: summary.timings[name] for name in ("import", "load", "warm-up", "generate", "drain")} == {
         "import": 2.0, "load": 4.0, "warm-up": 6.0, "generate": 18.0, "drain": 2.0,
     }  # fmt: skip
-    assert list(summary.timings) == ["queue", "import", "load", "warm-up", "generate", "drain", "collect"]
+    assert list(summary.timings) == ["queue", "launch", "import", "load", "warm-up", "generate", "drain", "collect"]
     assert (summary.tokens_per_s, summary.prompt_tokens_per_s) == (round(6 / 18, 1), round(4 / 18, 1))
     assert (summary.occupancy, summary.idle) == (0.8, 0.2)
     assert summary.attempts == 2

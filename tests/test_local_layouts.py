@@ -19,7 +19,13 @@ pytestmark = pytest.mark.vllm
     ids=["TP=1", "TP=2", "PP=2", "DP=2", "DP=2xTP=2"],
 )
 def test_layout(tiny: Path, reference: list[str], tmp_path: Path, layout: dict[str, Any]) -> None:
-    check_complete(submit_tiny(tiny, tmp_path, **layout), reference)
+    job = submit_tiny(tiny, tmp_path, **layout)
+    check_complete(job, reference)
+    told = job.collect()
+    parts = sum(seconds for name, seconds in told.timings.items() if name != "collect")
+    assert told.timings["launch"] > 0
+    assert told.seconds is not None
+    assert told.seconds / 2 < parts < told.seconds + 0.5, told  # its replicas' slowest parts need not be one replica's
 
 
 def test_two_jobs_at_once_share_a_machine(tiny: Path, reference: list[str], tmp_path: Path) -> None:

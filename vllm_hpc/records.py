@@ -75,8 +75,9 @@ class Ending(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """What a replica did in one attempt: counts of rows and tokens, and where the seconds went.
 
-    ``seconds``: import, load, warm_up, generate, drain, and idle (the part of generate and drain in which rows were in
-    flight and no step ran). ``occupancy``: mean sequences in flight / max_num_seqs.
+    ``seconds``: launch (from the script's start to the rank's), import, load, warm_up, generate, drain, and idle (the
+    part of generate and drain in which rows were in flight and no step ran). ``occupancy``: mean sequences
+    in flight / max_num_seqs.
     """
 
     attempt: int

@@ -13,7 +13,7 @@ from vllm_hpc.shards import Tally
 from vllm_hpc.state import read_ranks, read_status
 
 # The parts of an attempt, as Run.seconds and the rank records call them.
-_PARTS = ("import", "load", "warm_up", "generate", "drain")
+_PARTS = ("launch", "import", "load", "warm_up", "generate", "drain")
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from vllm_hpc.errors import RequestError
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Place
 from vllm_hpc.plan import CPU_KV_CACHE_GIB
-from vllm_hpc.records import JobRecord
+from vllm_hpc.records import Attempt, JobRecord, read_json
 
 # Seconds between two fsyncs of the finished rows: what a power cut costs.
 SYNC_S = 5.0
@@ -78,6 +78,8 @@ def run(folder: str) -> dict[str, Any]:
     record = job.job()
     place = record.plan.layout.place(standing.global_rank)
     report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
+    if attempt := read_json(job.attempt(standing.attempt), Attempt):  # by the clock of another node, maybe
+        report.timings["launch"] = round(max(0.0, time.time() - attempt.started_at), 3)
     if standing.world_size > 1:  # a ring: of the ranks of a dead node, at least one is watched by a live one
         report.neighbour = standing.task * standing.world_size + (standing.rank + 1) % standing.world_size
     try:
