@@ -269,7 +269,7 @@ def test_a_profiles_unknown_gpu_is_refused_where_it_stands(models: Path, run_cli
 def test_a_number_of_5000_digits_is_refused_in_one_line(models: Path, run_cli: Cli) -> None:
     outcome = run_cli("plan", "Llama-3.1-8B", "--engine", "max_num_seqs=" + "9" * 5000)
     assert outcome.code == 2
-    assert "must be a whole number above 0" in outcome.err
+    assert "a whole number" in outcome.err
     assert len(outcome.err.splitlines()) == 1
 
 

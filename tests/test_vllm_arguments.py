@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vllm_hpc import vllm_arguments
 from vllm_hpc.errors import RequestError
-from vllm_hpc.vllm_arguments import check_arguments
+from vllm_hpc.vllm_arguments import typed
 
 
 @pytest.mark.parametrize(
@@ -17,50 +18,95 @@ from vllm_hpc.vllm_arguments import check_arguments
     [
         ("sampling", "n", "abc", 'takes a whole number, not "abc"'),
         ("sampling", "n", "4", 'takes a whole number, not "4"'),
+        ("sampling", "n", None, "takes a whole number, not null"),
         ("sampling", "top_k", 2.5, "takes a whole number, not 2.5"),
         ("sampling", "n", {"a": 1}, 'not {"a": 1}'),
-        ("sampling", "stop", 5, """takes text or a list, not 5 (as text: stop='"5"')"""),
+        ("sampling", "stop", 5, """takes text or a list, not 5 (a text is quoted twice: stop='"..."')"""),
         ("sampling", "stop_token_ids", 5, "takes a list, not 5"),
         ("sampling", "extra_args", [1], "takes a JSON object, not [1]"),
         ("sampling", "bad_words", "x" * 1000, "xxx..."),
+        ("sampling", "stop_token_ids", object(), "job.json"),
         ("engine", "kv_cache_dtype", "nope", "takes one of auto, "),
+        ("engine", "moe_backend", "nope", " more, not"),
         ("engine", "dtype", "bf16", "bfloat16"),
         ("engine", "max_num_seqs", "abc", "takes a whole number"),
-        ("engine", "max_num_seqs", True, None),  # Python's 1
-        ("engine", "enforce_eager", "yes", 'takes true or false, not "yes"'),
+        ("engine", "max_num_seqs", "4.5", "takes a whole number"),
+        ("engine", "max_num_seqs", "９", "takes a whole number"),
+        ("engine", "max_num_seqs", 4.5, "takes a whole number"),
+        ("engine", "gpu_memory_utilization", "much", "takes a number"),
+        ("engine", "enforce_eager", "maybe", 'takes true or false, not "maybe"'),
         ("engine", "enforce_eager", 2, "takes true or false, not 2"),
         ("engine", "max_lora_rank", 7, "takes one of 1, 8, "),
         ("engine", "enforce_eagr", True, "did you mean 'enforce_eager'?"),
         ("engine", "_api_process_count", 1, "is no argument"),
-        ("engine", "enforce_eager", 1, None),
-        ("engine", "max_num_seqs", "4", None),
-        ("engine", "max_num_seqs", "4.5", "takes a whole number"),
-        ("engine", "gpu_memory_utilization", "0.85", None),
-        ("engine", "gpu_memory_utilization", "much", "takes a number"),
-        ("engine", "gpu_memory_utilization", 1, None),
-        ("engine", "max_num_seqs", None, None),
-        ("engine", "kv_cache_dtype", "fp8", None),
-        ("engine", "quantization", "of a plugin", None),
-        ("engine", "compilation_config", {"mode": 3}, None),
-        ("sampling", "temperature", 0.5, None),
-        ("sampling", "stop", ["a"], None),
     ],
 )
-def test_a_value_is_of_the_type_that_vllm_names(kind: str, name: str, value: Any, said: str | None) -> None:
-    if said is None:
-        check_arguments(kind, {name: value})
-        return
+def test_what_vllm_does_not_take_is_refused_in_one_line(kind: str, name: str, value: Any, said: str) -> None:
     with pytest.raises(RequestError) as refused:
-        check_arguments(kind, {name: value})
+        typed(kind, {name: value})
     assert f"--{kind} " in str(refused.value)
     assert name in str(refused.value)
     assert said in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "read"),
+    [
+        ("engine", "enforce_eager", True, True),
+        ("engine", "enforce_eager", "No", False),
+        ("engine", "enforce_eager", "true", True),
+        ("engine", "disable_log_stats", "off", False),  # a text would be true to Python
+        ("engine", "enforce_eager", 1, 1),
+        ("engine", "enforce_eager", 1.0, 1),
+        ("engine", "max_num_seqs", "4", 4),
+        ("engine", "max_num_seqs", " 4_096 ", 4096),
+        ("engine", "max_num_seqs", 128.0, 128),
+        ("engine", "max_num_seqs", True, True),
+        ("engine", "max_num_seqs", None, None),
+        ("engine", "max_model_len", None, None),
+        ("engine", "kv_cache_memory_bytes", 1e9, 10**9),
+        ("engine", "gpu_memory_utilization", "0.85", 0.85),
+        ("engine", "gpu_memory_utilization", 1, 1),
+        ("engine", "kv_cache_dtype", "fp8", "fp8"),
+        ("engine", "moe_backend", "FLASHINFER-CUTLASS", "FLASHINFER-CUTLASS"),  # vLLM reads it
+        ("engine", "quantization", "of a plugin", "of a plugin"),
+        ("engine", "compilation_config", {"mode": 3}, {"mode": 3}),
+        ("engine", "cudagraph_capture_sizes", (1, 2), [1, 2]),
+        ("engine", "served_model_name", "7", "7"),
+        ("sampling", "temperature", 1, 1),
+        ("sampling", "stop", ("a", "b"), ["a", "b"]),
+        ("sampling", "stop_token_ids", {1}, [1]),
+        ("sampling", "seed", None, None),
+    ],
+)
+def test_what_vllm_takes_is_given_as_it_takes_it(kind: str, name: str, value: Any, read: Any) -> None:
+    found = typed(kind, {name: value})[name]
+    assert found == read
+    assert type(found) is type(read)
+
+
+@pytest.mark.parametrize(
+    "source", ["import vllm.odd", "from vllm.odd import Choice", "type Choice[T] = ...", "Choice = Literal[", ""]
+)
+def test_a_source_that_cannot_be_followed_is_left_to_vllm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "arg_utils.py").write_text(
+        "from vllm.odd import Choice\nclass EngineArgs:\n    odd: Choice = 1\n"
+    )
+    (tmp_path / "odd.py").write_text(source)
+    monkeypatch.setattr(vllm_arguments, "_package", lambda: tmp_path)
+    assert typed("engine", {"odd": "x"}) == {"odd": "x"}
+    with pytest.raises(RequestError, match="did you mean 'odd'"):
+        typed("engine", {"od": "x"})
 
 
 def test_without_vllm_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_arguments, "find_spec", lambda name: None)
-    check_arguments("engine", {"no_such_argument": object()})
+    assert typed("engine", {"no_such_argument": "x"}) == {"no_such_argument": "x"}
 
 
 @pytest.mark.vllm
@@ -73,9 +119,9 @@ def test_what_vllm_takes_by_itself_is_never_refused() -> None:
     plain = (bool, int, float, str, list, dict, type(None))
     known = {name: value for name, value in defaults.items() if type(value) in plain and not name.startswith("_")}
     assert len(known) > 100
-    check_arguments("engine", known)
+    assert typed("engine", known) == known
     mine = SamplingParams()
     names = [name for name in mine.__struct_fields__ if not name.startswith("_")]
     found = {name: getattr(mine, name) for name in names if type(getattr(mine, name)) in plain}
     assert len(found) > 20
-    check_arguments("sampling", found)
+    assert typed("sampling", found) == found

@@ -31,7 +31,7 @@ from vllm_hpc.request import Request, make_request
 from vllm_hpc.schedulers import find_scheduler, get_scheduler
 from vllm_hpc.settings import Settings, choose_settings, not_modelled
 from vllm_hpc.survey import Survey, survey
-from vllm_hpc.vllm_arguments import check_arguments
+from vllm_hpc.vllm_arguments import typed
 
 # Engine arguments that make the same model another one to tune.
 _NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
@@ -62,8 +62,8 @@ def make_plan(
     sampled, and none is not read. ``use_tuned`` false: as if 'vllm-hpc tune' had found nothing.
     """
     model = find_model(request.model)
-    check_arguments("engine", request.engine)
-    check_arguments("sampling", request.sampling)
+    typed("sampling", request.sampling)
+    request = msgspec.structs.replace(request, engine=typed("engine", request.engine))
     scheduler, why = _choose_scheduler(request, profile)
     device = find_device(request, profile, scheduler)
     known = learn(model, dummy_weights=request.engine.get("load_format") == "dummy")

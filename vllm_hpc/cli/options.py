@@ -36,7 +36,13 @@ class KeyValue(PairType):
             self.fail(f"{key}: nested too deep", param, ctx)
 
 
+# What people write who know the argument from Python.
+_PYTHON = {"True": True, "False": False, "None": None}
+
+
 def _parse(text: str) -> Any:
+    if text in _PYTHON:
+        return _PYTHON[text]
     try:
         return json.loads(text)
     except ValueError:
