@@ -18,7 +18,7 @@ import pytest
 from tests.published_models import PUBLISHED
 from tests.real_jobs import ENGINE
 from vllm_hpc import tuning
-from vllm_hpc.errors import JobFailedError, RefusedError, RequestError, SubmitError
+from vllm_hpc.errors import JobFailedError, LayoutError, RefusedError, RequestError, SubmitError
 from vllm_hpc.job import Job
 from vllm_hpc.planning import find_subject, make_plan, plan_only
 from vllm_hpc.profiles import Profile
@@ -189,7 +189,7 @@ def test_rows_that_ask_for_another_layout_than_tunes_did_get_it(model: Path, fou
     assert cut(model, input=str(rows), tp=2) == (2, 1, None)
     reasons = plan_only(str(model), scheduler="local", gpus_per_node=2, input=str(rows)).reasons
     (reason,) = (reason for reason in reasons if "what tune found is not taken" in reason)
-    assert "the planner has TP 1 × PP 1 × DP 2 for this input, and had TP 1 × PP 2 × DP 1" in reason
+    assert "chooses TP 1 × PP 2 × DP 1, and for this input the planner chooses TP 1 × PP 1 × DP 2" in reason
 
 
 def test_what_is_asked_comes_first(model: Path, found: Path) -> None:
@@ -350,17 +350,37 @@ def test_a_sweep_begins_with_what_the_planner_has_for_its_rows(desk: Path, runs:
     """One H100 holds 32B, and KV cache for some 90 rows: enough for two sample prompts, not for a trial's thousands."""
     shape = next(one.config for one in PUBLISHED if one.name == "Qwen2.5-32B")
     (desk / "32b").mkdir()
-    (desk / "32b" / "config.json").write_text(json.dumps(shape))
+    (desk / "32b" / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": 131_072}))
     options: dict[str, Any] = {"scheduler": "local", "nodes": 1, "gpus_per_node": 4, "gpu": "h100-80"}
     done = tuning.tune("./32b", sweep=("layout",), rows=512, job_dir=str(desk / "runs"), **options)
     assert runs[0] == done.finding.trials[0].setting
     assert (runs[0].tp, runs[0].dp) == (2, 2)
+    with pytest.raises(LayoutError, match="less than one sequence"):
+        options_of_one = {**options, "gpus_per_node": 1, "name": "long"}
+        tuning.tune("./32b", rows=4, prompt_tokens=100_000, job_dir=str(desk / "runs"), **options_of_one)
+    assert not (desk / "runs" / "long").exists()
     (desk / "rows.jsonl").write_text((json.dumps({"prompt": [7] * 256}) + "\n") * 2048)
     reasons = plan_only("./32b", input="rows.jsonl", **options).reasons
     assert any("tuned on" in reason for reason in reasons)
     (desk / "few.jsonl").write_text((json.dumps({"prompt": [7], "sampling": {"max_tokens": 8000}}) + "\n") * 4)
     reasons = plan_only("./32b", input="few.jsonl", **options).reasons
     assert any("what tune found is not taken" in reason for reason in reasons)
+
+
+def test_a_layout_that_was_asked_of_tune_is_found_by_who_asks_for_it(desk: Path, runs: list[Setting]) -> None:
+    shape = next(one.config for one in PUBLISHED if one.name == "Llama-3.1-8B")
+    (desk / "8b").mkdir()
+    (desk / "8b" / "config.json").write_text(json.dumps(shape))
+    options: dict[str, Any] = {"scheduler": "local", "nodes": 1, "gpu": "h100-80"}
+    done = tuning.tune(
+        "./8b", sweep=("max_num_seqs",), rows=512, job_dir=str(desk / "runs"), gpus_per_node=4, tp=2, **options
+    )
+    assert (runs[0].tp, runs[0].dp) == (2, 2)
+    assert done.finding.own == Setting(tp=1, pp=1, dp=4)
+    (desk / "rows.jsonl").write_text((json.dumps({"prompt": [7] * 256}) + "\n") * 512)
+    for asked in ({"tp": 2, "gpus_per_node": 4}, {"tp": 2, "dp": 2}):
+        reasons = plan_only("./8b", input="rows.jsonl", **options, **asked).reasons
+        assert any("tuned on" in reason for reason in reasons), reasons
 
 
 @pytest.mark.vllm

@@ -89,7 +89,7 @@ def make_plan(
         plan = plan_for(request)
         if use_tuned:
             subject = _subject(request, profile, model.path, shape, device, plan)
-            plan = _tuned(plan, request, subject, plan_for, is_for_rows=rows is not None)
+            plan = _tuned(plan, request, subject, plan_for, is_for_rows=request.input is not None)
     plan = launchers.natively(plan) if launchers.is_native(request, profile) else launchers.hint(plan)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
@@ -130,8 +130,7 @@ def _tuned(
     if finding is None or not finding.goes_with(request):
         return plan
     try:
-        own = plan_for(msgspec.structs.replace(request, tp=None, pp=None, dp=None)).layout
-        if is_for_rows and not finding.is_for(own):
+        if is_for_rows and not finding.is_for(own := plan_for(tuned.unasked(request, plan.layout)).layout):
             return msgspec.structs.replace(plan, reasons=(*plan.reasons, tuned.pass_over(finding, own)))
         found = plan_for(finding.applied_to(request, plan.layout))
     except RefusedError:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import msgspec
@@ -19,11 +20,11 @@ from vllm_hpc.intake import Intake
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.models import find_model
-from vllm_hpc.plan import Plan, whole
+from vllm_hpc.plan import whole
 from vllm_hpc.planning import make_plan
 from vllm_hpc.profiles import Profile
 from vllm_hpc.request import Request
-from vllm_hpc.rows import iter_jsonl
+from vllm_hpc.rows import Row, iter_jsonl
 from vllm_hpc.schedulers import get_scheduler
 from vllm_hpc.signals import handled
 from vllm_hpc.submission import prepare_untuned
@@ -33,11 +34,33 @@ from vllm_hpc.tuned import Setting, Subject, Trial
 # Rows of the trials where no input is given: so many waves, or most rows end while others run half empty. A CPU is
 # busy with a few at once, and takes minutes for what a GPU does in a second.
 _WAVES, _CPU_ROWS = 4, 64
+# So many keep several replicas busy, and are not so many that a larger max_num_seqs pays.
+_PLANNED_ROWS = 8192
+# Longer than any model's context.
+_LONGEST = 1 << 25
 # In all rows of a trial: some hours of one GPU.
 _MOST_TOKENS = 100_000_000
 # Tokens of a random row where nobody says.
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 256, 128
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class AlikeRows(Intake):
+    """Rows like a trial's, and about as many, for the plan that says how many it will run."""
+
+    def __init__(self, rows: int | None, prompt: int | None) -> None:
+        super().__init__(None)
+        self._rows = min(rows or _PLANNED_ROWS, _PLANNED_ROWS)
+        self._prompt = min(prompt or _PROMPT_TOKENS, _LONGEST)  # what is longer is refused when its model is known
+
+    def rows(self) -> Iterator[Row]:
+        """All the same."""
+        yield from repeat({"prompt": [0] * self._prompt}, self._rows)
+
+
+def output_tokens(request: Request) -> int:
+    """Of a random row."""
+    return request.max_tokens or _OUTPUT_TOKENS
 
 
 class Bench:
@@ -65,10 +88,6 @@ class Bench:
         self._trials = 0
         self.row_count = sum(1 for _ in Intake(self._request.input).rows())
 
-    @property
-    def _output(self) -> int:
-        return self._request.max_tokens or _OUTPUT_TOKENS
-
     def _check_size(self, rows: int, prompt: int, start: Setting) -> None:
         """Refuse rows that are too many, or too long for the model or the max_model_len that was asked for."""
         if rows * prompt > _MOST_TOKENS:
@@ -78,10 +97,10 @@ class Bench:
             )
         asked = whole(self._request.engine.get("max_model_len"), 0)
         most = asked if asked > 0 else self._subject.shape.positions
-        if prompt + self._output > most:
+        if prompt + output_tokens(self._request) > most:
             whose = "--engine max_model_len allows" if asked > 0 else "the model takes"
             raise RequestError(
-                f"rows of {prompt} tokens in and {self._output} out are longer than {whose} ({most}): "
+                f"rows of {prompt} tokens in and {output_tokens(self._request)} out are longer than {whose} ({most}): "
                 "use fewer --prompt-tokens or --max-tokens"
             )
 
@@ -108,16 +127,9 @@ class Bench:
                 out.write(json.dumps({"prompt": chance.choices(tokens, k=prompt)}) + "\n")
         request = self._request
         return msgspec.structs.replace(
-            request, input=str(file), max_tokens=self._output,
+            request, input=str(file), max_tokens=output_tokens(self._request),
             sampling={"ignore_eos": True, **request.sampling},
         )  # fmt: skip
-
-    def plan(self) -> Plan:
-        """The planner's own choice for the rows, on these nodes."""
-        request = msgspec.structs.replace(
-            self._request, nodes=self._subject.nodes, gpus_per_node=self._subject.procs_per_node
-        )  # fmt: skip
-        return make_plan(request, self._profile, use_tuned=False)[0]
 
     def layouts(self, start: Setting) -> list[Setting]:
         """All other layouts of the same ranks that agree with what was asked, and fit.

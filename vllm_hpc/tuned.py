@@ -35,6 +35,11 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         if min(self.tp, self.pp, self.dp) < 1:
             raise ValueError("sizes of a layout are 1 or more")
 
+    @classmethod
+    def of(cls, layout: Layout) -> Setting:
+        """A layout's, without arguments."""
+        return cls(tp=layout.tp, pp=layout.pp, dp=layout.dp)
+
     def without(self, names: Iterable[str]) -> Setting:
         """The same without these engine arguments."""
         engine = {name: value for name, value in self.engine.items() if name not in names}
@@ -82,13 +87,17 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """The best setting among all that were tried, the first of which is the planner's own choice. Unix seconds."""
+    """The best setting among all that were tried, the first of which is the planner's own choice. Unix seconds.
+
+    ``layout``: the planner's own for these rows where no layout is asked for; None: that of the first trial.
+    """
 
     model: str
     device: str
     best: Setting
     trials: tuple[Trial, ...]
     made_at: float
+    layout: Setting | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for what tune does not write: a file may hold anything."""
@@ -110,10 +119,14 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         asked = {"tp": request.tp, "pp": request.pp, "dp": request.dp}
         return not request.array and all(value in (None, getattr(self.best, name)) for name, value in asked.items())
 
+    @property
+    def own(self) -> Setting:
+        """The planner's own layout for the rows of the trials, whatever was asked for."""
+        return msgspec.structs.replace(self.layout or self.trials[0].setting, engine={})
+
     def is_for(self, own: Layout) -> bool:
-        """Whether the planner's own choice is what it was for the rows of the trials: few rows ask for another one."""
-        first = self.trials[0].setting
-        return (first.tp, first.pp, first.dp) == (own.tp, own.pp, own.dp)
+        """Whether the planner's own layout is what it was for the rows of the trials: few rows ask for another one."""
+        return self.own == Setting.of(own)
 
     def applied_to(self, request: Request, layout: Layout) -> Request:
         """The request with its layout, on the nodes of ``layout``, and its arguments where the request names none.
@@ -138,12 +151,18 @@ def find(subject: Subject) -> Finding | None:
         return None
 
 
+def unasked(request: Request, layout: Layout) -> Request:
+    """The request for the same ranks without a layout in it."""
+    return msgspec.structs.replace(
+        request, tp=None, pp=None, dp=None, nodes=layout.nodes, gpus_per_node=layout.procs_per_node
+    )
+
+
 def pass_over(finding: Finding, own: Layout) -> str:
     """Why the plan is not as it was tuned."""
-    first, mine = finding.trials[0].setting, Setting(tp=own.tp, pp=own.pp, dp=own.dp)
     return (
-        f"what tune found is not taken: by itself the planner has {mine} for this input, and had "
-        f"{first.without(first.engine)} for the rows that tune ran"
+        f"what tune found is not taken: it ran rows for which the planner chooses {finding.own}, and for this input "
+        f"the planner chooses {Setting.of(own)}"
     )
 
 

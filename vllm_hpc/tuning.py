@@ -9,21 +9,22 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vllm_hpc.errors import RequestError
+from vllm_hpc.errors import RefusedError, RequestError
 from vllm_hpc.executor import check_installed
 from vllm_hpc.plan import Plan
 from vllm_hpc.planning import check_fits, find_subject, make_plan, with_default_profile
-from vllm_hpc.profiles import load_profile
+from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.records import write_json
 from vllm_hpc.request import Request, make_request
 from vllm_hpc.sweep import DEFAULT_SWEEP, DEFAULTS, SWEEPS, search, warmed
-from vllm_hpc.trials import Bench
-from vllm_hpc.tuned import Finding, Setting, Subject, Trial
+from vllm_hpc.trials import AlikeRows, Bench, output_tokens
+from vllm_hpc.tuned import Finding, Setting, Subject, Trial, unasked
 
 # A finding takes some kilobytes.
 _FINDING_BYTES = 65_536
@@ -57,10 +58,7 @@ def tune(
     request = with_default_profile(make_request({"model": model, **options}))
     profile = load_profile(request.profile)
     _check(request, sweep, rows, prompt_tokens)
-    # Without an input two sample prompts stand in here for the many rows of a trial; of a few long ones the planner
-    # would make another layout.
-    many = request if request.input is not None else msgspec.structs.replace(request, max_tokens=None)
-    plan, _ = make_plan(many, profile, use_tuned=False)
+    plan = _plan(request, profile, rows, prompt_tokens)
     check_fits(plan)
     subject = find_subject(request, profile, plan)
     if subject is None:
@@ -70,9 +68,8 @@ def tune(
             "give submit a layout and --engine yourself"
         )
     _check_place(subject)
-    start = _start(plan)
+    start, own = _start(plan), _own(request, plan, profile, rows, prompt_tokens)
     bench = Bench(request, profile, subject, start, rows, prompt_tokens, begin)
-    start = _start(bench.plan())
     trials: list[Trial] = []
 
     run = bench.run if subject.device == "cpu" else warmed(bench.run, tell)
@@ -87,10 +84,28 @@ def tune(
     given = request.engine  # what was asked for here is not what was found: later jobs ask for themselves
     found = [msgspec.structs.replace(trial, setting=trial.setting.without(given)) for trial in trials]
     finding = Finding(
-        model=subject.model, device=subject.device, best=best.without(given), trials=tuple(found), made_at=time.time()
+        model=subject.model, device=subject.device, best=best.without(given), trials=tuple(found), made_at=time.time(),
+        layout=own,
     )  # fmt: skip
     write_json(subject.file, finding)
     return Tuned(finding, subject.file)
+
+
+def _plan(request: Request, profile: Profile, rows: int | None, prompt: int | None) -> Plan:
+    """The planner's choice for the input, or for random rows. Raises RefusedError."""
+    if request.input is not None:
+        return make_plan(request, profile, use_tuned=False)[0]
+    asked = msgspec.structs.replace(request, max_tokens=output_tokens(request))
+    return make_plan(asked, profile, intake=AlikeRows(rows, prompt), use_tuned=False)[0]
+
+
+def _own(request: Request, plan: Plan, profile: Profile, rows: int | None, prompt: int | None) -> Setting | None:
+    """The planner's layout for the same rows and ranks, where another one was asked for; None where none was."""
+    if (request.tp, request.pp, request.dp) == (None, None, None):
+        return None
+    with suppress(RefusedError):
+        return Setting.of(_plan(unasked(request, plan.layout), profile, rows, prompt).layout)
+    return None
 
 
 def _check_place(subject: Subject) -> None:
