@@ -17,7 +17,7 @@ import torch
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.case import RAW, Case, Figure
 from benchmarks.gpu.kernels import Profile, kind_of
-from benchmarks.gpu.results import Line, append, choices, outputs, table
+from benchmarks.gpu.results import Line, append, choices, outputs, read, table, whole
 from benchmarks.gpu.runs import Run, run_all
 from tests.real_jobs import wait_for
 
@@ -62,6 +62,7 @@ def test_an_attempt_alone_is_run_without_others_and_not_where_it_was_run_with_th
     append(tmp_path / "results.jsonl", Line(alone, ()))
     assert command._missing(given(tmp_path, "attempt:tp4")) == [together]
     append(tmp_path / "results.jsonl", Line(together, ()))
+    assert whole(read(tmp_path / "results.jsonl")) == [Line(together, ())]
     (tmp_path / "results.jsonl").write_text((tmp_path / "results.jsonl").read_text().splitlines()[1] + "\n")
     assert command._missing(given(tmp_path, "attempt:tp4", alone=True)) == []
 

@@ -9,9 +9,9 @@ from vllm_hpc.needs import Needs
 from vllm_hpc.plan import Cost
 from vllm_hpc.survey import Survey
 
-# Real runs took 0.92 to 1.1 of the estimate (docs/planner.md), those of a model so small that Python decides 1.5.
+# Real runs took 0.92 to 1.14 of the estimate (docs/planner.md), those of a model so small that Python decides 1.5.
 ESTIMATE_SPREAD = (0.8, 2.0)
-# TP groups without NVLink, or over several nodes, and stages of PP at once were not measured against it.
+# TP groups without NVLink, and replicas over several nodes, were not measured against it.
 ROUGH_SPREAD = (0.5, 5.0)
 # A measured rate is of prompts and outputs together; it holds for an input with other shares within this factor.
 MEASURED_SPREAD = (0.5, 2.0)
@@ -30,12 +30,12 @@ def estimate(needs: Needs, layout: Layout, fit: Fit | None, survey: Survey, meas
         basis = f"the rate of {measured.jobs} earlier job(s) of this model, GPU and layout"
     elif gpu is not None and estimated is not None:
         seconds = estimated * layout.all_ranks
-        is_near = needs.seconds(layout, fit) is not None or layout.tp * layout.pp == 1
-        low, high = ESTIMATE_SPREAD if is_near and layout.tp <= layout.procs_per_node else ROUGH_SPREAD
+        is_near = (layout.tp == 1 or gpu.link) and layout.tp * layout.pp <= layout.procs_per_node
+        low, high = ESTIMATE_SPREAD if is_near else ROUGH_SPREAD
         basis = f"an estimate for {gpu.name}, times {low:g} to {high:g} (no earlier job to measure by)"
     else:
         return None
-    outputs = "as if every row used its max_tokens"
+    outputs = "as if every row used its max_tokens" if survey.output_tokens else "nothing generated"
     counted = f"prompt tokens from {'a sample of the input' if survey.is_sample else 'bytes'}"
     return Cost(
         gpu_hours_low=_hours(low * seconds + START_S[0] * layout.all_ranks),

@@ -33,11 +33,13 @@ def estimate_seconds(
     """Seconds from the first step to the last on GPUs of known speed.
 
     ``at_once``: sequences that a replica runs at once, at most. All count as of the same length. Stages of PP work in
-    turns, as under external_launcher, or at once where that ``overlaps``. A TP group counts as on one node.
+    turns, as under external_launcher; or at once where that ``overlaps``, each on its part of the sequences, so that
+    it reads its weights for every part. A TP group counts as on one node.
     """
     sequences = max(1, -(-survey.sequences // layout.dp))
     running = min(sequences, max(1, int(at_once)))
     flops = 2 * active_parameters(shape) / (gpu.tflops * 1e12 * FLOPS_SHARE) / layout.tp
+    stages = layout.pp if overlaps else 1
     bandwidth = gpu.bandwidth * 1e12 * BANDWIDTH_SHARE
     # Of experts, a step reads those that its rows are sent to.
     every = max(active_parameters(shape), count_parameters(shape) or 0)
@@ -45,19 +47,21 @@ def estimate_seconds(
     context = survey.prompt_tokens / max(1, survey.rows) + output / 2
 
     def step(running: int) -> float:
-        touched = min(1.0, running * active_parameters(shape) / every)
+        parts = min(stages, running)
+        part = running / parts
+        touched = min(1.0, part * active_parameters(shape) / every)
         weights = touched * fit.rank_weights * layout.pp / bandwidth
-        cache = running * context * kv_bytes_per_token(shape, layout.tp, load.kv_bytes) / bandwidth
-        return max(weights, running * flops) + cache + _talk(shape, layout, running, gpu) + STEP_S
+        cache = part * context * kv_bytes_per_token(shape, layout.tp, load.kv_bytes) / bandwidth
+        # What a part takes through all stages; meanwhile the others do the same behind it.
+        return max(weights, part * flops) + cache + _talk(shape, layout, part, gpu) + parts * STEP_S
 
     waves, rest = divmod(sequences, running)
     prompts = survey.prompt_tokens / layout.dp
-    prefill = prompts * flops + prompts / load.max_num_batched_tokens * _talk(
+    prefill = prompts / stages * flops + prompts / stages / load.max_num_batched_tokens * _talk(
         shape, layout, load.max_num_batched_tokens, gpu
     )
     seconds = prefill + output * (waves * step(running) + (step(rest) if rest else 0.0))
-    seconds *= TP_MORE if layout.tp > 1 else 1.0
-    return seconds / layout.pp if overlaps else seconds
+    return seconds if layout.tp == 1 else TP_MORE * seconds
 
 
 def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:

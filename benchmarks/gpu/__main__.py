@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.gpu.case import OUTPUT, Case
-from benchmarks.gpu.results import append, choices, efficiencies, outputs, read, table
+from benchmarks.gpu.results import append, choices, efficiencies, outputs, read, table, whole
 from benchmarks.gpu.runs import run_all
 from benchmarks.gpu.shapes import SHAPES, make
 from vllm_hpc.errors import RefusedError
@@ -105,10 +105,9 @@ def main() -> int:
     for lines in run_all(_missing(given), given.work, lambda: deadline - time.monotonic()):
         for line in lines:
             append(given.results, line)
-    print(table(read(given.results)))
-    print(outputs(read(given.results)))
-    print(choices(read(given.results)))
-    print(efficiencies(read(given.results)))
+    lines = whole(read(given.results))
+    for tell in (table, outputs, choices, efficiencies):
+        print(tell(lines))
     return 0
 
 

@@ -65,6 +65,20 @@ def table(lines: list[Line]) -> str:
     return "\n".join(rows)
 
 
+def whole(lines: list[Line]) -> list[Line]:
+    """Without those of an attempt alone that was run with others, too: one engine start a layout."""
+    ways: dict[bytes, tuple[str, ...]] = {}
+    for line in lines:
+        key = _but_for_ways(line)
+        ways[key] = max(ways.get(key, ()), line.case.ways, key=len)
+    return [line for line in lines if line.case.ways == ways[_but_for_ways(line)]]
+
+
+def _but_for_ways(line: Line) -> bytes:
+    """What lines of the same engine have in common: the first way is what an engine is started for."""
+    return msgspec.json.encode(msgspec.structs.replace(line.case, ways=line.case.ways[:1]))
+
+
 def outputs(lines: list[Line]) -> str:
     """For each layout of one replica, whether all its ways make the same of the same rows, greedily.
 
