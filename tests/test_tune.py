@@ -134,7 +134,7 @@ def found(desk: Path, model: Path) -> Path:
     assert subject is not None
     best = Setting(tp=2, pp=1, dp=1, engine={"max_num_seqs": 8})
     own = Setting(tp=1, pp=1, dp=2)
-    trials = tuple(Trial(setting=one, tokens_per_s=rate) for one, rate in ((own, 100.0), (best, 150.0)))
+    trials = tuple(Trial(setting=one, tokens_per_s=rate, seconds=20.0) for one, rate in ((own, 100.0), (best, 150.0)))
     finding = Finding(model=subject.model, device=subject.device, best=best, trials=trials, made_at=time.time())
     subject.file.parent.mkdir(parents=True)
     subject.file.write_bytes(msgspec.json.encode(finding))
@@ -162,7 +162,7 @@ def test_the_planner_takes_it(model: Path, found: Path) -> None:
     assert cut(model) == (2, 1, 8)
     reasons = plan_only(str(model), scheduler="local", gpus_per_node=2).reasons
     (reason,) = (reason for reason in reasons if "tuned on" in reason)
-    assert "the fastest of 2 tried, 1.50 times the planner's own choice" in reason
+    assert "the fastest of 2 tried, in trials of 20 s or more, 1.50 times the planner's own choice" in reason
     assert str(found) in reason
     prepared = prepare(str(model), scheduler="local", gpus_per_node=2, name="a")
     assert prepared.plan.layout.tp == 2

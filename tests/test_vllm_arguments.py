@@ -10,6 +10,7 @@ import pytest
 
 from vllm_hpc import vllm_arguments
 from vllm_hpc.errors import RequestError
+from vllm_hpc.request import _LIMITS
 from vllm_hpc.vllm_arguments import typed
 
 
@@ -36,6 +37,7 @@ from vllm_hpc.vllm_arguments import typed
         ("engine", "gpu_memory_utilization", "much", "takes a number"),
         ("engine", "enforce_eager", "maybe", 'takes true or false, not "maybe"'),
         ("engine", "enforce_eager", 2, "takes true or false, not 2"),
+        ("engine", "compilation_config", "abc", "takes a whole number or a JSON object"),
         ("engine", "max_lora_rank", 7, "takes one of 1, 8, "),
         ("engine", "enforce_eagr", True, "did you mean 'enforce_eager'?"),
         ("engine", "_api_process_count", 1, "is no argument"),
@@ -125,3 +127,19 @@ def test_what_vllm_takes_by_itself_is_never_refused() -> None:
     found = {name: getattr(mine, name) for name in names if type(getattr(mine, name)) in plain}
     assert len(found) > 20
     assert typed("sampling", found) == found
+
+
+@pytest.mark.vllm
+def test_the_limits_of_sampling_are_vllms() -> None:
+    """The least of each is taken and what is below is not; seeds and temperatures apart, which have options."""
+    from vllm import SamplingParams
+
+    for name, (least, _, is_least_taken, _) in _LIMITS.items():
+        if name in ("seed", "max_tokens", "temperature"):
+            continue
+        for value, is_taken in ((least, is_least_taken), (least - 1, False)):
+            if is_taken:
+                assert getattr(SamplingParams(**{name: value}), name) is not None
+            else:
+                with pytest.raises(Exception, match=name):
+                    SamplingParams(**{name: value})

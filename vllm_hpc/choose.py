@@ -86,7 +86,8 @@ def choose(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> C
     place = next(number for number, candidate in enumerate(candidates) if candidate is best)
     nearest = [*reversed(candidates[:place][-RUNNERS_UP:]), *candidates[place + 1 : place + 2]]
     runners_up = tuple(_why_not(other, best) for other in nearest)
-    return Choice(best.layout, best.fit, (*best.reasons, *_why(best, candidates)), runners_up)
+    is_asked = asked.tp is not None or asked.pp is not None
+    return Choice(best.layout, best.fit, (*best.reasons, *_why(best, candidates, is_asked)), runners_up)
 
 
 def with_rounded_length(choice: Choice, needs: Needs, given: dict[str, Any]) -> tuple[Choice, Needs]:
@@ -204,7 +205,7 @@ def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
     return best
 
 
-def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
+def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list[str]:
     fit, length = best.fit, best.needs.settings.sequence_tokens
     if fit is None or not fit.fits:
         return []
@@ -215,7 +216,7 @@ def _why(best: _Candidate, candidates: list[_Candidate]) -> list[str]:
         return [f"{best.cut}: the fastest by an estimate: {saved}; {room}"]
     if not best.is_busy:
         return [f"{best.cut}: {room}; {best.needs.busy_at(best.layout):.0f} would keep it busy"]
-    smallest = "the smallest with room to be busy: " if len(candidates) > 1 else ""
+    smallest = "the smallest with room to be busy: " if len(candidates) > 1 and not is_asked else ""
     return [f"{best.cut}: {smallest}{room}"]
 
 
@@ -224,9 +225,10 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
     if other.fit is None or best.fit is None:
         return f"{other.cut}: more ranks in a replica than needed"
     if not other.fit.fits:
-        return f"{other.cut}: does not fit: {lack(other.fit)}"
-    if other.seconds and best.seconds and other.seconds > best.seconds + 1:
-        return f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
+        return f"{other.cut}: does not fit: {lack(other.fit, other.needs)}"
+    if other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
+        told = f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
+        return told if other.seconds > best.seconds else f"{told}: the estimate is too rough to go by that"
     if not other.is_busy and other.concurrent * other.layout.dp < best.concurrent * best.layout.dp:
         return (
             f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} in the chosen one"
@@ -234,7 +236,7 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
     return f"{other.cut}: fits too, with fewer replicas or more ranks in each, which talk in every layer"
 
 
-def lack(fit: Fit) -> str:
+def lack(fit: Fit, needs: Needs) -> str:
     """What is missing, in GiB."""
     if fit.asked_kv and fit.kv < fit.asked_kv:
         return f"a KV cache of {fit.asked_kv / GIB:.1f} GiB was asked for, and {max(0, fit.kv) / GIB:.1f} GiB are left"
@@ -242,4 +244,6 @@ def lack(fit: Fit) -> str:
     if used >= fit.limit:
         weights, reserve, limit = (size / GIB for size in (fit.rank_weights, fit.reserve, fit.limit))
         return f"weights {weights:.1f} GiB + reserve {reserve:.1f} GiB are more than {limit:.1f} GiB"
-    return f"{max(0, fit.kv) / GIB:.1f} GiB for KV cache hold {fit.kv_tokens} tokens, less than one sequence"
+    longest = needs.settings.load.max_model_len
+    held = f"{max(0, fit.kv) / GIB:.1f} GiB for KV cache hold {fit.kv_tokens} tokens"
+    return f"{held}, less than one sequence of {longest}"

@@ -183,16 +183,17 @@ class Job:
         return all(shard.stat().st_mtime_ns <= collected for shard in self.folder.shard_files())
 
 
-def find_job(text: str, job_dir: str = "runs") -> Job:
-    """The job that ``text`` names: a folder, a name under ``job_dir``, or a job id. Raises JobNotFoundError."""
+def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
+    """The job that is named: by its folder, its name under ``job_dir``, or its job id. Raises JobNotFoundError."""
+    text = os.fspath(job) if isinstance(job, os.PathLike) else str(job)
     parent = as_path(job_dir, "--job-dir")
     for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
         if JobFolder(folder).job_json.is_file():
             return Job(folder)
-    for job in list_jobs(job_dir):
-        submitted = read_json(job.folder.submitted, Submitted)
-        if submitted is not None and text in _ids(job, submitted):
-            return job
+    for found in list_jobs(job_dir):
+        submitted = read_json(found.folder.submitted, Submitted)
+        if submitted is not None and text in _ids(found, submitted):
+            return found
     raise JobNotFoundError(f"no job {text!r}: name its folder, its name under {job_dir!r} (--job-dir), or its id")
 
 

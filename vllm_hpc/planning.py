@@ -193,7 +193,7 @@ def _misfit(choice: Choice, needs: Needs, capacity: int | None) -> str:
     layout, fit = choice.layout, choice.fit
     assert fit is not None and needs.device is not None
     where = f"GPUs of the kind {needs.device.gpu.name}" if needs.device.gpu else "the CPU"
-    text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {lack(fit)}"
+    text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {lack(fit, needs)}"
     hint = "" if needs.device.gpu else " (VLLM_CPU_KVCACHE_SPACE, in GiB, is the size of the KV cache)"
     shorter = _shorter(choice, needs)
     instead = smallest_that_fits(capacity, needs, solve) if needs.device.gpu else None

@@ -6,6 +6,7 @@ and the planner (``vllm_hpc.submission``).
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
@@ -205,11 +206,20 @@ def _check_lead(request: Request) -> None:
 # name -> least and most that vLLM takes, whether the least is one of them, and what the refusal says
 _LIMITS: dict[str, tuple[float, float, bool, str]] = {
     "max_tokens": (1, 1_000_000_000, True, "must be a whole number from 1 to 1000000000"),
-    "temperature": (0, sys.float_info.max, True, "must be 0 or more"),
-    "top_p": (0, 1, False, "must be above 0 and at most 1"),
+    "temperature": (0, sys.float_info.max, True, "must be a number, 0 or more"),
+    "top_p": (0, 1, False, "must be a number above 0 and at most 1"),
+    "n": (1, 2**31, True, "must be a whole number, 1 or more"),
+    "top_k": (-1, 2**31, True, "must be a whole number, -1 or more"),
+    "min_p": (0, 1, True, "must be a number from 0 to 1"),
+    "presence_penalty": (-2, 2, True, "must be a number from -2 to 2"),
+    "frequency_penalty": (-2, 2, True, "must be a number from -2 to 2"),
+    "repetition_penalty": (0, sys.float_info.max, False, "must be a number above 0"),
+    "min_tokens": (0, 1_000_000_000, True, "must be a whole number, 0 or more"),
+    "logprobs": (-1, 2**31, True, "must be a whole number, -1 or more"),
+    "prompt_logprobs": (-1, 2**31, True, "must be a whole number, -1 or more"),
     "seed": (0, 2**32 - 1, True, f"must be a whole number from 0 to {2**32 - 1}"),
 }
-_WHOLE = ("max_tokens", "seed")
+_WHOLE = ("max_tokens", "seed", "n", "top_k", "min_tokens", "logprobs", "prompt_logprobs")
 
 
 def _check_sampling(request: Request) -> None:
@@ -218,9 +228,9 @@ def _check_sampling(request: Request) -> None:
         raise RequestError("--seed-rows gives every row a seed of its own, and --sampling seed one to all: keep one")
     for key, (least, most, with_least, words) in _LIMITS.items():
         option = f"--{key.replace('_', '-')}"
-        if key != "seed" and key in request.sampling and getattr(request, key) is not None:
+        if key != "seed" and key in request.sampling and getattr(request, key, None) is not None:
             raise RequestError(f"{option} and --sampling {key} are both given: keep one")
-        for origin, value in ((option, getattr(request, key)), (f"--sampling {key}", request.sampling.get(key))):
+        for origin, value in ((option, getattr(request, key, None)), (f"--sampling {key}", request.sampling.get(key))):
             if value is None:  # not given; or null, which is vLLM's own word for no limit
                 continue
             is_number = isinstance(value, int if key in _WHOLE else int | float) and not isinstance(value, bool)
@@ -251,5 +261,6 @@ def _option_message(error: msgspec.ValidationError) -> str:
         return f"--{mismatch[0].replace('_', '-')} {mismatch[1]}"
     field = re.search(r"unknown field `(\w+)`", str(error))
     if field:
-        return f"no such option: {field[1]!r}"
+        near = difflib.get_close_matches(field[1], Request.__struct_fields__, n=1)
+        return f"no such option: {field[1]!r}" + (f": did you mean {near[0]!r}?" if near else "")
     return str(error).replace("`", "")

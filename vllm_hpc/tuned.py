@@ -169,7 +169,11 @@ def pass_over(finding: Finding, own: Layout) -> str:
 def describe(finding: Finding, subject: Subject) -> str:
     """Why the plan is as it is."""
     day = time.strftime("%Y-%m-%d", time.localtime(finding.made_at))
+    shortest = min((trial.seconds for trial in finding.trials if trial.tokens_per_s), default=0.0)
+    tried = f"of {len(finding.trials)} tried, in trials of {shortest:.0f} s or more"
+    if finding.best == finding.trials[0].setting:
+        return f"tuned on {day}: none {tried}, was faster than the planner's own choice ({subject.file})"
     return (
-        f"tuned on {day}: {finding.best} was the fastest of {len(finding.trials)} tried, {finding.gain:.2f} times the "
-        f"planner's own choice (without {subject.file}, that is taken)"
+        f"tuned on {day}: {finding.best} was the fastest {tried}, {finding.gain:.2f} times the planner's own choice "
+        f"(without {subject.file}, that is taken)"
     )

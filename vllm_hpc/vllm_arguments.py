@@ -161,6 +161,8 @@ def _accepted(annotation: ast.expr, module: ast.Module | None, package: Path, de
             listed = choices.elts if isinstance(choices, ast.Tuple) else [choices]
             values = tuple(one.value for one in listed if isinstance(one, ast.Constant))
             return Accepted(values=values) if len(values) == len(listed) else None
+        case ast.Name(name) if name.endswith("Config"):  # pydantic makes it of a dict, vLLM's own of a level, too
+            return Accepted(frozenset({int, dict}))
         case ast.Name(name) if module is not None and depth < _MOST_IMPORTS:
             return _named(name, module, package, depth)
     return None

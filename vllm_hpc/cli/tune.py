@@ -53,9 +53,9 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
     if min(trial.seconds for trial in found.finding.trials if trial.tokens_per_s) < SHORT_S:
         click.echo(f"Note: trials of under {SHORT_S} s measure much of their ramp-up: use more --rows", err=True)
     if found.finding.best == found.finding.trials[0].setting:
-        click.echo(f"{found.finding.best}: nothing was faster than the planner's own choice")
-    else:
-        click.echo(f"{found.finding.best}: {found.finding.gain:.2f} times the planner's own choice")
+        click.echo(f"{found.finding.best}: nothing was faster than this, the planner's own choice: {found.file}")
+        return 0
+    click.echo(f"{found.finding.best}: {found.finding.gain:.2f} times the planner's own choice")
     click.echo(f"plan and submit take it for this model, GPU and number of nodes: {found.file}")
     return 0
 
@@ -69,9 +69,13 @@ def _begin(setting: Setting, folder: Path) -> None:
 
 
 def _tell(trial: Trial) -> None:
-    rate = f"failed: {trial.why}" if trial.tokens_per_s is None else f"{trial.tokens_per_s:,.0f} output tokens/s"
+    rate = f"failed: {trial.why}" if trial.tokens_per_s is None else _rate(trial.tokens_per_s)
     aside = "" if trial.counts else " (the first run, which compiles: it does not count)"
     click.echo(f"{trial.setting}: {rate}{aside}", err=True)
+
+
+def _rate(tokens_per_s: float) -> str:
+    return f"{tokens_per_s:,.{0 if tokens_per_s >= 100 else 1}f} output tokens/s"
 
 
 def _plain(value: object) -> dict[str, Any]:
