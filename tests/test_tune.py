@@ -217,6 +217,9 @@ def test_another_model_at_the_same_place_is_not_tuned(model: Path, found: Path) 
 def test_a_file_that_is_no_finding_is_none(model: Path, found: Path, content: bytes) -> None:
     found.write_bytes(content)
     assert cut(model) == (1, 2, None)
+    assert any(str(found) in reason for reason in plan_only(str(model), scheduler="local", gpus_per_node=2).reasons)
+    found.unlink()
+    assert not any("tune" in one for one in plan_only(str(model), scheduler="local", gpus_per_node=2).reasons)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,7 +12,7 @@ from vllm_hpc.checks import as_path
 from vllm_hpc.choose import Choice, choose, lack, smallest_that_fits, with_more_sequences, with_rounded_length
 from vllm_hpc.cost import estimate
 from vllm_hpc.directives import check_owned
-from vllm_hpc.errors import LayoutError, RefusedError, RequestError
+from vllm_hpc.errors import LayoutError, RequestError
 from vllm_hpc.gpus import GIB
 from vllm_hpc.hardware import Device, describe, find_device
 from vllm_hpc.history import measured_rate
@@ -89,7 +88,7 @@ def make_plan(
         plan = plan_for(request)
         if use_tuned:
             subject = _subject(request, profile, model.path, shape, device, plan)
-            plan = _tuned(plan, request, subject, plan_for, is_for_rows=request.input is not None)
+            plan = tuned.take(plan, request, subject, plan_for)
     plan = launchers.natively(plan) if launchers.is_native(request, profile) else launchers.hint(plan)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
@@ -117,27 +116,6 @@ def _subject(
         model=model, shape=shape, numbers=numbers, device=name, nodes=plan.layout.nodes,
         procs_per_node=plan.layout.procs_per_node, is_native=launchers.is_native(request, profile),
     )  # fmt: skip
-
-
-def _tuned(
-    plan: Plan, request: Request, subject: tuned.Subject, plan_for: Callable[[Request], Plan], is_for_rows: bool
-) -> Plan:
-    """The plan with what 'vllm-hpc tune' has found for it, unless that contradicts what was asked, or does not fit.
-
-    Nor for an input of which the planner would run the rows in another layout than those that were tuned with.
-    """
-    finding = tuned.find(subject)
-    if finding is None or not finding.goes_with(request):
-        return plan
-    try:
-        if is_for_rows and not finding.is_for(own := plan_for(tuned.unasked(request, plan.layout)).layout):
-            return msgspec.structs.replace(plan, reasons=(*plan.reasons, tuned.pass_over(finding, own)))
-        found = plan_for(finding.applied_to(request, plan.layout))
-    except RefusedError:
-        return plan
-    if found.fits is False:
-        return plan
-    return msgspec.structs.replace(found, reasons=(*found.reasons, tuned.describe(finding, subject)))
 
 
 def check_fits(plan: Plan) -> None:

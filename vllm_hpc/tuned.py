@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vllm_hpc.cache import cache_folder
+from vllm_hpc.errors import RefusedError
 from vllm_hpc.layout import Layout
 from vllm_hpc.models.config import Shape
+from vllm_hpc.plan import Plan
 from vllm_hpc.records import read_json
 from vllm_hpc.request import Request
 
@@ -149,6 +152,32 @@ def find(subject: Subject) -> Finding | None:
         return read_json(subject.file, Finding)
     except (OSError, ValueError):
         return None
+
+
+def take(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Request], Plan]) -> Plan:
+    """The plan with what was found for it, unless that contradicts what was asked, or does not fit.
+
+    Nor for an input of which the planner would run the rows in another layout than those that were tuned with.
+    """
+    finding = find(subject)
+    if finding is None:
+        with suppress(OSError):  # there may be no home directory
+            if subject.file.exists():
+                return _noting(plan, f"{subject.file} is not what tune wrote: run tune again, or delete it")
+        return plan
+    if not finding.goes_with(request):
+        return plan
+    try:
+        if request.input is not None and not finding.is_for(own := plan_for(unasked(request, plan.layout)).layout):
+            return _noting(plan, pass_over(finding, own))
+        found = plan_for(finding.applied_to(request, plan.layout))
+    except RefusedError:
+        return plan
+    return plan if found.fits is False else _noting(found, describe(finding, subject))
+
+
+def _noting(plan: Plan, reason: str) -> Plan:
+    return msgspec.structs.replace(plan, reasons=(*plan.reasons, reason))
 
 
 def unasked(request: Request, layout: Layout) -> Request:
