@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -408,7 +409,9 @@ def test_who_ends_tune_ends_its_trial(tiny: Path, tmp_path: Path, number: signal
     words = [sys.executable, "-m", "vllm_hpc", "tune", str(tiny), "--scheduler", "local", "--name", "sweep"]
     words += ["--rows", "1000", "--prompt-tokens", "8", "--job-dir", str(tmp_path), "--engine", "dtype=float32"]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    # Under nohup a hangup is ignored, by what nohup has started too.
+    default = partial(signal.signal, number, signal.SIG_DFL)
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=default) as process:
         assert process.stderr is not None
         assert process.stderr.readline().endswith(f"runs as {tmp_path / 'sweep' / 'trial-1'}\n")
         process.send_signal(number)
