@@ -33,9 +33,10 @@ MOST_LENGTH_UNKNOWN = 8192
 # So many times MOST_CAPTURED rows a replica make up for the graphs: 3 % of 190 s of an H100 with the 8B shape, 3 s more
 # in each start. With fewer, the code that other inputs' jobs have compiled, for 512, is worth more.
 MANY_WAVES = 16
-# What a layout must save, by the estimate, to be taken for another one. The estimate was up to 10 % off
-# (docs/planner.md), and the start of a larger TP group takes some seconds more.
-WORTH_S, WORTH_SHARE = 10.0, 0.2
+# What a layout must save, by the estimate, to be taken for another one: the start of TP=4 took 8 to 12 s more than that
+# of four replicas (docs/performance.md), and of two layouts one was up to 10 % more off than the other
+# (docs/planner.md).
+WORTH_S, WORTH_SHARE = 10.0, 0.1
 # With room for fewer, of which some may be longer than the average, rows wait for each other's KV cache.
 SOME_SEQUENCES = 32
 _NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})

@@ -16,15 +16,19 @@ from vllm_hpc.survey import Survey
 # Of the data sheet's peaks, what was measured with the 8B shape on H100 (docs/performance.md, "Layer by layer"):
 # products of prompts at 698 of 989 TFLOP/s, KV cache read at 2.2 of 3.35 TB/s; all-reduces of 1 GiB by NCCL, without
 # NVLink multicast, at 355 of 900 GB/s (bus bandwidth, 4 GPUs).
-FLOPS_SHARE, BANDWIDTH_SHARE, LINK_SHARE = 0.7, 0.65, 0.39
-# What a step takes beside: between kernels 1.0 ms there, and what samples and schedules a middling number of rows.
-STEP_S = 2e-3
-# What an all-reduce takes that does not follow from its size; two a layer.
-ALL_REDUCE_S, ALL_REDUCES = 15e-6, 2
+FLOPS_SHARE, CACHE_SHARE, LINK_SHARE = 0.7, 0.65, 0.39
+# What follows is fitted, as round numbers, to 31 layouts of five shapes that ran on one to four H100 or H200
+# (docs/planner.md): weights' reading, of the peak; a step, and each of its sequences in it, beside what GPUs read and
+# multiply; an all-reduce, beside its size, two a layer; and what Python needs for a sequence in every step, where the
+# GPUs would be done before (a 1B model).
+WEIGHTS_SHARE, STEP_S, SEQUENCE_S = 0.8, 1.4e-3, 8e-6
+ALL_REDUCE_S, ALL_REDUCES = 5e-6, 2
+HOST_SEQUENCE_S = 20e-6
+# A layer of experts in each step, in every layout alike: routes, sorts, multiplies little with much. Of one model.
+EXPERTS_LAYER_S = 3e-4
 # GB/s both ways where GPUs have no NVLink, or none that is known: PCIe 4.0 x16, of which the same share counts.
 PCIE = 64.0
-# Without it, layouts with TP were 9 to 14 % slower than estimated, those without 8 % slower to 4 % faster.
-TP_MORE = 1.1
+TP_MORE = 1.05  # fitted as well: what TP takes that is not counted above
 
 
 def estimate_seconds(
@@ -40,9 +44,11 @@ def estimate_seconds(
     running = min(sequences, max(1, int(at_once)))
     flops = 2 * active_parameters(shape) / (gpu.tflops * 1e12 * FLOPS_SHARE) / layout.tp
     stages = layout.pp if overlaps else 1
-    bandwidth = gpu.bandwidth * 1e12 * BANDWIDTH_SHARE
+    bandwidth = gpu.bandwidth * 1e12
     # Of experts, a step reads those that its rows are sent to.
     every = max(active_parameters(shape), count_parameters(shape) or 0)
+    experts = shape.experts.layers * EXPERTS_LAYER_S if shape.experts else 0.0
+    more = 1.0 if layout.tp == 1 else TP_MORE
     output = survey.output_tokens / max(1, survey.sequences)
     context = survey.prompt_tokens / max(1, survey.rows) + output / 2
 
@@ -50,18 +56,18 @@ def estimate_seconds(
         parts = min(stages, running)
         part = running / parts
         touched = min(1.0, part * active_parameters(shape) / every)
-        weights = touched * fit.rank_weights * layout.pp / bandwidth
-        cache = part * context * kv_bytes_per_token(shape, layout.tp, load.kv_bytes) / bandwidth
+        weights = touched * fit.rank_weights * layout.pp / (bandwidth * WEIGHTS_SHARE)
+        cache = part * context * kv_bytes_per_token(shape, layout.tp, load.kv_bytes) / (bandwidth * CACHE_SHARE)
         # What a part takes through all stages; meanwhile the others do the same behind it.
-        return max(weights, part * flops) + cache + _talk(shape, layout, part, gpu) + parts * STEP_S
+        on_gpu = max(weights, part * flops) + cache + _talk(shape, layout, part, gpu) + parts * STEP_S
+        return max(more * (on_gpu + experts + running * SEQUENCE_S), running * HOST_SEQUENCE_S)
 
     waves, rest = divmod(sequences, running)
     prompts = survey.prompt_tokens / layout.dp
     prefill = prompts / stages * flops + prompts / stages / load.max_num_batched_tokens * _talk(
         shape, layout, load.max_num_batched_tokens, gpu
     )
-    seconds = prefill + output * (waves * step(running) + (step(rest) if rest else 0.0))
-    return seconds if layout.tp == 1 else TP_MORE * seconds
+    return more * prefill + output * (waves * step(running) + (step(rest) if rest else 0.0))
 
 
 def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
