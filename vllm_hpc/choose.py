@@ -34,9 +34,9 @@ MOST_LENGTH_UNKNOWN = 8192
 # in each start. With fewer, the code that other inputs' jobs have compiled, for 512, is worth more.
 MANY_WAVES = 16
 # What a layout must save, by the estimate, to be taken for another one: the start of TP=4 took 8 to 12 s more than that
-# of four replicas (docs/performance.md), and of two layouts one was up to 10 % more off than the other
-# (docs/planner.md).
-WORTH_S, WORTH_SHARE = 10.0, 0.1
+# of four replicas (docs/performance.md), and where a larger TP was estimated against a smaller one on the same GPUs,
+# its advantage came out up to a tenth too large (docs/planner.md).
+WORTH_S, WORTH_SHARE = 12.0, 0.15
 # With room for fewer, of which some may be longer than the average, rows wait for each other's KV cache.
 SOME_SEQUENCES = 32
 _NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})
@@ -229,7 +229,9 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
         return f"{other.cut}: does not fit: {lack(other.fit, other.needs)}"
     if other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
         told = f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
-        return told if other.seconds > best.seconds else f"{told}: the estimate is too rough to go by that"
+        saves_seconds = best.seconds - other.seconds >= WORTH_S
+        too_little = "the estimate is too rough to go by that" if saves_seconds else "a larger group starts later"
+        return told if other.seconds > best.seconds else f"{told}: {too_little}"
     if not other.is_busy and other.concurrent * other.layout.dp < best.concurrent * best.layout.dp:
         return (
             f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} in the chosen one"

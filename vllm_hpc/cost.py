@@ -9,7 +9,8 @@ from vllm_hpc.needs import Needs
 from vllm_hpc.plan import Cost
 from vllm_hpc.survey import Survey
 
-# Real runs took 0.92 to 1.14 of the estimate (docs/planner.md), those of a model so small that Python decides 1.5.
+# Runs took 0.88 to 1.13 of the estimate, which is fitted to them, and 1.5 to 2 times the one before it that had nothing
+# of them, of Python's part and of experts (docs/planner.md): so much is left for what was not measured.
 ESTIMATE_SPREAD = (0.8, 2.0)
 # TP groups without NVLink, and replicas over several nodes, were not measured against it.
 ROUGH_SPREAD = (0.5, 5.0)

@@ -17,15 +17,15 @@ from vllm_hpc.survey import Survey
 # products of prompts at 698 of 989 TFLOP/s, KV cache read at 2.2 of 3.35 TB/s; all-reduces of 1 GiB by NCCL, without
 # NVLink multicast, at 355 of 900 GB/s (bus bandwidth, 4 GPUs).
 FLOPS_SHARE, CACHE_SHARE, LINK_SHARE = 0.7, 0.65, 0.39
-# What follows is fitted, as round numbers, to 31 layouts of five shapes that ran on one to four H100 or H200
-# (docs/planner.md): weights' reading, of the peak; a step, and each of its sequences in it, beside what GPUs read and
-# multiply; an all-reduce, beside its size, two a layer; and what Python needs for a sequence in every step, where the
-# GPUs would be done before (a 1B model).
+# What follows is fitted, as round numbers, to runs of six shapes on one to four H100 or H200 (docs/planner.md): the
+# reading of weights, of the peak; a step, and each of its sequences in it, beside what GPUs read and multiply; an
+# all-reduce, beside its size, two a layer; and what Python needs for a sequence in every step, where the GPUs would be
+# done before (a 1B model).
 WEIGHTS_SHARE, STEP_S, SEQUENCE_S = 0.8, 1.4e-3, 8e-6
 ALL_REDUCE_S, ALL_REDUCES = 5e-6, 2
-HOST_SEQUENCE_S = 20e-6
-# A layer of experts in each step, in every layout alike: routes, sorts, multiplies little with much. Of one model.
-EXPERTS_LAYER_S = 3e-4
+HOST_SEQUENCE_S = 19e-6
+# What a layer of experts takes more for a sequence in each step, in every layout alike. Of one model, with 512 at once.
+EXPERTS_S = 6e-7
 # GB/s both ways where GPUs have no NVLink, or none that is known: PCIe 4.0 x16, of which the same share counts.
 PCIE = 64.0
 TP_MORE = 1.05  # fitted as well: what TP takes that is not counted above
@@ -47,7 +47,7 @@ def estimate_seconds(
     bandwidth = gpu.bandwidth * 1e12
     # Of experts, a step reads those that its rows are sent to.
     every = max(active_parameters(shape), count_parameters(shape) or 0)
-    experts = shape.experts.layers * EXPERTS_LAYER_S if shape.experts else 0.0
+    sequence = SEQUENCE_S + (shape.experts.layers * EXPERTS_S if shape.experts else 0.0)
     more = 1.0 if layout.tp == 1 else TP_MORE
     output = survey.output_tokens / max(1, survey.sequences)
     context = survey.prompt_tokens / max(1, survey.rows) + output / 2
@@ -60,7 +60,7 @@ def estimate_seconds(
         cache = part * context * kv_bytes_per_token(shape, layout.tp, load.kv_bytes) / (bandwidth * CACHE_SHARE)
         # What a part takes through all stages; meanwhile the others do the same behind it.
         on_gpu = max(weights, part * flops) + cache + _talk(shape, layout, part, gpu) + parts * STEP_S
-        return max(more * (on_gpu + experts + running * SEQUENCE_S), running * HOST_SEQUENCE_S)
+        return max(more * (on_gpu + running * sequence), running * HOST_SEQUENCE_S)
 
     waves, rest = divmod(sequences, running)
     prompts = survey.prompt_tokens / layout.dp
