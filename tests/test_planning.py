@@ -121,6 +121,10 @@ def test_the_longest_row_decides_the_context(models: Path, run_cli: Cli) -> None
     found = plan(run_cli, *options, "--engine", "max_model_len=4000")
     assert found["engine"]["max_model_len"] == 4000
     assert found["cost"]["output_tokens"] == 256 * 2 + 600
+    (models / "in.jsonl").write_text(json.dumps({"prompt": "a", "sampling": {"max_completion_tokens": 600}}) + "\n")
+    found = plan(run_cli, *options, "--max-tokens", "50")
+    assert found["cost"]["output_tokens"] == 600
+    assert any("can take more than 617 tokens" in reason for reason in found["reasons"])
 
 
 @pytest.mark.parametrize(

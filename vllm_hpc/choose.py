@@ -39,6 +39,7 @@ MANY_WAVES = 16
 WORTH_S, WORTH_SHARE = 12.0, 0.15
 # With room for fewer, of which some may be longer than the average, rows wait for each other's KV cache.
 SOME_SEQUENCES = 32
+SOME_ROOM = 0.8  # or of what the roomiest layout has, where none has room to be busy
 _NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})
 RUNNERS_UP = 2  # smaller ones, and one larger
 
@@ -64,6 +65,15 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
     @property
     def concurrent(self) -> float:
         return self.needs.concurrent(self.fit) if self.fit else 0.0
+
+    @property
+    def room(self) -> float:
+        """Sequences at once in all replicas."""
+        return self.concurrent * self.layout.dp
+
+    def has_room_beside(self, other: _Candidate) -> bool:
+        """Enough not to lose by waiting what its steps save: rows may be longer than the average."""
+        return self.is_busy or self.concurrent >= SOME_SEQUENCES or self.room >= SOME_ROOM * other.room > 0
 
     @property
     def is_busy(self) -> bool:
@@ -146,7 +156,10 @@ def _candidates(asked: Asked, capacity: int | None, needs: Needs, solve: Solver)
         found += _solved([(tps[-1], pp) for pp in stages], asked, capacity, needs, solve)
     if (not found and asked.dp) or (found and found[0].fit and not any(one.is_busy for one in found)):
         found += list(_solved(_all_cuts(asked, needs, allowed, node), asked, capacity, needs, solve))
-    return found
+    once: dict[Layout, _Candidate] = {}
+    for candidate in found:
+        once.setdefault(candidate.layout, candidate)
+    return list(once.values())
 
 
 def _solved(
@@ -178,7 +191,7 @@ def _all_cuts(asked: Asked, needs: Needs, allowed: list[int], node: int) -> list
 
 
 def _best(candidates: list[_Candidate]) -> _Candidate:
-    """The first with room to be busy; else, of those that fit, the one with the most room; else the first or last."""
+    """The first with room to be busy, else the one with the most room, or one much faster; else the first or last."""
     if candidates[0].fit is None:
         return candidates[0]
     busy = _first_busy(candidates)
@@ -186,7 +199,7 @@ def _best(candidates: list[_Candidate]) -> _Candidate:
         return _faster(candidates, busy)
     fitting = [candidate for candidate in candidates if candidate.fit and candidate.fit.fits]
     if fitting:
-        return max(fitting, key=lambda candidate: candidate.concurrent * candidate.layout.dp)
+        return _faster(candidates, max(fitting, key=lambda candidate: candidate.room))
     return max(candidates, key=lambda candidate: candidate.fit.kv if candidate.fit else 0)
 
 
@@ -194,13 +207,12 @@ def _first_busy(candidates: list[_Candidate]) -> _Candidate | None:
     return next((candidate for candidate in candidates if candidate.is_busy), None)
 
 
-def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
-    """Another on as many GPUs, each step from ``busy`` to a larger replica, or a smaller PP, much faster; or it."""
-    best = busy
+def _faster(candidates: list[_Candidate], first: _Candidate) -> _Candidate:
+    """Another on as many GPUs, each step from ``first`` on much faster; or it."""
+    best = first
     for one in candidates:
-        is_equal = one.layout.all_ranks == busy.layout.all_ranks
-        has_room = one.is_busy or one.concurrent >= SOME_SEQUENCES
-        if is_equal and has_room and one.seconds is not None and best.seconds is not None:
+        is_equal = one.layout.all_ranks == first.layout.all_ranks
+        if is_equal and one.has_room_beside(first) and one.seconds is not None and best.seconds is not None:
             saved = best.seconds - one.seconds
             best = one if saved >= max(WORTH_S, WORTH_SHARE * best.seconds) else best
     return best
@@ -227,16 +239,22 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
         return f"{other.cut}: more ranks in a replica than needed"
     if not other.fit.fits:
         return f"{other.cut}: does not fit: {lack(other.fit, other.needs)}"
-    if other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
+    is_equal = other.layout.all_ranks == best.layout.all_ranks
+    if is_equal and other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
         told = f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
-        saves_seconds = best.seconds - other.seconds >= WORTH_S
-        too_little = "the estimate is too rough to go by that" if saves_seconds else "a larger group starts later"
-        return told if other.seconds > best.seconds else f"{told}: {too_little}"
-    if not other.is_busy and other.concurrent * other.layout.dp < best.concurrent * best.layout.dp:
+        return told if other.seconds > best.seconds else f"{told}: {_why_not_faster(other, best)}"
+    if not other.is_busy and other.room < best.room:
         return (
             f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} in the chosen one"
         )
     return f"{other.cut}: fits too, with fewer replicas or more ranks in each, which talk in every layer"
+
+
+def _why_not_faster(other: _Candidate, best: _Candidate) -> str:
+    if not other.has_room_beside(best):
+        return f"room for {other.concurrent:.0f} sequences at once in each replica is little where some are longer"
+    saved = (best.seconds or 0.0) - (other.seconds or 0.0)
+    return "a larger group starts later" if saved < WORTH_S else "the estimate is too rough to go by that"
 
 
 def lack(fit: Fit, needs: Needs) -> str:

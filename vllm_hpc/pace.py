@@ -26,7 +26,8 @@ ALL_REDUCE_S, ALL_REDUCES = 5e-6, 2
 HOST_SEQUENCE_S = 19e-6
 # What a layer of experts takes more for a sequence in each step, in every layout alike. Of one model, with 512 at once.
 EXPERTS_S = 6e-7
-# GB/s both ways where GPUs have no NVLink, or none that is known: PCIe 4.0 x16, of which the same share counts.
+# GB/s both ways where GPUs have no NVLink, or none that is known, and between nodes: PCIe 4.0 x16, of which the same
+# share counts. Not measured.
 PCIE = 64.0
 TP_MORE = 1.05  # fitted as well: what TP takes that is not counted above
 
@@ -36,11 +37,13 @@ def estimate_seconds(
 ) -> float:
     """Seconds from the first step to the last on GPUs of known speed.
 
-    ``at_once``: sequences that a replica runs at once, at most. All count as of the same length. Stages of PP work in
-    turns, as under external_launcher; or at once where that ``overlaps``, each on its part of the sequences, so that
-    it reads its weights for every part. A TP group counts as on one node.
+    ``at_once``: sequences that a replica runs at once, at most. All count as of the same length, but for the longest
+    one, which takes its own steps at least. Stages of PP work in turns, as under external_launcher; or at once where
+    that ``overlaps``, each on its part of the sequences, so that it reads its weights for every part.
     """
-    sequences = max(1, -(-survey.sequences // layout.dp))
+    rows = max(1, survey.rows)
+    part_of_rows = -(-rows // layout.dp) / rows  # the fullest replica's; a row's outputs stay together
+    sequences = max(1, round(survey.sequences * part_of_rows))
     running = min(sequences, max(1, int(at_once)))
     flops = 2 * active_parameters(shape) / (gpu.tflops * 1e12 * FLOPS_SHARE) / layout.tp
     stages = layout.pp if overlaps else 1
@@ -49,8 +52,9 @@ def estimate_seconds(
     every = max(active_parameters(shape), count_parameters(shape) or 0)
     sequence = SEQUENCE_S + (shape.experts.layers * EXPERTS_S if shape.experts else 0.0)
     more = 1.0 if layout.tp == 1 else TP_MORE
-    output = survey.output_tokens / max(1, survey.sequences)
-    context = survey.prompt_tokens / max(1, survey.rows) + output / 2
+    prompt = survey.prompt_tokens / rows
+    output = min(survey.output_tokens / max(1, survey.sequences), load.max_model_len)
+    context = prompt + output / 2
 
     def step(running: int) -> float:
         parts = min(stages, running)
@@ -63,11 +67,18 @@ def estimate_seconds(
         return max(more * (on_gpu + running * sequence), running * HOST_SEQUENCE_S)
 
     waves, rest = divmod(sequences, running)
-    prompts = survey.prompt_tokens / layout.dp
-    prefill = prompts / stages * flops + prompts / stages / load.max_num_batched_tokens * _talk(
-        shape, layout, load.max_num_batched_tokens, gpu
-    )
-    return more * prefill + output * (waves * step(running) + (step(rest) if rest else 0.0))
+    prompts = survey.prompt_tokens * part_of_rows / stages
+    prefill = prompts * flops * (1 + _attention_share(shape, prompt))
+    prefill += prompts / load.max_num_batched_tokens * _talk(shape, layout, load.max_num_batched_tokens, gpu)
+    decode = output * (waves * step(running) + (step(rest) if rest else 0.0))
+    longest = min(survey.most_output, load.max_model_len)
+    return more * prefill + max(decode, longest * step(1))
+
+
+def _attention_share(shape: Shape, prompt: float) -> float:
+    """Products of a prompt's attention to those with its weights: each token's keys and values are half the prompt."""
+    seen = shape.full_layers * prompt / 2 + shape.window_layers * min(prompt / 2, shape.window or prompt)
+    return 2 * seen * shape.heads * shape.head_dim / active_parameters(shape)
 
 
 def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
@@ -75,4 +86,5 @@ def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
     if layout.tp == 1:
         return 0.0
     moved = 2 * (layout.tp - 1) / layout.tp * tokens * shape.hidden * 2
-    return shape.layers * ALL_REDUCES * (ALL_REDUCE_S + moved / ((gpu.link or PCIE) * 1e9 * LINK_SHARE))
+    link = gpu.link if layout.tp <= layout.procs_per_node else None
+    return shape.layers * ALL_REDUCES * (ALL_REDUCE_S + moved / ((link or PCIE) * 1e9 * LINK_SHARE))

@@ -100,7 +100,8 @@ def _length(
     if survey.longest >= shape.positions:
         if survey.longest > shape.positions:
             reasons.append(
-                f"rows may take up to {survey.longest} tokens: those over {shape.positions} become error rows"
+                f"rows may take up to {survey.longest} tokens: outputs end where the model's context of "
+                f"{shape.positions} does, and prompts that fill it become error rows"
             )
         return shape.positions
     engine["max_model_len"] = survey.longest

@@ -25,7 +25,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
 
     None where a row has no limit that can be told from here. ``prompt_tokens`` and ``output_tokens`` are totals:
     estimated from bytes, and as if every row used its max_tokens. ``outputs``: sequences of all rows (their n), where
-    that is not one each.
+    that is not one each. ``most_output``: the most tokens of one sequence, where rows differ in that.
     """
 
     rows: int
@@ -35,6 +35,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     is_sample: bool = False
     has_chats: bool = False
     outputs: int | None = None
+    most_output: int = 0
 
     @property
     def sequences(self) -> int:
@@ -54,25 +55,26 @@ def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole:
     chat template, of which a chat can repeat each fixed text once. With ``whole`` false a large file is only sampled.
     """
     is_large = not whole and intake.size > WHOLE_BYTES
-    rows = prompt_tokens = output_tokens = sequences = 0
+    rows = prompt_tokens = output_tokens = sequences = most_output = 0
     longest: int | None = 0
     is_sample = has_chats = False
     share = 1.0
     for row in intake.rows():
         most, typical = _prompt(row, template_bytes)
         limit, outputs = _limits(row, sampling)
-        output = outputs * (DEFAULT_MAX_TOKENS if limit is None else limit)
+        each = DEFAULT_MAX_TOKENS if limit is None else limit
         has_chats = has_chats or "messages" in row
         rows, sequences = rows + 1, sequences + outputs
         longest = None if longest is None or limit is None else max(longest, most + limit)
-        prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + output
+        prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + outputs * each
+        most_output = max(most_output, each)
         if is_large and rows >= SAMPLE_ROWS:
             is_sample, share = True, max(1.0, 1 / max(1e-9, intake.share))
             break
     return Survey(
         rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
         output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_chats,
-        outputs=int(sequences * share),
+        outputs=int(sequences * share), most_output=most_output,
     )  # fmt: skip
 
 
@@ -95,6 +97,8 @@ def _limits(row: Row, job: dict[str, Any]) -> tuple[int | None, int]:
         return 0, 0
     sampling = {**job, **row["sampling"]} if "sampling" in row else job
     limit, outputs = sampling.get("max_tokens"), sampling.get("n", 1)
+    if sampling.get("max_completion_tokens") is not None:  # OpenAI's name, which wins (vllm_hpc.engine.sampling)
+        limit = sampling["max_completion_tokens"]
     return (
         limit if type(limit) is int and 0 < limit < 1_000_000_000 else None,
         outputs if type(outputs) is int and 0 < outputs < 100_000 else 1,

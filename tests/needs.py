@@ -1,0 +1,34 @@
+"""What published models need of a GPU, for tests of choices and estimates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tests.published_models import PUBLISHED
+from vllm_hpc.choose import Choice
+from vllm_hpc.gpus import find_gpu
+from vllm_hpc.hardware import Device
+from vllm_hpc.models.config import read_shape
+from vllm_hpc.needs import Needs
+from vllm_hpc.settings import choose_settings
+from vllm_hpc.survey import Survey
+
+MODELS = {model.name: read_shape(model.config, model.name) for model in PUBLISHED}
+
+
+def needs(name: str, gpu: str | None, survey: Survey | None = None, **engine: Any) -> Needs:
+    device = Device(find_gpu(gpu), "--gpu") if gpu else None
+    shape = MODELS[name]
+    if survey and shape.positions == 2048:  # Hugging Face's default: the list of sizes has no context
+        shape = msgspec.structs.replace(shape, positions=131072)
+    return Needs(shape, None, device, choose_settings(shape, device, survey, engine, 1.0), survey)
+
+
+def cut(choice: Choice) -> tuple[int, int, int]:
+    return choice.layout.tp, choice.layout.pp, choice.layout.dp
+
+
+def of_rows(rows: int, output: int, prompt: int = 256) -> Survey:
+    return Survey(rows=rows, longest=prompt + output, prompt_tokens=prompt * rows, output_tokens=output * rows)
