@@ -50,6 +50,12 @@ def test_a_plan_that_does_not_fit_is_exit_code_1_and_its_advice_fits(models: Pat
     assert not (models / "runs").exists()
 
 
+def test_advice_keeps_to_the_nodes_that_were_asked_for(models: Path, run_cli: Cli) -> None:
+    args = ("Llama-3.1-70B", "--gpu", "a100-40", "--nodes", "1", "--gpus-per-node", "2")
+    reason = plan(run_cli, *args, code=1)["reasons"][-1]
+    assert "try --nodes 2 --gpus-per-node 2 --tp 2 --pp 2 --dp 1" in reason
+
+
 def test_a_plan_for_people_ends_with_what_to_do(models: Path, run_cli: Cli) -> None:
     outcome = run_cli("plan", "Llama-3.1-70B", "--tp", "1", "--pp", "1", "--gpu", "a100-40", "--scheduler", "slurm")
     assert outcome.code == 1

@@ -148,6 +148,8 @@ def _settings(
 
 def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs) -> Plan:
     solver = solve_array if request.array else solve
+    # What a node was said to have, where there can be more nodes.
+    node = capacity or (None if needs.one_node else request.gpus_per_node)
     choice, needs = with_rounded_length(choose(_asked(request), capacity, needs, solver), needs, request.engine)
     choice, needs = with_more_sequences(choice, needs, request.engine)
     fit = choice.fit
@@ -155,7 +157,7 @@ def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs
         layout=choice.layout,
         engine={**needs.settings.engine, **request.engine},
         fits=fit.fits if fit else None,
-        misfit=_misfit(choice, needs, capacity) if fit and not fit.fits else None,
+        misfit=_misfit(choice, needs, node) if fit and not fit.fits else None,
         reasons=(*choice.reasons, *needs.settings.reasons),
         memory=_memory(fit, needs),
         kv_tokens=fit.kv_tokens if fit else None,
