@@ -131,6 +131,22 @@ def test_without_room_to_be_busy_stages_that_take_turns_still_lose() -> None:
     assert cut(choice) == (8, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "gpu", "nodes", "rows", "expected"),
+    [
+        ("Llama-3.1-8B", "h100-80", 4, of_rows(1000, 30_000, 30_000), (4, 1, 4)),  # first busy: TP=4 x PP=4
+        ("Qwen3-30B-A3B", "a100-40", 2, of_rows(1000, 1000, 30_000), (4, 1, 2)),  # TP=4 x PP=2 has a third more room
+        ("Llama-3.1-70B", "h200", 4, of_rows(1000, 30_000, 30_000), (4, 1, 4)),
+    ],
+)
+def test_of_long_rows_that_fill_the_kv_cache_the_estimate_decides(
+    name: str, gpu: str, nodes: int, rows: Survey, expected: tuple[int, int, int]
+) -> None:
+    choice = choose(Asked(nodes=nodes, gpus_per_node=4), None, needs(name, gpu, rows), solve)
+    assert cut(choice) == expected
+    assert "the fastest by an estimate" in choice.reasons[-1]
+
+
 @pytest.mark.parametrize("asked", [{}, {"tp": 8}, {"tp": 4, "dp": 2}])
 def test_no_layout_loses_twice_or_to_itself(asked: dict[str, int]) -> None:
     wanted = needs("Qwen2.5-32B", "a100-40", of_rows(100, 2000, 30_000))

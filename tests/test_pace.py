@@ -106,6 +106,8 @@ def test_attention_of_long_prompts_is_counted() -> None:
 def test_outputs_end_with_the_context() -> None:
     most, beyond = of_rows(4, 131_072, prompt=1), of_rows(4, 10**9, prompt=1)
     assert seconds("Llama-3.1-8B", beyond) == pytest.approx(seconds("Llama-3.1-8B", most), rel=0.01)
+    most, beyond = of_rows(4, 31_072, prompt=100_000), of_rows(4, 131_072, prompt=100_000)
+    assert seconds("Llama-3.1-8B", beyond) == pytest.approx(seconds("Llama-3.1-8B", most), rel=0.01)
 
 
 def test_a_tp_group_over_nodes_has_no_nvlink() -> None:

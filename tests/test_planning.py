@@ -51,7 +51,7 @@ def test_a_plan_that_does_not_fit_is_exit_code_1_and_its_advice_fits(models: Pat
 
 
 def test_advice_keeps_to_the_nodes_that_were_asked_for(models: Path, run_cli: Cli) -> None:
-    args = ("Llama-3.1-70B", "--gpu", "a100-40", "--nodes", "1", "--gpus-per-node", "2")
+    args = ("Llama-3.1-70B", "--gpu", "a100-40", "--nodes", "2", "--gpus-per-node", "2", "--pp", "1")
     reason = plan(run_cli, *args, code=1)["reasons"][-1]
     assert "try --nodes 2 --gpus-per-node 2 --tp 2 --pp 2 --dp 1" in reason
 
@@ -127,8 +127,12 @@ def test_the_longest_row_decides_the_context(models: Path, run_cli: Cli) -> None
     found = plan(run_cli, *options, "--engine", "max_model_len=4000")
     assert found["engine"]["max_model_len"] == 4000
     assert found["cost"]["output_tokens"] == 256 * 2 + 600
-    (models / "in.jsonl").write_text(json.dumps({"prompt": "a", "sampling": {"max_completion_tokens": 600}}) + "\n")
-    found = plan(run_cli, *options, "--max-tokens", "50")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_rows_own_limit_wins_by_either_name(models: Path, run_cli: Cli, name: str) -> None:
+    (models / "in.jsonl").write_text(json.dumps({"prompt": "a", "sampling": {name: 600}}) + "\n")
+    found = plan(run_cli, "Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.jsonl", "--max-tokens", "50")
     assert found["cost"]["output_tokens"] == 600
     assert any("can take more than 617 tokens" in reason for reason in found["reasons"])
 

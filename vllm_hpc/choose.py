@@ -39,7 +39,7 @@ MANY_WAVES = 16
 WORTH_S, WORTH_SHARE = 12.0, 0.15
 # With room for fewer, of which some may be longer than the average, rows wait for each other's KV cache.
 SOME_SEQUENCES = 32
-SOME_ROOM = 0.8  # or of what the roomiest layout has, where none has room to be busy
+SOME_ROOM = 0.6  # or of what the roomiest layout has, where none has room to be busy
 _NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})
 RUNNERS_UP = 2  # smaller ones, and one larger
 
@@ -71,10 +71,6 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
         """Sequences at once in all replicas."""
         return self.concurrent * self.layout.dp
 
-    def has_room_beside(self, other: _Candidate) -> bool:
-        """Enough not to lose by waiting what its steps save: rows may be longer than the average."""
-        return self.is_busy or self.concurrent >= SOME_SEQUENCES or self.room >= SOME_ROOM * other.room > 0
-
     @property
     def is_busy(self) -> bool:
         return self.fit is not None and self.fit.fits and self.concurrent >= self.needs.busy_at(self.layout)
@@ -82,6 +78,16 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def seconds(self) -> float | None:
         return self.needs.seconds(self.layout, self.fit)
+
+    def is_on_as_many(self, other: _Candidate) -> bool:
+        """GPUs."""
+        return self.layout.all_ranks == other.layout.all_ranks
+
+    def saves_much(self, other: _Candidate) -> bool:
+        """By the estimate, of both."""
+        if self.seconds is None or other.seconds is None:
+            return False
+        return other.seconds - self.seconds >= max(WORTH_S, WORTH_SHARE * other.seconds)
 
     @property
     def cut(self) -> str:
@@ -197,9 +203,9 @@ def _best(candidates: list[_Candidate]) -> _Candidate:
     busy = _first_busy(candidates)
     if busy:
         return _faster(candidates, busy)
-    fitting = [candidate for candidate in candidates if candidate.fit and candidate.fit.fits]
-    if fitting:
-        return _faster(candidates, max(fitting, key=lambda candidate: candidate.room))
+    roomiest = _roomiest(candidates)
+    if roomiest:
+        return _fastest(candidates, roomiest)
     return max(candidates, key=lambda candidate: candidate.fit.kv if candidate.fit else 0)
 
 
@@ -207,15 +213,25 @@ def _first_busy(candidates: list[_Candidate]) -> _Candidate | None:
     return next((candidate for candidate in candidates if candidate.is_busy), None)
 
 
-def _faster(candidates: list[_Candidate], first: _Candidate) -> _Candidate:
-    """Another on as many GPUs, each step from ``first`` on much faster; or it."""
-    best = first
+def _roomiest(candidates: list[_Candidate]) -> _Candidate | None:
+    fitting = [candidate for candidate in candidates if candidate.fit and candidate.fit.fits]
+    return max(fitting, key=lambda candidate: candidate.room, default=None)
+
+
+def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
+    """Another on as many GPUs, each step from ``busy`` to a larger replica, or a smaller PP, much faster; or it."""
+    best = busy
     for one in candidates:
-        is_equal = one.layout.all_ranks == first.layout.all_ranks
-        if is_equal and one.has_room_beside(first) and one.seconds is not None and best.seconds is not None:
-            saved = best.seconds - one.seconds
-            best = one if saved >= max(WORTH_S, WORTH_SHARE * best.seconds) else best
+        if one.is_on_as_many(busy) and (one.is_busy or one.concurrent >= SOME_SEQUENCES) and one.saves_much(best):
+            best = one
     return best
+
+
+def _fastest(candidates: list[_Candidate], roomiest: _Candidate) -> _Candidate:
+    """Where none has room to be busy: the fastest on as many GPUs that has not much less room; or the roomiest."""
+    others = [one for one in candidates if one.is_on_as_many(roomiest) and one.room >= SOME_ROOM * roomiest.room]
+    best = min(others, key=lambda one: one.seconds or float("inf"), default=roomiest)
+    return best if best.saves_much(roomiest) else roomiest
 
 
 def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list[str]:
@@ -223,8 +239,8 @@ def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list
     if fit is None or not fit.fits:
         return []
     room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each replica"
-    first = _first_busy(candidates)
-    if first and first is not best:
+    first = _first_busy(candidates) or _roomiest(candidates)
+    if first and first is not best and first.seconds and best.seconds:
         saved = f"some {best.seconds:.0f} s of generating, {first.seconds:.0f} s as {first.cut}"
         return [f"{best.cut}: the fastest by an estimate: {saved}; {room}"]
     if not best.is_busy:
@@ -239,8 +255,7 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
         return f"{other.cut}: more ranks in a replica than needed"
     if not other.fit.fits:
         return f"{other.cut}: does not fit: {lack(other.fit, other.needs)}"
-    is_equal = other.layout.all_ranks == best.layout.all_ranks
-    if is_equal and other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
+    if other.is_on_as_many(best) and other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
         told = f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
         return told if other.seconds > best.seconds else f"{told}: {_why_not_faster(other, best)}"
     if not other.is_busy and other.room < best.room:
@@ -251,10 +266,11 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
 
 
 def _why_not_faster(other: _Candidate, best: _Candidate) -> str:
-    if not other.has_room_beside(best):
-        return f"room for {other.concurrent:.0f} sequences at once in each replica is little where some are longer"
+    if other.room < best.room and not other.is_busy:
+        return f"it has room for {other.room:.0f} sequences at once in all, the chosen one for {best.room:.0f}"
     saved = (best.seconds or 0.0) - (other.seconds or 0.0)
-    return "a larger group starts later" if saved < WORTH_S else "the estimate is too rough to go by that"
+    is_larger = other.layout.tp > best.layout.tp
+    return "a larger group starts later" if is_larger and saved < WORTH_S else "the estimate is too rough to go by that"
 
 
 def lack(fit: Fit, needs: Needs) -> str:

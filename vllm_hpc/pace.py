@@ -52,11 +52,12 @@ def estimate_seconds(
     every = max(active_parameters(shape), count_parameters(shape) or 0)
     sequence = SEQUENCE_S + (shape.experts.layers * EXPERTS_S if shape.experts else 0.0)
     more = 1.0 if layout.tp == 1 else TP_MORE
-    prompt = survey.prompt_tokens / rows
-    output = min(survey.output_tokens / max(1, survey.sequences), load.max_model_len)
-    context = prompt + output / 2
+    prompt = min(survey.prompt_tokens / rows, load.max_model_len)
+    left = load.max_model_len - prompt  # outputs end with the context
+    output, longest = min(survey.output_tokens / max(1, survey.sequences), left), min(survey.most_output, left)
 
-    def step(running: int) -> float:
+    def step(running: int, output: float) -> float:
+        context = prompt + output / 2
         parts = min(stages, running)
         part = running / parts
         touched = min(1.0, part * active_parameters(shape) / every)
@@ -67,18 +68,18 @@ def estimate_seconds(
         return max(more * (on_gpu + running * sequence), running * HOST_SEQUENCE_S)
 
     waves, rest = divmod(sequences, running)
-    prompts = survey.prompt_tokens * part_of_rows / stages
+    prompts = prompt * rows * part_of_rows / stages
     prefill = prompts * flops * (1 + _attention_share(shape, prompt))
     prefill += prompts / load.max_num_batched_tokens * _talk(shape, layout, load.max_num_batched_tokens, gpu)
-    decode = output * (waves * step(running) + (step(rest) if rest else 0.0))
-    longest = min(survey.most_output, load.max_model_len)
-    return more * prefill + max(decode, longest * step(1))
+    decode = output * (waves * step(running, output) + (step(rest, output) if rest else 0.0))
+    return more * prefill + max(decode, longest * step(1, longest))
 
 
 def _attention_share(shape: Shape, prompt: float) -> float:
     """Products of a prompt's attention to those with its weights: each token's keys and values are half the prompt."""
     seen = shape.full_layers * prompt / 2 + shape.window_layers * min(prompt / 2, shape.window or prompt)
-    return 2 * seen * shape.heads * shape.head_dim / active_parameters(shape)
+    head = shape.mla.nope_dim + shape.mla.rope_dim if shape.mla else shape.head_dim
+    return 2 * seen * shape.heads * head / active_parameters(shape)
 
 
 def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
@@ -86,5 +87,6 @@ def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
     if layout.tp == 1:
         return 0.0
     moved = 2 * (layout.tp - 1) / layout.tp * tokens * shape.hidden * 2
-    link = gpu.link if layout.tp <= layout.procs_per_node else None
+    is_inside = layout.nodes == 1 or layout.procs_per_node % layout.tp == 0
+    link = gpu.link if is_inside else None
     return shape.layers * ALL_REDUCES * (ALL_REDUCE_S + moved / ((link or PCIE) * 1e9 * LINK_SHARE))

@@ -32,6 +32,8 @@ from vllm_hpc.settings import Settings, choose_settings, not_modelled
 from vllm_hpc.survey import Survey, survey
 from vllm_hpc.vllm_arguments import typed
 
+WHOLE_NODE = 4  # GPUs; with fewer asked for, a node may well have more
+
 # Engine arguments that make the same model another one to tune.
 _NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
 
@@ -148,8 +150,10 @@ def _settings(
 
 def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs) -> Plan:
     solver = solve_array if request.array else solve
-    # What a node was said to have, where there can be more nodes.
-    node = capacity or (None if needs.one_node else request.gpus_per_node)
+    asked = request.gpus_per_node or 0
+    # What a node has, or seems to: several that were asked for, or a number that is not a mere part of one.
+    is_whole = asked >= WHOLE_NODE or (request.nodes or 1) > 1
+    node = capacity or (asked if asked and is_whole and not needs.one_node else None)
     choice, needs = with_rounded_length(choose(_asked(request), capacity, needs, solver), needs, request.engine)
     choice, needs = with_more_sequences(choice, needs, request.engine)
     fit = choice.fit

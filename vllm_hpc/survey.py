@@ -18,6 +18,7 @@ SPECIAL_TOKENS = 16
 TOKENS_PER_MESSAGE = 64  # the role, and what a chat template writes around a message
 # English text in the tokenizers of today's models: 4 to 4.5 bytes a token. Only for estimates, never for limits.
 BYTES_PER_TOKEN = 4
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,14 +92,18 @@ def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:
     return len(prompt), len(prompt)
 
 
+def _max_tokens(sampling: dict[str, Any]) -> Any:
+    """By vLLM's name or OpenAI's, which wins (vllm_hpc.engine.sampling)."""
+    theirs = sampling.get("max_completion_tokens")
+    return sampling.get("max_tokens") if theirs is None else theirs
+
+
 def _limits(row: Row, job: dict[str, Any]) -> tuple[int | None, int]:
     """max_tokens of a row, None where it has no limit or none that can be read here; and its number of outputs."""
     if row.get("task") == "embed":
         return 0, 0
-    sampling = {**job, **row["sampling"]} if "sampling" in row else job
-    limit, outputs = sampling.get("max_tokens"), sampling.get("n", 1)
-    if sampling.get("max_completion_tokens") is not None:  # OpenAI's name, which wins (vllm_hpc.engine.sampling)
-        limit = sampling["max_completion_tokens"]
+    own = row.get("sampling", {})
+    limit, outputs = _max_tokens(own if _LIMITS & own.keys() else job), own.get("n", job.get("n", 1))
     return (
         limit if type(limit) is int and 0 < limit < 1_000_000_000 else None,
         outputs if type(outputs) is int and 0 < outputs < 100_000 else 1,
