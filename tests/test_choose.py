@@ -118,6 +118,14 @@ def test_of_two_nodes_no_tp_group_is_made() -> None:
     assert cut(choose(Asked(nodes=2, gpus_per_node=4), None, wanted, solve)) == (4, 1, 2)
 
 
+def test_many_rows_that_are_long_too_have_room_as_one_tp_group() -> None:
+    """Each of four replicas would hold 54 rows of 8448 tokens, and TP=4 261: the first layout with room to be busy."""
+    wanted = needs("Llama-3.1-8B", "h100-80", of_rows(8192, 8192))
+    choice = choose(Asked(nodes=1, gpus_per_node=4), None, wanted, solve)
+    assert cut(choice) == (4, 1, 1)
+    assert "the smallest with room to be busy" in choice.reasons[-1]
+
+
 def test_an_array_keeps_its_replicas() -> None:
     wanted = needs("Llama-3.1-8B", "h100-80", of_rows(16, 8192))
     assert cut(choose(Asked(dp=4), 4, wanted, solve_array)) == (1, 1, 4)

@@ -44,13 +44,15 @@ def test_the_estimate_is_near_what_was_measured(
         estimate = wanted.seconds(layout, wanted.fit(layout))
         assert estimate is not None
         off[tp, dp] = estimate / (output * rows / rates[tp, dp])
-        assert off[tp, dp] == pytest.approx(1, rel=0.15)
+        # Few rows, and experts, are further off than many rows of dense models.
+        is_rough = rows <= 16 or wanted.shape.experts is not None
+        assert off[tp, dp] == pytest.approx(1, rel=0.15 if is_rough else 0.11)
     for small, large in itertools.product(off, repeat=2):  # what a larger TP seems to save, and does not
         if small[0] < large[0]:
             assert off[small] / off[large] < 1 / (1 - WORTH_SHARE)
 
 
-# With many times the rows it is the estimate that decides, not the ten seconds.
+# With many times the rows it is the estimate that decides, not WORTH_S.
 @pytest.mark.parametrize("times", [1, 16, 64])
 @pytest.mark.parametrize(
     ("name", "gpu", "rows", "output", "rates"), [one for one in MEASURED if len(one[4]) > 1 and one[2] > 16]

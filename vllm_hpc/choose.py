@@ -181,7 +181,7 @@ def _solved(
             continue
         if needs.one_node and layout.nodes > 1:
             continue
-        if not asked.tp and layout.nodes > 1 and layout.procs_per_node % tp:
+        if not asked.tp and not layout.has_tp_inside_nodes:
             continue  # a TP group would talk over the network in every layer
         if node != capacity:
             reasons = [f"nobody said how many GPUs a node has: {ASSUMED_NODE} are assumed", *reasons]

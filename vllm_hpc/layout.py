@@ -48,6 +48,11 @@ class Layout(msgspec.Struct, frozen=True):
         return self.nodes * self.procs_per_node
 
     @property
+    def has_tp_inside_nodes(self) -> bool:
+        """No TP group lies across nodes."""
+        return self.nodes == 1 or self.procs_per_node % self.tp == 0
+
+    @property
     def tasks(self) -> int:
         """Tasks of the job array, each a world of its own; 1 where it is none."""
         return self.dp if self.is_array else 1

@@ -87,6 +87,5 @@ def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
     if layout.tp == 1:
         return 0.0
     moved = 2 * (layout.tp - 1) / layout.tp * tokens * shape.hidden * 2
-    is_inside = layout.nodes == 1 or layout.procs_per_node % layout.tp == 0
-    link = gpu.link if is_inside else None
+    link = gpu.link if layout.has_tp_inside_nodes else None
     return shape.layers * ALL_REDUCES * (ALL_REDUCE_S + moved / ((link or PCIE) * 1e9 * LINK_SHARE))
