@@ -21,7 +21,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.crafted import make_job
-from vllm_hpc.engine import devices, flashinfer, native
+from vllm_hpc.engine import devices, flashinfer, native, vllm_engine
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
 from vllm_hpc.plan import Plan
@@ -136,13 +136,16 @@ class OneEngine:
         self._barrier = Barrier(self._store, self._world)
         flashinfer.agree(self._store, self._rank, self._world)
         self._place, self._dp = layout.place(self._rank), layout.dp
+        segments: str | None = None
         if self._plan.is_native:  # this process runs the loop, vLLM starts the workers
             self._replica = native.lead(native.Seat(self._place, 0, 1, True))
         else:
-            self._replica = replicas.join(layout, self._place, self._store, f"benchmark-{os.environ['MASTER_PORT']}")
+            run = f"benchmark-{os.environ['MASTER_PORT']}"
+            self._replica, segments = vllm_engine.join(layout, self._place, self._store, run)
         parts: dict[str, float] = {}
         self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job(), parts)
-        self._replica.after_engine_start()
+        if segments is not None:
+            vllm_engine.unlink_segments(segments)
         self._sharing = share_sampling(self.engine)
         if self._plan.is_native:
             native.unlink_shared_memory()
@@ -176,7 +179,7 @@ class OneEngine:
         attempt = Attempt(job, job.job(), self._place, 1, 0, sync_s)
         store = PrefixStore(f"run/{self._runs}", self._store)
         stop = self._start()
-        digest = attempt.run(self.engine, self._replica.lockstep(), store, report)
+        digest = attempt.run(vllm_engine.VllmEngine(self.engine), self._replica.lockstep(), store, report)
         return _read(job, self._place.replica, *stop(), digest.hexdigest)
 
     @property

@@ -23,7 +23,7 @@ def output(text: str = "yes", reason: str = "stop", **more: Any) -> Any:
 
 
 def ready(row: Row = ROW, split: Any = None, **params: Any) -> Any:
-    from vllm_hpc.engine.prompts import Ready
+    from vllm_hpc.engine.interface import Ready
 
     given = {"n": 1, "logprobs": None, "logprob_token_ids": None, **params}
     return Ready(row, None, SimpleNamespace(**given), split=split, created=1)

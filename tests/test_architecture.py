@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Each layer may import those above it in this list, never those beside or below it. A new module must be placed.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("variables", "wording"),
+    ("variables", "wording", "rehearsal"),
     ("directives",),
     ("checks", "cache", "signals"),
     ("request", "adapters", "gpus", "demo", "rendezvous", "environment"),
@@ -47,7 +47,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"vllm", "torch", "transformers", "ray"}
 # The compute side stands beside the login side, and may use only this of it.
 ENGINE_MAY_USE = {"engine", "errors", "request", "layout", "plan", "adapters", "records", "jobfolder", "rows"} | {
-    "formats", "shards", "inputs", "cache",
+    "formats", "shards", "inputs", "cache", "rehearsal", "vllm_arguments",
 }  # fmt: skip
 
 

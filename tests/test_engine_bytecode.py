@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_hpc.engine.worker import _tell_of_bytecode
+from vllm_hpc.engine.vllm_engine import _tell_of_bytecode
 
 
 def test_a_package_without_bytecode_is_told_of_once_it_is_imported(

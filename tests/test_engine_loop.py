@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pytest
 
 from tests import crafted
+from vllm_hpc.engine import answers
 from vllm_hpc.engine.claims import Chunks, StoreClaims
 from vllm_hpc.engine.meter import Meter
 from vllm_hpc.engine.prior import Prior
@@ -18,7 +19,7 @@ from vllm_hpc.engine.shards import ShardWriter
 from vllm_hpc.errors import InputError
 from vllm_hpc.inputs import InputReader
 from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Claimed, read_claimed
+from vllm_hpc.records import Claimed, JobRecord, read_claimed
 from vllm_hpc.rows import Row
 
 pytest.importorskip("torch")
@@ -46,19 +47,38 @@ class Engine:
     """A row takes as many steps as its index says, between 2 and 6; ``before`` is called at every step."""
 
     def __init__(self, most: int = MOST) -> None:
-        self.vllm_config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=most))
+        self.max_num_seqs = most
         self.left: dict[str, int] = {}
         self.held: list[int] = []
         self.admitted: list[int] = []
         self.before: Any = lambda engine: None
 
-    def add_request(self, key: str, prompt: str, params: Any, lora_request: Any = None) -> None:
-        if prompt == "refused":
+    def add_request(self, key: str, ready: Any) -> None:
+        if ready.prompt == "refused":
             raise ValueError("the prompt is too long")
         self.left[key] = 2 + int(key) * 7 % 5
         self.admitted.append(int(key))
 
-    def step(self) -> list[Any]:
+    def request_maker(self, record: JobRecord, writes: bool) -> Any:
+        return make
+
+    def answer(self, ready: Any, output: Any, replica: int) -> Row:
+        return answers.answer(ready, output, replica)
+
+    def failure(self, row: Row, error: Exception) -> Row:
+        return answers.failure(row, error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self, work: Any) -> tuple[list[Any], bool]:
+        """The work is left to the loop: this one waits for what it has launched itself."""
+        return self.take_step(), False
+
+    def take_step(self) -> list[Any]:
         self.held.append(len(self.left))
         self.before(self)
         self.left = {key: steps - 1 for key, steps in self.left.items()}
@@ -310,28 +330,18 @@ def test_a_small_input_is_shared_out_to_two_replicas(tmp_path: Path) -> None:
     assert max(rank.engine.held) == 3
 
 
-class Within:
-    """Steps as of an engine with two batches under way: the work is done in each, before its outputs are known."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._step = engine.step
-
-    def __enter__(self) -> Within:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+class Within(Engine):
+    """One with two batches under way: the work is done in each step, before its outputs are known."""
 
     def step(self, work: Any) -> tuple[list[Any], bool]:
-        outputs = self._step()
+        outputs = self.take_step()
         work()
         return outputs, True
 
 
 def test_rows_are_handed_over_and_admitted_within_the_next_step(tmp_path: Path) -> None:
     folder = make_job(tmp_path)
-    rank = alone(folder)
-    rank.loop._overlap = Within(rank.engine)  # type: ignore[assignment]
+    rank = alone(folder, engine=Within())
     written: list[int] = []
     rank.engine.before = lambda engine: written.append(rank.loop.digest.rows)
     rank.run()
@@ -342,8 +352,7 @@ def test_rows_are_handed_over_and_admitted_within_the_next_step(tmp_path: Path) 
 
 def test_what_has_finished_is_kept_when_the_next_step_fails(tmp_path: Path) -> None:
     folder = make_job(tmp_path)
-    rank = alone(folder)
-    rank.loop._overlap = Within(rank.engine)  # type: ignore[assignment]
+    rank = alone(folder, engine=Within())
     finished: list[int] = []
 
     def fail(engine: Engine) -> None:
@@ -364,8 +373,7 @@ def test_rows_that_cannot_be_written_at_the_end_are_no_crash_of_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_job(tmp_path)
-    rank = alone(folder)
-    rank.loop._overlap = Within(rank.engine)  # type: ignore[assignment]
+    rank = alone(folder, engine=Within())
     assert rank.writer is not None
     own = rank.writer.put
 

@@ -397,6 +397,7 @@ def test_a_real_sweep(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     assert [trial.setting.engine.get("max_num_seqs") for trial in told[:2]] == [None, 8]
     assert all((trial.tokens_per_s or 0) > 0 and Path(trial.job, "summary.json").exists() for trial in told)
+    assert done.file is not None
     assert done.finding == msgspec.json.decode(done.file.read_bytes(), type=Finding)
     assert done.finding.trials == tuple(told)
     plan = plan_only(str(tiny), scheduler="local", tp=1, engine={"dtype": ENGINE["dtype"]})

@@ -21,8 +21,8 @@ from vllm_hpc.errors import CollectError, InputError
 from vllm_hpc.inputs import InputReader, check_size
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.lines import LineReader
-from vllm_hpc.records import temporary_name, write_json
-from vllm_hpc.rows import Row, error_row
+from vllm_hpc.records import JobRecord, temporary_name, write_json
+from vllm_hpc.rows import REHEARSED, Row, error_row
 from vllm_hpc.shards import Scan
 from vllm_hpc.summary import Summary, summarise
 
@@ -44,7 +44,7 @@ def collect(folder: JobFolder) -> Summary:
     record = folder.job()
     shards = folder.shard_files()
     sizes = shard_sizes(folder)
-    found = _scan(shards, record.rows)
+    found = _scan(shards, record)
     check_input(folder)
     temporary = temporary_name(folder.outputs)
     try:
@@ -73,9 +73,9 @@ def check_input(folder: JobFolder) -> None:
         raise CollectError(str(error)) from None
 
 
-def _scan(shards: list[Path], total: int) -> Scan:
+def _scan(shards: list[Path], record: JobRecord) -> Scan:
     try:
-        return Scan(shards, total, _refuse)
+        return Scan(shards, record.rows, record.request.rehearse, _refuse)
     except OSError as error:
         raise CollectError(f"cannot read {error.filename or 'a shard'}: {error.strerror}") from None
 
@@ -125,7 +125,8 @@ class _MissingRows:
             raise CollectError(str(error)) from None
         if len(rows) != count:
             raise CollectError(f"the input ends before row {first + count}: was it edited?")
-        yield self._encoder.encode_lines([_missing_row(row) for row in rows])
+        mark = REHEARSED if self._folder.job().request.rehearse else {}
+        yield self._encoder.encode_lines([{**_missing_row(row), **mark} for row in rows])
 
 
 def _missing_row(row: Row) -> Row:

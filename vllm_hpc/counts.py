@@ -58,10 +58,10 @@ def final_rows(folder: JobFolder, record: JobRecord, progress: list[Progress]) -
     summed = _summed(progress, record)
     try:
         if record.plan.layout.is_array or summed.missing < 0:
-            return _count_once(folder, record.rows)
+            return _count_once(folder, record)
         if not summed.missing:
             return summed
-        counted = _count_beyond(folder, progress, summed) or _count_once(folder, record.rows)
+        counted = _count_beyond(folder, progress, summed) or _count_once(folder, record)
     except OSError:  # removed by its owner, or another user's: there is no more to know
         return reported_rows(progress, record)
     return min(summed, counted, key=lambda rows: rows.missing)
@@ -97,20 +97,20 @@ def remember(folder: JobFolder, counted: Counted) -> None:
         write_json(folder.counted, counted)
 
 
-def _count_once(folder: JobFolder, total: int) -> Rows:
+def _count_once(folder: JobFolder, record: JobRecord) -> Rows:
     sizes = shard_sizes(folder)
     known = read_json(folder.counted, Counted)
     if known is not None and known.sizes == sizes:
         return known.rows
-    counted = Counted(sizes, _count(folder.shard_files(), total))
+    counted = Counted(sizes, _count(folder.shard_files(), record))
     remember(folder, counted)
     return counted.rows
 
 
-def _count(shards: list[Path], total: int) -> Rows:
+def _count(shards: list[Path], record: JobRecord) -> Rows:
     """Each row once, and a result before an error, as collect does."""
-    tally = Scan(shards, total).tally
-    return Rows(total, tally.done, tally.failed)
+    tally = Scan(shards, record.rows, record.request.rehearse).tally
+    return Rows(record.rows, tally.done, tally.failed)
 
 
 def current_speed(progress: list[Progress], rows: Rows) -> tuple[float | None, float | None]:

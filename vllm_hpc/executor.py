@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from submitit.core import core
 from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.environment import TASK_PICKLE
-from vllm_hpc.errors import RefusedError, SubmitError
+from vllm_hpc.errors import RefusedError, RequestError, SubmitError
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.layout import Layout
 from vllm_hpc.records import temporary_name
@@ -120,6 +121,15 @@ def check_installed() -> None:
         raise RefusedError(
             f"vllm-hpc is not installed in {sys.prefix}, whose Python the ranks run: "
             f"'{sys.executable} -m pip install -e {Path(__file__).parents[1]}' does that"
+        )
+
+
+def check_torch() -> None:
+    """A rehearsal's ranks need torchrun, the store and gloo. Raises RequestError where this Python has no torch."""
+    if find_spec("torch") is None:
+        raise RequestError(
+            f"--rehearse needs torch, for torchrun and gloo, and {sys.prefix} has none: "
+            f"'{sys.executable} -m pip install torch' does that"
         )
 
 

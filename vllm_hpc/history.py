@@ -29,6 +29,7 @@ class _Summary(msgspec.Struct):
     """What is read of summary.json."""
 
     state: str = ""
+    rehearsal: bool = False
     prompt_tokens: int = 0
     completion_tokens: int = 0
     timings: dict[str, float] = {}
@@ -59,7 +60,7 @@ def _rate(job: JobFolder, model: str, gpu: str, layout: Layout) -> float | None:
     try:
         summary = msgspec.json.decode(job.summary.read_bytes(), type=_Summary)
         seconds = summary.timings.get("generate", 0.0)
-        if summary.state not in ("COMPLETED", "PARTIAL") or seconds < LEAST_SECONDS:
+        if summary.rehearsal or summary.state not in ("COMPLETED", "PARTIAL") or seconds < LEAST_SECONDS:
             return None
         record = msgspec.json.decode(job.job_json.read_bytes(), type=JobRecord)
         ran = record.plan.layout

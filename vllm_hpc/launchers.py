@@ -14,8 +14,11 @@ NATIVE = "native"
 
 
 def is_native(request: Request, profile: Profile) -> bool:
-    """Whether vLLM starts its own workers: an option says so, or the profile where no option does."""
-    return (request.launcher or profile.launcher) == NATIVE
+    """Whether vLLM starts its own workers: an option says so, or the profile where no option does.
+
+    There are none in a rehearsal, whose engine runs on every rank.
+    """
+    return not request.rehearse and (request.launcher or profile.launcher) == NATIVE
 
 
 def starter(request: Request, profile: Profile, scheduler: Scheduler) -> str:
@@ -33,6 +36,16 @@ def check(request: Request, profile: Profile, scheduler: Scheduler, why: str) ->
             f"--launcher {launcher} does not go with the scheduler, {scheduler.name} ({why}): use one of {known}, "
             f"{NATIVE}, or leave it out"
         )
+
+
+def rehearsed(request: Request, profile: Profile) -> list[str]:
+    """What a plan says of a rehearsal; nothing of any other job."""
+    if not request.rehearse:
+        return []
+    notes = ["rehearsal: a built-in engine answers in place of vLLM; no answer is a model's"]
+    if NATIVE in (request.launcher, profile.launcher):
+        notes.append("launcher native: vLLM would start its own workers; in a rehearsal every rank runs the engine")
+    return notes
 
 
 def natively(plan: Plan) -> Plan:

@@ -19,13 +19,14 @@ from vllm_hpc.history import measured_rate
 from vllm_hpc.intake import Intake
 from vllm_hpc.layout import Asked, Layout, solve, solve_array
 from vllm_hpc.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
-from vllm_hpc.models import find_model
+from vllm_hpc.models import Model, find_model
 from vllm_hpc.models.config import Shape, with_whole_experts
 from vllm_hpc.models.count import count_parameters
 from vllm_hpc.models.known import Knowledge, learn
 from vllm_hpc.needs import Needs
 from vllm_hpc.plan import CPU_KV_CACHE_GIB, DEFAULT_MAX_TOKENS, Cost, Memory, ModelFacts, Plan
 from vllm_hpc.profiles import Profile, load_profile
+from vllm_hpc.rehearsal import NO_MODEL
 from vllm_hpc.request import Request, make_request
 from vllm_hpc.schedulers import find_scheduler, get_scheduler
 from vllm_hpc.settings import Settings, choose_settings, not_modelled
@@ -38,7 +39,7 @@ WHOLE_NODE = 4  # GPUs; with fewer asked for, a node may well have more
 _NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
 
 
-def plan_only(model: str, **options: object) -> Plan:
+def plan_only(model: str | None = None, **options: object) -> Plan:
     """The plan of a job, with nothing rendered or made. Raises RefusedError."""
     request = with_default_profile(make_request({"model": model, **options}))
     return make_plan(request, load_profile(request.profile), whole_input=False)[0]
@@ -62,14 +63,14 @@ def make_plan(
     Every row of the input is checked, and ``intake`` remembers it; with ``whole_input`` false, a large one is only
     sampled, and none is not read. ``use_tuned`` false: as if 'vllm-hpc tune' had found nothing.
     """
-    model = find_model(request.model)
+    model = find_model(request.model, request.rehearse)
     typed("sampling", request.sampling)
     request = msgspec.structs.replace(request, engine=typed("engine", request.engine))
     scheduler, why = _choose_scheduler(request, profile)
     device = find_device(request, profile, scheduler)
-    known = learn(model, dummy_weights=request.engine.get("load_format") == "dummy")
+    known = _learn(model, request)
     rows = _survey(request, known, whole_input, intake or Intake(request.input))
-    notes = [f"scheduler {scheduler}: {why}"]
+    notes = [*launchers.rehearsed(request, profile), f"scheduler {scheduler}: {why}"]
     if known.shape is None:
         plan = _plan_unknown(request, profile)
     else:
@@ -92,6 +93,7 @@ def make_plan(
             subject = _subject(request, profile, model.path, shape, device, plan)
             plan = tuned.take(plan, request, subject, plan_for)
     plan = launchers.natively(plan) if launchers.is_native(request, profile) else launchers.hint(plan)
+    request.rehearse_set.check_ranks(plan.layout.all_ranks, plan.layout.replica_size)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
     else:
@@ -102,8 +104,8 @@ def make_plan(
 
 def find_subject(request: Request, profile: Profile, plan: Plan) -> tuned.Subject | None:
     """What a finding on that plan would be about; None where nothing is known of the model. Raises RefusedError."""
-    model = find_model(request.model)
-    shape = learn(model, dummy_weights=request.engine.get("load_format") == "dummy").shape
+    model = find_model(request.model, request.rehearse)
+    shape = _learn(model, request).shape
     device = find_device(request, profile, _choose_scheduler(request, profile)[0])
     return _subject(request, profile, model.path, shape, device, plan) if shape else None
 
@@ -118,6 +120,13 @@ def _subject(
         model=model, shape=shape, numbers=numbers, device=name, nodes=plan.layout.nodes,
         procs_per_node=plan.layout.procs_per_node, is_native=launchers.is_native(request, profile),
     )  # fmt: skip
+
+
+def _learn(model: Model, request: Request) -> Knowledge:
+    """What is known of the model: nothing, where a rehearsal names none. Raises ModelError."""
+    if model.path == NO_MODEL:
+        return Knowledge(notes=("no MODEL: every layout is possible, and memory is not checked",))
+    return learn(model, dummy_weights=request.engine.get("load_format") == "dummy")
 
 
 def check_fits(plan: Plan) -> None:

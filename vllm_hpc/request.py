@@ -19,6 +19,7 @@ import msgspec
 from vllm_hpc.checks import CHECKS, as_path, parse_walltime
 from vllm_hpc.directives import check_owned
 from vllm_hpc.errors import RequestError
+from vllm_hpc.rehearsal import NO_MODEL, Rehearsal, read_rehearsal
 from vllm_hpc.wording import explain_mismatch
 
 # vLLM's longest contexts are some million tokens.
@@ -83,6 +84,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     template_dir: str | None = None
     max_requeues: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 10
     drain_lead: Annotated[int, msgspec.Meta(ge=_LEAST_LEAD_S, le=_LONGEST_LEAD_S)] | None = None
+    rehearse: bool = False
+    rehearse_set: Rehearsal = Rehearsal()
 
     @property
     def lead_s(self) -> int:
@@ -99,6 +102,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             check_owned(self.directive, self.scheduler)
         _check_sampling(self)
         _check_lead(self)
+        if self.rehearse_set != Rehearsal() and not self.rehearse:
+            raise RequestError("--rehearse-set is for rehearsals only: add --rehearse, or leave it out")
         for key in self.engine:
             if key in PLANNED_ENGINE_ARGUMENTS:
                 raise RequestError(f"--engine {key} is not yours to set here: use {PLANNED_ENGINE_ARGUMENTS[key]}")
@@ -111,6 +116,7 @@ def make_request(options: dict[str, Any]) -> Request:
     with a job.toml, that is read first and the options win over it. Raises RequestError.
     """
     given = {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in options.items() if v is not None}
+    given = _with_rehearsal(given)
     if "model" not in given:
         raise RequestError("MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml")
     definition = find_definition(str(given["model"]))
@@ -148,9 +154,10 @@ def read_job_definition(path: Path) -> dict[str, Any]:
         raise RequestError(
             f"{path}: unknown key '{unknown[0]}': job.toml takes submit's long options, with underscores"
         )
-    if "model" not in options:
-        raise RequestError(f"{path}: 'model' is missing")
     try:
+        options = _with_rehearsal(options)
+        if "model" not in options:
+            raise RequestError("'model' is missing")
         _convert(options)
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None
@@ -160,7 +167,7 @@ def read_job_definition(path: Path) -> dict[str, Any]:
     if "lora" in options:
         options["lora"] = [_beside(path.parent, given) for given in options["lora"]]
     beside = path.parent / as_path(options["model"], "model")
-    if beside.exists() or options["model"].startswith((".", "~")):
+    if options["model"] != NO_MODEL and (beside.exists() or options["model"].startswith((".", "~"))):
         options["model"] = str(beside)
     return options
 
@@ -238,7 +245,17 @@ def _check_sampling(request: Request) -> None:
                 raise RequestError(f"{origin} {value!r} {words}")
 
 
+def _with_rehearsal(options: dict[str, Any]) -> dict[str, Any]:
+    """``rehearse`` is true, or the table of its settings; a rehearsal needs no model."""
+    if isinstance(options.get("rehearse"), dict):
+        settings = {**options["rehearse"], **options.get("rehearse_set", {})}
+        options = {**options, "rehearse": True, "rehearse_set": settings}
+    return {"model": NO_MODEL, **options} if options.get("rehearse") is True else options
+
+
 def _convert(options: dict[str, Any]) -> Request:
+    if "rehearse_set" in options:
+        read_rehearsal(options["rehearse_set"])
     try:
         return msgspec.convert(options, Request)
     except msgspec.ValidationError as error:

@@ -23,8 +23,12 @@ INPUT_FIELDS = frozenset(
 )
 OUTPUT_FIELDS = frozenset(
     {"index", "text", "finish_reason", "prompt_tokens", "completion_tokens", "replica", "outputs", "error"}
-    | {"stop_reason", "reasoning", "logprobs", "prompt_logprobs", "embedding"}
+    | {"stop_reason", "reasoning", "logprobs", "prompt_logprobs", "embedding", "rehearsal"}
 )
+
+
+# In every row out of a rehearsal, so that nobody takes one for a model's answer.
+REHEARSED: Row = {"rehearsal": True}
 
 
 class RowError(Exception):

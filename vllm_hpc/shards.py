@@ -39,6 +39,7 @@ class Line(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     line: msgspec.Raw = _NO_LINE
+    rehearsal: bool = False
 
 
 _DECODER = msgspec.json.Decoder(Line)
@@ -72,7 +73,7 @@ class Finished(msgspec.Struct, frozen=True):
 def finished(folder: JobFolder, total: int, retry_errors_of: int = 0) -> Finished:
     """What the shards hold of the ``total`` rows. An error of attempts up to ``retry_errors_of`` is to be run again."""
     shards = folder.shard_files()
-    found = Scan(shards, total, retry_errors_of=retry_errors_of)
+    found = Scan(shards, total, folder.job().request.rehearse, retry_errors_of=retry_errors_of)
     by_replica: dict[int, Tally] = {}
     for shard, tally in zip(shards, found.tallies, strict=True):
         by_replica.setdefault(shard_numbers(shard)[0], Tally()).add(tally)
@@ -83,15 +84,23 @@ class Scan:
     """Where each of ``total`` rows stands in the shards, which come with the lowest attempt first.
 
     ``places``: by index, what ``split_place`` takes apart. Lines that no rank wrote are passed over, unless ``refuse``
-    raises; those with a hole of zeros always are: their rows run again. Raises OSError where a shard cannot be read.
+    raises; those with a hole of zeros always are: their rows run again. A rehearsal's rows are its own only
+    (``is_rehearsal``): no other job takes them. Raises OSError where a shard cannot be read.
     """
 
-    def __init__(self, shards: list[Path], total: int, refuse: Refuse | None = None, retry_errors_of: int = 0) -> None:
+    def __init__(
+        self,
+        shards: list[Path],
+        total: int,
+        is_rehearsal: bool = False,
+        refuse: Refuse | None = None,
+        retry_errors_of: int = 0,
+    ) -> None:
         self.places = array("Q", [0]) * total
         self.tallies = [Tally() for _ in shards]
         self.is_wrapped = False  # whether any row has a ``line``
         self._has_error = bytearray(total)
-        self._refuse, self._retry_errors_of = refuse, retry_errors_of
+        self._is_rehearsal, self._refuse, self._retry_errors_of = is_rehearsal, refuse, retry_errors_of
         for number, shard in enumerate(shards):
             self._read(number, shard)
 
@@ -114,13 +123,17 @@ class Scan:
 
     def _take(self, rows: list[Line], starts: Iterable[int], shard: Path, skips_errors: bool) -> Tally:
         """Note the rows of one read, and count the results that are taken. Nearly every row is new and a result."""
-        places, total = self.places, len(self.places)
+        places, total, is_rehearsal = self.places, len(self.places), self._is_rehearsal
         done = prompt_tokens = completion_tokens = 0
         for row, place in zip(rows, starts, strict=False):  # the last start is that of the next read
             index = row.index
             if index >= total:
                 if self._refuse and row is not _HOLE:
                     self._refuse(shard, f"row {index}, and the input has {total}")
+                continue
+            if row.rehearsal is not is_rehearsal:
+                if self._refuse:
+                    self._refuse(shard, f"row {index} of {'no' if is_rehearsal else 'a'} rehearsal")
                 continue
             if (places[index] or row.error is not None) and not self._is_better(row, place, skips_errors):
                 continue

@@ -47,6 +47,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s: float | None = None
     eta_s: float | None = None
     attempts: int = 0
+    rehearsal: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -100,6 +101,7 @@ def read_status(folder: JobFolder, looks: Looks | None = None) -> Status:
         tokens_per_s=rate,
         eta_s=eta,
         attempts=max([1, *(sum(a.task == task for a in attempts) for task in range(record.plan.layout.tasks))]),
+        rehearsal=record.request.rehearse,
     )
 
 

@@ -16,7 +16,7 @@ from vllm_hpc import __version__, launchers
 from vllm_hpc.adapters import Adapter, find_adapters
 from vllm_hpc.checks import as_path, check_name, check_path, parse_walltime
 from vllm_hpc.errors import RequestError, SubmitError
-from vllm_hpc.executor import check_installed, submit_script
+from vllm_hpc.executor import check_installed, check_torch, submit_script
 from vllm_hpc.intake import Intake
 from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder
@@ -51,7 +51,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         Raises SubmitError, and leaves no folder then, but where the scheduler may have taken the script.
         """
         check_installed()
-        ensure_model(self.model)
+        if self.request.rehearse:
+            check_torch()
+        else:
+            ensure_model(self.model)
         get_scheduler(self.scheduler).check_client()
         folder = JobFolder(self.folder)
         try:
@@ -80,19 +83,20 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         return Job(folder.path)
 
 
-def submit(model: str, **options: Any) -> Job:
+def submit(model: str | None = None, **options: Any) -> Job:
     """Submit a job: ``submit("demo", input="prompts.jsonl", tp=1)``.
 
-    ``options`` are the long options of ``vllm-hpc submit``, with underscores. Raises RefusedError before anything
+    ``options`` are the long options of ``vllm-hpc submit``, with underscores; ``rehearse`` is true, or the settings of
+    ``--rehearse-set``, and a rehearsal needs no model. Raises RefusedError before anything
     was made, SubmitError if the scheduler refuses.
     """
     return prepare(model, **options).submit()
 
 
-def prepare(model: str, **options: Any) -> Prepared:
+def prepare(model: str | None = None, **options: Any) -> Prepared:
     """Check, plan and render a job without making anything. Raises RefusedError."""
     request = with_default_profile(make_request({"model": model, **options}))
-    definition = find_definition(model)
+    definition = find_definition(model) if model else None
     return _render(request, str(definition) if definition else None)
 
 
@@ -106,9 +110,10 @@ def _render(request: Request, definition: str | None, use_tuned: bool = True) ->
     intake = Intake(request.input)
     plan, name = make_plan(request, profile, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(request.lora)
-    check_fits(plan)
+    if not request.rehearse:  # whose engine takes no memory
+        check_fits(plan)
     scheduler = get_scheduler(name)
-    model = find_model(request.model)
+    model = find_model(request.model, request.rehearse)
     request = _with_profile(request, profile)
     if request.template is not None:
         check_template(request.template, request.template_dir, name)
@@ -130,8 +135,13 @@ def _render(request: Request, definition: str | None, use_tuned: bool = True) ->
         adapters=adapters,
         script=render_script(request.template or scheduler.template, context, request.template_dir),
         definition=definition,
-        notes=tuple(unused_options(request)) if scheduler.name == "local" else (),
+        notes=(*_misfit(request, plan), *(unused_options(request) if scheduler.name == "local" else ())),
     )
+
+
+def _misfit(request: Request, plan: Plan) -> list[str]:
+    """What a rehearsal is not refused for, and the job itself would be."""
+    return [f"the model {plan.misfit}; only its rehearsal runs like this"] if request.rehearse and plan.misfit else []
 
 
 def _with_profile(request: Request, profile: Profile) -> Request:

@@ -36,6 +36,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     timings: dict[str, float]
     outputs: str
     state: str = "UNKNOWN"
+    rehearsal: bool = False
 
 
 def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: float) -> Summary:
@@ -64,6 +65,7 @@ def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: fl
         timings=timings,
         outputs=str(folder.outputs),
         state=status.state,
+        rehearsal=record.request.rehearse,
     )
 
 

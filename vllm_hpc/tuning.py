@@ -21,6 +21,7 @@ from vllm_hpc.plan import Plan
 from vllm_hpc.planning import check_fits, find_subject, make_plan, with_default_profile
 from vllm_hpc.profiles import Profile, load_profile
 from vllm_hpc.records import write_json
+from vllm_hpc.rehearsal import NO_MODEL
 from vllm_hpc.request import Request, make_request
 from vllm_hpc.sweep import DEFAULT_SWEEP, DEFAULTS, SWEEPS, search, warmed
 from vllm_hpc.trials import AlikeRows, Bench, output_tokens
@@ -31,14 +32,14 @@ _FINDING_BYTES = 65_536
 
 
 class Tuned(msgspec.Struct, frozen=True):
-    """What was found, and the file that the planner reads it from."""
+    """What was found, and the file that the planner reads it from; None of a rehearsal, which finds nothing out."""
 
     finding: Finding
-    file: Path
+    file: Path | None
 
 
 def tune(
-    model: str,
+    model: str | None = None,
     *,
     sweep: tuple[str, ...] = DEFAULT_SWEEP,
     rows: int | None = None,
@@ -67,7 +68,8 @@ def tune(
             f"the planner would not find what tune finds for {model}: {why or 'nothing is known of it'}; "
             "give submit a layout and --engine yourself"
         )
-    _check_place(subject)
+    if not request.rehearse:
+        _check_place(subject)
     start, own = _start(plan), _own(request, plan, profile, rows, prompt_tokens)
     bench = Bench(request, profile, subject, start, rows, prompt_tokens, begin)
     trials: list[Trial] = []
@@ -87,6 +89,8 @@ def tune(
         model=subject.model, device=subject.device, best=best.without(given), trials=tuple(found), made_at=time.time(),
         layout=own,
     )  # fmt: skip
+    if request.rehearse:
+        return Tuned(finding, None)
     write_json(subject.file, finding)
     return Tuned(finding, subject.file)
 
@@ -130,6 +134,8 @@ def _start(plan: Plan) -> Setting:
 
 def _check(request: Request, sweep: tuple[str, ...], rows: int | None, prompt_tokens: int | None) -> None:
     """Refuse what leaves nothing to find. Raises RequestError."""
+    if request.model == NO_MODEL:
+        raise RequestError("tune --rehearse needs a MODEL: what it tries are the layouts of one")
     if request.input is not None:
         for option, value in (("--rows", rows), ("--prompt-tokens", prompt_tokens)):
             if value is not None:

@@ -99,6 +99,14 @@ def typed(kind: str, given: dict[str, Any]) -> dict[str, Any]:
     return {name: _typed(kind, name, value, _accepted(known[name], module, package)) for name, value in given.items()}
 
 
+@cache
+def sampling_names() -> frozenset[str]:
+    """The names of the installed vLLM's SamplingParams; none where there is no vLLM to read them from."""
+    package = _package()
+    module = _parse(package / _HOMES["sampling"][0]) if package else None
+    return frozenset(_fields(module, _HOMES["sampling"][1])) - {"output_kind", "skip_clone"} if module else frozenset()
+
+
 def _typed(kind: str, name: str, value: Any, accepted: Accepted | None) -> Any:
     # Some defaults of the engine's are None though their annotations do not say so.
     if accepted is None or accepted.takes(value) or (value is None and kind == "engine"):

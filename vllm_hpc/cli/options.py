@@ -76,6 +76,10 @@ LAUNCHER_HELP = (
 )
 REQUEUES_HELP = "Attempts after the first: at the walltime's end, and after a rank's death.  [default: 10]"
 LEAD_HELP = "Drain begins so long before the walltime's end, 30 at least.  [default: 120, or a fifth of --time]"
+REHEARSE_HELP = "The whole chain with a built-in engine in place of vLLM's; MODEL may be left out. Needs torch."
+REHEARSE_SET_HELP = (
+    "Of a rehearsal: tokens_per_s, load_s, fault=die|hang|diverge|oom with fault_row or fault_s, fault_rank."
+)
 PROFILE_HELP = (
     "A [profiles.NAME] of ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "
     "/etc/xdg/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
@@ -84,7 +88,7 @@ PROFILE_HELP = (
 LAUNCHERS = ["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi", "native"]
 
 REQUEST_OPTIONS = [
-    click.argument("model"),
+    click.argument("model", required=False),
     click.option("--input", metavar="FILE", help=INPUT_HELP),
     click.option("--nodes", type=count, help="Nodes."),
     click.option("--gpus-per-node", type=count, help="GPUs, and so ranks, on each node; on the CPU, ranks."),
@@ -116,6 +120,8 @@ REQUEST_OPTIONS = [
     click.option("--array", is_flag=True, default=None, help="A job array: --dp tasks of --nodes each."),
     click.option("--max-requeues", type=click.IntRange(min=0), metavar="N", help=REQUEUES_HELP),
     click.option("--drain-lead", type=int, metavar="SECONDS", help=LEAD_HELP),
+    click.option("--rehearse", is_flag=True, default=None, help=REHEARSE_HELP),
+    click.option("--rehearse-set", type=KeyValue(typed=True), help=REHEARSE_SET_HELP, **many),
     click.option("--template", metavar="NAME", help="A template other than the scheduler's own."),
     click.option("--template-dir", metavar="DIR", help="Searched for templates before the packaged ones."),
 ]  # fmt: skip

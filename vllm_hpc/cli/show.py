@@ -49,6 +49,8 @@ def print_status(status: Status) -> None:
     table.add_row("state", _state(status))
     if status.reason:
         table.add_row("", Text(status.reason, overflow="fold"))
+    if status.rehearsal:
+        table.add_row("", Text("a rehearsal: no answer is a model's"))
     table.add_row("rows", _rows(status))
     if status.tokens_per_s is not None:
         eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
@@ -70,7 +72,7 @@ def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
         table.add_column(title, justify="right" if title == "tokens/s" else "left", no_wrap=title == "job")
     for status in statuses:
         rate = f"{status.tokens_per_s:.0f}" if status.tokens_per_s is not None else ""
-        name = Text(status.job.rsplit("/", 1)[-1])
+        name = Text(status.job.rsplit("/", 1)[-1] + (" (rehearsal)" if status.rehearsal else ""))
         table.add_row(name, _state(status), _rows(status), rate, status.scheduler, status.job_id or "")
     stdout_console().print(table)
 
@@ -84,7 +86,8 @@ def print_summary(summary: Summary) -> None:
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
     if summary.state in ("PENDING", "RUNNING"):
         click.echo(f"The job is still {summary.state}: collect again when it has ended.", err=True)
-    click.echo(f"{counts}, {summary.completion_tokens} output tokens{seconds}{speed}: {summary.outputs}")
+    tokens = "rehearsed tokens" if summary.rehearsal else "output tokens"
+    click.echo(f"{counts}, {summary.completion_tokens} {tokens}{seconds}{speed}: {summary.outputs}")
 
 
 def wait_quietly(job: Job) -> dict[str, Any]:

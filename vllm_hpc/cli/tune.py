@@ -48,7 +48,16 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
     with handled((signal.SIGTERM, signal.SIGHUP), _leave):  # as an interrupt: no trial stays behind
         found = tune(sweep=names, rows=rows, prompt_tokens=prompt_tokens, tell=_tell, begin=_begin, **options)
     if as_json:
-        print_json({**_plain(found.finding), "gain": round(found.finding.gain, 3), "file": str(found.file)})
+        print_json(
+            {
+                **_plain(found.finding),
+                "gain": round(found.finding.gain, 3),
+                "file": str(found.file) if found.file else None,
+            }
+        )
+        return 0
+    if found.file is None:
+        click.echo(f"{found.finding.best}: a rehearsal's choice; nothing is kept of it")
         return 0
     if min(trial.seconds for trial in found.finding.trials if trial.tokens_per_s) < SHORT_S:
         click.echo(f"Note: trials of under {SHORT_S} s measure much of their ramp-up: use more --rows", err=True)

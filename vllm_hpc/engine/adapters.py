@@ -9,6 +9,7 @@ from vllm.config.lora import MaxLoRARanks
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 
+from vllm_hpc.engine.row_checks import adapter_of
 from vllm_hpc.records import JobRecord
 from vllm_hpc.rows import Row
 
@@ -32,7 +33,7 @@ def lora_arguments(record: JobRecord) -> dict[str, Any]:
 
 
 class AdapterChoice:
-    """Chooses the adapter of a row, by its field ``lora`` or, in an OpenAI batch, by its model."""
+    """Chooses the adapter of a row."""
 
     def __init__(self, record: JobRecord) -> None:
         self._adapters = {
@@ -47,17 +48,5 @@ class AdapterChoice:
 
     def __call__(self, row: Row) -> LoRARequest | None:
         """The adapter of a row, None for the base model. Raises ValueError for a name that is none of the job's."""
-        if "lora" in row:
-            return self._named(row["lora"])
-        of_batch = row.get("batch", {}).get("model")
-        if of_batch in self._adapters:
-            return self._adapters[of_batch]
-        return next(iter(self._adapters.values())) if len(self._adapters) == 1 else None
-
-    def _named(self, name: Any) -> LoRARequest | None:
-        if name is None:
-            return None
-        if not isinstance(name, str) or name not in self._adapters:
-            ours = ", ".join(sorted(self._adapters)) or "none: --lora gives it some"
-            raise ValueError(f"no adapter {name!r}: this job has {ours}")
-        return self._adapters[name]
+        name = adapter_of(row, list(self._adapters))
+        return None if name is None else self._adapters[name]

@@ -9,7 +9,7 @@ from vllm_hpc.engine.logprobs import describe
 from vllm_hpc.rows import Row, carried_fields, error_row
 
 if TYPE_CHECKING:
-    from vllm_hpc.engine.prompts import Ready
+    from vllm_hpc.engine.interface import Ready
 
 
 class EngineRowError(RuntimeError):

@@ -8,17 +8,15 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from vllm import LLMEngine
 
-from vllm_hpc.engine.answers import failure
 from vllm_hpc.engine.chief import Chief
 from vllm_hpc.engine.claims import Chunks, Claims, Lease, LeaseClaims, StoreClaims
 from vllm_hpc.engine.feed import Feed
+from vllm_hpc.engine.interface import Engine
 from vllm_hpc.engine.lockstep import Lockstep
 from vllm_hpc.engine.loop import Digest, Loop
 from vllm_hpc.engine.meter import Meter
 from vllm_hpc.engine.prior import Prior, Trial, earlier_attempts, explain
-from vllm_hpc.engine.prompts import RequestMaker
 from vllm_hpc.engine.report import RankReport
 from vllm_hpc.engine.shards import ShardWriter
 from vllm_hpc.inputs import InputReader
@@ -55,10 +53,10 @@ class Attempt:
         if place.rank == 0:
             self._prior = ThreadPoolExecutor(1).submit(Prior, job, record)
 
-    def run(self, engine: LLMEngine, lockstep: Lockstep, store: Any, report: RankReport) -> Digest:
+    def run(self, engine: Engine, lockstep: Lockstep, store: Any, report: RankReport) -> Digest:
         """Run this replica's share of the rows and return the digest of what was generated."""
         prior = self._prior.result() if self._prior else None
-        most = engine.vllm_config.scheduler_config.max_num_seqs
+        most = engine.max_num_seqs
         trial = self._judge(prior, most) if prior else Trial()
         start = Start(bytes(prior.rows) if prior else b"", trial.groups)
         start = msgspec.msgpack.decode(lockstep.share(msgspec.msgpack.encode(start)), type=Start)
@@ -66,7 +64,7 @@ class Attempt:
         meter = Meter(self._attempt, most, dict(report.timings))
         writer = self._open_writer(prior, meter, report) if prior else None
         chief = self._appoint(prior, writer, store, report) if prior and writer else None
-        make = RequestMaker(engine, self._record, writes=writer is not None)
+        make = engine.request_maker(self._record, writes=writer is not None)
         feed = Feed(InputReader(self._job), make, ahead=_READY * most)
         layout = self._record.plan.layout
         left = done.count(0) + sum(map(len, start.groups))
@@ -79,7 +77,7 @@ class Attempt:
         try:
             if writer:
                 for row in trial.condemned:
-                    writer.put(partial(self._condemn, row))
+                    writer.put(partial(self._condemn, engine, row))
             loop.run()
         except BaseException:
             report.on_leave()  # what can be written is; a full disk must not hide what ended the work
@@ -121,7 +119,7 @@ class Attempt:
             claims = LeaseClaims(self._job, self._chunks, mine, layout.dp, prior)
         return Chief(self._job, replica, self._attempt, self._record.request.lead_s, claims, writer, store)
 
-    def _condemn(self, index: int) -> dict[str, Any]:
+    def _condemn(self, engine: Engine, index: int) -> dict[str, Any]:
         row = InputReader(self._job).rows(index, 1)[0]
         before = earlier_attempts(self._job, self._task, self._attempt)
-        return failure(row, EngineDiedError(explain(self._job, self._place.replica, before)))
+        return engine.failure(row, EngineDiedError(explain(self._job, self._place.replica, before)))

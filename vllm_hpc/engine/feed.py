@@ -16,7 +16,7 @@ from vllm_hpc.inputs import InputReader
 from vllm_hpc.rows import Row
 
 if TYPE_CHECKING:
-    from vllm_hpc.engine.prompts import Ready
+    from vllm_hpc.engine.interface import Ready
 
     # A row that is ready, or one that cannot be made so, with the reason.
     Item = Ready | tuple[Row, Exception]

@@ -9,24 +9,19 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from vllm_hpc.engine.answers import answer, failure, token_ids
+from vllm_hpc.engine.answers import token_ids
 from vllm_hpc.engine.chief import Chief
 from vllm_hpc.engine.claims import Chunks
 from vllm_hpc.engine.feed import Feed
+from vllm_hpc.engine.interface import Engine, Ready
 from vllm_hpc.engine.lockstep import NO_CHUNK, Agreement, Decision, Lockstep, Order
 from vllm_hpc.engine.meter import Meter
-from vllm_hpc.engine.overlap import Overlap
 from vllm_hpc.engine.report import Phase, RankReport
 from vllm_hpc.engine.shards import ShardWriter
-
-if TYPE_CHECKING:
-    from vllm import LLMEngine
-
-    from vllm_hpc.engine.prompts import Ready
 
 # Steps between two agreements: a drain is heard of a few steps late.
 _AGREE_EVERY = 4
@@ -70,7 +65,7 @@ class Loop:
 
     def __init__(
         self,
-        engine: LLMEngine,
+        engine: Engine,
         feed: Feed,
         lockstep: Lockstep,
         chunks: Chunks,
@@ -86,9 +81,8 @@ class Loop:
         self._engine, self._feed, self._lockstep, self._chunks = engine, feed, lockstep, chunks
         self._done, self._trials, self._replica = done, list(trials), replica
         self._meter, self._report, self._chief, self._writer = meter, report, chief, writer
-        self._most: int = min(engine.vllm_config.scheduler_config.max_num_seqs, max(1, share))
+        self._most: int = min(engine.max_num_seqs, max(1, share))
         self._ahead: int = min(self._most // _AHEAD_SHARE, max(0, share - self._most) // 2)
-        self._overlap = Overlap(engine)
         self._in_flight: dict[str, Ready] = {}
         self._finished: list[tuple[Ready, Any]] = []
         self._sequences = 0
@@ -102,7 +96,7 @@ class Loop:
     def run(self) -> None:
         """Run until no row is left, or until told to stop."""
         try:
-            with self._overlap:
+            with self._engine:
                 while self._goes_on():
                     pass
         except BaseException:
@@ -216,7 +210,7 @@ class Loop:
             key = str(item.row["index"])
             self._report.enter(Phase.ADMIT, key)
             try:
-                self._engine.add_request(key, item.prompt, item.params, lora_request=item.lora)
+                self._engine.add_request(key, item)
             except Exception as error:  # noqa: BLE001 - whatever vLLM says of a row is that row's
                 self._fail(item.row, error)
             else:
@@ -233,7 +227,7 @@ class Loop:
         self._report.enter(Phase.STEP)
         sequences = self._sequences
         self._meter.begin_step()
-        outputs, is_work_done = self._overlap.step(self._work_within)
+        outputs, is_work_done = self._engine.step(self._work_within)
         self._meter.end_step(sequences)
         for output in outputs:
             if output.finished:
@@ -254,13 +248,13 @@ class Loop:
             self._report.enter(Phase.WRITE)
             self.digest.add(ready.row["index"], token_ids(output))
             if self._writer:
-                self._writer.put(partial(answer, ready, output, self._replica))
+                self._writer.put(partial(self._engine.answer, ready, output, self._replica))
 
     def _fail(self, row: dict[str, Any], error: Exception) -> None:
         self._report.enter(Phase.WRITE)
         self.digest.add(row["index"], [])
         if self._writer:
-            self._writer.put(partial(failure, row, error))
+            self._writer.put(partial(self._engine.failure, row, error))
 
 
 def _sequences(ready: Ready) -> int:

@@ -73,7 +73,7 @@ def lead(seat: Seat) -> Replica:
     from vllm_hpc.engine.replicas import Replica
 
     device = "cpu" if current_platform.is_cpu() else f"{current_platform.device_type}:0"
-    return Replica(seat.place, device, None, 1)
+    return Replica(seat.place, device, 1, lambda: None)
 
 
 def unlink_shared_memory() -> None:

@@ -63,7 +63,7 @@ class Prior:
     def __init__(self, job: JobFolder, record: JobRecord) -> None:
         retry = read_json(job.retry, Retry)
         self._retried = retry.errors_up_to if retry else 0
-        self._replicas = record.plan.layout.dp
+        self._replicas, self._is_rehearsal = record.plan.layout.dp, record.request.rehearse
         found = finished(job, record.rows, self._retried)
         self.rows, self._by_replica = found.rows, found.by_replica
 
@@ -74,7 +74,8 @@ class Prior:
     def learn(self, shard: Path) -> None:
         """Read a shard that its writer, an array's task, has left since."""
         if shard.exists():
-            for index, place in enumerate(Scan([shard], len(self.rows), retry_errors_of=self._retried).places):
+            found = Scan([shard], len(self.rows), self._is_rehearsal, retry_errors_of=self._retried)
+            for index, place in enumerate(found.places):
                 if place:
                     self.rows[index] = 1
 

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from vllm import LLMEngine
 
 from vllm_hpc.engine.adapters import AdapterChoice
 from vllm_hpc.engine.grammars import GrammarCheck
+from vllm_hpc.engine.interface import Ready
 from vllm_hpc.engine.reasoning import ReasoningSplit
 from vllm_hpc.engine.rendering import PromptMaker
+from vllm_hpc.engine.row_checks import check_task
 from vllm_hpc.engine.sampling import SamplingMaker, pooling_params
 from vllm_hpc.engine.texts import TextMaker
 from vllm_hpc.records import JobRecord
 from vllm_hpc.rows import Row
-
-_TASKS = ("generate", "embed")
-
-
-class Ready(msgspec.Struct, frozen=True):
-    """A row that can be admitted: what ``LLMEngine.add_request`` takes for it.
-
-    ``text`` makes its text once it has ended, None where vLLM does. ``split`` takes the reasoning off a text, None
-    where the row has none to take off; ``created`` is the job's time.
-    """
-
-    row: Row
-    prompt: Any
-    params: Any
-    lora: Any = None
-    text: TextMaker | None = None
-    split: ReasoningSplit | None = None
-    created: int = 0
 
 
 class RequestMaker:
@@ -80,13 +63,7 @@ class RequestMaker:
 
     def _task(self, row: Row) -> str:
         """What is asked of the model. Raises ValueError where it is not what this job's model does."""
-        able = "embed" if self._pools else "generate"
-        asked = row.get("task")
-        if "batch" in row:
-            asked = "embed" if str(row["batch"].get("url")).endswith("/embeddings") else "generate"
-        if asked in _TASKS and asked != able:
-            how = "runs with --engine runner=pooling" if self._pools else "runs without --engine runner=pooling"
-            raise ValueError(f"the row asks to {asked}, and this job's model, which {how}, can only {able}")
+        able = check_task(row, self._pools)
         if able == "embed" and not self._can_embed:
             raise ValueError("this pooling model makes no embeddings")
         return able

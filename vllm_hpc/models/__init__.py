@@ -11,6 +11,7 @@ import msgspec
 from vllm_hpc import demo
 from vllm_hpc.checks import as_path
 from vllm_hpc.errors import ModelError
+from vllm_hpc.rehearsal import NO_MODEL
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -22,8 +23,10 @@ class Model(msgspec.Struct, frozen=True):
     name: str
 
 
-def find_model(text: str) -> Model:
-    """Say what MODEL names, without loading or making anything. Raises ModelError."""
+def find_model(text: str, is_rehearsed: bool = False) -> Model:
+    """Say what MODEL names, without loading or making anything; a rehearsal may name none. Raises ModelError."""
+    if is_rehearsed and text == NO_MODEL:
+        return Model(NO_MODEL, NO_MODEL)
     if text == demo.NAME:
         return Model(str(demo.model_folder()), demo.NAME)
     if not text:

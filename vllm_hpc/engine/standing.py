@@ -1,0 +1,41 @@
+"""Where a rank's process stands in its job, as what started it says."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where this process stands. ``rank`` is in its torchrun world, ``global_rank`` counts through an array's tasks."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    task: int
+    attempt: int
+    job_id: str
+
+    @property
+    def global_rank(self) -> int:
+        """The rank in the whole job."""
+        return self.task * self.world_size + self.rank
+
+    @property
+    def run_name(self) -> str:
+        """What tells this attempt's processes from those of all others on a node."""
+        return f"{self.job_id}-{self.attempt}"
+
+    @classmethod
+    def from_environment(cls) -> Standing:
+        """Read what torchrun, or srun through the script, has set; RANK is kept, for a replica rewrites it."""
+        os.environ["VLLM_HPC_RANK"] = os.environ["RANK"]
+        return cls(
+            rank=int(os.environ["RANK"]),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            task=int(os.environ["VLLM_HPC_TASK"]),
+            attempt=int(os.environ["VLLM_HPC_ATTEMPT"]),
+            job_id=os.environ["VLLM_HPC_JOB_ID"],
+        )
