@@ -93,7 +93,8 @@ def make_plan(
             subject = _subject(request, profile, model.path, shape, device, plan)
             plan = tuned.take(plan, request, subject, plan_for)
     plan = launchers.natively(plan) if launchers.is_native(request, profile) else launchers.hint(plan)
-    request.rehearse_set.check_ranks(plan.layout.all_ranks, plan.layout.replica_size)
+    count = rows.rows if rows and whole_input else None
+    request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if scheduler == "local":
         _check_local(request, plan.layout, why)
     else:

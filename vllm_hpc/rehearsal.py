@@ -37,12 +37,12 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     fault_row: int | None = None
     fault_s: float | None = None
 
-    def check_ranks(self, ranks: int, replica_size: int) -> None:
-        """Refuse a fault that the layout has no rank for. Raises RequestError."""
-        if self.fault_rank is not None and self.fault_rank >= ranks:
-            raise RequestError(
-                f"--rehearse-set fault_rank={self.fault_rank}: the job has ranks 0 to {ranks - 1}: name one of them"
-            )
+    def check_place(self, ranks: int, replica_size: int, rows: int | None) -> None:
+        """Refuse a fault without such a rank, or such a row of ``rows`` (None: not known). Raises RequestError."""
+        for name, count in (("rank", ranks), ("row", rows)):
+            value: int | None = getattr(self, f"fault_{name}")
+            if value is not None and count is not None and value >= count:
+                raise RequestError(f"--rehearse-set fault_{name} must be from 0 to {count - 1}, not {value}")
         if self.fault == "diverge" and replica_size == 1:
             raise RequestError(
                 "--rehearse-set fault=diverge needs replicas of two ranks or more, which compare what they do: "

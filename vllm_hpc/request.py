@@ -250,7 +250,7 @@ def _with_rehearsal(options: dict[str, Any]) -> dict[str, Any]:
     if isinstance(options.get("rehearse"), dict):
         settings = {**options["rehearse"], **options.get("rehearse_set", {})}
         options = {**options, "rehearse": True, "rehearse_set": settings}
-    return {"model": NO_MODEL, **options} if options.get("rehearse") is True else options
+    return {"model": NO_MODEL, **options} if options.get("rehearse", False) is not False else options
 
 
 def _convert(options: dict[str, Any]) -> Request:
