@@ -1,24 +1,56 @@
-# The two commands of the README. Each does its own set-up, on a fresh Debian machine too.
+# The two commands of the README. Each does its own set-up, on a fresh Debian machine too. `make help` lists all.
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs
 BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest
+# Tests that start ranks wait for schedulers more than they compute: twice as many at once as there are cores.
+WORKERS ?= 4
+STARTED := $(shell date +%s)
+RANKS = ranks or vllm or slurm or pbs
 
-.PHONY: demo test test-pbs lint clean
+.PHONY: help demo test test-fast test-unit test-chain test-full test-vllm test-slurm test-pbs faults lint clean
+
+help:
+	@echo 'make demo        run a real small model on this machine (28 s, and the set-up)'
+	@echo 'make test        what CI runs: lint, types, unit tests, every scheduler rehearsed, vLLM once a layout (14 min)'
+	@echo 'make test-fast   unit tests only; needs neither vLLM nor torch (2 min)'
+	@echo 'make test-full   all of the real-vLLM cases: test-vllm, test-slurm, test-pbs, each by itself too (30 min each)'
+	@echo 'make faults      which of forty hand-made faults the tests catch'
+	@echo 'make lint        ruff and mypy'
 
 demo: $(VENV)/demo.done
 	$(BIN)/vllm-hpc submit jobs/quickstart --job-dir $(RUNS) --wait
 
 test: $(VENV)/test.done
-	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -n 2 -m "not vllm and not slurm and not pbs"
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "vllm and not slurm and not pbs"
-	$(BIN)/python -m pytest -m "slurm and not pbs"
-	$(MAKE) --no-print-directory test-pbs
+	@echo "make test: set-up took $$(( $$(date +%s) - $(STARTED) )) s"
+	@began=$$(date +%s); $(MAKE) --no-print-directory lint test-unit test-chain && \
+	  echo "make test: set-up took $$((began - $(STARTED))) s, the tests took $$(( $$(date +%s) - began )) s"
 
-# On a stand-in of a two-host PBS, checked against a real one: as an ordinary user, .venv/bin/python -m pytest -m pbs
+test-fast: $(VENV)/test.done
+	$(PYTEST) -n 2 -m "not ($(RANKS)) and not slow and not full"
+
+test-unit: $(VENV)/test.done
+	$(PYTEST) -n 2 -m "not ($(RANKS)) and not full"
+
+# Slurm's and PBS's tests run beside each other: each worker has a cluster of its own.
+test-chain: $(VENV)/test.done
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "($(RANKS)) and not full"
+
+test-full: test-vllm test-slurm test-pbs
+
+test-vllm: $(VENV)/test.done
+	$(PYTEST) -n 2 --dist loadfile -m "full and not slurm and not pbs"
+
+test-slurm: $(VENV)/test.done
+	$(PYTEST) -n 2 --dist loadgroup -m "full and slurm"
+
+# On a stand-in of a two-host PBS, checked against a real one: as an ordinary user with qsub on PATH it is the real one.
 test-pbs: $(VENV)/test.done
-	CI=true PATH="$(CURDIR)/tests/pbs/standin:$$PATH" $(BIN)/python -m pytest -m pbs
+	$(PYTEST) -n 2 --dist loadgroup -m "full and pbs"
+
+faults: $(VENV)/test.done
+	$(BIN)/python -m tests.faults
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
