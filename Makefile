@@ -27,7 +27,7 @@ test: $(VENV)/test.done
 	@began=$$(date +%s); $(MAKE) --no-print-directory lint test-unit test-chain && \
 	  echo "make test: set-up took $$((began - $(STARTED))) s, the tests took $$(( $$(date +%s) - began )) s"
 
-test-fast: $(VENV)/test.done
+test-fast: $(VENV)/fast.done
 	$(PYTEST) -n 2 -m "not ($(RANKS)) and not slow and not full"
 
 test-unit: $(VENV)/test.done
@@ -59,15 +59,15 @@ lint: $(VENV)/test.done
 
 # torch's CPU build has a version of its own (+cpu). Where your package index lacks it, name PyTorch's CPU wheel
 # index in PIP_EXTRA_INDEX_URL. After an interrupted install, make starts again at the same place.
-$(VENV)/demo.done: requirements/demo.txt pyproject.toml
+$(VENV)/demo.done $(VENV)/fast.done: $(VENV)/%.done: requirements/%.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("vllm-hpc needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	PYTHON="$(PYTHON)" tests/install-debian.sh venv
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/demo.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/$*.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/test.done: requirements/test.txt $(VENV)/demo.done
+$(VENV)/test.done: requirements/test.txt $(VENV)/demo.done $(VENV)/fast.done
 	tests/install-debian.sh test
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/test.txt
 	touch $@

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,15 @@ import pytest
 from tests.campaign.rows import make_rows, with_answers
 from tests.published_models import SMALL_CONFIG
 from tests.real_jobs import GREEDY, PROMPTS, make_model, reference_texts, rehearsed_texts
+from tests.tiers import Tiers
 from vllm_hpc.cli import main
 from vllm_hpc.rows import Row
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold the time limits of markers."""
+    config.pluginmanager.register(Tiers(), "vllm-hpc-tiers")
+
 
 # Machines are shared and slow: an example that takes long is no failure.
 hypothesis.settings.register_profile("shared-machine", deadline=None)
@@ -47,6 +55,16 @@ class Outcome(NamedTuple):
 
 
 Cli = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No profile and no cache of whoever runs the tests: jobs start as for a new user."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        patch.delenv("VLLM_HPC_PROFILE", raising=False)
+        yield
 
 
 @pytest.fixture
@@ -107,6 +125,8 @@ def run_cli(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model that real runs use."""
+    if not all(find_spec(name) for name in ("torch", "transformers", "tokenizers")):
+        pytest.skip("needs torch, transformers and tokenizers")
     return make_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
@@ -130,7 +150,7 @@ def answers(subject: Path | None, request: pytest.FixtureRequest) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="session")
-def expected(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Row, str]]:
-    """The rows of a campaign, and what plain vLLM answers to them."""
-    return with_answers(tiny, make_rows(_CAMPAIGN_ROWS, CAMPAIGN_SEED), tmp_path_factory.mktemp("answers"))
+@pytest.fixture
+def expected(subject: Path | None, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Row, str]]:
+    """The rows of a campaign, and the right answers to them: plain vLLM's (made once a session), or a rehearsal's."""
+    return with_answers(subject, make_rows(_CAMPAIGN_ROWS, CAMPAIGN_SEED), tmp_path_factory.getbasetemp())

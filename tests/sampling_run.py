@@ -1,9 +1,9 @@
-"""One rank of a TP group: vLLM's own sampler of GPUs over many batches, by itself and shared out; prints both.
+"""The ranks of a TP group: vLLM's own sampler of GPUs over many batches, by itself and shared out; prints both.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python -m tests.sampling_run
+    python -m tests.sampling_run RANKS
 
-Its kernels are run by Triton's interpreter, on the CPU; but for top-k and top-p, whose kernel that does not understand:
-there vLLM's way for small batches is taken.
+vLLM is imported once: the ranks are forked from that process. The sampler's kernels are run by Triton's interpreter, on
+the CPU; but for top-k and top-p, whose kernel that does not understand: there vLLM's way for small batches is taken.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import tests.interpreted_triton  # before anything of vLLM
 
 # isort: on
 import json
-import os
+import multiprocessing
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -63,13 +66,11 @@ def batch(rows: int) -> tuple[Any, ...]:
     return 3 * torch.randn(rows, VOCABULARY), places, places, places.numpy(), positions, ids, local, positions.numpy()
 
 
-def main() -> None:
-    """Print, by rows of a batch, how many this rank sampled, and all tokens: by itself and shared out."""
-    assert tests.interpreted_triton.HAS_TRITON
-    ranks, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+def run_rank(rank: int, ranks: int, folder: str) -> dict[int, Any]:
+    """By rows of a batch, how many this rank sampled, and all tokens: by itself and shared out."""
     config = VllmConfig()
     with set_current_vllm_config(config):
-        parallel_state.init_distributed_environment(ranks, rank, "env://", rank, "gloo")
+        parallel_state.init_distributed_environment(ranks, rank, f"file://{folder}/store", rank, "gloo")
         parallel_state.initialize_model_parallel(ranks)
     with mock.patch.object(buffer_utils, "UvaBuffer", UvaBuffer):
         sampler = make_sampler(config)
@@ -87,9 +88,20 @@ def main() -> None:
         for rows in BATCHES:
             whole = own(*batch(rows))[0].tolist()
             told[rows] = {"whole": whole, "shared": shared.sample(*batch(rows))[0].tolist(), "sampled": sampled[-1]}
-    print(json.dumps(told))
     parallel_state.destroy_model_parallel()
     parallel_state.destroy_distributed_environment()
+    return told
+
+
+def main() -> None:
+    """Print a JSON list: what each rank told."""
+    assert tests.interpreted_triton.HAS_TRITON
+    ranks = int(sys.argv[1])
+    forked = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(ranks, forked) as pool:
+        # Each waits for all: no process takes two of these.
+        told = [pool.submit(run_rank, rank, ranks, folder) for rank in range(ranks)]
+        print(json.dumps([one.result() for one in told]))
 
 
 if __name__ == "__main__":

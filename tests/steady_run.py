@@ -1,13 +1,15 @@
-"""Runs rows through vLLM's scheduler, its own way or the short one, and prints what each step was asked to compute.
+"""Runs rows through vLLM's schedulers, their own way and the short one, and prints what each step was asked to compute.
 
-    python -m tests.steady_run MODEL ENGINE.json own|short real|pipelined
+    python -m tests.steady_run MODEL ENGINES.json
 
-Real: an engine on the CPU. Pipelined: the asynchronous scheduler of GPUs, two steps in flight; what the model would
-have sampled is made up here.
+For each engine of the list four runs, each with a scheduler of its own, as that engine makes it. Real: the model runs
+on the CPU. Pipelined: the asynchronous scheduler of GPUs, two steps in flight; what the model would have sampled is
+made up here.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sys
@@ -15,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -41,19 +44,31 @@ SPECIAL: dict[int, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Run, and print a JSON object."""
-    model, engine, way, kind = sys.argv[1:]
-    llm = LLM(
-        model, enforce_eager=True, seed=0, dtype="float32", max_model_len=256, max_num_seqs=12, **json.loads(engine)
-    )
+    """Run, and print a JSON list: for each engine what was told, by kind and way."""
+    model, engines = sys.argv[1:]
+    print(json.dumps([run_engine(model, engine) for engine in json.loads(engines)]))
+
+
+def run_engine(model: str, engine: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is told of each run, by kind and way."""
+    llm = LLM(model, enforce_eager=True, seed=0, dtype="float32", max_model_len=256, max_num_seqs=12, **engine)
     core: Any = llm.llm_engine.engine_core.engine_core
-    if kind == "pipelined":
-        core.scheduler = pipelined_scheduler(core)
+    own = core.scheduler
+    told: dict[str, dict[str, Any]] = {"real": {}, "pipelined": {}}
+    for kind, way in itertools.product(told, ("own", "short")):
+        core.scheduler = pipelined_scheduler(core) if kind == "pipelined" else another_scheduler(type(own), own)
+        told[kind][way] = run(llm, core, kind, way)
+    return told
+
+
+def run(llm: LLM, core: Any, kind: str, way: str) -> dict[str, Any]:
+    """Run all rows by the scheduler that the engine has now."""
     watch = Watch(core.scheduler)
     if way == "short":
         watch.take(take_short_way(llm.llm_engine))
+    torch.manual_seed(0)  # as in an engine that has just been made
     rows = run_pipelined(core) if kind == "pipelined" else run_real(llm)
-    print(json.dumps({**watch.told(), "rows": rows}))
+    return {**watch.told(), "rows": rows}
 
 
 def parameters(number: int, **more: Any) -> SamplingParams:
@@ -75,13 +90,17 @@ def run_real(llm: LLM) -> list[Any]:
 
 def pipelined_scheduler(core: Any) -> AsyncScheduler:
     """As the engine makes it on GPUs."""
-    own = core.scheduler
-    scheduler = AsyncScheduler(
+    scheduler: AsyncScheduler = another_scheduler(AsyncScheduler, core.scheduler)
+    scheduler.use_v2_model_runner = True
+    return scheduler
+
+
+def another_scheduler(kind: Any, own: Any) -> Any:
+    """A new one beside an engine's own: nothing has run in it, and nothing is cached."""
+    return kind(
         own.vllm_config, own.kv_cache_config, own.structured_output_manager, block_size=own.block_size,
         hash_block_size=own.kv_cache_manager.block_pool.hash_block_size,
     )  # fmt: skip
-    scheduler.use_v2_model_runner = True
-    return scheduler
 
 
 def run_pipelined(core: Any) -> list[Any]:

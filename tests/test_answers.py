@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from vllm_hpc.engine.answers import answer, failure
+from vllm_hpc.engine.interface import Ready
 from vllm_hpc.rows import Row
-
-pytestmark = pytest.mark.vllm
 
 ROW: Row = {"index": 3, "id": "a", "messages": [{"role": "user", "content": "why?"}], "tag": 1}
 
@@ -23,13 +23,12 @@ def output(text: str = "yes", reason: str = "stop", **more: Any) -> Any:
 
 
 def ready(row: Row = ROW, split: Any = None, **params: Any) -> Any:
-    from vllm_hpc.engine.interface import Ready
-
     given = {"n": 1, "logprobs": None, "logprob_token_ids": None, **params}
     return Ready(row, None, SimpleNamespace(**given), split=split, created=1)
 
 
 def splitter(name: str) -> Any:
+    pytest.importorskip("vllm")
     from vllm_hpc.engine.reasoning import ReasoningSplit
 
     vocabulary = {"<think>": 1, "</think>": 2}
@@ -37,20 +36,18 @@ def splitter(name: str) -> Any:
     return ReasoningSplit(name, tokenizer)
 
 
+@pytest.mark.vllm
 @pytest.mark.parametrize(
     ("text", "reasoning", "content"),
     [("<think>because</think>yes", "because", "yes"), ("because</think>yes", "because", "yes"), ("hm", "hm", "")],
 )
 def test_reasoning_is_taken_off(text: str, reasoning: str, content: str) -> None:
-    from vllm_hpc.engine.answers import answer
-
     row = answer(ready(split=splitter("deepseek_r1")), output(text), 0)
     assert (row["reasoning"], row["text"], row["tag"]) == (reasoning, content, 1)
 
 
+@pytest.mark.vllm
 def test_reasoning_in_a_batch_line() -> None:
-    from vllm_hpc.engine.answers import answer
-
     row = {**ROW, "batch": {"custom_id": "c", "url": "/v1/chat/completions", "model": "m"}}
     line = answer(ready(row, splitter("deepseek_r1")), output("<think>because</think>yes"), 0)["line"]
     message = line["response"]["body"]["choices"][0]["message"]
@@ -58,8 +55,6 @@ def test_reasoning_in_a_batch_line() -> None:
 
 
 def test_a_parser_that_stumbles_is_the_problem_of_its_row() -> None:
-    from vllm_hpc.engine.answers import answer
-
     def stumble(row: Row, text: str) -> None:
         raise KeyError("end")
 
@@ -67,16 +62,12 @@ def test_a_parser_that_stumbles_is_the_problem_of_its_row() -> None:
 
 
 def test_a_row_that_vllm_gives_up_is_an_error() -> None:
-    from vllm_hpc.engine.answers import answer
-
     row = answer(ready(), output("", "error"), 0)
     assert row == {"index": 3, "id": "a", "tag": 1, "error": row["error"]}
     assert row["error"]["type"] == "EngineRowError"
 
 
 def test_logprobs_that_json_cannot_say() -> None:
-    from vllm_hpc.engine.answers import answer
-
     def value(logprob: float, rank: int) -> Any:
         return SimpleNamespace(logprob=logprob, rank=rank, decoded_token=None)
 
@@ -88,8 +79,6 @@ def test_logprobs_that_json_cannot_say() -> None:
 
 
 def test_ids_of_batch_lines_are_the_same_every_time() -> None:
-    from vllm_hpc.engine.answers import answer, failure
-
     row = {**ROW, "batch": {"custom_id": "c", "url": "/v1/chat/completions", "model": "m"}}
     lines = [answer(ready(row), output(), 0)["line"] for _ in range(2)]
     assert lines[0] == lines[1]
@@ -98,7 +87,9 @@ def test_ids_of_batch_lines_are_the_same_every_time() -> None:
     assert answer(ready(other), output(), 0)["line"]["id"] != lines[0]["id"]
 
 
+@pytest.mark.vllm
 def test_the_seed_of_a_row_depends_on_job_and_id_only() -> None:
+    pytest.importorskip("vllm")
     from vllm_hpc.engine.sampling import seed_of
 
     assert seed_of(0, "a") == seed_of(0, "a") != seed_of(1, "a")

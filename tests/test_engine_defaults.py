@@ -10,6 +10,7 @@ import pytest
 from tests.crafted import layout
 from vllm_hpc.errors import RequestError
 
+pytestmark = pytest.mark.vllm
 NO_FUSION = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
 
 
@@ -63,6 +64,7 @@ def platform(name: str, gib: int) -> SimpleNamespace:
 def test_defaults_of_the_device(
     monkeypatch: pytest.MonkeyPatch, name: str, gib: int, tp: int, pp: int, given: dict[str, Any], expected: Any
 ) -> None:
+    pytest.importorskip("vllm")
     import vllm.platforms
 
     from vllm_hpc.engine.start import _device_defaults
@@ -72,6 +74,7 @@ def test_defaults_of_the_device(
 
 
 def test_stages_on_the_cpu_need_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vllm")
     import vllm.platforms
 
     from vllm_hpc.engine.start import _device_defaults

@@ -13,7 +13,7 @@ from tests.engine_run import Outcome, run
 from tests.real_jobs import ENGINE
 from vllm_hpc.rows import Row
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.full]
 
 TEXT = "def function_1(folder):"
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -16,24 +17,39 @@ from vllm_hpc.engine import flashinfer
 from vllm_hpc.errors import RequestError
 
 VARIABLE = flashinfer.VARIABLE
+# What a rank does, once for each environment; what is installed on this machine is hidden from it.
 RANK = """
-import os, sys
+import contextlib, io, json, os, sys
 from pathlib import Path
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from vllm_hpc.engine import flashinfer
-rank, port = map(int, sys.argv[1:])
+rank, port, environments = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+sys.path = [entry for entry in sys.path if "site-packages" not in entry]
 flashinfer._CUDA_HOME = Path("/nonexistent")
 store = TCPStore("127.0.0.1", port, is_master=False)
-flashinfer.agree(store, rank, 2)
-print(os.environ.get(flashinfer.VARIABLE))
+for number, environment in enumerate(environments):
+    os.environ.clear()
+    os.environ.update(environment)
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        flashinfer.agree(PrefixStore(str(number), store), rank, 2)
+    print(json.dumps([os.environ.get(flashinfer.VARIABLE), told.getvalue().splitlines()]))
 """
+# Which of two ranks has a compiler, what the job has set; and what each has then.
+AGREED: dict[str, tuple[tuple[bool, bool], str | None, str | None]] = {
+    "both can compile": ((True, True), None, None),
+    "the first can": ((True, False), None, "0"),
+    "neither can": ((False, False), None, "0"),
+    "it is asked for": ((False, False), "1", "1"),
+}
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a package may be put, for Python to find it."""
+    """Where a package may be put, for Python to find it; what this machine has of CUDA and packages is hidden."""
     monkeypatch.setattr(flashinfer, "_CUDA_HOME", Path("/nonexistent"))
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *(one for one in sys.path if "site-packages" not in one)])
+    for package in ("flashinfer", "flashinfer_jit_cache"):
+        monkeypatch.delitem(sys.modules, package, raising=False)
     _install(tmp_path / "site", "flashinfer")
     return tmp_path / "site"
 
@@ -98,42 +114,42 @@ def test_nothing_is_missing_where_it_is_compiled_already_or_asked_for_or_absent(
     assert flashinfer.lack({"PATH": ""}) == ""
 
 
-@pytest.mark.parametrize(
-    ("has_compiler", "given", "expected"),
-    [
-        ((True, True), None, ["None", "None"]),
-        ((True, False), None, ["0", "0"]),
-        ((False, False), None, ["0", "0"]),
-        ((False, False), "1", ["1", "1"]),
-    ],
-)
-def test_all_ranks_sample_alike(
-    tmp_path: Path, has_compiler: tuple[bool, bool], given: str | None, expected: list[str]
-) -> None:
+@pytest.fixture(scope="module")
+def agreed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str | None, list[str]]]]:
+    """What each of two ranks has and says, by case: two processes for all of them."""
+    pytest.importorskip("torch")
     from torch._C._distributed_c10d import TCPStore
 
-    _install(tmp_path / "site", "flashinfer")
-    tools = _program(tmp_path / "bin/ninja")
-    _program(tmp_path / "bin/nvcc")
+    work = tmp_path_factory.mktemp("agreed")
+    _install(work / "site", "flashinfer")
+    tools = _program(work / "bin/ninja")
+    _program(work / "bin/nvcc")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    clean = {name: value for name, value in os.environ.items() if name not in (VARIABLE, "CUDA_HOME", "CUDA_PATH")}
-    clean |= {"PYTHONPATH": f"{tmp_path / 'site'}:{Path.cwd()}"} | ({VARIABLE: given} if given else {})
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", RANK, str(rank), str(store.port)],
-            env=clean | {"PATH": tools if has else "/nonexistent"}, stdout=subprocess.PIPE, text=True,
-        )
-        for rank, has in enumerate(has_compiler)
-    ]  # fmt: skip
-    said = [rank.communicate(timeout=100)[0].splitlines() for rank in ranks]
-    assert [lines[-1] for lines in said] == expected
-    for rank, lines in enumerate(said):
+    path = {"PYTHONPATH": f"{work / 'site'}:{Path(__file__).parents[1]}"}
+    ranks = []
+    for rank in (0, 1):
+        environments = [
+            {"PATH": tools if has_compiler[rank] else "/nonexistent"} | ({VARIABLE: given} if given else {})
+            for has_compiler, given, _ in AGREED.values()
+        ]
+        words = [sys.executable, "-W", "ignore", "-c", RANK, str(rank), str(store.port), json.dumps(environments)]
+        ranks.append(subprocess.Popen(words, env=os.environ | path, stdout=subprocess.PIPE, text=True))
+    said = [map(json.loads, rank.communicate(timeout=300)[0].splitlines()) for rank in ranks]
+    return dict(zip(AGREED, map(list, zip(*said, strict=True)), strict=True))
+
+
+@pytest.mark.parametrize("case", AGREED)
+def test_all_ranks_sample_alike(agreed: dict[str, list[tuple[str | None, list[str]]]], case: str) -> None:
+    has_compiler, _, expected = AGREED[case]
+    for rank, (variable, lines) in enumerate(agreed[case]):
+        assert variable == expected
         told = [line for line in lines if line.startswith("vllm-hpc: FlashInfer's sampler cannot be compiled")]
-        assert len(told) == (expected[rank] == "0")
+        assert len(told) == (expected == "0")
         assert not told or ("here" if not has_compiler[rank] else "for rank 1") in told[0]
 
 
 def test_ranks_that_are_told_different_things_end_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
     from torch._C._distributed_c10d import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -151,8 +167,13 @@ def test_programs_beside_python_are_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.vllm
-def test_a_rank_says_which_sampler_it_takes(tiny: Path, reference: list[str], tmp_path: Path) -> None:
+@pytest.mark.full
+def test_a_rank_says_which_sampler_it_takes(
+    tiny: Path, reference: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _install(tmp_path / "site", "flashinfer")
+    for name in (VARIABLE, "FLASHINFER_DISABLE_JIT", "FLASHINFER_NVCC"):
+        monkeypatch.delenv(name, raising=False)
     job = submit_tiny(tiny, tmp_path, tp=2, env={"PYTHONPATH": str(tmp_path / "site"), "CUDA_HOME": "/nonexistent"})
     check_complete(job, reference)
     for rank in (0, 1):

@@ -13,7 +13,7 @@ from tests.real_jobs import ENGINE, GREEDY, PATIENCE_S, submit_tiny
 from vllm_hpc.adapters import Adapter, find_adapters
 from vllm_hpc.rows import Row
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.full]
 
 MAKE = """
 import json, sys

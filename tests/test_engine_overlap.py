@@ -11,12 +11,18 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("vllm")
-from vllm.v1.engine.core import EngineCore
-
 from vllm_hpc.engine.overlap import Overlap
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.vllm]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def steps() -> None:
+    """A core's step is vLLM's own. It imports vLLM, which takes its time: only where these tests run."""
+    pytest.importorskip("vllm")
+    from vllm.v1.engine.core import EngineCore
+
+    Core.step = EngineCore.step_with_batch_queue
 
 
 class Batch(Future[Any]):
@@ -35,7 +41,7 @@ class Batch(Future[Any]):
 class Core:
     """What ``EngineCore.step_with_batch_queue`` asks for, with so many batches to run."""
 
-    step = EngineCore.step_with_batch_queue
+    step: Any
     is_ec_consumer, is_mm_encoder_only, is_pooling_model = True, False, False
     _attach_iteration_details = _attach_weight_version = _process_aborts_queue = lambda *_: None
     _should_throttle_prefills = lambda *_: False  # noqa: E731

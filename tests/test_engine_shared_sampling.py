@@ -4,44 +4,39 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
-pytest.importorskip("vllm")
-import torch
+from tests.engine_run import ENVIRONMENT
 
-from vllm_hpc.engine import shared_sampling
-from vllm_hpc.engine.shared_sampling import SharedSampling, share_sampling
-
-
-def start(rank: int, ranks: int, port: int) -> subprocess.Popen[str]:
-    world = {"RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "tests.sampling_run"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
-        env=os.environ | {name: str(value) for name, value in world.items()},
-    )  # fmt: skip
+pytestmark = pytest.mark.vllm
+np, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
 
 
-@pytest.mark.vllm
+@pytest.fixture
+def module() -> Any:
+    """What is tested. It imports vLLM, which takes its time: only where a test asks for it."""
+    pytest.importorskip("vllm")
+    from vllm_hpc.engine import shared_sampling
+
+    return shared_sampling
+
+
+@pytest.mark.full
 def test_tokens_are_those_of_vllms_sampler() -> None:
     ranks = 3
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [start(rank, ranks, port) for rank in range(ranks)]
-    told = []
-    for process in processes:
-        out, err = process.communicate(timeout=600)
-        assert process.returncode == 0, err[-3000:]
-        told.append(json.loads(out.splitlines()[-1]))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.sampling_run", str(ranks)],
+        capture_output=True, text=True, env=os.environ | ENVIRONMENT, cwd=Path(__file__).parents[1], timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert len(told) == ranks
     for batches in zip(*(one.items() for one in told), strict=True):
         rows = int(batches[0][0])
         whole = batches[0][1]["whole"]
@@ -74,10 +69,10 @@ class Recorded:
         return torch.zeros(self.rows, dtype=torch.int64), logits
 
 
-def test_what_needs_all_rows_is_sampled_whole() -> None:
+def test_what_needs_all_rows_is_sampled_whole(module: Any) -> None:
     logits, places = torch.zeros(64, 9), torch.arange(64)
     own = Recorded()
-    shared = SharedSampling(own, Group())
+    shared = module.SharedSampling(own, Group())
     assert len(shared.sample(logits, places)[0]) == 64
     assert own.rows == 16
     shared.sample(logits, places, return_logprobs=True)
@@ -93,10 +88,10 @@ def test_what_needs_all_rows_is_sampled_whole() -> None:
     assert own.rows == 64
 
 
-def test_now_and_then_each_rank_samples_whole() -> None:
+def test_now_and_then_each_rank_samples_whole(module: Any) -> None:
     """So that ranks whose logits differ do not stay unnoticed."""
     own = Recorded()
-    shared = SharedSampling(own, Group())
+    shared = module.SharedSampling(own, Group())
     sampled = []
     for _ in range(64):
         shared.sample(torch.zeros(64, 9))
@@ -104,9 +99,9 @@ def test_now_and_then_each_rank_samples_whole() -> None:
     assert sampled == ([16] * 31 + [64]) * 2
 
 
-def test_a_kernel_that_draws_by_the_place_in_the_batch_gets_the_whole_batch() -> None:
+def test_a_kernel_that_draws_by_the_place_in_the_batch_gets_the_whole_batch(module: Any) -> None:
     own = Recorded(flashinfer=True)
-    shared = SharedSampling(own, Group())
+    shared = module.SharedSampling(own, Group())
     slots = np.arange(64)
     shared.sample(torch.zeros(64, 9), slots)
     assert own.rows == 16  # without top-k and top-p that kernel is not taken
@@ -122,7 +117,7 @@ def test_a_kernel_that_draws_by_the_place_in_the_batch_gets_the_whole_batch() ->
     assert own.rows == 64
 
 
-def test_a_sampler_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_that_is_not_known_is_left_alone(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.distributed import parallel_state
     from vllm.v1.worker.gpu.sample import sampler as samplers
 
@@ -133,16 +128,16 @@ def test_a_sampler_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPat
 
     group = Group()
     monkeypatch.setattr(parallel_state, "get_tp_group", lambda: group)
-    monkeypatch.setattr(shared_sampling, "__version__", "0.26.0")
+    monkeypatch.setattr(module, "__version__", "0.26.0")
     known = Recorded()
-    assert share_sampling(engine(known)) is None  # of another class
+    assert module.share_sampling(engine(known)) is None  # of another class
     monkeypatch.setattr(samplers, "Sampler", Recorded)
-    shared = share_sampling(engine(known))
-    assert isinstance(shared, SharedSampling)
-    assert share_sampling(engine(known)) is shared
+    shared = module.share_sampling(engine(known))
+    assert isinstance(shared, module.SharedSampling)
+    assert module.share_sampling(engine(known)) is shared
     group.world_size = 1
-    assert share_sampling(engine(Recorded())) is None
+    assert module.share_sampling(engine(Recorded())) is None
     group.world_size = 4
-    assert share_sampling(SimpleNamespace(engine_core=SimpleNamespace())) is None
-    monkeypatch.setattr(shared_sampling, "__version__", "0.32.0")
-    assert share_sampling(engine(Recorded())) is None
+    assert module.share_sampling(SimpleNamespace(engine_core=SimpleNamespace())) is None
+    monkeypatch.setattr(module, "__version__", "0.32.0")
+    assert module.share_sampling(engine(Recorded())) is None

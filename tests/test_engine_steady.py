@@ -24,39 +24,36 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 
 
-def start(model: Path, engine: dict[str, Any], *words: str) -> subprocess.Popen[str]:
-    given = [str(model), json.dumps({"block_size": 32, **engine}), *words]
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "tests.steady_run", *given],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT},
-        cwd=Path(__file__).parents[1],
+@pytest.fixture(scope="module")
+def told(tiny: Path) -> dict[str, Any]:
+    """What is told of all runs, by engine, kind and way: of one process, which imports vLLM once."""
+    engines = json.dumps([{"block_size": 32, **engine} for engine in ENGINES.values()])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.steady_run", str(tiny), engines],
+        capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, cwd=Path(__file__).parents[1], timeout=800,
     )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return dict(zip(ENGINES, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-def told(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, out[-2000:] + err[-3000:]
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return found
-
-
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "scheduler"), [("real", "Scheduler"), ("pipelined", "AsyncScheduler")])
-@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_every_step_is_what_vllm_would_have_made_of_it(
-    tiny: Path, engine: dict[str, Any], kind: str, scheduler: str
+    told: dict[str, Any], engine: str, kind: str, scheduler: str
 ) -> None:
-    runs = [start(tiny, engine, way, kind) for way in ("short", "own")]
-    short, own = (told(one) for one in runs)
+    short, own = told[engine][kind]["short"], told[engine][kind]["own"]
     assert short["scheduler"] == own["scheduler"] == scheduler
     assert short["rows"] == own["rows"]
     for number, (one, other) in enumerate(zip(short["steps"], own["steps"], strict=True)):
         assert one == other, f"step {number}"
-    assert bool(own["preempted"]) is ("num_gpu_blocks_override" in engine)
+    assert bool(own["preempted"]) is ("num_gpu_blocks_override" in ENGINES[engine])
     assert short["steady"] > 0.3 * short["tokens"]  # of all tokens, prompts' included
     assert short["left"] <= 1  # the last rows' end is told at the next step
 
 
 def test_a_scheduler_that_is_not_known_goes_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vllm")
     from vllm_hpc.engine import steady
 
     class Other:

@@ -11,6 +11,13 @@ from hypothesis import strategies as st
 
 pytestmark = pytest.mark.vllm
 
+
+@pytest.fixture(scope="module", autouse=True)
+def needed() -> None:
+    """What these tests import, each for itself."""
+    pytest.importorskip("vllm")
+
+
 SENTENCES = ["The capital of France is Paris.", "naïve café — 東京 🙂", "  def f(x):\n\treturn x"]
 # Pieces of characters: of "é", of "€", an "A", and one that is never a part of any.
 BYTES = [f"<0x{number:02X}>" for number in (0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0x41, 0xFF)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from vllm_hpc.errors import RequestError
 from vllm_hpc.request import _LIMITS
 from vllm_hpc.vllm_arguments import typed
 
+# Its source is read; it is not imported, which takes ten seconds.
+READS_SOURCE = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 
+
+@READS_SOURCE
 @pytest.mark.parametrize(
     ("kind", "name", "value", "said"),
     [
@@ -53,6 +58,7 @@ def test_what_vllm_does_not_take_is_refused_in_one_line(kind: str, name: str, va
     assert len(str(refused.value)) < 300
 
 
+@READS_SOURCE
 @pytest.mark.parametrize(
     ("kind", "name", "value", "read"),
     [
@@ -114,6 +120,7 @@ def test_without_vllm_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.vllm
 def test_what_vllm_takes_by_itself_is_never_refused() -> None:
     """Its own defaults, for every argument: the source is read as Python reads it."""
+    pytest.importorskip("vllm")
     from vllm import SamplingParams
     from vllm.engine.arg_utils import EngineArgs
 
@@ -132,6 +139,7 @@ def test_what_vllm_takes_by_itself_is_never_refused() -> None:
 @pytest.mark.vllm
 def test_the_limits_of_sampling_are_vllms() -> None:
     """The least of each is taken and what is below is not; seeds and temperatures apart, which have options."""
+    pytest.importorskip("vllm")
     from vllm import SamplingParams
 
     for name, (least, _, is_least_taken, _) in _LIMITS.items():

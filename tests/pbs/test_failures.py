@@ -1,4 +1,7 @@
-"""What happens to jobs on PBS: the right state, the real error, nothing left on the hosts, and how they go on."""
+"""What happens to jobs on PBS: the right state, the real error, nothing left on the hosts, and how they go on.
+
+In ``make test`` the jobs are rehearsals, in ``make test-full`` they run vLLM too: the fixture ``subject``.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +23,27 @@ from vllm_hpc import Job
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.records import Submitted, read_json
 
-pytestmark = [pytest.mark.vllm, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
+pytestmark = [pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
 
 LIMIT_S = 120
+# A rehearsal is at its rows within ten seconds, where eight ranks share a core within thirty: its walltime is short.
+REHEARSED_END, ON_VLLM_END = {"time": "1:00"}, {"time": "2"}
+REHEARSED_DRAIN, ON_VLLM_DRAIN = {"time": "1:15", "drain_lead": 30}, {"time": "4", "drain_lead": 120}
 ends_as = partial(real_jobs.ends_as, limit=LIMIT_S)
 
 
-def submit(tiny: Path, work: Path, **options: Any) -> Job:
-    return submit_long(tiny, work, **{"scheduler": "pbs", "nodes": 2, "tp": 2, "env": ONE_CORE, **options})
+def submit(model: Path | None, work: Path, **options: Any) -> Job:
+    return submit_long(model, work, **{"scheduler": "pbs", "nodes": 2, "tp": 2, "env": ONE_CORE, **options})
 
 
-def start(tiny: Path, work: Path, **options: Any) -> Job:
+def start(model: Path | None, work: Path, **options: Any) -> Job:
     """A job over two hosts that has written its first rows."""
-    return started(submit(tiny, work, **options))
+    return started(submit(model, work, **options))
+
+
+def draining(model: Path | None) -> dict[str, Any]:
+    """Options of a job that is at its rows for a while before it is drained."""
+    return ON_VLLM_DRAIN if model else REHEARSED_DRAIN
 
 
 def qdel(job: Job) -> None:
@@ -52,15 +63,15 @@ def family_of(job: Job, rank: int) -> list[psutil.Process]:
     return family
 
 
-def test_qdel_while_running(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_qdel_while_running(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     qdel(job)
     ends_as(job, "CANCELLED")
     assert job.collect().rows["done"] > 0
 
 
-def test_cancel_while_running_and_resume(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_cancel_while_running_and_resume(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     first = job.job_id
     job.cancel()
     done = ends_as(job, "CANCELLED").rows.done
@@ -73,57 +84,66 @@ def test_cancel_while_running_and_resume(tiny: Path, tmp_path: Path) -> None:
     assert job.collect().rows["done"] == status.rows.done
 
 
-def test_pending_says_why_and_can_be_cancelled(tiny: Path, tmp_path: Path) -> None:
+def test_pending_says_why_and_can_be_cancelled(subject: Path | None, tmp_path: Path) -> None:
     at = time.strftime("%Y%m%d%H%M", time.localtime(time.time() + 3600))
-    job = submit(tiny, tmp_path, directive=[f"-a {at}"])
+    job = submit(subject, tmp_path, directive=[f"-a {at}"])
     wait_for(lambda: "waits until" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
     assert job.status().state == "PENDING"
     job.cancel()
     ends_as(job, "CANCELLED")
-    other = submit(tiny, tmp_path, directive=["-h"], name="held")
+    other = submit(subject, tmp_path, directive=["-h"], name="held")
     wait_for(lambda: "held" in other.status().reason, "it waits", LIMIT_S)
     qdel(other)
     ends_as(other, "CANCELLED")
 
 
-def test_more_hosts_than_there_are_waits_with_the_reason(tiny: Path, tmp_path: Path, pbs: list[str]) -> None:
+def test_more_hosts_than_there_are_waits_with_the_reason(subject: Path | None, tmp_path: Path, pbs: list[str]) -> None:
     many = len(pbs) + 1
-    job = submit(tiny, tmp_path, nodes=many, tp=1, dp=many)
+    job = submit(subject, tmp_path, nodes=many, tp=1, dp=many)
     wait_for(lambda: "cannot start as asked" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
     assert job.status().state == "PENDING"
     job.cancel()
     ends_as(job, "CANCELLED")
 
 
-def test_an_array_is_cancelled_while_it_waits(tiny: Path, tmp_path: Path) -> None:
-    job = submit(tiny, tmp_path, nodes=None, tp=1, dp=3, array=True, directive=["-h"])
+def test_an_array_is_cancelled_while_it_waits(subject: Path | None, tmp_path: Path) -> None:
+    job = submit(subject, tmp_path, nodes=None, tp=1, dp=3, array=True, directive=["-h"])
     wait_for(lambda: job.status().state == "PENDING", "it waits", LIMIT_S)
     job.cancel()
     ends_as(job, "CANCELLED")
 
 
+@pytest.mark.vllm
+@pytest.mark.full
 def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
     job = submit(tiny, tmp_path, engine={"dtype": "float32", "max_num_batched_tokens": 1, "max_num_seqs": 64})
     status = ends_as(job, "FAILED", limit=300)
     assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
 
 
-def test_sigkill_of_a_worker(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+@pytest.mark.ranks
+def test_a_worker_that_runs_out_of_memory(tmp_path: Path) -> None:
+    """The same of a rehearsal, whose engine has this one error."""
+    status = ends_as(submit(None, tmp_path, rehearse={"fault": "oom", "fault_row": 0}), "FAILED")
+    assert "OutOfMemoryError: rehearsed fault: out of memory" in status.reason
+
+
+def test_sigkill_of_a_worker(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     rank = job.ranks()[1]
     os.kill(rank.pid, signal.SIGKILL)
     assert f"rank 1 on {rank.host} (pid {rank.pid}) vanished" in ends_as(job, "FAILED").reason
 
 
-def test_sigkill_of_a_torchrun_agent(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_a_torchrun_agent(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     rank = job.ranks()[1]
     psutil.Process(rank.pid).parent().kill()  # type: ignore[union-attr]
     assert f"rank 1 on {rank.host}: LauncherLost" in ends_as(job, "FAILED").reason
 
 
-def test_sigkill_of_all_that_runs_on_a_host(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_all_that_runs_on_a_host(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     rank = job.ranks()[1]
     for process in reversed(family_of(job, 1)):
         process.kill()
@@ -132,9 +152,9 @@ def test_sigkill_of_all_that_runs_on_a_host(tiny: Path, tmp_path: Path) -> None:
     assert status.rows.done > 0
 
 
-def test_a_host_that_hangs_is_missed(tiny: Path, tmp_path: Path) -> None:
+def test_a_host_that_hangs_is_missed(subject: Path | None, tmp_path: Path) -> None:
     """To PBS such a job runs on; its ranks miss each other's heartbeats."""
-    job = start(tiny, tmp_path, env={**ONE_CORE, "VLLM_HPC_DEAD_S": "20"})
+    job = start(subject, tmp_path, env={**ONE_CORE, "VLLM_HPC_DEAD_S": "12"})
     family = family_of(job, 1)
     for process in family:
         process.suspend()
@@ -145,11 +165,11 @@ def test_a_host_that_hangs_is_missed(tiny: Path, tmp_path: Path) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
     assert status.state == "FAILED"
-    assert "rank 1 has shown no sign of life for 20 s" in status.reason
+    assert "rank 1 has shown no sign of life for 12 s" in status.reason
 
 
-def test_a_rank_that_dies_has_the_job_go_on(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path, max_requeues=3)
+def test_a_rank_that_dies_has_the_job_go_on(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path, max_requeues=3)
     first, done = job.job_id, job.status().rows.done
     os.kill(job.ranks()[1].pid, signal.SIGKILL)
     goes_on(job, str(first))
@@ -158,12 +178,12 @@ def test_a_rank_that_dies_has_the_job_go_on(tiny: Path, tmp_path: Path) -> None:
     assert ends_as(job, "CANCELLED").attempts == 2
 
 
-def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
+def test_the_walltime_is_over(subject: Path | None, tmp_path: Path) -> None:
     """A step that takes longer than the lead cannot be drained: PBS ends it, and what was written stays.
 
     torchrun gives ranks a session of their own, where PBS leaves them: they end by themselves, once they can.
     """
-    job = start(tiny, tmp_path, time="2")
+    job = start(subject, tmp_path, **(ON_VLLM_END if subject else REHEARSED_END))
     ranks = [rank.pid for rank in job.ranks()]
     for pid in ranks:
         os.kill(pid, signal.SIGSTOP)
@@ -178,9 +198,9 @@ def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
     assert job.collect().rows["done"] >= status.rows.done
 
 
-def test_the_walltime_is_near_and_the_job_goes_on(tiny: Path, tmp_path: Path) -> None:
+def test_the_walltime_is_near_and_the_job_goes_on(subject: Path | None, tmp_path: Path) -> None:
     """Drained ahead of the walltime, submitted again by the script, and finished by another attempt."""
-    job = submit(tiny, tmp_path, time="4", drain_lead=120, max_requeues=5)
+    job = submit(subject, tmp_path, **draining(subject), max_requeues=5)
     first = str(job.job_id)
     wait_for(lambda: job.status().rows.done > 0, "rows are written")
     goes_on(job, first)
@@ -195,8 +215,8 @@ def test_the_walltime_is_near_and_the_job_goes_on(tiny: Path, tmp_path: Path) ->
     assert [(one.exit_code, one.cause) for one in exits if one] == [(0, "requeue"), (0, "exit")]
 
 
-def test_an_array_goes_on_as_a_whole(tiny: Path, tmp_path: Path) -> None:
-    job = submit(tiny, tmp_path, nodes=None, tp=1, dp=2, array=True, time="4", drain_lead=120, max_requeues=5)
+def test_an_array_goes_on_as_a_whole(subject: Path | None, tmp_path: Path) -> None:
+    job = submit(subject, tmp_path, nodes=None, tp=1, dp=2, array=True, **draining(subject), max_requeues=5)
     first = str(job.job_id)
     wait_for(lambda: job.status().rows.done > 0, "rows are written")
     goes_on(job, first)
@@ -229,9 +249,11 @@ def goes_on(job: Job, first: str) -> None:
         ({"directive": ["-y"]}, "invalid option", ""),
     ],
 )
-def test_a_refusal_has_pbs_words(tiny: Path, tmp_path: Path, options: dict[str, Any], words: str, hint: str) -> None:
+def test_a_refusal_has_pbs_words(
+    subject: Path | None, tmp_path: Path, options: dict[str, Any], words: str, hint: str
+) -> None:
     with pytest.raises(SubmitError) as refused:
-        submit(tiny, tmp_path, name="refused", **options)
+        submit(subject, tmp_path, name="refused", **options)
     assert words in str(refused.value)
     assert hint in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -20,6 +20,8 @@ from tests.pbs.standin.standin import CORES, GPUS, HOSTS, SPOOL, chunks, locked,
 
 _NEW_UTS, _NEW_USER = 0x04000000, 0x10000000
 _GRACE_S = 8.0
+# Seconds between two looks at the spool, or at a process; and for how long a job that has ended is E.
+_LOOK_S, _ENDING_S = 0.1, 0.3
 
 
 def on_host(name: str) -> Callable[[], None]:
@@ -91,7 +93,7 @@ class Mom:
                     kill(session, signal.SIGTERM)
             if told_at is not None and time.monotonic() - told_at > _GRACE_S:
                 kill(script.pid, signal.SIGKILL)
-            time.sleep(0.1)
+            time.sleep(_LOOK_S)
         for session in self.sessions:
             kill(session, signal.SIGKILL)
         if self.log.name != self.fields["Output_Path"]:
@@ -175,7 +177,7 @@ def wait_for_hosts(job_id: str) -> list[str] | None:
                 if hosts:
                     write(job_id, job_state="R", hosts=hosts, comment="Job run")
                     return hosts
-        time.sleep(0.5)
+        time.sleep(_LOOK_S)
 
 
 def _free_hosts(job_id: str, fields: dict[str, Any]) -> list[str]:
@@ -203,7 +205,7 @@ def run_one(job_id: str, final: str) -> None:
     code = Mom(job_id, hosts).run()
     with locked():
         write(job_id, job_state="E", Exit_status=code)
-    time.sleep(0.5)
+    time.sleep(_ENDING_S)
     with locked():
         write(job_id, job_state=final)
 
@@ -211,7 +213,7 @@ def run_one(job_id: str, final: str) -> None:
 def run_array(job_id: str, tasks: list[int]) -> None:
     """Every task by a process of its own."""
     while (fields := read(job_id))["job_state"] in ("H", "W"):
-        time.sleep(0.5)
+        time.sleep(_LOOK_S)
     if fields["job_state"] == "F":
         return
     names = [job_id.replace("[]", f"[{task}]") for task in tasks]
@@ -227,7 +229,7 @@ def run_array(job_id: str, tasks: list[int]) -> None:
                 for name in names:
                     state = read(name)["job_state"]
                     write(name, delete=True, job_state="F" if state == "Q" else state)
-        time.sleep(0.5)
+        time.sleep(_LOOK_S)
     codes = [read(name).get("Exit_status") for name in names]
     with locked():
         write(job_id, job_state="F", Exit_status=int(any(codes)))

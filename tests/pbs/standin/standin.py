@@ -5,7 +5,8 @@ It really runs scripts, on two 'hosts' that are processes of this machine with h
 kernel lets an ordinary user give them), and lies as OpenPBS 23.06 was seen to: jobs start in the home folder with a
 bare environment, pbsdsh exits 0 whatever its task did, at TERM its clients leave before their tasks, finished jobs need
 -x, impossible requests wait for ever, the log comes at the end unless -k d says otherwise.
-``mom.py`` is what runs a job; both meet in a spool folder.
+``mom.py`` is what runs a job; both meet in a spool folder. Stand-ins with folders of different names run side by side:
+their jobs' ids, from which the ranks' ports follow, have the folder's name for that of their server.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HOSTS = ("127.0.0.1", "127.0.0.2")  # names that resolve everywhere
-CORES, GPUS = 4, 2
-SERVER = "standin"
+CORES, GPUS = 8, 4
 QUEUES = ("workq",)
 RESOURCES = {"select", "place", "walltime", "ncpus", "ngpus", "mem", "cput", "nodes", "mpiprocs"}
 NUMBERS = {"ncpus", "ngpus", "mpiprocs"}
 SPOOL = Path(os.environ.get("STANDIN_SPOOL") or f"/tmp/pbs-standin-{os.getuid()}")
+SERVER = SPOOL.name
 Fields = dict[str, Any]
 
 
