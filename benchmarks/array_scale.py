@@ -35,6 +35,7 @@ from vllm_hpc.state import Status
 
 CLUSTER = Path(__file__).parents[1] / "tests" / "slurm" / "cluster.sh"
 STRACE_S = 20.0
+FILE_CALLS = "%file,read,write,pread64,pwrite64,lseek,fsync,ftruncate,close"
 LOOK_S = 5.0
 
 
@@ -128,7 +129,7 @@ class Watch:
         traces = {
             name: subprocess.Popen(
                 ["timeout", "-s", "INT", str(STRACE_S), "strace", "-f", "-c", "-U", "calls,name", "-p", str(pids[rank]),
-                 "-e", "trace=%file,read,write,pread64,pwrite64,lseek,fsync,ftruncate,close"], stderr=subprocess.PIPE, text=True,
+                 "-e", f"trace={FILE_CALLS}"], stderr=subprocess.PIPE, text=True,
             )
             for name, rank in (("first rank", 0), ("other rank", 1))
         }  # fmt: skip

@@ -164,7 +164,7 @@ def test_no_layout_loses_twice_or_to_itself(asked: dict[str, int]) -> None:
     assert "TP {} × PP {} × DP {}".format(*cut(choice)) not in cuts
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     name=st.sampled_from(sorted(MODELS)), gpu=st.sampled_from([None, *sorted(GPUS)]),
     asked=st.fixed_dictionaries(

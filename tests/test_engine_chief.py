@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from tests import crafted
+from tests.marks import needs_torch
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.records import Claimed, read_claimed
 
-pytest.importorskip("torch")
+pytestmark = needs_torch
+
 LEAD_S = 120.0
 GO, DRAIN, STOP = 0, 1, 2
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import needs_torch
 from tests.test_engine_loop import make_job, rows_out
 from vllm_hpc.jobfolder import JobFolder
 
-pytest.importorskip("torch")
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [needs_torch, pytest.mark.timeout(120)]
 
 TWO = """
 import os, sys, traceback
@@ -67,7 +67,7 @@ def two_ranks(folder: JobFolder, how: str) -> list[tuple[int, str, str]]:
     return [(rank.returncode, *words) for rank, words in zip(ranks, (first, second), strict=True)]
 
 
-@pytest.mark.parametrize("how", ["all", "drain"])
+@pytest.mark.parametrize("how", ["all", pytest.param("drain", marks=pytest.mark.slow)])
 def test_two_ranks_take_the_same_steps(tmp_path: Path, how: str) -> None:
     folder = make_job(tmp_path, row_5={"bad": "to make"}, row_6={"prompt": "refused"})
     (code, out, err), (other_code, other_out, other_err) = two_ranks(folder, how)
@@ -78,7 +78,7 @@ def test_two_ranks_take_the_same_steps(tmp_path: Path, how: str) -> None:
     assert len(found) == 60 if how == "all" else 10 < len(found) < 40
 
 
-@pytest.mark.parametrize("how", ["digest", "step"])
+@pytest.mark.parametrize("how", ["digest", pytest.param("step", marks=pytest.mark.slow)])
 def test_a_rank_that_is_out_of_step_says_so(tmp_path: Path, how: str) -> None:
     _, (code, _, err) = two_ranks(make_job(tmp_path), how)
     assert code == 1

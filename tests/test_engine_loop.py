@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests import crafted
+from tests.marks import needs_torch
 from vllm_hpc.engine import answers
 from vllm_hpc.engine.claims import Chunks, StoreClaims
 from vllm_hpc.engine.meter import Meter
@@ -22,8 +23,7 @@ from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.records import Claimed, JobRecord, read_claimed
 from vllm_hpc.rows import Row
 
-pytest.importorskip("torch")
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [needs_torch, pytest.mark.timeout(120)]
 MOST = 8
 
 

@@ -168,6 +168,7 @@ def wait_for(is_true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_rank_that_was_stopped_in_a_step_is_neither_stalled_nor_alone(tmp_path: Path) -> None:
     """As by scontrol suspend, longer than any limit: its neighbour, stopped too, has not beaten since."""
     folder = crafted.make_job(tmp_path / "job")
@@ -182,6 +183,7 @@ def test_a_rank_that_was_stopped_in_a_step_is_neither_stalled_nor_alone(tmp_path
     assert not folder.crash(0, 1).exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_was_stopped_is_still_watched(tmp_path: Path) -> None:
     folder = crafted.make_job(tmp_path / "job")
     rank = start(folder, "hang_in_a_step")
@@ -190,6 +192,7 @@ def test_a_rank_that_was_stopped_is_still_watched(tmp_path: Path) -> None:
     assert error_of(folder)[1] == "TimeoutError"
 
 
+@pytest.mark.slow
 def test_a_neighbour_that_does_not_wake_is_dead(tmp_path: Path) -> None:
     folder = crafted.make_job(tmp_path / "job")
     rank = start(folder, "wait_for_a_neighbour")

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from tests.marks import needs_hub
 from tests.published_models import PUBLISHED
 
 LLAMA = json.dumps(PUBLISHED[0].config).encode()
 COMMIT = "a" * 40
+pytestmark = needs_hub
 HEADER = json.dumps({"x": {"dtype": "BF16", "shape": [4_000_000_000], "data_offsets": [0, 8_000_000_000]}}).encode()
 FILES = {
     "config.json": LLAMA,

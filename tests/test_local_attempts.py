@@ -51,6 +51,7 @@ def test_a_script_that_asks_for_it_is_run_again(start: Callable[..., Job]) -> No
     assert "not running again: it ended in good order" in job.logs()
 
 
+@pytest.mark.slow
 def test_each_attempt_has_the_whole_walltime_and_hears_of_its_end(start: Callable[..., Job]) -> None:
     wait = 'while [ ! -e "$VLLM_HPC_FOLDER/control/drain-$VLLM_HPC_ATTEMPT" ]; do sleep 0.1; done'
     job = start(f"{DRAIN_ONCE.format(2)} {wait}", time="0:05")  # a lead of one second
@@ -69,6 +70,7 @@ def signals() -> Iterator[set[signal.Signals]]:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@pytest.mark.slow
 def test_usr2_comes_ahead_of_the_walltime(
     tmp_path: Path, signals: set[signal.Signals], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +90,7 @@ def test_usr2_comes_ahead_of_the_walltime(
     )
 
 
+@pytest.mark.slow
 def test_a_script_whose_ranks_have_left_has_a_moment_more_to_end_well(
     signals: set[signal.Signals], monkeypatch: pytest.MonkeyPatch
 ) -> None:

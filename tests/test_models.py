@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.marks import beside_vllm
 from tests.published_models import PUBLISHED, SMALL_CONFIG, Published
 from vllm_hpc.errors import ModelError
 from vllm_hpc.memory import Load, kv_bytes_per_token, weigh
@@ -34,6 +35,7 @@ def test_parameters_and_kv_cache_are_as_published(model: Published) -> None:
     assert kv_bytes_per_token(shape) == model.kv_bytes
 
 
+@beside_vllm
 @pytest.mark.parametrize("model", PUBLISHED, ids=names)
 def test_transformers_builds_as_many_parameters(model: Published) -> None:
     import torch
@@ -51,11 +53,15 @@ def test_transformers_builds_as_many_parameters(model: Published) -> None:
     assert abs(counted - parameters) == allowed.get(model.name, 0)
 
 
-def test_the_table_has_every_family_of_the_published_models_and_vllm_has_every_one_of_the_table() -> None:
-    from vllm.model_executor.models import ModelRegistry
-
+def test_the_table_has_every_family_of_the_published_models() -> None:
     assert len(PUBLISHED) >= 25
     assert {model.config["architectures"][0] for model in PUBLISHED} <= set(FAMILIES)
+
+
+@beside_vllm
+def test_vllm_has_every_family_of_the_table() -> None:
+    from vllm.model_executor.models import ModelRegistry
+
     assert set(FAMILIES) - set(ModelRegistry.get_supported_archs()) <= {"KimiK2ForCausalLM"}
 
 
@@ -176,31 +182,38 @@ def test_a_part_of_a_copy_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "a link to none")
 
 
-@pytest.mark.parametrize(
-    ("change", "length"),
-    [
-        ({"max_position_embeddings": 4096}, 4096),
-        ({"max_position_embeddings": None}, 2048),
-        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 16384),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, 8192),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                           "original_max_position_embeddings": 1024}}, 4096),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}}, 4096),
-        ({"model_max_length": 9000}, 9000),
-        ({"max_seq_len": 1000}, 1000),
-    ],
+LENGTHS: tuple[tuple[dict[str, Any], int], ...] = (
+    ({"max_position_embeddings": 4096}, 4096),
+    ({"max_position_embeddings": None}, 2048),
+    ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 16384),
+    ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, 8192),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                       "original_max_position_embeddings": 1024}}, 4096),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}}, 4096),
+    ({"model_max_length": 9000}, 9000),
+    ({"max_seq_len": 1000}, 1000),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "length"), LENGTHS)
+def test_the_longest_sequence_is_known(change: dict[str, Any], length: int) -> None:
+    config = {key: value for key, value in (SMALL_CONFIG | change).items() if value is not None}
+    assert read_shape(config, "config.json").positions == length
+
+
+@beside_vllm
+@pytest.mark.parametrize(("change", "length"), LENGTHS)
 def test_the_longest_sequence_is_vllms(tmp_path: Path, change: dict[str, Any], length: int) -> None:
     from vllm.config import ModelConfig
 
     config = {key: value for key, value in (SMALL_CONFIG | change).items() if value is not None}
     write(tmp_path, config)
-    assert read_shape(config, "config.json").positions == length
     theirs = ModelConfig(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32")
     if "max_position_embeddings" in config:  # without it LlamaConfig has a default of its own
         assert theirs.max_model_len == length
 
 
+@pytest.mark.slow
 def test_the_real_tiny_model_weighs_what_its_file_does(tiny: Path) -> None:
     known = look(tiny)
     assert known.shape is not None

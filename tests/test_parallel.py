@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from vllm.config import VllmConfig
 
+from tests.marks import beside_vllm
 from tests.published_models import PUBLISHED, SMALL_CONFIG, Published
 from vllm_hpc.models.config import Shape, read_shape
 from vllm_hpc.parallel import allowed_tp, tp_obstacles, why_not
@@ -24,15 +24,22 @@ EXPERTS = {"n_routed_experts", "num_experts", "num_local_experts"}
 PLAIN = [model for model in PUBLISHED if not EXPERTS & set(model.config)]
 # One of each architecture; without those that need a processor from the Hub beside config.json.
 ARCHITECTURES = {model.config["architectures"][0]: model for model in PUBLISHED if "vision_config" not in model.config}
-VLLM_CONFIG = VllmConfig()
 
 
 def names(model: Published) -> str:
     return model.name
 
 
+@functools.cache
+def vllm_config() -> Any:
+    from vllm.config import VllmConfig
+
+    return VllmConfig()
+
+
 def vllm_cuts_layers(shape: Shape, tp: int) -> bool:
     """Whether vLLM's own parallel layers can be made for a rank of ``tp``."""
+    import torch
     from vllm.config import set_current_vllm_config
     from vllm.model_executor import parameter
     from vllm.model_executor.layers import linear, vocab_parallel_embedding
@@ -44,7 +51,7 @@ def vllm_cuts_layers(shape: Shape, tp: int) -> bool:
             for name, value in (("world_size", tp), ("rank", 0)):
                 function = f"get_tensor_model_parallel_{name}"
                 stack.enter_context(mock.patch.object(module, function, lambda value=value: value))
-        stack.enter_context(set_current_vllm_config(VLLM_CONFIG))
+        stack.enter_context(set_current_vllm_config(vllm_config()))
         stack.enter_context(torch.device("meta"))
         try:
             QKVParallelLinear(shape.hidden, shape.head_dim, shape.heads, shape.kv_heads)
@@ -57,6 +64,7 @@ def vllm_cuts_layers(shape: Shape, tp: int) -> bool:
     return True
 
 
+@beside_vllm
 @pytest.mark.parametrize("model", PLAIN, ids=names)
 def test_a_tp_size_is_allowed_where_vllm_can_build_the_layers(model: Published) -> None:
     shape = read_shape(model.config, model.name)
@@ -64,6 +72,7 @@ def test_a_tp_size_is_allowed_where_vllm_can_build_the_layers(model: Published) 
     assert ours == {tp for tp in SIZES if tp <= shape.heads and vllm_cuts_layers(shape, tp)}
 
 
+@beside_vllm
 @settings(max_examples=60, deadline=None)
 @given(
     heads=st.integers(1, 48), groups=st.integers(1, 8), width=st.integers(1, 40), vocabulary=st.integers(1, 4000),
@@ -80,6 +89,7 @@ def test_any_shape_is_cut_as_vllm_cuts_it(heads: int, groups: int, width: int, v
     assert (not tp_obstacles(shape, tp)) == vllm_cuts_layers(shape, tp)
 
 
+@beside_vllm
 @pytest.mark.parametrize("model", ARCHITECTURES.values(), ids=names)
 def test_vllms_own_verification_agrees(model: Published, tmp_path: Path) -> None:
     """ModelConfig.verify_with_parallel_config checks heads and whether the model takes PP at all."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.brisk import brisk
 from tests.real_jobs import wait_for
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.submission import submit
@@ -27,6 +28,9 @@ wait
 exit 0
 """
 IDLE = "for _ in {1..90}; do sleep 0.2; done"
+# The second host fails, once the first can hear of it: then that ends with 3.
+LISTENS = f"""trap 'exit 3' TERM; : > "$VLLM_HPC_FOLDER/listens"; {IDLE}"""
+FAILS = 'if [ "$node" = 1 ]; then until [ -e "$VLLM_HPC_FOLDER/listens" ]; do sleep 0.1; done; {}; fi; '
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -77,7 +81,7 @@ def run(desk: Path, model: Path) -> Run:
             **(env or {}),
         }  # fmt: skip
         done = subprocess.run(
-            ["bash", "-c", code.replace(*edit)], env={**os.environ, **variables}, cwd="/",
+            ["bash", "-c", brisk(code.replace(*edit))], env={**os.environ, **variables}, cwd="/",
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, timeout=60,
         )  # fmt: skip
         record = json.loads((job.path / "state" / "exit-1.json").read_text())
@@ -118,7 +122,7 @@ def test_every_host_finds_the_same_environment_and_folder(run: Run, desk: Path) 
 
 
 def test_what_the_hosts_read_is_only_its_owners(run: Run, desk: Path) -> None:
-    ran = run(f'stat -c %a "$VLLM_HPC_FOLDER"/state/.run-1 > {desk}/mode; sleep 1')
+    ran = run(pbsdsh=PBSDSH.replace("shift 3", 'stat -c %a "$5" > {desk}/mode; shift 3'))
     assert (ran.code, (desk / "mode").read_text()) == (0, "600\n")
 
 
@@ -148,7 +152,7 @@ def test_a_code_that_pbsdsh_hides_is_the_scripts(run: Run) -> None:
 
 
 def test_a_host_that_fails_takes_the_others_down(run: Run) -> None:
-    ran = run(f"""if [ "$node" = 1 ]; then exit 7; fi; trap 'exit 3' TERM; {IDLE}""")
+    ran = run(FAILS.format("exit 7") + LISTENS)
     assert ran.code == 3
     assert "within 30 s" not in ran.err
 
@@ -163,14 +167,14 @@ def test_what_the_hosts_read_is_gone_when_all_have_read_it(run: Run) -> None:
 def test_hosts_that_hear_no_signal_end_too(run: Run, launcher: str) -> None:
     """pbs_tmrsh dies of TERM, and its task hears nothing of it."""
     deaf = PBSDSH.replace("kill -TERM $!; exit 1", "exit 143")
-    ran = run(f"if [ $node = 1 ]; then exit 7; fi; trap 'exit 3' TERM; {IDLE}", pbsdsh=deaf, launcher=launcher)
+    ran = run(FAILS.format("exit 7") + LISTENS, pbsdsh=deaf, launcher=launcher)
     assert ran.code == 3
     assert ran.asked == ["vllm_hpc.requeue 1 3"]
 
 
 def test_a_task_that_ends_without_a_word_has_failed(run: Run) -> None:
     """As when all of it was killed, or PBS could not start it."""
-    ran = run(f"if [ $node = 1 ]; then kill -KILL $PPID; exit; fi; trap 'exit 3' TERM; {IDLE}")
+    ran = run(FAILS.format("kill -KILL $PPID; exit") + LISTENS, edit=("i < 40", "i < 5"))
     assert ran.code == 3
     assert (ran.folder.path / "state" / "failed-1").exists()
 
@@ -180,23 +184,23 @@ def test_a_pbsdsh_that_starts_nothing_is_a_failure(run: Run) -> None:
 
 
 def test_a_pbsdsh_that_does_not_come_back_is_not_waited_for(run: Run) -> None:
-    ran = run(pbsdsh=PBSDSH.replace("exit 0", "exec sleep 50 2> /dev/null"), edit=("-ge 30 ]", "-ge 2 ]"))
+    ran = run(pbsdsh=PBSDSH.replace("exit 0", "exec sleep 50 2> /dev/null"), edit=("-ge 30 ]", "-ge 1 ]"))
     assert ran.code == 0
     assert "vllm-hpc: every node has ended, and pbsdsh did not end within 30 s" in ran.err
 
 
 def test_a_host_that_does_not_join_is_named(run: Run) -> None:
     hang = PBSDSH.replace("shift 3", 'if [ "$2" = 1 ]; then exec sleep 50; fi; shift 3')
-    ran = run("trap 'exit 3' TERM; " + IDLE, pbsdsh=hang, env={"VLLM_HPC_JOIN_TIMEOUT": "2"})
+    ran = run("trap 'exit 3' TERM; " + IDLE, pbsdsh=hang, env={"VLLM_HPC_JOIN_TIMEOUT": "3"})
     assert ran.code == 3
-    assert "vllm-hpc: not joined within 2 s: n2" in ran.err
+    assert "vllm-hpc: not joined within 3 s: n2" in ran.err
 
 
 def test_the_script_is_its_own_timer(run: Run) -> None:
     wait = 'while [ ! -e "$VLLM_HPC_FOLDER/control/drain-1" ]; do sleep 0.1; done'
-    ran = run(wait, time="2", drain_lead=117, decide="exit 0")
+    ran = run(wait, time="2", drain_lead=118, decide="exit 0")
     assert (ran.code, ran.cause) == (0, "requeue")
-    assert "draining: the walltime will be over in 117 s" in ran.err
+    assert "draining: the walltime will be over in 118 s" in ran.err
     assert ran.asked == ["vllm_hpc.requeue 1 0", "vllm_hpc.chain 1 again"]
 
 

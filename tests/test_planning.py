@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Cli
 from tests.crafted import make_job
+from tests.marks import needs_vllm
 from tests.published_models import PUBLISHED
 from vllm_hpc.cost import START_S
 from vllm_hpc.layout import Layout
@@ -285,7 +286,8 @@ def test_a_profiles_unknown_gpu_is_refused_where_it_stands(models: Path, run_cli
 
 
 @pytest.mark.parametrize(
-    ("has_vllm", "said"), [(True, "takes a whole number, not"), (False, "must be a whole number above 0")]
+    ("has_vllm", "said"),
+    [pytest.param(True, "takes a whole number, not", marks=needs_vllm), (False, "must be a whole number above 0")],
 )
 def test_a_number_of_5000_digits_is_refused_in_one_line(
     models: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, has_vllm: bool, said: str

@@ -185,13 +185,13 @@ def test_the_rows_before_a_wrong_one_do_not_hide_it(tmp_path: Path) -> None:
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=10,
 )
-carried = st.dictionaries(st.text().filter(lambda key: key not in INPUT_FIELDS | OUTPUT_FIELDS), values)
+carried = st.dictionaries(st.text().filter(lambda key: key not in INPUT_FIELDS | OUTPUT_FIELDS), values, max_size=4)
 
 
-@given(fields=st.lists(st.tuples(st.text(), carried), min_size=1, max_size=5))
+@given(fields=st.lists(st.tuples(st.text(), carried), min_size=1, max_size=4))
 def test_what_is_read_and_written_is_what_was_there(
     tmp_path_factory: pytest.TempPathFactory, fields: list[tuple[str, dict[str, Any]]]
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.brisk import brisk
 from vllm_hpc.submission import prepare, submit
 
 USR2 = "kill -USR2 $PPID; "
@@ -54,7 +55,7 @@ def run(desk: Path, model: Path) -> Run:
         assert edit[0] in code
         variables = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node1", "VLLM_HPC_JOB_ID": "1-1"}
         done = subprocess.run(
-            ["bash", "-c", code.replace(*edit, 1)],
+            ["bash", "-c", brisk(code.replace(*edit, 1))],
             env={**os.environ, **variables}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, timeout=60,
         )  # fmt: skip
         kept = job.path / "state" / "exit-1.json"
@@ -142,7 +143,7 @@ def test_usr2_as_the_work_ends_does_not_hide_its_code(run: Run, code: int) -> No
 
 
 def test_a_second_usr2_does_no_harm(run: Run) -> None:
-    assert end(run(f"{USR2}sleep 1.2; {USR2}sleep 1.2")) == (0, "requeue", True)
+    assert end(run(f"{USR2}sleep 0.4; {USR2}sleep 0.4")) == (0, "requeue", True)
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "local"])

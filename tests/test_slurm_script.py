@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.brisk import brisk
 from vllm_hpc.submission import submit
 
 JOINED = 'for node in 0 1; do : > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-$node"; done\n'
@@ -46,7 +47,7 @@ def run(desk: Path, model: Path) -> Run:
         assert edit[0] in text
         variables = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "jwb[01-02]", **(env or {})}
         done = subprocess.run(
-            ["bash", "-c", text.replace(*edit)],
+            ["bash", "-c", brisk(text.replace(*edit))],
             env={**os.environ, **variables}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, timeout=60,
         )  # fmt: skip
         record = json.loads((job.path / "state" / "exit-1.json").read_text())
@@ -94,12 +95,12 @@ def test_ranks_are_dealt_out_node_by_node_whatever_the_site_prefers(run: Run) ->
 
 
 def test_the_time_to_join_does_not_count_the_setup(run: Run) -> None:
-    ran = run('setup = ["sleep 3"]', srun=f"sleep 1.5\n{JOINED}sleep 1", env={"VLLM_HPC_JOIN_TIMEOUT": "3"})
+    ran = run('setup = ["sleep 3"]', srun=f"sleep 0.5\n{JOINED}sleep 0.5", env={"VLLM_HPC_JOIN_TIMEOUT": "3"})
     assert (ran.code, ran.err) == (0, "")
 
 
 def test_an_srun_that_waits_for_a_missing_node_and_ignores_term_is_killed(run: Run) -> None:
-    ran = run(srun=f"trap '' TERM\n{IDLE}", edit=("-ge 30 ]", "-ge 2 ]"), env=SOON)
+    ran = run(srun=f"trap '' TERM\n{IDLE}", edit=("-ge 30 ]", "-ge 1 ]"), env=SOON)
     assert ran.code == 137
     assert "vllm-hpc: not joined within 1 s: jwb01 jwb02\nvllm-hpc: not all nodes have joined, and srun did" in ran.err
 
@@ -113,6 +114,6 @@ def test_a_missing_node_ends_an_srun_that_listens(run: Run) -> None:
 
 def test_a_failed_rank_whose_srun_goes_on_is_cut_short(run: Run) -> None:
     failed = ': > "$VLLM_HPC_FOLDER/state/failed-$VLLM_HPC_ATTEMPT"'
-    ran = run(srun=f"{JOINED}{failed}\nexec sleep 50", edit=("-ge 30 ]", "-ge 2 ]"))
+    ran = run(srun=f"{JOINED}{failed}\nexec sleep 50", edit=("-ge 30 ]", "-ge 1 ]"))
     assert ran.code == 137
     assert "vllm-hpc: a rank has failed, and srun did not end" in ran.err

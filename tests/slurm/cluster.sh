@@ -8,7 +8,7 @@
 #
 # Needs root and Debian's slurm-wlm and munge (and slurmdbd, mariadb-server). Touches nothing in /etc but a line of
 # /etc/hosts; all else lies in $VLLM_HPC_SLURM_DIR. With another folder and another $VLLM_HPC_SLURM_PORT (it takes the
-# six from there), a second cluster runs beside the first.
+# six from there, and ids of jobs that no other port has), a second cluster runs beside the first.
 set -euo pipefail
 
 dir=${VLLM_HPC_SLURM_DIR:-/tmp/vllm-hpc-slurm}
@@ -17,7 +17,15 @@ export SLURM_CONF=$dir/slurm.conf
 # Where slurmdbd looks for MariaDB (it has no option for it): never at a server that this host runs already.
 export MYSQL_UNIX_PORT=$dir/mysql/mysqld.sock
 host=$(uname -n)
-hosts_mark="# vllm-hpc: nodes of $dir"
+hosts_line="127.0.0.1 node1 node2 # vllm-hpc: nodes of $dir"
+
+# For what the clusters of this host share: run a command while no other of them does. A daemon must not inherit 9.
+alone() {
+  exec 9> /tmp/vllm-hpc-slurm.lock
+  flock 9
+  "$@"
+  exec 9>&-
+}
 
 write_config() { # accounting: none | slurmdbd
   mkdir -p "$dir"/{state,spool.node1,spool.node2,log,dev}
@@ -27,6 +35,7 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$port
 SlurmUser=root
 AuthType=auth/munge
+FirstJobId=$((port * 100))
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool.%n
 SlurmctldPidFile=$dir/slurmctld.pid
@@ -42,11 +51,11 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 MpiDefault=none
 GresTypes=gpu
-# A lost node is noticed within a minute, not within five.
-SlurmdTimeout=30
+# A lost node is noticed within half a minute, not within five.
+SlurmdTimeout=15
 KillWait=10
 MessageTimeout=10
-SchedulerParameters=bf_interval=2,sched_interval=5
+SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/$1
 NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 4)) CPUs=8 RealMemory=20000 Gres=gpu:8
@@ -60,7 +69,17 @@ CONF
   echo "AutoDetect=off" > "$dir/gres.conf"
   echo "NodeName=node[1-2] Name=gpu File=$dir/dev/nvidia[0-7]" >> "$dir/gres.conf"
   for n in 0 1 2 3 4 5 6 7; do [ -e "$dir/dev/nvidia$n" ] || mknod "$dir/dev/nvidia$n" c 1 3; done
-  grep -qF "$hosts_mark" /etc/hosts || echo "127.0.0.1 node1 node2 $hosts_mark" >> /etc/hosts
+}
+
+add_hosts() { grep -qxF "$hosts_line" /etc/hosts || echo "$hosts_line" >> /etc/hosts; }
+
+# Not sed -i: in a container /etc/hosts is a mount, which cannot be renamed over. And it is never empty meanwhile, for
+# other clusters look up their nodes in it.
+remove_hosts() {
+  local others
+  others=$(grep -vxF "$hosts_line" /etc/hosts; echo .)
+  printf '%s' "${others%.}" | dd of=/etc/hosts conv=notrunc status=none
+  truncate --size="$(printf '%s' "${others%.}" | wc -c)" /etc/hosts
 }
 
 alive() { [ -s "$1" ] && ! gone "$(cat "$1")"; }
@@ -83,7 +102,7 @@ start_munge() {
   [ -s /etc/munge/munge.key ] || { mungekey --create 2> /dev/null || true; chown munge: /etc/munge/munge.key; }
   install -d -o munge -g munge -m 755 /run/munge
   install -d -o munge -g munge -m 700 /var/log/munge
-  runuser -u munge -- munged
+  runuser -u munge -- munged 9>&-
   until_ok munge -n
 }
 
@@ -95,12 +114,13 @@ start_daemon() { # slurmctld | node1 | node2
 }
 
 start_accounting() {
+  local hasty=(--innodb-flush-method=nosync --innodb-flush-log-at-trx-commit=0) # what it holds need not outlive the host
   # Debian's configuration names the host's own socket, log and folder: none of it is read.
   if ! alive "$dir/mysql/mysqld.pid"; then
     install -d -o mysql -g mysql -m 700 "$dir/mysql"
-    [ -d "$dir/mysql/mysql" ] || mysql_install_db --no-defaults --user=mysql --datadir="$dir/mysql" > /dev/null
-    setsid mariadbd --no-defaults --user=mysql --datadir="$dir/mysql" --skip-networking --socket="$MYSQL_UNIX_PORT" \
-      --pid-file="$dir/mysql/mysqld.pid" > "$dir/log/mysql.log" 2>&1 &
+    [ -d "$dir/mysql/mysql" ] || mysql_install_db --no-defaults --user=mysql --datadir="$dir/mysql" --skip-test-db "${hasty[@]}" > /dev/null
+    setsid mariadbd --no-defaults --user=mysql --datadir="$dir/mysql" "${hasty[@]}" \
+      --skip-networking --socket="$MYSQL_UNIX_PORT" --pid-file="$dir/mysql/mysqld.pid" > "$dir/log/mysql.log" 2>&1 &
     until_ok mysqladmin --no-defaults --socket="$MYSQL_UNIX_PORT" ping
   fi
   cat > "$dir/slurmdbd.conf" << CONF
@@ -128,7 +148,8 @@ up() {
   [ "${1:-}" = --accounting ] && storage=slurmdbd
   if [ -e "$dir/slurm.conf" ] && ! grep -q "AccountingStorageType=accounting_storage/$storage" "$dir/slurm.conf"; then down; fi
   write_config "$storage"
-  start_munge
+  alone add_hosts
+  alone start_munge
   if [ "$storage" = slurmdbd ]; then start_accounting; fi
   start_daemon slurmctld
   until_ok scontrol ping
@@ -161,16 +182,12 @@ own_daemons() {
 }
 
 down() {
-  local pid others
+  local pid
   if alive "$dir/slurmctld.pid"; then timeout 20 scancel --user=root > /dev/null 2>&1 || true; fi
   for pid in "$dir"/slurmd.node*.pid "$dir/slurmctld.pid" "$dir/slurmdbd.pid" "$dir/mysql/mysqld.pid"; do stop "$pid"; done
   # What a killed slurmd left behind, and a daemon whose pid file is lost.
   for pid in $(own_daemons); do kill -KILL "$pid" 2> /dev/null || true; done
-  # Not sed -i: in a container /etc/hosts is a mount, which cannot be renamed over.
-  if grep -qF "$hosts_mark" /etc/hosts; then
-    others=$(grep -vF "$hosts_mark" /etc/hosts || true)
-    printf '%s\n' "$others" > /etc/hosts
-  fi
+  if grep -qxF "$hosts_line" /etc/hosts; then alone remove_hosts; fi
   rm -rf "$dir"
 }
 

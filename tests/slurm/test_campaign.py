@@ -9,9 +9,9 @@ import pytest
 from tests.test_campaign import check_kills
 from vllm_hpc.rows import Row
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
 
 @pytest.mark.parametrize("name", ["slurm-dp2", "slurm-array2"])
-def test_kills_at_random(name: str, tiny: Path, expected: list[tuple[Row, str]], tmp_path: Path) -> None:
-    check_kills(name, tiny, expected, tmp_path)
+def test_kills_at_random(name: str, subject: Path | None, expected: list[tuple[Row, str]], tmp_path: Path) -> None:
+    check_kills(name, subject, expected, tmp_path)

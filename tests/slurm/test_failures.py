@@ -16,98 +16,93 @@ import pytest
 from tests import real_jobs
 from tests.real_jobs import LONG, ONE_CORE, started, submit_long, submit_tiny, wait_for
 from tests.slurm.conftest import cluster
+from tests.slurm.requeues import start_now
 from vllm_hpc import Job
 from vllm_hpc.errors import SubmitError
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
 LIMIT_S = 90
 ends_as = partial(real_jobs.ends_as, limit=LIMIT_S)
 
 
-def submit(tiny: Path, work: Path, **options: Any) -> Job:
-    return submit_long(tiny, work, **{"scheduler": "slurm", "nodes": 2, "tp": 2, "env": ONE_CORE, **options})
+def submit(subject: Path | None, work: Path, **options: Any) -> Job:
+    return submit_long(subject, work, **{"scheduler": "slurm", "nodes": 2, "tp": 2, "env": ONE_CORE, **options})
 
 
-def start(tiny: Path, work: Path, **options: Any) -> Job:
+def start(subject: Path | None, work: Path, **options: Any) -> Job:
     """A job over two nodes that has written its first rows."""
-    return started(submit(tiny, work, **options))
-
-
-def start_now(job: Job) -> None:
-    """Cut short the two minutes that a requeued job waits.
-
-    Not in the second of its requeue: Slurm has revoked the job's credential for that, and would kill the new start.
-    """
-
-    def age() -> float:
-        said = subprocess.run(["squeue", "-h", "-j", str(job.job_id), "-o", "%V"], capture_output=True, text=True)
-        return time.time() - time.mktime(time.strptime(said.stdout.strip(), "%Y-%m-%dT%H:%M:%S"))
-
-    wait_for(lambda: age() >= 3, "the requeue is some seconds old")
-    subprocess.run(["scontrol", "update", f"jobid={job.job_id}", "StartTime=now"], check=True)
+    return started(submit(subject, work, **options))
 
 
 def scancel(job: Job) -> None:
     subprocess.run(["scancel", str(job.job_id)], check=True)
 
 
-def test_scancel_while_running(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_scancel_while_running(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     scancel(job)
     ends_as(job, "CANCELLED")
     assert job.collect().rows["done"] > 0
 
 
-def test_cancel_while_running(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_cancel_while_running(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     job.cancel()
     ends_as(job, "CANCELLED")
 
 
-def test_pending_says_why_and_can_be_cancelled(tiny: Path, tmp_path: Path) -> None:
-    job = submit(tiny, tmp_path, directive=["--begin=now+1hour"])
+def test_pending_says_why_and_can_be_cancelled(subject: Path | None, tmp_path: Path) -> None:
+    job = submit(subject, tmp_path, directive=["--begin=now+1hour"])
     wait_for(lambda: "BeginTime" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
     assert job.status().state == "PENDING"
     assert "expected to start 20" in job.status().reason
     job.cancel()
     ends_as(job, "CANCELLED")
-    other = submit(tiny, tmp_path, directive=["--hold"], name="held")
+    other = submit(subject, tmp_path, directive=["--hold"], name="held")
     wait_for(lambda: other.status().state == "PENDING", "it waits", LIMIT_S)
     scancel(other)
     ends_as(other, "CANCELLED")
 
 
-def test_more_nodes_than_there_are_waits_with_the_reason(tiny: Path, tmp_path: Path) -> None:
+def test_more_nodes_than_there_are_waits_with_the_reason(subject: Path | None, tmp_path: Path) -> None:
     """Slurm takes such a request, unless the site sets EnforcePartLimits: the reason must be seen."""
-    job = submit(tiny, tmp_path, nodes=3, dp=3)
+    job = submit(subject, tmp_path, nodes=3, dp=3)
     wait_for(lambda: "PartitionNodeLimit" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
     assert job.status().state == "PENDING"
     job.cancel()
     ends_as(job, "CANCELLED")
 
 
-def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.ranks
+def test_a_worker_that_raises(tmp_path: Path) -> None:
+    job = submit(None, tmp_path, rehearse={"fault": "oom", "fault_row": 0})
+    assert "OutOfMemoryError: rehearsed fault: out of memory" in ends_as(job, "FAILED").reason
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+def test_an_engine_argument_that_vllm_refuses(tiny: Path, tmp_path: Path) -> None:
     job = submit(tiny, tmp_path, engine={"dtype": "float32", "max_num_batched_tokens": 1, "max_num_seqs": 64})
     status = ends_as(job, "FAILED", limit=300)
     assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
 
 
-def test_sigkill_of_a_worker(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_a_worker(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     victim = job.ranks()[1].pid
     os.kill(victim, signal.SIGKILL)
     assert f"rank 1 on node2 (pid {victim}) vanished" in ends_as(job, "FAILED").reason
 
 
-def test_sigkill_of_a_torchrun_agent(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_a_torchrun_agent(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     psutil.Process(job.ranks()[1].pid).parent().kill()  # type: ignore[union-attr]
     assert "rank 1 on node2: LauncherLost" in ends_as(job, "FAILED").reason
 
 
-def test_sigkill_of_a_step_daemon(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_a_step_daemon(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     agent = psutil.Process(job.ranks()[1].pid).parent()
     assert agent is not None
     daemon = agent.parent()
@@ -117,13 +112,13 @@ def test_sigkill_of_a_step_daemon(tiny: Path, tmp_path: Path) -> None:
     assert "was killed" in ends_as(job, "FAILED").reason
 
 
-def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
+def test_the_walltime_is_over(subject: Path | None, tmp_path: Path) -> None:
     """A step that takes longer than the lead cannot be drained: Slurm ends it, and what was written stays.
 
     Slurm looks every 30 s, and signals at the last look before the lead: with two minutes, 24 of them the lead, that is
     66 s after the start at the earliest, when rows have been written.
     """
-    job = start(tiny, tmp_path, time="2")
+    job = start(subject, tmp_path, time="2")
     stopped = [rank.pid for rank in job.ranks()]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -132,9 +127,9 @@ def test_the_walltime_is_over(tiny: Path, tmp_path: Path) -> None:
     assert job.collect().rows["done"] >= status.rows.done
 
 
-def test_the_walltime_is_near_and_the_job_goes_on(tiny: Path, tmp_path: Path) -> None:
+def test_the_walltime_is_near_and_the_job_goes_on(subject: Path | None, tmp_path: Path) -> None:
     """Drained ahead of the walltime, requeued by the script, and finished by another attempt."""
-    job = submit(tiny, tmp_path, time="3", drain_lead=100, max_requeues=5)  # 50 s to load and to begin
+    job = submit(subject, tmp_path, time="3", drain_lead=100, max_requeues=5)  # 50 s to load and to begin
     wait_for(lambda: job.status().state == "PENDING" and job.status().attempts > 0 and _waits(job), "requeued", 200)
     assert job.status().rows.done > 0
     job.folder.drain.touch()
@@ -148,8 +143,8 @@ def _waits(job: Job) -> bool:
     return job.folder.exit_of(1) is not None
 
 
-def test_a_requeue_by_slurm_goes_on_and_resume_finishes(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path, max_requeues=1)
+def test_a_requeue_by_slurm_goes_on_and_resume_finishes(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path, max_requeues=1)
     subprocess.run(["scontrol", "requeue", str(job.job_id)], check=True)
     wait_for(lambda: job.status().state == "PENDING", "it waits again")
     before = job.status().rows.done
@@ -166,16 +161,18 @@ def test_a_requeue_by_slurm_goes_on_and_resume_finishes(tiny: Path, tmp_path: Pa
     assert job.collect().rows["done"] == status.rows.done
 
 
-def test_a_node_that_does_not_join_is_named(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_does_not_join_is_named(
+    subject: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hang = tmp_path / "hang.sh"
     hang.write_text('if [ "${SLURM_NODEID:-}" = 1 ] && [ -n "${SLURM_STEP_ID:-}" ]; then sleep 1000; fi\n')
     monkeypatch.setenv("BASH_ENV", str(hang))  # sbatch hands the environment on
-    job = submit(tiny, tmp_path, env={**ONE_CORE, "VLLM_HPC_JOIN_TIMEOUT": "20"})
+    job = submit(subject, tmp_path, env={**ONE_CORE, "VLLM_HPC_JOIN_TIMEOUT": "20"})
     assert ends_as(job, "FAILED", limit=150).reason.endswith("vllm-hpc: not joined within 20 s: node2")
 
 
-def test_a_controller_that_is_down_is_unknown_and_then_known_again(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_a_controller_that_is_down_is_unknown_and_then_known_again(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     pid = int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text())
     os.kill(pid, signal.SIGKILL)
     killed, before = time.monotonic(), job.status().rows.done
@@ -183,7 +180,7 @@ def test_a_controller_that_is_down_is_unknown_and_then_known_again(tiny: Path, t
         wait_for(lambda: job.status().state == "UNKNOWN", "the controller is missed", LIMIT_S)
         assert "squeue" in job.status().reason
         with pytest.raises(SubmitError):
-            submit(tiny, tmp_path, name="second")
+            submit(subject, tmp_path, name="second")
         assert not (tmp_path / "runs" / "second").exists()
         wait_for(lambda: time.monotonic() - killed > 60 and job.status().rows.done > before, "the job goes on", 150)
     finally:
@@ -193,9 +190,9 @@ def test_a_controller_that_is_down_is_unknown_and_then_known_again(tiny: Path, t
     ends_as(job, "CANCELLED")
 
 
-def test_a_node_that_is_lost(tiny: Path, tmp_path: Path) -> None:
-    """The daemon of the second node is killed: Slurm notices after SlurmdTimeout (30 s here) and ends the job."""
-    job = start(tiny, tmp_path)
+def test_a_node_that_is_lost(subject: Path | None, tmp_path: Path) -> None:
+    """The daemon of the second node is killed: Slurm notices after SlurmdTimeout (15 s here) and ends the job."""
+    job = start(subject, tmp_path)
     pid = int(Path(os.environ["SLURM_CONF"]).with_name("slurmd.node2.pid").read_text())
     os.kill(pid, signal.SIGKILL)
     try:
@@ -210,8 +207,8 @@ def _idle_nodes() -> int:
     return len(subprocess.check_output(["sinfo", "-hN", "-o", "%N", "-t", "idle"], text=True).split())
 
 
-def test_a_job_that_slurm_has_forgotten_keeps_its_state(tiny: Path, tmp_path: Path) -> None:
-    job = submit(tiny, tmp_path, directive=["--hold"])
+def test_a_job_that_slurm_has_forgotten_keeps_its_state(subject: Path | None, tmp_path: Path) -> None:
+    job = submit(subject, tmp_path, directive=["--hold"])
     scancel(job)
     ends_as(job, "CANCELLED")
     was = f'"{job.job_id}"'
@@ -221,26 +218,28 @@ def test_a_job_that_slurm_has_forgotten_keeps_its_state(tiny: Path, tmp_path: Pa
     assert job.status().state == "CANCELLED"
 
 
-def test_a_job_inside_a_job_does_not_inherit_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_inside_a_job_does_not_inherit_it(
+    subject: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "77", "SLURM_MEM_PER_NODE": "1", "RANK": "5"}.items():
         monkeypatch.setenv(name, value)
     seen = tmp_path / "seen"
     site = tmp_path / "vllm-hpc.toml"
     site.write_text(f"[profiles.p]\nsetup = ['env > \"{seen}\"', 'exit 0']\n")
     monkeypatch.chdir(tmp_path)
-    submit(tiny, tmp_path, profile="p").wait(LIMIT_S)
+    submit(subject, tmp_path, profile="p").wait(LIMIT_S)
     inherited = seen.read_text()
     assert "SLURM_NTASKS=77" not in inherited
     assert "SLURM_MEM_PER_NODE=1\n" not in inherited
     assert "RANK=5" not in inherited
 
 
-def test_export_none(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_none(subject: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_LOGIN_VARIABLE", "leaks")
     seen = tmp_path / "seen"
     (tmp_path / "vllm-hpc.toml").write_text(f"[profiles.p]\nexport_environment = false\nsetup = ['env > \"{seen}\"']\n")
     monkeypatch.chdir(tmp_path)
-    job = submit_tiny(tiny, tmp_path, scheduler="slurm", nodes=1, profile="p", env=ONE_CORE)
+    job = submit_tiny(subject, tmp_path, scheduler="slurm", nodes=1, profile="p", env=ONE_CORE)
     assert job.wait(300).state == "COMPLETED", job.logs()
     assert "A_LOGIN_VARIABLE" not in seen.read_text()
 
@@ -254,9 +253,11 @@ def test_export_none(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"directive": ["--no-such-option"]}, "no-such-option", ""),
     ],
 )
-def test_a_refusal_has_slurms_words(tiny: Path, tmp_path: Path, options: dict[str, Any], words: str, hint: str) -> None:
+def test_a_refusal_has_slurms_words(
+    subject: Path | None, tmp_path: Path, options: dict[str, Any], words: str, hint: str
+) -> None:
     with pytest.raises(SubmitError) as refused:
-        submit(tiny, tmp_path, name="refused", **options)
+        submit(subject, tmp_path, name="refused", **options)
     assert words in str(refused.value).lower()
     assert hint in str(refused.value)
     assert not (tmp_path / "runs" / "refused").exists()

@@ -1,4 +1,4 @@
-"""Every way to lay a job over two nodes of a real Slurm: complete, in order, equal to plain vLLM."""
+"""Every way to lay a job over two nodes of a real Slurm: complete, in order, with the right answers."""
 
 from __future__ import annotations
 
@@ -14,44 +14,54 @@ from vllm_hpc import Job
 from vllm_hpc.errors import SubmitError
 from vllm_hpc.jobfolder import JobFolder
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
 
-def submit(tiny: Path, work: Path, **options: Any) -> Job:
-    return submit_tiny(tiny, work, scheduler="slurm", env=ONE_CORE, **options)
+def submit(subject: Path | None, work: Path, **options: Any) -> Job:
+    return submit_tiny(subject, work, scheduler="slurm", env=ONE_CORE, **options)
 
 
 def nodes_of(job: Job) -> list[str]:
     return [rank.host for rank in job.ranks()]
 
 
-@pytest.mark.parametrize(
-    ("options", "nodes"),
-    [
-        ({"nodes": 2, "tp": 2}, ["node1", "node2"]),
-        ({"nodes": 2, "pp": 2}, ["node1", "node2"]),
-        ({"nodes": 2, "dp": 2}, ["node1", "node2"]),
-        ({"nodes": 1, "tp": 2}, ["node1", "node1"]),
-        ({"nodes": 2, "tp": 2, "launcher": "srun"}, ["node1", "node2"]),
-        ({"nodes": 2, "pp": 2, "launcher": "native"}, ["node1", "node2"]),
-    ],
-    ids=[
-        "TP=2 over two nodes", "PP=2 over two nodes", "DP=2, one a node", "TP=2 on one node", "srun, TP=2 over two",
-        "native, PP=2 over two",
-    ],
-)  # fmt: skip
-def test_layout(tiny: Path, reference: list[str], tmp_path: Path, options: dict[str, Any], nodes: list[str]) -> None:
-    job = submit(tiny, tmp_path, **options)
-    check_complete(job, reference)
+LAYOUTS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "TP=2 over two nodes": ({"nodes": 2, "tp": 2}, ["node1", "node2"]),
+    "PP=2 over two nodes": ({"nodes": 2, "pp": 2}, ["node1", "node2"]),
+    "DP=2, one a node": ({"nodes": 2, "dp": 2}, ["node1", "node2"]),
+    "TP=2 on one node": ({"nodes": 1, "tp": 2}, ["node1", "node1"]),
+    "srun, TP=2 over two": ({"nodes": 2, "tp": 2, "launcher": "srun"}, ["node1", "node2"]),
+    "native, PP=2 over two": ({"nodes": 2, "pp": 2, "launcher": "native"}, ["node1", "node2"]),
+}
+# The one that make test runs on vLLM. A rehearsal has no native launcher.
+ALWAYS_ON_VLLM, NEVER_REHEARSED = "TP=2 over two nodes", "native, PP=2 over two"
+CASES = [
+    pytest.param(False, *case, id=f"rehearsed-{name}", marks=pytest.mark.ranks)
+    for name, case in LAYOUTS.items()
+    if name != NEVER_REHEARSED
+] + [
+    pytest.param(
+        True, *case, id=f"vllm-{name}", marks=[pytest.mark.vllm, *[pytest.mark.full] * (name != ALWAYS_ON_VLLM)]
+    )
+    for name, case in LAYOUTS.items()
+]
+
+
+@pytest.mark.parametrize(("subject", "options", "nodes"), CASES, indirect=["subject"])
+def test_layout(
+    subject: Path | None, answers: list[str], tmp_path: Path, options: dict[str, Any], nodes: list[str]
+) -> None:
+    job = submit(subject, tmp_path, **options)
+    check_complete(job, answers)
     assert nodes_of(job) == nodes
     log = job.logs()
     for number, name in enumerate(dict.fromkeys(nodes)):
         assert f"vllm-hpc: {name} joined as node {number}" in log
 
 
-def test_array_of_two(tiny: Path, reference: list[str], tmp_path: Path) -> None:
-    job = submit(tiny, tmp_path, dp=2, array=True)
-    check_complete(job, reference)
+def test_array_of_two(subject: Path | None, answers: list[str], tmp_path: Path) -> None:
+    job = submit(subject, tmp_path, dp=2, array=True)
+    check_complete(job, answers)
     assert len(job.folder.attempts()) == 2
     assert job.status().attempts == 1
     assert [job.folder.rank_log(rank).exists() for rank in (0, 1)] == [True, True]
@@ -59,7 +69,7 @@ def test_array_of_two(tiny: Path, reference: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"nodes": 2, "tp": 2}, {"dp": 2, "array": True}], ids=["TP=2", "array of two"])
 def test_a_job_whose_id_the_login_side_never_learned(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    subject: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     """Slurm takes the job, and its client does not come back: the job runs to its end all the same."""
     client = tmp_path / "bin" / "sbatch"
@@ -69,7 +79,7 @@ def test_a_job_whose_id_the_login_side_never_learned(
     monkeypatch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
     monkeypatch.setattr("vllm_hpc.schedulers.SUBMIT_TIMEOUT_S", 5)
     with pytest.raises(SubmitError, match="may be submitted or not"):
-        submit(tiny, tmp_path, name="lost", **options)
+        submit(subject, tmp_path, name="lost", **options)
     folder = JobFolder(tmp_path / "runs" / "lost")
     tasks = 2 if "array" in options else 1
     wait_for(lambda: len(list((folder.path / "state").glob("exit-*.json"))) == tasks, "the job has ended")
@@ -79,16 +89,16 @@ def test_a_job_whose_id_the_login_side_never_learned(
     assert len(lines) == len(PROMPTS)
 
 
-def test_two_jobs_at_once_on_the_same_nodes(tiny: Path, reference: list[str], tmp_path: Path) -> None:
-    jobs = [submit(tiny, tmp_path, nodes=2, tp=2, name=name) for name in ("first", "second")]
+def test_two_jobs_at_once_on_the_same_nodes(subject: Path | None, answers: list[str], tmp_path: Path) -> None:
+    jobs = [submit(subject, tmp_path, nodes=2, tp=2, name=name) for name in ("first", "second")]
     for job in jobs:
-        check_complete(job, reference)
+        check_complete(job, answers)
 
 
-def test_a_folder_that_directives_trip_over(tiny: Path, reference: list[str], tmp_path: Path) -> None:
+def test_a_folder_that_directives_trip_over(subject: Path | None, answers: list[str], tmp_path: Path) -> None:
     work = tmp_path / "a b $HOME #1 é 'q' \"d\" 100%"
     work.mkdir()
-    job = submit(tiny, work, nodes=2, tp=2, name="naïve $(id) #2 50% job")
-    check_complete(job, reference)
+    job = submit(subject, work, nodes=2, tp=2, name="naïve $(id) #2 50% job")
+    check_complete(job, answers)
     assert "joined as node 1" in job.logs()  # the log is where #SBATCH --output said
     assert len(PROMPTS) == job.status().rows.done
