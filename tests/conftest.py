@@ -25,6 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Tiers(), "vllm-hpc-tiers")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In make test all of vLLM is one worker's: it makes the model, the reference, and its imports once."""
+    for item in items:
+        if item.get_closest_marker("vllm") and not item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.xdist_group("vllm"))
+
+
 # Machines are shared and slow: an example that takes long is no failure.
 hypothesis.settings.register_profile("shared-machine", deadline=None)
 hypothesis.settings.load_profile("shared-machine")

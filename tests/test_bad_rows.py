@@ -11,7 +11,7 @@ from tests.engine_run import Outcome, run
 from tests.real_jobs import ENGINE, GREEDY, PATIENCE_S, submit_tiny
 from vllm_hpc.rows import Row
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.full, pytest.mark.xdist_group("bad rows")]  # all of one start
 
 
 def sampled(**sampling: Any) -> Row:
@@ -26,7 +26,6 @@ def structured(**constraint: Any) -> Row:
     return sampled(structured_outputs=constraint)
 
 
-IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 # What is wrong -> the row, and a word of its message.
 BAD: dict[str, tuple[Row, str]] = {
     "too long": ({"prompt": "word " * 2000}, "maximum"),

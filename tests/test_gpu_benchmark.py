@@ -11,14 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
-pytest.importorskip("vllm")
-import torch
-
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.case import RAW, Case, Figure
-from benchmarks.gpu.kernels import Profile, kind_of
 from benchmarks.gpu.results import Line, append, choices, outputs, read, table, whole
 from benchmarks.gpu.runs import Run, run_all
+from tests.marks import needs_torch, needs_vllm
 from tests.real_jobs import wait_for
 
 
@@ -42,6 +39,7 @@ def line(way: str, tokens: int, greedy: str = "", **layout: Any) -> Line:
     return Line(Case(shape="tiny", ways=(way,), **layout), (figure,))
 
 
+@needs_vllm
 def test_cases_are_run_in_the_order_asked_for_and_not_twice(tmp_path: Path) -> None:
     found = command._missing(given(tmp_path, "mp:tp4,attempt:2x1x2,attempt,submit"))
     assert [(case.ways[0], case.tp, case.pp, case.dp) for case in found[:3]] == [
@@ -55,6 +53,7 @@ def test_cases_are_run_in_the_order_asked_for_and_not_twice(tmp_path: Path) -> N
     assert len(command._missing(given(tmp_path, ""))) > len(found)
 
 
+@needs_vllm
 def test_an_attempt_alone_is_run_without_others_and_not_where_it_was_run_with_them(tmp_path: Path) -> None:
     (alone,) = command._missing(given(tmp_path, "attempt:tp4", alone=True))
     (together,) = command._missing(given(tmp_path, "attempt:tp4"))
@@ -67,6 +66,7 @@ def test_an_attempt_alone_is_run_without_others_and_not_where_it_was_run_with_th
     assert command._missing(given(tmp_path, "attempt:tp4", alone=True)) == []
 
 
+@needs_vllm
 def test_a_submit_is_not_left_out_because_a_replica_on_one_gpu_would_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +80,7 @@ def test_a_submit_is_not_left_out_because_a_replica_on_one_gpu_would_not_fit(
     assert "DP 8: left out: does not fit" in capsys.readouterr().out
 
 
+@needs_vllm
 def test_the_references_are_vllm_by_itself(tmp_path: Path) -> None:
     """The seed's recipe with the seed's settings; an engine for each GPU, and mp, with everybody's."""
     seed, independent, mp = command._missing(given(tmp_path, "seed,independent,mp:tp4"))
@@ -91,6 +92,7 @@ def test_the_references_are_vllm_by_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.vllm
+@pytest.mark.full
 def test_the_seeds_recipe_runs_and_its_ranks_agree(tmp_path: Path) -> None:
     engine = {"load_format": "dummy", "seed": 1}
     case = Case(shape="tiny", ways=("seed",), tp=2, engine=engine, prompts=8, prompt=8, output=4, times=1)
@@ -126,6 +128,7 @@ def test_the_planners_choice_is_held_against_the_best_layout() -> None:
     ]
 
 
+@needs_torch
 @pytest.mark.parametrize(
     ("kernel", "kind"),
     [
@@ -142,10 +145,17 @@ def test_the_planners_choice_is_held_against_the_best_layout() -> None:
     ],
 )
 def test_what_a_kernel_is_for(kernel: str, kind: str) -> None:
+    from benchmarks.gpu.kernels import kind_of
+
     assert kind_of(kernel) == kind
 
 
+@needs_torch
 def test_some_batches_of_each_kind_are_profiled() -> None:
+    import torch
+
+    from benchmarks.gpu.kernels import Profile
+
     profile = Profile()
     for sequences, tokens in [*[(4, 40)] * 9, *[(4, 4)] * 40, *[(4, 40)] * 9]:
         profile.before_batch(sequences, tokens)
@@ -159,6 +169,7 @@ def test_some_batches_of_each_kind_are_profiled() -> None:
     assert "10 batches of 4 sequences, 4 tokens" in decoding.describe()
 
 
+@needs_vllm
 def test_a_case_that_is_cut_off_takes_along_what_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,7 @@
-"""What kills a job on the local scheduler: each ends within a minute, in the right state, with the real error shown."""
+"""What kills a job on the local scheduler: each ends within a minute, in the right state, with the real error shown.
+
+In ``make test`` the jobs are rehearsals, in ``make test-full`` they run vLLM too: the fixture ``subject``.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,20 @@ from vllm_hpc.records import read_json
 from vllm_hpc.rows import Row
 from vllm_hpc.schedulers.local import SupervisorRecord
 
-pytestmark = pytest.mark.vllm
-
 LIMIT_S = 60
+# A rehearsal's model loads for as long as no test waits.
+LOADING = {"load_s": 100}
 ends_as = partial(real_jobs.ends_as, limit=LIMIT_S)
 
 
-def start(tiny: Path, work: Path, **options: Any) -> Job:
+def start(model: Path | None, work: Path, **options: Any) -> Job:
     """A TP=2 job that has written its first rows."""
-    return started(submit_long(tiny, work, tp=2, **options))
+    return started(submit_long(model, work, tp=2, **options))
+
+
+def loading(model: Path | None) -> dict[str, Any]:
+    """Options of a job that is to be met while its model loads, which a rehearsal's does at once unless told."""
+    return {"rehearse": LOADING} if model is None else {}
 
 
 def rank_pid(job: Job, rank: int) -> int:
@@ -48,8 +56,8 @@ def logs_command(job: Job) -> str:
     ).stdout
 
 
-def test_sigkill_of_a_worker(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_a_worker(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     victim = rank_pid(job, 1)
     os.kill(victim, signal.SIGKILL)
     status = ends_as(job, "FAILED")
@@ -61,23 +69,23 @@ def test_sigkill_of_a_worker(tiny: Path, tmp_path: Path) -> None:
     assert summary.rows["done"] + summary.rows["missing"] == len(LONG)
 
 
-def test_sigkill_of_the_torchrun_agent(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_the_torchrun_agent(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     psutil.Process(rank_pid(job, 0)).parent().kill()  # type: ignore[union-attr]
     status = ends_as(job, "FAILED")
     assert "what started this rank (torchrun, or srun's step) was killed" in status.reason
     assert "what started this rank (torchrun, or srun's step) was killed" in logs_command(job)
 
 
-def test_sigkill_of_the_supervisor(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_the_supervisor(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     supervisor(job).kill()
     status = ends_as(job, "FAILED")
     assert "supervisor" in status.reason or "TERM" in status.reason
 
 
-def test_sigkill_of_supervisor_and_script_together(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_supervisor_and_script_together(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     watcher = supervisor(job)
     script = next(child for child in watcher.children() if child.name() == "bash")
     watcher.kill()
@@ -85,8 +93,8 @@ def test_sigkill_of_supervisor_and_script_together(tiny: Path, tmp_path: Path) -
     ends_as(job, "FAILED")
 
 
-def test_sigkill_of_the_script(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_sigkill_of_the_script(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     next(child for child in supervisor(job).children() if child.name() == "bash").kill()
     status = ends_as(job, "FAILED")
     assert job.folder.exit_record(1).exists()
@@ -95,8 +103,8 @@ def test_sigkill_of_the_script(tiny: Path, tmp_path: Path) -> None:
     )
 
 
-def test_cancel(tiny: Path, tmp_path: Path) -> None:
-    job = start(tiny, tmp_path)
+def test_cancel(subject: Path | None, tmp_path: Path) -> None:
+    job = start(subject, tmp_path)
     before = job.status().rows.done
     began = time.monotonic()
     assert job.cancel().state == "CANCELLED"
@@ -106,20 +114,20 @@ def test_cancel(tiny: Path, tmp_path: Path) -> None:
     assert job.cancel().state == "CANCELLED"  # twice does no harm
 
 
-def test_cancel_while_the_model_loads(tiny: Path, tmp_path: Path) -> None:
-    job = submit_tiny(tiny, tmp_path, LONG, tp=2)
+def test_cancel_while_the_model_loads(subject: Path | None, tmp_path: Path) -> None:
+    job = submit_tiny(subject, tmp_path, LONG, tp=2, **loading(subject))
     wait_for(lambda: len(job.ranks()) == 2, "both ranks have begun")
     job.cancel()
     ends_as(job, "CANCELLED")
 
 
-def test_walltime(tiny: Path, tmp_path: Path) -> None:
+def test_walltime(subject: Path | None, tmp_path: Path) -> None:
     """It is over before the model is loaded: nothing can be drained."""
-    job = submit_long(tiny, tmp_path, tp=1, time="0:05")
+    job = submit_long(subject, tmp_path, tp=1, time="0:05", **loading(subject))
     assert ends_as(job, "TIMEOUT").reason == "the walltime was over"
 
 
-def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
+def test_a_worker_that_raises(subject: Path | None, tmp_path: Path) -> None:
     """The first rank meets a full disk while its peer is in step with it: the disk is the error, not the lost peer."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"
@@ -136,7 +144,7 @@ def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
     )
     rows: list[Row] = [{**row, "tag": "x" * 2000} for row in LONG]  # so that 60 of them are nearly as much
     short = {**LONG_SAMPLING, "max_tokens": 50}
-    job = submit_tiny(tiny, tmp_path, rows, **short, tp=2, env={"PYTHONPATH": str(tmp_path)})
+    job = submit_tiny(subject, tmp_path, rows, **short, tp=2, env={"PYTHONPATH": str(tmp_path)})
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
     assert "OSError: File too large: every row finished so far is safe; make room" in status.reason
@@ -147,19 +155,34 @@ def test_a_worker_that_raises(tiny: Path, tmp_path: Path) -> None:
     assert job.collect().rows["done"] == status.rows.done == len(shard.splitlines())
 
 
+@pytest.mark.vllm
+@pytest.mark.full
 def test_an_engine_argument_that_vllm_refuses(tiny: Path, tmp_path: Path) -> None:
     job = submit_tiny(tiny, tmp_path, engine={"dtype": "float32", "max_num_batched_tokens": 1, "max_num_seqs": 64})
+    assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in reason_of_rank(job)
+
+
+@pytest.mark.ranks
+def test_an_engine_that_runs_out_of_memory(tmp_path: Path) -> None:
+    """The same of a rehearsal, whose engine takes every argument: the one error that it has fails the job likewise."""
+    job = submit_tiny(None, tmp_path, rehearse={"fault": "oom", "fault_row": 0}, max_requeues=0)
+    assert "OutOfMemoryError: rehearsed fault: out of memory" in reason_of_rank(job)
+
+
+def reason_of_rank(job: Job) -> str:
+    """Why the job has failed, once its first rank has: the log has the whole traceback."""
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
-    assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
     assert "Traceback" in logs_command(job)
+    return status.reason
 
 
-def test_the_job_survives_its_terminal(tiny: Path, tmp_path: Path) -> None:
+def test_the_job_survives_its_terminal(subject: Path | None, tmp_path: Path) -> None:
     """Submitted from a terminal (a pty) that is closed at once: the kernel hangs up its session, the job goes on."""
+    model = f"Path({str(subject)!r})" if subject else None
     code = (
         "import sys; sys.path.insert(0, '.'); from pathlib import Path; from tests.real_jobs import submit_tiny;"
-        f"submit_tiny(Path({str(tiny)!r}), Path({str(tmp_path)!r}), name='left')"
+        f"submit_tiny({model}, Path({str(tmp_path)!r}), name='left')"
     )
     root = str(Path(__file__).parents[1])
     subprocess.run(["script", "-qec", f'"{sys.executable}" -c "{code}"', "/dev/null"], check=True, cwd=root)

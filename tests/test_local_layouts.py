@@ -1,26 +1,45 @@
-"""Every layout on the local scheduler, with real vLLM and torchrun: complete, in order, equal to plain vLLM."""
+"""Every layout on the local scheduler, under torchrun: complete, in order, equal to plain vLLM.
+
+``make test`` has one real start for each kind of layout; of what is no matter of layouts it has rehearsals, and
+``make test-full`` has vLLM for that too.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import ON_VLLM, REHEARSED
+from tests.published_models import SMALL_CONFIG
 from tests.real_jobs import PATIENCE_S, PROMPTS, check_complete, submit_tiny
 from vllm_hpc.rows import Row
 
-pytestmark = pytest.mark.vllm
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "TP=2": {"tp": 2},
+    "PP=2": {"pp": 2},
+    "DP=2": {"dp": 2},
+    "DP=2xTP=2": {"dp": 2, "tp": 2},
+}
+ONE_RANK = {"tp": 1}
+# On one worker: there plain vLLM is asked for the right answers once.
+REAL = [pytest.mark.vllm]
 
 
 @pytest.mark.parametrize(
-    "layout",
-    [{"tp": 1}, {"tp": 2}, {"pp": 2}, {"dp": 2}, {"dp": 2, "tp": 2}],
-    ids=["TP=1", "TP=2", "PP=2", "DP=2", "DP=2xTP=2"],
+    ("layout", "subject"),
+    [
+        pytest.param(ONE_RANK, *REHEARSED.values, id="TP=1-rehearsed", marks=REHEARSED.marks),
+        pytest.param(ONE_RANK, *ON_VLLM.values, id="TP=1-vllm", marks=ON_VLLM.marks),
+        *(pytest.param(layout, True, id=name, marks=REAL) for name, layout in LAYOUTS.items()),
+    ],
+    indirect=["subject"],
 )
-def test_layout(tiny: Path, reference: list[str], tmp_path: Path, layout: dict[str, Any]) -> None:
-    job = submit_tiny(tiny, tmp_path, **layout)
-    check_complete(job, reference)
+def test_layout(subject: Path | None, answers: list[str], tmp_path: Path, layout: dict[str, Any]) -> None:
+    job = submit_tiny(subject, tmp_path, **layout)
+    check_complete(job, answers)
     told = job.collect()
     parts = sum(seconds for name, seconds in told.timings.items() if name != "collect")
     assert told.timings["launch"] > 0
@@ -28,12 +47,14 @@ def test_layout(tiny: Path, reference: list[str], tmp_path: Path, layout: dict[s
     assert told.seconds / 2 < parts < told.seconds + 0.5, told  # its replicas' slowest parts need not be one replica's
 
 
-def test_two_jobs_at_once_share_a_machine(tiny: Path, reference: list[str], tmp_path: Path) -> None:
-    jobs = [submit_tiny(tiny, tmp_path, tp=2, name=name) for name in ("first", "second")]
+def test_two_jobs_at_once_share_a_machine(subject: Path | None, answers: list[str], tmp_path: Path) -> None:
+    jobs = [submit_tiny(subject, tmp_path, tp=2, name=name) for name in ("first", "second")]
     for job in jobs:
-        check_complete(job, reference)
+        check_complete(job, answers)
 
 
+@pytest.mark.vllm
+@pytest.mark.full
 def test_a_bad_row_is_its_own_problem(tiny: Path, reference: list[str], tmp_path: Path) -> None:
     bad: list[Row] = [
         {"id": "too long", "prompt": "word " * 2000},
@@ -54,13 +75,22 @@ def test_a_bad_row_is_its_own_problem(tiny: Path, reference: list[str], tmp_path
     assert [row["text"] for row in rows[len(bad) :]] == reference
 
 
-def test_names_and_folders_that_shells_trip_over(tiny: Path, reference: list[str], tmp_path: Path) -> None:
+def test_names_and_folders_that_shells_trip_over(subject: Path | None, answers: list[str], tmp_path: Path) -> None:
+    """A rehearsal reads no more of a model than its configuration, by the same name."""
     work = tmp_path / "a b'c\"d $(touch pwned) `x` é ü; #"
     work.mkdir()
     strange = work / "model $HOME"
-    strange.symlink_to(tiny)
+    strange.symlink_to(subject or make_small(tmp_path / "small"))
     job = submit_tiny(
-        strange, work, tp=1, name="naïve \"job\" 'of' $(id) & more", env={"A_VALUE": "$(id) 'é' \"x\" \\"}
-    )
-    check_complete(job, reference)
+        strange, work, tp=1, name="naïve \"job\" 'of' $(id) & more", env={"A_VALUE": "$(id) 'é' \"x\" \\"},
+        rehearse=None if subject else {},
+    )  # fmt: skip
+    check_complete(job, answers)
     assert not list(tmp_path.rglob("pwned"))
+
+
+def make_small(folder: Path) -> Path:
+    """The least that counts as a model folder."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(SMALL_CONFIG))
+    return folder

@@ -15,7 +15,7 @@ from vllm_hpc import Job
 
 ends_as = partial(real_jobs.ends_as, limit=60)
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.full]
 
 
 @pytest.mark.parametrize("layout", [{"pp": 2}, {"dp": 2, "tp": 2}], ids=["PP=2", "DP=2xTP=2"])

@@ -235,6 +235,13 @@ def test_the_context_ends_an_answer() -> None:
         ({"prompt": "a", "sampling": {"temperature": -1}}, "temperature"),
         ({"prompt": "a", "sampling": {"max_tokens": 0}}, "max_tokens"),
         ({"prompt": "a", "sampling": {"n": 0}}, r"\.n`"),
+        ({"prompt": "a", "sampling": {"n": 10**7}}, "n must be at most 16384"),
+        ({"prompt": "a", "sampling": {"n": 2, "temperature": 0}}, "n must be 1 when sampling is greedy"),
+        ({"prompt": "a", "sampling": {"logprobs": 21}}, "logprobs must be at most max_logprobs=20"),
+        ({"prompt": [5, -1]}, "token id -1 is below 0"),
+        ({"prompt": "a", "sampling": {"structured_outputs": {"choice": []}}}, "choice is empty"),
+        ({"prompt": "a", "sampling": {"structured_outputs": {"json": "{", "regex": "a"}}}, "must have one of"),
+        ({"prompt": "x" * 99, "sampling": {"truncate_prompt_tokens": -1}}, "about 12 tokens"),
         ({"prompt": "a", "sampling": {"min_tokens": 9, "max_tokens": 5}}, "min_tokens must be at most max_tokens=5"),
         ({"prompt": "a", "sampling": {"stop": ["a", ""]}}, "stop cannot contain an empty string"),
         ({"prompt": "a", "sampling": {"response_format": {"type": "xml"}}}, "response_format type 'xml'"),
@@ -253,6 +260,7 @@ def test_values_are_read_as_vllm_reads_them() -> None:
 
 
 def test_the_length_of_a_chat_is_that_of_its_texts() -> None:
+    assert prompt_tokens({"messages": [{"role": "user", "content": ""}]}) == 1  # the template's own
     parts = [{"type": "text", "text": "x" * 9}, {"type": "image_url"}]
     chat = [{"role": "system", "content": "x" * 7}, {"role": "user", "content": parts}, {"role": "assistant"}]
     assert prompt_tokens({"messages": chat}) == 4

@@ -388,6 +388,7 @@ def test_a_layout_that_was_asked_of_tune_is_found_by_who_asks_for_it(desk: Path,
 
 
 @pytest.mark.vllm
+@pytest.mark.full
 def test_a_real_sweep(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     told: list[Trial] = []
@@ -404,11 +405,28 @@ def test_a_real_sweep(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert any("tuned on" in reason for reason in plan.reasons)
 
 
-@pytest.mark.vllm
+@pytest.mark.ranks
+def test_a_rehearsed_sweep(model: Path, tmp_path: Path) -> None:
+    """Each trial is a job that runs, and is told of; what a rehearsal finds is kept nowhere."""
+    told: list[Trial] = []
+    done = tune(
+        str(model), sweep=("max_num_seqs",), rows=16, prompt_tokens=8, tell=told.append, scheduler="local", tp=1,
+        job_dir=str(tmp_path), max_tokens=16, rehearse=True,
+    )  # fmt: skip
+    assert [trial.setting.engine.get("max_num_seqs") for trial in told[:2]] == [None, 8]
+    assert all((trial.tokens_per_s or 0) > 0 and Path(trial.job, "summary.json").exists() for trial in told)
+    assert (done.file, done.finding.trials) == (None, tuple(told))
+    assert not any("tuned on" in reason for reason in plan_only(str(model), scheduler="local", tp=1).reasons)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_who_ends_tune_ends_its_trial(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
-    words = [sys.executable, "-m", "vllm_hpc", "tune", str(tiny), "--scheduler", "local", "--name", "sweep"]
-    words += ["--rows", "1000", "--prompt-tokens", "8", "--job-dir", str(tmp_path), "--engine", "dtype=float32"]
+def test_who_ends_tune_ends_its_trial(
+    subject: Path | None, model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A rehearsal's trial is slow enough that it cannot have ended before."""
+    how = ["--engine", "dtype=float32"] if subject else ["--rehearse", "--rehearse-set", "tokens_per_s=100"]
+    words = [sys.executable, "-m", "vllm_hpc", "tune", str(subject or model), *how, "--scheduler", "local"]
+    words += ["--name", "sweep", "--rows", "1000", "--prompt-tokens", "8", "--job-dir", str(tmp_path)]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     # Under nohup a hangup is ignored, by what nohup has started too.
     default = partial(signal.signal, number, signal.SIG_DFL)

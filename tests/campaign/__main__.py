@@ -1,4 +1,4 @@
-"""``python -m tests.campaign --kills 60 --seed 1 [--only local-tp2,...] [--table docs/campaign.md]``.
+"""``python -m tests.campaign --kills 60 --seed 1 [--only local-tp2,...] [--rehearse] [--table docs/campaign.md]``.
 
 The settings on Slurm need a cluster: ``tests/slurm/cluster.sh up``, and what ``cluster.sh env`` prints exported. What
 a setting has come to is kept under --work: a campaign that is cut off goes on with the next one.
@@ -24,11 +24,9 @@ from tests.real_jobs import make_model
 def main() -> int:
     """Run the campaign, print its table, and return 1 where anything was not as it must be."""
     given = _arguments()
-    work = given.work.resolve()
+    work = given.work.resolve() / ("rehearsed" if given.rehearse else "")
     (work / "results").mkdir(parents=True, exist_ok=True)
-    model = work / "tiny"
-    if not model.exists():
-        make_model(model)
+    model = None if given.rehearse else _model(work / "tiny")
     expected = with_answers(model, make_rows(given.rows, given.seed), work)
     chosen = [SETTINGS[name] for name in given.only.split(",")] if given.only else list(SETTINGS.values())
     results = []
@@ -46,6 +44,10 @@ def main() -> int:
     return int(any(result.problems for result in results))
 
 
+def _model(folder: Path) -> Path:
+    return folder if folder.exists() else make_model(folder)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--kills", type=int, default=60)
@@ -53,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help=f"of {', '.join(SETTINGS)}; separated by commas")
     parser.add_argument("--rows", type=int, default=1500, help="of each job")
     parser.add_argument("--limit", type=float, default=120, help="seconds in which nothing happens: the job hangs")
+    parser.add_argument("--rehearse", action="store_true", help="the jobs are rehearsals, which run no vLLM")
     parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-campaign"))
     parser.add_argument("--table", type=Path, help="the page whose table is to be written anew")
     return parser.parse_args()

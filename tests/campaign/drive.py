@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.campaign.rows import ENGINE, IN_FLIGHT, SAMPLING
+from tests.campaign.rows import ENGINE, IN_FLIGHT, PACE, SAMPLING
 from tests.campaign.settings import Draw, Setting
 from tests.campaign.targets import Node, find, of_attempt, strike
 from tests.campaign.witnesses import check_rows, count
@@ -59,13 +59,16 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 class Drive:
-    """Runs a setting. A job that ends before all kills are done is followed by another."""
+    """Runs a setting, with a rehearsal where ``model`` is None.
+
+    A job that ends before all kills are done is followed by another.
+    """
 
     def __init__(
         self,
         setting: Setting,
         draws: list[Draw],
-        model: Path,
+        model: Path | None,
         expected: list[tuple[Row, str]],
         work: Path,
         limit_s: float,
@@ -99,7 +102,8 @@ class Drive:
         work = self._work / f"{self._setting.name}-{os.getpid()}-{self._result.jobs}"
         work.mkdir(parents=True)
         rows = [row for row, _ in self._expected]
-        given = {"engine": ENGINE, "max_requeues": 1000, **SAMPLING, **options}
+        pace = {} if self._model else {"rehearse": PACE}
+        given = {"engine": ENGINE, "max_requeues": 1000, **pace, **SAMPLING, **options}
         return submit_tiny(self._model, work, rows, **given)
 
     def _live_through(self) -> None:

@@ -46,6 +46,11 @@ def draining(model: Path | None) -> dict[str, Any]:
     return ON_VLLM_DRAIN if model else REHEARSED_DRAIN
 
 
+def alone(subject: Path | None) -> dict[str, Any]:
+    """One rank on one host: what a rehearsal needs where nothing of a test is about several. vLLM has two."""
+    return {} if subject else {"nodes": 1, "tp": 1}
+
+
 def qdel(job: Job) -> None:
     subprocess.run(["qdel", str(job.job_id)], check=True)
 
@@ -71,7 +76,7 @@ def test_qdel_while_running(subject: Path | None, tmp_path: Path) -> None:
 
 
 def test_cancel_while_running_and_resume(subject: Path | None, tmp_path: Path) -> None:
-    job = start(subject, tmp_path)
+    job = start(subject, tmp_path, **alone(subject))
     first = job.job_id
     job.cancel()
     done = ends_as(job, "CANCELLED").rows.done
@@ -183,7 +188,7 @@ def test_the_walltime_is_over(subject: Path | None, tmp_path: Path) -> None:
 
     torchrun gives ranks a session of their own, where PBS leaves them: they end by themselves, once they can.
     """
-    job = start(subject, tmp_path, **(ON_VLLM_END if subject else REHEARSED_END))
+    job = start(subject, tmp_path, **(ON_VLLM_END if subject else REHEARSED_END), **alone(subject))
     ranks = [rank.pid for rank in job.ranks()]
     for pid in ranks:
         os.kill(pid, signal.SIGSTOP)
@@ -200,7 +205,7 @@ def test_the_walltime_is_over(subject: Path | None, tmp_path: Path) -> None:
 
 def test_the_walltime_is_near_and_the_job_goes_on(subject: Path | None, tmp_path: Path) -> None:
     """Drained ahead of the walltime, submitted again by the script, and finished by another attempt."""
-    job = submit(subject, tmp_path, **draining(subject), max_requeues=5)
+    job = submit(subject, tmp_path, **draining(subject), max_requeues=5, **alone(subject))
     first = str(job.job_id)
     wait_for(lambda: job.status().rows.done > 0, "rows are written")
     goes_on(job, first)

@@ -52,7 +52,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         *(
             pytest.param(options, *case.values, id=f"{name}-{case.id}", marks=case.marks)
             for name, options in LAYOUTS.items()
-            for case in (REHEARSED, ON_VLLM)
+            for case in ((ON_VLLM,) if "pp" in options else (REHEARSED, ON_VLLM))  # a rehearsal has no stages
         ),
     ],
     indirect=["subject"],

@@ -12,7 +12,7 @@ from vllm_hpc import Job
 from vllm_hpc.records import Submitted, read_json
 from vllm_hpc.rows import Row
 
-pytestmark = [pytest.mark.ranks, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
+pytestmark = [pytest.mark.ranks, pytest.mark.full, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
 
 TASKS, RESUBMISSIONS = 4, 3
 ROWS: list[Row] = [{"id": f"r{number}", "prompt": f"row {number}"} for number in range(20_000)]

@@ -35,6 +35,11 @@ def start(subject: Path | None, work: Path, **options: Any) -> Job:
     return started(submit(subject, work, **options))
 
 
+def alone(subject: Path | None) -> dict[str, Any]:
+    """One rank on one node: what a rehearsal needs where nothing of a test is about several. vLLM has two."""
+    return {} if subject else {"nodes": 1, "tp": 1}
+
+
 def scancel(job: Job) -> None:
     subprocess.run(["scancel", str(job.job_id)], check=True)
 
@@ -47,7 +52,7 @@ def test_scancel_while_running(subject: Path | None, tmp_path: Path) -> None:
 
 
 def test_cancel_while_running(subject: Path | None, tmp_path: Path) -> None:
-    job = start(subject, tmp_path)
+    job = start(subject, tmp_path, **alone(subject))
     job.cancel()
     ends_as(job, "CANCELLED")
 
@@ -118,7 +123,7 @@ def test_the_walltime_is_over(subject: Path | None, tmp_path: Path) -> None:
     Slurm looks every 30 s, and signals at the last look before the lead: with two minutes, 24 of them the lead, that is
     66 s after the start at the earliest, when rows have been written.
     """
-    job = start(subject, tmp_path, time="2")
+    job = start(subject, tmp_path, time="2", **alone(subject))
     stopped = [rank.pid for rank in job.ranks()]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -129,7 +134,8 @@ def test_the_walltime_is_over(subject: Path | None, tmp_path: Path) -> None:
 
 def test_the_walltime_is_near_and_the_job_goes_on(subject: Path | None, tmp_path: Path) -> None:
     """Drained ahead of the walltime, requeued by the script, and finished by another attempt."""
-    job = submit(subject, tmp_path, time="3", drain_lead=100, max_requeues=5)  # 50 s to load and to begin
+    # 50 s to load and to begin
+    job = submit(subject, tmp_path, time="3", drain_lead=100, max_requeues=5, **alone(subject))
     wait_for(lambda: job.status().state == "PENDING" and job.status().attempts > 0 and _waits(job), "requeued", 200)
     assert job.status().rows.done > 0
     job.folder.drain.touch()
@@ -144,7 +150,7 @@ def _waits(job: Job) -> bool:
 
 
 def test_a_requeue_by_slurm_goes_on_and_resume_finishes(subject: Path | None, tmp_path: Path) -> None:
-    job = start(subject, tmp_path, max_requeues=1)
+    job = start(subject, tmp_path, max_requeues=1, **alone(subject))
     subprocess.run(["scontrol", "requeue", str(job.job_id)], check=True)
     wait_for(lambda: job.status().state == "PENDING", "it waits again")
     before = job.status().rows.done
@@ -172,7 +178,7 @@ def test_a_node_that_does_not_join_is_named(
 
 
 def test_a_controller_that_is_down_is_unknown_and_then_known_again(subject: Path | None, tmp_path: Path) -> None:
-    job = start(subject, tmp_path)
+    job = start(subject, tmp_path, **alone(subject))
     pid = int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text())
     os.kill(pid, signal.SIGKILL)
     killed, before = time.monotonic(), job.status().rows.done

@@ -33,12 +33,13 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "srun, TP=2 over two": ({"nodes": 2, "tp": 2, "launcher": "srun"}, ["node1", "node2"]),
     "native, PP=2 over two": ({"nodes": 2, "pp": 2, "launcher": "native"}, ["node1", "node2"]),
 }
-# The one that make test runs on vLLM. A rehearsal has no native launcher.
-ALWAYS_ON_VLLM, NEVER_REHEARSED = "TP=2 over two nodes", "native, PP=2 over two"
+# The one that make test runs on vLLM. A rehearsal has no stages and no native launcher.
+ALWAYS_ON_VLLM = "TP=2 over two nodes"
+NEVER_REHEARSED = (ALWAYS_ON_VLLM, "PP=2 over two nodes", "native, PP=2 over two")
 CASES = [
     pytest.param(False, *case, id=f"rehearsed-{name}", marks=pytest.mark.ranks)
     for name, case in LAYOUTS.items()
-    if name != NEVER_REHEARSED
+    if name not in NEVER_REHEARSED
 ] + [
     pytest.param(
         True, *case, id=f"vllm-{name}", marks=[pytest.mark.vllm, *[pytest.mark.full] * (name != ALWAYS_ON_VLLM)]

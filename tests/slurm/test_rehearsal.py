@@ -12,7 +12,7 @@ from tests.slurm.requeues import start_now
 from vllm_hpc import Job
 from vllm_hpc.rows import Row
 
-pytestmark = [pytest.mark.ranks, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
+pytestmark = [pytest.mark.ranks, pytest.mark.full, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
 ROWS, REQUEUES, TASKS = 100_000, 3, 4
 # Between two requeues, so that all of them come before the end.
