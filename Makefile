@@ -35,7 +35,7 @@ test-unit: $(VENV)/test.done
 
 # Slurm's and PBS's tests run beside each other: each worker has a cluster of its own.
 test-chain: $(VENV)/test.done
-	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "($(RANKS)) and not full"
+	$(PYTEST) -n $(WORKERS) --dist loadgroup --durations=25 -m "($(RANKS)) and not full"
 
 test-full: test-vllm test-slurm test-pbs
 

@@ -91,10 +91,13 @@ def test_any_shape_is_cut_as_vllm_cuts_it(heads: int, groups: int, width: int, v
 
 @beside_vllm
 @pytest.mark.parametrize("model", ARCHITECTURES.values(), ids=names)
-def test_vllms_own_verification_agrees(model: Published, tmp_path: Path) -> None:
+def test_vllms_own_verification_agrees(model: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ModelConfig.verify_with_parallel_config checks heads and whether the model takes PP at all."""
     from vllm.config import ModelConfig, ParallelConfig
+    from vllm.model_executor.models import registry
 
+    # vLLM would import itself anew for each model, to keep CUDA out of this process: 10 s.
+    monkeypatch.setattr(registry, "_run_in_subprocess", lambda look: look())
     config = {key: value for key, value in model.config.items() if key != "quantization_config"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     theirs = ModelConfig(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32", max_model_len=64)
