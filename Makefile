@@ -9,6 +9,8 @@ WORKERS ?= 4
 STARTED := $(shell date +%s)
 RANKS = ranks or vllm or slurm or pbs
 
+# The targets of set-up make one and the same environment.
+.NOTPARALLEL:
 .PHONY: help demo test test-fast test-unit test-chain test-full test-vllm test-slurm test-pbs faults lint clean
 
 help:

@@ -144,8 +144,8 @@ class OneEngine:
             self._replica, segments = vllm_engine.join(layout, self._place, self._store, run)
         parts: dict[str, float] = {}
         self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job(), parts)
-        if segments is not None:
-            vllm_engine.unlink_segments(segments)
+        if not self._plan.is_native:
+            vllm_engine.meet_started(segments)
         self._sharing = share_sampling(self.engine)
         if self._plan.is_native:
             native.unlink_shared_memory()

@@ -79,6 +79,7 @@ def test_settings_that_cannot_be_meant_are_refused(given: Any, words: str) -> No
 
 def test_settings_that_can() -> None:
     assert read_rehearsal({"load_s": 0, "tokens_per_s": 0.5}) == Rehearsal(load_s=0, tokens_per_s=0.5)
+    assert read_rehearsal({"load_s": None}) == Rehearsal()
     assert read_rehearsal({"fault": "hang", "fault_s": 0, "fault_rank": 3}).fault_rank == 3
 
 
@@ -88,6 +89,7 @@ def test_settings_that_can() -> None:
         (Rehearsal(fault="die", fault_s=1, fault_rank=4), None, "fault_rank must be from 0 to 3, not 4"),
         (Rehearsal(fault="die", fault_row=10), 10, "fault_row must be from 0 to 9, not 10"),
         (Rehearsal(fault="diverge", fault_row=0), 10, "needs replicas of two ranks"),
+        (Rehearsal(fault="die", fault_row=0, fault_rank=1), 10, "nobody knows before which replica runs a row"),
     ],
 )
 def test_a_fault_that_cannot_happen_is_refused(settings: Rehearsal, rows: int | None, words: str) -> None:
@@ -96,14 +98,16 @@ def test_a_fault_that_cannot_happen_is_refused(settings: Rehearsal, rows: int | 
 
 
 def test_the_last_rank_and_row_can_have_a_fault() -> None:
-    Rehearsal(fault="die", fault_row=9, fault_rank=3).check_place(4, 1, 10)
+    Rehearsal(fault="die", fault_row=9).check_place(4, 1, 10)
+    Rehearsal(fault="die", fault_s=1, fault_rank=3).check_place(4, 1, 10)
+    Rehearsal(fault="die", fault_row=9, fault_rank=3).check_place(4, 4, 10)
     Rehearsal(fault="diverge", fault_row=0).check_place(2, 2, 10)
 
 
 def test_python_says_it_in_one_word_or_in_a_table() -> None:
     assert make_request({"rehearse": True}).rehearse_set == Rehearsal()
     request = make_request({"rehearse": {"load_s": 2}})
-    assert (request.rehearse, request.rehearse_set.load_s, request.model) == (True, 2, "rehearsal")
+    assert (request.rehearse, request.rehearse_set.load_s, request.model) == (True, 2, "(none)")
     with pytest.raises(RequestError, match="MODEL is missing"):
         make_request({})
     with pytest.raises(RequestError, match="--rehearse must be true or false"):
@@ -117,8 +121,18 @@ def test_a_job_definition_may_hold_its_rehearsal(tmp_path: Path) -> None:
     file.write_text("tp = 2\n[rehearse]\nload_s = 3\n")
     request = make_request({"model": str(tmp_path), "rehearse_set": {"tokens_per_s": 5}})
     assert request.rehearse_set == Rehearsal(load_s=3, tokens_per_s=5)
+    with pytest.raises(RequestError, match="names no model"):
+        make_request({"model": str(tmp_path), "rehearse": False})
+    file.write_text('model = "demo"\n[rehearse]\nload_s = 3\n')
+    earnest = make_request({"model": str(tmp_path), "rehearse": False})
+    assert (earnest.rehearse, earnest.rehearse_set, earnest.model) == (False, Rehearsal(), "demo")
     file.write_text("rehearse = true\ntp = 2\n")
     assert make_request({"model": str(tmp_path)}).rehearse
+    file.write_text("tp = 2\n")
+    assert make_request({"model": str(tmp_path), "rehearse": True}).tp == 2
+    file.write_text("rehearse_set = 5\n[rehearse]\nload_s = 3\n")
+    with pytest.raises(RequestError, match="must be a table"):
+        make_request({"model": str(tmp_path)})
     file.write_text("tp = 2\n[rehearse]\nload = 3\n")
     with pytest.raises(RequestError, match=r"job.toml: --rehearse-set load is not known"):
         make_request({"model": str(tmp_path)})
@@ -194,6 +208,20 @@ def test_a_sequence_gets_a_token_a_step_and_so_many_run_at_once() -> None:
     assert ended == [0, 0, 2, 0, 0, 2, 0, 0, 1]
 
 
+def test_a_slow_pace_has_several_short_steps_for_a_token() -> None:
+    for rate, steps in ((None, 1), (1e6, 1), (64, 16)):
+        made = RehearsalEngine(record(), Rehearsal(tokens_per_s=rate), FaultPlan(None, None, None))
+        assert made._steps_a_token == steps
+
+
+def test_a_folder_called_rehearsal_is_not_taken_for_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rehearsal").mkdir()
+    (tmp_path / "rehearsal" / "job.toml").write_text('model = "demo"\n')
+    monkeypatch.chdir(tmp_path)
+    assert make_request({"rehearse": True}).model == "(none)"
+    assert make_request({"rehearse": True, "model": "rehearsal"}).model == "demo"
+
+
 def test_several_outputs_are_several_sequences() -> None:
     out, ended = run_engine(rows_in(2, max_tokens=2, n=3), max_num_seqs=4)
     assert ended == [0, 1, 0, 1]
@@ -214,7 +242,8 @@ def test_an_openai_batch_line_is_marked_inside_too() -> None:
         "batch": {"custom_id": "a", "url": "/v1/chat/completions", "model": "m"},
     }  # fmt: skip
     (out,), _ = run_engine([row])
-    assert (out["rehearsal"], out["line"]["rehearsal"]) == (True, True)
+    body = out["line"]["response"]["body"]
+    assert (out["rehearsal"], out["line"]["rehearsal"], body["rehearsal"]) == (True, True, True)
     assert out["line"]["response"]["body"]["choices"][0]["message"]["content"] == text_of(tokens_of(row, 0, 2))
 
 

@@ -113,6 +113,7 @@ class _MissingRows:
 
     def __init__(self, folder: JobFolder) -> None:
         self._folder = folder
+        self._mark = REHEARSED if folder.job().request.rehearse else {}
         self._reader: InputReader | None = None
         self._encoder = msgspec.json.Encoder()
 
@@ -125,8 +126,7 @@ class _MissingRows:
             raise CollectError(str(error)) from None
         if len(rows) != count:
             raise CollectError(f"the input ends before row {first + count}: was it edited?")
-        mark = REHEARSED if self._folder.job().request.rehearse else {}
-        yield self._encoder.encode_lines([{**_missing_row(row), **mark} for row in rows])
+        yield self._encoder.encode_lines([{**_missing_row(row), **self._mark} for row in rows])
 
 
 def _missing_row(row: Row) -> Row:

@@ -61,7 +61,7 @@ def final_rows(folder: JobFolder, record: JobRecord, progress: list[Progress]) -
             return _count_once(folder, record)
         if not summed.missing:
             return summed
-        counted = _count_beyond(folder, progress, summed) or _count_once(folder, record)
+        counted = _count_beyond(folder, record, progress, summed) or _count_once(folder, record)
     except OSError:  # removed by its owner, or another user's: there is no more to know
         return reported_rows(progress, record)
     return min(summed, counted, key=lambda rows: rows.missing)
@@ -71,7 +71,7 @@ def _summed(progress: list[Progress], record: JobRecord) -> Rows:
     return Rows(record.rows, sum(p.done for p in progress), sum(p.failed for p in progress))
 
 
-def _count_beyond(folder: JobFolder, progress: list[Progress], reported: Rows) -> Rows | None:
+def _count_beyond(folder: JobFolder, record: JobRecord, progress: list[Progress], reported: Rows) -> Rows | None:
     """``reported`` and what the replicas have written since: no row of it was known before. None where unclear."""
     last = dict(sorted(map(shard_numbers, folder.shard_files())))  # the highest attempt of each replica
     if not last.keys() <= {p.replica for p in progress}:
@@ -81,7 +81,7 @@ def _count_beyond(folder: JobFolder, progress: list[Progress], reported: Rows) -
         shard = folder.shard(p.replica, p.attempt)
         if last.get(p.replica) != p.attempt or p.shard_bytes is None or shard.stat().st_size < p.shard_bytes:
             return None
-        since = beyond(shard, p.shard_bytes)
+        since = beyond(shard, p.shard_bytes, record.request.rehearse)
         done, failed = done + since.done, failed + since.failed
     return Rows(reported.total, done, failed) if done + failed <= reported.total else None
 

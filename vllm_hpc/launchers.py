@@ -14,11 +14,8 @@ NATIVE = "native"
 
 
 def is_native(request: Request, profile: Profile) -> bool:
-    """Whether vLLM starts its own workers: an option says so, or the profile where no option does.
-
-    There are none in a rehearsal, whose engine runs on every rank.
-    """
-    return not request.rehearse and (request.launcher or profile.launcher) == NATIVE
+    """Whether vLLM starts its own workers: an option says so, or the profile where no option does."""
+    return (request.launcher or profile.launcher) == NATIVE
 
 
 def starter(request: Request, profile: Profile, scheduler: Scheduler) -> str:
@@ -38,12 +35,23 @@ def check(request: Request, profile: Profile, scheduler: Scheduler, why: str) ->
         )
 
 
+def launched(plan: Plan, request: Request, profile: Profile) -> Plan:
+    """The plan with what its launcher adds. Raises LayoutError for one that native workers cannot have.
+
+    Of a rehearsal every rank runs the engine, and what does not fit runs too.
+    """
+    native = natively(plan) if is_native(request, profile) else None
+    if request.rehearse:
+        return msgspec.structs.replace(plan, fits=None if plan.fits is False else plan.fits)
+    return native or hint(plan)
+
+
 def rehearsed(request: Request, profile: Profile) -> list[str]:
     """What a plan says of a rehearsal; nothing of any other job."""
     if not request.rehearse:
         return []
     notes = ["rehearsal: a built-in engine answers in place of vLLM; no answer is a model's"]
-    if NATIVE in (request.launcher, profile.launcher):
+    if is_native(request, profile):
         notes.append("launcher native: vLLM would start its own workers; in a rehearsal every rank runs the engine")
     return notes
 

@@ -92,7 +92,7 @@ def make_plan(
         if use_tuned:
             subject = _subject(request, profile, model.path, shape, device, plan)
             plan = tuned.take(plan, request, subject, plan_for)
-    plan = launchers.natively(plan) if launchers.is_native(request, profile) else launchers.hint(plan)
+    plan = launchers.launched(plan, request, profile)
     count = rows.rows if rows and whole_input else None
     request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if scheduler == "local":

@@ -15,7 +15,7 @@ from vllm_hpc.errors import RequestError
 Fault = Literal["die", "hang", "diverge", "oom"]
 
 # MODEL of a rehearsal that names none: no such model is looked for.
-NO_MODEL = "rehearsal"
+NO_MODEL = "(none)"
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 _TRIGGERS = ("fault_rank", "fault_row", "fault_s")
 _LIMIT = 1_000_000_000
@@ -43,6 +43,11 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
             value: int | None = getattr(self, f"fault_{name}")
             if value is not None and count is not None and value >= count:
                 raise RequestError(f"--rehearse-set fault_{name} must be from 0 to {count - 1}, not {value}")
+        if self.fault_row is not None and self.fault_rank is not None and ranks > replica_size:
+            raise RequestError(
+                "--rehearse-set fault_rank with fault_row: nobody knows before which replica runs a row; "
+                "leave fault_rank out, or use fault_s"
+            )
         if self.fault == "diverge" and replica_size == 1:
             raise RequestError(
                 "--rehearse-set fault=diverge needs replicas of two ranks or more, which compare what they do: "
@@ -61,7 +66,24 @@ def read_rehearsal(given: object) -> Rehearsal:
             raise RequestError(f"--rehearse-set {key} is not known: {hint}")
     _check_numbers(given)
     _check_fault(given)
-    return msgspec.convert(given, Rehearsal)
+    return msgspec.convert({key: value for key, value in given.items() if value is not None}, Rehearsal)
+
+
+def with_rehearsal(options: dict[str, Any]) -> dict[str, Any]:
+    """``rehearse`` is true, or the table of its settings. Raises RequestError where these are none."""
+    more = options.get("rehearse_set", {})
+    if not isinstance(more, dict):
+        read_rehearsal(more)  # refuses it
+    if isinstance(options.get("rehearse"), dict):
+        return {**options, "rehearse": True, "rehearse_set": {**options["rehearse"], **more}}
+    return options
+
+
+def in_earnest(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a job definition that describes a rehearsal, for the job itself. Raises RequestError."""
+    if options["model"] == NO_MODEL:
+        raise RequestError("MODEL is missing: job.toml describes a rehearsal and names no model")
+    return {key: value for key, value in options.items() if key != "rehearse_set"}
 
 
 def _check_numbers(given: dict[str, Any]) -> None:

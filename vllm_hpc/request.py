@@ -19,7 +19,7 @@ import msgspec
 from vllm_hpc.checks import CHECKS, as_path, parse_walltime
 from vllm_hpc.directives import check_owned
 from vllm_hpc.errors import RequestError
-from vllm_hpc.rehearsal import NO_MODEL, Rehearsal, read_rehearsal
+from vllm_hpc.rehearsal import NO_MODEL, Rehearsal, in_earnest, read_rehearsal, with_rehearsal
 from vllm_hpc.wording import explain_mismatch
 
 # vLLM's longest contexts are some million tokens.
@@ -116,13 +116,15 @@ def make_request(options: dict[str, Any]) -> Request:
     with a job.toml, that is read first and the options win over it. Raises RequestError.
     """
     given = {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in options.items() if v is not None}
-    given = _with_rehearsal(given)
-    if "model" not in given:
-        raise RequestError("MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml")
-    definition = find_definition(str(given["model"]))
+    definition = find_definition(str(given["model"])) if "model" in given else None
     if definition is not None:
         del given["model"]
-        given = _merge(read_job_definition(definition), given)
+        asked = with_rehearsal(given)
+        merged = _merge(read_job_definition(definition, bool(asked.get("rehearse"))), asked)
+        return _convert(in_earnest(merged) if asked.get("rehearse") is False else merged)
+    given = {"model": NO_MODEL, **with_rehearsal(given)} if given.get("rehearse", False) is not False else given
+    if "model" not in given:
+        raise RequestError("MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml")
     return _convert(given)
 
 
@@ -143,8 +145,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
 
 
-def read_job_definition(path: Path) -> dict[str, Any]:
-    """Read a job.toml into options; paths in it are relative to its folder. Raises RequestError."""
+def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
+    """Read a job.toml into options; paths in it are relative to its folder. Raises RequestError.
+
+    A rehearsal, which it or the caller (``rehearses``) asks for, needs no model.
+    """
     try:
         options = read_toml(path)
     except ValueError as error:
@@ -155,10 +160,8 @@ def read_job_definition(path: Path) -> dict[str, Any]:
             f"{path}: unknown key '{unknown[0]}': job.toml takes submit's long options, with underscores"
         )
     try:
-        options = _with_rehearsal(options)
-        if "model" not in options:
-            raise RequestError("'model' is missing")
-        _convert(options)
+        options = with_rehearsal(options)
+        _convert(options := _with_model(options, rehearses))
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None
     for key in ("input", "template_dir"):
@@ -169,6 +172,14 @@ def read_job_definition(path: Path) -> dict[str, Any]:
     beside = path.parent / as_path(options["model"], "model")
     if options["model"] != NO_MODEL and (beside.exists() or options["model"].startswith((".", "~"))):
         options["model"] = str(beside)
+    return options
+
+
+def _with_model(options: dict[str, Any], rehearses: bool) -> dict[str, Any]:
+    if rehearses or options.get("rehearse") is True:
+        return {"model": NO_MODEL, **options}
+    if "model" not in options:
+        raise RequestError("'model' is missing")
     return options
 
 
@@ -245,17 +256,9 @@ def _check_sampling(request: Request) -> None:
                 raise RequestError(f"{origin} {value!r} {words}")
 
 
-def _with_rehearsal(options: dict[str, Any]) -> dict[str, Any]:
-    """``rehearse`` is true, or the table of its settings; a rehearsal needs no model."""
-    if isinstance(options.get("rehearse"), dict):
-        settings = {**options["rehearse"], **options.get("rehearse_set", {})}
-        options = {**options, "rehearse": True, "rehearse_set": settings}
-    return {"model": NO_MODEL, **options} if options.get("rehearse", False) is not False else options
-
-
 def _convert(options: dict[str, Any]) -> Request:
     if "rehearse_set" in options:
-        read_rehearsal(options["rehearse_set"])
+        options = {**options, "rehearse_set": read_rehearsal(options["rehearse_set"])}
     try:
         return msgspec.convert(options, Request)
     except msgspec.ValidationError as error:
@@ -263,7 +266,7 @@ def _convert(options: dict[str, Any]) -> Request:
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Options of ``above`` win; tables (sampling, engine, env) win key by key."""
+    """Options of ``above`` win; tables (sampling, engine, env, rehearse) win key by key."""
     merged = {**below, **above}
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(below.get(key), dict):

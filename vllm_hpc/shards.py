@@ -39,7 +39,7 @@ class Line(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     line: msgspec.Raw = _NO_LINE
-    rehearsal: bool = False
+    rehearsal: Any = None
 
 
 _DECODER = msgspec.json.Decoder(Line)
@@ -131,7 +131,7 @@ class Scan:
                 if self._refuse and row is not _HOLE:
                     self._refuse(shard, f"row {index}, and the input has {total}")
                 continue
-            if row.rehearsal is not is_rehearsal:
+            if (row.rehearsal is True) is not is_rehearsal:
                 if self._refuse:
                     self._refuse(shard, f"row {index} of {'no' if is_rehearsal else 'a'} rehearsal")
                 continue
@@ -179,8 +179,8 @@ class Scan:
             return _FOREIGN
 
 
-def beyond(shard: Path, offset: int) -> Tally:
-    """Counts of the rows that begin at ``offset`` or after it. Raises OSError."""
+def beyond(shard: Path, offset: int, is_rehearsal: bool = False) -> Tally:
+    """Counts of the rows that begin at ``offset`` or after it, of a rehearsal or of none. Raises OSError."""
     tally = Tally()
     seen = set[int]()
     for lines in _whole_lines(shard, offset):
@@ -189,7 +189,7 @@ def beyond(shard: Path, offset: int) -> Tally:
                 row = _DECODER.decode(line)
             except (msgspec.DecodeError, RecursionError):
                 continue
-            if row.index not in seen:
+            if row.index not in seen and (row.rehearsal is True) is is_rehearsal:
                 seen.add(row.index)
                 tally.add(Tally(row.error is None, row.error is not None, row.prompt_tokens, row.completion_tokens))
     return tally

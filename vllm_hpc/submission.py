@@ -87,7 +87,7 @@ def submit(model: str | None = None, **options: Any) -> Job:
     """Submit a job: ``submit("demo", input="prompts.jsonl", tp=1)``.
 
     ``options`` are the long options of ``vllm-hpc submit``, with underscores; ``rehearse`` is true, or the settings of
-    ``--rehearse-set``, and a rehearsal needs no model. Raises RefusedError before anything
+    ``--rehearse-set``: a rehearsal needs no model. Raises RefusedError before anything
     was made, SubmitError if the scheduler refuses.
     """
     return prepare(model, **options).submit()
@@ -110,8 +110,7 @@ def _render(request: Request, definition: str | None, use_tuned: bool = True) ->
     intake = Intake(request.input)
     plan, name = make_plan(request, profile, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(request.lora)
-    if not request.rehearse:  # whose engine takes no memory
-        check_fits(plan)
+    check_fits(plan)
     scheduler = get_scheduler(name)
     model = find_model(request.model, request.rehearse)
     request = _with_profile(request, profile)
@@ -135,13 +134,17 @@ def _render(request: Request, definition: str | None, use_tuned: bool = True) ->
         adapters=adapters,
         script=render_script(request.template or scheduler.template, context, request.template_dir),
         definition=definition,
-        notes=(*_misfit(request, plan), *(unused_options(request) if scheduler.name == "local" else ())),
+        notes=(*_rehearsal_notes(request, plan), *(unused_options(request) if scheduler.name == "local" else ())),
     )
 
 
-def _misfit(request: Request, plan: Plan) -> list[str]:
-    """What a rehearsal is not refused for, and the job itself would be."""
-    return [f"the model {plan.misfit}; only its rehearsal runs like this"] if request.rehearse and plan.misfit else []
+def _rehearsal_notes(request: Request, plan: Plan) -> list[str]:
+    """What a rehearsal is not refused for, though the job itself would be; and a fault that may come too late."""
+    notes = [f"the model {plan.misfit}; only its rehearsal runs like this"] if request.rehearse and plan.misfit else []
+    settings = request.rehearse_set
+    if settings.fault_s and settings.tokens_per_s is None:
+        notes.append(f"fault_s={settings.fault_s:g} without tokens_per_s: the rows may all be done before")
+    return notes
 
 
 def _with_profile(request: Request, profile: Profile) -> Request:

@@ -33,7 +33,8 @@ def print_plan(plan: Plan) -> None:
         table.add_row("not", Text(loser))
     stdout_console().print(table)
     if plan.misfit:
-        click.echo(f"Error: the model {plan.misfit}", err=True)
+        word = "Error" if plan.fits is False else "Note"
+        click.echo(f"{word}: the model {plan.misfit}", err=True)
 
 
 def _model(facts: ModelFacts) -> str:

@@ -81,4 +81,9 @@ def _print_script(prepared: Prepared, as_json: bool) -> None:
 
 
 def _json(prepared: Prepared) -> dict[str, Any]:
-    return {"scheduler": prepared.scheduler, "script": prepared.script, "plan": prepared.plan.to_json()}
+    return {
+        "scheduler": prepared.scheduler,
+        "script": prepared.script,
+        "plan": prepared.plan.to_json(),
+        "rehearsal": prepared.request.rehearse,
+    }

@@ -53,11 +53,12 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
                 **_plain(found.finding),
                 "gain": round(found.finding.gain, 3),
                 "file": str(found.file) if found.file else None,
+                "rehearsal": found.file is None,
             }
         )
         return 0
     if found.file is None:
-        click.echo(f"{found.finding.best}: a rehearsal's choice; nothing is kept of it")
+        click.echo(f"{found.finding.best}: found in a rehearsal, and not kept")
         return 0
     if min(trial.seconds for trial in found.finding.trials if trial.tokens_per_s) < SHORT_S:
         click.echo(f"Note: trials of under {SHORT_S} s measure much of their ramp-up: use more --rows", err=True)

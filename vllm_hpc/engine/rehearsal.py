@@ -6,11 +6,12 @@ All around it is as ever: torchrun, the store, gloo, and the loop with its locks
 from __future__ import annotations
 
 import hashlib
-import struct
+import math
+import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
@@ -22,6 +23,7 @@ from vllm_hpc.engine.rehearsal_faults import FaultPlan
 from vllm_hpc.engine.rehearsal_rows import RehearsalRows
 from vllm_hpc.engine.report import RankReport
 from vllm_hpc.engine.standing import Standing
+from vllm_hpc.errors import RequestError
 from vllm_hpc.layout import Place
 from vllm_hpc.plan import whole
 from vllm_hpc.records import JobRecord
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 # vLLM's own default.
 _MAX_NUM_SEQS = 256
+# Seconds that a step may take at a slow pace: ranks hear of a drain every few steps.
+_STEP_S = 0.25
 _EMBEDDING = 8
 
 
@@ -40,7 +44,7 @@ class Completion(NamedTuple):
     """One output of a row, in the shape of vLLM's CompletionOutput."""
 
     text: str
-    token_ids: list[int]
+    token_ids: array[int]
     finish_reason: str = "length"
     stop_reason: None = None
     logprobs: None = None
@@ -63,7 +67,10 @@ class Output(NamedTuple):
 
 
 class RehearsalEngine:
-    """Every sequence that runs gets one token a step, ``max_num_seqs`` of them at once; the others wait in order."""
+    """Every sequence that runs gets one token a step, ``max_num_seqs`` of them at once; the others wait in order.
+
+    At a slow pace a token takes several steps, the same number on all ranks.
+    """
 
     def __init__(self, record: JobRecord, settings: Rehearsal, faults: FaultPlan) -> None:
         self.max_num_seqs = whole(record.plan.engine.get("max_num_seqs"), _MAX_NUM_SEQS)
@@ -73,10 +80,12 @@ class RehearsalEngine:
         self._ends: dict[int, list[tuple[str, Ready]]] = {}
         self._running = self._step = 0
         self._due = time.perf_counter()
+        slowest = self.max_num_seqs / self._rate if self._rate else 0.0
+        self._steps_a_token = max(1, math.ceil(slowest / _STEP_S))
 
     def request_maker(self, record: JobRecord, writes: bool) -> Callable[[Row], Ready]:
-        """What checks rows, and measures their prompts."""
-        return RehearsalRows(record)
+        """What checks rows, and measures their prompts; texts are made by who writes them, on the writer's thread."""
+        return RehearsalRows(record, _text if writes else None)
 
     def add_request(self, key: str, ready: Ready) -> None:
         """Admit a row."""
@@ -108,7 +117,8 @@ class RehearsalEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
+        """The loop is over."""
+        self._faults.end()
 
     def _start_waiting(self) -> list[str]:
         """Let those run that there is room for, and return their keys."""
@@ -118,7 +128,8 @@ class RehearsalEngine:
         ):
             key, ready = self._waiting.popleft()
             self._running += ready.params.n
-            self._ends.setdefault(self._step + max(1, ready.params.max_tokens) - 1, []).append((key, ready))
+            last = self._step + max(1, ready.params.max_tokens) * self._steps_a_token - 1
+            self._ends.setdefault(last, []).append((key, ready))
             started.append(key)
         return started
 
@@ -126,7 +137,7 @@ class RehearsalEngine:
         """Take the time that the tokens of this step cost at ``tokens_per_s``."""
         if self._rate is not None:
             now = time.perf_counter()
-            self._due = max(self._due, now - 1.0) + self._running / self._rate
+            self._due = max(self._due, now - 1.0) + self._running / (self._rate * self._steps_a_token)
             time.sleep(max(0.0, self._due - now))
 
     def _output(self, key: str, ready: Ready) -> Output:
@@ -137,7 +148,7 @@ class RehearsalEngine:
         outputs = []
         for number in range(ready.params.n):
             tokens = self._faults.altered(tokens_of(ready.row, number, ready.params.max_tokens), key)
-            outputs.append(Completion(text_of(tokens), tokens))
+            outputs.append(Completion("", tokens))
         return Output(key, prompt, outputs)
 
 
@@ -167,6 +178,9 @@ class RehearsalMaker:
     def make(self, report: RankReport) -> RehearsalEngine:
         """Take as long as was asked for."""
         report.device_name = "rehearsal"
+        asked = self._record.plan.engine.get("max_num_seqs")
+        if asked is not None and not whole(asked, 0):
+            raise RequestError(f"--engine max_num_seqs must be a whole number, 1 or more, not {asked!r}")
         time.sleep(self._settings.load_s)
         faults = FaultPlan.of(self._settings, self._standing.global_rank, self._place, self._is_first)
         return RehearsalEngine(self._record, self._settings, faults)
@@ -175,18 +189,28 @@ class RehearsalMaker:
         """Nothing waits for it."""
 
 
-def tokens_of(row: Row, number: int, count: int) -> list[int]:
+def tokens_of(row: Row, number: int, count: int) -> array[int]:
     """The tokens of a row's output ``number``: of its own text only, each from 0 to 65535 (SHAKE-128, 2 bytes each)."""
     text = msgspec.json.encode([row.get("messages", row.get("prompt")), number])
-    return list(struct.unpack(f">{count}H", hashlib.shake_128(text).digest(2 * count)))
+    tokens = array("H", hashlib.shake_128(text).digest(2 * count))
+    if sys.byteorder == "little":
+        tokens.byteswap()
+    return tokens
 
 
-def text_of(tokens: list[int]) -> str:
+def text_of(tokens: Iterable[int]) -> str:
     """What tokens read as: four hexadecimal digits each."""
     return " ".join([f"{token:04x}" for token in tokens])
 
 
+def _text(prompt: Any, tokens: array[int], is_stopped: bool, params: Any) -> str:
+    return text_of(tokens)
+
+
 def _marked(row: Row) -> Row:
-    if "line" in row:
-        return {**row, **REHEARSED, "line": {**row["line"], **REHEARSED}}
-    return {**row, **REHEARSED}
+    """The row with the mark; of an OpenAI batch, the line and its body, which readers take alone, as well."""
+    if "line" not in row:
+        return {**row, **REHEARSED}
+    response = row["line"]["response"]
+    body = {**response["body"], **REHEARSED}
+    return {**row, **REHEARSED, "line": {**row["line"], **REHEARSED, "response": {**response, "body": body}}}

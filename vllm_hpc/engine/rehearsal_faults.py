@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from array import array
 
 from vllm_hpc.layout import Place
 from vllm_hpc.rehearsal import Fault, Rehearsal
@@ -20,7 +21,7 @@ class FaultPlan:
     def __init__(self, fault: Fault | None, row: str | None, after_s: float | None) -> None:
         self._fault, self._row, self._after_s = fault, row, after_s
         self._ready_at = time.monotonic()
-        self._alters_next = False
+        self._alters_next = self._has_struck = False
 
     @classmethod
     def of(cls, settings: Rehearsal, rank: int, place: Place, is_first: bool) -> FaultPlan:
@@ -43,8 +44,9 @@ class FaultPlan:
         if self._fault is None or not self._is_due(started):
             return
         if self._fault == "diverge":
-            self._alters_next = self._row is None
+            self._alters_next = self._row is None and not self._has_struck
             return
+        self._has_struck = True
         print(f"vllm-hpc: rehearsed fault: {self._fault}", flush=True)
         if self._fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -54,12 +56,18 @@ class FaultPlan:
 
         raise torch.OutOfMemoryError("rehearsed fault: out of memory")
 
-    def altered(self, tokens: list[int], key: str) -> list[int]:
+    def end(self) -> None:
+        """The loop is over: say so where the moment of a fault has not come."""
+        if self._fault and self._after_s is not None and not self._has_struck:
+            print(f"vllm-hpc: rehearsed fault {self._fault} did not happen: the rows were done before", flush=True)
+
+    def altered(self, tokens: array[int], key: str) -> array[int]:
         """The tokens of a row that ends; other ones where this rank is to diverge."""
         if self._fault != "diverge" or not (self._alters_next or key == self._row):
             return tokens
-        self._alters_next = False
-        return [tokens[0] ^ 1, *tokens[1:]]
+        self._alters_next, self._has_struck = False, True
+        tokens[0] ^= 1
+        return tokens
 
     def _is_due(self, started: list[str]) -> bool:
         if self._row is not None:

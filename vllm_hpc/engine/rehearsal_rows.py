@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import cache
 from typing import Annotated, Any
 
 import msgspec
@@ -71,7 +72,7 @@ class RehearsedParams(msgspec.Struct, frozen=True, kw_only=True):
     embeds: bool = False
 
     def __post_init__(self) -> None:
-        most = int(os.environ.get("VLLM_MAX_N_SEQUENCES", _MAX_N))
+        most = _most_outputs()
         for is_wrong, what in (
             (self.n > most, f"n must be at most {most}, not {self.n}"),
             (self.n > 1 and self.temperature < _GREEDY, f"n must be 1 when sampling is greedy, not {self.n}"),
@@ -87,7 +88,8 @@ class RehearsedParams(msgspec.Struct, frozen=True, kw_only=True):
 class RehearsalRows:
     """Makes rows ready. Raises at once where the job's own sampling is wrong, and for a row what is wrong with it."""
 
-    def __init__(self, record: JobRecord) -> None:
+    def __init__(self, record: JobRecord, text: Any = None) -> None:
+        self._text = text  # what makes a row's text out of its tokens, None on a rank that writes none
         engine = record.plan.engine
         self._pools = engine.get("runner") == "pooling"
         self._adapters = [adapter.name for adapter in record.adapters]
@@ -109,7 +111,7 @@ class RehearsalRows:
                 f"the prompt has about {length} tokens (its characters / {_CHARACTERS_A_TOKEN}), "
                 f"and max_model_len is {self._max_model_len}"
             )
-        return Ready(row, length, self._limited(params, length), adapter, created=self._created)
+        return Ready(row, length, self._limited(params, length), adapter, self._text, created=self._created)
 
     def _params(self, given: dict[str, Any]) -> RehearsedParams:
         merged = {**self._defaults, **in_vllm_names(given)}
@@ -147,6 +149,12 @@ class RehearsalRows:
         tokens = cuts.get("truncate_prompt_tokens", length)
         # vLLM cuts to max_model_len then, which leaves no room for an answer.
         return min(length, (self._max_model_len or length) if tokens == -1 else tokens)
+
+
+@cache
+def _most_outputs() -> int:
+    text = os.environ.get("VLLM_MAX_N_SEQUENCES", "")
+    return int(text) if text.isdecimal() else _MAX_N
 
 
 def prompt_tokens(row: Row) -> int:

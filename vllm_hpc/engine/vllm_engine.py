@@ -97,6 +97,8 @@ class VllmMaker:
         with report.timed("import"):
             import torch
             import vllm
+
+            from vllm_hpc.engine import prompts, start  # noqa: F401 - "import vllm" is lazy: these import what is used
         report.versions = {"vllm": vllm.__version__, "torch": str(torch.__version__)}
         _tell_of_bytecode(vllm)
 
@@ -115,9 +117,9 @@ class VllmMaker:
 
         report.device_name, report.device_gib = describe_device()
         engine = make_engine(self._record, report.timings, **self._where)
-        if self._segments is not None:
-            unlink_segments(self._segments)
-        if self._seat is not None:
+        if self._seat is None:
+            meet_started(self._segments)
+        else:
             native.unlink_shared_memory()
         self._compiled.keep()
         return VllmEngine(engine)
@@ -169,12 +171,16 @@ def join(layout: Layout, place: Place, store: Any, run: str) -> tuple[Replica, s
     return replica, ident
 
 
-def unlink_segments(ident: str) -> None:
-    """Unlink the CPU back-end's shared memory once all ranks have mapped it: then no death can leave it behind."""
+def meet_started(ident: str | None) -> None:
+    """Wait until the engine has started on all ranks of the replica.
+
+    Then all have mapped the CPU back-end's shared memory, whose names begin with ``ident`` (None on GPUs): its names
+    are unlinked, so that no death can leave it behind.
+    """
     import torch.distributed as dist
 
     dist.barrier(group=_cpu_group())
-    for segment in _SHM.glob(f"{ident}*"):
+    for segment in _SHM.glob(f"{ident}*") if ident else ():
         segment.unlink(missing_ok=True)
 
 

@@ -68,7 +68,8 @@ def _work(rank: _Rank) -> None:
     if rank.record.request.rehearse:
         from vllm_hpc.engine.rehearsal import RehearsalMaker
 
-        is_first = not earlier_attempts(rank.job, rank.standing.task, rank.standing.attempt)
+        needs_first = rank.record.request.rehearse_set.fault_s is not None
+        is_first = needs_first and not earlier_attempts(rank.job, rank.standing.task, rank.standing.attempt)
         _generate(rank, RehearsalMaker(rank.record, rank.standing, rank.place, is_first))
         return
     from vllm_hpc.engine.vllm_engine import VllmMaker

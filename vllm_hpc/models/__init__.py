@@ -26,7 +26,7 @@ class Model(msgspec.Struct, frozen=True):
 def find_model(text: str, is_rehearsed: bool = False) -> Model:
     """Say what MODEL names, without loading or making anything; a rehearsal may name none. Raises ModelError."""
     if is_rehearsed and text == NO_MODEL:
-        return Model(NO_MODEL, NO_MODEL)
+        return Model(NO_MODEL, "rehearsal")
     if text == demo.NAME:
         return Model(str(demo.model_folder()), demo.NAME)
     if not text:
