@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In make test all of vLLM is one worker's: it makes the model, the reference, and its imports once."""
+    """In make test all of vLLM is two workers', for its layouts and imports, and for the rest: they take as long."""
     for item in items:
         if item.get_closest_marker("vllm") and not item.get_closest_marker("full"):
-            item.add_marker(pytest.mark.xdist_group("vllm"))
+            apart = any(word in item.nodeid for word in ("slurm/", "pbs/", "test_campaign"))
+            item.add_marker(pytest.mark.xdist_group("vllm on clusters" if apart else "vllm"))
 
 
 # Machines are shared and slow: an example that takes long is no failure.
@@ -130,18 +134,40 @@ def run_cli(desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     return run
 
 
+@contextmanager
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder of all workers of this run, for one of them at a time: who comes first fills it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def _finished(folder: Path, made: Path) -> Path:
+    (folder / "whole").touch()
+    return made
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model that real runs use."""
     if not all(find_spec(name) for name in ("torch", "transformers", "tokenizers")):
         pytest.skip("needs torch, transformers and tokenizers")
-    return make_model(tmp_path_factory.mktemp("model") / "tiny")
+    with shared_folder(tmp_path_factory, "model") as folder:
+        model = folder / "tiny"
+        return model if (folder / "whole").exists() else _finished(folder, make_model(model))
 
 
 @pytest.fixture(scope="session")
 def reference(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What plain vLLM answers to PROMPTS."""
-    return reference_texts(tiny, PROMPTS, tmp_path_factory.mktemp("reference"))
+    with shared_folder(tmp_path_factory, "reference") as folder:
+        if not (folder / "reference.json").exists():
+            reference_texts(tiny, PROMPTS, folder)
+        found: list[str] = json.loads((folder / "reference.json").read_text())
+        return found
 
 
 @pytest.fixture(params=[REHEARSED, ON_VLLM])
