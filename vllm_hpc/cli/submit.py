@@ -81,9 +81,5 @@ def _print_script(prepared: Prepared, as_json: bool) -> None:
 
 
 def _json(prepared: Prepared) -> dict[str, Any]:
-    return {
-        "scheduler": prepared.scheduler,
-        "script": prepared.script,
-        "plan": prepared.plan.to_json(),
-        "rehearsal": prepared.request.rehearse,
-    }
+    mark = {"rehearsal": True} if prepared.request.rehearse else {}
+    return {"scheduler": prepared.scheduler, "script": prepared.script, "plan": prepared.plan.to_json(), **mark}
