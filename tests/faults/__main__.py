@@ -10,6 +10,7 @@ means that a test failed. Prints a line for each fault, and exits with 1 where m
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,10 +81,11 @@ def _first_failure(tree: Path, marks: str, paths: list[str]) -> str | None:
     )  # fmt: skip
     if done.returncode in (0, 5):  # all passed; none was selected
         return None
-    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
-    if done.returncode != 1 or not failed:
+    # Stopped at its first failure, xdist exits as if interrupted, and names it in the heading of its report alone.
+    names = re.findall(r"^_+ (test_.+?) _+$", done.stdout, re.MULTILINE)
+    if not re.search(r"\b[1-9]\d* failed\b", done.stdout) or not names:
         raise RuntimeError(f"the tests did not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return failed[0].removeprefix("FAILED ").split(" - ")[0]
+    return str(names[0])
 
 
 def main() -> None:
