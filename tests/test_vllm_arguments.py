@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.marks import needs_vllm
 from vllm_hpc import vllm_arguments
 from vllm_hpc.errors import RequestError
 from vllm_hpc.request import _LIMITS
 from vllm_hpc.vllm_arguments import typed
 
 # Its source is read; it is not imported, which takes ten seconds.
-READS_SOURCE = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 
 
-@READS_SOURCE
+@needs_vllm
 @pytest.mark.parametrize(
     ("kind", "name", "value", "said"),
     [
@@ -58,7 +57,7 @@ def test_what_vllm_does_not_take_is_refused_in_one_line(kind: str, name: str, va
     assert len(str(refused.value)) < 300
 
 
-@READS_SOURCE
+@needs_vllm
 @pytest.mark.parametrize(
     ("kind", "name", "value", "read"),
     [
