@@ -11,7 +11,7 @@ RANKS = ranks or vllm or slurm or pbs
 
 # The targets of set-up make one and the same environment.
 .NOTPARALLEL:
-.PHONY: help demo test test-fast test-unit test-chain test-full test-vllm test-slurm test-pbs faults lint clean
+.PHONY: help demo test test-all test-fast test-unit test-chain test-full test-vllm test-slurm test-pbs faults lint clean
 
 help:
 	@echo 'make demo        run a real small model on this machine (28 s, and the set-up)'
@@ -26,8 +26,12 @@ demo: $(VENV)/demo.done
 
 test: $(VENV)/test.done
 	@echo "make test: set-up took $$(( $$(date +%s) - $(STARTED) )) s"
-	@began=$$(date +%s); $(MAKE) --no-print-directory lint test-unit test-chain && \
+	@began=$$(date +%s); $(MAKE) --no-print-directory lint test-all && \
 	  echo "make test: set-up took $$((began - $(STARTED))) s, the tests took $$(( $$(date +%s) - began )) s"
+
+# In one run: the unit tests fill the time in which the others wait.
+test-all: $(VENV)/test.done
+	$(PYTEST) -n $(WORKERS) --dist loadgroup --durations=40 -m "not full"
 
 test-fast: $(VENV)/fast.done
 	$(PYTEST) -n 2 -m "not ($(RANKS)) and not slow and not full"
