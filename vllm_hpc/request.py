@@ -122,10 +122,8 @@ def make_request(options: dict[str, Any]) -> Request:
         asked = with_rehearsal(given)
         merged = _merge(read_job_definition(definition, bool(asked.get("rehearse"))), asked)
         return _convert(in_earnest(merged) if asked.get("rehearse") is False else merged)
-    given = {"model": NO_MODEL, **with_rehearsal(given)} if given.get("rehearse", False) is not False else given
-    if "model" not in given:
-        raise RequestError("MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml")
-    return _convert(given)
+    missing = "MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml"
+    return _convert(_with_model(with_rehearsal(given), missing))
 
 
 def find_definition(model: str) -> Path | None:
@@ -160,8 +158,8 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
             f"{path}: unknown key '{unknown[0]}': job.toml takes submit's long options, with underscores"
         )
     try:
-        options = with_rehearsal(options)
-        _convert(options := _with_model(options, rehearses))
+        options = _with_model(with_rehearsal(options), "'model' is missing", rehearses)
+        _convert(options)
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None
     for key in ("input", "template_dir"):
@@ -175,11 +173,12 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
     return options
 
 
-def _with_model(options: dict[str, Any], rehearses: bool) -> dict[str, Any]:
-    if rehearses or options.get("rehearse") is True:
+def _with_model(options: dict[str, Any], missing: str, rehearses: bool = False) -> dict[str, Any]:
+    """The options with a model, which a rehearsal may leave out. Raises RequestError (``missing``)."""
+    if rehearses or options.get("rehearse", False) is not False:
         return {"model": NO_MODEL, **options}
     if "model" not in options:
-        raise RequestError("'model' is missing")
+        raise RequestError(missing)
     return options
 
 
