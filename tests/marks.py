@@ -16,6 +16,9 @@ needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
 
 
 def beside_vllm(test: Test) -> Test:
-    """Holds ours against vLLM's own code, in this process: slow, for that import alone takes ten seconds."""
-    marked: Test = pytest.mark.slow(needs_vllm(test))
+    """Holds ours against vLLM's own code, in this process: slow, for that import alone takes ten seconds.
+
+    Of the workers of a run only one imports it, which is the one that starts vLLM.
+    """
+    marked: Test = pytest.mark.slow(pytest.mark.xdist_group("vllm")(needs_vllm(test)))
     return marked
