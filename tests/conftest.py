@@ -73,10 +73,21 @@ class Outcome(NamedTuple):
 Cli = Callable[..., Outcome]
 
 
+# As where there is a driver and no GPU.
+NO_GPU = """#!/bin/sh
+echo No devices were found
+exit 6
+"""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No profile and no cache of whoever runs the tests: jobs start as for a new user."""
+    """No profile and no cache of whoever runs the tests, and no GPU: jobs start as for a new user on a plain node."""
+    smi = tmp_path_factory.mktemp("bin") / "nvidia-smi"
+    smi.write_text(NO_GPU)
+    smi.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(smi.parent), prepend=os.pathsep)
         for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         patch.delenv("VLLM_HPC_PROFILE", raising=False)

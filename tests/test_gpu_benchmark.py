@@ -151,11 +151,12 @@ def test_what_a_kernel_is_for(kernel: str, kind: str) -> None:
 
 
 @needs_torch
-def test_some_batches_of_each_kind_are_profiled() -> None:
+def test_some_batches_of_each_kind_are_profiled(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from benchmarks.gpu.kernels import Profile
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     profile = Profile()
     for sequences, tokens in [*[(4, 40)] * 9, *[(4, 4)] * 40, *[(4, 40)] * 9]:
         profile.before_batch(sequences, tokens)
