@@ -20,7 +20,11 @@ from vllm_hpc.rows import Row
 from vllm_hpc.state import Status
 
 _WITNESS = Path(__file__).parent / "witness"
-_POLL_S, _ASK_S, _REVOKED_S = 0.1, 2.0, 3.0
+_POLL_S, _ASK_S = 0.1, 2.0
+# How long a requeued job must wait. One that begins in the second in which it was ended is refused by its node, for its
+# credential is revoked. And what a killed node has not answered, slurmctld sends again after 60 s (RPC_RETRY_INTERVAL
+# in its source): a kill, say, which then hits whatever step of that name has begun since.
+_REVOKED_S, _RETRIED_S = 3.0, 65.0
 
 
 class HungError(Exception):
@@ -140,7 +144,9 @@ class Drive:
                 if status.is_final:
                     return status
                 if self._setting.is_slurm:
-                    self._impatience.look(str(status.job_id))
+                    last = self._result.kills[-1:]
+                    is_node = any((kill.target, kill.signal) == ("node", "SIGKILL") for kill in last)
+                    self._impatience.look(str(status.job_id), _RETRIED_S if is_node else _REVOKED_S)
                 self._check_alive(status)
             time.sleep(_POLL_S)
 
@@ -258,23 +264,20 @@ class Drive:
 
 
 class _Impatience:
-    """Slurm has a job that it requeues wait for two minutes; a site may not.
-
-    A job that begins in the second in which it was ended is refused by its node, for its credential is revoked.
-    """
+    """Slurm has a job that it requeues wait for two minutes; a site may not."""
 
     def __init__(self) -> None:
         self._waits_since: dict[str, float] = {}
 
-    def look(self, job_id: str) -> None:
-        """Let what has waited for a moment begin now."""
+    def look(self, job_id: str, wait_s: float) -> None:
+        """Let what has waited for so long begin now."""
         asked = ["squeue", "--noheader", "--array", f"--jobs={job_id}", "--states=PENDING", "--format=%i %r"]
         lines = subprocess.run(asked, capture_output=True, text=True).stdout.splitlines()
         waiting = [line.split()[0] for line in lines if line.endswith("BeginTime")]
         now = time.monotonic()
         self._waits_since = {ident: self._waits_since.get(ident, now) for ident in waiting}
         for ident in waiting:
-            if now - self._waits_since[ident] >= _REVOKED_S:
+            if now - self._waits_since[ident] >= wait_s:
                 subprocess.run(["scontrol", "update", f"JobId={ident}", "StartTime=now"], capture_output=True)
 
 
