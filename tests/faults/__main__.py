@@ -2,6 +2,7 @@
 
     python -m tests.faults                    # all, against the fast tests, and then the slower ones of their rooms
     python -m tests.faults state-02 claims    # those whose names begin like this
+    python -m tests.faults --fast             # against the fast tests alone
 
 First the fast tests of the fault's room, then all fast tests, then what `make test` has of the room beside them. Caught
 means that a test failed. Prints a line for each fault, and exits with 1 where more than two survive.
@@ -9,6 +10,7 @@ means that a test failed. Prints a line for each fault, and exits with 1 where m
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -51,7 +53,7 @@ def read_faults() -> list[Fault]:
     return faults
 
 
-def catch(fault: Fault, tree: Path) -> str | None:
+def catch(fault: Fault, tree: Path, only_fast: bool) -> str | None:
     """The first test that fails with the fault in ``tree``, None where none does."""
     file = tree / fault.file
     whole = file.read_text(encoding="utf-8")
@@ -62,7 +64,7 @@ def catch(fault: Fault, tree: Path) -> str | None:
         return (
             _first_failure(tree, FAST, _paths(tree, fast))
             or _first_failure(tree, FAST, ["tests"])
-            or (_first_failure(tree, REST, _paths(tree, slow)) if slow else None)
+            or (_first_failure(tree, REST, _paths(tree, slow)) if slow and not only_fast else None)
         )
     finally:
         file.write_text(whole, encoding="utf-8")
@@ -89,15 +91,18 @@ def _first_failure(tree: Path, marks: str, paths: list[str]) -> str | None:
 
 
 def main() -> None:
-    wanted = tuple(sys.argv[1:])
-    faults = [fault for fault in read_faults() if not wanted or fault.name.startswith(wanted)]
+    parser = argparse.ArgumentParser(prog="python -m tests.faults")
+    parser.add_argument("names", nargs="*", help="what the names of the faults begin with")
+    parser.add_argument("--fast", action="store_true", help="only make test-fast")
+    given = parser.parse_args()
+    faults = [fault for fault in read_faults() if not given.names or fault.name.startswith(tuple(given.names))]
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="vllm-hpc-faults-") as work:
         tree = Path(work) / "tree"
         shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         for fault in faults:
             began = time.monotonic()
-            test = catch(fault, tree)
+            test = catch(fault, tree, given.fast)
             survivors += test is None
             print(f"{fault.name}: {test or 'SURVIVES'} ({time.monotonic() - began:.0f} s)", flush=True)
     print(f"{len(faults) - survivors} of {len(faults)} caught")
