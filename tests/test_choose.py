@@ -234,6 +234,7 @@ def test_no_more_than_one_replica_a_row_is_kept_busy() -> None:
         ("t4", {"max_num_seqs": 9}, {"max_num_batched_tokens": 8192, "max_model_len": 700}),
         (None, {}, {"max_model_len": 700}),
         ("h100-80", {"max_model_len": 1024, "max_num_seqs": 8, "max_num_batched_tokens": 64}, {}),
+        ("h100-80", {"max_num_batched_tokens": 64}, {"max_num_seqs": 64, "max_model_len": 700}),  # or vLLM refuses it
     ],
 )
 def test_settings_go_with_device_and_input_and_engine_options_win(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +24,10 @@ from tests.crafted import (
     start,
     write_lines,
 )
+from vllm_hpc import collect as collecting
 from vllm_hpc.collect import collect
 from vllm_hpc.errors import CollectError, JobNotFoundError
+from vllm_hpc.job import Job
 from vllm_hpc.jobfolder import JobFolder
 from vllm_hpc.records import Attempt, ExitRecord, Progress, Run, Submitted, write_json
 
@@ -91,6 +96,38 @@ def test_missing_rows_become_error_rows(tmp_path: Path) -> None:
     assert second["error"]["type"] == "missing"
     assert "prompt" not in second
     assert third["text"] == "c"
+
+
+def test_missing_rows_in_several_stretches_keep_their_ids(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", [{"id": name, "prompt": name} for name in "abcdefg"])
+    write_lines(folder.shard(0, 1), [{**result(0), "id": "a"}, {**result(3), "id": "d"}, {**result(4), "id": "e"}])
+    collect(folder)
+    assert [(row["index"], row["id"], "error" in row) for row in read_lines(folder.outputs)] == [
+        (0, "a", False), (1, "b", True), (2, "c", True), (3, "d", False), (4, "e", False), (5, "f", True),
+        (6, "g", True),
+    ]  # fmt: skip
+
+
+def test_a_row_written_while_they_are_collected_is_among_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_job(tmp_path / "job", rows=2)
+    write_lines(folder.shard(0, 1), [result(0, "a")])
+    merge, late, clock = collecting._merge, folder.shard(0, 2), tmp_path / "clock"
+
+    def merge_and_one_more(*arguments: Any) -> None:
+        merge(*arguments)
+        write_lines(late, [result(1, "b")])
+        now = time.time_ns()
+        os.utime(late, ns=(now, now))
+        clock.touch()
+        while clock.stat().st_mtime_ns <= now:  # a file system's clock ticks every few milliseconds
+            clock.touch()
+
+    monkeypatch.setattr(collecting, "_merge", merge_and_one_more)
+    collect(folder)
+    monkeypatch.undo()
+    assert [row.get("text") for row in Job(folder.path).results()] == ["a", "b"]
 
 
 def test_a_row_with_an_error_is_counted_as_failed(tmp_path: Path) -> None:

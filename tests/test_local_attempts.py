@@ -144,9 +144,16 @@ def test_a_cancel_between_two_attempts(second: JobFolder) -> None:
     assert (status.state, status.attempts) == ("CANCELLED", 2)
 
 
-@pytest.mark.parametrize(("script", "reason"), [("kill -KILL $$", "SIGKILL"), ("exit 3", "exit code 3")])
-def test_a_script_that_ends_before_it_could_number_itself(second: JobFolder, script: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "reason", "code"), [("kill -KILL $$", "SIGKILL", 137), ("exit 3", "exit code 3", 3)]
+)
+def test_a_script_that_ends_before_it_could_number_itself(
+    second: JobFolder, script: str, reason: str, code: int
+) -> None:
     assert supervise(second, script) == "False"
+    ended = second.exit_of(2)
+    assert ended is not None
+    assert ended.exit_code == code
     status = Job(second.path).status()
     assert (status.state, status.attempts, reason in status.reason) == ("FAILED", 2, True)
 

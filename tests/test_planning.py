@@ -202,6 +202,14 @@ def test_a_cost_is_a_range_with_a_basis(models: Path, run_cli: Cli) -> None:
     assert measured["gpu_hours_low"] < tokens / 10_000 / 3600 + 4 * 300 / 3600 < measured["gpu_hours_high"] + 0.2
 
 
+def test_each_task_of_an_array_starts_by_itself(models: Path, run_cli: Cli) -> None:
+    (models / "in.txt").write_text("A prompt.\n")
+    options = ("--gpu", "h100-80", "--input", "in.txt", "--scheduler", "slurm", "--gpus-per-node", "4", "--tp", "4")
+    cost = plan(run_cli, "Llama-3.1-8B", *options, "--dp", "8", "--array")["cost"]
+    starts = [32 * seconds / 3600 for seconds in START_S]
+    assert [cost["gpu_hours_low"], cost["gpu_hours_high"]] == [pytest.approx(start, rel=0.1) for start in starts]
+
+
 def test_what_a_real_job_took_is_within_the_range(models: Path, run_cli: Cli) -> None:
     """docs/performance.md: 8192 rows of 256 tokens in and 128 out, four H100: 43,980 tok/s, after a start of 36.4 s."""
     row = json.dumps({"prompt": [7] * 256, "sampling": {"max_tokens": 128}})
