@@ -37,6 +37,7 @@ CLUSTER = Path(__file__).parents[1] / "tests" / "slurm" / "cluster.sh"
 STRACE_S = 20.0
 FILE_CALLS = "%file,read,write,pread64,pwrite64,lseek,fsync,ftruncate,close"
 LOOK_S = 5.0
+HOW = ("scancel", "SIGKILL")
 
 
 @contextmanager
@@ -62,12 +63,10 @@ class Watch:
     """Looks at the job until it has ended: times `status`, kills tasks, counts the ranks that live."""
 
     def __init__(self, job: Job, kills: int, tasks: int) -> None:
-        self._job, self._seconds = job, list[float]()
-        chance = random.Random(0)
-        self._victims = {
-            task: ("scancel", "SIGKILL")[turn % 2] for turn, task in enumerate(chance.sample(range(tasks), kills))
-        }
-        self.killed: list[str] = []
+        self._job, self._seconds, self._chance = job, list[float](), random.Random(0)
+        # So many tasks have started when each kill is due.
+        self._due = [tasks * turn // (kills + 2) for turn in range(1, kills + 1)]
+        self.killed: dict[int, str] = {}
         self.most_ranks = 0
         self.traced: dict[str, float] = {}
 
@@ -81,8 +80,10 @@ class Watch:
                 return status
             live = self._live_ranks()
             self.most_ranks = max(self.most_ranks, sum(len(pids) for pids in live.values()))
-            for task in [task for task in self._victims if task in live and self._holds_a_lease(task)]:
-                self._kill(task, self._victims.pop(task))
+            able = [task for task in live if task not in self.killed and self._holds_a_lease(task)]
+            if able and self._due and len(self._job.folder.attempts()) >= self._due[0]:
+                self._kill(self._chance.choice(able), HOW[len(self.killed) % 2])
+                self._due.pop(0)
             if not self.traced and live:
                 self.traced = self._trace(min(live))
             time.sleep(LOOK_S)
@@ -116,8 +117,8 @@ class Watch:
                 with suppress(psutil.Error):
                     if process.environ().get("VLLM_HPC_JOB_ID") == last.job_id or f"job{last.job_id}" in process.name():
                         process.send_signal(signal.SIGKILL)
-        self.killed.append(f"{how} of task {task}")
-        print(f"{time.strftime('%H:%M:%S')} {self.killed[-1]}", flush=True)
+        self.killed[task] = how
+        print(f"{time.strftime('%H:%M:%S')} {how} of task {task}", flush=True)
 
     def _trace(self, task: int) -> dict[str, float]:
         """File operations a row of a task's first and second rank, over some seconds."""
