@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hypothesis
 import pytest
 
-from tests.campaign.rows import make_rows, with_answers
+from tests.campaign.rows import decided, make_rows, with_answers
+from tests.plain_vllm import ask_plain_vllm
 from tests.published_models import SMALL_CONFIG
-from tests.real_jobs import GREEDY, PROMPTS, make_model, reference_texts, rehearsed_texts
+from tests.real_jobs import GREEDY, PROMPTS, make_model, rehearsed_texts
 from tests.tiers import Tiers
 from vllm_hpc.cli import main
 from vllm_hpc.rows import Row
@@ -55,6 +56,8 @@ echo 4711
 
 # With it the twelve kills of the tests are of all kinds, two of each job's while it generates.
 CAMPAIGN_SEED, _CAMPAIGN_ROWS = 37, 500
+# Of a campaign on vLLM in make test.
+FEW_ROWS = 120
 
 
 # The two that ``subject`` can be, for tests that add cases of their own.
@@ -176,13 +179,24 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What plain vLLM answers to PROMPTS."""
+def plain(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What plain vLLM answers to PROMPTS ("alone"), and to the rows of a short campaign ("together")."""
+    few = make_rows(FEW_ROWS, CAMPAIGN_SEED)
     with shared_folder(tmp_path_factory, "reference") as folder:
-        if not (folder / "reference.json").exists():
-            reference_texts(tiny, PROMPTS, folder)
-        found: list[str] = json.loads((folder / "reference.json").read_text())
-        return found
+        return ask_plain_vllm(tiny, folder / "reference.json", PROMPTS, few, GREEDY)
+
+
+@pytest.fixture(scope="session")
+def reference(plain: dict[str, Any]) -> list[str]:
+    """What plain vLLM answers to PROMPTS."""
+    found: list[str] = plain["alone"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def few_expected(plain: dict[str, Any]) -> list[tuple[Row, str]]:
+    """The rows of a short campaign, and plain vLLM's answers to them."""
+    return decided(make_rows(FEW_ROWS, CAMPAIGN_SEED), plain["together"])
 
 
 @pytest.fixture(params=[REHEARSED, ON_VLLM])

@@ -45,47 +45,12 @@ PROMPTS: list[Row] = [
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "two"}, {"type": "text", "text": "parts"}]}]},
 ]  # fmt: skip
 
-REFERENCE = """
-import json, sys
-from vllm import LLM, SamplingParams
-
-def main():
-    model, engine, sampling, rows = json.loads(sys.stdin.read())
-    llm = LLM(model=model, enforce_eager=True, seed=0, disable_log_stats=True, **engine)
-    params = SamplingParams(**sampling)
-    texts = []
-    for row in rows:
-        if "messages" in row:
-            output = llm.chat(row["messages"], params, use_tqdm=False)[0]
-        else:
-            kind = "prompt" if isinstance(row["prompt"], str) else "prompt_token_ids"
-            output = llm.generate({kind: row["prompt"]}, params, use_tqdm=False)[0]
-        texts.append(output.outputs[0].text)
-    open(sys.argv[1], "w").write(json.dumps(texts))
-
-if __name__ == "__main__":
-    main()
-"""
-
 
 def make_model(folder: Path) -> Path:
     """The tiny model, made in a process of its own: the tests import no torch."""
     script = Path(__file__).parent / "tiny_model.py"
     subprocess.run([sys.executable, "-W", "ignore", str(script), str(folder)], check=True, capture_output=True)
     return folder
-
-
-def reference_texts(model: Path, rows: list[Row], work: Path) -> list[str]:
-    """What plain vllm.LLM in one process answers to the rows, one by one."""
-    out = work / "reference.json"
-    request = json.dumps([str(model), ENGINE, GREEDY, rows])
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", REFERENCE, str(out)], input=request, text=True, capture_output=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    texts: list[str] = json.loads(out.read_text())
-    return texts
 
 
 def rehearsed_texts(rows: list[Row], max_tokens: int) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.campaign.drive import Drive
-from tests.campaign.rows import make_rows, with_answers
 from tests.campaign.settings import SETTINGS, draw
 from tests.conftest import CAMPAIGN_SEED
 from vllm_hpc.rows import Row
@@ -33,7 +32,6 @@ def test_kills_at_random(name: str, subject: Path | None, expected: list[tuple[R
 
 
 @pytest.mark.vllm
-def test_two_kills_of_vllm(tiny: Path, tmp_path: Path) -> None:
+def test_two_kills_of_vllm(tiny: Path, few_expected: list[tuple[Row, str]], tmp_path: Path) -> None:
     """Of fewer rows than the others, for vLLM is slow here."""
-    expected = with_answers(tiny, make_rows(120, CAMPAIGN_SEED), tmp_path)
-    check_kills("local-tp1", tiny, expected, tmp_path, kills=2)
+    check_kills("local-tp1", tiny, few_expected, tmp_path, kills=2)
