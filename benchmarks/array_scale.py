@@ -66,7 +66,7 @@ class Watch:
         self._job, self._seconds, self._chance = job, list[float](), random.Random(0)
         # So many tasks have started when each kill is due.
         self._due = [tasks * turn // (kills + 2) for turn in range(1, kills + 1)]
-        self.killed: dict[int, str] = {}
+        self.killed: set[int] = set()
         self.most_ranks = 0
         self.traced: dict[str, float] = {}
 
@@ -117,7 +117,7 @@ class Watch:
                 with suppress(psutil.Error):
                     if process.environ().get("VLLM_HPC_JOB_ID") == last.job_id or f"job{last.job_id}" in process.name():
                         process.send_signal(signal.SIGKILL)
-        self.killed[task] = how
+        self.killed.add(task)
         print(f"{time.strftime('%H:%M:%S')} {how} of task {task}", flush=True)
 
     def _trace(self, task: int) -> dict[str, float]:
