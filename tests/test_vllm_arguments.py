@@ -14,9 +14,8 @@ from vllm_hpc.errors import RequestError
 from vllm_hpc.request import _LIMITS
 from vllm_hpc.vllm_arguments import typed
 
-# Its source is read; it is not imported, which takes ten seconds.
 
-
+# vLLM's source is read; it is not imported, which takes ten seconds.
 @needs_vllm
 @pytest.mark.parametrize(
     ("kind", "name", "value", "said"),
