@@ -107,6 +107,9 @@ def check_complete(job: Job, reference: list[str]) -> list[Row]:
     assert [row.get("rehearsal", False) for row in rows] == [status.rehearsal] * len(PROMPTS)
     plan = job.folder.job().plan
     layout = plan.layout
+    lasts = [job.folder.last_attempt(task) for task in range(layout.tasks)]
+    ends = [job.folder.exit_of(last.attempt) if last else None for last in lasts]
+    assert all(ended and ended.exit_code == 0 for ended in ends), (ends, job.logs())
     digests: dict[int, set[str | None]] = {}
     for rank in job.ranks():
         assert rank.outcome == "ok"

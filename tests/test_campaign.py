@@ -22,7 +22,7 @@ def check_kills(name: str, model: Path | None, expected: list[tuple[Row, str]], 
     setting = SETTINGS[name]
     print(f"seed {CAMPAIGN_SEED}")
     result = Drive(setting, draw(setting, kills, CAMPAIGN_SEED), model, expected, work, LIMIT_S).run()
-    assert not result.problems, result
+    assert not result.problems, ("\n".join(result.problems), result)
     assert len(result.kills) == kills
 
 

@@ -252,7 +252,8 @@ class Drive:
         for attempt in attempts:
             ended = self._job.folder.exit_of(attempt.attempt)
             if attempt.attempt not in self._dead and (ended is None or ended.exit_code):
-                result.problems.append(f"attempt {attempt.attempt} was not killed, and died: {ended}")
+                words = (self._job.logs()[-2000:], self._job.logs(0)[-2000:])
+                result.problems.append(f"attempt {attempt.attempt} was not killed, and died: {ended}: {words}")
         self._wait_for_quiet({attempt.job_id for attempt in attempts})
 
     def _wait_for_quiet(self, ids: set[str]) -> None:
