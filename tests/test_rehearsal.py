@@ -89,7 +89,7 @@ def test_settings_that_can() -> None:
         (Rehearsal(fault="die", fault_s=1, fault_rank=4), None, "fault_rank must be from 0 to 3, not 4"),
         (Rehearsal(fault="die", fault_row=10), 10, "fault_row must be from 0 to 9, not 10"),
         (Rehearsal(fault="diverge", fault_row=0), 10, "needs replicas of two ranks"),
-        (Rehearsal(fault="die", fault_row=0, fault_rank=1), 10, "nobody knows before which replica runs a row"),
+        (Rehearsal(fault="die", fault_row=0, fault_rank=1), 10, "which replica will run a row is not known in advance"),
     ],
 )
 def test_a_fault_that_cannot_happen_is_refused(settings: Rehearsal, rows: int | None, words: str) -> None:
@@ -138,6 +138,33 @@ def test_a_job_definition_may_hold_its_rehearsal(tmp_path: Path) -> None:
         make_request({"model": str(tmp_path)})
 
 
+@pytest.mark.parametrize(
+    ("table", "options"),
+    [
+        ('[rehearse]\nfault = "die"\n', {"rehearse_set": {"fault_s": 3}}),
+        ('[rehearse_set]\nfault = "die"\nfault_s = 3\n', {"rehearse": True}),
+        ("[rehearse]\nfault_s = 3\n", {"rehearse_set": {"fault": "die"}}),
+    ],
+)
+def test_what_a_job_definition_leaves_open_may_be_added(table: str, options: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(table)
+    assert make_request({"model": str(tmp_path), **options}).rehearse_set == Rehearsal(fault="die", fault_s=3)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('[rehearse]\nfault = "die"\n', "needs either fault_row"),
+        ('model = "demo"\n[rehearse_set]\nload_s = 3\n', "for rehearsals only"),
+        ('[rehearse]\nfault = "explode"\n', "job.toml: --rehearse-set fault must be one of"),
+    ],
+)
+def test_what_it_leaves_open_and_nobody_adds_is_refused(table: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(table)
+    with pytest.raises(RequestError, match=words):
+        make_request({"model": str(tmp_path)})
+
+
 def test_the_plan_says_what_it_is(run_cli: Cli) -> None:
     outcome = run_cli("plan", "--rehearse", "--nodes", "64", "--tp", "8", "--gpus-per-node", "8", "--json",
                       "--scheduler", "slurm")  # fmt: skip
@@ -158,6 +185,16 @@ def test_a_rehearsal_needs_torch(run_cli: Cli, desk: Path, monkeypatch: pytest.M
     monkeypatch.setattr("vllm_hpc.executor.find_spec", lambda name: None)
     outcome = run_cli("submit", "--rehearse", "--scheduler", "slurm")
     assert outcome.code == 2
+    assert outcome.err.startswith("Error: --rehearse needs torch")
+    assert not (desk / "runs").exists()
+
+
+def test_a_rehearsed_sweep_needs_torch(
+    run_cli: Cli, model: Path, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vllm_hpc.executor.find_spec", lambda name: None)
+    outcome = run_cli("tune", model, "--rehearse", "--scheduler", "local", "--tp", "1")
+    assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("Error: --rehearse needs torch")
     assert not (desk / "runs").exists()
 
@@ -320,12 +357,29 @@ def test_a_rank_that_is_to_diverge_has_another_token() -> None:
     assert sum(a["text"] != b["text"] for a, b in zip(plain, other, strict=True)) >= 1
 
 
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        (FaultPlan("die", "7", None), "did not happen: row 7 generated nothing here"),
+        (FaultPlan("die", None, 60.0), "did not happen: the rows were done before"),
+        (FaultPlan("diverge", "1", None), ""),
+        (FaultPlan(None, None, None), ""),
+    ],
+)
+def test_a_fault_that_does_not_happen_is_told_of(
+    faults: FaultPlan, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_engine(rows_in(3, max_tokens=2), faults)
+    said = capsys.readouterr().out
+    assert words in said and bool(words) == ("did not happen" in said)
+
+
 # -- nobody takes it for a model's ---------------------------------------------------------------------------------
 def test_collect_of_a_real_job_refuses_rehearsed_rows(tmp_path: Path) -> None:
     folder = make_job(tmp_path / "real", [{"prompt": "a"}, {"prompt": "b"}])
     write_shard(folder, answer(0), answer(1, rehearsal=True))
     assert list(finished(folder, 2).rows) == [1, 0]
-    with pytest.raises(CollectError, match="row 1 of a rehearsal"):
+    with pytest.raises(CollectError, match="row 1, which is a rehearsal's"):
         collect(folder)
 
 
@@ -339,7 +393,7 @@ def test_a_rehearsal_collects_its_own_rows_only(tmp_path: Path) -> None:
     assert rows[1]["error"]["type"] == "missing"
     assert read_status(folder).rehearsal
     write_shard(folder, answer(0))
-    with pytest.raises(CollectError, match="row 0 of no rehearsal"):
+    with pytest.raises(CollectError, match="row 0, which is not a rehearsal's"):
         collect(folder)
 
 
@@ -353,7 +407,7 @@ def test_an_input_must_not_call_itself_a_rehearsal(run_cli: Cli, model: Path, de
 def test_people_see_that_it_is_one(run_cli: Cli, desk: Path) -> None:
     folder = rehearsed(desk / "runs" / "try", [{"prompt": "a"}])
     write_shard(folder, answer(0, rehearsal=True))
-    assert "a rehearsal: no answer is a model's" in run_cli("status", "try").out
+    assert "a rehearsal: no answer comes from a model" in run_cli("status", "try").out
     assert "try (rehearsal)" in run_cli("list").out
     assert [one["rehearsal"] for one in json.loads(run_cli("list", "--json").out)] == [True]
     assert "rehearsed tokens" in run_cli("collect", "try").out

@@ -371,6 +371,19 @@ def test_a_sweep_begins_with_what_the_planner_has_for_its_rows(desk: Path, runs:
     assert any("what tune found is not taken" in reason for reason in reasons)
 
 
+def test_a_rehearsed_sweep_tries_what_the_real_one_would(desk: Path, runs: list[Setting]) -> None:
+    """32B does not fit on one H100 of these rows' length: no layout of TP=1, although a rehearsal would run it."""
+    shape = next(one.config for one in PUBLISHED if one.name == "Qwen2.5-32B")
+    (desk / "32b").mkdir()
+    (desk / "32b" / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": 131_072}))
+    options: dict[str, Any] = {"scheduler": "local", "nodes": 1, "gpus_per_node": 4, "gpu": "a100-40"}
+    for rehearse in (None, True):
+        name = "rehearsed" if rehearse else "real"
+        tuning.tune("./32b", sweep=("layout",), rows=512, job_dir="runs", rehearse=rehearse, name=name, **options)
+    half = len(runs) // 2
+    assert runs[:half] == runs[half:] and half > 0
+
+
 def test_a_layout_that_was_asked_of_tune_is_found_by_who_asks_for_it(desk: Path, runs: list[Setting]) -> None:
     shape = next(one.config for one in PUBLISHED if one.name == "Llama-3.1-8B")
     (desk / "8b").mkdir()

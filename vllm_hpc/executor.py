@@ -129,7 +129,7 @@ def check_torch() -> None:
     if find_spec("torch") is None:
         raise RequestError(
             f"--rehearse needs torch, for torchrun and gloo, and {sys.prefix} has none: "
-            f"'{sys.executable} -m pip install torch' does that"
+            f"install it with '{sys.executable} -m pip install torch'"
         )
 
 

@@ -50,7 +50,7 @@ def rehearsed(request: Request, profile: Profile) -> list[str]:
     """What a plan says of a rehearsal; nothing of any other job."""
     if not request.rehearse:
         return []
-    notes = ["rehearsal: a built-in engine answers in place of vLLM; no answer is a model's"]
+    notes = ["rehearsal: a built-in engine answers in place of vLLM; no answer comes from a model"]
     if is_native(request, profile):
         notes.append("launcher native: vLLM would start its own workers; in a rehearsal every rank runs the engine")
     return notes

@@ -45,7 +45,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
                 raise RequestError(f"--rehearse-set fault_{name} must be from 0 to {count - 1}, not {value}")
         if self.fault_row is not None and self.fault_rank is not None and ranks > replica_size:
             raise RequestError(
-                "--rehearse-set fault_rank with fault_row: nobody knows before which replica runs a row; "
+                "--rehearse-set fault_rank with fault_row: which replica will run a row is not known in advance; "
                 "leave fault_rank out, or use fault_s"
             )
         if self.fault == "diverge" and replica_size == 1:
@@ -57,6 +57,13 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_rehearsal(given: object) -> Rehearsal:
     """The settings out of --rehearse-set, or of job.toml's [rehearse]. Raises RequestError."""
+    settings = check_settings(given)
+    _check_fault(settings)
+    return msgspec.convert({key: value for key, value in settings.items() if value is not None}, Rehearsal)
+
+
+def check_settings(given: object) -> dict[str, Any]:
+    """The settings, each checked by itself: of a job.toml, to which others may be added. Raises RequestError."""
     if not isinstance(given, dict):
         raise RequestError("[rehearse] must be a table such as { load_s = 5 }, or rehearse = true")
     for key in given:
@@ -65,8 +72,10 @@ def read_rehearsal(given: object) -> Rehearsal:
             hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(Rehearsal.__struct_fields__)}"
             raise RequestError(f"--rehearse-set {key} is not known: {hint}")
     _check_numbers(given)
-    _check_fault(given)
-    return msgspec.convert({key: value for key, value in given.items() if value is not None}, Rehearsal)
+    fault = given.get("fault")
+    if fault is not None and fault not in FAULTS:
+        raise RequestError(f"--rehearse-set fault must be one of {', '.join(FAULTS)}, not {fault!r}")
+    return given
 
 
 def with_rehearsal(options: dict[str, Any]) -> dict[str, Any]:
@@ -109,8 +118,6 @@ def _check_fault(given: dict[str, Any]) -> None:
             if given.get(key) is not None:
                 raise RequestError(f"--rehearse-set {key} says where a fault happens: add fault={'|'.join(FAULTS)}")
         return
-    if fault not in FAULTS:
-        raise RequestError(f"--rehearse-set fault must be one of {', '.join(FAULTS)}, not {fault!r}")
     if (given.get("fault_row") is None) == (given.get("fault_s") is None):
         raise RequestError(
             f"--rehearse-set fault={fault} needs either fault_row (the index of a row, in every attempt) "

@@ -19,7 +19,7 @@ import msgspec
 from vllm_hpc.checks import CHECKS, as_path, parse_walltime
 from vllm_hpc.directives import check_owned
 from vllm_hpc.errors import RequestError
-from vllm_hpc.rehearsal import NO_MODEL, Rehearsal, in_earnest, read_rehearsal, with_rehearsal
+from vllm_hpc.rehearsal import NO_MODEL, Rehearsal, check_settings, in_earnest, read_rehearsal, with_rehearsal
 from vllm_hpc.wording import explain_mismatch
 
 # vLLM's longest contexts are some million tokens.
@@ -159,7 +159,9 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
         )
     try:
         options = _with_model(with_rehearsal(options), "'model' is missing", rehearses)
-        _convert(options)
+        # The caller may add what a fault needs: whether the settings go together is judged when they are merged.
+        check_settings(options.get("rehearse_set", {}))
+        _convert({key: value for key, value in options.items() if key != "rehearse_set"})
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None
     for key in ("input", "template_dir"):

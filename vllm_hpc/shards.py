@@ -133,7 +133,7 @@ class Scan:
                 continue
             if (row.rehearsal is True) is not is_rehearsal:
                 if self._refuse:
-                    self._refuse(shard, f"row {index} of {'no' if is_rehearsal else 'a'} rehearsal")
+                    self._refuse(shard, f"row {index}, which is {'not ' if is_rehearsal else ''}a rehearsal's")
                 continue
             if (places[index] or row.error is not None) and not self._is_better(row, place, skips_errors):
                 continue

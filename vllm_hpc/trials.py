@@ -153,7 +153,8 @@ class Bench:
             plan, _ = make_plan(self._as_request(setting, "fits"), self._profile, whole_input=False, use_tuned=False)
         except RefusedError:
             return False
-        return plan.fits is not False
+        # A rehearsal runs what does not fit, but it is to try what the sweep itself would.
+        return plan.fits is not False and plan.misfit is None
 
     def run(self, setting: Setting) -> Trial:
         """Run the rows as a job of that setting; whatever ends this before the job has ended cancels it."""

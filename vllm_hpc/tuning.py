@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.errors import RefusedError, RequestError
-from vllm_hpc.executor import check_installed
+from vllm_hpc.executor import check_installed, check_torch
 from vllm_hpc.plan import Plan
 from vllm_hpc.planning import check_fits, find_subject, make_plan, with_default_profile
 from vllm_hpc.profiles import Profile, load_profile
@@ -57,6 +57,8 @@ def tune(
     """
     check_installed()
     request = with_default_profile(make_request({"model": model, **options}))
+    if request.rehearse:
+        check_torch()
     profile = load_profile(request.profile)
     _check(request, sweep, rows, prompt_tokens)
     plan = _plan(request, profile, rows, prompt_tokens)
@@ -135,7 +137,7 @@ def _start(plan: Plan) -> Setting:
 def _check(request: Request, sweep: tuple[str, ...], rows: int | None, prompt_tokens: int | None) -> None:
     """Refuse what leaves nothing to find. Raises RequestError."""
     if request.model == NO_MODEL:
-        raise RequestError("tune --rehearse needs a MODEL: what it tries are the layouts of one")
+        raise RequestError("tune --rehearse needs a MODEL: it tries the layouts of a model")
     if request.input is not None:
         for option, value in (("--rows", rows), ("--prompt-tokens", prompt_tokens)):
             if value is not None:

@@ -50,7 +50,7 @@ def print_status(status: Status) -> None:
     if status.reason:
         table.add_row("", Text(status.reason, overflow="fold"))
     if status.rehearsal:
-        table.add_row("", Text("a rehearsal: no answer is a model's"))
+        table.add_row("", Text("a rehearsal: no answer comes from a model"))
     table.add_row("rows", _rows(status))
     if status.tokens_per_s is not None:
         eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""

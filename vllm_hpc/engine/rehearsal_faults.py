@@ -57,9 +57,11 @@ class FaultPlan:
         raise torch.OutOfMemoryError("rehearsed fault: out of memory")
 
     def end(self) -> None:
-        """The loop is over: say so where the moment of a fault has not come."""
-        if self._fault and self._after_s is not None and not self._has_struck:
-            print(f"vllm-hpc: rehearsed fault {self._fault} did not happen: the rows were done before", flush=True)
+        """The loop is over: say so where the fault has not happened."""
+        if self._fault is None or self._has_struck:
+            return
+        why = "the rows were done before" if self._row is None else f"row {self._row} generated nothing here"
+        print(f"vllm-hpc: rehearsed fault {self._fault} did not happen: {why}", flush=True)
 
     def altered(self, tokens: array[int], key: str) -> array[int]:
         """The tokens of a row that ends; other ones where this rank is to diverge."""
