@@ -8,6 +8,8 @@ PYTEST = $(BIN)/python -m pytest
 WORKERS ?= 4
 STARTED := $(shell date +%s)
 RANKS = ranks or vllm or slurm or pbs
+# All that runs vLLM, in make test too, and what is too long for that.
+REAL = (full or vllm)
 
 # The targets of set-up make one and the same environment.
 .NOTPARALLEL:
@@ -49,14 +51,14 @@ test-chain: $(VENV)/test.done
 test-full: test-vllm test-slurm test-pbs
 
 test-vllm: $(VENV)/test.done
-	$(PYTEST) -n 2 --dist loadfile -m "full and not slurm and not pbs"
+	$(PYTEST) -n 2 --dist loadfile -m "$(REAL) and not slurm and not pbs"
 
 test-slurm: $(VENV)/test.done
-	$(PYTEST) -n 2 --dist loadgroup -m "full and slurm"
+	$(PYTEST) -n 2 --dist loadgroup -m "$(REAL) and slurm"
 
 # On a stand-in of a two-host PBS, checked against a real one: as an ordinary user with qsub on PATH it is the real one.
 test-pbs: $(VENV)/test.done
-	$(PYTEST) -n 2 --dist loadgroup -m "full and pbs"
+	$(PYTEST) -n 2 --dist loadgroup -m "$(REAL) and pbs"
 
 faults: $(VENV)/test.done
 	$(BIN)/python -m tests.faults

@@ -189,7 +189,8 @@ def main() -> None:
         print(f"ranks at once: {watch.most_ranks} at most; leases: {sum(1 for _ in job.folder.claims.iterdir())}")
         print(f"status: {median:.2f} s (median), {most:.2f} s (most); collect {summary.timings['collect']:.1f} s")
         print(f"file operations a row: {watch.traced}")
-        sys.exit(0 if (rows, twice, summary.rows["missing"]) == (asked.rows, 0, 0) else 1)
+        is_whole = (status.state, rows, twice, summary.rows["missing"]) == ("COMPLETED", asked.rows, 0, 0)
+        sys.exit(0 if is_whole and len(watch.killed) == asked.kills else 1)
 
 
 if __name__ == "__main__":

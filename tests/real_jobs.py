@@ -150,6 +150,22 @@ def processes_of(job: Job) -> list[psutil.Process]:
     return found
 
 
+def worked(job: Job) -> float:
+    """Seconds in which any task had an attempt, from its start in the ledger to its exit record.
+
+    Of one that the scheduler killed before it could leave a record: to the next start of its task, so rather too many.
+    """
+    attempts = sorted(job.folder.attempts(), key=lambda one: one.started_at)
+    total, until = 0.0, 0.0
+    for place, attempt in enumerate(attempts):
+        record = job.folder.exit_of(attempt.attempt)
+        following = [one.started_at for one in attempts[place + 1 :] if one.task == attempt.task]
+        ended = record.ended_at if record else following[0]
+        total += max(0.0, ended - max(until, attempt.started_at))
+        until = max(until, ended)
+    return total
+
+
 def require(condition: bool, what: str) -> None:
     """Fail in CI, skip visibly elsewhere, where something of the machine is missing."""
     if not condition:

@@ -189,9 +189,7 @@ def test_a_rehearsal_needs_torch(run_cli: Cli, desk: Path, monkeypatch: pytest.M
     assert not (desk / "runs").exists()
 
 
-def test_a_rehearsed_sweep_needs_torch(
-    run_cli: Cli, model: Path, desk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rehearsed_sweep_needs_torch(run_cli: Cli, model: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vllm_hpc.executor.find_spec", lambda name: None)
     outcome = run_cli("tune", model, "--rehearse", "--scheduler", "local", "--tp", "1")
     assert (outcome.code, outcome.out) == (2, "")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 from tests.tiers import MINUTES, Tiers
 
@@ -16,9 +21,30 @@ def test_a_marker_that_takes_too_long_is_named() -> None:
     tiers.add({"trust": 1}, 60.0)
     tiers.add({"inputs": 1}, 59.0)
     tiers.add({"other": 1}, 5000.0)
+    tiers.add({"inputs": 1, "full": 1}, 5000.0)
     (words,) = tiers.over(workers=1)
     assert words.startswith("tests marked trust took 4.3 minutes, of 2")
     assert tiers.over(workers=2) == []
+
+
+@pytest.mark.parametrize(("minutes", "code", "workers"), [(0.001, 1, ["-n", "1"]), (1.0, 0, [])])
+def test_a_run_with_such_a_marker_fails(tmp_path: Path, minutes: float, code: int, workers: list[str]) -> None:
+    """Whether the tests passed or not, and where they ran on workers."""
+    (tmp_path / "conftest.py").write_text(
+        "from tests import tiers\n"
+        f"tiers.MINUTES = {{'trust': {minutes}}}\n"
+        "def pytest_configure(config):\n    config.pluginmanager.register(tiers.Tiers())\n"
+    )
+    (tmp_path / "test_slow.py").write_text(
+        "import pytest, time\n@pytest.mark.trust\ndef test_slow():\n    time.sleep(0.2)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, "--rootdir", ".", "test_slow.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == code, ran.stdout
+    assert "1 passed" in ran.stdout
+    assert ("tests marked trust took" in ran.stdout) == bool(code)
 
 
 def test_every_limited_marker_is_one_of_pytests() -> None:

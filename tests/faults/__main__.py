@@ -100,6 +100,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vllm-hpc-faults-") as work:
         tree = Path(work) / "tree"
         shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        if broken := _first_failure(tree, FAST, ["tests"]):
+            sys.exit(f"{broken} fails without any fault: it would be taken for one that catches them")
         for fault in faults:
             began = time.monotonic()
             test = catch(fault, tree, given.fast)

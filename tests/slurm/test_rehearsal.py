@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real_jobs import ONE_CORE, submit_tiny, wait_for
+from tests.real_jobs import ONE_CORE, submit_tiny, wait_for, worked
 from tests.slurm.requeues import start_now
 from vllm_hpc import Job
 from vllm_hpc.rows import Row
@@ -36,25 +36,9 @@ def test_a_hundred_thousand_rows_with_three_requeues_come_out_once(tmp_path: Pat
     assert (status.state, status.rows.done) == ("COMPLETED", ROWS), (status, job.logs()[-3000:])
     assert [row["index"] for row in job.results()] == list(range(ROWS))
     assert len(job.folder.attempts()) == TASKS * (REQUEUES + 1)
-    print(f"{_worked(job):.0f} s of work and restarts")
+    print(f"{worked(job):.0f} s of work and restarts")
 
 
 def _writes_more(job: Job, what: str) -> None:
     before = job.status().rows.done
     wait_for(lambda: job.status().rows.done > before + ROWS_A_TURN, what)
-
-
-def _worked(job: Job) -> float:
-    """Seconds in which any task had an attempt, from its start in the ledger to its exit record.
-
-    Of one that Slurm killed before it could leave a record: to the next start of its task, so rather too many.
-    """
-    attempts = sorted(job.folder.attempts(), key=lambda one: one.started_at)
-    total, until = 0.0, 0.0
-    for place, attempt in enumerate(attempts):
-        record = job.folder.exit_of(attempt.attempt)
-        following = [one.started_at for one in attempts[place + 1 :] if one.task == attempt.task]
-        ended = record.ended_at if record else following[0]
-        total += max(0.0, ended - max(until, attempt.started_at))
-        until = max(until, ended)
-    return total
