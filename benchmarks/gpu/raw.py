@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.gpu.case import SAMPLING, Case, Started
 from benchmarks.one_engine import Barrier, Run, digest_of, wait_for_turn
 from vllm_hpc.engine import devices, replicas
+from vllm_hpc.engine.vllm_engine import meet_started, name_shared_memory
 from vllm_hpc.layout import Layout
 from vllm_hpc.rows import Row
 
@@ -42,6 +43,9 @@ def start_raw(case: Case, model: Path) -> Started:
 
     # As vllm-hpc's engine on the CPU, which compiles for PP only: settings are to be equal.
     more = {"enforce_eager": True} if current_platform.is_cpu() and case.pp == 1 else {}
+    segments = f"benchmark-{os.getppid()}" if current_platform.is_cpu() and way == "seed" else None
+    if segments:  # vLLM's own names are those of every run on this machine, and stay behind: one would end the next
+        name_shared_memory(segments)
     imports = time.perf_counter() - began
     began = wait_for_turn()
     backend = {"mp": "mp" if case.gpus > 1 else None, "seed": "external_launcher", "independent": None}[way]
@@ -49,6 +53,8 @@ def start_raw(case: Case, model: Path) -> Started:
         model=str(model), tensor_parallel_size=case.tp, pipeline_parallel_size=case.pp, disable_log_stats=True,
         distributed_executor_backend=backend, **{**more, **case.engine},
     )  # fmt: skip
+    if segments:
+        meet_started(segments)
     start_up = {"import": imports, "load": time.perf_counter() - began}
 
     def run(rows: list[Row]) -> Run:

@@ -167,7 +167,7 @@ def join(layout: Layout, place: Place, store: Any, run: str) -> tuple[Replica, s
     if not is_cpu:
         return replica, None
     ident = f"vllm-hpc-{run}-{place.replica}-{platform.node()}"[:128]
-    _name_shared_memory(ident)
+    name_shared_memory(ident)
     return replica, ident
 
 
@@ -200,7 +200,7 @@ def _cpu_group() -> Any:
     return get_world_group().cpu_group
 
 
-def _name_shared_memory(ident: str) -> None:
+def name_shared_memory(ident: str) -> None:
     """Give the CPU back-end's shared memory a name of our own.
 
     vLLM derives it from the init method (vllm/v1/worker/cpu_worker.py, VLLM_DIST_IDENT), which under torchrun is the
