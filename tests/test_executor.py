@@ -78,3 +78,13 @@ def test_ranks_that_start_at_once_all_find_the_task(tmp_path: Path, job_id: str)
     results = [pickle.loads((tmp_path / f"{job_id}_{rank}_result.pkl").read_bytes()) for rank in range(4)]
     assert results == [("success", str(rank)) for rank in range(4)]
     assert (tmp_path / f"{job_id}_submitted.pkl").samefile(tmp_path / TASK_PICKLE)
+
+
+def test_a_rank_killed_as_it_wrote_its_result_does_not_fail_the_next(tmp_path: Path) -> None:
+    DelayedSubmission(os.getenv, "RANK").dump(tmp_path / TASK_PICKLE)
+    (tmp_path / "4711_0_result.pkl.save_tmp").write_bytes(b"half a pick")
+    environment = {**os.environ, "SUBMITIT_EXECUTOR": "vllmhpc", "VLLM_HPC_JOB_ID": "4711", "RANK": "0"}
+    command = [sys.executable, "-m", "submitit.core._submit", str(tmp_path)]
+    subprocess.run(command, env={**environment, "WORLD_SIZE": "1"}, check=True, stderr=subprocess.DEVNULL)
+    assert pickle.loads((tmp_path / "4711_0_result.pkl").read_bytes()) == ("success", "0")
+    assert not (tmp_path / "4711_0_result.pkl.save_tmp").exists()

@@ -41,6 +41,10 @@ class VllmHpcJobEnvironment(JobEnvironment):
         # A hard link is made whole and once, by whichever rank comes first; copies would be read while written.
         with suppress(FileExistsError):
             os.link(paths.folder / TASK_PICKLE, paths.submitted_pickle)
+        # Left behind by a rank that was killed as it wrote its result. submitit refuses to write over it, so that every
+        # later attempt of this job would do its work and end as failed.
+        result = paths.result_pickle
+        result.with_suffix(f"{result.suffix}.save_tmp").unlink(missing_ok=True)
         return paths
 
     def _handle_signals(self, paths: JobPaths, submission: DelayedSubmission) -> None:

@@ -12,7 +12,6 @@ import msgspec
 from vllm_hpc.engine import network, watch
 from vllm_hpc.engine.claims import DEAD_AFTER_S
 from vllm_hpc.engine.interface import EngineMaker
-from vllm_hpc.engine.leaving import Leaving
 from vllm_hpc.engine.prior import earlier_attempts
 from vllm_hpc.engine.report import RankReport, node_name
 from vllm_hpc.engine.standing import Standing
@@ -40,7 +39,6 @@ class _Rank(NamedTuple):
 
 def run(folder: str) -> dict[str, Any]:
     """Run this rank and return its record. Raises whatever ended it, after that is on record."""
-    leaving = Leaving()
     job = JobFolder(folder)
     standing = Standing.from_environment()
     _redirect_output(job, standing.global_rank)
@@ -62,7 +60,6 @@ def run(folder: str) -> dict[str, Any]:
             report.failed(error)
         raise
     outcome: dict[str, Any] = msgspec.to_builtins(report.finished())
-    leaving.is_done = True
     return outcome
 
 
