@@ -356,3 +356,22 @@ def test_a_cancel_follows_a_job_that_is_submitting_itself_again(
     monkeypatch.setattr("vllm_hpc.schedulers.pbs.call_client", call)
     find_job(str(folder.path)).cancel()
     assert deleted == ["12.server", "13.server"]
+
+
+def test_a_job_that_submits_itself_again_while_pbs_is_asked_has_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PBS says how the id before has ended; the new one waits in its queue."""
+    folder = make_job(tmp_path / "job", scheduler="pbs")
+    write_json(folder.submitted, Submitted("pbs", "12.server", 0.0))
+
+    def call(argv: list[str]) -> str:
+        if "12.server" in argv:
+            write_json(folder.submitted, Submitted("pbs", "13.server", 0.0, ("12.server",)))
+            return job_json(job_state="F", Exit_status=1)
+        return job_json(job_state="Q").replace("12.server", "13.server")
+
+    monkeypatch.setattr("vllm_hpc.schedulers.looks.call_client", call)
+    monkeypatch.setattr("vllm_hpc.schedulers.pbs.call_client", call)
+    status = read_status(folder)
+    assert (status.state, status.job_id) == ("PENDING", "13.server")

@@ -70,10 +70,23 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def read_status(folder: JobFolder, looks: Looks | None = None) -> Status:
     """The state of a job now, or as old as what ``looks`` keeps. Raises JobNotFoundError."""
+    status = _read_status(folder, looks)
+    # It may have submitted itself again while its scheduler was asked for the id before.
+    while status.is_final and status.job_id != _submission(folder, folder.attempts()):
+        status = _read_status(folder, looks)
+    return status
+
+
+def _submission(folder: JobFolder, attempts: list[Attempt]) -> str | None:
+    """The id that the job was submitted under last."""
+    submitted = read_json(folder.submitted, Submitted)
+    return submitted.job_id if submitted else submission_of(attempts[-1].job_id) if attempts else None
+
+
+def _read_status(folder: JobFolder, looks: Looks | None) -> Status:
     record = folder.job()
     attempts = folder.attempts()
-    submitted = read_json(folder.submitted, Submitted)
-    job_id = submitted.job_id if submitted else submission_of(attempts[-1].job_id) if attempts else None
+    job_id = _submission(folder, attempts)
     # The state first, the counts after: rows that end in between belong to a job that still runs.
     tasks = _TaskStates(folder, record, job_id, attempts, looks or Looks())
     state, reason = tasks.overall()
