@@ -61,8 +61,8 @@ def run(desk: Path, model: Path) -> Run:
         client(desk, "qsub", f'[ "$1" = --version ] && echo pbs_version = 23 || echo {job_id}')
         job = submit(str(model), scheduler="pbs", nodes=nodes, job_dir="runs", name="job", **options)
         real = 'exec /usr/bin/env PYTHONPATH="$REAL" "$PYTHON" "$@"'
-        port = f'case "$2" in vllm_hpc.rendezvous) echo 29500; exit;; vllm_hpc.handover) {real};; esac'
-        client(desk, "python", f'{port}\necho "$2 ${{@: -2}}" >> {desk}/asked\n{decide}')
+        port = f'case "$3" in rendezvous) echo 29500; exit;; export) {real};; esac'
+        client(desk, "python", f'{port}\necho "$2 $3 ${{@: -2}}" >> {desk}/asked\n{decide}')
         client(desk, "pbsdsh", pbsdsh.format(desk=desk))
         hosts_ = " ".join(dict.fromkeys(hosts.split()))
         client(desk, "pbs_tmrsh", f'i=0; for h in {hosts_}; do [ $h = $1 ] && break; i=$((i+1)); done; shift\n'
@@ -141,14 +141,14 @@ def test_another_number_of_hosts_than_asked_ends_the_job(run: Run, hosts: str) -
 
 
 def test_hosts_are_not_left_without_their_environment(run: Run) -> None:
-    ran = run(edit=("python -m vllm_hpc.handover", "false"))
+    ran = run(edit=("python -m vllm_hpc.in_job export", "false"))
     assert (ran.code, ran.places) == (1, [])
 
 
 def test_a_code_that_pbsdsh_hides_is_the_scripts(run: Run) -> None:
     ran = run('if [ "$node" = 1 ]; then exit 7; fi')
     assert ran.code == 7
-    assert ran.asked == ["vllm_hpc.requeue 1 7"]
+    assert ran.asked == ["vllm_hpc.in_job requeue 1 7"]
 
 
 def test_a_host_that_fails_takes_the_others_down(run: Run) -> None:
@@ -169,7 +169,7 @@ def test_hosts_that_hear_no_signal_end_too(run: Run, launcher: str) -> None:
     deaf = PBSDSH.replace("kill -TERM $!; exit 1", "exit 143")
     ran = run(FAILS.format("exit 7") + LISTENS, pbsdsh=deaf, launcher=launcher)
     assert ran.code == 3
-    assert ran.asked == ["vllm_hpc.requeue 1 3"]
+    assert ran.asked == ["vllm_hpc.in_job requeue 1 3"]
 
 
 def test_a_task_that_ends_without_a_word_has_failed(run: Run) -> None:
@@ -201,11 +201,11 @@ def test_the_script_is_its_own_timer(run: Run) -> None:
     ran = run(wait, time="2", drain_lead=118, decide="exit 0")
     assert (ran.code, ran.cause) == (0, "requeue")
     assert "draining: the walltime will be over in 118 s" in ran.err
-    assert ran.asked == ["vllm_hpc.requeue 1 0", "vllm_hpc.chain 1 again"]
+    assert ran.asked == ["vllm_hpc.in_job requeue 1 0", "vllm_hpc.in_job resubmit 1 again"]
 
 
 def test_a_script_that_cannot_be_submitted_again_says_so(run: Run) -> None:
-    ran = run(decide='if [ "$2" = vllm_hpc.chain ]; then exit 1; fi', time="2")
+    ran = run(decide='if [ "$3" = resubmit ]; then exit 1; fi', time="2")
     assert (ran.code, ran.cause) == (0, "exit")
     assert "the scheduler does not run it again: 'vllm-hpc resume' does" in ran.err
 
@@ -225,7 +225,7 @@ ARRAY: dict[str, Any] = {"nodes": 1, "hosts": "n1", "dp": 2, "array": True, "tas
 
 def test_a_task_of_an_array_notes_its_end(run: Run) -> None:
     ran = run(**ARRAY)
-    assert ran.asked == ["vllm_hpc.requeue 1 0", "vllm_hpc.chain 1 over"]
+    assert ran.asked == ["vllm_hpc.in_job requeue 1 0", "vllm_hpc.in_job resubmit 1 over"]
     attempt = ran.folder.attempts()[0]
     assert (attempt.task, attempt.job_id) == (1, "12[].head_1")
 
@@ -233,7 +233,7 @@ def test_a_task_of_an_array_notes_its_end(run: Run) -> None:
 def test_a_task_of_an_array_notes_an_end_before_its_work_has_begun(run: Run) -> None:
     """Else the others' next attempt would wait for it in vain."""
     ran = run(**{**ARRAY, "hosts": "n1 n2"})
-    assert (ran.code, ran.asked) == (1, ["vllm_hpc.chain 1 over"])
+    assert (ran.code, ran.asked) == (1, ["vllm_hpc.in_job resubmit 1 over"])
 
 
 def test_a_task_of_an_array_that_a_signal_ends_has_not_ended_for_good(run: Run, desk: Path) -> None:

@@ -36,7 +36,8 @@ Run = Callable[..., Ended]
 
 @pytest.fixture
 def run(desk: Path, model: Path) -> Run:
-    """Run a rendered script: ``work`` is what its ranks do, ``decide`` vllm_hpc.requeue, ``again`` scontrol requeue."""
+    """Run a rendered script: ``work`` is what its ranks do, ``decide`` whether it runs again, ``again`` scontrol
+    requeue."""
 
     def script(
         work: str = "", decide: str = "exit 0", again: str = "exit 0", scheduler: str = "slurm",
@@ -44,7 +45,7 @@ def run(desk: Path, model: Path) -> Run:
     ) -> Ended:  # fmt: skip
         text = prepare(str(model), scheduler=scheduler, job_dir="runs", name="job", **options).script
         job = submit(str(model), scheduler="slurm", job_dir="runs", name="job", **options)
-        port = 'if [ "$2" = vllm_hpc.rendezvous ]; then echo 29500; exit; fi'
+        port = 'if [ "$3" = rendezvous ]; then echo 29500; exit; fi'
         client(desk, "python", f"{port}\n{said(desk)}\n{decide}")
         client(desk, "scontrol", f'if [ "$1" = show ]; then echo node1; exit; fi\n{said(desk)}\n{again}')
         joined = ': > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-0"\n'
@@ -86,7 +87,7 @@ def test_a_drain_lets_the_work_end_and_has_the_job_requeued(run: Run) -> None:
     ended = run(f'{USR2}while [ ! -e "$VLLM_HPC_FOLDER/control/drain-1" ]; do sleep 0.1; done')
     assert end(ended) == (0, "requeue", True)
     assert ended.drained
-    assert re.fullmatch(r"python -m vllm_hpc\.requeue \S+ 1 0", ended.asked[0])
+    assert re.fullmatch(r"python -m vllm_hpc\.in_job requeue \S+ 1 0", ended.asked[0])
     assert "--requeue" in ended.text
 
 

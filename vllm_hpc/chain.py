@@ -1,4 +1,4 @@
-"""Submit a job again from inside it: ``python -m vllm_hpc.chain FOLDER ATTEMPT again|over``, run by its script.
+"""Submit a job again from inside it: ``vllm_hpc.in_job resubmit FOLDER ATTEMPT again|over``, run by its script.
 
 PBS requeues nothing for a job's owner, so the script submits itself, under a new id. An array is submitted again as a
 whole, by the task that ends last, if one of them wants it ("again"); so its tasks call this however they end by
@@ -90,5 +90,5 @@ def _submit(folder: JobFolder, before: Submitted) -> str:
     return job_id
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # scripts of 0.1
     sys.exit(main(sys.argv[1:]))

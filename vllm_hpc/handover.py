@@ -1,4 +1,4 @@
-"""Print this process's environment as shell code: ``python -m vllm_hpc.handover NAMES``, run by a job's script.
+"""Print this process's environment as shell code: ``vllm_hpc.in_job export NAMES``, run by a job's script.
 
 PBS starts what runs on the nodes with next to nothing in its environment, so they read it from a file. Not handed over
 are the scheduler's own variables, those of one host (its GPUs, its TMPDIR), unless ``--env`` named them (NAMES), and
@@ -32,5 +32,11 @@ def to_shell(environment: Mapping[str, str], named: list[str]) -> str:
     return "".join(lines)
 
 
-if __name__ == "__main__":
-    sys.stdout.buffer.write(os.fsencode(to_shell(os.environ, sys.argv[1:])))
+def main(argv: list[str]) -> int:
+    """Print them; ``argv`` has the names that ``--env`` gave."""
+    sys.stdout.buffer.write(os.fsencode(to_shell(os.environ, argv)))
+    return 0
+
+
+if __name__ == "__main__":  # scripts of 0.1
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Choose the port that the ranks meet on: ``python -m vllm_hpc.rendezvous JOB_ID``, run inside the job on its head.
+"""Choose the port that the ranks meet on: ``vllm_hpc.in_job rendezvous JOB_ID``, run inside the job on its head.
 
 Outside the ephemeral range, where any program's outgoing connection may sit on it; tested free; and different for
 jobs that start on one node at the same moment, since each begins its search at a place that follows from its id.
@@ -35,5 +35,11 @@ def _is_free(port: int) -> bool:
         return True
 
 
-if __name__ == "__main__":
-    print(choose_port(sys.argv[1]))
+def main(argv: list[str]) -> int:
+    """Print a port for the job whose id is ``argv[0]``."""
+    print(choose_port(argv[0]))
+    return 0
+
+
+if __name__ == "__main__":  # scripts of 0.1
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Whether a job that ends should run again: ``python -m vllm_hpc.requeue FOLDER ATTEMPT CODE``, asked by its script.
+"""Whether a job that ends should run again: ``vllm_hpc.in_job requeue FOLDER ATTEMPT CODE``, asked by its script.
 
 Exit code 0: yes. It says why, either way; the scheduler's log is the place to look.
 """

@@ -108,19 +108,19 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) > 2 ? $(nproc) / 2 : 1 )
 
 
 # One machine: everything over the loopback device, on a port tested free.
-VLLM_HPC_PORT="$(python -m vllm_hpc.rendezvous "$VLLM_HPC_JOB_ID")" || exit 1
+VLLM_HPC_PORT="$(python -m vllm_hpc.in_job rendezvous "$VLLM_HPC_JOB_ID")" || exit 1
 export VLLM_HPC_PORT VLLM_HPC_HEAD=127.0.0.1 VLLM_HOST_IP=127.0.0.1 GLOO_SOCKET_IFNAME=lo
 
 
 start_work torchrun \
   --nnodes=1 --nproc-per-node=2 --node-rank=0 \
   --master-addr="$VLLM_HPC_HEAD" --master-port="$VLLM_HPC_PORT" --max-restarts=0 \
-  -m submitit.core._submit "$VLLM_HPC_FOLDER/ranks"
+  -m vllm_hpc.in_job rank "$VLLM_HPC_FOLDER"
 wait_for_work
 code=$?
 # After a drain, or where a rank died while it generated, another attempt goes on with the rows that are left.
 # Who cancels while that is decided has the last word.
-if [ "$cause" = "exit" ] && python -m vllm_hpc.requeue "$VLLM_HPC_FOLDER" "$attempt" "$code" && [ "$cause" = "exit" ]; then
+if [ "$cause" = "exit" ] && python -m vllm_hpc.in_job requeue "$VLLM_HPC_FOLDER" "$attempt" "$code" && [ "$cause" = "exit" ]; then
   # On record first: asked to run it again, the scheduler ends this script.
   trap '' TERM INT USR2
   cause="requeue"
