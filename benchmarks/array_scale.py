@@ -30,8 +30,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vllm_hpc import Job, submit
-from vllm_hpc.records import submission_of
-from vllm_hpc.state import Status
+from vllm_hpc.jobfolder.records import submission_of
+from vllm_hpc.jobs.status import Status
 
 CLUSTER = Path(__file__).parents[1] / "tests" / "slurm" / "cluster.sh"
 STRACE_S = 20.0

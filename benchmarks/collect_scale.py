@@ -25,15 +25,15 @@ from typing import BinaryIO
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.crafted import end, layout, make_job, start
-from vllm_hpc.inputs import InputIndex
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Progress, write_json
-from vllm_hpc.shards import beyond, finished
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputIndex
+from vllm_hpc.jobfolder.records import Progress, write_json
+from vllm_hpc.jobfolder.shards import beyond, finished
 
 CLAIM, IN_FLIGHT = 256, 512
 WORDS = ["the", "capital", "of", "France", "is", "Paris", "and", "it", "lies", "on", "the", "Seine"]
-STATUS = "import sys; from vllm_hpc.job import Job; print(Job(sys.argv[1]).status().rows)"
-OURS = "import sys; from vllm_hpc.job import Job; Job(sys.argv[1]).collect()"
+STATUS = "import sys; from vllm_hpc.jobs.job import Job; print(Job(sys.argv[1]).status().rows)"
+OURS = "import sys; from vllm_hpc.jobs.job import Job; Job(sys.argv[1]).collect()"
 DUCKDB = """
 import sys, duckdb
 duckdb.sql("SET enable_progress_bar = false")

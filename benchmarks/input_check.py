@@ -13,9 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from vllm_hpc.inputs import InputReader, check_unchanged, read_index
-from vllm_hpc.intake import Intake
-from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputReader, check_unchanged, read_index
+from vllm_hpc.jobfolder.store_input import Intake
 
 PROMPT = "Summarise the following abstract in one sentence, please."
 

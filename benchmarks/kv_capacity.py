@@ -23,13 +23,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.published_models import PUBLISHED
-from vllm_hpc.gpus import GIB, find_gpu
-from vllm_hpc.hardware import Device
-from vllm_hpc.layout import Layout
-from vllm_hpc.memory import Fit
-from vllm_hpc.models.config import read_shape
-from vllm_hpc.needs import Needs
-from vllm_hpc.settings import choose_settings
+from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.device import Device
+from vllm_hpc.planner.engine_settings import choose_settings
+from vllm_hpc.planner.memory import Fit
+from vllm_hpc.planner.models.config import read_shape
+from vllm_hpc.spec.gpus import GIB, find_gpu
+from vllm_hpc.spec.layout import Layout
 
 CONFIGS = {model.name: model.config for model in PUBLISHED}
 REPORTED = re.compile(r"KV cache size: ([\d,]+) tokens")
@@ -61,7 +61,7 @@ def measure(config: dict[str, Any], gpu: str, tp: int, pp: int, engine: dict[str
         "load_format": "dummy", "skip_tokenizer_init": True, "distributed_executor_backend": "external_launcher",
         "tensor_parallel_size": tp, "pipeline_parallel_size": pp, "enforce_eager": gpu == "cpu" and pp == 1, **engine,
     }  # fmt: skip
-    if gpu != "cpu" and tp > 1:  # as vllm_hpc/engine/start.py
+    if gpu != "cpu" and tp > 1:  # as vllm_hpc/engine/startup/make_engine.py
         arguments["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))

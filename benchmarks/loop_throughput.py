@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.one_engine import OneEngine, Run
 from tests.crafted import layout
 from tests.tiny_model import make_tiny_model
-from vllm_hpc import demo
-from vllm_hpc.rows import Row
+from vllm_hpc.planner.models import demo
+from vllm_hpc.rows.row import Row
 
 CHUNK = 256
 SAMPLING = {"temperature": 0.0, "ignore_eos": True}

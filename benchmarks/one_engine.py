@@ -21,12 +21,13 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.crafted import make_job
-from vllm_hpc.engine import devices, flashinfer, native, vllm_engine
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.layout import Layout
-from vllm_hpc.plan import Plan
-from vllm_hpc.records import JobRecord, Progress, read_json, write_json
-from vllm_hpc.rows import Row
+from vllm_hpc.engine import vllm_engine
+from vllm_hpc.engine.startup import devices, flashinfer, mp_workers
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import JobRecord, Progress, read_json, write_json
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.plan import Plan
 
 
 class Run(msgspec.Struct):
@@ -84,7 +85,7 @@ def choose_port() -> None:
 
 def digest_of(tokens: dict[int, list[int]]) -> str:
     """A digest of rows' token ids, in this order, as an attempt makes it of rows in the order in which they end."""
-    from vllm_hpc.engine.loop import Digest
+    from vllm_hpc.engine.loop.loop import Digest
 
     digest = Digest()
     for index, row in tokens.items():
@@ -119,14 +120,14 @@ class OneEngine:
         self._rank, self._world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self._plan, self._model, self._sampling = Plan(layout=layout, engine=engine), str(model), sampling
         if self._plan.is_native:
-            native.prepare_environment()
+            mp_workers.prepare_environment()
         devices.show_only_own(layout, self._rank, int(os.environ["LOCAL_RANK"]))
         began = time.perf_counter()
         from vllm import LLM, LLMEngine, SamplingParams
 
-        from vllm_hpc.engine import replicas
-        from vllm_hpc.engine.shared_sampling import share_sampling
-        from vllm_hpc.engine.start import make_engine
+        from vllm_hpc.engine.startup import replicas
+        from vllm_hpc.engine.startup.make_engine import make_engine
+        from vllm_hpc.engine.vllm_patches.sharded_sampling import share_sampling
 
         imports = time.perf_counter() - began
         began = wait_for_turn()
@@ -138,7 +139,7 @@ class OneEngine:
         self._place, self._dp = layout.place(self._rank), layout.dp
         segments: str | None = None
         if self._plan.is_native:  # this process runs the loop, vLLM starts the workers
-            self._replica = native.lead(native.Seat(self._place, 0, 1, True))
+            self._replica = mp_workers.lead(mp_workers.Seat(self._place, 0, 1, True))
         else:
             run = f"benchmark-{os.environ['MASTER_PORT']}"
             self._replica, segments = vllm_engine.join(layout, self._place, self._store, run)
@@ -148,7 +149,7 @@ class OneEngine:
             vllm_engine.meet_started(segments)
         self._sharing = share_sampling(self.engine)
         if self._plan.is_native:
-            native.unlink_shared_memory()
+            mp_workers.unlink_shared_memory()
         with mock.patch.object(LLMEngine, "from_engine_args", return_value=self.engine):
             self._llm = LLM(model=str(model))
         self._params = partial(SamplingParams, **sampling)
@@ -167,7 +168,7 @@ class OneEngine:
         from torch._C._distributed_c10d import PrefixStore
 
         from vllm_hpc.engine.attempt import Attempt
-        from vllm_hpc.engine.report import RankReport
+        from vllm_hpc.engine.health.rank_record import RankReport
 
         self._runs += 1
         name = f"job-{self._runs}"

@@ -57,7 +57,7 @@ def run(llm: LLM, way: str, sequences: int) -> tuple[float, float]:
     from vllm.v1.request import Request
 
     from tests.steady_run import pipelined, pipelined_scheduler
-    from vllm_hpc.engine.steady import take_short_way
+    from vllm_hpc.engine.vllm_patches.fast_schedule import take_short_way
 
     core: Any = llm.llm_engine.engine_core.engine_core
     scheduler: Any = pipelined_scheduler(core)

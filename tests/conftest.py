@@ -21,7 +21,7 @@ from tests.published_models import SMALL_CONFIG
 from tests.real_jobs import GREEDY, PROMPTS, make_model, rehearsed_texts
 from tests.tiers import Tiers
 from vllm_hpc.cli import main
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 
 def pytest_configure(config: pytest.Config) -> None:

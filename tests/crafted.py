@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from tests.published_models import SMALL_CONFIG
-from vllm_hpc.formats.blocks import BlockMaker
-from vllm_hpc.inputs import InputIndex
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.layout import Layout
-from vllm_hpc.plan import Plan
-from vllm_hpc.records import Attempt, ExitRecord, JobRecord, Progress, RankError, RankRecord, Submitted, write_json
-from vllm_hpc.request import Request
-from vllm_hpc.rows import Row
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputIndex
+from vllm_hpc.jobfolder.records import (
+    Attempt,
+    ExitRecord,
+    JobRecord,
+    Progress,
+    RankError,
+    RankRecord,
+    Submitted,
+    write_json,
+)
+from vllm_hpc.rows.blocks import BlockMaker
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.request import Request
 
 SUBMITTED_AT = 1000.0
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.adapters import Adapter
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.lora import Adapter
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -127,14 +127,14 @@ def main() -> None:
 def _engine(asked: Asked) -> Any:
     from vllm import LLM
 
-    from vllm_hpc.engine.adapters import lora_arguments
+    from vllm_hpc.engine.rows.lora import lora_arguments
 
     engine = {"enforce_eager": True, "seed": 0, "disable_log_stats": True, **lora_arguments(_record(asked))}
     return LLM(model=asked.model, **{**engine, **asked.engine})
 
 
 def _outcome(llm: Any, asked: Asked) -> Outcome:
-    from vllm_hpc.engine.prompts import RequestMaker
+    from vllm_hpc.engine.rows.prompts import RequestMaker
 
     ready = Requests(llm.llm_engine, RequestMaker(llm.llm_engine, _record(asked), writes=True), asked.in_flight)
     rows = ready.run(asked.rows)
@@ -146,9 +146,9 @@ def _outcome(llm: Any, asked: Asked) -> Outcome:
 
 def _record(asked: Asked) -> Any:
     from tests.crafted import layout
-    from vllm_hpc.plan import Plan
-    from vllm_hpc.records import JobRecord
-    from vllm_hpc.request import Request
+    from vllm_hpc.jobfolder.records import JobRecord
+    from vllm_hpc.spec.plan import Plan
+    from vllm_hpc.spec.request import Request
 
     return JobRecord(
         request=Request(model=asked.model, **asked.request),
@@ -171,7 +171,7 @@ class Requests:
         self.digests: dict[str, list[list[int]]] = {}
 
     def run(self, rows: list[Row]) -> list[Row]:
-        from vllm_hpc.engine.answers import failure
+        from vllm_hpc.engine.rows.row_out import failure
 
         flying, found = dict[str, Any](), dict[str, Row]()
         with ThreadPoolExecutor(1) as reader:
@@ -190,7 +190,7 @@ class Requests:
         return [found[str(row["index"])] for row in rows]
 
     def _step(self, flying: dict[str, Any]) -> dict[str, Row]:
-        from vllm_hpc.engine.answers import answer, token_ids
+        from vllm_hpc.engine.rows.row_out import answer, token_ids
 
         found = {}
         for output in self._engine.step():

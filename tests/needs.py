@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from tests.published_models import PUBLISHED
-from vllm_hpc.choose import Choice
-from vllm_hpc.gpus import find_gpu
-from vllm_hpc.hardware import Device
-from vllm_hpc.models.config import read_shape
-from vllm_hpc.needs import Needs
-from vllm_hpc.settings import choose_settings
-from vllm_hpc.survey import Survey
+from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.choose_layout import Choice
+from vllm_hpc.planner.device import Device
+from vllm_hpc.planner.engine_settings import choose_settings
+from vllm_hpc.planner.models.config import read_shape
+from vllm_hpc.planner.workload import Survey
+from vllm_hpc.spec.gpus import find_gpu
 
 MODELS = {model.name: read_shape(model.config, model.name) for model in PUBLISHED}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vllm import LLM
 
-    from vllm_hpc.rows import Row
+    from vllm_hpc.rows.row import Row
 
 _ROOT = Path(__file__).parents[1]
 _ENGINE = {"dtype": "float32", "enforce_eager": True, "seed": 0, "disable_log_stats": True, "max_num_seqs": 32}

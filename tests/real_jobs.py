@@ -20,9 +20,9 @@ import psutil
 import pytest
 
 from vllm_hpc import Job, submit
-from vllm_hpc.engine.rehearsal import text_of, tokens_of
-from vllm_hpc.rows import Row
-from vllm_hpc.state import Status
+from vllm_hpc.engine.rehearsal.engine import text_of, tokens_of
+from vllm_hpc.jobs.status import Status
+from vllm_hpc.rows.row import Row
 
 # float32: in bf16 greedy text differs between TP=1 and TP=2.
 ENGINE = {"dtype": "float32", "max_num_seqs": 4}

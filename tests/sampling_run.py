@@ -31,7 +31,7 @@ from vllm.v1.worker.gpu import buffer_utils
 from vllm.v1.worker.gpu.sample import sampler as samplers
 from vllm.v1.worker.gpu.states import RequestState
 
-from vllm_hpc.engine.shared_sampling import SharedSampling
+from vllm_hpc.engine.vllm_patches.sharded_sampling import SharedSampling
 
 VOCABULARY, MOST = 700, 128
 # Of a row, by its number; then rows of a batch.

@@ -24,7 +24,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
-from vllm_hpc.engine.steady import Steady, take_short_way
+from vllm_hpc.engine.vllm_patches.fast_schedule import Steady, take_short_way
 
 # Some tokens stop some rows.
 PROMPTS = [[5 + (n * 7 + k) % 90 for k in range(3 + n * 5 % 70)] for n in range(24)]

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from vllm_hpc.engine.answers import answer, failure
 from vllm_hpc.engine.interface import Ready
-from vllm_hpc.rows import Row
+from vllm_hpc.engine.rows.row_out import answer, failure
+from vllm_hpc.rows.row import Row
 
 ROW: Row = {"index": 3, "id": "a", "messages": [{"role": "user", "content": "why?"}], "tag": 1}
 
@@ -29,7 +29,7 @@ def ready(row: Row = ROW, split: Any = None, **params: Any) -> Any:
 
 def splitter(name: str) -> Any:
     pytest.importorskip("vllm")
-    from vllm_hpc.engine.reasoning import ReasoningSplit
+    from vllm_hpc.engine.rows.reasoning import ReasoningSplit
 
     vocabulary = {"<think>": 1, "</think>": 2}
     tokenizer = SimpleNamespace(get_vocab=lambda: vocabulary, all_special_ids=[], encode=lambda text, **_: [])
@@ -90,7 +90,7 @@ def test_ids_of_batch_lines_are_the_same_every_time() -> None:
 @pytest.mark.vllm
 def test_the_seed_of_a_row_depends_on_job_and_id_only() -> None:
     pytest.importorskip("vllm")
-    from vllm_hpc.engine.sampling import seed_of
+    from vllm_hpc.engine.rows.sampling import seed_of
 
     assert seed_of(0, "a") == seed_of(0, "a") != seed_of(1, "a")
     assert len({seed_of(0, number) for number in range(100)}) == 100

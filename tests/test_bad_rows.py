@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine_run import Outcome, run
 from tests.real_jobs import ENGINE, GREEDY, PATIENCE_S, submit_tiny
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full, pytest.mark.xdist_group("bad rows")]  # all of one start
 

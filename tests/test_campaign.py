@@ -12,7 +12,7 @@ import pytest
 from tests.campaign.drive import Drive
 from tests.campaign.settings import SETTINGS, draw
 from tests.conftest import CAMPAIGN_SEED
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 KILLS, LIMIT_S = 3, 120
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests import crafted
-from vllm_hpc.chain import main
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.layout import Layout
-from vllm_hpc.records import Attempt, Submitted, read_json, write_json
-from vllm_hpc.requeue import should_run_again
-from vllm_hpc.schedulers import ClientError, ClientTimeoutError
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Attempt, Submitted, read_json, write_json
+from vllm_hpc.schedulers.in_script.requeue import should_run_again
+from vllm_hpc.schedulers.in_script.resubmit import main
+from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError
+from vllm_hpc.spec.layout import Layout
 
 ARRAY = Layout(1, 1, 1, 1, 1, 3, is_array=True)
 Qsub = list[str | ClientError]
@@ -34,7 +34,7 @@ def qsub(monkeypatch: pytest.MonkeyPatch) -> Qsub:
             raise answer
         return f"{answer}\n"
 
-    monkeypatch.setattr("vllm_hpc.schedulers.call_client", call)
+    monkeypatch.setattr("vllm_hpc.schedulers.scheduler.call_client", call)
     monkeypatch.setattr("vllm_hpc.schedulers.pbs.call_client", call)
     return answers
 
@@ -109,7 +109,7 @@ def test_one_that_was_cancelled_meanwhile_is_not_left_behind(tmp_path: Path, qsu
     original = submit_then(folder.cancelled.touch)
     qsub += ["13.head"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm_hpc.chain.write_json", original)
+        patch.setattr("vllm_hpc.schedulers.in_script.resubmit.write_json", original)
         assert ask(folder, 1) == 0
     assert qsub == ["deleted 13.head"]
 
@@ -123,7 +123,7 @@ def test_an_id_that_cannot_be_written_down_is_not_left_to_itself(
     def full(path: Path, record: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vllm_hpc.chain.write_json", full)
+    monkeypatch.setattr("vllm_hpc.schedulers.in_script.resubmit.write_json", full)
     assert ask(folder, 1) == 1
     assert qsub == ["deleted 13.head"]
     assert "submitted again as 13.head, and deleted: it cannot be written down" in capsys.readouterr().err

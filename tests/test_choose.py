@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from tests.needs import MODELS, cut, needs, of_rows
 from tests.published_models import PUBLISHED
-from vllm_hpc.choose import ROOM, Choice, choose, lack, with_more_sequences
-from vllm_hpc.errors import LayoutError, RequestError
-from vllm_hpc.gpus import GIB, GPUS, Gpu, find_gpu, recognise
-from vllm_hpc.hardware import Device
-from vllm_hpc.intake import Intake
-from vllm_hpc.layout import OPTIONS, Asked, solve, solve_array
-from vllm_hpc.models.config import read_shape, with_whole_experts
-from vllm_hpc.needs import Needs
-from vllm_hpc.parallel import why_not
-from vllm_hpc.settings import choose_settings, not_modelled
-from vllm_hpc.survey import Survey, survey
+from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.choose_layout import ROOM, Choice, choose, lack, with_more_sequences
+from vllm_hpc.planner.device import Device
+from vllm_hpc.planner.engine_settings import choose_settings, not_modelled
+from vllm_hpc.planner.models.config import read_shape, with_whole_experts
+from vllm_hpc.planner.parallelism import why_not
+from vllm_hpc.planner.workload import Survey, survey
+from vllm_hpc.spec.errors import LayoutError, RequestError
+from vllm_hpc.spec.gpus import GIB, GPUS, Gpu, find_gpu, recognise
+from vllm_hpc.spec.layout import OPTIONS, Asked, solve, solve_array
 
 
 def pick(name: str, gpu: str | None, capacity: int | None = None, **asked: int) -> Choice:

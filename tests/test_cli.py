@@ -345,7 +345,7 @@ def test_waiting_says_why_where_stderr_is_no_terminal(
         if next(pauses, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("vllm_hpc.cli.show.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("vllm_hpc.cli.print_status.time", SimpleNamespace(sleep=sleep))
     outcome = run_cli("submit", "model", "--name", "run", "--wait")
     assert outcome.code == 130
     pending = [line for line in outcome.err.splitlines() if line.startswith("PENDING: ")]
@@ -418,7 +418,7 @@ def test_a_job_definition_is_copied_and_runs_in_a_new_folder(desk: Path, model: 
 def test_two_jobs_of_the_same_second_get_two_names(
     desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vllm_hpc.submission.time.strftime", lambda text: "20260101-000000")
+    monkeypatch.setattr("vllm_hpc.jobs.submit.time.strftime", lambda text: "20260101-000000")
     jobs = [Path(json.loads(run_cli("submit", "model", "--json").out)["job"]).name for _ in range(3)]
     assert jobs == ["model-20260101-000000", "model-20260101-000000-2", "model-20260101-000000-3"]
 
@@ -500,7 +500,7 @@ def test_auto_does_not_take_the_login_node_where_sbatch_hangs(
     desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a configless cluster even 'sbatch --version' waits for the controller."""
-    monkeypatch.setattr("vllm_hpc.schedulers.QUERY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("vllm_hpc.schedulers.scheduler.QUERY_TIMEOUT_S", 0.2)
     (desk / "bin" / "sbatch").write_text("#!/bin/sh\nexec sleep 20\n")
     check_refused(run_cli("submit", "model"), "--scheduler local")
     (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho 'no configuration' >&2\nexit 1\n")

@@ -24,12 +24,12 @@ from tests.crafted import (
     start,
     write_lines,
 )
-from vllm_hpc import collect as collecting
-from vllm_hpc.collect import collect
-from vllm_hpc.errors import CollectError, JobNotFoundError
-from vllm_hpc.job import Job
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Attempt, ExitRecord, Progress, Run, Submitted, write_json
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Attempt, ExitRecord, Progress, Run, Submitted, write_json
+from vllm_hpc.jobs import collect as collecting
+from vllm_hpc.jobs.collect import collect
+from vllm_hpc.jobs.job import Job
+from vllm_hpc.spec.errors import CollectError, JobNotFoundError
 
 
 def texts(folder: JobFolder) -> list[str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vllm_hpc.engine import devices
-from vllm_hpc.engine.devices import own_slots, show_only_own
-from vllm_hpc.layout import Layout
+from vllm_hpc.engine.startup import devices
+from vllm_hpc.engine.startup.devices import own_slots, show_only_own
+from vllm_hpc.spec.layout import Layout
 
 
 def layout(nodes: int, procs: int, tp: int, dp: int) -> Layout:

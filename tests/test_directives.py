@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_hpc.directives import OWNED, OWNED_OF_QSUB, OWNED_RESOURCES
-from vllm_hpc.errors import RequestError
-from vllm_hpc.request import make_request
+from vllm_hpc.spec.directives import OWNED, OWNED_OF_QSUB, OWNED_RESOURCES
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.request import make_request
 
 
 @pytest.mark.parametrize(

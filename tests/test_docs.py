@@ -10,7 +10,7 @@ import click
 import pytest
 
 from vllm_hpc.cli import COMMANDS, cli
-from vllm_hpc.rows import INPUT_FIELDS, OUTPUT_FIELDS
+from vllm_hpc.rows.row import INPUT_FIELDS, OUTPUT_FIELDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

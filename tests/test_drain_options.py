@@ -12,9 +12,9 @@ import pytest
 
 from tests import crafted
 from tests.conftest import Cli
-from vllm_hpc.engine.worker import seconds
-from vllm_hpc.errors import RequestError
-from vllm_hpc.request import Request, make_request
+from vllm_hpc.engine.rank import seconds
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.request import Request, make_request
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,7 +101,7 @@ def test_nonsense_from_the_sites_environment_is_one_line_on_record(tmp_path: Pat
         "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "VLLM_HPC_TASK": "0", "VLLM_HPC_ATTEMPT": "1",
         "VLLM_HPC_JOB_ID": "77-1000", "VLLM_HPC_STALL_S": text,
     }  # fmt: skip
-    code = f"from vllm_hpc.engine.worker import run; run({str(folder.path)!r})"
+    code = f"from vllm_hpc.engine.rank import run; run({str(folder.path)!r})"
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, **given}, cwd=ROOT).returncode == 1
     error = json.loads(folder.rank_record(0).read_text())["error"]
     words = f"VLLM_HPC_STALL_S={text!r} is no number of seconds: write 900, or leave it out"

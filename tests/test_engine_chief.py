@@ -10,8 +10,8 @@ import pytest
 
 from tests import crafted
 from tests.marks import needs_torch
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Claimed, read_claimed
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Claimed, read_claimed
 
 pytestmark = needs_torch
 
@@ -46,10 +46,10 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    from vllm_hpc.engine import chief
+    from vllm_hpc.engine.loop import leader
 
     found = Clock()
-    monkeypatch.setattr(chief, "time", found)
+    monkeypatch.setattr(leader, "time", found)
     return found
 
 
@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> JobFolder:
 
 
 def appoint(folder: JobFolder, store: Any, replica: int = 0, attempt: int = 3) -> Any:
-    from vllm_hpc.engine.chief import Chief
+    from vllm_hpc.engine.loop.leader import Chief
 
     writer: Any = Writer()
     return SimpleNamespace(it=Chief(folder, replica, attempt, LEAD_S, Claims(), writer, store), writer=writer)

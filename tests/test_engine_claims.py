@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import crafted
-from vllm_hpc.engine.claims import DEAD_AFTER_S, Chunks, Lease, LeaseClaims, StoreClaims
-from vllm_hpc.engine.prior import Prior
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Crash, write_json
+from vllm_hpc.engine.loop.chunk_claims import DEAD_AFTER_S, Chunks, Lease, LeaseClaims, StoreClaims
+from vllm_hpc.engine.loop.suspect_rows import Prior
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Crash, write_json
 
 
 class Known:
@@ -130,7 +130,7 @@ def test_a_task_reads_ahead_in_its_own_part_only(folder: JobFolder) -> None:
 TAKER = """
 import sys
 from tests.test_engine_claims import take_all, task
-from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.jobfolder.folder import JobFolder
 claims = task(JobFolder(sys.argv[1]), int(sys.argv[2]), int(sys.argv[2]) + 1)
 print("ready", flush=True)
 sys.stdin.readline()

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from tests.crafted import make_job
-from vllm_hpc.engine.compiled import CompiledCode, _files
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.layout import Layout, Place
-from vllm_hpc.records import JobRecord
+from vllm_hpc.engine.startup.compile_cache import CompiledCode, _files
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.spec.layout import Layout, Place
 
 ONE = Layout(nodes=1, gpus_per_node=2, procs_per_node=2, tp=2, pp=1, dp=1)
 

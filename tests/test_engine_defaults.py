@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.crafted import layout
-from vllm_hpc.errors import RequestError
+from vllm_hpc.spec.errors import RequestError
 
 pytestmark = pytest.mark.vllm
 NO_FUSION = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
@@ -67,7 +67,7 @@ def test_defaults_of_the_device(
     pytest.importorskip("vllm")
     import vllm.platforms
 
-    from vllm_hpc.engine.start import _device_defaults
+    from vllm_hpc.engine.startup.make_engine import _device_defaults
 
     monkeypatch.setattr(vllm.platforms, "current_platform", platform(name, gib))
     assert _device_defaults(layout(tp, pp), given) == expected
@@ -77,7 +77,7 @@ def test_stages_on_the_cpu_need_the_graph(monkeypatch: pytest.MonkeyPatch) -> No
     pytest.importorskip("vllm")
     import vllm.platforms
 
-    from vllm_hpc.engine.start import _device_defaults
+    from vllm_hpc.engine.startup.make_engine import _device_defaults
 
     monkeypatch.setattr(vllm.platforms, "current_platform", platform("cpu", 24))
     with pytest.raises(RequestError, match="enforce_eager with --pp"):

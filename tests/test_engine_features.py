@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine_run import Outcome, run
 from tests.real_jobs import ENGINE
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full]
 

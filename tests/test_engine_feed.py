@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests import crafted
-from vllm_hpc.engine.feed import Feed
-from vllm_hpc.errors import InputError
-from vllm_hpc.inputs import InputReader
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.rows import Row
+from vllm_hpc.engine.loop.row_prefetch import Feed
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputReader
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.errors import InputError
 
 pytestmark = pytest.mark.timeout(60)
 

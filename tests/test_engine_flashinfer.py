@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.real_jobs import check_complete, submit_tiny
-from vllm_hpc.engine import flashinfer
-from vllm_hpc.errors import RequestError
+from vllm_hpc.engine.startup import flashinfer
+from vllm_hpc.spec.errors import RequestError
 
 VARIABLE = flashinfer.VARIABLE
 # What a rank does, once for each environment; what is installed on this machine is hidden from it.
@@ -22,7 +22,7 @@ RANK = """
 import contextlib, io, json, os, sys
 from pathlib import Path
 from torch._C._distributed_c10d import PrefixStore, TCPStore
-from vllm_hpc.engine import flashinfer
+from vllm_hpc.engine.startup import flashinfer
 rank, port, environments = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 sys.path = [entry for entry in sys.path if "site-packages" not in entry]
 flashinfer._CUDA_HOME = Path("/nonexistent")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.marks import needs_torch
 from tests.test_engine_loop import make_job, rows_out
-from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.jobfolder.folder import JobFolder
 
 pytestmark = [needs_torch, pytest.mark.timeout(120)]
 
@@ -20,8 +20,8 @@ from datetime import timedelta
 from pathlib import Path
 import torch.distributed as dist
 from tests.test_engine_loop import Engine, Rank
-from vllm_hpc.engine.lockstep import Lockstep
-from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.engine.loop.lockstep import Lockstep
+from vllm_hpc.jobfolder.folder import JobFolder
 path, rank, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 store = dist.FileStore(path + "/store", 2)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=30))
@@ -90,7 +90,7 @@ import os, sys, time
 from datetime import timedelta
 from pathlib import Path
 import torch.distributed as dist
-from vllm_hpc.engine.lockstep import Decision, Lockstep, Order
+from vllm_hpc.engine.loop.lockstep import Decision, Lockstep, Order
 path, rank = Path(sys.argv[1]), int(sys.argv[2])
 store = dist.FileStore(str(path / "store"), 2)
 dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))

@@ -11,17 +11,17 @@ import pytest
 
 from tests import crafted
 from tests.marks import needs_torch
-from vllm_hpc.engine import answers
-from vllm_hpc.engine.claims import Chunks, StoreClaims
-from vllm_hpc.engine.meter import Meter
-from vllm_hpc.engine.prior import Prior
-from vllm_hpc.engine.report import Mark, Phase, RankReport
-from vllm_hpc.engine.shards import ShardWriter
-from vllm_hpc.errors import InputError
-from vllm_hpc.inputs import InputReader
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Claimed, JobRecord, read_claimed
-from vllm_hpc.rows import Row
+from vllm_hpc.engine.health.rank_record import Mark, Phase, RankReport
+from vllm_hpc.engine.health.shard_writer import ShardWriter
+from vllm_hpc.engine.loop.chunk_claims import Chunks, StoreClaims
+from vllm_hpc.engine.loop.step_timer import Meter
+from vllm_hpc.engine.loop.suspect_rows import Prior
+from vllm_hpc.engine.rows import row_out
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputReader
+from vllm_hpc.jobfolder.records import Claimed, JobRecord, read_claimed
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.errors import InputError
 
 pytestmark = [needs_torch, pytest.mark.timeout(120)]
 MOST = 8
@@ -63,10 +63,10 @@ class Engine:
         return make
 
     def answer(self, ready: Any, output: Any, replica: int) -> Row:
-        return answers.answer(ready, output, replica)
+        return row_out.answer(ready, output, replica)
 
     def failure(self, row: Row, error: Exception) -> Row:
-        return answers.failure(row, error)
+        return row_out.failure(row, error)
 
     def __enter__(self) -> Self:
         return self
@@ -123,9 +123,9 @@ class Rank:
         engine: Any = None,
         replicas: int = 1,
     ) -> None:
-        from vllm_hpc.engine.chief import Chief
-        from vllm_hpc.engine.feed import Feed
-        from vllm_hpc.engine.loop import Loop
+        from vllm_hpc.engine.loop.leader import Chief
+        from vllm_hpc.engine.loop.loop import Loop
+        from vllm_hpc.engine.loop.row_prefetch import Feed
 
         rows = folder.job().rows
         self.engine: Any = engine or Engine()
@@ -163,7 +163,7 @@ class Rank:
 
 
 def alone(folder: JobFolder, **how: Any) -> Rank:
-    from vllm_hpc.engine.lockstep import Lockstep
+    from vllm_hpc.engine.loop.lockstep import Lockstep
 
     return Rank(folder, Lockstep(0, 0, None), **how)
 
@@ -316,7 +316,7 @@ def test_of_another_replicas_rows_only_what_there_are_slots_for(tmp_path: Path) 
 
 def test_many_rows_at_once_are_admitted_between_several_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM takes a while for each, in which the GPU would wait for the first of them."""
-    monkeypatch.setattr("vllm_hpc.engine.loop._ADMITTED_AT_ONCE", 3)
+    monkeypatch.setattr("vllm_hpc.engine.loop.loop._ADMITTED_AT_ONCE", 3)
     folder = make_job(tmp_path)
     rank = alone(folder)
     rank.run()

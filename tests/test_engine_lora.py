@@ -10,8 +10,8 @@ import pytest
 
 from tests.engine_run import Outcome, run
 from tests.real_jobs import ENGINE, GREEDY, PATIENCE_S, submit_tiny
-from vllm_hpc.adapters import Adapter, find_adapters
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.lora import Adapter, find_adapters
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_hpc.engine import meter
-from vllm_hpc.engine.meter import Meter
+from vllm_hpc.engine.loop import step_timer
+from vllm_hpc.engine.loop.step_timer import Meter
 
 
 class Clock:
@@ -18,7 +18,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(meter, "time", found)
+    monkeypatch.setattr(step_timer, "time", found)
     return found
 
 

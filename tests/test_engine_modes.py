@@ -11,8 +11,8 @@ import pytest
 
 from tests.engine_run import Outcome, run
 from tests.real_jobs import ENGINE, GREEDY, PATIENCE_S, submit_tiny
-from vllm_hpc.models import ensure_model, find_model
-from vllm_hpc.rows import Row
+from vllm_hpc.planner.models.find import ensure_model, find_model
+from vllm_hpc.rows.row import Row
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vllm_hpc.engine.overlap import Overlap
+from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.vllm]
 

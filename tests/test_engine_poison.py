@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from tests import crafted
-from vllm_hpc.engine.claims import Chunks
-from vllm_hpc.engine.prior import Prior, earlier_attempts
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Claimed, Crash, Progress, Run, write_json
-from vllm_hpc.requeue import should_run_again
-from vllm_hpc.rows import Row
-from vllm_hpc.shards import Scan
+from vllm_hpc.engine.loop.chunk_claims import Chunks
+from vllm_hpc.engine.loop.suspect_rows import Prior, earlier_attempts
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Claimed, Crash, Progress, Run, write_json
+from vllm_hpc.jobfolder.shards import Scan
+from vllm_hpc.rows.row import Row
+from vllm_hpc.schedulers.in_script.requeue import should_run_again
 
 ROWS, IN_FLIGHT = 400, 64
 

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from tests import crafted
-from vllm_hpc.engine.claims import Chunks
-from vllm_hpc.engine.prior import Prior, Suspects, Trial, earlier_attempts, explain
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Claimed, Crash, Retry, read_json, write_json
+from vllm_hpc.engine.loop.chunk_claims import Chunks
+from vllm_hpc.engine.loop.suspect_rows import Prior, Suspects, Trial, earlier_attempts, explain
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Claimed, Crash, Retry, read_json, write_json
 
 CHUNKS = Chunks(total=40, size=10)
 

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from tests.crafted import make_job
-from vllm_hpc.engine import readahead
-from vllm_hpc.engine.readahead import ReadAhead
-from vllm_hpc.layout import Layout
-from vllm_hpc.records import JobRecord
+from vllm_hpc.engine.startup import weights_readahead
+from vllm_hpc.engine.startup.weights_readahead import ReadAhead
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.spec.layout import Layout
 
 PARTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
@@ -23,8 +23,8 @@ PARTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two files, of 5 and 2.5 pieces."""
-    monkeypatch.setattr(readahead, "_PIECE", 4096)
-    monkeypatch.setattr(readahead, "_BLOCK", 1000)
+    monkeypatch.setattr(weights_readahead, "_PIECE", 4096)
+    monkeypatch.setattr(weights_readahead, "_BLOCK", 1000)
     folder = tmp_path / "model"
     folder.mkdir()
     for name, size in zip(PARTS, (20_480, 10_240), strict=True):
@@ -57,14 +57,14 @@ def read_by(record: JobRecord, ranks: int = 2) -> list[int]:
 def test_the_ranks_of_a_node_read_each_byte_once(
     model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[readahead.Piece] = []
-    read = readahead._read
+    seen: list[weights_readahead.Piece] = []
+    read = weights_readahead._read
 
-    def watched(piece: readahead.Piece, block: memoryview) -> int:
+    def watched(piece: weights_readahead.Piece, block: memoryview) -> int:
         seen.append(piece)
         return read(piece, block)
 
-    monkeypatch.setattr(readahead, "_read", watched)
+    monkeypatch.setattr(weights_readahead, "_read", watched)
     assert read_by(record(model)) == [16_384, 14_336]
     assert "0.00 GB of weights are in memory after 0." in capfd.readouterr().out
     covered = sorted((piece.file.name, piece.first, piece.first + piece.size) for piece in seen)
@@ -78,18 +78,18 @@ def test_what_is_in_the_page_cache_is_not_read_again(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_bytes(os.urandom(1 << 20))
     os.sync()
-    whole, block = readahead.Piece(file, 0, 1 << 20), memoryview(bytearray(1 << 16))
+    whole, block = weights_readahead.Piece(file, 0, 1 << 20), memoryview(bytearray(1 << 16))
     with file.open("rb") as opened:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if readahead._is_cached(opened.fileno(), (1 << 20) - 1):
+        if weights_readahead._is_cached(opened.fileno(), (1 << 20) - 1):
             pytest.skip("this file system lives in memory")
         opened.read()
-        if not readahead._is_cached(opened.fileno(), (1 << 20) - 1):
+        if not weights_readahead._is_cached(opened.fileno(), (1 << 20) - 1):
             pytest.skip("this file system does not tell what is cached")
-        assert readahead._read(whole, block) == 0
+        assert weights_readahead._read(whole, block) == 0
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        assert readahead._read(whole, block) > 0  # the kernel may have read ahead some of it
-        assert all(readahead._is_cached(opened.fileno(), offset) for offset in range(0, 1 << 20, 4096))
+        assert weights_readahead._read(whole, block) > 0  # the kernel may have read ahead some of it
+        assert all(weights_readahead._is_cached(opened.fileno(), offset) for offset in range(0, 1 << 20, 4096))
 
 
 def test_the_ranks_of_each_node_read_all_of_it(model: Path) -> None:
@@ -143,11 +143,11 @@ def control_groups(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_jobs_own_limit_of_memory_holds(model: Path, control_groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = list(readahead._limits(control_groups, control_groups.parent / "own"))
+    limits = list(weights_readahead._limits(control_groups, control_groups.parent / "own"))
     assert limits == [float("inf"), 40_000.0]
-    monkeypatch.setattr(readahead, "_memory", lambda: min(limits))
+    monkeypatch.setattr(weights_readahead, "_memory", lambda: min(limits))
     assert read_by(record(model)) == [0, 0]  # 30,720 bytes are more than half of it
-    monkeypatch.setattr(readahead, "_memory", lambda: 61_440.0)
+    monkeypatch.setattr(weights_readahead, "_memory", lambda: 61_440.0)
     assert sum(read_by(record(model))) == 30_720
 
 
@@ -159,8 +159,8 @@ def test_limits_of_older_control_groups_hold_too(tmp_path: Path) -> None:
         (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
     own = tmp_path / "own"
     own.write_text("12:cpuset,cpu:/slurm\n5:memory:/slurm/uid_1000/job_7/step_0\n0::/user.slice\n")
-    assert min(readahead._limits(tmp_path, own)) == 40_000.0
+    assert min(weights_readahead._limits(tmp_path, own)) == 40_000.0
 
 
 def test_this_nodes_memory_is_known() -> None:
-    assert 1 << 20 < readahead._memory() < float("inf")
+    assert 1 << 20 < weights_readahead._memory() < float("inf")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests import crafted
-from vllm_hpc.engine.report import RankReport, is_echo
-from vllm_hpc.jobfolder import SUBFOLDERS, JobFolder
+from vllm_hpc.engine.health.rank_record import RankReport, is_echo
+from vllm_hpc.jobfolder.folder import SUBFOLDERS, JobFolder
 
 
 class DistBackendError(RuntimeError):

@@ -12,12 +12,12 @@ import pytest
 
 from tests import crafted
 from tests.test_engine_shards import open_writer
-from vllm_hpc.collect import collect
-from vllm_hpc.engine.report import RankReport
-from vllm_hpc.engine.reserve import RESERVE_BYTES, Reserve
-from vllm_hpc.engine.shards import ShardWriter
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import RankRecord, read_json
+from vllm_hpc.engine.health.disk_reserve import RESERVE_BYTES, Reserve
+from vllm_hpc.engine.health.rank_record import RankReport
+from vllm_hpc.engine.health.shard_writer import ShardWriter
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import RankRecord, read_json
+from vllm_hpc.jobs.collect import collect
 
 pytestmark = pytest.mark.timeout(60)
 FULL = r"No space left on device: every row finished so far is safe; make room, then 'vllm-hpc resume'"

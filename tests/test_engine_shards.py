@@ -16,12 +16,12 @@ import msgspec
 import pytest
 
 from tests import crafted
-from vllm_hpc.engine import shards
-from vllm_hpc.engine.reserve import RESERVE_BYTES
-from vllm_hpc.engine.shards import ShardWriter
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Progress, Run, read_json
-from vllm_hpc.shards import Tally
+from vllm_hpc.engine.health import shard_writer
+from vllm_hpc.engine.health.disk_reserve import RESERVE_BYTES
+from vllm_hpc.engine.health.shard_writer import ShardWriter
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Progress, Run, read_json
+from vllm_hpc.jobfolder.shards import Tally
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -141,7 +141,7 @@ def test_a_file_system_that_hangs_is_not_waited_for_for_ever(
     folder: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where as many rows wait as may: who was told to leave has five seconds."""
-    monkeypatch.setattr(shards, "_MOST_WAITING", 2)
+    monkeypatch.setattr(shard_writer, "_MOST_WAITING", 2)
     writer = open_writer(folder)
     release = hang(writer)
     for row in (1, 2):
@@ -154,7 +154,7 @@ def test_a_file_system_that_hangs_is_not_waited_for_for_ever(
 
 
 def test_who_waits_for_room_meets_the_error(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_MOST_WAITING", 1)
+    monkeypatch.setattr(shard_writer, "_MOST_WAITING", 1)
     writer = open_writer(folder)
     release = hang(writer)
 
@@ -172,7 +172,7 @@ KILLED = """
 import sys
 from tests.test_engine_shards import open_writer
 from tests import crafted
-from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.jobfolder.folder import JobFolder
 writer = open_writer(JobFolder(sys.argv[1]), sync_s=0.0)
 for number in range(10**9):
     writer.put(lambda: crafted.result(0, "x" * 1000))

@@ -22,9 +22,9 @@ np, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
 def module() -> Any:
     """What is tested. It imports vLLM, which takes its time: only where a test asks for it."""
     pytest.importorskip("vllm")
-    from vllm_hpc.engine import shared_sampling
+    from vllm_hpc.engine.vllm_patches import sharded_sampling
 
-    return shared_sampling
+    return sharded_sampling
 
 
 @pytest.mark.full

@@ -54,7 +54,7 @@ def test_every_step_is_what_vllm_would_have_made_of_it(
 
 def test_a_scheduler_that_is_not_known_goes_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm")
-    from vllm_hpc.engine import steady
+    from vllm_hpc.engine.vllm_patches import fast_schedule
 
     class Other:
         schedule = update_from_output = None
@@ -62,15 +62,15 @@ def test_a_scheduler_that_is_not_known_goes_its_own_way(monkeypatch: pytest.Monk
     scheduler = Other()
     engine: Any = SimpleNamespace(engine_core=SimpleNamespace(engine_core=SimpleNamespace(scheduler=scheduler)))
     with pytest.raises(ValueError, match="not the scheduler"):
-        steady.Steady(scheduler)
-    monkeypatch.setattr(steady, "Scheduler", Other)
-    monkeypatch.setattr(steady, "_does_more", lambda scheduler: False)
+        fast_schedule.Steady(scheduler)
+    monkeypatch.setattr(fast_schedule, "Scheduler", Other)
+    monkeypatch.setattr(fast_schedule, "_does_more", lambda scheduler: False)
     with pytest.raises(AttributeError, match="kv_cache_manager"):
-        steady.Steady(scheduler)
-    monkeypatch.setattr(steady, "__version__", "0.99.0")
+        fast_schedule.Steady(scheduler)
+    monkeypatch.setattr(fast_schedule, "__version__", "0.99.0")
     with pytest.raises(ValueError, match="not the scheduler"):
-        steady.Steady(scheduler)
-    assert steady.take_short_way(engine) is False
+        fast_schedule.Steady(scheduler)
+    assert fast_schedule.take_short_way(engine) is False
     assert vars(scheduler) == {}
     workers: Any = SimpleNamespace(engine_core=SimpleNamespace())  # the scheduler is in another process
-    assert steady.take_short_way(workers) is False
+    assert fast_schedule.take_short_way(workers) is False

@@ -57,7 +57,7 @@ class Both:
     def __init__(self, inner: Any) -> None:
         from transformers import PreTrainedTokenizerFast
 
-        from vllm_hpc.engine.texts import TextMaker
+        from vllm_hpc.engine.rows.detokenize import TextMaker
 
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
         engine: Any = SimpleNamespace(renderer=SimpleNamespace(tokenizer=self.tokenizer))

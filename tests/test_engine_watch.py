@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests import crafted
-from vllm_hpc.engine import watch
-from vllm_hpc.engine.report import Phase
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Crash, RankRecord, read_json
+from vllm_hpc.engine.health import watchdog
+from vllm_hpc.engine.health.rank_record import Phase
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Crash, RankRecord, read_json
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -23,16 +23,16 @@ pytestmark = pytest.mark.timeout(60)
 # turn of a tenth of a second took more than one.
 RANK = """
 import sys, threading, time
-from vllm_hpc.engine import awake, watch
-from vllm_hpc.engine.report import Phase, RankReport
-from vllm_hpc.jobfolder import JobFolder
-watch._LOOK_S = watch.HEARTBEAT_S = 0.1
-watch._LATER_S = {Phase.STEP: 0.2, Phase.AGREE: 0.4}
-awake.STOPPED_S = 1.0
+from vllm_hpc.engine.health import awake_clock, watchdog
+from vllm_hpc.engine.health.rank_record import Phase, RankReport
+from vllm_hpc.jobfolder.folder import JobFolder
+watchdog._LOOK_S = watchdog.HEARTBEAT_S = 0.1
+watchdog._LATER_S = {Phase.STEP: 0.2, Phase.AGREE: 0.4}
+awake_clock.STOPPED_S = 1.0
 folder = JobFolder(sys.argv[1])
 report = RankReport(folder, 0, 0, 1)
 report.on_leave = lambda: print("flushed", flush=True)
-watch.start(report, 1.5, 2.0)
+watchdog.start(report, 1.5, 2.0)
 def hang_in_a_step():
     report.enter(Phase.STEP)
     threading.Event().wait(50)
@@ -138,10 +138,10 @@ def test_a_hang_between_steps_is_no_crash(tmp_path: Path, phase: str, kind: str,
 
 def test_whose_rank_hangs_says_so_before_those_that_wait_for_it() -> None:
     """Else a rank that waits in a collective would put its rows on trial for another's full file system."""
-    margin = watch.LINGER_S + watch.HEARTBEAT_S
-    between = [watch._LATER_S.get(phase, 0.0) for phase in Phase if phase not in (Phase.STEP, Phase.AGREE)]
-    assert max(between) + margin < watch._LATER_S[Phase.STEP]
-    assert watch._LATER_S[Phase.STEP] + margin < watch._LATER_S[Phase.AGREE]
+    margin = watchdog.LINGER_S + watchdog.HEARTBEAT_S
+    between = [watchdog._LATER_S.get(phase, 0.0) for phase in Phase if phase not in (Phase.STEP, Phase.AGREE)]
+    assert max(between) + margin < watchdog._LATER_S[Phase.STEP]
+    assert watchdog._LATER_S[Phase.STEP] + margin < watchdog._LATER_S[Phase.AGREE]
 
 
 @pytest.mark.parametrize("what", ["step", "get_on_without_a_step", "leave"])

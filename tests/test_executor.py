@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from vllm_hpc.environment import TASK_PICKLE
-from vllm_hpc.errors import RefusedError, SubmitError
-from vllm_hpc.executor import RankTask
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.resumption import resume
-from vllm_hpc.submission import submit
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobs.resume import resume
+from vllm_hpc.jobs.submit import submit
+from vllm_hpc.schedulers.submitit_environment import TASK_PICKLE
+from vllm_hpc.schedulers.submitit_executor import RankTask
+from vllm_hpc.spec.errors import RefusedError, SubmitError
 
 
 def test_what_the_ranks_run_is_there_before_the_scheduler_hears_of_the_job(desk: Path, model: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_checkout_that_is_not_installed_submits_nothing(
     desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No rank would find its environment, and the job's supervisor not even the package."""
-    monkeypatch.setattr("vllm_hpc.executor.entry_points", lambda **_: [])
+    monkeypatch.setattr("vllm_hpc.schedulers.submitit_executor.entry_points", lambda **_: [])
     with pytest.raises(RefusedError, match=r"not installed in .*: '.*python.* -m pip install -e /.*' does that$"):
         submit(str(model), scheduler="slurm", job_dir="runs")
     assert not (desk / "runs").exists()
@@ -44,7 +44,8 @@ def test_a_supervisor_that_does_not_start_says_why(desk: Path, model: Path, monk
     python = desk / "python"
     python.write_text(
         f'#!/bin/sh\nif [ "$3" = start ]; then exec {sys.executable} -c "import sys; sys.executable = \'$0\'; '
-        "from vllm_hpc.supervisor import start; from pathlib import Path; print(start(Path('$4')))\"; fi\n"
+        "from vllm_hpc.schedulers.local.supervisor import start; from pathlib import Path; "
+        "print(start(Path('$4')))\"; fi\n"
         "echo 'No module named vllm_hpc' >&2; exit 1\n"
     )
     python.chmod(0o755)
@@ -58,7 +59,7 @@ def test_a_submit_that_timed_out_leaves_all_that_the_job_needs(
     desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (desk / "bin" / "sbatch").write_text("#!/bin/sh\nexec sleep 30\n")
-    monkeypatch.setattr("vllm_hpc.schedulers.SUBMIT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("vllm_hpc.schedulers.scheduler.SUBMIT_TIMEOUT_S", 0.5)
     with pytest.raises(SubmitError, match="may be submitted or not"):
         submit(str(model), scheduler="slurm", job_dir="runs", name="lost")
     task = DelayedSubmission.load(desk / "runs" / "lost" / "ranks" / TASK_PICKLE)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from vllm_hpc.errors import InputError
-from vllm_hpc.formats import read_rows
-from vllm_hpc.rows import Row, carried_fields
+from vllm_hpc.rows.read import read_rows
+from vllm_hpc.rows.row import Row, carried_fields
+from vllm_hpc.spec.errors import InputError
 
 CHAT = [{"role": "user", "content": "hi"}]
 CHATS, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"

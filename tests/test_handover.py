@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from vllm_hpc.handover import to_shell
+from vllm_hpc.schedulers.in_script.export_environment import to_shell
 
 
 def names(environment: dict[str, str], *named: str) -> list[str]:

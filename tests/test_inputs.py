@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from vllm_hpc import formats
-from vllm_hpc.errors import InputError, RequestError
-from vllm_hpc.formats import blocks, checked_rows, find_source, read_rows
-from vllm_hpc.formats.ids import UniqueIds
-from vllm_hpc.inputs import InputReader, check_size, check_unchanged, input_file, iter_rows, read_index
-from vllm_hpc.intake import VARIABLE, Intake
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.rows import Row
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputReader, check_size, check_unchanged, input_file, iter_rows, read_index
+from vllm_hpc.jobfolder.store_input import VARIABLE, Intake
+from vllm_hpc.rows import blocks, read
+from vllm_hpc.rows.ids import UniqueIds
+from vllm_hpc.rows.read import checked_rows, find_source, read_rows
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.errors import InputError, RequestError
 
 REFERENCED, COPIED = 0, 1 << 40
 
@@ -130,7 +130,7 @@ def test_what_was_not_checked_is_checked_when_it_is_stored(tmp_path: Path, job: 
 def test_a_referenced_input_is_read_once(tmp_path: Path, job: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     intake = Intake(str(write(tmp_path / "in.jsonl")), REFERENCED)
     rows = len(list(intake.rows()))
-    monkeypatch.setattr("vllm_hpc.intake.checked_rows", None)
+    monkeypatch.setattr("vllm_hpc.jobfolder.store_input.checked_rows", None)
     assert intake.store(job) == rows
 
 
@@ -186,7 +186,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, name: s
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_hpc.formats.lines.MAX_LINE", 1 << 20)
+    monkeypatch.setattr("vllm_hpc.rows.jsonl.MAX_LINE", 1 << 20)
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "' + "x" * (2 << 20) + '"}\n')
     with pytest.raises(InputError, match=r"in\.jsonl:2: longer than 1 MiB: write a row a line"):
         list(read_rows(str(tmp_path / "in.jsonl")))
@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pyte
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(formats, "_check_head", refuse)  # root may read everything
+    monkeypatch.setattr(read, "_check_head", refuse)  # root may read everything
     with pytest.raises(InputError, match=r"cannot read input .*: Permission denied"):
         list(read_rows(str(file)))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vllm_hpc.errors import RefusedError
-from vllm_hpc.planning import plan_only
-from vllm_hpc.submission import prepare
+from vllm_hpc.jobs.submit import prepare
+from vllm_hpc.planner.make_plan import plan_only
+from vllm_hpc.spec.errors import RefusedError
 
 
 def script(desk: Path, model: Path, scheduler: str, profile: str = "", **options: Any) -> str:

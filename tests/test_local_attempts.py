@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests import crafted
-from vllm_hpc import Job, submit, supervisor
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Submitted, write_json
-from vllm_hpc.request import Request
-from vllm_hpc.schedulers.local import this_process
+from vllm_hpc import Job, submit
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Submitted, write_json
+from vllm_hpc.schedulers.local import supervisor, this_process
+from vllm_hpc.spec.request import Request
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(120)
@@ -103,8 +103,8 @@ def test_a_script_whose_ranks_have_left_has_a_moment_more_to_end_well(
 SUPERVISE = """
 import os, signal, sys
 from pathlib import Path
-from vllm_hpc import supervisor
-from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.schedulers.local import supervisor
+from vllm_hpc.jobfolder.folder import JobFolder
 wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
 supervisor._prctl(supervisor._PR_SET_CHILD_SUBREAPER, 1)  # else what the script started outlives it, and the test waits

@@ -20,8 +20,8 @@ import pytest
 from tests import real_jobs
 from tests.real_jobs import LONG, LONG_SAMPLING, PATIENCE_S, started, submit_long, submit_tiny, wait_for
 from vllm_hpc import Job
-from vllm_hpc.records import read_json
-from vllm_hpc.rows import Row
+from vllm_hpc.jobfolder.records import read_json
+from vllm_hpc.rows.row import Row
 from vllm_hpc.schedulers.local import SupervisorRecord
 
 LIMIT_S = 60
@@ -133,7 +133,7 @@ def test_a_worker_that_raises(subject: Path | None, tmp_path: Path) -> None:
         "import os\n"
         "if os.environ.get('RANK') == '0':\n"
         "    import resource\n"
-        "    from vllm_hpc.engine.shards import ShardWriter\n"
+        "    from vllm_hpc.engine.health.shard_writer import ShardWriter\n"
         "    real = ShardWriter.put\n"
         "    def put(self, make, rows=[]):\n"
         "        rows.append(make)\n"

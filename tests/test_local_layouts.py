@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ON_VLLM, REHEARSED
 from tests.published_models import SMALL_CONFIG
 from tests.real_jobs import ENGINE, PATIENCE_S, PROMPTS, check_complete, submit_tiny
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "TP=2": {"tp": 2},

@@ -15,7 +15,7 @@ import pytest
 from tests.crafted import lay_out
 from tests.real_jobs import processes_of
 from vllm_hpc import Job, submit
-from vllm_hpc.records import Ending, ExitRecord, Progress, write_json
+from vllm_hpc.jobfolder.records import Ending, ExitRecord, Progress, write_json
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ import pytest
 
 from tests.marks import beside_vllm
 from tests.published_models import PUBLISHED, SMALL_CONFIG, Published
-from vllm_hpc.errors import ModelError
-from vllm_hpc.memory import Load, kv_bytes_per_token, weigh
-from vllm_hpc.models import Model
-from vllm_hpc.models.config import UnknownArchitectureError, read_shape
-from vllm_hpc.models.count import count_parameters
-from vllm_hpc.models.families import FAMILIES
-from vllm_hpc.models.known import Knowledge, learn
-from vllm_hpc.models.weights import read_weights
+from vllm_hpc.planner.memory import Load, kv_bytes_per_token, weigh
+from vllm_hpc.planner.models.config import UnknownArchitectureError, read_shape
+from vllm_hpc.planner.models.count import count_parameters
+from vllm_hpc.planner.models.families import FAMILIES
+from vllm_hpc.planner.models.find import Model
+from vllm_hpc.planner.models.inspect import Knowledge, learn
+from vllm_hpc.planner.models.weights import read_weights
+from vllm_hpc.spec.errors import ModelError
 
 LOAD = Load(max_model_len=2048, max_num_seqs=256, max_num_batched_tokens=8192)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vllm_hpc.engine.network import pin
-from vllm_hpc.rendezvous import choose_port
+from vllm_hpc.engine.startup.network import pin
+from vllm_hpc.schedulers.in_script.master_port import choose_port
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_head_that_cannot_be_resolved_is_named(environment: pytest.MonkeyPatch
 
 def test_the_port_is_free_and_not_ephemeral() -> None:
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    port = int(subprocess.check_output([sys.executable, "-m", "vllm_hpc.rendezvous", "4711"]))
+    port = int(subprocess.check_output([sys.executable, "-m", "vllm_hpc.in_job", "rendezvous", "4711"]))
     assert not low <= port <= high
     assert port == choose_port("4711")
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from tests.needs import cut, needs, of_rows
-from vllm_hpc.choose import WORTH_SHARE, choose
-from vllm_hpc.layout import Asked, Layout, solve
-from vllm_hpc.survey import Survey
+from vllm_hpc.planner.choose_layout import WORTH_SHARE, choose
+from vllm_hpc.planner.workload import Survey
+from vllm_hpc.spec.layout import Asked, Layout, solve
 
 # Output tokens/s of layouts, TP and DP, of the same GPUs: docs/performance.md. Of rows, tokens out and PP=1.
 MEASURED: list[tuple[str, str, int, int, dict[tuple[int, int], int]]] = [

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tests.marks import beside_vllm
 from tests.published_models import PUBLISHED, SMALL_CONFIG, Published
-from vllm_hpc.models.config import Shape, read_shape
-from vllm_hpc.parallel import allowed_tp, tp_obstacles, why_not
+from vllm_hpc.planner.models.config import Shape, read_shape
+from vllm_hpc.planner.parallelism import allowed_tp, tp_obstacles, why_not
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64)
 # Layers that we hold against vLLM's own; it builds experts and MLA out of the same parts.

@@ -11,16 +11,16 @@ import pytest
 
 from tests.conftest import Cli
 from tests.crafted import end, make_job, progress, start
-from vllm_hpc.errors import SubmitError
-from vllm_hpc.job import find_job
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.layout import Layout
-from vllm_hpc.records import Submitted, submission_of, write_json
-from vllm_hpc.request import make_request
-from vllm_hpc.schedulers import ClientError, ClientTimeoutError, Sighting, find_scheduler
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Submitted, submission_of, write_json
+from vllm_hpc.jobs.job import find_job
+from vllm_hpc.jobs.status import read_status
 from vllm_hpc.schedulers.pbs import SCHEDULER, look, parse_qstat
-from vllm_hpc.schedulers.pbs_reasons import waiting_reason
-from vllm_hpc.state import read_status
+from vllm_hpc.schedulers.pbs.reasons import waiting_reason
+from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError, Sighting, find_scheduler
+from vllm_hpc.spec.errors import SubmitError
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.request import make_request
 
 RECORDED = Path(__file__).parent / "pbs" / "recorded"
 HANGS = ClientTimeoutError("qstat did not answer within 15 s: is the controller up?")
@@ -198,7 +198,7 @@ def test_a_job_is_found_by_its_ids(tmp_path: Path, text: str) -> None:
 
 
 def seen(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr("vllm_hpc.schedulers.looks.call_client", lambda argv: text)
+    monkeypatch.setattr("vllm_hpc.schedulers.polling.call_client", lambda argv: text)
 
 
 def test_a_job_that_was_submitted_again_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

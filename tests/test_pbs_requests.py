@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vllm_hpc.errors import RefusedError
-from vllm_hpc.render import clock, jobname, size
-from vllm_hpc.submission import prepare
+from vllm_hpc.jobs.submit import prepare
+from vllm_hpc.schedulers.script import clock, jobname, size
+from vllm_hpc.spec.errors import RefusedError
 
 
 def lines(desk: Path, model: Path, profile: str = "", **options: Any) -> list[str]:

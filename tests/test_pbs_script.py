@@ -14,8 +14,8 @@ import pytest
 
 from tests.brisk import brisk
 from tests.real_jobs import wait_for
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.submission import submit
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobs.submit import submit
 
 # As PBS's: a bare environment, the home folder, the job's log, 0 whatever the task did, no waiting for it at TERM.
 PBSDSH = """

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from vllm_hpc.errors import LayoutError
-from vllm_hpc.layout import OPTIONS, Asked, Layout, solve
-from vllm_hpc.plan import Plan
+from vllm_hpc.spec.errors import LayoutError
+from vllm_hpc.spec.layout import OPTIONS, Asked, Layout, solve
+from vllm_hpc.spec.plan import Plan
 
 # asked, GPUs of a node, then nodes, ranks per node, TP, PP, DP
 TABLE = [

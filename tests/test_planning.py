@@ -12,11 +12,11 @@ from tests.conftest import Cli
 from tests.crafted import make_job
 from tests.marks import needs_vllm
 from tests.published_models import PUBLISHED
-from vllm_hpc.cost import START_S
-from vllm_hpc.layout import Layout
-from vllm_hpc.plan import Plan
-from vllm_hpc.records import JobRecord, RankRecord, write_json
-from vllm_hpc.request import Request
+from vllm_hpc.jobfolder.records import JobRecord, RankRecord, write_json
+from vllm_hpc.planner.gpu_hours import START_S
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.request import Request
 
 CONFIGS = {model.name: model.config for model in PUBLISHED}
 # What nvidia-smi prints on a node with two H100.
@@ -232,8 +232,8 @@ def test_earlier_jobs_of_another_model_or_damaged_ones_are_passed_over(models: P
 
 
 def test_a_large_input_is_sampled_and_that_is_said(models: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_hpc.survey.WHOLE_BYTES", 1000)
-    monkeypatch.setattr("vllm_hpc.survey.SAMPLE_ROWS", 10)
+    monkeypatch.setattr("vllm_hpc.planner.workload.WHOLE_BYTES", 1000)
+    monkeypatch.setattr("vllm_hpc.planner.workload.SAMPLE_ROWS", 10)
     (models / "in.txt").write_text("A prompt of some words.\n" * 1000)
     found = plan(run_cli, "Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.txt")
     assert "a sample of the input" in found["cost"]["basis"]
@@ -302,7 +302,7 @@ def test_a_number_of_5000_digits_is_refused_in_one_line(
 ) -> None:
     """By the source of vLLM, and where that is not here by what the planner itself takes."""
     if not has_vllm:
-        monkeypatch.setattr("vllm_hpc.vllm_arguments._package", lambda: None)
+        monkeypatch.setattr("vllm_hpc.spec.vllm_arguments._package", lambda: None)
     outcome = run_cli("plan", "Llama-3.1-8B", "--engine", "max_num_seqs=" + "9" * 5000)
     assert outcome.code == 2
     assert said in outcome.err

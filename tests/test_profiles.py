@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from vllm_hpc.errors import ProfileError, RefusedError
-from vllm_hpc.profiles import Profile, load_profile
-from vllm_hpc.submission import prepare
+from vllm_hpc.jobs.submit import prepare
+from vllm_hpc.spec.errors import ProfileError, RefusedError
+from vllm_hpc.spec.profile import Profile, load_profile
 
 
 def write_project(desk: Path, text: str) -> Path:

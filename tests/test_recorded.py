@@ -15,7 +15,7 @@ import pytest
 from tests.real_jobs import PATIENCE_S, ends_as, rehearsed_texts, wait_for
 from tests.recorded import ROWS, old_metadata, replay
 from vllm_hpc import Job
-from vllm_hpc.records import Submitted, write_json
+from vllm_hpc.jobfolder.records import Submitted, write_json
 
 
 @pytest.mark.parametrize("name", ["local", "slurm", "pbs"])
@@ -33,7 +33,13 @@ def test_it_runs_drains_requeues_resumes_and_is_collected(tmp_path: Path, monkey
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(old_metadata(tmp_path)), os.environ.get("PYTHONPATH", "")]))
     script = replay("local", tmp_path)
     job = Job(script.parent)
-    started = [sys.executable, "-m", "vllm_hpc.supervisor", "start", str(script)]  # as 0.1's submit does
+    started = [
+        sys.executable,
+        "-m",
+        "vllm_hpc.supervisor",
+        "start",
+        str(script),
+    ]  # as 0.1's submit does
     job_id = subprocess.check_output(started, text=True).strip()
     write_json(job.folder.submitted, Submitted("local", job_id, time.time()))
     wait_for(lambda: job.status().rows.done > 0, "rows are written")

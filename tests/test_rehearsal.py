@@ -11,21 +11,21 @@ import pytest
 
 from tests.conftest import Cli
 from tests.crafted import layout, make_job
-from vllm_hpc import plan as plans
-from vllm_hpc.collect import collect
-from vllm_hpc.engine.rehearsal import RehearsalEngine, text_of, tokens_of
-from vllm_hpc.engine.rehearsal_faults import FaultPlan
-from vllm_hpc.engine.rehearsal_rows import RehearsalRows, prompt_tokens
-from vllm_hpc.errors import CollectError, RequestError
-from vllm_hpc.history import measured_rate
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.layout import Place
-from vllm_hpc.records import JobRecord, RankRecord, write_json
-from vllm_hpc.rehearsal import Rehearsal, read_rehearsal
-from vllm_hpc.request import Request, make_request
-from vllm_hpc.rows import Row
-from vllm_hpc.shards import finished
-from vllm_hpc.state import read_status
+from vllm_hpc.engine.rehearsal.engine import RehearsalEngine, text_of, tokens_of
+from vllm_hpc.engine.rehearsal.faults import FaultPlan
+from vllm_hpc.engine.rehearsal.rows import RehearsalRows, prompt_tokens
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import JobRecord, RankRecord, write_json
+from vllm_hpc.jobfolder.shards import finished
+from vllm_hpc.jobs.collect import collect
+from vllm_hpc.jobs.status import read_status
+from vllm_hpc.planner.history import measured_rate
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec import plan as plans
+from vllm_hpc.spec.errors import CollectError, RequestError
+from vllm_hpc.spec.layout import Place
+from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
+from vllm_hpc.spec.request import Request, make_request
 
 
 def record(rows: int = 3, **engine: Any) -> JobRecord:
@@ -182,7 +182,7 @@ def test_a_rehearsed_script_is_the_jobs_own(run_cli: Cli, model: Path) -> None:
 
 
 def test_a_rehearsal_needs_torch(run_cli: Cli, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_hpc.executor.find_spec", lambda name: None)
+    monkeypatch.setattr("vllm_hpc.schedulers.submitit_executor.find_spec", lambda name: None)
     outcome = run_cli("submit", "--rehearse", "--scheduler", "slurm")
     assert outcome.code == 2
     assert outcome.err.startswith("Error: --rehearse needs torch")
@@ -190,7 +190,7 @@ def test_a_rehearsal_needs_torch(run_cli: Cli, desk: Path, monkeypatch: pytest.M
 
 
 def test_a_rehearsed_sweep_needs_torch(run_cli: Cli, model: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vllm_hpc.executor.find_spec", lambda name: None)
+    monkeypatch.setattr("vllm_hpc.schedulers.submitit_executor.find_spec", lambda name: None)
     outcome = run_cli("tune", model, "--rehearse", "--scheduler", "local", "--tp", "1")
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("Error: --rehearse needs torch")

@@ -9,8 +9,8 @@ import pytest
 
 from tests.real_jobs import PATIENCE_S, PROMPTS, check_complete, rehearsed_texts, submit_tiny
 from vllm_hpc import Job
-from vllm_hpc.rows import Row
-from vllm_hpc.state import Status
+from vllm_hpc.jobs.status import Status
+from vllm_hpc.rows.row import Row
 
 pytestmark = pytest.mark.ranks
 

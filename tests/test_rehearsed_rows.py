@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.real_jobs import PATIENCE_S, submit_tiny
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 pytestmark = [pytest.mark.vllm, pytest.mark.full]
 

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Cli
-from vllm_hpc.errors import TemplateError
-from vllm_hpc.render import ScriptContext, directive, render_script, sh
+from vllm_hpc.schedulers.script import ScriptContext, directive, render_script, sh
+from vllm_hpc.spec.errors import TemplateError
 
 CONTEXT = ScriptContext(
     title="A title", name="name", folder="/runs/name", scheduler_log="/runs/name/logs/scheduler.out", bin="/venv/bin",

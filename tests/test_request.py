@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vllm_hpc
-from vllm_hpc.checks import check_name, check_shell_lines, parse_walltime
-from vllm_hpc.errors import RequestError
-from vllm_hpc.request import Request, make_request
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.request import Request, make_request
+from vllm_hpc.spec.values import check_name, check_shell_lines, parse_walltime
 
 
 def write_definition(folder: Path, text: str) -> Path:

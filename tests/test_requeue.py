@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from tests import crafted
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Claimed, Crash, Progress, Retry, Run, write_json
-from vllm_hpc.requeue import main, should_run_again
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Claimed, Crash, Progress, Retry, Run, write_json
+from vllm_hpc.schedulers.in_script.requeue import main, should_run_again
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_a_full_disk_is_no_reason_to_run_again(folder: JobFolder) -> None:
     crafted.rank(folder, 0, "running")
     assert should_run_again(folder, 1, 1)[0]
     program = (
-        "import resource, sys; from vllm_hpc.requeue import main;"
+        "import resource, sys; from vllm_hpc.schedulers.in_script.requeue import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); sys.exit(main(sys.argv[1:]))"
     )
     before = sorted(folder.path.rglob("*"))

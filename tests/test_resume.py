@@ -12,13 +12,13 @@ import pytest
 
 from tests import crafted
 from tests.conftest import FAKE_SBATCH, Cli
-from vllm_hpc import resumption
-from vllm_hpc.errors import FailedError, InputError, SubmitError
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Retry, Submitted, read_json, write_json
-from vllm_hpc.resumption import resume
-from vllm_hpc.schedulers import ClientTimeoutError, Sighting
-from vllm_hpc.state import Verdict, read_status
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
+from vllm_hpc.jobs import resume as resumption
+from vllm_hpc.jobs.resume import resume
+from vllm_hpc.jobs.status import Verdict, read_status
+from vllm_hpc.schedulers.scheduler import ClientTimeoutError, Sighting
+from vllm_hpc.spec.errors import FailedError, InputError, SubmitError
 
 Looks = Callable[[str], Any]
 

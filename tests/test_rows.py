@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_hpc.errors import InputError
-from vllm_hpc.formats import check_rows, read_rows
-from vllm_hpc.rows import (
+from vllm_hpc.rows.read import check_rows, read_rows
+from vllm_hpc.rows.row import (
     INPUT_FIELDS,
     OUTPUT_FIELDS,
     SAMPLE_PROMPTS,
@@ -22,6 +21,7 @@ from vllm_hpc.rows import (
     iter_jsonl,
     write_rows,
 )
+from vllm_hpc.spec.errors import InputError
 
 
 def read(folder: Path, content: str | bytes, name: str = "in.jsonl") -> list[Row]:

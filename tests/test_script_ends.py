@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.brisk import brisk
-from vllm_hpc.submission import prepare, submit
+from vllm_hpc.jobs.submit import prepare, submit
 
 USR2 = "kill -USR2 $PPID; "
 TERM = "kill -TERM $PPID; "

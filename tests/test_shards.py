@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.crafted import layout, make_job, read_lines, result, write_lines
-from vllm_hpc import lines as lines_module
-from vllm_hpc.cli import show
-from vllm_hpc.collect import collect
-from vllm_hpc.errors import CollectError
-from vllm_hpc.inputs import InputIndex
-from vllm_hpc.job import Job
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.lines import LineReader
-from vllm_hpc.records import read_json, write_json
-from vllm_hpc.shards import Scan, finished
+from vllm_hpc.cli import print_status
+from vllm_hpc.jobfolder import shard_lines as lines_module
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputIndex
+from vllm_hpc.jobfolder.records import read_json, write_json
+from vllm_hpc.jobfolder.shard_lines import LineReader
+from vllm_hpc.jobfolder.shards import Scan, finished
+from vllm_hpc.jobs.collect import collect
+from vllm_hpc.jobs.job import Job
+from vllm_hpc.spec.errors import CollectError
 
 
 def error(index: int) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def test_a_shard_that_becomes_shorter_is_said(tmp_path: Path, monkeypatch: pytes
     def cut(folder: JobFolder) -> None:
         os.truncate(folder.shard(0, 1), folder.shard(0, 1).stat().st_size - 5)
 
-    monkeypatch.setattr("vllm_hpc.collect.check_input", cut)
+    monkeypatch.setattr("vllm_hpc.jobs.collect.check_input", cut)
     with pytest.raises(CollectError, match="shorter"):
         collect(folder)
     assert list(folder.path.glob(".outputs*")) == []
@@ -258,7 +258,7 @@ def test_openai_batch_lines_go_out_as_they_are_and_missing_ones_as_errors(tmp_pa
     ],
 )
 def test_a_batch_line_has_a_sample_to_show(line: dict[str, Any], said: str) -> None:
-    assert show._answer(line).plain == said
+    assert print_status._answer(line).plain == said
 
 
 def test_the_line_is_copied_byte_by_byte(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_a_scan_takes_few_bytes_a_row(tmp_path: Path) -> None:
     folder = make_job(tmp_path / "job", rows=0)
     folder.shard(0, 1).write_text("".join(f'{{"index":{n}}}\n' for n in range(rows)))
     program = (
-        "import resource, sys; from pathlib import Path; from vllm_hpc.shards import Scan;"
+        "import resource, sys; from pathlib import Path; from vllm_hpc.jobfolder.shards import Scan;"
         "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; before = most();"
         f"Scan([Path(sys.argv[1])], {rows}); print((most() - before) * 1024 / {rows})"
     )

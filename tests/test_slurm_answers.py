@@ -10,12 +10,12 @@ import pytest
 
 from tests.conftest import Cli
 from tests.crafted import end, make_array, make_job, progress, start
-from vllm_hpc.job import Job
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Submitted, write_json
-from vllm_hpc.schedulers import ClientError, ClientMissingError, ClientTimeoutError, Sighting
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Submitted, write_json
+from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.status import FINAL, read_status
+from vllm_hpc.schedulers.scheduler import ClientError, ClientMissingError, ClientTimeoutError, Sighting
 from vllm_hpc.schedulers.slurm import SCHEDULER, look, parse_sacct, parse_scontrol, parse_squeue, task_ids
-from vllm_hpc.state import FINAL, read_status
 
 NO_SUCH_JOB = ClientError("squeue refused: slurm_load_jobs error: Invalid job id specified")
 NO_ACCOUNTING = ClientError("sacct refused: Slurm accounting storage is disabled")
@@ -143,7 +143,7 @@ class Clients:
 
 def slurm(monkeypatch: pytest.MonkeyPatch, **answers: str | ClientError) -> Clients:
     clients = Clients(**{"squeue": "", "scontrol": NO_SUCH_JOB, "sacct": NO_ACCOUNTING, **answers})
-    for module in ("slurm", "looks"):
+    for module in ("slurm", "polling"):
         monkeypatch.setattr(f"vllm_hpc.schedulers.{module}.call_client", clients)
     return clients
 
@@ -254,7 +254,7 @@ def test_a_job_is_looked_for_and_cancelled_on_the_cluster_that_took_it(
 @pytest.mark.parametrize("output", ["12\n", "12;\n", "sbatch: lua: hello\n12\n"])
 def test_without_clusters_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     folder = make_job(tmp_path / "job", scheduler="slurm")
-    monkeypatch.setattr("vllm_hpc.schedulers.call_client", lambda *arguments: output)
+    monkeypatch.setattr("vllm_hpc.schedulers.scheduler.call_client", lambda *arguments: output)
     (folder.path / "script.sbatch").write_text("#!/bin/sh\n")
     assert SCHEDULER.submit(folder.path / "script.sbatch") == "12"
     clients = slurm(monkeypatch)
@@ -286,7 +286,7 @@ def test_a_list_asks_a_client_again_that_only_refused(
     clients = slurm(monkeypatch, squeue=NO_SUCH_JOB)
     run_cli("list")
     assert [argv[0] for argv in clients.asked].count("squeue") == 3
-    monkeypatch.setattr("vllm_hpc.schedulers.looks._SLOW_S", 0.0)  # a controller that is down says so after a while
+    monkeypatch.setattr("vllm_hpc.schedulers.polling._SLOW_S", 0.0)  # a controller that is down says so after a while
     clients = slurm(monkeypatch, squeue=ClientError("squeue refused: Unable to contact slurm controller"))
     run_cli("list")
     assert [argv[0] for argv in clients.asked] == ["squeue"]
@@ -298,7 +298,7 @@ def test_who_follows_a_log_reads_the_folder_often_and_asks_slurm_seldom(
     folder = make_job(tmp_path / "job", scheduler="slurm")
     start(folder)
     now = 1000.0
-    monkeypatch.setattr("vllm_hpc.schedulers.looks.time.monotonic", lambda: now)
+    monkeypatch.setattr("vllm_hpc.schedulers.polling.time.monotonic", lambda: now)
     clients = slurm(monkeypatch, squeue="77|RUNNING|None|x\n")
     write_json(folder.submitted, Submitted("slurm", "77", 0.0))
     statuses = Job(folder.path).statuses(ask_every_s=30)

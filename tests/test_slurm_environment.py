@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from vllm_hpc.schedulers import clean_environment
-from vllm_hpc.schedulers.slurm_environment import stated_options, submit_environment
+from vllm_hpc.schedulers.scheduler import clean_environment
+from vllm_hpc.schedulers.slurm.environment import stated_options, submit_environment
 
 HEAD = "#!/bin/bash\n# a comment -p x\n\n#SBATCH --nodes=1 --ntasks-per-node=1\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_hpc.schedulers.slurm_reasons import HOPELESS, explain_reason
+from vllm_hpc.schedulers.slurm.reasons import HOPELESS, explain_reason
 
 
 @pytest.mark.parametrize(

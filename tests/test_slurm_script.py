@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.brisk import brisk
-from vllm_hpc.submission import submit
+from vllm_hpc.jobs.submit import submit
 
 JOINED = 'for node in 0 1; do : > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-$node"; done\n'
 IDLE = "for _ in {1..90}; do sleep 0.2; done"

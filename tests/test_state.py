@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.crafted import end, error, layout, make_array, make_job, progress, rank, result, start, write_lines
-from vllm_hpc.counts import Rows
-from vllm_hpc.errors import FailedError, JobNotFoundError
-from vllm_hpc.failure import first_error
-from vllm_hpc.job import Job
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.records import Progress, Run, write_json
-from vllm_hpc.schedulers import Ask, ClientError, ClientTimeoutError, Sighting
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Progress, Run, write_json
+from vllm_hpc.jobs.failure import first_error
+from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.progress import Rows
+from vllm_hpc.jobs.status import FINAL, read_status
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
-from vllm_hpc.state import FINAL, read_status
+from vllm_hpc.schedulers.scheduler import Ask, ClientError, ClientTimeoutError, Sighting
+from vllm_hpc.spec.errors import FailedError, JobNotFoundError
 
 
 def started(tmp_path: Path, rows: int = 3, tp: int = 1, scheduler: str = "local") -> JobFolder:
@@ -44,7 +44,7 @@ def dead_pid() -> int:
 def says(monkeypatch: pytest.MonkeyPatch, seen: dict[str, Sighting]) -> None:
     """The scheduler, whichever it is, answers so."""
     answer = replace(SCHEDULER, look=lambda job, job_id, tasks, ask: seen)
-    monkeypatch.setattr("vllm_hpc.schedulers.looks.get_scheduler", lambda name: answer)
+    monkeypatch.setattr("vllm_hpc.schedulers.polling.get_scheduler", lambda name: answer)
 
 
 def test_completed_is_every_row_with_a_result(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_live_supervisor_means_running_and_says_the_stage(tmp_path: Path, monk
     rank(folder, 0, "running")
     assert "1 of 2 rank(s) load" in read_status(folder).reason
     progress(folder, done=1, failed=1, tokens=400)
-    monkeypatch.setattr("vllm_hpc.counts.time.time", lambda: 1010.0 + 100)
+    monkeypatch.setattr("vllm_hpc.jobs.progress.time.time", lambda: 1010.0 + 100)
     status = read_status(folder)
     assert "generating on 1 of 1" in status.reason
     assert (status.tokens_per_s, status.eta_s) == (4.0, 100.0)
@@ -260,7 +260,7 @@ def test_an_exit_record_that_comes_between_two_looks_counts(tmp_path: Path, monk
         end(folder)
         return {job_id: Sighting("gone", "it has left")}
 
-    monkeypatch.setattr("vllm_hpc.schedulers.looks.get_scheduler", lambda name: replace(SCHEDULER, look=look))
+    monkeypatch.setattr("vllm_hpc.schedulers.polling.get_scheduler", lambda name: replace(SCHEDULER, look=look))
     assert read_status(folder).state == "COMPLETED"
 
 
@@ -306,7 +306,7 @@ def test_the_rows_of_a_job_that_has_ended_are_counted_once(tmp_path: Path, monke
     write_lines(folder.shard(0, 1), [result(0)])
     end(folder, 1)
     assert read_status(folder).rows == Rows(3, 1)
-    monkeypatch.setattr("vllm_hpc.counts._count", lambda shards, total: pytest.fail("counted again"))
+    monkeypatch.setattr("vllm_hpc.jobs.progress._count", lambda shards, total: pytest.fail("counted again"))
     assert read_status(folder).rows == Rows(3, 1)
 
 
@@ -321,7 +321,7 @@ def test_of_a_killed_writer_only_what_its_counts_do_not_cover_is_counted(
     write_lines(folder.shard(0, 2), [result(1), result(3), result(3), failed], torn='{"index": 5')
     write_json(folder.progress(0), Progress(replica=0, attempt=2, done=2, shard_bytes=covered))
     end(folder, 137, "SIGKILL")
-    monkeypatch.setattr("vllm_hpc.counts._count", lambda shards, total: pytest.fail("all were counted"))
+    monkeypatch.setattr("vllm_hpc.jobs.progress._count", lambda shards, total: pytest.fail("all were counted"))
     assert read_status(folder).rows == Rows(6, 3, 1)
 
 
@@ -363,7 +363,7 @@ def test_the_speed_of_a_running_job_is_that_of_its_last_attempt(
         runs=runs,
     )
     write_json(folder.progress(0), both)
-    monkeypatch.setattr("vllm_hpc.counts.time.time", lambda: 2020.0)
+    monkeypatch.setattr("vllm_hpc.jobs.progress.time.time", lambda: 2020.0)
     status = read_status(folder)
     assert (status.tokens_per_s, status.eta_s) == (50.0, 100.0)
     folder.supervisor.unlink()
@@ -502,7 +502,7 @@ def test_a_cancel_that_was_refused_leaves_no_mark(
         raise error
 
     says(monkeypatch, {"77": Sighting("running")})
-    monkeypatch.setattr("vllm_hpc.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
+    monkeypatch.setattr("vllm_hpc.jobs.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
     with pytest.raises(FailedError):
         Job(folder.path).cancel()
     assert folder.cancelled.exists() == (stays or was_cancelled)
@@ -518,7 +518,7 @@ def test_a_job_that_the_scheduler_does_not_know_is_cancelled_by_the_users_word(
         raise ClientError("scancel refused: Invalid job id specified")
 
     says(monkeypatch, {"77": Sighting(phase, "Slurm's words")})
-    monkeypatch.setattr("vllm_hpc.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
+    monkeypatch.setattr("vllm_hpc.jobs.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
     if state:
         assert Job(folder.path).cancel().state == state
     else:
@@ -534,7 +534,7 @@ def test_completed_by_the_schedulers_word_waits_for_records_that_are_seen_late(
     folder = started(tmp_path, scheduler="slurm")
     progress(folder, done=1)
     now = 5000.0
-    monkeypatch.setattr("vllm_hpc.state.time.time", lambda: now)
+    monkeypatch.setattr("vllm_hpc.jobs.status.time.time", lambda: now)
     says(monkeypatch, {"77": Sighting("completed", "Slurm says COMPLETED")})
     status = read_status(folder)
     assert (status.state, status.is_final) == ("RUNNING", False)
@@ -573,7 +573,7 @@ def test_who_cannot_write_into_the_folder_does_not_wait(tmp_path: Path, monkeypa
     def refuse(path: Path, record: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr("vllm_hpc.state.write_json", refuse)
+    monkeypatch.setattr("vllm_hpc.jobs.status.write_json", refuse)
     assert read_status(folder).state == "PARTIAL"
 
 

@@ -18,17 +18,17 @@ import pytest
 
 from tests.published_models import PUBLISHED
 from tests.real_jobs import ENGINE
-from vllm_hpc import tuning
-from vllm_hpc.errors import JobFailedError, LayoutError, RefusedError, RequestError, SubmitError
-from vllm_hpc.job import Job
-from vllm_hpc.planning import find_subject, make_plan, plan_only
-from vllm_hpc.profiles import Profile
-from vllm_hpc.request import make_request
-from vllm_hpc.submission import prepare, prepare_untuned
-from vllm_hpc.sweep import SWEEPS, search, warmed
-from vllm_hpc.trials import Bench
-from vllm_hpc.tuned import Finding, Setting, Trial
-from vllm_hpc.tuning import tune
+from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.submit import prepare, prepare_untuned
+from vllm_hpc.planner.make_plan import find_subject, make_plan, plan_only
+from vllm_hpc.planner.tuned import Finding, Setting, Trial
+from vllm_hpc.spec.errors import JobFailedError, LayoutError, RefusedError, RequestError, SubmitError
+from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.request import make_request
+from vllm_hpc.tuning import tune as tuning
+from vllm_hpc.tuning.sweep import SWEEPS, search, warmed
+from vllm_hpc.tuning.trials import Bench
+from vllm_hpc.tuning.tune import tune
 
 START = Setting(tp=1, pp=1, dp=4, engine={"max_num_seqs": 512, "max_num_batched_tokens": 16384})
 TP2 = msgspec.structs.replace(START, tp=2, dp=2)

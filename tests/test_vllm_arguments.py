@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.marks import needs_vllm
-from vllm_hpc import vllm_arguments
-from vllm_hpc.errors import RequestError
-from vllm_hpc.request import _LIMITS
-from vllm_hpc.vllm_arguments import typed
+from vllm_hpc.spec import vllm_arguments
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.request import _LIMITS
+from vllm_hpc.spec.vllm_arguments import typed
 
 
 # vLLM's source is read; it is not imported, which takes ten seconds.

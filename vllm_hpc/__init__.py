@@ -17,26 +17,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vllm_hpc.errors import VllmHpcError as VllmHpcError
-    from vllm_hpc.job import Job as Job
-    from vllm_hpc.job import find_job as find_job
-    from vllm_hpc.request import Request as Request
-    from vllm_hpc.submission import Prepared as Prepared
-    from vllm_hpc.submission import prepare as prepare
-    from vllm_hpc.submission import submit as submit
-    from vllm_hpc.tuning import tune as tune
+    from vllm_hpc.jobs.job import Job as Job
+    from vllm_hpc.jobs.job import find_job as find_job
+    from vllm_hpc.jobs.submit import Prepared as Prepared
+    from vllm_hpc.jobs.submit import prepare as prepare
+    from vllm_hpc.jobs.submit import submit as submit
+    from vllm_hpc.spec.errors import VllmHpcError as VllmHpcError
+    from vllm_hpc.spec.request import Request as Request
+    from vllm_hpc.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Job": "vllm_hpc.job",
-    "Prepared": "vllm_hpc.submission",
-    "Request": "vllm_hpc.request",
-    "VllmHpcError": "vllm_hpc.errors",
-    "find_job": "vllm_hpc.job",
-    "prepare": "vllm_hpc.submission",
-    "submit": "vllm_hpc.submission",
-    "tune": "vllm_hpc.tuning",
+    "Job": "vllm_hpc.jobs.job",
+    "Prepared": "vllm_hpc.jobs.submit",
+    "Request": "vllm_hpc.spec.request",
+    "VllmHpcError": "vllm_hpc.spec.errors",
+    "find_job": "vllm_hpc.jobs.job",
+    "prepare": "vllm_hpc.jobs.submit",
+    "submit": "vllm_hpc.jobs.submit",
+    "tune": "vllm_hpc.tuning.tune",
 }
 __all__ = ["Job", "Prepared", "Request", "VllmHpcError", "find_job", "prepare", "submit", "tune"]
 

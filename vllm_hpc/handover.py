@@ -1,42 +1,8 @@
-"""Print this process's environment as shell code: ``vllm_hpc.in_job export NAMES``, run by a job's script.
+"""0.1's name of ``vllm_hpc.schedulers.in_script.export_environment``: scripts of 0.1 run it."""
 
-PBS starts what runs on the nodes with next to nothing in its environment, so they read it from a file. Not handed over
-are the scheduler's own variables, those of one host (its GPUs, its TMPDIR), unless ``--env`` named them (NAMES), and
-secrets, which are never written down.
-"""
-
-from __future__ import annotations
-
-import os
-import re
-import shlex
 import sys
-from collections.abc import Mapping
 
-from vllm_hpc.variables import is_secret
+from vllm_hpc.schedulers.in_script.export_environment import main
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OF_THE_HOST = re.compile(
-    r"PBS_.*|(PMI|PMIX|PALS|OMPI|HYDRA|MPIR)_.*|(TMPDIR|HOSTNAME|HOST|PWD|OLDPWD|SHLVL|_|NCPUS|ENVIRONMENT|TERM)"
-    r"|CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|HIP_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK"
-)
-
-
-def to_shell(environment: Mapping[str, str], named: list[str]) -> str:
-    """An ``export`` line for each variable that holds on every host."""
-    lines = [
-        f"export {name}={shlex.quote(value)}\n"
-        for name, value in environment.items()
-        if _NAME.fullmatch(name) and not is_secret(name) and (name in named or not _OF_THE_HOST.fullmatch(name))
-    ]
-    return "".join(lines)
-
-
-def main(argv: list[str]) -> int:
-    """Print them; ``argv`` has the names that ``--env`` gave."""
-    sys.stdout.buffer.write(os.fsencode(to_shell(os.environ, argv)))
-    return 0
-
-
-if __name__ == "__main__":  # scripts of 0.1
+if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

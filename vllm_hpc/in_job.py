@@ -12,11 +12,11 @@ from importlib import import_module
 
 # Verb -> what it takes, and the module whose ``main`` does it.
 VERBS = {
-    "rank": ("FOLDER", "vllm_hpc.rank"),
-    "rendezvous": ("JOB_ID", "vllm_hpc.rendezvous"),
-    "requeue": ("FOLDER ATTEMPT CODE", "vllm_hpc.requeue"),
-    "resubmit": ("FOLDER ATTEMPT again|over", "vllm_hpc.chain"),
-    "export": ("[NAME ...]", "vllm_hpc.handover"),
+    "rank": ("FOLDER", "vllm_hpc.schedulers.in_script.rank"),
+    "rendezvous": ("JOB_ID", "vllm_hpc.schedulers.in_script.master_port"),
+    "requeue": ("FOLDER ATTEMPT CODE", "vllm_hpc.schedulers.in_script.requeue"),
+    "resubmit": ("FOLDER ATTEMPT again|over", "vllm_hpc.schedulers.in_script.resubmit"),
+    "export": ("[NAME ...]", "vllm_hpc.schedulers.in_script.export_environment"),
 }
 
 

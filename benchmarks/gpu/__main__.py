@@ -25,8 +25,8 @@ from benchmarks.gpu.case import OUTPUT, Case
 from benchmarks.gpu.results import append, choices, efficiencies, outputs, read, table, whole
 from benchmarks.gpu.runs import run_all
 from benchmarks.gpu.shapes import SHAPES, make
-from vllm_hpc.errors import RefusedError
-from vllm_hpc.planning import plan_only
+from vllm_hpc.planner.make_plan import plan_only
+from vllm_hpc.spec.errors import RefusedError
 
 # Dummy weights; what all ways are given. 512: vLLM's largest CUDA graph, and what vllm-hpc's planner picks.
 ENGINE = {"load_format": "dummy", "max_model_len": 4096, "max_num_seqs": 512, "seed": 1}

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.one_engine import Run
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 OUTPUT = 128  # tokens
 # Of 256 tokens: what vLLM takes in one step at most on a large GPU, and vllm-hpc's loop admits at once.

@@ -25,9 +25,9 @@ from benchmarks.gpu.case import RAW, SAMPLING, Case, Figure, Started, greedy_row
 from benchmarks.gpu.raw import start_raw
 from benchmarks.gpu.sampler import Sampler, Waits, inclusive
 from benchmarks.one_engine import OneEngine, Run, prepare_environment
-from vllm_hpc.engine.watch import kill_children
-from vllm_hpc.layout import Layout
-from vllm_hpc.rows import Row
+from vllm_hpc.engine.health.watchdog import kill_children
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.layout import Layout
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 from benchmarks.gpu.case import SAMPLING, Case, Started
 from benchmarks.one_engine import Barrier, Run, digest_of, wait_for_turn
-from vllm_hpc.engine import devices, replicas
+from vllm_hpc.engine.startup import devices, replicas
 from vllm_hpc.engine.vllm_engine import meet_started, name_shared_memory
-from vllm_hpc.layout import Layout
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.layout import Layout
 
 # What torchrun sets: an independent engine is a world of its own. vLLM 0.26 would wait for the agent's store.
 _WORLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")

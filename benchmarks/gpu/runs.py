@@ -19,7 +19,7 @@ from benchmarks.gpu.case import Case
 from benchmarks.gpu.results import Line
 from benchmarks.gpu.shapes import make
 from benchmarks.gpu.submit import run_submit
-from vllm_hpc.engine.watch import kill_children
+from vllm_hpc.engine.health.watchdog import kill_children
 
 
 class Run:

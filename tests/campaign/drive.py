@@ -15,9 +15,9 @@ from tests.campaign.targets import Node, find, of_attempt, strike
 from tests.campaign.witnesses import check_rows, count
 from tests.real_jobs import processes_of, submit_tiny
 from vllm_hpc import Job
-from vllm_hpc.errors import FailedError
-from vllm_hpc.rows import Row
-from vllm_hpc.state import Status
+from vllm_hpc.jobs.status import Status
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.errors import FailedError
 
 _WITNESS = Path(__file__).parent / "witness"
 _POLL_S, _ASK_S = 0.1, 2.0

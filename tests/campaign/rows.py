@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.plain_vllm import ask_plain_vllm
 from tests.real_jobs import rehearsed_texts
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 MOST = 8
 # Those that the engine runs, and an eighth more that wait in it so that no step begins with none (engine/loop.py).

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc import Job
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 
 class Counts(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rendered by vllm-hpc VERSION for run.
 # Runs 2 rank(s) on this machine: TP 2 x PP 1 x DP 1.
-# The local scheduler (python -m vllm_hpc.supervisor) starts this script, watches it and sweeps up behind it.
+# The local scheduler (python -m vllm_hpc.schedulers.local.supervisor) starts this script, watches it and sweeps up behind it.
 # Quoted values hold no expansions, and some functions are called by traps only; both on purpose.
 # shellcheck disable=SC2016,SC2317
 set -uo pipefail

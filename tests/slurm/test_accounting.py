@@ -11,9 +11,9 @@ import pytest
 
 from tests.real_jobs import ONE_CORE, check_complete, processes_of, submit_long, submit_tiny, wait_for
 from vllm_hpc import Job
-from vllm_hpc.errors import SubmitError
-from vllm_hpc.schedulers import call_client
+from vllm_hpc.schedulers.scheduler import call_client
 from vllm_hpc.schedulers.slurm import look, parse_sacct
+from vllm_hpc.spec.errors import SubmitError
 
 # In one group, so that only one worker of pytest starts MariaDB, and once.
 pytestmark = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_campaign import check_kills
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 

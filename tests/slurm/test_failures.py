@@ -18,7 +18,7 @@ from tests.real_jobs import LONG, ONE_CORE, started, submit_long, submit_tiny, w
 from tests.slurm.conftest import cluster
 from tests.slurm.requeues import start_now
 from vllm_hpc import Job
-from vllm_hpc.errors import SubmitError
+from vllm_hpc.spec.errors import SubmitError
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.real_jobs import ONE_CORE, PROMPTS, check_complete, submit_tiny, wait_for
 from vllm_hpc import Job
-from vllm_hpc.errors import SubmitError
-from vllm_hpc.jobfolder import JobFolder
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.spec.errors import SubmitError
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
@@ -78,7 +78,7 @@ def test_a_job_whose_id_the_login_side_never_learned(
     client.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" > /dev/null\nexec sleep 60\n')
     client.chmod(0o755)
     monkeypatch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr("vllm_hpc.schedulers.SUBMIT_TIMEOUT_S", 5)
+    monkeypatch.setattr("vllm_hpc.schedulers.scheduler.SUBMIT_TIMEOUT_S", 5)
     with pytest.raises(SubmitError, match="may be submitted or not"):
         submit(subject, tmp_path, name="lost", **options)
     folder = JobFolder(tmp_path / "runs" / "lost")

@@ -12,7 +12,7 @@ import pytest
 from tests.real_jobs import PATIENCE_S, ends_as
 from tests.recorded import ROWS, old_metadata, replay
 from vllm_hpc import Job
-from vllm_hpc.records import Submitted, write_json
+from vllm_hpc.jobfolder.records import Submitted, write_json
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 

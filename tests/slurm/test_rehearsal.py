@@ -10,7 +10,7 @@ import pytest
 from tests.real_jobs import ONE_CORE, submit_tiny, wait_for, worked
 from tests.slurm.requeues import start_now
 from vllm_hpc import Job
-from vllm_hpc.rows import Row
+from vllm_hpc.rows.row import Row
 
 pytestmark = [pytest.mark.ranks, pytest.mark.full, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 

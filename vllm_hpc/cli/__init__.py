@@ -11,7 +11,7 @@ from importlib import import_module
 
 import click
 
-from vllm_hpc.errors import StillRunning, VllmHpcError
+from vllm_hpc.spec.errors import StillRunning, VllmHpcError
 
 # command -> module of this package
 COMMANDS = {

@@ -14,7 +14,7 @@ from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_bytes, print_json
 
 if TYPE_CHECKING:
-    from vllm_hpc.job import Job
+    from vllm_hpc.jobs.job import Job
 
 # Seconds between two looks at the folder, and between two questions to the scheduler, which serves everybody.
 _FOLLOW_POLL_S = 0.5
@@ -27,17 +27,17 @@ _FOLLOW_ASK_S = 30.0
 @json_option
 def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
     """Show state, rows and speed of a job; without JOB, of all under --job-dir."""
-    from vllm_hpc.cli import show
-    from vllm_hpc.job import find_job, list_statuses
+    from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.job import find_job, list_statuses
 
     if job is None:
-        show.print_list(list_statuses(job_dir), job_dir, as_json)
+        print_status.print_list(list_statuses(job_dir), job_dir, as_json)
         return 0
     status = find_job(job, job_dir).status()
     if as_json:
         print_json(status)
     else:
-        show.print_status(status)
+        print_status.print_status(status)
     return 0
 
 
@@ -46,10 +46,10 @@ def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
 @json_option
 def list_command(job_dir: str, as_json: bool) -> int:
     """List the jobs under --job-dir, the oldest first."""
-    from vllm_hpc.cli import show
-    from vllm_hpc.job import list_statuses
+    from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.job import list_statuses
 
-    show.print_list(list_statuses(job_dir), job_dir, as_json)
+    print_status.print_list(list_statuses(job_dir), job_dir, as_json)
     return 0
 
 
@@ -59,7 +59,7 @@ def list_command(job_dir: str, as_json: bool) -> int:
 @click.option("--follow", is_flag=True, help="Go on printing until the job ends.")
 def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     """Print the scheduler's log, or one rank's; and the first real error, if there was one."""
-    from vllm_hpc.job import find_job
+    from vllm_hpc.jobs.job import find_job
 
     found = find_job(job, job_dir)
     path = found.log_file(rank)
@@ -81,14 +81,14 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
 @json_option
 def collect_command(job: str, job_dir: str, as_json: bool) -> int:
     """Merge what is done into outputs.jsonl and summary.json. Exit code 3 where rows are missing or have errors."""
-    from vllm_hpc.cli import show
-    from vllm_hpc.job import find_job
+    from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.job import find_job
 
     summary = find_job(job, job_dir).collect()
     if as_json:
         print_json(summary)
     else:
-        show.print_summary(summary)
+        print_status.print_summary(summary)
     return 0 if summary.rows["done"] == summary.rows["total"] else 3
 
 
@@ -99,8 +99,8 @@ def collect_command(job: str, job_dir: str, as_json: bool) -> int:
 @json_option
 def resume_command(job: str, job_dir: str, retry_errors: bool, wait: bool, as_json: bool) -> int:
     """Submit a job again for the rows that are missing."""
-    from vllm_hpc.cli import show
-    from vllm_hpc.job import find_job
+    from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.job import find_job
 
     found = find_job(job, job_dir)
     left = found.resume(retry_errors)
@@ -112,11 +112,11 @@ def resume_command(job: str, job_dir: str, retry_errors: bool, wait: bool, as_js
         click.echo(f"Submitted {found.path.name} again as {found.job_id}, for {left} row(s)", err=wait)
     if wait and left:
         if not as_json:
-            return show.wait_and_show(found)
-        show.wait_quietly(found)
+            return print_status.wait_and_show(found)
+        print_status.wait_quietly(found)
     if as_json:
         print_json(found.status())
-    return show.exit_code(found) if wait else 0
+    return print_status.exit_code(found) if wait else 0
 
 
 @click.command("cancel")
@@ -124,8 +124,8 @@ def resume_command(job: str, job_dir: str, retry_errors: bool, wait: bool, as_js
 @json_option
 def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
     """Cancel a job in its scheduler; rows already done stay collectable."""
-    from vllm_hpc.cli import show
-    from vllm_hpc.job import find_job
+    from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.job import find_job
 
     found = find_job(job, job_dir)
     if found.status().is_final:
@@ -134,7 +134,7 @@ def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
     if as_json:
         print_json(status)
     else:
-        show.print_status(status)
+        print_status.print_status(status)
     if not status.is_final:
         click.echo("The cancel is on its way: see the state again in some seconds.", err=True)
     return 0

@@ -10,7 +10,7 @@ from vllm_hpc.cli.options import json_option, request_options
 from vllm_hpc.cli.output import print_bytes, print_json
 
 if TYPE_CHECKING:
-    from vllm_hpc.submission import Prepared
+    from vllm_hpc.jobs.submit import Prepared
 
 
 @click.command("submit")
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @json_option
 def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Plan, render and submit a job. MODEL may also be a folder with a job.toml."""
-    from vllm_hpc.submission import prepare
+    from vllm_hpc.jobs.submit import prepare
 
     prepared = prepare(**options)
     if dry_run:
@@ -33,15 +33,15 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
     if not as_json:
         click.echo(f"Submitted {job.path.name} to {prepared.scheduler} as {job.job_id}: {job.path}", err=wait)
     if wait:
-        from vllm_hpc.cli import show
+        from vllm_hpc.cli import print_status
 
         if not as_json:
-            return show.wait_and_show(job)
-        submitted |= show.wait_quietly(job)
+            return print_status.wait_and_show(job)
+        submitted |= print_status.wait_quietly(job)
     if as_json:
         print_json(submitted)
     if wait:
-        return show.exit_code(job)
+        return print_status.exit_code(job)
     return 0
 
 
@@ -50,13 +50,13 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
 @json_option
 def plan_command(as_json: bool, **options: Any) -> int:
     """Compute the layout and say why. Submits nothing, writes nothing."""
-    from vllm_hpc.planning import plan_only
+    from vllm_hpc.planner.make_plan import plan_only
 
     plan = plan_only(**options)
     if as_json:
         print_json(plan.to_json())
     else:
-        from vllm_hpc.cli.show_plan import print_plan
+        from vllm_hpc.cli.print_plan import print_plan
 
         print_plan(plan)
     return 1 if plan.fits is False else 0
@@ -67,7 +67,7 @@ def plan_command(as_json: bool, **options: Any) -> int:
 @json_option
 def render_command(as_json: bool, **options: Any) -> int:
     """Print the script; with --name, byte for byte what submit sends."""
-    from vllm_hpc.submission import prepare
+    from vllm_hpc.jobs.submit import prepare
 
     _print_script(prepare(**options), as_json)
     return 0

@@ -9,12 +9,12 @@ import click
 
 from vllm_hpc.cli.options import count, json_option, request_options
 from vllm_hpc.cli.output import print_json
-from vllm_hpc.signals import handled
+from vllm_hpc.tuning.signals import handled
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vllm_hpc.tuned import Setting, Trial
+    from vllm_hpc.planner.tuned import Setting, Trial
 
 SWEEP_HELP = (
     "What to try, separated by commas: layout, max_num_seqs, max_num_batched_tokens, and kv_cache_dtype (fp8, which "
@@ -41,8 +41,8 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
     In an allocation, with --scheduler local, they run on its node, one after another; else each is queued.
     Interrupted, it cancels the one under way and keeps nothing.
     """
-    from vllm_hpc.sweep import DEFAULT_SWEEP
-    from vllm_hpc.tuning import tune
+    from vllm_hpc.tuning.sweep import DEFAULT_SWEEP
+    from vllm_hpc.tuning.tune import tune
 
     names = tuple(name.strip() for name in sweep.split(",")) if sweep is not None else DEFAULT_SWEEP
     with handled((signal.SIGTERM, signal.SIGHUP), _leave):  # as an interrupt: no trial stays behind

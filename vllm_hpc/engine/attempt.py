@@ -9,20 +9,20 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.engine.chief import Chief
-from vllm_hpc.engine.claims import Chunks, Claims, Lease, LeaseClaims, StoreClaims
-from vllm_hpc.engine.feed import Feed
+from vllm_hpc.engine.health.rank_record import RankReport
+from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.engine.interface import Engine
-from vllm_hpc.engine.lockstep import Lockstep
-from vllm_hpc.engine.loop import Digest, Loop
-from vllm_hpc.engine.meter import Meter
-from vllm_hpc.engine.prior import Prior, Trial, earlier_attempts, explain
-from vllm_hpc.engine.report import RankReport
-from vllm_hpc.engine.shards import ShardWriter
-from vllm_hpc.inputs import InputReader
-from vllm_hpc.jobfolder import JobFolder
-from vllm_hpc.layout import Place
-from vllm_hpc.records import JobRecord
+from vllm_hpc.engine.loop.chunk_claims import Chunks, Claims, Lease, LeaseClaims, StoreClaims
+from vllm_hpc.engine.loop.leader import Chief
+from vllm_hpc.engine.loop.lockstep import Lockstep
+from vllm_hpc.engine.loop.loop import Digest, Loop
+from vllm_hpc.engine.loop.row_prefetch import Feed
+from vllm_hpc.engine.loop.step_timer import Meter
+from vllm_hpc.engine.loop.suspect_rows import Prior, Trial, earlier_attempts, explain
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputReader
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.spec.layout import Place
 
 # A rank that is told to leave must be gone within 5 s.
 _FLUSH_S = 3.0

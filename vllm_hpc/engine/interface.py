@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
-from vllm_hpc.records import JobRecord
-from vllm_hpc.rows import Row
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.rows.row import Row
 
 if TYPE_CHECKING:
-    from vllm_hpc.engine.reasoning import ReasoningSplit
-    from vllm_hpc.engine.replicas import Replica
-    from vllm_hpc.engine.report import RankReport
-    from vllm_hpc.engine.texts import TextMaker
+    from vllm_hpc.engine.health.rank_record import RankReport
+    from vllm_hpc.engine.rows.detokenize import TextMaker
+    from vllm_hpc.engine.rows.reasoning import ReasoningSplit
+    from vllm_hpc.engine.startup.replicas import Replica
 
 
 class Ready(msgspec.Struct, frozen=True):

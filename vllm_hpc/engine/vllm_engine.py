@@ -10,22 +10,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
-from vllm_hpc.engine import answers, devices, flashinfer, native
-from vllm_hpc.engine.compiled import CompiledCode
+from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.interface import Ready
-from vllm_hpc.engine.overlap import Overlap
-from vllm_hpc.engine.readahead import ReadAhead
-from vllm_hpc.engine.report import RankReport
+from vllm_hpc.engine.rows import row_out
 from vllm_hpc.engine.standing import Standing
-from vllm_hpc.layout import Layout, Place
-from vllm_hpc.plan import CPU_KV_CACHE_GIB
-from vllm_hpc.records import JobRecord
-from vllm_hpc.rows import Row
+from vllm_hpc.engine.startup import devices, flashinfer, mp_workers
+from vllm_hpc.engine.startup.compile_cache import CompiledCode
+from vllm_hpc.engine.startup.weights_readahead import ReadAhead
+from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.layout import Layout, Place
+from vllm_hpc.spec.plan import CPU_KV_CACHE_GIB
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
 
-    from vllm_hpc.engine.replicas import Replica
+    from vllm_hpc.engine.startup.replicas import Replica
 
 _SHM = Path("/dev/shm")
 
@@ -40,7 +41,7 @@ class VllmEngine:
 
     def request_maker(self, record: JobRecord, writes: bool) -> Callable[[Row], Ready]:
         """What makes rows ready: the engine's renderer and tokenizer, vLLM's checks and ours."""
-        from vllm_hpc.engine.prompts import RequestMaker
+        from vllm_hpc.engine.rows.prompts import RequestMaker
 
         return RequestMaker(self.llm_engine, record, writes)
 
@@ -54,11 +55,11 @@ class VllmEngine:
 
     def answer(self, ready: Ready, output: Any, replica: int) -> Row:
         """The row out of a finished request."""
-        return answers.answer(ready, output, replica)
+        return row_out.answer(ready, output, replica)
 
     def failure(self, row: Row, error: Exception) -> Row:
         """The row out of a row that cannot be run."""
-        return answers.failure(row, error)
+        return row_out.failure(row, error)
 
     def __enter__(self) -> Self:
         self._overlap.__enter__()
@@ -78,12 +79,12 @@ class VllmMaker:
         ReadAhead.start(record, standing.local_rank)
         devices.show_only_own(layout, standing.rank, standing.local_rank)
         self._compiled = CompiledCode(record, place, int(os.environ["LOCAL_RANK"]))
-        self._seat: native.Seat | None = None
+        self._seat: mp_workers.Seat | None = None
         self._where: dict[str, Any] = {}
         self._segments: str | None = None
         if record.plan.is_native:
-            self._seat = native.Seat.of(layout, place, standing.rank, standing.local_rank)
-            native.prepare_environment()
+            self._seat = mp_workers.Seat.of(layout, place, standing.rank, standing.local_rank)
+            mp_workers.prepare_environment()
 
     @property
     def leads(self) -> bool:
@@ -98,7 +99,9 @@ class VllmMaker:
             import torch
             import vllm
 
-            from vllm_hpc.engine import prompts, start  # noqa: F401 - "import vllm" is lazy: these import what is used
+            # "import vllm" is lazy: these import what is used.
+            from vllm_hpc.engine.rows import prompts  # noqa: F401
+            from vllm_hpc.engine.startup import make_engine  # noqa: F401
         report.versions = {"vllm": vllm.__version__, "torch": str(torch.__version__)}
         _tell_of_bytecode(vllm)
 
@@ -106,21 +109,21 @@ class VllmMaker:
         """Initialise torch.distributed over this rank's replica; vLLM skips its own set-up then."""
         flashinfer.agree(store, self._standing.rank, self._standing.world_size)
         if self._seat is not None:
-            self._where = native.workers(self._seat, store)
-            return native.lead(self._seat)
+            self._where = mp_workers.workers(self._seat, store)
+            return mp_workers.lead(self._seat)
         replica, self._segments = join(self._record.plan.layout, self._place, store, self._standing.run_name)
         return replica
 
     def make(self, report: RankReport) -> VllmEngine:
         """Start the engine."""
-        from vllm_hpc.engine.start import make_engine
+        from vllm_hpc.engine.startup.make_engine import make_engine
 
         report.device_name, report.device_gib = describe_device()
         engine = make_engine(self._record, report.timings, **self._where)
         if self._seat is None:
             meet_started(self._segments)
         else:
-            native.unlink_shared_memory()
+            mp_workers.unlink_shared_memory()
         self._compiled.keep()
         return VllmEngine(engine)
 
@@ -128,11 +131,11 @@ class VllmMaker:
         """Keep what was compiled for a row, and let other nodes' workers go."""
         self._compiled.keep()
         if self._seat is not None:
-            native.release(self._seat, store)
+            mp_workers.release(self._seat, store)
 
     def serve(self, report: RankReport) -> None:
         """Be one of the ranks that run no loop: start this node's workers, or just keep the place."""
-        from vllm_hpc.engine import replicas
+        from vllm_hpc.engine.startup import replicas
 
         assert self._seat is not None
         standing = self._standing
@@ -143,7 +146,7 @@ class VllmMaker:
         flashinfer.agree(store, standing.rank, standing.world_size)
         report.device = "native"  # its GPU is in the hands of the node's first rank
         if self._seat.starts_workers:
-            native.serve(self._record, self._seat, store)
+            mp_workers.serve(self._record, self._seat, store)
             self._compiled.keep()
         replicas.leave_together(store, standing.rank, standing.world_size)
 
@@ -157,7 +160,7 @@ def join(layout: Layout, place: Place, store: Any, run: str) -> tuple[Replica, s
     import torch
     from vllm.platforms import current_platform
 
-    from vllm_hpc.engine import replicas
+    from vllm_hpc.engine.startup import replicas
 
     local_rank, is_cpu = int(os.environ["LOCAL_RANK"]), current_platform.is_cpu()
     if not is_cpu:

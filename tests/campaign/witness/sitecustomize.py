@@ -11,7 +11,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-_LOOP = "vllm_hpc.engine.loop"
+_LOOP = "vllm_hpc.engine.loop.loop"
 
 
 class _Watched(importlib.machinery.SourceFileLoader):

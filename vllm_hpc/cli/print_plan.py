@@ -1,0 +1,70 @@
+"""How a plan looks to people."""
+
+from __future__ import annotations
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from vllm_hpc.cli.output import stdout_console
+from vllm_hpc.spec.plan import Cost, ModelFacts, Plan
+
+FITS = {True: "yes", False: "no", None: "not checked"}
+
+
+def print_plan(plan: Plan) -> None:
+    """Model, layout, memory, settings and cost as a short table; then the reasons, and what else could have been."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    if plan.model:
+        table.add_row("model", Text(_model(plan.model)))
+    for title, text in _layout(plan):
+        table.add_row(title, text)
+    table.add_row("fits", FITS[plan.fits] + _memory(plan))
+    if plan.kv_tokens is not None:
+        rows = f"{plan.concurrency:.0f} rows at once" if plan.fits else "less than one sequence of the asked length"
+        table.add_row("KV cache", f"{plan.kv_tokens:,} tokens in each replica, {rows}")
+    if plan.engine:
+        table.add_row("engine", Text(", ".join(f"{key}={value}" for key, value in plan.engine.items())))
+    if plan.cost:
+        table.add_row("cost", Text(_cost(plan.cost)))
+    for reason in plan.reasons:
+        table.add_row("because", Text(reason))
+    for loser in plan.runners_up:
+        table.add_row("not", Text(loser))
+    stdout_console().print(table)
+    if plan.misfit:
+        word = "Error" if plan.fits is False else "Note"
+        click.echo(f"{word}: the model {plan.misfit}", err=True)
+
+
+def _model(facts: ModelFacts) -> str:
+    size = "unknown size" if facts.parameters is None else f"{facts.parameters / 1e9:.3g} B parameters"
+    quantization = f" ({facts.quantization})" if facts.quantization else ""
+    kv = f"{facts.kv_bytes_per_token / 1024:.4g} KiB of KV cache a token"
+    heads = f"{facts.heads} heads, {facts.kv_heads} KV heads"
+    return f"{facts.architecture}: {size} in {facts.dtype}{quantization}, {facts.layers} layers, {heads}, {kv}"
+
+
+def _layout(plan: Plan) -> list[tuple[str, str]]:
+    layout = plan.layout
+    shape = f"TP {layout.tp} × PP {layout.pp} × DP {layout.dp} = {layout.all_ranks} rank(s)"
+    hardware = f"{layout.nodes} node(s) × {layout.gpus_per_node} GPU(s), {layout.procs_per_node} rank(s) on each"
+    if layout.is_array:
+        shape += f", as {layout.tasks} task(s) of {layout.world_size}"
+        hardware += ", for each task"
+    return [("layout", shape), ("hardware", hardware)]
+
+
+def _memory(plan: Plan) -> str:
+    memory = plan.memory
+    if memory.per_gpu_gib is None:
+        return ""
+    return (
+        f": weights {memory.weights_gib} GiB in all; of {memory.gpu_gib} GiB a rank, {memory.per_gpu_gib} are taken by "
+        f"weights and reserve, {memory.kv_gib_per_gpu} are KV cache"
+    )
+
+
+def _cost(cost: Cost) -> str:
+    tokens = f"{cost.prompt_tokens:,} prompt and up to {cost.output_tokens:,} output tokens"
+    return f"{cost.gpu_hours_low:g} to {cost.gpu_hours_high:g} GPU-hours for {tokens}: {cost.basis}"

@@ -1,0 +1,194 @@
+"""How states and results look to people."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from vllm_hpc.cli.output import print_json, stdout_console
+from vllm_hpc.jobfolder.input import iter_rows
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.errors import StillRunning
+
+if TYPE_CHECKING:
+    from vllm_hpc.jobs.job import Job
+    from vllm_hpc.jobs.status import Status
+    from vllm_hpc.jobs.summary import Summary
+
+SAMPLES = 5
+_COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILED": "red", "TIMEOUT": "red"}
+
+
+def exit_code(job: Job) -> int:
+    """The exit code of a job that has ended: 0 completed, 3 with rows missing or in error, 1 otherwise."""
+    return {"COMPLETED": 0, "PARTIAL": 3}.get(job.status().state, 1)
+
+
+def print_status(status: Status) -> None:
+    """One job in a few lines."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("job", Text(status.job, overflow="fold"))
+    table.add_row("state", _state(status))
+    if status.reason:
+        table.add_row("", Text(status.reason, overflow="fold"))
+    if status.rehearsal:
+        table.add_row("", Text("a rehearsal: no answer comes from a model"))
+    table.add_row("rows", _rows(status))
+    if status.tokens_per_s is not None:
+        eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
+        table.add_row("speed", f"{status.tokens_per_s:.0f} output tokens/s{eta}")
+    table.add_row("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {status.attempts} attempt(s)")
+    stdout_console().print(table)
+
+
+def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
+    """All jobs, one a line."""
+    if as_json:
+        print_json(statuses)
+        return
+    if not statuses:
+        click.echo(f"No jobs under {job_dir!r}.", err=True)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("job", "state", "rows", "tokens/s", "scheduler", "id"):
+        table.add_column(title, justify="right" if title == "tokens/s" else "left", no_wrap=title == "job")
+    for status in statuses:
+        rate = f"{status.tokens_per_s:.0f}" if status.tokens_per_s is not None else ""
+        name = Text(status.job.rsplit("/", 1)[-1] + (" (rehearsal)" if status.rehearsal else ""))
+        table.add_row(name, _state(status), _rows(status), rate, status.scheduler, status.job_id or "")
+    stdout_console().print(table)
+
+
+def print_summary(summary: Summary) -> None:
+    """The one line that says what came out and where it lies."""
+    rows = summary.rows
+    bad = [f"{rows[kind]} {word}" for kind, word in (("failed", "with errors"), ("missing", "missing")) if rows[kind]]
+    counts = f"{rows['done']} of {rows['total']} rows" + (f" ({', '.join(bad)})" if bad else "")
+    speed = f" ({summary.tokens_per_s:.0f} tokens/s while generating)" if summary.tokens_per_s else ""
+    seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
+    if summary.state in ("PENDING", "RUNNING"):
+        click.echo(f"The job is still {summary.state}: collect again when it has ended.", err=True)
+    tokens = "rehearsed tokens" if summary.rehearsal else "output tokens"
+    click.echo(f"{counts}, {summary.completion_tokens} {tokens}{seconds}{speed}: {summary.outputs}")
+
+
+def wait_quietly(job: Job) -> dict[str, Any]:
+    """Wait and collect; returns what ``submit --wait --json`` adds: the status and the summary."""
+    _wait(job)
+    return {"status": msgspec.to_builtins(job.status()), "summary": msgspec.to_builtins(job.collect())}
+
+
+def wait_and_show(job: Job) -> int:
+    """Wait with a progress bar, or a line for each change; collect, show some answers; returns the exit code."""
+    if sys.stderr.isatty():
+        console = Console(stderr=True, highlight=False)
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
+            TimeElapsedColumn(), console=console, transient=True,
+        ) as progress:  # fmt: skip
+            _wait(job, lambda line: console.print(Text(line)), progress)
+    else:
+        _wait(job, lambda line: click.echo(line, err=True))
+    status = job.status()
+    summary = job.collect()
+    if summary.rows["done"] + summary.rows["failed"]:
+        _print_samples(job)
+    if status.state not in ("COMPLETED", "PARTIAL"):
+        click.echo(
+            f"Error: {status.state}: {status.reason}; more: vllm-hpc logs {shlex.quote(str(job.path))}", err=True
+        )
+    print_summary(summary)
+    return exit_code(job)
+
+
+def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress | None = None) -> None:
+    """Wait for the end, with a line for each change before it; an interrupt leaves the job. Raises StillRunning."""
+    task = progress.add_task("", total=None, state="") if progress else None
+    said = ""
+    try:
+        for status, pause in job.statuses():
+            if progress and task is not None:
+                rows = status.rows
+                progress.update(task, total=rows.total, completed=rows.done + rows.failed, state=status.state)
+            change = _change(status)
+            if say and change != said and not status.is_final:
+                said = change
+                say(_shorten(f"{status.state}: {status.reason}" if status.reason else status.state))
+            if not status.is_final:
+                time.sleep(pause)
+    except KeyboardInterrupt:
+        if progress:
+            progress.stop()
+        raise StillRunning(f"the job goes on: vllm-hpc status {shlex.quote(str(job.path))}") from None
+
+
+def _change(status: Status) -> str:
+    """What makes a status another one: the expected start, which Slurm computes anew every minute, does not."""
+    return f"{status.state}: {status.reason.partition(', expected to start')[0]}"
+
+
+def _print_samples(job: Job) -> None:
+    """The first rows, prompt and answer."""
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
+    table.add_column("prompt", overflow="fold", ratio=1)
+    table.add_column("answer", overflow="fold", ratio=2)
+    for row, result in islice(zip(iter_rows(job.folder), job.results(), strict=False), SAMPLES):
+        table.add_row(Text(_shorten(_prompt(row))), _answer(result))
+    stdout_console().print(table)
+
+
+def _prompt(row: Row) -> str:
+    if "messages" in row:
+        return str(row["messages"][-1].get("content", ""))
+    return str(row["prompt"])
+
+
+def _answer(result: Row) -> Text:
+    if error := result.get("error"):
+        return Text(_shorten(f"{error.get('type') or error.get('code')}: {error.get('message')}"), style="red")
+    if "response" in result:
+        return Text(_shorten(_text_of_batch_line(result["response"] or {}).strip()))
+    text = result["text"] if "text" in result else result["outputs"][0]["text"]
+    return Text(_shorten(text.strip()))
+
+
+def _text_of_batch_line(response: Row) -> str:
+    """What an OpenAI batch line answers: its first choice, or the whole body where it has none."""
+    body = response.get("body") or {}
+    choices = body.get("choices")
+    if not choices:
+        return msgspec.json.encode(body).decode()
+    message = choices[0].get("message")
+    return str((message.get("content") if message else choices[0].get("text")) or "")
+
+
+def _shorten(text: str, limit: int = 400) -> str:
+    visible = "".join(c if c.isprintable() else " " for c in text)
+    return visible if len(visible) <= limit else visible[: limit - 1] + "…"
+
+
+def _state(status: Status) -> Text:
+    return Text(status.state, style=_COLOURS.get(status.state, "magenta"))
+
+
+def _rows(status: Status) -> str:
+    rows = status.rows
+    return f"{rows.done} of {rows.total}" + (f", {rows.failed} with errors" if rows.failed else "")

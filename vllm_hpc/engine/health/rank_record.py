@@ -1,0 +1,192 @@
+"""What a rank says of itself: ranks/rank-<r>.json, and its heartbeat."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+
+import msgspec
+
+from vllm_hpc.engine.health.awake_clock import Still
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord, read_json, write_json
+
+# What torch.distributed, gloo, NCCL and the store say when another rank is gone: that rank's end is the cause, and
+# this only its echo. (An error of the file system, or of CUDA, is never one.)
+_PEER_LOST = re.compile(
+    r"connection (closed|reset|refused|was broken)( by (remote )?peer)?|broken pipe|ncclRemoteError"
+    r"|remote process exited|communicator was aborted|gloo.*(timed out|timeout|failure)"
+    r"|timeout caused pair closure"
+    r"|wait timeout after|failed to (recv|send), got|\[.*gloo/transport.*\]",
+    re.IGNORECASE,
+)
+_OF_TORCH_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
+
+
+class Phase(Enum):
+    """What a rank is at in its loop.
+
+    All but STEP are between two steps of the engine, or in one that has launched a batch and waits for none yet.
+    """
+
+    CLAIM = "claim rows"
+    READ = "wait for a row to be read and prepared"
+    ADMIT = "admit a row to the engine"
+    STEP = "step"
+    WRITE = "hand over finished rows"
+    AGREE = "wait for the replica's other ranks"
+
+
+class Mark(msgspec.Struct, frozen=True, eq=False):
+    """That a rank has begun something: another mark each time, and so a sign that it gets on."""
+
+    phase: Phase
+    row: str = ""
+
+
+class PeerStalledError(TimeoutError):
+    """This rank waited for others in vain: what holds one of them is the cause."""
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether an error says no more than that another rank is gone."""
+    if isinstance(error, PeerStalledError) or type(error).__name__ in _OF_TORCH_DISTRIBUTED:
+        return True
+    return type(error) is RuntimeError and bool(_PEER_LOST.search(str(error)))
+
+
+def node_name() -> str:
+    """This node as its scheduler calls it."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+class RankReport:
+    """Collects what is known of a rank and writes it whenever its outcome changes. Safe to use from two threads."""
+
+    def __init__(self, job: JobFolder, rank: int, replica: int, attempt: int) -> None:
+        self._job, self.rank, self._replica, self._attempt = job, rank, replica, attempt
+        self._lock = threading.Lock()
+        self._ended = False
+        self.device, self.device_name = "unknown", ""
+        self.device_gib: float | None = None
+        self.digest: str | None = None
+        self.rows = 0
+        self.versions: dict[str, str] = {}
+        # What the loop is at; None before and after it.
+        self.mark: Mark | None = None
+        # The next rank of this world, watched from its first heartbeat on; None: there is no other.
+        self.neighbour: int | None = None
+        self._has_neighbour_begun = False
+        self._neighbours_beat = Still()
+        self.on_leave: Callable[[], None] = lambda: None
+        self.timings: dict[str, float] = {}
+        self.heartbeat()  # before the record: from there on it is missed (has_silent_neighbour)
+        write_json(job.rank_record(rank), self._record("running"))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Note the seconds that a part of the work takes."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[name] = round(time.perf_counter() - began, 3)
+
+    def enter(self, phase: Phase, row: str = "") -> None:
+        """The loop goes on to something else, or to another row."""
+        self.mark = Mark(phase, row)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Afterwards the loop is where it was before."""
+        before = self.mark
+        try:
+            yield
+        finally:
+            self.mark = before
+
+    def leave_loop(self) -> None:
+        """The loop is over: from here on this rank may wait for others for long."""
+        self.mark = None
+
+    def heartbeat(self) -> None:
+        """Say that this rank lives."""
+        write_json(self._job.heartbeat(self.rank), {"rank": self.rank, "pid": os.getpid(), "time": time.time()})
+
+    def has_silent_neighbour(self, limit_s: float, now: float) -> bool:
+        """Whether the neighbour's heartbeat is so much older than ours, which has the same file system's clock.
+
+        It must have stood still for as long by ``now``, seconds in which this rank ran: where both were stopped, the
+        first to wake is not to take the other for dead.
+        """
+        if self.neighbour is None or not self._has_begun(self.neighbour):
+            return False
+        try:
+            ours, theirs = (self._job.heartbeat(rank).stat().st_mtime for rank in (self.rank, self.neighbour))
+        except OSError:
+            return False
+        return self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
+
+    def _has_begun(self, neighbour: int) -> bool:
+        """Whether it is in this attempt: the heartbeat of the one before is old, and says nothing."""
+        if not self._has_neighbour_begun:
+            record = read_json(self._job.rank_record(neighbour), RankRecord)
+            self._has_neighbour_begun = record is not None and record.attempt == self._attempt
+        return self._has_neighbour_begun
+
+    def others_have_failed(self) -> bool:
+        """Whether this attempt is over for the job: another rank has failed, or the script has ended."""
+        return self._job.failed(self._attempt).exists() or self._job.exit_record(self._attempt).exists()
+
+    def finished(self) -> RankRecord:
+        """All rows are done."""
+        return self._end(self._record("ok"))
+
+    def failed(self, error: BaseException) -> None:
+        """The rank dies of ``error``."""
+        trace = "".join(traceback.format_exception(error))
+        message = str(error) or type(error).__name__
+        if self.mark is not None and self.mark.phase is Phase.STEP and not is_echo(error):
+            # The next attempt will ask which row it was.
+            crash = Crash(self.rank, type(error).__name__, message)
+            write_json(self._job.crash(self._replica, self._attempt), crash)
+        self._end(self._record("error", RankError(type(error).__name__, message, trace, is_echo(error))))
+
+    def terminated(self, error: RankError | None = None) -> None:
+        """The rank was told to leave, or lost what started it (``error``)."""
+        self._end(self._record("terminated", error))
+
+    def _end(self, record: RankRecord) -> RankRecord:
+        with self._lock:
+            if not self._ended:  # the first end is the true one: what follows are its consequences
+                self._ended = True
+                write_json(self._job.rank_record(self.rank), record)
+                if record.outcome != "ok":
+                    self._job.failed(self._attempt).touch()
+        return record
+
+    def _record(self, outcome: str, error: RankError | None = None) -> RankRecord:
+        return RankRecord(
+            rank=self.rank,
+            replica=self._replica,
+            attempt=self._attempt,
+            host=node_name(),
+            pid=os.getpid(),
+            device=self.device,
+            device_name=self.device_name,
+            device_gib=self.device_gib,
+            outcome=outcome,
+            updated_at=time.time(),
+            digest=self.digest,
+            rows=self.rows,
+            versions=self.versions,
+            timings=dict(self.timings),
+            error=error,
+        )

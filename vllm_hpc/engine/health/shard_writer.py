@@ -1,0 +1,163 @@
+"""Durable rows: append-only shards in which every line is whole, and the counts beside them.
+
+A thread writes, so that no step waits for a file system. What it has not written when the rank is killed was in flight
+a moment ago, and is run again.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.engine.health.disk_reserve import Reserve, explain
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Progress, Run, read_json, write_json
+from vllm_hpc.jobfolder.shards import Tally
+from vllm_hpc.rows.row import Row
+
+# Seconds between two updates of the counts.
+_COUNT_S = 1.0
+# Rows that may wait for a file system that hangs, before the engine waits too.
+_MOST_WAITING = 100_000
+
+MakeRow = Callable[[], Row]
+
+
+class ShardWriter:
+    """Writes the finished rows of one replica in one attempt.
+
+    ``before`` is what the replica's earlier attempts count for; ``describe`` gives this attempt's Run out of rows,
+    prompt and completion tokens; every ``sync_s`` seconds all that is written becomes durable: what a power cut costs.
+    """
+
+    def __init__(
+        self, job: JobFolder, replica: int, attempt: int, before: Tally, describe: Callable[..., Run], sync_s: float
+    ) -> None:
+        self._job, self._replica, self._before = job, replica, before
+        self._describe, self._sync_s = describe, sync_s
+        self._reserve = Reserve(job.reserve(replica))
+        self._reserve.take()
+        self._file = self._open(job.shard(replica, attempt))
+        self._size = os.fstat(self._file).st_size
+        self._now, self._attempt, self._started_at = Tally(), attempt, time.time()
+        earlier = read_json(job.progress(replica), Progress)
+        self._runs = earlier.runs if earlier else ()
+        self._queue: queue.Queue[MakeRow | None] = queue.Queue(_MOST_WAITING)
+        self._error: BaseException | None = None
+        self._write_counts()
+        self._thread = threading.Thread(target=self._work, name="vllm-hpc-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, make: MakeRow) -> None:
+        """Write the row that ``make`` gives. Raises what has ended the writer."""
+        self.check()
+        self._queue.put(make)
+
+    def check(self) -> None:
+        """Raise what has ended the writer: OSError where the disk is full."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self, timeout: float | None = None) -> None:
+        """Write what waits and make it durable. Raises what has ended the writer, TimeoutError."""
+        try:
+            self._queue.put(None, timeout=timeout)
+        except queue.Full:  # the file system hangs, and as many rows wait as may
+            timeout = 0.0
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError("rows could not be written in time: their file system hangs")
+        self.check()
+
+    def _open(self, shard: Path) -> int:
+        try:
+            return os.open(shard, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            self._reserve.give_back()
+            raise explain(error) from None
+
+    def _work(self) -> None:
+        try:
+            try:
+                self._write_all()
+            finally:  # before anybody hears of an error, which is to be written down too
+                self._reserve.give_back()
+        except BaseException as error:  # noqa: BLE001 - raised on the main thread by check()
+            self._error = error
+            with suppress(queue.Empty):  # whoever waits for room goes on, and meets the error
+                while True:
+                    self._queue.get_nowait()
+
+    def _write_all(self) -> None:
+        synced = counted = time.monotonic()
+        is_open = True
+        while is_open:
+            try:
+                make = self._queue.get(timeout=_COUNT_S)
+            except queue.Empty:
+                pass
+            else:
+                is_open = make is not None
+                if make is not None:
+                    self._write(make())
+            now = time.monotonic()
+            if now - synced >= self._sync_s or not is_open:
+                synced = now
+                self._sync()
+            if now - counted >= _COUNT_S or not is_open:
+                counted = now
+                self._write_counts()
+
+    def _write(self, row: Row) -> None:
+        """Append one row, whole: what a full disk took of it is cut off again."""
+        line = msgspec.json.encode(row) + b"\n"
+        try:
+            written = os.write(self._file, line)
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise explain(error) from None
+        self._size += len(line)
+        self._count(row)
+
+    def _sync(self) -> None:
+        """Make what is written durable. It is here that NFS says of a quota that it is used up."""
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise explain(error) from None
+
+    def _count(self, row: Row) -> None:
+        if "error" in row:
+            self._now.failed += 1
+            return
+        self._now.done += 1
+        self._now.prompt_tokens += row.get("prompt_tokens", 0)
+        self._now.completion_tokens += row.get("completion_tokens", 0)
+
+    def _write_counts(self) -> None:
+        now, before = self._now, self._before
+        run = self._describe(now.done + now.failed, now.prompt_tokens, now.completion_tokens)
+        progress = Progress(
+            replica=self._replica,
+            attempt=self._attempt,
+            done=before.done + now.done,
+            failed=before.failed + now.failed,
+            prompt_tokens=before.prompt_tokens + now.prompt_tokens,
+            completion_tokens=before.completion_tokens + now.completion_tokens,
+            started_at=self._started_at,
+            updated_at=time.time(),
+            shard_bytes=self._size,
+            runs=(*self._runs, run),
+        )
+        with suppress(OSError):  # a full disk: rows say it, and they matter more
+            write_json(self._job.progress(self._replica), progress)

@@ -1,0 +1,167 @@
+"""A thread beside the rank's work: it answers TERM at once, sends heartbeats, and ends the rank if torchrun is gone.
+
+The main thread may be deep in a collective that never returns (a peer died), where Python runs no signal handler;
+the C part of one still writes into the wake-up pipe, and this thread reads that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import select
+import signal
+import threading
+import time
+
+import psutil
+
+from vllm_hpc.engine.health.awake_clock import AwakeClock, Still
+from vllm_hpc.engine.health.rank_record import Mark, PeerStalledError, Phase, RankReport
+from vllm_hpc.jobfolder.records import RankError
+
+HEARTBEAT_S = 5.0
+# Seconds after another rank's failure in which torchrun should have ended this one; where it cannot (the node's daemon
+# is dead), the rank goes by itself rather than wait in a collective for ever.
+LINGER_S = 20.0
+# Ranks that wait for a stalled one, in a collective of a step or for its word, are stalled almost as long. It is to say
+# so before they do, and they leave with it (LINGER_S): its error is the cause, and says whether rows are suspected. Who
+# hangs between two steps says so first; then who is in a step; who waits for the others' word, last.
+_LATER_S = {Phase.STEP: LINGER_S + 2 * HEARTBEAT_S, Phase.AGREE: 2 * (LINGER_S + 2 * HEARTBEAT_S)}
+_WORDS = {
+    Phase.STEP: "the engine has been in one step {limit}: ranks wait for each other, or a kernel hangs",
+    Phase.CLAIM: "the rank has claimed rows {limit}: the job folder's file system or rank 0's store does not answer",
+    Phase.READ: "the rank has waited for a row {limit}: the input's file system, the tokenizer or a grammar hangs",
+    Phase.ADMIT: "the rank has been admitting row {row} {limit}: vLLM, or the row's grammar, comes to no end",
+    Phase.WRITE: "the rank has waited to hand over finished rows {limit}: the job folder's file system hangs",
+    Phase.AGREE: "the rank has waited for its replica's other ranks {limit}: one of them hangs, or is gone",
+}
+_LOOK_S = 1.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def start(report: RankReport, stall_s: float, dead_s: float) -> None:
+    """Watch over this process until it ends. Call it on the main thread, once.
+
+    A step that takes more than ``stall_s`` seconds will not end: ranks wait for each other in it. Nor will what takes
+    as long between two steps, from the loop's begin to its end. A rank whose heartbeat is ``dead_s`` seconds late is
+    dead: where its node died with it, nobody else says so for long. Neither counts time in which this process was
+    stopped.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    launcher = os.getppid()
+    # torchrun's workers are leaders of their own sessions and outlive it when it is killed; the kernel tells us.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    threading.Thread(
+        target=_watch, args=(report, reader, launcher, stall_s, dead_s), name="vllm-hpc-watch", daemon=True
+    ).start()
+
+
+def _watch(report: RankReport, reader: int, launcher: int, stall_s: float, dead_s: float) -> None:
+    try:
+        _look_around(report, reader, launcher, stall_s, dead_s)
+    finally:  # without this thread nothing would answer TERM: better to end the rank than to leave it deaf
+        with contextlib.suppress(Exception):
+            kill_children()
+        os._exit(128 + signal.SIGTERM)
+
+
+def _look_around(report: RankReport, reader: int, launcher: int, stall_s: float, dead_s: float) -> None:
+    above = _parent_of(launcher)
+    clock, standing = AwakeClock(), Still()
+    last_beat, failed_at = float("-inf"), float("inf")
+    while True:
+        now = clock.seconds()
+        if now - last_beat >= HEARTBEAT_S:
+            last_beat = now
+            if _beat(report):
+                failed_at = min(failed_at, now)
+            elif report.has_silent_neighbour(dead_s, now):
+                return _leave(report, f"rank {report.neighbour} has shown no sign of life for {dead_s:g} s", "PeerLost")
+        if now - failed_at >= LINGER_S:
+            return _leave(report, None)
+        mark = report.mark
+        seconds = standing.seconds(mark, now)
+        if mark is not None and seconds >= stall_s + _LATER_S.get(mark.phase, 0.0):
+            return _give_up(report, mark, stall_s)
+        ready, _, _ = select.select([reader], [], [], _LOOK_S)
+        told_to_leave = bool(ready) and signal.SIGTERM in os.read(reader, 64)
+        if told_to_leave:
+            _let_it_die(launcher)
+        lost = _lost(launcher, above)
+        if lost or told_to_leave:
+            return _leave(report, lost)
+
+
+def _lost(launcher: int, above: int | None) -> str | None:
+    """What of those that started this rank is gone, in words."""
+    if os.getppid() != launcher:
+        return "what started this rank (torchrun, or srun's step) was killed"
+    if _parent_of(launcher) != above:
+        return "what started torchrun (the script, or srun's step) was killed"
+    return None
+
+
+def _beat(report: RankReport) -> bool:
+    """Say that this rank lives, and ask whether another has failed."""
+    with contextlib.suppress(OSError):  # a full disk must not end the work; the shards will say it
+        report.heartbeat()
+    return report.others_have_failed()
+
+
+def _give_up(report: RankReport, mark: Mark, stall_s: float) -> None:
+    """Say where every thread is, into the log, and end the rank."""
+    faulthandler.dump_traceback(all_threads=True)
+    with contextlib.suppress(OSError):
+        report.failed(_stall(mark, stall_s))
+    report.on_leave()
+
+
+def _stall(mark: Mark, stall_s: float) -> TimeoutError:
+    """What to tell of a rank that has not gone on from ``mark``."""
+    what = _WORDS[mark.phase].format(limit=f"for more than {stall_s:g} s", row=mark.row)
+    if mark.phase is Phase.STEP:
+        return TimeoutError(f"{what}; its log has the stacks (longer steps: --env VLLM_HPC_STALL_S=SECONDS)")
+    kind = PeerStalledError if mark.phase is Phase.AGREE else TimeoutError
+    return kind(
+        f"between two steps of the engine {what}; its log has the stacks, and no row is put on trial for it: "
+        "mend that, then 'vllm-hpc resume' (longer waits: --env VLLM_HPC_STALL_S=SECONDS)"
+    )
+
+
+def _leave(report: RankReport, why: str | None, kind: str = "LauncherLost") -> None:
+    """Write what waits to be written, and put on record why this process ends now."""
+    report.on_leave()
+    with contextlib.suppress(OSError):
+        print(f"vllm-hpc: {why or 'told to leave'}", flush=True)
+    with contextlib.suppress(OSError):
+        report.terminated(RankError(kind, why, "") if why else None)
+
+
+def kill_children(pid: int | None = None) -> None:
+    """End what this process, or ``pid``, has started: a worker of vLLM's own that waits for others would not go.
+
+    But Python's resource tracker, which removes their shared memory when they are gone, and then goes itself.
+    """
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                child.kill()
+
+
+def _let_it_die(launcher: int) -> None:
+    """Wait a moment for a launcher that is being killed: the kernel sends our TERM when its first thread dies."""
+    give_up = time.monotonic() + _LOOK_S
+    while os.getppid() == launcher and time.monotonic() < give_up:
+        time.sleep(0.05)
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.NoSuchProcess:
+        return None

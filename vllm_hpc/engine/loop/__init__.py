@@ -1,0 +1,1 @@
+"""The rank loop: rows claimed, fed, stepped in lockstep, and written."""

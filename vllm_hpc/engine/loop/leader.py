@@ -1,0 +1,77 @@
+"""The first rank of a replica: it alone looks at the folder, the clock and the store, and decides for all its ranks."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.engine.health.shard_writer import ShardWriter
+from vllm_hpc.engine.loop.chunk_claims import Claims
+from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Decision, Order
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Claimed
+
+# Set by the chief that sees the file. A key each: who is asked to drain may be overtaken by the walltime.
+_ASKED_KEY, _WALLTIME_KEY = "vllm-hpc/drain-asked", "vllm-hpc/drain-walltime"
+_LOOK_S = 1.0
+# Of the drain's lead, what is kept for writing, for the ranks to leave and for the script to ask for another attempt:
+# ranks take 4-5 s to end, torchrun and srun as much again.
+_KEPT_S, _KEPT_SHARE = 10.0, 0.25
+
+
+class Chief:
+    """Takes the decisions. ``lead_s`` is how long before the end of the walltime the script asks for a drain."""
+
+    def __init__(
+        self, job: JobFolder, replica: int, attempt: int, lead_s: float, claims: Claims, writer: ShardWriter, store: Any
+    ) -> None:
+        self._job, self._attempt, self._lead_s = job, attempt, lead_s
+        self._claims, self._writer, self._store = claims, writer, store
+        self._claimed = os.open(job.claimed(replica, attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._order, self._stop_at, self._looked = Order.GO, float("inf"), 0.0
+
+    def decide(self, wants_chunk: bool, any_part: bool = True) -> Decision:
+        """What all ranks do from here on. Raises OSError where rows can no longer be written.
+
+        ``any_part``: whether a chunk may be one of another replica's.
+        """
+        self._writer.check()
+        self._look()
+        if self._order is Order.GO and wants_chunk:
+            chunk = self._claims.take(any_part)
+            if chunk is not None:
+                self._note(Claimed(chunk=chunk))
+                return Decision(self._order, chunk)
+        return Decision(self._order, NO_CHUNK)
+
+    def begin_trial(self, rows: list[int]) -> None:
+        """Put on record, before it begins, which rows are tried."""
+        self._note(Claimed(trial=rows))
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now >= self._stop_at:
+            self._order = Order.STOP
+        if self._stop_at < float("inf") or now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        if self._is_told(self._job.drain_attempt(self._attempt), _WALLTIME_KEY):
+            self._stop_at = now + self._lead_s - max(_KEPT_S, _KEPT_SHARE * self._lead_s)
+        elif self._order is not Order.GO or not self._is_told(self._job.drain, _ASKED_KEY):
+            return
+        if self._order is Order.GO:
+            print("vllm-hpc: draining: no more rows are admitted", flush=True)
+        self._order = Order.DRAIN
+
+    def _is_told(self, marker: Path, key: str) -> bool:
+        """Whether the file is there. Another node's NFS client may show it late: who sees it tells the others."""
+        if marker.exists():
+            self._store.set(key, "seen")
+        return bool(self._store.check([key]))
+
+    def _note(self, line: Claimed) -> None:
+        os.write(self._claimed, msgspec.json.encode(line) + b"\n")

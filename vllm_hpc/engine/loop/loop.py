@@ -1,0 +1,261 @@
+"""The rows of a replica through its engine: admitted whenever one finishes, written as they finish, until none is left.
+
+Every rank of a replica runs this, and all take the same steps: rows come in the order of the claims, and whatever does
+not follow from input and outputs is agreed on first (``vllm_hpc.engine.loop.lockstep``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.engine.health.rank_record import Phase, RankReport
+from vllm_hpc.engine.health.shard_writer import ShardWriter
+from vllm_hpc.engine.interface import Engine, Ready
+from vllm_hpc.engine.loop.chunk_claims import Chunks
+from vllm_hpc.engine.loop.leader import Chief
+from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Agreement, Decision, Lockstep, Order
+from vllm_hpc.engine.loop.row_prefetch import Feed
+from vllm_hpc.engine.loop.step_timer import Meter
+from vllm_hpc.engine.rows.row_out import token_ids
+
+# Steps between two agreements: a drain is heard of a few steps late.
+_AGREE_EVERY = 4
+# Rows that wait in the engine, and as many again read ahead of them, as a part of the sequences that run: more than
+# finish in one step, but where all of them do.
+_AHEAD_SHARE = 8
+# The most rows admitted between two steps: vLLM takes 0.2 to 0.4 ms for each (beside an H100), and the rest are
+# admitted while the GPU works on these.
+_ADMITTED_AT_ONCE = 64
+
+
+class Digest:
+    """A running hash over the token ids of finished rows, in the order they finish: equal on ranks in step."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=8)
+        self.rows = 0
+
+    @property
+    def hexdigest(self) -> str:
+        """16 hexadecimal digits."""
+        return self._hash.hexdigest()
+
+    @property
+    def number(self) -> int:
+        """The same as a signed 64-bit number."""
+        return int.from_bytes(self._hash.digest(), signed=True)
+
+    def add(self, index: int, tokens: list[list[int]]) -> None:
+        """Take in one row; one that failed has no tokens."""
+        self._hash.update(f"{index}:{tokens}".encode())
+        self.rows += 1
+
+
+class Loop:
+    """One attempt of one replica on this rank. ``chief`` and ``writer`` are the first rank's.
+
+    ``done`` has a 1 for every row that is not run; ``share`` is the most rows that this replica should hold, so that
+    the first to start does not take the others' part of a small input.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        feed: Feed,
+        lockstep: Lockstep,
+        chunks: Chunks,
+        done: bytearray,
+        trials: list[list[int]],
+        share: int,
+        replica: int,
+        meter: Meter,
+        report: RankReport,
+        chief: Chief | None,
+        writer: ShardWriter | None,
+    ) -> None:
+        self._engine, self._feed, self._lockstep, self._chunks = engine, feed, lockstep, chunks
+        self._done, self._trials, self._replica = done, list(trials), replica
+        self._meter, self._report, self._chief, self._writer = meter, report, chief, writer
+        self._most: int = min(engine.max_num_seqs, max(1, share))
+        self._ahead: int = min(self._most // _AHEAD_SHARE, max(0, share - self._most) // 2)
+        self._in_flight: dict[str, Ready] = {}
+        self._finished: list[tuple[Ready, Any]] = []
+        self._sequences = 0
+        # No chunk is left: of this replica's own part, of any.
+        self._order, self._is_part_used, self._is_exhausted = Order.GO, False, False
+        # What was asked and is not heard yet, whether for a chunk too, of any part, and at which step.
+        self._asked: Agreement | None = None
+        self._asked_chunk, self._asked_any, self._asked_at = False, False, -1
+        self.digest = Digest()
+
+    def run(self) -> None:
+        """Run until no row is left, or until told to stop."""
+        try:
+            with self._engine:
+                while self._goes_on():
+                    pass
+        except BaseException:
+            # What ended the loop goes on record by what the loop was at; nothing may hide it.
+            with suppress(Exception), self._report.kept():
+                self._hand_over()
+            raise
+        self._hand_over()
+        if self._order is Order.STOP:
+            print(f"vllm-hpc: stopping: {len(self._in_flight)} row(s) in flight are left to the next attempt")
+        self._report.leave_loop()
+
+    def _goes_on(self) -> bool:
+        """One turn: a step, with the work in it."""
+        if self._in_flight:
+            self._step()
+        else:
+            self._work()
+        return self._order is not Order.STOP and (bool(self._in_flight) or not self._is_over())
+
+    def _work(self) -> None:
+        """What is done while the GPU computes: hand over, agree, admit."""
+        self._hand_over()
+        self._agree()
+        self._admit()
+
+    def _is_over(self) -> bool:
+        if self._order is not Order.GO:
+            return True
+        return self._is_exhausted and not self._trials and not self._feed.backlog
+
+    def _agree(self) -> None:
+        """Hear what the first rank decided a step ago, and ask again where that is due, which it is on all at once.
+
+        Only an engine that could hold more rows than there are at hand waits for the answer.
+        """
+        if self._asked:
+            self._hear(self._asked)
+        while self._is_due():
+            self._asked = self._ask()
+            if self._in_flight and self._held >= self._most:
+                return
+            self._hear(self._asked)
+            if not self._wants_chunk():
+                return
+
+    def _is_due(self) -> bool:
+        if self._order is Order.STOP:
+            return False
+        return self._wants_chunk() or not self._in_flight or self._meter.steps >= self._asked_at + _AGREE_EVERY
+
+    def _ask(self) -> Agreement:
+        self._asked_chunk, self._asked_any = self._wants_chunk(), self._held < self._most
+        self._asked_at = self._meter.steps
+        self._report.enter(Phase.CLAIM)
+        word = self._decide() if self._chief else None
+        self._report.enter(Phase.AGREE)
+        return self._lockstep.tell(word, self._meter.steps, self.digest.number, self._chunks.size)
+
+    def _decide(self) -> Decision:
+        assert self._chief is not None
+        word = self._chief.decide(self._asked_chunk, self._asked_any)
+        if word.chunk == NO_CHUNK:
+            return word
+        rows = self._chunks.rows(word.chunk)
+        # The first rank may have learnt since what another task of the array had finished of it.
+        return msgspec.structs.replace(word, done=bytes(self._done[rows.start : rows.stop]))
+
+    def _hear(self, asked: Agreement) -> None:
+        self._report.enter(Phase.AGREE)
+        decision = asked.result()
+        self._asked = None
+        if decision.order is not self._order:
+            self._order = decision.order
+            self._meter.drain()
+        if self._asked_chunk and decision.order is Order.GO:
+            self._take_chunk(decision)
+
+    @property
+    def _held(self) -> int:
+        """Rows at hand: in the engine, or on their way to it."""
+        return len(self._in_flight) + self._feed.backlog
+
+    def _wants_chunk(self) -> bool:
+        if self._order is not Order.GO or self._is_exhausted or self._trials:
+            return False
+        return self._held < self._most + (0 if self._is_part_used else 2 * self._ahead)
+
+    def _take_chunk(self, decision: Decision) -> None:
+        if decision.chunk == NO_CHUNK:
+            self._is_part_used, self._is_exhausted = True, self._asked_any
+            return
+        rows = self._chunks.rows(decision.chunk)
+        self._feed.put([row for row, is_done in zip(rows, decision.done, strict=True) if not is_done])
+
+    def _admit(self) -> None:
+        if self._order is not Order.GO:
+            return
+        if self._trials and not self._in_flight and not self._feed.backlog:
+            self._begin_trial()
+        admitted = 0
+        while self._feed.backlog and admitted < _ADMITTED_AT_ONCE and len(self._in_flight) < self._most + self._ahead:
+            admitted += 1
+            self._report.enter(Phase.READ)
+            item = self._feed.take()
+            if isinstance(item, tuple):
+                self._fail(*item)
+                continue
+            if not self._in_flight:
+                self._meter.pause()
+            key = str(item.row["index"])
+            self._report.enter(Phase.ADMIT, key)
+            try:
+                self._engine.add_request(key, item)
+            except Exception as error:  # noqa: BLE001 - whatever vLLM says of a row is that row's
+                self._fail(item.row, error)
+            else:
+                self._in_flight[key] = item
+                self._sequences += _sequences(item)
+
+    def _begin_trial(self) -> None:
+        rows = self._trials.pop(0)
+        if self._chief:
+            self._chief.begin_trial(rows)
+        self._feed.put(rows)
+
+    def _step(self) -> None:
+        self._report.enter(Phase.STEP)
+        sequences = self._sequences
+        self._meter.begin_step()
+        outputs, is_work_done = self._engine.step(self._work_within)
+        self._meter.end_step(sequences)
+        for output in outputs:
+            if output.finished:
+                ready = self._in_flight.pop(output.request_id)
+                self._sequences -= _sequences(ready)
+                self._finished.append((ready, output))
+        if not is_work_done:
+            self._work()
+
+    def _work_within(self) -> None:
+        self._work()
+        self._report.enter(Phase.STEP)
+
+    def _hand_over(self) -> None:
+        """Give the writer what has finished."""
+        finished, self._finished = self._finished, []
+        for ready, output in finished:
+            self._report.enter(Phase.WRITE)
+            self.digest.add(ready.row["index"], token_ids(output))
+            if self._writer:
+                self._writer.put(partial(self._engine.answer, ready, output, self._replica))
+
+    def _fail(self, row: dict[str, Any], error: Exception) -> None:
+        self._report.enter(Phase.WRITE)
+        self.digest.add(row["index"], [])
+        if self._writer:
+            self._writer.put(partial(self._engine.failure, row, error))
+
+
+def _sequences(ready: Ready) -> int:
+    return getattr(ready.params, "n", None) or 1

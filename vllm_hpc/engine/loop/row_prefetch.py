@@ -1,0 +1,78 @@
+"""The rows that wait to be admitted: read and tokenised on a thread of their own, ahead of the engine's steps.
+
+What is ready when is the machine's affair; what is admitted when is not: ranks in lockstep take the same rows at the
+same step, and wait for one that is not ready yet.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from vllm_hpc.jobfolder.input import InputReader
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.errors import InputError
+
+if TYPE_CHECKING:
+    from vllm_hpc.engine.interface import Ready
+
+    # A row that is ready, or one that cannot be made so, with the reason.
+    Item = Ready | tuple[Row, Exception]
+
+
+class Feed:
+    """Rows in the order of their ranges, at most ``ahead`` of them ready. Close it, or its thread stays."""
+
+    def __init__(self, reader: InputReader, make: Callable[[Row], Ready], ahead: int) -> None:
+        self._reader, self._make = reader, make
+        self._room, self._is_closed = threading.Semaphore(ahead), False
+        self._ranges: queue.SimpleQueue[Sequence[int] | None] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[Item | BaseException] = queue.SimpleQueue()
+        self.backlog = 0
+        threading.Thread(target=self._read_ahead, name="vllm-hpc-feed", daemon=True).start()
+
+    def put(self, indices: Sequence[int]) -> None:
+        """Ask for rows by their index; ``backlog`` counts them until they are taken. Rising, they are read quickly."""
+        self.backlog += len(indices)
+        if indices:
+            self._ranges.put(indices)
+
+    def take(self) -> Item:
+        """The next row, waited for. Raises InputError where the input is not what it was."""
+        item = self._items.get()
+        if isinstance(item, BaseException):
+            raise item
+        self.backlog -= 1
+        self._room.release()
+        return item
+
+    def close(self) -> None:
+        """End the thread, after the row that it is at."""
+        self._is_closed = True
+        self._room.release()
+        self._ranges.put(None)
+
+    def _read_ahead(self) -> None:
+        try:
+            while (indices := self._ranges.get()) is not None:
+                self._read(indices)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the rows are waited for
+            self._items.put(error)
+
+    def _read(self, indices: Sequence[int]) -> None:
+        for index in indices:
+            self._room.acquire()
+            if self._is_closed:
+                return
+            rows = self._reader.rows(index, 1)
+            if not rows:  # who waits for it would wait for ever
+                raise InputError(f"the input has no row {index}: was it cut short since the job was submitted?")
+            self._items.put(self._prepare(rows[0]))
+
+    def _prepare(self, row: Row) -> Item:
+        try:
+            return self._make(row)
+        except Exception as error:  # noqa: BLE001 - whatever vLLM or a chat template says of a row is that row's
+            return row, error

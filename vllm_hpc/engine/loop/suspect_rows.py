@@ -1,0 +1,164 @@
+"""What earlier attempts leave to this one: the rows that are finished, and those under suspicion of having killed it.
+
+A row can end the engine: by an exception out of a step, an illegal address, a segmentation fault. Which one it was
+nobody knows, for hundreds are in flight. So the next attempt puts those on trial: it runs them in groups, one after
+the other, before all else. A group that ends the engine too is tried again in smaller groups, down to one row; the row
+that has ended two attempts alone becomes an error row. A rank that vanished without a word was most likely killed from
+outside: rows are tried for that only if they were in flight the time before as well, and it counts half. Who is on
+trial stays so until he has run: an attempt that ends for another reason acquits nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.engine.loop.chunk_claims import Chunks
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Crash, JobRecord, Retry, read_claimed, read_json, write_json
+from vllm_hpc.jobfolder.shards import Scan, Tally, finished
+
+# Groups that a trial is cut into: an attempt costs an engine start, a group no more than its longest row.
+_GROUPS = 8
+# What an attempt's end weighs against the row that was alone in it, and with how much of that the row is condemned: an
+# engine that raised twice; ranks that vanished may have been killed from outside.
+_CRASHED, _VANISHED, _CONDEMNED = 2, 1, 4
+
+
+class Suspects(msgspec.Struct, frozen=True):
+    """state/suspects-<replica>.json, after attempt ``attempt`` was judged.
+
+    ``tried`` are to be run in groups; ``silent`` were in flight when a rank vanished; ``strikes`` weighs the attempts
+    that a row has ended alone, since errors up to attempt ``retried`` were to be run again.
+    """
+
+    attempt: int = 0
+    tried: list[int] = []
+    silent: list[int] = []
+    strikes: dict[int, int] = {}
+    retried: int = 0
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """What all ranks of a replica must know: groups to run before all else, and rows that are not run any more."""
+
+    groups: list[list[int]] = []
+    condemned: list[int] = []
+
+
+class Flight(msgspec.Struct, frozen=True):
+    """Rows in flight at an attempt's end, rising; ``is_trial``: they were alone; ``has_begun``: there was an engine."""
+
+    rows: list[int]
+    is_trial: bool
+    has_begun: bool
+
+
+class Prior:
+    """The first rank's knowledge of a job's earlier attempts, read when an attempt starts."""
+
+    def __init__(self, job: JobFolder, record: JobRecord) -> None:
+        retry = read_json(job.retry, Retry)
+        self._retried = retry.errors_up_to if retry else 0
+        self._replicas, self._is_rehearsal = record.plan.layout.dp, record.request.rehearse
+        found = finished(job, record.rows, self._retried)
+        self.rows, self._by_replica = found.rows, found.by_replica
+
+    def tally(self, replica: int) -> Tally:
+        """What a replica has written that counts."""
+        return self._by_replica.get(replica, Tally())
+
+    def learn(self, shard: Path) -> None:
+        """Read a shard that its writer, an array's task, has left since."""
+        if shard.exists():
+            found = Scan([shard], len(self.rows), self._is_rehearsal, retry_errors_of=self._retried)
+            for index, place in enumerate(found.places):
+                if place:
+                    self.rows[index] = 1
+
+    def judge(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> Trial:
+        """Look at how ``attempts``, those before this one, ended for a replica, and put rows on trial for it."""
+        known = self._suspects(job, replica, attempts, chunks, most)
+        condemned = [row for row, strikes in known.strikes.items() if strikes >= _CONDEMNED and not self.rows[row]]
+        tried = [row for row in known.tried if not self.rows[row] and row not in condemned]
+        size = max(1, -(-len(tried) // _GROUPS))
+        groups = [tried[begin : begin + size] for begin in range(0, len(tried), size)]
+        return Trial(groups, condemned)
+
+    def record(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> None:
+        """Keep what was judged: later attempts begin there."""
+        write_json(job.suspects(replica), self._suspects(job, replica, attempts, chunks, most))
+
+    def reserve(self, trials: Iterable[Trial]) -> None:
+        """Rows on trial, and condemned ones, are nobody's to claim."""
+        for trial in trials:
+            for row in [*trial.condemned, *(row for group in trial.groups for row in group)]:
+                self.rows[row] = 1
+
+    def _suspects(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> Suspects:
+        known = read_json(job.suspects(replica), Suspects) or Suspects()
+        if self._retried > known.retried:  # who was condemned is to have another chance, alone
+            tried = {*known.tried, *(row for row, strikes in known.strikes.items() if strikes >= _CONDEMNED)}
+            known = msgspec.structs.replace(known, tried=sorted(tried), strikes={}, retried=self._retried)
+        for attempt in attempts:
+            if attempt > known.attempt:
+                crashed = [one for one in range(self._replicas) if job.crash(one, attempt).exists()]
+                flight = self._in_flight(job, replica, attempt, chunks, most)
+                known = _after(known, flight, replica, attempt, crashed, _died(job, attempt))
+        return known
+
+    def _in_flight(self, job: JobFolder, replica: int, attempt: int, chunks: Chunks, most: int) -> Flight:
+        """The rows that the attempt had begun and not finished; of a trial, only those of its last group.
+
+        Rows are admitted in the order of the chunks, ``most`` at a time: those in flight are the first of what is
+        unfinished, but for as many again that had finished and were not written yet.
+        """
+        lines = read_claimed(job.claimed(replica, attempt))
+        trial = lines[-1].trial if lines else None
+        begun = trial if trial is not None else (row for line in lines for row in _rows_of(line.chunk, chunks))
+        rows = dict.fromkeys(row for row in begun if row < len(self.rows) and not self.rows[row])
+        limit = None if trial is not None else 2 * most
+        return Flight(sorted(islice(rows, limit)), trial is not None, bool(lines))
+
+
+def _rows_of(chunk: int | None, chunks: Chunks) -> range:
+    return range(0) if chunk is None else chunks.rows(chunk)
+
+
+def earlier_attempts(job: JobFolder, task: int, attempt: int) -> list[int]:
+    """The attempts of this task before ``attempt``, the first one first."""
+    return [one.attempt for one in job.attempts() if one.task == task and one.attempt < attempt]
+
+
+def explain(job: JobFolder, replica: int, attempts: Sequence[int]) -> str:
+    """Why a row was condemned."""
+    crashes = (read_json(job.crash(replica, attempt), Crash) for attempt in reversed(attempts))
+    crash = next((crash for crash in crashes if crash), None)
+    how = f"{crash.type}: {crash.message}" if crash else "a rank vanished without a word"
+    return f"with this row alone in it the engine died again and again: {how}"
+
+
+def _after(known: Suspects, flight: Flight, replica: int, attempt: int, crashed: list[int], has_died: bool) -> Suspects:
+    """Judge an attempt by its end, by the replicas that crashed in it, and by what was in flight then."""
+    if not flight.has_begun:
+        return msgspec.structs.replace(known, attempt=attempt)
+    if not has_died or (crashed and replica not in crashed):
+        return msgspec.structs.replace(known, attempt=attempt, silent=[])
+    if flight.is_trial:
+        strikes = dict(known.strikes)
+        if len(flight.rows) == 1:
+            strikes[flight.rows[0]] = strikes.get(flight.rows[0], 0) + (_CRASHED if crashed else _VANISHED)
+        return msgspec.structs.replace(known, attempt=attempt, tried=flight.rows, silent=[], strikes=strikes)
+    if crashed:
+        return msgspec.structs.replace(known, attempt=attempt, tried=flight.rows, silent=[])
+    again = set(known.silent).intersection(flight.rows)
+    return msgspec.structs.replace(known, attempt=attempt, tried=sorted(again), silent=flight.rows)
+
+
+def _died(job: JobFolder, attempt: int) -> bool:
+    """Whether an attempt ended by itself and badly: not in good order, and not because it was told to."""
+    ended = job.exit_of(attempt)
+    return ended is None or (ended.exit_code != 0 and ended.cause in ("exit", "requeue"))

@@ -1,0 +1,130 @@
+"""One rank of the torchrun world, from its first line of log to its outcome. submitit runs ``run`` on every rank."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import msgspec
+
+from vllm_hpc.engine.health import watchdog
+from vllm_hpc.engine.health.rank_record import RankReport, node_name
+from vllm_hpc.engine.interface import EngineMaker
+from vllm_hpc.engine.loop.chunk_claims import DEAD_AFTER_S
+from vllm_hpc.engine.loop.suspect_rows import earlier_attempts
+from vllm_hpc.engine.standing import Standing
+from vllm_hpc.engine.startup import network
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Attempt, JobRecord, read_json
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.layout import Place
+
+# Seconds between two fsyncs of the finished rows: what a power cut costs.
+SYNC_S = 5.0
+# Seconds that one step may take. The longest that are in order: a first step that compiles, a grammar, a huge prompt.
+STALL_S = 900.0
+
+
+class _Rank(NamedTuple):
+    """All that a rank works with, once it knows where it stands."""
+
+    job: JobFolder
+    record: JobRecord
+    standing: Standing
+    place: Place
+    report: RankReport
+    sync_s: float
+
+
+def run(folder: str) -> dict[str, Any]:
+    """Run this rank and return its record. Raises whatever ended it, after that is on record."""
+    job = JobFolder(folder)
+    standing = Standing.from_environment()
+    _redirect_output(job, standing.global_rank)
+    record = job.job()
+    place = record.plan.layout.place(standing.global_rank)
+    report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
+    if attempt := read_json(job.attempt(standing.attempt), Attempt):  # by the clock of another node, maybe
+        report.timings["launch"] = round(max(0.0, time.time() - attempt.started_at), 3)
+    if standing.world_size > 1:  # a ring: of the ranks of a dead node, at least one is watched by a live one
+        report.neighbour = standing.task * standing.world_size + (standing.rank + 1) % standing.world_size
+    try:
+        sync_s, stall_s = seconds("VLLM_HPC_SYNC_S", SYNC_S), seconds("VLLM_HPC_STALL_S", STALL_S)
+        watchdog.start(report, stall_s, seconds("VLLM_HPC_DEAD_S", DEAD_AFTER_S))
+        _check_world(record, standing)
+        network.pin()
+        _work(_Rank(job, record, standing, place, report, sync_s))
+    except BaseException as error:
+        with suppress(OSError):  # a disk too full to write down that it is: torchrun tells the error itself
+            report.failed(error)
+        raise
+    outcome: dict[str, Any] = msgspec.to_builtins(report.finished())
+    return outcome
+
+
+def _work(rank: _Rank) -> None:
+    """Do this rank's part of the job, with the engine that was asked for."""
+    if rank.record.request.rehearse:
+        from vllm_hpc.engine.rehearsal.engine import RehearsalMaker
+
+        needs_first = rank.record.request.rehearse_set.fault_s is not None
+        is_first = needs_first and not earlier_attempts(rank.job, rank.standing.task, rank.standing.attempt)
+        _generate(rank, RehearsalMaker(rank.record, rank.standing, rank.place, is_first))
+        return
+    from vllm_hpc.engine.vllm_engine import VllmMaker
+
+    maker = VllmMaker(rank.record, rank.standing, rank.place)
+    if maker.leads:
+        _generate(rank, maker)
+    else:
+        maker.serve(rank.report)
+
+
+def _generate(rank: _Rank, maker: EngineMaker) -> None:
+    """Start the engine and run this rank's part of the rows."""
+    job, record, standing, place, report, sync_s = rank
+    maker.load(report)
+    from vllm_hpc.engine.attempt import Attempt
+    from vllm_hpc.engine.startup import replicas
+
+    attempt = Attempt(job, record, place, standing.attempt, standing.task, sync_s)
+    with report.timed("load"):
+        store = replicas.meet(standing.rank, standing.world_size)
+        replica = maker.join(store)
+        report.device = replica.device
+        engine = maker.make(report)
+    with report.timed("generate"):
+        digest = attempt.run(engine, replica.lockstep(), store, report)
+        report.digest, report.rows = digest.hexdigest, digest.rows
+    replica.check_digests(digest.hexdigest)
+    maker.release(store)
+    replicas.leave_together(store, standing.rank, standing.world_size)
+
+
+def seconds(name: str, default: float) -> float:
+    """A variable's seconds, more than none. Raises RequestError."""
+    text = os.environ.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise RequestError(f"{name}={text!r} is no number of seconds: write {default:g}, or leave it out")
+    return value
+
+
+def _check_world(record: JobRecord, standing: Standing) -> None:
+    planned = record.plan.layout.world_size
+    if planned != standing.world_size:
+        raise RuntimeError(f"the plan has {planned} ranks, and torchrun started {standing.world_size}")
+
+
+def _redirect_output(job: JobFolder, rank: int) -> None:
+    """Let everything this process prints, C libraries included, go to its own log."""
+    log = os.open(job.rank_log(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    print(f"-- rank {rank} on {node_name()}, {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)

@@ -1,0 +1,1 @@
+"""The built-in engine of a rehearsal."""

@@ -1,0 +1,216 @@
+"""The engine of a rehearsal: it answers rows by a digest of their own text, in steps, and needs no model and no vLLM.
+
+All around it is as ever: torchrun, the store, gloo, and the loop with its lockstep, claims, drain and durable rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import msgspec
+
+from vllm_hpc import __version__
+from vllm_hpc.engine.health.rank_record import RankReport
+from vllm_hpc.engine.interface import Ready
+from vllm_hpc.engine.rehearsal.faults import FaultPlan
+from vllm_hpc.engine.rehearsal.rows import RehearsalRows
+from vllm_hpc.engine.rows import row_out
+from vllm_hpc.engine.standing import Standing
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.rows.row import REHEARSED, Row
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.layout import Place
+from vllm_hpc.spec.plan import whole
+from vllm_hpc.spec.rehearsal import Rehearsal
+
+if TYPE_CHECKING:
+    from vllm_hpc.engine.startup.replicas import Replica
+
+# vLLM's own default.
+_MAX_NUM_SEQS = 256
+# Seconds that a step may take at a slow pace: ranks hear of a drain every few steps.
+_STEP_S = 0.25
+_EMBEDDING = 8
+
+
+class Completion(NamedTuple):
+    """One output of a row, in the shape of vLLM's CompletionOutput."""
+
+    text: str
+    token_ids: array[int]
+    finish_reason: str = "length"
+    stop_reason: None = None
+    logprobs: None = None
+
+
+class Embedding(NamedTuple):
+    """An embedding, in the shape of vLLM's PoolingOutput."""
+
+    data: array[float]
+
+
+class Output(NamedTuple):
+    """A finished request, in the shape of vLLM's RequestOutput."""
+
+    request_id: str
+    prompt_token_ids: range
+    outputs: list[Completion] | Embedding
+    finished: bool = True
+    prompt_logprobs: None = None
+
+
+class RehearsalEngine:
+    """Every sequence that runs gets one token a step, ``max_num_seqs`` of them at once; the others wait in order.
+
+    At a slow pace a token takes several steps, the same number on all ranks.
+    """
+
+    def __init__(self, record: JobRecord, settings: Rehearsal, faults: FaultPlan) -> None:
+        self.max_num_seqs = whole(record.plan.engine.get("max_num_seqs"), _MAX_NUM_SEQS)
+        self._rate, self._faults = settings.tokens_per_s, faults
+        self._waiting: deque[tuple[str, Ready]] = deque()
+        # Requests by the step in which they end, and how many sequences run.
+        self._ends: dict[int, list[tuple[str, Ready]]] = {}
+        self._running = self._step = 0
+        self._due = time.perf_counter()
+        slowest = self.max_num_seqs / self._rate if self._rate else 0.0
+        self._steps_a_token = max(1, math.ceil(slowest / _STEP_S))
+
+    def request_maker(self, record: JobRecord, writes: bool) -> Callable[[Row], Ready]:
+        """What checks rows, and measures their prompts; texts are made by who writes them, on the writer's thread."""
+        return RehearsalRows(record, _text if writes else None)
+
+    def add_request(self, key: str, ready: Ready) -> None:
+        """Admit a row."""
+        self._waiting.append((key, ready))
+
+    def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
+        """One token for each sequence that runs; ``work`` is left to the caller, for no device computes meanwhile."""
+        self._step += 1
+        started = self._start_waiting()
+        self._faults.strike(started)
+        self._pace()
+        outputs = []
+        for key, ready in self._ends.pop(self._step, ()):
+            self._running -= ready.params.n
+            outputs.append(self._output(key, ready))
+        return outputs, False
+
+    def answer(self, ready: Ready, output: Any, replica: int) -> Row:
+        """The row out, marked as a rehearsal's; of an OpenAI batch, its line too."""
+        return _marked(row_out.answer(ready, output, replica))
+
+    def failure(self, row: Row, error: Exception) -> Row:
+        """The row out of a row that cannot be run, marked likewise."""
+        return _marked(row_out.failure(row, error))
+
+    def __enter__(self) -> Self:
+        self._due = time.perf_counter()
+        self._faults.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The loop is over."""
+        self._faults.end()
+
+    def _start_waiting(self) -> list[str]:
+        """Let those run that there is room for, and return their keys."""
+        started = []
+        while self._waiting and (
+            not self._running or self._running + self._waiting[0][1].params.n <= self.max_num_seqs
+        ):
+            key, ready = self._waiting.popleft()
+            self._running += ready.params.n
+            last = self._step + max(1, ready.params.max_tokens) * self._steps_a_token - 1
+            self._ends.setdefault(last, []).append((key, ready))
+            started.append(key)
+        return started
+
+    def _pace(self) -> None:
+        """Take the time that the tokens of this step cost at ``tokens_per_s``."""
+        if self._rate is not None:
+            now = time.perf_counter()
+            self._due = max(self._due, now - 1.0) + self._running / (self._rate * self._steps_a_token)
+            time.sleep(max(0.0, self._due - now))
+
+    def _output(self, key: str, ready: Ready) -> Output:
+        prompt = range(ready.prompt)
+        if ready.params.embeds:
+            numbers = [token / 65536 for token in tokens_of(ready.row, 0, _EMBEDDING)]
+            return Output(key, prompt, Embedding(array("d", numbers)))
+        outputs = []
+        for number in range(ready.params.n):
+            tokens = self._faults.altered(tokens_of(ready.row, number, ready.params.max_tokens), key)
+            outputs.append(Completion("", tokens))
+        return Output(key, prompt, outputs)
+
+
+class RehearsalMaker:
+    """Makes the engine of a rehearsal; ``is_first``: whether this is the first attempt of its task."""
+
+    def __init__(self, record: JobRecord, standing: Standing, place: Place, is_first: bool) -> None:
+        self._record, self._standing, self._place, self._is_first = record, standing, place, is_first
+        self._settings = record.request.rehearse_set
+
+    def load(self, report: RankReport) -> None:
+        """Import torch, whose store and gloo the ranks meet by."""
+        with report.timed("import"):
+            import torch
+            import torch.distributed
+        report.versions = {"rehearsal": __version__, "torch": str(torch.__version__)}
+
+    def join(self, store: Any) -> Replica:
+        """Join over gloo, which needs no GPU."""
+        import torch.distributed as dist
+
+        from vllm_hpc.engine.startup import replicas
+
+        layout = self._record.plan.layout
+        return replicas.join(layout, self._place, store, "gloo", "rehearsal", lambda: dist.group.WORLD)
+
+    def make(self, report: RankReport) -> RehearsalEngine:
+        """Take as long as was asked for."""
+        report.device_name = "rehearsal"
+        asked = self._record.plan.engine.get("max_num_seqs")
+        if asked is not None and not whole(asked, 0):
+            raise RequestError(f"--engine max_num_seqs must be a whole number, 1 or more, not {asked!r}")
+        time.sleep(self._settings.load_s)
+        faults = FaultPlan.of(self._settings, self._standing.global_rank, self._place, self._is_first)
+        return RehearsalEngine(self._record, self._settings, faults)
+
+    def release(self, store: Any) -> None:
+        """Nothing waits for it."""
+
+
+def tokens_of(row: Row, number: int, count: int) -> array[int]:
+    """The tokens of a row's output ``number``: of its own text only, each from 0 to 65535 (SHAKE-128, 2 bytes each)."""
+    text = msgspec.json.encode([row.get("messages", row.get("prompt")), number])
+    tokens = array("H", hashlib.shake_128(text).digest(2 * count))
+    if sys.byteorder == "little":
+        tokens.byteswap()
+    return tokens
+
+
+def text_of(tokens: Iterable[int]) -> str:
+    """What tokens read as: four hexadecimal digits each."""
+    return " ".join([f"{token:04x}" for token in tokens])
+
+
+def _text(prompt: Any, tokens: array[int], is_stopped: bool, params: Any) -> str:
+    return text_of(tokens)
+
+
+def _marked(row: Row) -> Row:
+    """The row with the mark; of an OpenAI batch, the line and its body, which readers take alone, as well."""
+    if "line" not in row:
+        return {**row, **REHEARSED}
+    response = row["line"]["response"]
+    body = {**response["body"], **REHEARSED}
+    return {**row, **REHEARSED, "line": {**row["line"], **REHEARSED, "response": {**response, "body": body}}}

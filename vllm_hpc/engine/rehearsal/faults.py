@@ -1,0 +1,77 @@
+"""The fault of a rehearsal: a rank dies, hangs, runs out of memory or computes something else, when it was asked to.
+
+What people see by it is whether their site's requeue works.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from array import array
+
+from vllm_hpc.spec.layout import Place
+from vllm_hpc.spec.rehearsal import Fault, Rehearsal
+
+
+class FaultPlan:
+    """What goes wrong on this rank, at row ``row`` (a request's key) or after ``after_s`` seconds; None: nothing."""
+
+    def __init__(self, fault: Fault | None, row: str | None, after_s: float | None) -> None:
+        self._fault, self._row, self._after_s = fault, row, after_s
+        self._ready_at = time.monotonic()
+        self._alters_next = self._has_struck = False
+
+    @classmethod
+    def of(cls, settings: Rehearsal, rank: int, place: Place, is_first: bool) -> FaultPlan:
+        """The part of this rank, by its place in the whole job and in its replica.
+
+        A row's fault is there whenever the row runs; one of a moment only in the first attempt (``is_first``).
+        """
+        if settings.fault_row is not None:
+            is_mine = place.rank == 0 if settings.fault_rank is None else rank == settings.fault_rank
+            return cls(settings.fault if is_mine else None, str(settings.fault_row), None)
+        is_mine = rank == (settings.fault_rank or 0) and is_first
+        return cls(settings.fault if is_mine else None, None, settings.fault_s)
+
+    def begin(self) -> None:
+        """The engine is ready: seconds count from here."""
+        self._ready_at = time.monotonic()
+
+    def strike(self, started: list[str]) -> None:
+        """Called in each step, with the rows that begin to run in it: does what was asked for when it is due."""
+        if self._fault is None or not self._is_due(started):
+            return
+        if self._fault == "diverge":
+            self._alters_next = self._row is None and not self._has_struck
+            return
+        self._has_struck = True
+        print(f"vllm-hpc: rehearsed fault: {self._fault}", flush=True)
+        if self._fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._fault == "hang":
+            threading.Event().wait()
+        import torch
+
+        raise torch.OutOfMemoryError("rehearsed fault: out of memory")
+
+    def end(self) -> None:
+        """The loop is over: say so where the fault has not happened."""
+        if self._fault is None or self._has_struck:
+            return
+        why = "the rows were done before" if self._row is None else f"row {self._row} generated nothing here"
+        print(f"vllm-hpc: rehearsed fault {self._fault} did not happen: {why}", flush=True)
+
+    def altered(self, tokens: array[int], key: str) -> array[int]:
+        """The tokens of a row that ends; other ones where this rank is to diverge."""
+        if self._fault != "diverge" or not (self._alters_next or key == self._row):
+            return tokens
+        self._alters_next, self._has_struck = False, True
+        tokens[0] ^= 1
+        return tokens
+
+    def _is_due(self, started: list[str]) -> bool:
+        if self._row is not None:
+            return self._row in started
+        return self._after_s is not None and time.monotonic() - self._ready_at >= self._after_s

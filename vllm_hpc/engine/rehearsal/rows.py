@@ -1,0 +1,193 @@
+"""Rows made ready for a rehearsal: our own checks, limits of sampling, and a guess of the prompt's length."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from functools import cache
+from typing import Annotated, Any
+
+import msgspec
+
+from vllm_hpc.engine.interface import Ready
+from vllm_hpc.engine.rows.checks import (
+    CUTS,
+    adapter_of,
+    check_embedding,
+    check_names,
+    check_task,
+    cuts_of,
+    in_vllm_names,
+)
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.plan import DEFAULT_MAX_TOKENS, whole
+from vllm_hpc.spec.vllm_arguments import sampling_names
+
+# What a tokenizer makes of English text.
+_CHARACTERS_A_TOKEN = 4
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+_Whole = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+_OrAll = Annotated[int, msgspec.Meta(ge=-1, le=2**31)]
+_Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
+_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+# vLLM's own: below it sampling is greedy; the most outputs of a row, and logprobs of a token, unless it is told.
+_GREEDY, _MAX_N, _MAX_LOGPROBS = 1e-5, 16384, 20
+_CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+_CONSTRAINT_OPTIONS = ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")
+
+
+class RehearsedParams(msgspec.Struct, frozen=True, kw_only=True):
+    """A row's sampling as far as a rehearsal acts on it, and the limits of the rest.
+
+    They are those of vllm/sampling_params.py, _verify_args. Values are converted as vLLM does it: "8" is 8. Raises
+    what msgspec says of a type or a bound, ValueError for what does not go together.
+    """
+
+    n: _Count = 1
+    max_tokens: _Count | None = None
+    min_tokens: _Whole = 0
+    temperature: _Temperature = 1.0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    top_k: _OrAll = 0
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    presence_penalty: _Penalty = 0.0
+    frequency_penalty: _Penalty = 0.0
+    repetition_penalty: _Positive = 1.0
+    logprobs: _OrAll | None = None
+    prompt_logprobs: _OrAll | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    bad_words: list[str] | None = None
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    detokenize: bool = True
+    stream_interval: _Count | None = None
+    extra_args: dict[str, Any] | None = None
+    embeds: bool = False
+
+    def __post_init__(self) -> None:
+        most = _most_outputs()
+        for is_wrong, what in (
+            (self.n > most, f"n must be at most {most}, not {self.n}"),
+            (self.n > 1 and self.temperature < _GREEDY, f"n must be 1 when sampling is greedy, not {self.n}"),
+            (not math.isfinite(self.repetition_penalty), "repetition_penalty must be a finite number"),
+            (bool(self.stop) and not self.detokenize, "stop strings need detokenize=true"),
+            ("" in (self.bad_words or ()), "bad_words cannot contain an empty string"),
+            (self.allowed_token_ids == [], "allowed_token_ids is empty"),
+        ):
+            if is_wrong:
+                raise ValueError(what)
+
+
+class RehearsalRows:
+    """Makes rows ready. Raises at once where the job's own sampling is wrong, and for a row what is wrong with it."""
+
+    def __init__(self, record: JobRecord, text: Any = None) -> None:
+        self._text = text  # what makes a row's text out of its tokens, None on a rank that writes none
+        engine = record.plan.engine
+        self._pools = engine.get("runner") == "pooling"
+        self._adapters = [adapter.name for adapter in record.adapters]
+        self._defaults = {"max_tokens": DEFAULT_MAX_TOKENS, **in_vllm_names(record.sampling)}
+        positions = record.plan.model.max_positions if record.plan.model else 0
+        self._max_model_len = whole(engine.get("max_model_len"), positions)
+        self._max_logprobs = whole(engine.get("max_logprobs"), _MAX_LOGPROBS)
+        self._created = int(record.created_at)
+        self._params({})
+
+    def __call__(self, row: Row) -> Ready:
+        """Make a row ready: ``prompt`` is its length in tokens."""
+        adapter = adapter_of(row, self._adapters)
+        embeds = check_task(row, self._pools) == "embed"
+        params = self._embedding(row) if embeds else self._params(row.get("sampling", {}))
+        length = self._cut(prompt_tokens(row), {**self._defaults, **row.get("sampling", {})})
+        if self._max_model_len and length > self._max_model_len - (not embeds):
+            raise ValueError(
+                f"the prompt has about {length} tokens (its characters / {_CHARACTERS_A_TOKEN}), "
+                f"and max_model_len is {self._max_model_len}"
+            )
+        return Ready(row, length, self._limited(params, length), adapter, self._text, created=self._created)
+
+    def _params(self, given: dict[str, Any]) -> RehearsedParams:
+        merged = {**self._defaults, **in_vllm_names(given)}
+        for name in CUTS:
+            merged.pop(name, None)
+        check_names(merged, sampling_names() or merged)
+        merged.pop("embeds", None)
+        if merged.get("structured_outputs") is not None:
+            _check_constraint(merged["structured_outputs"])
+        params = msgspec.convert(merged, RehearsedParams, strict=False)
+        if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+            raise ValueError(f"min_tokens must be at most max_tokens={params.max_tokens}, not {params.min_tokens}")
+        for name in ("logprobs", "prompt_logprobs"):
+            self._check_logprobs(name, getattr(params, name))
+        return params
+
+    def _check_logprobs(self, name: str, number: int | None) -> None:
+        """-1 stands for the whole vocabulary: of a row more than any limit, of the engine no limit."""
+        if number is not None and self._max_logprobs != -1 and not 0 <= number <= self._max_logprobs:
+            raise ValueError(f"{name} must be at most max_logprobs={self._max_logprobs}, not {number}")
+
+    def _embedding(self, row: Row) -> RehearsedParams:
+        check_embedding(row.get("sampling", {}))
+        return RehearsedParams(max_tokens=1, embeds=True)
+
+    def _limited(self, params: RehearsedParams, length: int) -> RehearsedParams:
+        """The tokens that there is room for, where the length of sequences is known."""
+        room = self._max_model_len - length if self._max_model_len else params.max_tokens or DEFAULT_MAX_TOKENS
+        return msgspec.structs.replace(params, max_tokens=max(1, min(params.max_tokens or room, room)))
+
+    def _cut(self, length: int, given: dict[str, Any]) -> int:
+        cuts = cuts_of(given)
+        if cuts.get("truncation_side", "left") not in ("left", "right"):
+            raise ValueError(f"truncation_side must be left or right, not {cuts['truncation_side']!r}")
+        tokens = cuts.get("truncate_prompt_tokens", length)
+        # vLLM cuts to max_model_len then, which leaves no room for an answer.
+        return min(length, (self._max_model_len or length) if tokens == -1 else tokens)
+
+
+@cache
+def _most_outputs() -> int:
+    text = os.environ.get("VLLM_MAX_N_SEQUENCES", "")
+    return int(text) if text.isdecimal() else _MAX_N
+
+
+def prompt_tokens(row: Row) -> int:
+    """About how many tokens a prompt has. Raises ValueError for an empty one; a chat's template makes some of none."""
+    if "messages" in row:
+        return max(1, -(-sum(map(_characters, row["messages"])) // _CHARACTERS_A_TOKEN))
+    prompt = row["prompt"]
+    if not prompt:
+        raise ValueError("the prompt is empty")
+    if isinstance(prompt, str):
+        return -(-len(prompt) // _CHARACTERS_A_TOKEN)
+    if min(prompt) < 0:
+        raise ValueError(f"token id {min(prompt)} is below 0")
+    return len(prompt)
+
+
+def _check_constraint(given: Any) -> None:
+    """What can be said of structured_outputs without a compiler of grammars. Raises ValueError, TypeError."""
+    if not isinstance(given, dict):
+        raise TypeError('structured_outputs must be an object, such as {"choice": ["yes", "no"]}')
+    if unknown := sorted(given.keys() - {*_CONSTRAINTS, *_CONSTRAINT_OPTIONS}):
+        raise ValueError(f"vLLM's structured_outputs have no {unknown[0]!r}")
+    if len(kinds := [kind for kind in _CONSTRAINTS if given.get(kind) is not None]) != 1:
+        raise ValueError(f"structured_outputs must have one of {', '.join(_CONSTRAINTS)}, not {kinds}")
+    if given.get("choice") == []:
+        raise ValueError("structured_outputs: choice is empty")
+    if isinstance(given.get("json"), str):
+        json.loads(given["json"])
+
+
+def _characters(message: Any) -> int:
+    """Of a chat's message: its text, or its parts' texts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(str(part.get("text", ""))) for part in content or () if isinstance(part, dict))

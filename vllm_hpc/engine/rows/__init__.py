@@ -1,0 +1,1 @@
+"""A row on its way into vLLM and out of it."""

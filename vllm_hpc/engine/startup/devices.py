@@ -1,0 +1,70 @@
+"""Which GPUs a rank sees: those of its replica on this node, numbered from 0, as if the replica were alone.
+
+vLLM keys its compile cache by the rank in the replica, and compiled kernels carry the device they were made for: with
+all GPUs in sight, replica 1's rank 0 on cuda:1 would load what replica 0's made for cuda:0 and die of an 'invalid
+argument' (seen on two H100, vLLM 0.26).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vllm_hpc.spec.layout import Layout
+
+_CUDA, _HIP, _ROCR = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
+_AMD_DRIVER = Path("/dev/kfd")
+
+
+def show_only_own(layout: Layout, rank: int, local_rank: int) -> None:
+    """Set the variables that say which GPUs are in sight, and LOCAL_RANK, for this process; before torch is imported.
+
+    ``rank`` is in the torchrun world, ``local_rank`` on this node. Where each task has one GPU (--gpus-per-task=1),
+    that is its rank's. Else the GPUs are shared out, but one replica for the whole world keeps what it has.
+    """
+    visible = _visible() or [str(number) for number in range(layout.procs_per_node)]
+    if len(visible) == 1 < layout.procs_per_node:
+        _show(visible, 0)
+    elif layout.replica_size < layout.world_size and len(visible) >= layout.procs_per_node:
+        first, count = own_slots(layout, rank, local_rank)
+        _show(visible[first : first + count], local_rank - first)
+
+
+def own_slots(layout: Layout, rank: int, local_rank: int) -> tuple[int, int]:
+    """The first slot of this node that this rank's replica has, and how many it has here."""
+    node_begin = rank - local_rank
+    replica_begin = rank - rank % layout.replica_size
+    begin = max(node_begin, replica_begin)
+    end = min(node_begin + layout.procs_per_node, replica_begin + layout.replica_size)
+    return begin - node_begin, end - begin
+
+
+def _visible() -> list[str]:
+    """The GPUs that this process may use, empty where nothing says it."""
+    if not _AMD_DRIVER.exists():
+        return _list(_CUDA)
+    return _list(_ROCR) if _rocr_counts() else _list(_HIP) or _list(_CUDA)
+
+
+def _rocr_counts() -> bool:
+    """Whether ROCR_VISIBLE_DEVICES, which Slurm sets on AMD, is the list that holds.
+
+    It hides GPUs below HIP, which counts those left from 0. A shorter list of HIP's is a part of ROCR's. One as long,
+    or longer, was copied from it or is the same for all tasks of the node, and HIP would look for most of it in vain.
+    """
+    hip, rocr = _list(_HIP) or _list(_CUDA), _list(_ROCR)
+    return bool(rocr) and (not hip or len(hip) >= len(rocr))
+
+
+def _show(devices: list[str], local_rank: int) -> None:
+    """Say it once: ROCR's list moves up to HIP, which reads CUDA's too, and vLLM refuses two that differ."""
+    if _AMD_DRIVER.exists():
+        if _rocr_counts():
+            del os.environ[_ROCR]
+        os.environ[_HIP] = ",".join(devices)
+    os.environ[_CUDA] = ",".join(devices)
+    os.environ["LOCAL_RANK"] = str(local_rank)
+
+
+def _list(variable: str) -> list[str]:
+    return [device for device in os.environ.get(variable, "").split(",") if device]

@@ -1,0 +1,140 @@
+"""The weights' files, read into the node's page cache while the rank still imports vLLM.
+
+An import takes 20 s on a node with GPUs, in which the disk has nothing to do; then 16 GB come from a cold disk in 11 s
+and from the page cache in 3 (docs/performance.md). The ranks of a node share the files, so that each byte is read once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vllm_hpc.jobfolder.records import JobRecord
+
+_PIECE = 1 << 28
+_BLOCK = 1 << 24
+# Of the memory that is left on the node: vLLM wants some itself, and what does not fit pushes out what was read first.
+_MOST = 0.5
+_INDEX = "model.safetensors.index.json"
+
+
+class Piece(NamedTuple):
+    """A part of a file, in bytes."""
+
+    file: Path
+    first: int
+    size: int
+
+
+class ReadAhead:
+    """The reader of one rank. Nothing here ends a job: vLLM reads for itself what it could not."""
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        self.done = 0
+        self._thread = threading.Thread(target=self._run, args=(pieces,), name="vllm-hpc-readahead", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def start(cls, record: JobRecord, local_rank: int) -> ReadAhead:
+        """Begin with this rank's share of what vLLM will read."""
+        layout = record.plan.layout
+        try:
+            pieces = list(_cut(_files(Path(record.model), record.plan.engine)))
+            is_whole = layout.pp == 1 or layout.nodes == 1  # else a node needs a few of the layers only
+            if not is_whole or sum(piece.size for piece in pieces) > _MOST * _memory():
+                pieces = []
+        except Exception:  # noqa: BLE001 - whatever is wrong with the files, vLLM says it
+            pieces = []
+        return cls(pieces[local_rank :: layout.procs_per_node])
+
+    def join(self) -> None:
+        """Wait until all is read."""
+        self._thread.join()
+
+    def _run(self, pieces: list[Piece]) -> None:
+        if not pieces:
+            return
+        began, block = time.perf_counter(), memoryview(bytearray(_BLOCK))
+        try:
+            for piece in pieces:
+                _read(piece, block)
+                self.done += piece.size
+        except OSError as error:  # vLLM tells what is wrong with the file
+            print(f"vllm-hpc: weights are not read ahead: {error}", flush=True)
+        seconds = time.perf_counter() - began
+        print(f"vllm-hpc: {self.done / 1e9:.2f} GB of weights are in memory after {seconds:.1f} s", flush=True)
+
+
+def _files(model: Path, engine: dict[str, Any]) -> list[Path]:
+    """What vLLM's default loader will read, in its order; nothing where another one was asked for."""
+    if engine.get("load_format", "auto") not in ("auto", "safetensors") or "safetensors_load_strategy" in engine:
+        return []
+    consolidated = sorted(model.glob("consolidated*.safetensors"))
+    if consolidated and engine.get("load_format", "auto") == "auto":  # it takes Mistral's own files first
+        return consolidated
+    if (model / _INDEX).exists():
+        named = json.loads((model / _INDEX).read_bytes())["weight_map"].values()
+        return [model / name for name in sorted(set(named))]
+    return sorted(model.glob("*.safetensors"))
+
+
+def _cut(files: list[Path]) -> Iterator[Piece]:
+    for file in files:
+        size = file.stat().st_size
+        for first in range(0, size, _PIECE):
+            yield Piece(file, first, min(_PIECE, size - first))
+
+
+def _read(piece: Piece, block: memoryview) -> int:
+    """Read the blocks that are not in the page cache, and return how many bytes of them it took."""
+    read, end = 0, piece.first + piece.size
+    with piece.file.open("rb", buffering=0) as file:
+        for first in range(piece.first, end, len(block)):
+            size = min(len(block), end - first)
+            if not _is_cached(file.fileno(), first + size - 1):
+                read += os.preadv(file.fileno(), [block[:size]], first)
+    return read
+
+
+def _is_cached(descriptor: int, offset: int) -> bool:
+    """Whether a block is in the page cache, by its last byte: the kernel itself reads ahead, into its first pages."""
+    try:
+        return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except OSError:  # it is not, or this file system does not tell
+        return False
+
+
+def _memory() -> float:
+    """Bytes that the node has left for this job: less where a control group has less."""
+    import psutil  # vLLM's own dependency
+
+    return min(float(psutil.virtual_memory().available), *_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))
+
+
+def _limits(root: Path, own: Path) -> Iterator[float]:
+    """Limits of this process's control groups, each of which holds; a job's may be above its tasks'."""
+    yield float("inf")
+    for line in own.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            yield from _limits_above(root, path, "memory.max")
+        elif "memory" in controllers.split(","):  # version 1, alone or beside version 2
+            yield from _limits_above(root / "memory", path, "memory.limit_in_bytes")
+
+
+def _limits_above(root: Path, path: str, name: str) -> Iterator[float]:
+    own = root / path.strip("/")
+    for group in (own, *own.parents):
+        if not group.is_relative_to(root):
+            return
+        try:
+            limit = (group / name).read_text().strip()
+        except OSError:
+            continue
+        if limit != "max":
+            yield float(limit)

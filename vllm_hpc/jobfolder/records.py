@@ -1,0 +1,207 @@
+"""Records: the JSON files of a job folder as frozen values, and how they are read and written.
+
+A file that others may read while it is written is written under another name and renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.lora import Adapter
+from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.request import Request
+
+T = TypeVar("T")
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """job.json: what was asked and what was computed. ``model`` is what vLLM is given; times are Unix seconds."""
+
+    request: Request
+    plan: Plan
+    scheduler: str
+    model: str
+    sampling: dict[str, Any]
+    rows: int
+    created_at: float
+    adapters: tuple[Adapter, ...] = ()
+    versions: dict[str, str] = {}
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """state/submitted.json: the scheduler took the job under this id.
+
+    ``earlier``: the ids before it, where the job's own script submitted it again (PBS); 'vllm-hpc resume' begins anew.
+    """
+
+    scheduler: str
+    job_id: str
+    submitted_at: float
+    earlier: tuple[str, ...] = ()
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """attempts/<k>.json: the script started for the k-th time; ``task`` is that of a job array."""
+
+    attempt: int
+    task: int = 0
+    job_id: str
+    host: str
+    started_at: float
+
+
+class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """state/exit-<k>.json: how attempt k ended. ``cause``: exit, cancelled, timeout, or the name of a signal."""
+
+    attempt: int
+    exit_code: int
+    cause: str
+    ended_at: float
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """state/ending-<k>.json: why the local scheduler is about to end attempt k: cancelled or timeout."""
+
+    cause: str
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica did in one attempt: counts of rows and tokens, and where the seconds went.
+
+    ``seconds``: launch (from the script's start to the rank's), import, load, warm_up, generate, drain, and idle (the
+    part of generate and drain in which rows were in flight and no step ran). ``occupancy``: mean sequences
+    in flight / max_num_seqs.
+    """
+
+    attempt: int
+    rows: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+    occupancy: float = 0.0
+    seconds: dict[str, float] = {}
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """state/progress-<replica>.json: what a replica's first rank has written, over all attempts.
+
+    Rows count once; times are of the last attempt, the last of ``runs``. ``shard_bytes``: how much of that attempt's
+    shard the counts cover, so that of a killed writer only the rest need be counted; None where it was not said.
+    """
+
+    replica: int
+    attempt: int
+    done: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    started_at: float = 0.0
+    updated_at: float = 0.0
+    shard_bytes: int | None = None
+    runs: tuple[Run, ...] = ()
+
+
+class Crash(msgspec.Struct, frozen=True):
+    """state/crash-<replica>.<k>.json: a step of the engine raised this, in attempt k."""
+
+    rank: int
+    type: str
+    message: str
+
+
+class Claimed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of state/claimed-<replica>.<k>.jsonl: a chunk that was begun, or a group on trial."""
+
+    chunk: int | None = None
+    trial: list[int] | None = None
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """state/retry.json: rows whose error is of an attempt up to this one are to be run again."""
+
+    errors_up_to: int
+
+
+class RankError(msgspec.Struct, frozen=True):
+    """What a rank died of. ``is_echo``: it only lost another rank, which died before it."""
+
+    type: str
+    message: str
+    traceback: str
+    is_echo: bool = False
+
+
+class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """ranks/rank-<r>.json: where a rank ran and how it ended. Timings are in seconds.
+
+    ``outcome``: running, ok, error, or terminated (it was told to leave). ``digest`` is over the token ids of all
+    rows that the replica finished, equal on all its ranks. ``versions`` are those that ran: of vllm, and of torch.
+    ``device_name`` is what the driver calls the GPU, ``device_gib`` its memory.
+    """
+
+    rank: int
+    replica: int
+    attempt: int
+    host: str
+    pid: int
+    device: str
+    device_name: str = ""
+    device_gib: float | None = None
+    outcome: str
+    updated_at: float
+    digest: str | None = None
+    rows: int = 0
+    versions: dict[str, str] = {}
+    timings: dict[str, float] = {}
+    error: RankError | None = None
+
+    @property
+    def has_raised(self) -> bool:
+        """Whether it died of an error of its own, and not of another rank's end."""
+        return self.outcome == "error" and self.error is not None and not self.error.is_echo
+
+
+def submission_of(job_id: str) -> str:
+    """The id that was submitted, of a job or of an array's task: 77 of 77_3, 12[].server of 12[].server_3."""
+    match = re.fullmatch(r"(\d+|\d+\[\]\..+)_\d+", job_id)
+    return match[1] if match else job_id
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """Read a record; None where it is not there, or not whole (its writer was killed)."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError, RequestError):  # also: of a version that checked otherwise
+        return None
+
+
+def read_claimed(path: Path) -> list[Claimed]:
+    """The whole lines of the file, none where there is no file. One that a full disk tore is passed over."""
+    found = []
+    for line in (path.read_bytes() if path.exists() else b"").split(b"\n")[:-1]:
+        with suppress(msgspec.DecodeError):
+            found.append(msgspec.json.decode(line, type=Claimed))
+    return found
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a record under a temporary name, then rename, so that nobody reads half of it."""
+    temporary = temporary_name(path)
+    try:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        temporary.rename(path)
+    except OSError:  # a full disk: the old record stays
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other writer takes, on this host or another."""
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}")

@@ -1,0 +1,108 @@
+"""Lines of shards by their place (shards.py), in the order in which they are asked for.
+
+Rows finish nearly in the order of the input, so what is asked for together lies in a few stretches of a few shards:
+chunks around them are read once and kept for a while, instead of a seek and a read per row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from vllm_hpc.jobfolder.shards import split_place
+from vllm_hpc.spec.errors import CollectError
+
+# Chunks are aligned, so that a place's upper bits name its chunk.
+_CHUNK_BITS = 17
+_CHUNK = 1 << _CHUNK_BITS
+# Read beyond a chunk, so that the last line that begins in it is nearly always whole.
+_BEYOND = 4096
+_CHUNKS_KEPT = 256
+# Where rows lie in no order, reading around them does not pay: beyond so many bytes read for a byte asked, it stops.
+_WASTE = 8
+_FILES_OPEN = 256
+
+
+class LineReader:
+    """Reads lines of shards. A context manager; raises CollectError where a shard is not what it was."""
+
+    def __init__(self, shards: list[Path]) -> None:
+        self._shards = shards
+        self._files: dict[int, int] = {}
+        self._chunks: dict[int, bytes] = {}
+        # May go below zero by the size of a chunk.
+        self._may_waste = _CHUNKS_KEPT * _CHUNK
+
+    def __enter__(self) -> LineReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def read(self, places: Sequence[int]) -> Iterator[bytes]:
+        """The lines at these places, in this order, many of them joined."""
+        self._load({place >> _CHUNK_BITS for place in places})
+        chunks, within, nothing = self._chunks, _CHUNK - 1, b""
+        found: list[bytes] = []
+        for place in places:
+            start = place & within
+            chunk = chunks.get(place >> _CHUNK_BITS, nothing)
+            end = chunk.find(b"\n", start) + 1
+            if end:
+                found.append(chunk[start:end])
+            else:  # a long line, or one that lies alone: it goes by itself, for several may not fit into the memory
+                yield self._give(found)
+                found = []
+                yield self._read_line(place)
+        yield self._give(found)
+        self._forget()
+
+    def _give(self, lines: list[bytes]) -> bytes:
+        data = b"".join(lines)
+        self._may_waste += _WASTE * len(data)
+        return data
+
+    def _load(self, numbers: set[int]) -> None:
+        """Bring in these chunks, as far as that pays, and mark them as used last."""
+        for number in sorted(numbers):
+            chunk = self._chunks.pop(number, None)
+            if chunk is None:
+                if self._may_waste < 0 or len(self._chunks) > 2 * _CHUNKS_KEPT:
+                    continue
+                shard, offset = split_place(number << _CHUNK_BITS)
+                chunk = self._pread(shard, offset, _CHUNK + _BEYOND)
+                self._may_waste -= len(chunk)
+            self._chunks[number] = chunk
+
+    def _forget(self) -> None:
+        for number in list(self._chunks)[:-_CHUNKS_KEPT]:
+            del self._chunks[number]
+
+    def _read_line(self, place: int) -> bytes:
+        shard, offset = split_place(place)
+        pieces, size = [], _BEYOND
+        while data := self._pread(shard, offset, size):
+            end = data.find(b"\n") + 1
+            pieces.append(data[:end] if end else data)
+            if end:
+                return self._give(pieces)
+            offset += len(data)
+            size = min(2 * size, 1 << 24)
+        raise CollectError(f"{self._shards[shard]} has become shorter: who else writes into it? Collect again")
+
+    def _pread(self, shard: int, offset: int, size: int) -> bytes:
+        try:
+            return os.pread(self._open(shard), size, offset)
+        except OSError as error:
+            raise CollectError(f"cannot read {self._shards[shard]}: {error.strerror}") from None
+
+    def _open(self, shard: int) -> int:
+        file = self._files.get(shard)
+        if file is None:
+            if len(self._files) >= _FILES_OPEN:
+                os.close(self._files.pop(next(iter(self._files))))
+            file = self._files[shard] = os.open(self._shards[shard], os.O_RDONLY)
+        return file

@@ -1,0 +1,129 @@
+"""Intake: an input on its way into a job: read and checked for the plan, then copied or referenced.
+
+Up to REFERENCE_OVER bytes an input is normalised into the job folder. A larger one is read once, and stays where it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputIndex
+from vllm_hpc.jobfolder.records import write_json
+from vllm_hpc.rows.blocks import BlockMaker
+from vllm_hpc.rows.jsonl import LineSource
+from vllm_hpc.rows.read import Source, checked_rows, find_source, identity_of, sample_rows
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.errors import InputError, RequestError
+from vllm_hpc.spec.values import as_path
+
+REFERENCE_OVER = 1 << 30
+VARIABLE = "VLLM_HPC_REFERENCE_OVER"
+
+
+class Intake:
+    """An input as it is submitted; ``path`` None stands for the sample prompts. Making it reads nothing.
+
+    ``reference_over``: bytes from which a file stays where it is; $VLLM_HPC_REFERENCE_OVER, else 1 GiB.
+    """
+
+    def __init__(self, path: str | None, reference_over: int | None = None) -> None:
+        self._path = path
+        self._limit = reference_over
+        self._source: Source | None = None
+        # What the file was when its last row had been checked, and its blocks if it stays where it is.
+        self._checked: tuple[int, ...] | None = None
+        self._maker = BlockMaker()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file; 0 where there is none."""
+        file = None if self._path is None else as_path(self._path, "--input")
+        return file.stat().st_size if file and file.is_file() else 0
+
+    @property
+    def share(self) -> float:
+        """How much of the file was read, from 0 to 1."""
+        return self._source.share if self._source else 1.0
+
+    def rows(self) -> Iterator[Row]:
+        """Read the rows, normalised and checked. Raises InputError."""
+        if self._path is None:
+            yield from sample_rows()
+            return
+        source = self._source = find_source(self._path)
+        if self._is_large:
+            self._maker = _block_maker(source)
+        self._checked, identity = None, _identity(source.file)
+        yield from checked_rows(source)
+        self._maker.finish()
+        self._checked = identity
+
+    def store(self, folder: JobFolder) -> int:
+        """Put the input into a job folder, with input.json; returns the number of rows. Raises InputError.
+
+        What did not change since it was checked is not checked again, and where it stays in its place not even read.
+        """
+        index = self._refer() if self._is_large else self._copy(folder)
+        write_json(folder.input_json, index)
+        return index.rows
+
+    @property
+    def _is_large(self) -> bool:
+        return self.size > (_limit() if self._limit is None else self._limit)
+
+    @property
+    def _is_checked(self) -> bool:
+        return self._source is not None and self._checked == _identity(self._source.file)
+
+    def _refer(self) -> InputIndex:
+        if not self._is_checked:
+            for _ in self.rows():
+                pass
+        assert self._source is not None
+        file = os.path.abspath(self._source.file)  # noqa: PTH100 - links stay as the user wrote them
+        return _index(file, self._source.kind, self._maker)
+
+    def _copy(self, folder: JobFolder) -> InputIndex:
+        rows = checked_rows(self._source, check_ids=False) if self._source and self._is_checked else self.rows()
+        maker = BlockMaker()
+        encoder = msgspec.json.Encoder()
+        with folder.input.open("wb") as file:
+            for row in rows:
+                file.write(maker.add(encoder.encode(row) + b"\n", is_row=True))
+            file.write(maker.finish())
+        return _index(folder.input.name, "rows", maker)
+
+
+def _index(path: str, kind: str, maker: BlockMaker) -> InputIndex:
+    return InputIndex(path=path, size=maker.size, rows=maker.rows, format=kind, blocks=tuple(maker.blocks))
+
+
+def _block_maker(source: Source) -> BlockMaker:
+    """What cuts a large file into blocks while it is read. A table has no lines to cut it at."""
+    if not isinstance(source, LineSource):
+        raise InputError(
+            f"{source.file} is too large for a {source.file.suffix} file, which is copied: convert it to .jsonl, "
+            "which is read where it is"
+        )
+    source.maker = BlockMaker()
+    return source.maker
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """What changes when a file does; nothing where it is gone."""
+    try:
+        return identity_of(file)
+    except OSError:
+        return ()
+
+
+def _limit() -> int:
+    text = os.environ.get(VARIABLE) or str(REFERENCE_OVER)
+    if not text.isascii() or not text.isdigit():
+        raise RequestError(f"{VARIABLE} is {text!r}: set it to a number of bytes, or leave it out")
+    return int(text)

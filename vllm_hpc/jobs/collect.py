@@ -1,0 +1,142 @@
+"""collect: shards -> outputs.jsonl and summary.json.
+
+Two passes, in bounded memory: the first notes where each row stands (9 bytes a row, shards.py), the second follows the
+input's order and copies lines (lines.py). The input itself is read only where rows are missing.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputReader, check_size
+from vllm_hpc.jobfolder.records import JobRecord, temporary_name, write_json
+from vllm_hpc.jobfolder.shard_lines import LineReader
+from vllm_hpc.jobfolder.shards import Scan
+from vllm_hpc.jobs.progress import Counted, Rows, remember, shard_sizes
+from vllm_hpc.jobs.summary import Summary, summarise
+from vllm_hpc.rows.row import REHEARSED, Row, error_row
+from vllm_hpc.spec.errors import CollectError, InputError
+
+# Rows that are copied at a time, and about the most bytes of them.
+_MOST_ROWS, _MOST_BYTES = 2048, 1 << 21
+_NO_LINE = msgspec.Raw()
+_NOT_RUN = "this row was not run"
+
+
+class _Wrapped(msgspec.Struct):
+    """A shard's line that holds the one to write."""
+
+    line: msgspec.Raw = _NO_LINE
+
+
+def collect(folder: JobFolder) -> Summary:
+    """Merge what the replicas have written so far. Raises CollectError, JobNotFoundError."""
+    began = time.time()
+    record = folder.job()
+    shards = folder.shard_files()
+    sizes = shard_sizes(folder)
+    found = _scan(shards, record)
+    check_input(folder)
+    temporary = temporary_name(folder.outputs)
+    try:
+        with LineReader(shards) as lines, temporary.open("wb", buffering=1 << 20) as out:
+            _merge(folder, found, lines, out, _rows_at_a_time(shards, record.rows))
+        # As old as our look at the shards: a row that came since makes it stale (Job.results).
+        os.utime(temporary, (began, began))
+        temporary.rename(folder.outputs)
+    except OSError as error:
+        raise CollectError(f"cannot write {folder.outputs}: {error.strerror}: nothing is lost, collect again") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    tally = found.tally
+    del found
+    remember(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))  # the status need not count again
+    summary = summarise(folder, record, tally, time.time() - began)
+    write_json(folder.summary, summary)
+    return summary
+
+
+def check_input(folder: JobFolder) -> None:
+    """Refuse an input that is not the one the job began with. Raises CollectError."""
+    try:
+        check_size(folder)
+    except InputError as error:
+        raise CollectError(str(error)) from None
+
+
+def _scan(shards: list[Path], record: JobRecord) -> Scan:
+    try:
+        return Scan(shards, record.rows, record.request.rehearse, _refuse)
+    except OSError as error:
+        raise CollectError(f"cannot read {error.filename or 'a shard'}: {error.strerror}") from None
+
+
+def _refuse(shard: Path, what: str) -> NoReturn:
+    raise CollectError(f"{shard} holds {what}: was it edited?")
+
+
+def _rows_at_a_time(shards: list[Path], total: int) -> int:
+    size = sum(shard.stat().st_size for shard in shards)
+    return max(16, min(_MOST_ROWS, _MOST_BYTES * total // max(size, 1)))
+
+
+def _merge(folder: JobFolder, found: Scan, lines: LineReader, out: BinaryIO, at_a_time: int) -> None:
+    missing = _MissingRows(folder)
+    for first in range(0, len(found.places), at_a_time):
+        places = found.places[first : first + at_a_time]
+        for is_there, run in groupby(places, bool) if 0 in places else [(True, iter(places))]:
+            here = list(run) if 0 in places else places
+            for data in lines.read(here) if is_there else missing.read(first, len(here)):
+                out.write(_unwrap(data) if found.is_wrapped and is_there else data)
+            first += len(here)
+
+
+def _unwrap(data: bytes) -> bytes:
+    """Of lines that hold another one, that."""
+    decoder = msgspec.json.Decoder(_Wrapped)
+    return b"".join(
+        line if (held := decoder.decode(line).line) is _NO_LINE else bytes(held) + b"\n" for line in io.BytesIO(data)
+    )
+
+
+class _MissingRows:
+    """Rows out of rows that were not run; reads the input when the first is asked for."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self._folder = folder
+        self._mark = REHEARSED if folder.job().request.rehearse else {}
+        self._reader: InputReader | None = None
+        self._encoder = msgspec.json.Encoder()
+
+    def read(self, first: int, count: int) -> Iterator[bytes]:
+        """Their lines, joined. Raises CollectError."""
+        try:
+            self._reader = self._reader or InputReader(self._folder)
+            rows = self._reader.rows(first, count)
+        except InputError as error:
+            raise CollectError(str(error)) from None
+        if len(rows) != count:
+            raise CollectError(f"the input ends before row {first + count}: was it edited?")
+        yield self._encoder.encode_lines([{**_missing_row(row), **self._mark} for row in rows])
+
+
+def _missing_row(row: Row) -> Row:
+    """An error row; of an OpenAI batch line, the line of its error file."""
+    batch: Any = row.get("batch")
+    if not isinstance(batch, dict) or "custom_id" not in batch:
+        return error_row(row, "missing", _NOT_RUN)
+    return {
+        "id": f"batch_req_missing_{row['index']}",
+        "custom_id": batch["custom_id"],
+        "response": None,
+        "error": {"code": "missing", "message": _NOT_RUN},
+    }

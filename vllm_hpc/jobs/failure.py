@@ -1,0 +1,73 @@
+"""Why a job failed: the error that the others followed from, out of what its ranks left behind."""
+
+from __future__ import annotations
+
+import re
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import RankRecord
+
+# Our own words that say nothing of a cause.
+_NO_CAUSE = re.compile(r"vllm-hpc: (.* joined as node |(not )?running again: )")
+
+
+def first_error(folder: JobFolder, task: int | None = None) -> tuple[str, str] | None:
+    """The first real error as one line and as a traceback (may be empty); None where none is known.
+
+    Of the last attempt, of one task of an array or of all. A rank that lost its peer reports that (an echo); the one
+    that raised first, or that vanished without a word, is the cause.
+    """
+    layout = folder.job().plan.layout
+    tasks = range(layout.tasks) if task is None else [task]
+    ranks: list[RankRecord] = []
+    has_ended = False
+    for one in tasks:
+        attempt = folder.last_attempt(one)
+        if attempt is None:
+            continue
+        has_ended |= folder.exit_of(attempt.attempt) is not None
+        begun = folder.records_of(range(one * layout.world_size, (one + 1) * layout.world_size))
+        ranks += [rank for rank in begun if rank.attempt == attempt.attempt]
+    return _first_of(ranks, has_ended)
+
+
+def cause_of_failure(folder: JobFolder, fallback: str, task: int = 0) -> str:
+    """One line: the first real error, else ``fallback`` with the last line of the scheduler's log."""
+    error = first_error(folder, task)
+    if error:
+        return error[0]
+    last = _last_line(folder)
+    return f"{fallback}; the log ends with: {last}" if last and fallback else fallback
+
+
+def _first_of(ranks: list[RankRecord], has_ended: bool) -> tuple[str, str] | None:
+    errors = sorted((rank for rank in ranks if rank.error), key=lambda rank: rank.updated_at)
+    # Before the attempt has ended, a rank without an outcome may well be alive.
+    vanished = [rank for rank in ranks if rank.outcome == "running"] if has_ended else []
+    for rank in [r for r in errors if r.error and not r.error.is_echo] or vanished or errors:
+        who = f"rank {rank.rank} on {rank.host}"
+        if rank.error:
+            return f"{who}: {rank.error.type}: {_one_line(rank.error.message)}", rank.error.traceback
+        return f"{who} (pid {rank.pid}) vanished without a word: killed, or out of memory?", ""
+    return None
+
+
+def _last_line(folder: JobFolder) -> str:
+    """The last line of the log that says something: our own word first, if it is among the last."""
+    try:
+        with folder.scheduler_log.open("rb") as log:
+            log.seek(max(0, folder.scheduler_log.stat().st_size - 4096))
+            lines = [line.strip() for line in log.read().decode(errors="replace").split("\n") if line.strip()]
+    except OSError:
+        return ""
+    telling = [line for line in lines if re.search(r"\w", line) and not _NO_CAUSE.match(line)]
+    ours = [line for line in telling if line.startswith("vllm-hpc: ")]
+    return (ours or telling or [""])[-1]
+
+
+def _one_line(text: str, limit: int = 400) -> str:
+    # pydantic's frame around what vLLM says
+    text = re.sub(r"^\d+ validation errors? for \w+\s+(Value error,)?", "", text)
+    text = re.sub(r"\[type=[^\n]*|For further information visit \S+", "", text)
+    joined = " ".join(text.split())
+    return joined if len(joined) <= limit else joined[: limit - 1] + "…"

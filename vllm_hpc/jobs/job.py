@@ -1,0 +1,218 @@
+"""Job: the object that people hold.
+
+job = vllm_hpc.submit("demo")
+job.status().state      # "RUNNING"
+job.wait()              # or, in a notebook: await job
+list(job.results())     # rows in input order
+job.ranks()             # where each rank ran and how it ended
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import JobRecord, RankRecord, Submitted, read_json
+from vllm_hpc.jobs.collect import collect as collect_folder
+from vllm_hpc.jobs.failure import first_error
+from vllm_hpc.jobs.resume import resume
+from vllm_hpc.jobs.status import Status, read_ranks, read_status
+from vllm_hpc.jobs.summary import Summary
+from vllm_hpc.rows.row import Row, iter_jsonl
+from vllm_hpc.schedulers.polling import Looks
+from vllm_hpc.schedulers.scheduler import ClientTimeoutError, get_scheduler
+from vllm_hpc.spec.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
+from vllm_hpc.spec.values import as_path
+
+# Seconds between two looks at a job, at first and at most.
+_POLL_S = (0.2, 5.0)
+
+
+class Job:
+    """A job folder, whoever submitted it and whenever."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.folder = JobFolder(path)
+
+    def __repr__(self) -> str:
+        return f"Job({str(self.path)!r})"
+
+    def __await__(self) -> Generator[Any, None, Status]:
+        return self._wait_async().__await__()
+
+    @property
+    def path(self) -> Path:
+        """The job folder."""
+        return self.folder.path
+
+    @property
+    def job_id(self) -> str | None:
+        """The scheduler's id, None where the submission was interrupted."""
+        submitted = read_json(self.folder.submitted, Submitted)
+        return submitted.job_id if submitted else self.status().job_id
+
+    def status(self) -> Status:
+        """State, counts and speed, now. Raises JobNotFoundError."""
+        return read_status(self.folder)
+
+    def statuses(self, ask_every_s: float = 0.0) -> Iterator[tuple[Status, float]]:
+        """Look again and again until the end: each status, with the seconds to wait before the next look.
+
+        Quick at first, for small jobs, then slow, for the file system's and the scheduler's sake. Who looks more often
+        than that reads the folder each time, and asks the scheduler only every ``ask_every_s`` seconds.
+        """
+        pause = _POLL_S[0]
+        looks = Looks(ask_every_s)
+        while True:
+            status = read_status(self.folder, looks)
+            yield status, pause
+            if status.is_final:
+                return
+            pause = min(pause * 1.2, _POLL_S[1])
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait for the job's end and return its last status. Raises TimeoutError after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        for status, pause in self.statuses():
+            if status.is_final:
+                break
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{self.path.name} is still {status.state} after {timeout} s")
+            time.sleep(min(pause, left))
+        return status
+
+    async def _wait_async(self) -> Status:
+        import asyncio  # half of what 'vllm-hpc status' would otherwise import
+
+        looks = self.statuses()
+        while True:
+            status, pause = await asyncio.to_thread(next, looks)
+            if status.is_final:
+                return status
+            await asyncio.sleep(pause)
+
+    def results(self) -> Iterator[Row]:
+        """The rows out, in input order, one for every row in; collected now unless they were, after the job's end.
+
+        Raises JobFailedError where the job ended without a single row.
+        """
+        status = self.status()
+        if status.state == "FAILED" and not status.rows.done + status.rows.failed:
+            raise JobFailedError(f"{self.path.name} failed: {status.reason}")
+        if not (self.folder.outputs.exists() and self._is_collected()):
+            self.collect()
+        return iter_jsonl(self.folder.outputs)
+
+    def dataframe(self) -> Any:
+        """The rows out as a pandas DataFrame. Raises RequestError where pandas is not installed."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise RequestError("dataframe() needs pandas: pip install 'vllm-hpc[notebook]'") from None
+        return pd.DataFrame(list(self.results()))
+
+    def collect(self) -> Summary:
+        """Merge what the replicas have written so far into outputs.jsonl and summary.json."""
+        return collect_folder(self.folder)
+
+    def ranks(self) -> list[RankRecord]:
+        """Where each rank that has begun ran, and how it ended."""
+        return read_ranks(self.folder, self.folder.job())
+
+    def logs(self, rank: int | None = None) -> str:
+        """What the scheduler logged, or what one rank printed. Raises RequestError for a rank that is not there."""
+        path = self.log_file(rank)
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def log_file(self, rank: int | None = None) -> Path:
+        """The file of ``logs``. Raises RequestError for a rank that the job does not have."""
+        world = self.folder.job().plan.layout.all_ranks
+        if rank is not None and not 0 <= rank < world:
+            raise RequestError(f"--rank {rank}: the job has ranks 0 to {world - 1}")
+        return self.folder.scheduler_log if rank is None else self.folder.rank_log(rank)
+
+    def first_error(self) -> tuple[str, str] | None:
+        """The error that all others followed from: one line, and its traceback."""
+        return first_error(self.folder)
+
+    def cancel(self) -> Status:
+        """Cancel the job in its scheduler; rows already done stay collectable. Raises FailedError."""
+        status = self.status()
+        if status.is_final:
+            return status
+        if status.job_id is None:
+            raise FailedError(f"{self.path.name} has no job id: its submission was interrupted")
+        self._cancel_on_record(status)
+        return self.status()
+
+    def resume(self, retry_errors: bool = False) -> int:
+        """Submit the job again for the rows that are missing, and, asked, for those with an error.
+
+        Returns how many these are; 0: none, and nothing was submitted. Raises InputError where the input was edited
+        since, FailedError where the job has not ended, SubmitError.
+        """
+        return resume(self.folder, retry_errors)
+
+    def _cancel_on_record(self, status: Status) -> None:
+        """On record first: a scheduler without accounting soon forgets why the job ended."""
+        was_cancelled = self.folder.cancelled.exists()
+        self.folder.cancelled.touch()
+        scheduler = get_scheduler(status.scheduler)
+        try:
+            scheduler.cancel(self.folder, status.job_id or "")
+            if self.job_id not in (None, status.job_id):  # it was just submitting itself again
+                scheduler.cancel(self.folder, str(self.job_id))
+        except ClientTimeoutError:
+            raise  # it may well be cancelled
+        except FailedError:
+            if status.state == "UNKNOWN" and self.status().is_final:
+                return  # the scheduler answers, and does not have it (any more): the user's word settles it
+            # The job goes on: whatever it dies of later, it will not be this.
+            if not was_cancelled:
+                self.folder.cancelled.unlink(missing_ok=True)
+            raise
+
+    def _is_collected(self) -> bool:
+        """Whether outputs.jsonl is newer than every shard."""
+        collected = self.folder.outputs.stat().st_mtime_ns
+        return all(shard.stat().st_mtime_ns <= collected for shard in self.folder.shard_files())
+
+
+def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
+    """The job that is named: by its folder, its name under ``job_dir``, or its job id. Raises JobNotFoundError."""
+    text = os.fspath(job) if isinstance(job, os.PathLike) else str(job)
+    parent = as_path(job_dir, "--job-dir")
+    for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
+        if JobFolder(folder).job_json.is_file():
+            return Job(folder)
+    for found in list_jobs(job_dir):
+        submitted = read_json(found.folder.submitted, Submitted)
+        if submitted is not None and text in _ids(found, submitted):
+            return found
+    raise JobNotFoundError(f"no job {text!r}: name its folder, its name under {job_dir!r} (--job-dir), or its id")
+
+
+def _ids(job: Job, submitted: Submitted) -> list[str]:
+    """The ids of a job and of an array's tasks, as the scheduler shows them, also without the name of PBS's server."""
+    layout, scheduler = job.folder.job().plan.layout, get_scheduler(submitted.scheduler)
+    found = [submitted.job_id, *submitted.earlier]
+    found += [scheduler.task_name(submitted.job_id, task) for task in range(layout.tasks) if layout.is_array]
+    return [*found, *(one.split(".")[0] for one in found)]
+
+
+def list_jobs(job_dir: str = "runs") -> list[Job]:
+    """All jobs under ``job_dir``, the oldest first."""
+    files = as_path(job_dir, "--job-dir").glob("*/job.json")
+    found = [Job(file.parent) for file in files if read_json(file, JobRecord)]
+    return sorted(found, key=lambda job: job.folder.job_json.stat().st_mtime_ns)
+
+
+def list_statuses(job_dir: str = "runs") -> list[Status]:
+    """The states of all jobs under ``job_dir``, the oldest first. A scheduler that is silent is asked but once."""
+    looks = Looks(float("inf"))
+    return [read_status(job.folder, looks) for job in list_jobs(job_dir)]

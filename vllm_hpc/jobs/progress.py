@@ -1,0 +1,146 @@
+"""How many rows a job has done, and how fast: from its replicas' counts, and at its end from the rows themselves."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import JobRecord, Progress, Run, read_json, write_json
+from vllm_hpc.jobfolder.shards import Scan, beyond, shard_numbers
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """Counts of rows: in the input, with a result, with an error."""
+
+    total: int
+    done: int = 0
+    failed: int = 0
+
+    @property
+    def missing(self) -> int:
+        """Rows that nothing is known of yet."""
+        return self.total - self.done - self.failed
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """state/counted.json: what a count of the shards found, and how large they were then."""
+
+    sizes: dict[str, int]
+    rows: Rows
+
+
+def read_progress(folder: JobFolder, record: JobRecord) -> list[Progress]:
+    """The counts of every replica that has begun."""
+    return folder.progress_of(range(record.plan.layout.dp))
+
+
+def reported_rows(progress: list[Progress], record: JobRecord) -> Rows:
+    """The counts that the replicas have written last, which is every second, and at their end if they had one.
+
+    Two tasks of an array may both have written a row, and both count it: there are never more than all.
+    """
+    summed = _summed(progress, record)
+    done = min(summed.done, summed.total)
+    return Rows(summed.total, done, min(summed.failed, summed.total - done))
+
+
+def final_rows(folder: JobFolder, record: JobRecord, progress: list[Progress]) -> Rows:
+    """The counts of a job that has ended: a killed rank has not written its last, and NFS may show older ones.
+
+    The shards are read only where rows seem to be missing, and if they can only from where the counts end; else whole,
+    and once as long as they do not grow. Those of an array are always read whole: what two tasks both wrote, no sum of
+    their counts shows.
+    """
+    summed = _summed(progress, record)
+    try:
+        if record.plan.layout.is_array or summed.missing < 0:
+            return _count_once(folder, record)
+        if not summed.missing:
+            return summed
+        counted = _count_beyond(folder, record, progress, summed) or _count_once(folder, record)
+    except OSError:  # removed by its owner, or another user's: there is no more to know
+        return reported_rows(progress, record)
+    return min(summed, counted, key=lambda rows: rows.missing)
+
+
+def _summed(progress: list[Progress], record: JobRecord) -> Rows:
+    return Rows(record.rows, sum(p.done for p in progress), sum(p.failed for p in progress))
+
+
+def _count_beyond(folder: JobFolder, record: JobRecord, progress: list[Progress], reported: Rows) -> Rows | None:
+    """``reported`` and what the replicas have written since: no row of it was known before. None where unclear."""
+    last = dict(sorted(map(shard_numbers, folder.shard_files())))  # the highest attempt of each replica
+    if not last.keys() <= {p.replica for p in progress}:
+        return None
+    done, failed = reported.done, reported.failed
+    for p in progress:
+        shard = folder.shard(p.replica, p.attempt)
+        if last.get(p.replica) != p.attempt or p.shard_bytes is None or shard.stat().st_size < p.shard_bytes:
+            return None
+        since = beyond(shard, p.shard_bytes, record.request.rehearse)
+        done, failed = done + since.done, failed + since.failed
+    return Rows(reported.total, done, failed) if done + failed <= reported.total else None
+
+
+def shard_sizes(folder: JobFolder) -> dict[str, int]:
+    """How many bytes there are in each shard."""
+    return {shard.name: shard.stat().st_size for shard in folder.shard_files()}
+
+
+def remember(folder: JobFolder, counted: Counted) -> None:
+    """Keep a count for who asks next."""
+    with suppress(OSError):  # another user's folder, or a full disk: it is counted again next time
+        write_json(folder.counted, counted)
+
+
+def _count_once(folder: JobFolder, record: JobRecord) -> Rows:
+    sizes = shard_sizes(folder)
+    known = read_json(folder.counted, Counted)
+    if known is not None and known.sizes == sizes:
+        return known.rows
+    counted = Counted(sizes, _count(folder.shard_files(), record))
+    remember(folder, counted)
+    return counted.rows
+
+
+def _count(shards: list[Path], record: JobRecord) -> Rows:
+    """Each row once, and a result before an error, as collect does."""
+    tally = Scan(shards, record.rows, record.request.rehearse).tally
+    return Rows(record.rows, tally.done, tally.failed)
+
+
+def current_speed(progress: list[Progress], rows: Rows) -> tuple[float | None, float | None]:
+    """Output tokens per second now, and seconds left, both summed over the replicas; of their last attempts."""
+    now = time.time()
+    spans = [(_last_run(p), now - p.started_at) for p in progress if p.started_at and now > p.started_at]
+    if not spans:
+        return None, None
+    tokens = sum(run.completion_tokens / span for run, span in spans)
+    # Bad rows come first and cost nothing: as long as no row has a result, nobody knows how long the others take.
+    finished = sum(run.rows / span for run, span in spans) if tokens else 0.0
+    return round(tokens, 1), round(rows.missing / finished, 1) if finished else None
+
+
+def mean_speed(progress: list[Progress]) -> float | None:
+    """Output tokens per second of generation, over all attempts of the replica that took longest."""
+    slowest = max(map(_generated_s, progress), default=0.0)
+    return round(sum(p.completion_tokens for p in progress) / slowest, 1) if slowest > 0 else None
+
+
+def _last_run(progress: Progress) -> Run:
+    """The last attempt's own part of a replica's counts; all of them where it wrote no parts."""
+    if not progress.runs:
+        rows = progress.done + progress.failed
+        return Run(attempt=progress.attempt, rows=rows, completion_tokens=progress.completion_tokens)
+    last = progress.runs[-1]
+    return last if last.attempt == progress.attempt else Run(attempt=progress.attempt)
+
+
+def _generated_s(progress: Progress) -> float:
+    if progress.runs:
+        return sum(run.seconds.get("generate", 0.0) for run in progress.runs)
+    return progress.updated_at - progress.started_at if progress.started_at > 0 else 0.0

@@ -1,0 +1,116 @@
+"""resume: submit a job's script again, in the same folder, for the rows that are left."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import check_unchanged
+from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
+from vllm_hpc.jobfolder.shards import finished
+from vllm_hpc.jobs.status import Status, read_status
+from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError, get_scheduler
+from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
+from vllm_hpc.spec.errors import FailedError, RequestError
+
+
+class Left(msgspec.Struct, frozen=True):
+    """Rows that a resume would run: those without a result, and those with an error where they are to be retried."""
+
+    missing: int
+    failed: int
+
+
+def resume(folder: JobFolder, retry_errors: bool = False) -> int:
+    """Submit the job again and return how many rows it has left; 0: none, and nothing was submitted.
+
+    Raises InputError where the input was edited, FailedError where the job has not ended, SubmitError.
+    """
+    check_installed()
+    status = read_status(folder)
+    _check_ended(status)
+    record = folder.job()
+    check_unchanged(folder)
+    left = rows_left(folder, retry_errors)
+    if not left.missing + left.failed:
+        return 0
+    taken = _take(folder, status.job_id)
+    try:
+        before = _Before(folder)
+        before.clear(Retry(folder.last_number()) if retry_errors else None)
+    except BaseException:
+        taken.unlink(missing_ok=True)
+        raise
+    # From here on the mark stays, unless it is sure that nothing was submitted: to submit twice doubles the job.
+    try:
+        job_id = submit_script(folder, get_scheduler(record.scheduler), record.plan.layout)
+    except ClientTimeoutError as error:
+        raise FailedError(
+            f"{error} The job may be submitted or not; see 'vllm-hpc status {folder.path}', and remove "
+            f"{taken} before you resume again"
+        ) from None
+    except ClientError:
+        before.restore()
+        taken.unlink(missing_ok=True)
+        raise
+    write_json(folder.submitted, Submitted(record.scheduler, job_id, time.time()))
+    return left.missing + left.failed
+
+
+def rows_left(folder: JobFolder, retry_errors: bool = False) -> Left:
+    """What the shards lack. Errors that an earlier resume was to run again, and has not, are missing."""
+    total = folder.job().rows
+    tallies = finished(folder, total, folder.errors_up_to()).by_replica.values()
+    failed = sum(tally.failed for tally in tallies)
+    return Left(total - sum(tally.done for tally in tallies) - failed, failed if retry_errors else 0)
+
+
+def _check_ended(status: Status) -> None:
+    if status.state == "UNKNOWN":
+        raise FailedError(
+            f"whether the job has ended is not known ({status.reason}): nothing was submitted; try again, or, where "
+            f"you are sure that it has, 'vllm-hpc cancel {status.job}' first"
+        )
+    if not status.is_final:
+        raise FailedError(f"the job is {status.state} ({status.reason}): resume it when it has ended, or cancel it")
+
+
+def _take(folder: JobFolder, job_id: str | None) -> Path:
+    """Of two that resume at once, one: state/resumed-<id> says that what followed job id was submitted."""
+    try:
+        return folder.take(job_id)
+    except FileExistsError:
+        raise FailedError(
+            f"somebody resumes this job at this moment (or died at it: then, if the scheduler does not have it, "
+            f"remove {folder.taken(job_id)})"
+        ) from None
+    except OSError as error:
+        raise RequestError(f"cannot write into {folder.taken(job_id).parent}: {error.strerror}") from None
+
+
+class _Before:
+    """The marks of the attempts before, which those to come must not find; to be put back where none come."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self._file = folder.retry
+        self._retry = read_json(folder.retry, Retry)
+        self._markers = [marker for marker in (folder.cancelled, folder.drain) if marker.exists()]
+
+    def clear(self, retry: Retry | None) -> None:
+        """Take the marks away, and say whether errors are to be retried."""
+        if retry is not None:
+            write_json(self._file, retry)
+        for marker in self._markers:
+            marker.unlink(missing_ok=True)
+
+    def restore(self) -> None:
+        """The job was not submitted: it is as it was."""
+        for marker in self._markers:
+            marker.touch()
+        if self._retry is None:
+            self._file.unlink(missing_ok=True)
+        else:
+            write_json(self._file, self._retry)

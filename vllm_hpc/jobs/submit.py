@@ -1,0 +1,255 @@
+"""From a Request to a submitted job: plan, render, submit. Nothing is made before everything was checked."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import submitit
+
+from vllm_hpc import __version__
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import JobRecord, Submitted, write_json
+from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.jobs.job import Job
+from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options, with_default_profile
+from vllm_hpc.planner.models.find import Model, ensure_model, find_model
+from vllm_hpc.schedulers import launchers
+from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError, get_scheduler
+from vllm_hpc.schedulers.script import ScriptContext, render_script
+from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
+from vllm_hpc.spec.errors import RequestError, SubmitError
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.lora import Adapter, find_adapters
+from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.profile import Profile, load_profile
+from vllm_hpc.spec.request import JOB_DEFINITION, Request, check_template, find_definition, make_request
+from vllm_hpc.spec.values import as_path, check_name, check_path, parse_walltime
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that was checked, planned and rendered, and not yet made: what ``submit`` sends is exactly this."""
+
+    request: Request
+    plan: Plan
+    scheduler: str
+    model: Model
+    intake: Intake
+    folder: str
+    script: str
+    adapters: tuple[Adapter, ...] = ()
+    definition: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def submit(self) -> Job:
+        """Make the job folder and hand the script to the scheduler.
+
+        Raises SubmitError, and leaves no folder then, but where the scheduler may have taken the script.
+        """
+        check_installed()
+        if self.request.rehearse:
+            check_torch()
+        else:
+            ensure_model(self.model)
+        get_scheduler(self.scheduler).check_client()
+        folder = JobFolder(self.folder)
+        try:
+            folder.create()
+        except FileExistsError:
+            if self.request.name:
+                raise RequestError(_taken(folder)) from None
+            # Someone else's job took the generated name since: the next one.
+            return _render(self.request, self.definition).submit()
+        try:
+            _fill(folder, self)
+        except BaseException:
+            folder.remove()
+            raise
+        try:
+            job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
+        except ClientTimeoutError as error:
+            # It may have been submitted: taking the folder away would break it, submitting again would double it.
+            raise SubmitError(
+                f"{error} The job may be submitted or not; before you submit again, see 'vllm-hpc status {folder.path}'"
+            ) from None
+        except ClientError:
+            folder.remove()
+            raise
+        write_json(folder.submitted, Submitted(self.scheduler, job_id, time.time()))
+        return Job(folder.path)
+
+
+def submit(model: str | None = None, **options: Any) -> Job:
+    """Submit a job: ``submit("demo", input="prompts.jsonl", tp=1)``.
+
+    ``options`` are the long options of ``vllm-hpc submit``, with underscores; ``rehearse`` is true, or the settings of
+    ``--rehearse-set``: a rehearsal needs no model. Raises RefusedError before anything
+    was made, SubmitError if the scheduler refuses.
+    """
+    return prepare(model, **options).submit()
+
+
+def prepare(model: str | None = None, **options: Any) -> Prepared:
+    """Check, plan and render a job without making anything. Raises RefusedError."""
+    request = with_default_profile(make_request({"model": model, **options}))
+    definition = find_definition(model) if model else None
+    return _render(request, str(definition) if definition else None)
+
+
+def prepare_untuned(request: Request) -> Prepared:
+    """The same of a request, as if 'vllm-hpc tune' had found nothing. Raises RefusedError."""
+    return _render(request, None, use_tuned=False)
+
+
+def _render(request: Request, definition: str | None, use_tuned: bool = True) -> Prepared:
+    profile = load_profile(request.profile)
+    intake = Intake(request.input)
+    plan, name = make_plan(request, profile, intake=intake, use_tuned=use_tuned)
+    adapters = find_adapters(request.lora)
+    check_fits(plan)
+    scheduler = get_scheduler(name)
+    model = find_model(request.model, request.rehearse)
+    request = _with_profile(request, profile)
+    if request.template is not None:
+        check_template(request.template, request.template_dir, name)
+    parent = as_path(request.job_dir, "--job-dir")
+    folder = JobFolder(parent / (request.name or _free_name(parent, model.name)))
+    check_path(str(folder.path), "--job-dir")
+    if folder.path.exists():
+        raise RequestError(_taken(folder))
+    scheduler.check_folder(folder)
+    launcher = launchers.starter(request, profile, scheduler)
+    context = _context(request, plan, profile, folder, launcher)
+    return Prepared(
+        request=request,
+        plan=plan,
+        scheduler=scheduler.name,
+        model=model,
+        intake=intake,
+        folder=str(folder.path),
+        adapters=adapters,
+        script=render_script(request.template or scheduler.template, context, request.template_dir),
+        definition=definition,
+        notes=(*_rehearsal_notes(request, plan), *(unused_options(request) if scheduler.name == "local" else ())),
+    )
+
+
+def _rehearsal_notes(request: Request, plan: Plan) -> list[str]:
+    """What a rehearsal is not refused for, though the job itself would be; and a fault that may come too late."""
+    notes = [f"the model {plan.misfit}; only its rehearsal runs like this"] if request.rehearse and plan.misfit else []
+    settings = request.rehearse_set
+    if settings.fault_s and settings.tokens_per_s is None:
+        notes.append(f"fault_s={settings.fault_s:g} without tokens_per_s: the rows may all be done before")
+    return notes
+
+
+def _with_profile(request: Request, profile: Profile) -> Request:
+    """The request with the profile's values where it named none: what job.json records is what ran."""
+    names = ("partition", "account", "qos", "time", "mem", "cpus_per_rank", "template_dir")
+    filled = {name: getattr(request, name) or getattr(profile, name) for name in names}
+    return msgspec.structs.replace(request, env={**profile.env, **request.env}, **filled)
+
+
+def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder, launcher: str) -> ScriptContext:
+    layout = plan.layout
+    cpus = request.cpus_per_rank
+    return ScriptContext(
+        title=f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}.",
+        name=folder.path.name,
+        folder=str(folder.path),
+        scheduler_log=str(folder.scheduler_log),
+        bin=str(Path(sys.executable).parent),
+        world_size=layout.world_size,
+        cpus_per_rank=cpus,
+        cpus_per_task=cpus * (1 if launcher == "srun" else layout.procs_per_node) if cpus else None,
+        mem=request.mem,
+        partition=request.partition,
+        account=request.account,
+        qos=request.qos,
+        time=request.time,
+        gpu_flag=profile.gpu_flag,
+        exclusive=profile.exclusive,
+        directives=tuple(request.directive),
+        setup=profile.setup,
+        env=request.env,
+        launcher=launcher,
+        tasks=layout.tasks,
+        tasks_per_node=layout.procs_per_node if launcher == "srun" else 1,
+        time_limit_s=parse_walltime(request.time) if request.time else None,
+        head_suffix=profile.head_suffix,
+        head_command=profile.head_command,
+        export_environment=profile.export_environment,
+        max_requeues=request.max_requeues,
+        lead_s=request.lead_s,
+        gpu_request=profile.gpu_request,
+        account_flag=profile.account_flag,
+        chunk=profile.chunk,
+        resources=tuple(_filled(text, layout) for text in profile.resources),
+        launcher_options=profile.launcher_options,
+        **msgspec.structs.asdict(layout),
+    )
+
+
+def _filled(resource: str, layout: Layout) -> str:
+    """What a profile asks for, with the layout's numbers in it."""
+    gpus = layout.nodes * layout.gpus_per_node
+    return resource.replace("{nodes}", str(layout.nodes)).replace("{gpus}", str(gpus))
+
+
+def _taken(folder: JobFolder) -> str:
+    return f"{str(folder.path)!r} exists: choose another --name (nothing was changed)"
+
+
+def _free_name(parent: Path, model: str) -> str:
+    """<model>-<yyyymmdd-hhmmss>, with -2, -3 ... where that is taken."""
+    check_name(model, "--name is needed: a job cannot be called after the model:")
+    base = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name, number = base, 1
+    while (parent / name).exists():
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def _fill(folder: JobFolder, prepared: Prepared) -> None:
+    """Write everything that the ranks and the scheduler need; job.json last: it makes the folder a job."""
+    request = prepared.request
+    rows = prepared.intake.store(folder)
+    script = folder.path / get_scheduler(prepared.scheduler).script
+    script.write_text(prepared.script, encoding="utf-8")
+    script.chmod(0o755)
+    if prepared.definition:
+        shutil.copy(prepared.definition, folder.path / JOB_DEFINITION)
+    record = JobRecord(
+        request=request,
+        plan=prepared.plan,
+        scheduler=prepared.scheduler,
+        model=prepared.model.path,
+        sampling=_sampling(request),
+        rows=rows,
+        created_at=time.time(),
+        adapters=prepared.adapters,
+        versions=_versions(),
+    )
+    write_json(folder.job_json, record)
+
+
+def _sampling(request: Request) -> dict[str, Any]:
+    """The job's SamplingParams: --sampling and the options that have a name of their own."""
+    own = {key: getattr(request, key) for key in ("max_tokens", "temperature", "top_p")}
+    return {**request.sampling, **{key: value for key, value in own.items() if value is not None}}
+
+
+def _versions() -> dict[str, str]:
+    """What submitted; ranks/rank-<r>.json has the vllm and the torch that ran."""
+    return {
+        "vllm-hpc": __version__,
+        "python": platform.python_version(),
+        "submitit": submitit.__version__,
+        "host": platform.node(),
+    }

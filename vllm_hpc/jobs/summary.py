@@ -1,0 +1,119 @@
+"""summary.json: what a job made, how fast, and where its time went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Attempt, JobRecord, Progress, Run, Submitted, read_json
+from vllm_hpc.jobfolder.shards import Tally
+from vllm_hpc.jobs.progress import read_progress
+from vllm_hpc.jobs.status import read_ranks, read_status
+
+# The parts of an attempt, as Run.seconds and the rank records call them.
+_PARTS = ("launch", "import", "load", "warm_up", "generate", "drain")
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """summary.json. ``seconds`` from the first submission to the last end; rates are over ``timings["generate"]``.
+
+    ``timings``: seconds, summed over the attempts; of replicas and array tasks, which run beside each other, the
+    slowest. ``occupancy``: mean sequences in flight / max_num_seqs. ``idle``: share of the time in which rows were in
+    flight and the engine took no step.
+    """
+
+    rows: dict[str, int]
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float | None
+    tokens_per_s: float | None
+    prompt_tokens_per_s: float | None = None
+    occupancy: float | None = None
+    idle: float | None = None
+    attempts: int = 1
+    timings: dict[str, float]
+    outputs: str
+    state: str = "UNKNOWN"
+    rehearsal: bool = False
+
+
+def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: float) -> Summary:
+    """Sum up a job whose rows were collected in ``collecting`` seconds."""
+    submitted = read_json(folder.submitted, Submitted)
+    attempts = folder.attempts()
+    ends = {attempt.attempt: ended.ended_at for attempt in attempts if (ended := folder.exit_of(attempt.attempt))}
+    progress = read_progress(folder, record)
+    runs = [run for replica in progress for run in replica.runs]
+    timings = {"queue": _queued(attempts, ends, submitted)} if attempts and submitted else {}
+    parts = _parts(progress, attempts) if runs else _parts_of_ranks(folder, record, attempts)
+    timings |= {name.replace("_", "-"): round(seconds, 3) for name, seconds in parts.items()}
+    timings["collect"] = round(collecting, 3)
+    missing = record.rows - tally.done - tally.failed
+    status = read_status(folder)
+    return Summary(
+        rows={"total": record.rows, "done": tally.done, "failed": tally.failed, "missing": missing},
+        prompt_tokens=tally.prompt_tokens,
+        completion_tokens=tally.completion_tokens,
+        seconds=round(max(0.0, max(ends.values()) - record.created_at), 3) if ends else None,
+        tokens_per_s=_ratio(tally.completion_tokens, timings["generate"], 1),
+        prompt_tokens_per_s=_ratio(tally.prompt_tokens, timings["generate"], 1),
+        occupancy=_ratio(sum(run.occupancy * _stepping(run) for run in runs), sum(map(_stepping, runs)), 4),
+        idle=_ratio(sum(run.seconds.get("idle", 0.0) for run in runs), sum(map(_stepping, runs)), 4),
+        attempts=status.attempts,
+        timings=timings,
+        outputs=str(folder.outputs),
+        state=status.state,
+        rehearsal=record.request.rehearse,
+    )
+
+
+def _parts(progress: list[Progress], attempts: list[Attempt]) -> dict[str, float]:
+    """Seconds of each part: the attempts of a task follow each other, its replicas and the tasks do not."""
+    tasks = {attempt.attempt: attempt.task for attempt in attempts}
+    numbers = {run.attempt for replica in progress for run in replica.runs}
+    found = {}
+    for name in _PARTS:
+        by_task: dict[int, float] = {}
+        for number in numbers:
+            runs = [run for replica in progress for run in replica.runs if run.attempt == number]
+            task = tasks.get(number, 0)
+            by_task[task] = by_task.get(task, 0.0) + _most(run.seconds.get(name, 0.0) for run in runs)
+        found[name] = _most(by_task.values())
+    return found
+
+
+def _parts_of_ranks(folder: JobFolder, record: JobRecord, attempts: list[Attempt]) -> dict[str, float]:
+    """Of a folder whose replicas say nothing of it: the slowest rank of the last attempt."""
+    latest = {attempt.task: attempt.attempt for attempt in attempts}
+    ranks = [rank for rank in read_ranks(folder, record) if rank.attempt in latest.values()]
+    return {name: _most(rank.timings.get(name, 0.0) for rank in ranks) for name in _PARTS}
+
+
+def _queued(attempts: list[Attempt], ends: dict[int, float], submitted: Submitted) -> float:
+    """Seconds from the submission, or from the end of the attempt before, to each start; of tasks the longest."""
+    by_task: dict[int, float] = {}
+    before: dict[int, int] = {}
+    for attempt in attempts:
+        since = [submitted.submitted_at, ends.get(before.get(attempt.task, 0), 0.0)]
+        known = [moment for moment in since if 0 < moment <= attempt.started_at]
+        # An attempt that left no record of its end, or one before the job was submitted again: nobody knows.
+        is_known = bool(known) and (attempt.task not in before or before[attempt.task] in ends)
+        waited = attempt.started_at - max(known) if is_known else 0.0
+        by_task[attempt.task] = by_task.get(attempt.task, 0.0) + waited
+        before[attempt.task] = attempt.attempt
+    return round(_most(by_task.values()), 3)
+
+
+def _stepping(run: Run) -> float:
+    """Seconds in which a run's engine was to take steps."""
+    return run.seconds.get("generate", 0.0) + run.seconds.get("drain", 0.0)
+
+
+def _ratio(part: float, whole: float, digits: int) -> float | None:
+    return round(part / whole, digits) if whole else None
+
+
+def _most(seconds: Iterable[float]) -> float:
+    return max(seconds, default=0.0)

@@ -1,0 +1,1 @@
+"""What fits, which layout, which engine settings, how long it takes."""

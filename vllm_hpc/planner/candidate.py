@@ -1,0 +1,84 @@
+"""All that decides on a layout, and what it says of one: whether it fits, how busy it is, how long it takes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vllm_hpc.planner.device import Device
+from vllm_hpc.planner.engine_settings import Settings
+from vllm_hpc.planner.memory import Fit, fit_on_cpu, fit_on_gpu
+from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.planner.models.weights import Weights
+from vllm_hpc.planner.parallelism import why_not
+from vllm_hpc.planner.time_estimate import estimate_seconds
+from vllm_hpc.planner.workload import Survey
+from vllm_hpc.spec.gpus import GIB
+from vllm_hpc.spec.layout import Layout
+
+# Sequences that a replica should have room for at once: with fewer, decode steps spend their time reading weights
+# (an H100 reads a bf16 weight in the time of some 300 multiplications with it).
+BUSY_SEQUENCES = 128
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """All that decides on a layout: the model, its weights, the device, the settings, and what the input asks for."""
+
+    shape: Shape
+    weights: Weights | None
+    device: Device | None
+    settings: Settings
+    survey: Survey | None = None
+    one_node: bool = False  # the local scheduler's: no other node can be had
+    overlaps_stages: bool = False  # of PP: --launcher native
+
+    @property
+    def rows(self) -> int | None:
+        """How many the input has, None where it is not known."""
+        return self.survey.rows if self.survey else None
+
+    def rule(self, tp: int, pp: int) -> str | None:
+        """What the model says of such a cut."""
+        return why_not(self.shape, tp, pp, self.settings.load.quantization)
+
+    def fit(self, layout: Layout) -> Fit | None:
+        """Memory of the fullest rank, None where the device is not known."""
+        if self.device is None:
+            return None
+        load = self.settings.load
+        if self.device.gpu is not None:
+            gpu_bytes = int(self.device.gpu.memory_gib * GIB)
+            return fit_on_gpu(self.shape, self.weights, load, layout.tp, layout.pp, gpu_bytes)
+        share = (self.device.node_bytes or 0) // layout.procs_per_node
+        return fit_on_cpu(self.shape, self.weights, load, layout.tp, layout.pp, share)
+
+    def concurrent(self, fit: Fit) -> float:
+        """Sequences of average length that run at once: as many as have room, and max_num_seqs at most."""
+        room = fit.kv_tokens / self.settings.sequence_tokens if fit.fits else 0.0
+        return min(room, float(self.settings.load.max_num_seqs))
+
+    def seconds(self, layout: Layout, fit: Fit | None) -> float | None:
+        """An estimate of the generating alone, near enough to compare layouts by; else None.
+
+        It is not where the GPUs' link is not known, nor for stages of PP that overlap.
+        """
+        gpu = self.device.gpu if self.device else None
+        if gpu is None or not gpu.link or (layout.pp > 1 and self.overlaps_stages):
+            return None
+        return self.rough_seconds(layout, fit)
+
+    def rough_seconds(self, layout: Layout, fit: Fit | None) -> float | None:
+        """An estimate of the generating alone; None where the input or the GPUs' speed is not known."""
+        gpu = self.device.gpu if self.device else None
+        if not (gpu and gpu.tflops and self.survey and fit and fit.fits):
+            return None
+        at_once = self.concurrent(fit)
+        return estimate_seconds(
+            self.shape, self.settings.load, layout, fit, self.survey, gpu, at_once, self.overlaps_stages
+        )  # fmt: skip
+
+    def busy_at(self, layout: Layout) -> float:
+        """Sequences at once that keep a replica of that layout busy."""
+        if self.device is not None and self.device.gpu is None:
+            return 1.0  # a CPU is busy with a few
+        share = BUSY_SEQUENCES if self.survey is None else -(-self.survey.sequences // layout.dp)
+        return float(min(BUSY_SEQUENCES, share, self.settings.load.max_num_seqs))

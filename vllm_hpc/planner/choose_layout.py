@@ -1,0 +1,286 @@
+"""The layout of a job whose model is known: the smallest TP, then PP, that fits with room to keep the engine busy.
+
+The rest of the GPUs become replicas: four replicas of an 8B model gave 3.5 times the tokens/s of TP=2 × PP=2 on the
+same four H100. Where few sequences run at once, a larger TP makes more: an estimate decides (planner/time_estimate.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.engine_settings import round_up, with_sequences
+from vllm_hpc.planner.memory import Fit
+from vllm_hpc.planner.parallelism import allowed_tp
+from vllm_hpc.spec.errors import LayoutError
+from vllm_hpc.spec.gpus import GIB
+from vllm_hpc.spec.layout import Asked, Layout, Rule
+from vllm_hpc.spec.plan import LARGEST_GRAPH, MOST_CAPTURED, names_graphs
+
+Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
+
+ASSUMED_NODE = 8  # GPUs of a node, for the choice of TP where nobody said
+MOST_REPLICA = 512  # ranks; the largest models take 16
+# KV cache as a multiple of what it must hold, before max_model_len is rounded up or more sequences are run at once:
+# predictions were up to 5 % off (docs/planner.md).
+ROOM = 1.1
+# The longest that it is rounded up to where the memory is not known: 1 GiB of KV cache for an 8B model.
+MOST_LENGTH_UNKNOWN = 8192
+# So many times MOST_CAPTURED rows a replica make up for the graphs: 3 % of 190 s of an H100 with the 8B shape, 3 s more
+# in each start. With fewer, the code that other inputs' jobs have compiled, for 512, is worth more.
+MANY_WAVES = 16
+# What a layout must save, by the estimate, to be taken for another one: the start of TP=4 took 8 to 12 s more than that
+# of four replicas (docs/performance.md), and where a larger TP was estimated against a smaller one on the same GPUs,
+# its advantage came out up to a tenth too large (docs/planner.md).
+WORTH_S, WORTH_SHARE = 12.0, 0.15
+# With room for fewer, of which some may be longer than the average, rows wait for each other's KV cache.
+SOME_SEQUENCES = 32
+SOME_ROOM = 0.6  # or of what the roomiest layout has, where none has room to be busy
+_NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})
+RUNNERS_UP = 2  # smaller ones, and one larger
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The layout that was chosen, why, what it does to memory, and which others lost."""
+
+    layout: Layout
+    fit: Fit | None
+    reasons: tuple[str, ...]
+    runners_up: tuple[str, ...] = ()
+
+
+class _Candidate(msgspec.Struct, frozen=True, dict=True):
+    layout: Layout
+    reasons: list[str]
+    needs: Needs
+
+    @cached_property
+    def fit(self) -> Fit | None:
+        return self.needs.fit(self.layout)
+
+    @property
+    def concurrent(self) -> float:
+        return self.needs.concurrent(self.fit) if self.fit else 0.0
+
+    @property
+    def room(self) -> float:
+        """Sequences at once in all replicas."""
+        return self.concurrent * self.layout.dp
+
+    @property
+    def is_busy(self) -> bool:
+        return self.fit is not None and self.fit.fits and self.concurrent >= self.needs.busy_at(self.layout)
+
+    @cached_property
+    def seconds(self) -> float | None:
+        return self.needs.seconds(self.layout, self.fit)
+
+    def is_on_as_many(self, other: _Candidate) -> bool:
+        """GPUs."""
+        return self.layout.all_ranks == other.layout.all_ranks
+
+    def saves_much(self, other: _Candidate) -> bool:
+        """By the estimate, of both."""
+        if self.seconds is None or other.seconds is None:
+            return False
+        return other.seconds - self.seconds >= max(WORTH_S, WORTH_SHARE * other.seconds)
+
+    @property
+    def cut(self) -> str:
+        return f"TP {self.layout.tp} × PP {self.layout.pp} × DP {self.layout.dp}"
+
+
+def choose(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> Choice:
+    """Complete a layout for a model. Raises LayoutError where the numbers, or the model's, do not go together."""
+    candidates = _candidates(asked, capacity, needs, solve)
+    if not candidates:  # solve says which number is wrong
+        candidates = [_Candidate(*solve(asked, capacity, needs.rule, True), needs)]
+    best = _best(candidates)
+    place = next(number for number, candidate in enumerate(candidates) if candidate is best)
+    nearest = [*reversed(candidates[:place][-RUNNERS_UP:]), *candidates[place + 1 : place + 2]]
+    runners_up = tuple(_why_not(other, best) for other in nearest)
+    is_asked = asked.tp is not None or asked.pp is not None
+    return Choice(best.layout, best.fit, (*best.reasons, *_why(best, candidates, is_asked)), runners_up)
+
+
+def with_rounded_length(choice: Choice, needs: Needs, given: dict[str, Any]) -> tuple[Choice, Needs]:
+    """With max_model_len rounded up, where the layout has room for such a sequence, or that is too short to matter.
+
+    ``given`` is --engine's.
+    """
+    roomy = msgspec.structs.replace(needs, settings=round_up(needs.settings, needs.shape, given))
+    fit, length = roomy.fit(choice.layout), roomy.settings.load.max_model_len
+    has_room = fit.fits and fit.kv_tokens >= ROOM * length if fit else length <= MOST_LENGTH_UNKNOWN
+    if not has_room:
+        return choice, needs
+    return msgspec.structs.replace(choice, fit=fit), roomy
+
+
+def with_more_sequences(choice: Choice, needs: Needs, given: dict[str, Any]) -> tuple[Choice, Needs]:
+    """With MOST_CAPTURED sequences at once, not LARGEST_GRAPH, where the KV cache holds them and rows are very many.
+
+    1.03 of the tokens/s of the 8B shape on an H100 (docs/performance.md). Where --engine (``given``), or a small GPU,
+    decides on their number, on graphs or on memory, that stays.
+    """
+    settings, load = needs.settings, needs.settings.load
+    is_ours = settings.engine.get("max_num_seqs") == LARGEST_GRAPH and load.max_num_batched_tokens >= MOST_CAPTURED
+    is_theirs = names_graphs(given) or not _NAMES_OF_MEMORY.isdisjoint(given)
+    if not is_ours or is_theirs or (needs.rows or 0) < MANY_WAVES * MOST_CAPTURED * choice.layout.dp:
+        return choice, needs
+    more = msgspec.structs.replace(needs, settings=with_sequences(settings, MOST_CAPTURED))
+    fit = more.fit(choice.layout)  # what samples them takes memory too
+    tokens = max(MOST_CAPTURED * settings.sequence_tokens, load.max_model_len)
+    if not fit or not fit.fits or fit.kv_tokens < ROOM * tokens:
+        return choice, needs
+    return msgspec.structs.replace(choice, fit=fit), more
+
+
+def smallest_that_fits(capacity: int | None, needs: Needs, solve: Solver) -> Layout | None:
+    """The least GPUs that hold one replica, whatever was asked; None where not even MOST_REPLICA do."""
+    for candidate in _candidates(Asked(dp=1), capacity, needs, solve):
+        if candidate.fit and candidate.fit.fits:
+            return candidate.layout
+    return None
+
+
+def _candidates(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> list[_Candidate]:
+    """The layouts that agree with what was asked, in the order in which a replica grows.
+
+    TP inside a node first, up to the most that the model takes; then PP, over nodes, where memory is known to need
+    it. Where the size of a replica was asked for (DP), or none of these has room, any cut at all.
+    """
+    node = asked.gpus_per_node or capacity or ASSUMED_NODE
+    allowed = allowed_tp(needs.shape, needs.settings.load.quantization)
+    tps = [asked.tp] if asked.tp else [tp for tp in allowed if tp <= node]
+    found = list(_solved([(tp, asked.pp or 1) for tp in tps], asked, capacity, needs, solve))
+    if found and asked.pp is None and needs.device is not None:
+        stages = range(2, min(needs.shape.layers, MOST_REPLICA // tps[-1]) + 1)
+        found += _solved([(tps[-1], pp) for pp in stages], asked, capacity, needs, solve)
+    if (not found and asked.dp) or (found and found[0].fit and not any(one.is_busy for one in found)):
+        found += list(_solved(_all_cuts(asked, needs, allowed, node), asked, capacity, needs, solve))
+    once: dict[Layout, _Candidate] = {}
+    for candidate in found:
+        once.setdefault(candidate.layout, candidate)
+    return list(once.values())
+
+
+def _solved(
+    cuts: list[tuple[int, int]], asked: Asked, capacity: int | None, needs: Needs, solve: Solver
+) -> Iterator[_Candidate]:
+    for tp, pp in cuts:
+        # Nobody's nodes have as many GPUs as the largest models need.
+        is_open = capacity is None and asked.nodes is None and asked.gpus_per_node is None
+        node = ASSUMED_NODE if is_open and tp * pp > ASSUMED_NODE else capacity
+        try:
+            layout, reasons = solve(msgspec.structs.replace(asked, tp=tp, pp=pp), node, needs.rule, False)
+        except LayoutError:
+            continue
+        if needs.one_node and layout.nodes > 1:
+            continue
+        if not asked.tp and not layout.has_tp_inside_nodes:
+            continue  # a TP group would talk over the network in every layer
+        if node != capacity:
+            reasons = [f"nobody said how many GPUs a node has: {ASSUMED_NODE} are assumed", *reasons]
+        yield _Candidate(layout, reasons, needs)
+
+
+def _all_cuts(asked: Asked, needs: Needs, allowed: list[int], node: int) -> list[tuple[int, int]]:
+    """Every TP and PP: the smallest replica first; of equal ones TP inside a node, and then the least PP."""
+    tps = [asked.tp] if asked.tp else allowed
+    pps = [asked.pp] if asked.pp else range(1, min(needs.shape.layers, MOST_REPLICA) + 1)
+    cuts = [(tp, pp) for tp in tps for pp in pps if tp * pp <= MOST_REPLICA]
+    return sorted(cuts, key=lambda cut: (cut[0] * cut[1], cut[0] > node, cut[1]))
+
+
+def _best(candidates: list[_Candidate]) -> _Candidate:
+    """The first with room to be busy, else the one with the most room, or one much faster; else the first or last."""
+    if candidates[0].fit is None:
+        return candidates[0]
+    busy = _first_busy(candidates)
+    if busy:
+        return _faster(candidates, busy)
+    roomiest = _roomiest(candidates)
+    if roomiest:
+        return _fastest(candidates, roomiest)
+    return max(candidates, key=lambda candidate: candidate.fit.kv if candidate.fit else 0)
+
+
+def _first_busy(candidates: list[_Candidate]) -> _Candidate | None:
+    return next((candidate for candidate in candidates if candidate.is_busy), None)
+
+
+def _roomiest(candidates: list[_Candidate]) -> _Candidate | None:
+    fitting = [candidate for candidate in candidates if candidate.fit and candidate.fit.fits]
+    return max(fitting, key=lambda candidate: candidate.room, default=None)
+
+
+def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
+    """Another on as many GPUs, each step from ``busy`` to a larger replica, or a smaller PP, much faster; or it."""
+    best = busy
+    for one in candidates:
+        if one.is_on_as_many(busy) and (one.is_busy or one.concurrent >= SOME_SEQUENCES) and one.saves_much(best):
+            best = one
+    return best
+
+
+def _fastest(candidates: list[_Candidate], roomiest: _Candidate) -> _Candidate:
+    """Where none has room to be busy: the fastest on as many GPUs that has not much less room; or the roomiest."""
+    others = [one for one in candidates if one.is_on_as_many(roomiest) and one.room >= SOME_ROOM * roomiest.room]
+    best = min(others, key=lambda one: one.seconds or float("inf"), default=roomiest)
+    return best if best.saves_much(roomiest) else roomiest
+
+
+def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list[str]:
+    fit, length = best.fit, best.needs.settings.sequence_tokens
+    if fit is None or not fit.fits:
+        return []
+    room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each replica"
+    first = _first_busy(candidates) or _roomiest(candidates)
+    if first and first is not best and first.seconds and best.seconds:
+        saved = f"some {best.seconds:.0f} s of generating, {first.seconds:.0f} s as {first.cut}"
+        return [f"{best.cut}: the fastest by an estimate: {saved}; {room}"]
+    if not best.is_busy:
+        return [f"{best.cut}: {room}; {best.needs.busy_at(best.layout):.0f} would keep it busy"]
+    smallest = "the smallest with room to be busy: " if len(candidates) > 1 and not is_asked else ""
+    return [f"{best.cut}: {smallest}{room}"]
+
+
+def _why_not(other: _Candidate, best: _Candidate) -> str:
+    """Why a candidate lost, with its numbers."""
+    if other.fit is None or best.fit is None:
+        return f"{other.cut}: more ranks in a replica than needed"
+    if not other.fit.fits:
+        return f"{other.cut}: does not fit: {lack(other.fit, other.needs)}"
+    if other.is_on_as_many(best) and other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
+        told = f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
+        return told if other.seconds > best.seconds else f"{told}: {_why_not_faster(other, best)}"
+    if not other.is_busy and other.room < best.room:
+        return (
+            f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} in the chosen one"
+        )
+    return f"{other.cut}: fits too, with fewer replicas or more ranks in each, which talk in every layer"
+
+
+def _why_not_faster(other: _Candidate, best: _Candidate) -> str:
+    if other.room < best.room and not other.is_busy:
+        return f"it has room for {other.room:.0f} sequences at once in all, the chosen one for {best.room:.0f}"
+    saved = (best.seconds or 0.0) - (other.seconds or 0.0)
+    is_larger = other.layout.tp > best.layout.tp
+    return "a larger group starts later" if is_larger and saved < WORTH_S else "the estimate is too rough to go by that"
+
+
+def lack(fit: Fit, needs: Needs) -> str:
+    """What is missing, in GiB."""
+    if fit.asked_kv and fit.kv < fit.asked_kv:
+        return f"a KV cache of {fit.asked_kv / GIB:.1f} GiB was asked for, and {max(0, fit.kv) / GIB:.1f} GiB are left"
+    used = fit.rank_weights + fit.reserve
+    if used >= fit.limit:
+        weights, reserve, limit = (size / GIB for size in (fit.rank_weights, fit.reserve, fit.limit))
+        return f"weights {weights:.1f} GiB + reserve {reserve:.1f} GiB are more than {limit:.1f} GiB"
+    longest = needs.settings.load.max_model_len
+    held = f"{max(0, fit.kv) / GIB:.1f} GiB for KV cache hold {fit.kv_tokens} tokens"
+    return f"{held}, less than one sequence of {longest}"

@@ -1,0 +1,80 @@
+"""What the ranks run on: the GPUs of the profile, of --gpu, or of this node; or the CPU and its memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+
+import msgspec
+
+from vllm_hpc.schedulers.scheduler import ClientError, call_client
+from vllm_hpc.spec.gpus import GIB, Gpu, find_gpu, recognise
+from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.request import Request
+
+SMI = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+SMI_TIMEOUT_S = 10.0
+# Of a node's memory; the rest is the system's and the page cache's.
+CPU_SHARE = 0.9
+
+
+class Device(msgspec.Struct, frozen=True):
+    """Where ranks run. ``gpu`` None is the CPU; ``node_bytes`` then is the memory of a node that its ranks share.
+
+    ``per_node``: how many GPUs a node has, where that was seen.
+    """
+
+    gpu: Gpu | None
+    origin: str
+    node_bytes: int | None = None
+    per_node: int | None = None
+
+
+def describe(device: Device | None, profile: Profile) -> str:
+    """The reason of a plan that says what it takes the ranks to run on, and where that is from."""
+    if device is None:
+        missing = "--mem" if profile.gpu_flag == "none" else "--gpu, or in the profile"
+        return f"memory is not checked: nobody said what the ranks run on; name it with {missing}"
+    if device.gpu is None:
+        return f"the CPU, with {(device.node_bytes or 0) / GIB:.0f} GiB a node ({device.origin})"
+    return f"GPU {device.gpu.name} with {device.gpu.memory_gib:.4g} GiB ({device.origin})"
+
+
+def find_device(request: Request, profile: Profile, scheduler: str) -> Device | None:
+    """What the ranks will run on, None where nobody said. Raises RequestError for a --gpu that is not known."""
+    if request.gpu is not None:
+        return Device(find_gpu(request.gpu), "--gpu")
+    if scheduler == "local":
+        return _this_node()
+    if profile.gpu:
+        return Device(find_gpu(profile.gpu), "the profile's gpu")
+    if profile.gpu_memory_gib:
+        return Device(Gpu("GPU", profile.gpu_memory_gib, 0.0, 0.0), "the profile's gpu_memory_gib")
+    if profile.gpu_flag == "none":
+        memory = _bytes(request.mem or profile.mem)
+        return Device(None, "--mem", memory) if memory else None
+    return None
+
+
+def _this_node() -> Device:
+    if shutil.which(SMI[0]):
+        try:
+            lines = call_client(list(SMI), SMI_TIMEOUT_S).splitlines()
+        except ClientError:
+            lines = []  # a driver without a GPU, or none that answers
+        found = [match for line in lines if (match := re.fullmatch(r"(.+), *(\d+)", line.strip()))]
+        if found:
+            least = min(found, key=lambda match: int(match[2]))
+            # CUDA's total is what nvidia-smi shows less what the driver keeps: 79.18 of 79.65 GiB on an H100.
+            return Device(recognise(least[1], int(least[2]) / 1024 - 0.47), "this node", per_node=len(found))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Device(None, "this node's memory", int(memory * CPU_SHARE))
+
+
+def _bytes(size: str | None) -> int | None:
+    """Bytes of a Slurm memory size such as 64G (a plain number is MiB); None for all of a node, or none given."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)B?", (size or "").upper())
+    if not match or not int(match[1]):
+        return None
+    return int(match[1]) * {"K": 1 << 10, "": 1 << 20, "M": 1 << 20, "G": GIB, "T": GIB << 10}[match[2]]

@@ -1,0 +1,182 @@
+"""The engine's settings that go with a model, a device and an input; what --engine names is left alone."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.planner.device import Device
+from vllm_hpc.planner.memory import DTYPE_BYTES, UTILIZATION, Load
+from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.planner.models.quantization import online
+from vllm_hpc.planner.workload import Survey
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.gpus import GIB
+from vllm_hpc.spec.plan import LARGEST_GRAPH, is_large_gpu, whole
+
+# vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults): large GPUs but for the A100, and others.
+BATCHED_TOKENS = {True: 16_384, False: 8_192}
+SEQUENCES = {True: LARGEST_GRAPH, False: 256}
+# Where nobody said how long rows are.
+ASSUMED_TOKENS = 2048
+# No input is given a max_model_len below that: it takes next to no memory.
+LEAST_LENGTH = 1024
+# Arguments that change memory, or what the model is, in ways that are not computed here.
+NOT_MODELLED = (
+    "cpu_offload_gb", "hf_overrides", "speculative_config", "enable_lora", "num_gpu_blocks_override", "block_size",
+    "decode_context_parallel_size", "kv_offloading_size", "enable_expert_parallel", "tokenizer_mode", "config_format",
+)  # fmt: skip
+
+
+def not_modelled(given: dict[str, Any]) -> str | None:
+    """Why memory cannot be computed with these arguments of vLLM, None where it can."""
+    for name in NOT_MODELLED:
+        if given.get(name) not in (None, 0, False, "auto"):
+            return f"memory is not checked: --engine {name} is not in the planner's model"
+    if given.get("max_model_len") in (-1, "auto", "-1"):
+        return "memory is not checked: vLLM fits max_model_len to it itself"
+    quantization = online(given.get("quantization"))
+    if quantization and quantization.bits is None:
+        return f"memory is not checked: the planner does not know quantization={quantization.method}"
+    return None
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments for vLLM, what they mean for memory, and why; ``sequence_tokens`` is what a row takes on average."""
+
+    engine: dict[str, Any]
+    load: Load
+    sequence_tokens: int
+    reasons: tuple[str, ...] = ()
+
+
+def choose_settings(
+    shape: Shape, device: Device | None, survey: Survey | None, given: dict[str, Any], kv_cache_gib: float
+) -> Settings:
+    """Settings for vLLM. ``given`` is --engine's; ``kv_cache_gib`` is the size of the KV cache on the CPU."""
+    _check_given(given)
+    engine: dict[str, Any] = {}
+    reasons: list[str] = []
+    length = _length(shape, survey, given, engine, reasons)
+    if device and device.gpu:
+        _batch(device, given, engine, reasons)
+    merged = {**engine, **given}
+    dtype = str(merged.get("dtype", "auto"))
+    weight_bytes = DTYPE_BYTES.get(shape.dtype if dtype == "auto" else dtype, 2)
+    if dtype == "auto" and weight_bytes > 2:  # vLLM loads float32 models as bfloat16 unless it is asked not to
+        weight_bytes = 2
+    load = Load(
+        max_model_len=length,
+        max_num_seqs=whole(merged.get("max_num_seqs"), SEQUENCES[False]),
+        max_num_batched_tokens=whole(merged.get("max_num_batched_tokens"), BATCHED_TOKENS[False]),
+        weight_bytes=weight_bytes,
+        kv_bytes=1 if str(merged.get("kv_cache_dtype", "auto")).startswith(("fp8", "int8")) else weight_bytes,
+        utilization=_share(merged.get("gpu_memory_utilization")),
+        quantization=online(merged.get("quantization")),
+        kv_cache_bytes=_kv_cache_bytes(device, merged, kv_cache_gib),
+    )
+    typical = survey.tokens_per_row if survey else min(ASSUMED_TOKENS, length)
+    return Settings(engine=engine, load=load, sequence_tokens=min(typical, length), reasons=tuple(reasons))
+
+
+def _length(
+    shape: Shape, survey: Survey | None, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]
+) -> int:
+    """max_model_len: what the longest row can take, where that is less than the model's own."""
+    if (asked := whole(given.get("max_model_len"), 0)) > 0:
+        if asked > shape.positions and not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
+            raise RequestError(
+                f"--engine max_model_len={asked} is more than the model's {shape.positions}: use at most that, "
+                "or export VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
+            )
+        return asked
+    if survey is None or survey.is_sample:
+        reasons.append(f"max_model_len {shape.positions}, the model's own: submit reads all rows, and may set less")
+        return shape.positions
+    if survey.longest is None:
+        return shape.positions
+    if survey.longest >= shape.positions:
+        if survey.longest > shape.positions:
+            reasons.append(
+                f"rows may take up to {survey.longest} tokens: outputs end where the model's context of "
+                f"{shape.positions} does, and prompts that fill it become error rows"
+            )
+        return shape.positions
+    engine["max_model_len"] = survey.longest
+    reasons.append(
+        f"max_model_len: no row and its max_tokens can take more than {survey.longest} tokens "
+        f"(the model could: {shape.positions})"
+    )
+    return survey.longest
+
+
+def round_up(settings: Settings, shape: Shape, given: dict[str, Any]) -> Settings:
+    """The same with a max_model_len that other inputs will have too, where the longest row decided it.
+
+    vLLM compiles anew for every other one (0.26, 0.32). A power of two, or the model's own, which needs no argument.
+    Not without chunked prefill (``given``, --engine's): max_num_batched_tokens must take a sequence whole then.
+    """
+    if "max_model_len" not in settings.engine or not given.get("enable_chunked_prefill", True):
+        return settings
+    length = min(shape.positions, max(LEAST_LENGTH, 1 << (settings.engine["max_model_len"] - 1).bit_length()))
+    engine = {**settings.engine, "max_model_len": length}
+    if length == shape.positions:
+        del engine["max_model_len"]
+    load = msgspec.structs.replace(settings.load, max_model_len=length)
+    return msgspec.structs.replace(settings, engine=engine, load=load)
+
+
+def with_sequences(settings: Settings, number: int) -> Settings:
+    """The same with so many sequences at once."""
+    others = (reason for reason in settings.reasons if not reason.startswith("max_num_seqs"))
+    return msgspec.structs.replace(
+        settings,
+        engine={**settings.engine, "max_num_seqs": number},
+        load=msgspec.structs.replace(settings.load, max_num_seqs=number),
+        reasons=(*others, f"max_num_seqs {number}: many and short rows, and CUDA graphs are captured for so many"),
+    )
+
+
+def _batch(device: Device, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]) -> None:
+    """max_num_seqs and max_num_batched_tokens for a GPU."""
+    assert device.gpu is not None
+    large = is_large_gpu(device.gpu.name, device.gpu.memory_gib)
+    if "max_num_batched_tokens" not in given and given.get("enable_chunked_prefill", True):
+        engine["max_num_batched_tokens"] = BATCHED_TOKENS[large]
+    if "max_num_seqs" not in given:
+        # vLLM refuses more sequences than tokens a step.
+        engine["max_num_seqs"] = min(SEQUENCES[large], whole(given.get("max_num_batched_tokens"), LARGEST_GRAPH))
+        if engine["max_num_seqs"] == LARGEST_GRAPH:
+            reasons.append(f"max_num_seqs {LARGEST_GRAPH}: the largest CUDA graph that vLLM captures")
+
+
+def _kv_cache_bytes(device: Device | None, merged: dict[str, Any], kv_cache_gib: float) -> int | None:
+    if given := whole(merged.get("kv_cache_memory_bytes"), 0):
+        return given
+    return int(kv_cache_gib * GIB) if device and device.gpu is None else None
+
+
+def _check_given(given: dict[str, Any]) -> None:
+    """Refuse values that vLLM refuses once the job has waited. Raises RequestError."""
+    for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes"):
+        value = given.get(name)
+        if value is not None and not whole(value, 0) and not (name == "max_model_len" and value in (-1, "-1", "auto")):
+            raise RequestError(f"--engine {name}={value!r} must be a whole number above 0")
+    dtype = given.get("dtype")
+    if dtype is not None and dtype != "auto" and dtype not in DTYPE_BYTES:
+        raise RequestError(f"--engine dtype={dtype!r} is not known: use auto, {', '.join(DTYPE_BYTES)}")
+
+
+def _share(value: Any) -> float:
+    """gpu_memory_utilization. Raises RequestError for what vLLM would refuse."""
+    if value is None:
+        return UTILIZATION
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = 0.0
+    if not 0 < share <= 1:
+        raise RequestError(f"--engine gpu_memory_utilization={value!r} must be a number above 0 and at most 1")
+    return share

@@ -1,0 +1,51 @@
+"""What an input will cost: GPU-hours, as a range, with its basis named."""
+
+from __future__ import annotations
+
+from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.history import Measured
+from vllm_hpc.planner.memory import Fit
+from vllm_hpc.planner.workload import Survey
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.plan import Cost
+
+# Runs took 0.88 to 1.13 of the estimate, which is fitted to them, and 1.5 to 2 times the one before it that had nothing
+# of them, of Python's part and of experts (docs/planner.md): so much is left for what was not measured.
+ESTIMATE_SPREAD = (0.8, 2.0)
+# TP groups without NVLink, and replicas over several nodes, were not measured against it.
+ROUGH_SPREAD = (0.5, 5.0)
+# A measured rate is of prompts and outputs together; it holds for an input with other shares within this factor.
+MEASURED_SPREAD = (0.5, 2.0)
+# Import, load, and compile before the first token (docs/performance.md): a small model whose compiled code is at hand
+# took 21 s, a first start up to 2 minutes; large checkpoints and slow disks take longer.
+START_S = (20.0, 300.0)
+
+
+def estimate(needs: Needs, layout: Layout, fit: Fit | None, survey: Survey, measured: Measured | None) -> Cost | None:
+    """GPU-hours for an input on that layout. None on the CPU, or where neither a rate nor the GPU is known."""
+    gpu = needs.device.gpu if needs.device else None
+    estimated = needs.rough_seconds(layout, fit)
+    if measured is not None:
+        seconds = (survey.prompt_tokens + survey.output_tokens) / measured.tokens_per_s_per_gpu
+        low, high = MEASURED_SPREAD
+        basis = f"the rate of {measured.jobs} earlier job(s) of this model, GPU and layout"
+    elif gpu is not None and estimated is not None:
+        seconds = estimated * layout.all_ranks
+        is_near = (layout.tp == 1 or gpu.link) and layout.tp * layout.pp <= layout.procs_per_node
+        low, high = ESTIMATE_SPREAD if is_near else ROUGH_SPREAD
+        basis = f"an estimate for {gpu.name}, times {low:g} to {high:g} (no earlier job to measure by)"
+    else:
+        return None
+    outputs = "as if every row used its max_tokens" if survey.output_tokens else "nothing generated"
+    counted = f"prompt tokens from {'a sample of the input' if survey.is_sample else 'bytes'}"
+    return Cost(
+        gpu_hours_low=_hours(low * seconds + START_S[0] * layout.all_ranks),
+        gpu_hours_high=_hours(high * seconds + START_S[1] * layout.all_ranks),
+        prompt_tokens=survey.prompt_tokens,
+        output_tokens=survey.output_tokens,
+        basis=f"{basis}; {counted}, {outputs}; start-up of {START_S[0]:.0f} to {START_S[1]:.0f} s a GPU",
+    )
+
+
+def _hours(seconds: float) -> float:
+    return round(seconds / 3600, 4 if seconds < 360 else 2)

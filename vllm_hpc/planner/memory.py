@@ -1,0 +1,206 @@
+"""Whether a model fits: weights, reserve and KV cache of the fullest rank. Pure arithmetic, in bytes.
+
+It follows vLLM's own accounting (v1/worker/gpu_worker.py, determine_available_memory; v1/core/kv_cache_utils.py):
+what is left of ``gpu_memory_utilization`` after the weights, the peak of a profiling run and the CUDA context is
+cut into KV cache blocks. Constants marked "measured" are from vLLM 0.26 on an H100
+(benchmarks/kv_capacity.py compares prediction and engine).
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+import msgspec
+
+from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.planner.models.count import LayerParts, embedding, head, layer_parts, padded_vocabulary, vision_parameters
+from vllm_hpc.planner.models.quantization import Quantization
+from vllm_hpc.planner.models.weights import Weights
+from vllm_hpc.spec.gpus import GIB
+
+DTYPE_BYTES = {"float64": 8, "float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
+BLOCK_TOKENS = 16
+UTILIZATION = 0.92  # vLLM's default of gpu_memory_utilization (config/cache.py)
+# The CUDA context and its libraries, and what NCCL and the custom all-reduce add where ranks talk (measured).
+CONTEXT_BYTES = int(0.25 * GIB)
+COLLECTIVES_BYTES = int(0.65 * GIB)
+# vLLM counts CUDA graphs in advance for mixtures of experts, and not (0.26) for dense models (measured).
+GRAPHS_BYTES = int(0.65 * GIB)
+# Logits of a full batch in float32 and the copies that sampling sorts: bytes for each (measured: 15.8 to 16.3).
+SAMPLER_BYTES = 16
+# The Python process with torch and vLLM, without weights, on the CPU.
+CPU_PROCESS_BYTES = int(1.5 * GIB)
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine is asked to hold: tokens and sequences; dtypes as bytes an element."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    weight_bytes: int = 2
+    kv_bytes: int = 2
+    utilization: float = UTILIZATION
+    quantization: Quantization | None = None
+    kv_cache_bytes: int | None = None  # given outright: kv_cache_memory_bytes, or VLLM_CPU_KVCACHE_SPACE
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a layout does to the memory of its fullest rank; ``kv_tokens`` is what vLLM logs as KV cache size.
+
+    ``weights`` are the whole model's bytes, the others a rank's; ``asked_kv`` is a KV cache of a given size.
+    ``sequences``: how many of max_model_len tokens fit at once; negative ``kv`` is what is lacking.
+    """
+
+    weights: int
+    rank_weights: int
+    reserve: int
+    kv: int
+    limit: int
+    kv_tokens: int
+    sequences: float
+    asked_kv: int | None = None
+
+    @property
+    def fits(self) -> bool:
+        """vLLM's own condition: one sequence of max_model_len tokens."""
+        return self.sequences >= 1
+
+
+def weigh(shape: Shape, weights: Weights | None, load: Load) -> tuple[float, float]:
+    """All weights in bytes, and what they are to those counted from config.json. ``weights`` None: as counted."""
+    counted = sum(_stage_bytes(shape, load, 1, 1, 0))
+    if weights is None:
+        return counted, 1.0
+    exact = float(weights.loaded_bytes(load.weight_bytes))
+    if load.quantization and not shape.quantization and load.quantization.bits:
+        exact *= counted / sum(_stage_bytes(shape, msgspec.structs.replace(load, quantization=None), 1, 1, 0))
+    return exact, exact / counted
+
+
+def fit_on_gpu(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, gpu_bytes: int) -> Fit:
+    """Memory of the fullest of TP × PP ranks, each with a GPU of that size."""
+    reserve = CONTEXT_BYTES + COLLECTIVES_BYTES * (tp * pp > 1) + _activations(shape, load, tp)
+    reserve += GRAPHS_BYTES if shape.experts else 0
+    # A KV cache that is given in bytes does not respect gpu_memory_utilization (gpu_worker.py).
+    limit = gpu_bytes if load.kv_cache_bytes else int(gpu_bytes * load.utilization)
+    return _fit(shape, weights, load, tp, pp, reserve, limit)
+
+
+def fit_on_cpu(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, rank_bytes: int) -> Fit:
+    """The same for ranks on the CPU, each with so much of the node's memory; its KV cache is of a given size."""
+    return _fit(shape, weights, load, tp, pp, CPU_PROCESS_BYTES, rank_bytes)
+
+
+def _fit(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, reserve: int, limit: int) -> Fit:
+    total, scale = weigh(shape, weights, load)
+    stages = [ceil(scale * sum(_stage_bytes(shape, load, tp, pp, stage))) for stage in range(pp)]
+    layers = [len(_stage_layers(shape.layers, pp, stage)) for stage in range(pp)]
+    blocks, kv = None, 0
+    for stage_weights, stage_layers in zip(stages, layers, strict=True):
+        left = limit - stage_weights - reserve
+        room = left if load.kv_cache_bytes is None else min(load.kv_cache_bytes, left)
+        stage_blocks = room // _block_bytes(shape, load, tp, stage_layers)
+        if load.kv_cache_bytes is not None and left < load.kv_cache_bytes:
+            stage_blocks = 0
+        if blocks is None or stage_blocks < blocks:
+            blocks, kv = stage_blocks, room
+    sequences = max(0, blocks or 0) / _blocks_of_sequence(shape, load)
+    return Fit(
+        weights=int(total), rank_weights=max(stages), reserve=reserve, kv=kv, limit=limit,
+        kv_tokens=int(sequences * load.max_model_len), sequences=sequences,
+        asked_kv=load.kv_cache_bytes,
+    )  # fmt: skip
+
+
+def kv_bytes_per_token(shape: Shape, tp: int = 1, element: int = 2) -> int:
+    """Bytes that a token takes in the KV cache of a rank that holds all layers; a window is not considered."""
+    return shape.layers * _kv_elements(shape, tp) * element
+
+
+def _kv_elements(shape: Shape, tp: int) -> int:
+    """Elements of a token in one layer. With more ranks than KV heads each has one; MLA's latent is on every rank."""
+    if shape.mla:
+        return shape.mla.kv_rank + shape.mla.rope_dim
+    return 2 * max(1, shape.kv_heads // tp) * shape.head_dim
+
+
+def _group_layers(shape: Shape) -> int:
+    """Layers that share a block: of full and windowed ones the fewer, or the more where they are nearly as many.
+
+    v1/core/kv_cache_utils.py, _get_kv_cache_groups_uniform_page_size.
+    """
+    kinds = [count for count in (shape.full_layers, shape.window_layers) if count]
+    return max(kinds) if max(kinds) < min(kinds) * 1.5 else min(kinds)
+
+
+def _block_bytes(shape: Shape, load: Load, tp: int, stage_layers: int) -> int:
+    """Bytes of one block on a rank that holds so many of the layers."""
+    layers = ceil(_group_layers(shape) * stage_layers / shape.layers)
+    return BLOCK_TOKENS * _kv_elements(shape, tp) * load.kv_bytes * layers
+
+
+def _blocks_of_sequence(shape: Shape, load: Load) -> int:
+    """Blocks that one sequence of max_model_len tokens takes, over all groups of layers.
+
+    A window also holds what two steps in flight have scheduled (kv_cache_interface.py, SlidingWindowSpec).
+    """
+    group = _group_layers(shape)
+    blocks = ceil(load.max_model_len / BLOCK_TOKENS) * ceil(shape.full_layers / group)
+    if shape.window and shape.window_layers:
+        tokens = min(shape.window - 1 + 2 * load.max_num_batched_tokens, load.max_model_len)
+        blocks += (ceil(tokens / BLOCK_TOKENS) + 1) * ceil(shape.window_layers / group)
+    return blocks
+
+
+def _activations(shape: Shape, load: Load, tp: int) -> int:
+    """The peak of the profiling run: an MLP over a full batch of tokens, or the sampler over a full batch of rows.
+
+    A mixture of experts keeps its workspace while it samples (measured on Qwen3-30B-A3B).
+    """
+    tokens, element = load.max_num_batched_tokens, load.weight_bytes
+    hidden = 3 * tokens * shape.hidden * element
+    width = shape.width if shape.dense_layers else (shape.experts.shared if shape.experts else 0)
+    mlp = tokens * (3 if shape.family.gated_mlp else 2) * width // tp * element
+    sampler = load.max_num_seqs * shape.vocabulary * SAMPLER_BYTES
+    if not shape.experts:
+        return max(hidden + mlp, sampler)
+    routed = tokens * shape.experts.per_token * (shape.hidden + shape.experts.width // tp) * element
+    return max(hidden + mlp, sampler) + routed
+
+
+def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tuple[float, float]:
+    """Weights of a rank of a PP stage as counted: layers, and what stands before and after them."""
+    quantization = shape.quantization or load.quantization
+    plain = float(load.weight_bytes)
+    packed = quantization.bits / 8 if quantization and quantization.bits else plain
+    layers = 0.0
+    for layer in _stage_layers(shape.layers, pp, stage):
+        parts = layer_parts(shape, is_mixture=_is_mixture(shape, layer))
+        linear = plain if quantization and quantization.only_experts else packed
+        layers += _rank_elements(parts, shape, tp) * linear + parts.experts / tp * packed + parts.small * plain
+    ends = 0.0
+    rows = padded_vocabulary(shape) / shape.vocabulary / tp
+    if stage == 0:
+        ends += embedding(shape) * rows + (vision_parameters(shape) or 0)
+    if stage == pp - 1:
+        ends += (head(shape) or (embedding(shape) if pp > 1 else 0)) * rows + shape.hidden
+    return layers, ends * plain
+
+
+def _rank_elements(parts: LayerParts, shape: Shape, tp: int) -> float:
+    """Elements of a layer's linear parts on one rank: KV heads are repeated where there are fewer than ranks."""
+    return parts.split / tp + parts.kv * max(1 / tp, 1 / shape.kv_heads) + parts.whole
+
+
+def _is_mixture(shape: Shape, layer: int) -> bool:
+    """Dense layers of a mixture come first (DeepSeek); where they are spread, only their number matters here."""
+    return shape.experts is not None and layer >= shape.dense_layers
+
+
+def _stage_layers(layers: int, pp: int, stage: int) -> range:
+    """The layers of a PP stage: those left over go to the stages before the last (distributed/utils.py)."""
+    counts = [layers // pp] * pp
+    for place in range(2, layers % pp + 2):
+        counts[-place] += 1
+    return range(sum(counts[:stage]), sum(counts[: stage + 1]))

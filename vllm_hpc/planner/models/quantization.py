@@ -1,0 +1,99 @@
+"""Quantised weights: how many bits one takes, and what is quantised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.planner.models.fields import Fields
+
+MOST_GROUP = 1_000_000
+# Bits of the scales that stand beside a group of weights: half precision in AWQ and GPTQ, a byte in MX formats.
+_SCALE_BITS = 16
+
+
+class Quantization(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model's linear layers are stored. ``bits`` a weight, scales included; None where it is not known.
+
+    ``group`` is how many weights along the input share a scale: a TP rank must hold whole groups.
+    """
+
+    method: str
+    bits: float | None
+    group: int | None = None
+    only_experts: bool = False
+
+
+def read_quantization(config: Fields) -> Quantization | None:
+    """What config.json says of quantisation, None where nothing is quantised. Raises ModelError."""
+    table = config.table("quantization_config") or config.table("compression_config")
+    if table is None:
+        return None
+    fields = Fields(table, f"{config.origin}: quantization_config")
+    method = fields.text("quant_method", default="unknown").lower()
+    reader = _READERS.get(method)
+    return reader(method, fields) if reader else Quantization(method=method, bits=None)
+
+
+def online(method: Any) -> Quantization | None:
+    """What ``--engine quantization=...`` makes of an unquantised model while it loads; None for nothing."""
+    if method is None:
+        return None
+    bits = {"fp8": 8.0, "bitsandbytes": 4.5}.get(str(method))
+    return Quantization(method=str(method), bits=bits)
+
+
+def _grouped(method: str, fields: Fields) -> Quantization:
+    """AWQ and GPTQ: a scale and a zero point for each group of weights; a group of -1 is a whole column."""
+    bits = fields.count("bits", "w_bit", most=16)
+    group = _group_size(fields, "group_size", "q_group_size")
+    overhead = (_SCALE_BITS + bits) / group if group else 0.0
+    return Quantization(method=method, bits=bits + overhead, group=group)
+
+
+def _group_size(fields: Fields, *names: str) -> int | None:
+    for name in names:
+        if fields.is_minus_one(name):
+            return None
+    return fields.optional_count(*names, most=MOST_GROUP)
+
+
+def _fp8(method: str, fields: Fields) -> Quantization:
+    """fp8: a byte a weight; in blocks (DeepSeek V3: 128 × 128) with a float32 scale for each."""
+    block = fields.numbers("weight_block_size")
+    if block is None or len(block) != 2 or min(block) < 1:
+        return Quantization(method=method, bits=8.0)
+    return Quantization(method=method, bits=8.0 + 32 / (block[0] * block[1]), group=block[1])
+
+
+def _bitsandbytes(method: str, fields: Fields) -> Quantization:
+    """bitsandbytes: 4 bits with an absolute maximum for each 64 weights (itself quantised), or 8."""
+    return Quantization(method=method, bits=4.5 if fields.flag("load_in_4bit", False) else 8.0)
+
+
+def _mxfp4(method: str, fields: Fields) -> Quantization:
+    """MXFP4 (gpt-oss): 4 bits, and 8 for the scale of 32 weights; only the experts are stored so."""
+    return Quantization(method=method, bits=4 + 8 / 32, only_experts=True)
+
+
+def _compressed_tensors(method: str, fields: Fields) -> Quantization:
+    """compressed-tensors: the first group that says how many bits a weight has."""
+    for group in (fields.table("config_groups") or {}).values():
+        weights = group.get("weights") if isinstance(group, dict) else None
+        if isinstance(weights, dict):
+            scheme = Fields(weights, f"{fields.origin}: weights")
+            bits = scheme.count("num_bits", most=32)
+            size = _group_size(scheme, "group_size")
+            return Quantization(method=method, bits=bits + (_SCALE_BITS / size if size else 0.0), group=size)
+    return Quantization(method=method, bits=None)
+
+
+_READERS = {
+    "awq": _grouped,
+    "gptq": _grouped,
+    "fp8": _fp8,
+    "bitsandbytes": _bitsandbytes,
+    "mxfp4": _mxfp4,
+    "compressed-tensors": _compressed_tensors,
+}

@@ -1,0 +1,85 @@
+"""What vLLM can do with a model: by which numbers it can be cut into TP ranks and PP stages.
+
+The rules are vLLM's own (config/model.py, verify_with_parallel_config; distributed/utils.py, divide; the parallel
+layers under model_executor/layers); tests/test_parallel.py asks vLLM itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.planner.models.count import VOCABULARY_PADDING, padded_vocabulary
+from vllm_hpc.planner.models.quantization import Quantization
+
+MOST_TP = 1024
+
+
+def tp_obstacles(shape: Shape, tp: int, quantization: Quantization | None = None) -> list[str]:
+    """Why the model cannot be cut over ``tp`` ranks, each reason with its numbers; empty where it can."""
+    return list(_obstacles(shape, tp, shape.quantization or quantization)) if tp > 1 else []
+
+
+def allowed_tp(shape: Shape, quantization: Quantization | None = None, most: int = MOST_TP) -> list[int]:
+    """All TP sizes that the model can be cut by, in order."""
+    limit = min(most, shape.heads)
+    return [tp for tp in range(1, limit + 1) if not tp_obstacles(shape, tp, quantization)]
+
+
+def why_not(shape: Shape, tp: int, pp: int, quantization: Quantization | None = None) -> str | None:
+    """Why vLLM would refuse to cut the model so, and which sizes it takes; None where it would not."""
+    if obstacles := tp_obstacles(shape, tp, quantization):
+        allowed = one_of(allowed_tp(shape, quantization))
+        return f"TP = {tp} does not go with this model ({'; '.join(obstacles)}): TP may be {allowed}"
+    if pp > shape.layers:
+        return f"PP = {pp}, but the model has {shape.layers} layer(s): PP may be 1 to {shape.layers}"
+    return None
+
+
+def one_of(numbers: list[int], shown: int = 8) -> str:
+    """'1, 2 or 4'; of many, the first ones."""
+    texts = [str(number) for number in numbers[:shown]]
+    if len(numbers) > shown:
+        return f"{', '.join(texts)} ... {numbers[-1]}"
+    return f"{', '.join(texts[:-1])} or {texts[-1]}" if len(texts) > 1 else texts[0]
+
+
+def _obstacles(shape: Shape, tp: int, quantization: Quantization | None) -> Iterator[str]:
+    if shape.heads % tp:
+        yield f"{shape.heads} attention heads % {tp} is not 0"
+    if not shape.mla:
+        more, fewer = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
+        if more % fewer:
+            yield f"{shape.kv_heads} kv heads and {tp} ranks: neither divides the other"
+    for what, width in _widths(shape):
+        if width % tp:
+            yield f"{what} {width} % {tp} is not 0"
+    if quantization and quantization.group:
+        yield from _torn_groups(shape, tp, quantization.group)
+    padded = padded_vocabulary(shape)
+    if padded % tp:
+        yield f"vocabulary {padded} (padded to {VOCABULARY_PADDING}) % {tp} is not 0"
+
+
+def _torn_groups(shape: Shape, tp: int, group: int) -> Iterator[str]:
+    for what, width in _inputs(shape):
+        if width % tp == 0 and (width // tp) % group:
+            yield f"{what} {width} / {tp} is no multiple of the quantisation's group of {group}"
+
+
+def _inputs(shape: Shape) -> Iterator[tuple[str, int]]:
+    """The widths that are inputs of a projection which is cut along them: its groups of weights must stay whole."""
+    if not shape.mla:
+        yield "attention width", shape.heads * shape.head_dim
+    yield from _widths(shape)
+
+
+def _widths(shape: Shape) -> Iterator[tuple[str, int]]:
+    """The inner widths that are cut: of MLPs, of experts, of shared experts."""
+    if shape.dense_layers:
+        yield "intermediate size", shape.width
+    if shape.experts:
+        if shape.experts.is_cut:
+            yield "expert's intermediate size", shape.experts.width
+        if shape.experts.shared:
+            yield "shared expert's intermediate size", shape.experts.shared

@@ -1,0 +1,208 @@
+"""What `vllm-hpc tune` has found: the layout and settings that were fastest for a model on some nodes' GPUs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.jobfolder.records import read_json
+from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.spec.errors import RefusedError
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.user_cache import cache_folder
+
+_BATCH = frozenset({"max_num_seqs", "max_num_batched_tokens"})
+# Of the year 9999, which is the last that a date can be of.
+_LAST_SECOND = 2.5e11
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """A layout of the same ranks, and arguments of vLLM."""
+
+    tp: int
+    pp: int
+    dp: int
+    engine: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no layout: a file may hold anything."""
+        if min(self.tp, self.pp, self.dp) < 1:
+            raise ValueError("sizes of a layout are 1 or more")
+
+    @classmethod
+    def of(cls, layout: Layout) -> Setting:
+        """A layout's, without arguments."""
+        return cls(tp=layout.tp, pp=layout.pp, dp=layout.dp)
+
+    def without(self, names: Iterable[str]) -> Setting:
+        """The same without these engine arguments."""
+        engine = {name: value for name, value in self.engine.items() if name not in names}
+        return msgspec.structs.replace(self, engine=engine)
+
+    def __str__(self) -> str:
+        engine = "".join(f", {name} {value}" for name, value in self.engine.items())
+        return f"TP {self.tp} × PP {self.pp} × DP {self.dp}{engine}"
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting, the output tokens a second that it reached (None: it failed, ``why``), and its job folder.
+
+    ``seconds`` from its first step to its last. ``counts``: False for a run that only has code compiled.
+    """
+
+    setting: Setting
+    tokens_per_s: float | None
+    seconds: float = 0.0
+    job: str = ""
+    why: str = ""
+    counts: bool = True
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """What a finding is about: it holds for no other model, GPU, number of nodes or of ranks on each.
+
+    ``numbers``: dtype, quantization and kv_cache_dtype, where --engine names them.
+    """
+
+    model: str
+    shape: Shape
+    numbers: dict[str, Any]
+    device: str
+    nodes: int
+    procs_per_node: int
+    is_native: bool
+
+    @property
+    def file(self) -> Path:
+        """Where its finding is kept."""
+        digest = hashlib.blake2b(msgspec.json.encode(self), digest_size=10).hexdigest()
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(self.model).name)[:60]
+        return cache_folder() / "tuned" / f"{name}-{digest}.json"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """The best setting among all that were tried, the first of which is the planner's own choice. Unix seconds.
+
+    ``layout``: the planner's own for these rows where no layout is asked for; None: that of the first trial.
+    """
+
+    model: str
+    device: str
+    best: Setting
+    trials: tuple[Trial, ...]
+    made_at: float
+    layout: Setting | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what tune does not write: a file may hold anything."""
+        if not self.trials or not 0 <= self.made_at < _LAST_SECOND:
+            raise ValueError("no trials, or no time")
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast as the planner's own choice, each by the mean of its trials."""
+        best, own = self._mean(self.best), self._mean(self.trials[0].setting)
+        return best / own if own else 1.0
+
+    def _mean(self, setting: Setting) -> float:
+        rates = [trial.tokens_per_s for trial in self.trials if trial.setting == setting and trial.tokens_per_s]
+        return sum(rates) / len(rates) if rates else 0.0
+
+    def goes_with(self, request: Request) -> bool:
+        """Whether nothing that was asked contradicts its layout."""
+        asked = {"tp": request.tp, "pp": request.pp, "dp": request.dp}
+        return not request.array and all(value in (None, getattr(self.best, name)) for name, value in asked.items())
+
+    @property
+    def own(self) -> Setting:
+        """The planner's own layout for the rows of the trials, whatever was asked for."""
+        return msgspec.structs.replace(self.layout or self.trials[0].setting, engine={})
+
+    def is_for(self, own: Layout) -> bool:
+        """Whether the planner's own layout is what it was for the rows of the trials: few rows ask for another one."""
+        return self.own == Setting.of(own)
+
+    def applied_to(self, request: Request, layout: Layout) -> Request:
+        """The request with its layout, on the nodes of ``layout``, and its arguments where the request names none.
+
+        Of the two numbers of a batch it gives both or neither: vLLM refuses fewer tokens than sequences. Where they
+        are the planner's own, they stay the planner's, which looks at the rows.
+        """
+        own = self.trials[0].setting
+        is_own = all(self.best.engine.get(name) == own.engine.get(name) for name in _BATCH)
+        engine = self.best.without(_BATCH if is_own or _BATCH & request.engine.keys() else ()).engine
+        cut = {name: getattr(self.best, name) for name in ("tp", "pp", "dp")}
+        return msgspec.structs.replace(
+            request, nodes=layout.nodes, gpus_per_node=layout.procs_per_node, engine={**engine, **request.engine}, **cut
+        )
+
+
+def find(subject: Subject) -> Finding | None:
+    """What was found of it; None where it was not tuned, or the file cannot be read."""
+    try:
+        return read_json(subject.file, Finding)
+    except (OSError, ValueError):
+        return None
+
+
+def take(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Request], Plan]) -> Plan:
+    """The plan with what was found for it, unless that contradicts what was asked, or does not fit.
+
+    Nor for an input of which the planner would run the rows in another layout than those that were tuned with.
+    """
+    finding = find(subject)
+    if finding is None:
+        with suppress(OSError):  # there may be no home directory
+            if subject.file.exists():
+                return _noting(plan, f"{subject.file} is not what tune wrote: run tune again, or delete it")
+        return plan
+    if not finding.goes_with(request):
+        return plan
+    try:
+        if request.input is not None and not finding.is_for(own := plan_for(unasked(request, plan.layout)).layout):
+            return _noting(plan, pass_over(finding, own))
+        found = plan_for(finding.applied_to(request, plan.layout))
+    except RefusedError:
+        return plan
+    return plan if found.fits is False else _noting(found, describe(finding, subject))
+
+
+def _noting(plan: Plan, reason: str) -> Plan:
+    return msgspec.structs.replace(plan, reasons=(*plan.reasons, reason))
+
+
+def unasked(request: Request, layout: Layout) -> Request:
+    """The request for the same ranks without a layout in it."""
+    return msgspec.structs.replace(
+        request, tp=None, pp=None, dp=None, nodes=layout.nodes, gpus_per_node=layout.procs_per_node
+    )
+
+
+def pass_over(finding: Finding, own: Layout) -> str:
+    """Why the plan is not as it was tuned."""
+    return (
+        f"what tune found is not taken: it ran rows for which the planner chooses {finding.own}, and for this input "
+        f"the planner chooses {Setting.of(own)}"
+    )
+
+
+def describe(finding: Finding, subject: Subject) -> str:
+    """Why the plan is as it is."""
+    day = time.strftime("%Y-%m-%d", time.localtime(finding.made_at))
+    shortest = min((trial.seconds for trial in finding.trials if trial.tokens_per_s), default=0.0)
+    tried = f"of {len(finding.trials)} tried, in trials of {shortest:.0f} s or more"
+    if finding.best == finding.trials[0].setting:
+        return f"tuned on {day}: none {tried}, was faster than the planner's own choice ({subject.file})"
+    return (
+        f"tuned on {day}: {finding.best} was the fastest {tried}, {finding.gain:.2f} times the planner's own choice "
+        f"(without {subject.file}, that is taken)"
+    )

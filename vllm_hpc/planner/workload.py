@@ -1,0 +1,110 @@
+"""What an input asks of the engine: how many rows, how long the longest can get, how many tokens in all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.plan import DEFAULT_MAX_TOKENS
+
+# Files up to this size are read whole for a plan; of larger ones the first rows (a submit reads all rows anyway).
+WHOLE_BYTES = 32 << 20
+SAMPLE_ROWS = 10_000
+# No tokenizer makes more tokens than a text has bytes (byte fallback is the worst case); special tokens come on top.
+SPECIAL_TOKENS = 16
+TOKENS_PER_MESSAGE = 64  # the role, and what a chat template writes around a message
+# English text in the tokenizers of today's models: 4 to 4.5 bytes a token. Only for estimates, never for limits.
+BYTES_PER_TOKEN = 4
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
+
+
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """An input in numbers. ``longest``: the most tokens that a row can take, prompt and output, whatever the tokenizer.
+
+    None where a row has no limit that can be told from here. ``prompt_tokens`` and ``output_tokens`` are totals:
+    estimated from bytes, and as if every row used its max_tokens. ``outputs``: sequences of all rows (their n), where
+    that is not one each. ``most_output``: the most tokens of one sequence, where rows differ in that.
+    """
+
+    rows: int
+    longest: int | None
+    prompt_tokens: int
+    output_tokens: int
+    is_sample: bool = False
+    has_chats: bool = False
+    outputs: int | None = None
+    most_output: int = 0
+
+    @property
+    def sequences(self) -> int:
+        """What is generated: of a row as many as its n."""
+        return self.rows if self.outputs is None else self.outputs
+
+    @property
+    def tokens_per_row(self) -> int:
+        """Prompt and output of a row on average, at least 1."""
+        return max(1, (self.prompt_tokens + self.output_tokens) // max(1, self.rows))
+
+
+def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Survey:
+    """Read an input, checking every row. Raises InputError.
+
+    ``sampling`` is the job's, with max_tokens for rows that name none; ``template_bytes`` the length of the model's
+    chat template, of which a chat can repeat each fixed text once. With ``whole`` false a large file is only sampled.
+    """
+    is_large = not whole and intake.size > WHOLE_BYTES
+    rows = prompt_tokens = output_tokens = sequences = most_output = 0
+    longest: int | None = 0
+    is_sample = has_chats = False
+    share = 1.0
+    for row in intake.rows():
+        most, typical = _prompt(row, template_bytes)
+        limit, outputs = _limits(row, sampling)
+        each = DEFAULT_MAX_TOKENS if limit is None else limit
+        has_chats = has_chats or "messages" in row
+        rows, sequences = rows + 1, sequences + outputs
+        longest = None if longest is None or limit is None else max(longest, most + limit)
+        prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + outputs * each
+        most_output = max(most_output, each)
+        if is_large and rows >= SAMPLE_ROWS:
+            is_sample, share = True, max(1.0, 1 / max(1e-9, intake.share))
+            break
+    return Survey(
+        rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
+        output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_chats,
+        outputs=int(sequences * share), most_output=most_output,
+    )  # fmt: skip
+
+
+def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:
+    """The most tokens that a prompt can take, and the likely ones."""
+    if "messages" in row:
+        length = len(msgspec.json.encode((row["messages"], row.get("chat_template_kwargs"))))
+        most = length + template_bytes + TOKENS_PER_MESSAGE * (len(row["messages"]) + 1)
+        return most, length // BYTES_PER_TOKEN + 1
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        length = len(prompt.encode("utf-8", "surrogatepass"))
+        return length + SPECIAL_TOKENS, length // BYTES_PER_TOKEN + 1
+    return len(prompt), len(prompt)
+
+
+def _max_tokens(sampling: dict[str, Any]) -> Any:
+    """By vLLM's name or OpenAI's, which wins (vllm_hpc.engine.rows.sampling)."""
+    theirs = sampling.get("max_completion_tokens")
+    return sampling.get("max_tokens") if theirs is None else theirs
+
+
+def _limits(row: Row, job: dict[str, Any]) -> tuple[int | None, int]:
+    """max_tokens of a row, None where it has no limit or none that can be read here; and its number of outputs."""
+    if row.get("task") == "embed":
+        return 0, 0
+    own = row.get("sampling", {})
+    limit, outputs = _max_tokens(own if _LIMITS & own.keys() else job), own.get("n", job.get("n", 1))
+    return (
+        limit if type(limit) is int and 0 < limit < 1_000_000_000 else None,
+        outputs if type(outputs) is int and 0 < outputs < 100_000 else 1,
+    )

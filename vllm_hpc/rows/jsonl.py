@@ -1,0 +1,192 @@
+"""Files of lines: .jsonl, .txt and OpenAI batch files, as the submission and the ranks read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from vllm_hpc.rows.blocks import BlockMaker
+from vllm_hpc.rows.openai_batch import batch_row, is_batch
+from vllm_hpc.rows.plain import plain_row
+from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.spec.errors import InputError
+
+# A longer line is no prompt but a file without newlines, and would be read into memory whole.
+MAX_LINE = 128 << 20
+BOM = b"\xef\xbb\xbf"
+# A key that stands twice leaves open which one counts. JSON readers do not say, so such lines are read again.
+_KEYS = tuple(f'"{key}"'.encode() for key in ("prompt", "messages", "id", "custom_id"))
+
+_decode = msgspec.json.Decoder().decode
+
+
+class LineSource:
+    """A file of lines. ``maker``, where it is set, cuts it into blocks at the next reading."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.kind = kind_of(file)
+        self.maker: BlockMaker | None = None
+        self._stream: BinaryIO | None = None
+
+    @property
+    def share(self) -> float:
+        """How much of the file was read, from 0 to 1."""
+        return self._stream.tell() / max(1, self.file.stat().st_size) if self._stream else 0.0
+
+    def place(self, number: int) -> str:
+        """Where line ``number`` is."""
+        return f"{self.file}:{number}"
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Line number and normalised row. Raises InputError, OSError."""
+        with self.file.open("rb") as self._stream:
+            lines = numbered_lines(self._stream, self.file)
+            on_line = self.maker.add if self.maker else None
+            self.maker = None
+            rows = rows_of_lines(lines, self.kind, self.file, on_line=on_line)
+            yield from self._of_one_url(rows) if self.kind == "openai" else rows
+
+    def _of_one_url(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+        """A model that chats and one that embeds are two jobs."""
+        first = None
+        for number, row in rows:
+            url = row["batch"]["url"]
+            first = first or url
+            if url != first:
+                raise InputError(
+                    f"{self.place(number)}: url {url!r}, and the first line has {first!r}: a file holds one"
+                )
+            yield number, row
+
+
+def numbered_lines(stream: BinaryIO, file: Path, first: int = 1) -> Iterator[tuple[int, bytes]]:
+    """The lines of a stream, with their number; ``first`` is that of the first. Raises InputError at an endless one."""
+    for number, raw in enumerate(iter(partial(stream.readline, MAX_LINE + 1), b""), first):
+        if len(raw) > MAX_LINE:
+            raise InputError(f"{file}:{number}: longer than {MAX_LINE >> 20} MiB: write a row a line")
+        yield number, raw
+
+
+def rows_of_lines(
+    lines: Iterator[tuple[int, bytes]],
+    kind: str,
+    file: Path,
+    index: int = 0,
+    on_line: Callable[[bytes, bool], object] | None = None,
+) -> Iterator[tuple[int, Row]]:
+    """Line number and normalised row of every line that is not blank; ``index`` is the first one's.
+
+    ``kind`` is a key of ROWS_OF; ``on_line`` hears every line, and whether it is a row. Raises InputError with file
+    and line.
+    """
+    row_of = ROWS_OF[kind]
+    for number, raw in lines:
+        try:
+            row = row_of(raw.removeprefix(BOM) if number == 1 else raw, index)
+        except RowError as error:
+            raise InputError(f"{file}:{number}: {error}") from None
+        if on_line:
+            on_line(raw, row is not None)
+        if row is not None:
+            index += 1
+            yield number, row
+
+
+def kind_of(file: Path) -> str:
+    """The kind of a file of lines, a key of ROWS_OF: the first line decides. Raises OSError, InputError."""
+    if file.suffix.lower() == ".txt":
+        return "txt"
+    with file.open("rb") as stream:
+        for number, raw in numbered_lines(stream, file):
+            line = raw.removeprefix(BOM) if number == 1 else raw
+            if line and not line.isspace():
+                return "openai" if is_batch(_loosely(line)) else "jsonl"
+    return "jsonl"
+
+
+def _loosely(line: bytes) -> Any:
+    """What a line holds, None where it is no JSON: that is said where it is read as a row."""
+    try:
+        return parse(line)
+    except RowError:
+        return None
+
+
+def parse(line: bytes) -> Any:
+    """The value in a line of JSON. Raises RowError, also at a key that stands twice."""
+    try:
+        value = _decode(line)
+    except UnicodeDecodeError:
+        raise RowError(_NOT_UTF8) from None
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise RowError(_not_json(line, error)) from None
+    for key in _KEYS:
+        if line.count(key) > 1:
+            _check_keys(line)
+            break
+    return value
+
+
+_NOT_UTF8 = "not UTF-8: convert the file, for example with iconv"
+
+
+def _not_json(line: bytes, error: Exception) -> str:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return _NOT_UTF8
+    return f"not valid JSON: {error}: write one whole object a line"
+
+
+def _check_keys(line: bytes) -> None:
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise RowError(f"{twice!r} stands twice in one object: leave one out")
+
+    try:
+        json.loads(line, object_pairs_hook=check)
+    except (RecursionError, ValueError) as error:
+        raise RowError(f"not valid JSON: {error}") from None
+
+
+def text_of(raw: bytes) -> str:
+    """A line as text, with its end. Raises RowError."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RowError(_NOT_UTF8) from None
+
+
+def _json_row(make: Callable[[Any, int], Row], raw: bytes, index: int) -> Row | None:
+    return None if not raw or raw.isspace() else make(parse(raw), index)
+
+
+def _text_row(raw: bytes, index: int) -> Row | None:
+    text = text_of(raw).rstrip("\r\n")
+    return {"index": index, "id": str(index), "prompt": text} if text.strip() else None
+
+
+def _own_row(raw: bytes, index: int) -> Row:
+    """A row that was normalised when the job was submitted."""
+    try:
+        row: Row = _decode(raw)
+    except msgspec.DecodeError as error:
+        raise RowError(f"not valid JSON: {error}") from None
+    return row
+
+
+# How a line becomes a row. "rows" is our own input.jsonl, normalised already.
+ROWS_OF: dict[str, Callable[[bytes, int], Row | None]] = {
+    "jsonl": partial(_json_row, plain_row),
+    "openai": partial(_json_row, batch_row),
+    "txt": _text_row,
+    "rows": _own_row,
+}

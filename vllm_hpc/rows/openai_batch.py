@@ -1,0 +1,91 @@
+"""A line of an OpenAI batch file: ``custom_id``, ``method``, ``url`` and the ``body`` of a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_hpc.rows.openai_sampling import IGNORED, check_neutral, sampling_of, take_template_kwargs
+from vllm_hpc.rows.plain import check_messages, check_prompt
+from vllm_hpc.rows.row import Row, RowError
+
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+URLS = (CHAT, COMPLETIONS, EMBEDDINGS)
+_LINE_FIELDS = frozenset({"custom_id", "method", "url", "body"})
+
+
+def is_batch(fields: Any) -> bool:
+    """Whether the first line of a file makes it an OpenAI batch."""
+    return (
+        isinstance(fields, dict) and {"custom_id", "body"} <= fields.keys() and not {"prompt", "messages"} & set(fields)
+    )
+
+
+def batch_row(fields: Any, index: int) -> Row:
+    """The normalised row of a request. Raises RowError at what cannot be done, and not ignored without harm."""
+    if not isinstance(fields, dict) or not {"custom_id", "url", "body"} <= fields.keys():
+        raise RowError("no request with 'custom_id', 'url' and 'body', as the first line is: a file holds one kind")
+    _check_line(fields)
+    url, body = fields["url"], {key: value for key, value in fields["body"].items() if value is not None}
+    model = body.pop("model", None)
+    if not isinstance(model, str | None):
+        raise RowError("body: 'model' must be a text")
+    row: Row = {
+        "index": index,
+        "id": fields["custom_id"],
+        "batch": {"custom_id": fields["custom_id"], "url": url, "model": model},
+    }
+    return {**row, **_REQUESTS[url](body)}
+
+
+def _check_line(fields: Row) -> None:
+    if unknown := sorted(fields.keys() - _LINE_FIELDS):
+        raise RowError(f"{unknown[0]!r} is no field of a batch request (custom_id, method, url, body): take it out")
+    if not isinstance(fields["custom_id"], str) or not fields["custom_id"]:
+        raise RowError("'custom_id' must be a text")
+    if fields.get("method", "POST") != "POST":
+        raise RowError("'method' must be \"POST\"")
+    if fields["url"] not in URLS:
+        raise RowError(f"url {fields['url']!r} cannot be run: only {', '.join(URLS)}")
+    if not isinstance(fields["body"], dict):
+        raise RowError("'body' must be an object")
+
+
+def _chat(body: Row) -> Row:
+    messages = body.pop("messages", None)
+    check_messages(messages)
+    template_kwargs = take_template_kwargs(body)
+    row = {"messages": messages, "sampling": sampling_of(body, is_chat=True)}
+    return {**row, "chat_template_kwargs": template_kwargs} if template_kwargs else row
+
+
+def _completion(body: Row) -> Row:
+    return {"prompt": _prompt(body, "prompt"), "sampling": sampling_of(body, is_chat=False)}
+
+
+def _embedding(body: Row) -> Row:
+    prompt = _prompt(body, "input")
+    dimensions = body.pop("dimensions", None)
+    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
+        raise RowError("body: 'dimensions' must be a whole number from 1")
+    check_neutral(body, {"encoding_format": ("float",)})
+    if unknown := sorted(body.keys() - IGNORED):
+        raise RowError(f"body: {unknown[0]!r} is not supported for embeddings: take it out")
+    return {"task": "embed", "prompt": prompt, "sampling": {} if dimensions is None else {"dimensions": dimensions}}
+
+
+def _prompt(body: Row, name: str) -> Any:
+    """The one prompt of a request; a list of one is taken for it."""
+    if name not in body:
+        raise RowError(f"body: {name!r} is missing")
+    prompt = body.pop(name)
+    if isinstance(prompt, list) and prompt and not all(type(token) is int for token in prompt):
+        if len(prompt) > 1:
+            raise RowError(f"body: {name!r} holds {len(prompt)} texts, and a row has one: write a line for each")
+        prompt = prompt[0]
+    check_prompt(prompt, name)
+    if not prompt:
+        raise RowError(f"body: {name!r} is empty")
+    return prompt
+
+
+_REQUESTS = {CHAT: _chat, COMPLETIONS: _completion, EMBEDDINGS: _embedding}

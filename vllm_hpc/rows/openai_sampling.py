@@ -1,0 +1,145 @@
+"""What an OpenAI request asks of the sampling, in the words of vLLM's SamplingParams."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_hpc.rows.row import Row, RowError
+
+# Mean the same in both.
+_SAME = frozenset(
+    {
+        "temperature", "top_p", "n", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
+        "top_k", "min_p", "repetition_penalty", "stop_token_ids", "ignore_eos", "min_tokens", "bad_words",
+        "include_stop_str_in_output", "skip_special_tokens", "spaces_between_special_tokens", "allowed_token_ids",
+        "prompt_logprobs", "thinking_token_budget",
+    }
+)  # fmt: skip
+# Change nothing in the answer.
+IGNORED = frozenset(
+    {
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "prediction", "stream_options", "parallel_tool_calls", "priority", "request_id",
+    }
+)  # fmt: skip
+# Can only be done in their default, which these are.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "stream": (False,), "echo": (False,), "suffix": ("",), "use_beam_search": (False,), "length_penalty": (1, 1.0),
+    "modalities": (["text"],), "functions": ([],), "function_call": ("none",), "add_generation_prompt": (True,),
+    "continue_final_message": (False,), "include_reasoning": (True,), "tool_choice": ("none", "auto"),
+}  # fmt: skip
+# vLLM's older words for structured_outputs.
+_GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
+
+
+def sampling_of(body: Row, is_chat: bool) -> Row:
+    """The sampling of a request, whose prompt and model were taken out. Raises RowError, naming the parameter."""
+    _check_tools(body)
+    check_neutral(body, _NEUTRAL)
+    sampling = {key: body[key] for key in body if key in _SAME}
+    rest = {
+        key: value for key, value in body.items() if key not in _SAME and key not in _NEUTRAL and key not in IGNORED
+    }
+    _check_best_of(rest.pop("best_of", None), body.get("n", 1))
+    sampling |= _max_tokens(rest) | (_chat_logprobs(rest) if is_chat else _logprobs(rest)) | _structured(rest)
+    if rest:
+        raise RowError(f"body: {min(rest)!r} is not supported: take it out")
+    return sampling
+
+
+def take_template_kwargs(body: Row) -> Row:
+    """Take out what goes to the chat template: chat_template_kwargs, and reasoning_effort as vLLM's server does."""
+    kwargs = body.pop("chat_template_kwargs", {})
+    if not isinstance(kwargs, dict):
+        raise RowError("body: 'chat_template_kwargs' must be an object")
+    effort = body.pop("reasoning_effort", None)
+    return kwargs if effort is None else {**kwargs, "reasoning_effort": effort}
+
+
+def check_neutral(body: Row, allowed: dict[str, tuple[Any, ...]]) -> None:
+    """Refuse, and else take out, parameters that can only be done in their default. Raises RowError."""
+    for key in allowed.keys() & body.keys():
+        value = body[key]
+        # False == 0 and 1 == True: a flag is a flag.
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed[key]):
+            raise RowError(f"body: {key!r} cannot be {_shorten(value)} here: take it out")
+        del body[key]
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_tools(body: Row) -> None:
+    """Tools are only ever there to be left alone; without tools, 'auto' is what 'none' is."""
+    tools, choice = body.pop("tools", []), body.get("tool_choice", "auto")
+    if tools and choice != "none":
+        raise RowError('body: \'tools\' cannot be called here: take them out, or add "tool_choice": "none"')
+
+
+def _check_best_of(best_of: Any, n: Any) -> None:
+    if best_of is not None and best_of != n:
+        raise RowError(f"body: 'best_of' cannot be {_shorten(best_of)} here: take it out")
+
+
+def _max_tokens(rest: Row) -> Row:
+    """Of the two names the newer one wins, as in vLLM's server."""
+    older = rest.pop("max_tokens", None)
+    limit = rest.pop("max_completion_tokens", older)
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise RowError(f"body: max_tokens must be a whole number from 1, not {_shorten(limit)}")
+    return {} if limit is None else {"max_tokens": limit}
+
+
+def _chat_logprobs(rest: Row) -> Row:
+    """A chat says whether (logprobs) and how many (top_logprobs)."""
+    wanted, top = rest.pop("logprobs", False), rest.pop("top_logprobs", None)
+    if not isinstance(wanted, bool):
+        raise RowError("body: in a chat 'logprobs' is true or false, and 'top_logprobs' says how many")
+    if top is not None and (type(top) is not int or top < 0):
+        raise RowError("body: 'top_logprobs' must be a whole number")
+    if top and not wanted:
+        raise RowError("body: 'top_logprobs' needs \"logprobs\": true")
+    return {"logprobs": top or 0} if wanted else {}
+
+
+def _logprobs(rest: Row) -> Row:
+    count = rest.pop("logprobs", None)
+    if count is not None and (type(count) is not int or count < 0):
+        raise RowError("body: in a completion 'logprobs' must be a whole number")
+    return {} if count is None else {"logprobs": count}
+
+
+def _structured(rest: Row) -> Row:
+    """The one constraint on the form of the answer."""
+    found = [{word: rest.pop(key)} for key, word in _GUIDED.items() if key in rest]
+    if "structured_outputs" in rest:
+        found.append(rest.pop("structured_outputs"))
+    if constraint := _response_format(rest.pop("response_format", None)):
+        found.append(constraint)
+    if len(found) > 1:
+        raise RowError("body: response_format, structured_outputs and guided_* exclude each other: leave one")
+    if found and not isinstance(found[0], dict):
+        raise RowError("body: 'structured_outputs' must be an object")
+    return {"structured_outputs": found[0]} if found else {}
+
+
+def _response_format(wanted: Any) -> Row | None:
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if wanted is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return {"json_object": True}
+    if kind == "json_schema":
+        holder = wanted.get("json_schema")
+        schema = holder.get("schema") if isinstance(holder, dict) else None
+        if isinstance(schema, dict):
+            return {"json": schema}
+        raise RowError("body: 'response_format' needs its schema in json_schema.schema")
+    raise RowError(f"body: 'response_format' cannot be {_shorten(wanted)}: text, json_object or json_schema")

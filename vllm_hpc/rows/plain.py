@@ -1,0 +1,64 @@
+"""A plain row: ``prompt`` or ``messages``, and what goes with them, checked and normalised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_hpc.rows.row import OUTPUT_FIELDS, Row, RowError
+
+TASKS = ("generate", "embed")
+
+
+def plain_row(fields: Any, index: int) -> Row:
+    """The normalised row of what a line or a table's row holds. Raises RowError."""
+    if not isinstance(fields, dict):
+        raise RowError("a row must be a JSON object with 'prompt' or 'messages'")
+    if ("prompt" in fields) == ("messages" in fields):
+        raise RowError(_without_prompt(fields))
+    if not OUTPUT_FIELDS.isdisjoint(fields):
+        raise RowError(f"field {min(OUTPUT_FIELDS & fields.keys())!r} is one that the output rows have: rename it")
+    identity = fields["id"] if "id" in fields else str(index)
+    if type(identity) not in (str, int):
+        raise RowError("'id' must be a text or a whole number")
+    if "prompt" in fields:
+        check_prompt(fields["prompt"])
+    else:
+        check_messages(fields["messages"])
+    _check_options(fields)
+    return {"index": index, "id": identity, **fields}
+
+
+def check_prompt(prompt: Any, name: str = "prompt") -> None:
+    """A text or a list of token ids. Raises RowError."""
+    if isinstance(prompt, str):
+        return
+    if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
+        raise RowError(f"{name!r} must be a text or a list of token ids")
+
+
+def check_messages(messages: Any) -> None:
+    """A chat: a list of objects that have a role. Raises RowError."""
+    if not isinstance(messages, list) or not messages:
+        raise RowError("'messages' must be a list of messages")
+    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
+        raise RowError("every message must be an object with a 'role', and its 'content'")
+
+
+def _check_options(fields: Row) -> None:
+    if not isinstance(fields.get("sampling", {}), dict):
+        raise RowError("'sampling' must be an object, such as {\"temperature\": 0}")
+    if "chat_template_kwargs" in fields and not isinstance(fields["chat_template_kwargs"], dict):
+        raise RowError("'chat_template_kwargs' must be an object, such as {\"enable_thinking\": false}")
+    # These two say what the engine does with a row: data that happens to be called so must not.
+    if "task" in fields and fields["task"] not in TASKS:
+        raise RowError(f"field 'task' is {' or '.join(TASKS)}, what is asked of the model: rename yours")
+    if "batch" in fields:
+        raise RowError("field 'batch' is kept for OpenAI batch files: rename it")
+
+
+def _without_prompt(fields: Row) -> str:
+    if "prompt" in fields:
+        return "a row needs either 'prompt' or 'messages', not both"
+    if "body" in fields and "custom_id" in fields:
+        return "an OpenAI batch request, and the first line is none: a file holds one kind"
+    return "a row needs either 'prompt' or 'messages'"

@@ -1,0 +1,135 @@
+"""Tables: .csv and .parquet, a row a prompt.
+
+A column ``prompt`` or ``messages``; optional ``id``, ``sampling`` and ``chat_template_kwargs``; every other column is
+carried through. What a row in holds as an object or a list may stand in a table as JSON text. A cell of a .csv is
+text and stays text: 007 is no 7.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vllm_hpc.rows.cells import check_columns, json_value, table_row
+from vllm_hpc.rows.jsonl import BOM, MAX_LINE, numbered_lines, text_of
+from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.spec.errors import InputError
+
+_BATCH = 256  # rows of Parquet in memory at a time
+
+
+class CsvSource:
+    """A .csv file with a header; ``share`` of it was read."""
+
+    kind = "csv"
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.share = file, 0.0
+        self._line = 1
+
+    def place(self, number: int) -> str:
+        """Where the row is that begins on line ``number``."""
+        return f"{self.file}:{number}"
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """The line on which a row begins, and the row, normalised. Raises InputError, OSError."""
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
+        self._line = 1
+        try:
+            yield from self._rows()
+        except RowError as error:
+            raise InputError(f"{self.place(self._line)}: {error}") from None
+        except csv.Error as error:
+            words = f"{error}{_CSV_ADVICE}" if "new-line" not in str(error) else _LONE_CR
+            raise InputError(f"{self.place(self._line)}: {words}") from None
+
+    def _rows(self) -> Iterator[tuple[int, Row]]:
+        reader = csv.reader(self._lines(), strict=True)
+        header = next(reader, None)
+        if header is None:
+            return
+        check_columns(header, ": the columns are parted by commas")
+        index = 0
+        self._line = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                yield self._line, table_row(_by_name(header, cells), index, empty="")
+                index += 1
+            self._line = reader.line_num + 1
+
+    def _lines(self) -> Iterator[str]:
+        size, read = max(1, self.file.stat().st_size), 0
+        with self.file.open("rb") as stream:
+            for number, raw in numbered_lines(stream, self.file):
+                read += len(raw)
+                self.share = read / size
+                yield text_of(raw.removeprefix(BOM) if number == 1 else raw)
+
+
+_LONE_CR = "lines end in CR alone: write them anew, for example with 'dos2unix -c mac'"
+_CSV_ADVICE = ": quote a cell that holds a comma, a quote or a newline, and double the quotes in it"
+
+
+def _by_name(header: list[str], cells: list[str]) -> Row:
+    if len(cells) != len(header):
+        raise RowError(f"{len(cells)} cell(s), and the header has {len(header)}{_CSV_ADVICE}")
+    return dict(zip(header, cells, strict=True))
+
+
+class ParquetSource:
+    """A .parquet file; ``share`` of its rows was read."""
+
+    kind = "parquet"
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.share = file, 0.0
+
+    def place(self, number: int) -> str:
+        """Where row ``number`` (from 1) is."""
+        return f"{self.file}: row {number}"
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """The number of a row from 1, and the row, normalised. Raises InputError, OSError."""
+        arrow, parquet = self._pyarrow()
+        try:
+            with parquet.ParquetFile(self.file) as table:
+                self._check_columns(table.schema_arrow.names)
+                for index, cells in enumerate(_cells(table)):
+                    self.share = (index + 1) / table.metadata.num_rows
+                    yield index + 1, self._row(cells, index)
+        except (arrow.ArrowException, ValueError, OverflowError, KeyError) as error:
+            raise InputError(f"{self.file}: not readable as Parquet: {_first_line(error)}: write it anew") from None
+
+    def _pyarrow(self) -> tuple[Any, Any]:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise InputError(
+                f"{self.file}: Parquet is read with pyarrow, which is not installed: pip install 'vllm-hpc[tables]', "
+                "or convert the file to .jsonl"
+            ) from None
+        return pyarrow, pyarrow.parquet
+
+    def _check_columns(self, names: list[str]) -> None:
+        try:
+            check_columns(names, "")
+        except RowError as error:
+            raise InputError(f"{self.file}: {error}") from None
+
+    def _row(self, cells: Row, index: int) -> Row:
+        try:
+            return table_row({name: json_value(cell, name) for name, cell in cells.items()}, index)
+        except RowError as error:
+            raise InputError(f"{self.place(index + 1)}: {error}") from None
+
+
+def _cells(table: Any) -> Iterator[Row]:
+    for batch in table.iter_batches(batch_size=_BATCH):
+        yield from batch.to_pylist(maps_as_pydicts="strict")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

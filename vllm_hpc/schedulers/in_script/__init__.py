@@ -1,0 +1,1 @@
+"""What a job's script calls, through ``vllm_hpc.in_job``."""

@@ -1,0 +1,151 @@
+"""Whether a job that ends should run again: ``vllm_hpc.in_job requeue FOLDER ATTEMPT CODE``, asked by its script.
+
+Exit code 0: yes. It says why, either way; the scheduler's log is the place to look.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import (
+    Attempt,
+    JobRecord,
+    Progress,
+    Submitted,
+    read_claimed,
+    read_json,
+    submission_of,
+    temporary_name,
+)
+from vllm_hpc.jobfolder.shards import finished
+
+_YES, _NO = 0, 1
+# Bytes: more than a full file system finds room for, in a directory's spare block say.
+_PROBE = 1 << 16
+
+
+def main(argv: list[str]) -> int:
+    """Print the answer and return it as an exit code."""
+    folder, attempt, code = JobFolder(argv[0]), int(argv[1]), int(argv[2])
+    again, why = should_run_again(folder, attempt, code)
+    print(f"vllm-hpc: {'running again' if again else 'not running again'}: {why}", flush=True)
+    return _YES if again else _NO
+
+
+def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, str]:
+    """Whether ``attempt``, which ended with exit code ``code``, is to be followed by another; and why."""
+    record, attempts = folder.job(), folder.attempts()
+    this = next(one for one in attempts if one.attempt == attempt)
+    # Of this submission, and of those that the script made of it: 'vllm-hpc resume' begins to count anew.
+    ids = _same_submission(folder, this.job_id)
+    earlier = [
+        one for one in attempts
+        if one.task == this.task and submission_of(one.job_id) in ids and one.attempt < attempt
+    ]  # fmt: skip
+    has_drained = folder.drain_attempt(attempt).exists()
+    if code == 0 and not has_drained:
+        return False, "it ended in good order"
+    if code != 0 and not _has_died_generating(folder, record, this):
+        return False, "it would end like this again"
+    missing = _missing(folder, record)
+    if missing <= 0:
+        return False, "every row is done"
+    if folder.cancelled.exists():
+        return False, "it was cancelled"
+    if folder.drain.exists():
+        return False, "control/drain asks it to stop; 'vllm-hpc resume' goes on"
+    against = _end_of_patience(folder, record, [*earlier, this], has_drained)
+    if against:
+        return False, against
+    full = _cannot_write(folder)
+    if full:
+        return False, f"the folder cannot be written: {full}; make room, then vllm-hpc resume"
+    return True, f"{'its walltime was near' if code == 0 else 'a rank died'}; {missing} row(s) are left"
+
+
+def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attempt], has_drained: bool) -> str | None:
+    """Why a submission of which these are the attempts so far gets no more, though rows are left; None: it does."""
+    progress = folder.progress_of(range(record.plan.layout.dp))
+    if not any(replica.done for replica in progress) and _died_alone(folder, record, attempts) > 1:
+        return "the engine died on two rows alone, and no row has lived: it is not the rows; see state/crash-*"
+    asked, most = _times_asked(folder, attempts[:-1]), record.request.max_requeues
+    if asked >= most:
+        return f"it has asked for another attempt {asked} time(s) (--max-requeues {most})"
+    last = attempts[-2:]
+    if len(last) == 2 and not any(_has_got_on(folder, record, progress, one.attempt) for one in last):
+        return "two attempts in a row finished no row" + ("; ask for a longer --time" if has_drained else "")
+    return None
+
+
+def _cannot_write(folder: JobFolder) -> str | None:
+    """Why nothing can be written, None where it can: on a full disk a rank cannot say what it died of either."""
+    probe = temporary_name(folder.path / "state" / "probe")
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())  # it is here that NFS says of a quota that it is used up
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return None
+
+
+def _times_asked(folder: JobFolder, attempts: list[Attempt]) -> int:
+    """How many of these attempts had the job run again. What the scheduler requeued by itself is not of them."""
+    ends = (folder.exit_of(one.attempt) for one in attempts)
+    return sum(ended is not None and ended.cause == "requeue" for ended in ends)
+
+
+def _missing(folder: JobFolder, record: JobRecord) -> int:
+    """Rows that are left. Tasks of an array may count a row twice: where none seems to be, the shards are read."""
+    progress = folder.progress_of(range(record.plan.layout.dp))
+    missing = record.rows - sum(replica.done + replica.failed for replica in progress)
+    if missing > 0 or not record.plan.layout.is_array:
+        return missing
+    return finished(folder, record.rows, folder.errors_up_to()).rows.count(0)
+
+
+def _same_submission(folder: JobFolder, job_id: str) -> set[str]:
+    """The ids of one submission: where its script submitted it again, PBS gave it others."""
+    own, submitted = submission_of(job_id), read_json(folder.submitted, Submitted)
+    ids = {submitted.job_id, *submitted.earlier} if submitted else set()
+    return ids if own in ids else {own}
+
+
+def _has_died_generating(folder: JobFolder, record: JobRecord, this: Attempt) -> bool:
+    """Whether ranks vanished or their engine raised, with rows in flight. Other errors would come back."""
+    layout = record.plan.layout
+    replicas = [this.task] if layout.is_array else range(layout.dp)
+    if not any(read_claimed(folder.claimed(replica, this.attempt)) for replica in replicas):
+        return False
+    if any(folder.crash(replica, this.attempt).exists() for replica in replicas):
+        return True
+    first = this.task * layout.world_size
+    begun = folder.records_of(range(first, first + layout.world_size))
+    ranks = [rank for rank in begun if rank.attempt == this.attempt]
+    lost = any(rank.outcome == "running" or (rank.outcome == "terminated" and rank.error) for rank in ranks)
+    return lost and not any(rank.has_raised for rank in ranks)
+
+
+def _died_alone(folder: JobFolder, record: JobRecord, attempts: list[Attempt]) -> int:
+    """Rows with which alone in it an attempt ended. Where no row has a result yet, several say what is to blame."""
+    last = [
+        lines[-1].trial
+        for one in attempts
+        for replica in range(record.plan.layout.dp)
+        if (lines := read_claimed(folder.claimed(replica, one.attempt)))
+    ]
+    return len({trial[0] for trial in last if trial and len(trial) == 1})
+
+
+def _has_got_on(folder: JobFolder, record: JobRecord, progress: list[Progress], attempt: int) -> bool:
+    """Whether an attempt finished a row, or tried some for the death of the one before."""
+    if any(run.attempt == attempt and run.rows for replica in progress for run in replica.runs):
+        return True
+    files = (folder.claimed(replica, attempt) for replica in range(record.plan.layout.dp))
+    return any(line.trial for file in files for line in read_claimed(file))

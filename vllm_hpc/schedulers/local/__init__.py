@@ -1,0 +1,124 @@
+"""The local scheduler, the side that asks: this machine runs the job, watched over by a supervisor of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import read_json
+from vllm_hpc.schedulers.scheduler import Ask, ClientTimeoutError, Scheduler, Sighting
+from vllm_hpc.spec.errors import FailedError
+
+# Seconds that a cancelled job may take: the ranks leave within 5 s of a TERM, torchrun and the sweep follow.
+CANCEL_TIMEOUT_S = 45
+
+
+class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """state/supervisor.json: the process that watches a job.
+
+    ``boot`` and ``started`` (clock ticks since then, as in /proc/<pid>/stat) tell it from a later one of the same pid,
+    whatever happens to the clock.
+    """
+
+    job_id: str
+    host: str
+    pid: int
+    boot: str
+    started: int
+
+
+def submit_argv(script: Path) -> list[str]:
+    """The command that starts a supervisor, detached, and prints the job's id."""
+    return [sys.executable, "-m", "vllm_hpc.schedulers.local.supervisor", "start", str(script)]
+
+
+def look(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, Sighting]:
+    """Whether the supervisor lives."""
+    return {job_id: _look(job)}
+
+
+def _look(job: JobFolder) -> Sighting:
+    """Only its own host can tell."""
+    record = read_json(job.supervisor, SupervisorRecord)
+    if record is None:
+        return Sighting("gone", "its supervisor left no record")
+    if record.host != platform.node():
+        return Sighting("unknown", f"it runs on {record.host}: ask there")
+    if find_supervisor(record) is None:
+        return Sighting("gone", "its supervisor is gone without an exit record (killed, or the machine restarted)")
+    return Sighting("running")
+
+
+def cancel(job: JobFolder, job_id: str) -> None:
+    """Tell the supervisor to end the job, and wait until it has. Raises FailedError."""
+    record = read_json(job.supervisor, SupervisorRecord)
+    if record is not None and record.host != platform.node():
+        raise FailedError(f"the job runs on {record.host}: cancel it there")
+    process = find_supervisor(record) if record else None
+    if process is None:
+        return
+    try:
+        process.terminate()
+        process.wait(CANCEL_TIMEOUT_S)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.AccessDenied:
+        raise FailedError(
+            f"the job is another user's (supervisor {process.pid}): only its owner can cancel it"
+        ) from None
+    except psutil.TimeoutExpired:
+        raise ClientTimeoutError(
+            f"supervisor {process.pid} did not end within {CANCEL_TIMEOUT_S} s of a TERM"
+        ) from None
+
+
+def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
+    """The live process of that record, None where it is gone (a zombie is), or its pid is another's now."""
+    try:
+        if (record.boot, record.started) != (_boot_id(), _start_ticks(record.pid)):
+            return None
+        process = psutil.Process(record.pid)
+        return process if process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def this_process(job_id: str) -> SupervisorRecord:
+    """The record of the calling process."""
+    pid = os.getpid()
+    return SupervisorRecord(job_id=job_id, host=platform.node(), pid=pid, boot=_boot_id(), started=_start_ticks(pid))
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_ticks(pid: int) -> int:
+    """Field 22 of /proc/<pid>/stat (man 5 proc); the second may hold spaces and ends with the last ')'."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def new_job_id() -> str:
+    """An id that no other local job of this machine has: the supervisor's pid and the second it started."""
+    return f"{os.getpid()}-{int(time.time())}"
+
+
+SCHEDULER = Scheduler(
+    name="local",
+    template="local.sh.j2",
+    script="script.sh",
+    id_pattern=re.compile(r"^(\d+-\d+)$", re.MULTILINE),
+    submit_argv=submit_argv,
+    cancel=cancel,
+    look=look,
+    environment=lambda script: dict(os.environ),  # also of an allocation, in which the job will run
+)

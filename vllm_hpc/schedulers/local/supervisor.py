@@ -1,0 +1,215 @@
+"""The local scheduler, the side that runs: with ``start SCRIPT`` it prints a job id, and goes on by itself.
+
+It detaches from the terminal, runs the script, and when that ends, is cancelled or runs out of time, sweeps up
+every process that came of it (it is their subreaper, so none can slip away) and sees to the exit record. If it is
+killed itself, the kernel sends TERM to the script, whose trap ends the ranks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, read_json, write_json
+from vllm_hpc.schedulers.local import new_job_id, this_process
+from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.values import parse_walltime
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+# Seconds between TERM and KILL: ranks leave within 5 s of a TERM, then torchrun needs a moment.
+GRACE_S = 15
+
+
+def start(script: Path) -> str:
+    """Start a supervisor for the script, detached, and return the job's id once it is on record."""
+    job = JobFolder(script.parent)
+    with job.scheduler_log.open("ab") as log:
+        before = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm_hpc.schedulers.local.supervisor", "run", str(script)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=job.path, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        job_id = process.stdout.readline().decode().strip()
+    if not job_id:  # its words: the folder will not be there any more when someone reads this
+        with job.scheduler_log.open("rb") as log:
+            log.seek(before)
+            words = log.read().decode(errors="replace").split("\n")
+        raise SystemExit(f"the supervisor did not start: {next(filter(None, reversed(words)), 'it said nothing')}")
+    return job_id
+
+
+def run(script: Path) -> None:
+    """Watch over one job until nothing is left of it."""
+    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    job = JobFolder(script.parent)
+    job_id = new_job_id()
+    write_json(job.supervisor, this_process(job_id))
+    print(job_id, flush=True)
+    os.dup2(2, 1)  # the pipe to `start` is not for the script
+    while _run_attempt(job, script, job_id, wanted):
+        pass
+
+
+def _run_attempt(job: JobFolder, script: Path, job_id: str, wanted: set[signal.Signals]) -> bool:
+    """Run the script once, for one walltime; returns whether it asks to be run again."""
+    before, began = job.last_number(), time.time()
+    child = subprocess.Popen(
+        ["bash", str(script)],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "VLLM_HPC_JOB_ID": job_id},
+        preexec_fn=_prepare_child,
+    )
+    cause = _wait(child, job.job().request, wanted, lambda: _has_left(job, before))
+    # The attempt that the script is, or would have been, had it lived to say so.
+    number = max(job.last_number(), before + 1)
+    if cause != "exit":
+        # On record before the script's own trap can write that it met a signal.
+        _put_on_record(job.ending(number), Ending(cause))
+        child.terminate()
+    _sweep(child)
+    if not job.attempt(number).exists():
+        # Killed before it could number itself. The number is used all the same: who resumes must find it taken, or the
+        # next script would be the one that has ended already.
+        this = Attempt(attempt=number, job_id=job_id, host=platform.node(), started_at=began)
+        _put_on_record(job.attempt(number), this)
+    _finish(job, child, cause, number)
+    for segment in Path("/dev/shm").glob(f"vllm-hpc-{job_id}-*"):  # of ranks that died while they loaded
+        segment.unlink(missing_ok=True)
+    ended = job.exit_of(number)
+    return ended is not None and ended.cause == "requeue"
+
+
+def _wait(
+    child: subprocess.Popen[bytes], request: Request, wanted: set[signal.Signals], has_left: Callable[[], bool]
+) -> str:
+    """Wait for the script's end, a TERM or the walltime: exit, cancelled or timeout. USR2 goes ahead of the last.
+
+    A script whose ranks have left by then is about to end well: where the machine is busy, that takes a moment more.
+    """
+    limit = parse_walltime(request.time) if request.time else float("inf")
+    deadline = time.monotonic() + limit
+    warn_at = deadline - request.lead_s
+    while child.poll() is None:
+        seen = signal.sigtimedwait(wanted, 1.0)
+        if seen is not None and seen.si_signo in (signal.SIGTERM, signal.SIGINT):
+            return "cancelled"
+        if time.monotonic() >= warn_at:
+            warn_at = float("inf")
+            child.send_signal(signal.SIGUSR2)
+        over = time.monotonic() - deadline
+        if over >= GRACE_S or (over >= 0 and not has_left()):
+            return "timeout"
+    return "exit"
+
+
+def _has_left(job: JobFolder, before: int) -> bool:
+    """Whether every rank of the attempt after ``before`` has ended in good order."""
+    attempt = job.last_number()
+    ranks = job.records_of(range(job.job().plan.layout.world_size))
+    ended = [rank for rank in ranks if rank.attempt == attempt > before and rank.outcome == "ok"]
+    return len(ended) == job.job().plan.layout.world_size
+
+
+def _sweep(child: subprocess.Popen[bytes]) -> None:
+    """Let the script end in its own good order for a while, then end all that is left."""
+    give_up = time.monotonic() + GRACE_S
+    while child.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.05)
+    left = _children(child)
+    for process in left:
+        _signal(process, signal.SIGTERM)
+    psutil.wait_procs(left, timeout=3)
+    # A process in the kernel's hands (a hung file system) cannot be killed: not waited for without end.
+    give_up = time.monotonic() + GRACE_S
+    while (left := _children(child)) and time.monotonic() < give_up:
+        for process in left:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(left, timeout=1)
+    if left:
+        print(f"vllm-hpc: cannot be killed: {[process.pid for process in left]}", file=sys.stderr, flush=True)
+
+
+def _children(script: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Every live process under this one; the dead are reaped on the way, but for the script's shell (Popen does)."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+            elif process.ppid() == os.getpid() and process.pid != script.pid:
+                process.wait(0)
+        except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+            continue
+    return found
+
+
+def _finish(job: JobFolder, child: subprocess.Popen[bytes], cause: str, number: int) -> None:
+    """Write the exit record if the script could not, or if it cannot know why it was ended."""
+    code = child.poll()
+    if code is None:
+        code = -signal.SIGKILL
+    if cause == "exit":
+        if read_json(job.exit_record(number), ExitRecord) is not None:
+            return
+        if code < 0:
+            cause, code = signal.Signals(-code).name, 128 - code
+    ended = ExitRecord(attempt=number, exit_code=code, cause=cause, ended_at=time.time())
+    _put_on_record(job.exit_record(number), ended)
+
+
+def _put_on_record(path: Path, record: Attempt | Ending | ExitRecord) -> None:
+    """Write a record; where the disk is full, say so and go on: what the script has left behind must be seen to."""
+    try:
+        write_json(path, record)
+    except OSError as error:
+        with suppress(OSError):  # the log may lie on the same disk
+            print(f"vllm-hpc: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
+
+
+def _prepare_child() -> None:
+    """Between fork and exec: the script dies with its supervisor, and gets the signals that we blocked."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def main(argv: list[str]) -> int:
+    """``start SCRIPT`` starts one, detached, and prints the job's id; ``run SCRIPT`` is one."""
+    verb, script = argv
+    if verb == "start":
+        print(start(Path(script)))
+    else:
+        run(Path(script))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

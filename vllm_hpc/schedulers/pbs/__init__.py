@@ -1,0 +1,160 @@
+"""PBS (OpenPBS, PBS Professional): qsub, qdel, and what qstat says.
+
+``qstat -x`` knows a job for as long as the server keeps its history. A job that it does not know is forgotten, one
+that it does not describe in full is unknown: neither is failed. All was seen on OpenPBS 23.06.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.schedulers.pbs.reasons import exit_sighting, explain, waiting_reason
+from vllm_hpc.schedulers.pbs.request import check_folder, check_request
+from vllm_hpc.schedulers.scheduler import (
+    Ask,
+    ClientError,
+    ClientMissingError,
+    ClientTimeoutError,
+    Scheduler,
+    Sighting,
+    call_client,
+    clean_environment,
+    plain,
+)
+
+# 12.server, and 12[].server for an array; a server may have a port (12.server:15001). It is the last line: a site's own
+# words may come first, and hold a 2.50.
+_SUBMITTED = re.compile(r"^(\d+(?:\[\])?\.[A-Za-z][\w.-]*(?::\d+)?)\s*\Z", re.MULTILINE)
+_TASK = re.compile(r"(?P<number>\d+)\[(?P<task>\d+)\](?P<server>\..+)")
+# qstat's exit code for an id that the server does not know (or no longer: its history has an end).
+UNKNOWN_JOB = 153
+# qdel's for one that has ended, as qstat's without -x.
+ENDED_JOB = 35
+# Where a server keeps no history, qstat -x is refused, and what has ended is not known.
+_NO_HISTORY = re.compile(r"job history", re.IGNORECASE)
+_WAITING = frozenset("HQTW")
+_RUNNING = frozenset("REBSU")
+
+
+def submit_argv(script: Path) -> list[str]:
+    """qsub prints the id and nothing else."""
+    return ["qsub", str(script)]
+
+
+def submit_environment(script: Path) -> dict[str, str]:
+    """This process's environment; within a job, the path that the job itself was submitted with.
+
+    PBS_DPREFIX would have qsub read other lines than #PBS ones, PBS_SHELL name another shell.
+    """
+    environment = {key: value for key, value in clean_environment().items() if key not in ("PBS_DPREFIX", "PBS_SHELL")}
+    if "PBS_JOBID" in os.environ and "PBS_O_PATH" in os.environ:
+        environment["PATH"] = os.environ["PBS_O_PATH"]
+    return environment
+
+
+def check_client() -> None:
+    """Slurm has a qsub of its own, which takes #PBS lines as it likes. Raises ClientError."""
+    try:
+        version = call_client(["qsub", "--version"])
+    except (ClientMissingError, ClientTimeoutError):
+        raise
+    except ClientError as error:
+        version = str(error)
+    if "pbs_version" not in version:
+        words = plain(version)[:100] or "nothing"
+        raise ClientError(f"this qsub is not PBS's (it says {words!r}): if it is Slurm's, use --scheduler slurm")
+
+
+def look(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, Sighting]:
+    """What PBS says of ``tasks``: the id itself, which is the default, or ID_0, ID_1 ... of an array's."""
+    wanted = list(tasks or [job_id])
+    try:
+        found = parse_qstat(_answer(job_id, ask))
+    except ClientError as error:
+        is_gone = error.code == UNKNOWN_JOB
+        missing = (
+            Sighting("forgotten", "PBS does not know it (any more)") if is_gone else Sighting("unknown", str(error))
+        )
+        return dict.fromkeys(wanted, missing)
+    # Of an array that ended before it was expanded, PBS may name the parent only.
+    missing = found.get(job_id, Sighting("unknown", "qstat did not describe it"))
+    return dict.fromkeys(wanted, missing) | found
+
+
+def _answer(job_id: str, ask: Ask) -> str:
+    argv = ["qstat", "-x", *(["-t"] if "[" in job_id else []), "-f", "-F", "json", job_id]
+    try:
+        return ask(argv)
+    except ClientError as error:
+        if not _NO_HISTORY.search(str(error)):
+            raise
+        return ask([word for word in argv if word != "-x"])
+
+
+def parse_qstat(text: str) -> dict[str, Sighting]:
+    """The answer of ``qstat -f -F json``, by id; a subjob ``12[3].server`` under ``12[].server_3``.
+
+    PBS leaves control characters in texts as they are.
+    """
+    try:
+        answer = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return {}
+    jobs = answer.get("Jobs") if isinstance(answer, dict) else None
+    if not isinstance(jobs, dict):
+        return {}
+    return {_task_id(name): _sighting(fields) for name, fields in jobs.items() if isinstance(fields, dict)}
+
+
+def _task_id(name: str) -> str:
+    match = _TASK.fullmatch(name)
+    return f"{match['number']}[]{match['server']}_{match['task']}" if match else name
+
+
+def _sighting(fields: dict[str, Any]) -> Sighting:
+    state, code = str(fields.get("job_state")), fields.get("Exit_status")
+    if state in _WAITING:  # also of a job whose first host died: it has an Exit_status, and will run again
+        return Sighting("waiting", waiting_reason(fields))
+    if state in _RUNNING:
+        return Sighting("running", "suspended" if state in "SU" else "")
+    if state in ("F", "X"):
+        return exit_sighting(code, str(fields.get("comment", "")))
+    return Sighting("unknown", f"PBS says {state}")
+
+
+def cancel(job: JobFolder, job_id: str) -> None:
+    """Delete the job in PBS; one that has just ended needs it no more. Raises ClientError with its words."""
+    try:
+        call_client(["qdel", job_id])
+    except ClientError as error:
+        if error.code != ENDED_JOB:
+            raise
+
+
+def task_name(job_id: str, task: int) -> str:
+    """A task as PBS names it: 12[3].server."""
+    return job_id.replace("[]", f"[{task}]", 1)
+
+
+SCHEDULER = Scheduler(
+    name="pbs",
+    template="pbs.sh.j2",
+    script="script.pbs",
+    id_pattern=_SUBMITTED,
+    submit_argv=submit_argv,
+    cancel=cancel,
+    look=look,
+    environment=submit_environment,
+    explain=explain,
+    task_name=task_name,
+    launchers=("pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi"),
+    check_client=check_client,
+    check_request=check_request,
+    check_folder=check_folder,
+)

@@ -1,0 +1,78 @@
+"""PBS's words and numbers, and what they mean: why a job waits, how it ended, why qsub refused it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from vllm_hpc.schedulers.scheduler import Sighting, plain
+
+# Exit_status below zero is PBS's own reason (src/include/job.h, JOB_EXEC_*); from 256 on, 256 and a signal's number.
+_TIMEOUT = -29
+_LIMITS = {-24: "ncpus", -25: "ncpus", -26: "virtual memory", -27: "memory", -28: "CPU time"}
+_TERMINATED = 256 + 15
+_RELEASE = ": 'qrls ID' releases it"
+_HINTS = [
+    (r"unknown queue", "'qstat -Q' lists the queues: name one with --queue"),
+    (r"unknown resource", "the site may want another gpu_request, chunk or resources in the profile"),
+    (r"illegal attribute or resource value", "'qmgr -c \"list queue\"' and 'pbsnodes -a' show what may be asked for"),
+    (r"node\(s\) specification error", "gpus= in nodes= is TORQUE's: try gpu_request = 'select' in the profile"),
+    (r"project|account", "name who pays with --account; account_flag in a profile is the flag that the site wants"),
+    (
+        r"rejected by all possible destinations",
+        "no queue behind it takes a job of this size or time: 'qstat -Qf' shows the limits",
+    ),
+    (r"(queue|server) is not (enabled|started)", "choose another --queue, or wait for this one"),
+    (r"bad (gid|uid)", "you are not in that group here: see 'id', and --account"),
+    (r"maximum number of|would exceed .*limit", "wait for a job of yours to end, or cancel one"),
+    (r"hook|filter", "the site's own check of jobs said that: its words, or its documentation, say what it wants"),
+    (r"exceeds? .*(queue|server)|resource limits", "ask for less, or another --queue: 'qstat -Qf' shows the limits"),
+    (r"unauthorized|not permitted|access .*denied", "choose another --queue, or ask the site for access"),
+    (r"directive error|illegal -|usage: qsub", "the line of --directive, or the profile's, is none that qsub takes"),
+    (
+        r"cannot connect|connection refused|unknown host|no default server",
+        "nothing was submitted; try again when the server is up",
+    ),
+]  # fmt: skip
+
+
+def explain(words: str) -> str:
+    """What to do about qsub's refusal, empty where nothing is known."""
+    return next((hint for pattern, hint in _HINTS if re.search(pattern, words, re.IGNORECASE)), "")
+
+
+def waiting_reason(fields: dict[str, Any]) -> str:
+    """Why a job waits, with what to do where waiting cannot help."""
+    state, comment = fields.get("job_state"), plain(str(fields.get("comment", "")))
+    if state == "H":
+        depend = fields.get("depend")
+        # Hold_Types: u(ser), o(perator), s(ystem). PBS itself holds what has failed too often.
+        said = f" until {depend}" if depend else f": {comment}" if comment else ""
+        return f"waits: held{said}{_RELEASE if 'u' in str(fields.get('Hold_Types', '')) else ''}"
+    if state == "W":
+        return f"waits until {fields.get('Execution_Time', 'its time')}"
+    if re.search(r"can never run|no node .* large enough", comment, re.IGNORECASE):
+        advice = "lower --nodes, --gpus-per-node, --cpus-per-rank or --mem, or choose another --queue"
+        return f"waits: {comment}: cannot start as asked: {advice} (and cancel this one)"
+    # Of an array's task, PBS shows what the array as a whole is at.
+    return f"waits: {comment}" if comment and not comment.startswith("Job Array Began") else "waits"
+
+
+def exit_sighting(code: object, comment: str) -> Sighting:
+    """How a job that PBS calls finished has ended. One that never ran has no Exit_status."""
+    if code is None:
+        return Sighting("cancelled", f"PBS deleted it before it ran{f' ({plain(comment)})' if comment else ''}")
+    if not isinstance(code, int) or isinstance(code, bool):
+        return Sighting("unknown", f"PBS says Exit_status {code!r}")
+    words = f"PBS says Exit_status {code}"
+    if code == 0:
+        return Sighting("completed", words)
+    if code == _TIMEOUT:
+        return Sighting("timeout", f"{words}: the walltime was over")
+    if code == _TERMINATED:
+        return Sighting("cancelled", f"{words}: it was deleted")
+    if code in _LIMITS:
+        return Sighting("failed", f"{words}: it used more {_LIMITS[code]} than it asked for")
+    if code > 256:
+        return Sighting("failed", f"{words}: ended by signal {code - 256}")
+    return Sighting("failed", words)

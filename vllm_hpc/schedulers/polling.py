@@ -1,0 +1,54 @@
+"""Looks: ask schedulers about jobs, and spare them.
+
+They serve everybody, and one that is down takes its time to say so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError, Sighting, call_client, get_scheduler
+
+# A client that fails sooner may be asked about the next job too.
+_SLOW_S = 2.0
+# Of a job that leaves, its end is news.
+_LEAVING_S = 5.0
+
+
+class Looks:
+    """Keeps every answer, and the failure of a client that was slow to fail, for ``keep_s`` seconds: 0 keeps none."""
+
+    def __init__(self, keep_s: float = 0.0) -> None:
+        self._keep_s = keep_s
+        self._seen: dict[str, tuple[float, dict[str, Sighting]]] = {}
+        self._failed: dict[tuple[str, ...], tuple[float, ClientError]] = {}
+
+    def look(
+        self, scheduler: str, job: JobFolder, job_id: str, tasks: Sequence[str], is_leaving: bool = False
+    ) -> dict[str, Sighting]:
+        """What the scheduler says of these tasks of a job. One that ``is_leaving`` is asked for more often."""
+        at, seen = self._seen.get(str(job.path), (0.0, {}))
+        if seen.keys() >= set(tasks) and self._is_fresh(at, _LEAVING_S if is_leaving else self._keep_s):
+            return seen
+        seen = get_scheduler(scheduler).look(job, job_id, tasks, self._ask)
+        self._seen[str(job.path)] = time.monotonic(), seen
+        return seen
+
+    def _ask(self, argv: list[str]) -> str:
+        client = (argv[0], *(word for word in argv if word.startswith("--clusters=")))
+        at, failure = self._failed.get(client, (0.0, None))
+        if failure is not None and self._is_fresh(at, self._keep_s):
+            raise failure
+        began = time.monotonic()
+        try:
+            return call_client(argv)
+        except ClientError as error:
+            ended = time.monotonic()
+            if isinstance(error, ClientTimeoutError) or ended - began >= _SLOW_S:
+                self._failed[client] = ended, error
+            raise
+
+    def _is_fresh(self, at: float, keep_s: float) -> bool:
+        return time.monotonic() - at < min(keep_s, self._keep_s)

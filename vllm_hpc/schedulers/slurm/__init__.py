@@ -1,0 +1,195 @@
+"""Slurm: sbatch, scancel, and what squeue, scontrol and sacct say, asked in this order.
+
+squeue knows jobs that wait or run, scontrol those that ended within MinJobAge (300 s by default), sacct all of them
+where accounting is on. A job that none of them knows is unknown, not failed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import read_json, write_json
+from vllm_hpc.schedulers.scheduler import Ask, ClientError, ClientMissingError, Scheduler, Sighting, call_client
+from vllm_hpc.schedulers.slurm.environment import submit_environment
+from vllm_hpc.schedulers.slurm.reasons import explain_reason
+
+# Slurm's job states (man squeue, JOB STATE CODES) -> phase of a Sighting.
+PHASES = {
+    "PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUED": "waiting", "REQUEUE_HOLD": "waiting",
+    "REQUEUE_FED": "waiting", "SPECIAL_EXIT": "waiting", "RESV_DEL_HOLD": "waiting",
+    "RUNNING": "running", "COMPLETING": "running", "SUSPENDED": "running", "STOPPED": "running",
+    "SIGNALING": "running", "STAGE_OUT": "running", "RESIZING": "running",
+    "COMPLETED": "completed", "FAILED": "failed", "BOOT_FAIL": "failed", "NODE_FAIL": "failed",
+    "OUT_OF_MEMORY": "failed", "CANCELLED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
+    "PREEMPTED": "preempted",  # and not REVOKED: a federation's sibling has started on another cluster
+}  # fmt: skip
+# What sbatch --parsable prints: ID, or ID;CLUSTER where it was told of several clusters.
+_SUBMITTED = re.compile(r"^(\d+)(?:;(?P<cluster>\S*))?$", re.MULTILINE)
+# What it says where it has nothing to tell, which is another thing than not to answer.
+_NO_ANSWER = re.compile(r"invalid job id|accounting storage is disabled", re.IGNORECASE)
+_IDS = re.compile(r"(?P<job>\d+)(?:_(?:\d+|\[(?P<listed>[^\]]*)\]))?")
+_RANGE = re.compile(r"(?P<a>\d+)(?:-(?P<b>\d+)(?::(?P<c>\d+))?)?")
+_HINTS = [
+    (r"invalid partition", "'sinfo' lists the partitions"),
+    (r"invalid account|account/partition combination", "'sacctmgr show assoc user=$USER' lists your accounts"),
+    (r"invalid qos", "'sacctmgr show qos' lists them"),
+    (r"node configuration is not available|more processors", "'sinfo -o \"%P %D %c %m %G\"' shows what nodes have"),
+    (r"invalid generic resource|gres", "the site may want another gpu_flag in the profile: gpus-per-node or gres"),
+    (r"time limit", "ask for less --time"),
+    (r"unable to contact|connection refused", "nothing was submitted; try again when the controller is up"),
+]
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """state/cluster.json: of several clusters, the one that took the job; elsewhere its id is another job's."""
+
+    name: str
+
+
+def submit_argv(script: Path) -> list[str]:
+    """sbatch, told to print nothing but the id."""
+    return ["sbatch", "--parsable", str(script)]
+
+
+def remember(job: JobFolder, output: str) -> None:
+    """Keep the cluster that sbatch named beside the id."""
+    named = _SUBMITTED.search(output)
+    if named and named["cluster"]:
+        write_json(job.cluster, Cluster(named["cluster"]))
+
+
+def look(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, Sighting]:
+    """What Slurm says of ``tasks``: ``ID``, which is the default, or ``ID_0``, ``ID_1`` ... of an array."""
+    wanted = set(tasks or [job_id])
+    on = _on_cluster(job)
+    questions: list[tuple[list[str], Callable[[str], dict[str, Sighting]]]] = [
+        (["squeue", *on, "--noheader", "--array", f"--jobs={job_id}", "--format=%i|%T|%r|%S"], parse_squeue),
+        (["scontrol", *on, "show", "job", "--oneliner", job_id], parse_scontrol),
+        (
+            ["sacct", *on, "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={job_id}"],
+            parse_sacct,
+        ),
+    ]
+    found: dict[str, Sighting] = {}
+    missing = Sighting("forgotten", "Slurm does not know it (any more)")
+    try:
+        for argv, parse in questions:
+            # Whoever was asked first knows best; of an array, some tasks may wait while others are long over.
+            found = parse(_answer(argv, ask)) | found
+            if found.keys() >= wanted:
+                break
+    except ClientError as error:
+        # Who does not answer has forgotten nothing: the job may be well, or have ended in any way.
+        missing = Sighting("unknown", str(error))
+    return dict.fromkeys(wanted, missing) | found
+
+
+def _answer(argv: list[str], ask: Ask) -> str:
+    """A client's answer, empty where it has none to give. Raises ClientError where it should have one."""
+    try:
+        return ask(argv)
+    except ClientMissingError:
+        if argv[0] != "sacct":
+            raise
+        return ""  # a site without accounting need not install it
+    except ClientError as error:
+        if _NO_ANSWER.search(str(error)):
+            return ""
+        raise
+
+
+def parse_squeue(text: str) -> dict[str, Sighting]:
+    """Lines of ``squeue --format=%i|%T|%r|%S``, with the reason and the expected start of a job that waits."""
+    found: dict[str, Sighting] = {}
+    for line in text.splitlines():
+        ids, state, reason, start = (*line.strip().split("|"), "", "", "")[:4]
+        seen = _sighting(state, reason)
+        if seen.phase == "waiting":
+            words = f"waits: {explain_reason(reason)}" if reason not in ("", "None") else "waits"
+            words += f", expected to start {start}" if start not in ("", "N/A") else ""
+            seen = Sighting("waiting", words)
+        elif seen.phase == "running":
+            seen = Sighting("running")
+        found |= dict.fromkeys(task_ids(ids), seen)
+    return found
+
+
+def parse_scontrol(text: str) -> dict[str, Sighting]:
+    """Lines of ``scontrol show job --oneliner``; tasks of an array that never started share one."""
+    found: dict[str, Sighting] = {}
+    for line in text.splitlines():
+        fields = dict(re.findall(r"(?:^|\s)(JobId|ArrayJobId|ArrayTaskId|JobState|Reason)=(\S+)", line))
+        if "JobState" in fields and "JobId" in fields:
+            is_task = "ArrayJobId" in fields
+            ids = f"{fields['ArrayJobId']}_[{fields.get('ArrayTaskId')}]" if is_task else fields["JobId"]
+            found |= dict.fromkeys(task_ids(ids), _sighting(fields["JobState"], fields.get("Reason", "")))
+    return found
+
+
+def parse_sacct(text: str) -> dict[str, Sighting]:
+    """Lines of ``sacct --parsable2 --allocations --format=JobID,State``; 'CANCELLED by 1000' is one state."""
+    found: dict[str, Sighting] = {}
+    for line in text.splitlines():
+        ids, _, state = line.strip().partition("|")
+        if state:
+            found |= dict.fromkeys(task_ids(ids), _sighting(state.split()[0], ""))
+    return found
+
+
+def task_ids(text: str) -> list[str]:
+    """The ids that Slurm's short form stands for: ``12``, ``12_3`` or ``12_[0,3-5,8-12:2%4]``; none for anything else.
+
+    A list that Slurm itself cut short (``12_[1,3,...]``) gives those that it names.
+    """
+    match = _IDS.fullmatch(text)
+    if match is None or match["listed"] is None:
+        return [text] if match else []
+    found: list[str] = []
+    for part in match["listed"].partition("%")[0].split(","):
+        bounds = _RANGE.fullmatch(part)
+        if bounds:
+            first, last, step = (
+                int(bounds[name] or default) for name, default in (("a", 0), ("b", bounds["a"]), ("c", 1))
+            )
+            found += [f"{match['job']}_{task}" for task in range(first, last + 1, max(step, 1))]
+    return found
+
+
+def _sighting(state: str, reason: str) -> Sighting:
+    words = f"Slurm says {state}" + (f" ({reason})" if reason not in ("", "None") else "")
+    return Sighting(PHASES.get(state, "unknown"), words)
+
+
+def cancel(job: JobFolder, job_id: str) -> None:
+    """Cancel the job in Slurm. Raises ClientError with its words."""
+    call_client(["scancel", *_on_cluster(job), job_id])
+
+
+def _on_cluster(job: JobFolder) -> list[str]:
+    cluster = read_json(job.cluster, Cluster)
+    return [f"--clusters={cluster.name}"] if cluster else []
+
+
+def explain(words: str) -> str:
+    """What to do about sbatch's refusal, empty where nothing is known."""
+    return next((hint for pattern, hint in _HINTS if re.search(pattern, words, re.IGNORECASE)), "")
+
+
+SCHEDULER = Scheduler(
+    name="slurm",
+    template="slurm.sbatch.j2",
+    script="script.sbatch",
+    id_pattern=_SUBMITTED,
+    submit_argv=submit_argv,
+    cancel=cancel,
+    look=look,
+    environment=submit_environment,
+    remember=remember,
+    explain=explain,
+    launchers=("torchrun", "srun"),
+)

@@ -1,0 +1,61 @@
+"""What sbatch is handed of this process's environment: its SBATCH_* variables win over a script's own lines.
+
+They are people's defaults for commands that say nothing else, and a script of ours says what it needs: whether it is
+an array, where it logs, that it is not requeued. So only those are handed on that say where, for whom and how long a
+job runs, and of these none that the script answers itself.
+"""
+
+from __future__ import annotations
+
+import shlex
+from itertools import takewhile
+from pathlib import Path
+
+from vllm_hpc.schedulers.scheduler import clean_environment
+
+_MEMORY = "--mem --mem-per-cpu --mem-per-gpu"  # they exclude one another
+# Variable -> the options that answer it (man sbatch, INPUT ENVIRONMENT VARIABLES). What is not here is never handed on.
+_DEFAULTS = {
+    "SBATCH_ACCOUNT": "--account -A", "SBATCH_PARTITION": "--partition -p", "SBATCH_QOS": "--qos -q",
+    "SBATCH_RESERVATION": "--reservation", "SBATCH_CONSTRAINT": "--constraint -C", "SBATCH_WCKEY": "--wckey",
+    "SBATCH_CLUSTERS": "--clusters --cluster -M", "SBATCH_TIMELIMIT": "--time -t",
+    "SBATCH_MEM_PER_NODE": _MEMORY, "SBATCH_MEM_PER_CPU": _MEMORY, "SBATCH_MEM_PER_GPU": _MEMORY,
+    "SBATCH_EXCLUSIVE": "--exclusive --oversubscribe -s", "SBATCH_EXPORT": "--export",
+    "SBATCH_GET_USER_ENV": "--get-user-env", "SBATCH_HINT": "--hint", "SBATCH_NETWORK": "--network",
+    "SBATCH_CORE_SPEC": "--core-spec -S", "SBATCH_THREAD_SPEC": "--thread-spec", "SBATCH_GPU_FREQ": "--gpu-freq",
+    "SBATCH_REQ_SWITCH": "--switches", "SBATCH_WAIT4SWITCH": "--switches", "SBATCH_POWER": "--power",
+    "SBATCH_PROFILE": "--profile", "SBATCH_ACCTG_FREQ": "--acctg-freq", "SBATCH_DELAY_BOOT": "--delay-boot",
+}  # fmt: skip
+
+
+def submit_environment(script: Path) -> dict[str, str]:
+    """This process's environment as sbatch should see it for that script."""
+    stated = stated_options(script.read_text(encoding="utf-8"))
+    return {key: value for key, value in clean_environment().items() if _is_handed_on(key, stated)}
+
+
+def stated_options(script: str) -> list[str]:
+    """The options in the #SBATCH lines of a script, those before its first command, without their values."""
+    head = takewhile(lambda line: not line.strip() or line.startswith("#"), script.splitlines())
+    words = [word for line in head if line.startswith("#SBATCH") for word in _split(line.removeprefix("#SBATCH"))]
+    long = [word.partition("=")[0] for word in words if word.startswith("--")]
+    return long + [word[:2] for word in words if word.startswith("-") and not word.startswith("--")]
+
+
+def _is_handed_on(variable: str, stated: list[str]) -> bool:
+    if not variable.startswith("SBATCH_"):
+        return True
+    answers = _DEFAULTS.get(variable, "").split()
+    return bool(answers) and not any(_means(option, answer) for option in stated for answer in answers)
+
+
+def _means(option: str, answer: str) -> bool:
+    """Whether an option as written is that one: sbatch takes abbreviations, as in --part=gpu."""
+    return option == answer or (len(option) > 4 and option.startswith("--") and answer.startswith(option))
+
+
+def _split(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # a lone quote: sbatch will say what it thinks of it
+        return line.split()

@@ -1,0 +1,139 @@
+"""submitit plugin, the login side: hands a rendered script to a scheduler and remembers one task per rank.
+
+It takes text and knows no template. What the ranks run lies pickled in ``ranks/`` before the scheduler hears of the
+job, and each rank leaves its result beside it; people read ranks/rank-<r>.json instead, which is not a pickle.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from submitit.core import core
+from submitit.core.utils import DelayedSubmission
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import temporary_name
+from vllm_hpc.schedulers.scheduler import Scheduler
+from vllm_hpc.schedulers.submitit_environment import TASK_PICKLE
+from vllm_hpc.spec.errors import RefusedError, RequestError, SubmitError
+from vllm_hpc.spec.layout import Layout
+
+
+class RankTask(msgspec.Struct, frozen=True):
+    """What submitit runs on every rank: the worker, imported there by name, so that the login node needs no vLLM."""
+
+    folder: str
+
+    def __call__(self) -> dict[str, Any]:
+        """Run one rank and return its record."""
+        outcome: dict[str, Any] = import_module("vllm_hpc.engine.rank").run(self.folder)
+        return outcome
+
+
+class FolderWatcher(core.InfoWatcher):
+    """submitit's view of states. Ours come from the job folder (vllm_hpc.jobs.job), so this one asks nobody."""
+
+    def get_state(self, job_id: str, mode: str = "standard") -> str:
+        """Never a guess: submitit does not know."""
+        return "UNKNOWN"
+
+    def _make_command(self) -> list[str] | None:
+        return None
+
+    def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+        """No client's answer is read here."""
+        return {}
+
+
+class SubmittedJob(core.Job[Any]):
+    """submitit's handle of a job, with one task per rank. People hold a ``vllm_hpc.Job`` instead."""
+
+    watcher = FolderWatcher()
+
+
+class ScriptExecutor(core.PicklingExecutor):
+    """Submit one rendered script, written to ``script`` in the job folder before. Raises SubmitError."""
+
+    job_class = SubmittedJob
+
+    def __init__(self, job: JobFolder, scheduler: Scheduler, layout: Layout) -> None:
+        super().__init__(job.ranks)
+        self._job, self._scheduler = job, scheduler
+        self._world_size = layout.world_size
+
+    @classmethod
+    def affinity(cls) -> int:
+        """0: there, but never chosen by submitit's "auto"."""
+        return 0
+
+    @property
+    def script(self) -> Path:
+        """The file that the scheduler is given."""
+        return self._job.path / self._scheduler.script
+
+    def _submit_command(self, command: str) -> core.Job[Any]:
+        # Not submitit's own: that one has no time limit, prints the client's words by itself, and leaves a second
+        # copy of the script in the folder.
+        job_id = self._scheduler.submit(self.script)
+        return self.job_class(folder=self.folder, job_id=job_id, tasks=list(range(self._num_tasks())))
+
+    def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[core.Job[Any]]:
+        if len(delayed_submissions) != 1:
+            raise SubmitError("one script is one submission: submit job by job")
+        # Not submitit's own: that one gives the pickle its name, <id>_submitted.pkl, once the client has told the id.
+        # A client that times out, or dies, never does, and the job may be in the queue all the same. So it lies there
+        # first, under a name without an id, and the job gives it that name (vllm_hpc.schedulers.submitit_environment).
+        self._write_task(delayed_submissions[0])
+        return [self._submit_command(self._submitit_command_str)]
+
+    def _write_task(self, delayed: DelayedSubmission) -> None:
+        target = self._job.ranks / TASK_PICKLE
+        staging = temporary_name(target)
+        delayed.dump(staging)
+        staging.rename(target)
+
+    def _num_tasks(self) -> int:
+        return self._world_size
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return self.script.read_text(encoding="utf-8")
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return self._scheduler.submit_argv(submission_file_path)
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        return string.decode() if isinstance(string, bytes) else string
+
+
+def check_installed() -> None:
+    """Ranks find their side of this plugin by its entry point. Raises RefusedError where this Python has none of it.
+
+    So it is where vllm-hpc runs from a checkout that only PYTHONPATH, or the working directory, names.
+    """
+    if not any(one.value.startswith("vllm_hpc.") for one in entry_points(group="submitit", name="job_environment")):
+        raise RefusedError(
+            f"vllm-hpc is not installed in {sys.prefix}, whose Python the ranks run: "
+            f"'{sys.executable} -m pip install -e {Path(__file__).parents[1]}' does that"
+        )
+
+
+def check_torch() -> None:
+    """A rehearsal's ranks need torchrun, the store and gloo. Raises RequestError where this Python has no torch."""
+    if find_spec("torch") is None:
+        raise RequestError(
+            f"--rehearse needs torch, for torchrun and gloo, and {sys.prefix} has none: "
+            f"install it with '{sys.executable} -m pip install torch'"
+        )
+
+
+def submit_script(job: JobFolder, scheduler: Scheduler, layout: Layout) -> str:
+    """Submit the script that lies in the job folder and return the scheduler's id. Raises SubmitError."""
+    executor = ScriptExecutor(job, scheduler, layout)
+    return str(executor.submit(RankTask(str(job.path))).job_id)

@@ -1,0 +1,178 @@
+"""Lines for the scheduler that a person adds: which options are not theirs, since vllm-hpc sets them.
+
+sbatch and qsub take the last of two (but qsub of two -l the first), so such a line would silently win over the plan, or
+lose: an array of other tasks, a log that nobody finds, a requeue that nobody counts.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+from vllm_hpc.spec.environment_variables import check_env
+from vllm_hpc.spec.errors import RequestError
+
+_PREFIX = re.compile(r"#\s*(SBATCH|PBS)\b", re.IGNORECASE)
+_LAYOUT = "use --nodes, --gpus-per-node, --tp, --pp and --dp"
+_LOG = "the log is in the job folder: 'vllm-hpc logs' prints it"
+_ENVIRONMENT = "use export_environment in a profile, and --env"
+_REQUEUE = "use --max-requeues; 0 is no requeue"
+_NO_JOB = "it submits nothing: run sbatch yourself"
+# long option of sbatch, its letter -> what to do instead
+OWNED: dict[tuple[str, str], str] = {
+    ("array", "a"): "use --array, with --dp for the number of tasks",
+    ("wait", "W"): "use --wait of 'vllm-hpc submit'",
+    ("test-only", ""): "'vllm-hpc render' prints the script, and submits nothing",
+    ("output", "o"): _LOG,
+    ("error", "e"): _LOG,
+    ("open-mode", ""): _LOG,
+    ("nodes", "N"): "use --nodes",
+    ("ntasks", "n"): _LAYOUT,
+    ("ntasks-per-node", ""): _LAYOUT,
+    ("tasks-per-node", ""): _LAYOUT,
+    ("job-name", "J"): "use --name",
+    ("hetjob", ""): "a job is of one kind of nodes: submit two jobs",
+    ("parsable", ""): "sbatch is always called with it",
+    ("requeue", ""): _REQUEUE,
+    ("no-requeue", ""): _REQUEUE,
+    ("signal", ""): "use --drain-lead",
+    ("chdir", "D"): "call vllm-hpc in the folder that the job is to run in",
+    ("export", ""): _ENVIRONMENT,
+    ("export-file", ""): _ENVIRONMENT,
+    ("wrap", ""): "the script comes from a template: use --template-dir, or a profile's setup",
+    ("help", "h"): _NO_JOB,
+    ("usage", ""): _NO_JOB,
+    ("version", "V"): _NO_JOB,
+}
+# letter of qsub -> what to do instead
+OWNED_OF_QSUB = {
+    "J": "use --array, with --dp for the number of tasks",
+    "t": "use --array, with --dp for the number of tasks",
+    "N": "use --name",
+    "o": _LOG,
+    "e": _LOG,
+    "j": _LOG,
+    "k": _LOG,
+    "R": _LOG,
+    "r": _REQUEUE,
+    "V": "use --env, or a profile's setup: the ranks must find the same environment on every node",
+    "S": "the script is for bash",
+    "C": "the script's lines begin with #PBS",
+    "I": "a job has no terminal",
+    "X": "a job has no terminal",
+    "G": "a job has no terminal",
+    "f": "qsub is to end once the job is queued",
+    "z": "qsub is to print the id",
+}
+# resource of -l -> what to do instead
+OWNED_RESOURCES = {
+    **dict.fromkeys(("select", "nodes", "ncpus", "ngpus", "nodect", "mpiprocs", "ppn", "gpus"), _LAYOUT),
+    "walltime": "use --time",
+    "mem": "use --mem",
+    "place": "it is scatter; exclusive = true in a profile adds excl",
+}
+# attribute of -W -> what to do instead. qsub passes on any that the server has, so most letters have another name here.
+_OWNED_ATTRIBUTES = {
+    **dict.fromkeys(("umask", "output_path", "error_path", "join_path", "keep_files", "remove_files"), _LOG),
+    "block": "use --wait of 'vllm-hpc submit'",
+    "interactive": "a job has no terminal",
+    "job_name": "use --name",
+    "rerunable": _REQUEUE,
+    "variable_list": "use -v or --env",
+    "shell_path_list": "the script is for bash",
+    "array_indices_submitted": "use --array, with --dp for the number of tasks",
+    "resource_list": "use -l",
+}
+_PLAIN_VARIABLES = re.compile(r"\w+=[\w.:/@%+-]*(,\w+=[\w.:/@%+-]*)*", re.ASCII)
+# Letters of qsub that take no value.
+_FLAGS_OF_QSUB = frozenset("fhIVXzG")
+# Letters that take no value, and so may stand before another one: -Ha0-3 is -H -a0-3 (sbatch's own getopt string).
+_FLAGS = frozenset("hHIkOQsvVW")
+
+
+def check_directive(line: str, origin: str) -> list[str]:
+    """The words of a line of options, of whichever scheduler. Raises RequestError."""
+    prefix = _PREFIX.match(line)
+    if prefix:
+        raise RequestError(f"{origin} {line!r}: give only what follows '#{prefix[1].upper()} '")
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        raise RequestError(f"{origin} {line!r} has a quote that is not closed, or a backslash at its end") from None
+    if words and words[0] in ("hetjob", "packjob"):
+        words[0] = "--hetjob"
+    if not words or not words[0].startswith("-"):
+        raise RequestError(f"{origin} {line!r} is no option of the scheduler's: write it as in --constraint=h100")
+    return words
+
+
+def check_owned(lines: list[str], scheduler: str, origin: str = "--directive") -> None:
+    """Lines of options of that scheduler's, none of them vllm-hpc's own. Raises RequestError."""
+    for line in lines:
+        words = check_directive(line, origin)
+        if scheduler == "pbs":
+            _check_qsub(line, words, origin)
+        else:
+            _check_sbatch(words, origin)
+
+
+def _check_sbatch(words: list[str], origin: str) -> None:
+    for word in words:
+        for (name, letter), advice in OWNED.items():
+            if _is_long(word, name) or (letter and letter in _letters(word)):
+                option = f"--{name}" if word.startswith("--") else f"-{letter}"
+                raise RequestError(f"{origin} {option} is not yours to set here: {advice}")
+
+
+def _check_qsub(line: str, words: list[str], origin: str) -> None:
+    """Some sites' hooks read variables of -v when the job is submitted, before any script could export them."""
+    if "\\" in line:
+        raise RequestError(f"{origin} {line!r} holds a backslash, which qsub reads otherwise: use quotes")
+    for letter, value in _qsub_options(words, origin):
+        if letter == "v":
+            _check_variables(value, origin)
+        # The server takes names in either case, and Resource_List.NAME.
+        names = [part.partition("=")[0].partition(".")[0].strip().lower() for part in value.split(",")]
+        owned = {"l": OWNED_RESOURCES, "W": _OWNED_ATTRIBUTES}.get(letter, {})
+        found = next((name for name in names if name in owned), None)
+        if letter in OWNED_OF_QSUB or found:
+            option = f"-{letter}{f' {found}' if found else ''}"
+            advice = owned[found] if found else OWNED_OF_QSUB[letter]
+            raise RequestError(f"{origin} {option} is not yours to set here: {advice}")
+
+
+def _check_variables(value: str, origin: str) -> None:
+    if not _PLAIN_VARIABLES.fullmatch(value):  # qsub itself would take quotes, backslashes and commas apart
+        raise RequestError(f"{origin} -v {value!r} is no plain NAME=WORD,NAME=WORD: use --env for any other value")
+    check_env(dict(part.split("=", 1) for part in value.split(",")), f"{origin} -v")
+
+
+def _qsub_options(words: list[str], origin: str) -> Iterator[tuple[str, str]]:
+    """Each option's letter with its value, empty where it takes none, as getopt reads them."""
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-") or word.startswith("--") or word == "-":
+            raise RequestError(f"{origin} {word!r} is no option of qsub's: write it as in '-l filesystems=home'")
+        letters = word[1:]
+        while letters:
+            letter, letters = letters[0], letters[1:]
+            if letter in _FLAGS_OF_QSUB:
+                yield letter, ""
+                continue
+            yield letter, letters or next(rest, "")
+            letters = ""
+
+
+def _is_long(word: str, name: str) -> bool:
+    """Whether a word is that long option, or short for it: getopt takes --arr for --array."""
+    given = word[2:].split("=")[0] if word.startswith("--") else ""
+    return bool(given) and name.startswith(given)
+
+
+def _letters(word: str) -> str:
+    """The one-letter options in a word: W of -W, Ha of -Ha0-3, N of -N2."""
+    if not word.startswith("-") or word.startswith("--"):
+        return ""
+    value = next((place for place, letter in enumerate(word[1:], start=1) if letter not in _FLAGS), len(word))
+    return word[1 : value + 1]

@@ -1,0 +1,85 @@
+"""Environment variables: which names are not the user's to set, and which must not be written down.
+
+What ``--env`` names is exported by the job's script, after the site's set-up and before anything of vLLM's runs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from vllm_hpc.spec.errors import RequestError
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+JOIN_TIMEOUT = "VLLM_HPC_JOIN_TIMEOUT"
+# Ours that a user may set; seconds, all of them.
+SETTABLE = (JOIN_TIMEOUT, "VLLM_HPC_STALL_S", "VLLM_HPC_SYNC_S", "VLLM_HPC_DEAD_S")
+_SECONDS = re.compile(r"0*[1-9][0-9]{0,6}")
+# A script's own variables are in lower case; all but a few that programs read from the environment are in upper case.
+_LOWER_CASE = re.compile(r"(?!.*_proxy$)[a-z0-9_]+")
+# LD_PRELOAD is not among them: vLLM's CPU build is meant to be run with tcmalloc preloaded.
+_RESERVED: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"PATH"), "the script sets it (extend PATH in a profile's setup lines)"),
+    (re.compile(rf"(?!({'|'.join(SETTABLE)})$)VLLM_HPC_.*|SUBMITIT_.*"), "vllm-hpc sets it"),
+    (
+        re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"),
+        "each rank has its own",
+    ),
+    (re.compile(r"(PMI|PMIX)_(RANK|SIZE)|PALS_RANKID|OMPI_COMM_.*"), "each node has its own, from its MPI"),
+    (re.compile(r"VLLM_HOST_IP|VLLM_PORT"), "it would be the same on every node, and each needs its own"),
+    (re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SALLOC|PBS)_.*"), "it is the scheduler's"),
+    (
+        re.compile(r"E?UID|PPID|GROUPS|SHELLOPTS|BASH.*|ENV|IFS|SECONDS|EPOCH(SECONDS|REALTIME)|S?RANDOM|LINENO|FUNCNAME|PIPESTATUS"
+                   r"|DIRSTACK|OPTIND|OPTARG|OPTERR|REPLY|MAPFILE|PWD|OLDPWD|SHLVL|PS4|TMOUT|CDPATH"
+                   r"|GLOBIGNORE|EXECIGNORE|POSIXLY_CORRECT|COMP_.*|_"),
+        "it is the shell's",
+    ),
+    (_LOWER_CASE, "names in lower case are the script's own variables"),
+)  # fmt: skip
+
+_SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY$|CREDENTIAL|JWT|(^|_)PAT(_|$)",
+    re.IGNORECASE,
+)
+# Names that only sound like a secret.
+_NO_SECRET = re.compile(r"TOKENIZERS?(_|$)|SKIP_TOKENIZER|MAX_.*TOKENS|.*_TOKENS$|.*_TOKEN_IDS?$", re.IGNORECASE)
+ADVICE = (
+    "export it in your shell instead, or where the profile says export_environment = false, "
+    "read it from a file in the profile's setup (no rank gets either on PBS: fetch a gated model before you submit)"
+)
+# The lookahead leaves the value unread: in --export=API_KEY=x, it begins with the next name.
+# That before it keeps a long word from being read from each of its letters.
+_ASSIGNMENT = re.compile(r"(?<![\w-])([\w-]+)=(?=\S)")
+# A value that a shell gets from elsewhere: $(...), `...`, $NAME, ${NAME}, ${NAME:-}, ${NAME:?...}; or none at all.
+_REFERENCE = re.compile(
+    r""""?(\$\(.*\)|`[^`]*`|\$\w+|\$\{\w+(:?-|:?\?[^}]*)?\})"?(?=[\s;&|)]|$)|(""|'')(?=[\s;&|)]|$)"""
+)
+
+
+def check_env(env: dict[str, str], origin: str) -> None:
+    """Variables that can be exported, break nothing, and hold no secret. Raises RequestError."""
+    for key, value in env.items():
+        if not _NAME.fullmatch(key):
+            raise RequestError(f"{origin} {key!r} is no name for an environment variable")
+        if is_secret(key):
+            raise RequestError(f"{origin} {key} looks like a secret, and would be written into the script: {ADVICE}")
+        for names, reason in _RESERVED:
+            if names.fullmatch(key):
+                raise RequestError(f"{origin} {key} is not yours to set: {reason}: leave it out, or take another name")
+        if value and not value.isprintable():
+            raise RequestError(f"{origin} {key}={value!r} holds a newline or another control character")
+        if key in SETTABLE and not _SECONDS.fullmatch(value):
+            raise RequestError(f"{origin} {key}={value!r} is no whole number of seconds: write 600, for ten minutes")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable, or an argument, of that name holds what nobody else may read."""
+    plain = name.strip("-").replace("-", "_")
+    return bool(_SECRET_NAME.search(plain)) and not _NO_SECRET.match(plain)
+
+
+def check_no_secret(line: str, origin: str, is_shell: bool) -> None:
+    """A line that gives no secret a value; one that a shell reads may say where to get it. Raises RequestError."""
+    for found in _ASSIGNMENT.finditer(line):
+        if is_secret(found[1]) and not (is_shell and _REFERENCE.match(line, found.end())):
+            name = found[1].lstrip("-")
+            raise RequestError(f"{origin} {name}=... looks like a secret, and goes into the script: {ADVICE}")

@@ -1,0 +1,71 @@
+"""GPUs that sites have: memory, bandwidth and speed, by the name that --gpu takes."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from vllm_hpc.spec.errors import RequestError
+
+GIB = 1 << 30
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """One kind of GPU.
+
+    ``memory_gib``: what CUDA or ROCm reports as total, which is less than the label. ``bandwidth``: TB/s of its
+    memory; ``tflops``: dense bf16 (fp16 where there is no bf16); ``link``: GB/s to the other GPUs of its node, both
+    ways together, 0 where that depends on the site. From the makers' data sheets.
+    """
+
+    name: str
+    memory_gib: float
+    bandwidth: float
+    tflops: float
+    link: float = 0.0
+
+
+# "H100 80GB HBM3" reports 81,559 MiB (measured); the others from public nvidia-smi and rocm-smi listings.
+_TABLE = (
+    Gpu("h100-80", 79.2, 3.35, 989, 900), Gpu("h100-64", 63.4, 2.02, 989, 900), Gpu("h100-94", 93.1, 2.4, 989),
+    Gpu("h100-pcie-80", 79.2, 2.0, 756), Gpu("h200", 139.8, 4.8, 989, 900), Gpu("gh200-96", 94.5, 4.0, 989),
+    Gpu("gh200-144", 139.8, 4.9, 989), Gpu("b200", 178.4, 8.0, 2250, 1800), Gpu("a100-40", 39.4, 1.55, 312, 600),
+    Gpu("a100-64", 63.4, 1.64, 312, 600), Gpu("a100-80", 79.2, 2.0, 312, 600), Gpu("a40", 44.4, 0.70, 150),
+    Gpu("a30", 23.6, 0.93, 165), Gpu("a10", 22.1, 0.60, 125), Gpu("l40s", 44.4, 0.86, 362), Gpu("l4", 22.0, 0.30, 121),
+    Gpu("a100-pcie-40", 39.4, 1.55, 312), Gpu("a100-pcie-80", 79.2, 1.94, 312),
+    Gpu("v100-16", 15.8, 0.90, 125), Gpu("v100-32", 31.7, 0.90, 125), Gpu("t4", 14.6, 0.32, 65),
+    Gpu("rtx-4090", 23.5, 1.01, 165), Gpu("rtx-6000-ada", 47.4, 0.96, 364), Gpu("mi250x", 63.9, 1.64, 191),
+    Gpu("mi300a", 127.5, 5.3, 981), Gpu("mi300x", 191.5, 5.3, 1307),
+)  # fmt: skip
+GPUS = {gpu.name: gpu for gpu in _TABLE}
+
+
+def find_gpu(text: str, origin: str = "--gpu") -> Gpu:
+    """The GPU of that name (h100-80), or one of so much memory (80G) and unknown speed. Raises RequestError."""
+    name = text.strip().lower().replace("_", "-").replace(" ", "-")
+    if name in GPUS:
+        return GPUS[name]
+    size = re.fullmatch(r"(\d{1,4}(?:\.\d{1,2})?)-?(?:g|gb|gib)", name)
+    if size and float(size[1]) >= 1:
+        return Gpu(f"{size[1]}G", float(size[1]), 0.0, 0.0)
+    related = [known for known in GPUS if known.startswith(name.split("-")[0])]
+    which = related or sorted(GPUS)
+    raise RequestError(f"{origin} {text!r} is not known: use {', '.join(which)}, or its memory, such as 80G")
+
+
+def recognise(device: str, memory_gib: float) -> Gpu:
+    """The GPU that a driver calls ``device`` ("NVIDIA H100 80GB HBM3"): of that name, the nearest in memory."""
+    words = set(re.sub(r"[^a-z0-9]+", "-", device.lower()).split("-"))
+    named = [gpu for gpu in _TABLE if _words(gpu) <= words]
+    if not named:
+        return Gpu(device, memory_gib, 0.0, 0.0)
+    best = max(named, key=lambda gpu: (len(_words(gpu)), -abs(gpu.memory_gib - memory_gib)))
+    link = 0.0 if "nvl" in words else best.link  # cards whose bridge joins two or four
+    return msgspec.structs.replace(best, memory_gib=memory_gib, link=link)
+
+
+def _words(gpu: Gpu) -> set[str]:
+    """The words of a name, without the memory at its end (h100-pcie-80: h100, pcie)."""
+    first, *rest = gpu.name.split("-")
+    return {first, *(word for word in rest if first == "rtx" or not word.isdigit())}

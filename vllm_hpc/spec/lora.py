@@ -1,0 +1,76 @@
+"""LoRA adapters: what --lora names, found and checked before anything is submitted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.values import as_path
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
+
+
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA adapter: the name that rows call it by, its folder (absolute), and its largest rank."""
+
+    name: str
+    path: str
+    rank: int
+
+
+def split_adapter(given: str) -> tuple[str, str]:
+    """Name and path of ``NAME=PATH``; of a bare PATH, the name is that of the folder."""
+    name, sign, path = given.partition("=")
+    if sign and "/" not in name:
+        return name, path
+    return Path(given).expanduser().resolve().name, given
+
+
+def find_adapters(given: list[str]) -> tuple[Adapter, ...]:
+    """The adapters that --lora names, each one a folder that PEFT has written. Raises RequestError."""
+    found = tuple(_find(*split_adapter(text), f"--lora {text!r}") for text in given)
+    names = [adapter.name for adapter in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"--lora names {name!r} more than once: give each adapter a name, NAME=PATH")
+    return found
+
+
+def _find(name: str, path: str, option: str) -> Adapter:
+    if not name or not path:
+        raise RequestError(f"{option} must be NAME=PATH, or PATH")
+    folder = as_path(path, "--lora").resolve()
+    config = _read_config(folder, option)
+    if config.get("peft_type", "LORA") != "LORA":
+        raise RequestError(f"{option} is of type {config['peft_type']!r}: vLLM runs LORA adapters only")
+    if config.get("use_dora"):
+        raise RequestError(f"{option} is a DoRA adapter, which vLLM does not run")
+    if not any((folder / weights).is_file() for weights in WEIGHTS):
+        raise RequestError(f"{option} has no weights: {WEIGHTS[0]} is missing")
+    return Adapter(name, str(folder), _rank(config, option))
+
+
+def _read_config(folder: Path, option: str) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except OSError:
+        raise RequestError(f"{option} is no adapter: there is no {str(folder / CONFIG)!r}") from None
+    except ValueError as error:
+        raise RequestError(f"{option}: {CONFIG} is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise RequestError(f"{option}: {CONFIG} is not a JSON object")
+    return config
+
+
+def _rank(config: dict[str, Any], option: str) -> int:
+    """The largest rank: some layers may have one of their own."""
+    pattern = config.get("rank_pattern") or {}
+    ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
+    if not all(type(rank) is int and rank > 0 for rank in ranks):
+        raise RequestError(f"{option}: {CONFIG} has no rank ('r')")
+    return max(int(rank) for rank in ranks if rank)

@@ -1,0 +1,177 @@
+"""Site and user profiles: TOML tables ``[profiles.NAME]`` that fill in what nobody asked for.
+
+Read from ./vllm-hpc.toml first, then from the user's config folder (``$XDG_CONFIG_HOME/vllm-hpc/config.toml``, by
+default ~/.config/vllm-hpc/config.toml), then from the site's (vllm-hpc/config.toml in each of ``$XDG_CONFIG_DIRS``, by
+default /etc/xdg); the first file that holds the name wins. The variables: XDG Base Directory Specification.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from vllm_hpc.spec.errors import ProfileError, RequestError
+from vllm_hpc.spec.gpus import find_gpu
+from vllm_hpc.spec.messages import explain_mismatch
+from vllm_hpc.spec.request import Count, LauncherName, read_toml
+from vllm_hpc.spec.values import CHECKS, as_path
+
+PROJECT_FILE = "vllm-hpc.toml"
+# Names that an error lists.
+_MOST_NAMES = 30
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a site is like. ``gpu`` is a name of --gpu, gpu_memory_gib (GiB) for one that has none.
+
+    ``setup`` lines run in the job's shell before anything else.
+
+    How nodes name the head: its host name with ``head_suffix`` ("i" on JUWELS, ".hsn.cm.polaris.alcf.anl.gov"), or
+    what ``head_command`` prints on it ("hostname -i" on Frontier). ``export_environment`` false is --export=NONE.
+
+    Of PBS: ``gpu_request`` is the grammar of a request (chunks with ngpus; chunks of a queue that means the GPUs; job
+    totals; TORQUE's nodes=), ``chunk`` and ``resources`` are added to it, {nodes} and {gpus} filled in.
+    """
+
+    scheduler: Literal["slurm", "pbs", "local"] | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    mem: str | None = None
+    cpus_per_rank: Count | None = None
+    gpus_per_node: Count | None = None
+    gpu: str | None = None
+    gpu_memory_gib: float | None = None
+    gpu_flag: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
+    exclusive: bool = False
+    gpu_request: Literal["select", "queue", "totals", "nodes"] = "select"
+    account_flag: Literal["-A", "-P", "-W group_list"] = "-A"
+    chunk: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    launcher: LauncherName | None = None
+    launcher_options: tuple[str, ...] = ()
+    head_suffix: str = ""
+    head_command: str | None = None
+    export_environment: bool = True
+    setup: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    template_dir: str | None = None
+
+
+def profile_files() -> list[Path]:
+    """The files that profiles are read from, first one first."""
+    site = [Path(folder) for folder in (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
+    folders = [folder for folder in site if folder.is_absolute()]
+    with suppress(RuntimeError):  # a user without a home, as in some containers
+        folders.insert(0, Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"))
+    return [Path(PROJECT_FILE), *(folder / "vllm-hpc" / "config.toml" for folder in folders)]
+
+
+def load_profile(name: str | None) -> Profile:
+    """Read the profile ``name``; None gives an empty one. Raises ProfileError with file and line."""
+    if name is None:
+        return Profile()
+    known: list[str] = []
+    for path in profile_files():
+        tables = _read_tables(path)
+        if name in tables:
+            return _build(path, name, tables[name])
+        known += tables
+    where = " or ".join(str(path) for path in profile_files())
+    names = sorted(set(known))
+    shown = ", ".join([*names[:_MOST_NAMES], *(["..."] if len(names) > _MOST_NAMES else [])])
+    hint = f"known: {shown}" if known else f"write a [profiles.{name}] table there"
+    raise ProfileError(f"no profile {name!r} in {where}: {hint}")
+
+
+def _read_tables(path: Path) -> dict[str, Any]:
+    """The profiles of a file; none where there is no such file."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be read for ever
+            raise ProfileError(f"{path}: cannot be read: it is no file")
+        content = read_toml(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ProfileError(str(error)) from None
+    for key in content:
+        if key != "profiles":
+            raise ProfileError(
+                f"{path}:{_line_of(path, None, key)}: unknown key '{key}': profiles are tables [profiles.NAME]"
+            )
+    tables = content.get("profiles", {})
+    if not isinstance(tables, dict):
+        raise ProfileError(f"{path}:{_line_of(path, None, 'profiles')}: 'profiles' must hold tables [profiles.NAME]")
+    return tables
+
+
+def _build(path: Path, name: str, table: Any) -> Profile:
+    if not isinstance(table, dict):
+        raise ProfileError(f"{path}:{_line_of(path, None, name)}: 'profiles.{name}' must be a table [profiles.{name}]")
+    for key in table:
+        if key not in Profile.__struct_fields__:
+            takes = ", ".join(Profile.__struct_fields__)
+            raise ProfileError(f"{path}:{_line_of(path, name, key)}: unknown key '{key}': a profile takes {takes}")
+    try:
+        profile = msgspec.convert(table, Profile)
+    except msgspec.ValidationError as error:
+        key, words = explain_mismatch(error, Profile) or (name, str(error))
+        raise ProfileError(f"{path}:{_line_of(path, name, key)}: '{key}' {words}") from None
+    for key in table:
+        try:
+            _check(profile, key)
+            if key == "template_dir":
+                profile = msgspec.structs.replace(profile, template_dir=_template_folder(path, table[key]))
+        except RequestError as error:
+            raise ProfileError(f"{path}:{_line_of(path, name, key)}: {error}") from None
+    return profile
+
+
+def _check(profile: Profile, key: str) -> None:
+    """One value of a profile, and whether it goes with the others. Raises RequestError."""
+    value = getattr(profile, key)
+    if key in CHECKS:
+        CHECKS[key](value, key)
+    if key == "gpu":
+        find_gpu(value, "'gpu'")
+    if key == "gpu_memory_gib" and not 0 < value < float("inf"):
+        raise RequestError(f"'gpu_memory_gib' {value} is no amount of memory: write a GPU's GiB, such as 80")
+    if key == "head_command" and profile.head_suffix:
+        raise RequestError("'head_command' and 'head_suffix' are both given, and each names the head: choose one")
+
+
+def _template_folder(path: Path, given: str) -> str:
+    """The folder of templates, which is named relative to the profile's file. Raises RequestError."""
+    folder = path.parent / as_path(given, "template_dir")
+    if not folder.is_dir():
+        raise RequestError(f"'template_dir': no such folder: {str(folder)!r}: make it, or leave the key out")
+    return str(folder)
+
+
+def _line_of(path: Path, name: str | None, key: str) -> int:
+    """The line (from 1) of ``key`` in the table of profile ``name``, or at the top where name is None.
+
+    tomllib gives no positions; headers and keys stand at the start of a line in TOML, and that is enough here.
+    """
+    table: str | None = None
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    for number, line in enumerate(lines, start=1):
+        header = re.match(r"\s*\[+\s*(.+?)\s*\]+", line)
+        if header:
+            table = header[1].replace('"', "").replace("'", "")
+            if table.split(".")[0] == key and name is None:
+                return number
+            if table == f"profiles.{name}.{key}":
+                return number
+        inside = table in (None, "profiles") if name is None else table == f"profiles.{name}"
+        if inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line):
+            return number
+    return 1

@@ -1,0 +1,246 @@
+"""What single values must look like, wherever they come from: an option, a job definition, a profile.
+
+Every check takes the value and ``origin``, the words that name it in the message, and raises RequestError.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vllm_hpc.spec.directives import OWNED_RESOURCES, check_directive
+from vllm_hpc.spec.environment_variables import ADVICE, check_env, check_no_secret, is_secret
+from vllm_hpc.spec.errors import RequestError
+
+# Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
+_WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
+_MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
+# In a chunk of PBS's; a '+' there begins another chunk, a ',' in -l another resource. Names are taken in either case.
+_IN_CHUNK = re.compile(r"[A-Za-z_][\w.]*=[\w./@%-]+", re.ASCII)
+_RESOURCE = re.compile(r"[A-Za-z_][\w.]*=[\w.+/@%:=-]+", re.ASCII)
+_HOST_SUFFIX = re.compile(r"[A-Za-z0-9.-]*")
+# What a job can be called by its scheduler: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; 4711-1763820000 here;
+# PBS's 12.server, 12[].server, 12[3], 12[3].server.
+_JOB_ID = re.compile(
+    r"[0-9]+(_([0-9]+|\[.*\])|\+[0-9]+|-[0-9]{9,}|\[[0-9]*\])?(;.*)?|[0-9]+(\[[0-9]*\])?\.[A-Za-z][\w.-]*"
+)
+# submitit replaces these in any path it is given (submitit.core.utils.JobPaths._format_id).
+_SUBMITIT_TAGS = ("%j", "%t", "%A", "%a")
+
+
+def parse_walltime(text: str, origin: str = "--time") -> int:
+    """Seconds in a walltime of Slurm's forms: minutes, MM:SS, HH:MM:SS, D-HH[:MM[:SS]]."""
+    match = _WALLTIME.fullmatch(text)
+    if not match:
+        raise RequestError(f"{origin} {text!r} is no walltime: write minutes, HH:MM:SS or D-HH:MM:SS")
+    fields = [int(part) for part in match["clock"].split(":")]
+    if match["days"] is not None or len(fields) == 3:
+        hours, minutes, seconds = (*fields, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = (0, *fields, 0)[:3]
+    total = ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    if total <= 0:
+        raise RequestError(f"{origin} {text!r} is zero: give the job some time")
+    return total
+
+
+def check_memory(text: str, origin: str) -> None:
+    """An amount of memory as Slurm writes it."""
+    if not _MEMORY.fullmatch(text):
+        raise RequestError(f"{origin} {text!r} is no amount of memory: write 64G, 64000M or 0 for all of the node's")
+
+
+def check_one_line(text: str, origin: str) -> None:
+    """A text that stays on its line of the script."""
+    if not text or not text.isprintable() or text != text.strip():
+        raise RequestError(
+            f"{origin} {text!r} is empty, or holds a newline, another control character, or space at an end"
+        )
+
+
+def check_name(name: str, origin: str) -> None:
+    """A name that can be a folder's, that a shell and an eye read as it is, and that does not mislead a scheduler."""
+    if not name.strip() or name in (".", "..") or name[0] in ".-~" or "/" in name or "*" in name:
+        raise RequestError(
+            f"{origin} {name!r} cannot be a folder's name: leave out '/', '*', and a leading '.', '-' or '~'"
+        )
+    check_path(name, origin)
+    if not name.isprintable() or name != name.strip():
+        raise RequestError(f"{origin} {name!r} holds space at an end, or a character that cannot be seen: leave it out")
+    if len(name.encode("utf-8")) > 200:
+        raise RequestError(f"{origin} is too long: at most 200 bytes")
+
+
+def check_job_name(name: str, origin: str) -> None:
+    """A job's name: a folder's, and none that 'cancel' and 'status' would take for the id of another job."""
+    check_name(name, origin)
+    if _JOB_ID.fullmatch(name):
+        raise RequestError(f"{origin} {name!r} looks like a scheduler's job id: add a letter, as in 'run-{name}'")
+
+
+def check_path(path: str, origin: str) -> None:
+    """A path that a script and submitit can carry."""
+    if not path or any(ord(c) < 32 or ord(c) == 127 for c in path):
+        raise RequestError(f"{origin} {path!r} is empty or holds a control character: choose another name")
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RequestError(f"{origin} {path!r} is not valid UTF-8: choose another name") from None
+    if "\\" in path:
+        raise RequestError(f"{origin} {path!r} holds a backslash, which Slurm drops from a log's name: choose another")
+    for tag in _SUBMITIT_TAGS:
+        if tag in path:
+            raise RequestError(
+                f"{origin} {path!r} holds {tag!r}, which submitit and Slurm replace: choose another name"
+            )
+
+
+def check_directives(lines: list[str], origin: str) -> None:
+    """Options for the scheduler, each on a line of its own, none of them vllm-hpc's."""
+    for line in lines:
+        check_one_line(line, origin)
+        check_no_secret(line, origin, is_shell=False)
+        check_directive(line, origin)
+
+
+def check_chunk(parts: tuple[str, ...], origin: str) -> None:
+    """What a profile adds to a chunk of PBS's, as in system=polaris."""
+    for part in parts:
+        if not _IN_CHUNK.fullmatch(part) or part.partition("=")[0].lower() in OWNED_RESOURCES:
+            raise RequestError(f"{origin} {part!r} is nothing to add to a chunk: write it as in 'system=polaris'")
+    _check_once(parts, origin)
+
+
+def check_resources(resources: tuple[str, ...], origin: str) -> None:
+    """What a profile asks PBS for with -l, as in filesystems=home:eagle or rt_HF={nodes}."""
+    for text in resources:
+        name = text.partition("=")[0].lower()
+        if not _RESOURCE.fullmatch(text.replace("{nodes}", "1").replace("{gpus}", "1")):
+            raise RequestError(
+                f"{origin} {text!r} is no resource: write it as in 'filesystems=home:eagle', and each by itself"
+            )
+        if name in OWNED_RESOURCES:
+            raise RequestError(f"{origin} {name} is not yours to set here: {OWNED_RESOURCES[name]}")
+    _check_once(resources, origin)
+
+
+def _check_once(parts: tuple[str, ...], origin: str) -> None:
+    """Of two that have one name, qsub would take the first and say nothing."""
+    names = [part.partition("=")[0].lower() for part in parts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise RequestError(f"{origin} {twice} is there twice, and PBS takes the first: make one of them")
+
+
+def check_words(words: tuple[str, ...], origin: str) -> None:
+    """Words of a command line."""
+    for word in words:
+        check_one_line(word, origin)
+        check_no_secret(word, origin, is_shell=False)
+
+
+def check_shell_lines(lines: tuple[str, ...], origin: str) -> None:
+    """Lines that the job's shell reads, each of them one; together they are whole commands."""
+    for line in lines:
+        check_one_line(line, origin)
+        check_no_secret(line, origin, is_shell=True)
+    if lines:
+        _check_syntax("\n".join(lines), origin)
+
+
+def check_shell_command(line: str, origin: str) -> None:
+    """A command whose output the job's shell takes, as in $(hostname -i)."""
+    check_one_line(line, origin)
+    check_no_secret(line, origin, is_shell=True)
+    # Alone too: in quotes, a ')' too many would be a part of the address.
+    _check_syntax(line, origin)
+    _check_syntax(f'address="$({line})"', origin)
+
+
+def check_host_suffix(text: str, origin: str) -> None:
+    """What is added to a host's name to make another; nothing, or letters, digits, '.' and '-'."""
+    if not _HOST_SUFFIX.fullmatch(text):
+        raise RequestError(
+            f"{origin} {text!r} is no part of a host name: only letters, digits, '.' and '-', as in '.hsn'"
+        )
+
+
+@cache
+def _check_syntax(code: str, origin: str) -> None:
+    """Ask bash, which runs nothing of it: 3 ms, and a job that waited for hours does not end at its first line."""
+    try:
+        asked = subprocess.run(
+            ["bash", "-n", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return  # no bash here: the nodes' own will say it
+    # An unfinished here-document is only warned of, and would swallow the rest of the script.
+    words = asked.stderr.strip() or ("a backslash at its end takes the next line of the script" * code.endswith("\\"))
+    if words:
+        first = re.sub(r"^bash: (-c: )?line", "its line", words.splitlines()[0])
+        raise RequestError(f"{origin} is no shell code that bash understands: {first}")
+
+
+def check_json(value: Any, origin: str, depth: int = 0) -> None:
+    """A value that job.json can hold: no NaN, no infinity, not nested without end."""
+    if depth > 50:
+        raise RequestError(f"{origin} is nested too deep")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RequestError(f"{origin} holds {value}, which is no number that JSON knows")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            check_json(item, origin, depth + 1)
+
+
+def check_arguments(arguments: dict[str, Any], origin: str) -> None:
+    """Arguments of vLLM that job.json can hold."""
+    for key, value in arguments.items():
+        check_json(value, f"{origin} {key}")
+        if isinstance(value, str) and is_secret(key):
+            raise RequestError(f"{origin} {key} looks like a secret, and it would be written into job.json: {ADVICE}")
+
+
+def as_path(text: str, origin: str) -> Path:
+    """A path with ~ expanded, that this system's file systems take."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise RequestError(f"{origin} {text!r}: {reason}") from None
+    return path
+
+
+# key of a Request or a Profile -> what its value must pass where it is given
+CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "partition": check_one_line,
+    "account": check_one_line,
+    "qos": check_one_line,
+    "time": parse_walltime,
+    "mem": check_memory,
+    "name": check_job_name,
+    "job_dir": check_path,
+    "template": check_path,
+    "template_dir": check_path,
+    "env": check_env,
+    "directive": check_directives,
+    "setup": check_shell_lines,
+    "head_command": check_shell_command,
+    "head_suffix": check_host_suffix,
+    "chunk": check_chunk,
+    "resources": check_resources,
+    "launcher_options": check_words,
+    "sampling": check_arguments,
+    "engine": check_arguments,
+}

@@ -1,0 +1,191 @@
+"""vLLM's arguments and the types of their values, read from its source where it is installed.
+
+Nothing is imported: that takes 10 s. What vLLM does not take would end the job on its nodes, after its time in a queue.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.spec.errors import RequestError
+
+_HOMES = {
+    "engine": ("engine/arg_utils.py", "EngineArgs"),
+    "sampling": ("sampling_params.py", "SamplingParams"),
+}
+# Type of an annotation -> what a value of it is called. What is in lists and dicts is not looked at.
+_NAMES: dict[type, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a JSON object",
+}  # fmt: skip
+_TYPES = {kind.__name__: kind for kind in _NAMES}
+# What pydantic, which vLLM's configurations are made with, reads as true and as false.
+_WORDS = dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True) | dict.fromkeys(
+    ("false", "f", "no", "n", "off", "0"), False
+)
+_NUMERALS: dict[type, str] = {
+    int: r"[+-]?[0-9][0-9_]{0,99}",
+    float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?",
+}
+_MOST_CHOICES, _MOST_IMPORTS = 12, 5
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """What an argument takes: values of some types, and others by themselves."""
+
+    types: frozenset[type] = frozenset()
+    values: tuple[Any, ...] = ()
+
+    def __or__(self, other: Accepted) -> Accepted:
+        return Accepted(self.types | other.types, self.values + other.values)
+
+    def takes(self, value: Any) -> bool:
+        """Whether it does as it is: true and false are 1 and 0, and whole numbers are numbers."""
+        if type(value) in self.types or value in self.values:
+            return True
+        if isinstance(value, str):  # some choices vLLM reads like this, the others it refuses itself
+            return value.lower().replace("-", "_") in self.values
+        return isinstance(value, bool | int) and (float in self.types or (value in (0, 1) and self._is_switch))
+
+    @property
+    def _is_switch(self) -> bool:
+        return not self.types.isdisjoint({bool, int})
+
+    def read(self, value: Any) -> Any:
+        """The same as a value that it takes, where pydantic would read it as one; else as it is."""
+        if isinstance(value, str):
+            text = value.strip()
+            if int in self.types and re.fullmatch(_NUMERALS[int], text):
+                return int(text)
+            if float in self.types and re.fullmatch(_NUMERALS[float], text):
+                return float(text)
+            return _WORDS.get(text.lower(), value) if bool in self.types else value
+        if isinstance(value, float) and value.is_integer() and self._is_switch and float not in self.types:
+            return int(value)
+        return value
+
+    def __str__(self) -> str:
+        words = [name for kind, name in _NAMES.items() if kind in self.types]
+        more = [f"{len(self.values) - _MOST_CHOICES} more"] if len(self.values) > _MOST_CHOICES else []
+        choices = [str(value) for value in self.values[:_MOST_CHOICES]] + more
+        return " or ".join(words + ([f"one of {', '.join(choices)}"] if self.values else []))
+
+
+def typed(kind: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What is given, with values as the installed vLLM takes them; without one, as they are. Raises RequestError.
+
+    ``kind`` is "engine" for fields of vLLM's EngineArgs, "sampling" for those of SamplingParams, which takes them as
+    they are.
+    """
+    given = {name: _plain(f"--{kind} {name}", value) for name, value in given.items()}
+    package = _package() if given else None
+    module = _parse(package / _HOMES[kind][0]) if package else None
+    known = _fields(module, _HOMES[kind][1]) if module else {}
+    if not known or package is None:
+        return given
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"see vLLM's {_HOMES[kind][1]}"
+            raise RequestError(f"--{kind} {name!r} is no argument of the vLLM that is installed here: {hint}")
+    return {name: _typed(kind, name, value, _accepted(known[name], module, package)) for name, value in given.items()}
+
+
+@cache
+def sampling_names() -> frozenset[str]:
+    """The names of the installed vLLM's SamplingParams; none where there is no vLLM to read them from."""
+    package = _package()
+    module = _parse(package / _HOMES["sampling"][0]) if package else None
+    return frozenset(_fields(module, _HOMES["sampling"][1])) - {"output_kind", "skip_clone"} if module else frozenset()
+
+
+def _typed(kind: str, name: str, value: Any, accepted: Accepted | None) -> Any:
+    # Some defaults of the engine's are None though their annotations do not say so.
+    if accepted is None or accepted.takes(value) or (value is None and kind == "engine"):
+        return value
+    read = accepted.read(value) if kind == "engine" else value
+    if accepted.takes(read):
+        return read
+    text = json.dumps(value)
+    said = text if len(text) <= 60 else f"{text[:60]}..."
+    is_text = str in accepted.types and not isinstance(value, dict | list)
+    hint = f" (a text is quoted twice: {name}='\"...\"')" if is_text else ""
+    raise RequestError(f"--{kind} {name}: the vLLM that is installed here takes {accepted}, not {said}{hint}")
+
+
+def _plain(origin: str, value: Any) -> Any:
+    """As job.json will hold it: tuples and sets are lists. Raises RequestError."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(f"{origin} is nothing that job.json can hold: {error}") from None
+
+
+def _package() -> Path | None:
+    spec = find_spec("vllm")
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def _fields(module: ast.Module, class_name: str) -> dict[str, ast.expr]:
+    """The annotations of a class's public fields, by their names."""
+    return {
+        item.target.id: item.annotation
+        for node in module.body
+        if isinstance(node, ast.ClassDef) and node.name == class_name
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not item.target.id.startswith("_")
+    }
+
+
+@cache
+def _parse(source: Path) -> ast.Module | None:
+    try:
+        return ast.parse(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):  # of a newer Python
+        return None
+
+
+def _accepted(annotation: ast.expr, module: ast.Module | None, package: Path, depth: int = 0) -> Accepted | None:
+    """What an annotation says, None where it says more than types of JSON and choices. ``depth``: imports so far."""
+    match annotation:
+        case ast.BinOp(left, ast.BitOr(), right):
+            parts = [_accepted(side, module, package, depth) for side in (left, right)]
+            return parts[0] | parts[1] if parts[0] and parts[1] else None
+        case ast.Constant(None):
+            return Accepted(frozenset({type(None)}))
+        case ast.Name(name) if name in _TYPES:
+            return Accepted(frozenset({_TYPES[name]}))
+        case ast.Subscript(ast.Name("list" | "dict" as name)):
+            return Accepted(frozenset({_TYPES[name]}))
+        case ast.Subscript(ast.Name("Literal"), choices):
+            listed = choices.elts if isinstance(choices, ast.Tuple) else [choices]
+            values = tuple(one.value for one in listed if isinstance(one, ast.Constant))
+            return Accepted(values=values) if len(values) == len(listed) else None
+        case ast.Name(name) if name.endswith("Config"):  # pydantic makes it of a dict, vLLM's own of a level, too
+            return Accepted(frozenset({int, dict}))
+        case ast.Name(name) if module is not None and depth < _MOST_IMPORTS:
+            return _named(name, module, package, depth)
+    return None
+
+
+def _named(name: str, module: ast.Module, package: Path, depth: int) -> Accepted | None:
+    """What a name stands for: a choice of values, in this module or in that of vLLM which it is imported from."""
+    for node in module.body:
+        match node:
+            case ast.Assign([ast.Name(target)], value) if target == name:
+                return _accepted(value, None, package)
+            case ast.AnnAssign(ast.Name(target), _, ast.expr() as value) if target == name:
+                return _accepted(value, None, package)
+            case ast.ImportFrom(str(origin), names, 0) if origin.startswith("vllm."):
+                if any((one.asname or one.name) == name for one in names):
+                    home = _parse(package.joinpath(*origin.split(".")[1:]).with_suffix(".py"))
+                    return _accepted(ast.Name(name), home, package, depth + 1) if home else None
+    return None

@@ -1,0 +1,1 @@
+"""``vllm-hpc tune``: short jobs that find the fastest layout and settings."""

@@ -1,0 +1,215 @@
+"""The trials of a sweep: settings run as jobs below one folder, over the same rows, one after another."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import repeat
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.submit import prepare_untuned
+from vllm_hpc.planner.make_plan import make_plan
+from vllm_hpc.planner.models.find import find_model
+from vllm_hpc.planner.tuned import Setting, Subject, Trial
+from vllm_hpc.rows.row import Row, iter_jsonl
+from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.spec.errors import RefusedError, RequestError, SubmitError
+from vllm_hpc.spec.plan import whole
+from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.values import as_path
+from vllm_hpc.tuning.signals import handled
+from vllm_hpc.tuning.sweep import DEFAULTS
+
+# Rows of the trials where no input is given: so many waves, or most rows end while others run half empty. A CPU is
+# busy with a few at once, and takes minutes for what a GPU does in a second.
+_WAVES, _CPU_ROWS = 4, 64
+# So many keep several replicas busy, and are not so many that a larger max_num_seqs pays.
+_PLANNED_ROWS = 8192
+# Longer than any model's context.
+_LONGEST = 1 << 25
+# In all rows of a trial: some hours of one GPU.
+_MOST_TOKENS = 100_000_000
+# Tokens of a random row where nobody says.
+_PROMPT_TOKENS, _OUTPUT_TOKENS = 256, 128
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class AlikeRows(Intake):
+    """Rows like a trial's, and about as many, for the plan that says how many it will run."""
+
+    def __init__(self, rows: int | None, prompt: int | None) -> None:
+        super().__init__(None)
+        self._rows = min(rows or _PLANNED_ROWS, _PLANNED_ROWS)
+        self._prompt = min(prompt or _PROMPT_TOKENS, _LONGEST)  # what is longer is refused when its model is known
+
+    def rows(self) -> Iterator[Row]:
+        """All the same."""
+        yield from repeat({"prompt": [0] * self._prompt}, self._rows)
+
+
+def output_tokens(request: Request) -> int:
+    """Of a random row."""
+    return request.max_tokens or _OUTPUT_TOKENS
+
+
+class Bench:
+    """Runs settings as jobs below one folder, over the same rows; ``begin`` hears of each as it is submitted."""
+
+    def __init__(
+        self, request: Request, profile: Profile, subject: Subject, start: Setting, rows: int | None,
+        prompt: int | None, begin: Callable[[Setting, Path], None],
+    ) -> None:  # fmt: skip
+        self._profile, self._subject, self._begin = profile, subject, begin
+        name = request.name or f"tune-{find_model(request.model).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self._folder = as_path(request.job_dir, "--job-dir") / name
+        if self._folder.exists():
+            raise self._taken()
+        at_once = _CPU_ROWS // _WAVES if subject.device == "cpu" else int({**DEFAULTS, **start.engine}["max_num_seqs"])
+        rows, prompt = rows or _WAVES * at_once * start.dp, prompt or _PROMPT_TOKENS
+        self._request = msgspec.structs.replace(request, job_dir=str(self._folder), max_requeues=0)
+        # Refuses what can be, before there is a folder.
+        get_scheduler(prepare_untuned(self._as_request(start, "trial-1")).scheduler).check_client()
+        if request.input is None:
+            self._check_size(rows, prompt, start)
+        self._make_folder()
+        if request.input is None:
+            self._request = self._with_random_rows(rows, prompt)
+        self._trials = 0
+        self.row_count = sum(1 for _ in Intake(self._request.input).rows())
+
+    def _check_size(self, rows: int, prompt: int, start: Setting) -> None:
+        """Refuse rows that are too many, or too long for the model or the max_model_len that was asked for."""
+        if rows * prompt > _MOST_TOKENS:
+            raise RequestError(
+                f"{rows} row(s) of {prompt} tokens are no short trial: use fewer --rows or --prompt-tokens, "
+                f"{_MOST_TOKENS} tokens in all at most"
+            )
+        asked = whole(self._request.engine.get("max_model_len"), 0)
+        most = asked if asked > 0 else self._subject.shape.positions
+        if prompt + output_tokens(self._request) > most:
+            whose = "--engine max_model_len allows" if asked > 0 else "the model takes"
+            raise RequestError(
+                f"rows of {prompt} tokens in and {output_tokens(self._request)} out are longer than {whose} ({most}): "
+                "use fewer --prompt-tokens or --max-tokens"
+            )
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(parents=True)
+        except FileExistsError:
+            raise self._taken() from None
+        except OSError as error:
+            raise RequestError(
+                f"cannot make {str(self._folder)!r}: {error.strerror}: choose another --job-dir"
+            ) from None
+
+    def _taken(self) -> RequestError:
+        return RequestError(f"{self._folder} is there already: choose another --name")
+
+    def _with_random_rows(self, rows: int, prompt: int) -> Request:
+        """All of the same length, and never ended early: then only the setting tells trials apart."""
+        chance = random.Random(0)
+        file = self._folder / "rows.jsonl"
+        tokens = range(self._subject.shape.vocabulary)
+        with file.open("w") as out:
+            for _ in range(rows):
+                out.write(json.dumps({"prompt": chance.choices(tokens, k=prompt)}) + "\n")
+        request = self._request
+        return msgspec.structs.replace(
+            request, input=str(file), max_tokens=output_tokens(self._request),
+            sampling={"ignore_eos": True, **request.sampling},
+        )  # fmt: skip
+
+    def layouts(self, start: Setting) -> list[Setting]:
+        """All other layouts of the same ranks that agree with what was asked, and fit.
+
+        No more PP than the planner takes: its stages take turns, or wait for each other's first micro-batch.
+        """
+        return [setting for setting in self._cuts(start) if self._fits(setting)]
+
+    def _cuts(self, start: Setting) -> Iterator[Setting]:
+        world = start.tp * start.pp * start.dp
+        asked = self._request
+        for tp in (size for size in range(1, world + 1) if world % size == 0):
+            for pp in sorted({1, start.pp}):
+                cut = msgspec.structs.replace(start, tp=tp, pp=pp, dp=world // (tp * pp))
+                agrees = all(getattr(asked, name) in (None, getattr(cut, name)) for name in ("tp", "pp", "dp"))
+                if world % (tp * pp) == 0 and agrees and cut != start:
+                    yield cut
+
+    def _fits(self, setting: Setting) -> bool:
+        try:
+            plan, _ = make_plan(self._as_request(setting, "fits"), self._profile, whole_input=False, use_tuned=False)
+        except RefusedError:
+            return False
+        # A rehearsal runs what does not fit, but it is to try what the sweep itself would.
+        return plan.fits is not False and plan.misfit is None
+
+    def run(self, setting: Setting) -> Trial:
+        """Run the rows as a job of that setting; whatever ends this before the job has ended cancels it."""
+        self._trials += 1
+        job: Job | None = None
+        try:
+            prepared = prepare_untuned(self._as_request(setting, f"trial-{self._trials}"))
+            with _undisturbed():
+                job = prepared.submit()
+            self._begin(setting, job.path)
+            status = job.wait()
+        except BaseException as error:
+            if job is not None:
+                job.cancel()
+            elif isinstance(error, RefusedError | SubmitError):  # a queue that is full loses no trial that is done
+                return Trial(setting=setting, tokens_per_s=None, why=str(error))
+            raise
+        summary = job.collect()
+        seconds = sum(summary.timings.get(name, 0.0) for name in ("warm-up", "generate", "drain"))
+        # The same rows fail in every trial; what is missing was cut off, and its slow end with it.
+        is_done = status.state in ("COMPLETED", "PARTIAL") and not summary.rows["missing"]
+        if not (is_done and seconds and summary.completion_tokens):
+            why = status.reason or (
+                f"it ended {status.state}, with {summary.completion_tokens} output tokens and "
+                f"{summary.rows['missing']} row(s) missing"
+            )
+            why += _first_error(job)
+            return Trial(setting=setting, tokens_per_s=None, job=str(job.path), why=why)
+        rate = round(summary.completion_tokens / seconds, 1)
+        return Trial(setting=setting, tokens_per_s=rate, seconds=round(seconds, 1), job=str(job.path))
+
+    def _as_request(self, setting: Setting, name: str) -> Request:
+        return msgspec.structs.replace(
+            self._request, name=name, nodes=self._subject.nodes, gpus_per_node=self._subject.procs_per_node,
+            tp=setting.tp, pp=setting.pp, dp=setting.dp, engine={**setting.engine, **self._request.engine},
+        )  # fmt: skip
+
+
+def _first_error(job: Job) -> str:
+    """What the first row with an error says, as the end of a sentence; "" where there is none."""
+    rows = iter_jsonl(JobFolder(job.path).outputs)
+    error = next((row["error"] for row in rows if row.get("error")), None)
+    return f", the first: {error['message']}" if error else ""
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What would end this process waits until it is known which job was submitted."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    seen: list[int] = []
+    try:
+        with handled(_ENDS, lambda number, frame: seen.append(number)):
+            yield
+    finally:
+        for number in seen[:1]:
+            signal.raise_signal(number)

@@ -1,0 +1,151 @@
+"""`vllm-hpc tune`: short jobs, one after another, to find the layout and settings that are fastest for a model.
+
+Each trial is a job like any other, in a folder of its own; ``vllm_hpc.tuning.sweep`` says which settings are tried,
+``vllm_hpc.tuning.trials`` runs them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.jobfolder.records import write_json
+from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan, with_default_profile
+from vllm_hpc.planner.tuned import Finding, Setting, Subject, Trial, unasked
+from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
+from vllm_hpc.spec.errors import RefusedError, RequestError
+from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.profile import Profile, load_profile
+from vllm_hpc.spec.rehearsal import NO_MODEL
+from vllm_hpc.spec.request import Request, make_request
+from vllm_hpc.tuning.sweep import DEFAULT_SWEEP, DEFAULTS, SWEEPS, search, warmed
+from vllm_hpc.tuning.trials import AlikeRows, Bench, output_tokens
+
+# A finding takes some kilobytes.
+_FINDING_BYTES = 65_536
+
+
+class Tuned(msgspec.Struct, frozen=True):
+    """What was found, and the file that the planner reads it from; None of a rehearsal, which finds nothing out."""
+
+    finding: Finding
+    file: Path | None
+
+
+def tune(
+    model: str | None = None,
+    *,
+    sweep: tuple[str, ...] = DEFAULT_SWEEP,
+    rows: int | None = None,
+    prompt_tokens: int | None = None,
+    tell: Callable[[Trial], None] = lambda trial: None,
+    begin: Callable[[Setting, Path], None] = lambda setting, folder: None,
+    **options: Any,
+) -> Tuned:
+    """Find the fastest setting for a model on the nodes that ``options`` ask for, and keep it for the planner.
+
+    ``options`` are those of ``submit``. Without an input, each trial runs ``rows`` rows of ``prompt_tokens`` (256)
+    random tokens in and max_tokens (128) out. ``begin`` hears of each job as it is submitted, ``tell`` of each trial,
+    and of runs that do not count. What ends this cancels the trial under way. Raises RefusedError before anything was
+    made, JobFailedError where not even the planner's own choice runs.
+    """
+    check_installed()
+    request = with_default_profile(make_request({"model": model, **options}))
+    if request.rehearse:
+        check_torch()
+    profile = load_profile(request.profile)
+    _check(request, sweep, rows, prompt_tokens)
+    plan = _plan(request, profile, rows, prompt_tokens)
+    check_fits(plan)
+    subject = find_subject(request, profile, plan)
+    if subject is None:
+        why = next((reason for reason in plan.reasons if reason.startswith("nothing is known")), "")
+        raise RequestError(
+            f"the planner would not find what tune finds for {model}: {why or 'nothing is known of it'}; "
+            "give submit a layout and --engine yourself"
+        )
+    if not request.rehearse:
+        _check_place(subject)
+    start, own = _start(plan), _own(request, plan, profile, rows, prompt_tokens)
+    bench = Bench(request, profile, subject, start, rows, prompt_tokens, begin)
+    trials: list[Trial] = []
+
+    run = bench.run if subject.device == "cpu" else warmed(bench.run, tell)
+
+    def measure(setting: Setting) -> Trial:
+        trial = run(setting)
+        trials.append(trial)
+        tell(trial)
+        return trial
+
+    best = search(start, sweep, measure, bench.layouts, bench.row_count)
+    given = request.engine  # what was asked for here is not what was found: later jobs ask for themselves
+    found = [msgspec.structs.replace(trial, setting=trial.setting.without(given)) for trial in trials]
+    finding = Finding(
+        model=subject.model, device=subject.device, best=best.without(given), trials=tuple(found), made_at=time.time(),
+        layout=own,
+    )  # fmt: skip
+    if request.rehearse:
+        return Tuned(finding, None)
+    write_json(subject.file, finding)
+    return Tuned(finding, subject.file)
+
+
+def _plan(request: Request, profile: Profile, rows: int | None, prompt: int | None) -> Plan:
+    """The planner's choice for the input, or for random rows. Raises RefusedError."""
+    if request.input is not None:
+        return make_plan(request, profile, use_tuned=False)[0]
+    asked = msgspec.structs.replace(request, max_tokens=output_tokens(request))
+    return make_plan(asked, profile, intake=AlikeRows(rows, prompt), use_tuned=False)[0]
+
+
+def _own(request: Request, plan: Plan, profile: Profile, rows: int | None, prompt: int | None) -> Setting | None:
+    """The planner's layout for the same rows and ranks, where another one was asked for; None where none was."""
+    if (request.tp, request.pp, request.dp) == (None, None, None):
+        return None
+    with suppress(RefusedError):
+        return Setting.of(_plan(unasked(request, plan.layout), profile, rows, prompt).layout)
+    return None
+
+
+def _check_place(subject: Subject) -> None:
+    """Refuse to measure what cannot be kept. Raises RequestError."""
+    try:
+        folder = subject.file.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:  # a full disk takes an empty one
+            file.write(bytes(_FINDING_BYTES))
+    except OSError as error:
+        raise RequestError(
+            f"a finding cannot be kept ({error}): set XDG_CACHE_HOME to a folder that can be written to"
+        ) from None
+
+
+def _start(plan: Plan) -> Setting:
+    layout = plan.layout
+    engine = {name: plan.engine[name] for name in SWEEPS if plan.engine.get(name) is not None}
+    engine |= {name: int(engine[name]) for name in DEFAULTS if name in engine}  # it may have been typed as a text
+    return Setting(tp=layout.tp, pp=layout.pp, dp=layout.dp, engine=engine)
+
+
+def _check(request: Request, sweep: tuple[str, ...], rows: int | None, prompt_tokens: int | None) -> None:
+    """Refuse what leaves nothing to find. Raises RequestError."""
+    if request.model == NO_MODEL:
+        raise RequestError("tune --rehearse needs a MODEL: it tries the layouts of a model")
+    if request.input is not None:
+        for option, value in (("--rows", rows), ("--prompt-tokens", prompt_tokens)):
+            if value is not None:
+                raise RequestError(f"{option} and --input contradict each other: each trial runs the input's own rows")
+    if unknown := [name for name in sweep if name not in SWEEPS]:
+        raise RequestError(f"--sweep {unknown[0] or repr('')} is not known: use {', '.join(SWEEPS)}")
+    if request.array:
+        raise RequestError("--array: a trial is one replica beside the others; leave it out, and use what tune finds")
+    named = [name for name in sweep if name in request.engine]
+    if named:
+        raise RequestError(f"--engine {named[0]} and --sweep {named[0]} contradict each other: leave one of them out")
