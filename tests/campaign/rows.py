@@ -10,7 +10,7 @@ from tests.real_jobs import rehearsed_texts
 from vllm_hpc.rows.row import Row
 
 MOST = 8
-# Those that the engine runs, and an eighth more that wait in it so that no step begins with none (engine/loop.py).
+# Those that the engine runs, and an eighth more that wait in it so that no step begins with none (engine/loop/loop.py).
 IN_FLIGHT = MOST + MOST // 8
 ENGINE = {"dtype": "float32", "max_num_seqs": MOST}
 SAMPLING = {"temperature": 0.0, "max_tokens": 200, "sampling": {"ignore_eos": True}}

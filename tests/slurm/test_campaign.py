@@ -1,4 +1,4 @@
-"""Kills at random on a real Slurm: half of those that tests/test_campaign.py speaks of."""
+"""Kills at random on a real Slurm: half of those that tests/local/test_campaign.py speaks of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_campaign import check_kills
+from tests.local.test_campaign import check_kills
 from vllm_hpc.rows.row import Row
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]

@@ -26,7 +26,7 @@ _ADVICE = "changed since the job was submitted: restore it, or submit a new job"
 class InputIndex(msgspec.Struct, frozen=True, kw_only=True):
     """input.json. ``path`` is absolute, or relative to the job folder; ``size`` in bytes.
 
-    ``format``: rows (our own, normalised), jsonl, txt or openai. ``blocks``: see formats/blocks.py.
+    ``format``: rows (our own, normalised), jsonl, txt or openai. ``blocks``: see rows/blocks.py.
     """
 
     path: str

@@ -1,7 +1,7 @@
 """What vLLM can do with a model: by which numbers it can be cut into TP ranks and PP stages.
 
 The rules are vLLM's own (config/model.py, verify_with_parallel_config; distributed/utils.py, divide; the parallel
-layers under model_executor/layers); tests/test_parallel.py asks vLLM itself.
+layers under model_executor/layers); tests/planner/test_parallelism.py asks vLLM itself.
 """
 
 from __future__ import annotations

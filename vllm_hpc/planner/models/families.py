@@ -1,7 +1,7 @@
 """How the decoders of each architecture are built: all that config.json leaves unsaid. A table, no code.
 
 An architecture that is not here is unknown to the planner, which then says so and checks nothing. Where the numbers
-come from: the modelling files of transformers (tests/test_models.py builds every one of them without weights
+come from: the modelling files of transformers (tests/planner/test_models.py builds every one of them without weights
 and compares) and the model files of vLLM for what is split over TP ranks.
 """
 

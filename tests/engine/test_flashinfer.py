@@ -125,7 +125,7 @@ def agreed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str
     tools = _program(work / "bin/ninja")
     _program(work / "bin/nvcc")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    path = {"PYTHONPATH": f"{work / 'site'}:{Path(__file__).parents[1]}"}
+    path = {"PYTHONPATH": f"{work / 'site'}:{Path(__file__).parents[2]}"}
     ranks = []
     for rank in (0, 1):
         environments = [

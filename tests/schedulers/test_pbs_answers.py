@@ -22,7 +22,7 @@ from vllm_hpc.spec.errors import SubmitError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.request import make_request
 
-RECORDED = Path(__file__).parent / "pbs" / "recorded"
+RECORDED = Path(__file__).parents[1] / "pbs" / "recorded"
 HANGS = ClientTimeoutError("qstat did not answer within 15 s: is the controller up?")
 
 
@@ -371,7 +371,7 @@ def test_a_job_that_submits_itself_again_while_pbs_is_asked_has_not_ended(
             return job_json(job_state="F", Exit_status=1)
         return job_json(job_state="Q").replace("12.server", "13.server")
 
-    monkeypatch.setattr("vllm_hpc.schedulers.looks.call_client", call)
+    monkeypatch.setattr("vllm_hpc.schedulers.polling.call_client", call)
     monkeypatch.setattr("vllm_hpc.schedulers.pbs.call_client", call)
     status = read_status(folder)
     assert (status.state, status.job_id) == ("PENDING", "13.server")

@@ -32,7 +32,7 @@ def test_tokens_are_those_of_vllms_sampler() -> None:
     ranks = 3
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.sampling_run", str(ranks)],
-        capture_output=True, text=True, env=os.environ | ENVIRONMENT, cwd=Path(__file__).parents[1], timeout=600,
+        capture_output=True, text=True, env=os.environ | ENVIRONMENT, cwd=Path(__file__).parents[2], timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])

@@ -75,7 +75,7 @@ print("done", flush=True)
 
 def start(folder: JobFolder, what: str) -> subprocess.Popen[str]:
     code = RANK.replace("{0}", what)
-    root, pipe = Path(__file__).parents[1], subprocess.PIPE
+    root, pipe = Path(__file__).parents[2], subprocess.PIPE
     command = [sys.executable, "-c", code, str(folder.path)]
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root)
 

@@ -184,6 +184,6 @@ def test_the_job_survives_its_terminal(subject: Path | None, tmp_path: Path) -> 
         "import sys; sys.path.insert(0, '.'); from pathlib import Path; from tests.real_jobs import submit_tiny;"
         f"submit_tiny({model}, Path({str(tmp_path)!r}), name='left')"
     )
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     subprocess.run(["script", "-qec", f'"{sys.executable}" -c "{code}"', "/dev/null"], check=True, cwd=root)
     assert Job(tmp_path / "runs" / "left").wait(PATIENCE_S).state == "COMPLETED"

@@ -1,6 +1,7 @@
 """The rendered scripts, whole: golden files that a reviewer can read, each clean for bash and shellcheck.
 
-After a wanted change of a template: ``VLLM_HPC_UPDATE_GOLDEN=1 pytest tests/test_scripts.py``, then read the diff.
+After a wanted change of a template: ``VLLM_HPC_UPDATE_GOLDEN=1 pytest tests/schedulers/test_scripts.py``, and read the
+diff.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import pytest
 
 from vllm_hpc.jobs.submit import prepare
 
-GOLDEN = Path(__file__).parent / "golden"
+UPDATE = "VLLM_HPC_UPDATE_GOLDEN=1 pytest tests/schedulers/test_scripts.py"
+GOLDEN = Path(__file__).parents[1] / "golden"
 PROFILES = """
 [profiles.gres]
 gpu_flag = "gres"
@@ -148,7 +150,7 @@ def test_the_script_is_the_golden_one(render: Any, file: str) -> None:
     if os.environ.get("VLLM_HPC_UPDATE_GOLDEN") == "1":
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(script, encoding="utf-8")
-    assert script == golden.read_text(encoding="utf-8"), "meant? VLLM_HPC_UPDATE_GOLDEN=1 pytest tests/test_scripts.py"
+    assert script == golden.read_text(encoding="utf-8"), f"meant? {UPDATE}"
 
 
 @pytest.mark.parametrize("file", SCRIPTS)

@@ -129,7 +129,7 @@ def test_a_task_reads_ahead_in_its_own_part_only(folder: JobFolder) -> None:
 
 TAKER = """
 import sys
-from tests.test_engine_claims import take_all, task
+from tests.engine.test_chunk_claims import take_all, task
 from vllm_hpc.jobfolder.folder import JobFolder
 claims = task(JobFolder(sys.argv[1]), int(sys.argv[2]), int(sys.argv[2]) + 1)
 print("ready", flush=True)
@@ -145,7 +145,7 @@ def test_processes_that_take_at_once_never_get_the_same_chunk(folder: JobFolder)
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
         )
         for number in (0, 1, 1, 0)
     ]

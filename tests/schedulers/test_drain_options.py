@@ -16,7 +16,7 @@ from vllm_hpc.engine.rank import seconds
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.request import Request, make_request
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def run(desk: Path, model: Path) -> Run:
     return script
 
 
-REAL = str(Path(__file__).parents[1])
+REAL = str(Path(__file__).parents[2])
 PYTHON = os.path.realpath("/proc/self/exe")
 
 

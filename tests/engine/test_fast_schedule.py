@@ -30,7 +30,7 @@ def told(tiny: Path) -> dict[str, Any]:
     engines = json.dumps([{"block_size": 32, **engine} for engine in ENGINES.values()])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.steady_run", str(tiny), engines],
-        capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, cwd=Path(__file__).parents[1], timeout=800,
+        capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, cwd=Path(__file__).parents[2], timeout=800,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return dict(zip(ENGINES, json.loads(done.stdout.splitlines()[-1]), strict=True))

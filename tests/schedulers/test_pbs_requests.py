@@ -44,7 +44,7 @@ SITES = {
 
 @pytest.mark.parametrize("site", SITES)
 def test_the_sites_of_the_docs_are_asked_as_they_want(desk: Path, model: Path, site: str) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "pbs.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "pbs.md").read_text(encoding="utf-8")
     (desk / "vllm-hpc.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
     script = prepare(str(model), profile=site, nodes=2, name="run").script
     assert {f"#PBS {line}" for line in SITES[site]} <= set(script.splitlines())

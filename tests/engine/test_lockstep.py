@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.test_loop import make_job, rows_out
 from tests.marks import needs_torch
-from tests.test_engine_loop import make_job, rows_out
 from vllm_hpc.jobfolder.folder import JobFolder
 
 pytestmark = [needs_torch, pytest.mark.timeout(120)]
@@ -19,7 +19,7 @@ import os, sys, traceback
 from datetime import timedelta
 from pathlib import Path
 import torch.distributed as dist
-from tests.test_engine_loop import Engine, Rank
+from tests.engine.test_loop import Engine, Rank
 from vllm_hpc.engine.loop.lockstep import Lockstep
 from vllm_hpc.jobfolder.folder import JobFolder
 path, rank, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -56,7 +56,7 @@ def two_ranks(folder: JobFolder, how: str) -> list[tuple[int, str, str]]:
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", TWO, str(folder.path), str(rank), how],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
         )
         for rank in (0, 1)
     ]  # fmt: skip
@@ -110,7 +110,7 @@ def test_who_tells_does_not_wait_for_who_hears(tmp_path: Path) -> None:
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", TELLS, str(tmp_path), str(rank)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[2],
         )
         for rank in (0, 1)
     ]  # fmt: skip

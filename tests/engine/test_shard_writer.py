@@ -170,7 +170,7 @@ def test_who_waits_for_room_meets_the_error(folder: JobFolder, monkeypatch: pyte
 
 KILLED = """
 import sys
-from tests.test_engine_shards import open_writer
+from tests.engine.test_shard_writer import open_writer
 from tests import crafted
 from vllm_hpc.jobfolder.folder import JobFolder
 writer = open_writer(JobFolder(sys.argv[1]), sync_s=0.0)
@@ -180,7 +180,7 @@ for number in range(10**9):
 
 
 def test_sigkill_in_the_midst_tears_the_last_line_at_most(folder: JobFolder) -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     writing = subprocess.Popen([sys.executable, "-c", KILLED, str(folder.path)], cwd=root)
     shard = folder.shard(0, 2)
     while not (shard.exists() and shard.stat().st_size > 200_000):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import crafted
-from tests.test_engine_shards import open_writer
+from tests.engine.test_shard_writer import open_writer
 from vllm_hpc.engine.health.disk_reserve import RESERVE_BYTES, Reserve
 from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.health.shard_writer import ShardWriter

@@ -18,7 +18,7 @@ from vllm_hpc.jobfolder.records import Submitted, write_json
 from vllm_hpc.schedulers.local import supervisor, this_process
 from vllm_hpc.spec.request import Request
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(120)
 
 

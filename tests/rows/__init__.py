@@ -1,0 +1,1 @@
+"""Tests of rows and input formats."""

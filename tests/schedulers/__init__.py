@@ -1,0 +1,1 @@
+"""Tests of scripts, launchers and what schedulers answer."""

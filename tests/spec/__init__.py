@@ -1,0 +1,1 @@
+"""Tests of request, profile and the values in them."""
