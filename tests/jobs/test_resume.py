@@ -16,7 +16,8 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
 from vllm_hpc.jobs import resume as resumption
 from vllm_hpc.jobs.resume import resume
-from vllm_hpc.jobs.status import Verdict, read_status
+from vllm_hpc.jobs.status import read_status
+from vllm_hpc.jobs.task_states import Verdict
 from vllm_hpc.schedulers.scheduler import ClientTimeoutError, Sighting
 from vllm_hpc.spec.errors import FailedError, InputError, SubmitError
 

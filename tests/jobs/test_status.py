@@ -16,7 +16,8 @@ from vllm_hpc.jobfolder.records import Progress, Run, write_json
 from vllm_hpc.jobs.failure import first_error
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.progress import Rows
-from vllm_hpc.jobs.status import FINAL, read_status
+from vllm_hpc.jobs.status import read_status
+from vllm_hpc.jobs.task_states import FINAL
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
 from vllm_hpc.schedulers.scheduler import Ask, ClientError, ClientTimeoutError, Sighting
 from vllm_hpc.spec.errors import FailedError, JobNotFoundError
@@ -573,7 +574,7 @@ def test_who_cannot_write_into_the_folder_does_not_wait(tmp_path: Path, monkeypa
     def refuse(path: Path, record: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr("vllm_hpc.jobs.status.write_json", refuse)
+    monkeypatch.setattr("vllm_hpc.jobs.task_states.write_json", refuse)
     assert read_status(folder).state == "PARTIAL"
 
 

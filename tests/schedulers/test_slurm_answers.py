@@ -13,7 +13,8 @@ from tests.crafted import end, make_array, make_job, progress, start
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Submitted, write_json
 from vllm_hpc.jobs.job import Job
-from vllm_hpc.jobs.status import FINAL, read_status
+from vllm_hpc.jobs.status import read_status
+from vllm_hpc.jobs.task_states import FINAL
 from vllm_hpc.schedulers.scheduler import ClientError, ClientMissingError, ClientTimeoutError, Sighting
 from vllm_hpc.schedulers.slurm import SCHEDULER, look, parse_sacct, parse_scontrol, parse_squeue, task_ids
 

@@ -20,8 +20,9 @@ from vllm_hpc.jobfolder.records import JobRecord, RankRecord, Submitted, read_js
 from vllm_hpc.jobs.collect import collect as collect_folder
 from vllm_hpc.jobs.failure import first_error
 from vllm_hpc.jobs.resume import resume
-from vllm_hpc.jobs.status import Status, read_ranks, read_status
+from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.jobs.summary import Summary
+from vllm_hpc.jobs.task_states import read_ranks
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.polling import Looks
 from vllm_hpc.schedulers.scheduler import ClientTimeoutError, get_scheduler

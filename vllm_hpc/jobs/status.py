@@ -1,47 +1,20 @@
-"""What state a job is in: from its folder first, and only then from the scheduler. UNKNOWN rather than a guess."""
+"""What state a job is in, and how far its rows are. UNKNOWN rather than a guess."""
 
 from __future__ import annotations
 
 import time
-from typing import Literal
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import (
-    Attempt,
-    ExitRecord,
-    JobRecord,
-    RankRecord,
-    Submitted,
-    read_json,
-    submission_of,
-    write_json,
-)
-from vllm_hpc.jobs.failure import cause_of_failure
+from vllm_hpc.jobfolder.records import Attempt, JobRecord, Submitted, read_json, submission_of
 from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
+from vllm_hpc.jobs.task_states import FINAL, State, TaskStates, is_drained, read_ranks
 from vllm_hpc.schedulers.polling import Looks
-from vllm_hpc.schedulers.scheduler import Sighting
 
-State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
-# After these nothing more happens by itself. (A preempted job that is requeued is PENDING again.)
-FINAL = frozenset({"COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED"})
 # Seconds until what a compute node wrote last is surely seen here: NFS clients keep attributes for up to 60 s (nfs(5),
 # acregmax and acdirmax).
 _LATE_S = 60
-_PHASES: dict[str, State] = {
-    "waiting": "PENDING",
-    "running": "RUNNING",
-    "completed": "COMPLETED",
-    "failed": "FAILED",
-    "cancelled": "CANCELLED",
-    "timeout": "TIMEOUT",
-    "preempted": "PREEMPTED",
-}
-# Of an array: the first of these that any task is in is the job's.
-_ORDER: tuple[State, ...] = (
-    "RUNNING", "PENDING", "UNKNOWN", "PREEMPTED", "FAILED", "TIMEOUT", "CANCELLED", "PARTIAL", "COMPLETED",
-)  # fmt: skip
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,19 +37,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in FINAL
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """state/verdict-<task>.json: how a task ended, by the scheduler's word, after that many attempts; heard when.
-
-    ``job_id`` is that of the submission: before its first attempt, the next one has as many as the one before.
-    """
-
-    attempt: int
-    state: State
-    reason: str
-    heard_at: float = 0.0
-    job_id: str | None = None
-
-
 def read_status(folder: JobFolder, looks: Looks | None = None) -> Status:
     """The state of a job now, or as old as what ``looks`` keeps. Raises JobNotFoundError."""
     status = _read_status(folder, looks)
@@ -97,12 +57,12 @@ def _read_status(folder: JobFolder, looks: Looks | None) -> Status:
     attempts = folder.attempts()
     job_id = _submission(folder, attempts)
     # The state first, the counts after: rows that end in between belong to a job that still runs.
-    tasks = _TaskStates(folder, record, job_id, attempts, looks or Looks())
+    tasks = TaskStates(folder, record, job_id, attempts, looks or Looks())
     state, reason = tasks.overall()
     progress = read_progress(folder, record)
     rows = final_rows(folder, record, progress) if state in FINAL else reported_rows(progress, record)
     if state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):
-        state, reason = _completeness(rows, _is_drained(folder, tasks.current))
+        state, reason = _completeness(rows, is_drained(folder, tasks.current))
         if state != "COMPLETED" and time.time() - tasks.without_record_since < _LATE_S:
             state, reason = (
                 "RUNNING",
@@ -111,7 +71,7 @@ def _read_status(folder: JobFolder, looks: Looks | None) -> Status:
     rate, eta = mean_speed(progress), None
     if state == "RUNNING":
         rate, eta = current_speed([one for one in progress if one.attempt in tasks.current], rows)
-        if _is_drained(folder, tasks.current):
+        if is_drained(folder, tasks.current):
             eta = None
     return Status(
         job=str(folder.path),
@@ -127,147 +87,6 @@ def _read_status(folder: JobFolder, looks: Looks | None) -> Status:
     )
 
 
-def read_ranks(folder: JobFolder, record: JobRecord) -> list[RankRecord]:
-    """The record of every rank that has begun, by rank."""
-    return folder.records_of(range(record.plan.layout.all_ranks))
-
-
-class _TaskStates:
-    """The states of a job's tasks (one, but for an array). The scheduler is asked once, and only if it must be."""
-
-    def __init__(
-        self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt], looks: Looks
-    ) -> None:
-        self._folder, self._record, self._job_id, self._looks = folder, record, job_id, looks
-        # When the scheduler first said that a task has completed whose own record is not seen yet; 0: no such task.
-        self.without_record_since = 0.0
-        # 'vllm-hpc resume' submits again, under another id: how the job ended before then is no longer of interest.
-        current = [attempt for attempt in attempts if _is_of(attempt, job_id)]
-        self._last = {attempt.task: attempt for attempt in current}
-
-    @property
-    def current(self) -> set[int]:
-        """The attempts that run now, or ran last: one of each task that has begun."""
-        return {attempt.attempt for attempt in self._last.values()}
-
-    def overall(self) -> tuple[State, str]:
-        """State and reason of the whole job."""
-        layout = self._record.plan.layout
-        settled = {task: self._from_folder(task) for task in range(layout.tasks)}
-        seen = self._look([task for task, state in settled.items() if state is None])
-        found = {task: state or self._from_sighting(task, seen[task]) for task, state in settled.items()}
-        state = next(state for state in _ORDER if any(one == state for one, _ in found.values()))
-        those = [task for task, (one, _) in found.items() if one == state]
-        reason = found[those[0]][1]
-        if layout.is_array:
-            reason = f"{len(those)} of {layout.tasks} task(s); task {those[0]}: {reason}"
-        return state, reason
-
-    def _from_folder(self, task: int) -> tuple[State, str] | None:
-        """What the folder's own records say for good, None where the scheduler must be asked."""
-        attempt = self._last.get(task)
-        ended = self._exit_of(attempt)
-        if ended is not None and self._is_last_word(ended):
-            return self._from_exit(ended, task)
-        verdict = read_json(self._folder.verdict(task), Verdict)
-        if verdict and (verdict.attempt, verdict.job_id) == (attempt.attempt if attempt else 0, self._job_id):
-            return self._by_verdict(verdict)
-        if self._job_id is None:
-            return "UNKNOWN", "its submission was interrupted: the scheduler may or may not have it"
-        return None
-
-    def _from_sighting(self, task: int, seen: Sighting) -> tuple[State, str]:
-        attempt = self._last.get(task)
-        state, reason = self._from_scheduler(seen, self._exit_of(attempt), task)
-        if state not in FINAL or self._record.scheduler == "local":
-            return state, reason
-        verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time(), self._job_id)
-        # Who cannot keep it cannot wait either: the next look would begin to wait anew.
-        return self._by_verdict(verdict) if self._remember(task, verdict) else (state, reason)
-
-    def _by_verdict(self, verdict: Verdict) -> tuple[State, str]:
-        if verdict.state == "COMPLETED":
-            self.without_record_since = max(self.without_record_since, verdict.heard_at)
-        return verdict.state, verdict.reason
-
-    def _look(self, tasks: list[int]) -> dict[int, Sighting]:
-        """What the scheduler says of these tasks; it is asked once, and only where there are any."""
-        if self._job_id is None or not tasks:
-            return {}
-        is_array = self._record.plan.layout.is_array
-        ids = {task: f"{self._job_id}_{task}" if is_array else self._job_id for task in tasks}
-        is_leaving = any(self._exit_of(self._last.get(task)) for task in tasks)
-        seen = self._looks.look(self._record.scheduler, self._folder, self._job_id, list(ids.values()), is_leaving)
-        return {task: seen.get(id_) or Sighting("forgotten", "not known to it") for task, id_ in ids.items()}
-
-    def _exit_of(self, attempt: Attempt | None) -> ExitRecord | None:
-        """The exit record of a task's last attempt."""
-        return self._folder.exit_of(attempt.attempt) if attempt is not None else None
-
-    def _newest(self, task: int) -> Attempt | None:
-        """A task's last attempt as the folder shows it now."""
-        found = (attempt for attempt in self._folder.attempts() if _is_of(attempt, self._job_id))
-        return max((one for one in found if one.task == task), key=lambda one: one.attempt, default=None)
-
-    def _is_last_word(self, ended: ExitRecord) -> bool:
-        """Whether the script's own record settles it: a signal's reason, or a requeue, only a scheduler knows."""
-        if ended.cause == "requeue":
-            return False
-        settled = ended.exit_code == 0 or ended.cause in ("exit", "cancelled", "timeout")
-        return settled or self._record.scheduler == "local"
-
-    def _from_exit(self, ended: ExitRecord, task: int) -> tuple[State, str]:
-        # A bash that a signal meets while it reads its script may end with 0 for it, before any rank has begun.
-        if ended.exit_code == 0 and (ended.cause != "cancelled" or self._has_begun(ended.attempt)):
-            return "COMPLETED", ""
-        if ended.cause == "cancelled":
-            return "CANCELLED", "cancelled"
-        if ended.cause == "timeout":
-            return "TIMEOUT", "the walltime was over"
-        how = (
-            "ended with exit code {0.exit_code}"
-            if ended.cause in ("exit", "requeue")
-            else "was ended by a signal ({0.cause})"
-        )
-        return "FAILED", cause_of_failure(self._folder, f"the script {how.format(ended)}", task)
-
-    def _has_begun(self, attempt: int) -> bool:
-        return any(rank.attempt == attempt for rank in read_ranks(self._folder, self._record))
-
-    def _from_scheduler(self, seen: Sighting, ended: ExitRecord | None, task: int) -> tuple[State, str]:
-        if seen.phase in ("completed", "failed", "gone"):
-            # Perhaps written between our two looks.
-            late = self._exit_of(self._newest(task))
-            if late is not None and self._is_last_word(late):
-                return self._from_exit(late, task)
-            if seen.phase == "completed":
-                return "COMPLETED", ""
-            error = cause_of_failure(self._folder, "", task)
-            return "FAILED", f"{seen.reason}; {error}" if error else seen.reason or "it left no exit record"
-        if seen.phase == "running" and not seen.reason:
-            return "RUNNING", _ending(ended) if ended else _stage(self._folder, self._record, self.current)
-        if seen.phase == "forgotten" and self._folder.cancelled.exists():
-            return "CANCELLED", "cancelled"
-        if seen.phase == "forgotten" and ended is not None:
-            return self._from_exit(ended, task)
-        return _PHASES.get(seen.phase, "UNKNOWN"), seen.reason
-
-    def _remember(self, task: int, verdict: Verdict) -> bool:
-        try:
-            write_json(self._folder.verdict(task), verdict)
-        except OSError:  # another user's folder, or a full disk: it is asked again next time
-            return False
-        return True
-
-
-def _is_of(attempt: Attempt, job_id: str | None) -> bool:
-    return submission_of(attempt.job_id) == job_id
-
-
-def _ending(ended: ExitRecord) -> str:
-    return f"attempt {ended.attempt} has ended, the next one follows" if ended.cause == "requeue" else "ending"
-
-
 def _was_only_ended(folder: JobFolder, record: JobRecord, state: State) -> bool:
     """Whether a final state casts no doubt on the rows: nothing raised, but the job, or a part of it, was killed.
 
@@ -279,27 +98,9 @@ def _was_only_ended(folder: JobFolder, record: JobRecord, state: State) -> bool:
     return not any(rank.has_raised for rank in read_ranks(folder, record))
 
 
-def _is_drained(folder: JobFolder, current: set[int]) -> bool:
-    """Whether a person, or the walltime of a task's current attempt, asked the ranks to stop."""
-    return folder.drain.exists() or any(folder.drain_attempt(attempt).exists() for attempt in current)
-
-
 def _completeness(rows: Rows, was_drained: bool) -> tuple[State, str]:
     missing = rows.missing
     if missing == rows.total and not was_drained:
         return "FAILED", "the script ended well, but no rank wrote a row: see the logs"
     parts = [f"{rows.failed} row(s) with errors"] * bool(rows.failed) + [f"{missing} row(s) missing"] * bool(missing)
     return ("PARTIAL", " and ".join(parts)) if parts else ("COMPLETED", "every row has a result")
-
-
-def _stage(folder: JobFolder, record: JobRecord, current: set[int]) -> str:
-    """What the current attempts of a running job are at: starting, loading, generating on replicas, draining."""
-    layout = record.plan.layout
-    again = f"attempt {max(current)}: " if current and max(current) > 1 and not layout.is_array else ""
-    if _is_drained(folder, current):
-        return f"{again}draining: rows in flight are finished, no more are admitted"
-    begun = sum(replica.attempt in current for replica in read_progress(folder, record))
-    if begun:
-        return f"{again}generating on {begun} of {layout.dp} replica(s)"
-    ranks = sum(rank.attempt in current for rank in read_ranks(folder, record))
-    return again + (f"{ranks} of {layout.all_ranks} rank(s) load the model" if ranks else "starting")
