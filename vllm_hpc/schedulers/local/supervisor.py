@@ -30,6 +30,9 @@ from vllm_hpc.spec.values import parse_walltime
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Seconds between TERM and KILL: ranks leave within 5 s of a TERM, then torchrun needs a moment.
 GRACE_S = 15
+# Seconds for ranks whose torchrun was killed: twice what they take, for on a busy machine they would be killed before
+# they have said what ended them.
+_LEAVE_S = 10
 
 
 def start(script: Path) -> str:
@@ -134,7 +137,7 @@ def _sweep(child: subprocess.Popen[bytes]) -> None:
     left = _children(child)
     for process in left:
         _signal(process, signal.SIGTERM)
-    psutil.wait_procs(left, timeout=3)
+    psutil.wait_procs(left, timeout=_LEAVE_S)
     # A process in the kernel's hands (a hung file system) cannot be killed: not waited for without end.
     give_up = time.monotonic() + GRACE_S
     while (left := _children(child)) and time.monotonic() < give_up:
