@@ -191,7 +191,7 @@ def test_an_input_that_was_edited_since_is_refused_with_its_file(tmp_path: Path,
 
 
 def test_a_folder_without_a_job_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(JobNotFoundError, match="no job folder"):
+    with pytest.raises(JobNotFoundError, match="not a job folder"):
         collect(JobFolder(tmp_path))
 
 

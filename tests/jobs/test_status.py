@@ -398,7 +398,7 @@ def test_a_running_job_is_not_counted(tmp_path: Path) -> None:
 
 
 def test_no_job_folder_is_no_state(tmp_path: Path) -> None:
-    with pytest.raises(JobNotFoundError, match="no job folder"):
+    with pytest.raises(JobNotFoundError, match="not a job folder"):
         read_status(JobFolder(tmp_path))
 
 

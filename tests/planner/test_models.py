@@ -179,7 +179,7 @@ def test_a_part_of_a_copy_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "a part of the 0.309 B parameters")
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors").symlink_to("nowhere")
-    refused(tmp_path, "a link to none")
+    refused(tmp_path, "a broken link")
 
 
 LENGTHS: tuple[tuple[dict[str, Any], int], ...] = (

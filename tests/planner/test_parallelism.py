@@ -131,7 +131,7 @@ def test_a_refusal_names_the_numbers_and_what_works() -> None:
 @pytest.mark.parametrize(
     ("name", "quantization", "allowed"),
     [
-        ("DeepSeek-V3", None, [1, 2, 4, 8, 16]),  # 18432 / 32 = 576 is no multiple of blocks of 128
+        ("DeepSeek-V3", None, [1, 2, 4, 8, 16]),  # 18432 / 32 = 576 is not a multiple of blocks of 128
         ("Qwen2.5-7B", {"quant_method": "awq", "bits": 4, "group_size": 128}, [1, 2, 4]),
         ("Qwen2.5-72B", {"quant_method": "gptq", "bits": 4, "group_size": 128}, [1]),  # 29568 / 2 is 115.5 groups
     ],

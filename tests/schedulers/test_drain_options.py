@@ -49,8 +49,14 @@ def test_the_lead(options: dict[str, object], lead: int) -> None:
         (["--drain-lead", "29"], "--drain-lead must be a whole number from 30 to 65535"),
         (["--drain-lead", "65536"], "--drain-lead must be a whole number from 30 to 65535"),  # Slurm's own limit
         (["--max-requeues", "10001"], "--max-requeues must be a whole number from 0 to 10000"),
-        (["--env", "VLLM_HPC_STALL_S=soon"], "--env VLLM_HPC_STALL_S='soon' is no whole number of seconds: write 600"),
-        (["--env", "VLLM_HPC_SYNC_S=0"], "--env VLLM_HPC_SYNC_S='0' is no whole number of seconds: write 600"),
+        (
+            ["--env", "VLLM_HPC_STALL_S=soon"],
+            "--env VLLM_HPC_STALL_S must be a whole number of seconds (600 is ten minutes), not 'soon'",
+        ),
+        (
+            ["--env", "VLLM_HPC_SYNC_S=0"],
+            "--env VLLM_HPC_SYNC_S must be a whole number of seconds (600 is ten minutes), not '0'",
+        ),
     ],
 )
 @pytest.mark.usefixtures("model")
@@ -104,5 +110,5 @@ def test_nonsense_from_the_sites_environment_is_one_line_on_record(tmp_path: Pat
     code = f"from vllm_hpc.engine.rank import run; run({str(folder.path)!r})"
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, **given}, cwd=ROOT).returncode == 1
     error = json.loads(folder.rank_record(0).read_text())["error"]
-    words = f"VLLM_HPC_STALL_S={text!r} is no number of seconds: write 900, or leave it out"
+    words = f"VLLM_HPC_STALL_S must be a number of seconds, not {text!r}: write 900, or leave it out"
     assert (error["type"], error["message"]) == ("RequestError", words)

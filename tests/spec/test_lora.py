@@ -58,7 +58,7 @@ def test_names_must_differ(tmp_path: Path) -> None:
         find_adapters([str(folder), str(folder)])
 
 
-@pytest.mark.parametrize(("given", "word"), [("nowhere", "no adapter"), ("=x", "NAME=PATH"), ("x=", "NAME=PATH")])
+@pytest.mark.parametrize(("given", "word"), [("nowhere", "not an adapter"), ("=x", "NAME=PATH"), ("x=", "NAME=PATH")])
 def test_the_command_line_refuses_it_in_a_line(run_cli: Cli, model: Path, given: str, word: str) -> None:
     outcome = run_cli("render", model, "--scheduler", "slurm", "--lora", given)
     assert outcome.code == 2

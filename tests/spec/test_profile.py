@@ -74,7 +74,7 @@ def test_a_file_that_cannot_be_read_is_named(desk: Path) -> None:
 
 def test_what_is_no_file_is_not_waited_for(desk: Path) -> None:
     os.mkfifo(desk / "vllm-hpc.toml")
-    with pytest.raises(ProfileError, match=r"vllm-hpc\.toml: cannot be read: it is no file"):
+    with pytest.raises(ProfileError, match=r"vllm-hpc\.toml: cannot be read: it is not a file"):
         load_profile("any")
 
 
@@ -168,7 +168,7 @@ def test_without_any_file_it_says_what_to_write_and_where(desk: Path) -> None:
         ("[profiles.a]\n\nmem = 'lots'\n", 3, "lots"),
         ("[profiles.a]\n\nenv = { HF_TOKEN = 'hunter2' }\n", 3, "HF_TOKEN"),
         ('[profiles.a]\n\npartition = "a\\nb"\n', 3, "partition"),
-        ("[profiles.a]\n\ntime = 120\n", 3, """'time' must be a text such as "2:00:00\""""),
+        ("[profiles.a]\n\ntime = 120\n", 3, """'time' must be a string such as "2:00:00\""""),
         ("[profiles.a]\n\nscheduler = 'lsf'\n", 3, """'scheduler' must be one of "local", "pbs", "slurm\""""),
         ("[profiles.a]\n\ngpu_flag = 'gpu'\n", 3, """'gpu_flag' must be one of "gpus-per-node", "gres", "none\""""),
         ("[profiles.a]\n\nexclusive = 1\n", 3, "'exclusive' must be true or false"),
@@ -184,10 +184,10 @@ def test_without_any_file_it_says_what_to_write_and_where(desk: Path) -> None:
         ("[profiles.a]\nhead_suffix = 'i'\nhead_command = 'hostname -i'\n", 3, "choose one"),
         ("[profiles.a]\n\nhead_command = 'hostname -i)'\n", 3, "head_command"),
         ("[profiles.a]\n\nhead_command = 'hostname # x'\n", 3, "head_command"),
-        ("[profiles.a]\n\nsetup = ['if true', 'then']\n", 3, "setup is no shell code.*syntax error"),
-        ("[profiles.a]\n\nsetup = ['echo \"a']\n", 3, "setup is no shell code"),
-        ("[profiles.a]\n\nsetup = ['cat <<X']\n", 3, "setup is no shell code.*here-document"),
-        ("[profiles.a]\n\nsetup = ['module load \\']\n", 3, "setup is no shell code.*backslash"),
+        ("[profiles.a]\n\nsetup = ['if true', 'then']\n", 3, "setup must be shell code.*syntax error"),
+        ("[profiles.a]\n\nsetup = ['echo \"a']\n", 3, "setup must be shell code"),
+        ("[profiles.a]\n\nsetup = ['cat <<X']\n", 3, "setup must be shell code.*here-document"),
+        ("[profiles.a]\n\nsetup = ['module load \\']\n", 3, "setup must be shell code.*backslash"),
         ("[profiles.a]\n\nsetup = ['export HF_TOKEN=hunter2']\n", 3, "setup HF_TOKEN=... looks like a secret"),
         ("[profiles.a]\n\nenv = { job = 'x' }\n", 3, "env job is not yours"),
         ("[profiles.a]\n\ntemplate_dir = 'nowhere'\n", 3, "'template_dir': no such folder: .*nowhere"),

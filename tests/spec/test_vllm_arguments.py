@@ -43,7 +43,7 @@ from vllm_hpc.spec.vllm_arguments import typed
         ("engine", "compilation_config", "abc", "takes a whole number or a JSON object"),
         ("engine", "max_lora_rank", 7, "takes one of 1, 8, "),
         ("engine", "enforce_eagr", True, "did you mean 'enforce_eager'?"),
-        ("engine", "_api_process_count", 1, "is no argument"),
+        ("engine", "_api_process_count", 1, "is not an argument"),
     ],
 )
 def test_what_vllm_does_not_take_is_refused_in_one_line(kind: str, name: str, value: Any, said: str) -> None:

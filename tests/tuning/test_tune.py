@@ -246,10 +246,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no such model": ({"model": "./nothing"}, "nothing"),
     "an input that is not there": ({"input": "none.jsonl"}, "none.jsonl"),
     "rows beside an input": ({"rows": 8, "input": "some.txt"}, "--rows and --input contradict"),
-    "more rows than anybody waits for": ({"rows": 10**14}, "no short trial"),
+    "more rows than anybody waits for": ({"rows": 10**14}, "too many for a short trial"),
     "more sequences, and so rows": (
         {"engine": {"max_num_seqs": 100_000}, "gpu": "h200", "nodes": 1, "gpus_per_node": 2, "sweep": ("layout",)},
-        "no short trial",
+        "too many for a short trial",
     ),
     "rows longer than was asked for": ({"engine": {"max_model_len": 64}}, "than --engine max_model_len allows"),
     "tokens beside an input": ({"prompt_tokens": 8, "input": "some.txt"}, "--prompt-tokens and --input contradict"),

@@ -111,7 +111,7 @@ def seconds(name: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < float("inf"):
-        raise RequestError(f"{name}={text!r} is no number of seconds: write {default:g}, or leave it out")
+        raise RequestError(f"{name} must be a number of seconds, not {text!r}: write {default:g}, or leave it out")
     return value
 
 

@@ -121,7 +121,7 @@ class JobFolder:
         """Read job.json. Raises JobNotFoundError."""
         record = read_json(self.job_json, JobRecord)
         if record is None:
-            raise JobNotFoundError(f"{str(self.path)!r} is no job folder: it has no readable job.json")
+            raise JobNotFoundError(f"{str(self.path)!r} is not a job folder: it has no readable job.json")
         return record
 
     def attempts(self) -> list[Attempt]:

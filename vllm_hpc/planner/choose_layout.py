@@ -184,7 +184,7 @@ def _solved(
         if not asked.tp and not layout.has_tp_inside_nodes:
             continue  # a TP group would talk over the network in every layer
         if node != capacity:
-            reasons = [f"nobody said how many GPUs a node has: {ASSUMED_NODE} are assumed", *reasons]
+            reasons = [f"the number of GPUs per node was not given: {ASSUMED_NODE} are assumed", *reasons]
         yield _Candidate(layout, reasons, needs)
 
 

@@ -35,7 +35,7 @@ def describe(device: Device | None, profile: Profile) -> str:
     """The reason of a plan that says what it takes the ranks to run on, and where that is from."""
     if device is None:
         missing = "--mem" if profile.gpu_flag == "none" else "--gpu, or in the profile"
-        return f"memory is not checked: nobody said what the ranks run on; name it with {missing}"
+        return f"memory is not checked: the GPU is not known; name it with {missing}"
     if device.gpu is None:
         return f"the CPU, with {(device.node_bytes or 0) / GIB:.0f} GiB a node ({device.origin})"
     return f"GPU {device.gpu.name} with {device.gpu.memory_gib:.4g} GiB ({device.origin})"

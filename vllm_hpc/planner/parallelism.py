@@ -64,7 +64,7 @@ def _obstacles(shape: Shape, tp: int, quantization: Quantization | None) -> Iter
 def _torn_groups(shape: Shape, tp: int, group: int) -> Iterator[str]:
     for what, width in _inputs(shape):
         if width % tp == 0 and (width // tp) % group:
-            yield f"{what} {width} / {tp} is no multiple of the quantisation's group of {group}"
+            yield f"{what} {width} / {tp} is not a multiple of the quantisation's group of {group}"
 
 
 def _inputs(shape: Shape) -> Iterator[tuple[str, int]]:

@@ -28,7 +28,7 @@ def batch_row(fields: Any, index: int) -> Row:
     url, body = fields["url"], {key: value for key, value in fields["body"].items() if value is not None}
     model = body.pop("model", None)
     if not isinstance(model, str | None):
-        raise RowError("body: 'model' must be a text")
+        raise RowError("body: 'model' must be a string")
     row: Row = {
         "index": index,
         "id": fields["custom_id"],
@@ -39,9 +39,9 @@ def batch_row(fields: Any, index: int) -> Row:
 
 def _check_line(fields: Row) -> None:
     if unknown := sorted(fields.keys() - _LINE_FIELDS):
-        raise RowError(f"{unknown[0]!r} is no field of a batch request (custom_id, method, url, body): take it out")
+        raise RowError(f"{unknown[0]!r} is not a field of a batch request (custom_id, method, url, body): take it out")
     if not isinstance(fields["custom_id"], str) or not fields["custom_id"]:
-        raise RowError("'custom_id' must be a text")
+        raise RowError("'custom_id' must be a string")
     if fields.get("method", "POST") != "POST":
         raise RowError("'method' must be \"POST\"")
     if fields["url"] not in URLS:

@@ -19,7 +19,7 @@ def plain_row(fields: Any, index: int) -> Row:
         raise RowError(f"field {min(OUTPUT_FIELDS & fields.keys())!r} is one that the output rows have: rename it")
     identity = fields["id"] if "id" in fields else str(index)
     if type(identity) not in (str, int):
-        raise RowError("'id' must be a text or a whole number")
+        raise RowError("'id' must be a string or a whole number")
     if "prompt" in fields:
         check_prompt(fields["prompt"])
     else:
@@ -33,7 +33,7 @@ def check_prompt(prompt: Any, name: str = "prompt") -> None:
     if isinstance(prompt, str):
         return
     if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
-        raise RowError(f"{name!r} must be a text or a list of token ids")
+        raise RowError(f"{name!r} must be a string or a list of token ids")
 
 
 def check_messages(messages: Any) -> None:

@@ -103,7 +103,7 @@ def check_directive(line: str, origin: str) -> list[str]:
     if words and words[0] in ("hetjob", "packjob"):
         words[0] = "--hetjob"
     if not words or not words[0].startswith("-"):
-        raise RequestError(f"{origin} {line!r} is no option of the scheduler's: write it as in --constraint=h100")
+        raise RequestError(f"{origin} must be an option of the scheduler, as in --constraint=h100, not {line!r}")
     return words
 
 
@@ -144,7 +144,9 @@ def _check_qsub(line: str, words: list[str], origin: str) -> None:
 
 def _check_variables(value: str, origin: str) -> None:
     if not _PLAIN_VARIABLES.fullmatch(value):  # qsub itself would take quotes, backslashes and commas apart
-        raise RequestError(f"{origin} -v {value!r} is no plain NAME=WORD,NAME=WORD: use --env for any other value")
+        raise RequestError(
+            f"{origin} -v must be plain NAME=WORD,NAME=WORD, not {value!r}: use --env for any other value"
+        )
     check_env(dict(part.split("=", 1) for part in value.split(",")), f"{origin} -v")
 
 
@@ -153,7 +155,7 @@ def _qsub_options(words: list[str], origin: str) -> Iterator[tuple[str, str]]:
     rest = iter(words)
     for word in rest:
         if not word.startswith("-") or word.startswith("--") or word == "-":
-            raise RequestError(f"{origin} {word!r} is no option of qsub's: write it as in '-l filesystems=home'")
+            raise RequestError(f"{origin} must be options of qsub, as in '-l filesystems=home', not {word!r}")
         letters = word[1:]
         while letters:
             letter, letters = letters[0], letters[1:]

@@ -59,7 +59,7 @@ def check_env(env: dict[str, str], origin: str) -> None:
     """Variables that can be exported, break nothing, and hold no secret. Raises RequestError."""
     for key, value in env.items():
         if not _NAME.fullmatch(key):
-            raise RequestError(f"{origin} {key!r} is no name for an environment variable")
+            raise RequestError(f"{origin} {key!r} is not a valid name for an environment variable")
         if is_secret(key):
             raise RequestError(f"{origin} {key} looks like a secret, and would be written into the script: {ADVICE}")
         for names, reason in _RESERVED:
@@ -68,7 +68,7 @@ def check_env(env: dict[str, str], origin: str) -> None:
         if value and not value.isprintable():
             raise RequestError(f"{origin} {key}={value!r} holds a newline or another control character")
         if key in SETTABLE and not _SECONDS.fullmatch(value):
-            raise RequestError(f"{origin} {key}={value!r} is no whole number of seconds: write 600, for ten minutes")
+            raise RequestError(f"{origin} {key} must be a whole number of seconds (600 is ten minutes), not {value!r}")
 
 
 def is_secret(name: str) -> bool:

@@ -155,7 +155,7 @@ def _hardware(asked: Asked, capacity: int | None, reasons: list[str]) -> tuple[i
     if asked.nodes:
         return asked.nodes, _procs_on(asked, replica, wanted, capacity, reasons)
     if capacity is None or wanted <= capacity:
-        where = "one node" if capacity else "one node is assumed, since nobody said how many GPUs a node has"
+        where = "one node" if capacity else "one node is assumed, since the number of GPUs per node was not given"
         reasons.append(f"{wanted} GPU(s) for TP × PP × DP: {where}")
         return 1, wanted
     sizes = [size for size in range(1, capacity + 1) if wanted % size == 0]
@@ -179,7 +179,7 @@ def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, rea
         if asked.dp is None:
             raise _Misfit(f"TP × PP = {replica} does not fit {nodes} node(s) of {capacity} GPUs")
     if asked.dp is None and nodes % wanted == 0:
-        reasons.append(f"nobody said how many GPUs a node has: one on each of {nodes} node(s)")
+        reasons.append(f"the number of GPUs per node was not given: one on each of {nodes} node(s)")
         return 1
     if wanted % nodes:
         raise _Misfit(f"TP × PP × DP = {wanted} cannot be shared out over {nodes} nodes")

@@ -59,7 +59,7 @@ def _read_config(folder: Path, option: str) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except OSError:
-        raise RequestError(f"{option} is no adapter: there is no {str(folder / CONFIG)!r}") from None
+        raise RequestError(f"{option} is not an adapter: there is no {str(folder / CONFIG)!r}") from None
     except ValueError as error:
         raise RequestError(f"{option}: {CONFIG} is not valid JSON: {error}") from None
     if not isinstance(config, dict):

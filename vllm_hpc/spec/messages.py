@@ -1,4 +1,4 @@
-"""What msgspec says of a value of the wrong kind, as a person's words: "must be a text such as "2:00:00""."""
+"""What msgspec says of a value of the wrong kind, as a person's words: "must be a string such as "2:00:00""."""
 
 from __future__ import annotations
 
@@ -55,4 +55,4 @@ def _expected(kind: msgspec.inspect.Type, example: str) -> str:
         case inspect.DictType():
             return f"a table{such_as}"
         case _:
-            return f"a text{such_as}"
+            return f"a string{such_as}"

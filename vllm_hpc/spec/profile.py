@@ -94,7 +94,7 @@ def _read_tables(path: Path) -> dict[str, Any]:
     """The profiles of a file; none where there is no such file."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be read for ever
-            raise ProfileError(f"{path}: cannot be read: it is no file")
+            raise ProfileError(f"{path}: cannot be read: it is not a file")
         content = read_toml(path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
@@ -143,7 +143,7 @@ def _check(profile: Profile, key: str) -> None:
     if key == "gpu":
         find_gpu(value, "'gpu'")
     if key == "gpu_memory_gib" and not 0 < value < float("inf"):
-        raise RequestError(f"'gpu_memory_gib' {value} is no amount of memory: write a GPU's GiB, such as 80")
+        raise RequestError(f"'gpu_memory_gib' must be a GPU's memory in GiB, such as 80, not {value}")
     if key == "head_command" and profile.head_suffix:
         raise RequestError("'head_command' and 'head_suffix' are both given, and each names the head: choose one")
 

@@ -38,7 +38,7 @@ def parse_walltime(text: str, origin: str = "--time") -> int:
     """Seconds in a walltime of Slurm's forms: minutes, MM:SS, HH:MM:SS, D-HH[:MM[:SS]]."""
     match = _WALLTIME.fullmatch(text)
     if not match:
-        raise RequestError(f"{origin} {text!r} is no walltime: write minutes, HH:MM:SS or D-HH:MM:SS")
+        raise RequestError(f"{origin} must be a walltime (minutes, HH:MM:SS or D-HH:MM:SS), not {text!r}")
     fields = [int(part) for part in match["clock"].split(":")]
     if match["days"] is not None or len(fields) == 3:
         hours, minutes, seconds = (*fields, 0, 0)[:3]
@@ -53,7 +53,9 @@ def parse_walltime(text: str, origin: str = "--time") -> int:
 def check_memory(text: str, origin: str) -> None:
     """An amount of memory as Slurm writes it."""
     if not _MEMORY.fullmatch(text):
-        raise RequestError(f"{origin} {text!r} is no amount of memory: write 64G, 64000M or 0 for all of the node's")
+        raise RequestError(
+            f"{origin} must be an amount of memory (64G, 64000M, or 0 for all of the node's), not {text!r}"
+        )
 
 
 def check_one_line(text: str, origin: str) -> None:
@@ -113,7 +115,7 @@ def check_chunk(parts: tuple[str, ...], origin: str) -> None:
     """What a profile adds to a chunk of PBS's, as in system=polaris."""
     for part in parts:
         if not _IN_CHUNK.fullmatch(part) or part.partition("=")[0].lower() in OWNED_RESOURCES:
-            raise RequestError(f"{origin} {part!r} is nothing to add to a chunk: write it as in 'system=polaris'")
+            raise RequestError(f"{origin} {part!r} cannot be added to a chunk: write it as in 'system=polaris'")
     _check_once(parts, origin)
 
 
@@ -123,7 +125,7 @@ def check_resources(resources: tuple[str, ...], origin: str) -> None:
         name = text.partition("=")[0].lower()
         if not _RESOURCE.fullmatch(text.replace("{nodes}", "1").replace("{gpus}", "1")):
             raise RequestError(
-                f"{origin} {text!r} is no resource: write it as in 'filesystems=home:eagle', and each by itself"
+                f"{origin} must be resources as in 'filesystems=home:eagle', each by itself, not {text!r}"
             )
         if name in OWNED_RESOURCES:
             raise RequestError(f"{origin} {name} is not yours to set here: {OWNED_RESOURCES[name]}")
@@ -167,7 +169,7 @@ def check_host_suffix(text: str, origin: str) -> None:
     """What is added to a host's name to make another; nothing, or letters, digits, '.' and '-'."""
     if not _HOST_SUFFIX.fullmatch(text):
         raise RequestError(
-            f"{origin} {text!r} is no part of a host name: only letters, digits, '.' and '-', as in '.hsn'"
+            f"{origin} must be part of a host name (letters, digits, '.' and '-', as in '.hsn'), not {text!r}"
         )
 
 
@@ -189,7 +191,7 @@ def _check_syntax(code: str, origin: str) -> None:
     words = asked.stderr.strip() or ("a backslash at its end takes the next line of the script" * code.endswith("\\"))
     if words:
         first = re.sub(r"^bash: (-c: )?line", "its line", words.splitlines()[0])
-        raise RequestError(f"{origin} is no shell code that bash understands: {first}")
+        raise RequestError(f"{origin} must be shell code that bash can read: {first}")
 
 
 def check_json(value: Any, origin: str, depth: int = 0) -> None:
@@ -197,7 +199,7 @@ def check_json(value: Any, origin: str, depth: int = 0) -> None:
     if depth > 50:
         raise RequestError(f"{origin} is nested too deep")
     if isinstance(value, float) and not math.isfinite(value):
-        raise RequestError(f"{origin} holds {value}, which is no number that JSON knows")
+        raise RequestError(f"{origin} holds {value}, which JSON cannot express")
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             check_json(item, origin, depth + 1)

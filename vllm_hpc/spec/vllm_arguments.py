@@ -95,7 +95,7 @@ def typed(kind: str, given: dict[str, Any]) -> dict[str, Any]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"see vLLM's {_HOMES[kind][1]}"
-            raise RequestError(f"--{kind} {name!r} is no argument of the vLLM that is installed here: {hint}")
+            raise RequestError(f"--{kind} {name!r} is not an argument of the vLLM that is installed here: {hint}")
     return {name: _typed(kind, name, value, _accepted(known[name], module, package)) for name, value in given.items()}
 
 
@@ -126,7 +126,7 @@ def _plain(origin: str, value: Any) -> Any:
     try:
         return msgspec.json.decode(msgspec.json.encode(value))
     except (TypeError, ValueError, RecursionError) as error:
-        raise RequestError(f"{origin} is nothing that job.json can hold: {error}") from None
+        raise RequestError(f"{origin} cannot be written into job.json: {error}") from None
 
 
 def _package() -> Path | None:

@@ -92,8 +92,8 @@ class Bench:
         """Refuse rows that are too many, or too long for the model or the max_model_len that was asked for."""
         if rows * prompt > _MOST_TOKENS:
             raise RequestError(
-                f"{rows} row(s) of {prompt} tokens are no short trial: use fewer --rows or --prompt-tokens, "
-                f"{_MOST_TOKENS} tokens in all at most"
+                f"{rows} row(s) of {prompt} tokens are too many for a short trial: use fewer --rows or "
+                f"--prompt-tokens, {_MOST_TOKENS} tokens in all at most"
             )
         asked = whole(self._request.engine.get("max_model_len"), 0)
         most = asked if asked > 0 else self._subject.shape.positions

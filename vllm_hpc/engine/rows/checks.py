@@ -69,7 +69,7 @@ def check_names(given: dict[str, Any], known: Iterable[str]) -> None:
 def check_embedding(given: dict[str, Any]) -> None:
     """Refuse what makes no sense for an embedding. Raises ValueError."""
     if unknown := sorted(given.keys() - {*_POOLING_NAMES, *CUTS}):
-        raise ValueError(f"{unknown[0]!r} is no parameter of an embedding: it takes {', '.join(_POOLING_NAMES)}")
+        raise ValueError(f"{unknown[0]!r} is not a parameter of an embedding: it takes {', '.join(_POOLING_NAMES)}")
     dimensions = given.get("dimensions")
     if dimensions is not None and type(dimensions) is not int:
         raise ValueError(f"dimensions must be a whole number, not {dimensions!r}")

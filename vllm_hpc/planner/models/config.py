@@ -172,7 +172,7 @@ def _head_dim(text: Fields, hidden: int, heads: int, family: Family) -> int:
     given = None if family.mla else text.optional_count("head_dim", most=MOST_WIDTH)
     if given is None and not family.mla and hidden % heads:
         raise ModelError(
-            f"{text.origin}: hidden_size {hidden} is no multiple of {heads} attention heads, "
+            f"{text.origin}: hidden_size {hidden} is not a multiple of {heads} attention heads, "
             "and there is no head_dim: copy config.json again"
         )
     return given or hidden // heads

@@ -60,4 +60,4 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(f"{str(folder)!r} is a file, not a model folder: name the folder that holds config.json")
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{str(folder)!r} is no model folder: it has no config.json")
+        raise ModelError(f"{str(folder)!r} is not a model folder: it has no config.json")

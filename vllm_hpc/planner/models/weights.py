@@ -85,7 +85,7 @@ def read_header(file: Path) -> dict[str, _Tensor]:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if not 2 <= length <= min(MOST_HEADER, size - 8):
-                raise ModelError(f"{str(file)!r} is no whole safetensors file ({size} bytes): copy it again")
+                raise ModelError(f"{str(file)!r} is not a complete safetensors file ({size} bytes): copy it again")
             tensors = msgspec.json.decode(stream.read(length), type=dict[str, _Tensor])
     except OSError as error:
         raise ModelError(f"cannot read {str(file)!r}: {error.strerror}") from None
@@ -112,11 +112,11 @@ def _files(folder: Path) -> list[Path]:
     if not os.path.lexists(index):
         files = sorted(path for path in folder.glob("*.safetensors") if not _is_duplicate(path))
         if odd := [file.name for file in files if not file.is_file()]:
-            raise ModelError(f"{str(folder)!r}: {odd[0]!r} is no file, or a link to none: copy the model again")
+            raise ModelError(f"{str(folder)!r}: {odd[0]!r} is not a file, or is a broken link: copy the model again")
         _check_numbers(folder, files)
         return files
     if not index.is_file():
-        raise ModelError(f"{str(index)!r} is no file, or a link to none: copy the model again")
+        raise ModelError(f"{str(index)!r} is not a file, or is a broken link: copy the model again")
     try:
         names = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()
     except OSError as error:

@@ -24,7 +24,7 @@ def check_request(request: Request, profile: Profile, layout: Layout) -> None:
     memory = request.mem or profile.mem
     if memory is not None and not int("".join(c for c in memory if c.isdigit())):
         raise RequestError(
-            f"{_origin('mem', request.mem)} {memory}: PBS has no word for all of a node's memory: name an amount, "
+            f"{_origin('mem', request.mem)} {memory}: PBS cannot be asked for all of a node's memory: name an amount, "
             "or leave it out (exclusive = true in a profile gives whole nodes)"
         )
     _check_account(request, profile)
@@ -32,9 +32,11 @@ def check_request(request: Request, profile: Profile, layout: Layout) -> None:
     _check_launcher_options(launcher, profile.launcher_options)
     grammar = profile.gpu_request
     if profile.chunk and grammar in ("totals", "nodes"):
-        raise RequestError(f"chunk has no place with gpu_request = {grammar!r}: use resources in the profile")
+        raise RequestError(f"chunk cannot be used with gpu_request = {grammar!r}: use resources in the profile")
     if profile.exclusive and grammar in ("totals", "nodes"):
-        raise RequestError(f"exclusive = true has no word with gpu_request = {grammar!r}: leave it out of the profile")
+        raise RequestError(
+            f"exclusive = true cannot be expressed with gpu_request = {grammar!r}: leave it out of the profile"
+        )
     if grammar == "totals" and layout.nodes > 1 and not (request.cpus_per_rank or profile.cpus_per_rank):
         raise RequestError(
             f"gpu_request = 'totals' asks for cores, and PBS makes {layout.nodes} nodes of them: say how many each "
@@ -53,7 +55,9 @@ def _check_account(request: Request, profile: Profile) -> None:
         if value is not None and not value.isascii():
             raise RequestError(f"{key} {value!r} holds more than ASCII, which is all that PBS takes")
     if account and profile.account_flag == "-W group_list" and not _GROUP.fullmatch(account):
-        raise RequestError(f"account {account!r} is no group's name: letters, digits and '_.@-', for -W group_list")
+        raise RequestError(
+            f"account must be a group's name (letters, digits and '_.@-') for -W group_list, not {account!r}"
+        )
 
 
 def _check_launcher_options(launcher: str | None, options: tuple[str, ...]) -> None:
