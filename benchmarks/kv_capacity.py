@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.published_models import PUBLISHED
-from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.device import Device
 from vllm_hpc.planner.engine_settings import choose_settings
 from vllm_hpc.planner.memory import Fit
@@ -50,7 +50,7 @@ def predict(config: dict[str, Any], gpu: str, tp: int, pp: int, given: dict[str,
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     device = Device(None, "RAM", memory) if gpu == "cpu" else Device(find_gpu(gpu), "--gpu")
     settings = choose_settings(shape, device, None, given, 1.0)
-    fit = Needs(shape, None, device, settings).fit(Layout(1, tp * pp, tp * pp, tp, pp, 1))
+    fit = PlanningProblem(shape, None, device, settings).fit(Layout(1, tp * pp, tp * pp, tp, pp, 1))
     assert fit is not None
     return fit, {**settings.engine, **given}
 

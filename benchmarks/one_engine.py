@@ -167,7 +167,7 @@ class OneEngine:
         """One attempt at a job of these rows: from the input's file to durable rows."""
         from torch._C._distributed_c10d import PrefixStore
 
-        from vllm_hpc.engine.attempt import Attempt
+        from vllm_hpc.engine.attempt import ReplicaAttempt
         from vllm_hpc.engine.health.rank_record import RankReport
 
         self._runs += 1
@@ -177,7 +177,7 @@ class OneEngine:
         self._barrier.wait()
         job = JobFolder(self._work / name)
         report = RankReport(job, self._rank, self._place.replica, 1)
-        attempt = Attempt(job, job.job(), self._place, 1, 0, sync_s)
+        attempt = ReplicaAttempt(job, job.job(), self._place, 1, 0, sync_s)
         store = PrefixStore(f"run/{self._runs}", self._store)
         stop = self._start()
         digest = attempt.run(vllm_engine.VllmEngine(self.engine), self._replica.lockstep(), store, report)

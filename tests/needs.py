@@ -7,28 +7,28 @@ from typing import Any
 import msgspec
 
 from tests.published_models import PUBLISHED
-from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
 from vllm_hpc.planner.device import Device
 from vllm_hpc.planner.engine_settings import choose_settings
 from vllm_hpc.planner.models.config import read_shape
-from vllm_hpc.planner.workload import Survey
+from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.gpus import find_gpu
 
 MODELS = {model.name: read_shape(model.config, model.name) for model in PUBLISHED}
 
 
-def needs(name: str, gpu: str | None, survey: Survey | None = None, **engine: Any) -> Needs:
+def needs(name: str, gpu: str | None, survey: Workload | None = None, **engine: Any) -> PlanningProblem:
     device = Device(find_gpu(gpu), "--gpu") if gpu else None
     shape = MODELS[name]
     if survey and shape.positions == 2048:  # Hugging Face's default: the list of sizes has no context
         shape = msgspec.structs.replace(shape, positions=131072)
-    return Needs(shape, None, device, choose_settings(shape, device, survey, engine, 1.0), survey)
+    return PlanningProblem(shape, None, device, choose_settings(shape, device, survey, engine, 1.0), survey)
 
 
 def cut(choice: Choice) -> tuple[int, int, int]:
     return choice.layout.tp, choice.layout.pp, choice.layout.dp
 
 
-def of_rows(rows: int, output: int, prompt: int = 256) -> Survey:
-    return Survey(rows=rows, longest=prompt + output, prompt_tokens=prompt * rows, output_tokens=output * rows)
+def of_rows(rows: int, output: int, prompt: int = 256) -> Workload:
+    return Workload(rows=rows, longest=prompt + output, prompt_tokens=prompt * rows, output_tokens=output * rows)

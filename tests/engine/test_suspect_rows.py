@@ -10,7 +10,7 @@ import pytest
 
 from tests import crafted
 from vllm_hpc.engine.loop.chunk_claims import Chunks
-from vllm_hpc.engine.loop.suspect_rows import Prior, Suspects, Trial, earlier_attempts, explain
+from vllm_hpc.engine.loop.suspect_rows import Prior, Suspects, SuspectTrial, earlier_attempts, explain_suspects
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Claimed, Crash, Retry, read_json, write_json
 
@@ -44,7 +44,7 @@ def over(folder: JobFolder, attempt: int, code: int | None = 1, cause: str = "ex
         crafted.end(folder, code, cause, attempt)
 
 
-def judge(folder: JobFolder, attempt: int, replica: int = 0, task: int = 0, most: int = 40) -> Trial:
+def judge(folder: JobFolder, attempt: int, replica: int = 0, task: int = 0, most: int = 40) -> SuspectTrial:
     """What attempt ``attempt`` hears when it begins."""
     prior = Prior(folder, folder.job())
     before = earlier_attempts(folder, task, attempt)
@@ -52,7 +52,7 @@ def judge(folder: JobFolder, attempt: int, replica: int = 0, task: int = 0, most
     return prior.judge(folder, replica, before, CHUNKS, most)
 
 
-def rows_of(trial: Trial) -> list[int]:
+def rows_of(trial: SuspectTrial) -> list[int]:
     return [row for group in trial.groups for row in group]
 
 
@@ -77,7 +77,7 @@ def test_death_at_a_trial_narrows_down_to_one_row_which_two_deaths_condemn(folde
     over(folder, 4)
     trial = judge(folder, 5)
     assert (trial.condemned, trial.groups) == ([5], [])
-    assert explain(folder, 0, [1, 2, 3, 4]) == (
+    assert explain_suspects(folder, 0, [1, 2, 3, 4]) == (
         "with this row alone in it the engine died again and again: RuntimeError: illegal address"
     )
 
@@ -102,13 +102,13 @@ def test_one_death_alone_condemns_nobody(folder: JobFolder) -> None:
     claimed(folder, 1, Claimed(trial=[7]))
     crash(folder, 1)
     over(folder, 1)
-    assert judge(folder, 2) == Trial(groups=[[7]])
+    assert judge(folder, 2) == SuspectTrial(groups=[[7]])
 
 
 def test_a_silent_death_counts_when_the_same_rows_were_there_before(folder: JobFolder) -> None:
     claimed(folder, 1, Claimed(chunk=0))
     over(folder, 1, code=None)
-    assert judge(folder, 2) == Trial()
+    assert judge(folder, 2) == SuspectTrial()
     claimed(folder, 2, Claimed(chunk=0), Claimed(chunk=1))
     finished(folder, 2, *range(8))
     over(folder, 2, code=137)
@@ -123,7 +123,7 @@ def test_an_end_that_was_ordered_puts_nobody_on_trial(folder: JobFolder, code: i
     over(folder, 1, code, cause)
     over(folder, 2, code, cause)
     claimed(folder, 2, Claimed(chunk=0))
-    assert judge(folder, 3) == Trial()
+    assert judge(folder, 3) == SuspectTrial()
 
 
 def test_a_crash_that_a_requeue_followed_counts(folder: JobFolder) -> None:
@@ -138,7 +138,7 @@ def test_anothers_crash_acquits_this_replica(folder: JobFolder) -> None:
     claimed(folder, 1, Claimed(chunk=1), replica=1)
     crash(folder, 1, replica=1)
     over(folder, 1)
-    assert judge(folder, 2, replica=0) == Trial()
+    assert judge(folder, 2, replica=0) == SuspectTrial()
     assert rows_of(judge(folder, 2, replica=1)) == list(range(10, 20))
 
 
@@ -174,13 +174,13 @@ def test_only_attempts_of_the_same_task_are_judged(tmp_path: Path) -> None:
     crafted.end(folder, 1)
     crafted.start(folder, 2, task=0)
     assert earlier_attempts(folder, 0, 3) == [2]
-    assert judge(folder, 3) == Trial()
+    assert judge(folder, 3) == SuspectTrial()
     assert rows_of(judge(folder, 3, replica=1, task=1)) == list(range(10))
 
 
 def test_what_is_on_trial_or_condemned_is_nobodys_to_claim(folder: JobFolder) -> None:
     prior = Prior(folder, folder.job())
-    prior.reserve([Trial(groups=[[3], [4, 5]]), Trial(condemned=[9])])
+    prior.reserve([SuspectTrial(groups=[[3], [4, 5]]), SuspectTrial(condemned=[9])])
     assert [row for row in range(40) if prior.rows[row]] == [3, 4, 5, 9]
 
 
@@ -190,12 +190,12 @@ def test_errors_are_retried_when_asked_and_condemned_rows_alone(folder: JobFolde
     )
     write_json(folder.suspects(0), Suspects(attempt=2, strikes={5: 4}))
     over(folder, 2, 0)
-    assert judge(folder, 3) == Trial()
+    assert judge(folder, 3) == SuspectTrial()
     write_json(folder.retry, Retry(2))
     prior = Prior(folder, folder.job())
     assert (prior.rows[5], prior.rows[6]) == (0, 0)
-    assert judge(folder, 3) == Trial(groups=[[5]])
-    assert judge(folder, 3) == Trial(groups=[[5]])  # asked again, by another replica or after a death
+    assert judge(folder, 3) == SuspectTrial(groups=[[5]])
+    assert judge(folder, 3) == SuspectTrial(groups=[[5]])  # asked again, by another replica or after a death
     found = read_json(folder.suspects(0), Suspects)
     assert found == Suspects(attempt=2, tried=[5], strikes={}, retried=2)
 

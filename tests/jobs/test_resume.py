@@ -21,7 +21,7 @@ from vllm_hpc.jobs.task_states import Verdict
 from vllm_hpc.schedulers.scheduler import ClientTimeoutError, Sighting
 from vllm_hpc.spec.errors import FailedError, InputError, SubmitError
 
-Looks = Callable[[str], Any]
+StatusCache = Callable[[str], Any]
 
 
 @pytest.fixture

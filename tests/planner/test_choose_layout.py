@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tests.needs import MODELS, cut, needs, of_rows
 from tests.published_models import PUBLISHED
 from vllm_hpc.jobfolder.store_input import Intake
-from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import ROOM, Choice, choose, lack, with_more_sequences
 from vllm_hpc.planner.device import Device
 from vllm_hpc.planner.engine_settings import choose_settings, not_modelled
 from vllm_hpc.planner.models.config import read_shape, with_whole_experts
 from vllm_hpc.planner.parallelism import why_not
-from vllm_hpc.planner.workload import Survey, survey
+from vllm_hpc.planner.workload import Workload, survey
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.gpus import GIB, GPUS, Gpu, find_gpu, recognise
 from vllm_hpc.spec.layout import OPTIONS, Asked, solve, solve_array
@@ -99,7 +99,7 @@ def test_few_long_rows_share_the_weights_of_one_replica(
         ("Qwen2.5-32B", "h100-80", of_rows(2048, 1000, 1000), (2, 1, 2)),
     ],
 )
-def test_what_runs_at_once_decides(name: str, gpu: str, survey: Survey, expected: tuple[int, int, int]) -> None:
+def test_what_runs_at_once_decides(name: str, gpu: str, survey: Workload, expected: tuple[int, int, int]) -> None:
     assert cut(choose(Asked(nodes=1, gpus_per_node=4), None, needs(name, gpu, survey), solve)) == expected
 
 
@@ -148,7 +148,7 @@ def test_without_room_to_be_busy_stages_that_take_turns_still_lose() -> None:
     ],
 )
 def test_of_long_rows_that_fill_the_kv_cache_the_estimate_decides(
-    name: str, gpu: str, nodes: int, rows: Survey, expected: tuple[int, int, int]
+    name: str, gpu: str, nodes: int, rows: Workload, expected: tuple[int, int, int]
 ) -> None:
     choice = choose(Asked(nodes=nodes, gpus_per_node=4), None, needs(name, gpu, rows), solve)
     assert cut(choice) == expected
@@ -221,7 +221,7 @@ def test_a_plan_says_why_and_who_lost() -> None:
 
 def test_no_more_than_one_replica_a_row_is_kept_busy() -> None:
     """Two rows need no room for 128."""
-    two = Survey(rows=2, longest=1000, prompt_tokens=500, output_tokens=1500)
+    two = Workload(rows=2, longest=1000, prompt_tokens=500, output_tokens=1500)
     choice = choose(Asked(nodes=1, gpus_per_node=2), None, needs("Qwen2.5-32B", "h100-80", two), solve)
     assert cut(choice) == (1, 1, 2)
 
@@ -241,7 +241,7 @@ def test_settings_go_with_device_and_input_and_engine_options_win(
     gpu: str | None, given: dict[str, int], expected: dict[str, int]
 ) -> None:
     device = Device(find_gpu(gpu), "--gpu") if gpu else None
-    rows = Survey(rows=10, longest=700, prompt_tokens=1000, output_tokens=2560)
+    rows = Workload(rows=10, longest=700, prompt_tokens=1000, output_tokens=2560)
     chosen = choose_settings(MODELS["Llama-3.1-8B"], device, rows, given, 1.0)
     assert chosen.engine == expected
     assert chosen.load.max_model_len == (given.get("max_model_len") or 700)
@@ -266,7 +266,7 @@ def test_settings_go_with_device_and_input_and_engine_options_win(
 def test_very_many_short_rows_run_more_at_once_than_vllm_captures_graphs_for(
     name: str, gpu: str, rows: int, given: dict[str, Any], expected: int
 ) -> None:
-    rows_of_384 = Survey(rows=rows, longest=384, prompt_tokens=256 * rows, output_tokens=128 * rows)
+    rows_of_384 = Workload(rows=rows, longest=384, prompt_tokens=256 * rows, output_tokens=128 * rows)
     before = needs(name, gpu, rows_of_384, **given)
     chosen = choose(Asked(nodes=1, gpus_per_node=4), None, before, solve)
     choice, after = with_more_sequences(chosen, before, given)
@@ -279,7 +279,7 @@ def test_very_many_short_rows_run_more_at_once_than_vllm_captures_graphs_for(
 
 def test_a_long_row_keeps_its_room_where_others_are_short() -> None:
     """1024 sequences to sample take memory: where the longest row has little to spare, they stay 512."""
-    rows = Survey(rows=100_000, longest=32_767, prompt_tokens=500_000, output_tokens=1_000_000)
+    rows = Workload(rows=100_000, longest=32_767, prompt_tokens=500_000, output_tokens=1_000_000)
     before = needs("Gemma-3-27B", "h100-80", rows)
     chosen = choose(Asked(tp=1, pp=1, dp=1), None, before, solve)
     assert chosen.fit and chosen.fit.fits and chosen.fit.kv_tokens < 1.1 * 32_767
@@ -287,7 +287,7 @@ def test_a_long_row_keeps_its_room_where_others_are_short() -> None:
 
 
 def test_a_number_of_sequences_that_was_asked_for_stays_and_so_does_one_for_unknown_rows() -> None:
-    many = Survey(rows=10**6, longest=384, prompt_tokens=256 * 10**6, output_tokens=128 * 10**6)
+    many = Workload(rows=10**6, longest=384, prompt_tokens=256 * 10**6, output_tokens=128 * 10**6)
     for rows, engine in ((many, {"max_num_seqs": 512}), (None, {})):
         before = needs("Llama-3.1-8B", "h100-80", rows, **engine)
         chosen = choose(Asked(nodes=1, gpus_per_node=4), None, before, solve)
@@ -295,7 +295,7 @@ def test_a_number_of_sequences_that_was_asked_for_stays_and_so_does_one_for_unkn
 
 
 def test_the_models_own_length_is_not_exceeded() -> None:
-    rows = Survey(rows=1, longest=10**9, prompt_tokens=10, output_tokens=10)
+    rows = Workload(rows=1, longest=10**9, prompt_tokens=10, output_tokens=10)
     chosen = choose_settings(MODELS["GPT-2"], None, rows, {}, 1.0)
     assert ("max_model_len" in chosen.engine, chosen.load.max_model_len) == (False, 1024)
 
@@ -364,7 +364,7 @@ def test_experts_that_stay_whole_have_no_rule_for_their_width() -> None:
     config = next(model.config for model in PUBLISHED if model.name == "Qwen3-235B-A22B")
     fp8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
     shape = read_shape(config | fp8, "config.json")
-    plain = Needs(shape, None, None, choose_settings(shape, None, None, {}, 1.0))
+    plain = PlanningProblem(shape, None, None, choose_settings(shape, None, None, {}, 1.0))
     assert "1536 / 8" in (plain.rule(8, 1) or "")
     assert msgspec.structs.replace(plain, shape=with_whole_experts(shape)).rule(8, 1) is None
 

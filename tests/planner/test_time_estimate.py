@@ -9,7 +9,7 @@ import pytest
 
 from tests.needs import cut, needs, of_rows
 from vllm_hpc.planner.choose_layout import WORTH_SHARE, choose
-from vllm_hpc.planner.workload import Survey
+from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.layout import Asked, Layout, solve
 
 # Output tokens/s of layouts, TP and DP, of the same GPUs: docs/performance.md. Of rows, tokens out and PP=1.
@@ -75,7 +75,7 @@ def test_what_a_start_takes_more_is_not_paid_for_a_few_seconds() -> None:
     assert any("a larger group starts later" in other for other in choice.runners_up)
 
 
-def seconds(name: str, survey: Survey, tp: int = 1, dp: int = 1, nodes: int = 1) -> float:
+def seconds(name: str, survey: Workload, tp: int = 1, dp: int = 1, nodes: int = 1) -> float:
     """The estimate on H100."""
     wanted, gpus = needs(name, "h100-80", survey), tp * dp // nodes
     layout = Layout(nodes, gpus, gpus, tp, 1, dp)
@@ -85,7 +85,7 @@ def seconds(name: str, survey: Survey, tp: int = 1, dp: int = 1, nodes: int = 1)
 
 
 def test_one_long_row_among_many_short_ones_takes_its_own_steps() -> None:
-    short = Survey(rows=4000, longest=30_050, prompt_tokens=200_000, output_tokens=64_000)
+    short = Workload(rows=4000, longest=30_050, prompt_tokens=200_000, output_tokens=64_000)
     long = msgspec.structs.replace(of_rows(1, 30_000), longest=30_050)
     mixed = msgspec.structs.replace(short, rows=4001, output_tokens=94_000, most_output=30_000)
     assert seconds("Llama-3.1-8B", mixed, dp=4) == pytest.approx(seconds("Llama-3.1-8B", long), rel=0.2)

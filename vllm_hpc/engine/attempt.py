@@ -18,7 +18,7 @@ from vllm_hpc.engine.loop.lockstep import Lockstep
 from vllm_hpc.engine.loop.loop import Digest, Loop
 from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
-from vllm_hpc.engine.loop.suspect_rows import Prior, Trial, earlier_attempts, explain
+from vllm_hpc.engine.loop.suspect_rows import Prior, SuspectTrial, earlier_attempts, explain_suspects
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
@@ -41,7 +41,7 @@ class EngineDiedError(RuntimeError):
     """The engine did not live through a row."""
 
 
-class Attempt:
+class ReplicaAttempt:
     """This rank's part of an attempt; make it before the engine loads: earlier shards are read meanwhile."""
 
     def __init__(self, job: JobFolder, record: JobRecord, place: Place, attempt: int, task: int, sync_s: float) -> None:
@@ -57,7 +57,7 @@ class Attempt:
         """Run this replica's share of the rows and return the digest of what was generated."""
         prior = self._prior.result() if self._prior else None
         most = engine.max_num_seqs
-        trial = self._judge(prior, most) if prior else Trial()
+        trial = self._judge(prior, most) if prior else SuspectTrial()
         start = Start(bytes(prior.rows) if prior else b"", trial.groups)
         start = msgspec.msgpack.decode(lockstep.share(msgspec.msgpack.encode(start)), type=Start)
         done = prior.rows if prior else bytearray(start.done)
@@ -88,12 +88,12 @@ class Attempt:
             writer.close()
         return loop.digest
 
-    def _judge(self, prior: Prior, most: int) -> Trial:
+    def _judge(self, prior: Prior, most: int) -> SuspectTrial:
         """What this replica runs alone; what the others of this world do is not left in the chunks either."""
         layout, mine = self._record.plan.layout, self._place.replica
         before = earlier_attempts(self._job, self._task, self._attempt)
         if not before:
-            return Trial()
+            return SuspectTrial()
         prior.record(self._job, mine, before, self._chunks, most)
         replicas = [mine] if layout.is_array else range(layout.dp)
         trials = {replica: prior.judge(self._job, replica, before, self._chunks, most) for replica in replicas}
@@ -122,4 +122,4 @@ class Attempt:
     def _condemn(self, engine: Engine, index: int) -> dict[str, Any]:
         row = InputReader(self._job).rows(index, 1)[0]
         before = earlier_attempts(self._job, self._task, self._attempt)
-        return engine.failure(row, EngineDiedError(explain(self._job, self._place.replica, before)))
+        return engine.failure(row, EngineDiedError(explain_suspects(self._job, self._place.replica, before)))

@@ -86,10 +86,10 @@ def _generate(rank: _Rank, maker: EngineMaker) -> None:
     """Start the engine and run this rank's part of the rows."""
     job, record, standing, place, report, sync_s = rank
     maker.load(report)
-    from vllm_hpc.engine.attempt import Attempt
+    from vllm_hpc.engine.attempt import ReplicaAttempt
     from vllm_hpc.engine.startup import replicas
 
-    attempt = Attempt(job, record, place, standing.attempt, standing.task, sync_s)
+    attempt = ReplicaAttempt(job, record, place, standing.attempt, standing.task, sync_s)
     with report.timed("load"):
         store = replicas.meet(standing.rank, standing.world_size)
         replica = maker.join(store)

@@ -24,7 +24,7 @@ from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.jobs.summary import Summary
 from vllm_hpc.jobs.task_states import read_ranks
 from vllm_hpc.rows.row import Row, iter_jsonl
-from vllm_hpc.schedulers.polling import Looks
+from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import ClientTimeoutError, get_scheduler
 from vllm_hpc.spec.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
 from vllm_hpc.spec.values import as_path
@@ -67,7 +67,7 @@ class Job:
         than that reads the folder each time, and asks the scheduler only every ``ask_every_s`` seconds.
         """
         pause = _POLL_S[0]
-        looks = Looks(ask_every_s)
+        looks = StatusCache(ask_every_s)
         while True:
             status = read_status(self.folder, looks)
             yield status, pause
@@ -215,5 +215,5 @@ def list_jobs(job_dir: str = "runs") -> list[Job]:
 
 def list_statuses(job_dir: str = "runs") -> list[Status]:
     """The states of all jobs under ``job_dir``, the oldest first. A scheduler that is silent is asked but once."""
-    looks = Looks(float("inf"))
+    looks = StatusCache(float("inf"))
     return [read_status(job.folder, looks) for job in list_jobs(job_dir)]

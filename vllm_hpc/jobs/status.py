@@ -10,7 +10,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Attempt, JobRecord, Submitted, read_json, submission_of
 from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates, is_drained, read_ranks
-from vllm_hpc.schedulers.polling import Looks
+from vllm_hpc.schedulers.polling import StatusCache
 
 # Seconds until what a compute node wrote last is surely seen here: NFS clients keep attributes for up to 60 s (nfs(5),
 # acregmax and acdirmax).
@@ -37,7 +37,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in FINAL
 
 
-def read_status(folder: JobFolder, looks: Looks | None = None) -> Status:
+def read_status(folder: JobFolder, looks: StatusCache | None = None) -> Status:
     """The state of a job now, or as old as what ``looks`` keeps. Raises JobNotFoundError."""
     status = _read_status(folder, looks)
     # It may have submitted itself again while its scheduler was asked for the id before.
@@ -52,12 +52,12 @@ def _submission(folder: JobFolder, attempts: list[Attempt]) -> str | None:
     return submitted.job_id if submitted else submission_of(attempts[-1].job_id) if attempts else None
 
 
-def _read_status(folder: JobFolder, looks: Looks | None) -> Status:
+def _read_status(folder: JobFolder, looks: StatusCache | None) -> Status:
     record = folder.job()
     attempts = folder.attempts()
     job_id = _submission(folder, attempts)
     # The state first, the counts after: rows that end in between belong to a job that still runs.
-    tasks = TaskStates(folder, record, job_id, attempts, looks or Looks())
+    tasks = TaskStates(folder, record, job_id, attempts, looks or StatusCache())
     state, reason = tasks.overall()
     progress = read_progress(folder, record)
     rows = final_rows(folder, record, progress) if state in FINAL else reported_rows(progress, record)

@@ -19,7 +19,7 @@ from vllm_hpc.jobfolder.records import (
 )
 from vllm_hpc.jobs.failure import cause_of_failure
 from vllm_hpc.jobs.progress import read_progress
-from vllm_hpc.schedulers.polling import Looks
+from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Sighting
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
@@ -67,7 +67,7 @@ class TaskStates:
     """The states of a job's tasks (one, but for an array). The scheduler is asked once, and only if it must be."""
 
     def __init__(
-        self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt], looks: Looks
+        self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt], looks: StatusCache
     ) -> None:
         self._folder, self._record, self._job_id, self._looks = folder, record, job_id, looks
         # When the scheduler first said that a task has completed whose own record is not seen yet; 0: no such task.

@@ -11,7 +11,7 @@ from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.planner.parallelism import why_not
 from vllm_hpc.planner.time_estimate import estimate_seconds
-from vllm_hpc.planner.workload import Survey
+from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Layout
 
@@ -20,14 +20,14 @@ from vllm_hpc.spec.layout import Layout
 BUSY_SEQUENCES = 128
 
 
-class Needs(msgspec.Struct, frozen=True):
+class PlanningProblem(msgspec.Struct, frozen=True):
     """All that decides on a layout: the model, its weights, the device, the settings, and what the input asks for."""
 
     shape: Shape
     weights: Weights | None
     device: Device | None
     settings: Settings
-    survey: Survey | None = None
+    survey: Workload | None = None
     one_node: bool = False  # the local scheduler's: no other node can be had
     overlaps_stages: bool = False  # of PP: --launcher native
 

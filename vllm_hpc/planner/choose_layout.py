@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.engine_settings import round_up, with_sequences
 from vllm_hpc.planner.memory import Fit
 from vllm_hpc.planner.parallelism import allowed_tp
@@ -56,7 +56,7 @@ class Choice(msgspec.Struct, frozen=True):
 class _Candidate(msgspec.Struct, frozen=True, dict=True):
     layout: Layout
     reasons: list[str]
-    needs: Needs
+    needs: PlanningProblem
 
     @cached_property
     def fit(self) -> Fit | None:
@@ -94,7 +94,7 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
         return f"TP {self.layout.tp} × PP {self.layout.pp} × DP {self.layout.dp}"
 
 
-def choose(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> Choice:
+def choose(asked: Asked, capacity: int | None, needs: PlanningProblem, solve: Solver) -> Choice:
     """Complete a layout for a model. Raises LayoutError where the numbers, or the model's, do not go together."""
     candidates = _candidates(asked, capacity, needs, solve)
     if not candidates:  # solve says which number is wrong
@@ -107,7 +107,9 @@ def choose(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> C
     return Choice(best.layout, best.fit, (*best.reasons, *_why(best, candidates, is_asked)), runners_up)
 
 
-def with_rounded_length(choice: Choice, needs: Needs, given: dict[str, Any]) -> tuple[Choice, Needs]:
+def with_rounded_length(
+    choice: Choice, needs: PlanningProblem, given: dict[str, Any]
+) -> tuple[Choice, PlanningProblem]:
     """With max_model_len rounded up, where the layout has room for such a sequence, or that is too short to matter.
 
     ``given`` is --engine's.
@@ -120,7 +122,9 @@ def with_rounded_length(choice: Choice, needs: Needs, given: dict[str, Any]) -> 
     return msgspec.structs.replace(choice, fit=fit), roomy
 
 
-def with_more_sequences(choice: Choice, needs: Needs, given: dict[str, Any]) -> tuple[Choice, Needs]:
+def with_more_sequences(
+    choice: Choice, needs: PlanningProblem, given: dict[str, Any]
+) -> tuple[Choice, PlanningProblem]:
     """With MOST_CAPTURED sequences at once, not LARGEST_GRAPH, where the KV cache holds them and rows are very many.
 
     1.03 of the tokens/s of the 8B shape on an H100 (docs/performance.md). Where --engine (``given``), or a small GPU,
@@ -139,7 +143,7 @@ def with_more_sequences(choice: Choice, needs: Needs, given: dict[str, Any]) -> 
     return msgspec.structs.replace(choice, fit=fit), more
 
 
-def smallest_that_fits(capacity: int | None, needs: Needs, solve: Solver) -> Layout | None:
+def smallest_that_fits(capacity: int | None, needs: PlanningProblem, solve: Solver) -> Layout | None:
     """The least GPUs that hold one replica, whatever was asked; None where not even MOST_REPLICA do."""
     for candidate in _candidates(Asked(dp=1), capacity, needs, solve):
         if candidate.fit and candidate.fit.fits:
@@ -147,7 +151,7 @@ def smallest_that_fits(capacity: int | None, needs: Needs, solve: Solver) -> Lay
     return None
 
 
-def _candidates(asked: Asked, capacity: int | None, needs: Needs, solve: Solver) -> list[_Candidate]:
+def _candidates(asked: Asked, capacity: int | None, needs: PlanningProblem, solve: Solver) -> list[_Candidate]:
     """The layouts that agree with what was asked, in the order in which a replica grows.
 
     TP inside a node first, up to the most that the model takes; then PP, over nodes, where memory is known to need
@@ -169,7 +173,7 @@ def _candidates(asked: Asked, capacity: int | None, needs: Needs, solve: Solver)
 
 
 def _solved(
-    cuts: list[tuple[int, int]], asked: Asked, capacity: int | None, needs: Needs, solve: Solver
+    cuts: list[tuple[int, int]], asked: Asked, capacity: int | None, needs: PlanningProblem, solve: Solver
 ) -> Iterator[_Candidate]:
     for tp, pp in cuts:
         # Nobody's nodes have as many GPUs as the largest models need.
@@ -188,7 +192,7 @@ def _solved(
         yield _Candidate(layout, reasons, needs)
 
 
-def _all_cuts(asked: Asked, needs: Needs, allowed: list[int], node: int) -> list[tuple[int, int]]:
+def _all_cuts(asked: Asked, needs: PlanningProblem, allowed: list[int], node: int) -> list[tuple[int, int]]:
     """Every TP and PP: the smallest replica first; of equal ones TP inside a node, and then the least PP."""
     tps = [asked.tp] if asked.tp else allowed
     pps = [asked.pp] if asked.pp else range(1, min(needs.shape.layers, MOST_REPLICA) + 1)
@@ -273,7 +277,7 @@ def _why_not_faster(other: _Candidate, best: _Candidate) -> str:
     return "a larger group starts later" if is_larger and saved < WORTH_S else "the estimate is too rough to go by that"
 
 
-def lack(fit: Fit, needs: Needs) -> str:
+def lack(fit: Fit, needs: PlanningProblem) -> str:
     """What is missing, in GiB."""
     if fit.asked_kv and fit.kv < fit.asked_kv:
         return f"a KV cache of {fit.asked_kv / GIB:.1f} GiB was asked for, and {max(0, fit.kv) / GIB:.1f} GiB are left"

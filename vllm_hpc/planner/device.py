@@ -31,7 +31,7 @@ class Device(msgspec.Struct, frozen=True):
     per_node: int | None = None
 
 
-def describe(device: Device | None, profile: Profile) -> str:
+def explain_device(device: Device | None, profile: Profile) -> str:
     """The reason of a plan that says what it takes the ranks to run on, and where that is from."""
     if device is None:
         missing = "--mem" if profile.gpu_flag == "none" else "--gpu, or in the profile"

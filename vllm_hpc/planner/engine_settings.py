@@ -11,7 +11,7 @@ from vllm_hpc.planner.device import Device
 from vllm_hpc.planner.memory import DTYPE_BYTES, UTILIZATION, Load
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.quantization import online
-from vllm_hpc.planner.workload import Survey
+from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.plan import LARGEST_GRAPH, is_large_gpu, whole
@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_settings(
-    shape: Shape, device: Device | None, survey: Survey | None, given: dict[str, Any], kv_cache_gib: float
+    shape: Shape, device: Device | None, survey: Workload | None, given: dict[str, Any], kv_cache_gib: float
 ) -> Settings:
     """Settings for vLLM. ``given`` is --engine's; ``kv_cache_gib`` is the size of the KV cache on the CPU."""
     _check_given(given)
@@ -82,7 +82,7 @@ def choose_settings(
 
 
 def _length(
-    shape: Shape, survey: Survey | None, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]
+    shape: Shape, survey: Workload | None, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]
 ) -> int:
     """max_model_len: what the longest row can take, where that is less than the model's own."""
     if (asked := whole(given.get("max_model_len"), 0)) > 0:

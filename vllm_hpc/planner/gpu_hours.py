@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.history import Measured
 from vllm_hpc.planner.memory import Fit
-from vllm_hpc.planner.workload import Survey
+from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Cost
 
@@ -21,7 +21,9 @@ MEASURED_SPREAD = (0.5, 2.0)
 START_S = (20.0, 300.0)
 
 
-def estimate(needs: Needs, layout: Layout, fit: Fit | None, survey: Survey, measured: Measured | None) -> Cost | None:
+def estimate(
+    needs: PlanningProblem, layout: Layout, fit: Fit | None, survey: Workload, measured: Measured | None
+) -> Cost | None:
     """GPU-hours for an input on that layout. None on the CPU, or where neither a rate nor the GPU is known."""
     gpu = needs.device.gpu if needs.device else None
     estimated = needs.rough_seconds(layout, fit)

@@ -9,9 +9,9 @@ import msgspec
 
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner import choose_layout, tuned
-from vllm_hpc.planner.candidate import Needs
+from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
-from vllm_hpc.planner.device import Device, describe, find_device
+from vllm_hpc.planner.device import Device, explain_device, find_device
 from vllm_hpc.planner.engine_settings import Settings, choose_settings, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
@@ -20,7 +20,7 @@ from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.find import Model, find_model
 from vllm_hpc.planner.models.inspect import Knowledge, learn
-from vllm_hpc.planner.workload import Survey, survey
+from vllm_hpc.planner.workload import Workload, survey
 from vllm_hpc.schedulers import launchers
 from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
 from vllm_hpc.spec.directives import check_owned
@@ -77,12 +77,12 @@ def make_plan(
     else:
         shape = known.shape
         obstacle = known.unweighed or not_modelled(request.engine)
-        notes.append(obstacle or describe(device, profile))
+        notes.append(obstacle or explain_device(device, profile))
         capacity = profile.gpus_per_node or (device.per_node if device else None)
 
         def plan_for(asked: Request) -> Plan:
             settings = _settings(asked, profile, known, shape, device, rows)
-            needs = Needs(
+            needs = PlanningProblem(
                 with_whole_experts(shape) if asked.engine.get("enable_expert_parallel") else shape,
                 known.weights, None if obstacle else device, settings, rows,
                 scheduler == "local", launchers.is_native(asked, profile),
@@ -150,7 +150,7 @@ def _plan_unknown(request: Request, profile: Profile) -> Plan:
 
 
 def _settings(
-    request: Request, profile: Profile, known: Knowledge, shape: Shape, device: Device | None, rows: Survey | None
+    request: Request, profile: Profile, known: Knowledge, shape: Shape, device: Device | None, rows: Workload | None
 ) -> Settings:
     # A chat whose template is not known, or a limit that stands in a file which is not here, has no bound.
     is_known = known.is_whole and not {"generation_config", "override_generation_config"} & set(request.engine)
@@ -159,7 +159,7 @@ def _settings(
     return choose_settings(shape, device, rows, request.engine, _cpu_kv_cache_gib(request, profile))
 
 
-def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs) -> Plan:
+def _plan_known(request: Request, model: str, capacity: int | None, needs: PlanningProblem) -> Plan:
     solver = solve_array if request.array else solve
     asked = request.gpus_per_node or 0
     # What a node has, or seems to: several that were asked for, or a number that is not a mere part of one.
@@ -185,7 +185,7 @@ def _plan_known(request: Request, model: str, capacity: int | None, needs: Needs
     )
 
 
-def _misfit(choice: Choice, needs: Needs, capacity: int | None) -> str:
+def _misfit(choice: Choice, needs: PlanningProblem, capacity: int | None) -> str:
     """Why it does not fit, with an alternative that does."""
     layout, fit = choice.layout, choice.fit
     assert fit is not None and needs.device is not None
@@ -202,7 +202,7 @@ def _misfit(choice: Choice, needs: Needs, capacity: int | None) -> str:
     )
 
 
-def _shorter(choice: Choice, needs: Needs) -> str:
+def _shorter(choice: Choice, needs: PlanningProblem) -> str:
     """The longest sequences that the layout has room for, as an option; empty where it has room for none."""
     length = choice.fit.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS if choice.fit else 0
     load = msgspec.structs.replace(needs.settings.load, max_model_len=length)
@@ -211,7 +211,7 @@ def _shorter(choice: Choice, needs: Needs) -> str:
     return f"--engine max_model_len={length}" if fit and fit.fits else ""
 
 
-def _memory(fit: Fit | None, needs: Needs) -> Memory:
+def _memory(fit: Fit | None, needs: PlanningProblem) -> Memory:
     if fit is None or needs.device is None:
         return Memory()
     device = needs.device
@@ -238,7 +238,7 @@ def _facts(shape: Shape) -> ModelFacts:
     )
 
 
-def _cost(request: Request, model: str, needs: Needs, choice: Choice, rows: Survey) -> Cost | None:
+def _cost(request: Request, model: str, needs: PlanningProblem, choice: Choice, rows: Workload) -> Cost | None:
     gpu = needs.device.gpu if needs.device else None
     if gpu is None:
         return None
@@ -247,7 +247,7 @@ def _cost(request: Request, model: str, needs: Needs, choice: Choice, rows: Surv
     return estimate(needs, choice.layout, choice.fit, rows, measured)
 
 
-def _survey(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Survey | None:
+def _survey(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
     """The input in numbers; a plan without --input reads none."""
     if request.input is None and not whole:
         return None

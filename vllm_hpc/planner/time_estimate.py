@@ -9,7 +9,7 @@ from __future__ import annotations
 from vllm_hpc.planner.memory import Fit, Load, kv_bytes_per_token
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.count import active_parameters, count_parameters
-from vllm_hpc.planner.workload import Survey
+from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.gpus import Gpu
 from vllm_hpc.spec.layout import Layout
 
@@ -33,7 +33,14 @@ TP_MORE = 1.05  # fitted as well: what TP takes that is not counted above
 
 
 def estimate_seconds(
-    shape: Shape, load: Load, layout: Layout, fit: Fit, survey: Survey, gpu: Gpu, at_once: float, overlaps: bool = False
+    shape: Shape,
+    load: Load,
+    layout: Layout,
+    fit: Fit,
+    survey: Workload,
+    gpu: Gpu,
+    at_once: float,
+    overlaps: bool = False,
 ) -> float:
     """Seconds from the first step to the last on GPUs of known speed.
 

@@ -173,7 +173,7 @@ def take(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Req
         found = plan_for(finding.applied_to(request, plan.layout))
     except RefusedError:
         return plan
-    return plan if found.fits is False else _noting(found, describe(finding, subject))
+    return plan if found.fits is False else _noting(found, describe_finding(finding, subject))
 
 
 def _noting(plan: Plan, reason: str) -> Plan:
@@ -195,7 +195,7 @@ def pass_over(finding: Finding, own: Layout) -> str:
     )
 
 
-def describe(finding: Finding, subject: Subject) -> str:
+def describe_finding(finding: Finding, subject: Subject) -> str:
     """Why the plan is as it is."""
     day = time.strftime("%Y-%m-%d", time.localtime(finding.made_at))
     shortest = min((trial.seconds for trial in finding.trials if trial.tokens_per_s), default=0.0)

@@ -21,7 +21,7 @@ BYTES_PER_TOKEN = 4
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
-class Survey(msgspec.Struct, frozen=True, kw_only=True):
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """An input in numbers. ``longest``: the most tokens that a row can take, prompt and output, whatever the tokenizer.
 
     None where a row has no limit that can be told from here. ``prompt_tokens`` and ``output_tokens`` are totals:
@@ -49,7 +49,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
         return max(1, (self.prompt_tokens + self.output_tokens) // max(1, self.rows))
 
 
-def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Survey:
+def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Workload:
     """Read an input, checking every row. Raises InputError.
 
     ``sampling`` is the job's, with max_tokens for rows that name none; ``template_bytes`` the length of the model's
@@ -72,7 +72,7 @@ def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole:
         if is_large and rows >= SAMPLE_ROWS:
             is_sample, share = True, max(1.0, 1 / max(1e-9, intake.share))
             break
-    return Survey(
+    return Workload(
         rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
         output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_chats,
         outputs=int(sequences * share), most_output=most_output,

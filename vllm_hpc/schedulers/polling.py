@@ -17,7 +17,7 @@ _SLOW_S = 2.0
 _LEAVING_S = 5.0
 
 
-class Looks:
+class StatusCache:
     """Keeps every answer, and the failure of a client that was slow to fail, for ``keep_s`` seconds: 0 keeps none."""
 
     def __init__(self, keep_s: float = 0.0) -> None:

@@ -28,7 +28,7 @@ class Reserve:
         except OSError as error:
             self.give_back()
             if error.errno != errno.EFBIG:  # a limit on one file's size: the record is smaller
-                raise explain(error) from None
+                raise explain_os_error(error) from None
 
     def give_back(self) -> None:
         """Remove it: its room is free, or the work has ended well."""
@@ -45,7 +45,7 @@ class Reserve:
             os.fdatasync(file.fileno())  # some take the room, and NFS names a quota, only then
 
 
-def explain(error: OSError) -> OSError:
+def explain_os_error(error: OSError) -> OSError:
     """An error of a disk that is full, with what to do; any other as it is."""
     if error.errno not in _FULL:
         return error

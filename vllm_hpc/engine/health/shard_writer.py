@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from vllm_hpc.engine.health.disk_reserve import Reserve, explain
+from vllm_hpc.engine.health.disk_reserve import Reserve, explain_os_error
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Progress, Run, read_json, write_json
 from vllm_hpc.jobfolder.shards import Tally
@@ -81,7 +81,7 @@ class ShardWriter:
             return os.open(shard, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             self._reserve.give_back()
-            raise explain(error) from None
+            raise explain_os_error(error) from None
 
     def _work(self) -> None:
         try:
@@ -125,7 +125,7 @@ class ShardWriter:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._file, self._size)
-            raise explain(error) from None
+            raise explain_os_error(error) from None
         self._size += len(line)
         self._count(row)
 
@@ -134,7 +134,7 @@ class ShardWriter:
         try:
             os.fsync(self._file)
         except OSError as error:
-            raise explain(error) from None
+            raise explain_os_error(error) from None
 
     def _count(self, row: Row) -> None:
         if "error" in row:

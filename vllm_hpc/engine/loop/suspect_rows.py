@@ -42,7 +42,7 @@ class Suspects(msgspec.Struct, frozen=True):
     retried: int = 0
 
 
-class Trial(msgspec.Struct, frozen=True):
+class SuspectTrial(msgspec.Struct, frozen=True):
     """What all ranks of a replica must know: groups to run before all else, and rows that are not run any more."""
 
     groups: list[list[int]] = []
@@ -79,20 +79,20 @@ class Prior:
                 if place:
                     self.rows[index] = 1
 
-    def judge(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> Trial:
+    def judge(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> SuspectTrial:
         """Look at how ``attempts``, those before this one, ended for a replica, and put rows on trial for it."""
         known = self._suspects(job, replica, attempts, chunks, most)
         condemned = [row for row, strikes in known.strikes.items() if strikes >= _CONDEMNED and not self.rows[row]]
         tried = [row for row in known.tried if not self.rows[row] and row not in condemned]
         size = max(1, -(-len(tried) // _GROUPS))
         groups = [tried[begin : begin + size] for begin in range(0, len(tried), size)]
-        return Trial(groups, condemned)
+        return SuspectTrial(groups, condemned)
 
     def record(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> None:
         """Keep what was judged: later attempts begin there."""
         write_json(job.suspects(replica), self._suspects(job, replica, attempts, chunks, most))
 
-    def reserve(self, trials: Iterable[Trial]) -> None:
+    def reserve(self, trials: Iterable[SuspectTrial]) -> None:
         """Rows on trial, and condemned ones, are nobody's to claim."""
         for trial in trials:
             for row in [*trial.condemned, *(row for group in trial.groups for row in group)]:
@@ -133,7 +133,7 @@ def earlier_attempts(job: JobFolder, task: int, attempt: int) -> list[int]:
     return [one.attempt for one in job.attempts() if one.task == task and one.attempt < attempt]
 
 
-def explain(job: JobFolder, replica: int, attempts: Sequence[int]) -> str:
+def explain_suspects(job: JobFolder, replica: int, attempts: Sequence[int]) -> str:
     """Why a row was condemned."""
     crashes = (read_json(job.crash(replica, attempt), Crash) for attempt in reversed(attempts))
     crash = next((crash for crash in crashes if crash), None)

@@ -12,7 +12,7 @@ IMPOSSIBLE = -9999.0
 Token = dict[str, Any]
 
 
-def describe(token_ids: Iterable[int], positions: Iterable[Any], most: int | None) -> list[Token | None]:
+def top_tokens(token_ids: Iterable[int], positions: Iterable[Any], most: int | None) -> list[Token | None]:
     """One entry a token: ``token``, ``token_id``, ``logprob``, ``rank``, ``top_logprobs`` (the ``most`` likeliest).
 
     None for a token that nothing was predicted from: the first of a prompt. ``most`` None or -1: all that vLLM gave.

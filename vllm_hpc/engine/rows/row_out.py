@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vllm_hpc.engine.rows import openai_batch
-from vllm_hpc.engine.rows.logprobs import describe
+from vllm_hpc.engine.rows.logprobs import top_tokens
 from vllm_hpc.rows.row import Row, carried_fields, error_row
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _content(ready: Ready, output: Any) -> dict[str, Any]:
     content: dict[str, Any] = every[0] if len(every) == 1 else {"outputs": every}
     if output.prompt_logprobs is not None:
         most = ready.params.prompt_logprobs
-        content["prompt_logprobs"] = describe(output.prompt_token_ids, output.prompt_logprobs, most)
+        content["prompt_logprobs"] = top_tokens(output.prompt_token_ids, output.prompt_logprobs, most)
     return content
 
 
@@ -89,5 +89,5 @@ def _completion(ready: Ready, one: Any, prompt: list[int] | None) -> dict[str, A
         said["completion_tokens"] = len(one.token_ids)
     if one.logprobs is not None:
         most = None if ready.params.logprob_token_ids else ready.params.logprobs
-        said["logprobs"] = describe(one.token_ids, one.logprobs, most)
+        said["logprobs"] = top_tokens(one.token_ids, one.logprobs, most)
     return said
