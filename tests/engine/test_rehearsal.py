@@ -60,6 +60,8 @@ def answer(index: int, **more: Any) -> Row:
         ({"load": 1}, "--rehearse-set load is not known: did you mean load_s?"),
         ({"tokens_per_s": 0}, "tokens_per_s must be a number, above 0, not 0"),
         ({"tokens_per_s": float("nan")}, "tokens_per_s must be a number"),
+        ({"load_s": 10**20}, "load_s must be at most 1000000000"),
+        ({"fault": "die", "fault_row": 10**20}, "fault_row must be at most 1000000000"),
         ({"load_s": -1}, "load_s must be a number, 0 or more, not -1"),
         ({"load_s": True}, "load_s must be a number"),
         ({"load_s": "5"}, "load_s must be a number"),
@@ -112,8 +114,9 @@ def test_python_says_it_in_one_word_or_in_a_table() -> None:
         make_request({})
     with pytest.raises(RequestError, match="--rehearse must be true or false"):
         make_request({"rehearse": "yes"})
-    with pytest.raises(RequestError, match="for rehearsals only"):
-        make_request({"model": "m", "rehearse_set": {"load_s": 1}})
+    for model in ({"model": "m"}, {}):
+        with pytest.raises(RequestError, match="for rehearsals only"):
+            make_request({**model, "rehearse_set": {"load_s": 1}})
 
 
 def test_a_job_definition_may_hold_its_rehearsal(tmp_path: Path) -> None:

@@ -43,7 +43,15 @@ def test_a_job_goes_on_after_a_fault_of_its_first_attempt(tmp_path: Path, fault:
     log = job.logs(rank=1)
     assert f"rehearsed fault: {fault}" in log
     if fault == "hang":
+        assert "vllm-hpc: the engine has been in one step for more than 2 s" in log
         assert "most recent call first" in log  # where every thread was, as the rank gave up
+
+
+@pytest.mark.full
+def test_a_row_that_kills_the_rank_is_found_among_those_that_ran_with_it(tmp_path: Path) -> None:
+    job, status = rehearse(tmp_path, ROWS[:2], tp=1, rehearse={"fault": "die", "fault_row": 1})
+    assert (status.state, status.rows.done, status.rows.failed) == ("PARTIAL", 1, 1), (status, job.logs()[-3000:])
+    assert list(job.results())[1]["error"]["type"] == "EngineDiedError"
 
 
 def test_a_row_that_ends_every_attempt_becomes_an_error_row(tmp_path: Path) -> None:

@@ -184,6 +184,25 @@ def test_two_attempts_that_finish_nothing_are_enough(folder: JobFolder) -> None:
     assert should_run_again(folder, 2, 1)[0]  # it looked for the row that kills
 
 
+def test_after_two_deaths_in_a_row_a_third_attempt_looks_for_the_row_that_kills(folder: JobFolder) -> None:
+    """Ranks that vanish may have been killed from outside: rows are tried for it when it happens twice."""
+    write(folder, 1, 0)
+    claim(folder)
+    crafted.rank(folder, 0, "running")
+    assert should_run_again(folder, 1, 1)[0]
+    crafted.end(folder, 1, "requeue", 1)
+    for attempt, goes_on in ((2, True), (3, False)):
+        crafted.start(folder, attempt)
+        claim(folder, attempt)
+        crafted.rank(folder, 0, "running", attempt=attempt)
+        again, why = should_run_again(folder, attempt, 1)
+        assert again is goes_on, why
+        crafted.end(folder, 1, "requeue", attempt)
+    assert why == "three attempts in a row finished no row"
+    claim(folder, 3, trial=[3])
+    assert should_run_again(folder, 3, 1)[0]
+
+
 def test_a_task_of_an_array_looks_at_its_own_replica(tmp_path: Path) -> None:
     folder = crafted.make_array(tmp_path / "job", 2, 10)
     crafted.start(folder, 1, task=0)

@@ -29,6 +29,7 @@ LauncherName = Literal["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "op
 SchedulerName = Literal["auto", "slurm", "pbs", "local"]
 
 JOB_DEFINITION = "job.toml"
+NOT_REHEARSED = "--rehearse-set is for rehearsals only: add --rehearse, or leave it out"
 _LEAD_S = 120
 # What Slurm takes at most (man sbatch, --signal); the least in which ranks can leave.
 _LEAST_LEAD_S, _LONGEST_LEAD_S = 30, 65_535
@@ -103,7 +104,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _check_sampling(self)
         _check_lead(self)
         if self.rehearse_set != Rehearsal() and not self.rehearse:
-            raise RequestError("--rehearse-set is for rehearsals only: add --rehearse, or leave it out")
+            raise RequestError(NOT_REHEARSED)
         for key in self.engine:
             if key in PLANNED_ENGINE_ARGUMENTS:
                 raise RequestError(f"--engine {key} is not yours to set here: use {PLANNED_ENGINE_ARGUMENTS[key]}")
@@ -180,7 +181,7 @@ def _with_model(options: dict[str, Any], missing: str, rehearses: bool = False) 
     if rehearses or options.get("rehearse", False) is not False:
         return {"model": NO_MODEL, **options}
     if "model" not in options:
-        raise RequestError(missing)
+        raise RequestError(NOT_REHEARSED if options.get("rehearse_set") else missing)
     return options
 
 

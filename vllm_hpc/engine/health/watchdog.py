@@ -12,6 +12,7 @@ import faulthandler
 import os
 import select
 import signal
+import sys
 import threading
 import time
 
@@ -115,9 +116,12 @@ def _beat(report: RankReport) -> bool:
 
 def _give_up(report: RankReport, mark: Mark, stall_s: float) -> None:
     """Say where every thread is, into the log, and end the rank."""
+    error = _stall(mark, stall_s)
+    with contextlib.suppress(OSError):
+        print(f"vllm-hpc: {error}", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(all_threads=True)
     with contextlib.suppress(OSError):
-        report.failed(_stall(mark, stall_s))
+        report.failed(error)
     report.on_leave()
 
 

@@ -73,10 +73,19 @@ def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attemp
     asked, most = _times_asked(folder, attempts[:-1]), record.request.max_requeues
     if asked >= most:
         return f"it has asked for another attempt {asked} time(s) (--max-requeues {most})"
-    last = attempts[-2:]
-    if len(last) == 2 and not any(_has_got_on(folder, record, progress, one.attempt) for one in last):
-        return "two attempts in a row finished no row" + ("; ask for a longer --time" if has_drained else "")
+    # Rows are tried for the deaths of two attempts in a row (engine/loop/suspect_rows.py): the third is to do that.
+    most = 3 if not has_drained and len(attempts) > 1 and _has_died(folder, attempts[-2]) else 2
+    last = attempts[-most:]
+    if len(last) == most and not any(_has_got_on(folder, record, progress, one.attempt) for one in last):
+        words = f"{'three' if most == 3 else 'two'} attempts in a row finished no row"
+        return words + ("; ask for a longer --time" if has_drained else "")
     return None
+
+
+def _has_died(folder: JobFolder, attempt: Attempt) -> bool:
+    """Whether an attempt that the script had followed by another ended by a death, and not by a drain."""
+    ended = folder.exit_of(attempt.attempt)
+    return ended is not None and ended.cause == "requeue" and ended.exit_code != 0
 
 
 def _cannot_write(folder: JobFolder) -> str | None:
