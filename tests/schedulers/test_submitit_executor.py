@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from vllm_hpc.jobs.submit import submit
 from vllm_hpc.schedulers.submitit_environment import TASK_PICKLE
 from vllm_hpc.schedulers.submitit_executor import RankTask
 from vllm_hpc.spec.errors import RefusedError, SubmitError
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_what_the_ranks_run_is_there_before_the_scheduler_hears_of_the_job(desk: Path, model: Path) -> None:
@@ -32,6 +35,8 @@ def test_a_checkout_that_is_not_installed_submits_nothing(
     """No rank would find its environment, and the job's supervisor not even the package."""
     monkeypatch.setattr("vllm_hpc.schedulers.submitit_executor.entry_points", lambda **_: [])
     with pytest.raises(RefusedError, match=r"not installed in .*: '.*python.* -m pip install -e /.*' does that$"):
+        submit(str(model), scheduler="slurm", job_dir="runs")
+    with pytest.raises(RefusedError, match=f"pip install -e {re.escape(str(ROOT))}' does that$"):
         submit(str(model), scheduler="slurm", job_dir="runs")
     assert not (desk / "runs").exists()
     assert not (desk / "bin" / "received").exists()

@@ -120,7 +120,7 @@ def check_installed() -> None:
     if not any(one.value.startswith("vllm_hpc.") for one in entry_points(group="submitit", name="job_environment")):
         raise RefusedError(
             f"vllm-hpc is not installed in {sys.prefix}, whose Python the ranks run: "
-            f"'{sys.executable} -m pip install -e {Path(__file__).parents[1]}' does that"
+            f"'{sys.executable} -m pip install -e {Path(__file__).parents[2]}' does that"
         )
 
 
