@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.real_jobs import PATIENCE_S, ends_as, rehearsed_texts, wait_for
-from tests.recorded import ROWS, old_metadata, replay
+from tests.recorded import ROWS, replay, submit_as_0_1
 from vllm_hpc import Job
-from vllm_hpc.jobfolder.records import Submitted, write_json
 
 
 @pytest.mark.parametrize("name", ["local", "slurm", "pbs"])
@@ -30,20 +27,10 @@ def test_the_folder_is_read(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.ranks
 def test_it_runs_drains_requeues_resumes_and_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(old_metadata(tmp_path)), os.environ.get("PYTHONPATH", "")]))
-    script = replay("local", tmp_path)
-    job = Job(script.parent)
-    started = [
-        sys.executable,
-        "-m",
-        "vllm_hpc.supervisor",
-        "start",
-        str(script),
-    ]  # as 0.1's submit does
-    job_id = subprocess.check_output(started, text=True).strip()
-    write_json(job.folder.submitted, Submitted("local", job_id, time.time()))
+    # As 0.1's submit does.
+    job = submit_as_0_1("local", [sys.executable, "-m", "vllm_hpc.supervisor", "start"], tmp_path, monkeypatch)
     wait_for(lambda: job.status().rows.done > 0, "rows are written")
-    shell = next(one for one in _children(int(job_id.split("-")[0])) if one != os.getpid())
+    shell = next(one for one in _children(int(str(job.job_id).split("-")[0])) if one != os.getpid())
     os.kill(shell, signal.SIGUSR2)  # its walltime is near
     wait_for(lambda: job.folder.last_number() == 2, "it runs again")
     before = job.status().rows.done

@@ -6,9 +6,18 @@ once, at commit ed489ce, and never change.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
+
+from tests.real_jobs import PATIENCE_S, ends_as
+from vllm_hpc import Job
+from vllm_hpc.jobfolder.records import Submitted, write_json
 
 ROOT = Path(__file__).parent
 ROWS = 200
@@ -40,7 +49,25 @@ def replay(name: str, work: Path) -> Path:
     return folder / script.name
 
 
-def old_metadata(work: Path) -> Path:
+def submit_as_0_1(name: str, argv: list[str], work: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """Lay out the recorded folder and submit its script with ``argv``; 0.1's metadata is found first from now on."""
+    script = replay(name, work)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(_old_metadata(work)), os.environ.get("PYTHONPATH", "")]))
+    job_id = subprocess.check_output([*argv, str(script)], text=True).strip()
+    job = Job(script.parent)
+    write_json(job.folder.submitted, Submitted(name, job_id, time.time()))
+    return job
+
+
+def check_queued(name: str, argv: list[str], work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that 0.1 put into a queue runs to its end, in one attempt."""
+    job = submit_as_0_1(name, argv, work, monkeypatch)
+    status = ends_as(job, "COMPLETED", PATIENCE_S)
+    assert (status.rows.done, status.attempts) == (ROWS, 1)
+    assert job.collect().rows["done"] == ROWS
+
+
+def _old_metadata(work: Path) -> Path:
     """A folder for PYTHONPATH in which Python finds 0.1's metadata before the installed version's."""
     metadata = work / "installed" / "vllm_hpc-0.1.0.dist-info"
     metadata.mkdir(parents=True)
