@@ -106,7 +106,7 @@ def _check_numbers(given: dict[str, Any]) -> None:
         is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
         if is_number and value > _LIMIT:
             raise RequestError(f"--rehearse-set {key} must be at most {_LIMIT}")
-        if not is_number or not (0 < value <= _LIMIT or value == least):
+        if not is_number or not (value > 0 or value == least):
             kind = "a whole number" if is_whole else "a number"
             bound = "above 0" if least is None else "0 or more"
             raise RequestError(f"--rehearse-set {key} must be {kind}, {bound}, not {value!r}")

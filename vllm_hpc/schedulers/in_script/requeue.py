@@ -74,10 +74,10 @@ def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attemp
     if asked >= most:
         return f"it has asked for another attempt {asked} time(s) (--max-requeues {most})"
     # Rows are tried for the deaths of two attempts in a row (engine/loop/suspect_rows.py): the third is to do that.
-    most = 3 if not has_drained and len(attempts) > 1 and _has_died(folder, attempts[-2]) else 2
-    last = attempts[-most:]
-    if len(last) == most and not any(_has_got_on(folder, record, progress, one.attempt) for one in last):
-        words = f"{'three' if most == 3 else 'two'} attempts in a row finished no row"
+    patience = 3 if not has_drained and len(attempts) > 1 and _has_died(folder, attempts[-2]) else 2
+    last = attempts[-patience:]
+    if len(last) == patience and not any(_has_got_on(folder, record, progress, one.attempt) for one in last):
+        words = f"{'three' if patience == 3 else 'two'} attempts in a row finished no row"
         return words + ("; ask for a longer --time" if has_drained else "")
     return None
 
