@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.published_models import PUBLISHED
 from vllm_hpc.planner.candidate import PlanningProblem
-from vllm_hpc.planner.device import Device
 from vllm_hpc.planner.engine_settings import choose_settings
 from vllm_hpc.planner.memory import Fit
 from vllm_hpc.planner.models.config import read_shape
+from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.gpus import GIB, find_gpu
 from vllm_hpc.spec.layout import Layout
 

@@ -9,10 +9,10 @@ import msgspec
 from tests.published_models import PUBLISHED
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
-from vllm_hpc.planner.device import Device
 from vllm_hpc.planner.engine_settings import choose_settings
 from vllm_hpc.planner.models.config import read_shape
 from vllm_hpc.planner.workload import Workload
+from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.gpus import find_gpu
 
 MODELS = {model.name: read_shape(model.config, model.name) for model in PUBLISHED}

@@ -387,6 +387,7 @@ def test_submit_json_and_the_folder_that_it_makes(desk: Path, model: Path, run_c
     assert record["model"] == str(model)
     assert record["sampling"] == {"n": 2, "temperature": 0.0}
     assert record["rows"] == 2
+    assert (record["version"], record["origins"]["name"]) == (2, "--name")
 
 
 def test_no_secret_of_the_environment_reaches_the_folder(
@@ -500,7 +501,7 @@ def test_auto_does_not_take_the_login_node_where_sbatch_hangs(
     desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a configless cluster even 'sbatch --version' waits for the controller."""
-    monkeypatch.setattr("vllm_hpc.schedulers.scheduler.QUERY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("vllm_hpc.schedulers.client.QUERY_TIMEOUT_S", 0.2)
     (desk / "bin" / "sbatch").write_text("#!/bin/sh\nexec sleep 20\n")
     check_refused(run_cli("submit", "model"), "--scheduler local")
     (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho 'no configuration' >&2\nexit 1\n")

@@ -23,9 +23,10 @@ from vllm_hpc.planner.history import measured_rate
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec import plan as plans
 from vllm_hpc.spec.errors import CollectError, RequestError
+from vllm_hpc.spec.job_definition import make_request
 from vllm_hpc.spec.layout import Place
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
-from vllm_hpc.spec.request import Request, make_request
+from vllm_hpc.spec.request import Request
 
 
 def record(rows: int = 3, **engine: Any) -> JobRecord:

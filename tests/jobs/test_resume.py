@@ -18,7 +18,8 @@ from vllm_hpc.jobs import resume as resumption
 from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import Verdict
-from vllm_hpc.schedulers.scheduler import ClientTimeoutError, Sighting
+from vllm_hpc.schedulers.client import ClientTimeoutError
+from vllm_hpc.schedulers.scheduler import Sighting
 from vllm_hpc.spec.errors import FailedError, InputError, SubmitError
 
 StatusCache = Callable[[str], Any]

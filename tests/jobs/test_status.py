@@ -18,8 +18,9 @@ from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.progress import Rows
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import FINAL
+from vllm_hpc.schedulers.client import Ask, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
-from vllm_hpc.schedulers.scheduler import Ask, ClientError, ClientTimeoutError, Sighting
+from vllm_hpc.schedulers.scheduler import Sighting
 from vllm_hpc.spec.errors import FailedError, JobNotFoundError
 
 

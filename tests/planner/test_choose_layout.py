@@ -17,11 +17,11 @@ from tests.published_models import PUBLISHED
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import ROOM, Choice, choose, lack, with_more_sequences
-from vllm_hpc.planner.device import Device
 from vllm_hpc.planner.engine_settings import choose_settings, not_modelled
 from vllm_hpc.planner.models.config import read_shape, with_whole_experts
 from vllm_hpc.planner.parallelism import why_not
 from vllm_hpc.planner.workload import Workload, survey
+from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.gpus import GIB, GPUS, Gpu, find_gpu, recognise
 from vllm_hpc.spec.layout import OPTIONS, Asked, solve, solve_array

@@ -16,10 +16,10 @@ from vllm_hpc.planner.memory import Load, kv_bytes_per_token, weigh
 from vllm_hpc.planner.models.config import UnknownArchitectureError, read_shape
 from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.families import FAMILIES
-from vllm_hpc.planner.models.find import Model
 from vllm_hpc.planner.models.inspect import Knowledge, learn
 from vllm_hpc.planner.models.weights import read_weights
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.resolved_job import Model
 
 LOAD = Load(max_model_len=2048, max_num_seqs=256, max_num_batched_tokens=8192)
 

@@ -14,7 +14,8 @@ from tests import crafted
 from tests.conftest import Cli
 from vllm_hpc.engine.rank import seconds
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.request import Request, make_request
+from vllm_hpc.spec.job_definition import make_request
+from vllm_hpc.spec.request import Request
 
 ROOT = Path(__file__).parents[2]
 

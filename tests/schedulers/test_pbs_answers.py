@@ -15,12 +15,13 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Submitted, submission_of, write_json
 from vllm_hpc.jobs.job import find_job
 from vllm_hpc.jobs.status import read_status
+from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.pbs import SCHEDULER, look, parse_qstat
 from vllm_hpc.schedulers.pbs.reasons import waiting_reason
-from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError, Sighting, find_scheduler
+from vllm_hpc.schedulers.scheduler import Sighting, find_scheduler
 from vllm_hpc.spec.errors import SubmitError
+from vllm_hpc.spec.job_definition import make_request
 from vllm_hpc.spec.layout import Layout
-from vllm_hpc.spec.request import make_request
 
 RECORDED = Path(__file__).parents[1] / "pbs" / "recorded"
 HANGS = ClientTimeoutError("qstat did not answer within 15 s: is the controller up?")

@@ -11,9 +11,9 @@ import pytest
 from tests import crafted
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Attempt, Submitted, read_json, write_json
+from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.in_script.requeue import should_run_again
 from vllm_hpc.schedulers.in_script.resubmit import main
-from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError
 from vllm_hpc.spec.layout import Layout
 
 ARRAY = Layout(1, 1, 1, 1, 1, 3, is_array=True)

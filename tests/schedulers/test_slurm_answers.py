@@ -15,7 +15,8 @@ from vllm_hpc.jobfolder.records import Submitted, write_json
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import FINAL
-from vllm_hpc.schedulers.scheduler import ClientError, ClientMissingError, ClientTimeoutError, Sighting
+from vllm_hpc.schedulers.client import ClientError, ClientMissingError, ClientTimeoutError
+from vllm_hpc.schedulers.scheduler import Sighting
 from vllm_hpc.schedulers.slurm import SCHEDULER, look, parse_sacct, parse_scontrol, parse_squeue, task_ids
 
 NO_SUCH_JOB = ClientError("squeue refused: slurm_load_jobs error: Invalid job id specified")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from vllm_hpc.schedulers.scheduler import clean_environment
+from vllm_hpc.schedulers.client import clean_environment
 from vllm_hpc.schedulers.slurm.environment import stated_options, submit_environment
 
 HEAD = "#!/bin/bash\n# a comment -p x\n\n#SBATCH --nodes=1 --ntasks-per-node=1\n"

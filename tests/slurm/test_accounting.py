@@ -11,7 +11,7 @@ import pytest
 
 from tests.real_jobs import ONE_CORE, check_complete, processes_of, submit_long, submit_tiny, wait_for
 from vllm_hpc import Job
-from vllm_hpc.schedulers.scheduler import call_client
+from vllm_hpc.schedulers.client import call_client
 from vllm_hpc.schedulers.slurm import look, parse_sacct
 from vllm_hpc.spec.errors import SubmitError
 

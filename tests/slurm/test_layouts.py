@@ -78,7 +78,7 @@ def test_a_job_whose_id_the_login_side_never_learned(
     client.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" > /dev/null\nexec sleep 60\n')
     client.chmod(0o755)
     monkeypatch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr("vllm_hpc.schedulers.scheduler.SUBMIT_TIMEOUT_S", 5)
+    monkeypatch.setattr("vllm_hpc.schedulers.client.SUBMIT_TIMEOUT_S", 5)
     with pytest.raises(SubmitError, match="may be submitted or not"):
         submit(subject, tmp_path, name="lost", **options)
     folder = JobFolder(tmp_path / "runs" / "lost")

@@ -6,7 +6,7 @@ import pytest
 
 from vllm_hpc.spec.directives import OWNED, OWNED_OF_QSUB, OWNED_RESOURCES
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.request import make_request
+from vllm_hpc.spec.job_definition import make_request
 
 
 @pytest.mark.parametrize(

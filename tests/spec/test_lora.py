@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import Cli
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.job_definition import make_request
 from vllm_hpc.spec.lora import Adapter, find_adapters
-from vllm_hpc.spec.request import make_request
 
 CONFIG = {"peft_type": "LORA", "r": 8, "rank_pattern": {"layers.0": 32}}
 

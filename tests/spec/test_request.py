@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import vllm_hpc
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.request import Request, make_request
+from vllm_hpc.spec.job_definition import make_request
+from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import check_name, check_shell_lines, parse_walltime
 
 

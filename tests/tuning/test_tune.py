@@ -21,10 +21,11 @@ from tests.real_jobs import ENGINE
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.submit import prepare, prepare_untuned
 from vllm_hpc.planner.make_plan import find_subject, make_plan, plan_only
+from vllm_hpc.planner.resolve import resolve_at
 from vllm_hpc.planner.tuned import Finding, Setting, Trial
 from vllm_hpc.spec.errors import JobFailedError, LayoutError, RefusedError, RequestError, SubmitError
+from vllm_hpc.spec.job_definition import Given, make_request
 from vllm_hpc.spec.profile import Profile
-from vllm_hpc.spec.request import make_request
 from vllm_hpc.tuning import tune as tuning
 from vllm_hpc.tuning.sweep import SWEEPS, search, warmed
 from vllm_hpc.tuning.trials import Bench
@@ -129,9 +130,10 @@ def found(desk: Path, model: Path) -> Path:
     """The file of a finding for ./model on two ranks of the local scheduler: TP=2."""
     del desk
     request = make_request({"model": str(model), "scheduler": "local", "gpus_per_node": 2})
-    plan, _ = make_plan(request, Profile())
+    job = resolve_at(Given(request), Profile())
+    plan = make_plan(job)
     assert (plan.layout.tp, plan.layout.dp) == (1, 2)
-    subject = find_subject(request, Profile(), plan)
+    subject = find_subject(job, plan)
     assert subject is not None
     best = Setting(tp=2, pp=1, dp=1, engine={"max_num_seqs": 8})
     own = Setting(tp=1, pp=1, dp=2)
@@ -148,8 +150,9 @@ def found(desk: Path, model: Path) -> Path:
 )
 def test_what_a_finding_is_about_without_a_gpu_that_is_known(model: Path, profile: Profile, device: str) -> None:
     request = make_request({"model": str(model), "scheduler": "slurm", "nodes": 1, "gpus_per_node": 1})
-    plan, _ = make_plan(request, profile)
-    subject = find_subject(request, profile, plan)
+    job = resolve_at(Given(request), profile)
+    plan = make_plan(job)
+    subject = find_subject(job, plan)
     assert subject is not None
     assert subject.device == device
 
@@ -167,7 +170,7 @@ def test_the_planner_takes_it(model: Path, found: Path) -> None:
     assert str(found) in reason
     prepared = prepare(str(model), scheduler="local", gpus_per_node=2, name="a")
     assert prepared.plan.layout.tp == 2
-    assert prepare_untuned(prepared.request).plan.layout.tp == 1
+    assert prepare_untuned(prepared.job).plan.layout.tp == 1
 
 
 def test_numbers_that_were_the_planners_own_stay_its_own(model: Path, found: Path) -> None:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS, Registry
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 if TYPE_CHECKING:
     PairType = click.ParamType[tuple[str, Any]]
+    ChoiceType = click.Choice[str]
 else:  # not subscriptable at run time before click 8.3
-    PairType = click.ParamType
+    PairType, ChoiceType = click.ParamType, click.Choice
 
 
 class KeyValue(PairType):
@@ -34,6 +37,19 @@ class KeyValue(PairType):
             return key, _parse(text) if self.typed else text
         except RecursionError:
             self.fail(f"{key}: nested too deep", param, ctx)
+
+
+class Registered(ChoiceType):
+    """The name of a scheduler or a launcher: one of ours, which --help lists, or of another package's."""
+
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(list(registry.built_in))
+        self._registry = registry
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name, which is refused where nothing has it."""
+        known = value not in self.choices and self._registry.has(value)
+        return value if known else super().convert(value, param, ctx)
 
 
 # What people write who know the argument from Python.
@@ -85,8 +101,6 @@ PROFILE_HELP = (
     "/etc/xdg/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
 )
 
-LAUNCHERS = ["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi", "native"]
-
 REQUEST_OPTIONS = [
     click.argument("model", required=False),
     click.option("--input", metavar="FILE", help=INPUT_HELP),
@@ -96,7 +110,7 @@ REQUEST_OPTIONS = [
     click.option("--pp", type=count, help="Pipeline parallel size."),
     click.option("--dp", type=count, help="Replicas: independent engines that share out the rows."),
     click.option("--gpu", metavar="NAME", help=GPU_HELP),
-    click.option("--scheduler", type=click.Choice(["auto", "slurm", "pbs", "local"]), help=SCHEDULER_HELP),
+    click.option("--scheduler", type=Registered(SCHEDULERS), help=SCHEDULER_HELP),
     click.option("--profile", metavar="NAME", help=PROFILE_HELP),
     click.option("--partition", "--queue", "partition", help="Partition (Slurm) or queue (PBS)."),
     click.option("--account", help="Account that pays."),
@@ -116,7 +130,7 @@ REQUEST_OPTIONS = [
     click.option("--engine", type=KeyValue(typed=True), help="Any engine argument of vLLM.", **many),
     click.option("--env", type=KeyValue(typed=False), help="A variable for the job's environment.", **many),
     click.option("--directive", metavar="TEXT", help="More options, as after #SBATCH or #PBS.", **lines),
-    click.option("--launcher", type=click.Choice(LAUNCHERS), help=LAUNCHER_HELP),
+    click.option("--launcher", type=Registered(LAUNCHERS), help=LAUNCHER_HELP),
     click.option("--array", is_flag=True, default=None, help="A job array: --dp tasks of --nodes each."),
     click.option("--max-requeues", type=click.IntRange(min=0), metavar="N", help=REQUEUES_HELP),
     click.option("--drain-lead", type=int, metavar="SECONDS", help=LEAD_HELP),

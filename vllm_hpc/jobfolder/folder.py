@@ -10,7 +10,18 @@ from pathlib import Path
 
 import msgspec
 
-from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, JobRecord, Progress, RankRecord, Retry, read_json
+from vllm_hpc.jobfolder.records import (
+    Attempt,
+    Ending,
+    ExitRecord,
+    JobRecord,
+    Progress,
+    RankRecord,
+    Retry,
+    is_of_later_version,
+    read_job,
+    read_json,
+)
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
 
 _SHARD_NAME = re.compile(r"replica-(\d+)\.(\d+)\.jsonl")
@@ -119,7 +130,9 @@ class JobFolder:
     # -- reading -------------------------------------------------------------------------------------------------
     def job(self) -> JobRecord:
         """Read job.json. Raises JobNotFoundError."""
-        record = read_json(self.job_json, JobRecord)
+        record = read_job(self.job_json)
+        if record is None and is_of_later_version(self.job_json):
+            raise JobNotFoundError(f"{str(self.path)!r} was submitted by a later vllm-hpc: use that one, or upgrade")
         if record is None:
             raise JobNotFoundError(f"{str(self.path)!r} is not a job folder: it has no readable job.json")
         return record

@@ -21,10 +21,20 @@ from vllm_hpc.spec.request import Request
 T = TypeVar("T")
 
 
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """job.json: what was asked and what was computed. ``model`` is what vLLM is given; times are Unix seconds."""
+# Of job.json. 1 is vllm-hpc 0.1's, which names no version and has no origins. A larger one was written by a later
+# vllm-hpc, which may mean other things by the same keys.
+JOB_RECORD_VERSION = 2
 
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """job.json: what was asked and what was computed. ``model`` is what vLLM is given; times are Unix seconds.
+
+    ``request`` holds the profile's values where nothing else was asked; ``origins`` says which are from where.
+    """
+
+    version: int = 1
     request: Request
+    origins: dict[str, str] = {}
     plan: Plan
     scheduler: str
     model: str
@@ -33,6 +43,12 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     adapters: tuple[Adapter, ...] = ()
     versions: dict[str, str] = {}
+
+
+class Version(msgspec.Struct, frozen=True):
+    """The part of a job.json that every version can read."""
+
+    version: int = 1
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -180,6 +196,18 @@ def read_json(path: Path, kind: type[T]) -> T | None:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError, RequestError):  # also: of a version that checked otherwise
         return None
+
+
+def read_job(path: Path) -> JobRecord | None:
+    """Read a job.json, of 0.1's shape or today's; None where it is not there, not whole, or of a later version."""
+    record = read_json(path, JobRecord)
+    return record if record is not None and record.version <= JOB_RECORD_VERSION else None
+
+
+def is_of_later_version(path: Path) -> bool:
+    """Whether a job.json was written by a later vllm-hpc."""
+    found = read_json(path, Version)
+    return found is not None and found.version > JOB_RECORD_VERSION
 
 
 def read_claimed(path: Path) -> list[Claimed]:

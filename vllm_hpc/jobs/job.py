@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import JobRecord, RankRecord, Submitted, read_json
+from vllm_hpc.jobfolder.records import RankRecord, Submitted, read_job, read_json
 from vllm_hpc.jobs.collect import collect as collect_folder
 from vllm_hpc.jobs.failure import first_error
 from vllm_hpc.jobs.resume import resume
@@ -24,8 +24,9 @@ from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.jobs.summary import Summary
 from vllm_hpc.jobs.task_states import read_ranks
 from vllm_hpc.rows.row import Row, iter_jsonl
+from vllm_hpc.schedulers.client import ClientTimeoutError
 from vllm_hpc.schedulers.polling import StatusCache
-from vllm_hpc.schedulers.scheduler import ClientTimeoutError, get_scheduler
+from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
 from vllm_hpc.spec.values import as_path
 
@@ -209,7 +210,7 @@ def _ids(job: Job, submitted: Submitted) -> list[str]:
 def list_jobs(job_dir: str = "runs") -> list[Job]:
     """All jobs under ``job_dir``, the oldest first."""
     files = as_path(job_dir, "--job-dir").glob("*/job.json")
-    found = [Job(file.parent) for file in files if read_json(file, JobRecord)]
+    found = [Job(file.parent) for file in files if read_job(file)]
     return sorted(found, key=lambda job: job.folder.job_json.stat().st_mtime_ns)
 
 

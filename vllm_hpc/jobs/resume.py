@@ -12,7 +12,8 @@ from vllm_hpc.jobfolder.input import check_unchanged
 from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobs.status import Status, read_status
-from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError, get_scheduler
+from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
 

@@ -1,4 +1,4 @@
-"""From a Request to a submitted job: plan, render, submit. Nothing is made before everything was checked."""
+"""From options to a submitted job: resolve, plan, render, submit. Nothing is made before everything was checked."""
 
 from __future__ import annotations
 
@@ -14,37 +14,47 @@ import submitit
 
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import JobRecord, Submitted, write_json
+from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted, write_json
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.job import Job
-from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options, with_default_profile
-from vllm_hpc.planner.models.find import Model, ensure_model, find_model
-from vllm_hpc.schedulers import launchers
-from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError, get_scheduler
+from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
+from vllm_hpc.planner.models.find import ensure_model
+from vllm_hpc.planner.resolve import resolve_options
+from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import ScriptContext, render_script
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
 from vllm_hpc.spec.errors import RequestError, SubmitError
+from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.lora import Adapter, find_adapters
 from vllm_hpc.spec.plan import Plan
-from vllm_hpc.spec.profile import Profile, load_profile
-from vllm_hpc.spec.request import JOB_DEFINITION, Request, check_template, find_definition, make_request
+from vllm_hpc.spec.request import Request, check_template
+from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path, check_name, check_path, parse_walltime
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """A job that was checked, planned and rendered, and not yet made: what ``submit`` sends is exactly this."""
 
-    request: Request
+    job: ResolvedJob
     plan: Plan
-    scheduler: str
-    model: Model
     intake: Intake
     folder: str
     script: str
     adapters: tuple[Adapter, ...] = ()
     definition: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def request(self) -> Request:
+        """What was asked, with the profile's values where nothing was."""
+        return self.job.request
+
+    @property
+    def scheduler(self) -> str:
+        """Who will run it."""
+        return self.job.scheduler
 
     def submit(self) -> Job:
         """Make the job folder and hand the script to the scheduler.
@@ -55,7 +65,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         if self.request.rehearse:
             check_torch()
         else:
-            ensure_model(self.model)
+            ensure_model(self.job.model)
         get_scheduler(self.scheduler).check_client()
         folder = JobFolder(self.folder)
         try:
@@ -64,7 +74,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             if self.request.name:
                 raise RequestError(_taken(folder)) from None
             # Someone else's job took the generated name since: the next one.
-            return _render(self.request, self.definition).submit()
+            return _render(self.job, self.definition).submit()
         try:
             _fill(folder, self)
         except BaseException:
@@ -96,47 +106,46 @@ def submit(model: str | None = None, **options: Any) -> Job:
 
 def prepare(model: str | None = None, **options: Any) -> Prepared:
     """Check, plan and render a job without making anything. Raises RefusedError."""
-    request = with_default_profile(make_request({"model": model, **options}))
-    definition = find_definition(model) if model else None
-    return _render(request, str(definition) if definition else None)
+    job, definition = resolve_options(model, options)
+    return _render(job, definition)
 
 
-def prepare_untuned(request: Request) -> Prepared:
-    """The same of a request, as if 'vllm-hpc tune' had found nothing. Raises RefusedError."""
-    return _render(request, None, use_tuned=False)
+def prepare_untuned(job: ResolvedJob) -> Prepared:
+    """The same of a resolved job, as if 'vllm-hpc tune' had found nothing. Raises RefusedError."""
+    return _render(job, None, use_tuned=False)
 
 
-def _render(request: Request, definition: str | None, use_tuned: bool = True) -> Prepared:
-    profile = load_profile(request.profile)
-    intake = Intake(request.input)
-    plan, name = make_plan(request, profile, intake=intake, use_tuned=use_tuned)
-    adapters = find_adapters(request.lora)
+def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) -> Prepared:
+    intake = Intake(job.request.input)
+    plan = make_plan(job, intake=intake, use_tuned=use_tuned)
+    adapters = find_adapters(job.request.lora)
     check_fits(plan)
-    scheduler = get_scheduler(name)
-    model = find_model(request.model, request.rehearse)
-    request = _with_profile(request, profile)
-    if request.template is not None:
-        check_template(request.template, request.template_dir, name)
-    parent = as_path(request.job_dir, "--job-dir")
-    folder = JobFolder(parent / (request.name or _free_name(parent, model.name)))
-    check_path(str(folder.path), "--job-dir")
-    if folder.path.exists():
-        raise RequestError(_taken(folder))
+    scheduler = get_scheduler(job.scheduler)
+    if job.request.template is not None:
+        check_template(job.request.template, job.request.template_dir, job.scheduler)
+    folder = _choose_folder(job)
     scheduler.check_folder(folder)
-    launcher = launchers.starter(request, profile, scheduler)
-    context = _context(request, plan, profile, folder, launcher)
+    context = _context(job, plan, folder)
     return Prepared(
-        request=request,
+        job=job,
         plan=plan,
-        scheduler=scheduler.name,
-        model=model,
         intake=intake,
         folder=str(folder.path),
         adapters=adapters,
-        script=render_script(request.template or scheduler.template, context, request.template_dir),
+        script=render_script(job.request.template or scheduler.template, context, job.request.template_dir),
         definition=definition,
-        notes=(*_rehearsal_notes(request, plan), *(unused_options(request) if scheduler.name == "local" else ())),
+        notes=(*_rehearsal_notes(job.request, plan), *unused_options(job)),
     )
+
+
+def _choose_folder(job: ResolvedJob) -> JobFolder:
+    """The folder that the job is to have, which is not there yet. Raises RequestError."""
+    parent = as_path(job.request.job_dir, "--job-dir")
+    folder = JobFolder(parent / (job.request.name or _free_name(parent, job.model.name)))
+    check_path(str(folder.path), "--job-dir")
+    if folder.path.exists():
+        raise RequestError(_taken(folder))
+    return folder
 
 
 def _rehearsal_notes(request: Request, plan: Plan) -> list[str]:
@@ -148,15 +157,8 @@ def _rehearsal_notes(request: Request, plan: Plan) -> list[str]:
     return notes
 
 
-def _with_profile(request: Request, profile: Profile) -> Request:
-    """The request with the profile's values where it named none: what job.json records is what ran."""
-    names = ("partition", "account", "qos", "time", "mem", "cpus_per_rank", "template_dir")
-    filled = {name: getattr(request, name) or getattr(profile, name) for name in names}
-    return msgspec.structs.replace(request, env={**profile.env, **request.env}, **filled)
-
-
-def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder, launcher: str) -> ScriptContext:
-    layout = plan.layout
+def _context(job: ResolvedJob, plan: Plan, folder: JobFolder) -> ScriptContext:
+    request, site, layout, launcher = job.request, job.site, plan.layout, job.launcher
     cpus = request.cpus_per_rank
     return ScriptContext(
         title=f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}.",
@@ -172,25 +174,25 @@ def _context(request: Request, plan: Plan, profile: Profile, folder: JobFolder, 
         account=request.account,
         qos=request.qos,
         time=request.time,
-        gpu_flag=profile.gpu_flag,
-        exclusive=profile.exclusive,
+        gpu_flag=site.gpu_flag,
+        exclusive=site.exclusive,
         directives=tuple(request.directive),
-        setup=profile.setup,
+        setup=site.setup,
         env=request.env,
         launcher=launcher,
         tasks=layout.tasks,
         tasks_per_node=layout.procs_per_node if launcher == "srun" else 1,
         time_limit_s=parse_walltime(request.time) if request.time else None,
-        head_suffix=profile.head_suffix,
-        head_command=profile.head_command,
-        export_environment=profile.export_environment,
+        head_suffix=site.head_suffix,
+        head_command=site.head_command,
+        export_environment=site.export_environment,
         max_requeues=request.max_requeues,
         lead_s=request.lead_s,
-        gpu_request=profile.gpu_request,
-        account_flag=profile.account_flag,
-        chunk=profile.chunk,
-        resources=tuple(_filled(text, layout) for text in profile.resources),
-        launcher_options=profile.launcher_options,
+        gpu_request=site.gpu_request,
+        account_flag=site.account_flag,
+        chunk=site.chunk,
+        resources=tuple(_filled(text, layout) for text in site.resources),
+        launcher_options=site.launcher_options,
         **msgspec.structs.asdict(layout),
     )
 
@@ -226,10 +228,12 @@ def _fill(folder: JobFolder, prepared: Prepared) -> None:
     if prepared.definition:
         shutil.copy(prepared.definition, folder.path / JOB_DEFINITION)
     record = JobRecord(
+        version=JOB_RECORD_VERSION,
         request=request,
+        origins=prepared.job.origins,
         plan=prepared.plan,
         scheduler=prepared.scheduler,
-        model=prepared.model.path,
+        model=prepared.job.model.path,
         sampling=_sampling(request),
         rows=rows,
         created_at=time.time(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from vllm_hpc.planner.device import Device
 from vllm_hpc.planner.engine_settings import Settings
 from vllm_hpc.planner.memory import Fit, fit_on_cpu, fit_on_gpu
 from vllm_hpc.planner.models.config import Shape
@@ -12,6 +11,7 @@ from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.planner.parallelism import why_not
 from vllm_hpc.planner.time_estimate import estimate_seconds
 from vllm_hpc.planner.workload import Workload
+from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Layout
 

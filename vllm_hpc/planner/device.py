@@ -6,12 +6,10 @@ import os
 import re
 import shutil
 
-import msgspec
-
-from vllm_hpc.schedulers.scheduler import ClientError, call_client
+from vllm_hpc.schedulers.client import ClientError, call_client
+from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.gpus import GIB, Gpu, find_gpu, recognise
-from vllm_hpc.spec.profile import Profile
-from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob
 
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 SMI_TIMEOUT_S = 10.0
@@ -19,40 +17,27 @@ SMI_TIMEOUT_S = 10.0
 CPU_SHARE = 0.9
 
 
-class Device(msgspec.Struct, frozen=True):
-    """Where ranks run. ``gpu`` None is the CPU; ``node_bytes`` then is the memory of a node that its ranks share.
-
-    ``per_node``: how many GPUs a node has, where that was seen.
-    """
-
-    gpu: Gpu | None
-    origin: str
-    node_bytes: int | None = None
-    per_node: int | None = None
-
-
-def explain_device(device: Device | None, profile: Profile) -> str:
+def explain_device(job: ResolvedJob) -> str:
     """The reason of a plan that says what it takes the ranks to run on, and where that is from."""
-    if device is None:
-        missing = "--mem" if profile.gpu_flag == "none" else "--gpu, or in the profile"
-        return f"memory is not checked: the GPU is not known; name it with {missing}"
-    if device.gpu is None:
-        return f"the CPU, with {(device.node_bytes or 0) / GIB:.0f} GiB a node ({device.origin})"
-    return f"GPU {device.gpu.name} with {device.gpu.memory_gib:.4g} GiB ({device.origin})"
+    if job.device is not None:
+        return str(job.device)
+    missing = "--mem" if job.site.gpu_flag == "none" else "--gpu, or in the profile"
+    return f"memory is not checked: the GPU is not known; name it with {missing}"
 
 
-def find_device(request: Request, profile: Profile, scheduler: str) -> Device | None:
+def find_device(filled: FilledRequest, scheduler: str) -> Device | None:
     """What the ranks will run on, None where nobody said. Raises RequestError for a --gpu that is not known."""
+    request, site = filled.request, filled.site
     if request.gpu is not None:
         return Device(find_gpu(request.gpu), "--gpu")
     if scheduler == "local":
         return _this_node()
-    if profile.gpu:
-        return Device(find_gpu(profile.gpu), "the profile's gpu")
-    if profile.gpu_memory_gib:
-        return Device(Gpu("GPU", profile.gpu_memory_gib, 0.0, 0.0), "the profile's gpu_memory_gib")
-    if profile.gpu_flag == "none":
-        memory = _bytes(request.mem or profile.mem)
+    if site.gpu:
+        return Device(find_gpu(site.gpu), "the profile's gpu")
+    if site.gpu_memory_gib:
+        return Device(Gpu("GPU", site.gpu_memory_gib, 0.0, 0.0), "the profile's gpu_memory_gib")
+    if site.gpu_flag == "none":
+        memory = _bytes(request.mem)
         return Device(None, "--mem", memory) if memory else None
     return None
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.planner.device import Device
 from vllm_hpc.planner.memory import DTYPE_BYTES, UTILIZATION, Load
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.quantization import online
 from vllm_hpc.planner.workload import Workload
+from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.plan import LARGEST_GRAPH, is_large_gpu, whole

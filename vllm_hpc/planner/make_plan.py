@@ -1,4 +1,4 @@
-"""From a Request to a Plan: the model, the device, the input, and the layout that they ask for. Makes nothing."""
+"""From a ResolvedJob to a Plan: the model, the input, and the layout that they ask for. Makes nothing."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner import choose_layout, tuned
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
-from vllm_hpc.planner.device import Device, explain_device, find_device
+from vllm_hpc.planner.device import explain_device
 from vllm_hpc.planner.engine_settings import Settings, choose_settings, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
 from vllm_hpc.planner.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.count import count_parameters
-from vllm_hpc.planner.models.find import Model, find_model
 from vllm_hpc.planner.models.inspect import Knowledge, learn
+from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, survey
 from vllm_hpc.schedulers import launchers
-from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
+from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Asked, Layout, solve, solve_array
 from vllm_hpc.spec.plan import CPU_KV_CACHE_GIB, DEFAULT_MAX_TOKENS, Cost, Memory, ModelFacts, Plan
-from vllm_hpc.spec.profile import Profile, load_profile
 from vllm_hpc.spec.rehearsal import NO_MODEL
-from vllm_hpc.spec.request import Request, make_request
+from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
 
@@ -42,93 +42,68 @@ _NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
 
 def plan_only(model: str | None = None, **options: object) -> Plan:
     """The plan of a job, with nothing rendered or made. Raises RefusedError."""
-    request = with_default_profile(make_request({"model": model, **options}))
-    return make_plan(request, load_profile(request.profile), whole_input=False)[0]
+    return make_plan(resolve_options(model, options)[0], whole_input=False)
 
 
-def with_default_profile(request: Request) -> Request:
-    """$VLLM_HPC_PROFILE names the profile where neither an option nor job.toml does."""
-    default = os.environ.get("VLLM_HPC_PROFILE") or None
-    return request if request.profile or not default else msgspec.structs.replace(request, profile=default)
-
-
-def make_plan(
-    request: Request,
-    profile: Profile,
-    whole_input: bool = True,
-    intake: Intake | None = None,
-    use_tuned: bool = True,
-) -> tuple[Plan, str]:
-    """The plan of a request with its profile, and the scheduler that it is for. Raises RefusedError.
+def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None = None, use_tuned: bool = True) -> Plan:
+    """The plan of a job. Raises RefusedError.
 
     Every row of the input is checked, and ``intake`` remembers it; with ``whole_input`` false, a large one is only
     sampled, and none is not read. ``use_tuned`` false: as if 'vllm-hpc tune' had found nothing.
     """
-    model = find_model(request.model, request.rehearse)
-    typed("sampling", request.sampling)
-    request = msgspec.structs.replace(request, engine=typed("engine", request.engine))
-    scheduler, why = _choose_scheduler(request, profile)
-    device = find_device(request, profile, scheduler)
-    known = _learn(model, request)
-    rows = _survey(request, known, whole_input, intake or Intake(request.input))
-    notes = [*launchers.rehearsed(request, profile), f"scheduler {scheduler}: {why}"]
+    job = job.asking(engine=typed("engine", job.request.engine))
+    known = _learn(job)
+    rows = _survey(job.request, known, whole_input, intake or Intake(job.request.input))
+    notes = [*launchers.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     if known.shape is None:
-        plan = _plan_unknown(request, profile)
+        plan = _plan_unknown(job)
     else:
-        shape = known.shape
-        obstacle = known.unweighed or not_modelled(request.engine)
-        notes.append(obstacle or explain_device(device, profile))
-        capacity = profile.gpus_per_node or (device.per_node if device else None)
+        notes.append(_obstacle(job, known) or explain_device(job))
 
         def plan_for(asked: Request) -> Plan:
-            settings = _settings(asked, profile, known, shape, device, rows)
-            needs = PlanningProblem(
-                with_whole_experts(shape) if asked.engine.get("enable_expert_parallel") else shape,
-                known.weights, None if obstacle else device, settings, rows,
-                scheduler == "local", launchers.is_native(asked, profile),
-            )  # fmt: skip
-            return _plan_known(asked, model.path, capacity, needs)
+            return _plan_known(msgspec.structs.replace(job, request=asked), known, rows)
 
-        plan = plan_for(request)
+        plan = plan_for(job.request)
         if use_tuned:
-            subject = _subject(request, profile, model.path, shape, device, plan)
-            plan = tuned.take(plan, request, subject, plan_for)
-    plan = launchers.launched(plan, request, profile)
+            plan = tuned.take(plan, job.request, _subject(job, known.shape, plan), plan_for)
+    plan = launchers.launched(plan, job)
     count = rows.rows if rows and whole_input else None
-    request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
-    if scheduler == "local":
-        _check_local(request, plan.layout, why)
+    job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
+    if job.scheduler == "local":
+        _check_local(job, plan.layout)
     else:
-        _check_cluster(request, profile, plan.layout, scheduler, why)
-    notes += [*plan.reasons, *known.notes, *(unused_options(request) if scheduler == "local" else ())]
-    return msgspec.structs.replace(plan, reasons=tuple(notes)), scheduler
+        _check_cluster(job, plan.layout)
+    notes += [*plan.reasons, *known.notes, *unused_options(job)]
+    return msgspec.structs.replace(plan, reasons=tuple(notes))
 
 
-def find_subject(request: Request, profile: Profile, plan: Plan) -> tuned.Subject | None:
+def find_subject(job: ResolvedJob, plan: Plan) -> tuned.Subject | None:
     """What a finding on that plan would be about; None where nothing is known of the model. Raises RefusedError."""
-    model = find_model(request.model, request.rehearse)
-    shape = _learn(model, request).shape
-    device = find_device(request, profile, _choose_scheduler(request, profile)[0])
-    return _subject(request, profile, model.path, shape, device, plan) if shape else None
+    shape = _learn(job).shape
+    return _subject(job, shape, plan) if shape else None
 
 
-def _subject(
-    request: Request, profile: Profile, model: str, shape: Shape, device: Device | None, plan: Plan
-) -> tuned.Subject:
-    is_cpu = device.gpu is None if device else profile.gpu_flag == "none"
+def _subject(job: ResolvedJob, shape: Shape, plan: Plan) -> tuned.Subject:
+    device, engine = job.device, job.request.engine
+    is_cpu = device.gpu is None if device else job.site.gpu_flag == "none"
     name = "cpu" if is_cpu else device.gpu.name if device and device.gpu else "unknown"
-    numbers: dict[str, Any] = {key: request.engine[key] for key in _NUMBERS if key in request.engine}
+    numbers: dict[str, Any] = {key: engine[key] for key in _NUMBERS if key in engine}
     return tuned.Subject(
-        model=model, shape=shape, numbers=numbers, device=name, nodes=plan.layout.nodes,
-        procs_per_node=plan.layout.procs_per_node, is_native=launchers.is_native(request, profile),
+        model=job.model.path, shape=shape, numbers=numbers, device=name, nodes=plan.layout.nodes,
+        procs_per_node=plan.layout.procs_per_node, is_native=job.is_native,
     )  # fmt: skip
 
 
-def _learn(model: Model, request: Request) -> Knowledge:
+def _learn(job: ResolvedJob) -> Knowledge:
     """What is known of the model: nothing, where a rehearsal names none. Raises ModelError."""
-    if model.path == NO_MODEL:
+    if job.model.path == NO_MODEL:
         return Knowledge(notes=("no MODEL: every layout is possible, and memory is not checked",))
-    return learn(model, dummy_weights=request.engine.get("load_format") == "dummy")
+    return learn(job.model, dummy_weights=job.request.engine.get("load_format") == "dummy")
+
+
+def _obstacle(job: ResolvedJob, known: Knowledge) -> str | None:
+    """Why memory cannot be computed, though the model is known; None where it can."""
+    return known.unweighed or not_modelled(job.request.engine)
 
 
 def check_fits(plan: Plan) -> None:
@@ -137,63 +112,83 @@ def check_fits(plan: Plan) -> None:
         raise LayoutError(plan.misfit or "the model does not fit")
 
 
-def unused_options(request: Request) -> list[str]:
-    """What the local scheduler has no use for."""
+def unused_options(job: ResolvedJob) -> list[str]:
+    """What the local scheduler has no use for; nothing of another one."""
     names = ("partition", "account", "qos", "mem", "directive")
-    given = [f"--{name}" for name in names if getattr(request, name)]
-    return [f"{', '.join(given)}: not used by the local scheduler"] if given else []
+    given = [f"--{name}" for name in names if job.is_asked(name) and getattr(job.request, name)]
+    if job.scheduler != "local" or not given:
+        return []
+    return [f"{', '.join(given)}: not used by the local scheduler"]
 
 
-def _plan_unknown(request: Request, profile: Profile) -> Plan:
-    layout, reasons = (solve_array if request.array else solve)(_asked(request), profile.gpus_per_node)
+def _plan_unknown(job: ResolvedJob) -> Plan:
+    request = job.request
+    layout, reasons = (solve_array if request.array else solve)(_asked(request), job.site.gpus_per_node)
     return Plan(layout=layout, engine=dict(request.engine), reasons=tuple(reasons))
 
 
-def _settings(
-    request: Request, profile: Profile, known: Knowledge, shape: Shape, device: Device | None, rows: Workload | None
-) -> Settings:
+def _settings(job: ResolvedJob, known: Knowledge, shape: Shape, rows: Workload | None) -> Settings:
     # A chat whose template is not known, or a limit that stands in a file which is not here, has no bound.
-    is_known = known.is_whole and not {"generation_config", "override_generation_config"} & set(request.engine)
+    is_known = known.is_whole and not {"generation_config", "override_generation_config"} & set(job.request.engine)
     if rows and not (is_known and (known.template_bytes is not None or not rows.has_chats)):
         rows = msgspec.structs.replace(rows, longest=None)
-    return choose_settings(shape, device, rows, request.engine, _cpu_kv_cache_gib(request, profile))
+    return choose_settings(shape, job.device, rows, job.request.engine, _cpu_kv_cache_gib(job.request))
 
 
-def _plan_known(request: Request, model: str, capacity: int | None, needs: PlanningProblem) -> Plan:
-    solver = solve_array if request.array else solve
-    asked = request.gpus_per_node or 0
-    # What a node has, or seems to: several that were asked for, or a number that is not a mere part of one.
-    is_whole = asked >= WHOLE_NODE or (request.nodes or 1) > 1
-    node = capacity or (asked if asked and is_whole and not needs.one_node else None)
-    choice, needs = choose_layout.with_rounded_length(
-        choose_layout.choose(_asked(request), capacity, needs, solver), needs, request.engine
+def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> PlanningProblem:
+    shape = known.shape
+    assert shape is not None
+    return PlanningProblem(
+        with_whole_experts(shape) if job.request.engine.get("enable_expert_parallel") else shape,
+        known.weights,
+        None if _obstacle(job, known) else job.device,
+        _settings(job, known, shape, rows),
+        rows,
+        one_node=job.scheduler == "local",
+        overlaps_stages=job.is_native,
     )
-    choice, needs = choose_layout.with_more_sequences(choice, needs, request.engine)
+
+
+def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plan:
+    request, problem = job.request, _problem(job, known, rows)
+    capacity = job.site.gpus_per_node or (job.device.per_node if job.device else None)
+    choice, problem = choose_layout.with_rounded_length(
+        choose_layout.choose(_asked(request), capacity, problem, solve_array if request.array else solve),
+        problem, request.engine,
+    )  # fmt: skip
+    choice, problem = choose_layout.with_more_sequences(choice, problem, request.engine)
     fit = choice.fit
     return Plan(
         layout=choice.layout,
-        engine={**needs.settings.engine, **request.engine},
+        engine={**problem.settings.engine, **request.engine},
         fits=fit.fits if fit else None,
-        misfit=_misfit(choice, needs, node) if fit and not fit.fits else None,
-        reasons=(*choice.reasons, *needs.settings.reasons),
-        memory=_memory(fit, needs),
+        misfit=_misfit(choice, problem, _node_size(request, capacity, problem)) if fit and not fit.fits else None,
+        reasons=(*choice.reasons, *problem.settings.reasons),
+        memory=_memory(fit, problem),
         kv_tokens=fit.kv_tokens if fit else None,
-        concurrency=round(needs.concurrent(fit), 1) if fit else None,
+        concurrency=round(problem.concurrent(fit), 1) if fit else None,
         runners_up=choice.runners_up,
-        model=_facts(needs.shape),
-        cost=_cost(request, model, needs, choice, needs.survey) if needs.survey else None,
+        model=_facts(problem.shape),
+        cost=_cost(job, problem, choice, rows) if rows else None,
     )
 
 
-def _misfit(choice: Choice, needs: PlanningProblem, capacity: int | None) -> str:
+def _node_size(request: Request, capacity: int | None, problem: PlanningProblem) -> int | None:
+    """What a node has, or seems to: several that were asked for, or a number that is not a mere part of one."""
+    asked = request.gpus_per_node or 0
+    is_whole = asked >= WHOLE_NODE or (request.nodes or 1) > 1
+    return capacity or (asked if asked and is_whole and not problem.one_node else None)
+
+
+def _misfit(choice: Choice, problem: PlanningProblem, capacity: int | None) -> str:
     """Why it does not fit, with an alternative that does."""
     layout, fit = choice.layout, choice.fit
-    assert fit is not None and needs.device is not None
-    where = f"GPUs of the kind {needs.device.gpu.name}" if needs.device.gpu else "the CPU"
-    text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {choose_layout.lack(fit, needs)}"
-    hint = "" if needs.device.gpu else " (VLLM_CPU_KVCACHE_SPACE, in GiB, is the size of the KV cache)"
-    shorter = _shorter(choice, needs)
-    instead = choose_layout.smallest_that_fits(capacity, needs, solve) if needs.device.gpu else None
+    assert fit is not None and problem.device is not None
+    where = f"GPUs of the kind {problem.device.gpu.name}" if problem.device.gpu else "the CPU"
+    text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {choose_layout.lack(fit, problem)}"
+    hint = "" if problem.device.gpu else " (VLLM_CPU_KVCACHE_SPACE, in GiB, is the size of the KV cache)"
+    shorter = _shorter(choice, problem)
+    instead = choose_layout.smallest_that_fits(capacity, problem, solve) if problem.device.gpu else None
     if instead is None:
         return f"{text}: try {shorter or 'a smaller or a quantised model, or more memory'}{hint}"
     return (
@@ -202,19 +197,19 @@ def _misfit(choice: Choice, needs: PlanningProblem, capacity: int | None) -> str
     )
 
 
-def _shorter(choice: Choice, needs: PlanningProblem) -> str:
+def _shorter(choice: Choice, problem: PlanningProblem) -> str:
     """The longest sequences that the layout has room for, as an option; empty where it has room for none."""
     length = choice.fit.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS if choice.fit else 0
-    load = msgspec.structs.replace(needs.settings.load, max_model_len=length)
-    shortened = msgspec.structs.replace(needs, settings=msgspec.structs.replace(needs.settings, load=load))
+    load = msgspec.structs.replace(problem.settings.load, max_model_len=length)
+    shortened = msgspec.structs.replace(problem, settings=msgspec.structs.replace(problem.settings, load=load))
     fit = shortened.fit(choice.layout) if length else None
     return f"--engine max_model_len={length}" if fit and fit.fits else ""
 
 
-def _memory(fit: Fit | None, needs: PlanningProblem) -> Memory:
-    if fit is None or needs.device is None:
+def _memory(fit: Fit | None, problem: PlanningProblem) -> Memory:
+    if fit is None or problem.device is None:
         return Memory()
-    device = needs.device
+    device = problem.device
     whole = device.gpu.memory_gib if device.gpu else fit.limit / GIB
     return Memory(
         weights_gib=round(fit.weights / GIB, 2),
@@ -238,13 +233,13 @@ def _facts(shape: Shape) -> ModelFacts:
     )
 
 
-def _cost(request: Request, model: str, needs: PlanningProblem, choice: Choice, rows: Workload) -> Cost | None:
-    gpu = needs.device.gpu if needs.device else None
+def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Workload) -> Cost | None:
+    gpu = problem.device.gpu if problem.device else None
     if gpu is None:
         return None
-    folder = as_path(request.job_dir, "--job-dir")
-    measured = measured_rate(folder, model, gpu.name, choice.layout)
-    return estimate(needs, choice.layout, choice.fit, rows, measured)
+    folder = as_path(job.request.job_dir, "--job-dir")
+    measured = measured_rate(folder, job.model.path, gpu.name, choice.layout)
+    return estimate(problem, choice.layout, choice.fit, rows, measured)
 
 
 def _survey(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
@@ -260,25 +255,18 @@ def _asked(request: Request) -> Asked:
     return Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
 
 
-def _cpu_kv_cache_gib(request: Request, profile: Profile) -> int:
+def _cpu_kv_cache_gib(request: Request) -> int:
     """VLLM_CPU_KVCACHE_SPACE as the ranks will see it, in GiB."""
     name = "VLLM_CPU_KVCACHE_SPACE"
-    text = request.env.get(name) or profile.env.get(name) or os.environ.get(name) or str(CPU_KV_CACHE_GIB)
+    text = request.env.get(name) or os.environ.get(name) or str(CPU_KV_CACHE_GIB)
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1_000_000:
         raise RequestError(f"{name} is {text!r}: set it to a whole number of GiB, or leave it out")
     return int(text)
 
 
-def _choose_scheduler(request: Request, profile: Profile) -> tuple[str, str]:
-    if request.scheduler != "auto":
-        return request.scheduler, "asked for"
-    if profile.scheduler:
-        return profile.scheduler, f"profile {request.profile!r} says so"
-    return find_scheduler()
-
-
-def _check_local(request: Request, layout: Layout, why: str) -> None:
-    local = f"the scheduler is local ({why})"
+def _check_local(job: ResolvedJob, layout: Layout) -> None:
+    request = job.request
+    local = f"the scheduler is local ({job.scheduler_reason})"
     cluster = "use --scheduler slurm or pbs"
     if layout.nodes > 1:
         raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or {cluster[4:]}")
@@ -287,9 +275,9 @@ def _check_local(request: Request, layout: Layout, why: str) -> None:
         raise RequestError(f"{option} needs a cluster, and {local}: leave it out, or {cluster}")
 
 
-def _check_cluster(request: Request, profile: Profile, layout: Layout, scheduler: str, why: str) -> None:
+def _check_cluster(job: ResolvedJob, layout: Layout) -> None:
     """What only the scheduler can judge, once it is known. Raises RequestError."""
-    chosen = get_scheduler(scheduler)
-    check_owned(request.directive, scheduler)
-    launchers.check(request, profile, chosen, why)
-    chosen.check_request(request, profile, layout)
+    scheduler = get_scheduler(job.scheduler)
+    check_owned(job.request.directive, job.scheduler)
+    launchers.check(job, scheduler)
+    scheduler.check_request(job, layout)

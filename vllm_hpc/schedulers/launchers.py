@@ -7,51 +7,49 @@ import msgspec
 from vllm_hpc.schedulers.scheduler import Scheduler
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.plan import Plan
-from vllm_hpc.spec.profile import Profile
-from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob
 
 NATIVE = "native"
 
 
-def is_native(request: Request, profile: Profile) -> bool:
+def is_native(filled: FilledRequest) -> bool:
     """Whether vLLM starts its own workers: an option says so, or the profile where no option does."""
-    return (request.launcher or profile.launcher) == NATIVE
+    return (filled.request.launcher or filled.site.launcher) == NATIVE
 
 
-def starter(request: Request, profile: Profile, scheduler: Scheduler) -> str:
+def choose_launcher(filled: FilledRequest, scheduler: Scheduler) -> str:
     """What starts processes on the nodes: what was asked for, by option or profile; else the scheduler's own way."""
-    asked = (name for name in (request.launcher, profile.launcher) if name not in (None, NATIVE))
+    asked = (name for name in (filled.request.launcher, filled.site.launcher) if name not in (None, NATIVE))
     return next(asked, None) or scheduler.launchers[0]
 
 
-def check(request: Request, profile: Profile, scheduler: Scheduler, why: str) -> None:
-    """Whether the scheduler has that launcher; ``why`` it was chosen. Raises RequestError."""
-    launcher = starter(request, profile, scheduler)
-    if launcher not in scheduler.launchers:
+def check(job: ResolvedJob, scheduler: Scheduler) -> None:
+    """Whether the scheduler has that launcher. Raises RequestError."""
+    if job.launcher not in scheduler.launchers:
         known = ", ".join(scheduler.launchers)
         raise RequestError(
-            f"--launcher {launcher} does not go with the scheduler, {scheduler.name} ({why}): use one of {known}, "
-            f"{NATIVE}, or leave it out"
+            f"--launcher {job.launcher} does not go with the scheduler, {scheduler.name} ({job.scheduler_reason}): use "
+            f"one of {known}, {NATIVE}, or leave it out"
         )
 
 
-def launched(plan: Plan, request: Request, profile: Profile) -> Plan:
+def launched(plan: Plan, job: ResolvedJob) -> Plan:
     """The plan with what its launcher adds. Raises LayoutError for one that native workers cannot have.
 
     Of a rehearsal every rank runs the engine, and what does not fit runs too.
     """
-    native = natively(plan) if is_native(request, profile) else None
-    if request.rehearse:
+    native = natively(plan) if job.is_native else None
+    if job.request.rehearse:
         return msgspec.structs.replace(plan, fits=None if plan.fits is False else plan.fits)
     return native or hint(plan)
 
 
-def rehearsed(request: Request, profile: Profile) -> list[str]:
+def rehearsed(job: ResolvedJob) -> list[str]:
     """What a plan says of a rehearsal; nothing of any other job."""
-    if not request.rehearse:
+    if not job.request.rehearse:
         return []
     notes = ["rehearsal: a built-in engine answers in place of vLLM; no answer comes from a model"]
-    if is_native(request, profile):
+    if job.is_native:
         notes.append("launcher native: vLLM would start its own workers; in a rehearsal every rank runs the engine")
     return notes
 

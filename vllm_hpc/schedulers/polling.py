@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError, Sighting, call_client, get_scheduler
+from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError, call_client
+from vllm_hpc.schedulers.scheduler import Sighting, get_scheduler
 
 # A client that fails sooner may be asked about the next job too.
 _SLOW_S = 2.0

@@ -18,7 +18,9 @@ import msgspec
 from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.messages import explain_mismatch
-from vllm_hpc.spec.request import Count, LauncherName, read_toml
+from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
+from vllm_hpc.spec.request import Count
+from vllm_hpc.spec.toml_file import read_toml
 from vllm_hpc.spec.values import CHECKS, as_path
 
 PROJECT_FILE = "vllm-hpc.toml"
@@ -38,7 +40,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     totals; TORQUE's nodes=), ``chunk`` and ``resources`` are added to it, {nodes} and {gpus} filled in.
     """
 
-    scheduler: Literal["slurm", "pbs", "local"] | None = None
+    scheduler: str | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -54,7 +56,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     account_flag: Literal["-A", "-P", "-W group_list"] = "-A"
     chunk: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
-    launcher: LauncherName | None = None
+    launcher: str | None = None
     launcher_options: tuple[str, ...] = ()
     head_suffix: str = ""
     head_command: str | None = None
@@ -140,6 +142,10 @@ def _check(profile: Profile, key: str) -> None:
     value = getattr(profile, key)
     if key in CHECKS:
         CHECKS[key](value, key)
+    if key == "scheduler" and (value == "auto" or not SCHEDULERS.has(value)):
+        raise RequestError(f"'scheduler' {SCHEDULERS.explain(value, but=['auto'])}")
+    if key == "launcher" and not LAUNCHERS.has(value):
+        raise RequestError(f"'launcher' {LAUNCHERS.explain(value)}")
     if key == "gpu":
         find_gpu(value, "'gpu'")
     if key == "gpu_memory_gib" and not 0 < value < float("inf"):

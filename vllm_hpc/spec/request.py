@@ -1,34 +1,30 @@
 """Request: what a person asked for, frozen and validated once, at the edge.
 
-An option given on the command line (or from Python) wins over job.toml; what neither names is left to the profile
-and the planner (``vllm_hpc.jobs.submit``).
+Options and job.toml make one (``spec/job_definition.py``); what neither names is left to the profile
+(``spec/resolved_job.py``) and the planner.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import sys
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import msgspec
 
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.messages import explain_mismatch
-from vllm_hpc.spec.rehearsal import NO_MODEL, Rehearsal, check_settings, in_earnest, read_rehearsal, with_rehearsal
-from vllm_hpc.spec.values import CHECKS, as_path, parse_walltime
+from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
+from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
+from vllm_hpc.spec.values import CHECKS, parse_walltime
 
 # vLLM's longest contexts are some million tokens.
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
-LauncherName = Literal["torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi", "native"]
-SchedulerName = Literal["auto", "slurm", "pbs", "local"]
 
-JOB_DEFINITION = "job.toml"
 NOT_REHEARSED = "--rehearse-set is for rehearsals only: add --rehearse, or leave it out"
 _LEAD_S = 120
 # What Slurm takes at most (man sbatch, --signal); the least in which ranks can leave.
@@ -58,7 +54,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tp: Count | None = None
     pp: Count | None = None
     dp: Count | None = None
-    scheduler: SchedulerName = "auto"
+    scheduler: str = "auto"
     profile: str | None = None
     partition: str | None = None
     account: str | None = None
@@ -79,7 +75,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     env: dict[str, str] = {}
     directive: list[str] = []
     gpu: str | None = None
-    launcher: LauncherName | None = None
+    launcher: str | None = None
     array: bool = False
     template: str | None = None
     template_dir: str | None = None
@@ -110,89 +106,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 raise RequestError(f"--engine {key} is not yours to set here: use {PLANNED_ENGINE_ARGUMENTS[key]}")
 
 
-def make_request(options: dict[str, Any]) -> Request:
-    """Build a Request out of plain options, with errors that name the option.
-
-    ``options`` has the long options with underscores as keys; None means not given. Where ``model`` is a folder
-    with a job.toml, that is read first and the options win over it. Raises RequestError.
-    """
-    given = {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in options.items() if v is not None}
-    definition = find_definition(str(given["model"])) if "model" in given else None
-    if definition is not None:
-        del given["model"]
-        asked = with_rehearsal(given)
-        merged = _merge(read_job_definition(definition, bool(asked.get("rehearse"))), asked)
-        return _convert(in_earnest(merged) if asked.get("rehearse") is False else merged)
-    missing = "MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml"
-    return _convert(_with_model(with_rehearsal(given), missing))
-
-
-def find_definition(model: str) -> Path | None:
-    """The job.toml in the folder that MODEL names, None where it names none."""
-    try:
-        definition = Path(model).expanduser() / JOB_DEFINITION
-        return definition if definition.is_file() else None
-    except (OSError, RuntimeError, ValueError):  # a name that no file system takes, a home of nobody, a NUL
-        return None
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file. Raises ValueError, which names the file and what is wrong with it, and OSError."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of 5000 digits
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
-
-
-def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
-    """Read a job.toml into options; paths in it are relative to its folder. Raises RequestError.
-
-    A rehearsal, which it or the caller (``rehearses``) asks for, needs no model.
-    """
-    try:
-        options = read_toml(path)
-    except ValueError as error:
-        raise RequestError(str(error)) from None
-    unknown = sorted(set(options) - set(Request.__struct_fields__))
-    if unknown:
-        raise RequestError(
-            f"{path}: unknown key '{unknown[0]}': job.toml takes submit's long options, with underscores"
-        )
-    try:
-        options = _with_model(with_rehearsal(options), "'model' is missing", rehearses)
-        # The caller may add what a fault needs: whether the settings go together is judged when they are merged.
-        check_settings(options.get("rehearse_set", {}))
-        _convert({key: value for key, value in options.items() if key != "rehearse_set"})
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from None
-    for key in ("input", "template_dir"):
-        if isinstance(options.get(key), str):
-            options[key] = str(path.parent / Path(options[key]).expanduser())
-    if "lora" in options:
-        options["lora"] = [_beside(path.parent, given) for given in options["lora"]]
-    beside = path.parent / as_path(options["model"], "model")
-    if options["model"] != NO_MODEL and (beside.exists() or options["model"].startswith((".", "~"))):
-        options["model"] = str(beside)
-    return options
-
-
-def _with_model(options: dict[str, Any], missing: str, rehearses: bool = False) -> dict[str, Any]:
-    """The options with a model, which a rehearsal may leave out. Raises RequestError (``missing``)."""
-    if rehearses or options.get("rehearse", False) is not False:
-        return {"model": NO_MODEL, **options}
-    if "model" not in options:
-        raise RequestError(NOT_REHEARSED if options.get("rehearse_set") else missing)
-    return options
-
-
-def _beside(folder: Path, given: str) -> str:
-    """``NAME=PATH`` with the path made relative to a folder; a bare PATH likewise."""
-    name, sign, path = given.partition("=")
-    if not sign or "/" in name:
-        return str(folder / Path(given).expanduser())
-    return f"{name}={folder / Path(path).expanduser()}"
-
-
 def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
     """A template that makes a script for that scheduler: none of another one's, and not the shared macros.
 
@@ -204,7 +117,7 @@ def check_template(template: str, template_dir: str | None, scheduler: str) -> N
     if name.startswith("_"):
         raise RequestError(f"--template {template!r} holds what templates share, and makes no script: leave it out")
     other = name.split(".")[0]
-    if other != scheduler and other in get_args(SchedulerName):
+    if other != scheduler and other in SCHEDULERS.built_in:
         raise RequestError(
             f"--template {template!r} is for --scheduler {other}, and this job is for {scheduler}: "
             f"leave it out, or use --scheduler {other}"
@@ -258,22 +171,17 @@ def _check_sampling(request: Request) -> None:
                 raise RequestError(f"{origin} {value!r} {words}")
 
 
-def _convert(options: dict[str, Any]) -> Request:
+def convert_options(options: dict[str, Any]) -> Request:
+    """A Request out of plain options, with underscores; the error names the option. Raises RequestError."""
     if "rehearse_set" in options:
         options = {**options, "rehearse_set": read_rehearsal(options["rehearse_set"])}
+    for key, registry in (("scheduler", SCHEDULERS), ("launcher", LAUNCHERS)):
+        if isinstance(name := options.get(key), str) and not registry.has(name):
+            raise RequestError(f"--{key} {registry.explain(name)}")
     try:
         return msgspec.convert(options, Request)
     except msgspec.ValidationError as error:
         raise RequestError(_option_message(error)) from None
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Options of ``above`` win; tables (sampling, engine, env, rehearse) win key by key."""
-    merged = {**below, **above}
-    for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            merged[key] = {**below[key], **value}
-    return merged
 
 
 def _option_message(error: msgspec.ValidationError) -> str:

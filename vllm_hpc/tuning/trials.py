@@ -19,14 +19,13 @@ from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.submit import prepare_untuned
 from vllm_hpc.planner.make_plan import make_plan
-from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.planner.tuned import Setting, Subject, Trial
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import RefusedError, RequestError, SubmitError
 from vllm_hpc.spec.plan import whole
-from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.tuning.signals import handled
 from vllm_hpc.tuning.sweep import DEFAULTS
@@ -45,13 +44,21 @@ _PROMPT_TOKENS, _OUTPUT_TOKENS = 256, 128
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class RandomRows(msgspec.Struct, frozen=True):
+    """What was asked of the rows where no input is given: how many, of how many tokens; None: as many as pay."""
+
+    number: int | None = None
+    prompt_tokens: int | None = None
+
+
 class AlikeRows(Intake):
     """Rows like a trial's, and about as many, for the plan that says how many it will run."""
 
-    def __init__(self, rows: int | None, prompt: int | None) -> None:
+    def __init__(self, asked: RandomRows) -> None:
         super().__init__(None)
-        self._rows = min(rows or _PLANNED_ROWS, _PLANNED_ROWS)
-        self._prompt = min(prompt or _PROMPT_TOKENS, _LONGEST)  # what is longer is refused when its model is known
+        self._rows = min(asked.number or _PLANNED_ROWS, _PLANNED_ROWS)
+        # What is longer is refused when its model is known.
+        self._prompt = min(asked.prompt_tokens or _PROMPT_TOKENS, _LONGEST)
 
     def rows(self) -> Iterator[Row]:
         """All the same."""
@@ -67,26 +74,29 @@ class Bench:
     """Runs settings as jobs below one folder, over the same rows; ``begin`` hears of each as it is submitted."""
 
     def __init__(
-        self, request: Request, profile: Profile, subject: Subject, start: Setting, rows: int | None,
-        prompt: int | None, begin: Callable[[Setting, Path], None],
+        self, job: ResolvedJob, subject: Subject, start: Setting, asked: RandomRows,
+        begin: Callable[[Setting, Path], None],
     ) -> None:  # fmt: skip
-        self._profile, self._subject, self._begin = profile, subject, begin
-        name = request.name or f"tune-{find_model(request.model).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self._subject, self._begin = subject, begin
+        request = job.request
+        name = request.name or f"tune-{job.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self._folder = as_path(request.job_dir, "--job-dir") / name
         if self._folder.exists():
             raise self._taken()
         at_once = _CPU_ROWS // _WAVES if subject.device == "cpu" else int({**DEFAULTS, **start.engine}["max_num_seqs"])
-        rows, prompt = rows or _WAVES * at_once * start.dp, prompt or _PROMPT_TOKENS
-        self._request = msgspec.structs.replace(request, job_dir=str(self._folder), max_requeues=0)
+        rows = asked.number or _WAVES * at_once * start.dp
+        prompt = asked.prompt_tokens or _PROMPT_TOKENS
+        self._job = job.asking(job_dir=str(self._folder), max_requeues=0)
         # Refuses what can be, before there is a folder.
-        get_scheduler(prepare_untuned(self._as_request(start, "trial-1")).scheduler).check_client()
+        prepare_untuned(self._with(start, "trial-1"))
+        get_scheduler(job.scheduler).check_client()
         if request.input is None:
             self._check_size(rows, prompt, start)
         self._make_folder()
         if request.input is None:
-            self._request = self._with_random_rows(rows, prompt)
+            self._job = self._with_random_rows(rows, prompt)
         self._trials = 0
-        self.row_count = sum(1 for _ in Intake(self._request.input).rows())
+        self.row_count = sum(1 for _ in Intake(self._job.request.input).rows())
 
     def _check_size(self, rows: int, prompt: int, start: Setting) -> None:
         """Refuse rows that are too many, or too long for the model or the max_model_len that was asked for."""
@@ -95,12 +105,13 @@ class Bench:
                 f"{rows} row(s) of {prompt} tokens are too many for a short trial: use fewer --rows or "
                 f"--prompt-tokens, {_MOST_TOKENS} tokens in all at most"
             )
-        asked = whole(self._request.engine.get("max_model_len"), 0)
+        asked = whole(self._job.request.engine.get("max_model_len"), 0)
         most = asked if asked > 0 else self._subject.shape.positions
-        if prompt + output_tokens(self._request) > most:
+        out = output_tokens(self._job.request)
+        if prompt + out > most:
             whose = "--engine max_model_len allows" if asked > 0 else "the model takes"
             raise RequestError(
-                f"rows of {prompt} tokens in and {output_tokens(self._request)} out are longer than {whose} ({most}): "
+                f"rows of {prompt} tokens in and {out} out are longer than {whose} ({most}): "
                 "use fewer --prompt-tokens or --max-tokens"
             )
 
@@ -117,7 +128,7 @@ class Bench:
     def _taken(self) -> RequestError:
         return RequestError(f"{self._folder} is there already: choose another --name")
 
-    def _with_random_rows(self, rows: int, prompt: int) -> Request:
+    def _with_random_rows(self, rows: int, prompt: int) -> ResolvedJob:
         """All of the same length, and never ended early: then only the setting tells trials apart."""
         chance = random.Random(0)
         file = self._folder / "rows.jsonl"
@@ -125,11 +136,10 @@ class Bench:
         with file.open("w") as out:
             for _ in range(rows):
                 out.write(json.dumps({"prompt": chance.choices(tokens, k=prompt)}) + "\n")
-        request = self._request
-        return msgspec.structs.replace(
-            request, input=str(file), max_tokens=output_tokens(self._request),
-            sampling={"ignore_eos": True, **request.sampling},
-        )  # fmt: skip
+        request = self._job.request
+        return self._job.asking(
+            input=str(file), max_tokens=output_tokens(request), sampling={"ignore_eos": True, **request.sampling}
+        )
 
     def layouts(self, start: Setting) -> list[Setting]:
         """All other layouts of the same ranks that agree with what was asked, and fit.
@@ -140,7 +150,7 @@ class Bench:
 
     def _cuts(self, start: Setting) -> Iterator[Setting]:
         world = start.tp * start.pp * start.dp
-        asked = self._request
+        asked = self._job.request
         for tp in (size for size in range(1, world + 1) if world % size == 0):
             for pp in sorted({1, start.pp}):
                 cut = msgspec.structs.replace(start, tp=tp, pp=pp, dp=world // (tp * pp))
@@ -150,7 +160,7 @@ class Bench:
 
     def _fits(self, setting: Setting) -> bool:
         try:
-            plan, _ = make_plan(self._as_request(setting, "fits"), self._profile, whole_input=False, use_tuned=False)
+            plan = make_plan(self._with(setting, "fits"), whole_input=False, use_tuned=False)
         except RefusedError:
             return False
         # A rehearsal runs what does not fit, but it is to try what the sweep itself would.
@@ -161,7 +171,7 @@ class Bench:
         self._trials += 1
         job: Job | None = None
         try:
-            prepared = prepare_untuned(self._as_request(setting, f"trial-{self._trials}"))
+            prepared = prepare_untuned(self._with(setting, f"trial-{self._trials}"))
             with _undisturbed():
                 job = prepared.submit()
             self._begin(setting, job.path)
@@ -186,10 +196,10 @@ class Bench:
         rate = round(summary.completion_tokens / seconds, 1)
         return Trial(setting=setting, tokens_per_s=rate, seconds=round(seconds, 1), job=str(job.path))
 
-    def _as_request(self, setting: Setting, name: str) -> Request:
-        return msgspec.structs.replace(
-            self._request, name=name, nodes=self._subject.nodes, gpus_per_node=self._subject.procs_per_node,
-            tp=setting.tp, pp=setting.pp, dp=setting.dp, engine={**setting.engine, **self._request.engine},
+    def _with(self, setting: Setting, name: str) -> ResolvedJob:
+        return self._job.asking(
+            name=name, nodes=self._subject.nodes, gpus_per_node=self._subject.procs_per_node, tp=setting.tp,
+            pp=setting.pp, dp=setting.dp, engine={**setting.engine, **self._job.request.engine},
         )  # fmt: skip
 
 

@@ -16,16 +16,17 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.jobfolder.records import write_json
-from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan, with_default_profile
+from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
+from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.tuned import Finding, Setting, Subject, Trial, unasked
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
 from vllm_hpc.spec.errors import RefusedError, RequestError
 from vllm_hpc.spec.plan import Plan
-from vllm_hpc.spec.profile import Profile, load_profile
 from vllm_hpc.spec.rehearsal import NO_MODEL
-from vllm_hpc.spec.request import Request, make_request
+from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.tuning.sweep import DEFAULT_SWEEP, DEFAULTS, SWEEPS, search, warmed
-from vllm_hpc.tuning.trials import AlikeRows, Bench, output_tokens
+from vllm_hpc.tuning.trials import AlikeRows, Bench, RandomRows, output_tokens
 
 # A finding takes some kilobytes.
 _FINDING_BYTES = 65_536
@@ -56,14 +57,14 @@ def tune(
     made, JobFailedError where not even the planner's own choice runs.
     """
     check_installed()
-    request = with_default_profile(make_request({"model": model, **options}))
+    job, _ = resolve_options(model, options)
+    request, alike = job.request, RandomRows(rows, prompt_tokens)
     if request.rehearse:
         check_torch()
-    profile = load_profile(request.profile)
-    _check(request, sweep, rows, prompt_tokens)
-    plan = _plan(request, profile, rows, prompt_tokens)
+    _check(request, sweep, alike)
+    plan = _plan(job, alike)
     check_fits(plan)
-    subject = find_subject(request, profile, plan)
+    subject = find_subject(job, plan)
     if subject is None:
         why = next((reason for reason in plan.reasons if reason.startswith("nothing is known")), "")
         raise RequestError(
@@ -72,8 +73,8 @@ def tune(
         )
     if not request.rehearse:
         _check_place(subject)
-    start, own = _start(plan), _own(request, plan, profile, rows, prompt_tokens)
-    bench = Bench(request, profile, subject, start, rows, prompt_tokens, begin)
+    start, own = _start(plan), _own(job, plan, alike)
+    bench = Bench(job, subject, start, alike, begin)
     trials: list[Trial] = []
 
     run = bench.run if subject.device == "cpu" else warmed(bench.run, tell)
@@ -97,20 +98,21 @@ def tune(
     return Tuned(finding, subject.file)
 
 
-def _plan(request: Request, profile: Profile, rows: int | None, prompt: int | None) -> Plan:
+def _plan(job: ResolvedJob, alike: RandomRows) -> Plan:
     """The planner's choice for the input, or for random rows. Raises RefusedError."""
-    if request.input is not None:
-        return make_plan(request, profile, use_tuned=False)[0]
-    asked = msgspec.structs.replace(request, max_tokens=output_tokens(request))
-    return make_plan(asked, profile, intake=AlikeRows(rows, prompt), use_tuned=False)[0]
+    if job.request.input is not None:
+        return make_plan(job, use_tuned=False)
+    asked = job.asking(max_tokens=output_tokens(job.request))
+    return make_plan(asked, intake=AlikeRows(alike), use_tuned=False)
 
 
-def _own(request: Request, plan: Plan, profile: Profile, rows: int | None, prompt: int | None) -> Setting | None:
+def _own(job: ResolvedJob, plan: Plan, alike: RandomRows) -> Setting | None:
     """The planner's layout for the same rows and ranks, where another one was asked for; None where none was."""
-    if (request.tp, request.pp, request.dp) == (None, None, None):
+    if (job.request.tp, job.request.pp, job.request.dp) == (None, None, None):
         return None
+    unasked_job = msgspec.structs.replace(job, request=unasked(job.request, plan.layout))
     with suppress(RefusedError):
-        return Setting.of(_plan(unasked(request, plan.layout), profile, rows, prompt).layout)
+        return Setting.of(_plan(unasked_job, alike).layout)
     return None
 
 
@@ -134,12 +136,12 @@ def _start(plan: Plan) -> Setting:
     return Setting(tp=layout.tp, pp=layout.pp, dp=layout.dp, engine=engine)
 
 
-def _check(request: Request, sweep: tuple[str, ...], rows: int | None, prompt_tokens: int | None) -> None:
+def _check(request: Request, sweep: tuple[str, ...], alike: RandomRows) -> None:
     """Refuse what leaves nothing to find. Raises RequestError."""
     if request.model == NO_MODEL:
         raise RequestError("tune --rehearse needs a MODEL: it tries the layouts of a model")
     if request.input is not None:
-        for option, value in (("--rows", rows), ("--prompt-tokens", prompt_tokens)):
+        for option, value in (("--rows", alike.number), ("--prompt-tokens", alike.prompt_tokens)):
             if value is not None:
                 raise RequestError(f"{option} and --input contradict each other: each trial runs the input's own rows")
     if unknown := [name for name in sweep if name not in SWEEPS]:

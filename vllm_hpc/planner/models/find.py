@@ -6,21 +6,13 @@ import os
 import re
 from pathlib import Path
 
-import msgspec
-
 from vllm_hpc.planner.models import demo
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.rehearsal import NO_MODEL
+from vllm_hpc.spec.resolved_job import Model
 from vllm_hpc.spec.values import as_path
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-
-
-class Model(msgspec.Struct, frozen=True):
-    """A model that vLLM can be given: ``path`` is a folder or a Hub id, ``name`` what job folders are called after."""
-
-    path: str
-    name: str
 
 
 def find_model(text: str, is_rehearsed: bool = False) -> Model:

@@ -10,9 +10,9 @@ import msgspec
 from vllm_hpc.planner.models import hub
 from vllm_hpc.planner.models.config import Shape, UnknownArchitectureError, read_config, read_shape
 from vllm_hpc.planner.models.count import vision_parameters
-from vllm_hpc.planner.models.find import Model
 from vllm_hpc.planner.models.weights import Weights, check_whole, read_weights
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.resolved_job import Model
 
 CONFIG = "config.json"
 

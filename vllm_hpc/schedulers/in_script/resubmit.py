@@ -15,7 +15,8 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Submitted, read_json, submission_of, write_json
-from vllm_hpc.schedulers.scheduler import ClientError, ClientTimeoutError, get_scheduler
+from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import FailedError, VllmHpcError
 
 

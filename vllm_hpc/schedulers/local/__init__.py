@@ -15,7 +15,8 @@ import psutil
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_json
-from vllm_hpc.schedulers.scheduler import Ask, ClientTimeoutError, Scheduler, Sighting
+from vllm_hpc.schedulers.client import Ask, ClientTimeoutError
+from vllm_hpc.schedulers.scheduler import Scheduler, Sighting
 from vllm_hpc.spec.errors import FailedError
 
 # Seconds that a cancelled job may take: the ranks leave within 5 s of a TERM, torchrun and the sweep follow.

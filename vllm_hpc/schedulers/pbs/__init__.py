@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.schedulers.pbs.reasons import exit_sighting, explain, waiting_reason
-from vllm_hpc.schedulers.pbs.request import check_folder, check_request
-from vllm_hpc.schedulers.scheduler import (
+from vllm_hpc.schedulers.client import (
     Ask,
     ClientError,
     ClientMissingError,
     ClientTimeoutError,
-    Scheduler,
-    Sighting,
     call_client,
     clean_environment,
     plain,
 )
+from vllm_hpc.schedulers.pbs.reasons import exit_sighting, explain, waiting_reason
+from vllm_hpc.schedulers.pbs.request import check_folder, check_request
+from vllm_hpc.schedulers.scheduler import Scheduler, Sighting
 
 # 12.server, and 12[].server for an array; a server may have a port (12.server:15001). It is the last line: a site's own
 # words may come first, and hold a 2.50.
@@ -157,4 +156,5 @@ SCHEDULER = Scheduler(
     check_client=check_client,
     check_request=check_request,
     check_folder=check_folder,
+    client=("qsub", re.compile("pbs_version")),  # Slurm comes with a qsub of its own
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from vllm_hpc.schedulers.scheduler import Sighting, plain
+from vllm_hpc.schedulers.client import plain
+from vllm_hpc.schedulers.scheduler import Sighting
 
 # Exit_status below zero is PBS's own reason (src/include/job.h, JOB_EXEC_*); from 256 on, 256 and a signal's number.
 _TIMEOUT = -29

@@ -14,7 +14,8 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_json, write_json
-from vllm_hpc.schedulers.scheduler import Ask, ClientError, ClientMissingError, Scheduler, Sighting, call_client
+from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
+from vllm_hpc.schedulers.scheduler import Scheduler, Sighting
 from vllm_hpc.schedulers.slurm.environment import submit_environment
 from vllm_hpc.schedulers.slurm.reasons import explain_reason
 
@@ -192,4 +193,5 @@ SCHEDULER = Scheduler(
     remember=remember,
     explain=explain,
     launchers=("torchrun", "srun"),
+    client=("sbatch", re.compile("")),
 )

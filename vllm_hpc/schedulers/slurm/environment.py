@@ -11,7 +11,7 @@ import shlex
 from itertools import takewhile
 from pathlib import Path
 
-from vllm_hpc.schedulers.scheduler import clean_environment
+from vllm_hpc.schedulers.client import clean_environment
 
 _MEMORY = "--mem --mem-per-cpu --mem-per-gpu"  # they exclude one another
 # Variable -> the options that answer it (man sbatch, INPUT ENVIRONMENT VARIABLES). What is not here is never handed on.

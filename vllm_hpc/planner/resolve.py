@@ -1,0 +1,53 @@
+"""From what was asked to a ResolvedJob: profile, model, scheduler, launcher and device are found here, each once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_hpc.planner.device import find_device
+from vllm_hpc.planner.models.find import find_model
+from vllm_hpc.schedulers.launchers import choose_launcher, is_native
+from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
+from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
+from vllm_hpc.spec.profile import Profile, load_profile
+from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
+from vllm_hpc.spec.vllm_arguments import typed
+
+
+def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, str | None]:
+    """The job that MODEL and options describe, and the job.toml that it is from. Raises RefusedError."""
+    given = with_default_profile(read_options({"model": model, **options}))
+    return resolve(given), given.definition
+
+
+def resolve(given: Given) -> ResolvedJob:
+    """The job with the profile that it names. Raises RefusedError."""
+    return resolve_at(given, load_profile(given.request.profile))
+
+
+def resolve_at(given: Given, site: Profile) -> ResolvedJob:
+    """The job at a site. Where nobody names a scheduler, its clients are asked. Raises RefusedError."""
+    model = find_model(given.request.model, given.request.rehearse)
+    typed("sampling", given.request.sampling)
+    typed("engine", given.request.engine)
+    filled = fill(given, site)
+    scheduler, reason = _choose_scheduler(filled)
+    return ResolvedJob(
+        request=filled.request,
+        site=site,
+        origins=filled.origins,
+        scheduler=scheduler,
+        scheduler_reason=reason,
+        launcher=choose_launcher(filled, get_scheduler(scheduler)),
+        is_native=is_native(filled),
+        device=find_device(filled, scheduler),
+        model=model,
+    )
+
+
+def _choose_scheduler(filled: FilledRequest) -> tuple[str, str]:
+    if filled.request.scheduler != "auto":
+        return filled.request.scheduler, "asked for"
+    if filled.site.scheduler:
+        return filled.site.scheduler, f"profile {filled.request.profile!r} says so"
+    return find_scheduler()

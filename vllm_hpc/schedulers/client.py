@@ -1,0 +1,106 @@
+"""Call a scheduler's client (sbatch, squeue, qsub, qstat ...) and tell a refusal from an answer that was lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from vllm_hpc.spec.errors import SubmitError
+
+# Seconds a scheduler's client may take. A busy controller answers in seconds; a dead one lets clients hang.
+SUBMIT_TIMEOUT_S = 60
+QUERY_TIMEOUT_S = 15
+# What an enclosing job sets for its own steps. Handed on, it would be taken for the new job's (sbatch exports all).
+_OF_AN_OUTER_JOB = re.compile(
+    r"(SLURM|SLURMD|SRUN|PMI|PMIX|OMPI|TORCHELASTIC|SUBMITIT|VLLM_HPC)_|PBS_(?!CONF|EXEC|SERVER|DEFAULT)"
+    r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|MASTER_ADDR|MASTER_PORT)$"
+    r"|(CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)$"
+    r"|TMPDIR$"  # made for that job, on its node, and removed at its end
+)
+# Slurm's words for an answer that was lost on its way (src/common/slurm_errno.c): the controller may have acted. Not
+# among them: "(connect failure)", where nothing ever reached it.
+_ANSWER_LOST = re.compile(
+    r"timed out on send/recv|zero bytes were transmitted|unexpected message received|message (send|receive) failure"
+    r"|communication shutdown|controller \((send|receive|shutdown) failure|header lengths are longer|insane message"
+    r"|connection (reset|timed out)|broken pipe"
+    # PBS's (src/lib/Libifl): the server went away between the script and the id.
+    r"|end of file|premature end of message|protocol .*(error|failure)",
+    re.IGNORECASE,
+)
+# Nothing ever reached the other side, whatever else is said of it.
+_NEVER_REACHED = re.compile("cannot connect", re.IGNORECASE)
+_LONGEST_WORDS = 1000
+_OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
+# Calls a scheduler's client and returns what it printed. Raises ClientError.
+Ask = Callable[[list[str]], str]
+
+
+class ClientError(SubmitError):
+    """A scheduler's client refused, is not there, or did not answer; the message has its words.
+
+    ``code`` is its exit code, None where it had none.
+    """
+
+    code: int | None = None
+
+
+class ClientMissingError(ClientError):
+    """The client is not installed here."""
+
+
+class ClientTimeoutError(ClientError):
+    """A client gave no answer, or lost its controller's: what it was asked to do may have been done."""
+
+
+def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> str:
+    """Run a scheduler's client and return what it printed. Raises ClientError with the client's own words.
+
+    Without an ``environment``, it gets this process's, cleaned of what an enclosing job set; without a ``timeout``,
+    that of a question.
+    """
+    name = Path(argv[0]).name
+    timeout = timeout or QUERY_TIMEOUT_S
+    try:
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env=clean_environment() if environment is None else environment,
+        )
+    except FileNotFoundError:
+        raise ClientMissingError(
+            f"{name} is not here: go to a login node of the cluster, or use --scheduler local"
+        ) from None
+    except OSError as error:
+        raise ClientMissingError(f"{name} cannot be run here ({error.strerror}): see 'type {name}'") from None
+    except subprocess.TimeoutExpired:
+        raise ClientTimeoutError(f"{name} did not answer within {timeout:.0f} s: is the controller up?") from None
+    if done.returncode:
+        said = plain(done.stderr or done.stdout)
+        words = re.sub(r"(?<=\S) usage: .*", "", said) or f"exit code {done.returncode}"
+        is_lost = bool(_ANSWER_LOST.search(words)) and not _NEVER_REACHED.search(words)
+        if done.returncode < 0 or is_lost:
+            raise ClientTimeoutError(f"{name} got no answer from its controller: {words}: is it overloaded?")
+        refused = ClientError(f"{name} refused: {re.sub(rf'{re.escape(name)}: (error: )?', '', words)}")
+        refused.code = done.returncode
+        raise refused
+    return done.stdout
+
+
+def plain(text: str) -> str:
+    """A client's words on one line, of a length that can be read, and nothing in them that a terminal would obey."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return words if len(words) <= _LONGEST_WORDS else f"{words[:_LONGEST_WORDS]} ..."
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what an enclosing job set for its own steps."""
+    if "SLURM_JOB_ID" not in os.environ and "PBS_JOBID" not in os.environ:
+        return dict(os.environ)
+    return {key: value for key, value in os.environ.items() if key in _OF_THE_SITE or not _OF_AN_OUTER_JOB.match(key)}

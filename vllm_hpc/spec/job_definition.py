@@ -1,0 +1,132 @@
+"""From plain options, and a job.toml where MODEL is a folder that has one, to a Request, with the origin of each value.
+
+An option given on the command line (or from Python) wins over job.toml.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
+from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
+from vllm_hpc.spec.toml_file import read_toml
+from vllm_hpc.spec.values import as_path
+
+JOB_DEFINITION = "job.toml"
+
+
+class Given(msgspec.Struct, frozen=True):
+    """A Request and where each of its values was given: "--tp", or the path of a job.toml, which ``definition`` is."""
+
+    request: Request
+    origins: dict[str, str] = {}
+    definition: str | None = None
+
+
+def read_options(options: dict[str, Any]) -> Given:
+    """Build a Request out of plain options, with errors that name the option.
+
+    ``options`` has the long options with underscores as keys; None means not given. Where ``model`` is a folder
+    with a job.toml, that is read first and the options win over it. Raises RequestError.
+    """
+    given = {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in options.items() if v is not None}
+    definition = find_definition(str(given["model"])) if "model" in given else None
+    if definition is None:
+        missing = "MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml"
+        return Given(convert_options(_with_model(with_rehearsal(given), missing)), _options(given))
+    del given["model"]
+    asked = with_rehearsal(given)
+    below = read_job_definition(definition, bool(asked.get("rehearse")))
+    merged = _merge(below, asked)
+    request = convert_options(in_earnest(merged) if asked.get("rehearse") is False else merged)
+    return Given(request, dict.fromkeys(below, str(definition)) | _options(asked), str(definition))
+
+
+def make_request(options: dict[str, Any]) -> Request:
+    """The Request of ``read_options``. Raises RequestError."""
+    return read_options(options).request
+
+
+def with_default_profile(given: Given) -> Given:
+    """$VLLM_HPC_PROFILE names the profile where neither an option nor job.toml does."""
+    default = os.environ.get("VLLM_HPC_PROFILE") or None
+    if given.request.profile or not default:
+        return given
+    request = msgspec.structs.replace(given.request, profile=default)
+    return msgspec.structs.replace(given, request=request, origins=given.origins | {"profile": "$VLLM_HPC_PROFILE"})
+
+
+def _options(given: dict[str, Any]) -> dict[str, str]:
+    return {key: f"--{key.replace('_', '-')}" for key in given}
+
+
+def find_definition(model: str) -> Path | None:
+    """The job.toml in the folder that MODEL names, None where it names none."""
+    try:
+        definition = Path(model).expanduser() / JOB_DEFINITION
+        return definition if definition.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # a name that no file system takes, a home of nobody, a NUL
+        return None
+
+
+def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
+    """Read a job.toml into options; paths in it are relative to its folder. Raises RequestError.
+
+    A rehearsal, which it or the caller (``rehearses``) asks for, needs no model.
+    """
+    try:
+        options = read_toml(path)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    unknown = sorted(set(options) - set(Request.__struct_fields__))
+    if unknown:
+        raise RequestError(
+            f"{path}: unknown key '{unknown[0]}': job.toml takes submit's long options, with underscores"
+        )
+    try:
+        options = _with_model(with_rehearsal(options), "'model' is missing", rehearses)
+        # The caller may add what a fault needs: whether the settings go together is judged when they are merged.
+        check_settings(options.get("rehearse_set", {}))
+        convert_options({key: value for key, value in options.items() if key != "rehearse_set"})
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
+    for key in ("input", "template_dir"):
+        if isinstance(options.get(key), str):
+            options[key] = str(path.parent / Path(options[key]).expanduser())
+    if "lora" in options:
+        options["lora"] = [_beside(path.parent, given) for given in options["lora"]]
+    beside = path.parent / as_path(options["model"], "model")
+    if options["model"] != NO_MODEL and (beside.exists() or options["model"].startswith((".", "~"))):
+        options["model"] = str(beside)
+    return options
+
+
+def _with_model(options: dict[str, Any], missing: str, rehearses: bool = False) -> dict[str, Any]:
+    """The options with a model, which a rehearsal may leave out. Raises RequestError (``missing``)."""
+    if rehearses or options.get("rehearse", False) is not False:
+        return {"model": NO_MODEL, **options}
+    if "model" not in options:
+        raise RequestError(NOT_REHEARSED if options.get("rehearse_set") else missing)
+    return options
+
+
+def _beside(folder: Path, given: str) -> str:
+    """``NAME=PATH`` with the path made relative to a folder; a bare PATH likewise."""
+    name, sign, path = given.partition("=")
+    if not sign or "/" in name:
+        return str(folder / Path(given).expanduser())
+    return f"{name}={folder / Path(path).expanduser()}"
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Options of ``above`` win; tables (sampling, engine, env, rehearse) win key by key."""
+    merged = {**below, **above}
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            merged[key] = {**below[key], **value}
+    return merged
