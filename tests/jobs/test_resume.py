@@ -19,7 +19,7 @@ from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import Verdict
 from vllm_hpc.schedulers.client import ClientTimeoutError
-from vllm_hpc.schedulers.scheduler import Sighting
+from vllm_hpc.schedulers.scheduler import JobState
 from vllm_hpc.spec.errors import FailedError, InputError, SubmitError
 
 StatusCache = Callable[[str], Any]
@@ -49,8 +49,8 @@ def says(phase: str) -> Any:
     """A scheduler that says this of every job."""
 
     class Said:
-        def look(self, scheduler: str, folder: JobFolder, job_id: str, ids: list[str], leaving: bool) -> Any:
-            return {one: Sighting(phase, "in its words") for one in ids}
+        def query(self, scheduler: str, folder: JobFolder, job_id: str, ids: list[str], leaving: bool) -> Any:
+            return {one: JobState(phase, "in its words") for one in ids}
 
     return Said()
 

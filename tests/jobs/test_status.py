@@ -20,7 +20,7 @@ from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import FINAL
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
-from vllm_hpc.schedulers.scheduler import Sighting
+from vllm_hpc.schedulers.scheduler import JobState
 from vllm_hpc.spec.errors import FailedError, JobNotFoundError
 
 
@@ -43,9 +43,9 @@ def dead_pid() -> int:
     return pid
 
 
-def says(monkeypatch: pytest.MonkeyPatch, seen: dict[str, Sighting]) -> None:
+def says(monkeypatch: pytest.MonkeyPatch, seen: dict[str, JobState]) -> None:
     """The scheduler, whichever it is, answers so."""
-    answer = replace(SCHEDULER, look=lambda job, job_id, tasks, ask: seen)
+    answer = replace(SCHEDULER, query=lambda job, job_id, tasks, ask: seen)
     monkeypatch.setattr("vllm_hpc.schedulers.polling.get_scheduler", lambda name: answer)
 
 
@@ -258,11 +258,11 @@ def test_an_exit_record_that_comes_between_two_looks_counts(tmp_path: Path, monk
     folder = started(tmp_path)
     progress(folder, done=3)
 
-    def look(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, Sighting]:
+    def query(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, JobState]:
         end(folder)
-        return {job_id: Sighting("gone", "it has left")}
+        return {job_id: JobState("gone", "it has left")}
 
-    monkeypatch.setattr("vllm_hpc.schedulers.polling.get_scheduler", lambda name: replace(SCHEDULER, look=look))
+    monkeypatch.setattr("vllm_hpc.schedulers.polling.get_scheduler", lambda name: replace(SCHEDULER, query=query))
     assert read_status(folder).state == "COMPLETED"
 
 
@@ -273,7 +273,7 @@ def test_without_a_record_the_scheduler_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, state: str
 ) -> None:
     folder = make_job(tmp_path / "job")
-    says(monkeypatch, {"77-1000": Sighting(phase, "in its own words")})
+    says(monkeypatch, {"77-1000": JobState(phase, "in its own words")})
     status = read_status(folder)
     assert (status.state, status.reason) == (state, "in its own words")
 
@@ -285,7 +285,7 @@ def test_a_task_that_waits_does_not_read_another_tasks_exit_record(
     folder = make_array(tmp_path / "job", tasks=2)
     start(folder, attempt=1, task=1)
     end(folder, 1)
-    says(monkeypatch, {"77_0": Sighting("waiting", "waits: Resources")})
+    says(monkeypatch, {"77_0": JobState("waiting", "waits: Resources")})
     status = read_status(folder)
     assert (status.state, status.reason) == ("PENDING", "1 of 2 task(s); task 0: waits: Resources")
 
@@ -503,7 +503,7 @@ def test_a_cancel_that_was_refused_leaves_no_mark(
         assert folder.cancelled.exists(), "on record before it is asked for"
         raise error
 
-    says(monkeypatch, {"77": Sighting("running")})
+    says(monkeypatch, {"77": JobState("running")})
     monkeypatch.setattr("vllm_hpc.jobs.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
     with pytest.raises(FailedError):
         Job(folder.path).cancel()
@@ -519,7 +519,7 @@ def test_a_job_that_the_scheduler_does_not_know_is_cancelled_by_the_users_word(
     def refuse(job: JobFolder, job_id: str) -> None:
         raise ClientError("scancel refused: Invalid job id specified")
 
-    says(monkeypatch, {"77": Sighting(phase, "Slurm's words")})
+    says(monkeypatch, {"77": JobState(phase, "Slurm's words")})
     monkeypatch.setattr("vllm_hpc.jobs.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
     if state:
         assert Job(folder.path).cancel().state == state
@@ -537,11 +537,11 @@ def test_completed_by_the_schedulers_word_waits_for_records_that_are_seen_late(
     progress(folder, done=1)
     now = 5000.0
     monkeypatch.setattr("vllm_hpc.jobs.status.time.time", lambda: now)
-    says(monkeypatch, {"77": Sighting("completed", "Slurm says COMPLETED")})
+    says(monkeypatch, {"77": JobState("completed", "Slurm says COMPLETED")})
     status = read_status(folder)
     assert (status.state, status.is_final) == ("RUNNING", False)
     assert "waiting for its exit record" in status.reason
-    says(monkeypatch, {"77": Sighting("unknown", "never asked again")})
+    says(monkeypatch, {"77": JobState("unknown", "never asked again")})
     now += 59
     assert read_status(folder).state == "RUNNING"
     now += 2
@@ -555,7 +555,7 @@ def test_nothing_is_waited_for_once_all_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen_first: str
 ) -> None:
     folder = started(tmp_path, scheduler="slurm")
-    says(monkeypatch, {"77": Sighting("completed", "Slurm says COMPLETED")})
+    says(monkeypatch, {"77": JobState("completed", "Slurm says COMPLETED")})
     progress(folder, done=1)
     assert read_status(folder).state == "RUNNING"
     if seen_first == "rows":
@@ -570,7 +570,7 @@ def test_nothing_is_waited_for_once_all_is_seen(
 def test_who_cannot_write_into_the_folder_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = started(tmp_path, scheduler="slurm")
     progress(folder, done=1)
-    says(monkeypatch, {"77": Sighting("completed", "Slurm says COMPLETED")})
+    says(monkeypatch, {"77": JobState("completed", "Slurm says COMPLETED")})
 
     def refuse(path: Path, record: object) -> None:
         raise PermissionError
@@ -615,7 +615,7 @@ def test_a_running_array_has_no_more_rows_done_than_there_are(
     folder = twice(tmp_path, 6, [[0, 1, 2, 3], [2, 3, 4, 5]])
     progress(folder, done=4, failed=failed, replica=1)
     folder.exit_record(2).unlink()
-    says(monkeypatch, {"77_1": Sighting("running", "")})
+    says(monkeypatch, {"77_1": JobState("running", "")})
     status = read_status(folder)
     assert (status.state, status.rows, status.rows.missing) == ("RUNNING", shown, 0)
 
@@ -651,5 +651,5 @@ def test_an_empty_exit_record_says_nothing(
     folder = started(tmp_path, scheduler="slurm")
     progress(folder, done=1)
     folder.exit_record(1).touch()
-    says(monkeypatch, {"77": Sighting(phase, "" if phase == "running" else "its words")})
+    says(monkeypatch, {"77": JobState(phase, "" if phase == "running" else "its words")})
     assert read_status(folder).state == state

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.needs import MODELS, cut, needs, of_rows
+from tests.problems import MODELS, cut, of_rows, problem_of
 from tests.published_models import PUBLISHED
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner.candidate import PlanningProblem
@@ -20,7 +20,7 @@ from vllm_hpc.planner.choose_layout import ROOM, Choice, choose, lack, with_more
 from vllm_hpc.planner.engine_settings import choose_settings, not_modelled
 from vllm_hpc.planner.models.config import read_shape, with_whole_experts
 from vllm_hpc.planner.parallelism import why_not
-from vllm_hpc.planner.workload import Workload, survey
+from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.gpus import GIB, GPUS, Gpu, find_gpu, recognise
@@ -28,7 +28,7 @@ from vllm_hpc.spec.layout import OPTIONS, Asked, solve, solve_array
 
 
 def pick(name: str, gpu: str | None, capacity: int | None = None, **asked: int) -> Choice:
-    return choose(Asked(**asked), capacity, needs(name, gpu), solve)
+    return choose(Asked(**asked), capacity, problem_of(name, gpu), solve)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_few_long_rows_share_the_weights_of_one_replica(
     rows: int, output: int, gpu: str, asked: dict[str, int], expected: tuple[int, int, int]
 ) -> None:
     """Each of four replicas would read all weights in every step, for four rows."""
-    wanted = needs("Llama-3.1-8B", gpu, of_rows(rows, output))
+    wanted = problem_of("Llama-3.1-8B", gpu, of_rows(rows, output))
     choice = choose(Asked(nodes=1, gpus_per_node=4, **asked), None, wanted, solve)
     assert cut(choice) == expected
     assert ("the fastest by an estimate" in choice.reasons[-1]) is (expected == (4, 1, 1))
 
 
 @pytest.mark.parametrize(
-    ("name", "gpu", "survey", "expected"),
+    ("name", "gpu", "workload", "expected"),
     [
         # 16 rows of 64 outputs each are 1024 sequences.
         (
@@ -99,8 +99,8 @@ def test_few_long_rows_share_the_weights_of_one_replica(
         ("Qwen2.5-32B", "h100-80", of_rows(2048, 1000, 1000), (2, 1, 2)),
     ],
 )
-def test_what_runs_at_once_decides(name: str, gpu: str, survey: Workload, expected: tuple[int, int, int]) -> None:
-    assert cut(choose(Asked(nodes=1, gpus_per_node=4), None, needs(name, gpu, survey), solve)) == expected
+def test_what_runs_at_once_decides(name: str, gpu: str, workload: Workload, expected: tuple[int, int, int]) -> None:
+    assert cut(choose(Asked(nodes=1, gpus_per_node=4), None, problem_of(name, gpu, workload), solve)) == expected
 
 
 @pytest.mark.parametrize(("is_native", "expected"), [(False, (4, 1, 2)), (True, (4, 2, 1))])
@@ -108,33 +108,33 @@ def test_stages_that_take_turns_lose_to_a_replica_that_is_a_little_less_busy(
     is_native: bool, expected: tuple[int, int, int]
 ) -> None:
     """Room for 123 sequences, not for 128."""
-    wanted = needs("Gemma-2-27B", "a100-40", of_rows(10_000, 1000, 1000))
+    wanted = problem_of("Gemma-2-27B", "a100-40", of_rows(10_000, 1000, 1000))
     wanted = msgspec.structs.replace(wanted, overlaps_stages=is_native)
     assert cut(choose(Asked(nodes=2, gpus_per_node=4), None, wanted, solve)) == expected
 
 
 def test_of_two_nodes_no_tp_group_is_made() -> None:
-    wanted = needs("Llama-3.1-8B", "h100-80", of_rows(16, 8192))
+    wanted = problem_of("Llama-3.1-8B", "h100-80", of_rows(16, 8192))
     assert cut(choose(Asked(nodes=2, gpus_per_node=4), None, wanted, solve)) == (4, 1, 2)
 
 
 def test_many_rows_that_are_long_too_have_room_as_one_tp_group() -> None:
     """Each of four replicas would hold 54 rows of 8448 tokens, and TP=4 261: the first layout with room to be busy."""
-    wanted = needs("Llama-3.1-8B", "h100-80", of_rows(8192, 8192))
+    wanted = problem_of("Llama-3.1-8B", "h100-80", of_rows(8192, 8192))
     choice = choose(Asked(nodes=1, gpus_per_node=4), None, wanted, solve)
     assert cut(choice) == (4, 1, 1)
     assert "the smallest with room to be busy" in choice.reasons[-1]
 
 
 def test_an_array_keeps_its_replicas() -> None:
-    wanted = needs("Llama-3.1-8B", "h100-80", of_rows(16, 8192))
+    wanted = problem_of("Llama-3.1-8B", "h100-80", of_rows(16, 8192))
     assert cut(choose(Asked(dp=4), 4, wanted, solve_array)) == (1, 1, 4)
 
 
 def test_without_room_to_be_busy_stages_that_take_turns_still_lose() -> None:
     """TP=4 x PP=2 has a few tokens more of KV cache than TP=8, and each step takes twice as long."""
     choice = choose(
-        Asked(nodes=1, gpus_per_node=8), None, needs("Qwen2.5-32B", "a100-40", of_rows(100, 2000, 30_000)), solve
+        Asked(nodes=1, gpus_per_node=8), None, problem_of("Qwen2.5-32B", "a100-40", of_rows(100, 2000, 30_000)), solve
     )
     assert cut(choice) == (8, 1, 1)
 
@@ -150,14 +150,14 @@ def test_without_room_to_be_busy_stages_that_take_turns_still_lose() -> None:
 def test_of_long_rows_that_fill_the_kv_cache_the_estimate_decides(
     name: str, gpu: str, nodes: int, rows: Workload, expected: tuple[int, int, int]
 ) -> None:
-    choice = choose(Asked(nodes=nodes, gpus_per_node=4), None, needs(name, gpu, rows), solve)
+    choice = choose(Asked(nodes=nodes, gpus_per_node=4), None, problem_of(name, gpu, rows), solve)
     assert cut(choice) == expected
     assert "the fastest by an estimate" in choice.reasons[-1]
 
 
 @pytest.mark.parametrize("asked", [{}, {"tp": 8}, {"tp": 4, "dp": 2}])
 def test_no_layout_loses_twice_or_to_itself(asked: dict[str, int]) -> None:
-    wanted = needs("Qwen2.5-32B", "a100-40", of_rows(100, 2000, 30_000))
+    wanted = problem_of("Qwen2.5-32B", "a100-40", of_rows(100, 2000, 30_000))
     choice = choose(Asked(nodes=1, gpus_per_node=8, **asked), None, wanted, solve)
     cuts = [other.split(":")[0] for other in choice.runners_up]
     assert len(set(cuts)) == len(cuts)
@@ -222,7 +222,7 @@ def test_a_plan_says_why_and_who_lost() -> None:
 def test_no_more_than_one_replica_a_row_is_kept_busy() -> None:
     """Two rows need no room for 128."""
     two = Workload(rows=2, longest=1000, prompt_tokens=500, output_tokens=1500)
-    choice = choose(Asked(nodes=1, gpus_per_node=2), None, needs("Qwen2.5-32B", "h100-80", two), solve)
+    choice = choose(Asked(nodes=1, gpus_per_node=2), None, problem_of("Qwen2.5-32B", "h100-80", two), solve)
     assert cut(choice) == (1, 1, 2)
 
 
@@ -267,7 +267,7 @@ def test_very_many_short_rows_run_more_at_once_than_vllm_captures_graphs_for(
     name: str, gpu: str, rows: int, given: dict[str, Any], expected: int
 ) -> None:
     rows_of_384 = Workload(rows=rows, longest=384, prompt_tokens=256 * rows, output_tokens=128 * rows)
-    before = needs(name, gpu, rows_of_384, **given)
+    before = problem_of(name, gpu, rows_of_384, **given)
     chosen = choose(Asked(nodes=1, gpus_per_node=4), None, before, solve)
     choice, after = with_more_sequences(chosen, before, given)
     assert after.settings.engine["max_num_seqs"] == after.settings.load.max_num_seqs == expected
@@ -280,7 +280,7 @@ def test_very_many_short_rows_run_more_at_once_than_vllm_captures_graphs_for(
 def test_a_long_row_keeps_its_room_where_others_are_short() -> None:
     """1024 sequences to sample take memory: where the longest row has little to spare, they stay 512."""
     rows = Workload(rows=100_000, longest=32_767, prompt_tokens=500_000, output_tokens=1_000_000)
-    before = needs("Gemma-3-27B", "h100-80", rows)
+    before = problem_of("Gemma-3-27B", "h100-80", rows)
     chosen = choose(Asked(tp=1, pp=1, dp=1), None, before, solve)
     assert chosen.fit and chosen.fit.fits and chosen.fit.kv_tokens < 1.1 * 32_767
     assert with_more_sequences(chosen, before, {}) == (chosen, before)
@@ -289,7 +289,7 @@ def test_a_long_row_keeps_its_room_where_others_are_short() -> None:
 def test_a_number_of_sequences_that_was_asked_for_stays_and_so_does_one_for_unknown_rows() -> None:
     many = Workload(rows=10**6, longest=384, prompt_tokens=256 * 10**6, output_tokens=128 * 10**6)
     for rows, engine in ((many, {"max_num_seqs": 512}), (None, {})):
-        before = needs("Llama-3.1-8B", "h100-80", rows, **engine)
+        before = problem_of("Llama-3.1-8B", "h100-80", rows, **engine)
         chosen = choose(Asked(nodes=1, gpus_per_node=4), None, before, solve)
         assert with_more_sequences(chosen, before, engine) == (chosen, before)
 
@@ -370,14 +370,16 @@ def test_experts_that_stay_whole_have_no_rule_for_their_width() -> None:
 
 
 def test_a_kv_cache_in_bytes_does_not_respect_the_utilization() -> None:
-    small = needs("Llama-3.1-8B", "h100-80", kv_cache_memory_bytes=20 * GIB, gpu_memory_utilization=0.2)
+    small = problem_of("Llama-3.1-8B", "h100-80", kv_cache_memory_bytes=20 * GIB, gpu_memory_utilization=0.2)
     fit = choose(Asked(), None, small, solve).fit
     assert fit is not None
     assert (fit.fits, fit.kv) == (True, 20 * GIB)
-    large = choose(Asked(tp=1, pp=1), None, needs("Llama-3.1-8B", "h100-80", kv_cache_memory_bytes=900 * GIB), solve)
+    large = choose(
+        Asked(tp=1, pp=1), None, problem_of("Llama-3.1-8B", "h100-80", kv_cache_memory_bytes=900 * GIB), solve
+    )
     assert large.fit is not None
     assert not large.fit.fits
-    assert "900.0 GiB was asked for" in lack(large.fit, needs("Llama-3.1-8B", "h100-80"))
+    assert "900.0 GiB was asked for" in lack(large.fit, problem_of("Llama-3.1-8B", "h100-80"))
 
 
 @pytest.mark.parametrize(
@@ -396,7 +398,7 @@ def test_a_limit_that_cannot_be_told_is_no_bound(
 ) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps({"prompt": [1, 2], "sampling": row}) + "\n" for row in rows))
-    found = survey(Intake(str(path)), sampling, 0, whole=True)
+    found = measure_workload(Intake(str(path)), sampling, 0, whole=True)
     longest, outputs = expected
     assert found.longest == (None if longest is None else longest + 2)
     assert found.output_tokens == outputs

@@ -7,7 +7,7 @@ import itertools
 import msgspec
 import pytest
 
-from tests.needs import cut, needs, of_rows
+from tests.problems import cut, of_rows, problem_of
 from vllm_hpc.planner.choose_layout import WORTH_SHARE, choose
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.layout import Asked, Layout, solve
@@ -37,7 +37,7 @@ def test_the_estimate_is_near_what_was_measured(
     name: str, gpu: str, rows: int, output: int, rates: dict[tuple[int, int], int]
 ) -> None:
     """Each layout's seconds; and what a larger TP saves is not overestimated by more than the planner allows for."""
-    wanted = needs(name, gpu, of_rows(rows, output))
+    wanted = problem_of(name, gpu, of_rows(rows, output))
     off = {}
     for tp, dp in rates:
         layout = Layout(1, tp * dp, tp * dp, tp, 1, dp)
@@ -61,7 +61,7 @@ def test_the_choice_is_the_fastest_of_those_that_were_measured(
     name: str, gpu: str, rows: int, output: int, rates: dict[tuple[int, int], int], times: int
 ) -> None:
     (gpus,) = {tp * dp for tp, dp in rates}
-    wanted = needs(name, gpu, of_rows(times * rows, output))
+    wanted = problem_of(name, gpu, of_rows(times * rows, output))
     tp, pp, dp = cut(choose(Asked(nodes=1, gpus_per_node=gpus), None, wanted, solve))
     assert pp == 1
     assert rates[tp, dp] >= 0.97 * max(rates.values())
@@ -69,15 +69,15 @@ def test_the_choice_is_the_fastest_of_those_that_were_measured(
 
 def test_what_a_start_takes_more_is_not_paid_for_a_few_seconds() -> None:
     """Measured with starts, on four H200: 66 s as four replicas, 71 s as TP=4, which generates for 6 s less."""
-    wanted = needs("Llama-3.1-8B", "h200", of_rows(16, 3072))
+    wanted = problem_of("Llama-3.1-8B", "h200", of_rows(16, 3072))
     choice = choose(Asked(nodes=1, gpus_per_node=4), None, wanted, solve)
     assert cut(choice) == (1, 1, 4)
     assert any("a larger group starts later" in other for other in choice.runners_up)
 
 
-def seconds(name: str, survey: Workload, tp: int = 1, dp: int = 1, nodes: int = 1) -> float:
+def seconds(name: str, workload: Workload, tp: int = 1, dp: int = 1, nodes: int = 1) -> float:
     """The estimate on H100."""
-    wanted, gpus = needs(name, "h100-80", survey), tp * dp // nodes
+    wanted, gpus = problem_of(name, "h100-80", workload), tp * dp // nodes
     layout = Layout(nodes, gpus, gpus, tp, 1, dp)
     estimate = wanted.seconds(layout, wanted.fit(layout))
     assert estimate is not None
@@ -89,7 +89,9 @@ def test_one_long_row_among_many_short_ones_takes_its_own_steps() -> None:
     long = msgspec.structs.replace(of_rows(1, 30_000), longest=30_050)
     mixed = msgspec.structs.replace(short, rows=4001, output_tokens=94_000, most_output=30_000)
     assert seconds("Llama-3.1-8B", mixed, dp=4) == pytest.approx(seconds("Llama-3.1-8B", long), rel=0.2)
-    assert cut(choose(Asked(nodes=1, gpus_per_node=4), None, needs("Llama-3.1-8B", "h100-80", mixed), solve))[0] == 4
+    assert (
+        cut(choose(Asked(nodes=1, gpus_per_node=4), None, problem_of("Llama-3.1-8B", "h100-80", mixed), solve))[0] == 4
+    )
 
 
 def test_replicas_without_a_row_make_nothing_faster() -> None:

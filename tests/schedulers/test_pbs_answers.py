@@ -16,9 +16,9 @@ from vllm_hpc.jobfolder.records import Submitted, submission_of, write_json
 from vllm_hpc.jobs.job import find_job
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
-from vllm_hpc.schedulers.pbs import SCHEDULER, look, parse_qstat
+from vllm_hpc.schedulers.pbs import SCHEDULER, parse_qstat, query
 from vllm_hpc.schedulers.pbs.reasons import waiting_reason
-from vllm_hpc.schedulers.scheduler import Sighting, find_scheduler
+from vllm_hpc.schedulers.scheduler import JobState, find_scheduler
 from vllm_hpc.spec.errors import SubmitError
 from vllm_hpc.spec.job_definition import make_request
 from vllm_hpc.spec.layout import Layout
@@ -104,8 +104,8 @@ def test_every_state(fields: dict[str, Any], phase: str) -> None:
     "text", ["", "{", "[]", "7", '{"Jobs": 3}', '{"Jobs": {"12.server": null}}', recorded("unknown")]
 )
 def test_what_is_no_description_of_a_job_leaves_it_unknown(text: str) -> None:
-    seen = look(JobFolder("job"), "12.server", (), lambda argv: text)
-    assert seen == {"12.server": Sighting("unknown", "qstat did not describe it")}
+    seen = query(JobFolder("job"), "12.server", (), lambda argv: text)
+    assert seen == {"12.server": JobState("unknown", "qstat did not describe it")}
 
 
 def test_control_characters_in_a_text_do_no_harm() -> None:
@@ -126,8 +126,8 @@ def test_a_qstat_that_fails(error: ClientError, phase: str) -> None:
     def ask(argv: list[str]) -> str:
         raise error
 
-    assert look(JobFolder("job"), "12.server", (), ask)["12.server"].phase == phase
-    assert {one.phase for one in look(JobFolder("job"), "12[].server", ["12[].server_0"], ask).values()} == {phase}
+    assert query(JobFolder("job"), "12.server", (), ask)["12.server"].phase == phase
+    assert {one.phase for one in query(JobFolder("job"), "12[].server", ["12[].server_0"], ask).values()} == {phase}
 
 
 def test_a_server_without_history_is_asked_for_jobs_that_live() -> None:
@@ -139,7 +139,7 @@ def test_a_server_without_history_is_asked_for_jobs_that_live() -> None:
             raise refused("PBS is not configured to maintain job history", 5)
         raise refused("Unknown Job Id 12.server", 153)
 
-    assert look(JobFolder("job"), "12.server", (), ask)["12.server"].phase == "forgotten"
+    assert query(JobFolder("job"), "12.server", (), ask)["12.server"].phase == "forgotten"
     assert asked[1] == ["qstat", "-f", "-F", "json", "12.server"]
 
 
@@ -152,7 +152,7 @@ def test_a_task_that_pbs_does_not_name_is_as_its_array() -> None:
         argvs.append(argv)
         return text
 
-    found = look(JobFolder("job"), "12[].server", ["12[].server_0", "12[].server_1"], ask)
+    found = query(JobFolder("job"), "12[].server", ["12[].server_0", "12[].server_1"], ask)
     assert [found[f"12[].server_{task}"].phase for task in (0, 1)] == ["cancelled", "completed"]
     assert "-t" in argvs[0]
 
@@ -300,7 +300,7 @@ def test_a_qsub_that_cannot_be_run(desk: Path, model: Path, run_cli: Cli) -> Non
 
 @pytest.mark.parametrize("text", ['{"Jobs": {"1.h": {"job_state": ["R"]}}}', "[" * 100_000, '{"Jobs": {"1.h": {}}}'])
 def test_an_answer_that_makes_no_sense_is_unknown(text: str) -> None:
-    found = look(JobFolder(Path("nowhere")), "1.h", ask=lambda argv: text)
+    found = query(JobFolder(Path("nowhere")), "1.h", ask=lambda argv: text)
     assert found["1.h"].phase == "unknown"
 
 

@@ -16,8 +16,8 @@ from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import FINAL
 from vllm_hpc.schedulers.client import ClientError, ClientMissingError, ClientTimeoutError
-from vllm_hpc.schedulers.scheduler import Sighting
-from vllm_hpc.schedulers.slurm import SCHEDULER, look, parse_sacct, parse_scontrol, parse_squeue, task_ids
+from vllm_hpc.schedulers.scheduler import JobState
+from vllm_hpc.schedulers.slurm import SCHEDULER, parse_sacct, parse_scontrol, parse_squeue, query, task_ids
 
 NO_SUCH_JOB = ClientError("squeue refused: slurm_load_jobs error: Invalid job id specified")
 NO_ACCOUNTING = ClientError("sacct refused: Slurm accounting storage is disabled")
@@ -71,20 +71,20 @@ def test_every_parser_knows_every_state(state: str, phase: str) -> None:
     [
         ("", {}),
         ("12|PENDING|Resources|2026-01-02T03:04:05\n",
-         {"12": Sighting("waiting", "waits: Resources, expected to start 2026-01-02T03:04:05")}),
-        ("12|PENDING|None|N/A\n", {"12": Sighting("waiting", "waits")}),
+         {"12": JobState("waiting", "waits: Resources, expected to start 2026-01-02T03:04:05")}),
+        ("12|PENDING|None|N/A\n", {"12": JobState("waiting", "waits")}),
         ("12|PENDING|Nodes required for job are DOWN, DRAINED or reserved|N/A\n",
-         {"12": Sighting("waiting", "waits: Nodes required for job are DOWN, DRAINED or reserved")}),
-        ("12|RUNNING|None|2026-01-02T03:04:05\n", {"12": Sighting("running")}),
+         {"12": JobState("waiting", "waits: Nodes required for job are DOWN, DRAINED or reserved")}),
+        ("12|RUNNING|None|2026-01-02T03:04:05\n", {"12": JobState("running")}),
         ("12_0|RUNNING|None|x\n12_1|PENDING|JobArrayTaskLimit|N/A\n",
-         {"12_0": Sighting("running"), "12_1": Sighting("waiting", "waits: JobArrayTaskLimit")}),
-        ("12_[1-2]|PENDING|Priority|N/A\n", dict.fromkeys(["12_1", "12_2"], Sighting("waiting", "waits: Priority"))),
-        ("CLUSTER: alpha\n12|RUNNING|None|x\n", {"12": Sighting("running")}),
-        ("12\n", {"12": Sighting("unknown", "Slurm says ")}),
+         {"12_0": JobState("running"), "12_1": JobState("waiting", "waits: JobArrayTaskLimit")}),
+        ("12_[1-2]|PENDING|Priority|N/A\n", dict.fromkeys(["12_1", "12_2"], JobState("waiting", "waits: Priority"))),
+        ("CLUSTER: alpha\n12|RUNNING|None|x\n", {"12": JobState("running")}),
+        ("12\n", {"12": JobState("unknown", "Slurm says ")}),
         ("slurm_load_jobs: warning\n\n", {}),
     ],
 )  # fmt: skip
-def test_squeue(text: str, found: dict[str, Sighting]) -> None:
+def test_squeue(text: str, found: dict[str, JobState]) -> None:
     assert parse_squeue(text) == found
 
 
@@ -94,20 +94,20 @@ def test_squeue(text: str, found: dict[str, Sighting]) -> None:
         ("", {}),
         ("No jobs in the system\n", {}),
         ("JobId=12 JobName=a b UserId=u(1) JobState=FAILED Reason=NonZeroExitCode Dependency=(null) ExitCode=1:0\n",
-         {"12": Sighting("failed", "Slurm says FAILED (NonZeroExitCode)")}),
+         {"12": JobState("failed", "Slurm says FAILED (NonZeroExitCode)")}),
         # 22.05: two tasks of an array that ran, and the rest, cancelled before it started, in one line
         ("JobId=14 ArrayJobId=12 ArrayTaskId=1 JobName=x JobState=COMPLETED Reason=None Dependency=(null)\n"
          "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=x JobState=NODE_FAIL Reason=NodeDown Dependency=(null)\n"
          "JobId=12 ArrayJobId=12 ArrayTaskId=2-3,5%2 JobName=x JobState=CANCELLED Reason=JobHeldUser\n",
-         {"12_1": Sighting("completed", "Slurm says COMPLETED"),
-          "12_0": Sighting("failed", "Slurm says NODE_FAIL (NodeDown)"),
-          **dict.fromkeys(["12_2", "12_3", "12_5"], Sighting("cancelled", "Slurm says CANCELLED (JobHeldUser)"))}),
+         {"12_1": JobState("completed", "Slurm says COMPLETED"),
+          "12_0": JobState("failed", "Slurm says NODE_FAIL (NodeDown)"),
+          **dict.fromkeys(["12_2", "12_3", "12_5"], JobState("cancelled", "Slurm says CANCELLED (JobHeldUser)"))}),
         # 23.02 and later name a failed node in between
         ("JobId=12 JobName=x JobState=NODE_FAIL Reason=NodeDown FailedNode=n1 Dependency=(null)\n",
-         {"12": Sighting("failed", "Slurm says NODE_FAIL (NodeDown)")}),
+         {"12": JobState("failed", "Slurm says NODE_FAIL (NodeDown)")}),
     ],
 )  # fmt: skip
-def test_scontrol(text: str, found: dict[str, Sighting]) -> None:
+def test_scontrol(text: str, found: dict[str, JobState]) -> None:
     assert parse_scontrol(text) == found
 
 
@@ -115,17 +115,17 @@ def test_scontrol(text: str, found: dict[str, Sighting]) -> None:
     ("text", "found"),
     [
         ("", {}),
-        ("12|CANCELLED by 1000\n", {"12": Sighting("cancelled", "Slurm says CANCELLED")}),
-        ("12|OUT_OF_MEMORY\n", {"12": Sighting("failed", "Slurm says OUT_OF_MEMORY")}),
+        ("12|CANCELLED by 1000\n", {"12": JobState("cancelled", "Slurm says CANCELLED")}),
+        ("12|OUT_OF_MEMORY\n", {"12": JobState("failed", "Slurm says OUT_OF_MEMORY")}),
         ("12_0|TIMEOUT\n12_[1-2%1]|PENDING\n",
-         {"12_0": Sighting("timeout", "Slurm says TIMEOUT"),
-          **dict.fromkeys(["12_1", "12_2"], Sighting("waiting", "Slurm says PENDING"))}),
+         {"12_0": JobState("timeout", "Slurm says TIMEOUT"),
+          **dict.fromkeys(["12_1", "12_2"], JobState("waiting", "Slurm says PENDING"))}),
         ("12|COMPLETED\n12.batch|COMPLETED\n12.extern|COMPLETED\n",
-         {"12": Sighting("completed", "Slurm says COMPLETED")}),
+         {"12": JobState("completed", "Slurm says COMPLETED")}),
         ("12|\n", {}),
     ],
 )  # fmt: skip
-def test_sacct(text: str, found: dict[str, Sighting]) -> None:
+def test_sacct(text: str, found: dict[str, JobState]) -> None:
     assert parse_sacct(text) == found
 
 
@@ -152,12 +152,12 @@ def slurm(monkeypatch: pytest.MonkeyPatch, **answers: str | ClientError) -> Clie
 
 def phases(monkeypatch: pytest.MonkeyPatch, *tasks: str, **answers: str | ClientError) -> dict[str, str]:
     clients = slurm(monkeypatch, **answers)
-    return {task: seen.phase for task, seen in look(JobFolder("job"), "12", tasks, clients).items()}
+    return {task: seen.phase for task, seen in query(JobFolder("job"), "12", tasks, clients).items()}
 
 
 def test_the_first_that_knows_a_task_is_believed_and_the_next_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     clients = slurm(monkeypatch, squeue="12|RUNNING|None|x\n", scontrol="JobId=12 JobState=FAILED\n")
-    assert look(JobFolder("job"), "12", (), clients)["12"] == Sighting("running")
+    assert query(JobFolder("job"), "12", (), clients)["12"] == JobState("running")
     assert [argv[0] for argv in clients.asked] == ["squeue"]
 
 
@@ -171,7 +171,7 @@ def test_accounting_that_does_not_answer_has_forgotten_nothing(
     monkeypatch: pytest.MonkeyPatch, error: ClientError
 ) -> None:
     clients = slurm(monkeypatch, sacct=error)
-    assert look(JobFolder("job"), "12", (), clients) == {"12": Sighting("unknown", str(error))}
+    assert query(JobFolder("job"), "12", (), clients) == {"12": JobState("unknown", str(error))}
 
 
 @pytest.mark.parametrize("client", ["squeue", "scontrol"])
@@ -260,7 +260,7 @@ def test_without_clusters_none_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     (folder.path / "script.sbatch").write_text("#!/bin/sh\n")
     assert SCHEDULER.submit(folder.path / "script.sbatch") == "12"
     clients = slurm(monkeypatch)
-    look(folder, "12", (), clients)
+    query(folder, "12", (), clients)
     assert not [word for argv in clients.asked for word in argv if "cluster" in word]
 
 

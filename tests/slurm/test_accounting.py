@@ -12,7 +12,7 @@ import pytest
 from tests.real_jobs import ONE_CORE, check_complete, processes_of, submit_long, submit_tiny, wait_for
 from vllm_hpc import Job
 from vllm_hpc.schedulers.client import call_client
-from vllm_hpc.schedulers.slurm import look, parse_sacct
+from vllm_hpc.schedulers.slurm import parse_sacct, query
 from vllm_hpc.spec.errors import SubmitError
 
 # In one group, so that only one worker of pytest starts MariaDB, and once.
@@ -38,7 +38,7 @@ def test_a_cancelled_job_is_cancelled_in_accounting_too(subject: Path | None, tm
     subprocess.run(["scancel", str(job.job_id)], check=True)
     wait_for(lambda: job.status().state == "CANCELLED", "it is cancelled", 60)
     wait_for(lambda: _in_accounting(str(job.job_id)) == "cancelled", "accounting knows", 60)
-    assert look(job.folder, str(job.job_id))[str(job.job_id)].phase == "cancelled"
+    assert query(job.folder, str(job.job_id))[str(job.job_id)].phase == "cancelled"
 
 
 def test_a_running_job_that_is_cancelled_leaves_nothing(subject: Path | None, tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ class Job:
         than that reads the folder each time, and asks the scheduler only every ``ask_every_s`` seconds.
         """
         pause = _POLL_S[0]
-        looks = StatusCache(ask_every_s)
+        cache = StatusCache(ask_every_s)
         while True:
-            status = read_status(self.folder, looks)
+            status = read_status(self.folder, cache)
             yield status, pause
             if status.is_final:
                 return
@@ -216,5 +216,5 @@ def list_jobs(job_dir: str = "runs") -> list[Job]:
 
 def list_statuses(job_dir: str = "runs") -> list[Status]:
     """The states of all jobs under ``job_dir``, the oldest first. A scheduler that is silent is asked but once."""
-    looks = StatusCache(float("inf"))
-    return [read_status(job.folder, looks) for job in list_jobs(job_dir)]
+    cache = StatusCache(float("inf"))
+    return [read_status(job.folder, cache) for job in list_jobs(job_dir)]

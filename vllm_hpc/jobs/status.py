@@ -37,12 +37,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in FINAL
 
 
-def read_status(folder: JobFolder, looks: StatusCache | None = None) -> Status:
-    """The state of a job now, or as old as what ``looks`` keeps. Raises JobNotFoundError."""
-    status = _read_status(folder, looks)
+def read_status(folder: JobFolder, cache: StatusCache | None = None) -> Status:
+    """The state of a job now, or as old as what ``cache`` keeps. Raises JobNotFoundError."""
+    status = _read_status(folder, cache)
     # It may have submitted itself again while its scheduler was asked for the id before.
     while status.is_final and status.job_id != _submission(folder, folder.attempts()):
-        status = _read_status(folder, looks)
+        status = _read_status(folder, cache)
     return status
 
 
@@ -52,12 +52,12 @@ def _submission(folder: JobFolder, attempts: list[Attempt]) -> str | None:
     return submitted.job_id if submitted else submission_of(attempts[-1].job_id) if attempts else None
 
 
-def _read_status(folder: JobFolder, looks: StatusCache | None) -> Status:
+def _read_status(folder: JobFolder, cache: StatusCache | None) -> Status:
     record = folder.job()
     attempts = folder.attempts()
     job_id = _submission(folder, attempts)
     # The state first, the counts after: rows that end in between belong to a job that still runs.
-    tasks = TaskStates(folder, record, job_id, attempts, looks or StatusCache())
+    tasks = TaskStates(folder, record, job_id, attempts, cache or StatusCache())
     state, reason = tasks.overall()
     progress = read_progress(folder, record)
     rows = final_rows(folder, record, progress) if state in FINAL else reported_rows(progress, record)

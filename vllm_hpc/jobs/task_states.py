@@ -20,7 +20,7 @@ from vllm_hpc.jobfolder.records import (
 from vllm_hpc.jobs.failure import cause_of_failure
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.schedulers.polling import StatusCache
-from vllm_hpc.schedulers.scheduler import Sighting
+from vllm_hpc.schedulers.scheduler import JobState
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
 # After these nothing more happens by itself. (A preempted job that is requeued is PENDING again.)
@@ -67,9 +67,9 @@ class TaskStates:
     """The states of a job's tasks (one, but for an array). The scheduler is asked once, and only if it must be."""
 
     def __init__(
-        self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt], looks: StatusCache
+        self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt], cache: StatusCache
     ) -> None:
-        self._folder, self._record, self._job_id, self._looks = folder, record, job_id, looks
+        self._folder, self._record, self._job_id, self._cache = folder, record, job_id, cache
         # When the scheduler first said that a task has completed whose own record is not seen yet; 0: no such task.
         self.without_record_since = 0.0
         # 'vllm-hpc resume' submits again, under another id: how the job ended before then is no longer of interest.
@@ -85,8 +85,8 @@ class TaskStates:
         """State and reason of the whole job."""
         layout = self._record.plan.layout
         settled = {task: self._from_folder(task) for task in range(layout.tasks)}
-        seen = self._look([task for task, state in settled.items() if state is None])
-        found = {task: state or self._from_sighting(task, seen[task]) for task, state in settled.items()}
+        seen = self._query([task for task, state in settled.items() if state is None])
+        found = {task: state or self._from_query(task, seen[task]) for task, state in settled.items()}
         state = next(state for state in _ORDER if any(one == state for one, _ in found.values()))
         those = [task for task, (one, _) in found.items() if one == state]
         reason = found[those[0]][1]
@@ -107,7 +107,7 @@ class TaskStates:
             return "UNKNOWN", "its submission was interrupted: the scheduler may or may not have it"
         return None
 
-    def _from_sighting(self, task: int, seen: Sighting) -> tuple[State, str]:
+    def _from_query(self, task: int, seen: JobState) -> tuple[State, str]:
         attempt = self._last.get(task)
         state, reason = self._from_scheduler(seen, self._exit_of(attempt), task)
         if state not in FINAL or self._record.scheduler == "local":
@@ -121,15 +121,15 @@ class TaskStates:
             self.without_record_since = max(self.without_record_since, verdict.heard_at)
         return verdict.state, verdict.reason
 
-    def _look(self, tasks: list[int]) -> dict[int, Sighting]:
+    def _query(self, tasks: list[int]) -> dict[int, JobState]:
         """What the scheduler says of these tasks; it is asked once, and only where there are any."""
         if self._job_id is None or not tasks:
             return {}
         is_array = self._record.plan.layout.is_array
         ids = {task: f"{self._job_id}_{task}" if is_array else self._job_id for task in tasks}
         is_leaving = any(self._exit_of(self._last.get(task)) for task in tasks)
-        seen = self._looks.look(self._record.scheduler, self._folder, self._job_id, list(ids.values()), is_leaving)
-        return {task: seen.get(id_) or Sighting("forgotten", "not known to it") for task, id_ in ids.items()}
+        seen = self._cache.query(self._record.scheduler, self._folder, self._job_id, list(ids.values()), is_leaving)
+        return {task: seen.get(id_) or JobState("forgotten", "not known to it") for task, id_ in ids.items()}
 
     def _exit_of(self, attempt: Attempt | None) -> ExitRecord | None:
         """The exit record of a task's last attempt."""
@@ -165,7 +165,7 @@ class TaskStates:
     def _has_begun(self, attempt: int) -> bool:
         return any(rank.attempt == attempt for rank in read_ranks(self._folder, self._record))
 
-    def _from_scheduler(self, seen: Sighting, ended: ExitRecord | None, task: int) -> tuple[State, str]:
+    def _from_scheduler(self, seen: JobState, ended: ExitRecord | None, task: int) -> tuple[State, str]:
         if seen.phase in ("completed", "failed", "gone"):
             # Perhaps written between our two looks.
             late = self._exit_of(self._newest(task))

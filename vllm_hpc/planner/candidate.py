@@ -9,7 +9,7 @@ from vllm_hpc.planner.memory import Fit, fit_on_cpu, fit_on_gpu
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.planner.parallelism import why_not
-from vllm_hpc.planner.time_estimate import estimate_seconds
+from vllm_hpc.planner.time_estimate import Generation, estimate_seconds
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.gpus import GIB
@@ -27,14 +27,14 @@ class PlanningProblem(msgspec.Struct, frozen=True):
     weights: Weights | None
     device: Device | None
     settings: Settings
-    survey: Workload | None = None
+    workload: Workload | None = None
     one_node: bool = False  # the local scheduler's: no other node can be had
     overlaps_stages: bool = False  # of PP: --launcher native
 
     @property
     def rows(self) -> int | None:
         """How many the input has, None where it is not known."""
-        return self.survey.rows if self.survey else None
+        return self.workload.rows if self.workload else None
 
     def rule(self, tp: int, pp: int) -> str | None:
         """What the model says of such a cut."""
@@ -69,16 +69,14 @@ class PlanningProblem(msgspec.Struct, frozen=True):
     def rough_seconds(self, layout: Layout, fit: Fit | None) -> float | None:
         """An estimate of the generating alone; None where the input or the GPUs' speed is not known."""
         gpu = self.device.gpu if self.device else None
-        if not (gpu and gpu.tflops and self.survey and fit and fit.fits):
+        if not (gpu and gpu.tflops and self.workload and fit and fit.fits):
             return None
-        at_once = self.concurrent(fit)
-        return estimate_seconds(
-            self.shape, self.settings.load, layout, fit, self.survey, gpu, at_once, self.overlaps_stages
-        )  # fmt: skip
+        work = Generation(self.shape, self.settings.load, self.workload, gpu, self.overlaps_stages)
+        return estimate_seconds(work, layout, fit, self.concurrent(fit))
 
     def busy_at(self, layout: Layout) -> float:
         """Sequences at once that keep a replica of that layout busy."""
         if self.device is not None and self.device.gpu is None:
             return 1.0  # a CPU is busy with a few
-        share = BUSY_SEQUENCES if self.survey is None else -(-self.survey.sequences // layout.dp)
+        share = BUSY_SEQUENCES if self.workload is None else -(-self.workload.sequences // layout.dp)
         return float(min(BUSY_SEQUENCES, share, self.settings.load.max_num_seqs))

@@ -56,15 +56,15 @@ class Choice(msgspec.Struct, frozen=True):
 class _Candidate(msgspec.Struct, frozen=True, dict=True):
     layout: Layout
     reasons: list[str]
-    needs: PlanningProblem
+    problem: PlanningProblem
 
     @cached_property
     def fit(self) -> Fit | None:
-        return self.needs.fit(self.layout)
+        return self.problem.fit(self.layout)
 
     @property
     def concurrent(self) -> float:
-        return self.needs.concurrent(self.fit) if self.fit else 0.0
+        return self.problem.concurrent(self.fit) if self.fit else 0.0
 
     @property
     def room(self) -> float:
@@ -73,11 +73,11 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def is_busy(self) -> bool:
-        return self.fit is not None and self.fit.fits and self.concurrent >= self.needs.busy_at(self.layout)
+        return self.fit is not None and self.fit.fits and self.concurrent >= self.problem.busy_at(self.layout)
 
     @cached_property
     def seconds(self) -> float | None:
-        return self.needs.seconds(self.layout, self.fit)
+        return self.problem.seconds(self.layout, self.fit)
 
     def is_on_as_many(self, other: _Candidate) -> bool:
         """GPUs."""
@@ -94,11 +94,11 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
         return f"TP {self.layout.tp} × PP {self.layout.pp} × DP {self.layout.dp}"
 
 
-def choose(asked: Asked, capacity: int | None, needs: PlanningProblem, solve: Solver) -> Choice:
+def choose(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> Choice:
     """Complete a layout for a model. Raises LayoutError where the numbers, or the model's, do not go together."""
-    candidates = _candidates(asked, capacity, needs, solve)
+    candidates = _candidates(asked, capacity, problem, solve)
     if not candidates:  # solve says which number is wrong
-        candidates = [_Candidate(*solve(asked, capacity, needs.rule, True), needs)]
+        candidates = [_Candidate(*solve(asked, capacity, problem.rule, True), problem)]
     best = _best(candidates)
     place = next(number for number, candidate in enumerate(candidates) if candidate is best)
     nearest = [*reversed(candidates[:place][-RUNNERS_UP:]), *candidates[place + 1 : place + 2]]
@@ -108,64 +108,64 @@ def choose(asked: Asked, capacity: int | None, needs: PlanningProblem, solve: So
 
 
 def with_rounded_length(
-    choice: Choice, needs: PlanningProblem, given: dict[str, Any]
+    choice: Choice, problem: PlanningProblem, given: dict[str, Any]
 ) -> tuple[Choice, PlanningProblem]:
     """With max_model_len rounded up, where the layout has room for such a sequence, or that is too short to matter.
 
     ``given`` is --engine's.
     """
-    roomy = msgspec.structs.replace(needs, settings=round_up(needs.settings, needs.shape, given))
+    roomy = msgspec.structs.replace(problem, settings=round_up(problem.settings, problem.shape, given))
     fit, length = roomy.fit(choice.layout), roomy.settings.load.max_model_len
     has_room = fit.fits and fit.kv_tokens >= ROOM * length if fit else length <= MOST_LENGTH_UNKNOWN
     if not has_room:
-        return choice, needs
+        return choice, problem
     return msgspec.structs.replace(choice, fit=fit), roomy
 
 
 def with_more_sequences(
-    choice: Choice, needs: PlanningProblem, given: dict[str, Any]
+    choice: Choice, problem: PlanningProblem, given: dict[str, Any]
 ) -> tuple[Choice, PlanningProblem]:
     """With MOST_CAPTURED sequences at once, not LARGEST_GRAPH, where the KV cache holds them and rows are very many.
 
     1.03 of the tokens/s of the 8B shape on an H100 (docs/performance.md). Where --engine (``given``), or a small GPU,
     decides on their number, on graphs or on memory, that stays.
     """
-    settings, load = needs.settings, needs.settings.load
+    settings, load = problem.settings, problem.settings.load
     is_ours = settings.engine.get("max_num_seqs") == LARGEST_GRAPH and load.max_num_batched_tokens >= MOST_CAPTURED
     is_theirs = names_graphs(given) or not _NAMES_OF_MEMORY.isdisjoint(given)
-    if not is_ours or is_theirs or (needs.rows or 0) < MANY_WAVES * MOST_CAPTURED * choice.layout.dp:
-        return choice, needs
-    more = msgspec.structs.replace(needs, settings=with_sequences(settings, MOST_CAPTURED))
+    if not is_ours or is_theirs or (problem.rows or 0) < MANY_WAVES * MOST_CAPTURED * choice.layout.dp:
+        return choice, problem
+    more = msgspec.structs.replace(problem, settings=with_sequences(settings, MOST_CAPTURED))
     fit = more.fit(choice.layout)  # what samples them takes memory too
     tokens = max(MOST_CAPTURED * settings.sequence_tokens, load.max_model_len)
     if not fit or not fit.fits or fit.kv_tokens < ROOM * tokens:
-        return choice, needs
+        return choice, problem
     return msgspec.structs.replace(choice, fit=fit), more
 
 
-def smallest_that_fits(capacity: int | None, needs: PlanningProblem, solve: Solver) -> Layout | None:
+def smallest_that_fits(capacity: int | None, problem: PlanningProblem, solve: Solver) -> Layout | None:
     """The least GPUs that hold one replica, whatever was asked; None where not even MOST_REPLICA do."""
-    for candidate in _candidates(Asked(dp=1), capacity, needs, solve):
+    for candidate in _candidates(Asked(dp=1), capacity, problem, solve):
         if candidate.fit and candidate.fit.fits:
             return candidate.layout
     return None
 
 
-def _candidates(asked: Asked, capacity: int | None, needs: PlanningProblem, solve: Solver) -> list[_Candidate]:
+def _candidates(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> list[_Candidate]:
     """The layouts that agree with what was asked, in the order in which a replica grows.
 
     TP inside a node first, up to the most that the model takes; then PP, over nodes, where memory is known to need
     it. Where the size of a replica was asked for (DP), or none of these has room, any cut at all.
     """
     node = asked.gpus_per_node or capacity or ASSUMED_NODE
-    allowed = allowed_tp(needs.shape, needs.settings.load.quantization)
+    allowed = allowed_tp(problem.shape, problem.settings.load.quantization)
     tps = [asked.tp] if asked.tp else [tp for tp in allowed if tp <= node]
-    found = list(_solved([(tp, asked.pp or 1) for tp in tps], asked, capacity, needs, solve))
-    if found and asked.pp is None and needs.device is not None:
-        stages = range(2, min(needs.shape.layers, MOST_REPLICA // tps[-1]) + 1)
-        found += _solved([(tps[-1], pp) for pp in stages], asked, capacity, needs, solve)
+    found = list(_solved([(tp, asked.pp or 1) for tp in tps], asked, capacity, problem, solve))
+    if found and asked.pp is None and problem.device is not None:
+        stages = range(2, min(problem.shape.layers, MOST_REPLICA // tps[-1]) + 1)
+        found += _solved([(tps[-1], pp) for pp in stages], asked, capacity, problem, solve)
     if (not found and asked.dp) or (found and found[0].fit and not any(one.is_busy for one in found)):
-        found += list(_solved(_all_cuts(asked, needs, allowed, node), asked, capacity, needs, solve))
+        found += list(_solved(_all_cuts(asked, problem, allowed, node), asked, capacity, problem, solve))
     once: dict[Layout, _Candidate] = {}
     for candidate in found:
         once.setdefault(candidate.layout, candidate)
@@ -173,29 +173,29 @@ def _candidates(asked: Asked, capacity: int | None, needs: PlanningProblem, solv
 
 
 def _solved(
-    cuts: list[tuple[int, int]], asked: Asked, capacity: int | None, needs: PlanningProblem, solve: Solver
+    cuts: list[tuple[int, int]], asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver
 ) -> Iterator[_Candidate]:
     for tp, pp in cuts:
         # Nobody's nodes have as many GPUs as the largest models need.
         is_open = capacity is None and asked.nodes is None and asked.gpus_per_node is None
         node = ASSUMED_NODE if is_open and tp * pp > ASSUMED_NODE else capacity
         try:
-            layout, reasons = solve(msgspec.structs.replace(asked, tp=tp, pp=pp), node, needs.rule, False)
+            layout, reasons = solve(msgspec.structs.replace(asked, tp=tp, pp=pp), node, problem.rule, False)
         except LayoutError:
             continue
-        if needs.one_node and layout.nodes > 1:
+        if problem.one_node and layout.nodes > 1:
             continue
         if not asked.tp and not layout.has_tp_inside_nodes:
             continue  # a TP group would talk over the network in every layer
         if node != capacity:
             reasons = [f"the number of GPUs per node was not given: {ASSUMED_NODE} are assumed", *reasons]
-        yield _Candidate(layout, reasons, needs)
+        yield _Candidate(layout, reasons, problem)
 
 
-def _all_cuts(asked: Asked, needs: PlanningProblem, allowed: list[int], node: int) -> list[tuple[int, int]]:
+def _all_cuts(asked: Asked, problem: PlanningProblem, allowed: list[int], node: int) -> list[tuple[int, int]]:
     """Every TP and PP: the smallest replica first; of equal ones TP inside a node, and then the least PP."""
     tps = [asked.tp] if asked.tp else allowed
-    pps = [asked.pp] if asked.pp else range(1, min(needs.shape.layers, MOST_REPLICA) + 1)
+    pps = [asked.pp] if asked.pp else range(1, min(problem.shape.layers, MOST_REPLICA) + 1)
     cuts = [(tp, pp) for tp in tps for pp in pps if tp * pp <= MOST_REPLICA]
     return sorted(cuts, key=lambda cut: (cut[0] * cut[1], cut[0] > node, cut[1]))
 
@@ -239,7 +239,7 @@ def _fastest(candidates: list[_Candidate], roomiest: _Candidate) -> _Candidate:
 
 
 def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list[str]:
-    fit, length = best.fit, best.needs.settings.sequence_tokens
+    fit, length = best.fit, best.problem.settings.sequence_tokens
     if fit is None or not fit.fits:
         return []
     room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each replica"
@@ -248,7 +248,7 @@ def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list
         saved = f"some {best.seconds:.0f} s of generating, {first.seconds:.0f} s as {first.cut}"
         return [f"{best.cut}: the fastest by an estimate: {saved}; {room}"]
     if not best.is_busy:
-        return [f"{best.cut}: {room}; {best.needs.busy_at(best.layout):.0f} would keep it busy"]
+        return [f"{best.cut}: {room}; {best.problem.busy_at(best.layout):.0f} would keep it busy"]
     smallest = "the smallest with room to be busy: " if len(candidates) > 1 and not is_asked else ""
     return [f"{best.cut}: {smallest}{room}"]
 
@@ -258,7 +258,7 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
     if other.fit is None or best.fit is None:
         return f"{other.cut}: more ranks in a replica than needed"
     if not other.fit.fits:
-        return f"{other.cut}: does not fit: {lack(other.fit, other.needs)}"
+        return f"{other.cut}: does not fit: {lack(other.fit, other.problem)}"
     if other.is_on_as_many(best) and other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
         told = f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
         return told if other.seconds > best.seconds else f"{told}: {_why_not_faster(other, best)}"
@@ -277,7 +277,7 @@ def _why_not_faster(other: _Candidate, best: _Candidate) -> str:
     return "a larger group starts later" if is_larger and saved < WORTH_S else "the estimate is too rough to go by that"
 
 
-def lack(fit: Fit, needs: PlanningProblem) -> str:
+def lack(fit: Fit, problem: PlanningProblem) -> str:
     """What is missing, in GiB."""
     if fit.asked_kv and fit.kv < fit.asked_kv:
         return f"a KV cache of {fit.asked_kv / GIB:.1f} GiB was asked for, and {max(0, fit.kv) / GIB:.1f} GiB are left"
@@ -285,6 +285,6 @@ def lack(fit: Fit, needs: PlanningProblem) -> str:
     if used >= fit.limit:
         weights, reserve, limit = (size / GIB for size in (fit.rank_weights, fit.reserve, fit.limit))
         return f"weights {weights:.1f} GiB + reserve {reserve:.1f} GiB are more than {limit:.1f} GiB"
-    longest = needs.settings.load.max_model_len
+    longest = problem.settings.load.max_model_len
     held = f"{max(0, fit.kv) / GIB:.1f} GiB for KV cache hold {fit.kv_tokens} tokens"
     return f"{held}, less than one sequence of {longest}"

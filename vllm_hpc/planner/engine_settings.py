@@ -53,13 +53,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_settings(
-    shape: Shape, device: Device | None, survey: Workload | None, given: dict[str, Any], kv_cache_gib: float
+    shape: Shape, device: Device | None, workload: Workload | None, given: dict[str, Any], kv_cache_gib: float
 ) -> Settings:
     """Settings for vLLM. ``given`` is --engine's; ``kv_cache_gib`` is the size of the KV cache on the CPU."""
     _check_given(given)
     engine: dict[str, Any] = {}
     reasons: list[str] = []
-    length = _length(shape, survey, given, engine, reasons)
+    length = _length(shape, workload, given, engine, reasons)
     if device and device.gpu:
         _batch(device, given, engine, reasons)
     merged = {**engine, **given}
@@ -77,12 +77,12 @@ def choose_settings(
         quantization=online(merged.get("quantization")),
         kv_cache_bytes=_kv_cache_bytes(device, merged, kv_cache_gib),
     )
-    typical = survey.tokens_per_row if survey else min(ASSUMED_TOKENS, length)
+    typical = workload.tokens_per_row if workload else min(ASSUMED_TOKENS, length)
     return Settings(engine=engine, load=load, sequence_tokens=min(typical, length), reasons=tuple(reasons))
 
 
 def _length(
-    shape: Shape, survey: Workload | None, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]
+    shape: Shape, workload: Workload | None, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]
 ) -> int:
     """max_model_len: what the longest row can take, where that is less than the model's own."""
     if (asked := whole(given.get("max_model_len"), 0)) > 0:
@@ -92,24 +92,24 @@ def _length(
                 "or export VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
             )
         return asked
-    if survey is None or survey.is_sample:
+    if workload is None or workload.is_sample:
         reasons.append(f"max_model_len {shape.positions}, the model's own: submit reads all rows, and may set less")
         return shape.positions
-    if survey.longest is None:
+    if workload.longest is None:
         return shape.positions
-    if survey.longest >= shape.positions:
-        if survey.longest > shape.positions:
+    if workload.longest >= shape.positions:
+        if workload.longest > shape.positions:
             reasons.append(
-                f"rows may take up to {survey.longest} tokens: outputs end where the model's context of "
+                f"rows may take up to {workload.longest} tokens: outputs end where the model's context of "
                 f"{shape.positions} does, and prompts that fill it become error rows"
             )
         return shape.positions
-    engine["max_model_len"] = survey.longest
+    engine["max_model_len"] = workload.longest
     reasons.append(
-        f"max_model_len: no row and its max_tokens can take more than {survey.longest} tokens "
+        f"max_model_len: no row and its max_tokens can take more than {workload.longest} tokens "
         f"(the model could: {shape.positions})"
     )
-    return survey.longest
+    return workload.longest
 
 
 def round_up(settings: Settings, shape: Shape, given: dict[str, Any]) -> Settings:

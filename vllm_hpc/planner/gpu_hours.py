@@ -22,13 +22,13 @@ START_S = (20.0, 300.0)
 
 
 def estimate(
-    needs: PlanningProblem, layout: Layout, fit: Fit | None, survey: Workload, measured: Measured | None
+    problem: PlanningProblem, layout: Layout, fit: Fit | None, workload: Workload, measured: Measured | None
 ) -> Cost | None:
     """GPU-hours for an input on that layout. None on the CPU, or where neither a rate nor the GPU is known."""
-    gpu = needs.device.gpu if needs.device else None
-    estimated = needs.rough_seconds(layout, fit)
+    gpu = problem.device.gpu if problem.device else None
+    estimated = problem.rough_seconds(layout, fit)
     if measured is not None:
-        seconds = (survey.prompt_tokens + survey.output_tokens) / measured.tokens_per_s_per_gpu
+        seconds = (workload.prompt_tokens + workload.output_tokens) / measured.tokens_per_s_per_gpu
         low, high = MEASURED_SPREAD
         basis = f"the rate of {measured.jobs} earlier job(s) of this model, GPU and layout"
     elif gpu is not None and estimated is not None:
@@ -38,13 +38,13 @@ def estimate(
         basis = f"an estimate for {gpu.name}, times {low:g} to {high:g} (no earlier job to measure by)"
     else:
         return None
-    outputs = "as if every row used its max_tokens" if survey.output_tokens else "nothing generated"
-    counted = f"prompt tokens from {'a sample of the input' if survey.is_sample else 'bytes'}"
+    outputs = "as if every row used its max_tokens" if workload.output_tokens else "nothing generated"
+    counted = f"prompt tokens from {'a sample of the input' if workload.is_sample else 'bytes'}"
     return Cost(
         gpu_hours_low=_hours(low * seconds + START_S[0] * layout.all_ranks),
         gpu_hours_high=_hours(high * seconds + START_S[1] * layout.all_ranks),
-        prompt_tokens=survey.prompt_tokens,
-        output_tokens=survey.output_tokens,
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
         basis=f"{basis}; {counted}, {outputs}; start-up of {START_S[0]:.0f} to {START_S[1]:.0f} s a GPU",
     )
 

@@ -20,7 +20,7 @@ from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.inspect import Knowledge, learn
 from vllm_hpc.planner.resolve import resolve_options
-from vllm_hpc.planner.workload import Workload, survey
+from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.schedulers import launchers
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
@@ -248,7 +248,7 @@ def _survey(request: Request, known: Knowledge, whole: bool, intake: Intake) -> 
         return None
     named = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
     sampling = {"max_tokens": known.max_tokens or DEFAULT_MAX_TOKENS, **request.sampling, **named}
-    return survey(intake, sampling, known.template_bytes or 0, whole)
+    return measure_workload(intake, sampling, known.template_bytes or 0, whole)
 
 
 def _asked(request: Request) -> Asked:

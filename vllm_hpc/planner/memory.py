@@ -9,6 +9,7 @@ cut into KV cache blocks. Constants marked "measured" are from vLLM 0.26 on an H
 from __future__ import annotations
 
 from math import ceil
+from typing import NamedTuple
 
 import msgspec
 
@@ -84,30 +85,37 @@ def fit_on_gpu(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: i
     reserve += GRAPHS_BYTES if shape.experts else 0
     # A KV cache that is given in bytes does not respect gpu_memory_utilization (gpu_worker.py).
     limit = gpu_bytes if load.kv_cache_bytes else int(gpu_bytes * load.utilization)
-    return _fit(shape, weights, load, tp, pp, reserve, limit)
+    return _fit(shape, weights, load, tp, pp, _Room(limit, reserve))
 
 
 def fit_on_cpu(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, rank_bytes: int) -> Fit:
     """The same for ranks on the CPU, each with so much of the node's memory; its KV cache is of a given size."""
-    return _fit(shape, weights, load, tp, pp, CPU_PROCESS_BYTES, rank_bytes)
+    return _fit(shape, weights, load, tp, pp, _Room(rank_bytes, CPU_PROCESS_BYTES))
 
 
-def _fit(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, reserve: int, limit: int) -> Fit:
+class _Room(NamedTuple):
+    """Bytes of a rank: all that it may take, and what of that is neither weights nor KV cache."""
+
+    limit: int
+    reserve: int
+
+
+def _fit(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, room: _Room) -> Fit:
     total, scale = weigh(shape, weights, load)
     stages = [ceil(scale * sum(_stage_bytes(shape, load, tp, pp, stage))) for stage in range(pp)]
     layers = [len(_stage_layers(shape.layers, pp, stage)) for stage in range(pp)]
     blocks, kv = None, 0
     for stage_weights, stage_layers in zip(stages, layers, strict=True):
-        left = limit - stage_weights - reserve
-        room = left if load.kv_cache_bytes is None else min(load.kv_cache_bytes, left)
-        stage_blocks = room // _block_bytes(shape, load, tp, stage_layers)
+        left = room.limit - stage_weights - room.reserve
+        cache = left if load.kv_cache_bytes is None else min(load.kv_cache_bytes, left)
+        stage_blocks = cache // _block_bytes(shape, load, tp, stage_layers)
         if load.kv_cache_bytes is not None and left < load.kv_cache_bytes:
             stage_blocks = 0
         if blocks is None or stage_blocks < blocks:
-            blocks, kv = stage_blocks, room
+            blocks, kv = stage_blocks, cache
     sequences = max(0, blocks or 0) / _blocks_of_sequence(shape, load)
     return Fit(
-        weights=int(total), rank_weights=max(stages), reserve=reserve, kv=kv, limit=limit,
+        weights=int(total), rank_weights=max(stages), reserve=room.reserve, kv=kv, limit=room.limit,
         kv_tokens=int(sequences * load.max_model_len), sequences=sequences,
         asked_kv=load.kv_cache_bytes,
     )  # fmt: skip

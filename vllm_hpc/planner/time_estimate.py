@@ -6,6 +6,8 @@ replica reads all weights in every step, however few rows it has, and a TP group
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from vllm_hpc.planner.memory import Fit, Load, kv_bytes_per_token
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.count import active_parameters, count_parameters
@@ -32,54 +34,82 @@ PCIE = 64.0
 TP_MORE = 1.05  # fitted as well: what TP takes that is not counted above
 
 
-def estimate_seconds(
-    shape: Shape,
-    load: Load,
-    layout: Layout,
-    fit: Fit,
-    survey: Workload,
-    gpu: Gpu,
-    at_once: float,
-    overlaps: bool = False,
-) -> float:
+class Generation(NamedTuple):
+    """What is to be generated, on which GPU. ``overlaps``: stages of PP work at once, each on its part of the rows."""
+
+    shape: Shape
+    load: Load
+    workload: Workload
+    gpu: Gpu
+    overlaps: bool = False
+
+    @property
+    def prompt(self) -> float:
+        """Tokens of a prompt, on average."""
+        return min(self.workload.prompt_tokens / max(1, self.workload.rows), self.load.max_model_len)
+
+    @property
+    def outputs(self) -> tuple[float, float]:
+        """Tokens of an output on average, and of the longest; outputs end with the context."""
+        left = self.load.max_model_len - self.prompt
+        average = self.workload.output_tokens / max(1, self.workload.sequences)
+        return min(average, left), min(self.workload.most_output, left)
+
+
+def estimate_seconds(work: Generation, layout: Layout, fit: Fit, at_once: float) -> float:
     """Seconds from the first step to the last on GPUs of known speed.
 
     ``at_once``: sequences that a replica runs at once, at most. All count as of the same length, but for the longest
     one, which takes its own steps at least. Stages of PP work in turns, as under external_launcher; or at once where
-    that ``overlaps``, each on its part of the sequences, so that it reads its weights for every part.
+    the work ``overlaps``, each on its part of the sequences, so that it reads its weights for every part.
     """
-    rows = max(1, survey.rows)
+    workload = work.workload
+    rows = max(1, workload.rows)
     part_of_rows = -(-rows // layout.dp) / rows  # the fullest replica's; a row's outputs stay together
-    sequences = max(1, round(survey.sequences * part_of_rows))
+    sequences = max(1, round(workload.sequences * part_of_rows))
     running = min(sequences, max(1, int(at_once)))
-    flops = 2 * active_parameters(shape) / (gpu.tflops * 1e12 * FLOPS_SHARE) / layout.tp
-    stages = layout.pp if overlaps else 1
+    output, longest = work.outputs
+    waves, rest = divmod(sequences, running)
+    decode = output * (
+        waves * _step(work, layout, fit, running, output) + (_step(work, layout, fit, rest, output) if rest else 0.0)
+    )
+    prefill = _prefill(work, layout, work.prompt * rows * part_of_rows)
+    return _more(layout) * prefill + max(decode, longest * _step(work, layout, fit, 1, longest))
+
+
+def _step(work: Generation, layout: Layout, fit: Fit, running: int, output: float) -> float:
+    """Seconds of a decode step of so many sequences, each half way through an output of that length."""
+    shape, gpu = work.shape, work.gpu
+    context = work.prompt + output / 2
+    parts = min(layout.pp if work.overlaps else 1, running)
+    part = running / parts
     bandwidth = gpu.bandwidth * 1e12
     # Of experts, a step reads those that its rows are sent to.
     every = max(active_parameters(shape), count_parameters(shape) or 0)
+    touched = min(1.0, part * active_parameters(shape) / every)
+    weights = touched * fit.rank_weights * layout.pp / (bandwidth * WEIGHTS_SHARE)
+    cache = part * context * kv_bytes_per_token(shape, layout.tp, work.load.kv_bytes) / (bandwidth * CACHE_SHARE)
+    # What a part takes through all stages; meanwhile the others do the same behind it.
+    on_gpu = max(weights, part * _flops_s(work, layout)) + cache + _talk(shape, layout, part, gpu) + parts * STEP_S
     sequence = SEQUENCE_S + (shape.experts.layers * EXPERTS_S if shape.experts else 0.0)
-    more = 1.0 if layout.tp == 1 else TP_MORE
-    prompt = min(survey.prompt_tokens / rows, load.max_model_len)
-    left = load.max_model_len - prompt  # outputs end with the context
-    output, longest = min(survey.output_tokens / max(1, survey.sequences), left), min(survey.most_output, left)
+    return max(_more(layout) * (on_gpu + running * sequence), running * HOST_SEQUENCE_S)
 
-    def step(running: int, output: float) -> float:
-        context = prompt + output / 2
-        parts = min(stages, running)
-        part = running / parts
-        touched = min(1.0, part * active_parameters(shape) / every)
-        weights = touched * fit.rank_weights * layout.pp / (bandwidth * WEIGHTS_SHARE)
-        cache = part * context * kv_bytes_per_token(shape, layout.tp, load.kv_bytes) / (bandwidth * CACHE_SHARE)
-        # What a part takes through all stages; meanwhile the others do the same behind it.
-        on_gpu = max(weights, part * flops) + cache + _talk(shape, layout, part, gpu) + parts * STEP_S
-        return max(more * (on_gpu + running * sequence), running * HOST_SEQUENCE_S)
 
-    waves, rest = divmod(sequences, running)
-    prompts = prompt * rows * part_of_rows / stages
-    prefill = prompts * flops * (1 + _attention_share(shape, prompt))
-    prefill += prompts / load.max_num_batched_tokens * _talk(shape, layout, load.max_num_batched_tokens, gpu)
-    decode = output * (waves * step(running, output) + (step(rest, output) if rest else 0.0))
-    return more * prefill + max(decode, longest * step(1, longest))
+def _prefill(work: Generation, layout: Layout, tokens: float) -> float:
+    """Seconds of a replica's prompts, of so many tokens in all."""
+    tokens /= layout.pp if work.overlaps else 1
+    batch = work.load.max_num_batched_tokens
+    seconds = tokens * _flops_s(work, layout) * (1 + _attention_share(work.shape, work.prompt))
+    return seconds + tokens / batch * _talk(work.shape, layout, batch, work.gpu)
+
+
+def _flops_s(work: Generation, layout: Layout) -> float:
+    """Seconds that a rank multiplies for one token."""
+    return 2 * active_parameters(work.shape) / (work.gpu.tflops * 1e12 * FLOPS_SHARE) / layout.tp
+
+
+def _more(layout: Layout) -> float:
+    return 1.0 if layout.tp == 1 else TP_MORE
 
 
 def _attention_share(shape: Shape, prompt: float) -> float:

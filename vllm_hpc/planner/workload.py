@@ -49,7 +49,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return max(1, (self.prompt_tokens + self.output_tokens) // max(1, self.rows))
 
 
-def survey(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Workload:
+def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Workload:
     """Read an input, checking every row. Raises InputError.
 
     ``sampling`` is the job's, with max_tokens for rows that name none; ``template_bytes`` the length of the model's

@@ -1,4 +1,4 @@
-"""Looks: ask schedulers about jobs, and spare them.
+"""Ask schedulers about jobs, and spare them.
 
 They serve everybody, and one that is down takes its time to say so.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError, call_client
-from vllm_hpc.schedulers.scheduler import Sighting, get_scheduler
+from vllm_hpc.schedulers.scheduler import JobState, get_scheduler
 
 # A client that fails sooner may be asked about the next job too.
 _SLOW_S = 2.0
@@ -23,17 +23,17 @@ class StatusCache:
 
     def __init__(self, keep_s: float = 0.0) -> None:
         self._keep_s = keep_s
-        self._seen: dict[str, tuple[float, dict[str, Sighting]]] = {}
+        self._seen: dict[str, tuple[float, dict[str, JobState]]] = {}
         self._failed: dict[tuple[str, ...], tuple[float, ClientError]] = {}
 
-    def look(
+    def query(
         self, scheduler: str, job: JobFolder, job_id: str, tasks: Sequence[str], is_leaving: bool = False
-    ) -> dict[str, Sighting]:
+    ) -> dict[str, JobState]:
         """What the scheduler says of these tasks of a job. One that ``is_leaving`` is asked for more often."""
         at, seen = self._seen.get(str(job.path), (0.0, {}))
         if seen.keys() >= set(tasks) and self._is_fresh(at, _LEAVING_S if is_leaving else self._keep_s):
             return seen
-        seen = get_scheduler(scheduler).look(job, job_id, tasks, self._ask)
+        seen = get_scheduler(scheduler).query(job, job_id, tasks, self._ask)
         self._seen[str(job.path)] = time.monotonic(), seen
         return seen
 

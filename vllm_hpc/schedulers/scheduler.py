@@ -21,7 +21,7 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 
 
 @dataclass(frozen=True)
-class Sighting:
+class JobState:
     """What a scheduler says of a job, or of one task of an array.
 
     ``phase``: waiting, running, completed (its script ended with exit code 0), failed, gone (it ended, and only its own
@@ -37,7 +37,7 @@ class Sighting:
 class Scheduler:
     """How to talk to one scheduler. ``script`` is the name that the rendered template has in the job folder.
 
-    ``look`` gets the job's id and those of the tasks to look for, ID_0, ID_1 ... of an array, and answers by
+    ``query`` gets the job's id and those of the tasks to look for, ID_0, ID_1 ... of an array, and answers by
     them; it calls clients through the Ask it is given.
     ``environment`` is what its client is handed to submit that script; ``remember`` gets what that printed, and keeps
     in the folder what else than the id will be needed. ``task_name`` is what people see of an array's task.
@@ -56,7 +56,7 @@ class Scheduler:
     id_pattern: re.Pattern[str]
     submit_argv: Callable[[Path], list[str]]
     cancel: Callable[[JobFolder, str], None]
-    look: Callable[[JobFolder, str, Sequence[str], Ask], dict[str, Sighting]]
+    query: Callable[[JobFolder, str, Sequence[str], Ask], dict[str, JobState]]
     environment: Callable[[Path], dict[str, str]]
     remember: Callable[[JobFolder, str], None] = lambda job, output: None
     explain: Callable[[str], str] = lambda words: ""

@@ -16,7 +16,7 @@ import psutil
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_json
 from vllm_hpc.schedulers.client import Ask, ClientTimeoutError
-from vllm_hpc.schedulers.scheduler import Scheduler, Sighting
+from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 from vllm_hpc.spec.errors import FailedError
 
 # Seconds that a cancelled job may take: the ranks leave within 5 s of a TERM, torchrun and the sweep follow.
@@ -42,21 +42,21 @@ def submit_argv(script: Path) -> list[str]:
     return [sys.executable, "-m", "vllm_hpc.schedulers.local.supervisor", "start", str(script)]
 
 
-def look(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, Sighting]:
+def query(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, JobState]:
     """Whether the supervisor lives."""
-    return {job_id: _look(job)}
+    return {job_id: _query(job)}
 
 
-def _look(job: JobFolder) -> Sighting:
+def _query(job: JobFolder) -> JobState:
     """Only its own host can tell."""
     record = read_json(job.supervisor, SupervisorRecord)
     if record is None:
-        return Sighting("gone", "its supervisor left no record")
+        return JobState("gone", "its supervisor left no record")
     if record.host != platform.node():
-        return Sighting("unknown", f"it runs on {record.host}: ask there")
+        return JobState("unknown", f"it runs on {record.host}: ask there")
     if find_supervisor(record) is None:
-        return Sighting("gone", "its supervisor is gone without an exit record (killed, or the machine restarted)")
-    return Sighting("running")
+        return JobState("gone", "its supervisor is gone without an exit record (killed, or the machine restarted)")
+    return JobState("running")
 
 
 def cancel(job: JobFolder, job_id: str) -> None:
@@ -120,6 +120,6 @@ SCHEDULER = Scheduler(
     id_pattern=re.compile(r"^(\d+-\d+)$", re.MULTILINE),
     submit_argv=submit_argv,
     cancel=cancel,
-    look=look,
+    query=query,
     environment=lambda script: dict(os.environ),  # also of an allocation, in which the job will run
 )

@@ -23,9 +23,9 @@ from vllm_hpc.schedulers.client import (
     clean_environment,
     plain,
 )
-from vllm_hpc.schedulers.pbs.reasons import exit_sighting, explain, waiting_reason
+from vllm_hpc.schedulers.pbs.reasons import exit_state, explain, waiting_reason
 from vllm_hpc.schedulers.pbs.request import check_folder, check_request
-from vllm_hpc.schedulers.scheduler import Scheduler, Sighting
+from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 
 # 12.server, and 12[].server for an array; a server may have a port (12.server:15001). It is the last line: a site's own
 # words may come first, and hold a 2.50.
@@ -70,7 +70,7 @@ def check_client() -> None:
         raise ClientError(f"this qsub is not PBS's (it says {words!r}): if it is Slurm's, use --scheduler slurm")
 
 
-def look(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, Sighting]:
+def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, JobState]:
     """What PBS says of ``tasks``: the id itself, which is the default, or ID_0, ID_1 ... of an array's."""
     wanted = list(tasks or [job_id])
     try:
@@ -78,11 +78,11 @@ def look(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call
     except ClientError as error:
         is_gone = error.code == UNKNOWN_JOB
         missing = (
-            Sighting("forgotten", "PBS does not know it (any more)") if is_gone else Sighting("unknown", str(error))
+            JobState("forgotten", "PBS does not know it (any more)") if is_gone else JobState("unknown", str(error))
         )
         return dict.fromkeys(wanted, missing)
     # Of an array that ended before it was expanded, PBS may name the parent only.
-    missing = found.get(job_id, Sighting("unknown", "qstat did not describe it"))
+    missing = found.get(job_id, JobState("unknown", "qstat did not describe it"))
     return dict.fromkeys(wanted, missing) | found
 
 
@@ -96,7 +96,7 @@ def _answer(job_id: str, ask: Ask) -> str:
         return ask([word for word in argv if word != "-x"])
 
 
-def parse_qstat(text: str) -> dict[str, Sighting]:
+def parse_qstat(text: str) -> dict[str, JobState]:
     """The answer of ``qstat -f -F json``, by id; a subjob ``12[3].server`` under ``12[].server_3``.
 
     PBS leaves control characters in texts as they are.
@@ -108,7 +108,7 @@ def parse_qstat(text: str) -> dict[str, Sighting]:
     jobs = answer.get("Jobs") if isinstance(answer, dict) else None
     if not isinstance(jobs, dict):
         return {}
-    return {_task_id(name): _sighting(fields) for name, fields in jobs.items() if isinstance(fields, dict)}
+    return {_task_id(name): _state(fields) for name, fields in jobs.items() if isinstance(fields, dict)}
 
 
 def _task_id(name: str) -> str:
@@ -116,15 +116,15 @@ def _task_id(name: str) -> str:
     return f"{match['number']}[]{match['server']}_{match['task']}" if match else name
 
 
-def _sighting(fields: dict[str, Any]) -> Sighting:
+def _state(fields: dict[str, Any]) -> JobState:
     state, code = str(fields.get("job_state")), fields.get("Exit_status")
     if state in _WAITING:  # also of a job whose first host died: it has an Exit_status, and will run again
-        return Sighting("waiting", waiting_reason(fields))
+        return JobState("waiting", waiting_reason(fields))
     if state in _RUNNING:
-        return Sighting("running", "suspended" if state in "SU" else "")
+        return JobState("running", "suspended" if state in "SU" else "")
     if state in ("F", "X"):
-        return exit_sighting(code, str(fields.get("comment", "")))
-    return Sighting("unknown", f"PBS says {state}")
+        return exit_state(code, str(fields.get("comment", "")))
+    return JobState("unknown", f"PBS says {state}")
 
 
 def cancel(job: JobFolder, job_id: str) -> None:
@@ -148,7 +148,7 @@ SCHEDULER = Scheduler(
     id_pattern=_SUBMITTED,
     submit_argv=submit_argv,
     cancel=cancel,
-    look=look,
+    query=query,
     environment=submit_environment,
     explain=explain,
     task_name=task_name,

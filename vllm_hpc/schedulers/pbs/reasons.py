@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from vllm_hpc.schedulers.client import plain
-from vllm_hpc.schedulers.scheduler import Sighting
+from vllm_hpc.schedulers.scheduler import JobState
 
 # Exit_status below zero is PBS's own reason (src/include/job.h, JOB_EXEC_*); from 256 on, 256 and a signal's number.
 _TIMEOUT = -29
@@ -59,21 +59,21 @@ def waiting_reason(fields: dict[str, Any]) -> str:
     return f"waits: {comment}" if comment and not comment.startswith("Job Array Began") else "waits"
 
 
-def exit_sighting(code: object, comment: str) -> Sighting:
+def exit_state(code: object, comment: str) -> JobState:
     """How a job that PBS calls finished has ended. One that never ran has no Exit_status."""
     if code is None:
-        return Sighting("cancelled", f"PBS deleted it before it ran{f' ({plain(comment)})' if comment else ''}")
+        return JobState("cancelled", f"PBS deleted it before it ran{f' ({plain(comment)})' if comment else ''}")
     if not isinstance(code, int) or isinstance(code, bool):
-        return Sighting("unknown", f"PBS says Exit_status {code!r}")
+        return JobState("unknown", f"PBS says Exit_status {code!r}")
     words = f"PBS says Exit_status {code}"
     if code == 0:
-        return Sighting("completed", words)
+        return JobState("completed", words)
     if code == _TIMEOUT:
-        return Sighting("timeout", f"{words}: the walltime was over")
+        return JobState("timeout", f"{words}: the walltime was over")
     if code == _TERMINATED:
-        return Sighting("cancelled", f"{words}: it was deleted")
+        return JobState("cancelled", f"{words}: it was deleted")
     if code in _LIMITS:
-        return Sighting("failed", f"{words}: it used more {_LIMITS[code]} than it asked for")
+        return JobState("failed", f"{words}: it used more {_LIMITS[code]} than it asked for")
     if code > 256:
-        return Sighting("failed", f"{words}: ended by signal {code - 256}")
-    return Sighting("failed", words)
+        return JobState("failed", f"{words}: ended by signal {code - 256}")
+    return JobState("failed", words)

@@ -15,11 +15,11 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_json, write_json
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
-from vllm_hpc.schedulers.scheduler import Scheduler, Sighting
+from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 from vllm_hpc.schedulers.slurm.environment import submit_environment
 from vllm_hpc.schedulers.slurm.reasons import explain_reason
 
-# Slurm's job states (man squeue, JOB STATE CODES) -> phase of a Sighting.
+# Slurm's job states (man squeue, JOB STATE CODES) -> phase of a JobState.
 PHASES = {
     "PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUED": "waiting", "REQUEUE_HOLD": "waiting",
     "REQUEUE_FED": "waiting", "SPECIAL_EXIT": "waiting", "RESV_DEL_HOLD": "waiting",
@@ -64,11 +64,11 @@ def remember(job: JobFolder, output: str) -> None:
         write_json(job.cluster, Cluster(named["cluster"]))
 
 
-def look(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, Sighting]:
+def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, JobState]:
     """What Slurm says of ``tasks``: ``ID``, which is the default, or ``ID_0``, ``ID_1`` ... of an array."""
     wanted = set(tasks or [job_id])
     on = _on_cluster(job)
-    questions: list[tuple[list[str], Callable[[str], dict[str, Sighting]]]] = [
+    questions: list[tuple[list[str], Callable[[str], dict[str, JobState]]]] = [
         (["squeue", *on, "--noheader", "--array", f"--jobs={job_id}", "--format=%i|%T|%r|%S"], parse_squeue),
         (["scontrol", *on, "show", "job", "--oneliner", job_id], parse_scontrol),
         (
@@ -76,8 +76,8 @@ def look(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call
             parse_sacct,
         ),
     ]
-    found: dict[str, Sighting] = {}
-    missing = Sighting("forgotten", "Slurm does not know it (any more)")
+    found: dict[str, JobState] = {}
+    missing = JobState("forgotten", "Slurm does not know it (any more)")
     try:
         for argv, parse in questions:
             # Whoever was asked first knows best; of an array, some tasks may wait while others are long over.
@@ -86,7 +86,7 @@ def look(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call
                 break
     except ClientError as error:
         # Who does not answer has forgotten nothing: the job may be well, or have ended in any way.
-        missing = Sighting("unknown", str(error))
+        missing = JobState("unknown", str(error))
     return dict.fromkeys(wanted, missing) | found
 
 
@@ -104,41 +104,41 @@ def _answer(argv: list[str], ask: Ask) -> str:
         raise
 
 
-def parse_squeue(text: str) -> dict[str, Sighting]:
+def parse_squeue(text: str) -> dict[str, JobState]:
     """Lines of ``squeue --format=%i|%T|%r|%S``, with the reason and the expected start of a job that waits."""
-    found: dict[str, Sighting] = {}
+    found: dict[str, JobState] = {}
     for line in text.splitlines():
         ids, state, reason, start = (*line.strip().split("|"), "", "", "")[:4]
-        seen = _sighting(state, reason)
+        seen = _state(state, reason)
         if seen.phase == "waiting":
             words = f"waits: {explain_reason(reason)}" if reason not in ("", "None") else "waits"
             words += f", expected to start {start}" if start not in ("", "N/A") else ""
-            seen = Sighting("waiting", words)
+            seen = JobState("waiting", words)
         elif seen.phase == "running":
-            seen = Sighting("running")
+            seen = JobState("running")
         found |= dict.fromkeys(task_ids(ids), seen)
     return found
 
 
-def parse_scontrol(text: str) -> dict[str, Sighting]:
+def parse_scontrol(text: str) -> dict[str, JobState]:
     """Lines of ``scontrol show job --oneliner``; tasks of an array that never started share one."""
-    found: dict[str, Sighting] = {}
+    found: dict[str, JobState] = {}
     for line in text.splitlines():
         fields = dict(re.findall(r"(?:^|\s)(JobId|ArrayJobId|ArrayTaskId|JobState|Reason)=(\S+)", line))
         if "JobState" in fields and "JobId" in fields:
             is_task = "ArrayJobId" in fields
             ids = f"{fields['ArrayJobId']}_[{fields.get('ArrayTaskId')}]" if is_task else fields["JobId"]
-            found |= dict.fromkeys(task_ids(ids), _sighting(fields["JobState"], fields.get("Reason", "")))
+            found |= dict.fromkeys(task_ids(ids), _state(fields["JobState"], fields.get("Reason", "")))
     return found
 
 
-def parse_sacct(text: str) -> dict[str, Sighting]:
+def parse_sacct(text: str) -> dict[str, JobState]:
     """Lines of ``sacct --parsable2 --allocations --format=JobID,State``; 'CANCELLED by 1000' is one state."""
-    found: dict[str, Sighting] = {}
+    found: dict[str, JobState] = {}
     for line in text.splitlines():
         ids, _, state = line.strip().partition("|")
         if state:
-            found |= dict.fromkeys(task_ids(ids), _sighting(state.split()[0], ""))
+            found |= dict.fromkeys(task_ids(ids), _state(state.split()[0], ""))
     return found
 
 
@@ -161,9 +161,9 @@ def task_ids(text: str) -> list[str]:
     return found
 
 
-def _sighting(state: str, reason: str) -> Sighting:
+def _state(state: str, reason: str) -> JobState:
     words = f"Slurm says {state}" + (f" ({reason})" if reason not in ("", "None") else "")
-    return Sighting(PHASES.get(state, "unknown"), words)
+    return JobState(PHASES.get(state, "unknown"), words)
 
 
 def cancel(job: JobFolder, job_id: str) -> None:
@@ -188,7 +188,7 @@ SCHEDULER = Scheduler(
     id_pattern=_SUBMITTED,
     submit_argv=submit_argv,
     cancel=cancel,
-    look=look,
+    query=query,
     environment=submit_environment,
     remember=remember,
     explain=explain,

@@ -18,12 +18,12 @@ from vllm_hpc.spec.gpus import find_gpu
 MODELS = {model.name: read_shape(model.config, model.name) for model in PUBLISHED}
 
 
-def needs(name: str, gpu: str | None, survey: Workload | None = None, **engine: Any) -> PlanningProblem:
+def problem_of(name: str, gpu: str | None, workload: Workload | None = None, **engine: Any) -> PlanningProblem:
     device = Device(find_gpu(gpu), "--gpu") if gpu else None
     shape = MODELS[name]
-    if survey and shape.positions == 2048:  # Hugging Face's default: the list of sizes has no context
+    if workload and shape.positions == 2048:  # Hugging Face's default: the list of sizes has no context
         shape = msgspec.structs.replace(shape, positions=131072)
-    return PlanningProblem(shape, None, device, choose_settings(shape, device, survey, engine, 1.0), survey)
+    return PlanningProblem(shape, None, device, choose_settings(shape, device, workload, engine, 1.0), workload)
 
 
 def cut(choice: Choice) -> tuple[int, int, int]:
