@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,11 @@ def test_a_checkout_that_is_not_installed_submits_nothing(
     desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No rank would find its environment, and the job's supervisor not even the package."""
-    monkeypatch.setattr("vllm_hpc.schedulers.submitit_executor.entry_points", lambda **_: [])
+
+    def not_there(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("vllm_hpc.schedulers.submitit_executor.distribution", not_there)
     with pytest.raises(RefusedError, match=r"not installed in .*: '.*python.* -m pip install -e /.*' does that$"):
         submit(str(model), scheduler="slurm", job_dir="runs")
     with pytest.raises(RefusedError, match=f"pip install -e {re.escape(str(ROOT))}' does that$"):

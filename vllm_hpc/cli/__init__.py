@@ -13,18 +13,18 @@ import click
 
 from vllm_hpc.spec.errors import StillRunning, VllmHpcError
 
-# command -> module of this package
+# command -> module of this package, and what `vllm-hpc --help` says of it
 COMMANDS = {
-    "submit": "submit",
-    "plan": "submit",
-    "render": "submit",
-    "tune": "tune",
-    "status": "jobs",
-    "list": "jobs",
-    "logs": "jobs",
-    "collect": "jobs",
-    "resume": "jobs",
-    "cancel": "jobs",
+    "submit": ("submit", "Plan, render and submit a job."),
+    "plan": ("plan", "Compute the layout and say why."),
+    "render": ("render", "Print the script that submit sends."),
+    "tune": ("tune", "Find the fastest layout and settings by short jobs."),
+    "status": ("jobs", "Show state, rows and speed of a job, or of all."),
+    "list": ("jobs", "List the jobs under --job-dir, the oldest first."),
+    "logs": ("jobs", "Print the scheduler's log, or one rank's."),
+    "collect": ("jobs", "Merge what is done into outputs.jsonl."),
+    "resume": ("jobs", "Submit a job again for the rows that are missing."),
+    "cancel": ("jobs", "Cancel a job in its scheduler."),
 }
 
 
@@ -39,9 +39,14 @@ class LazyGroup(click.Group):
         """Import one command; None where there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"vllm_hpc.cli.{COMMANDS[cmd_name]}")
+        module = import_module(f"vllm_hpc.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands, as the table has them: to import each for a line of help takes longer than all else."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, says) for name, (_, says) in COMMANDS.items()])
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vllm_hpc.jobs.submit import Prepared
+
 
 def print_json(record: Any) -> None:
     """One value on stdout."""
@@ -28,3 +30,17 @@ def stdout_console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
+def print_script(prepared: Prepared, as_json: bool) -> None:
+    """The script, or the object that --json prints where nothing is submitted."""
+    if as_json:
+        print_json({"job": prepared.folder, "job_id": None, **json_of(prepared)})
+    else:
+        print_bytes(prepared.script.encode())
+
+
+def json_of(prepared: Prepared) -> dict[str, Any]:
+    """What --json prints of a job, submitted or not."""
+    mark = {"rehearsal": True} if prepared.request.rehearse else {}
+    return {"scheduler": prepared.scheduler, "script": prepared.script, "plan": prepared.plan.to_json(), **mark}

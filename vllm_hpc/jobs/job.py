@@ -13,16 +13,10 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import RankRecord, Submitted, read_job, read_json
-from vllm_hpc.jobs.collect import collect as collect_folder
-from vllm_hpc.jobs.failure import first_error
-from vllm_hpc.jobs.resume import resume
-from vllm_hpc.jobs.status import Status, read_status
-from vllm_hpc.jobs.summary import Summary
-from vllm_hpc.jobs.task_states import read_ranks
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.client import ClientTimeoutError
 from vllm_hpc.schedulers.polling import StatusCache
@@ -30,6 +24,11 @@ from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
 from vllm_hpc.spec.values import as_path
 
+if TYPE_CHECKING:
+    from vllm_hpc.jobs.status import Status
+    from vllm_hpc.jobs.summary import Summary
+
+# What the methods need besides is imported in them: a submission makes a Job, and waits for none of it.
 # Seconds between two looks at a job, at first and at most.
 _POLL_S = (0.2, 5.0)
 
@@ -59,6 +58,8 @@ class Job:
 
     def status(self) -> Status:
         """State, counts and speed, now. Raises JobNotFoundError."""
+        from vllm_hpc.jobs.status import read_status
+
         return read_status(self.folder)
 
     def statuses(self, ask_every_s: float = 0.0) -> Iterator[tuple[Status, float]]:
@@ -67,6 +68,8 @@ class Job:
         Quick at first, for small jobs, then slow, for the file system's and the scheduler's sake. Who looks more often
         than that reads the folder each time, and asks the scheduler only every ``ask_every_s`` seconds.
         """
+        from vllm_hpc.jobs.status import read_status
+
         pause = _POLL_S[0]
         cache = StatusCache(ask_every_s)
         while True:
@@ -120,10 +123,14 @@ class Job:
 
     def collect(self) -> Summary:
         """Merge what the replicas have written so far into outputs.jsonl and summary.json."""
-        return collect_folder(self.folder)
+        from vllm_hpc.jobs.collect import collect
+
+        return collect(self.folder)
 
     def ranks(self) -> list[RankRecord]:
         """Where each rank that has begun ran, and how it ended."""
+        from vllm_hpc.jobs.task_states import read_ranks
+
         return read_ranks(self.folder, self.folder.job())
 
     def logs(self, rank: int | None = None) -> str:
@@ -140,6 +147,8 @@ class Job:
 
     def first_error(self) -> tuple[str, str] | None:
         """The error that all others followed from: one line, and its traceback."""
+        from vllm_hpc.jobs.failure import first_error
+
         return first_error(self.folder)
 
     def cancel(self) -> Status:
@@ -158,6 +167,8 @@ class Job:
         Returns how many these are; 0: none, and nothing was submitted. Raises InputError where the input was edited
         since, FailedError where the job has not ended, SubmitError.
         """
+        from vllm_hpc.jobs.resume import resume
+
         return resume(self.folder, retry_errors)
 
     def _cancel_on_record(self, status: Status) -> None:
@@ -216,5 +227,7 @@ def list_jobs(job_dir: str = "runs") -> list[Job]:
 
 def list_statuses(job_dir: str = "runs") -> list[Status]:
     """The states of all jobs under ``job_dir``, the oldest first. A scheduler that is silent is asked but once."""
+    from vllm_hpc.jobs.status import read_status
+
     cache = StatusCache(float("inf"))
     return [read_status(job.folder, cache) for job in list_jobs(job_dir)]

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_hpc.spec.errors import RequestError
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
-class Registry(msgspec.Struct, frozen=True):
+
+class Registry(NamedTuple):
     """Objects of one kind by name: ``built_in`` says where ours are (MODULE:OBJECT), ``group`` is of entry points.
 
     A built-in name without an object means something by itself: "auto", "native".
@@ -60,6 +60,8 @@ class Registry(msgspec.Struct, frozen=True):
         return f"must be one of {names}, not {name!r}"
 
     def _added(self) -> Iterable[EntryPoint]:
+        from importlib.metadata import entry_points  # 15 ms, which --help and a name of ours need not wait for
+
         return entry_points(group=self.group)
 
 
