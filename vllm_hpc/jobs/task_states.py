@@ -20,7 +20,7 @@ from vllm_hpc.jobfolder.records import (
 from vllm_hpc.jobs.failure import cause_of_failure
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.schedulers.polling import StatusCache
-from vllm_hpc.schedulers.scheduler import JobState
+from vllm_hpc.schedulers.scheduler import JobState, get_scheduler
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
 # After these nothing more happens by itself. (A preempted job that is requeued is PENDING again.)
@@ -110,7 +110,7 @@ class TaskStates:
     def _from_query(self, task: int, seen: JobState) -> tuple[State, str]:
         attempt = self._last.get(task)
         state, reason = self._from_scheduler(seen, self._exit_of(attempt), task)
-        if state not in FINAL or self._record.scheduler == "local":
+        if state not in FINAL or get_scheduler(self._record.scheduler).runs_here:
             return state, reason
         verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time(), self._job_id)
         # Who cannot keep it cannot wait either: the next look would begin to wait anew.
@@ -145,7 +145,7 @@ class TaskStates:
         if ended.cause == "requeue":
             return False
         settled = ended.exit_code == 0 or ended.cause in ("exit", "cancelled", "timeout")
-        return settled or self._record.scheduler == "local"
+        return settled or get_scheduler(self._record.scheduler).runs_here
 
     def _from_exit(self, ended: ExitRecord, task: int) -> tuple[State, str]:
         # A bash that a signal meets while it reads its script may end with 0 for it, before any rank has begun.

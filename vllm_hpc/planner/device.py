@@ -25,12 +25,12 @@ def explain_device(job: ResolvedJob) -> str:
     return f"memory is not checked: the GPU is not known; name it with {missing}"
 
 
-def find_device(filled: FilledRequest, scheduler: str) -> Device | None:
+def find_device(filled: FilledRequest, runs_here: bool) -> Device | None:
     """What the ranks will run on, None where nobody said. Raises RequestError for a --gpu that is not known."""
     request, site = filled.request, filled.site
     if request.gpu is not None:
         return Device(find_gpu(request.gpu), "--gpu")
-    if scheduler == "local":
+    if runs_here:
         return _this_node()
     if site.gpu:
         return Device(find_gpu(site.gpu), "the profile's gpu")

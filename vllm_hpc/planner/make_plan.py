@@ -69,7 +69,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     plan = launchers.launched(plan, job)
     count = rows.rows if rows and whole_input else None
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
-    if job.scheduler == "local":
+    if job.runs_here:
         _check_local(job, plan.layout)
     else:
         _check_cluster(job, plan.layout)
@@ -113,12 +113,12 @@ def check_fits(plan: Plan) -> None:
 
 
 def unused_options(job: ResolvedJob) -> list[str]:
-    """What the local scheduler has no use for; nothing of another one."""
+    """What a scheduler that runs jobs on this machine has no use for; nothing of another one."""
     names = ("partition", "account", "qos", "mem", "directive")
     given = [f"--{name}" for name in names if job.is_asked(name) and getattr(job.request, name)]
-    if job.scheduler != "local" or not given:
+    if not job.runs_here or not given:
         return []
-    return [f"{', '.join(given)}: not used by the local scheduler"]
+    return [f"{', '.join(given)}: not used by the {job.scheduler} scheduler"]
 
 
 def _plan_unknown(job: ResolvedJob) -> Plan:
@@ -144,7 +144,7 @@ def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plann
         None if _obstacle(job, known) else job.device,
         _settings(job, known, shape, rows),
         rows,
-        one_node=job.scheduler == "local",
+        one_node=job.runs_here,
         overlaps_stages=job.is_native,
     )
 
@@ -266,7 +266,7 @@ def _cpu_kv_cache_gib(request: Request) -> int:
 
 def _check_local(job: ResolvedJob, layout: Layout) -> None:
     request = job.request
-    local = f"the scheduler is local ({job.scheduler_reason})"
+    local = f"the scheduler is {job.scheduler} ({job.scheduler_reason})"
     cluster = "use --scheduler slurm or pbs"
     if layout.nodes > 1:
         raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or {cluster[4:]}")

@@ -31,16 +31,18 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
     typed("sampling", given.request.sampling)
     typed("engine", given.request.engine)
     filled = fill(given, site)
-    scheduler, reason = _choose_scheduler(filled)
+    name, reason = _choose_scheduler(filled)
+    scheduler = get_scheduler(name)
     return ResolvedJob(
         request=filled.request,
         site=site,
         origins=filled.origins,
-        scheduler=scheduler,
+        scheduler=name,
         scheduler_reason=reason,
-        launcher=choose_launcher(filled, get_scheduler(scheduler)),
+        runs_here=scheduler.runs_here,
+        launcher=choose_launcher(filled, scheduler),
         is_native=is_native(filled),
-        device=find_device(filled, scheduler),
+        device=find_device(filled, scheduler.runs_here),
         model=model,
     )
 

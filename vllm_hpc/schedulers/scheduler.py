@@ -46,6 +46,9 @@ class Scheduler:
     cannot log into, are refused by ``check_request`` and ``check_folder`` before anything is made, as is, by
     ``check_client``, a client that is another scheduler's.
 
+    ``runs_here``: jobs run on this machine, which is their one node; its GPUs or its memory are theirs, options of a
+    cluster mean nothing, and the exit record of a script is the last word on it.
+
     ``template`` lies in the folder ``templates``, None: among the packaged ones. ``client`` is what "auto" calls with
     --version, and what its answer holds; a scheduler without one is taken only where it is named.
     """
@@ -65,6 +68,7 @@ class Scheduler:
     check_client: Callable[[], None] = lambda: None
     check_request: Callable[[ResolvedJob, Layout], None] = lambda job, layout: None
     check_folder: Callable[[JobFolder], None] = lambda folder: None
+    runs_here: bool = False
     templates: Path | None = None
     client: tuple[str, re.Pattern[str]] | None = None
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from vllm_hpc.spec.environment_variables import check_env
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.registry import SCHEDULERS
 
 _PREFIX = re.compile(r"#\s*(SBATCH|PBS)\b", re.IGNORECASE)
 _LAYOUT = "use --nodes, --gpus-per-node, --tp, --pp and --dp"
@@ -108,12 +109,15 @@ def check_directive(line: str, origin: str) -> list[str]:
 
 
 def check_owned(lines: list[str], scheduler: str, origin: str = "--directive") -> None:
-    """Lines of options of that scheduler's, none of them vllm-hpc's own. Raises RequestError."""
+    """Lines of options of that scheduler's, none of them vllm-hpc's own. Raises RequestError.
+
+    Which options of another package's scheduler are vllm-hpc's own is for its ``check_request`` to say.
+    """
     for line in lines:
         words = check_directive(line, origin)
         if scheduler == "pbs":
             _check_qsub(line, words, origin)
-        else:
+        elif scheduler in SCHEDULERS.built_in:
             _check_sbatch(words, origin)
 
 

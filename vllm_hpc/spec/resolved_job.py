@@ -46,12 +46,13 @@ class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
 class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     """A job before it is planned: who runs it, what starts its ranks, what they run on, and which model.
 
-    ``scheduler_reason`` says why this scheduler. ``launcher`` starts the ranks; where ``is_native``, vLLM then starts
-    its own workers. ``device`` None: not known.
+    ``scheduler_reason`` says why this scheduler; ``runs_here``: on this machine. ``launcher`` starts the ranks; where
+    ``is_native``, vLLM then starts its own workers. ``device`` None: not known.
     """
 
     scheduler: str
     scheduler_reason: str
+    runs_here: bool
     launcher: str
     is_native: bool
     device: Device | None

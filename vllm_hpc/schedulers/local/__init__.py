@@ -115,6 +115,7 @@ def new_job_id() -> str:
 
 SCHEDULER = Scheduler(
     name="local",
+    runs_here=True,
     template="local.sh.j2",
     script="script.sh",
     id_pattern=re.compile(r"^(\d+-\d+)$", re.MULTILINE),
