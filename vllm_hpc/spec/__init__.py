@@ -1,1 +1,1 @@
-"""What is asked for, as frozen values: request, profile, layout, plan; and the checks of single values."""
+"""What the user asked for, as frozen values (request, profile, layout, plan), and checks of single values."""

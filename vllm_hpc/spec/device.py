@@ -8,9 +8,9 @@ from vllm_hpc.spec.gpus import GIB, Gpu
 
 
 class Device(msgspec.Struct, frozen=True):
-    """Where ranks run. ``gpu`` None is the CPU; ``node_bytes`` then is the memory of a node that its ranks share.
+    """What ranks run on. ``gpu`` None means the CPU; its ranks share ``node_bytes``, the memory of a node.
 
-    ``per_node``: how many GPUs a node has, where that was seen.
+    ``per_node``: GPUs per node, where detected.
     """
 
     gpu: Gpu | None

@@ -1,7 +1,7 @@
-"""Lines for the scheduler that a person adds: which options are not theirs, since vllm-hpc sets them.
+"""Scheduler options that users add, and those they must not add because vllm-hpc sets them.
 
-sbatch and qsub take the last of two (but qsub of two -l the first), so such a line would silently win over the plan, or
-lose: an array of other tasks, a log that nobody finds, a requeue that nobody counts.
+When an option is given twice, sbatch and qsub use the last one (for -l, qsub uses the first). Such a line would
+silently override the plan, or be ignored: the wrong array, a log in the wrong place, a requeue that is not counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOG = "the log is in the job folder: 'vllm-hpc logs' prints it"
 _ENVIRONMENT = "use export_environment in a profile, and --env"
 _REQUEUE = "use --max-requeues; 0 is no requeue"
 _NO_JOB = "it submits nothing: run sbatch yourself"
-# long option of sbatch, its letter -> what to do instead
+# (long option of sbatch, its letter) -> what to do instead
 OWNED: dict[tuple[str, str], str] = {
     ("array", "a"): "use --array, with --dp for the number of tasks",
     ("wait", "W"): "use --wait of 'vllm-hpc submit'",
@@ -73,7 +73,7 @@ OWNED_RESOURCES = {
     "mem": "use --mem",
     "place": "it is scatter; exclusive = true in a profile adds excl",
 }
-# attribute of -W -> what to do instead. qsub passes on any that the server has, so most letters have another name here.
+# attribute of -W -> what to do instead. qsub accepts any attribute of the server, so most letters have a long name.
 _OWNED_ATTRIBUTES = {
     **dict.fromkeys(("umask", "output_path", "error_path", "join_path", "keep_files", "remove_files"), _LOG),
     "block": "use --wait of 'vllm-hpc submit'",
@@ -88,12 +88,12 @@ _OWNED_ATTRIBUTES = {
 _PLAIN_VARIABLES = re.compile(r"\w+=[\w.:/@%+-]*(,\w+=[\w.:/@%+-]*)*", re.ASCII)
 # Letters of qsub that take no value.
 _FLAGS_OF_QSUB = frozenset("fhIVXzG")
-# Letters that take no value, and so may stand before another one: -Ha0-3 is -H -a0-3 (sbatch's own getopt string).
+# Letters that take no value, so another may follow in the same word: -Ha0-3 is -H -a0-3 (sbatch's own getopt string).
 _FLAGS = frozenset("hHIkOQsvVW")
 
 
 def check_directive(line: str, origin: str) -> list[str]:
-    """The words of a line of options, of whichever scheduler. Raises RequestError."""
+    """Split a line of options, for any scheduler, into words. Raises RequestError."""
     prefix = _PREFIX.match(line)
     if prefix:
         raise RequestError(f"{origin} {line!r}: give only what follows '#{prefix[1].upper()} '")
@@ -109,9 +109,9 @@ def check_directive(line: str, origin: str) -> list[str]:
 
 
 def check_owned(lines: list[str], scheduler: str, origin: str = "--directive") -> None:
-    """Lines of options of that scheduler's, none of them vllm-hpc's own. Raises RequestError.
+    """Refuse lines with an option of the scheduler that vllm-hpc sets itself. Raises RequestError.
 
-    Which options of another package's scheduler are vllm-hpc's own is for its ``check_request`` to say.
+    For another package's scheduler, its ``check_request`` decides which options these are.
     """
     for line in lines:
         words = check_directive(line, origin)
@@ -130,13 +130,13 @@ def _check_sbatch(words: list[str], origin: str) -> None:
 
 
 def _check_qsub(line: str, words: list[str], origin: str) -> None:
-    """Some sites' hooks read variables of -v when the job is submitted, before any script could export them."""
+    """Check a line for qsub. -v is allowed: some sites' hooks read its variables when the job is submitted."""
     if "\\" in line:
         raise RequestError(f"{origin} {line!r} holds a backslash, which qsub reads otherwise: use quotes")
     for letter, value in _qsub_options(words, origin):
         if letter == "v":
             _check_variables(value, origin)
-        # The server takes names in either case, and Resource_List.NAME.
+        # The server accepts names in either case, and Resource_List.NAME.
         names = [part.partition("=")[0].partition(".")[0].strip().lower() for part in value.split(",")]
         owned = {"l": OWNED_RESOURCES, "W": _OWNED_ATTRIBUTES}.get(letter, {})
         found = next((name for name in names if name in owned), None)
@@ -147,7 +147,7 @@ def _check_qsub(line: str, words: list[str], origin: str) -> None:
 
 
 def _check_variables(value: str, origin: str) -> None:
-    if not _PLAIN_VARIABLES.fullmatch(value):  # qsub itself would take quotes, backslashes and commas apart
+    if not _PLAIN_VARIABLES.fullmatch(value):  # qsub itself parses quotes, backslashes and commas
         raise RequestError(
             f"{origin} -v must be plain NAME=WORD,NAME=WORD, not {value!r}: use --env for any other value"
         )
@@ -155,7 +155,7 @@ def _check_variables(value: str, origin: str) -> None:
 
 
 def _qsub_options(words: list[str], origin: str) -> Iterator[tuple[str, str]]:
-    """Each option's letter with its value, empty where it takes none, as getopt reads them."""
+    """Each option's letter and value, as getopt reads them; the value is empty for a flag."""
     rest = iter(words)
     for word in rest:
         if not word.startswith("-") or word.startswith("--") or word == "-":
@@ -171,7 +171,7 @@ def _qsub_options(words: list[str], origin: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_long(word: str, name: str) -> bool:
-    """Whether a word is that long option, or short for it: getopt takes --arr for --array."""
+    """Whether a word is that long option or an abbreviation of it: getopt accepts --arr for --array."""
     given = word[2:].split("=")[0] if word.startswith("--") else ""
     return bool(given) and name.startswith(given)
 

@@ -1,6 +1,6 @@
-"""Environment variables: which names are not the user's to set, and which must not be written down.
+"""Environment variables: names that users cannot set, and secrets that must not be written to a file.
 
-What ``--env`` names is exported by the job's script, after the site's set-up and before anything of vLLM's runs.
+The job's script exports the variables of ``--env`` after the site's setup lines and before vLLM starts.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from vllm_hpc.spec.errors import RequestError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 JOIN_TIMEOUT = "VLLM_HPC_JOIN_TIMEOUT"
-# Ours that a user may set; seconds, all of them.
+# vllm-hpc's own variables that users may set; all are in seconds.
 SETTABLE = (JOIN_TIMEOUT, "VLLM_HPC_STALL_S", "VLLM_HPC_SYNC_S", "VLLM_HPC_DEAD_S")
 _SECONDS = re.compile(r"0*[1-9][0-9]{0,6}")
-# A script's own variables are in lower case; all but a few that programs read from the environment are in upper case.
+# A script's own variables are lower case; nearly all variables that programs read are upper case.
 _LOWER_CASE = re.compile(r"(?!.*_proxy$)[a-z0-9_]+")
-# LD_PRELOAD is not among them: vLLM's CPU build is meant to be run with tcmalloc preloaded.
+# LD_PRELOAD is not reserved: vLLM's CPU build is meant to run with tcmalloc preloaded.
 _RESERVED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"PATH"), "the script sets it (extend PATH in a profile's setup lines)"),
     (re.compile(rf"(?!({'|'.join(SETTABLE)})$)VLLM_HPC_.*|SUBMITIT_.*"), "vllm-hpc sets it"),
@@ -46,17 +46,17 @@ ADVICE = (
     "export it in your shell instead, or where the profile says export_environment = false, "
     "read it from a file in the profile's setup (no rank gets either on PBS: fetch a gated model before you submit)"
 )
-# The lookahead leaves the value unread: in --export=API_KEY=x, it begins with the next name.
-# That before it keeps a long word from being read from each of its letters.
+# The lookahead does not consume the value: in --export=API_KEY=x it starts with the next name.
+# The lookbehind stops a long word from being matched again from each of its letters.
 _ASSIGNMENT = re.compile(r"(?<![\w-])([\w-]+)=(?=\S)")
-# A value that a shell gets from elsewhere: $(...), `...`, $NAME, ${NAME}, ${NAME:-}, ${NAME:?...}; or none at all.
+# A value that the shell gets from elsewhere ($(...), `...`, $NAME, ${NAME}, ${NAME:-}, ${NAME:?...}), or an empty one.
 _REFERENCE = re.compile(
     r""""?(\$\(.*\)|`[^`]*`|\$\w+|\$\{\w+(:?-|:?\?[^}]*)?\})"?(?=[\s;&|)]|$)|(""|'')(?=[\s;&|)]|$)"""
 )
 
 
 def check_env(env: dict[str, str], origin: str) -> None:
-    """Variables that can be exported, break nothing, and hold no secret. Raises RequestError."""
+    """Refuse variables that cannot be exported, are reserved, or look like a secret. Raises RequestError."""
     for key, value in env.items():
         if not _NAME.fullmatch(key):
             raise RequestError(f"{origin} {key!r} is not a valid name for an environment variable")
@@ -72,13 +72,13 @@ def check_env(env: dict[str, str], origin: str) -> None:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable, or an argument, of that name holds what nobody else may read."""
+    """Whether the name of a variable or an argument looks like that of a secret."""
     plain = name.strip("-").replace("-", "_")
     return bool(_SECRET_NAME.search(plain)) and not _NO_SECRET.match(plain)
 
 
 def check_no_secret(line: str, origin: str, is_shell: bool) -> None:
-    """A line that gives no secret a value; one that a shell reads may say where to get it. Raises RequestError."""
+    """Refuse a line that sets a secret; a shell line may say where to read it from. Raises RequestError."""
     for found in _ASSIGNMENT.finditer(line):
         if is_secret(found[1]) and not (is_shell and _REFERENCE.match(line, found.end())):
             name = found[1].lstrip("-")

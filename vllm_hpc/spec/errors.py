@@ -1,19 +1,19 @@
-"""Every error that a user of vllm-hpc can cause or meet, as one tree.
+"""Every error that a user of vllm-hpc can see, as one tree.
 
     VllmHpcError                      base: the message says what is wrong and what to do
-    ├── StillRunning       (exit 130)  the waiting was interrupted, the job goes on
+    ├── StillRunning       (exit 130)  the wait was interrupted, the job continues
     ├── RefusedError       (exit 2)   refused before anything was made
     │   ├── RequestError              an option or a job definition
     │   ├── InputError                the file of prompts
-    │   ├── ModelError                MODEL is not there or not usable
-    │   ├── LayoutError               nodes, GPUs, TP, PP and DP do not go together
+    │   ├── ModelError                MODEL was not found or is not usable
+    │   ├── LayoutError               nodes, GPUs, TP, PP and DP do not match
     │   ├── ProfileError              a profile file
     │   ├── TemplateError             a template file
-    │   └── JobNotFoundError          JOB names no job folder
+    │   └── JobNotFoundError          JOB does not name a job folder
     └── FailedError        (exit 1)   failed later
-        ├── SubmitError               the scheduler refused, or is not there
-        ├── JobFailedError            the job ended badly
-        └── CollectError              the outputs do not fit together
+        ├── SubmitError               the scheduler refused, or was not found
+        ├── JobFailedError            the job failed
+        └── CollectError              the shards are inconsistent
 
 The command line prints ``Error: <message>`` and exits with ``exit_code``.
 """
@@ -42,11 +42,11 @@ class InputError(RefusedError):
 
 
 class ModelError(RefusedError):
-    """The model is not there, or cannot be used."""
+    """The model was not found, or cannot be used."""
 
 
 class LayoutError(RefusedError):
-    """Nodes, GPUs per node, TP, PP and DP do not go together."""
+    """Nodes, GPUs per node, TP, PP and DP do not match."""
 
 
 class ProfileError(RefusedError):
@@ -58,7 +58,7 @@ class TemplateError(RefusedError):
 
 
 class JobNotFoundError(RefusedError):
-    """No job folder answers to that name."""
+    """There is no job folder of that name."""
 
 
 class FailedError(VllmHpcError):
@@ -66,7 +66,7 @@ class FailedError(VllmHpcError):
 
 
 class SubmitError(FailedError):
-    """The scheduler refused the job, or is not there."""
+    """The scheduler refused the job, or was not found."""
 
 
 class JobFailedError(FailedError):
@@ -74,10 +74,10 @@ class JobFailedError(FailedError):
 
 
 class CollectError(FailedError):
-    """The shards of a job do not fit together."""
+    """The shards of a job are inconsistent."""
 
 
 class StillRunning(VllmHpcError):  # noqa: N818 - nothing went wrong
-    """The waiting was interrupted; the job goes on."""
+    """The wait was interrupted; the job continues."""
 
     exit_code = 130

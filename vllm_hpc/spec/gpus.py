@@ -14,9 +14,9 @@ GIB = 1 << 30
 class Gpu(msgspec.Struct, frozen=True):
     """One kind of GPU.
 
-    ``memory_gib``: what CUDA or ROCm reports as total, which is less than the label. ``bandwidth``: TB/s of its
-    memory; ``tflops``: dense bf16 (fp16 where there is no bf16); ``link``: GB/s to the other GPUs of its node, both
-    ways together, 0 where that depends on the site. From the makers' data sheets.
+    ``memory_gib``: the total that CUDA or ROCm reports, which is less than the label. ``bandwidth``: memory
+    bandwidth in TB/s; ``tflops``: dense bf16 (fp16 without bf16); ``link``: bidirectional GB/s to the other GPUs of
+    the node, 0 where that depends on the site. From the vendors' data sheets.
     """
 
     name: str
@@ -42,7 +42,7 @@ GPUS = {gpu.name: gpu for gpu in _TABLE}
 
 
 def find_gpu(text: str, origin: str = "--gpu") -> Gpu:
-    """The GPU of that name (h100-80), or one of so much memory (80G) and unknown speed. Raises RequestError."""
+    """The GPU of that name (h100-80), or one with that much memory (80G) and unknown speed. Raises RequestError."""
     name = text.strip().lower().replace("_", "-").replace(" ", "-")
     if name in GPUS:
         return GPUS[name]
@@ -55,17 +55,17 @@ def find_gpu(text: str, origin: str = "--gpu") -> Gpu:
 
 
 def recognise(device: str, memory_gib: float) -> Gpu:
-    """The GPU that a driver calls ``device`` ("NVIDIA H100 80GB HBM3"): of that name, the nearest in memory."""
+    """The GPU that a driver calls ``device`` ("NVIDIA H100 80GB HBM3"): the closest in memory with that name."""
     words = set(re.sub(r"[^a-z0-9]+", "-", device.lower()).split("-"))
     named = [gpu for gpu in _TABLE if _words(gpu) <= words]
     if not named:
         return Gpu(device, memory_gib, 0.0, 0.0)
     best = max(named, key=lambda gpu: (len(_words(gpu)), -abs(gpu.memory_gib - memory_gib)))
-    link = 0.0 if "nvl" in words else best.link  # cards whose bridge joins two or four
+    link = 0.0 if "nvl" in words else best.link  # the NVLink bridge joins only two or four of these cards
     return msgspec.structs.replace(best, memory_gib=memory_gib, link=link)
 
 
 def _words(gpu: Gpu) -> set[str]:
-    """The words of a name, without the memory at its end (h100-pcie-80: h100, pcie)."""
+    """The words of a name, without the memory size at the end (h100-pcie-80: h100, pcie)."""
     first, *rest = gpu.name.split("-")
     return {first, *(word for word in rest if first == "rtx" or not word.isdigit())}

@@ -1,6 +1,6 @@
-"""From plain options, and a job.toml where MODEL is a folder that has one, to a Request, with the origin of each value.
+"""Build a Request from options and from the job.toml in the folder MODEL, if it has one; keep each value's origin.
 
-An option given on the command line (or from Python) wins over job.toml.
+An option given on the command line (or from Python) overrides job.toml.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ JOB_DEFINITION = "job.toml"
 
 
 class Given(msgspec.Struct, frozen=True):
-    """A Request and where each of its values was given: "--tp", or the path of a job.toml, which ``definition`` is."""
+    """A Request and the origin of each value: "--tp", or the path of the job.toml (``definition``)."""
 
     request: Request
     origins: dict[str, str] = {}
@@ -29,10 +29,10 @@ class Given(msgspec.Struct, frozen=True):
 
 
 def read_options(options: dict[str, Any]) -> Given:
-    """Build a Request out of plain options, with errors that name the option.
+    """Build a Request from plain options, with errors that name the option.
 
-    ``options`` has the long options with underscores as keys; None means not given. Where ``model`` is a folder
-    with a job.toml, that is read first and the options win over it. Raises RequestError.
+    The keys of ``options`` are the long options with underscores; None means not given. If ``model`` is a folder
+    with a job.toml, it is read first and the options override it. Raises RequestError.
     """
     given = {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in options.items() if v is not None}
     definition = find_definition(str(given["model"])) if "model" in given else None
@@ -53,7 +53,7 @@ def make_request(options: dict[str, Any]) -> Request:
 
 
 def with_default_profile(given: Given) -> Given:
-    """$VLLM_HPC_PROFILE names the profile where neither an option nor job.toml does."""
+    """Use $VLLM_HPC_PROFILE where neither an option nor job.toml names a profile."""
     default = os.environ.get("VLLM_HPC_PROFILE") or None
     if given.request.profile or not default:
         return given
@@ -66,18 +66,18 @@ def _options(given: dict[str, Any]) -> dict[str, str]:
 
 
 def find_definition(model: str) -> Path | None:
-    """The job.toml in the folder that MODEL names, None where it names none."""
+    """The job.toml in the folder MODEL, None if there is none."""
     try:
         definition = Path(model).expanduser() / JOB_DEFINITION
         return definition if definition.is_file() else None
-    except (OSError, RuntimeError, ValueError):  # a name that no file system takes, a home of nobody, a NUL
+    except (OSError, RuntimeError, ValueError):  # a name too long, the home of an unknown user, a NUL
         return None
 
 
 def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
     """Read a job.toml into options; paths in it are relative to its folder. Raises RequestError.
 
-    A rehearsal, which it or the caller (``rehearses``) asks for, needs no model.
+    A rehearsal, requested by job.toml or by the caller (``rehearses``), needs no model.
     """
     try:
         options = read_toml(path)
@@ -90,7 +90,7 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
         )
     try:
         options = _with_model(with_rehearsal(options), "'model' is missing", rehearses)
-        # The caller may add what a fault needs: whether the settings go together is judged when they are merged.
+        # The caller may add what a fault needs, so the settings are checked together only after merging.
         check_settings(options.get("rehearse_set", {}))
         convert_options({key: value for key, value in options.items() if key != "rehearse_set"})
     except RequestError as error:
@@ -116,7 +116,7 @@ def _with_model(options: dict[str, Any], missing: str, rehearses: bool = False) 
 
 
 def _beside(folder: Path, given: str) -> str:
-    """``NAME=PATH`` with the path made relative to a folder; a bare PATH likewise."""
+    """``NAME=PATH``, or a bare PATH, with the path resolved against a folder."""
     name, sign, path = given.partition("=")
     if not sign or "/" in name:
         return str(folder / Path(given).expanduser())
@@ -124,7 +124,7 @@ def _beside(folder: Path, given: str) -> str:
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Options of ``above`` win; tables (sampling, engine, env, rehearse) win key by key."""
+    """Merge options; ``above`` overrides ``below``, in tables (sampling, engine, env, rehearse) key by key."""
     merged = {**below, **above}
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(below.get(key), dict):

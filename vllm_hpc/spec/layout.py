@@ -1,7 +1,7 @@
-"""Layout: pure arithmetic over what was asked, no I/O.
+"""Layout: pure arithmetic on the numbers that were requested, no I/O.
 
-The torchrun world is ``nodes × procs_per_node`` ranks. It is cut into ``dp`` replicas of ``tp × pp`` consecutive
-ranks; inside a replica the TP rank runs fastest, as in vLLM (vllm/distributed/parallel_state.py,
+The torchrun world is ``nodes × procs_per_node`` ranks. It is split into ``dp`` replicas of ``tp × pp`` consecutive
+ranks; inside a replica the TP rank varies fastest, as in vLLM (vllm/distributed/parallel_state.py,
 initialize_model_parallel: ranks are laid out as PP × TP).
 """
 
@@ -14,13 +14,13 @@ import msgspec
 
 from vllm_hpc.spec.errors import LayoutError
 
-MOST_NODES = 100_000  # above the largest machine; keeps a slip of the keyboard out of the arithmetic
-MOST_GPUS = 1024  # on one node; there are systems with 72 in one NVLink domain
+MOST_NODES = 100_000  # more than the largest machine has; keeps typos out of the arithmetic
+MOST_GPUS = 1024  # per node; some systems have 72 in one NVLink domain
 OPTIONS = {"nodes": "--nodes", "gpus_per_node": "--gpus-per-node", "tp": "--tp", "pp": "--pp", "dp": "--dp"}
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a global rank stands: its replica, its rank in that, and its PP and TP rank."""
+    """The position of a global rank: its replica, its rank in the replica, and its PP and TP rank."""
 
     replica: int
     rank: int
@@ -29,9 +29,9 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Nodes, ranks per node, and how they are shared out as TP × PP × DP.
+    """Nodes, ranks per node, and how they are divided into TP × PP × DP.
 
-    Of a job array, ``nodes`` and all else but ``dp`` are each task's, and each task is one replica.
+    In a job array each task is one replica, and every number except ``dp`` is per task.
     """
 
     nodes: int
@@ -44,22 +44,22 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def world_size(self) -> int:
-        """Ranks in the torchrun world; of an array, in each task's."""
+        """Ranks in the torchrun world; in a job array, per task."""
         return self.nodes * self.procs_per_node
 
     @property
     def has_tp_inside_nodes(self) -> bool:
-        """No TP group lies across nodes."""
+        """Whether no TP group spans nodes."""
         return self.nodes == 1 or self.procs_per_node % self.tp == 0
 
     @property
     def tasks(self) -> int:
-        """Tasks of the job array, each a world of its own; 1 where it is none."""
+        """Tasks of the job array, each with its own torchrun world; 1 if the job is not an array."""
         return self.dp if self.is_array else 1
 
     @property
     def all_ranks(self) -> int:
-        """Ranks of the job: global ranks count through the tasks of an array."""
+        """Ranks of the whole job: global ranks are numbered across the tasks of an array."""
         return self.world_size * self.tasks
 
     @property
@@ -68,14 +68,14 @@ class Layout(msgspec.Struct, frozen=True):
         return self.tp * self.pp
 
     def place(self, rank: int) -> Place:
-        """Where global ``rank`` (0-based) stands."""
+        """The position of global ``rank`` (0-based)."""
         replica, inside = divmod(rank, self.replica_size)
         pp, tp = divmod(inside, self.tp)
         return Place(replica, inside, pp, tp)
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The five numbers of a layout as they were asked; None is computed."""
+    """The five numbers of a layout as the user gave them; None means: compute it."""
 
     nodes: int | None = None
     gpus_per_node: int | None = None
@@ -84,12 +84,12 @@ class Asked(msgspec.Struct, frozen=True):
     dp: int | None = None
 
 
-# What a model says of a TP and a PP size: why it cannot be cut so, None where it can.
+# A model's rule: why it cannot be split with this TP and PP size, or None if it can.
 Rule = Callable[[int, int], str | None]
 
 
 def any_model(tp: int, pp: int) -> str | None:
-    """The rule of a model that nothing is known of."""
+    """The rule for an unknown model: any split is fine."""
     return None
 
 
@@ -98,9 +98,9 @@ def solve(
 ) -> tuple[Layout, list[str]]:
     """Complete a layout: nodes × GPUs per node = TP × PP × DP.
 
-    ``capacity`` is how many GPUs a node has (the profile's gpus_per_node), None where nobody said. Returns the
-    layout and the reasons for what was computed. Raises LayoutError, which names the nearest layouts that work, unless
-    ``advise`` is false: to look for them takes longer than all else.
+    ``capacity`` is the number of GPUs per node (the profile's gpus_per_node), None if unknown. Returns the layout
+    and the reasons for what was computed. Raises LayoutError, which names the nearest layouts that work unless
+    ``advise`` is false (searching for them takes longer than everything else).
     """
     try:
         return _solve(asked, capacity, rule)
@@ -112,7 +112,7 @@ def solve(
 def solve_array(
     asked: Asked, capacity: int | None = None, rule: Rule = any_model, advise: bool = True
 ) -> tuple[Layout, list[str]]:
-    """The layout of a job array: ``dp`` tasks, one replica each; the other numbers are a task's. Raises LayoutError."""
+    """The layout of a job array: ``dp`` tasks of one replica; other numbers are per task. Raises LayoutError."""
     if asked.dp is None:
         raise LayoutError("--array needs the number of replicas: add --dp, one task for each")
     layout, reasons = solve(msgspec.structs.replace(asked, dp=1), capacity, rule, advise)
@@ -121,7 +121,7 @@ def solve_array(
 
 
 class _Misfit(Exception):  # noqa: N818 - never leaves this module
-    """The numbers do not go together."""
+    """The numbers do not match."""
 
 
 def _solve(asked: Asked, capacity: int | None, rule: Rule) -> tuple[Layout, list[str]]:
@@ -165,7 +165,7 @@ def _hardware(asked: Asked, capacity: int | None, reasons: list[str]) -> tuple[i
 
 
 def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, reasons: list[str]) -> int:
-    """Ranks per node where only the number of nodes was given."""
+    """Ranks per node if only the number of nodes was given."""
     nodes = asked.nodes or 1
     open_ended = asked.dp is None or asked.tp is None or asked.pp is None
     if open_ended and capacity is not None:
@@ -191,12 +191,12 @@ def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, rea
 
 
 def _keeps_groups(procs: int, tp: int) -> bool:
-    """Whether no TP group lies on two nodes in part: it fills whole nodes, or nodes hold whole groups."""
+    """Whether every TP group fills whole nodes, or every node holds whole TP groups."""
     return procs % tp == 0 or tp % procs == 0
 
 
 def _parallel(asked: Asked, world: int, procs: int, reasons: list[str]) -> tuple[int, int, int]:
-    """TP, PP and DP over a world of that many ranks."""
+    """TP, PP and DP for a world of that many ranks."""
     tp, pp = asked.tp, asked.pp
     if asked.dp is not None and (tp is None or pp is None):
         if world % asked.dp:
@@ -216,7 +216,7 @@ def _parallel(asked: Asked, world: int, procs: int, reasons: list[str]) -> tuple
 
 
 def _split_replica(tp: int | None, pp: int | None, size: int, procs: int) -> tuple[int, int]:
-    """TP and PP of a replica of ``size`` ranks: what is given stays, else TP inside a node and PP across nodes."""
+    """TP and PP of a replica of ``size`` ranks: given values are kept, else TP inside a node and PP across nodes."""
     given = tp or pp
     if given:
         if size % given:
@@ -227,9 +227,9 @@ def _split_replica(tp: int | None, pp: int | None, size: int, procs: int) -> tup
 
 
 def _nearest(asked: Asked, capacity: int | None, rule: Rule) -> list[str]:
-    """The least changes of one option that give a layout, at most two, as '--option value'.
+    """The smallest changes to one option that give a layout, at most two, as '--option value'.
 
-    Where no single change does, options are left out besides, as few as possible: '--option value without --other'.
+    If no single change works, as few options as possible are dropped too: '--option value without --other'.
     """
     given = [name for name in OPTIONS if getattr(asked, name) is not None]
     for leave_out in range(len(given)):
@@ -246,7 +246,7 @@ def _nearest(asked: Asked, capacity: int | None, rule: Rule) -> list[str]:
 
 
 def _one_change(asked: Asked, name: str, capacity: int | None, rule: Rule) -> tuple[float, str] | None:
-    """The nearest value of one option that gives a layout with the others as they are, after its distance."""
+    """The nearest value of one option that gives a layout with the others unchanged, and its distance."""
     value = getattr(asked, name)
     limit = max(64, 2 * value, 2 * (asked.nodes or 1) * (asked.gpus_per_node or capacity or 1))
     candidates = [v for v in range(1, min(limit, 4096) + 1) if v != value]
@@ -260,7 +260,7 @@ def _one_change(asked: Asked, name: str, capacity: int | None, rule: Rule) -> tu
 
 
 def _distance(name: str, value: int, candidate: int) -> float:
-    """How far a change is, as a ratio: hardware is not changed lightly, and attention heads come in powers of two."""
+    """The cost of a change, as a ratio: higher for GPUs per node, and for TP or PP that is not a power of two."""
     ratio = max(candidate / value, value / candidate)
     odd = name in ("tp", "pp") and candidate & (candidate - 1)
     return ratio * (4 if name == "gpus_per_node" else 2 if odd else 1)

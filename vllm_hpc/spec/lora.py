@@ -1,4 +1,4 @@
-"""LoRA adapters: what --lora names, found and checked before anything is submitted."""
+"""LoRA adapters given with --lora, found and checked before anything is submitted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 
 
 class Adapter(msgspec.Struct, frozen=True):
-    """A LoRA adapter: the name that rows call it by, its folder (absolute), and its largest rank."""
+    """A LoRA adapter: the name that rows use, its folder (absolute), and its largest rank."""
 
     name: str
     path: str
@@ -24,7 +24,7 @@ class Adapter(msgspec.Struct, frozen=True):
 
 
 def split_adapter(given: str) -> tuple[str, str]:
-    """Name and path of ``NAME=PATH``; of a bare PATH, the name is that of the folder."""
+    """Name and path of ``NAME=PATH``; for a bare PATH, the name is the folder's."""
     name, sign, path = given.partition("=")
     if sign and "/" not in name:
         return name, path
@@ -32,7 +32,7 @@ def split_adapter(given: str) -> tuple[str, str]:
 
 
 def find_adapters(given: list[str]) -> tuple[Adapter, ...]:
-    """The adapters that --lora names, each one a folder that PEFT has written. Raises RequestError."""
+    """The adapters given with --lora, each a folder written by PEFT. Raises RequestError."""
     found = tuple(_find(*split_adapter(text), f"--lora {text!r}") for text in given)
     names = [adapter.name for adapter in found]
     for name in names:
@@ -68,7 +68,7 @@ def _read_config(folder: Path, option: str) -> dict[str, Any]:
 
 
 def _rank(config: dict[str, Any], option: str) -> int:
-    """The largest rank: some layers may have one of their own."""
+    """The largest rank: some layers may have their own."""
     pattern = config.get("rank_pattern") or {}
     ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
     if not all(type(rank) is int and rank > 0 for rank in ranks):

@@ -1,4 +1,4 @@
-"""What msgspec says of a value of the wrong kind, as a person's words: "must be a string such as "2:00:00""."""
+"""Turns msgspec's errors about wrong types into plain words: "must be a string such as "2:00:00""."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import msgspec
 
 _PLACE = re.compile(r" - at `\$\.(?P<key>\w+)")
-# What a text or a table may look like, by key.
+# Example strings, lists and tables, by key.
 _EXAMPLES = {
     "time": '"2:00:00"', "mem": '"64G"', "name": '"first"', "model": '"demo"', "input": '"prompts.jsonl"',
     "partition": '"gpu"', "account": '"my_project"', "profile": '"my_site"', "job_dir": '"runs"',
@@ -19,10 +19,10 @@ _EXAMPLES = {
 
 
 def explain_mismatch(error: msgspec.ValidationError, struct: type[msgspec.Struct]) -> tuple[str, str] | None:
-    """The key of ``struct`` that an error is about, and what its value must be; None where it is about no key."""
+    """The key of ``struct`` that an error is about, and what its value must be; None if it is about no key."""
     place = _PLACE.search(str(error))
     key = place["key"] if place else None
-    # Only where something is wrong: it reads all types of a struct.
+    # Imported only after an error: it inspects every type of the struct.
     from msgspec import inspect
 
     kind = inspect.type_info(struct)

@@ -8,36 +8,36 @@ import msgspec
 
 from vllm_hpc.spec.layout import Layout
 
-# Output tokens a row where nobody says: vLLM's own default of 16 is a surprise in a batch.
+# Default output tokens per row: vLLM's own default of 16 is a surprise in a batch.
 DEFAULT_MAX_TOKENS = 256
-# GiB. vLLM's own default on the CPU is a share of all memory, and it refuses where that is not free.
+# GiB. vLLM's own default on the CPU is a share of all memory, and it fails if that much is not free.
 CPU_KV_CACHE_GIB = 1
-# vLLM captures CUDA graphs for up to so many sequences (config/vllm.py, max_cudagraph_capture_size; 0.32 for 1024 on
-# Blackwell). Above, decode steps are launched kernel by kernel: on 4 H100, TP=4, 512 instead of the default 1024 gave
-# 1.8 times the tokens/s.
+# vLLM captures CUDA graphs for up to this many sequences (config/vllm.py, max_cudagraph_capture_size; 0.32 up to 1024
+# on Blackwell). Larger decode steps are launched kernel by kernel: on 4 H100, TP=4, 512 instead of the default 1024
+# gave 1.8 times the tokens/s.
 LARGEST_GRAPH = 512
-# Where more sequences than that are to run on a large GPU, graphs are captured for as many, up to this: 83 graphs
+# If more sequences than that run on a large GPU, graphs are captured for all of them, up to this limit: 83 graphs
 # instead of 51, in steps of 16 sequences.
 MOST_CAPTURED = 1024
 GRAPH_STEP = 16
-# GiB from which vLLM takes a GPU for a large one (engine/arg_utils.py, get_batch_defaults).
+# GiB from which vLLM treats a GPU as large (engine/arg_utils.py, get_batch_defaults).
 LARGE_GPU_GIB = 70
 
 
 def is_large_gpu(name: str, memory_gib: float) -> bool:
-    """Whether vLLM gives a GPU of that name its larger defaults: not the A100, whatever its memory."""
+    """Whether vLLM uses its larger defaults on this GPU: never on an A100, whatever its memory."""
     return memory_gib >= LARGE_GPU_GIB and "a100" not in name.lower()
 
 
 def whole(value: Any, default: int) -> int:
-    """A whole number above 0, also one that was given as text, as vLLM takes it; else the default."""
+    """The value as a whole number above 0, from a string too, as in vLLM; else the default."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
     return value if type(value) is int and value > 0 else default
 
 
 def names_graphs(engine: dict[str, Any]) -> bool:
-    """Whether engine arguments say which CUDA graphs to capture, or none; or may: a configuration that is no object."""
+    """Whether engine arguments decide which CUDA graphs to capture, or might (a config that is not an object)."""
     graphs = engine.get("compilation_config", {})
     if not isinstance(graphs, dict) or engine.get("enforce_eager"):
         return True
@@ -46,10 +46,10 @@ def names_graphs(engine: dict[str, Any]) -> bool:
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of the plan in GiB; None where it is not known.
+    """Memory of the plan in GiB; None if unknown.
 
-    ``weights_gib`` is the whole model; of the fullest GPU, ``per_gpu_gib`` is what weights and reserve take,
-    ``kv_gib_per_gpu`` what is left for the KV cache, and ``gpu_gib`` all it has. (On the CPU: of a rank.)
+    ``weights_gib`` is the whole model. The others describe the fullest GPU (on the CPU, the fullest rank):
+    ``per_gpu_gib`` is weights and reserve, ``kv_gib_per_gpu`` what is left for the KV cache, ``gpu_gib`` the total.
     """
 
     weights_gib: float | None = None
@@ -59,7 +59,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the planner knows of a model; ``parameters`` None where it has a part that cannot be counted."""
+    """What the planner knows about a model; ``parameters`` is None if some part cannot be counted."""
 
     architecture: str
     parameters: int | None
@@ -73,7 +73,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """GPU-hours for an input, between two bounds, and what the estimate stands on; tokens of prompts and outputs."""
+    """Lower and upper bound of GPU-hours for an input, its tokens, and the basis of the estimate."""
 
     gpu_hours_low: float
     gpu_hours_high: float
@@ -99,7 +99,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_native(self) -> bool:
-        """Whether vLLM starts workers of its own (--launcher native), not torchrun a rank for each GPU."""
+        """Whether vLLM starts its own workers (--launcher native), instead of torchrun one rank per GPU."""
         return self.engine.get("distributed_executor_backend") == "mp"
 
     def to_json(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Site and user profiles: TOML tables ``[profiles.NAME]`` that fill in what nobody asked for.
+"""Site and user profiles: TOML tables ``[profiles.NAME]`` that fill in options that were not given.
 
 Read from ./vllm-hpc.toml first, then from the user's config folder (``$XDG_CONFIG_HOME/vllm-hpc/config.toml``, by
 default ~/.config/vllm-hpc/config.toml), then from the site's (vllm-hpc/config.toml in each of ``$XDG_CONFIG_DIRS``, by
-default /etc/xdg); the first file that holds the name wins. The variables: XDG Base Directory Specification.
+default /etc/xdg); the first file with that name wins. The variables follow the XDG Base Directory Specification.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from vllm_hpc.spec.toml_file import read_toml
 from vllm_hpc.spec.values import CHECKS, as_path
 
 PROJECT_FILE = "vllm-hpc.toml"
-# Names that an error lists.
+# How many names an error lists.
 _MOST_NAMES = 30
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a site is like. ``gpu`` is a name of --gpu, gpu_memory_gib (GiB) for one that has none.
+    """A site's settings. ``gpu`` is a name for --gpu; ``gpu_memory_gib`` (GiB) describes a GPU that has none.
 
     ``setup`` lines run in the job's shell before anything else.
 
-    How nodes name the head: its host name with ``head_suffix`` ("i" on JUWELS, ".hsn.cm.polaris.alcf.anl.gov"), or
-    what ``head_command`` prints on it ("hostname -i" on Frontier). ``export_environment`` false is --export=NONE.
+    Nodes reach the head node by its host name plus ``head_suffix`` ("i" on JUWELS, ".hsn.cm.polaris.alcf.anl.gov"),
+    or by what ``head_command`` prints on it ("hostname -i" on Frontier). ``export_environment`` false is --export=NONE.
 
-    Of PBS: ``gpu_request`` is the grammar of a request (chunks with ngpus; chunks of a queue that means the GPUs; job
-    totals; TORQUE's nodes=), ``chunk`` and ``resources`` are added to it, {nodes} and {gpus} filled in.
+    For PBS, ``gpu_request`` is the form of the resource request (chunks with ngpus; chunks in a queue that implies the
+    GPUs; job totals; TORQUE's nodes=); ``chunk`` and ``resources`` are added, with {nodes} and {gpus} filled in.
     """
 
     scheduler: str | None = None
@@ -67,10 +67,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def profile_files() -> list[Path]:
-    """The files that profiles are read from, first one first."""
+    """The files that profiles are read from, in order of precedence."""
     site = [Path(folder) for folder in (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
     folders = [folder for folder in site if folder.is_absolute()]
-    with suppress(RuntimeError):  # a user without a home, as in some containers
+    with suppress(RuntimeError):  # a user without a home folder, as in some containers
         folders.insert(0, Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"))
     return [Path(PROJECT_FILE), *(folder / "vllm-hpc" / "config.toml" for folder in folders)]
 
@@ -93,9 +93,9 @@ def load_profile(name: str | None) -> Profile:
 
 
 def _read_tables(path: Path) -> dict[str, Any]:
-    """The profiles of a file; none where there is no such file."""
+    """The profiles in a file; none if the file does not exist."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be read for ever
+        if path.exists() and not path.is_file():  # reading a pipe would block forever
             raise ProfileError(f"{path}: cannot be read: it is not a file")
         content = read_toml(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -138,7 +138,7 @@ def _build(path: Path, name: str, table: Any) -> Profile:
 
 
 def _check(profile: Profile, key: str) -> None:
-    """One value of a profile, and whether it goes with the others. Raises RequestError."""
+    """Check one value of a profile, alone and against the others. Raises RequestError."""
     value = getattr(profile, key)
     if key in CHECKS:
         CHECKS[key](value, key)
@@ -155,7 +155,7 @@ def _check(profile: Profile, key: str) -> None:
 
 
 def _template_folder(path: Path, given: str) -> str:
-    """The folder of templates, which is named relative to the profile's file. Raises RequestError."""
+    """The folder of templates, resolved against the folder of the profile's file. Raises RequestError."""
     folder = path.parent / as_path(given, "template_dir")
     if not folder.is_dir():
         raise RequestError(f"'template_dir': no such folder: {str(folder)!r}: make it, or leave the key out")
@@ -163,9 +163,9 @@ def _template_folder(path: Path, given: str) -> str:
 
 
 def _line_of(path: Path, name: str | None, key: str) -> int:
-    """The line (from 1) of ``key`` in the table of profile ``name``, or at the top where name is None.
+    """The line (from 1) of ``key`` in the table of profile ``name``, or at the top level if name is None.
 
-    tomllib gives no positions; headers and keys stand at the start of a line in TOML, and that is enough here.
+    tomllib gives no positions, but TOML headers and keys start a line, which is enough here.
     """
     table: str | None = None
     lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -1,11 +1,11 @@
-"""The schedulers and launchers that there are: ours, by name, and those that other packages add.
+"""The known schedulers and launchers: the built-in ones, and those that other packages add.
 
-Each is one object. Another package adds one by an entry point, and options, profiles and job.toml take its name then:
+Each is one object. Another package adds one with an entry point; options, profiles and job.toml then accept its name:
 
     [project.entry-points."vllm_hpc.schedulers"]
     lsf = "my_site.lsf:SCHEDULER"
 
-Nothing is imported before it is needed; entry points are only looked at for a name that is none of ours.
+Nothing is imported before it is needed; entry points are read only for a name that is not built in.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Registry(NamedTuple):
-    """Objects of one kind by name: ``built_in`` says where ours are (MODULE:OBJECT), ``group`` is of entry points.
+    """Objects of one kind by name. ``built_in`` maps names to MODULE:OBJECT, ``group`` is the entry-point group.
 
-    A built-in name without an object means something by itself: "auto", "native".
+    A built-in name without an object, such as "auto" or "native", is handled by its caller.
     """
 
     kind: str
@@ -31,15 +31,15 @@ class Registry(NamedTuple):
     built_in: dict[str, str]
 
     def names(self) -> list[str]:
-        """Every name that can be given, ours first."""
+        """Every valid name, built-in ones first."""
         return [*self.built_in, *sorted({point.name for point in self._added()} - self.built_in.keys())]
 
     def has(self, name: str) -> bool:
-        """Whether the name can be given."""
+        """Whether the name is valid."""
         return name in self.built_in or any(point.name == name for point in self._added())
 
     def load(self, name: str) -> Any:
-        """The object of that name. Raises RequestError where there is none, or what it names cannot be imported."""
+        """The object of that name. Raises RequestError if the name is unknown or its object cannot be imported."""
         where = self.built_in.get(name)
         if where:
             module, _, attribute = where.partition(":")
@@ -55,12 +55,12 @@ class Registry(NamedTuple):
             ) from None
 
     def explain(self, name: str, but: Iterable[str] = ()) -> str:
-        """What a name that is not there must be; ``but`` are those that cannot be meant where it stands."""
+        """Say which names are valid in place of an unknown one; ``but`` lists those not allowed here."""
         names = ", ".join(f'"{one}"' for one in sorted(self.names()) if one not in but)
         return f"must be one of {names}, not {name!r}"
 
     def _added(self) -> Iterable[EntryPoint]:
-        from importlib.metadata import entry_points  # 15 ms, which --help and a name of ours need not wait for
+        from importlib.metadata import entry_points  # takes 15 ms; --help and built-in names do not need it
 
         return entry_points(group=self.group)
 
@@ -70,7 +70,7 @@ SCHEDULERS = Registry(
     "vllm_hpc.schedulers",
     {"auto": "", **{name: f"vllm_hpc.schedulers.{name}:SCHEDULER" for name in ("slurm", "pbs", "local")}},
 )
-# "native" is vLLM's own way to start workers, beside whatever starts the ranks.
+# "native" is vLLM's own way to start workers; another launcher still starts the ranks.
 LAUNCHERS = Registry(
     "launcher",
     "vllm_hpc.launchers",

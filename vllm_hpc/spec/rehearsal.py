@@ -1,6 +1,6 @@
-"""Rehearsals: what --rehearse-set says, for a job that runs its whole chain with a built-in engine in place of vLLM's.
+"""Settings of a rehearsal (--rehearse-set): a job that runs end to end with a built-in engine instead of vLLM's.
 
-The values are checked where a request is read; ``vllm_hpc.engine.rehearsal.engine`` acts on them.
+The values are checked when a request is read; ``vllm_hpc.engine.rehearsal.engine`` uses them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vllm_hpc.spec.errors import RequestError
 
 Fault = Literal["die", "hang", "diverge", "oom"]
 
-# MODEL of a rehearsal that names none: no such model is looked for.
+# MODEL of a rehearsal without a model: no model is looked up.
 NO_MODEL = "(none)"
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 _TRIGGERS = ("fault_rank", "fault_row", "fault_s")
@@ -22,12 +22,12 @@ _LIMIT = 1_000_000_000
 
 
 class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
-    """How a rehearsed engine behaves; all that is left out costs no time and does no harm.
+    """How a rehearsed engine behaves; by default it takes no time and does not fail.
 
-    ``tokens_per_s``: output tokens per second of each replica (None: as fast as it goes); ``load_s``: seconds that
-    each start takes. ``fault`` happens on ``fault_rank`` (counted through the whole job; None: the first rank of the
-    replica that is concerned) either when row ``fault_row`` (its index) runs, in every attempt, or ``fault_s`` seconds
-    after the engine is ready, in the first attempt only.
+    ``tokens_per_s``: output tokens per second of each replica (None: as fast as possible); ``load_s``: seconds per
+    engine start. ``fault`` happens on ``fault_rank`` (a global rank; None: the first rank of the affected replica),
+    either when row ``fault_row`` (its index) runs, in every attempt, or ``fault_s`` seconds after the engine is ready,
+    in the first attempt only.
     """
 
     tokens_per_s: float | None = None
@@ -38,7 +38,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     fault_s: float | None = None
 
     def check_place(self, ranks: int, replica_size: int, rows: int | None) -> None:
-        """Refuse a fault without such a rank, or such a row of ``rows`` (None: not known). Raises RequestError."""
+        """Refuse a fault on a rank or a row that does not exist; ``rows`` None: unknown. Raises RequestError."""
         for name, count in (("rank", ranks), ("row", rows)):
             value: int | None = getattr(self, f"fault_{name}")
             if value is not None and count is not None and value >= count:
@@ -56,14 +56,14 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_rehearsal(given: object) -> Rehearsal:
-    """The settings out of --rehearse-set, or of job.toml's [rehearse]. Raises RequestError."""
+    """The settings from --rehearse-set or from [rehearse] in job.toml. Raises RequestError."""
     settings = check_settings(given)
     _check_fault(settings)
     return msgspec.convert({key: value for key, value in settings.items() if value is not None}, Rehearsal)
 
 
 def check_settings(given: object) -> dict[str, Any]:
-    """The settings, each checked by itself: of a job.toml, to which others may be added. Raises RequestError."""
+    """Check each setting alone, as for a job.toml to which the caller may add more. Raises RequestError."""
     if not isinstance(given, dict):
         raise RequestError("[rehearse] must be a table such as { load_s = 5 }, or rehearse = true")
     for key in given:
@@ -79,7 +79,7 @@ def check_settings(given: object) -> dict[str, Any]:
 
 
 def with_rehearsal(options: dict[str, Any]) -> dict[str, Any]:
-    """``rehearse`` is true, or the table of its settings. Raises RequestError where these are none."""
+    """Split a table of settings under ``rehearse`` into rehearse and rehearse_set. Raises RequestError."""
     more = options.get("rehearse_set", {})
     if not isinstance(more, dict):
         read_rehearsal(more)  # refuses it
@@ -89,7 +89,7 @@ def with_rehearsal(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_earnest(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a job definition that describes a rehearsal, for the job itself. Raises RequestError."""
+    """The options of a job definition without its rehearsal settings, for a real run. Raises RequestError."""
     if options["model"] == NO_MODEL:
         raise RequestError("MODEL is missing: job.toml describes a rehearsal and names no model")
     return {key: value for key, value in options.items() if key != "rehearse_set"}
@@ -113,7 +113,7 @@ def _check_numbers(given: dict[str, Any]) -> None:
 
 
 def _check_fault(given: dict[str, Any]) -> None:
-    """A fault has a kind, and one moment at which it happens."""
+    """Check that a fault has a kind and exactly one trigger."""
     fault = given.get("fault")
     if fault is None:
         for key in _TRIGGERS:

@@ -1,7 +1,7 @@
-"""Request: what a person asked for, frozen and validated once, at the edge.
+"""Request: what the user asked for, frozen and validated once, at the edge.
 
-Options and job.toml make one (``spec/job_definition.py``); what neither names is left to the profile
-(``spec/resolved_job.py``) and the planner.
+It is built from options and job.toml (``spec/job_definition.py``); the profile (``spec/resolved_job.py``) and the
+planner fill in the rest.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
 from vllm_hpc.spec.values import CHECKS, parse_walltime
 
-# vLLM's longest contexts are some million tokens.
+# vLLM's longest contexts are a few million tokens.
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
 NOT_REHEARSED = "--rehearse-set is for rehearsals only: add --rehearse, or leave it out"
 _LEAD_S = 120
-# What Slurm takes at most (man sbatch, --signal); the least in which ranks can leave.
+# The shortest time in which ranks can exit; the longest that Slurm accepts (man sbatch, --signal).
 _LEAST_LEAD_S, _LONGEST_LEAD_S = 30, 65_535
-# vLLM's arguments that the layout, or MODEL, already decides: an --engine that names one is a contradiction.
+# vLLM's arguments that the layout or MODEL already decides: setting one with --engine is a contradiction.
 PLANNED_ENGINE_ARGUMENTS = {
     "model": "MODEL",
     "tensor_parallel_size": "--tp",
@@ -41,10 +41,10 @@ PLANNED_ENGINE_ARGUMENTS = {
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was asked: the options of ``vllm-hpc submit``, with None for all that was left out.
+    """What was asked: the options of ``vllm-hpc submit``, with None for those not given.
 
-    Paths are as they were given, relative to the working directory. Raises RequestError for a value that cannot
-    be meant; whether the numbers go together is the planner's to say.
+    Paths are kept as given, relative to the working directory. Raises RequestError for a value that is invalid by
+    itself; the planner checks whether the numbers match.
     """
 
     model: str
@@ -86,7 +86,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def lead_s(self) -> int:
-        """Seconds before the walltime's end at which a drain begins: what was asked, else 120, or a fifth of it."""
+        """Seconds before the end of the walltime when a drain begins; by default 120, at most a fifth of it."""
         limit = parse_walltime(self.time) if self.time else float("inf")
         return self.drain_lead or int(min(_LEAD_S, limit / 5))
 
@@ -95,7 +95,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             value = getattr(self, key, None)
             if value is not None:
                 check(value, f"--{key.replace('_', '-')}")
-        if self.scheduler != "auto":  # whose options they are, the planner finds out
+        if self.scheduler != "auto":  # otherwise checked once the scheduler is known
             check_owned(self.directive, self.scheduler)
         _check_sampling(self)
         _check_lead(self)
@@ -107,9 +107,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
-    """A template that makes a script for that scheduler: none of another one's, and not the shared macros.
+    """Refuse a template for another scheduler, and the files of shared macros. Raises RequestError.
 
-    The packaged ones begin with their scheduler's name; a site's own may be called as it likes. Raises RequestError.
+    Packaged templates begin with their scheduler's name; a site's own may have any name.
     """
     name = template.removeprefix("packaged/")
     if template == name and template_dir is not None and (Path(template_dir) / template).is_file():
@@ -125,7 +125,7 @@ def check_template(template: str, template_dir: str | None, scheduler: str) -> N
 
 
 def _check_lead(request: Request) -> None:
-    """A drain that leaves some of the walltime to work in: a signal that is due at the start drains an empty engine."""
+    """Refuse a drain lead that uses up the walltime: the job would drain as soon as it starts."""
     if request.drain_lead is None or request.time is None:
         return
     limit = parse_walltime(request.time)
@@ -136,7 +136,7 @@ def _check_lead(request: Request) -> None:
         )
 
 
-# name -> least and most that vLLM takes, whether the least is one of them, and what the refusal says
+# name -> lower and upper bound in vLLM, whether the lower bound itself is allowed, and the words of the error
 _LIMITS: dict[str, tuple[float, float, bool, str]] = {
     "max_tokens": (1, 1_000_000_000, True, "must be a whole number from 1 to 1000000000"),
     "temperature": (0, sys.float_info.max, True, "must be a number, 0 or more"),
@@ -156,7 +156,7 @@ _WHOLE = ("max_tokens", "seed", "n", "top_k", "min_tokens", "logprobs", "prompt_
 
 
 def _check_sampling(request: Request) -> None:
-    """The same limits for a name, whether it has an option of its own or comes through --sampling."""
+    """Apply the same limits to a name whether it has its own option or comes through --sampling."""
     if request.seed_rows and request.sampling.get("seed") is not None:
         raise RequestError("--seed-rows gives every row a seed of its own, and --sampling seed one to all: keep one")
     for key, (least, most, with_least, words) in _LIMITS.items():
@@ -164,7 +164,7 @@ def _check_sampling(request: Request) -> None:
         if key != "seed" and key in request.sampling and getattr(request, key, None) is not None:
             raise RequestError(f"{option} and --sampling {key} are both given: keep one")
         for origin, value in ((option, getattr(request, key, None)), (f"--sampling {key}", request.sampling.get(key))):
-            if value is None:  # not given; or null, which is vLLM's own word for no limit
+            if value is None:  # not given; or null, which means "no limit" in vLLM
                 continue
             is_number = isinstance(value, int if key in _WHOLE else int | float) and not isinstance(value, bool)
             if not is_number or not least <= value <= most or (value == least and not with_least):
@@ -172,7 +172,7 @@ def _check_sampling(request: Request) -> None:
 
 
 def convert_options(options: dict[str, Any]) -> Request:
-    """A Request out of plain options, with underscores; the error names the option. Raises RequestError."""
+    """A Request from plain options with underscores. Raises RequestError, which names the option."""
     if "rehearse_set" in options:
         options = {**options, "rehearse_set": read_rehearsal(options["rehearse_set"])}
     for key, registry in (("scheduler", SCHEDULERS), ("launcher", LAUNCHERS)):
@@ -185,7 +185,7 @@ def convert_options(options: dict[str, Any]) -> Request:
 
 
 def _option_message(error: msgspec.ValidationError) -> str:
-    """What msgspec refused, in words about the option."""
+    """msgspec's error in words about the option."""
     mismatch = explain_mismatch(error, Request)
     if mismatch:
         return f"--{mismatch[0].replace('_', '-')} {mismatch[1]}"

@@ -1,6 +1,6 @@
-"""ResolvedJob: what was asked and what the site is like, merged once, before anything is planned.
+"""ResolvedJob: the request and the site's profile, merged once, before anything is planned.
 
-An option wins over job.toml, job.toml over the profile. Who needs to know where a value is from asks ``origin``.
+An option overrides job.toml, and job.toml overrides the profile. ``origin`` says where a value came from.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.request import Request
 
 # Keys of both that are not simply filled in: scheduler, launcher and device are chosen (planner/resolve.py), and a
-# profile's gpus_per_node is what a node has, not what is asked for.
+# profile's gpus_per_node is what a node has, not a request.
 _CHOSEN = frozenset({"scheduler", "launcher", "gpu", "gpus_per_node"})
 FILLED = tuple(sorted(set(Request.__struct_fields__) & set(Profile.__struct_fields__) - _CHOSEN))
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model that vLLM can be given: ``path`` is a folder or a Hub id, ``name`` what job folders are called after."""
+    """A model for vLLM: ``path`` is a folder or a Hub id, ``name`` is used in the names of job folders."""
 
     path: str
     name: str
 
 
 class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request with its profile's values where it named none. ``site`` is the profile; ``origins`` are of values."""
+    """A request filled in from its profile. ``site`` is the profile, ``origins`` says where each value came from."""
 
     request: Request
     site: Profile
@@ -39,15 +39,15 @@ class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
         return self.origins.get(key, "the default")
 
     def is_asked(self, key: str) -> bool:
-        """Whether an option or job.toml has given the value."""
+        """Whether an option or job.toml gave the value."""
         return key in self.origins and not self.origins[key].startswith("profile ")
 
 
 class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
-    """A job before it is planned: who runs it, what starts its ranks, what they run on, and which model.
+    """A job before it is planned: its scheduler, launcher, device and model.
 
-    ``scheduler_reason`` says why this scheduler; ``runs_here``: on this machine. ``launcher`` starts the ranks; where
-    ``is_native``, vLLM then starts its own workers. ``device`` None: not known.
+    ``scheduler_reason`` says why this scheduler; ``runs_here``: it runs jobs on this machine. ``launcher`` starts the
+    ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown.
     """
 
     scheduler: str
@@ -59,12 +59,12 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     model: Model
 
     def asking(self, **changes: Any) -> ResolvedJob:
-        """The same job with other values in its request, as ``tune`` tries them."""
+        """The same job with changes to its request, as ``tune`` tries them."""
         return msgspec.structs.replace(self, request=msgspec.structs.replace(self.request, **changes))
 
 
 def fill(given: Given, site: Profile) -> FilledRequest:
-    """The request with the profile's values where nothing else was given; variables (``env``) one by one."""
+    """Fill in the request from the profile; variables (``env``) are merged one by one."""
     request, origins = given.request, dict(given.origins)
     filled: dict[str, Any] = {}
     for key in FILLED:

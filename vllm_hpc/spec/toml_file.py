@@ -1,4 +1,4 @@
-"""TOML files, as job.toml and profiles are read: the error names the file."""
+"""Reads TOML files (job.toml, profiles) with errors that name the file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file. Raises ValueError, which names the file and what is wrong with it, and OSError."""
+    """The content of a TOML file. Raises ValueError, which says what is wrong in which file, and OSError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer of 5000 digits

@@ -1,4 +1,4 @@
-"""Where vllm-hpc keeps what it can make again: the converted demo model, and compiled templates."""
+"""Where vllm-hpc caches what it can rebuild: the converted demo model and compiled templates."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of vllm-hpc: $XDG_CACHE_HOME/vllm-hpc, by default ~/.cache/vllm-hpc.
+    """The user's cache folder: $XDG_CACHE_HOME/vllm-hpc, by default ~/.cache/vllm-hpc.
 
-    Raises FileNotFoundError where this user has no home, as in some containers.
+    Raises FileNotFoundError if the user has no home folder, as in some containers.
     """
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-hpc"

@@ -1,6 +1,6 @@
-"""What single values must look like, wherever they come from: an option, a job definition, a profile.
+"""Checks of single values, wherever they come from: an option, a job definition, a profile.
 
-Every check takes the value and ``origin``, the words that name it in the message, and raises RequestError.
+Every check takes the value and ``origin``, its name in the message, and raises RequestError.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from vllm_hpc.spec.directives import OWNED_RESOURCES, check_directive
 from vllm_hpc.spec.environment_variables import ADVICE, check_env, check_no_secret, is_secret
 from vllm_hpc.spec.errors import RequestError
 
-# Slurm's forms of a time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
+# Slurm's time formats: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
 _WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
 _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
-# In a chunk of PBS's; a '+' there begins another chunk, a ',' in -l another resource. Names are taken in either case.
+# In a PBS chunk a '+' begins the next chunk; in -l a ',' begins the next resource. Names are case-insensitive.
 _IN_CHUNK = re.compile(r"[A-Za-z_][\w.]*=[\w./@%-]+", re.ASCII)
 _RESOURCE = re.compile(r"[A-Za-z_][\w.]*=[\w.+/@%:=-]+", re.ASCII)
 _HOST_SUFFIX = re.compile(r"[A-Za-z0-9.-]*")
-# What a job can be called by its scheduler: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; 4711-1763820000 here;
-# PBS's 12.server, 12[].server, 12[3], 12[3].server.
+# Job ids: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; the local scheduler's 4711-1763820000; PBS's 12.server,
+# 12[].server, 12[3], 12[3].server.
 _JOB_ID = re.compile(
     r"[0-9]+(_([0-9]+|\[.*\])|\+[0-9]+|-[0-9]{9,}|\[[0-9]*\])?(;.*)?|[0-9]+(\[[0-9]*\])?\.[A-Za-z][\w.-]*"
 )
@@ -35,7 +35,7 @@ _SUBMITIT_TAGS = ("%j", "%t", "%A", "%a")
 
 
 def parse_walltime(text: str, origin: str = "--time") -> int:
-    """Seconds in a walltime of Slurm's forms: minutes, MM:SS, HH:MM:SS, D-HH[:MM[:SS]]."""
+    """Seconds in a walltime in one of Slurm's formats: minutes, MM:SS, HH:MM:SS, D-HH[:MM[:SS]]."""
     match = _WALLTIME.fullmatch(text)
     if not match:
         raise RequestError(f"{origin} must be a walltime (minutes, HH:MM:SS or D-HH:MM:SS), not {text!r}")
@@ -51,7 +51,7 @@ def parse_walltime(text: str, origin: str = "--time") -> int:
 
 
 def check_memory(text: str, origin: str) -> None:
-    """An amount of memory as Slurm writes it."""
+    """An amount of memory in Slurm's format."""
     if not _MEMORY.fullmatch(text):
         raise RequestError(
             f"{origin} must be an amount of memory (64G, 64000M, or 0 for all of the node's), not {text!r}"
@@ -59,7 +59,7 @@ def check_memory(text: str, origin: str) -> None:
 
 
 def check_one_line(text: str, origin: str) -> None:
-    """A text that stays on its line of the script."""
+    """A string that fits on one line of the script."""
     if not text or not text.isprintable() or text != text.strip():
         raise RequestError(
             f"{origin} {text!r} is empty, or holds a newline, another control character, or space at an end"
@@ -67,7 +67,7 @@ def check_one_line(text: str, origin: str) -> None:
 
 
 def check_name(name: str, origin: str) -> None:
-    """A name that can be a folder's, that a shell and an eye read as it is, and that does not mislead a scheduler."""
+    """A valid folder name, without characters that a shell, a reader or a scheduler would misread."""
     if not name.strip() or name in (".", "..") or name[0] in ".-~" or "/" in name or "*" in name:
         raise RequestError(
             f"{origin} {name!r} cannot be a folder's name: leave out '/', '*', and a leading '.', '-' or '~'"
@@ -80,14 +80,14 @@ def check_name(name: str, origin: str) -> None:
 
 
 def check_job_name(name: str, origin: str) -> None:
-    """A job's name: a folder's, and none that 'cancel' and 'status' would take for the id of another job."""
+    """A job's name: a valid folder name that 'cancel' and 'status' cannot mistake for a job id."""
     check_name(name, origin)
     if _JOB_ID.fullmatch(name):
         raise RequestError(f"{origin} {name!r} looks like a scheduler's job id: add a letter, as in 'run-{name}'")
 
 
 def check_path(path: str, origin: str) -> None:
-    """A path that a script and submitit can carry."""
+    """A path that is safe in a script and in submitit."""
     if not path or any(ord(c) < 32 or ord(c) == 127 for c in path):
         raise RequestError(f"{origin} {path!r} is empty or holds a control character: choose another name")
     try:
@@ -104,7 +104,7 @@ def check_path(path: str, origin: str) -> None:
 
 
 def check_directives(lines: list[str], origin: str) -> None:
-    """Options for the scheduler, each on a line of its own, none of them vllm-hpc's."""
+    """Options for the scheduler, each on its own line; ``check_owned`` refuses those that vllm-hpc sets."""
     for line in lines:
         check_one_line(line, origin)
         check_no_secret(line, origin, is_shell=False)
@@ -112,7 +112,7 @@ def check_directives(lines: list[str], origin: str) -> None:
 
 
 def check_chunk(parts: tuple[str, ...], origin: str) -> None:
-    """What a profile adds to a chunk of PBS's, as in system=polaris."""
+    """What a profile adds to a PBS chunk, such as system=polaris."""
     for part in parts:
         if not _IN_CHUNK.fullmatch(part) or part.partition("=")[0].lower() in OWNED_RESOURCES:
             raise RequestError(f"{origin} {part!r} cannot be added to a chunk: write it as in 'system=polaris'")
@@ -120,7 +120,7 @@ def check_chunk(parts: tuple[str, ...], origin: str) -> None:
 
 
 def check_resources(resources: tuple[str, ...], origin: str) -> None:
-    """What a profile asks PBS for with -l, as in filesystems=home:eagle or rt_HF={nodes}."""
+    """What a profile requests from PBS with -l, such as filesystems=home:eagle or rt_HF={nodes}."""
     for text in resources:
         name = text.partition("=")[0].lower()
         if not _RESOURCE.fullmatch(text.replace("{nodes}", "1").replace("{gpus}", "1")):
@@ -133,7 +133,7 @@ def check_resources(resources: tuple[str, ...], origin: str) -> None:
 
 
 def _check_once(parts: tuple[str, ...], origin: str) -> None:
-    """Of two that have one name, qsub would take the first and say nothing."""
+    """Refuse a name given twice: qsub would silently use the first."""
     names = [part.partition("=")[0].lower() for part in parts]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -141,14 +141,14 @@ def _check_once(parts: tuple[str, ...], origin: str) -> None:
 
 
 def check_words(words: tuple[str, ...], origin: str) -> None:
-    """Words of a command line."""
+    """Words for a command line."""
     for word in words:
         check_one_line(word, origin)
         check_no_secret(word, origin, is_shell=False)
 
 
 def check_shell_lines(lines: tuple[str, ...], origin: str) -> None:
-    """Lines that the job's shell reads, each of them one; together they are whole commands."""
+    """Single lines for the job's shell that together are complete commands."""
     for line in lines:
         check_one_line(line, origin)
         check_no_secret(line, origin, is_shell=True)
@@ -157,16 +157,16 @@ def check_shell_lines(lines: tuple[str, ...], origin: str) -> None:
 
 
 def check_shell_command(line: str, origin: str) -> None:
-    """A command whose output the job's shell takes, as in $(hostname -i)."""
+    """A command whose output the job's shell reads, as in $(hostname -i)."""
     check_one_line(line, origin)
     check_no_secret(line, origin, is_shell=True)
-    # Alone too: in quotes, a ')' too many would be a part of the address.
+    # Checked alone too: inside the quotes, an extra ')' would become part of the address.
     _check_syntax(line, origin)
     _check_syntax(f'address="$({line})"', origin)
 
 
 def check_host_suffix(text: str, origin: str) -> None:
-    """What is added to a host's name to make another; nothing, or letters, digits, '.' and '-'."""
+    """A suffix for a host name: letters, digits, '.' and '-', or empty."""
     if not _HOST_SUFFIX.fullmatch(text):
         raise RequestError(
             f"{origin} must be part of a host name (letters, digits, '.' and '-', as in '.hsn'), not {text!r}"
@@ -175,7 +175,7 @@ def check_host_suffix(text: str, origin: str) -> None:
 
 @cache
 def _check_syntax(code: str, origin: str) -> None:
-    """Ask bash, which runs nothing of it: 3 ms, and a job that waited for hours does not end at its first line."""
+    """Let bash parse the code without running it (3 ms), so that no job fails on it after hours in a queue."""
     try:
         asked = subprocess.run(
             ["bash", "-n", "-c", code],
@@ -186,8 +186,8 @@ def _check_syntax(code: str, origin: str) -> None:
             env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
         )
     except (OSError, subprocess.TimeoutExpired):
-        return  # no bash here: the nodes' own will say it
-    # An unfinished here-document is only warned of, and would swallow the rest of the script.
+        return  # no bash here: the one on the nodes will report it
+    # bash only warns about an unfinished here-document, which would swallow the rest of the script.
     words = asked.stderr.strip() or ("a backslash at its end takes the next line of the script" * code.endswith("\\"))
     if words:
         first = re.sub(r"^bash: (-c: )?line", "its line", words.splitlines()[0])
@@ -195,7 +195,7 @@ def _check_syntax(code: str, origin: str) -> None:
 
 
 def check_json(value: Any, origin: str, depth: int = 0) -> None:
-    """A value that job.json can hold: no NaN, no infinity, not nested without end."""
+    """A value that fits in job.json: no NaN, no infinity, not nested too deep."""
     if depth > 50:
         raise RequestError(f"{origin} is nested too deep")
     if isinstance(value, float) and not math.isfinite(value):
@@ -206,7 +206,7 @@ def check_json(value: Any, origin: str, depth: int = 0) -> None:
 
 
 def check_arguments(arguments: dict[str, Any], origin: str) -> None:
-    """Arguments of vLLM that job.json can hold."""
+    """Arguments for vLLM that fit in job.json and are not secrets."""
     for key, value in arguments.items():
         check_json(value, f"{origin} {key}")
         if isinstance(value, str) and is_secret(key):
@@ -214,7 +214,7 @@ def check_arguments(arguments: dict[str, Any], origin: str) -> None:
 
 
 def as_path(text: str, origin: str) -> Path:
-    """A path with ~ expanded, that this system's file systems take."""
+    """A path with ~ expanded that is valid on this system's file systems."""
     try:
         path = Path(text).expanduser()
         path.exists()
@@ -224,7 +224,7 @@ def as_path(text: str, origin: str) -> Path:
     return path
 
 
-# key of a Request or a Profile -> what its value must pass where it is given
+# key of a Request or a Profile -> the check for its value
 CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "partition": check_one_line,
     "account": check_one_line,

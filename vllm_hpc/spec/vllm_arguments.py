@@ -1,6 +1,6 @@
-"""vLLM's arguments and the types of their values, read from its source where it is installed.
+"""vLLM's arguments and their types, read from its source if it is installed.
 
-Nothing is imported: that takes 10 s. What vLLM does not take would end the job on its nodes, after its time in a queue.
+vLLM is not imported, which would take 10 s. An argument it refuses would fail the job only after its time in a queue.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _HOMES = {
     "engine": ("engine/arg_utils.py", "EngineArgs"),
     "sampling": ("sampling_params.py", "SamplingParams"),
 }
-# Type of an annotation -> what a value of it is called. What is in lists and dicts is not looked at.
+# Type of an annotation -> its name in errors. The contents of lists and dicts are not checked.
 _NAMES: dict[type, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a JSON object",
 }  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _NAMES}
-# What pydantic, which vLLM's configurations are made with, reads as true and as false.
+# The strings that pydantic, which vLLM's configs use, reads as true and as false.
 _WORDS = dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True) | dict.fromkeys(
     ("false", "f", "no", "n", "off", "0"), False
 )
@@ -39,7 +39,7 @@ _MOST_CHOICES, _MOST_IMPORTS = 12, 5
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """What an argument takes: values of some types, and others by themselves."""
+    """What an argument accepts: values of some types, and single values."""
 
     types: frozenset[type] = frozenset()
     values: tuple[Any, ...] = ()
@@ -48,10 +48,10 @@ class Accepted(msgspec.Struct, frozen=True):
         return Accepted(self.types | other.types, self.values + other.values)
 
     def takes(self, value: Any) -> bool:
-        """Whether it does as it is: true and false are 1 and 0, and whole numbers are numbers."""
+        """Whether it accepts the value unchanged: true and false are 1 and 0, and whole numbers are numbers."""
         if type(value) in self.types or value in self.values:
             return True
-        if isinstance(value, str):  # some choices vLLM reads like this, the others it refuses itself
+        if isinstance(value, str):  # vLLM reads some choices like this, and refuses the others itself
             return value.lower().replace("-", "_") in self.values
         return isinstance(value, bool | int) and (float in self.types or (value in (0, 1) and self._is_switch))
 
@@ -60,7 +60,7 @@ class Accepted(msgspec.Struct, frozen=True):
         return not self.types.isdisjoint({bool, int})
 
     def read(self, value: Any) -> Any:
-        """The same as a value that it takes, where pydantic would read it as one; else as it is."""
+        """The value converted as pydantic would convert it; else unchanged."""
         if isinstance(value, str):
             text = value.strip()
             if int in self.types and re.fullmatch(_NUMERALS[int], text):
@@ -80,10 +80,10 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 def typed(kind: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What is given, with values as the installed vLLM takes them; without one, as they are. Raises RequestError.
+    """The arguments with values of the types that the installed vLLM expects. Raises RequestError.
 
-    ``kind`` is "engine" for fields of vLLM's EngineArgs, "sampling" for those of SamplingParams, which takes them as
-    they are.
+    ``kind`` is "engine" for fields of vLLM's EngineArgs, "sampling" for those of SamplingParams, which are not
+    converted. Without vLLM here, values stay unchanged.
     """
     given = {name: _plain(f"--{kind} {name}", value) for name, value in given.items()}
     package = _package() if given else None
@@ -101,14 +101,14 @@ def typed(kind: str, given: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def sampling_names() -> frozenset[str]:
-    """The names of the installed vLLM's SamplingParams; none where there is no vLLM to read them from."""
+    """The fields of the installed vLLM's SamplingParams; none if vLLM is not installed."""
     package = _package()
     module = _parse(package / _HOMES["sampling"][0]) if package else None
     return frozenset(_fields(module, _HOMES["sampling"][1])) - {"output_kind", "skip_clone"} if module else frozenset()
 
 
 def _typed(kind: str, name: str, value: Any, accepted: Accepted | None) -> Any:
-    # Some defaults of the engine's are None though their annotations do not say so.
+    # Some engine defaults are None although their annotations do not allow it.
     if accepted is None or accepted.takes(value) or (value is None and kind == "engine"):
         return value
     read = accepted.read(value) if kind == "engine" else value
@@ -122,7 +122,7 @@ def _typed(kind: str, name: str, value: Any, accepted: Accepted | None) -> Any:
 
 
 def _plain(origin: str, value: Any) -> Any:
-    """As job.json will hold it: tuples and sets are lists. Raises RequestError."""
+    """The value as job.json will hold it: tuples and sets become lists. Raises RequestError."""
     try:
         return msgspec.json.decode(msgspec.json.encode(value))
     except (TypeError, ValueError, RecursionError) as error:
@@ -135,7 +135,7 @@ def _package() -> Path | None:
 
 
 def _fields(module: ast.Module, class_name: str) -> dict[str, ast.expr]:
-    """The annotations of a class's public fields, by their names."""
+    """The annotations of a class's public fields, by name."""
     return {
         item.target.id: item.annotation
         for node in module.body
@@ -149,12 +149,12 @@ def _fields(module: ast.Module, class_name: str) -> dict[str, ast.expr]:
 def _parse(source: Path) -> ast.Module | None:
     try:
         return ast.parse(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError):  # of a newer Python
+    except (OSError, ValueError, SyntaxError):  # SyntaxError: written for a newer Python
         return None
 
 
 def _accepted(annotation: ast.expr, module: ast.Module | None, package: Path, depth: int = 0) -> Accepted | None:
-    """What an annotation says, None where it says more than types of JSON and choices. ``depth``: imports so far."""
+    """What an annotation accepts, None if it is not only JSON types and choices. ``depth``: imports followed."""
     match annotation:
         case ast.BinOp(left, ast.BitOr(), right):
             parts = [_accepted(side, module, package, depth) for side in (left, right)]
@@ -169,7 +169,7 @@ def _accepted(annotation: ast.expr, module: ast.Module | None, package: Path, de
             listed = choices.elts if isinstance(choices, ast.Tuple) else [choices]
             values = tuple(one.value for one in listed if isinstance(one, ast.Constant))
             return Accepted(values=values) if len(values) == len(listed) else None
-        case ast.Name(name) if name.endswith("Config"):  # pydantic makes it of a dict, vLLM's own of a level, too
+        case ast.Name(name) if name.endswith("Config"):  # pydantic builds it from a dict, vLLM also from a level
             return Accepted(frozenset({int, dict}))
         case ast.Name(name) if module is not None and depth < _MOST_IMPORTS:
             return _named(name, module, package, depth)
@@ -177,7 +177,7 @@ def _accepted(annotation: ast.expr, module: ast.Module | None, package: Path, de
 
 
 def _named(name: str, module: ast.Module, package: Path, depth: int) -> Accepted | None:
-    """What a name stands for: a choice of values, in this module or in that of vLLM which it is imported from."""
+    """What a name stands for: choices defined in this module, or in the vLLM module it is imported from."""
     for node in module.body:
         match node:
             case ast.Assign([ast.Name(target)], value) if target == name:
