@@ -1,1 +1,1 @@
-"""Rows in and out: every input format, and what a row must look like."""
+"""Input and output rows: every input format, and the checks of a row."""

@@ -1,6 +1,6 @@
-"""Blocks: an input in pieces that are read and checked one at a time.
+"""Blocks: pieces of an input that are read and checked one at a time.
 
-A block ends at 4096 rows or 4 MiB, whichever comes first; together they are the file, byte for byte.
+A block ends at 4096 rows or 4 MiB, whichever comes first; together the blocks are the whole file, byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ BLOCK_BYTES = 4 << 20
 
 
 class Block(msgspec.Struct, frozen=True):
-    """Where a block begins: its first row, its offset in bytes, its first line (from 1); and what it holds."""
+    """Where a block begins (first row, offset in bytes, first line from 1), and the digest of its bytes."""
 
     row: int
     offset: int
@@ -23,12 +23,12 @@ class Block(msgspec.Struct, frozen=True):
 
 
 def digest_of(data: bytes) -> str:
-    """blake2b with 128 bits, in hexadecimal."""
+    """The 128-bit blake2b digest, in hexadecimal."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class BlockMaker:
-    """Cuts lines into blocks as they come by."""
+    """Groups lines into blocks as they are read."""
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
@@ -40,7 +40,7 @@ class BlockMaker:
         self._bytes = 0
 
     def add(self, raw: bytes, is_row: bool) -> bytes:
-        """Take in a line with its end. Returns the bytes of the block that it completes, else none."""
+        """Add a line with its newline. Returns the bytes of the block that it completes, else no bytes."""
         self._pending.append(raw)
         self._bytes += len(raw)
         self.rows += is_row
@@ -49,7 +49,7 @@ class BlockMaker:
         return b""
 
     def finish(self) -> bytes:
-        """End the block that was begun, if there is one. Returns its bytes."""
+        """End the current block, if there is one. Returns its bytes."""
         if not self._pending:
             return b""
         data = b"".join(self._pending)

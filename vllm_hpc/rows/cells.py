@@ -1,4 +1,4 @@
-"""A table's row as a row in: which columns mean what, and how a cell becomes a JSON value."""
+"""Converts a table's row to an input row: the meaning of columns, and how a cell becomes a JSON value."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vllm_hpc.rows.jsonl import parse
 from vllm_hpc.rows.plain import plain_row
 from vllm_hpc.rows.row import Row, RowError
 
-# Columns whose empty cells mean that the row leaves them out, and those of them that may hold JSON text.
+# Columns whose empty cells count as not given, and those of them that may contain JSON text.
 _OWN = ("id", "prompt", "messages", "sampling", "chat_template_kwargs", "task")
 _JSON = ("messages", "sampling", "chat_template_kwargs")
 
 
 def check_columns(names: list[str], advice: str) -> None:
-    """Refuse a header without a prompt, or with a name that is empty or stands twice. Raises RowError."""
+    """Refuse a header without a prompt, or with an empty or repeated name. Raises RowError."""
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RowError(f"column {twice!r} stands twice: rename one")
     if not {"prompt", "messages"} & set(names):
@@ -28,7 +28,7 @@ def check_columns(names: list[str], advice: str) -> None:
 
 
 def table_row(cells: Row, index: int, empty: Any = None) -> Row:
-    """The normalised row of a table's row; ``empty`` is what stands in a cell without a value. Raises RowError."""
+    """The normalised row for a table's row; ``empty`` is the content of a cell without a value. Raises RowError."""
     fields = {name: cell for name, cell in cells.items() if name not in _OWN or cell not in (empty, None)}
     for name in _JSON:
         if isinstance(fields.get(name), str):
@@ -46,7 +46,7 @@ def _parse(name: str, text: str) -> Any:
 
 
 def json_value(value: Any, column: str) -> Any:
-    """A cell as JSON has it: dates as ISO text, decimals as text, NaN as null. Raises RowError."""
+    """A cell as a JSON value: dates as ISO strings, decimals as strings, NaN as null. Raises RowError."""
     if value is None or type(value) in (str, int, bool):
         return value
     if isinstance(value, float):
@@ -69,7 +69,7 @@ def _number(value: float, column: str) -> float | None:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A struct of Parquet has every field of its kind; in a row in, one without a value is left out."""
+    """Drop null fields: a Parquet struct has every field of its type, an input row only those with a value."""
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value

@@ -1,8 +1,8 @@
-"""Ids are unique: checked as rows come by, in bounded memory however many there are.
+"""Checks that ids are unique while rows are read, in bounded memory however many there are.
 
-Few ids are held in a set. Of many, only 64-bit hashes are kept, on disk and parted by value, so that each part fits in
-memory; equal hashes are looked at again in the file, since two ids may share one. A row without an id is called after
-its index: as long as no other id was seen, such rows cost nothing.
+A few ids are kept in a set. For many, only 64-bit hashes are kept, on disk and partitioned by value so that each
+partition fits in memory; ids with equal hashes are read again from the file and compared. The id of a row without one
+is its index: as long as all rows are like that, nothing is stored.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import IO
 from vllm_hpc.spec.errors import InputError
 
 Id = str | int
-# About 40 MB of Python's objects; and what a part takes where 100 million ids are shared out: 400,000 hashes, 30 MB.
+# About 40 MB of Python objects. With 100 million ids, a partition is about as large: 400,000 hashes, 30 MB.
 IN_MEMORY = 250_000
 _PARTS = 256
 _BUFFERED = 1_000_000
-# More suspects than this are not remembered: then a duplicate is named, and not surely the first.
+# With more suspects than this, some are dropped: the error then names a duplicate, but perhaps not the first.
 _SUSPECTS = 500_000
 
 
 class UniqueIds:
-    """Takes in ids in the order of their rows, and finds the first that was given before."""
+    """Takes ids in row order, and finds the first that was given before."""
 
     def __init__(self, in_memory: int = IN_MEMORY) -> None:
         self._most = in_memory
@@ -34,7 +34,7 @@ class UniqueIds:
         self._spilled: _Hashes | None = None
 
     def add(self, index: int, identity: Id) -> bool:
-        """Take in a row's id. False where it is known at once that it was given before."""
+        """Add a row's id. Returns False if it is already known that it was given before."""
         if index == self._leading and identity == str(index):
             self._leading += 1
             return True
@@ -51,7 +51,7 @@ class UniqueIds:
         return True
 
     def first_repeated(self, again: Callable[[], Iterable[tuple[int, Id]]]) -> tuple[int, Id] | None:
-        """After the last row: the first id that was given before, with its line. ``again`` reads lines and ids anew."""
+        """After the last row: the first repeated id, with its line. ``again`` reads lines and ids again."""
         suspects = self._spilled.repeated() if self._spilled else None
         if not suspects:
             return None
@@ -64,7 +64,7 @@ class UniqueIds:
         return None
 
     def _is_leading(self, identity: Id) -> bool:
-        """Whether it is the default id of one of the first rows, which are not written down."""
+        """Whether it is the default id of one of the first rows, which are not stored."""
         if not isinstance(identity, str) or not identity.isdecimal() or len(identity) > 19:
             return False
         number = int(identity)
@@ -78,12 +78,12 @@ class UniqueIds:
 
 
 def _hash(identity: Id) -> int:
-    """A tuple's hash, since that of a whole number is the number: ids in steps of 256 would all go to one part."""
+    """Hash a tuple: a whole number is its own hash, so ids in steps of 256 would all go to one partition."""
     return hash((identity,))
 
 
 class _Hashes:
-    """Hashes in a temporary file without a name, in parts of which each holds all that end alike."""
+    """Hashes in an unnamed temporary file, partitioned by their remainder."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] = _temporary_file()

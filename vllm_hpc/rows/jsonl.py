@@ -1,4 +1,4 @@
-"""Files of lines: .jsonl, .txt and OpenAI batch files, as the submission and the ranks read them."""
+"""Reads .jsonl, .txt and OpenAI batch files line by line, at submission and on the ranks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vllm_hpc.rows.plain import plain_row
 from vllm_hpc.rows.row import Row, RowError
 from vllm_hpc.spec.errors import InputError
 
-# A longer line is no prompt but a file without newlines, and would be read into memory whole.
+# A longer line is not a prompt but a file without newlines, and would be read into memory whole.
 MAX_LINE = 128 << 20
 BOM = b"\xef\xbb\xbf"
-# A key that stands twice leaves open which one counts. JSON readers do not say, so such lines are read again.
+# With a repeated key it is unclear which value counts. JSON parsers do not report it, so such lines are parsed again.
 _KEYS = tuple(f'"{key}"'.encode() for key in ("prompt", "messages", "id", "custom_id"))
 
 _decode = msgspec.json.Decoder().decode
 
 
 class LineSource:
-    """A file of lines. ``maker``, where it is set, cuts it into blocks at the next reading."""
+    """A file of lines. ``maker``, if set, groups them into blocks the next time the file is read."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -36,11 +36,11 @@ class LineSource:
 
     @property
     def share(self) -> float:
-        """How much of the file was read, from 0 to 1."""
+        """The share of the file that was read, from 0 to 1."""
         return self._stream.tell() / max(1, self.file.stat().st_size) if self._stream else 0.0
 
     def place(self, number: int) -> str:
-        """Where line ``number`` is."""
+        """The position of line ``number``, for errors."""
         return f"{self.file}:{number}"
 
     def rows(self) -> Iterator[tuple[int, Row]]:
@@ -53,7 +53,7 @@ class LineSource:
             yield from self._of_one_url(rows) if self.kind == "openai" else rows
 
     def _of_one_url(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-        """A model that chats and one that embeds are two jobs."""
+        """Refuse mixed urls: a chat model and an embedding model need two jobs."""
         first = None
         for number, row in rows:
             url = row["batch"]["url"]
@@ -66,7 +66,7 @@ class LineSource:
 
 
 def numbered_lines(stream: BinaryIO, file: Path, first: int = 1) -> Iterator[tuple[int, bytes]]:
-    """The lines of a stream, with their number; ``first`` is that of the first. Raises InputError at an endless one."""
+    """The lines of a stream with their numbers, from ``first``. Raises InputError if a line is too long."""
     for number, raw in enumerate(iter(partial(stream.readline, MAX_LINE + 1), b""), first):
         if len(raw) > MAX_LINE:
             raise InputError(f"{file}:{number}: longer than {MAX_LINE >> 20} MiB: write a row a line")
@@ -80,10 +80,10 @@ def rows_of_lines(
     index: int = 0,
     on_line: Callable[[bytes, bool], object] | None = None,
 ) -> Iterator[tuple[int, Row]]:
-    """Line number and normalised row of every line that is not blank; ``index`` is the first one's.
+    """Line number and normalised row of every line that is not blank; the first row gets ``index``.
 
-    ``kind`` is a key of ROWS_OF; ``on_line`` hears every line, and whether it is a row. Raises InputError with file
-    and line.
+    ``kind`` is a key of ROWS_OF; ``on_line`` is called with every line, and whether it is a row. Raises InputError
+    with file and line.
     """
     row_of = ROWS_OF[kind]
     for number, raw in lines:
@@ -99,7 +99,7 @@ def rows_of_lines(
 
 
 def kind_of(file: Path) -> str:
-    """The kind of a file of lines, a key of ROWS_OF: the first line decides. Raises OSError, InputError."""
+    """The kind of a file, a key of ROWS_OF, decided by its first line. Raises OSError, InputError."""
     if file.suffix.lower() == ".txt":
         return "txt"
     with file.open("rb") as stream:
@@ -111,7 +111,7 @@ def kind_of(file: Path) -> str:
 
 
 def _loosely(line: bytes) -> Any:
-    """What a line holds, None where it is no JSON: that is said where it is read as a row."""
+    """The value in a line, None if it is not JSON: the error is raised later, when it is read as a row."""
     try:
         return parse(line)
     except RowError:
@@ -119,7 +119,7 @@ def _loosely(line: bytes) -> Any:
 
 
 def parse(line: bytes) -> Any:
-    """The value in a line of JSON. Raises RowError, also at a key that stands twice."""
+    """The value in a line of JSON. Raises RowError, also for a repeated key."""
     try:
         value = _decode(line)
     except UnicodeDecodeError:
@@ -158,7 +158,7 @@ def _check_keys(line: bytes) -> None:
 
 
 def text_of(raw: bytes) -> str:
-    """A line as text, with its end. Raises RowError."""
+    """A line as a string, with its newline. Raises RowError."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -183,7 +183,7 @@ def _own_row(raw: bytes, index: int) -> Row:
     return row
 
 
-# How a line becomes a row. "rows" is our own input.jsonl, normalised already.
+# How a line becomes a row. "rows" is the input.jsonl of a job folder, already normalised.
 ROWS_OF: dict[str, Callable[[bytes, int], Row | None]] = {
     "jsonl": partial(_json_row, plain_row),
     "openai": partial(_json_row, batch_row),

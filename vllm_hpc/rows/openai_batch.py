@@ -1,4 +1,4 @@
-"""A line of an OpenAI batch file: ``custom_id``, ``method``, ``url`` and the ``body`` of a request."""
+"""Reads lines of OpenAI batch files: ``custom_id``, ``method``, ``url`` and the ``body`` of a request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LINE_FIELDS = frozenset({"custom_id", "method", "url", "body"})
 
 
 def is_batch(fields: Any) -> bool:
-    """Whether the first line of a file makes it an OpenAI batch."""
+    """Whether a file with this first line is an OpenAI batch."""
     return (
         isinstance(fields, dict) and {"custom_id", "body"} <= fields.keys() and not {"prompt", "messages"} & set(fields)
     )
 
 
 def batch_row(fields: Any, index: int) -> Row:
-    """The normalised row of a request. Raises RowError at what cannot be done, and not ignored without harm."""
+    """The normalised row of a request. Raises RowError for what is not supported and cannot safely be ignored."""
     if not isinstance(fields, dict) or not {"custom_id", "url", "body"} <= fields.keys():
         raise RowError("no request with 'custom_id', 'url' and 'body', as the first line is: a file holds one kind")
     _check_line(fields)
@@ -74,7 +74,7 @@ def _embedding(body: Row) -> Row:
 
 
 def _prompt(body: Row, name: str) -> Any:
-    """The one prompt of a request; a list of one is taken for it."""
+    """The one prompt of a request, or the only item of a list."""
     if name not in body:
         raise RowError(f"body: {name!r} is missing")
     prompt = body.pop(name)

@@ -1,4 +1,4 @@
-"""What an OpenAI request asks of the sampling, in the words of vLLM's SamplingParams."""
+"""Translates the sampling parameters of an OpenAI request to those of vLLM's SamplingParams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm_hpc.rows.row import Row, RowError
 
-# Mean the same in both.
+# These mean the same in both.
 _SAME = frozenset(
     {
         "temperature", "top_p", "n", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
@@ -15,20 +15,20 @@ _SAME = frozenset(
         "prompt_logprobs", "thinking_token_budget",
     }
 )  # fmt: skip
-# Change nothing in the answer.
+# These do not change the answer.
 IGNORED = frozenset(
     {
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
         "prediction", "stream_options", "parallel_tool_calls", "priority", "request_id",
     }
 )  # fmt: skip
-# Can only be done in their default, which these are.
+# Only these default values are supported.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "stream": (False,), "echo": (False,), "suffix": ("",), "use_beam_search": (False,), "length_penalty": (1, 1.0),
     "modalities": (["text"],), "functions": ([],), "function_call": ("none",), "add_generation_prompt": (True,),
     "continue_final_message": (False,), "include_reasoning": (True,), "tool_choice": ("none", "auto"),
 }  # fmt: skip
-# vLLM's older words for structured_outputs.
+# vLLM's older names for structured_outputs.
 _GUIDED = {
     "guided_json": "json",
     "guided_regex": "regex",
@@ -38,7 +38,7 @@ _GUIDED = {
 
 
 def sampling_of(body: Row, is_chat: bool) -> Row:
-    """The sampling of a request, whose prompt and model were taken out. Raises RowError, naming the parameter."""
+    """The sampling of a request without its prompt and model. Raises RowError, which names the parameter."""
     _check_tools(body)
     check_neutral(body, _NEUTRAL)
     sampling = {key: body[key] for key in body if key in _SAME}
@@ -53,7 +53,7 @@ def sampling_of(body: Row, is_chat: bool) -> Row:
 
 
 def take_template_kwargs(body: Row) -> Row:
-    """Take out what goes to the chat template: chat_template_kwargs, and reasoning_effort as vLLM's server does."""
+    """Remove and return chat template arguments: chat_template_kwargs, reasoning_effort as in vLLM's server."""
     kwargs = body.pop("chat_template_kwargs", {})
     if not isinstance(kwargs, dict):
         raise RowError("body: 'chat_template_kwargs' must be an object")
@@ -62,10 +62,10 @@ def take_template_kwargs(body: Row) -> Row:
 
 
 def check_neutral(body: Row, allowed: dict[str, tuple[Any, ...]]) -> None:
-    """Refuse, and else take out, parameters that can only be done in their default. Raises RowError."""
+    """Remove parameters that have their default value, refuse any other value. Raises RowError."""
     for key in allowed.keys() & body.keys():
         value = body[key]
-        # False == 0 and 1 == True: a flag is a flag.
+        # In Python False == 0 and True == 1, but a flag must be a bool.
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed[key]):
             raise RowError(f"body: {key!r} cannot be {_shorten(value)} here: take it out")
         del body[key]
@@ -77,7 +77,7 @@ def _shorten(value: Any) -> str:
 
 
 def _check_tools(body: Row) -> None:
-    """Tools are only ever there to be left alone; without tools, 'auto' is what 'none' is."""
+    """Refuse tools unless tool_choice is 'none'; without tools, 'auto' means the same as 'none'."""
     tools, choice = body.pop("tools", []), body.get("tool_choice", "auto")
     if tools and choice != "none":
         raise RowError('body: \'tools\' cannot be called here: take them out, or add "tool_choice": "none"')
@@ -89,7 +89,7 @@ def _check_best_of(best_of: Any, n: Any) -> None:
 
 
 def _max_tokens(rest: Row) -> Row:
-    """Of the two names the newer one wins, as in vLLM's server."""
+    """Read max_tokens; its newer name, max_completion_tokens, wins, as in vLLM's server."""
     older = rest.pop("max_tokens", None)
     limit = rest.pop("max_completion_tokens", older)
     if limit is not None and (type(limit) is not int or limit < 1):
@@ -98,7 +98,7 @@ def _max_tokens(rest: Row) -> Row:
 
 
 def _chat_logprobs(rest: Row) -> Row:
-    """A chat says whether (logprobs) and how many (top_logprobs)."""
+    """Read a chat's logprobs (whether) and top_logprobs (how many)."""
     wanted, top = rest.pop("logprobs", False), rest.pop("top_logprobs", None)
     if not isinstance(wanted, bool):
         raise RowError("body: in a chat 'logprobs' is true or false, and 'top_logprobs' says how many")
@@ -117,7 +117,7 @@ def _logprobs(rest: Row) -> Row:
 
 
 def _structured(rest: Row) -> Row:
-    """The one constraint on the form of the answer."""
+    """The one constraint on the format of the answer."""
     found = [{word: rest.pop(key)} for key, word in _GUIDED.items() if key in rest]
     if "structured_outputs" in rest:
         found.append(rest.pop("structured_outputs"))

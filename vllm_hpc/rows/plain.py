@@ -1,4 +1,4 @@
-"""A plain row: ``prompt`` or ``messages``, and what goes with them, checked and normalised."""
+"""Checks and normalises a plain row: ``prompt`` or ``messages``, with its options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TASKS = ("generate", "embed")
 
 
 def plain_row(fields: Any, index: int) -> Row:
-    """The normalised row of what a line or a table's row holds. Raises RowError."""
+    """The normalised row from the fields of a line or a table's row. Raises RowError."""
     if not isinstance(fields, dict):
         raise RowError("a row must be a JSON object with 'prompt' or 'messages'")
     if ("prompt" in fields) == ("messages" in fields):
@@ -29,7 +29,7 @@ def plain_row(fields: Any, index: int) -> Row:
 
 
 def check_prompt(prompt: Any, name: str = "prompt") -> None:
-    """A text or a list of token ids. Raises RowError."""
+    """Check for a string or a list of token ids. Raises RowError."""
     if isinstance(prompt, str):
         return
     if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
@@ -37,7 +37,7 @@ def check_prompt(prompt: Any, name: str = "prompt") -> None:
 
 
 def check_messages(messages: Any) -> None:
-    """A chat: a list of objects that have a role. Raises RowError."""
+    """Check for a chat: a list of objects with a role. Raises RowError."""
     if not isinstance(messages, list) or not messages:
         raise RowError("'messages' must be a list of messages")
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
@@ -49,7 +49,7 @@ def _check_options(fields: Row) -> None:
         raise RowError("'sampling' must be an object, such as {\"temperature\": 0}")
     if "chat_template_kwargs" in fields and not isinstance(fields["chat_template_kwargs"], dict):
         raise RowError("'chat_template_kwargs' must be an object, such as {\"enable_thinking\": false}")
-    # These two say what the engine does with a row: data that happens to be called so must not.
+    # These two tell the engine what to do with a row; a data column of that name must not.
     if "task" in fields and fields["task"] not in TASKS:
         raise RowError(f"field 'task' is {' or '.join(TASKS)}, what is asked of the model: rename yours")
     if "batch" in fields:

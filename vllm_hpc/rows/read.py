@@ -1,8 +1,7 @@
-"""Formats: which files prompts are read from, and how each becomes normalised rows.
+"""Reads files of prompts in any format as normalised rows.
 
-``lines`` reads .jsonl, .txt and OpenAI batch files (``openai_batch``, ``openai_sampling``), ``tables`` .csv and
-.parquet (``cells``); ``plain`` is what a row must look like, ``ids`` keeps ids apart, ``blocks`` cuts a file into
-pieces.
+``jsonl`` reads .jsonl, .txt and OpenAI batch files (``openai_batch``, ``openai_sampling``), ``tables`` .csv and
+.parquet (``cells``); ``plain`` checks a row, ``ids`` checks that ids are unique, ``blocks`` splits a file into pieces.
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ _COMPRESSED = {
 def read_rows(path: str | None) -> Iterator[Row]:
     """Read and check an input file, row by row, normalised; None gives the sample prompts.
 
-    Raises InputError, which names file and line, at the first row that is wrong.
+    Raises InputError at the first invalid row; it names file and line.
     """
     return sample_rows() if path is None else checked_rows(find_source(path))
 
 
 def check_rows(path: str | None) -> int:
-    """Check every row of an input and return how many there are. Raises InputError."""
+    """Check every row of an input and count the rows. Raises InputError."""
     return sum(1 for _ in read_rows(path))
 
 
 def sample_rows() -> Iterator[Row]:
-    """What a job without an input runs."""
+    """The rows of a job without an input."""
     yield from ({"index": index, "id": str(index), "prompt": text} for index, text in enumerate(SAMPLE_PROMPTS))
 
 
 def find_source(path: str) -> Source:
-    """What reads a file. Raises InputError where it is no file of a kind that can be read."""
+    """The reader for a file. Raises InputError if its format is not supported."""
     file = find_file(path)
     suffix = file.suffix.lower()
     try:
@@ -62,7 +61,7 @@ def find_source(path: str) -> Source:
 
 
 def find_file(path: str) -> Path:
-    """The path of an input that can be read by its name. Raises InputError."""
+    """The path of an input that exists and is a regular file. Raises InputError."""
     file = as_path(path, "--input")
     if not _is_utf8(os.path.abspath(file)):  # noqa: PTH100 - as it will be written into input.json
         raise InputError(f"input {str(file)!r}: its path is not valid UTF-8: give it another name")
@@ -84,9 +83,9 @@ def _is_utf8(path: str) -> bool:
 
 
 def checked_rows(source: Source, check_ids: bool = True) -> Iterator[Row]:
-    """The rows of a source, every one checked; ids too, unless they were before. Raises InputError.
+    """The rows of a source, all checked; ids too, unless they were checked before. Raises InputError.
 
-    Of very many rows a repeated id is found after the last.
+    With very many rows, a repeated id is reported only after the last row.
     """
     unique = UniqueIds()
     index = -1
@@ -107,8 +106,8 @@ def checked_rows(source: Source, check_ids: bool = True) -> Iterator[Row]:
 
 
 def identity_of(file: Path) -> tuple[int, ...]:
-    """What changes when a file is written to or replaced. Raises OSError."""
-    found = os.stat(file)  # noqa: PTH116 - quicker, and the same
+    """Values that change when a file is written to or replaced. Raises OSError."""
+    found = os.stat(file)  # noqa: PTH116 - the same as Path.stat, but faster
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -121,7 +120,7 @@ def _repeated(source: Source, number: int, identity: Id) -> InputError:
 
 
 def _check_head(file: Path) -> None:
-    """Refuse what is compressed, whatever its name; and what has another name."""
+    """Refuse compressed files, whatever their name, and unknown suffixes."""
     with file.open("rb") as stream:
         head = stream.read(8)
     for magic, advice in _COMPRESSED.items():

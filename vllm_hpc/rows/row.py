@@ -1,9 +1,9 @@
-"""Rows: the prompts that go in, and the results that come out.
+"""Rows: prompts in, results out.
 
-A row in has ``prompt`` (text, or a list of token ids) or ``messages`` (a chat), optionally ``id``, ``sampling`` and
-``chat_template_kwargs``; any other field is carried through to its row out. Normalised rows also have ``index``, their
-place in the input; those of an OpenAI batch have ``batch`` (custom_id, url, model), and ``task`` where they ask for
-something else than text. Which files they are read from: vllm_hpc/formats.
+An input row has ``prompt`` (a string or a list of token ids) or ``messages`` (a chat), and optionally ``id``,
+``sampling`` and ``chat_template_kwargs``; any other field is copied to its output row. Normalised rows also have
+``index``, their position in the input; those of an OpenAI batch have ``batch`` (custom_id, url, model), and ``task``
+if they ask for something other than text. ``read`` lists the file formats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 Row = dict[str, Any]
 
 SAMPLE_PROMPTS = ("Hello, my name is", "The capital of France is")
-# What only a row in has, and what only a row out has: a carried field of the second kind would be overwritten.
+# Fields of input rows that are not copied, and fields of output rows, which would overwrite a copied field.
 INPUT_FIELDS = frozenset(
     {"index", "id", "prompt", "messages", "sampling", "tools", "chat_template_kwargs", "batch", "task"}
 )
@@ -27,16 +27,16 @@ OUTPUT_FIELDS = frozenset(
 )
 
 
-# In every row out of a rehearsal, so that nobody takes one for a model's answer.
+# In every output row of a rehearsal, so that it cannot be mistaken for a model's answer.
 REHEARSED: Row = {"rehearsal": True}
 
 
 class RowError(Exception):
-    """What is wrong with a row; whoever knows its file and line makes an InputError of it."""
+    """What is wrong with a row; the caller adds file and line and raises InputError."""
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> int:
-    """Write rows as JSON lines and return how many."""
+    """Write rows as JSON lines and return their number."""
     count = 0
     encoder = msgspec.json.Encoder()
     with path.open("wb") as file:
@@ -47,7 +47,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
 
 
 def iter_jsonl(path: Path) -> Iterator[Row]:
-    """The complete rows of a JSON-lines file that we wrote; a torn last line (the writer was killed) is left out."""
+    """The rows of a JSON-lines file that vllm-hpc wrote, without a torn last line (the writer was killed)."""
     decoder = msgspec.json.Decoder()
     with path.open("rb") as file:
         for line in file:
@@ -57,12 +57,12 @@ def iter_jsonl(path: Path) -> Iterator[Row]:
 
 
 def carried_fields(row: Row) -> Row:
-    """The fields of a row in that its row out repeats, untouched."""
+    """The fields of an input row that are copied unchanged to its output row."""
     return {key: value for key, value in row.items() if key not in INPUT_FIELDS}
 
 
 def error_row(row: Row, kind: str, message: str) -> Row:
-    """The row out of a row without a result."""
+    """The output row for an input row without a result."""
     return {
         "index": row["index"],
         "id": row["id"],

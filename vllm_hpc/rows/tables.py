@@ -1,8 +1,8 @@
-"""Tables: .csv and .parquet, a row a prompt.
+"""Reads tables, .csv and .parquet, with one prompt per row.
 
-A column ``prompt`` or ``messages``; optional ``id``, ``sampling`` and ``chat_template_kwargs``; every other column is
-carried through. What a row in holds as an object or a list may stand in a table as JSON text. A cell of a .csv is
-text and stays text: 007 is no 7.
+Columns: ``prompt`` or ``messages``; optionally ``id``, ``sampling`` and ``chat_template_kwargs``; every other column is
+copied to the output. Objects and lists may be given as JSON text. A cell of a .csv stays a string: 007 does not
+become 7.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from vllm_hpc.rows.jsonl import BOM, MAX_LINE, numbered_lines, text_of
 from vllm_hpc.rows.row import Row, RowError
 from vllm_hpc.spec.errors import InputError
 
-_BATCH = 256  # rows of Parquet in memory at a time
+_BATCH = 256  # Parquet rows in memory at a time
 
 
 class CsvSource:
-    """A .csv file with a header; ``share`` of it was read."""
+    """A .csv file with a header; ``share`` is the part of it that was read."""
 
     kind = "csv"
 
@@ -30,11 +30,11 @@ class CsvSource:
         self._line = 1
 
     def place(self, number: int) -> str:
-        """Where the row is that begins on line ``number``."""
+        """The position of the row that begins on line ``number``, for errors."""
         return f"{self.file}:{number}"
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """The line on which a row begins, and the row, normalised. Raises InputError, OSError."""
+        """Each normalised row with the line on which it begins. Raises InputError, OSError."""
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
         self._line = 1
         try:
@@ -79,7 +79,7 @@ def _by_name(header: list[str], cells: list[str]) -> Row:
 
 
 class ParquetSource:
-    """A .parquet file; ``share`` of its rows was read."""
+    """A .parquet file; ``share`` is the part of its rows that was read."""
 
     kind = "parquet"
 
@@ -87,11 +87,11 @@ class ParquetSource:
         self.file, self.share = file, 0.0
 
     def place(self, number: int) -> str:
-        """Where row ``number`` (from 1) is."""
+        """The position of row ``number`` (from 1), for errors."""
         return f"{self.file}: row {number}"
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """The number of a row from 1, and the row, normalised. Raises InputError, OSError."""
+        """Each normalised row with its number, from 1. Raises InputError, OSError."""
         arrow, parquet = self._pyarrow()
         try:
             with parquet.ParquetFile(self.file) as table:
