@@ -1,1 +1,1 @@
-"""A job is a folder: its files, its records, its input and its shards."""
+"""The job folder: its files, records, input and shards."""

@@ -29,7 +29,7 @@ SUBFOLDERS = ("attempts", "state", "control", "logs", "ranks", "shards")
 
 
 class JobFolder:
-    """The files of one job. Making the object touches nothing."""
+    """The files of one job. Creating the object does not touch the disk."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as the user wrote them
@@ -62,33 +62,33 @@ class JobFolder:
         return self.path / "state" / f"exit-{attempt}.json"
 
     def ending(self, attempt: int) -> Path:
-        """Why the local scheduler ends attempt k, on record before it does."""
+        """Why the local scheduler ends attempt k, written before it does so."""
         return self.path / "state" / f"ending-{attempt}.json"
 
     def failed(self, attempt: int) -> Path:
-        """Made by the first rank that fails: whoever started the ranks can end the rest."""
+        """Created by the first rank that fails, so that the launcher can end the others."""
         return self.path / "state" / f"failed-{attempt}"
 
     def taken(self, job_id: str | None) -> Path:
-        """Made by whoever submits again what ran as that id: of two at once, one."""
+        """Created when the job that ran under that id is submitted again: only one of two concurrent calls succeeds."""
         return self.path / "state" / f"resumed-{job_id or 'unsubmitted'}"
 
     def take(self, job_id: str | None) -> Path:
-        """Make that mark. Raises FileExistsError where somebody else has."""
+        """Create that mark. Raises FileExistsError if another process already has."""
         mark = self.taken(job_id)
         os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
         return mark
 
     def task_end(self, job_id: str, task: int) -> Path:
-        """A task of an array has ended, of those that the script itself submits again."""
+        """The end of an array task, for jobs whose script submits itself again."""
         return self.path / "state" / f"ended-{job_id}-{task}.json"
 
     def verdict(self, task: int) -> Path:
-        """What the scheduler said last of a task that has ended; it forgets, the folder does not."""
+        """The scheduler's last word on a task that has ended, kept because the scheduler forgets it."""
         return self.path / "state" / f"verdict-{task}.json"
 
     def heartbeat(self, rank: int) -> Path:
-        """Touched by a live rank."""
+        """Touched regularly by a live rank."""
         return self.path / "state" / f"heartbeat-{rank}.json"
 
     def progress(self, replica: int) -> Path:
@@ -96,7 +96,7 @@ class JobFolder:
         return self.path / "state" / f"progress-{replica}.json"
 
     def drain_attempt(self, attempt: int) -> Path:
-        """Made by the script of attempt k ahead of its walltime; ``drain`` is for whoever wants the job to stop."""
+        """Created by the script of attempt k before its walltime ends; ``drain`` is for users who stop the job."""
         return self.path / "control" / f"drain-{attempt}"
 
     def suspects(self, replica: int) -> Path:
@@ -104,19 +104,19 @@ class JobFolder:
         return self.path / "state" / f"suspects-{replica}.json"
 
     def crash(self, replica: int, attempt: int) -> Path:
-        """What a replica's engine died of in attempt k."""
+        """Why a replica's engine died in attempt k."""
         return self.path / "state" / f"crash-{replica}.{attempt}.json"
 
     def claimed(self, replica: int, attempt: int) -> Path:
-        """Chunks that a replica began in attempt k, and its trials; a line each."""
+        """Chunks that a replica started in attempt k, and its trials, one per line."""
         return self.path / "state" / f"claimed-{replica}.{attempt}.jsonl"
 
     def reserve(self, replica: int) -> Path:
-        """Room on the disk that a replica's writer keeps, for its rank to say in that the disk is full."""
+        """Disk space that a replica's writer reserves, so that its rank can still report a full disk."""
         return self.path / "state" / f".reserve-{replica}"
 
     def rank_log(self, rank: int) -> Path:
-        """What a rank printed, over all attempts."""
+        """The output of a rank, over all attempts."""
         return self.path / "logs" / f"rank-{rank}.log"
 
     def rank_record(self, rank: int) -> Path:
@@ -127,7 +127,7 @@ class JobFolder:
         """Rows that a replica finished in attempt k."""
         return self.shards / f"replica-{replica}.{attempt}.jsonl"
 
-    # -- reading -------------------------------------------------------------------------------------------------
+    # -- read ----------------------------------------------------------------------------------------------------
     def job(self) -> JobRecord:
         """Read job.json. Raises JobNotFoundError."""
         record = read_job(self.job_json)
@@ -138,19 +138,19 @@ class JobFolder:
         return record
 
     def attempts(self) -> list[Attempt]:
-        """All attempts, the oldest first."""
+        """All attempts, oldest first."""
         names = [file.stem for file in (self.path / "attempts").glob("*.json")]
         found = (read_json(self.attempt(number), Attempt) for number in sorted(int(n) for n in names if n.isdecimal()))
         return [attempt for attempt in found if attempt is not None]
 
     def exit_of(self, attempt: int) -> ExitRecord | None:
-        """How attempt k ended, None while it runs. What the local scheduler meant wins over the signal it sent."""
+        """How attempt k ended, None while it runs. The local scheduler's reason replaces the signal that it sent."""
         record = read_json(self.exit_record(attempt), ExitRecord)
         meant = read_json(self.ending(attempt), Ending) if record else None
         return msgspec.structs.replace(record, cause=meant.cause) if record and meant else record
 
     def errors_up_to(self) -> int:
-        """Errors of attempts up to this one are to be run again: 'resume --retry-errors' said so; 0: none are."""
+        """The last attempt whose errors 'resume --retry-errors' wants to run again; 0: none."""
         retry = read_json(self.retry, Retry)
         return retry.errors_up_to if retry else 0
 
@@ -163,23 +163,23 @@ class JobFolder:
         return next((attempt for attempt in reversed(self.attempts()) if attempt.task == task), None)
 
     def progress_of(self, replicas: Iterable[int]) -> list[Progress]:
-        """The counts of those of these replicas that have begun."""
+        """The counts of these replicas, without those that have not started."""
         found = (read_json(self.progress(replica), Progress) for replica in replicas)
         return [progress for progress in found if progress is not None]
 
     def records_of(self, ranks: Iterable[int]) -> list[RankRecord]:
-        """The records of those of these ranks that have begun."""
+        """The records of these ranks, without those that have not started."""
         found = (read_json(self.rank_record(rank), RankRecord) for rank in ranks)
         return [record for record in found if record is not None]
 
     def shard_files(self) -> list[Path]:
-        """All shards, the lowest attempt first."""
+        """All shards, lowest attempt first."""
         found = [(match, file) for file in self.shards.iterdir() if (match := _SHARD_NAME.fullmatch(file.name))]
         return [file for match, file in sorted(found, key=lambda pair: (int(pair[0][2]), int(pair[0][1])))]
 
-    # -- making --------------------------------------------------------------------------------------------------
+    # -- create --------------------------------------------------------------------------------------------------
     def create(self) -> None:
-        """Make the folder; of two at once, one gets FileExistsError. Raises RequestError where it cannot be made."""
+        """Create the folder. Raises FileExistsError if it exists, RequestError if it cannot be created."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir()
@@ -193,5 +193,5 @@ class JobFolder:
             (self.path / name).mkdir()
 
     def remove(self) -> None:
-        """Take back a folder whose job was never submitted."""
+        """Delete a folder whose job was never submitted."""
         shutil.rmtree(self.path, ignore_errors=True)

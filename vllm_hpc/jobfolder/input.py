@@ -1,6 +1,6 @@
-"""The input of a job after it was submitted: rows by their place, from the copy in its folder or the file referenced.
+"""Reads the input of a submitted job by position, from the copy in its folder or from the referenced file.
 
-input.json says which file, and what each of its blocks held: no other rows than those that were checked are run.
+input.json names the file and has a digest of each block, so only rows that were checked are run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ADVICE = "changed since the job was submitted: restore it, or submit a new job"
 class InputIndex(msgspec.Struct, frozen=True, kw_only=True):
     """input.json. ``path`` is absolute, or relative to the job folder; ``size`` in bytes.
 
-    ``format``: rows (our own, normalised), jsonl, txt or openai. ``blocks``: see rows/blocks.py.
+    ``format``: rows (normalised by vllm-hpc), jsonl, txt or openai. ``blocks``: see rows/blocks.py.
     """
 
     path: str
@@ -37,7 +37,7 @@ class InputIndex(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputReader:
-    """Reads rows by their place, a block at a time; quick where a range lies in or behind the block before."""
+    """Reads rows by position, a block at a time; the last block is kept, so sequential ranges are fast."""
 
     def __init__(self, folder: JobFolder) -> None:
         self.index = read_index(folder)
@@ -46,7 +46,7 @@ class InputReader:
         self._rows: list[Row] = []
 
     def rows(self, first: int, count: int) -> list[Row]:
-        """Rows ``first`` to ``first + count - 1``, as far as there are. Raises InputError where it was changed."""
+        """Rows ``first`` to ``first + count - 1``, or to the last. Raises InputError if the file has changed."""
         stop = min(first + count, self.index.rows)
         found: list[Row] = []
         while (place := first + len(found)) < stop:
@@ -55,9 +55,9 @@ class InputReader:
         return found
 
     def _load(self, place: int) -> int:
-        """Make the block that holds row ``place`` the current one. Returns its first row."""
+        """Load the block that contains row ``place``. Returns the block's first row."""
         blocks = self.index.blocks
-        # Of blocks without a row, which begin where the next does, bisect_right passes over all.
+        # A block without rows begins at the same row as the next one; bisect_right skips it.
         number = bisect_right(blocks, place, key=attrgetter("row")) - 1
         if number != self._number:
             self._rows = list(self._read(number))
@@ -72,7 +72,7 @@ class InputReader:
         return (row for _, row in rows_of_lines(lines, self.index.format, self._file, block.row))
 
     def _check_rows(self, number: int) -> None:
-        """The digest is right: rows that do not add up come from another version of this program."""
+        """Check the number of rows: the digest matched, so a difference comes from another version of vllm-hpc."""
         expected = _end(self.index, number, "row", self.index.rows) - self.index.blocks[number].row
         if len(self._rows) != expected:
             self._number = -1
@@ -82,7 +82,7 @@ class InputReader:
 
 
 def iter_rows(folder: JobFolder) -> Iterator[Row]:
-    """All rows of a job in their order, normalised. Raises InputError where the file was changed."""
+    """All normalised rows of a job, in order. Raises InputError if the file has changed."""
     reader = InputReader(folder)
     index = reader.index
     for number, block in enumerate(index.blocks):
@@ -98,18 +98,18 @@ def read_index(folder: JobFolder) -> InputIndex:
 
 
 def input_file(folder: JobFolder) -> Path:
-    """The file that holds the rows: in the job folder, or where the user has it. Raises InputError."""
+    """The file with the rows, in the job folder or at the user's path. Raises InputError."""
     return folder.path / read_index(folder).path
 
 
 def check_size(folder: JobFolder) -> None:
-    """The quick look: refuse an input that is gone, or longer or shorter than it was. Raises InputError."""
+    """A quick check: refuse an input that is missing or has another size. Raises InputError."""
     index = read_index(folder)
     _check_size(folder.path / index.path, index)
 
 
 def check_unchanged(folder: JobFolder) -> None:
-    """Refuse an input that is not what it was: its size, and every block. Raises InputError."""
+    """A full check: refuse an input whose size or any block has changed. Raises InputError."""
     index = read_index(folder)
     file = folder.path / index.path
     _check_size(file, index)
@@ -141,7 +141,7 @@ def _read_block(file: Path, index: InputIndex, number: int) -> bytes:
 
 
 def _end(index: InputIndex, number: int, field: str, last: int) -> int:
-    """Where a block ends: at the next one's beginning, the last at the file's."""
+    """Where a block ends: where the next one begins; for the last block, at ``last``."""
     following = number + 1
     return int(getattr(index.blocks[following], field)) if following < len(index.blocks) else last
 

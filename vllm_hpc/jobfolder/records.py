@@ -1,6 +1,6 @@
-"""Records: the JSON files of a job folder as frozen values, and how they are read and written.
+"""Records: the JSON files of a job folder as frozen values, with functions that read and write them.
 
-A file that others may read while it is written is written under another name and renamed.
+A file that may be read while it is written is written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from vllm_hpc.spec.request import Request
 T = TypeVar("T")
 
 
-# Of job.json. 1 is vllm-hpc 0.1's, which names no version and has no origins. A larger one was written by a later
-# vllm-hpc, which may mean other things by the same keys.
+# Version of job.json. 1 is vllm-hpc 0.1, whose file has no version and no origins. A larger number was written by a
+# later vllm-hpc, in which the same keys may mean something else.
 JOB_RECORD_VERSION = 2
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """job.json: what was asked and what was computed. ``model`` is what vLLM is given; times are Unix seconds.
+    """job.json: what was asked and what was computed. ``model`` is passed to vLLM; times are Unix seconds.
 
-    ``request`` holds the profile's values where nothing else was asked; ``origins`` says which are from where.
+    ``request`` is filled in from the profile; ``origins`` says where each value came from.
     """
 
     version: int = 1
@@ -54,7 +54,7 @@ class Version(msgspec.Struct, frozen=True):
 class Submitted(msgspec.Struct, frozen=True):
     """state/submitted.json: the scheduler took the job under this id.
 
-    ``earlier``: the ids before it, where the job's own script submitted it again (PBS); 'vllm-hpc resume' begins anew.
+    ``earlier``: previous ids, if the job's script submitted itself again (PBS); 'vllm-hpc resume' starts a new list.
     """
 
     scheduler: str
@@ -64,7 +64,7 @@ class Submitted(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """attempts/<k>.json: the script started for the k-th time; ``task`` is that of a job array."""
+    """attempts/<k>.json: the script started for the k-th time; ``task`` is the task of a job array."""
 
     attempt: int
     task: int = 0
@@ -89,11 +89,11 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica did in one attempt: counts of rows and tokens, and where the seconds went.
+    """What a replica did in one attempt: rows, tokens, and how its time was spent.
 
     ``seconds``: launch (from the script's start to the rank's), import, load, warm_up, generate, drain, and idle (the
-    part of generate and drain in which rows were in flight and no step ran). ``occupancy``: mean sequences
-    in flight / max_num_seqs.
+    part of generate and drain with rows in flight but no step running). ``occupancy``: mean number of sequences in
+    flight / max_num_seqs.
     """
 
     attempt: int
@@ -108,8 +108,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """state/progress-<replica>.json: what a replica's first rank has written, over all attempts.
 
-    Rows count once; times are of the last attempt, the last of ``runs``. ``shard_bytes``: how much of that attempt's
-    shard the counts cover, so that of a killed writer only the rest need be counted; None where it was not said.
+    Each row counts once; times are those of the last attempt, the last of ``runs``. ``shard_bytes``: how much of that
+    attempt's shard the counts cover, so that after a kill only the rest must be counted; None if unknown.
     """
 
     replica: int
@@ -125,7 +125,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Crash(msgspec.Struct, frozen=True):
-    """state/crash-<replica>.<k>.json: a step of the engine raised this, in attempt k."""
+    """state/crash-<replica>.<k>.json: the error that an engine step raised in attempt k."""
 
     rank: int
     type: str
@@ -133,20 +133,20 @@ class Crash(msgspec.Struct, frozen=True):
 
 
 class Claimed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line of state/claimed-<replica>.<k>.jsonl: a chunk that was begun, or a group on trial."""
+    """A line of state/claimed-<replica>.<k>.jsonl: a chunk that was started, or a group of rows on trial."""
 
     chunk: int | None = None
     trial: list[int] | None = None
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """state/retry.json: rows whose error is of an attempt up to this one are to be run again."""
+    """state/retry.json: run rows again whose error is from an attempt up to this one."""
 
     errors_up_to: int
 
 
 class RankError(msgspec.Struct, frozen=True):
-    """What a rank died of. ``is_echo``: it only lost another rank, which died before it."""
+    """Why a rank died. ``is_echo``: only because another rank had died before."""
 
     type: str
     message: str
@@ -157,9 +157,9 @@ class RankError(msgspec.Struct, frozen=True):
 class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
     """ranks/rank-<r>.json: where a rank ran and how it ended. Timings are in seconds.
 
-    ``outcome``: running, ok, error, or terminated (it was told to leave). ``digest`` is over the token ids of all
-    rows that the replica finished, equal on all its ranks. ``versions`` are those that ran: of vllm, and of torch.
-    ``device_name`` is what the driver calls the GPU, ``device_gib`` its memory.
+    ``outcome``: running, ok, error, or terminated (by a signal). ``digest`` covers the token ids of all rows that the
+    replica finished, and is equal on all its ranks. ``versions`` are those of vllm and torch on the node.
+    ``device_name`` is the driver's name for the GPU, ``device_gib`` its memory.
     """
 
     rank: int
@@ -180,26 +180,26 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_raised(self) -> bool:
-        """Whether it died of an error of its own, and not of another rank's end."""
+        """Whether it died of its own error, not because another rank died."""
         return self.outcome == "error" and self.error is not None and not self.error.is_echo
 
 
 def submission_of(job_id: str) -> str:
-    """The id that was submitted, of a job or of an array's task: 77 of 77_3, 12[].server of 12[].server_3."""
+    """The submitted id of a job or of an array task: 77 for 77_3, 12[].server for 12[].server_3."""
     match = re.fullmatch(r"(\d+|\d+\[\]\..+)_\d+", job_id)
     return match[1] if match else job_id
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
-    """Read a record; None where it is not there, or not whole (its writer was killed)."""
+    """Read a record; None if it is missing or incomplete (its writer was killed)."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, RequestError):  # also: of a version that checked otherwise
+    except (OSError, msgspec.DecodeError, RequestError):  # RequestError: from a version with other checks
         return None
 
 
 def read_job(path: Path) -> JobRecord | None:
-    """Read a job.json, of 0.1's shape or today's; None where it is not there, not whole, or of a later version."""
+    """Read a job.json of this version or 0.1; None if it is missing, incomplete, or of a later version."""
     record = read_json(path, JobRecord)
     return record if record is not None and record.version <= JOB_RECORD_VERSION else None
 
@@ -211,7 +211,7 @@ def is_of_later_version(path: Path) -> bool:
 
 
 def read_claimed(path: Path) -> list[Claimed]:
-    """The whole lines of the file, none where there is no file. One that a full disk tore is passed over."""
+    """The complete lines of the file, none if it does not exist. A line torn by a full disk is skipped."""
     found = []
     for line in (path.read_bytes() if path.exists() else b"").split(b"\n")[:-1]:
         with suppress(msgspec.DecodeError):
@@ -220,16 +220,16 @@ def read_claimed(path: Path) -> list[Claimed]:
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Write a record under a temporary name, then rename, so that nobody reads half of it."""
+    """Write a record under a temporary name, then rename it, so that no reader sees half of it."""
     temporary = temporary_name(path)
     try:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         temporary.rename(path)
-    except OSError:  # a full disk: the old record stays
+    except OSError:  # such as a full disk: keep the old record
         temporary.unlink(missing_ok=True)
         raise
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside ``path`` that no other writer takes, on this host or another."""
+    """A name in the folder of ``path`` that no other writer uses, on this host or another."""
     return path.with_name(f".{path.name}.{os.urandom(6).hex()}")

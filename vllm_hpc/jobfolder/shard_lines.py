@@ -1,7 +1,7 @@
-"""Lines of shards by their place (shards.py), in the order in which they are asked for.
+"""Reads lines of shards by their place (shards.py), in any order.
 
-Rows finish nearly in the order of the input, so what is asked for together lies in a few stretches of a few shards:
-chunks around them are read once and kept for a while, instead of a seek and a read per row.
+Rows finish nearly in input order, so rows that are requested together are in a few regions of a few shards: chunks
+around them are read once and kept for a while, instead of one seek and read per row.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from types import TracebackType
 from vllm_hpc.jobfolder.shards import split_place
 from vllm_hpc.spec.errors import CollectError
 
-# Chunks are aligned, so that a place's upper bits name its chunk.
+# Chunks are aligned, so the upper bits of a place are its chunk number.
 _CHUNK_BITS = 17
 _CHUNK = 1 << _CHUNK_BITS
-# Read beyond a chunk, so that the last line that begins in it is nearly always whole.
+# Extra bytes read after a chunk, so that the last line that begins in it is nearly always complete.
 _BEYOND = 4096
 _CHUNKS_KEPT = 256
-# Where rows lie in no order, reading around them does not pay: beyond so many bytes read for a byte asked, it stops.
+# If rows are in random order, reading whole chunks does not pay: it stops at this many bytes read per byte used.
 _WASTE = 8
 _FILES_OPEN = 256
 
 
 class LineReader:
-    """Reads lines of shards. A context manager; raises CollectError where a shard is not what it was."""
+    """Reads lines of shards. A context manager; raises CollectError if a shard has changed."""
 
     def __init__(self, shards: list[Path]) -> None:
         self._shards = shards
         self._files: dict[int, int] = {}
         self._chunks: dict[int, bytes] = {}
-        # May go below zero by the size of a chunk.
+        # May fall below zero by the size of one chunk.
         self._may_waste = _CHUNKS_KEPT * _CHUNK
 
     def __enter__(self) -> LineReader:
@@ -43,7 +43,7 @@ class LineReader:
             os.close(file)
 
     def read(self, places: Sequence[int]) -> Iterator[bytes]:
-        """The lines at these places, in this order, many of them joined."""
+        """The lines at these places, in this order, many joined per item."""
         self._load({place >> _CHUNK_BITS for place in places})
         chunks, within, nothing = self._chunks, _CHUNK - 1, b""
         found: list[bytes] = []
@@ -53,7 +53,7 @@ class LineReader:
             end = chunk.find(b"\n", start) + 1
             if end:
                 found.append(chunk[start:end])
-            else:  # a long line, or one that lies alone: it goes by itself, for several may not fit into the memory
+            else:  # a long or isolated line is yielded alone: several might not fit into memory
                 yield self._give(found)
                 found = []
                 yield self._read_line(place)
@@ -66,7 +66,7 @@ class LineReader:
         return data
 
     def _load(self, numbers: set[int]) -> None:
-        """Bring in these chunks, as far as that pays, and mark them as used last."""
+        """Load these chunks, as far as that pays, and mark them as most recently used."""
         for number in sorted(numbers):
             chunk = self._chunks.pop(number, None)
             if chunk is None:

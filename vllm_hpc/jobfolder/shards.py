@@ -1,11 +1,11 @@
-"""Shards: what the replicas have written, one line a finished row, over all attempts.
+"""Reads shards: what the replicas wrote over all attempts, one line per finished row.
 
-The one reader of them, for resume, status and collect. A torn last line (its writer was killed, or is not done) is no
-row, nor is a line of which the file system lost a part, and left zeros. Of a row that stands in two places the lowest
-attempt's wins, but a result wins over an error.
+Used by resume, status and collect. A torn last line (its writer was killed, or is still writing) is not a row, nor is
+a line that the file system partly lost and filled with zeros. If a row was written twice, a result wins over an error,
+then the lowest attempt.
 
-Shards may hold tens of millions of short rows: the loops here are what a ``collect`` takes, so they run over local
-names, many lines a read, and what is kept of a row is nine bytes.
+Shards may contain tens of millions of short rows, and the loops here decide how long ``collect`` takes: they use local
+names, read many lines at a time, and keep nine bytes per row.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 
-# Bytes of lines that are taken at a time: they and what is decoded of them stay in the CPU's cache.
+# Bytes of lines read at a time: small enough that they and the decoded values stay in the CPU's cache.
 _READ = 1 << 17
-# A place is a shard's number, counted from 1, above the offset of a line in it: 16 TiB a shard. 0 is no place.
+# A place is a shard's number (from 1) in the upper bits and a line's offset in the lower: 16 TiB per shard. 0 is unset.
 OFFSET_BITS = 44
 _NO_LINE = msgspec.Raw()
 
-# Raises for a line that no rank wrote: given its shard, and what is wrong.
+# Called with a shard and what is wrong for a line that no rank wrote; raises.
 Refuse = Callable[[Path, str], None]
 
 
 class Line(msgspec.Struct, gc=False):
-    """What is read of a shard's line. ``line``: what collect writes in its stead, where its row came in so."""
+    """The fields read from a shard's line. ``line``: what collect writes instead, for OpenAI batch rows."""
 
     index: Annotated[int, msgspec.Meta(ge=0)]
     error: Any = None
@@ -43,7 +43,7 @@ class Line(msgspec.Struct, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(Line)
-# Stand for a line that no rank wrote, and for one with a hole in it: a place that no input has.
+# Placeholders for a line that no rank wrote, and for one with a hole, with an index that no input has.
 _FOREIGN, _HOLE = Line(1 << 62), Line(1 << 62)
 
 
@@ -56,7 +56,7 @@ class Tally(msgspec.Struct):
     completion_tokens: int = 0
 
     def add(self, other: Tally) -> None:
-        """Count the rows of another beside one's own."""
+        """Add the counts of another tally."""
         self.done += other.done
         self.failed += other.failed
         self.prompt_tokens += other.prompt_tokens
@@ -64,14 +64,14 @@ class Tally(msgspec.Struct):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """Which rows need not run again: ``rows[index]`` is 1; and what each replica has written of them."""
+    """Which rows need not run again (``rows[index]`` is 1), and the counts of each replica."""
 
     rows: bytearray
     by_replica: dict[int, Tally]
 
 
 def finished(folder: JobFolder, total: int, retry_errors_of: int = 0) -> Finished:
-    """What the shards hold of the ``total`` rows. An error of attempts up to ``retry_errors_of`` is to be run again."""
+    """Which of ``total`` rows are finished. Errors of attempts up to ``retry_errors_of`` do not count."""
     shards = folder.shard_files()
     found = Scan(shards, total, folder.job().request.rehearse, retry_errors_of=retry_errors_of)
     by_replica: dict[int, Tally] = {}
@@ -81,11 +81,11 @@ def finished(folder: JobFolder, total: int, retry_errors_of: int = 0) -> Finishe
 
 
 class Scan:
-    """Where each of ``total`` rows stands in the shards, which come with the lowest attempt first.
+    """Finds the place of each of ``total`` rows in the shards, given with the lowest attempt first.
 
-    ``places``: by index, what ``split_place`` takes apart. Lines that no rank wrote are passed over, unless ``refuse``
-    raises; those with a hole of zeros always are: their rows run again. A rehearsal's rows are its own only
-    (``is_rehearsal``): no other job takes them. Raises OSError where a shard cannot be read.
+    ``places``: by index, as ``split_place`` reads them. Lines that no rank wrote are skipped unless ``refuse`` raises;
+    lines with a hole of zeros are always skipped, and their rows run again. Rows of a rehearsal count only in a
+    rehearsal (``is_rehearsal``), and its job accepts no others. Raises OSError if a shard cannot be read.
     """
 
     def __init__(
@@ -122,10 +122,10 @@ class Scan:
             start += sum(map(len, lines))
 
     def _take(self, rows: list[Line], starts: Iterable[int], shard: Path, skips_errors: bool) -> Tally:
-        """Note the rows of one read, and count the results that are taken. Nearly every row is new and a result."""
+        """Record the rows of one read and count the accepted results. Nearly every row is a new result."""
         places, total, is_rehearsal = self.places, len(self.places), self._is_rehearsal
         done = prompt_tokens = completion_tokens = 0
-        for row, place in zip(rows, starts, strict=False):  # the last start is that of the next read
+        for row, place in zip(rows, starts, strict=False):  # the last start belongs to the next read
             index = row.index
             if index >= total:
                 if self._refuse and row is not _HOLE:
@@ -147,7 +147,7 @@ class Scan:
         return Tally(done, 0, prompt_tokens, completion_tokens)
 
     def _is_better(self, row: Line, place: int, skips_errors: bool) -> bool:
-        """Whether a row is to stand at ``place``: the first error that is known of it, or a result after an error."""
+        """Whether to record ``place`` for a row: its first error, or a result after an error."""
         index, before = row.index, self.places[row.index]
         if row.error is not None:
             if before or skips_errors:
@@ -162,7 +162,7 @@ class Scan:
         return True
 
     def _decode(self, lines: list[bytes], shard: Path) -> list[Line]:
-        # Line by line: decode_lines takes two values on a line, or a value on two, for as many rows.
+        # Line by line: decode_lines accepts two values on one line, and one value over two lines.
         try:
             return list(map(_DECODER.decode, lines))
         except (msgspec.DecodeError, RecursionError):
@@ -172,7 +172,7 @@ class Scan:
         try:
             return _DECODER.decode(line)
         except (msgspec.DecodeError, RecursionError) as error:
-            if b"\0" in line:  # no JSON has it: a block that was never written, of a server that was lost
+            if b"\0" in line:  # never in JSON: a block that a failed file server did not write
                 return _HOLE
             if self._refuse:
                 self._refuse(shard, f"a line that no rank wrote ({error})")
@@ -180,7 +180,7 @@ class Scan:
 
 
 def beyond(shard: Path, offset: int, is_rehearsal: bool = False) -> Tally:
-    """Counts of the rows that begin at ``offset`` or after it, of a rehearsal or of none. Raises OSError."""
+    """Counts of the rows that begin at ``offset`` or later, only a rehearsal's or only others. Raises OSError."""
     tally = Tally()
     seen = set[int]()
     for lines in _whole_lines(shard, offset):
@@ -196,17 +196,17 @@ def beyond(shard: Path, offset: int, is_rehearsal: bool = False) -> Tally:
 
 
 def split_place(place: int) -> tuple[int, int]:
-    """The number of a shard, from 0, and the offset of a line in it."""
+    """The number of a shard (from 0), and the offset of a line in it."""
     return (place >> OFFSET_BITS) - 1, place & ((1 << OFFSET_BITS) - 1)
 
 
 def _whole_lines(shard: Path, offset: int = 0) -> Iterator[list[bytes]]:
-    """The lines of a shard, many at a time, up to the torn one if there is one, and to its end as it is now."""
+    """The complete lines of a shard up to its current end, many at a time, without a torn last line."""
     with shard.open("rb") as file:
         left = os.fstat(file.fileno()).st_size - offset
         file.seek(offset)
         while left > 0 and (lines := file.readlines(_READ)):
-            if not lines[-1].endswith(b"\n"):  # perhaps it is being written: what comes next would be its other half
+            if not lines[-1].endswith(b"\n"):  # perhaps still being written: the next read would get its other half
                 yield lines[:-1]
                 return
             yield lines

@@ -1,6 +1,6 @@
-"""Intake: an input on its way into a job: read and checked for the plan, then copied or referenced.
+"""Intake: an input that becomes part of a job. It is read and checked for the plan, then copied or referenced.
 
-Up to REFERENCE_OVER bytes an input is normalised into the job folder. A larger one is read once, and stays where it is.
+An input of up to REFERENCE_OVER bytes is normalised into the job folder. A larger one is read once and not copied.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ VARIABLE = "VLLM_HPC_REFERENCE_OVER"
 
 
 class Intake:
-    """An input as it is submitted; ``path`` None stands for the sample prompts. Making it reads nothing.
+    """An input to submit; ``path`` None means the sample prompts. Creating it does not read the file.
 
-    ``reference_over``: bytes from which a file stays where it is; $VLLM_HPC_REFERENCE_OVER, else 1 GiB.
+    ``reference_over``: a larger file is not copied; bytes, by default $VLLM_HPC_REFERENCE_OVER or 1 GiB.
     """
 
     def __init__(self, path: str | None, reference_over: int | None = None) -> None:
         self._path = path
         self._limit = reference_over
         self._source: Source | None = None
-        # What the file was when its last row had been checked, and its blocks if it stays where it is.
+        # The state of the file when its rows were checked, and its blocks if it will be referenced.
         self._checked: tuple[int, ...] | None = None
         self._maker = BlockMaker()
 
     @property
     def size(self) -> int:
-        """Bytes of the file; 0 where there is none."""
+        """Bytes of the file; 0 if there is none."""
         file = None if self._path is None else as_path(self._path, "--input")
         return file.stat().st_size if file and file.is_file() else 0
 
     @property
     def share(self) -> float:
-        """How much of the file was read, from 0 to 1."""
+        """The share of the file that was read, from 0 to 1."""
         return self._source.share if self._source else 1.0
 
     def rows(self) -> Iterator[Row]:
@@ -64,9 +64,9 @@ class Intake:
         self._checked = identity
 
     def store(self, folder: JobFolder) -> int:
-        """Put the input into a job folder, with input.json; returns the number of rows. Raises InputError.
+        """Store the input in a job folder, with input.json. Returns the number of rows. Raises InputError.
 
-        What did not change since it was checked is not checked again, and where it stays in its place not even read.
+        An input that has not changed since it was checked is not checked again; a referenced one is not even read.
         """
         index = self._refer() if self._is_large else self._copy(folder)
         write_json(folder.input_json, index)
@@ -104,7 +104,7 @@ def _index(path: str, kind: str, maker: BlockMaker) -> InputIndex:
 
 
 def _block_maker(source: Source) -> BlockMaker:
-    """What cuts a large file into blocks while it is read. A table has no lines to cut it at."""
+    """The maker that groups a large file into blocks while it is read. Tables cannot be split at lines."""
     if not isinstance(source, LineSource):
         raise InputError(
             f"{source.file} is too large for a {source.file.suffix} file, which is copied: convert it to .jsonl, "
@@ -115,7 +115,7 @@ def _block_maker(source: Source) -> BlockMaker:
 
 
 def _identity(file: Path) -> tuple[int, ...]:
-    """What changes when a file does; nothing where it is gone."""
+    """Values that change when a file changes; empty if it is missing."""
     try:
         return identity_of(file)
     except OSError:
