@@ -1,1 +1,1 @@
-"""What fits, which layout, which engine settings, how long it takes."""
+"""Plans a job: which layout and engine settings, whether it fits, how long it takes."""

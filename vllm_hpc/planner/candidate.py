@@ -1,4 +1,4 @@
-"""All that decides on a layout, and what it says of one: whether it fits, how busy it is, how long it takes."""
+"""The inputs of the choice of a layout, and how a layout scores: whether it fits, how busy it is, how long it takes."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Layout
 
-# Sequences that a replica should have room for at once: with fewer, decode steps spend their time reading weights
-# (an H100 reads a bf16 weight in the time of some 300 multiplications with it).
+# Sequences that a replica should hold at once: with fewer, decode steps spend their time reading weights (an H100
+# does some 300 multiplications with a bf16 weight in the time it takes to read it).
 BUSY_SEQUENCES = 128
 
 
 class PlanningProblem(msgspec.Struct, frozen=True):
-    """All that decides on a layout: the model, its weights, the device, the settings, and what the input asks for."""
+    """Everything that decides the layout: the model, its weights, the device, the settings and the workload."""
 
     shape: Shape
     weights: Weights | None
     device: Device | None
     settings: Settings
     workload: Workload | None = None
-    one_node: bool = False  # the local scheduler's: no other node can be had
-    overlaps_stages: bool = False  # of PP: --launcher native
+    one_node: bool = False  # the local scheduler has only one node
+    overlaps_stages: bool = False  # PP stages overlap: --launcher native
 
     @property
     def rows(self) -> int | None:
-        """How many the input has, None where it is not known."""
+        """Rows of the input, None if unknown."""
         return self.workload.rows if self.workload else None
 
     def rule(self, tp: int, pp: int) -> str | None:
-        """What the model says of such a cut."""
+        """Why the model cannot be split like this, None if it can."""
         return why_not(self.shape, tp, pp, self.settings.load.quantization)
 
     def fit(self, layout: Layout) -> Fit | None:
-        """Memory of the fullest rank, None where the device is not known."""
+        """Memory of the fullest rank, None if the device is unknown."""
         if self.device is None:
             return None
         load = self.settings.load
@@ -52,14 +52,14 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         return fit_on_cpu(self.shape, self.weights, load, layout.tp, layout.pp, share)
 
     def concurrent(self, fit: Fit) -> float:
-        """Sequences of average length that run at once: as many as have room, and max_num_seqs at most."""
+        """Sequences of average length that run at once: as many as fit, at most max_num_seqs."""
         room = fit.kv_tokens / self.settings.sequence_tokens if fit.fits else 0.0
         return min(room, float(self.settings.load.max_num_seqs))
 
     def seconds(self, layout: Layout, fit: Fit | None) -> float | None:
-        """An estimate of the generating alone, near enough to compare layouts by; else None.
+        """An estimate of the generation time that is accurate enough to compare layouts, else None.
 
-        It is not where the GPUs' link is not known, nor for stages of PP that overlap.
+        It is not accurate enough if the GPUs' link is unknown, or if PP stages overlap.
         """
         gpu = self.device.gpu if self.device else None
         if gpu is None or not gpu.link or (layout.pp > 1 and self.overlaps_stages):
@@ -67,7 +67,7 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         return self.rough_seconds(layout, fit)
 
     def rough_seconds(self, layout: Layout, fit: Fit | None) -> float | None:
-        """An estimate of the generating alone; None where the input or the GPUs' speed is not known."""
+        """An estimate of the generation time; None if the input or the GPUs' speed is unknown."""
         gpu = self.device.gpu if self.device else None
         if not (gpu and gpu.tflops and self.workload and fit and fit.fits):
             return None
@@ -75,8 +75,8 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         return estimate_seconds(work, layout, fit, self.concurrent(fit))
 
     def busy_at(self, layout: Layout) -> float:
-        """Sequences at once that keep a replica of that layout busy."""
+        """Concurrent sequences that keep a replica of that layout busy."""
         if self.device is not None and self.device.gpu is None:
-            return 1.0  # a CPU is busy with a few
+            return 1.0  # a few keep a CPU busy
         share = BUSY_SEQUENCES if self.workload is None else -(-self.workload.sequences // layout.dp)
         return float(min(BUSY_SEQUENCES, share, self.settings.load.max_num_seqs))

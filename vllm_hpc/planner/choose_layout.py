@@ -1,7 +1,7 @@
-"""The layout of a job whose model is known: the smallest TP, then PP, that fits with room to keep the engine busy.
+"""Chooses the layout for a known model: the smallest TP, then PP, that fits with room to keep the engine busy.
 
-The rest of the GPUs become replicas: four replicas of an 8B model gave 3.5 times the tokens/s of TP=2 × PP=2 on the
-same four H100. Where few sequences run at once, a larger TP makes more: an estimate decides (planner/time_estimate.py).
+The other GPUs become replicas: four replicas of an 8B model gave 3.5 times the tokens/s of TP=2 × PP=2 on the same
+four H100. With few concurrent sequences a larger TP is faster: an estimate decides (planner/time_estimate.py).
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from vllm_hpc.spec.plan import LARGEST_GRAPH, MOST_CAPTURED, names_graphs
 
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 
-ASSUMED_NODE = 8  # GPUs of a node, for the choice of TP where nobody said
-MOST_REPLICA = 512  # ranks; the largest models take 16
-# KV cache as a multiple of what it must hold, before max_model_len is rounded up or more sequences are run at once:
+ASSUMED_NODE = 8  # GPUs per node, for the choice of TP if not given
+MOST_REPLICA = 512  # ranks; the largest models need 16
+# How much larger the KV cache must be than needed before max_model_len is rounded up or more sequences run at once:
 # predictions were up to 5 % off (docs/planner.md).
 ROOM = 1.1
-# The longest that it is rounded up to where the memory is not known: 1 GiB of KV cache for an 8B model.
+# The longest max_model_len to round up to if the memory is unknown: 1 GiB of KV cache for an 8B model.
 MOST_LENGTH_UNKNOWN = 8192
-# So many times MOST_CAPTURED rows a replica make up for the graphs: 3 % of 190 s of an H100 with the 8B shape, 3 s more
-# in each start. With fewer, the code that other inputs' jobs have compiled, for 512, is worth more.
+# With this many times MOST_CAPTURED rows per replica the larger graphs pay off: 3 % of 190 s on an H100 with the 8B
+# shape, for 3 s more per start. With fewer rows, reusing the code that other jobs compiled for 512 is worth more.
 MANY_WAVES = 16
-# What a layout must save, by the estimate, to be taken for another one: the start of TP=4 took 8 to 12 s more than that
-# of four replicas (docs/performance.md), and where a larger TP was estimated against a smaller one on the same GPUs,
-# its advantage came out up to a tenth too large (docs/planner.md).
+# What a layout must save, by the estimate, to replace another one: TP=4 took 8 to 12 s longer to start than four
+# replicas (docs/performance.md), and the estimated advantage of a larger TP over a smaller one on the same GPUs was up
+# to a tenth too large (docs/planner.md).
 WORTH_S, WORTH_SHARE = 12.0, 0.15
-# With room for fewer, of which some may be longer than the average, rows wait for each other's KV cache.
+# With room for fewer sequences, rows wait for KV cache as soon as some are longer than the average.
 SOME_SEQUENCES = 32
-SOME_ROOM = 0.6  # or of what the roomiest layout has, where none has room to be busy
+SOME_ROOM = 0.6  # or this share of the roomiest layout's, if none has room to be busy
 _NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})
-RUNNERS_UP = 2  # smaller ones, and one larger
+RUNNERS_UP = 2  # with smaller replicas, and one with larger ones
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """The layout that was chosen, why, what it does to memory, and which others lost."""
+    """The chosen layout, the reasons, its memory, and the runners-up."""
 
     layout: Layout
     fit: Fit | None
@@ -68,7 +68,7 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def room(self) -> float:
-        """Sequences at once in all replicas."""
+        """Concurrent sequences over all replicas."""
         return self.concurrent * self.layout.dp
 
     @property
@@ -80,11 +80,11 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
         return self.problem.seconds(self.layout, self.fit)
 
     def is_on_as_many(self, other: _Candidate) -> bool:
-        """GPUs."""
+        """Whether both use the same number of GPUs."""
         return self.layout.all_ranks == other.layout.all_ranks
 
     def saves_much(self, other: _Candidate) -> bool:
-        """By the estimate, of both."""
+        """Whether it is much faster, by the estimates of both."""
         if self.seconds is None or other.seconds is None:
             return False
         return other.seconds - self.seconds >= max(WORTH_S, WORTH_SHARE * other.seconds)
@@ -95,7 +95,7 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
 
 
 def choose(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> Choice:
-    """Complete a layout for a model. Raises LayoutError where the numbers, or the model's, do not go together."""
+    """Complete a layout for a model. Raises LayoutError if the numbers do not match each other or the model."""
     candidates = _candidates(asked, capacity, problem, solve)
     if not candidates:  # solve says which number is wrong
         candidates = [_Candidate(*solve(asked, capacity, problem.rule, True), problem)]
@@ -110,9 +110,9 @@ def choose(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: 
 def with_rounded_length(
     choice: Choice, problem: PlanningProblem, given: dict[str, Any]
 ) -> tuple[Choice, PlanningProblem]:
-    """With max_model_len rounded up, where the layout has room for such a sequence, or that is too short to matter.
+    """Round max_model_len up if the layout has room for such a sequence, or if it is too short to matter.
 
-    ``given`` is --engine's.
+    ``given`` has the arguments of --engine.
     """
     roomy = msgspec.structs.replace(problem, settings=round_up(problem.settings, problem.shape, given))
     fit, length = roomy.fit(choice.layout), roomy.settings.load.max_model_len
@@ -125,10 +125,10 @@ def with_rounded_length(
 def with_more_sequences(
     choice: Choice, problem: PlanningProblem, given: dict[str, Any]
 ) -> tuple[Choice, PlanningProblem]:
-    """With MOST_CAPTURED sequences at once, not LARGEST_GRAPH, where the KV cache holds them and rows are very many.
+    """Run MOST_CAPTURED sequences at once, not LARGEST_GRAPH, if there are very many rows and the KV cache holds them.
 
-    1.03 of the tokens/s of the 8B shape on an H100 (docs/performance.md). Where --engine (``given``), or a small GPU,
-    decides on their number, on graphs or on memory, that stays.
+    Gives 1.03 times the tokens/s of the 8B shape on an H100 (docs/performance.md). If --engine (``given``) or a small
+    GPU decides the number of sequences, graphs or memory, nothing changes.
     """
     settings, load = problem.settings, problem.settings.load
     is_ours = settings.engine.get("max_num_seqs") == LARGEST_GRAPH and load.max_num_batched_tokens >= MOST_CAPTURED
@@ -136,7 +136,7 @@ def with_more_sequences(
     if not is_ours or is_theirs or (problem.rows or 0) < MANY_WAVES * MOST_CAPTURED * choice.layout.dp:
         return choice, problem
     more = msgspec.structs.replace(problem, settings=with_sequences(settings, MOST_CAPTURED))
-    fit = more.fit(choice.layout)  # what samples them takes memory too
+    fit = more.fit(choice.layout)  # sampling more sequences takes memory too
     tokens = max(MOST_CAPTURED * settings.sequence_tokens, load.max_model_len)
     if not fit or not fit.fits or fit.kv_tokens < ROOM * tokens:
         return choice, problem
@@ -144,7 +144,7 @@ def with_more_sequences(
 
 
 def smallest_that_fits(capacity: int | None, problem: PlanningProblem, solve: Solver) -> Layout | None:
-    """The least GPUs that hold one replica, whatever was asked; None where not even MOST_REPLICA do."""
+    """The fewest GPUs that hold one replica, whatever was asked; None if not even MOST_REPLICA do."""
     for candidate in _candidates(Asked(dp=1), capacity, problem, solve):
         if candidate.fit and candidate.fit.fits:
             return candidate.layout
@@ -152,10 +152,10 @@ def smallest_that_fits(capacity: int | None, problem: PlanningProblem, solve: So
 
 
 def _candidates(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> list[_Candidate]:
-    """The layouts that agree with what was asked, in the order in which a replica grows.
+    """The layouts that agree with what was asked, from small to large replicas.
 
-    TP inside a node first, up to the most that the model takes; then PP, over nodes, where memory is known to need
-    it. Where the size of a replica was asked for (DP), or none of these has room, any cut at all.
+    First TP inside a node, up to the model's maximum; then PP over nodes, if memory is known. If the size of a replica
+    was given (by DP), or none of these keeps it busy, every split.
     """
     node = asked.gpus_per_node or capacity or ASSUMED_NODE
     allowed = allowed_tp(problem.shape, problem.settings.load.quantization)
@@ -176,7 +176,7 @@ def _solved(
     cuts: list[tuple[int, int]], asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver
 ) -> Iterator[_Candidate]:
     for tp, pp in cuts:
-        # Nobody's nodes have as many GPUs as the largest models need.
+        # No node has as many GPUs as the largest models need.
         is_open = capacity is None and asked.nodes is None and asked.gpus_per_node is None
         node = ASSUMED_NODE if is_open and tp * pp > ASSUMED_NODE else capacity
         try:
@@ -186,14 +186,14 @@ def _solved(
         if problem.one_node and layout.nodes > 1:
             continue
         if not asked.tp and not layout.has_tp_inside_nodes:
-            continue  # a TP group would talk over the network in every layer
+            continue  # a TP group would communicate over the network in every layer
         if node != capacity:
             reasons = [f"the number of GPUs per node was not given: {ASSUMED_NODE} are assumed", *reasons]
         yield _Candidate(layout, reasons, problem)
 
 
 def _all_cuts(asked: Asked, problem: PlanningProblem, allowed: list[int], node: int) -> list[tuple[int, int]]:
-    """Every TP and PP: the smallest replica first; of equal ones TP inside a node, and then the least PP."""
+    """Every TP and PP, smallest replica first; among equal sizes TP inside a node first, then the smallest PP."""
     tps = [asked.tp] if asked.tp else allowed
     pps = [asked.pp] if asked.pp else range(1, min(problem.shape.layers, MOST_REPLICA) + 1)
     cuts = [(tp, pp) for tp in tps for pp in pps if tp * pp <= MOST_REPLICA]
@@ -201,7 +201,7 @@ def _all_cuts(asked: Asked, problem: PlanningProblem, allowed: list[int], node: 
 
 
 def _best(candidates: list[_Candidate]) -> _Candidate:
-    """The first with room to be busy, else the one with the most room, or one much faster; else the first or last."""
+    """The first with room to be busy, else the roomiest, unless another is much faster; if none fits, the closest."""
     if candidates[0].fit is None:
         return candidates[0]
     busy = _first_busy(candidates)
@@ -223,7 +223,7 @@ def _roomiest(candidates: list[_Candidate]) -> _Candidate | None:
 
 
 def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
-    """Another on as many GPUs, each step from ``busy`` to a larger replica, or a smaller PP, much faster; or it."""
+    """``busy``, or a later candidate on as many GPUs, if each step from one to the next is much faster."""
     best = busy
     for one in candidates:
         if one.is_on_as_many(busy) and (one.is_busy or one.concurrent >= SOME_SEQUENCES) and one.saves_much(best):
@@ -232,7 +232,7 @@ def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
 
 
 def _fastest(candidates: list[_Candidate], roomiest: _Candidate) -> _Candidate:
-    """Where none has room to be busy: the fastest on as many GPUs that has not much less room; or the roomiest."""
+    """If none has room to be busy: the fastest on as many GPUs with not much less room, or the roomiest."""
     others = [one for one in candidates if one.is_on_as_many(roomiest) and one.room >= SOME_ROOM * roomiest.room]
     best = min(others, key=lambda one: one.seconds or float("inf"), default=roomiest)
     return best if best.saves_much(roomiest) else roomiest

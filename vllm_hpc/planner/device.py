@@ -1,4 +1,4 @@
-"""What the ranks run on: the GPUs of the profile, of --gpu, or of this node; or the CPU and its memory."""
+"""Finds what the ranks run on: the GPUs of --gpu, the profile or this node, or the CPU and its memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob
 
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 SMI_TIMEOUT_S = 10.0
-# Of a node's memory; the rest is the system's and the page cache's.
+# Share of a node's memory for ranks; the rest is for the system and the page cache.
 CPU_SHARE = 0.9
 
 
 def explain_device(job: ResolvedJob) -> str:
-    """The reason of a plan that says what it takes the ranks to run on, and where that is from."""
+    """The plan's reason that says which device it assumes, and from which source."""
     if job.device is not None:
         return str(job.device)
     missing = "--mem" if job.site.gpu_flag == "none" else "--gpu, or in the profile"
@@ -26,7 +26,7 @@ def explain_device(job: ResolvedJob) -> str:
 
 
 def find_device(filled: FilledRequest, runs_here: bool) -> Device | None:
-    """What the ranks will run on, None where nobody said. Raises RequestError for a --gpu that is not known."""
+    """What the ranks will run on, None if unknown. Raises RequestError for an unknown --gpu."""
     request, site = filled.request, filled.site
     if request.gpu is not None:
         return Device(find_gpu(request.gpu), "--gpu")
@@ -47,18 +47,18 @@ def _this_node() -> Device:
         try:
             lines = call_client(list(SMI), SMI_TIMEOUT_S).splitlines()
         except ClientError:
-            lines = []  # a driver without a GPU, or none that answers
+            lines = []  # no GPU, or a driver that does not respond
         found = [match for line in lines if (match := re.fullmatch(r"(.+), *(\d+)", line.strip()))]
         if found:
             least = min(found, key=lambda match: int(match[2]))
-            # CUDA's total is what nvidia-smi shows less what the driver keeps: 79.18 of 79.65 GiB on an H100.
+            # CUDA's total is nvidia-smi's minus what the driver reserves: 79.18 of 79.65 GiB on an H100.
             return Device(recognise(least[1], int(least[2]) / 1024 - 0.47), "this node", per_node=len(found))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Device(None, "this node's memory", int(memory * CPU_SHARE))
 
 
 def _bytes(size: str | None) -> int | None:
-    """Bytes of a Slurm memory size such as 64G (a plain number is MiB); None for all of a node, or none given."""
+    """Bytes of a Slurm memory size such as 64G (a plain number is MiB); None for 0 (all of a node) or not given."""
     match = re.fullmatch(r"(\d+)([KMGT]?)B?", (size or "").upper())
     if not match or not int(match[1]):
         return None

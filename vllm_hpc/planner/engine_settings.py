@@ -1,4 +1,4 @@
-"""The engine's settings that go with a model, a device and an input; what --engine names is left alone."""
+"""Chooses engine settings for a model, a device and an input; those given with --engine are kept."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.plan import LARGEST_GRAPH, is_large_gpu, whole
 
-# vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults): large GPUs but for the A100, and others.
+# vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults), by whether the GPU is large (not the A100).
 BATCHED_TOKENS = {True: 16_384, False: 8_192}
 SEQUENCES = {True: LARGEST_GRAPH, False: 256}
-# Where nobody said how long rows are.
+# If the length of rows is unknown.
 ASSUMED_TOKENS = 2048
-# No input is given a max_model_len below that: it takes next to no memory.
+# The smallest max_model_len for any input: it takes almost no memory.
 LEAST_LENGTH = 1024
-# Arguments that change memory, or what the model is, in ways that are not computed here.
+# Arguments that change memory or the model in ways that the planner does not compute.
 NOT_MODELLED = (
     "cpu_offload_gb", "hf_overrides", "speculative_config", "enable_lora", "num_gpu_blocks_override", "block_size",
     "decode_context_parallel_size", "kv_offloading_size", "enable_expert_parallel", "tokenizer_mode", "config_format",
@@ -31,7 +31,7 @@ NOT_MODELLED = (
 
 
 def not_modelled(given: dict[str, Any]) -> str | None:
-    """Why memory cannot be computed with these arguments of vLLM, None where it can."""
+    """Why memory cannot be computed with these engine arguments, None if it can."""
     for name in NOT_MODELLED:
         if given.get(name) not in (None, 0, False, "auto"):
             return f"memory is not checked: --engine {name} is not in the planner's model"
@@ -44,7 +44,7 @@ def not_modelled(given: dict[str, Any]) -> str | None:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Arguments for vLLM, what they mean for memory, and why; ``sequence_tokens`` is what a row takes on average."""
+    """Engine arguments, their effect on memory, and the reasons; ``sequence_tokens`` is a row's average length."""
 
     engine: dict[str, Any]
     load: Load
@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def choose_settings(
     shape: Shape, device: Device | None, workload: Workload | None, given: dict[str, Any], kv_cache_gib: float
 ) -> Settings:
-    """Settings for vLLM. ``given`` is --engine's; ``kv_cache_gib`` is the size of the KV cache on the CPU."""
+    """Settings for vLLM. ``given`` has the arguments of --engine; ``kv_cache_gib`` is the KV cache size on the CPU."""
     _check_given(given)
     engine: dict[str, Any] = {}
     reasons: list[str] = []
@@ -84,7 +84,7 @@ def choose_settings(
 def _length(
     shape: Shape, workload: Workload | None, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]
 ) -> int:
-    """max_model_len: what the longest row can take, where that is less than the model's own."""
+    """max_model_len: the tokens of the longest row, if that is less than the model's own limit."""
     if (asked := whole(given.get("max_model_len"), 0)) > 0:
         if asked > shape.positions and not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
             raise RequestError(
@@ -113,10 +113,11 @@ def _length(
 
 
 def round_up(settings: Settings, shape: Shape, given: dict[str, Any]) -> Settings:
-    """The same with a max_model_len that other inputs will have too, where the longest row decided it.
+    """Round max_model_len, if set from the longest row, up to a value that other inputs will use too.
 
-    vLLM compiles anew for every other one (0.26, 0.32). A power of two, or the model's own, which needs no argument.
-    Not without chunked prefill (``given``, --engine's): max_num_batched_tokens must take a sequence whole then.
+    vLLM recompiles for every different value (0.26, 0.32). It becomes a power of two, or the model's own limit, which
+    needs no argument. Not without chunked prefill (``given``, from --engine): there max_num_batched_tokens must hold a
+    whole sequence.
     """
     if "max_model_len" not in settings.engine or not given.get("enable_chunked_prefill", True):
         return settings
@@ -129,7 +130,7 @@ def round_up(settings: Settings, shape: Shape, given: dict[str, Any]) -> Setting
 
 
 def with_sequences(settings: Settings, number: int) -> Settings:
-    """The same with so many sequences at once."""
+    """The same settings with max_num_seqs = ``number``."""
     others = (reason for reason in settings.reasons if not reason.startswith("max_num_seqs"))
     return msgspec.structs.replace(
         settings,
@@ -140,13 +141,13 @@ def with_sequences(settings: Settings, number: int) -> Settings:
 
 
 def _batch(device: Device, given: dict[str, Any], engine: dict[str, Any], reasons: list[str]) -> None:
-    """max_num_seqs and max_num_batched_tokens for a GPU."""
+    """Set max_num_seqs and max_num_batched_tokens for a GPU."""
     assert device.gpu is not None
     large = is_large_gpu(device.gpu.name, device.gpu.memory_gib)
     if "max_num_batched_tokens" not in given and given.get("enable_chunked_prefill", True):
         engine["max_num_batched_tokens"] = BATCHED_TOKENS[large]
     if "max_num_seqs" not in given:
-        # vLLM refuses more sequences than tokens a step.
+        # vLLM refuses more sequences than tokens per step.
         engine["max_num_seqs"] = min(SEQUENCES[large], whole(given.get("max_num_batched_tokens"), LARGEST_GRAPH))
         if engine["max_num_seqs"] == LARGEST_GRAPH:
             reasons.append(f"max_num_seqs {LARGEST_GRAPH}: the largest CUDA graph that vLLM captures")
@@ -159,7 +160,7 @@ def _kv_cache_bytes(device: Device | None, merged: dict[str, Any], kv_cache_gib:
 
 
 def _check_given(given: dict[str, Any]) -> None:
-    """Refuse values that vLLM refuses once the job has waited. Raises RequestError."""
+    """Refuse values now that vLLM would refuse after the job's time in the queue. Raises RequestError."""
     for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes"):
         value = given.get(name)
         if value is not None and not whole(value, 0) and not (name == "max_model_len" and value in (-1, "-1", "auto")):
@@ -170,7 +171,7 @@ def _check_given(given: dict[str, Any]) -> None:
 
 
 def _share(value: Any) -> float:
-    """gpu_memory_utilization. Raises RequestError for what vLLM would refuse."""
+    """gpu_memory_utilization. Raises RequestError for a value that vLLM would refuse."""
     if value is None:
         return UTILIZATION
     try:

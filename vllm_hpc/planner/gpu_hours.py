@@ -1,4 +1,4 @@
-"""What an input will cost: GPU-hours, as a range, with its basis named."""
+"""Estimates what an input will cost: a range of GPU-hours and its basis."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Cost
 
-# Runs took 0.88 to 1.13 of the estimate, which is fitted to them, and 1.5 to 2 times the one before it that had nothing
-# of them, of Python's part and of experts (docs/planner.md): so much is left for what was not measured.
+# Runs took 0.88 to 1.13 times the estimate, which is fitted to them, and 1.5 to 2 times the previous one, which was
+# not and ignored Python's part and experts (docs/planner.md): the range leaves room for what was not measured.
 ESTIMATE_SPREAD = (0.8, 2.0)
-# TP groups without NVLink, and replicas over several nodes, were not measured against it.
+# For TP groups without NVLink and replicas over several nodes, which were not measured.
 ROUGH_SPREAD = (0.5, 5.0)
-# A measured rate is of prompts and outputs together; it holds for an input with other shares within this factor.
+# A measured rate counts prompt and output tokens together; for an input with another mix it holds within this factor.
 MEASURED_SPREAD = (0.5, 2.0)
-# Import, load, and compile before the first token (docs/performance.md): a small model whose compiled code is at hand
-# took 21 s, a first start up to 2 minutes; large checkpoints and slow disks take longer.
+# Import, load and compile before the first token (docs/performance.md): a small model with its compiled code in the
+# cache took 21 s, a first start up to 2 minutes; large checkpoints and slow disks take longer.
 START_S = (20.0, 300.0)
 
 
 def estimate(
     problem: PlanningProblem, layout: Layout, fit: Fit | None, workload: Workload, measured: Measured | None
 ) -> Cost | None:
-    """GPU-hours for an input on that layout. None on the CPU, or where neither a rate nor the GPU is known."""
+    """GPU-hours for an input on that layout. None on the CPU, or if neither a rate nor the GPU is known."""
     gpu = problem.device.gpu if problem.device else None
     estimated = problem.rough_seconds(layout, fit)
     if measured is not None:

@@ -1,4 +1,4 @@
-"""Rates of earlier jobs: what this user's job folders say of the same model, GPU and layout."""
+"""Rates of earlier jobs with the same model, GPU and layout, from the user's job folders."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from vllm_hpc.jobfolder.records import JobRecord, RankRecord
 from vllm_hpc.spec.gpus import recognise
 from vllm_hpc.spec.layout import Layout
 
-# Job folders looked at, the newest first: a plan must not read thousands.
+# How many job folders are read, newest first: a plan must not read thousands.
 MOST_FOLDERS = 50
-# Shorter runs measure their own ramp-up.
+# Shorter runs mostly measure their ramp-up.
 LEAST_SECONDS = 10.0
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What earlier jobs reached: prompt and output tokens together, a second and GPU; the median."""
+    """The median rate of earlier jobs: prompt plus output tokens per second and GPU."""
 
     tokens_per_s_per_gpu: float
     jobs: int
 
 
 class _Summary(msgspec.Struct):
-    """What is read of summary.json."""
+    """The fields read from summary.json."""
 
     state: str = ""
     rehearsal: bool = False
@@ -36,9 +36,9 @@ class _Summary(msgspec.Struct):
 
 
 def measured_rate(job_dir: Path, model: str, gpu: str, layout: Layout) -> Measured | None:
-    """The rate of completed jobs under ``job_dir`` with the same model, GPU, TP and PP; None where there is none.
+    """The rate of completed jobs under ``job_dir`` with the same model, GPU, TP and PP; None if there are none.
 
-    ``gpu`` is its name in the planner's table. A folder that cannot be read is passed over.
+    ``gpu`` is its name in the planner's table. A folder that cannot be read is skipped.
     """
     rates = []
     for folder in _newest(job_dir):

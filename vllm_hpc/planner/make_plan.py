@@ -1,4 +1,4 @@
-"""From a ResolvedJob to a Plan: the model, the input, and the layout that they ask for. Makes nothing."""
+"""From a ResolvedJob to a Plan: reads the model and the input, and chooses the layout. Writes nothing."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
 
-WHOLE_NODE = 4  # GPUs; with fewer asked for, a node may well have more
+WHOLE_NODE = 4  # GPUs; if fewer were requested, a node may well have more
 
-# Engine arguments that make the same model another one to tune.
+# Engine arguments that make the same model a different one for tune.
 _NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
 
 
 def plan_only(model: str | None = None, **options: object) -> Plan:
-    """The plan of a job, with nothing rendered or made. Raises RefusedError."""
+    """The plan of a job, without rendering or writing anything. Raises RefusedError."""
     return make_plan(resolve_options(model, options)[0], whole_input=False)
 
 
 def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None = None, use_tuned: bool = True) -> Plan:
     """The plan of a job. Raises RefusedError.
 
-    Every row of the input is checked, and ``intake`` remembers it; with ``whole_input`` false, a large one is only
-    sampled, and none is not read. ``use_tuned`` false: as if 'vllm-hpc tune' had found nothing.
+    Every row of the input is checked, and ``intake`` remembers that. With ``whole_input`` false, a large input is only
+    sampled, and the sample prompts are not read. ``use_tuned`` false: ignore the findings of 'vllm-hpc tune'.
     """
     job = job.asking(engine=typed("engine", job.request.engine))
     known = _learn(job)
@@ -78,7 +78,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
 
 
 def find_subject(job: ResolvedJob, plan: Plan) -> tuned.Subject | None:
-    """What a finding on that plan would be about; None where nothing is known of the model. Raises RefusedError."""
+    """The subject of a finding about that plan; None if nothing is known about the model. Raises RefusedError."""
     shape = _learn(job).shape
     return _subject(job, shape, plan) if shape else None
 
@@ -95,25 +95,25 @@ def _subject(job: ResolvedJob, shape: Shape, plan: Plan) -> tuned.Subject:
 
 
 def _learn(job: ResolvedJob) -> Knowledge:
-    """What is known of the model: nothing, where a rehearsal names none. Raises ModelError."""
+    """What is known about the model; nothing for a rehearsal without a model. Raises ModelError."""
     if job.model.path == NO_MODEL:
         return Knowledge(notes=("no MODEL: every layout is possible, and memory is not checked",))
     return learn(job.model, dummy_weights=job.request.engine.get("load_format") == "dummy")
 
 
 def _obstacle(job: ResolvedJob, known: Knowledge) -> str | None:
-    """Why memory cannot be computed, though the model is known; None where it can."""
+    """Why memory cannot be computed although the model is known; None if it can."""
     return known.unweighed or not_modelled(job.request.engine)
 
 
 def check_fits(plan: Plan) -> None:
-    """Refuse a plan that is known not to fit. Raises LayoutError with the reason, which names what would."""
+    """Refuse a plan that is known not to fit. Raises LayoutError, which names a plan that would."""
     if plan.fits is False:
         raise LayoutError(plan.misfit or "the model does not fit")
 
 
 def unused_options(job: ResolvedJob) -> list[str]:
-    """What a scheduler that runs jobs on this machine has no use for; nothing of another one."""
+    """Name the given options that a scheduler ignores that runs jobs on this machine; empty for all others."""
     names = ("partition", "account", "qos", "mem", "directive")
     given = [f"--{name}" for name in names if job.is_asked(name) and getattr(job.request, name)]
     if not job.runs_here or not given:
@@ -128,7 +128,7 @@ def _plan_unknown(job: ResolvedJob) -> Plan:
 
 
 def _settings(job: ResolvedJob, known: Knowledge, shape: Shape, rows: Workload | None) -> Settings:
-    # A chat whose template is not known, or a limit that stands in a file which is not here, has no bound.
+    # Rows have no upper bound if a chat's template is unknown, or if a limit is in a file that is not here.
     is_known = known.is_whole and not {"generation_config", "override_generation_config"} & set(job.request.engine)
     if rows and not (is_known and (known.template_bytes is not None or not rows.has_chats)):
         rows = msgspec.structs.replace(rows, longest=None)
@@ -174,14 +174,14 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
 
 
 def _node_size(request: Request, capacity: int | None, problem: PlanningProblem) -> int | None:
-    """What a node has, or seems to: several that were asked for, or a number that is not a mere part of one."""
+    """GPUs per node: the known number, or the requested one if that looks like a whole node."""
     asked = request.gpus_per_node or 0
     is_whole = asked >= WHOLE_NODE or (request.nodes or 1) > 1
     return capacity or (asked if asked and is_whole and not problem.one_node else None)
 
 
 def _misfit(choice: Choice, problem: PlanningProblem, capacity: int | None) -> str:
-    """Why it does not fit, with an alternative that does."""
+    """Why the plan does not fit, with an alternative that does."""
     layout, fit = choice.layout, choice.fit
     assert fit is not None and problem.device is not None
     where = f"GPUs of the kind {problem.device.gpu.name}" if problem.device.gpu else "the CPU"
@@ -198,7 +198,7 @@ def _misfit(choice: Choice, problem: PlanningProblem, capacity: int | None) -> s
 
 
 def _shorter(choice: Choice, problem: PlanningProblem) -> str:
-    """The longest sequences that the layout has room for, as an option; empty where it has room for none."""
+    """The longest sequence that the layout has room for, as an option; empty if it has no room."""
     length = choice.fit.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS if choice.fit else 0
     load = msgspec.structs.replace(problem.settings.load, max_model_len=length)
     shortened = msgspec.structs.replace(problem, settings=msgspec.structs.replace(problem.settings, load=load))
@@ -243,7 +243,7 @@ def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Work
 
 
 def _survey(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
-    """The input in numbers; a plan without --input reads none."""
+    """Measure the input; 'plan' without --input does not read the sample prompts."""
     if request.input is None and not whole:
         return None
     named = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
@@ -256,7 +256,7 @@ def _asked(request: Request) -> Asked:
 
 
 def _cpu_kv_cache_gib(request: Request) -> int:
-    """VLLM_CPU_KVCACHE_SPACE as the ranks will see it, in GiB."""
+    """The value of VLLM_CPU_KVCACHE_SPACE on the ranks, in GiB."""
     name = "VLLM_CPU_KVCACHE_SPACE"
     text = request.env.get(name) or os.environ.get(name) or str(CPU_KV_CACHE_GIB)
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1_000_000:
@@ -276,7 +276,7 @@ def _check_local(job: ResolvedJob, layout: Layout) -> None:
 
 
 def _check_cluster(job: ResolvedJob, layout: Layout) -> None:
-    """What only the scheduler can judge, once it is known. Raises RequestError."""
+    """The checks that depend on the scheduler. Raises RequestError."""
     scheduler = get_scheduler(job.scheduler)
     check_owned(job.request.directive, job.scheduler)
     launchers.check(job, scheduler)

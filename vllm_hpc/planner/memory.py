@@ -1,8 +1,8 @@
-"""Whether a model fits: weights, reserve and KV cache of the fullest rank. Pure arithmetic, in bytes.
+"""Computes whether a model fits: weights, reserve and KV cache of the fullest rank. Pure arithmetic, in bytes.
 
 It follows vLLM's own accounting (v1/worker/gpu_worker.py, determine_available_memory; v1/core/kv_cache_utils.py):
 what is left of ``gpu_memory_utilization`` after the weights, the peak of a profiling run and the CUDA context is
-cut into KV cache blocks. Constants marked "measured" are from vLLM 0.26 on an H100
+split into KV cache blocks. Constants marked "measured" are from vLLM 0.26 on an H100
 (benchmarks/kv_capacity.py compares prediction and engine).
 """
 
@@ -22,19 +22,19 @@ from vllm_hpc.spec.gpus import GIB
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
 BLOCK_TOKENS = 16
 UTILIZATION = 0.92  # vLLM's default of gpu_memory_utilization (config/cache.py)
-# The CUDA context and its libraries, and what NCCL and the custom all-reduce add where ranks talk (measured).
+# The CUDA context and its libraries, and what NCCL and the custom all-reduce add with several ranks (measured).
 CONTEXT_BYTES = int(0.25 * GIB)
 COLLECTIVES_BYTES = int(0.65 * GIB)
-# vLLM counts CUDA graphs in advance for mixtures of experts, and not (0.26) for dense models (measured).
+# vLLM reserves memory for CUDA graphs for mixtures of experts, but not (0.26) for dense models (measured).
 GRAPHS_BYTES = int(0.65 * GIB)
-# Logits of a full batch in float32 and the copies that sampling sorts: bytes for each (measured: 15.8 to 16.3).
+# Bytes per logit of a full batch: float32, and the copies that sampling sorts (measured: 15.8 to 16.3).
 SAMPLER_BYTES = 16
-# The Python process with torch and vLLM, without weights, on the CPU.
+# A Python process with torch and vLLM on the CPU, without weights.
 CPU_PROCESS_BYTES = int(1.5 * GIB)
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine is asked to hold: tokens and sequences; dtypes as bytes an element."""
+    """What the engine must hold: tokens and sequences; dtypes as bytes per element."""
 
     max_model_len: int
     max_num_seqs: int
@@ -43,14 +43,14 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes: int = 2
     utilization: float = UTILIZATION
     quantization: Quantization | None = None
-    kv_cache_bytes: int | None = None  # given outright: kv_cache_memory_bytes, or VLLM_CPU_KVCACHE_SPACE
+    kv_cache_bytes: int | None = None  # given in bytes: kv_cache_memory_bytes, or VLLM_CPU_KVCACHE_SPACE
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
-    """What a layout does to the memory of its fullest rank; ``kv_tokens`` is what vLLM logs as KV cache size.
+    """Memory of the fullest rank of a layout; ``kv_tokens`` is what vLLM logs as the KV cache size.
 
-    ``weights`` are the whole model's bytes, the others a rank's; ``asked_kv`` is a KV cache of a given size.
-    ``sequences``: how many of max_model_len tokens fit at once; negative ``kv`` is what is lacking.
+    ``weights`` is for the whole model, the others are per rank; ``asked_kv`` is a KV cache size that was given.
+    ``sequences``: how many of max_model_len tokens fit at once; a negative ``kv`` is the missing amount.
     """
 
     weights: int
@@ -69,7 +69,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def weigh(shape: Shape, weights: Weights | None, load: Load) -> tuple[float, float]:
-    """All weights in bytes, and what they are to those counted from config.json. ``weights`` None: as counted."""
+    """All weights in bytes, and their ratio to the count from config.json. ``weights`` None: use the count."""
     counted = sum(_stage_bytes(shape, load, 1, 1, 0))
     if weights is None:
         return counted, 1.0
@@ -83,18 +83,18 @@ def fit_on_gpu(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: i
     """Memory of the fullest of TP × PP ranks, each with a GPU of that size."""
     reserve = CONTEXT_BYTES + COLLECTIVES_BYTES * (tp * pp > 1) + _activations(shape, load, tp)
     reserve += GRAPHS_BYTES if shape.experts else 0
-    # A KV cache that is given in bytes does not respect gpu_memory_utilization (gpu_worker.py).
+    # A KV cache given in bytes ignores gpu_memory_utilization (gpu_worker.py).
     limit = gpu_bytes if load.kv_cache_bytes else int(gpu_bytes * load.utilization)
     return _fit(shape, weights, load, tp, pp, _Room(limit, reserve))
 
 
 def fit_on_cpu(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, rank_bytes: int) -> Fit:
-    """The same for ranks on the CPU, each with so much of the node's memory; its KV cache is of a given size."""
+    """The same for ranks on the CPU, with ``rank_bytes`` of the node's memory each and a KV cache of a given size."""
     return _fit(shape, weights, load, tp, pp, _Room(rank_bytes, CPU_PROCESS_BYTES))
 
 
 class _Room(NamedTuple):
-    """Bytes of a rank: all that it may take, and what of that is neither weights nor KV cache."""
+    """Bytes of a rank: its limit, and the part that is neither weights nor KV cache."""
 
     limit: int
     reserve: int
@@ -122,19 +122,19 @@ def _fit(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, ro
 
 
 def kv_bytes_per_token(shape: Shape, tp: int = 1, element: int = 2) -> int:
-    """Bytes that a token takes in the KV cache of a rank that holds all layers; a window is not considered."""
+    """KV cache bytes per token on a rank with all layers, without sliding windows."""
     return shape.layers * _kv_elements(shape, tp) * element
 
 
 def _kv_elements(shape: Shape, tp: int) -> int:
-    """Elements of a token in one layer. With more ranks than KV heads each has one; MLA's latent is on every rank."""
+    """Elements per token and layer. With more ranks than KV heads each has one; MLA's latent is on every rank."""
     if shape.mla:
         return shape.mla.kv_rank + shape.mla.rope_dim
     return 2 * max(1, shape.kv_heads // tp) * shape.head_dim
 
 
 def _group_layers(shape: Shape) -> int:
-    """Layers that share a block: of full and windowed ones the fewer, or the more where they are nearly as many.
+    """Layers that share a block: the smaller of the full and windowed counts, or the larger if they are close.
 
     v1/core/kv_cache_utils.py, _get_kv_cache_groups_uniform_page_size.
     """
@@ -143,15 +143,15 @@ def _group_layers(shape: Shape) -> int:
 
 
 def _block_bytes(shape: Shape, load: Load, tp: int, stage_layers: int) -> int:
-    """Bytes of one block on a rank that holds so many of the layers."""
+    """Bytes of one block on a rank with ``stage_layers`` layers."""
     layers = ceil(_group_layers(shape) * stage_layers / shape.layers)
     return BLOCK_TOKENS * _kv_elements(shape, tp) * load.kv_bytes * layers
 
 
 def _blocks_of_sequence(shape: Shape, load: Load) -> int:
-    """Blocks that one sequence of max_model_len tokens takes, over all groups of layers.
+    """Blocks of one sequence of max_model_len tokens, over all groups of layers.
 
-    A window also holds what two steps in flight have scheduled (kv_cache_interface.py, SlidingWindowSpec).
+    A window also holds the tokens scheduled by two steps in flight (kv_cache_interface.py, SlidingWindowSpec).
     """
     group = _group_layers(shape)
     blocks = ceil(load.max_model_len / BLOCK_TOKENS) * ceil(shape.full_layers / group)
@@ -162,9 +162,9 @@ def _blocks_of_sequence(shape: Shape, load: Load) -> int:
 
 
 def _activations(shape: Shape, load: Load, tp: int) -> int:
-    """The peak of the profiling run: an MLP over a full batch of tokens, or the sampler over a full batch of rows.
+    """The peak of the profiling run: an MLP on a full batch of tokens, or the sampler on a full batch of rows.
 
-    A mixture of experts keeps its workspace while it samples (measured on Qwen3-30B-A3B).
+    A mixture of experts keeps its workspace while sampling (measured on Qwen3-30B-A3B).
     """
     tokens, element = load.max_num_batched_tokens, load.weight_bytes
     hidden = 3 * tokens * shape.hidden * element
@@ -178,7 +178,7 @@ def _activations(shape: Shape, load: Load, tp: int) -> int:
 
 
 def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tuple[float, float]:
-    """Weights of a rank of a PP stage as counted: layers, and what stands before and after them."""
+    """Counted weights of a rank of a PP stage: its layers, and what comes before and after them."""
     quantization = shape.quantization or load.quantization
     plain = float(load.weight_bytes)
     packed = quantization.bits / 8 if quantization and quantization.bits else plain
@@ -197,17 +197,17 @@ def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tupl
 
 
 def _rank_elements(parts: LayerParts, shape: Shape, tp: int) -> float:
-    """Elements of a layer's linear parts on one rank: KV heads are repeated where there are fewer than ranks."""
+    """Elements of a layer's linear parts on one rank: KV heads are repeated if there are fewer than ranks."""
     return parts.split / tp + parts.kv * max(1 / tp, 1 / shape.kv_heads) + parts.whole
 
 
 def _is_mixture(shape: Shape, layer: int) -> bool:
-    """Dense layers of a mixture come first (DeepSeek); where they are spread, only their number matters here."""
+    """Dense layers of a mixture come first (DeepSeek); if they are spread, only their number matters here."""
     return shape.experts is not None and layer >= shape.dense_layers
 
 
 def _stage_layers(layers: int, pp: int, stage: int) -> range:
-    """The layers of a PP stage: those left over go to the stages before the last (distributed/utils.py)."""
+    """The layers of a PP stage; a remainder goes to the stages before the last (distributed/utils.py)."""
     counts = [layers // pp] * pp
     for place in range(2, layers % pp + 2):
         counts[-place] += 1

@@ -1,4 +1,4 @@
-"""What vLLM can do with a model: by which numbers it can be cut into TP ranks and PP stages.
+"""How vLLM can split a model: the valid numbers of TP ranks and PP stages.
 
 The rules are vLLM's own (config/model.py, verify_with_parallel_config; distributed/utils.py, divide; the parallel
 layers under model_executor/layers); tests/planner/test_parallelism.py asks vLLM itself.
@@ -16,18 +16,18 @@ MOST_TP = 1024
 
 
 def tp_obstacles(shape: Shape, tp: int, quantization: Quantization | None = None) -> list[str]:
-    """Why the model cannot be cut over ``tp`` ranks, each reason with its numbers; empty where it can."""
+    """Why the model cannot be split over ``tp`` ranks, each reason with its numbers; empty if it can."""
     return list(_obstacles(shape, tp, shape.quantization or quantization)) if tp > 1 else []
 
 
 def allowed_tp(shape: Shape, quantization: Quantization | None = None, most: int = MOST_TP) -> list[int]:
-    """All TP sizes that the model can be cut by, in order."""
+    """All TP sizes that the model can be split by, in order."""
     limit = min(most, shape.heads)
     return [tp for tp in range(1, limit + 1) if not tp_obstacles(shape, tp, quantization)]
 
 
 def why_not(shape: Shape, tp: int, pp: int, quantization: Quantization | None = None) -> str | None:
-    """Why vLLM would refuse to cut the model so, and which sizes it takes; None where it would not."""
+    """Why vLLM would refuse this split, and which sizes it accepts; None if it would not."""
     if obstacles := tp_obstacles(shape, tp, quantization):
         allowed = one_of(allowed_tp(shape, quantization))
         return f"TP = {tp} does not go with this model ({'; '.join(obstacles)}): TP may be {allowed}"
@@ -37,7 +37,7 @@ def why_not(shape: Shape, tp: int, pp: int, quantization: Quantization | None = 
 
 
 def one_of(numbers: list[int], shown: int = 8) -> str:
-    """'1, 2 or 4'; of many, the first ones."""
+    """'1, 2 or 4'; of many, the first ones and the last."""
     texts = [str(number) for number in numbers[:shown]]
     if len(numbers) > shown:
         return f"{', '.join(texts)} ... {numbers[-1]}"
@@ -68,14 +68,14 @@ def _torn_groups(shape: Shape, tp: int, group: int) -> Iterator[str]:
 
 
 def _inputs(shape: Shape) -> Iterator[tuple[str, int]]:
-    """The widths that are inputs of a projection which is cut along them: its groups of weights must stay whole."""
+    """The widths along which the input of a projection is split: each rank must hold whole quantisation groups."""
     if not shape.mla:
         yield "attention width", shape.heads * shape.head_dim
     yield from _widths(shape)
 
 
 def _widths(shape: Shape) -> Iterator[tuple[str, int]]:
-    """The inner widths that are cut: of MLPs, of experts, of shared experts."""
+    """The inner widths that are split: those of MLPs, experts and shared experts."""
     if shape.dense_layers:
         yield "intermediate size", shape.width
     if shape.experts:

@@ -1,4 +1,4 @@
-"""From what was asked to a ResolvedJob: profile, model, scheduler, launcher and device are found here, each once."""
+"""From a request to a ResolvedJob: finds profile, model, scheduler, launcher and device, each once."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from vllm_hpc.spec.vllm_arguments import typed
 
 
 def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, str | None]:
-    """The job that MODEL and options describe, and the job.toml that it is from. Raises RefusedError."""
+    """The job that MODEL and options describe, and its job.toml if there is one. Raises RefusedError."""
     given = with_default_profile(read_options({"model": model, **options}))
     return resolve(given), given.definition
 
 
 def resolve(given: Given) -> ResolvedJob:
-    """The job with the profile that it names. Raises RefusedError."""
+    """The job with its profile. Raises RefusedError."""
     return resolve_at(given, load_profile(given.request.profile))
 
 
 def resolve_at(given: Given, site: Profile) -> ResolvedJob:
-    """The job at a site. Where nobody names a scheduler, its clients are asked. Raises RefusedError."""
+    """The job at a site. If no scheduler was given, one is detected by its commands. Raises RefusedError."""
     model = find_model(given.request.model, given.request.rehearse)
     typed("sampling", given.request.sampling)
     typed("engine", given.request.engine)

@@ -1,4 +1,4 @@
-"""What `vllm-hpc tune` has found: the layout and settings that were fastest for a model on some nodes' GPUs."""
+"""Findings of `vllm-hpc tune`: the fastest layout and settings for a model on certain nodes and GPUs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.user_cache import cache_folder
 
 _BATCH = frozenset({"max_num_seqs", "max_num_batched_tokens"})
-# Of the year 9999, which is the last that a date can be of.
+# In the year 9999, the last one that a date can have.
 _LAST_SECOND = 2.5e11
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """A layout of the same ranks, and arguments of vLLM."""
+    """A layout of the same ranks, with engine arguments."""
 
     tp: int
     pp: int
@@ -34,13 +34,13 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     engine: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is no layout: a file may hold anything."""
+        """Raises ValueError for an invalid layout: a file may contain anything."""
         if min(self.tp, self.pp, self.dp) < 1:
             raise ValueError("sizes of a layout are 1 or more")
 
     @classmethod
     def of(cls, layout: Layout) -> Setting:
-        """A layout's, without arguments."""
+        """The setting of a layout, without engine arguments."""
         return cls(tp=layout.tp, pp=layout.pp, dp=layout.dp)
 
     def without(self, names: Iterable[str]) -> Setting:
@@ -54,9 +54,9 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """A setting, the output tokens a second that it reached (None: it failed, ``why``), and its job folder.
+    """A setting, the output tokens per second that it reached (None: it failed, see ``why``), and its job folder.
 
-    ``seconds`` from its first step to its last. ``counts``: False for a run that only has code compiled.
+    ``seconds`` from its first step to its last. ``counts`` is False for a run that only compiles code.
     """
 
     setting: Setting
@@ -68,9 +68,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """What a finding is about: it holds for no other model, GPU, number of nodes or of ranks on each.
+    """What a finding applies to: this model, GPU, number of nodes and of ranks per node, and no other.
 
-    ``numbers``: dtype, quantization and kv_cache_dtype, where --engine names them.
+    ``numbers``: dtype, quantization and kv_cache_dtype, if given with --engine.
     """
 
     model: str
@@ -83,16 +83,16 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def file(self) -> Path:
-        """Where its finding is kept."""
+        """The file of its finding."""
         digest = hashlib.blake2b(msgspec.json.encode(self), digest_size=10).hexdigest()
         name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(self.model).name)[:60]
         return cache_folder() / "tuned" / f"{name}-{digest}.json"
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """The best setting among all that were tried, the first of which is the planner's own choice. Unix seconds.
+    """The best of all settings that were tried; the first trial is the planner's own choice. Times: Unix seconds.
 
-    ``layout``: the planner's own for these rows where no layout is asked for; None: that of the first trial.
+    ``layout``: the planner's own for these rows when no layout is requested; None: that of the first trial.
     """
 
     model: str
@@ -103,13 +103,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     layout: Setting | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what tune does not write: a file may hold anything."""
+        """Raises ValueError for what tune does not write: a file may contain anything."""
         if not self.trials or not 0 <= self.made_at < _LAST_SECOND:
             raise ValueError("no trials, or no time")
 
     @property
     def gain(self) -> float:
-        """How many times as fast as the planner's own choice, each by the mean of its trials."""
+        """The speed relative to the planner's own choice, each the mean of its trials."""
         best, own = self._mean(self.best), self._mean(self.trials[0].setting)
         return best / own if own else 1.0
 
@@ -118,24 +118,24 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return sum(rates) / len(rates) if rates else 0.0
 
     def goes_with(self, request: Request) -> bool:
-        """Whether nothing that was asked contradicts its layout."""
+        """Whether its layout agrees with everything that was asked."""
         asked = {"tp": request.tp, "pp": request.pp, "dp": request.dp}
         return not request.array and all(value in (None, getattr(self.best, name)) for name, value in asked.items())
 
     @property
     def own(self) -> Setting:
-        """The planner's own layout for the rows of the trials, whatever was asked for."""
+        """The planner's own layout for the rows of the trials, whatever was asked."""
         return msgspec.structs.replace(self.layout or self.trials[0].setting, engine={})
 
     def is_for(self, own: Layout) -> bool:
-        """Whether the planner's own layout is what it was for the rows of the trials: few rows ask for another one."""
+        """Whether the planner's own layout is the same as for the rows of the trials; fewer rows may need another."""
         return self.own == Setting.of(own)
 
     def applied_to(self, request: Request, layout: Layout) -> Request:
-        """The request with its layout, on the nodes of ``layout``, and its arguments where the request names none.
+        """The request with its layout, on the nodes of ``layout``, and the engine arguments that it does not set.
 
-        Of the two numbers of a batch it gives both or neither: vLLM refuses fewer tokens than sequences. Where they
-        are the planner's own, they stay the planner's, which looks at the rows.
+        It sets both or neither of the two batch limits: vLLM refuses fewer tokens than sequences. If they are the
+        planner's own, the planner chooses them again, since they depend on the rows.
         """
         own = self.trials[0].setting
         is_own = all(self.best.engine.get(name) == own.engine.get(name) for name in _BATCH)
@@ -147,7 +147,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find(subject: Subject) -> Finding | None:
-    """What was found of it; None where it was not tuned, or the file cannot be read."""
+    """The finding for a subject; None if it was not tuned, or the file cannot be read."""
     try:
         return read_json(subject.file, Finding)
     except (OSError, ValueError):
@@ -155,13 +155,13 @@ def find(subject: Subject) -> Finding | None:
 
 
 def take(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Request], Plan]) -> Plan:
-    """The plan with what was found for it, unless that contradicts what was asked, or does not fit.
+    """The plan with its finding applied, unless that contradicts what was asked or does not fit.
 
-    Nor for an input of which the planner would run the rows in another layout than those that were tuned with.
+    Nor is it applied if the planner would choose a different layout for this input than for the rows of the trials.
     """
     finding = find(subject)
     if finding is None:
-        with suppress(OSError):  # there may be no home directory
+        with suppress(OSError):  # the user may have no home folder
             if subject.file.exists():
                 return _noting(plan, f"{subject.file} is not what tune wrote: run tune again, or delete it")
         return plan
@@ -181,14 +181,14 @@ def _noting(plan: Plan, reason: str) -> Plan:
 
 
 def unasked(request: Request, layout: Layout) -> Request:
-    """The request for the same ranks without a layout in it."""
+    """The request for the same ranks, without a layout."""
     return msgspec.structs.replace(
         request, tp=None, pp=None, dp=None, nodes=layout.nodes, gpus_per_node=layout.procs_per_node
     )
 
 
 def pass_over(finding: Finding, own: Layout) -> str:
-    """Why the plan is not as it was tuned."""
+    """Why the plan does not use the finding."""
     return (
         f"what tune found is not taken: it ran rows for which the planner chooses {finding.own}, and for this input "
         f"the planner chooses {Setting.of(own)}"
@@ -196,7 +196,7 @@ def pass_over(finding: Finding, own: Layout) -> str:
 
 
 def describe_finding(finding: Finding, subject: Subject) -> str:
-    """Why the plan is as it is."""
+    """Why the plan uses this setting."""
     day = time.strftime("%Y-%m-%d", time.localtime(finding.made_at))
     shortest = min((trial.seconds for trial in finding.trials if trial.tokens_per_s), default=0.0)
     tried = f"of {len(finding.trials)} tried, in trials of {shortest:.0f} s or more"

@@ -1,4 +1,4 @@
-"""What an input asks of the engine: how many rows, how long the longest can get, how many tokens in all."""
+"""Measures an input: how many rows, how long the longest can get, how many tokens in total."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.plan import DEFAULT_MAX_TOKENS
 
-# Files up to this size are read whole for a plan; of larger ones the first rows (a submit reads all rows anyway).
+# Files up to this size are read whole for a plan; of larger ones only the first rows (submit always reads all).
 WHOLE_BYTES = 32 << 20
 SAMPLE_ROWS = 10_000
-# No tokenizer makes more tokens than a text has bytes (byte fallback is the worst case); special tokens come on top.
+# No tokenizer makes more tokens than the text has bytes (byte fallback is the worst case); special tokens are extra.
 SPECIAL_TOKENS = 16
-TOKENS_PER_MESSAGE = 64  # the role, and what a chat template writes around a message
-# English text in the tokenizers of today's models: 4 to 4.5 bytes a token. Only for estimates, never for limits.
+TOKENS_PER_MESSAGE = 64  # the role, and what a chat template adds around a message
+# English text with current tokenizers: 4 to 4.5 bytes per token. Only for estimates, never for limits.
 BYTES_PER_TOKEN = 4
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """An input in numbers. ``longest``: the most tokens that a row can take, prompt and output, whatever the tokenizer.
+    """An input in numbers. ``longest``: the most tokens that a row can take, prompt and output, with any tokenizer.
 
-    None where a row has no limit that can be told from here. ``prompt_tokens`` and ``output_tokens`` are totals:
-    estimated from bytes, and as if every row used its max_tokens. ``outputs``: sequences of all rows (their n), where
-    that is not one each. ``most_output``: the most tokens of one sequence, where rows differ in that.
+    None if a row has no limit that is known here. ``prompt_tokens`` and ``output_tokens`` are totals: estimated from
+    bytes, and as if every row used its max_tokens. ``outputs``: sequences of all rows (their n), if not one each.
+    ``most_output``: the most output tokens of one sequence.
     """
 
     rows: int
@@ -40,20 +40,21 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sequences(self) -> int:
-        """What is generated: of a row as many as its n."""
+        """Sequences to generate: n for each row."""
         return self.rows if self.outputs is None else self.outputs
 
     @property
     def tokens_per_row(self) -> int:
-        """Prompt and output of a row on average, at least 1."""
+        """Average tokens of a row, prompt and output, at least 1."""
         return max(1, (self.prompt_tokens + self.output_tokens) // max(1, self.rows))
 
 
 def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Workload:
-    """Read an input, checking every row. Raises InputError.
+    """Read an input and check every row. Raises InputError.
 
-    ``sampling`` is the job's, with max_tokens for rows that name none; ``template_bytes`` the length of the model's
-    chat template, of which a chat can repeat each fixed text once. With ``whole`` false a large file is only sampled.
+    ``sampling`` is the job's, with max_tokens for rows without their own; ``template_bytes`` is the length of the
+    model's chat template, whose fixed text a chat contains at most once. With ``whole`` false, a large file is only
+    sampled.
     """
     is_large = not whole and intake.size > WHOLE_BYTES
     rows = prompt_tokens = output_tokens = sequences = most_output = 0
@@ -80,7 +81,7 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
 
 
 def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:
-    """The most tokens that a prompt can take, and the likely ones."""
+    """The most tokens that a prompt can take, and the likely number."""
     if "messages" in row:
         length = len(msgspec.json.encode((row["messages"], row.get("chat_template_kwargs"))))
         most = length + template_bytes + TOKENS_PER_MESSAGE * (len(row["messages"]) + 1)
@@ -93,13 +94,13 @@ def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:
 
 
 def _max_tokens(sampling: dict[str, Any]) -> Any:
-    """By vLLM's name or OpenAI's, which wins (vllm_hpc.engine.rows.sampling)."""
+    """The limit under vLLM's name or OpenAI's, which wins (vllm_hpc.engine.rows.sampling)."""
     theirs = sampling.get("max_completion_tokens")
     return sampling.get("max_tokens") if theirs is None else theirs
 
 
 def _limits(row: Row, job: dict[str, Any]) -> tuple[int | None, int]:
-    """max_tokens of a row, None where it has no limit or none that can be read here; and its number of outputs."""
+    """max_tokens of a row, None if it has no limit or none that is known here; and its number of outputs."""
     if row.get("task") == "embed":
         return 0, 0
     own = row.get("sampling", {})

@@ -1,1 +1,1 @@
-"""What is known of a model: its files, its shape, its parameters, its context."""
+"""What is known about a model: its files, shape, parameters and context."""

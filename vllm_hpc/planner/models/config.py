@@ -1,4 +1,4 @@
-"""config.json -> Shape: what a model is, without torch and without its weights."""
+"""Reads config.json into a Shape, without torch and without the weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vllm_hpc.planner.models.fields import Fields
 from vllm_hpc.planner.models.quantization import Quantization, read_quantization
 from vllm_hpc.spec.errors import ModelError
 
-# Larger than any model; keeps what a damaged or a hostile file says out of the arithmetic.
+# Larger than any model; keeps values from a damaged or hostile file out of the arithmetic.
 MOST_LAYERS = 10_000
 MOST_WIDTH = 10_000_000
-MOST_BYTES = 64 << 20  # of a file of settings; the largest tokenizers have some ten million
+MOST_BYTES = 64 << 20  # of a JSON file; the largest tokenizers have some ten million
 
 
 class Mla(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class Mla(msgspec.Struct, frozen=True):
 class Experts(msgspec.Struct, frozen=True, kw_only=True):
     """A mixture of experts: how many, how wide, and in how many layers.
 
-    ``shared`` is the shared expert's width. ``is_cut``: TP ranks each hold a part of every expert, in plain pieces.
+    ``shared`` is the shared expert's width. ``is_cut``: each TP rank holds an equal part of every expert.
     """
 
     count: int
@@ -47,7 +47,7 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides a model's memory. Widths in elements; ``window`` in tokens, for ``window_layers`` of the layers."""
+    """What determines a model's memory. Widths in elements; ``window`` in tokens, for ``window_layers`` layers."""
 
     architecture: str
     family: Family
@@ -74,7 +74,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def full_layers(self) -> int:
-        """Layers whose attention sees everything."""
+        """Layers with full attention."""
         return self.layers - self.window_layers
 
     @property
@@ -84,14 +84,14 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def with_whole_experts(shape: Shape) -> Shape:
-    """The shape under expert parallelism: ranks hold whole experts, so that their width is not cut."""
+    """The shape under expert parallelism: ranks hold whole experts, whose width is not split."""
     if shape.experts is None:
         return shape
     return msgspec.structs.replace(shape, experts=msgspec.structs.replace(shape.experts, is_cut=False))
 
 
 class UnknownArchitectureError(ModelError):
-    """A model that the planner's table does not have: nothing is known of its memory, and that is no refusal."""
+    """A model that is not in the planner's table: its memory is unknown, but the job is not refused."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_shape(config: dict[str, Any], origin: str) -> Shape:
     """The shape that a config.json describes; ``origin`` names it in errors.
 
-    Raises UnknownArchitectureError, and ModelError where a value is missing or cannot be meant.
+    Raises UnknownArchitectureError, and ModelError if a value is missing or invalid.
     """
     top = Fields(config, origin)
     architecture = top.architecture()
@@ -153,7 +153,7 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
 
 
 def _kv_heads(text: Fields, architecture: str, heads: int) -> int:
-    """As vLLM finds them (transformers_utils/model_arch_config_convertor.py, get_total_num_kv_heads)."""
+    """KV heads, as in vLLM (transformers_utils/model_arch_config_convertor.py, get_total_num_kv_heads)."""
     if architecture == "GPTBigCodeForCausalLM":
         return 1 if text.flag("multi_query", True) else heads
     if architecture == "FalconForCausalLM":
@@ -184,7 +184,7 @@ def _width(text: Fields, hidden: int) -> int:
 
 
 def _norms(text: Fields, family: Family, architecture: str) -> int:
-    """Norms of a layer. Falcon's depend on which of its generations it is."""
+    """Norms of a layer. Falcon's number depends on its generation."""
     if architecture != "FalconForCausalLM":
         return family.norms
     if text.flag("new_decoder_architecture", False):

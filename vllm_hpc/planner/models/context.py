@@ -1,4 +1,4 @@
-"""The longest sequence of a model, as vLLM finds it (config/model.py, _get_and_verify_max_len, of 0.32)."""
+"""The longest sequence of a model, as in vLLM 0.32 (config/model.py, _get_and_verify_max_len)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from vllm_hpc.planner.models.fields import Fields
 from vllm_hpc.spec.errors import ModelError
 
 MOST_TOKENS = 1_000_000_000
-DEFAULT_TOKENS = 2048  # vLLM's, where config.json says nothing
+DEFAULT_TOKENS = 2048  # vLLM's, if config.json does not say
 _KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "max_seq_length")
-# Kinds of rope scaling whose factor max_position_embeddings already holds. (vLLM 0.26 multiplied yarn's.)
+# Kinds of rope scaling whose factor is already part of max_position_embeddings. (vLLM 0.26 multiplied yarn's.)
 _ALREADY_SCALED = ("default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling", "mrope")
 
 

@@ -1,4 +1,4 @@
-"""Shape -> how many parameters each part of a model has, in all and on one rank. Elements, not bytes."""
+"""Counts the parameters of each part of a Shape, in total and on one rank. Elements, not bytes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import msgspec
 
 from vllm_hpc.planner.models.config import Shape
 
-# vLLM pads the vocabulary to a multiple of it (model_executor/layers/vocab_parallel_embedding.py).
+# vLLM pads the vocabulary to a multiple of this (model_executor/layers/vocab_parallel_embedding.py).
 VOCABULARY_PADDING = 64
 
 
 class LayerParts(msgspec.Struct, frozen=True):
-    """The parameters of one layer by how TP treats them.
+    """The parameters of one layer, by how TP treats them.
 
-    ``split`` is cut over the TP ranks, ``kv`` too as long as there are heads to cut, ``whole`` (the low-rank
-    projections of MLA) is on every rank, ``experts`` are each cut. ``small`` (norms, biases, routers) is on every
-    rank and never quantised.
+    ``split`` is split over the TP ranks, ``kv`` too as long as there are enough heads, ``whole`` (the low-rank
+    projections of MLA) is on every rank, every one of ``experts`` is split. ``small`` (norms, biases, routers) is on
+    every rank and never quantised.
     """
 
     split: int
@@ -28,7 +28,7 @@ class LayerParts(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """All of it, once."""
+        """All parameters, each counted once."""
         return self.split + self.kv + self.whole + self.experts + self.small
 
 
@@ -53,7 +53,7 @@ def layer_parts(shape: Shape, is_mixture: bool) -> LayerParts:
 
 
 def _attention(shape: Shape) -> tuple[int, int, int, int]:
-    """split, kv, whole and small of a layer's attention."""
+    """The split, kv, whole and small parameters of a layer's attention."""
     hidden = shape.hidden
     if shape.mla:
         mla = shape.mla
@@ -69,7 +69,7 @@ def _attention(shape: Shape) -> tuple[int, int, int, int]:
 
 
 def embedding(shape: Shape) -> int:
-    """The table of token embeddings, and that of positions where there is one."""
+    """The table of token embeddings, and that of positions if there is one."""
     extra = shape.family.learned_positions
     return shape.vocabulary * shape.hidden + (0 if extra is None else (shape.positions + extra) * shape.hidden)
 
@@ -80,12 +80,12 @@ def padded_vocabulary(shape: Shape) -> int:
 
 
 def head(shape: Shape) -> int:
-    """The output projection; 0 where it is the embedding itself."""
+    """The output projection; 0 if it is tied to the embedding."""
     return (0 if shape.tied else shape.vocabulary * shape.hidden) + shape.vocabulary * shape.family.head_bias
 
 
 def count_parameters(shape: Shape) -> int | None:
-    """All parameters of a model, None where it has a part that cannot be counted (an unknown vision tower)."""
+    """All parameters of a model, None if a part cannot be counted (an unknown vision tower)."""
     vision = vision_parameters(shape)
     if vision is None:
         return None
@@ -95,7 +95,7 @@ def count_parameters(shape: Shape) -> int | None:
 
 
 def active_parameters(shape: Shape) -> int:
-    """Parameters that one token is multiplied with: of the experts, those that it is sent to; no embedding."""
+    """Parameters that one token is multiplied with: only the experts it is routed to, no embedding."""
     total = shape.dense_layers * layer_parts(shape, False).total + shape.vocabulary * shape.hidden
     if shape.experts:
         parts = layer_parts(shape, True)
@@ -105,7 +105,7 @@ def active_parameters(shape: Shape) -> int:
 
 
 def vision_parameters(shape: Shape) -> int | None:
-    """A SigLIP tower with Gemma 3's projector; 0 where there is no vision part, None where it is another one."""
+    """A SigLIP tower with Gemma 3's projector; 0 without a vision part, None for any other."""
     if shape.vision is None:
         return 0
     sizes = [_SIGLIP_SO400M[key] if shape.vision.get(key) is None else shape.vision[key] for key in _SIGLIP_SO400M]

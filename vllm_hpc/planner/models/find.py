@@ -1,4 +1,4 @@
-"""What MODEL names: a local folder, a Hub id, or ``demo``."""
+"""Finds what MODEL names: a local folder, a Hub id, or ``demo``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def find_model(text: str, is_rehearsed: bool = False) -> Model:
-    """Say what MODEL names, without loading or making anything; a rehearsal may name none. Raises ModelError."""
+    """Find what MODEL names, without loading or writing anything; optional in a rehearsal. Raises ModelError."""
     if is_rehearsed and text == NO_MODEL:
         return Model(NO_MODEL, "rehearsal")
     if text == demo.NAME:
@@ -26,7 +26,7 @@ def find_model(text: str, is_rehearsed: bool = False) -> Model:
     folder = as_path(text, "model folder")
     if folder.exists():
         _check_folder(folder)
-        folder = Path(os.path.abspath(folder))  # noqa: PTH100 - links stay: sites move what they point to
+        folder = Path(os.path.abspath(folder))  # noqa: PTH100 - keeps symlinks: sites move their targets
         return Model(str(folder), folder.name)
     if _HUB_ID.fullmatch(text):
         return Model(text, text.split("/")[1])
@@ -36,7 +36,7 @@ def find_model(text: str, is_rehearsed: bool = False) -> Model:
 
 
 def ensure_model(model: Model) -> None:
-    """Make the demo model if that is what is asked for and it is not there yet. Raises ModelError."""
+    """Convert the demo model if the job uses it and it does not exist yet. Raises ModelError."""
     if _is_demo(model):
         demo.ensure()
 
@@ -44,7 +44,7 @@ def ensure_model(model: Model) -> None:
 def _is_demo(model: Model) -> bool:
     try:
         return model.path == str(demo.model_folder())
-    except ModelError:  # there is no place for it, so that this is another
+    except ModelError:  # there is no folder for it, so this is another model
         return False
 
 

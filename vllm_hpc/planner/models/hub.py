@@ -1,6 +1,6 @@
-"""A model of the Hugging Face Hub: its config.json out of the local cache, or from the network where there is one.
+"""Finds the config.json of a Hugging Face Hub model in the local cache, or downloads it.
 
-huggingface_hub does it, where it is installed: a login node need not have it.
+This needs huggingface_hub, which a login node may not have.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from vllm_hpc.planner.models.weights import Weights
 
-# Seconds for an answer; a login node without a way out must not hold a submit up.
+# Seconds to wait for the Hub; a login node without internet access must not delay a submit.
 TIMEOUT_S = 5.0
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "I32": 4, "I64": 8}
 
 
 def find(model: str) -> Path | str:
-    """The folder that holds the config.json of a Hub id, or why it cannot be had."""
+    """The folder with the config.json of a Hub id, or the reason why there is none."""
     if util.find_spec("huggingface_hub") is None:
         return "huggingface_hub is not installed here, so its config.json cannot be read"
     import huggingface_hub
@@ -29,23 +29,23 @@ def find(model: str) -> Path | str:
     if _is_offline():
         return "it is not in the Hugging Face cache, and HF_HUB_OFFLINE is set"
     try:
-        # One request that is not tried again: a download would try for half a minute on a node without a way out.
+        # One request without retries: a download would retry for half a minute on a node without internet access.
         huggingface_hub.model_info(model, timeout=TIMEOUT_S)
         return Path(huggingface_hub.hf_hub_download(model, "config.json", etag_timeout=TIMEOUT_S)).parent
-    except Exception as error:  # noqa: BLE001 - whatever keeps the Hub from answering: the compute nodes may do better
+    except Exception as error:  # noqa: BLE001 - whatever the reason, the compute nodes may still reach the Hub
         said = " ".join(str(error).split())[:120]
         return f"it is not in the Hugging Face cache, and the Hub did not give it ({type(error).__name__}: {said})"
 
 
 def weights(model: str) -> Weights | None:
-    """What the Hub says of a model's safetensors files, None where it says nothing."""
+    """The Hub's metadata of a model's safetensors files, None if it has none."""
     if _is_offline():
         return None
     import huggingface_hub
 
     try:
         counts = huggingface_hub.get_safetensors_metadata(model).parameter_count
-    except Exception:  # noqa: BLE001 - then they are counted from config.json, and that is said
+    except Exception:  # noqa: BLE001 - the caller then counts from config.json, and says so
         return None
     floats = sum(count for dtype, count in counts.items() if dtype in _FLOATS)
     return Weights(floats, sum(count * _BYTES.get(dtype, 1) for dtype, count in counts.items() if dtype not in _FLOATS))

@@ -1,4 +1,4 @@
-"""What can be known of a model here and now: its shape and its weights, or why not."""
+"""Inspects a model without loading it: its shape and its weights, or why they are unknown."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CONFIG = "config.json"
 
 
 class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's shape, None where it is not known, for the reason in ``notes``; weights None: as counted.
+    """A model's shape, None if unknown, for the reason in ``notes``; weights None: counted from config.json.
 
-    ``template_bytes``: the length of its chat template, None where it has none; ``max_tokens``: what its own
-    generation_config.json sets for a row, None where it sets nothing. ``is_whole``: all of its small files are here.
-    ``unweighed``: why its weights can be neither read nor counted.
+    ``template_bytes``: the length of its chat template, None if it has none; ``max_tokens``: the default from its
+    generation_config.json, None if it sets none. ``is_whole``: all of its small files are here. ``unweighed``: why its
+    weights can be neither read nor counted.
     """
 
     shape: Shape | None = None
@@ -35,9 +35,9 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def learn(model: Model, dummy_weights: bool = False) -> Knowledge:
-    """Look at a model's folder, at the Hugging Face cache, or at the Hub. Raises ModelError for a damaged model.
+    """Inspect a model's folder, the Hugging Face cache, or the Hub. Raises ModelError for a damaged model.
 
-    ``dummy_weights``: vLLM is told to make them up, so that nobody misses the files.
+    ``dummy_weights``: vLLM generates random weights, so the files are not needed.
     """
     folder = Path(model.path)
     if folder.is_absolute():
@@ -55,7 +55,7 @@ def learn(model: Model, dummy_weights: bool = False) -> Knowledge:
 
 
 def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
-    """What lies in a folder; one that is not whole (a cache) may lack weights."""
+    """Inspect a folder; one that is not whole (a cache) may have no weights."""
     config = read_config(folder / CONFIG)
     try:
         shape = read_shape(config, str(folder / CONFIG))
@@ -92,7 +92,7 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
 
 
 def _shortened(shape: Shape, tokenizer: dict[str, Any]) -> Shape:
-    """The shape with the tokenizer's own limit of length, where that is less."""
+    """The shape with the tokenizer's length limit, if that is smaller."""
     limit = tokenizer.get("model_max_length")
     if type(limit) is not int or not 0 < limit < shape.positions:
         return shape
@@ -100,7 +100,7 @@ def _shortened(shape: Shape, tokenizer: dict[str, Any]) -> Shape:
 
 
 def _template_bytes(folder: Path, tokenizer: dict[str, Any]) -> int | None:
-    """The chat template is a file of its own, or a text (or several, by name) in tokenizer_config.json."""
+    """The chat template is a separate file, or a string (or several, by name) in tokenizer_config.json."""
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
         return jinja.stat().st_size
@@ -109,7 +109,7 @@ def _template_bytes(folder: Path, tokenizer: dict[str, Any]) -> int | None:
 
 
 def _generation_limit(folder: Path) -> int | None:
-    """generation_config.json's max_new_tokens, which vLLM takes as the default of max_tokens."""
+    """max_new_tokens in generation_config.json, which vLLM uses as the default of max_tokens."""
     path = folder / "generation_config.json"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Quantised weights: how many bits one takes, and what is quantised."""
+"""Quantised weights: bits per weight, and which weights are quantised."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgspec
 from vllm_hpc.planner.models.fields import Fields
 
 MOST_GROUP = 1_000_000
-# Bits of the scales that stand beside a group of weights: half precision in AWQ and GPTQ, a byte in MX formats.
+# Bits of the scale of a group of weights: half precision in AWQ and GPTQ, a byte in MX formats.
 _SCALE_BITS = 16
 
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model's linear layers are stored. ``bits`` a weight, scales included; None where it is not known.
+    """How a model's linear layers are stored. ``bits`` per weight, including scales; None if unknown.
 
     ``group`` is how many weights along the input share a scale: a TP rank must hold whole groups.
     """
@@ -26,7 +26,7 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_quantization(config: Fields) -> Quantization | None:
-    """What config.json says of quantisation, None where nothing is quantised. Raises ModelError."""
+    """The quantisation in config.json, None if nothing is quantised. Raises ModelError."""
     table = config.table("quantization_config") or config.table("compression_config")
     if table is None:
         return None
@@ -37,7 +37,7 @@ def read_quantization(config: Fields) -> Quantization | None:
 
 
 def online(method: Any) -> Quantization | None:
-    """What ``--engine quantization=...`` makes of an unquantised model while it loads; None for nothing."""
+    """The quantisation that ``--engine quantization=...`` applies while an unquantised model loads, or None."""
     if method is None:
         return None
     bits = {"fp8": 8.0, "bitsandbytes": 4.5}.get(str(method))
@@ -60,7 +60,7 @@ def _group_size(fields: Fields, *names: str) -> int | None:
 
 
 def _fp8(method: str, fields: Fields) -> Quantization:
-    """fp8: a byte a weight; in blocks (DeepSeek V3: 128 × 128) with a float32 scale for each."""
+    """fp8: a byte per weight; with blocks (DeepSeek V3: 128 × 128), a float32 scale for each."""
     block = fields.numbers("weight_block_size")
     if block is None or len(block) != 2 or min(block) < 1:
         return Quantization(method=method, bits=8.0)
@@ -68,17 +68,17 @@ def _fp8(method: str, fields: Fields) -> Quantization:
 
 
 def _bitsandbytes(method: str, fields: Fields) -> Quantization:
-    """bitsandbytes: 4 bits with an absolute maximum for each 64 weights (itself quantised), or 8."""
+    """bitsandbytes: 4 bits, with an absolute maximum (itself quantised) for every 64 weights, or 8 bits."""
     return Quantization(method=method, bits=4.5 if fields.flag("load_in_4bit", False) else 8.0)
 
 
 def _mxfp4(method: str, fields: Fields) -> Quantization:
-    """MXFP4 (gpt-oss): 4 bits, and 8 for the scale of 32 weights; only the experts are stored so."""
+    """MXFP4 (gpt-oss): 4 bits, and 8 for the scale of 32 weights; only the experts use it."""
     return Quantization(method=method, bits=4 + 8 / 32, only_experts=True)
 
 
 def _compressed_tensors(method: str, fields: Fields) -> Quantization:
-    """compressed-tensors: the first group that says how many bits a weight has."""
+    """compressed-tensors: the first group that has the number of bits per weight."""
     for group in (fields.table("config_groups") or {}).values():
         weights = group.get("weights") if isinstance(group, dict) else None
         if isinstance(weights, dict):

@@ -1,4 +1,4 @@
-"""The weights of a model folder, from the headers of its safetensors files: exact, and read in milliseconds.
+"""Sizes of the weights of a model folder, from the headers of its safetensors files: exact, in milliseconds.
 
 The format: 8 bytes with the header's length (little-endian), then a JSON header with dtype, shape and offsets of
 every tensor, then the tensors (https://github.com/huggingface/safetensors).
@@ -19,19 +19,19 @@ from vllm_hpc.spec.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
 MOST_HEADER = 100_000_000  # bytes: the limit of the safetensors library itself
-# What vLLM converts to the engine's dtype while it loads; quantised weights and their scales stay as they are.
+# vLLM converts these to the engine's dtype while loading; quantised weights and their scales stay unchanged.
 _FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """What the files hold and vLLM loads: elements of floats that are converted to its dtype, bytes of all else."""
+    """What vLLM loads from the files: elements of floats that it converts to its dtype, bytes of everything else."""
 
     float_elements: int
     other_bytes: int
 
     def loaded_bytes(self, dtype_bytes: int) -> int:
-        """Bytes in memory with floats of that size."""
+        """Bytes in memory if floats have that size."""
         return self.float_elements * dtype_bytes + self.other_bytes
 
 
@@ -46,10 +46,10 @@ class _Index(msgspec.Struct):
 
 
 def read_weights(folder: Path, shape: Shape) -> Weights | None:
-    """What the folder's safetensors files hold; None where it has none. Raises ModelError for what is not whole.
+    """The weights in the folder's safetensors files; None if it has none. Raises ModelError for damaged files.
 
-    Left out is what vLLM does not load: layers beyond the model's own (those that predict several tokens), and an
-    output projection that is tied to the embedding.
+    What vLLM does not load is not counted: extra layers (for multi-token prediction), and an output projection that is
+    tied to the embedding.
     """
     files = _files(folder)
     if not files:
@@ -67,9 +67,9 @@ def read_weights(folder: Path, shape: Shape) -> Weights | None:
 
 
 def check_whole(folder: Path, shape: Shape, weights: Weights) -> None:
-    """Refuse files that hold far less than config.json describes: a part of a copy. Raises ModelError."""
+    """Refuse files with far less than config.json describes, as after a partial copy. Raises ModelError."""
     counted = count_parameters(shape)
-    # Of a quantisation whose bits are not known, the least that is common.
+    # For a quantisation with unknown bits, assume the smallest common number.
     bits = (shape.quantization.bits or 4.0) if shape.quantization else 16.0
     if counted and weights.loaded_bytes(2) < 0.5 * counted * min(16.0, bits) / 8:
         raise ModelError(
@@ -79,7 +79,7 @@ def check_whole(folder: Path, shape: Shape, weights: Weights) -> None:
 
 
 def read_header(file: Path) -> dict[str, _Tensor]:
-    """The tensors of one safetensors file. Raises ModelError where it is cut off or no such file."""
+    """The tensors of one safetensors file. Raises ModelError if it is truncated or not such a file."""
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -107,7 +107,7 @@ def read_header(file: Path) -> dict[str, _Tensor]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that vLLM would load. Raises ModelError where the index names one that is not there."""
+    """The files that vLLM would load. Raises ModelError if one named in the index is missing."""
     index = folder / INDEX
     if not os.path.lexists(index):
         files = sorted(path for path in folder.glob("*.safetensors") if not _is_duplicate(path))
@@ -134,7 +134,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _check_numbers(folder: Path, files: list[Path]) -> None:
-    """Refuse 'model-00001-of-00004.safetensors' without its three companions. Raises ModelError."""
+    """Refuse 'model-00001-of-00004.safetensors' without the other three files. Raises ModelError."""
     numbered = [match for file in files if (match := re.search(r"-(\d+)-of-(\d+)\.safetensors$", file.name))]
     announced = max((int(match[2]) for match in numbered), default=0)
     if len(numbered) < announced:
@@ -142,7 +142,7 @@ def _check_numbers(folder: Path, files: list[Path]) -> None:
 
 
 def _is_duplicate(path: Path) -> bool:
-    """Mistral's own copy of the same weights, which vLLM reads only if it is asked to."""
+    """Mistral's own copy of the same weights, which vLLM reads only on request."""
     return path.name.startswith("consolidated")
 
 
