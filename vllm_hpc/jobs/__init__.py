@@ -1,1 +1,1 @@
-"""A job from its submission to its results: submit, status, cancel, resume, collect."""
+"""The life of a job, from submission to results: submit, status, cancel, resume, collect."""

@@ -1,7 +1,7 @@
-"""collect: shards -> outputs.jsonl and summary.json.
+"""collect: merges the shards into outputs.jsonl and summary.json.
 
-Two passes, in bounded memory: the first notes where each row stands (9 bytes a row, shards.py), the second follows the
-input's order and copies lines (lines.py). The input itself is read only where rows are missing.
+It takes two passes in bounded memory: the first records the place of each row (9 bytes a row, shards.py), the second
+copies lines in input order (shard_lines.py). The input itself is read only for missing rows.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from vllm_hpc.jobs.summary import Summary, summarise
 from vllm_hpc.rows.row import REHEARSED, Row, error_row
 from vllm_hpc.spec.errors import CollectError, InputError
 
-# Rows that are copied at a time, and about the most bytes of them.
+# How many rows are copied at a time, and roughly how many bytes.
 _MOST_ROWS, _MOST_BYTES = 2048, 1 << 21
 _NO_LINE = msgspec.Raw()
 _NOT_RUN = "this row was not run"
 
 
 class _Wrapped(msgspec.Struct):
-    """A shard's line that holds the one to write."""
+    """A shard's line that contains the line to write."""
 
     line: msgspec.Raw = _NO_LINE
 
 
 def collect(folder: JobFolder) -> Summary:
-    """Merge what the replicas have written so far. Raises CollectError, JobNotFoundError."""
+    """Merge the rows that the replicas have written so far. Raises CollectError, JobNotFoundError."""
     began = time.time()
     record = folder.job()
     shards = folder.shard_files()
@@ -50,7 +50,7 @@ def collect(folder: JobFolder) -> Summary:
     try:
         with LineReader(shards) as lines, temporary.open("wb", buffering=1 << 20) as out:
             _merge(folder, found, lines, out, _rows_at_a_time(shards, record.rows))
-        # As old as our look at the shards: a row that came since makes it stale (Job.results).
+        # Dated before the scan of the shards, so that any later row makes it stale (Job.results).
         os.utime(temporary, (began, began))
         temporary.rename(folder.outputs)
     except OSError as error:
@@ -59,14 +59,14 @@ def collect(folder: JobFolder) -> Summary:
         temporary.unlink(missing_ok=True)
     tally = found.tally
     del found
-    remember(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))  # the status need not count again
+    remember(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))  # saves 'status' from counting again
     summary = summarise(folder, record, tally, time.time() - began)
     write_json(folder.summary, summary)
     return summary
 
 
 def check_input(folder: JobFolder) -> None:
-    """Refuse an input that is not the one the job began with. Raises CollectError."""
+    """Refuse an input that has changed since the job was submitted. Raises CollectError."""
     try:
         check_size(folder)
     except InputError as error:
@@ -101,7 +101,7 @@ def _merge(folder: JobFolder, found: Scan, lines: LineReader, out: BinaryIO, at_
 
 
 def _unwrap(data: bytes) -> bytes:
-    """Of lines that hold another one, that."""
+    """Replace each line that contains another one by that one."""
     decoder = msgspec.json.Decoder(_Wrapped)
     return b"".join(
         line if (held := decoder.decode(line).line) is _NO_LINE else bytes(held) + b"\n" for line in io.BytesIO(data)
@@ -109,7 +109,7 @@ def _unwrap(data: bytes) -> bytes:
 
 
 class _MissingRows:
-    """Rows out of rows that were not run; reads the input when the first is asked for."""
+    """Output rows for rows that were not run; the input is opened when the first one is needed."""
 
     def __init__(self, folder: JobFolder) -> None:
         self._folder = folder
@@ -118,7 +118,7 @@ class _MissingRows:
         self._encoder = msgspec.json.Encoder()
 
     def read(self, first: int, count: int) -> Iterator[bytes]:
-        """Their lines, joined. Raises CollectError."""
+        """The lines of ``count`` rows, joined. Raises CollectError."""
         try:
             self._reader = self._reader or InputReader(self._folder)
             rows = self._reader.rows(first, count)
@@ -130,7 +130,7 @@ class _MissingRows:
 
 
 def _missing_row(row: Row) -> Row:
-    """An error row; of an OpenAI batch line, the line of its error file."""
+    """An error row; for an OpenAI batch, a line as in its error file."""
     batch: Any = row.get("batch")
     if not isinstance(batch, dict) or "custom_id" not in batch:
         return error_row(row, "missing", _NOT_RUN)

@@ -1,4 +1,4 @@
-"""Why a job failed: the error that the others followed from, out of what its ranks left behind."""
+"""Finds why a job failed: the root error among the records of its ranks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import RankRecord
 
-# Our own words that say nothing of a cause.
+# Log lines of vllm-hpc that are never the cause.
 _NO_CAUSE = re.compile(r"vllm-hpc: (.* joined as node |(not )?running again: )")
 
 
 def first_error(folder: JobFolder, task: int | None = None) -> tuple[str, str] | None:
-    """The first real error as one line and as a traceback (may be empty); None where none is known.
+    """The first real error as one line and as a traceback (may be empty); None if none is known.
 
-    Of the last attempt, of one task of an array or of all. A rank that lost its peer reports that (an echo); the one
-    that raised first, or that vanished without a word, is the cause.
+    It looks at the last attempt of one task of an array, or of all. A rank that lost a peer reports only that (an
+    echo); the cause is the rank that raised first, or that vanished.
     """
     layout = folder.job().plan.layout
     tasks = range(layout.tasks) if task is None else [task]
@@ -42,7 +42,7 @@ def cause_of_failure(folder: JobFolder, fallback: str, task: int = 0) -> str:
 
 def _first_of(ranks: list[RankRecord], has_ended: bool) -> tuple[str, str] | None:
     errors = sorted((rank for rank in ranks if rank.error), key=lambda rank: rank.updated_at)
-    # Before the attempt has ended, a rank without an outcome may well be alive.
+    # Before the attempt has ended, a rank without an outcome may still be alive.
     vanished = [rank for rank in ranks if rank.outcome == "running"] if has_ended else []
     for rank in [r for r in errors if r.error and not r.error.is_echo] or vanished or errors:
         who = f"rank {rank.rank} on {rank.host}"
@@ -53,7 +53,7 @@ def _first_of(ranks: list[RankRecord], has_ended: bool) -> tuple[str, str] | Non
 
 
 def _last_line(folder: JobFolder) -> str:
-    """The last line of the log that says something: our own word first, if it is among the last."""
+    """The last meaningful line of the log; a recent line of vllm-hpc is preferred."""
     try:
         with folder.scheduler_log.open("rb") as log:
             log.seek(max(0, folder.scheduler_log.stat().st_size - 4096))
@@ -66,7 +66,7 @@ def _last_line(folder: JobFolder) -> str:
 
 
 def _one_line(text: str, limit: int = 400) -> str:
-    # pydantic's frame around what vLLM says
+    # Remove what pydantic adds around vLLM's message.
     text = re.sub(r"^\d+ validation errors? for \w+\s+(Value error,)?", "", text)
     text = re.sub(r"\[type=[^\n]*|For further information visit \S+", "", text)
     joined = " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Job: the object that people hold.
+"""Job: the object that users work with.
 
 job = vllm_hpc.submit("demo")
 job.status().state      # "RUNNING"
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from vllm_hpc.jobs.status import Status
     from vllm_hpc.jobs.summary import Summary
 
-# What the methods need besides is imported in them: a submission makes a Job, and waits for none of it.
-# Seconds between two looks at a job, at first and at most.
+# Methods import what else they need: a submission only creates a Job, and should not wait for these imports.
+# Seconds between two polls of a job, at first and at most.
 _POLL_S = (0.2, 5.0)
 
 
 class Job:
-    """A job folder, whoever submitted it and whenever."""
+    """A submitted job, given by its folder."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.folder = JobFolder(path)
@@ -52,21 +52,21 @@ class Job:
 
     @property
     def job_id(self) -> str | None:
-        """The scheduler's id, None where the submission was interrupted."""
+        """The scheduler's id, None if the submission was interrupted."""
         submitted = read_json(self.folder.submitted, Submitted)
         return submitted.job_id if submitted else self.status().job_id
 
     def status(self) -> Status:
-        """State, counts and speed, now. Raises JobNotFoundError."""
+        """Current state, counts and speed. Raises JobNotFoundError."""
         from vllm_hpc.jobs.status import read_status
 
         return read_status(self.folder)
 
     def statuses(self, ask_every_s: float = 0.0) -> Iterator[tuple[Status, float]]:
-        """Look again and again until the end: each status, with the seconds to wait before the next look.
+        """Poll until the job ends: yields each status, with the seconds to wait before the next one.
 
-        Quick at first, for small jobs, then slow, for the file system's and the scheduler's sake. Who looks more often
-        than that reads the folder each time, and asks the scheduler only every ``ask_every_s`` seconds.
+        The waits are short at first, for small jobs, then longer, to spare the file system and the scheduler. A caller
+        that polls more often reads the folder each time, but the scheduler only every ``ask_every_s`` seconds.
         """
         from vllm_hpc.jobs.status import read_status
 
@@ -80,7 +80,7 @@ class Job:
             pause = min(pause * 1.2, _POLL_S[1])
 
     def wait(self, timeout: float | None = None) -> Status:
-        """Wait for the job's end and return its last status. Raises TimeoutError after ``timeout`` seconds."""
+        """Wait for the end of the job and return its final status. Raises TimeoutError after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         for status, pause in self.statuses():
             if status.is_final:
@@ -92,7 +92,7 @@ class Job:
         return status
 
     async def _wait_async(self) -> Status:
-        import asyncio  # half of what 'vllm-hpc status' would otherwise import
+        import asyncio  # imported here: it would be half the import time of 'vllm-hpc status'
 
         looks = self.statuses()
         while True:
@@ -102,9 +102,9 @@ class Job:
             await asyncio.sleep(pause)
 
     def results(self) -> Iterator[Row]:
-        """The rows out, in input order, one for every row in; collected now unless they were, after the job's end.
+        """The output rows in input order, one for every input row; collects first if outputs.jsonl is out of date.
 
-        Raises JobFailedError where the job ended without a single row.
+        Raises JobFailedError if the job failed without a single row.
         """
         status = self.status()
         if status.state == "FAILED" and not status.rows.done + status.rows.failed:
@@ -114,7 +114,7 @@ class Job:
         return iter_jsonl(self.folder.outputs)
 
     def dataframe(self) -> Any:
-        """The rows out as a pandas DataFrame. Raises RequestError where pandas is not installed."""
+        """The output rows as a pandas DataFrame. Raises RequestError if pandas is not installed."""
         try:
             import pandas as pd
         except ImportError:
@@ -122,37 +122,37 @@ class Job:
         return pd.DataFrame(list(self.results()))
 
     def collect(self) -> Summary:
-        """Merge what the replicas have written so far into outputs.jsonl and summary.json."""
+        """Merge the rows that the replicas have written so far into outputs.jsonl and summary.json."""
         from vllm_hpc.jobs.collect import collect
 
         return collect(self.folder)
 
     def ranks(self) -> list[RankRecord]:
-        """Where each rank that has begun ran, and how it ended."""
+        """Where each rank ran and how it ended, without ranks that have not started."""
         from vllm_hpc.jobs.task_states import read_ranks
 
         return read_ranks(self.folder, self.folder.job())
 
     def logs(self, rank: int | None = None) -> str:
-        """What the scheduler logged, or what one rank printed. Raises RequestError for a rank that is not there."""
+        """The scheduler's log, or the output of one rank. Raises RequestError for a rank that does not exist."""
         path = self.log_file(rank)
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def log_file(self, rank: int | None = None) -> Path:
-        """The file of ``logs``. Raises RequestError for a rank that the job does not have."""
+        """The file of ``logs``. Raises RequestError for a rank that does not exist."""
         world = self.folder.job().plan.layout.all_ranks
         if rank is not None and not 0 <= rank < world:
             raise RequestError(f"--rank {rank}: the job has ranks 0 to {world - 1}")
         return self.folder.scheduler_log if rank is None else self.folder.rank_log(rank)
 
     def first_error(self) -> tuple[str, str] | None:
-        """The error that all others followed from: one line, and its traceback."""
+        """The root error: one line, and its traceback."""
         from vllm_hpc.jobs.failure import first_error
 
         return first_error(self.folder)
 
     def cancel(self) -> Status:
-        """Cancel the job in its scheduler; rows already done stay collectable. Raises FailedError."""
+        """Cancel the job in its scheduler; finished rows can still be collected. Raises FailedError."""
         status = self.status()
         if status.is_final:
             return status
@@ -162,30 +162,30 @@ class Job:
         return self.status()
 
     def resume(self, retry_errors: bool = False) -> int:
-        """Submit the job again for the rows that are missing, and, asked, for those with an error.
+        """Submit the job again for the rows that are missing, and on request for those with an error.
 
-        Returns how many these are; 0: none, and nothing was submitted. Raises InputError where the input was edited
-        since, FailedError where the job has not ended, SubmitError.
+        Returns the number of these rows; 0: nothing was submitted. Raises InputError if the input has changed,
+        FailedError if the job has not ended, SubmitError.
         """
         from vllm_hpc.jobs.resume import resume
 
         return resume(self.folder, retry_errors)
 
     def _cancel_on_record(self, status: Status) -> None:
-        """On record first: a scheduler without accounting soon forgets why the job ended."""
+        """Record the cancel first: a scheduler without accounting soon forgets why the job ended."""
         was_cancelled = self.folder.cancelled.exists()
         self.folder.cancelled.touch()
         scheduler = get_scheduler(status.scheduler)
         try:
             scheduler.cancel(self.folder, status.job_id or "")
-            if self.job_id not in (None, status.job_id):  # it was just submitting itself again
+            if self.job_id not in (None, status.job_id):  # the job had just submitted itself again
                 scheduler.cancel(self.folder, str(self.job_id))
         except ClientTimeoutError:
-            raise  # it may well be cancelled
+            raise  # the job may have been cancelled
         except FailedError:
             if status.state == "UNKNOWN" and self.status().is_final:
-                return  # the scheduler answers, and does not have it (any more): the user's word settles it
-            # The job goes on: whatever it dies of later, it will not be this.
+                return  # the scheduler now responds and does not know the job: the record of the cancel decides
+            # The job continues: however it ends later, it was not this cancel.
             if not was_cancelled:
                 self.folder.cancelled.unlink(missing_ok=True)
             raise
@@ -197,7 +197,7 @@ class Job:
 
 
 def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
-    """The job that is named: by its folder, its name under ``job_dir``, or its job id. Raises JobNotFoundError."""
+    """Find a job by its folder, its name under ``job_dir``, or its job id. Raises JobNotFoundError."""
     text = os.fspath(job) if isinstance(job, os.PathLike) else str(job)
     parent = as_path(job_dir, "--job-dir")
     for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
@@ -211,7 +211,7 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
 
 
 def _ids(job: Job, submitted: Submitted) -> list[str]:
-    """The ids of a job and of an array's tasks, as the scheduler shows them, also without the name of PBS's server."""
+    """The ids of a job and of its array tasks as the scheduler shows them, also without the PBS server's name."""
     layout, scheduler = job.folder.job().plan.layout, get_scheduler(submitted.scheduler)
     found = [submitted.job_id, *submitted.earlier]
     found += [scheduler.task_name(submitted.job_id, task) for task in range(layout.tasks) if layout.is_array]
@@ -219,14 +219,14 @@ def _ids(job: Job, submitted: Submitted) -> list[str]:
 
 
 def list_jobs(job_dir: str = "runs") -> list[Job]:
-    """All jobs under ``job_dir``, the oldest first."""
+    """All jobs under ``job_dir``, oldest first."""
     files = as_path(job_dir, "--job-dir").glob("*/job.json")
     found = [Job(file.parent) for file in files if read_job(file)]
     return sorted(found, key=lambda job: job.folder.job_json.stat().st_mtime_ns)
 
 
 def list_statuses(job_dir: str = "runs") -> list[Status]:
-    """The states of all jobs under ``job_dir``, the oldest first. A scheduler that is silent is asked but once."""
+    """The status of all jobs under ``job_dir``, oldest first. A scheduler that does not respond is asked only once."""
     from vllm_hpc.jobs.status import read_status
 
     cache = StatusCache(float("inf"))

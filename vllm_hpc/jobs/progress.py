@@ -1,4 +1,4 @@
-"""How many rows a job has done, and how fast: from its replicas' counts, and at its end from the rows themselves."""
+"""Counts a job's rows and measures its speed: from its replicas' counts, and after its end from the shards."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ class Rows(msgspec.Struct, frozen=True):
 
     @property
     def missing(self) -> int:
-        """Rows that nothing is known of yet."""
+        """Rows without a result or an error yet."""
         return self.total - self.done - self.failed
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """state/counted.json: what a count of the shards found, and how large they were then."""
+    """state/counted.json: the result of counting the shards, and their sizes at that time."""
 
     sizes: dict[str, int]
     rows: Rows
 
 
 def read_progress(folder: JobFolder, record: JobRecord) -> list[Progress]:
-    """The counts of every replica that has begun."""
+    """The counts of every replica that has started."""
     return folder.progress_of(range(record.plan.layout.dp))
 
 
 def reported_rows(progress: list[Progress], record: JobRecord) -> Rows:
-    """The counts that the replicas have written last, which is every second, and at their end if they had one.
+    """The latest counts of the replicas, which write them every second and at a clean end.
 
-    Two tasks of an array may both have written a row, and both count it: there are never more than all.
+    Two tasks of an array may both have written and counted a row, so the sums are limited to the total.
     """
     summed = _summed(progress, record)
     done = min(summed.done, summed.total)
@@ -49,11 +49,11 @@ def reported_rows(progress: list[Progress], record: JobRecord) -> Rows:
 
 
 def final_rows(folder: JobFolder, record: JobRecord, progress: list[Progress]) -> Rows:
-    """The counts of a job that has ended: a killed rank has not written its last, and NFS may show older ones.
+    """The counts of a job that has ended: a killed rank did not write its last ones, and NFS may show older ones.
 
-    The shards are read only where rows seem to be missing, and if they can only from where the counts end; else whole,
-    and once as long as they do not grow. Those of an array are always read whole: what two tasks both wrote, no sum of
-    their counts shows.
+    The shards are read only if rows seem to be missing, if possible only from where the counts end; else whole, but
+    only once unless they grow. Those of an array are always read whole: the sum of its tasks' counts does not show
+    which rows two tasks both wrote.
     """
     summed = _summed(progress, record)
     try:
@@ -62,7 +62,7 @@ def final_rows(folder: JobFolder, record: JobRecord, progress: list[Progress]) -
         if not summed.missing:
             return summed
         counted = _count_beyond(folder, record, progress, summed) or _count_once(folder, record)
-    except OSError:  # removed by its owner, or another user's: there is no more to know
+    except OSError:  # removed by its owner, or not readable by this user
         return reported_rows(progress, record)
     return min(summed, counted, key=lambda rows: rows.missing)
 
@@ -72,7 +72,7 @@ def _summed(progress: list[Progress], record: JobRecord) -> Rows:
 
 
 def _count_beyond(folder: JobFolder, record: JobRecord, progress: list[Progress], reported: Rows) -> Rows | None:
-    """``reported`` and what the replicas have written since: no row of it was known before. None where unclear."""
+    """``reported`` plus the rows that the replicas have written since, all of them new; None if unclear."""
     last = dict(sorted(map(shard_numbers, folder.shard_files())))  # the highest attempt of each replica
     if not last.keys() <= {p.replica for p in progress}:
         return None
@@ -87,13 +87,13 @@ def _count_beyond(folder: JobFolder, record: JobRecord, progress: list[Progress]
 
 
 def shard_sizes(folder: JobFolder) -> dict[str, int]:
-    """How many bytes there are in each shard."""
+    """The size of each shard in bytes."""
     return {shard.name: shard.stat().st_size for shard in folder.shard_files()}
 
 
 def remember(folder: JobFolder, counted: Counted) -> None:
-    """Keep a count for who asks next."""
-    with suppress(OSError):  # another user's folder, or a full disk: it is counted again next time
+    """Save a count for the next call."""
+    with suppress(OSError):  # another user's folder, or a full disk: the next call counts again
         write_json(folder.counted, counted)
 
 
@@ -108,31 +108,31 @@ def _count_once(folder: JobFolder, record: JobRecord) -> Rows:
 
 
 def _count(shards: list[Path], record: JobRecord) -> Rows:
-    """Each row once, and a result before an error, as collect does."""
+    """Count each row once, a result before an error, as collect does."""
     tally = Scan(shards, record.rows, record.request.rehearse).tally
     return Rows(record.rows, tally.done, tally.failed)
 
 
 def current_speed(progress: list[Progress], rows: Rows) -> tuple[float | None, float | None]:
-    """Output tokens per second now, and seconds left, both summed over the replicas; of their last attempts."""
+    """Output tokens per second and seconds left, from the last attempts of all replicas together."""
     now = time.time()
     spans = [(_last_run(p), now - p.started_at) for p in progress if p.started_at and now > p.started_at]
     if not spans:
         return None, None
     tokens = sum(run.completion_tokens / span for run, span in spans)
-    # Bad rows come first and cost nothing: as long as no row has a result, nobody knows how long the others take.
+    # Rows with errors come first and take no time: until a row has a result, the speed of the others is unknown.
     finished = sum(run.rows / span for run, span in spans) if tokens else 0.0
     return round(tokens, 1), round(rows.missing / finished, 1) if finished else None
 
 
 def mean_speed(progress: list[Progress]) -> float | None:
-    """Output tokens per second of generation, over all attempts of the replica that took longest."""
+    """Output tokens per second of generation over all attempts, by the time of the slowest replica."""
     slowest = max(map(_generated_s, progress), default=0.0)
     return round(sum(p.completion_tokens for p in progress) / slowest, 1) if slowest > 0 else None
 
 
 def _last_run(progress: Progress) -> Run:
-    """The last attempt's own part of a replica's counts; all of them where it wrote no parts."""
+    """The last attempt's share of a replica's counts; all of them if they are not split by attempt."""
     if not progress.runs:
         rows = progress.done + progress.failed
         return Run(attempt=progress.attempt, rows=rows, completion_tokens=progress.completion_tokens)

@@ -1,4 +1,4 @@
-"""resume: submit a job's script again, in the same folder, for the rows that are left."""
+"""resume: submits a job's script again, in the same folder, for the remaining rows."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from vllm_hpc.spec.errors import FailedError, RequestError
 
 
 class Left(msgspec.Struct, frozen=True):
-    """Rows that a resume would run: those without a result, and those with an error where they are to be retried."""
+    """Rows that a resume would run: those that are missing, and those with an error that are to be retried."""
 
     missing: int
     failed: int
 
 
 def resume(folder: JobFolder, retry_errors: bool = False) -> int:
-    """Submit the job again and return how many rows it has left; 0: none, and nothing was submitted.
+    """Submit the job again and return the number of rows left; 0: nothing was submitted.
 
-    Raises InputError where the input was edited, FailedError where the job has not ended, SubmitError.
+    Raises InputError if the input has changed, FailedError if the job has not ended, SubmitError.
     """
     check_installed()
     status = read_status(folder)
@@ -45,7 +45,7 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
     except BaseException:
         taken.unlink(missing_ok=True)
         raise
-    # From here on the mark stays, unless it is sure that nothing was submitted: to submit twice doubles the job.
+    # From here on the mark stays unless it is certain that nothing was submitted: the job must not run twice.
     try:
         job_id = submit_script(folder, get_scheduler(record.scheduler), record.plan.layout)
     except ClientTimeoutError as error:
@@ -62,7 +62,7 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
 
 
 def rows_left(folder: JobFolder, retry_errors: bool = False) -> Left:
-    """What the shards lack. Errors that an earlier resume was to run again, and has not, are missing."""
+    """The rows that are left. Errors that an earlier resume should have retried, but did not, count as missing."""
     total = folder.job().rows
     tallies = finished(folder, total, folder.errors_up_to()).by_replica.values()
     failed = sum(tally.failed for tally in tallies)
@@ -80,7 +80,7 @@ def _check_ended(status: Status) -> None:
 
 
 def _take(folder: JobFolder, job_id: str | None) -> Path:
-    """Of two that resume at once, one: state/resumed-<id> says that what followed job id was submitted."""
+    """Let only one of two concurrent resumes continue: state/resumed-<id> marks that job id as resubmitted."""
     try:
         return folder.take(job_id)
     except FileExistsError:
@@ -93,7 +93,7 @@ def _take(folder: JobFolder, job_id: str | None) -> Path:
 
 
 class _Before:
-    """The marks of the attempts before, which those to come must not find; to be put back where none come."""
+    """The markers of earlier attempts, removed before the next one, and restored if it is not submitted."""
 
     def __init__(self, folder: JobFolder) -> None:
         self._file = folder.retry
@@ -101,14 +101,14 @@ class _Before:
         self._markers = [marker for marker in (folder.cancelled, folder.drain) if marker.exists()]
 
     def clear(self, retry: Retry | None) -> None:
-        """Take the marks away, and say whether errors are to be retried."""
+        """Remove the markers, and record whether errors are to be retried."""
         if retry is not None:
             write_json(self._file, retry)
         for marker in self._markers:
             marker.unlink(missing_ok=True)
 
     def restore(self) -> None:
-        """The job was not submitted: it is as it was."""
+        """Put everything back: the job was not submitted."""
         for marker in self._markers:
             marker.touch()
         if self._retry is None:

@@ -1,4 +1,4 @@
-"""What state a job is in, and how far its rows are. UNKNOWN rather than a guess."""
+"""The state of a job and the progress of its rows. UNKNOWN rather than a guess."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, 
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates, is_drained, read_ranks
 from vllm_hpc.schedulers.polling import StatusCache
 
-# Seconds until what a compute node wrote last is surely seen here: NFS clients keep attributes for up to 60 s (nfs(5),
-# acregmax and acdirmax).
+# Seconds until everything that a compute node wrote is visible here: NFS clients cache attributes for up to 60 s
+# (nfs(5), acregmax and acdirmax).
 _LATE_S = 60
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``status --json`` prints. Output tokens per second, seconds left; None where unknown."""
+    """What ``status --json`` prints. ``tokens_per_s`` counts output tokens, ``eta_s`` is seconds; None if unknown."""
 
     job: str
     job_id: str | None
@@ -33,21 +33,21 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more will happen by itself."""
+        """Whether the state will not change by itself any more."""
         return self.state in FINAL
 
 
 def read_status(folder: JobFolder, cache: StatusCache | None = None) -> Status:
-    """The state of a job now, or as old as what ``cache`` keeps. Raises JobNotFoundError."""
+    """The current state of a job, or one as old as ``cache`` allows. Raises JobNotFoundError."""
     status = _read_status(folder, cache)
-    # It may have submitted itself again while its scheduler was asked for the id before.
+    # It may have submitted itself again while the scheduler was asked about the previous id.
     while status.is_final and status.job_id != _submission(folder, folder.attempts()):
         status = _read_status(folder, cache)
     return status
 
 
 def _submission(folder: JobFolder, attempts: list[Attempt]) -> str | None:
-    """The id that the job was submitted under last."""
+    """The id of the job's last submission."""
     submitted = read_json(folder.submitted, Submitted)
     return submitted.job_id if submitted else submission_of(attempts[-1].job_id) if attempts else None
 
@@ -56,7 +56,7 @@ def _read_status(folder: JobFolder, cache: StatusCache | None) -> Status:
     record = folder.job()
     attempts = folder.attempts()
     job_id = _submission(folder, attempts)
-    # The state first, the counts after: rows that end in between belong to a job that still runs.
+    # State first, counts second: rows that finish in between then belong to a job that still runs.
     tasks = TaskStates(folder, record, job_id, attempts, cache or StatusCache())
     state, reason = tasks.overall()
     progress = read_progress(folder, record)
@@ -88,10 +88,10 @@ def _read_status(folder: JobFolder, cache: StatusCache | None) -> Status:
 
 
 def _was_only_ended(folder: JobFolder, record: JobRecord, state: State) -> bool:
-    """Whether a final state casts no doubt on the rows: nothing raised, but the job, or a part of it, was killed.
+    """Whether a final state casts no doubt on the rows: the job, or a part of it, was killed, but no rank raised.
 
-    Of an array, others may have done the rows of a task that died. What a rank raised after its last row (that the
-    ranks diverged, say) stays a failure.
+    In an array, other tasks may have done the rows of a task that died. An error that a rank raised after its last row
+    (such as diverged ranks) remains a failure.
     """
     if state != "FAILED":
         return state in FINAL

@@ -1,4 +1,4 @@
-"""From options to a submitted job: resolve, plan, render, submit. Nothing is made before everything was checked."""
+"""From options to a submitted job: resolve, plan, render, submit. Nothing is written before everything is checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vllm_hpc.spec.values import as_path, check_name, check_path, parse_walltime
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that was checked, planned and rendered, and not yet made: what ``submit`` sends is exactly this."""
+    """A job that is checked, planned and rendered, but not yet created; ``submit`` sends exactly this."""
 
     job: ResolvedJob
     plan: Plan
@@ -48,18 +48,18 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def request(self) -> Request:
-        """What was asked, with the profile's values where nothing was."""
+        """What was asked, filled in from the profile."""
         return self.job.request
 
     @property
     def scheduler(self) -> str:
-        """Who will run it."""
+        """The scheduler that will run it."""
         return self.job.scheduler
 
     def submit(self) -> Job:
-        """Make the job folder and hand the script to the scheduler.
+        """Create the job folder and submit the script to the scheduler.
 
-        Raises SubmitError, and leaves no folder then, but where the scheduler may have taken the script.
+        Raises SubmitError; the folder is then removed, unless the scheduler may have accepted the script.
         """
         check_installed()
         if self.request.rehearse:
@@ -73,7 +73,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         except FileExistsError:
             if self.request.name:
                 raise RequestError(_taken(folder)) from None
-            # Someone else's job took the generated name since: the next one.
+            # Another job has taken the generated name in the meantime: use the next one.
             return _render(self.job, self.definition).submit()
         try:
             _fill(folder, self)
@@ -83,7 +83,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         try:
             job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
         except ClientTimeoutError as error:
-            # It may have been submitted: taking the folder away would break it, submitting again would double it.
+            # It may have been submitted: removing the folder would break it, submitting again would run it twice.
             raise SubmitError(
                 f"{error} The job may be submitted or not; before you submit again, see 'vllm-hpc status {folder.path}'"
             ) from None
@@ -98,20 +98,20 @@ def submit(model: str | None = None, **options: Any) -> Job:
     """Submit a job: ``submit("demo", input="prompts.jsonl", tp=1)``.
 
     ``options`` are the long options of ``vllm-hpc submit``, with underscores; ``rehearse`` is true, or the settings of
-    ``--rehearse-set``: a rehearsal needs no model. Raises RefusedError before anything
-    was made, SubmitError if the scheduler refuses.
+    ``--rehearse-set``: a rehearsal needs no model. Raises RefusedError before anything was created, SubmitError if the
+    scheduler refuses.
     """
     return prepare(model, **options).submit()
 
 
 def prepare(model: str | None = None, **options: Any) -> Prepared:
-    """Check, plan and render a job without making anything. Raises RefusedError."""
+    """Check, plan and render a job without writing anything. Raises RefusedError."""
     job, definition = resolve_options(model, options)
     return _render(job, definition)
 
 
 def prepare_untuned(job: ResolvedJob) -> Prepared:
-    """The same of a resolved job, as if 'vllm-hpc tune' had found nothing. Raises RefusedError."""
+    """The same for a resolved job, ignoring the findings of 'vllm-hpc tune'. Raises RefusedError."""
     return _render(job, None, use_tuned=False)
 
 
@@ -139,7 +139,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
 
 
 def _choose_folder(job: ResolvedJob) -> JobFolder:
-    """The folder that the job is to have, which is not there yet. Raises RequestError."""
+    """The job's folder, which must not exist yet. Raises RequestError."""
     parent = as_path(job.request.job_dir, "--job-dir")
     folder = JobFolder(parent / (job.request.name or _free_name(parent, job.model.name)))
     check_path(str(folder.path), "--job-dir")
@@ -149,7 +149,7 @@ def _choose_folder(job: ResolvedJob) -> JobFolder:
 
 
 def _rehearsal_notes(request: Request, plan: Plan) -> list[str]:
-    """What a rehearsal is not refused for, though the job itself would be; and a fault that may come too late."""
+    """Notes on what would be refused in a real job, and on a fault that may come too late."""
     notes = [f"the model {plan.misfit}; only its rehearsal runs like this"] if request.rehearse and plan.misfit else []
     settings = request.rehearse_set
     if settings.fault_s and settings.tokens_per_s is None:
@@ -198,7 +198,7 @@ def _context(job: ResolvedJob, plan: Plan, folder: JobFolder) -> ScriptContext:
 
 
 def _filled(resource: str, layout: Layout) -> str:
-    """What a profile asks for, with the layout's numbers in it."""
+    """A resource of the profile with the layout's numbers filled in."""
     gpus = layout.nodes * layout.gpus_per_node
     return resource.replace("{nodes}", str(layout.nodes)).replace("{gpus}", str(gpus))
 
@@ -208,7 +208,7 @@ def _taken(folder: JobFolder) -> str:
 
 
 def _free_name(parent: Path, model: str) -> str:
-    """<model>-<yyyymmdd-hhmmss>, with -2, -3 ... where that is taken."""
+    """<model>-<yyyymmdd-hhmmss>, with -2, -3 ... if that is taken."""
     check_name(model, "--name is needed: a job cannot be called after the model:")
     base = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     name, number = base, 1
@@ -219,7 +219,7 @@ def _free_name(parent: Path, model: str) -> str:
 
 
 def _fill(folder: JobFolder, prepared: Prepared) -> None:
-    """Write everything that the ranks and the scheduler need; job.json last: it makes the folder a job."""
+    """Write everything that the ranks and the scheduler need; job.json last, since it makes the folder a job."""
     request = prepared.request
     rows = prepared.intake.store(folder)
     script = folder.path / get_scheduler(prepared.scheduler).script
@@ -244,13 +244,13 @@ def _fill(folder: JobFolder, prepared: Prepared) -> None:
 
 
 def _sampling(request: Request) -> dict[str, Any]:
-    """The job's SamplingParams: --sampling and the options that have a name of their own."""
+    """The job's SamplingParams: --sampling, and the sampling options that have their own name."""
     own = {key: getattr(request, key) for key in ("max_tokens", "temperature", "top_p")}
     return {**request.sampling, **{key: value for key, value in own.items() if value is not None}}
 
 
 def _versions() -> dict[str, str]:
-    """What submitted; ranks/rank-<r>.json has the vllm and the torch that ran."""
+    """The versions that submitted the job; ranks/rank-<r>.json has the vllm and torch that ran it."""
     return {
         "vllm-hpc": __version__,
         "python": platform.python_version(),

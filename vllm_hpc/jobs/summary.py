@@ -1,4 +1,4 @@
-"""summary.json: what a job made, how fast, and where its time went."""
+"""summary.json: what a job produced, how fast, and how its time was spent."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PARTS = ("launch", "import", "load", "warm_up", "generate", "drain")
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """summary.json. ``seconds`` from the first submission to the last end; rates are over ``timings["generate"]``.
 
-    ``timings``: seconds, summed over the attempts; of replicas and array tasks, which run beside each other, the
-    slowest. ``occupancy``: mean sequences in flight / max_num_seqs. ``idle``: share of the time in which rows were in
-    flight and the engine took no step.
+    ``timings``: seconds, summed over the attempts, of the slowest replica or array task, since these run in parallel.
+    ``occupancy``: mean sequences in flight / max_num_seqs. ``idle``: share of the time in which rows were in flight
+    but the engine took no step.
     """
 
     rows: dict[str, int]
@@ -41,7 +41,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: float) -> Summary:
-    """Sum up a job whose rows were collected in ``collecting`` seconds."""
+    """Summarise a job whose rows were collected in ``collecting`` seconds."""
     submitted = read_json(folder.submitted, Submitted)
     attempts = folder.attempts()
     ends = {attempt.attempt: ended.ended_at for attempt in attempts if (ended := folder.exit_of(attempt.attempt))}
@@ -71,7 +71,7 @@ def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: fl
 
 
 def _parts(progress: list[Progress], attempts: list[Attempt]) -> dict[str, float]:
-    """Seconds of each part: the attempts of a task follow each other, its replicas and the tasks do not."""
+    """Seconds of each part, summed over the attempts of a task; replicas and tasks run in parallel."""
     tasks = {attempt.attempt: attempt.task for attempt in attempts}
     numbers = {run.attempt for replica in progress for run in replica.runs}
     found = {}
@@ -86,20 +86,20 @@ def _parts(progress: list[Progress], attempts: list[Attempt]) -> dict[str, float
 
 
 def _parts_of_ranks(folder: JobFolder, record: JobRecord, attempts: list[Attempt]) -> dict[str, float]:
-    """Of a folder whose replicas say nothing of it: the slowest rank of the last attempt."""
+    """The same if the replicas recorded no timings: from the slowest rank of the last attempt."""
     latest = {attempt.task: attempt.attempt for attempt in attempts}
     ranks = [rank for rank in read_ranks(folder, record) if rank.attempt in latest.values()]
     return {name: _most(rank.timings.get(name, 0.0) for rank in ranks) for name in _PARTS}
 
 
 def _queued(attempts: list[Attempt], ends: dict[int, float], submitted: Submitted) -> float:
-    """Seconds from the submission, or from the end of the attempt before, to each start; of tasks the longest."""
+    """Seconds from the submission, or from the previous attempt's end, to each start; the longest of all tasks."""
     by_task: dict[int, float] = {}
     before: dict[int, int] = {}
     for attempt in attempts:
         since = [submitted.submitted_at, ends.get(before.get(attempt.task, 0), 0.0)]
         known = [moment for moment in since if 0 < moment <= attempt.started_at]
-        # An attempt that left no record of its end, or one before the job was submitted again: nobody knows.
+        # Unknown if the previous attempt left no exit record, or ran before the job was submitted again.
         is_known = bool(known) and (attempt.task not in before or before[attempt.task] in ends)
         waited = attempt.started_at - max(known) if is_known else 0.0
         by_task[attempt.task] = by_task.get(attempt.task, 0.0) + waited
@@ -108,7 +108,7 @@ def _queued(attempts: list[Attempt], ends: dict[int, float], submitted: Submitte
 
 
 def _stepping(run: Run) -> float:
-    """Seconds in which a run's engine was to take steps."""
+    """Seconds in which the engine should have been stepping."""
     return run.seconds.get("generate", 0.0) + run.seconds.get("drain", 0.0)
 
 

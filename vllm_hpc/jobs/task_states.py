@@ -1,4 +1,4 @@
-"""What state a job's tasks are in: from its folder first, and only then from the scheduler."""
+"""The states of a job's tasks: from its folder first, and only then from the scheduler."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import JobState, get_scheduler
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
-# After these nothing more happens by itself. (A preempted job that is requeued is PENDING again.)
+# States that do not change by themselves. (A preempted job that is requeued is PENDING again.)
 FINAL = frozenset({"COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED"})
 _PHASES: dict[str, State] = {
     "waiting": "PENDING",
@@ -34,16 +34,17 @@ _PHASES: dict[str, State] = {
     "timeout": "TIMEOUT",
     "preempted": "PREEMPTED",
 }
-# Of an array: the first of these that any task is in is the job's.
+# The state of an array is the first of these that any task is in.
 _ORDER: tuple[State, ...] = (
     "RUNNING", "PENDING", "UNKNOWN", "PREEMPTED", "FAILED", "TIMEOUT", "CANCELLED", "PARTIAL", "COMPLETED",
 )  # fmt: skip
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """state/verdict-<task>.json: how a task ended, by the scheduler's word, after that many attempts; heard when.
+    """state/verdict-<task>.json: how a task ended according to the scheduler, after ``attempt`` attempts.
 
-    ``job_id`` is that of the submission: before its first attempt, the next one has as many as the one before.
+    ``heard_at`` says when it was asked. ``job_id`` tells submissions apart: before its first attempt, a new one has
+    the same number of attempts as the previous one.
     """
 
     attempt: int
@@ -54,31 +55,31 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def read_ranks(folder: JobFolder, record: JobRecord) -> list[RankRecord]:
-    """The record of every rank that has begun, by rank."""
+    """The records of all ranks that have started, by rank."""
     return folder.records_of(range(record.plan.layout.all_ranks))
 
 
 def is_drained(folder: JobFolder, current: set[int]) -> bool:
-    """Whether a person, or the walltime of a task's current attempt, asked the ranks to stop."""
+    """Whether a user, or the walltime of a task's current attempt, asked the ranks to stop."""
     return folder.drain.exists() or any(folder.drain_attempt(attempt).exists() for attempt in current)
 
 
 class TaskStates:
-    """The states of a job's tasks (one, but for an array). The scheduler is asked once, and only if it must be."""
+    """The states of a job's tasks (one unless it is an array). The scheduler is asked once, and only if needed."""
 
     def __init__(
         self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt], cache: StatusCache
     ) -> None:
         self._folder, self._record, self._job_id, self._cache = folder, record, job_id, cache
-        # When the scheduler first said that a task has completed whose own record is not seen yet; 0: no such task.
+        # When the scheduler first reported a task as completed whose exit record is not visible yet; 0: no such task.
         self.without_record_since = 0.0
-        # 'vllm-hpc resume' submits again, under another id: how the job ended before then is no longer of interest.
+        # 'vllm-hpc resume' submits under a new id: how the job ended before no longer matters.
         current = [attempt for attempt in attempts if _is_of(attempt, job_id)]
         self._last = {attempt.task: attempt for attempt in current}
 
     @property
     def current(self) -> set[int]:
-        """The attempts that run now, or ran last: one of each task that has begun."""
+        """The current or last attempt of each task that has started."""
         return {attempt.attempt for attempt in self._last.values()}
 
     def overall(self) -> tuple[State, str]:
@@ -95,7 +96,7 @@ class TaskStates:
         return state, reason
 
     def _from_folder(self, task: int) -> tuple[State, str] | None:
-        """What the folder's own records say for good, None where the scheduler must be asked."""
+        """The final state in the folder's own records, None if the scheduler must be asked."""
         attempt = self._last.get(task)
         ended = self._exit_of(attempt)
         if ended is not None and self._is_last_word(ended):
@@ -113,7 +114,7 @@ class TaskStates:
         if state not in FINAL or get_scheduler(self._record.scheduler).runs_here:
             return state, reason
         verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time(), self._job_id)
-        # Who cannot keep it cannot wait either: the next look would begin to wait anew.
+        # If it cannot be saved, do not wait for the exit record: every call would start a new wait.
         return self._by_verdict(verdict) if self._remember(task, verdict) else (state, reason)
 
     def _by_verdict(self, verdict: Verdict) -> tuple[State, str]:
@@ -122,7 +123,7 @@ class TaskStates:
         return verdict.state, verdict.reason
 
     def _query(self, tasks: list[int]) -> dict[int, JobState]:
-        """What the scheduler says of these tasks; it is asked once, and only where there are any."""
+        """The scheduler's states of these tasks; it is asked once, and only if there are any."""
         if self._job_id is None or not tasks:
             return {}
         is_array = self._record.plan.layout.is_array
@@ -136,19 +137,19 @@ class TaskStates:
         return self._folder.exit_of(attempt.attempt) if attempt is not None else None
 
     def _newest(self, task: int) -> Attempt | None:
-        """A task's last attempt as the folder shows it now."""
+        """A task's last attempt, read again from the folder."""
         found = (attempt for attempt in self._folder.attempts() if _is_of(attempt, self._job_id))
         return max((one for one in found if one.task == task), key=lambda one: one.attempt, default=None)
 
     def _is_last_word(self, ended: ExitRecord) -> bool:
-        """Whether the script's own record settles it: a signal's reason, or a requeue, only a scheduler knows."""
+        """Whether the script's own record is final; only the scheduler knows of requeues and the cause of a signal."""
         if ended.cause == "requeue":
             return False
         settled = ended.exit_code == 0 or ended.cause in ("exit", "cancelled", "timeout")
         return settled or get_scheduler(self._record.scheduler).runs_here
 
     def _from_exit(self, ended: ExitRecord, task: int) -> tuple[State, str]:
-        # A bash that a signal meets while it reads its script may end with 0 for it, before any rank has begun.
+        # A signal that arrives while bash still reads the script may end it with code 0 before any rank has started.
         if ended.exit_code == 0 and (ended.cause != "cancelled" or self._has_begun(ended.attempt)):
             return "COMPLETED", ""
         if ended.cause == "cancelled":
@@ -167,7 +168,7 @@ class TaskStates:
 
     def _from_scheduler(self, seen: JobState, ended: ExitRecord | None, task: int) -> tuple[State, str]:
         if seen.phase in ("completed", "failed", "gone"):
-            # Perhaps written between our two looks.
+            # The exit record may have been written since it was last read.
             late = self._exit_of(self._newest(task))
             if late is not None and self._is_last_word(late):
                 return self._from_exit(late, task)
@@ -186,7 +187,7 @@ class TaskStates:
     def _remember(self, task: int, verdict: Verdict) -> bool:
         try:
             write_json(self._folder.verdict(task), verdict)
-        except OSError:  # another user's folder, or a full disk: it is asked again next time
+        except OSError:  # another user's folder, or a full disk: the next call asks again
             return False
         return True
 
@@ -200,7 +201,7 @@ def _ending(ended: ExitRecord) -> str:
 
 
 def _stage(folder: JobFolder, record: JobRecord, current: set[int]) -> str:
-    """What the current attempts of a running job are at: starting, loading, generating on replicas, draining."""
+    """What the current attempts of a running job are doing: starting, loading, generating on replicas, draining."""
     layout = record.plan.layout
     again = f"attempt {max(current)}: " if current and max(current) > 1 and not layout.is_array else ""
     if is_drained(folder, current):
