@@ -1,4 +1,4 @@
-"""Signals that end a program, handled otherwise for a while."""
+"""Temporarily handles signals that would end the program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def handled(numbers: Iterable[signal.Signals], handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Let ``handler`` have these, but those that are ignored (nohup does that); then as before. In the main thread."""
+    """Use ``handler`` for these signals, except ignored ones (as under nohup), then restore. Main thread only."""
     taken = [number for number in numbers if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, handler) for number in taken}
     try:

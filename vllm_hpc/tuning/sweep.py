@@ -1,6 +1,6 @@
-"""Which settings `vllm-hpc tune` tries, and which it keeps: one thing after another is changed.
+"""Which settings `vllm-hpc tune` tries and keeps: it changes one thing at a time.
 
-A change is kept where it is faster by more than two runs of the same setting differ.
+A change is kept if its gain exceeds the noise between two runs of the same setting.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import msgspec
 from vllm_hpc.planner.tuned import Setting, Trial
 from vllm_hpc.spec.errors import JobFailedError
 
-# What is swept, in this order. An fp8 KV cache changes the answers: only where it is named.
+# What can be swept, in this order. An fp8 KV cache changes the answers, so it is tried only on request.
 SWEEPS = ("layout", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
 DEFAULT_SWEEP = SWEEPS[:3]
-# Rounds of one setting differed by up to 2 % after the first (docs/performance.md).
+# Runs of one setting, except the first, differed by up to 2 % (docs/performance.md).
 _BETTER = 1.02
-# vLLM's defaults where the plan names none (settings.py has them for GPUs).
+# vLLM's defaults if the plan sets none (planner/engine_settings.py has those for GPUs).
 DEFAULTS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
 
 Measure = Callable[[Setting], Trial]
 
 
 def warmed(run: Measure, tell: Callable[[Trial], None]) -> Measure:
-    """Run a setting twice the first time that this sweep comes to it, tell of the first run, and count the second.
+    """Run each new setting of this sweep twice; pass the first run to ``tell``, and count only the second.
 
-    On a GPU, kernels are compiled in a job's first steps too: one H100's first job had 0.81 of the second's tokens/s
-    (docs/performance.md), which would have spoken for whatever is tried later.
+    On a GPU, kernels are compiled in a job's first steps too: the first job on an H100 had 0.81 times the tokens/s of
+    the second (docs/performance.md), which would have favoured whatever is tried later.
     """
     compiled: list[Setting] = []
 
@@ -46,9 +46,9 @@ def warmed(run: Measure, tell: Callable[[Trial], None]) -> Measure:
 def search(
     start: Setting, sweep: tuple[str, ...], measure: Measure, layouts: Callable[[Setting], list[Setting]], rows: int
 ) -> Setting:
-    """The best setting, one coordinate after another, and better than the first one a second time too.
+    """The best setting, found one coordinate at a time, and confirmed in a second comparison with the first one.
 
-    Raises JobFailedError where the first one fails.
+    Raises JobFailedError if the first one fails.
     """
     first = measure(start)
     if first.tokens_per_s is None:
@@ -62,18 +62,18 @@ def search(
             best = _climb(best, name, measure, rows)
     if "kv_cache_dtype" in sweep:
         best = _better(best, measure(_changed(best.setting, "kv_cache_dtype", "fp8")))
-    if best is not first:  # of many trials the luckiest wins; what they compiled is there by now
+    if best is not first:  # the best of many trials may just have been lucky; their code is compiled by now
         best = _better(measure(start), measure(best.setting))
     return best.setting
 
 
 def _better(best: Trial, other: Trial) -> Trial:
-    """The other one only where it is faster by more than noise."""
+    """The other trial if it is faster by more than noise, else the best one."""
     return other if (other.tokens_per_s or 0.0) > _BETTER * (best.tokens_per_s or 0.0) else best
 
 
 def _climb(best: Trial, name: str, measure: Measure, rows: int) -> Trial:
-    """Halve a number, or double it, and again as long as that is faster."""
+    """Halve or double a number repeatedly, as long as that is faster."""
     for up in (False, True):
         begun = best
         while (value := _next(best.setting, name, up, rows)) is not None:
@@ -87,15 +87,15 @@ def _climb(best: Trial, name: str, measure: Measure, rows: int) -> Trial:
 
 
 def _next(setting: Setting, name: str, up: bool, rows: int) -> int | None:
-    """The number to try; None where it changes nothing, or vLLM refuses it."""
+    """The next number to try; None if it would change nothing, or vLLM would refuse it."""
     engine = {**DEFAULTS, **setting.engine}
     value: int = engine[name] * 2 if up else engine[name] // 2
-    while name == "max_num_seqs" and not up and value * setting.dp >= rows:  # as many would run at once as before
+    while name == "max_num_seqs" and not up and value * setting.dp >= rows:  # all rows would still run at once
         value //= 2
     seqs, tokens = (value if key == name else engine[key] for key in ("max_num_seqs", "max_num_batched_tokens"))
-    if value < 1 or tokens < seqs:  # vLLM refuses more sequences than tokens a step
+    if value < 1 or tokens < seqs:  # vLLM refuses more sequences than tokens per step
         return None
-    # More sequences than rows of a replica are never at once.
+    # A replica never runs more sequences at once than it has rows.
     return None if name == "max_num_seqs" and up and engine[name] * setting.dp >= rows else value
 
 

@@ -1,4 +1,4 @@
-"""The trials of a sweep: settings run as jobs below one folder, over the same rows, one after another."""
+"""Runs the trials of a sweep: jobs in one folder, on the same rows, one after another."""
 
 from __future__ import annotations
 
@@ -30,48 +30,48 @@ from vllm_hpc.spec.values import as_path
 from vllm_hpc.tuning.signals import handled
 from vllm_hpc.tuning.sweep import DEFAULTS
 
-# Rows of the trials where no input is given: so many waves, or most rows end while others run half empty. A CPU is
-# busy with a few at once, and takes minutes for what a GPU does in a second.
+# Rows of a trial without an input: this many waves, since with fewer, much of the time goes to a half-empty last wave.
+# A few rows keep a CPU busy, which takes minutes for what a GPU does in a second.
 _WAVES, _CPU_ROWS = 4, 64
-# So many keep several replicas busy, and are not so many that a larger max_num_seqs pays.
+# Enough to keep several replicas busy, but too few for a larger max_num_seqs to pay.
 _PLANNED_ROWS = 8192
 # Longer than any model's context.
 _LONGEST = 1 << 25
-# In all rows of a trial: some hours of one GPU.
+# Over all rows of a trial: some hours of one GPU.
 _MOST_TOKENS = 100_000_000
-# Tokens of a random row where nobody says.
+# Default tokens of a random row.
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 256, 128
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RandomRows(msgspec.Struct, frozen=True):
-    """What was asked of the rows where no input is given: how many, of how many tokens; None: as many as pay."""
+    """The requested number and length of random rows, for trials without an input; None: choose."""
 
     number: int | None = None
     prompt_tokens: int | None = None
 
 
 class AlikeRows(Intake):
-    """Rows like a trial's, and about as many, for the plan that says how many it will run."""
+    """Rows like those of a trial, and about as many, for the plan that decides their number."""
 
     def __init__(self, asked: RandomRows) -> None:
         super().__init__(None)
         self._rows = min(asked.number or _PLANNED_ROWS, _PLANNED_ROWS)
-        # What is longer is refused when its model is known.
+        # Longer rows are refused later, once the model is known.
         self._prompt = min(asked.prompt_tokens or _PROMPT_TOKENS, _LONGEST)
 
     def rows(self) -> Iterator[Row]:
-        """All the same."""
+        """Identical rows."""
         yield from repeat({"prompt": [0] * self._prompt}, self._rows)
 
 
 def output_tokens(request: Request) -> int:
-    """Of a random row."""
+    """Output tokens of a random row."""
     return request.max_tokens or _OUTPUT_TOKENS
 
 
 class Bench:
-    """Runs settings as jobs below one folder, over the same rows; ``begin`` hears of each as it is submitted."""
+    """Runs settings as jobs in one folder, on the same rows; calls ``begin`` when each is submitted."""
 
     def __init__(
         self, job: ResolvedJob, subject: Subject, start: Setting, asked: RandomRows,
@@ -87,7 +87,7 @@ class Bench:
         rows = asked.number or _WAVES * at_once * start.dp
         prompt = asked.prompt_tokens or _PROMPT_TOKENS
         self._job = job.asking(job_dir=str(self._folder), max_requeues=0)
-        # Refuses what can be, before there is a folder.
+        # Refuse as much as possible before creating the folder.
         prepare_untuned(self._with(start, "trial-1"))
         get_scheduler(job.scheduler).check_client()
         if request.input is None:
@@ -99,7 +99,7 @@ class Bench:
         self.row_count = sum(1 for _ in Intake(self._job.request.input).rows())
 
     def _check_size(self, rows: int, prompt: int, start: Setting) -> None:
-        """Refuse rows that are too many, or too long for the model or the max_model_len that was asked for."""
+        """Refuse too many rows, and rows too long for the model or the given max_model_len."""
         if rows * prompt > _MOST_TOKENS:
             raise RequestError(
                 f"{rows} row(s) of {prompt} tokens are too many for a short trial: use fewer --rows or "
@@ -129,7 +129,7 @@ class Bench:
         return RequestError(f"{self._folder} is there already: choose another --name")
 
     def _with_random_rows(self, rows: int, prompt: int) -> ResolvedJob:
-        """All of the same length, and never ended early: then only the setting tells trials apart."""
+        """The job with random rows of equal length that never end early, so that trials differ only in the setting."""
         chance = random.Random(0)
         file = self._folder / "rows.jsonl"
         tokens = range(self._subject.shape.vocabulary)
@@ -144,7 +144,7 @@ class Bench:
     def layouts(self, start: Setting) -> list[Setting]:
         """All other layouts of the same ranks that agree with what was asked, and fit.
 
-        No more PP than the planner takes: its stages take turns, or wait for each other's first micro-batch.
+        PP is only 1 or the planner's choice: stages take turns, or wait for each other's first micro-batch.
         """
         return [setting for setting in self._cuts(start) if self._fits(setting)]
 
@@ -163,11 +163,11 @@ class Bench:
             plan = make_plan(self._with(setting, "fits"), whole_input=False, use_tuned=False)
         except RefusedError:
             return False
-        # A rehearsal runs what does not fit, but it is to try what the sweep itself would.
+        # A rehearsal can run what does not fit, but it should try the same settings as the real sweep.
         return plan.fits is not False and plan.misfit is None
 
     def run(self, setting: Setting) -> Trial:
-        """Run the rows as a job of that setting; whatever ends this before the job has ended cancels it."""
+        """Run the rows as a job with that setting; an exception or interrupt cancels the job."""
         self._trials += 1
         job: Job | None = None
         try:
@@ -179,12 +179,12 @@ class Bench:
         except BaseException as error:
             if job is not None:
                 job.cancel()
-            elif isinstance(error, RefusedError | SubmitError):  # a queue that is full loses no trial that is done
+            elif isinstance(error, RefusedError | SubmitError):  # a full queue must not lose the finished trials
                 return Trial(setting=setting, tokens_per_s=None, why=str(error))
             raise
         summary = job.collect()
         seconds = sum(summary.timings.get(name, 0.0) for name in ("warm-up", "generate", "drain"))
-        # The same rows fail in every trial; what is missing was cut off, and its slow end with it.
+        # The same rows fail in every trial; if rows are missing, the run was cut off before its slow end.
         is_done = status.state in ("COMPLETED", "PARTIAL") and not summary.rows["missing"]
         if not (is_done and seconds and summary.completion_tokens):
             why = status.reason or (
@@ -204,7 +204,7 @@ class Bench:
 
 
 def _first_error(job: Job) -> str:
-    """What the first row with an error says, as the end of a sentence; "" where there is none."""
+    """The message of the first row with an error, as the end of a sentence; "" if there is none."""
     rows = iter_jsonl(JobFolder(job.path).outputs)
     error = next((row["error"] for row in rows if row.get("error")), None)
     return f", the first: {error['message']}" if error else ""
@@ -212,8 +212,8 @@ def _first_error(job: Job) -> str:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """What would end this process waits until it is known which job was submitted."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    """Delay signals that would end this process until the id of the submitted job is known."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield
         return
     seen: list[int] = []

@@ -1,6 +1,6 @@
-"""`vllm-hpc tune`: short jobs, one after another, to find the layout and settings that are fastest for a model.
+"""`vllm-hpc tune`: finds the fastest layout and settings for a model with short jobs, one after another.
 
-Each trial is a job like any other, in a folder of its own; ``vllm_hpc.tuning.sweep`` says which settings are tried,
+Each trial is an ordinary job with its own folder; ``vllm_hpc.tuning.sweep`` decides which settings are tried,
 ``vllm_hpc.tuning.trials`` runs them.
 """
 
@@ -28,12 +28,12 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.tuning.sweep import DEFAULT_SWEEP, DEFAULTS, SWEEPS, search, warmed
 from vllm_hpc.tuning.trials import AlikeRows, Bench, RandomRows, output_tokens
 
-# A finding takes some kilobytes.
+# A finding takes a few kilobytes.
 _FINDING_BYTES = 65_536
 
 
 class Tuned(msgspec.Struct, frozen=True):
-    """What was found, and the file that the planner reads it from; None of a rehearsal, which finds nothing out."""
+    """The finding, and the file from which the planner reads it; None for a rehearsal, which saves nothing."""
 
     finding: Finding
     file: Path | None
@@ -49,12 +49,12 @@ def tune(
     begin: Callable[[Setting, Path], None] = lambda setting, folder: None,
     **options: Any,
 ) -> Tuned:
-    """Find the fastest setting for a model on the nodes that ``options`` ask for, and keep it for the planner.
+    """Find the fastest setting for a model on the nodes that ``options`` request, and save it for the planner.
 
     ``options`` are those of ``submit``. Without an input, each trial runs ``rows`` rows of ``prompt_tokens`` (256)
-    random tokens in and max_tokens (128) out. ``begin`` hears of each job as it is submitted, ``tell`` of each trial,
-    and of runs that do not count. What ends this cancels the trial under way. Raises RefusedError before anything was
-    made, JobFailedError where not even the planner's own choice runs.
+    random tokens in and max_tokens (128) out. ``begin`` is called when each job is submitted, ``tell`` after each
+    trial, and after runs that do not count. An exception or interrupt cancels the current trial. Raises RefusedError
+    before anything was created, JobFailedError if not even the planner's own choice runs.
     """
     check_installed()
     job, _ = resolve_options(model, options)
@@ -86,7 +86,7 @@ def tune(
         return trial
 
     best = search(start, sweep, measure, bench.layouts, bench.row_count)
-    given = request.engine  # what was asked for here is not what was found: later jobs ask for themselves
+    given = request.engine  # given arguments are not findings: later jobs give their own
     found = [msgspec.structs.replace(trial, setting=trial.setting.without(given)) for trial in trials]
     finding = Finding(
         model=subject.model, device=subject.device, best=best.without(given), trials=tuple(found), made_at=time.time(),
@@ -107,7 +107,7 @@ def _plan(job: ResolvedJob, alike: RandomRows) -> Plan:
 
 
 def _own(job: ResolvedJob, plan: Plan, alike: RandomRows) -> Setting | None:
-    """The planner's layout for the same rows and ranks, where another one was asked for; None where none was."""
+    """The planner's own layout for the same rows and ranks if a layout was given, else None."""
     if (job.request.tp, job.request.pp, job.request.dp) == (None, None, None):
         return None
     unasked_job = msgspec.structs.replace(job, request=unasked(job.request, plan.layout))
@@ -117,11 +117,11 @@ def _own(job: ResolvedJob, plan: Plan, alike: RandomRows) -> Setting | None:
 
 
 def _check_place(subject: Subject) -> None:
-    """Refuse to measure what cannot be kept. Raises RequestError."""
+    """Refuse to measure if the finding cannot be saved. Raises RequestError."""
     try:
         folder = subject.file.parent
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:  # a full disk takes an empty one
+        with tempfile.TemporaryFile(dir=folder) as file:  # not empty: a full disk accepts an empty file
             file.write(bytes(_FINDING_BYTES))
     except OSError as error:
         raise RequestError(
@@ -132,12 +132,12 @@ def _check_place(subject: Subject) -> None:
 def _start(plan: Plan) -> Setting:
     layout = plan.layout
     engine = {name: plan.engine[name] for name in SWEEPS if plan.engine.get(name) is not None}
-    engine |= {name: int(engine[name]) for name in DEFAULTS if name in engine}  # it may have been typed as a text
+    engine |= {name: int(engine[name]) for name in DEFAULTS if name in engine}  # may have been given as strings
     return Setting(tp=layout.tp, pp=layout.pp, dp=layout.dp, engine=engine)
 
 
 def _check(request: Request, sweep: tuple[str, ...], alike: RandomRows) -> None:
-    """Refuse what leaves nothing to find. Raises RequestError."""
+    """Refuse requests that leave nothing to tune. Raises RequestError."""
     if request.model == NO_MODEL:
         raise RequestError("tune --rehearse needs a MODEL: it tries the layouts of a model")
     if request.input is not None:
