@@ -1,6 +1,6 @@
 """The command line: each command turns options into a Request or a Job, makes one library call, and prints.
 
-Only click is imported before a command runs, so that ``vllm-hpc --help`` answers at once.
+Only click is imported before a command runs, so that ``vllm-hpc --help`` is fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import click
 
 from vllm_hpc.spec.errors import StillRunning, VllmHpcError
 
-# command -> module of this package, and what `vllm-hpc --help` says of it
+# command -> module of this package, and its line in `vllm-hpc --help`
 COMMANDS = {
     "submit": ("submit", "Plan, render and submit a job."),
     "plan": ("plan", "Compute the layout and say why."),
@@ -29,14 +29,14 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are named."""
+    """A group that imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All commands, in the order of a job's life."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command; None where there is none of that name."""
+        """Import one command; None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"vllm_hpc.cli.{COMMANDS[cmd_name][0]}")
@@ -44,7 +44,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands, as the table has them: to import each for a line of help takes longer than all else."""
+        """List the commands from the table: importing each for its line of help would take too long."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, says) for name, (_, says) in COMMANDS.items()])
 
@@ -81,7 +81,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: one line for every error that a person can cause, and the exit codes of ``cli``."""
+    """Entry point: prints one line for every error that a user can cause; exits with the codes of ``cli``."""
     try:
         _prepare_output()
         code = cli.main(standalone_mode=False)
@@ -99,18 +99,18 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader of our output (head, less) has left; there is nobody to tell.
+        # The reader of the output (head, less) has exited, so nothing can be reported.
         sys.stdout = None
         sys.exit(141)
     except OSError as error:
         where = f"{error.filename!r}" if error.filename else "the output"
-        sys.stdout = None  # what is left in it would be tried again at exit
+        sys.stdout = None  # otherwise Python would try to flush the rest again at exit
         _fail(f"{where}: {error.strerror}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _prepare_output() -> None:
-    """A terminal that lacks a letter shows another instead of failing."""
+    """Print a replacement for characters that the terminal cannot show, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

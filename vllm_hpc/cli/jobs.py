@@ -1,4 +1,4 @@
-"""status, list, logs, collect, cancel: about jobs that are there."""
+"""status, list, logs, collect, resume, cancel: the commands for existing jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vllm_hpc.cli.output import print_bytes, print_json
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
 
-# Seconds between two looks at the folder, and between two questions to the scheduler, which serves everybody.
+# Seconds between two reads of the folder, and between two queries of the scheduler, which all users share.
 _FOLLOW_POLL_S = 0.5
 _FOLLOW_ASK_S = 30.0
 
@@ -141,7 +141,7 @@ def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
 
 
 def _follow(path: Path, job: Job) -> Iterator[bytes]:
-    """The file's bytes as it grows, until the job has ended and all of it was read."""
+    """The file's new bytes as it grows, until the job has ended and everything was read."""
     position = 0
     for status, pause in job.statuses(ask_every_s=_FOLLOW_ASK_S):
         if path.exists():

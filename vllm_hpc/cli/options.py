@@ -1,4 +1,4 @@
-"""The options that submit, plan and render share, and how their values are read."""
+"""The options shared by submit, plan, render and tune, and how their values are parsed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:
     PairType = click.ParamType[tuple[str, Any]]
     ChoiceType = click.Choice[str]
-else:  # not subscriptable at run time before click 8.3
+else:  # not subscriptable at runtime before click 8.3
     PairType, ChoiceType = click.ParamType, click.Choice
 
 
 class KeyValue(PairType):
-    """K=V; where ``typed``, V is JSON if it reads as such (8, 0.5, true, null, [..], {..}), else text."""
+    """K=V; if ``typed``, V is parsed as JSON if it is valid (8, 0.5, true, null, [..], {..}), else it is a string."""
 
     name = "K=V"
 
@@ -40,19 +40,19 @@ class KeyValue(PairType):
 
 
 class Registered(ChoiceType):
-    """The name of a scheduler or a launcher: one of ours, which --help lists, or of another package's."""
+    """The name of a scheduler or a launcher: a built-in one, which --help lists, or one from another package."""
 
     def __init__(self, registry: Registry) -> None:
         super().__init__(list(registry.built_in))
         self._registry = registry
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The name, which is refused where nothing has it."""
+        """Return the name; refuse an unknown one."""
         known = value not in self.choices and self._registry.has(value)
         return value if known else super().convert(value, param, ctx)
 
 
-# What people write who know the argument from Python.
+# For users who write values as in Python.
 _PYTHON = {"True": True, "False": False, "None": None}
 
 
@@ -142,7 +142,7 @@ REQUEST_OPTIONS = [
 
 
 def request_options(function: F) -> F:
-    """Add MODEL and all options of a Request to a command; each is passed on under its field's name."""
+    """Add MODEL and all options of a Request to a command; each is passed under the name of its field."""
     for option in reversed(REQUEST_OPTIONS):
         function = option(function)
     return function
@@ -159,7 +159,7 @@ def job_argument(function: F) -> F:
 
 
 def job_dir_option(function: F) -> F:
-    """Add --job-dir to a command about jobs that are there."""
+    """Add --job-dir to a command for existing jobs."""
     return click.option("--job-dir", metavar="DIR", default="runs", show_default=True, help="Where to look for jobs.")(
         function
     )

@@ -1,4 +1,4 @@
-"""stdout: JSON and bytes for programs, a console for people. rich takes long to import, and only people need it."""
+"""stdout: JSON and bytes for programs, a console for people. rich is slow to import, so only the latter loads it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ if TYPE_CHECKING:
 
 
 def print_json(record: Any) -> None:
-    """One value on stdout."""
+    """Print one value as JSON."""
     import msgspec
 
     print_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
 
 
 def print_bytes(content: bytes) -> None:
-    """Bytes on stdout as they are, whatever the locale."""
+    """Print bytes unchanged, whatever the locale."""
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()
 
 
 def stdout_console() -> Console:
-    """stdout; where that is no terminal, wide enough that programs that read lines get whole ones."""
+    """A console on stdout; if that is not a terminal, it is wide enough that lines are not wrapped."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
 
 
 def print_script(prepared: Prepared, as_json: bool) -> None:
-    """The script, or the object that --json prints where nothing is submitted."""
+    """Print the script, or with --json the object for a job that is not submitted."""
     if as_json:
         print_json({"job": prepared.folder, "job_id": None, **json_of(prepared)})
     else:
@@ -41,6 +41,6 @@ def print_script(prepared: Prepared, as_json: bool) -> None:
 
 
 def json_of(prepared: Prepared) -> dict[str, Any]:
-    """What --json prints of a job, submitted or not."""
+    """The keys that --json prints for any job, submitted or not."""
     mark = {"rehearsal": True} if prepared.request.rehearse else {}
     return {"scheduler": prepared.scheduler, "script": prepared.script, "plan": prepared.plan.to_json(), **mark}

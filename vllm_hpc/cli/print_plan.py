@@ -1,4 +1,4 @@
-"""How a plan looks to people."""
+"""Prints a plan for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FITS = {True: "yes", False: "no", None: "not checked"}
 
 
 def print_plan(plan: Plan) -> None:
-    """Model, layout, memory, settings and cost as a short table; then the reasons, and what else could have been."""
+    """Model, layout, memory, settings and cost as a short table; then the reasons and the runners-up."""
     table = Table(show_header=False, box=None, pad_edge=False)
     if plan.model:
         table.add_row("model", Text(_model(plan.model)))

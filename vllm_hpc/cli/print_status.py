@@ -1,4 +1,4 @@
-"""How states and results look to people."""
+"""Prints states and results for people."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def exit_code(job: Job) -> int:
 
 
 def print_status(status: Status) -> None:
-    """One job in a few lines."""
+    """Print one job in a few lines."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("job", Text(status.job, overflow="fold"))
     table.add_row("state", _state(status))
@@ -60,7 +60,7 @@ def print_status(status: Status) -> None:
 
 
 def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
-    """All jobs, one a line."""
+    """Print all jobs, one per line."""
     if as_json:
         print_json(statuses)
         return
@@ -78,7 +78,7 @@ def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
 
 
 def print_summary(summary: Summary) -> None:
-    """The one line that says what came out and where it lies."""
+    """Print one line with the counts and the path of the outputs."""
     rows = summary.rows
     bad = [f"{rows[kind]} {word}" for kind, word in (("failed", "with errors"), ("missing", "missing")) if rows[kind]]
     counts = f"{rows['done']} of {rows['total']} rows" + (f" ({', '.join(bad)})" if bad else "")
@@ -91,13 +91,13 @@ def print_summary(summary: Summary) -> None:
 
 
 def wait_quietly(job: Job) -> dict[str, Any]:
-    """Wait and collect; returns what ``submit --wait --json`` adds: the status and the summary."""
+    """Wait and collect; returns what ``submit --wait --json`` adds, the status and the summary."""
     _wait(job)
     return {"status": msgspec.to_builtins(job.status()), "summary": msgspec.to_builtins(job.collect())}
 
 
 def wait_and_show(job: Job) -> int:
-    """Wait with a progress bar, or a line for each change; collect, show some answers; returns the exit code."""
+    """Wait with a progress bar, or a line per change; collect and show some answers. Returns the exit code."""
     if sys.stderr.isatty():
         console = Console(stderr=True, highlight=False)
         with Progress(
@@ -120,7 +120,7 @@ def wait_and_show(job: Job) -> int:
 
 
 def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress | None = None) -> None:
-    """Wait for the end, with a line for each change before it; an interrupt leaves the job. Raises StillRunning."""
+    """Wait for the end, with a line per change; an interrupt leaves the job running. Raises StillRunning."""
     task = progress.add_task("", total=None, state="") if progress else None
     said = ""
     try:
@@ -141,12 +141,12 @@ def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress
 
 
 def _change(status: Status) -> str:
-    """What makes a status another one: the expected start, which Slurm computes anew every minute, does not."""
+    """What counts as a change of status; Slurm's expected start, recomputed every minute, does not."""
     return f"{status.state}: {status.reason.partition(', expected to start')[0]}"
 
 
 def _print_samples(job: Job) -> None:
-    """The first rows, prompt and answer."""
+    """Print the first rows, prompt and answer."""
     table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
     table.add_column("prompt", overflow="fold", ratio=1)
     table.add_column("answer", overflow="fold", ratio=2)
@@ -171,7 +171,7 @@ def _answer(result: Row) -> Text:
 
 
 def _text_of_batch_line(response: Row) -> str:
-    """What an OpenAI batch line answers: its first choice, or the whole body where it has none."""
+    """The answer in an OpenAI batch line: its first choice, or the whole body if it has none."""
     body = response.get("body") or {}
     choices = body.get("choices")
     if not choices:

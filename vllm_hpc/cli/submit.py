@@ -1,4 +1,4 @@
-"""submit: plan, render and submit, and with --wait the end and the answers too."""
+"""submit: plan, render and submit; with --wait also collect and show answers."""
 
 from __future__ import annotations
 

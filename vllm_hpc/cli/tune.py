@@ -1,4 +1,4 @@
-"""tune: short jobs that find the fastest layout and settings, which plan and submit then take."""
+"""tune: short jobs that find the fastest layout and settings, which plan and submit then use."""
 
 from __future__ import annotations
 
