@@ -1,8 +1,18 @@
-"""Scripts that look at what they wait for more often: tests that run one wait less."""
+"""Scripts for tests that run one without its scheduler: whole, editable, and quick to see what they wait for."""
 
 from __future__ import annotations
 
 import re
+
+from vllm_hpc.schedulers.lifecycle import lifecycle_text
+
+_READS = 'eval "$lifecycle"\n'
+
+
+def whole(script: str) -> str:
+    """The script with the text of lifecycle.sh where it runs that, so that a test can edit both."""
+    assert script.count(_READS) == 1
+    return script.replace(_READS, lifecycle_text())
 
 
 def brisk(script: str) -> str:

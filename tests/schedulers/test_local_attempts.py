@@ -31,9 +31,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
     def run(torchrun: str, **options: str) -> Job:
         (tmp_path / "template" / "local.sh.j2").write_text(
             '{% extends "packaged/local.sh.j2" %}{% block rendezvous %}{% endblock %}{% block launch %}'
-            '{% import "packaged/_torchrun.sh.j2" as shared %}start_work bash -c '
-            + f"{{{{ {torchrun!r}|sh }}}}"
-            + '\nwait_for_work\n{{ shared.finish(job, "true") }}\n{% endblock %}'
+            "start_work bash -c " + f"{{{{ {torchrun!r}|sh }}}}" + "\nwait_for_work\n{% endblock %}"
         )
         return submit("model", scheduler="local", template_dir="template", job_dir="runs", **options)
 

@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.brisk import brisk
+from tests.brisk import brisk, whole
 from tests.real_jobs import wait_for
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobs.submit import submit
 
-# As PBS's: a bare environment, the home folder, the job's log, 0 whatever the task did, no waiting for it at TERM.
+# As PBS's: a bare environment, a session of its own, the home folder, the job's log, 0 whatever the task did, no waiting for it at TERM.
 PBSDSH = """
 if [ "$1" != -n ] || [ "$3" != -- ]; then exit 9; fi
 echo "$2" >> {desk}/places
 shift 3
-cd /; env -i HOME=/ PATH=/bin:/usr/bin PBS_JOBID=12.head OMP_NUM_THREADS=64 "$@" &
+cd /; setsid env -i HOME=/ PATH=/bin:/usr/bin PBS_JOBID=12.head OMP_NUM_THREADS=64 "$@" &
 trap 'kill -TERM $!; exit 1' TERM
 wait
 exit 0
@@ -69,7 +69,7 @@ def run(desk: Path, model: Path) -> Run:
                'exec pbsdsh -n $i -- "$@"')  # fmt: skip
         client(desk, "torchrun", f'[[ "$*" =~ --node-rank=([0-9]+) ]]; node=${{BASH_REMATCH[1]}}\n'
                f'env -0 > {desk}/seen-$node; pwd > {desk}/cwd\n{work}')  # fmt: skip
-        text = (job.path / "script.pbs").read_text()
+        text = whole((job.path / "script.pbs").read_text())
         code = text.replace(f"PATH={Path(sys.executable).parent}:", f"PATH={desk}/bin:")
         assert code != text
         assert edit[0] in code

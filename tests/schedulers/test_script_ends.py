@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.brisk import brisk
+from tests.brisk import brisk, whole
 from vllm_hpc.jobs.submit import prepare, submit
 
-USR2 = "kill -USR2 $PPID; "
-TERM = "kill -TERM $PPID; "
+# To the script, as the scheduler sends them; the launcher is a grandchild of its.
+USR2 = "kill -USR2 $SCRIPT; "
+TERM = "kill -TERM $SCRIPT; "
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -51,12 +52,12 @@ def run(desk: Path, model: Path) -> Run:
         joined = ': > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-0"\n'
         for name in ("srun", "torchrun"):
             client(desk, name, joined + work)
-        code = re.sub(r'export PATH=\S+:"\$PATH"', ":", text)  # else it would find the real ones
-        assert code != text
+        code = re.sub(r'export PATH=\S+:"\$PATH"', ":", whole(text))  # else it would find the real ones
+        assert code != whole(text)
         assert edit[0] in code
         variables = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node1", "VLLM_HPC_JOB_ID": "1-1"}
         done = subprocess.run(
-            ["bash", "-c", brisk(code.replace(*edit, 1))],
+            ["bash", "-c", "export SCRIPT=$$\n" + brisk(code.replace(*edit, 1))],
             env={**os.environ, **variables}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, timeout=60,
         )  # fmt: skip
         kept = job.path / "state" / "exit-1.json"
@@ -129,7 +130,7 @@ def test_a_term_while_it_works_is_no_reason_to_ask(run: Run) -> None:
 
 @pytest.mark.parametrize("scheduler", ["slurm", "local"])
 def test_usr2_before_the_attempt_has_its_number_is_kept(run: Run, scheduler: str) -> None:
-    edit = ("\ntake_attempt\n", "\nkill -USR2 $$; take_attempt\n")
+    edit = ("\n  take_attempt\n", "\n  kill -USR2 $$; take_attempt\n")
     ended = run(edit=edit, scheduler=scheduler, decide="exit 1")
     assert (ended.code, ended.drained) == (0, True)
 
@@ -149,7 +150,7 @@ def test_a_second_usr2_does_no_harm(run: Run) -> None:
 
 @pytest.mark.parametrize("scheduler", ["slurm", "local"])
 def test_a_full_disk_leaves_no_empty_record(run: Run, scheduler: str) -> None:
-    full = 'take_attempt\nln -s /dev/full "$job/state/.exit-$attempt.json"\n'
-    ended = run("exit 7", decide="exit 1", scheduler=scheduler, edit=("take_attempt\ntrap", f"{full}trap"))
+    full = 'take_attempt\n  ln -s /dev/full "$job/state/.exit-$attempt.json"\n'
+    ended = run("exit 7", decide="exit 1", scheduler=scheduler, edit=("take_attempt\n  trap", f"{full}  trap"))
     assert (ended.code, ended.record) == (7, {})
     assert "No space left on device" in ended.err

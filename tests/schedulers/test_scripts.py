@@ -184,7 +184,7 @@ def directives(script: str) -> list[str]:
 def test_srun_repeats_the_cores_that_sbatch_was_told(render: Any) -> None:
     script = render("5-cores-env-setup.sbatch")
     assert "--cpus-per-task=24" in directives(script)
-    _, srun = script.replace("\\\n", " ").split("start_work srun ")
+    _, srun = script.replace("\\\n", " ").split("  srun ")
     assert " --cpus-per-task=24 " in srun.splitlines()[0]
     assert "cpus-per-task=" not in render("2-two-nodes-tp16.sbatch")
 

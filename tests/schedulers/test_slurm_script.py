@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.brisk import brisk
+from tests.brisk import brisk, whole
 from vllm_hpc.jobs.submit import submit
 
 JOINED = 'for node in 0 1; do : > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-$node"; done\n'
-IDLE = "for _ in {1..90}; do sleep 0.2; done"
+IDLE = "for _ in {1..90}; do sleep 0.2 & wait $!; done"
 SOON = {"VLLM_HPC_JOIN_TIMEOUT": "1"}
 
 
@@ -43,7 +43,7 @@ def run(desk: Path, model: Path) -> Run:
         given, seen = desk / "given", desk / "seen"
         _client(desk, "scontrol", "echo jwb01; echo jwb02\n")
         _client(desk, "srun", f"printf '%s\\0' \"$@\" > {given}; env -0 > {seen}\n{srun}")
-        text = (job.path / "script.sbatch").read_text()
+        text = whole((job.path / "script.sbatch").read_text())
         assert edit[0] in text
         variables = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "jwb[01-02]", **(env or {})}
         done = subprocess.run(

@@ -36,6 +36,7 @@ class JobFolder:
         self.job_json = self.path / "job.json"
         self.input = self.path / "input.jsonl"
         self.input_json = self.path / "input.json"
+        self.lifecycle = self.path / "lifecycle.sh"
         self.outputs = self.path / "outputs.jsonl"
         self.summary = self.path / "summary.json"
         self.submitted = self.path / "state" / "submitted.json"
@@ -68,6 +69,10 @@ class JobFolder:
     def failed(self, attempt: int) -> Path:
         """Created by the first rank that fails, so that the launcher can end the others."""
         return self.path / "state" / f"failed-{attempt}"
+
+    def joined(self, attempt: int, node: int) -> Path:
+        """Made on each node when its part of attempt k begins."""
+        return self.path / "state" / f"joined-{attempt}-{node}"
 
     def taken(self, job_id: str | None) -> Path:
         """Created when the job that ran under that id is submitted again: only one of two concurrent calls succeeds."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,17 @@ from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.lifecycle import lifecycle_text
 from vllm_hpc.schedulers.scheduler import get_scheduler
-from vllm_hpc.schedulers.script import ScriptContext, render_script
+from vllm_hpc.schedulers.script import render_job
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
 from vllm_hpc.spec.errors import RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
-from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.lora import Adapter, find_adapters
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request, check_template
 from vllm_hpc.spec.resolved_job import ResolvedJob
-from vllm_hpc.spec.values import as_path, check_name, check_path, parse_walltime
+from vllm_hpc.spec.values import as_path, check_name, check_path
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,14 +124,13 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         check_template(job.request.template, job.request.template_dir, job.scheduler)
     folder = _choose_folder(job)
     scheduler.check_folder(folder)
-    context = _context(job, plan, folder)
     return Prepared(
         job=job,
         plan=plan,
         intake=intake,
         folder=str(folder.path),
         adapters=adapters,
-        script=render_script(job.request.template or scheduler.template, context, job.request.template_dir),
+        script=render_job(job, plan.layout, folder),
         definition=definition,
         notes=(*_rehearsal_notes(job.request, plan), *unused_options(job)),
     )
@@ -157,52 +155,6 @@ def _rehearsal_notes(request: Request, plan: Plan) -> list[str]:
     return notes
 
 
-def _context(job: ResolvedJob, plan: Plan, folder: JobFolder) -> ScriptContext:
-    request, site, layout, launcher = job.request, job.site, plan.layout, job.launcher
-    cpus = request.cpus_per_rank
-    return ScriptContext(
-        title=f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}.",
-        name=folder.path.name,
-        folder=str(folder.path),
-        scheduler_log=str(folder.scheduler_log),
-        bin=str(Path(sys.executable).parent),
-        world_size=layout.world_size,
-        cpus_per_rank=cpus,
-        cpus_per_task=cpus * (1 if launcher == "srun" else layout.procs_per_node) if cpus else None,
-        mem=request.mem,
-        partition=request.partition,
-        account=request.account,
-        qos=request.qos,
-        time=request.time,
-        gpu_flag=site.gpu_flag,
-        exclusive=site.exclusive,
-        directives=tuple(request.directive),
-        setup=site.setup,
-        env=request.env,
-        launcher=launcher,
-        tasks=layout.tasks,
-        tasks_per_node=layout.procs_per_node if launcher == "srun" else 1,
-        time_limit_s=parse_walltime(request.time) if request.time else None,
-        head_suffix=site.head_suffix,
-        head_command=site.head_command,
-        export_environment=site.export_environment,
-        max_requeues=request.max_requeues,
-        lead_s=request.lead_s,
-        gpu_request=site.gpu_request,
-        account_flag=site.account_flag,
-        chunk=site.chunk,
-        resources=tuple(_filled(text, layout) for text in site.resources),
-        launcher_options=site.launcher_options,
-        **msgspec.structs.asdict(layout),
-    )
-
-
-def _filled(resource: str, layout: Layout) -> str:
-    """A resource of the profile with the layout's numbers filled in."""
-    gpus = layout.nodes * layout.gpus_per_node
-    return resource.replace("{nodes}", str(layout.nodes)).replace("{gpus}", str(gpus))
-
-
 def _taken(folder: JobFolder) -> str:
     return f"{str(folder.path)!r} exists: choose another --name (nothing was changed)"
 
@@ -225,6 +177,7 @@ def _fill(folder: JobFolder, prepared: Prepared) -> None:
     script = folder.path / get_scheduler(prepared.scheduler).script
     script.write_text(prepared.script, encoding="utf-8")
     script.chmod(0o755)
+    folder.lifecycle.write_text(lifecycle_text(), encoding="utf-8")
     if prepared.definition:
         shutil.copy(prepared.definition, folder.path / JOB_DEFINITION)
     record = JobRecord(

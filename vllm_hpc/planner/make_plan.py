@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.jobfolder.store_input import Intake
-from vllm_hpc.planner import choose_layout, tuned
+from vllm_hpc.planner import choose_layout, native_launcher, tuned
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
 from vllm_hpc.planner.device import explain_device
@@ -21,7 +21,7 @@ from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.inspect import Knowledge, learn
 from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, measure_workload
-from vllm_hpc.schedulers import launchers
+from vllm_hpc.schedulers.launchers import NATIVE, check_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, RequestError
@@ -54,7 +54,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     job = job.asking(engine=typed("engine", job.request.engine))
     known = _learn(job)
     rows = _survey(job.request, known, whole_input, intake or Intake(job.request.input))
-    notes = [*launchers.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
+    notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     if known.shape is None:
         plan = _plan_unknown(job)
     else:
@@ -66,7 +66,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
         plan = plan_for(job.request)
         if use_tuned:
             plan = tuned.take(plan, job.request, _subject(job, known.shape, plan), plan_for)
-    plan = launchers.launched(plan, job)
+    plan = native_launcher.launched(plan, job)
     count = rows.rows if rows and whole_input else None
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if job.runs_here:
@@ -270,7 +270,7 @@ def _check_local(job: ResolvedJob, layout: Layout) -> None:
     cluster = "use --scheduler slurm or pbs"
     if layout.nodes > 1:
         raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or {cluster[4:]}")
-    if request.array or request.launcher not in (None, "torchrun", launchers.NATIVE):
+    if request.array or request.launcher not in (None, "torchrun", NATIVE):
         option = "--array" if request.array else f"--launcher {request.launcher}"
         raise RequestError(f"{option} needs a cluster, and {local}: leave it out, or {cluster}")
 
@@ -279,5 +279,5 @@ def _check_cluster(job: ResolvedJob, layout: Layout) -> None:
     """The checks that depend on the scheduler. Raises RequestError."""
     scheduler = get_scheduler(job.scheduler)
     check_owned(job.request.directive, job.scheduler)
-    launchers.check(job, scheduler)
+    check_launcher(job, scheduler)
     scheduler.check_request(job, layout)

@@ -1,15 +1,60 @@
-"""Launchers: what starts a job's ranks on its nodes, and whether vLLM then starts workers of its own (native)."""
+"""Launchers: what starts a job's ranks on its nodes.
+
+Ours lie beside each scheduler; ``spec/registry.py`` names them. Another package adds one by an entry point in the
+group "vllm_hpc.launchers" (docs/extending.md).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 
 from vllm_hpc.schedulers.scheduler import Scheduler
-from vllm_hpc.spec.errors import LayoutError, RequestError
-from vllm_hpc.spec.plan import Plan
+from vllm_hpc.schedulers.script_context import ScriptContext
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.registry import LAUNCHERS
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob
 
 NATIVE = "native"
+
+
+class Launcher(msgspec.Struct, frozen=True, kw_only=True):
+    """What starts a job's ranks on its nodes, for ``schedulers``. It is called ``program`` in messages.
+
+    ``words`` gives the shell's words, quoted, of the line that starts ``"${task[@]}"`` on all nodes; with
+    ``is_line_per_node`` on the node of number ``$node``, which follows the task. Such a task is one torchrun on each
+    node, or with ``is_task_per_rank`` one rank. ``node`` is the shell's word by which it knows its node's number.
+    ``wrapper`` comes before torchrun, or python, on each node.
+    """
+
+    name: str
+    schedulers: tuple[str, ...]
+    program: str
+    words: Callable[[ScriptContext], tuple[str, ...]]
+    node: str
+    is_line_per_node: bool = False
+    is_task_per_rank: bool = False
+    wrapper: tuple[str, ...] = ()
+
+    @property
+    def says(self) -> str:
+        """What it does, for the head of a script."""
+        if self.is_task_per_rank:
+            return f"{self.program} starts one task per rank, without torchrun."
+        return f"{self.program} starts one task per node; each starts torchrun, which starts one rank per GPU."
+
+    def tasks_per_node(self, ranks: int) -> int:
+        """How many tasks it starts on a node that has so many ranks."""
+        return ranks if self.is_task_per_rank else 1
+
+
+def get_launcher(name: str) -> Launcher:
+    """The launcher of that name, ours or another package's. Raises RequestError."""
+    launcher = LAUNCHERS.load(name)
+    if not isinstance(launcher, Launcher):
+        raise RequestError(f"--launcher {name}: its entry point must name a vllm_hpc Launcher")
+    return launcher
 
 
 def is_native(filled: FilledRequest) -> bool:
@@ -23,57 +68,11 @@ def choose_launcher(filled: FilledRequest, scheduler: Scheduler) -> str:
     return next(asked, None) or scheduler.launchers[0]
 
 
-def check(job: ResolvedJob, scheduler: Scheduler) -> None:
+def check_launcher(job: ResolvedJob, scheduler: Scheduler) -> None:
     """Whether the scheduler has that launcher. Raises RequestError."""
-    if job.launcher not in scheduler.launchers:
+    if job.launcher not in scheduler.launchers and scheduler.name not in get_launcher(job.launcher).schedulers:
         known = ", ".join(scheduler.launchers)
         raise RequestError(
             f"--launcher {job.launcher} does not go with the scheduler, {scheduler.name} ({job.scheduler_reason}): use "
             f"one of {known}, {NATIVE}, or leave it out"
         )
-
-
-def launched(plan: Plan, job: ResolvedJob) -> Plan:
-    """The plan with what its launcher adds. Raises LayoutError for one that native workers cannot have.
-
-    Of a rehearsal every rank runs the engine, and what does not fit runs too.
-    """
-    native = natively(plan) if job.is_native else None
-    if job.request.rehearse:
-        return msgspec.structs.replace(plan, fits=None if plan.fits is False else plan.fits)
-    return native or hint(plan)
-
-
-def rehearsed(job: ResolvedJob) -> list[str]:
-    """What a plan says of a rehearsal; nothing of any other job."""
-    if not job.request.rehearse:
-        return []
-    notes = ["rehearsal: a built-in engine answers in place of vLLM; no answer comes from a model"]
-    if job.is_native:
-        notes.append("launcher native: vLLM would start its own workers; in a rehearsal every rank runs the engine")
-    return notes
-
-
-def natively(plan: Plan) -> Plan:
-    """The plan with vLLM's mp back-end. Raises LayoutError where its nodes would not hold as many workers each."""
-    size, procs = plan.layout.replica_size, plan.layout.procs_per_node
-    if max(size, procs) % min(size, procs):
-        raise LayoutError(
-            f"--launcher {NATIVE} needs as many workers of a replica on each of its nodes, and replicas of {size} "
-            f"GPU(s) on nodes of {procs} lie over them unevenly: change --tp, --pp or --gpus-per-node, or leave it out"
-        )
-    engine = {**plan.engine, "distributed_executor_backend": "mp"}
-    reason = f"--launcher {NATIVE}: vLLM's mp back-end starts the workers, one process for each replica and node"
-    return msgspec.structs.replace(plan, engine=engine, reasons=(*plan.reasons, reason))
-
-
-def hint(plan: Plan) -> Plan:
-    """The plan, with a word on PP where ranks are torchrun's."""
-    if plan.layout.pp == 1:
-        return plan
-    # 9,928 and 17,089 output tok/s: docs/performance.md.
-    reason = (
-        f"PP {plan.layout.pp}: its stages take turns under external_launcher; with --launcher {NATIVE} they overlap "
-        "(1.7 times the tokens/s with PP 2 on two H100)"
-    )
-    return msgspec.structs.replace(plan, reasons=(*plan.reasons, reason))

@@ -1,92 +1,92 @@
-"""Render a job's script from a Jinja template: one environment, two quoting filters, one typed context."""
+"""Render a job's script from a Jinja template: one environment, its filters, one typed context."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 import traceback
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import jinja2
-import msgspec
 from jinja2.bccache import Bucket, FileSystemBytecodeCache
 
 from vllm_hpc import __version__
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.schedulers.launchers import get_launcher
+from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.spec.errors import TemplateError
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.user_cache import cache_folder
+from vllm_hpc.spec.values import parse_walltime
 
+__all__ = ["FILTERS", "ScriptContext", "make_context", "render_job", "render_script"]
 # What needs no quoting in a #SBATCH line.
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+_WIDTH = 100
+_CONTEXT = frozenset(ScriptContext.__struct_fields__)
 
 
-class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a template can use, as ``job``. Paths are absolute; ``mem`` and ``time`` are as the user wrote them."""
-
-    title: str
-    name: str
-    folder: str
-    scheduler_log: str
-    bin: str
-    nodes: int
-    gpus_per_node: int
-    procs_per_node: int
-    world_size: int
-    tp: int
-    pp: int
-    dp: int
-    cpus_per_rank: int | None = None
-    cpus_per_task: int | None = None
-    mem: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str | None = None
-    gpu_flag: str = "gpus-per-node"
-    exclusive: bool = False
-    directives: tuple[str, ...] = ()
-    setup: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    launcher: str = "torchrun"
-    is_array: bool = False
-    tasks_per_node: int = 1
-    time_limit_s: int | None = None
-    tasks: int = 1
-    head_suffix: str = ""
-    head_command: str | None = None
-    export_environment: bool = True
-    max_requeues: int = 10
-    lead_s: int = 120
-    gpu_request: str = "select"
-    account_flag: str = "-A"
-    chunk: tuple[str, ...] = ()
-    resources: tuple[str, ...] = ()
-    launcher_options: tuple[str, ...] = ()
-
-    @property
-    def cores(self) -> int | None:
-        """Cores to ask for on each node, of PBS: one a rank at least; None where the queue decides."""
-        return None if self.gpu_request == "queue" else self.cpus_per_task or self.procs_per_node
-
-    @property
-    def asks_for_gpus(self) -> bool:
-        """Whether PBS is asked for GPUs by number; else the queue gives them, or there are none."""
-        return self.gpu_request != "queue" and self.gpu_flag != "none"
+def render_job(job: ResolvedJob, layout: Layout, folder: JobFolder) -> str:
+    """Render the script of a job: its own template, or its scheduler's. Raises TemplateError with file and line."""
+    scheduler = get_scheduler(job.scheduler)
+    folders = [one for one in (job.request.template_dir, scheduler.templates) if one is not None]
+    return render_script(job.request.template or scheduler.template, make_context(job, layout, folder), *folders)
 
 
-def render_script(template: str, context: ScriptContext, template_dir: str | None = None) -> str:
-    """Render the template of that name, searched in ``template_dir`` first, then among the packaged ones.
+def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder) -> ScriptContext:
+    """The values for a template: those of the profile, the request and the layout by their names, and some more."""
+    request, launcher = job.request, get_launcher(job.launcher)
+    cpus, tasks_per_node = request.cpus_per_rank, launcher.tasks_per_node(layout.procs_per_node)
+    named: dict[str, Any] = {}
+    for values in (job.site, request, layout):  # the layout has the last word on nodes, GPUs, TP, PP and DP
+        named |= {key: getattr(values, key) for key in values.__struct_fields__ if key in _CONTEXT}
+    derived = {
+        "title": f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}.",
+        "name": folder.path.name,
+        "folder": str(folder.path),
+        "scheduler_log": str(folder.scheduler_log),
+        "bin": str(Path(sys.executable).parent),
+        "world_size": layout.world_size,
+        "tasks": layout.tasks,
+        "tasks_per_node": tasks_per_node,
+        "cpus_per_task": cpus * layout.procs_per_node // tasks_per_node if cpus else None,
+        "time_limit_s": parse_walltime(request.time) if request.time else None,
+        "lead_s": request.lead_s,
+        "directives": tuple(request.directive),
+        "resources": tuple(_filled(text, layout) for text in job.site.resources),
+        "launcher": job.launcher,
+        "wrapper": (*launcher.wrapper, *job.site.wrapper),
+    }
+    return ScriptContext(**named | derived)
 
-    A template in ``template_dir`` may extend the packaged one of the same name as ``packaged/NAME``.
-    Raises TemplateError with file and line.
+
+def _filled(resource: str, layout: Layout) -> str:
+    """A resource of the profile with the layout's numbers filled in."""
+    gpus = layout.nodes * layout.gpus_per_node
+    return resource.replace("{nodes}", str(layout.nodes)).replace("{gpus}", str(gpus))
+
+
+def render_script(template: str, context: ScriptContext, *folders: str | Path) -> str:
+    """Render the template of that name, searched in ``folders`` first, then among the packaged ones.
+
+    A template in a folder may extend the packaged one of the same name as ``packaged/NAME``. It is given the
+    context as ``job``, and the launcher's object as ``launcher``. Raises TemplateError with file and line.
     """
-    if template_dir is not None and not Path(template_dir).is_dir():
-        raise TemplateError(f"no such template folder: {template_dir!r}")
+    launcher = get_launcher(context.launcher)
+    missing = next((folder for folder in folders if not Path(folder).is_dir()), None)
+    if missing is not None:
+        raise TemplateError(f"no such template folder: {str(missing)!r}")
     with as_file(files("vllm_hpc") / "templates") as packaged:
-        environment = _environment(packaged, template_dir)
+        environment = _environment(packaged, folders)
         try:
-            return environment.get_template(template).render(job=context)
+            return environment.get_template(template).render(job=context, launcher=launcher)
         except jinja2.TemplateNotFound as error:
             raise TemplateError(
                 f"no such template: {error.name!r}: vllm-hpc looks in --template-dir, then in its own"
@@ -144,6 +144,23 @@ def jobname(name: str) -> str:
     return plain if plain[:1].isalpha() else f"job-{plain}"
 
 
+def command(words: Iterable[str]) -> str:
+    """Words of a shell's line, quoted already, in lines that can be read: continued where they get long."""
+    lines = [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) > _WIDTH:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return " \\\n    ".join(lines)
+
+
+# What a template may write after a value: {{ job.folder|sh }}.
+FILTERS: dict[str, Callable[..., str]] = {
+    "sh": sh, "directive": directive, "word": word, "clock": clock, "size": size, "jobname": jobname,
+    "command": command,
+}  # fmt: skip
+
+
 def _place(error: Exception, template: str) -> str:
     """File and line of the template that raised: Jinja rewrites tracebacks to say so."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -173,9 +190,9 @@ class _CompiledTemplates(FileSystemBytecodeCache):
             super().dump_bytecode(bucket)
 
 
-def _environment(packaged: Path, template_dir: str | None) -> jinja2.Environment:
+def _environment(packaged: Path, folders: Sequence[str | Path]) -> jinja2.Environment:
     own = jinja2.FileSystemLoader(packaged)
-    loaders: list[jinja2.BaseLoader] = [jinja2.FileSystemLoader(template_dir)] if template_dir else []
+    loaders: list[jinja2.BaseLoader] = [jinja2.FileSystemLoader(folder) for folder in folders]
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([*loaders, own, jinja2.PrefixLoader({"packaged": own})]),
         undefined=jinja2.StrictUndefined,
@@ -184,5 +201,5 @@ def _environment(packaged: Path, template_dir: str | None) -> jinja2.Environment
         keep_trailing_newline=True,
         bytecode_cache=_CompiledTemplates.of_user(),
     )
-    environment.filters.update(sh=sh, directive=directive, word=word, clock=clock, size=size, jobname=jobname)
+    environment.filters.update(FILTERS)
     return environment

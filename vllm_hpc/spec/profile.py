@@ -21,7 +21,7 @@ from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.request import Count
 from vllm_hpc.spec.toml_file import read_toml
-from vllm_hpc.spec.values import CHECKS, as_path
+from vllm_hpc.spec.values import CHECKS, as_path, check_words
 
 PROJECT_FILE = "vllm-hpc.toml"
 # How many names an error lists.
@@ -31,7 +31,7 @@ _MOST_NAMES = 30
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A site's settings. ``gpu`` is a name for --gpu; ``gpu_memory_gib`` (GiB) describes a GPU that has none.
 
-    ``setup`` lines run in the job's shell before anything else.
+    ``setup`` lines run in the job's shell before anything else. ``wrapper`` is put before torchrun on each node.
 
     Nodes reach the head node by its host name plus ``head_suffix`` ("i" on JUWELS, ".hsn.cm.polaris.alcf.anl.gov"),
     or by what ``head_command`` prints on it ("hostname -i" on Frontier). ``export_environment`` false is --export=NONE.
@@ -58,6 +58,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     resources: tuple[str, ...] = ()
     launcher: str | None = None
     launcher_options: tuple[str, ...] = ()
+    wrapper: tuple[str, ...] = ()
     head_suffix: str = ""
     head_command: str | None = None
     export_environment: bool = True
@@ -146,6 +147,8 @@ def _check(profile: Profile, key: str) -> None:
         raise RequestError(f"'scheduler' {SCHEDULERS.explain(value, but=['auto'])}")
     if key == "launcher" and not LAUNCHERS.has(value):
         raise RequestError(f"'launcher' {LAUNCHERS.explain(value)}")
+    if key == "wrapper":
+        check_words(value, key)
     if key == "gpu":
         find_gpu(value, "'gpu'")
     if key == "gpu_memory_gib" and not 0 < value < float("inf"):

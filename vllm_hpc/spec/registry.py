@@ -70,9 +70,17 @@ SCHEDULERS = Registry(
     "vllm_hpc.schedulers",
     {"auto": "", **{name: f"vllm_hpc.schedulers.{name}:SCHEDULER" for name in ("slurm", "pbs", "local")}},
 )
-# "native" is vLLM's own way to start workers; another launcher still starts the ranks.
+# "native" is vLLM's own way to start workers, beside whatever starts the ranks.
 LAUNCHERS = Registry(
     "launcher",
     "vllm_hpc.launchers",
-    dict.fromkeys(("torchrun", "srun", "pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi", "native"), ""),
+    {
+        "torchrun": "vllm_hpc.schedulers.slurm.launchers:TORCHRUN",
+        "srun": "vllm_hpc.schedulers.slurm.launchers:SRUN",
+        "pbsdsh": "vllm_hpc.schedulers.pbs.launchers:PBSDSH",
+        "pbs_tmrsh": "vllm_hpc.schedulers.pbs.launchers:PBS_TMRSH",
+        "mpiexec": "vllm_hpc.schedulers.pbs.launchers:MPIEXEC",
+        "openmpi": "vllm_hpc.schedulers.pbs.launchers:OPENMPI",
+        "native": "",
+    },
 )

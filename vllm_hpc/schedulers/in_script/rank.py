@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from contextlib import suppress
 
 from submitit.core.submission import process_job
+
+from vllm_hpc.jobfolder.folder import JobFolder
 
 
 def main(argv: list[str]) -> int:
     """Run this process's rank of the job in ``argv[0]``. Raises whatever ended it, after that is on record."""
-    process_job(Path(argv[0]) / "ranks")
+    folder = JobFolder(argv[0])
+    _note_joined(folder)
+    process_job(folder.ranks)
     return 0
+
+
+def _note_joined(folder: JobFolder) -> None:
+    """Mark this rank's node as joined, where a launch line of a site's own has not had the node's task do it."""
+    attempt, node = os.environ.get("VLLM_HPC_ATTEMPT"), os.environ.get("GROUP_RANK")
+    if attempt and node:
+        with suppress(OSError):  # a full disk is the rank's to report
+            folder.joined(int(attempt), int(node)).touch()

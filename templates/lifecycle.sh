@@ -1,0 +1,417 @@
+# shellcheck shell=bash
+# What every job of vllm-hpc does in the same way: its attempts, signals, end and requeues, and the tasks of PBS.
+# A job's script reads this file once, checks that it is the one that the job was submitted with, and runs that text.
+# docs/templates.md lists the functions and variables that a site's template may use.
+# The script sets job and what begin_attempt wants, and uses task.
+# shellcheck disable=SC2034,SC2154
+
+# Where the rendered script says nothing else.
+attempt='' cause=exit work='' group='' drain_at='' drain_due="${drain_due:-}"
+drain_lead='' time_limit='' requeues=''
+nodes=() places=() task=() node_file=''
+
+# ---- An attempt: its number, its signals, the record of its end ---------------------------------------------------
+
+# begin_attempt: takes the next number of the job's attempts, and sees to signals and to the record of the end.
+# Set before it, on its line: lead_s, time_limit_s (empty: none), max_requeues.
+begin_attempt() {
+  drain_lead=$lead_s time_limit=$time_limit_s requeues=$max_requeues
+  take_attempt
+  trap leave EXIT
+  trap drain_work USR2
+  if [ -n "$drain_due" ]; then drain_work; fi
+  trap 'stop_work TERM' TERM
+  trap 'stop_work INT' INT
+  # submitit finds its plugin by the first, and the ranks the job by the others.
+  export SUBMITIT_EXECUTOR=vllmhpc VLLM_HPC_FOLDER="$job" VLLM_HPC_ATTEMPT="$attempt"
+}
+
+# The ledger: this run is attempt k of the job. A hard link is made whole and by one taker only, on NFS too.
+take_attempt() {
+  local draft="$job/attempts/.draft-$VLLM_HPC_JOB_ID-$$"
+  attempt=1
+  while true; do
+    if ! printf '{"attempt": %d, "task": %d, "job_id": "%s", "host": "%s", "started_at": %s}\n' \
+      "$attempt" "$VLLM_HPC_TASK" "$VLLM_HPC_JOB_ID" "$(uname -n)" "$(date +%s.%N)" > "$draft"; then
+      echo "vllm-hpc: cannot write into $job/attempts: full, over quota, or not mounted here?" >&2
+      exit 1
+    fi
+    if ln "$draft" "$job/attempts/$attempt.json" 2> /dev/null; then break; fi
+    if [ ! -e "$job/attempts/$attempt.json" ]; then
+      echo "vllm-hpc: cannot make $job/attempts/$attempt.json" >&2
+      exit 1
+    fi
+    attempt=$((attempt + 1))
+  done
+  rm -f "$draft"
+}
+
+# drain_work: has the ranks admit no more rows, finish what they can, and leave. USR2 calls it ahead of the walltime; it
+# never reaches torchrun, which would kill the ranks.
+drain_work() {
+  echo "vllm-hpc: draining: the walltime will be over in $drain_lead s" >&2
+  : > "$job/control/drain-$attempt"
+}
+
+# drain_by_timer: drains ahead of the walltime, where the scheduler sends no signal then.
+drain_by_timer() {
+  if [ -n "$time_limit" ]; then drain_at=$((time_limit - drain_lead)); fi
+}
+
+# However the script ends, state/exit-<k>.json says so; only SIGKILL or a dead node leaves none.
+record_exit() {
+  local code=${1:-$?} draft="$job/state/.exit-$attempt.json"
+  # On a full disk there is no record rather than an empty one.
+  if printf '{"attempt": %d, "exit_code": %d, "cause": "%s", "ended_at": %s}\n' \
+    "$attempt" "$code" "$cause" "$(date +%s.%N)" > "$draft"; then
+    mv "$draft" "$job/state/exit-$attempt.json"
+  else
+    rm -f "$draft"
+  fi
+}
+
+leave() {
+  local code=$?
+  if [ -n "$node_file" ]; then rm -f "$node_file"; fi
+  record_exit "$code"
+  # Not after a signal: PBS may run this task of an array once more by itself, and who deletes it wants no other.
+  case "$cause" in
+    exit | timeout) tell_end ;;
+  esac
+}
+
+# tell_end: called at the end of an attempt. The script of an array on PBS has its own: the last task of all submits
+# the array again.
+tell_end() { :; }
+
+# ---- The site's set-up --------------------------------------------------------------------------------------------
+
+# begin_setup: from here to end_setup a line that fails ends the job, and unset variables are empty, as such lines want.
+begin_setup() {
+  trap 'setup_failed "$BASH_COMMAND"' ERR
+  set +u
+}
+
+# end_setup: the end of the site's set-up.
+end_setup() {
+  set -u
+  trap - ERR
+}
+
+setup_failed() {
+  echo "vllm-hpc: this line of the profile's setup failed: $1" >&2
+  exit 1
+}
+
+# ---- The nodes ----------------------------------------------------------------------------------------------------
+
+# slurm_nodes: sets nodes to the names of the allocation's nodes.
+slurm_nodes() {
+  mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  if [ -z "${nodes[0]:-}" ]; then
+    echo "vllm-hpc: scontrol does not name the nodes of $SLURM_JOB_NODELIST" >&2
+    exit 1
+  fi
+  # For an srun line of a site's own: all that this script has exported, ranks dealt out node by node, all ranks ended
+  # when one fails, and the cores that sbatch was told of (which srun does not take from it since Slurm 22.05).
+  export SLURM_EXPORT_ENV=ALL SLURM_DISTRIBUTION=block SLURM_KILL_BAD_EXIT=1
+  if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
+}
+
+# pbs_nodes NUMBER: sets nodes to the names of that many nodes, and places to the first slot of each.
+pbs_nodes() {
+  local i slots
+  # The node file names a host once, or once for each of its slots.
+  mapfile -t slots < "$PBS_NODEFILE"
+  for i in "${!slots[@]}"; do
+    case " ${nodes[*]} " in
+      *" ${slots[$i]} "*) ;;
+      *) nodes+=("${slots[$i]}") places+=("$i") ;;
+    esac
+  done
+  if [ "${#nodes[@]}" -ne "$1" ]; then
+    echo "vllm-hpc: $1 node(s) were asked for, and PBS gave: ${nodes[*]}" >&2
+    exit 1
+  fi
+}
+
+# take_head WORDS COMMAND: sets VLLM_HPC_HEAD to the first of the addresses that the site's head_command has printed.
+take_head() {
+  read -r -d '' VLLM_HPC_HEAD _ <<< "$1"
+  if [ -z "$VLLM_HPC_HEAD" ]; then
+    echo "vllm-hpc: the profile's head_command printed no address: $2" >&2
+    exit 1
+  fi
+}
+
+# ---- What a launcher starts on each node --------------------------------------------------------------------------
+
+# make_task NODE: sets task to the words that a launcher starts on each node: a bash that marks the node as joined, and
+# then is run_ranks. NODE is the shell's word for the node's number there.
+make_task() {
+  task=(bash -c "$(declare -f join_node run_ranks)"$'\n'"node=$1; join_node; run_ranks")
+}
+
+# make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads
+# both from a file, without secrets. The NAMEs are those of --env. Each node's end is on record, for the launcher may
+# not tell it.
+make_task_file() {
+  node_file="$job/state/.run-$attempt"
+  task=(bash "$node_file")
+  (umask 077 && print_task_file "$@" > "$node_file") || exit 1
+}
+
+print_task_file() {
+  local node=$1
+  shift
+  printf 'cd %q || exit 1\n' "$PWD"
+  echo 'unset OMP_NUM_THREADS' # PBS sets it for a task, too
+  python -m vllm_hpc.in_job export "$@" || return 1
+  declare -f join_node run_ranks stop_work start_work wait_for_work run_node
+  # In one line: by the time it runs, the file may be gone.
+  echo "work= cause=exit group= time_limit= node_file=; node=$node; run_node; exit"
+}
+
+# Of several tasks on a node, the first says it.
+join_node() {
+  if [ "${SLURM_LOCALID:-0}" -ne 0 ]; then return; fi
+  echo "vllm-hpc: ${SLURMD_NODENAME:-$(uname -n)} joined as node $node"
+  : > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-$node"
+}
+
+run_node() {
+  local code grace=5 state="$VLLM_HPC_FOLDER/state"
+  join_node
+  start_work run_ranks
+  # Not every launcher passes a signal on: seconds after a rank has failed anywhere, this node ends, too.
+  while kill -0 "$work" 2> /dev/null; do
+    sleep 1
+    if [ -e "$state/failed-$VLLM_HPC_ATTEMPT" ]; then grace=$((grace - 1)); fi
+    if [ "$grace" -eq 0 ]; then kill -TERM "$work" 2> /dev/null; fi
+  done
+  wait_for_work
+  code=$?
+  echo "$code" > "$state/.node-$VLLM_HPC_ATTEMPT-$node"
+  mv "$state/.node-$VLLM_HPC_ATTEMPT-$node" "$state/node-$VLLM_HPC_ATTEMPT-$node"
+  return "$code"
+}
+
+# hosts_file: writes the nodes' names into a file, a line each, and prints the file's name.
+hosts_file() {
+  printf '%s\n' "${nodes[@]}" > "$job/state/hosts-$attempt"
+  echo "$job/state/hosts-$attempt"
+}
+
+# ---- The work: what launch starts, until all of it has ended ------------------------------------------------------
+
+# run_work NAME COMMAND...: runs launch, waits for its end, and ends the script. It names nodes that do not join, and cuts
+# short what does not end. Where rows are left, COMMAND has the scheduler run the job again. NAME is the launcher's.
+run_work() {
+  local launcher=$1 code
+  shift
+  # In a process group of its own, so that TERM reaches the launcher, whatever else launch runs.
+  group=-
+  set -m
+  start_work run_launch
+  set +m
+  if [ "${#nodes[@]}" -gt 0 ]; then watch_work; fi
+  wait_for_work
+  code=$?
+  if [ -n "$node_file" ]; then
+    outcome
+    code=$?
+  fi
+  run_again "$code" "$@"
+  exit "$code"
+}
+
+run_launch() {
+  local code
+  group=
+  # The launcher hears TERM by itself; this shell waits until it has ended.
+  trap : TERM INT USR2
+  if [ -n "$node_file" ]; then
+    # An MPI hands its environment on. Each node has its own of these, and those of --env are in the file.
+    unset CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES GPU_DEVICE_ORDINAL ZE_AFFINITY_MASK TMPDIR
+  fi
+  launch
+  code=$?
+  wait_for_tasks || code=$?
+  return "$code"
+}
+
+# What launch has left in the background: one launcher for each node, in their order, if it is PBS's.
+wait_for_tasks() {
+  local i code=0 pids
+  mapfile -t pids <<< "$(jobs -p)"
+  if [ -z "${pids[0]}" ]; then pids=(); fi
+  while [ -n "${!pids[*]}" ]; do
+    sleep 0.5
+    for i in "${!pids[@]}"; do
+      if kill -0 "${pids[$i]}" 2> /dev/null; then continue; fi
+      wait "${pids[$i]}" || code=$?
+      unset "pids[$i]"
+      if [ -n "$node_file" ]; then note_left "$i"; fi
+    done
+  done
+  return "$code"
+}
+
+# The launcher of a node has ended. One node takes no other down, so that it is said where that is no good end.
+note_left() {
+  # To make a file shows an NFS client those that others have made.
+  : > "$job/state/left-$attempt-$1"
+  if [ "$(code_of "$1")" != 0 ]; then : > "$job/state/failed-$attempt"; fi
+}
+
+# bash runs a trap only between commands, so the work goes into the background and this shell waits for it. A signal may
+# come between the start of the work and the next line: then it is kept until that line has run.
+start_work() {
+  local pending=
+  trap 'pending=TERM' TERM
+  trap 'pending=INT' INT
+  "$@" < /dev/null &
+  work=$!
+  trap 'stop_work TERM' TERM
+  trap 'stop_work INT' INT
+  if [ -n "$pending" ]; then stop_work "$pending"; fi
+}
+
+stop_work() {
+  cause=$1
+  if [ -n "$time_limit" ] && [ "$SECONDS" -ge "$time_limit" ]; then cause="timeout"; fi
+  # Before the work has begun there is nothing to wait for.
+  if [ -z "$work" ]; then exit 143; fi
+  if [ -n "$node_file" ]; then : > "$job/state/failed-$attempt"; fi
+  kill -TERM -- "$group$work" 2> /dev/null
+}
+
+wait_for_work() {
+  local code
+  while true; do
+    wait "$work"
+    code=$?
+    # A trapped signal makes wait return early: go on until the work is really gone.
+    kill -0 "$work" 2> /dev/null || break
+  done
+  # The signal's number is not the work's code, should it have come as the work ended: bash still knows that.
+  if [ "$code" -gt 128 ]; then
+    wait "$work"
+    code=$?
+  fi
+  return "$code"
+}
+
+# A node that does not join in time is named, instead of waited for until the walltime is over. A rank that fails takes
+# all others down within seconds, through torchrun and the launcher. Where that chain is broken (a daemon was killed, a
+# node hangs), this shell cuts it short: the scheduler ends what is left when the script has ended.
+watch_work() {
+  local missing why='' ending_at='' started_at=$SECONDS join_limit="${VLLM_HPC_JOIN_TIMEOUT:-300}"
+  while kill -0 "$work" 2> /dev/null; do
+    sleep 1
+    if [ -n "$drain_at" ] && [ "$SECONDS" -ge "$drain_at" ]; then
+      drain_at=
+      drain_work
+    fi
+    if [ -n "$node_file" ]; then watch_tasks; fi
+    # Asked once: who has joined by then has joined for good.
+    if [ -n "$join_limit" ] && [ $((SECONDS - started_at)) -ge "$join_limit" ]; then
+      missing="$(missing_nodes)"
+      if [ -n "$missing" ]; then
+        echo "vllm-hpc: not joined within $join_limit s:$missing" >&2
+        stop_work exit
+        why="not all nodes have joined"
+        ending_at=$SECONDS
+      fi
+      join_limit=
+    fi
+    if [ -z "$ending_at" ] && [ -e "$job/state/failed-$attempt" ]; then
+      why="a rank has failed"
+      ending_at=$SECONDS
+    fi
+    if [ -n "$ending_at" ] && [ $((SECONDS - ending_at)) -ge 30 ]; then
+      echo "vllm-hpc: $why, and $launcher did not end within 30 s" >&2
+      kill -KILL -- "$group$work" 2> /dev/null
+    fi
+  done
+}
+
+# The part of it that is for tasks which hear of each other's end from nobody else; sets why and ending_at of watch_work.
+watch_tasks() {
+  # Every node has opened it by now.
+  if [ -e "$node_file" ] && [ -z "$(missing_nodes)" ]; then rm -f "$node_file"; fi
+  if [ -n "$ending_at" ]; then return; fi
+  if [ -e "$job/state/failed-$attempt" ]; then kill -TERM -- "$group$work" 2> /dev/null; fi
+  if all_ended; then
+    why="every node has ended"
+    ending_at=$SECONDS
+  fi
+}
+
+missing_nodes() {
+  local i
+  for i in "${!nodes[@]}"; do
+    if [ ! -e "$job/state/joined-$attempt-$i" ]; then printf ' %s' "${nodes[$i]}"; fi
+  done
+}
+
+code_of() { cat "$job/state/node-$attempt-$1" 2> /dev/null; }
+
+all_ended() {
+  local i
+  for i in "${!nodes[@]}"; do
+    if [ ! -e "$job/state/node-$attempt-$i" ]; then return 1; fi
+  done
+}
+
+# A node that has joined and has not told its end.
+one_runs() {
+  local i
+  for i in "${!nodes[@]}"; do
+    if [ -e "$job/state/joined-$attempt-$i" ] && [ ! -e "$job/state/node-$attempt-$i" ]; then return 0; fi
+  done
+  return 1
+}
+
+# The code of the first node that failed. One whose task is over without a word has failed, too.
+outcome() {
+  local i code silent=0
+  # At TERM pbsdsh and pbs_tmrsh leave before their tasks do. Deleted, this script has no time to wait for them.
+  for ((i = 0; i < 40; i++)); do
+    if [ "$cause" != "exit" ] || ! one_runs; then break; fi
+    sleep 0.5
+  done
+  for i in "${!nodes[@]}"; do
+    code="$(code_of "$i")"
+    if [ "${code:-0}" -ne 0 ]; then return "$code"; fi
+    if [ -z "$code" ]; then silent=1; fi
+  done
+  if [ "$silent" -ne 0 ] && [ "$cause" != "exit" ]; then silent=143; fi
+  return "$silent"
+}
+
+# After a drain, or where a rank died while it generated, another attempt goes on with the rows that are left.
+run_again() {
+  local code=$1
+  shift
+  if [ "$requeues" -eq 0 ]; then
+    if [ "$code" -eq 0 ]; then return; fi
+    echo "vllm-hpc: not running again: --max-requeues is 0; 'vllm-hpc resume' goes on" >&2
+    return
+  fi
+  if [ "$cause" != "exit" ]; then return; fi
+  python -m vllm_hpc.in_job requeue "$VLLM_HPC_FOLDER" "$attempt" "$code" || return
+  # Who cancels while that is decided has the last word.
+  if [ "$cause" != "exit" ]; then return; fi
+  # On record first: asked to run it again, the scheduler ends this script.
+  trap '' TERM INT USR2
+  cause="requeue"
+  record_exit "$code"
+  "$@" || {
+    echo "vllm-hpc: the scheduler does not run it again: 'vllm-hpc resume' does" >&2
+    cause="exit"
+    record_exit "$code"
+  }
+  if [ -n "$node_file" ]; then rm -f "$node_file"; fi
+  trap - EXIT
+}

@@ -1,0 +1,68 @@
+"""What a script's template is given as ``job``. docs/templates.md is checked against it: each field says what it is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from vllm_hpc.schedulers.lifecycle import lifecycle_sha256
+
+
+class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a template can use, as ``job``. Paths are absolute; ``mem`` and ``time`` are as the user wrote them."""
+
+    title: Annotated[str, Meta(description="one line of ASCII: which vllm-hpc rendered the script, for which job")]
+    name: Annotated[str, Meta(description="the job's name, which is its folder's")]
+    folder: Annotated[str, Meta(description="the job folder")]
+    scheduler_log: Annotated[str, Meta(description="the file for what the script prints")]
+    bin: Annotated[str, Meta(description="the folder of the Python that submits; it has torchrun too")]
+    nodes: Annotated[int, Meta(description="nodes, of each task of an array")]
+    gpus_per_node: Annotated[int, Meta(description="GPUs of a node to ask for")]
+    procs_per_node: Annotated[int, Meta(description="ranks on each node")]
+    world_size: Annotated[int, Meta(description="ranks on all nodes")]
+    tp: Annotated[int, Meta(description="tensor parallel size")]
+    pp: Annotated[int, Meta(description="pipeline parallel size")]
+    dp: Annotated[int, Meta(description="replicas, of the whole array if it is one")]
+    cpus_per_rank: Annotated[int | None, Meta(description="cores of a rank; none: the scheduler's default")] = None
+    cpus_per_task: Annotated[int | None, Meta(description="cores of what the launcher starts; none as above")] = None
+    mem: Annotated[str | None, Meta(description="memory of a node")] = None
+    partition: Annotated[str | None, Meta(description="Slurm's partition, PBS's queue")] = None
+    account: Annotated[str | None, Meta(description="the account that pays")] = None
+    qos: Annotated[str | None, Meta(description="Slurm's quality of service")] = None
+    time: Annotated[str | None, Meta(description="the walltime")] = None
+    gpu_flag: Annotated[str, Meta(description="how GPUs are asked for: gpus-per-node, gres or none")] = "gpus-per-node"
+    exclusive: Annotated[bool, Meta(description="whether nodes are asked for whole")] = False
+    directives: Annotated[tuple[str, ...], Meta(description="lines of --directive, without #SBATCH or #PBS")] = ()
+    setup: Annotated[tuple[str, ...], Meta(description="the profile's lines of shell, run before all else")] = ()
+    env: Annotated[dict[str, str], Meta(description="variables of --env and the profile's env")] = {}
+    launcher: Annotated[str, Meta(description="the launcher's name")] = "torchrun"
+    is_array: Annotated[bool, Meta(description="whether the job is an array of replicas")] = False
+    tasks_per_node: Annotated[int, Meta(description="what the launcher starts on each node: 1 with torchrun")] = 1
+    time_limit_s: Annotated[int | None, Meta(description="the walltime in seconds")] = None
+    tasks: Annotated[int, Meta(description="tasks of the array; 1 for any other job")] = 1
+    head_suffix: Annotated[str, Meta(description="added to a host's name for the fast network")] = ""
+    head_command: Annotated[str | None, Meta(description="prints how nodes reach the head")] = None
+    export_environment: Annotated[bool, Meta(description="false is sbatch --export=NONE")] = True
+    max_requeues: Annotated[int, Meta(description="how often the script has the job run again")] = 10
+    lead_s: Annotated[int, Meta(description="seconds ahead of the walltime at which a drain begins")] = 120
+    gpu_request: Annotated[str, Meta(description="PBS's grammar: select, queue, totals or nodes")] = "select"
+    account_flag: Annotated[str, Meta(description="PBS's flag of the account")] = "-A"
+    chunk: Annotated[tuple[str, ...], Meta(description="more of each chunk of PBS's select")] = ()
+    resources: Annotated[tuple[str, ...], Meta(description="more of PBS's -l lines, numbers filled in")] = ()
+    launcher_options: Annotated[tuple[str, ...], Meta(description="more words of PBS's launcher")] = ()
+    wrapper: Annotated[tuple[str, ...], Meta(description="words before torchrun, or python, on each node")] = ()
+    lifecycle_sha256: Annotated[str, Meta(description="the digest of lifecycle.sh")] = msgspec.field(
+        default_factory=lifecycle_sha256
+    )
+
+    @property
+    def cores(self) -> int | None:
+        """Cores to ask for on each node, of PBS: one a rank at least; None where the queue decides."""
+        return None if self.gpu_request == "queue" else self.cpus_per_task or self.procs_per_node
+
+    @property
+    def asks_for_gpus(self) -> bool:
+        """Whether PBS is asked for GPUs by number; else the queue gives them, or there are none."""
+        return self.gpu_request != "queue" and self.gpu_flag != "none"
