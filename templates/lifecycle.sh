@@ -84,20 +84,7 @@ leave() {
 # the array again.
 tell_end() { :; }
 
-# ---- The site's set-up --------------------------------------------------------------------------------------------
-
-# begin_setup: from here to end_setup a line that fails ends the job, and unset variables are empty, as such lines want.
-begin_setup() {
-  trap 'setup_failed "$BASH_COMMAND"' ERR
-  set +u
-}
-
-# end_setup: the end of the site's set-up.
-end_setup() {
-  set -u
-  trap - ERR
-}
-
+# setup_failed COMMAND: ends the job for a line of the profile's setup. A trap on ERR calls it while these lines run.
 setup_failed() {
   echo "vllm-hpc: this line of the profile's setup failed: $1" >&2
   exit 1

@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from tests.other_package import install_launcher
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.planner.make_plan import plan_only
-from vllm_hpc.spec.errors import RefusedError
+from vllm_hpc.schedulers.launchers import LAUNCHERS, check, get_launcher, launcher_names
+from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.spec.errors import RefusedError, RequestError
+from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.request import Request
 
 
 def script(desk: Path, model: Path, scheduler: str, profile: str = "", **options: Any) -> str:
@@ -71,3 +77,55 @@ def test_its_workers_lie_evenly_over_nodes(desk: Path, model: Path, layout: dict
 def test_vllms_back_end_is_not_chosen_by_its_own_name(model: Path) -> None:
     with pytest.raises(RefusedError, match="--launcher native for mp"):
         plan_only(str(model), scheduler="local", engine={"distributed_executor_backend": "mp"})
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_each_of_the_table_goes_with_the_schedulers_that_name_it(name: str) -> None:
+    launcher = get_launcher(name)
+    assert launcher.name == name
+    named_by = {one for one in ("slurm", "pbs", "local") if name in get_scheduler(one).launchers}
+    assert set(launcher.schedulers) == named_by
+
+
+def test_one_from_outside_the_package_is_an_object_and_an_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RequestError, match="no launcher 'siterun': use one of torchrun, srun, pbsdsh"):
+        get_launcher("siterun")
+    install_launcher(tmp_path, monkeypatch)
+    assert launcher_names() == (*LAUNCHERS, "siterun")
+    assert get_launcher("siterun").program == "siterun"
+    # Until a Request takes the names of the table, no --launcher has this one.
+    request = msgspec.structs.replace(Request(model="demo"), launcher="siterun")  # type: ignore[arg-type]
+    check(request, Profile(), get_scheduler("slurm"), "asked for")
+    with pytest.raises(RequestError, match="--launcher siterun does not go with the scheduler, pbs"):
+        check(request, Profile(), get_scheduler("pbs"), "asked for")
+
+
+WRAPPER = 'wrapper = ["numactl", "--localalloc", "a b"]'
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "profile", "line"),
+    [
+        ("slurm", "", "  exec numactl --localalloc 'a b' torchrun \\\n"),
+        ("slurm", 'launcher = "srun"', "    numactl --localalloc 'a b' python -m vllm_hpc.in_job rank "),
+        ("pbs", "", "  exec numactl --localalloc 'a b' torchrun \\\n"),
+        ("pbs", 'launcher = "mpiexec"', "  exec numactl --localalloc 'a b' torchrun \\\n"),
+    ],
+)
+def test_a_wrapper_comes_before_what_runs_on_each_node(
+    desk: Path, model: Path, scheduler: str, profile: str, line: str
+) -> None:
+    assert script(desk, model, scheduler, f"{profile}\n{WRAPPER}").count(line) == 1
+
+
+def test_a_wrapper_on_this_machine(desk: Path, model: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\n{WRAPPER}\n")
+    assert "  numactl --localalloc 'a b' torchrun \\\n" in prepare(str(model), scheduler="local", profile="p").script
+
+
+@pytest.mark.parametrize("value", ['["a\\nb"]', '"numactl"', '["HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz0123456789"]'])
+def test_a_wrapper_that_cannot_be_meant_is_refused(desk: Path, model: Path, value: str) -> None:
+    with pytest.raises(RefusedError, match=r"vllm-hpc\.toml:2: .*wrapper"):
+        script(desk, model, "slurm", f"wrapper = {value}")

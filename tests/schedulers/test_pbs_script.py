@@ -17,7 +17,8 @@ from tests.real_jobs import wait_for
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobs.submit import submit
 
-# As PBS's: a bare environment, a session of its own, the home folder, the job's log, 0 whatever the task did, no waiting for it at TERM.
+# As PBS's: a bare environment, the home folder, the job's log, a session of the task's own, 0 whatever that did, no
+# waiting for it at TERM.
 PBSDSH = """
 if [ "$1" != -n ] || [ "$3" != -- ]; then exit 9; fi
 echo "$2" >> {desk}/places
