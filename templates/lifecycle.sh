@@ -84,6 +84,28 @@ leave() {
 # the array again.
 tell_end() { :; }
 
+# ---- The environment ----------------------------------------------------------------------------------------------
+
+# pbs_environment: undoes what PBS does to a job: it starts in the home folder, with a path of PBS's own (its clients are
+# where they were found when submitting), with all cores of the node for each rank, and without a signal ahead of the
+# walltime.
+pbs_environment() {
+  cd "$PBS_O_WORKDIR" || exit 1
+  export PATH="$PATH:${PBS_O_PATH:-}"
+  unset OMP_NUM_THREADS
+  drain_by_timer
+}
+
+# rank_environment: what Python and vLLM need in a job.
+rank_environment() {
+  # A folder called vllm or torch where the job was submitted must not be imported instead.
+  export PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1 VLLM_NO_USAGE_STATS=1
+  # Needs NVLink multicast, which shared hosts keep switched off. To have it: --env VLLM_ALLREDUCE_USE_SYMM_MEM=1
+  export VLLM_ALLREDUCE_USE_SYMM_MEM="${VLLM_ALLREDUCE_USE_SYMM_MEM:-0}"
+  # vLLM would take the same ports on every node from it.
+  unset VLLM_PORT
+}
+
 # setup_failed COMMAND: ends the job for a line of the profile's setup. A trap on ERR calls it while these lines run.
 setup_failed() {
   echo "vllm-hpc: this line of the profile's setup failed: $1" >&2

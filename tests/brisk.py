@@ -1,4 +1,4 @@
-"""Scripts for tests that run one without its scheduler: whole, editable, and quick to see what they wait for."""
+"""Scripts for tests that run one without its scheduler: whole, to be edited, and quick to see what they wait for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _READS = 'eval "$lifecycle"\n'
 
 
 def whole(script: str) -> str:
-    """The script with the text of lifecycle.sh where it runs that, so that a test can edit both."""
+    """The script with the text of lifecycle.sh where it runs that: what a test edits may stand in either."""
     assert script.count(_READS) == 1
     return script.replace(_READS, lifecycle_text())
 

@@ -108,10 +108,10 @@ WRAPPER = 'wrapper = ["numactl", "--localalloc", "a b"]'
 @pytest.mark.parametrize(
     ("scheduler", "profile", "line"),
     [
-        ("slurm", "", "  exec numactl --localalloc 'a b' torchrun \\\n"),
+        ("slurm", "", "  exec numactl --localalloc 'a b' torchrun --nnodes="),
         ("slurm", 'launcher = "srun"', "    numactl --localalloc 'a b' python -m vllm_hpc.in_job rank "),
-        ("pbs", "", "  exec numactl --localalloc 'a b' torchrun \\\n"),
-        ("pbs", 'launcher = "mpiexec"', "  exec numactl --localalloc 'a b' torchrun \\\n"),
+        ("pbs", "", "  exec numactl --localalloc 'a b' torchrun --nnodes="),
+        ("pbs", 'launcher = "mpiexec"', "  exec numactl --localalloc 'a b' torchrun --nnodes="),
     ],
 )
 def test_a_wrapper_comes_before_what_runs_on_each_node(
@@ -122,7 +122,7 @@ def test_a_wrapper_comes_before_what_runs_on_each_node(
 
 def test_a_wrapper_on_this_machine(desk: Path, model: Path) -> None:
     (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\n{WRAPPER}\n")
-    assert "  numactl --localalloc 'a b' torchrun \\\n" in prepare(str(model), scheduler="local", profile="p").script
+    assert "  numactl --localalloc 'a b' torchrun --nnodes=" in prepare(str(model), scheduler="local", profile="p").script
 
 
 @pytest.mark.parametrize("value", ['["a\\nb"]', '"numactl"', '["HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz0123456789"]'])

@@ -117,7 +117,12 @@ def test_the_ranks_find_the_job_and_the_attempt(shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     ("text", "code", "cause"),
-    [("exit 3", 3, "exit"), ("(exit 4)", 4, "exit"), ("kill -TERM $$; :", 143, "TERM"), ("kill -INT $$; :", 143, "INT")],
+    [
+        ("exit 3", 3, "exit"),
+        ("(exit 4)", 4, "exit"),
+        ("kill -TERM $$; :", 143, "TERM"),
+        ("kill -INT $$; :", 143, "INT"),
+    ],
 )
 def test_every_end_is_on_record(shell: Shell, text: str, code: int, cause: str) -> None:
     assert shell.run(BEGIN + text).code == code
@@ -221,7 +226,7 @@ def test_a_task_marks_its_node_and_becomes_its_ranks(shell: Shell) -> None:
 
 def test_of_several_tasks_on_a_node_the_first_marks_it(shell: Shell) -> None:
     shell.environment |= {"SLURM_LOCALID": "1"}
-    assert "joined" not in shell.run(BEGIN + RANKS + "make_task 0\n\"${task[@]}\"").out
+    assert "joined" not in shell.run(BEGIN + RANKS + 'make_task 0\n"${task[@]}"').out
     assert not (shell.job / "state" / "joined-1-0").exists()
 
 
@@ -267,7 +272,9 @@ def test_what_is_launched_reads_nothing_of_the_scripts_input(shell: Shell) -> No
 
 def test_a_node_that_does_not_join_is_named(shell: Shell) -> None:
     shell.environment |= {"VLLM_HPC_JOIN_TIMEOUT": "1"}
-    ran = shell.run(f'{BEGIN}nodes=(n1 n2)\nlaunch() {{ : > "$job/state/joined-1-0"; exec sleep 50; }}\nrun_work x true')
+    ran = shell.run(
+        f'{BEGIN}nodes=(n1 n2)\nlaunch() {{ : > "$job/state/joined-1-0"; exec sleep 50; }}\nrun_work x true'
+    )
     assert "vllm-hpc: not joined within 1 s: n2\n" in ran.err
     assert ran.code == 143
 

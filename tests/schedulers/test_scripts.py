@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from vllm_hpc.jobs.submit import prepare
+from vllm_hpc.schedulers.lifecycle import lifecycle_sha256
 
 UPDATE = "VLLM_HPC_UPDATE_GOLDEN=1 pytest tests/schedulers/test_scripts.py"
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -44,6 +45,10 @@ gpu_flag = "none"
 launcher = "srun"
 head_command = "hostname -i"
 export_environment = false
+
+[profiles.numa]
+gpus_per_node = 4
+wrapper = ["numactl", "--localalloc"]
 
 [profiles.polaris]
 scheduler = "pbs"
@@ -84,6 +89,8 @@ resources = ["job_priority=regular", "licences={nodes}", "rt={gpus}"]
 setup = ["module load cuda"]
 env = { NCCL_SOCKET_IFNAME = "hsn" }
 """
+# In place of lifecycle.sh's, which changes with that.
+DIGEST = "0" * 64
 HOSTILE = "naïve \"job\" 'of' $(x) `y` & 100%; #1"
 SCRIPTS: dict[str, dict[str, Any]] = {
     "1-one-gpu.sbatch": {"tp": 1},
@@ -126,6 +133,7 @@ SCRIPTS: dict[str, dict[str, Any]] = {
         "tp": 2, "name": HOSTILE.replace("ï", "i"), "job_dir": "/scratch/my runs/$HOME \"e\"", "scheduler": "pbs",
         "env": {"WORDS": "it's $(x) \"y\" \\ é"}, "account": "it's a \"b\"",
     },
+    "20-wrapper.sbatch": {"nodes": 2, "tp": 4, "dp": 2, "profile": "numa"},
 }  # fmt: skip
 
 
@@ -138,7 +146,7 @@ def render(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def script(file: str) -> str:
         options = {"scheduler": "slurm", "name": "run", "job_dir": "/scratch/runs", **SCRIPTS[file]}
-        return prepare(str(model), **options).script
+        return prepare(str(model), **options).script.replace(lifecycle_sha256(), DIGEST)
 
     return script
 
@@ -175,6 +183,33 @@ def test_directives_come_before_the_first_command(render: Any, file: str) -> Non
     places = [number for number, line in enumerate(lines) if line.startswith(("#SBATCH", "#PBS"))]
     assert bool(places) == (not file.endswith(".sh"))
     assert all(place < first_command for place in places)
+
+
+@pytest.mark.parametrize("file", SCRIPTS)
+def test_the_script_is_read_in_a_minute(render: Any, file: str) -> None:
+    lines = render(file).splitlines()
+    assert len(lines) <= 70
+    ours = [line for line in lines if not line.startswith(("#SBATCH", "#PBS", "job=", "export "))]
+    assert [line for line in ours if len(line) > 120] == []
+
+
+def sections(script: str) -> list[str]:
+    """What marks the sections of a script, in the order in which they come."""
+    marks = (
+        "set -uo pipefail", "export VLLM_HPC_JOB_ID", "job=", "lifecycle=", "begin_attempt", "export PATH=/opt/",
+        "_nodes", "VLLM_HPC_HEAD=", "VLLM_HPC_PORT=", "run_ranks() {", "launch() {", "make_task", "run_work ",
+    )  # fmt: skip
+    found = sorted((script.index(mark), mark) for mark in marks if mark in script)
+    return [mark for _, mark in found]
+
+
+def test_the_scripts_of_slurm_and_pbs_read_alike(render: Any) -> None:
+    orders = {tuple(sections(render(file))) for file in SCRIPTS if not file.startswith(("7-", "10-"))}
+    assert len(orders) == 1
+    (order,) = orders
+    assert len(order) == 13
+    local = sections(render("7-local.sh"))
+    assert local == [mark for mark in order if mark in local]
 
 
 def directives(script: str) -> list[str]:

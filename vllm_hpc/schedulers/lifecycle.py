@@ -9,7 +9,7 @@ from importlib.resources import files
 
 @cache
 def lifecycle_text() -> str:
-    """The packaged file, read once, so that the digest in a script is that of the copy beside it."""
+    """The packaged file, read once: the digest in a script is that of the copy beside it, also during an upgrade."""
     return (files("vllm_hpc") / "templates" / "lifecycle.sh").read_text(encoding="utf-8")
 
 
