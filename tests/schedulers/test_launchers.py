@@ -96,7 +96,7 @@ def test_one_from_outside_the_package_is_an_object_and_an_entry_point(
     assert launcher_names() == (*LAUNCHERS, "siterun")
     assert get_launcher("siterun").program == "siterun"
     # Until a Request takes the names of the table, no --launcher has this one.
-    request = msgspec.structs.replace(Request(model="demo"), launcher="siterun")  # type: ignore[arg-type]
+    request = msgspec.structs.replace(Request(model="demo"), launcher="siterun")
     check(request, Profile(), get_scheduler("slurm"), "asked for")
     with pytest.raises(RequestError, match="--launcher siterun does not go with the scheduler, pbs"):
         check(request, Profile(), get_scheduler("pbs"), "asked for")
@@ -122,7 +122,8 @@ def test_a_wrapper_comes_before_what_runs_on_each_node(
 
 def test_a_wrapper_on_this_machine(desk: Path, model: Path) -> None:
     (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\n{WRAPPER}\n")
-    assert "  numactl --localalloc 'a b' torchrun --nnodes=" in prepare(str(model), scheduler="local", profile="p").script
+    here = prepare(str(model), scheduler="local", profile="p").script
+    assert "  numactl --localalloc 'a b' torchrun --nnodes=" in here
 
 
 @pytest.mark.parametrize("value", ['["a\\nb"]', '"numactl"', '["HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz0123456789"]'])

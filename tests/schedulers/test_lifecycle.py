@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -353,3 +354,11 @@ def test_the_text_that_was_checked_is_the_one_that_runs(
     assert "lifecycle.sh" not in ran.err
     assert (desk / "runs" / "job" / "attempts" / "1.json").exists()
     assert not (desk / "run").exists()
+
+
+def test_the_wheel_has_it(tmp_path: Path) -> None:
+    """vllm_hpc/templates is a link in the checkout."""
+    wheel = pytest.importorskip("hatchling.builders.wheel", reason="needs hatchling")
+    (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(built) as archive:
+        assert archive.read("vllm_hpc/templates/lifecycle.sh") == LIFECYCLE.read_bytes()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
 from importlib.resources import files
 
 
-@cache
 def lifecycle_text() -> str:
-    """The packaged file, read once: the digest in a script is that of the copy beside it, also during an upgrade."""
+    """The packaged file, as it is now: like the templates, which may be newer than a process that runs for days."""
     return (files("vllm_hpc") / "templates" / "lifecycle.sh").read_text(encoding="utf-8")
 
 
