@@ -34,7 +34,8 @@ def query(job, job_id, tasks, ask):
     # The script's own record is the last word; a zombie, which nobody waits for here, runs no more.
     alive = Path(f"/proc/{pid(job, job_id)}/stat")
     runs = alive.exists() and alive.read_text().rpartition(")")[2].split()[0] != "Z"
-    return {job_id: JobState("running") if runs else JobState("gone", "its process is gone")}
+    ended = JobState("cancelled" if job.cancelled.exists() else "gone", "its process is gone")
+    return {job_id: JobState("running") if runs else ended}
 
 SCHEDULER = Scheduler(
     name="spool",

@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.other_package import install_launcher
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.planner.make_plan import plan_only
-from vllm_hpc.schedulers.launchers import LAUNCHERS, check, get_launcher, launcher_names
+from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import RefusedError, RequestError
-from vllm_hpc.spec.profile import Profile
-from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.registry import LAUNCHERS
 
 
 def script(desk: Path, model: Path, scheduler: str, profile: str = "", **options: Any) -> str:
@@ -79,7 +77,7 @@ def test_vllms_back_end_is_not_chosen_by_its_own_name(model: Path) -> None:
         plan_only(str(model), scheduler="local", engine={"distributed_executor_backend": "mp"})
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", [name for name, where in LAUNCHERS.built_in.items() if where])
 def test_each_of_the_table_goes_with_the_schedulers_that_name_it(name: str) -> None:
     launcher = get_launcher(name)
     assert launcher.name == name
@@ -88,18 +86,16 @@ def test_each_of_the_table_goes_with_the_schedulers_that_name_it(name: str) -> N
 
 
 def test_one_from_outside_the_package_is_an_object_and_an_entry_point(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RequestError, match="no launcher 'siterun': use one of torchrun, srun, pbsdsh"):
-        get_launcher("siterun")
+    with pytest.raises(RequestError, match=r'--launcher must be one of "mpiexec", .* not .siterun.'):
+        prepare(str(model), scheduler="slurm", launcher="siterun")
     install_launcher(tmp_path, monkeypatch)
-    assert launcher_names() == (*LAUNCHERS, "siterun")
-    assert get_launcher("siterun").program == "siterun"
-    # Until a Request takes the names of the table, no --launcher has this one.
-    request = msgspec.structs.replace(Request(model="demo"), launcher="siterun")
-    check(request, Profile(), get_scheduler("slurm"), "asked for")
+    assert LAUNCHERS.names() == [*LAUNCHERS.built_in, "siterun"]
+    assert "siterun --nodes=1 --ntasks=1" in prepare(str(model), scheduler="slurm", launcher="siterun").script
+    assert "siterun --nodes=2" in script(desk, model, "slurm", 'launcher = "siterun"')
     with pytest.raises(RequestError, match="--launcher siterun does not go with the scheduler, pbs"):
-        check(request, Profile(), get_scheduler("pbs"), "asked for")
+        prepare(str(model), scheduler="pbs", launcher="siterun")
 
 
 WRAPPER = 'wrapper = ["numactl", "--localalloc", "a b"]'

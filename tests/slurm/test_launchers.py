@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from tests.other_package import install_launcher
 from tests.real_jobs import GREEDY, ONE_CORE, PROMPTS, check_complete, rehearsed_texts, submit_tiny
-from vllm_hpc.schedulers.slurm import SCHEDULER
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
 
 def test_it_starts_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_launcher(tmp_path, monkeypatch)
-    # Until a Request takes the names of the table, --launcher knows this package's only: here it is Slurm's default.
-    monkeypatch.setattr("vllm_hpc.schedulers.slurm.SCHEDULER", dataclasses.replace(SCHEDULER, launchers=("siterun",)))
-    job = submit_tiny(None, tmp_path, scheduler="slurm", nodes=2, tp=2, env=ONE_CORE)
+    job = submit_tiny(None, tmp_path, scheduler="slurm", nodes=2, tp=2, env=ONE_CORE, launcher="siterun")
     check_complete(job, rehearsed_texts(PROMPTS, int(GREEDY["max_tokens"])))
     assert sorted((tmp_path / "wrapped").read_text().splitlines()) == ["0 torchrun", "1 torchrun"]
     assert "siterun --nodes=2 --ntasks=2" in (job.path / "script.sbatch").read_text()
