@@ -30,7 +30,9 @@ def options(work: Path, block: str) -> dict[str, Any]:
     return {"scheduler": "slurm", "nodes": 2, "tp": 2, "env": ONE_CORE, "template_dir": str(folder)}
 
 
-@pytest.mark.parametrize("block", [WITH_TASK, PLAIN], ids=["with the task", "plain"])
+@pytest.mark.parametrize(
+    "block", [pytest.param(WITH_TASK, id="with the task", marks=pytest.mark.full), pytest.param(PLAIN, id="plain")]
+)
 def test_a_rank_that_dies_ends_all_and_the_job_goes_on(tmp_path: Path, block: str) -> None:
     job = started(submit_long(None, tmp_path, **{"max_requeues": 3, **options(tmp_path, block)}))
     assert [job.folder.joined(1, node).exists() for node in (0, 1)] == [True, True]
