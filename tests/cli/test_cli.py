@@ -83,8 +83,8 @@ REFUSED: dict[str, Case] = {
     "env without =": option("--env", "A", said="K=V"),
     "env that is no name": option("--env", "1A=x", said="1A"),
     "env with a secret": option("--env", "HF_TOKEN=hunter2", said="HF_TOKEN"),
-    "env that the script itself needs": option("--env", "job=/tmp/x", said="job is not yours"),
-    "env of the scheduler": option("--env", "SLURM_JOB_ID=7", said="SLURM_JOB_ID is not yours"),
+    "env that the script itself needs": option("--env", "job=/tmp/x", said="job cannot be set"),
+    "env of the scheduler": option("--env", "SLURM_JOB_ID=7", said="SLURM_JOB_ID cannot be set"),
     "join timeout of text": option("--env", "VLLM_HPC_JOIN_TIMEOUT=abc", said="seconds"),
     "directive with a secret": option("--directive", "--export=API_KEY=hunter2", said="API_KEY=..."),
     "directive that makes an array": option("--directive", "--array=0-3", said="use --array"),
@@ -137,7 +137,7 @@ REFUSED: dict[str, Case] = {
         "--template", "slurm.sbatch.j2", "--scheduler", "local", said="for --scheduler slurm"
     ),
     "packaged template of another": option("--template", "packaged/local.sh.j2", said="--scheduler local"),
-    "template of macros": option("--template", "_torchrun.sh.j2", said="makes no script"),
+    "template of macros": option("--template", "_torchrun.sh.j2", said="not a script"),
     "no such template": option("--template", "nope.j2", said="nope.j2"),
     "no such template folder": option("--template-dir", "nope", said="nope"),
     "template that is no template": option("--template-dir", "odd", said="slurm.sbatch.j2:2: "),
@@ -450,7 +450,7 @@ def test_an_answer_without_an_id_keeps_the_folder(desk: Path, model: Path, run_c
     outcome = run_cli("submit", "model", "--name", "run", "--scheduler", "slurm")
     assert (outcome.code, outcome.out) == (1, "")
     assert "hello" in outcome.err
-    assert "may be submitted or not" in outcome.err
+    assert "may or may not be submitted" in outcome.err
     assert json.loads(run_cli("status", "run", "--json").out)["state"] == "UNKNOWN"
 
 
@@ -470,13 +470,13 @@ def test_a_lost_answer_is_no_refusal(desk: Path, model: Path, run_cli: Cli, word
     outcome = run_cli("submit", "model", "--name", "run", "--scheduler", "slurm")
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
     assert words in outcome.err
-    assert ("may be submitted or not" in outcome.err) == may_be_submitted
+    assert ("may or may not be submitted" in outcome.err) == may_be_submitted
     assert (desk / "runs" / "run").exists() == may_be_submitted
 
 
 def test_a_client_that_was_killed_may_have_submitted(desk: Path, model: Path, run_cli: Cli) -> None:
     (desk / "bin" / "sbatch").write_text("#!/bin/sh\nkill -9 $$\n")
-    assert "may be submitted or not" in run_cli("submit", "model", "--name", "run", "--scheduler", "slurm").err
+    assert "may or may not be submitted" in run_cli("submit", "model", "--name", "run", "--scheduler", "slurm").err
     assert (desk / "runs" / "run").exists()
 
 

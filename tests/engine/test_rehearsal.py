@@ -59,7 +59,7 @@ def answer(index: int, **more: Any) -> Row:
     ("given", "words"),
     [
         ({"load": 1}, "--rehearse-set load is not known: did you mean load_s?"),
-        ({"tokens_per_s": 0}, "tokens_per_s must be a number, above 0, not 0"),
+        ({"tokens_per_s": 0}, "tokens_per_s must be a number above 0, not 0"),
         ({"tokens_per_s": float("nan")}, "tokens_per_s must be a number"),
         ({"load_s": 10**20}, "load_s must be at most 1000000000"),
         ({"fault": "die", "fault_row": 10**20}, "fault_row must be at most 1000000000"),
@@ -91,7 +91,7 @@ def test_settings_that_can() -> None:
     [
         (Rehearsal(fault="die", fault_s=1, fault_rank=4), None, "fault_rank must be from 0 to 3, not 4"),
         (Rehearsal(fault="die", fault_row=10), 10, "fault_row must be from 0 to 9, not 10"),
-        (Rehearsal(fault="diverge", fault_row=0), 10, "needs replicas of two ranks"),
+        (Rehearsal(fault="diverge", fault_row=0), 10, "needs replicas of two or more ranks"),
         (Rehearsal(fault="die", fault_row=0, fault_rank=1), 10, "which replica will run a row is not known in advance"),
     ],
 )
@@ -381,7 +381,7 @@ def test_collect_of_a_real_job_refuses_rehearsed_rows(tmp_path: Path) -> None:
     folder = make_job(tmp_path / "real", [{"prompt": "a"}, {"prompt": "b"}])
     write_shard(folder, answer(0), answer(1, rehearsal=True))
     assert list(finished(folder, 2).rows) == [1, 0]
-    with pytest.raises(CollectError, match="row 1, which is a rehearsal's"):
+    with pytest.raises(CollectError, match="row 1, which is from a rehearsal"):
         collect(folder)
 
 
@@ -395,7 +395,7 @@ def test_a_rehearsal_collects_its_own_rows_only(tmp_path: Path) -> None:
     assert rows[1]["error"]["type"] == "missing"
     assert read_status(folder).rehearsal
     write_shard(folder, answer(0))
-    with pytest.raises(CollectError, match="row 0, which is not a rehearsal's"):
+    with pytest.raises(CollectError, match="row 0, which is not from a rehearsal"):
         collect(folder)
 
 
@@ -403,13 +403,13 @@ def test_an_input_must_not_call_itself_a_rehearsal(run_cli: Cli, model: Path, de
     (desk / "in.jsonl").write_text('{"prompt": "a", "rehearsal": true}\n')
     outcome = run_cli("submit", model, "--input", "in.jsonl", "--scheduler", "local")
     assert outcome.code == 2
-    assert "'rehearsal' is one that the output rows have: rename it" in outcome.err
+    assert "'rehearsal' is reserved for output rows: rename it" in outcome.err
 
 
 def test_people_see_that_it_is_one(run_cli: Cli, desk: Path) -> None:
     folder = rehearsed(desk / "runs" / "try", [{"prompt": "a"}])
     write_shard(folder, answer(0, rehearsal=True))
-    assert "a rehearsal: no answer comes from a model" in run_cli("status", "try").out
+    assert "a rehearsal: the answers are not from a model" in run_cli("status", "try").out
     assert "try (rehearsal)" in run_cli("list").out
     assert [one["rehearsal"] for one in json.loads(run_cli("list", "--json").out)] == [True]
     assert "rehearsed tokens" in run_cli("collect", "try").out

@@ -104,13 +104,13 @@ def test_the_sample_prompts_are_copied_too(job: JobFolder) -> None:
 
 def test_a_large_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("prompt\na\n")
-    with pytest.raises(InputError, match=r"too large for a \.csv file, which is copied: convert it to \.jsonl"):
+    with pytest.raises(InputError, match=r"too large for a \.csv file, which would be copied: convert it to \.jsonl"):
         list(Intake(str(tmp_path / "in.csv"), REFERENCED).rows())
 
 
 def test_a_limit_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "1G")
-    with pytest.raises(RequestError, match=f"{VARIABLE} is '1G'"):
+    with pytest.raises(RequestError, match=f"{VARIABLE} must be a number of bytes, not '1G'"):
         list(Intake(str(write(tmp_path / "in.jsonl"))).rows())
 
 
@@ -188,7 +188,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, name: s
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vllm_hpc.rows.jsonl.MAX_LINE", 1 << 20)
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n{"prompt": "' + "x" * (2 << 20) + '"}\n')
-    with pytest.raises(InputError, match=r"in\.jsonl:2: longer than 1 MiB: write a row a line"):
+    with pytest.raises(InputError, match=r"in\.jsonl:2: longer than 1 MiB: write one row per line"):
         list(read_rows(str(tmp_path / "in.jsonl")))
 
 
@@ -287,7 +287,7 @@ def test_no_room_for_the_ids_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
-    with pytest.raises(InputError, match="No space left on device: let TMPDIR name"):
+    with pytest.raises(InputError, match="No space left on device: set TMPDIR to a folder"):
         ids("a", "b", in_memory=1)
 
 

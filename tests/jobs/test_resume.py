@@ -164,9 +164,11 @@ def test_a_submission_of_unknown_outcome_is_not_repeated(
 
     with monkeypatch.context() as patch:
         patch.setattr(resumption, "submit_script", lost)
-        with pytest.raises(FailedError, match=r"may be submitted or not; see 'vllm-hpc status .* remove .*resumed-77"):
+        with pytest.raises(
+            FailedError, match=r"may or may not be submitted; see 'vllm-hpc status .* remove .*resumed-77"
+        ):
             resume(folder)
-    with pytest.raises(FailedError, match="somebody resumes this job at this moment"):
+    with pytest.raises(FailedError, match="another process is resuming this job"):
         resume(folder)
     assert not sent(desk)
 
@@ -185,7 +187,7 @@ def test_who_is_interrupted_does_not_submit_twice(
     with pytest.raises(KeyboardInterrupt):
         resume(folder)
     monkeypatch.setattr(resumption, name, {"submit_script": lambda *_: "4712", "Submitted": Submitted}[name])
-    with pytest.raises(FailedError, match="somebody resumes this job"):
+    with pytest.raises(FailedError, match="another process is resuming this job"):
         resume(folder)
 
 
@@ -208,7 +210,7 @@ def test_of_two_at_once_one_submits(folder: JobFolder, monkeypatch: pytest.Monke
     status = read_status(folder)
     monkeypatch.setattr(resumption, "read_status", lambda folder: status)
     assert resume(folder) == 1
-    with pytest.raises(FailedError, match="somebody resumes this job"):
+    with pytest.raises(FailedError, match="another process is resuming this job"):
         resume(folder)
 
 
@@ -218,7 +220,7 @@ def test_another_users_folder(folder: JobFolder, run_cli: Cli, monkeypatch: pyte
 
     monkeypatch.setattr(os, "open", denied)
     ran = run_cli("resume", "job")
-    assert (ran.code, ran.err) == (2, f"Error: cannot write into {folder.path / 'state'}: Permission denied\n")
+    assert (ran.code, ran.err) == (2, f"Error: cannot write to {folder.path / 'state'}: Permission denied\n")
 
 
 def test_the_command(folder: JobFolder, run_cli: Cli, desk: Path) -> None:

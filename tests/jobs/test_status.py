@@ -177,7 +177,7 @@ def test_a_live_supervisor_means_running_and_says_the_stage(tmp_path: Path, monk
     write_json(folder.supervisor, this_process("77-1000"))
     assert (read_status(folder).state, read_status(folder).reason) == ("RUNNING", "starting")
     rank(folder, 0, "running")
-    assert "1 of 2 rank(s) load" in read_status(folder).reason
+    assert "1 of 2 rank(s) are loading" in read_status(folder).reason
     progress(folder, done=1, failed=1, tokens=400)
     monkeypatch.setattr("vllm_hpc.jobs.progress.time.time", lambda: 1010.0 + 100)
     status = read_status(folder)
@@ -194,7 +194,7 @@ def test_what_runs_now_is_told_and_not_what_ran_before(tmp_path: Path) -> None:
     status = read_status(folder)
     assert (status.reason, status.tokens_per_s, status.rows.done) == ("attempt 2: starting", None, 1)
     rank(folder, 0, "running", attempt=2)
-    assert read_status(folder).reason == "attempt 2: 1 of 2 rank(s) load the model"
+    assert read_status(folder).reason == "attempt 2: 1 of 2 rank(s) are loading the model"
 
 
 def test_a_drain_is_told_and_promises_no_end(tmp_path: Path) -> None:

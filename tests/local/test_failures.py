@@ -124,7 +124,7 @@ def test_cancel_while_the_model_loads(subject: Path | None, tmp_path: Path) -> N
 def test_walltime(subject: Path | None, tmp_path: Path) -> None:
     """It is over before the model is loaded: nothing can be drained."""
     job = submit_long(subject, tmp_path, tp=1, time="0:05", **loading(subject))
-    assert ends_as(job, "TIMEOUT").reason == "the walltime was over"
+    assert ends_as(job, "TIMEOUT").reason == "the walltime was reached"
 
 
 def test_a_worker_that_raises(subject: Path | None, tmp_path: Path) -> None:

@@ -174,9 +174,9 @@ def test_a_part_of_a_copy_is_refused(tmp_path: Path) -> None:
     safetensors(tmp_path / "model-00001-of-00004.safetensors", {"model.x": ("F32", [10, 10])})
     refused(tmp_path, "1 of 4 weight files")
     (tmp_path / "model-00001-of-00004.safetensors").rename(tmp_path / "model.safetensors")
-    refused(tmp_path, "a part of the 0.309 B parameters")
+    refused(tmp_path, "only part of the 0.309 B parameters")
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-    refused(tmp_path, "a part of the 0.309 B parameters")
+    refused(tmp_path, "only part of the 0.309 B parameters")
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors").symlink_to("nowhere")
     refused(tmp_path, "a broken link")
@@ -241,7 +241,7 @@ def test_a_weight_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors(path, {"model.x": ("F32", [100])})
     path.write_bytes(path.read_bytes()[:-1])
-    refused(tmp_path, "cut off")
+    refused(tmp_path, "truncated")
 
 
 @pytest.mark.parametrize(

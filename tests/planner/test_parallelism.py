@@ -121,10 +121,10 @@ def test_a_refusal_names_the_numbers_and_what_works() -> None:
     shape = read_shape(smollm.config, smollm.name)
     message = why_not(shape, 2, 1)
     assert message is not None
-    assert "9 attention heads % 2 is not 0" in message
-    assert message.endswith("TP may be 1 or 3")
-    assert "1536 % 9 is not 0" in (why_not(shape, 9, 1) or "")
-    assert "PP may be 1 to 30" in (why_not(shape, 1, 31) or "")
+    assert "9 attention heads are not divisible by 2" in message
+    assert message.endswith("TP can be 1 or 3")
+    assert "1536 is not divisible by 9" in (why_not(shape, 9, 1) or "")
+    assert "PP can be 1 to 30" in (why_not(shape, 1, 31) or "")
     assert why_not(shape, 3, 30) is None
 
 

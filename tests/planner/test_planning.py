@@ -47,7 +47,7 @@ def test_a_plan_that_does_not_fit_is_exit_code_1_and_its_advice_fits(models: Pat
     assert plan(run_cli, "Llama-3.1-70B", "--gpu", "a100-40", *advice)["fits"] is True
     refused = run_cli("submit", *args, "--scheduler", "slurm")
     assert refused.code == 2
-    assert refused.err.startswith("Error: does not fit on GPUs of the kind a100-40")
+    assert refused.err.startswith("Error: does not fit on GPUs of type a100-40")
     assert not (models / "runs").exists()
 
 
@@ -121,7 +121,7 @@ def test_the_longest_row_decides_the_context(models: Path, run_cli: Cli) -> None
     options = ("Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.jsonl")
     short = plan(run_cli, *options, "--max-tokens", "50")
     assert short["engine"]["max_model_len"] == 1024
-    assert any("can take more than 617 tokens" in reason for reason in short["reasons"])
+    assert any("needs more than 617 tokens" in reason for reason in short["reasons"])
     assert plan(run_cli, *options, "--max-tokens", "400")["engine"]["max_model_len"] == 1024
     assert plan(run_cli, *options, "--max-tokens", "725")["engine"]["max_model_len"] == 2048
     assert "max_model_len" not in plan(run_cli, *options, "--max-tokens", "9000")["engine"]
@@ -135,7 +135,7 @@ def test_a_rows_own_limit_wins_by_either_name(models: Path, run_cli: Cli, name: 
     (models / "in.jsonl").write_text(json.dumps({"prompt": "a", "sampling": {name: 600}}) + "\n")
     found = plan(run_cli, "Llama-3.1-8B", "--gpu", "h100-80", "--input", "in.jsonl", "--max-tokens", "50")
     assert found["cost"]["output_tokens"] == 600
-    assert any("can take more than 617 tokens" in reason for reason in found["reasons"])
+    assert any("needs more than 617 tokens" in reason for reason in found["reasons"])
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_what_a_start_takes_more_is_not_paid_for_a_few_seconds() -> None:
     wanted = problem_of("Llama-3.1-8B", "h200", of_rows(16, 3072))
     choice = choose(Asked(nodes=1, gpus_per_node=4), None, wanted, solve)
     assert cut(choice) == (1, 1, 4)
-    assert any("a larger group starts later" in other for other in choice.runners_up)
+    assert any("a larger group takes longer to start" in other for other in choice.runners_up)
 
 
 def seconds(name: str, workload: Workload, tp: int = 1, dp: int = 1, nodes: int = 1) -> float:

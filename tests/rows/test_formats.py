@@ -139,13 +139,13 @@ REFUSED_BATCHES: list[tuple[str, int, str]] = [
     (chat(chat_template_kwargs=3), 1, "'chat_template_kwargs'"),
     (chat(messages=[]), 1, "'messages'"),
     (chat(model=3), 1, "'model'"),
-    (completion(prompt=["a", "b"]), 1, "holds 2 texts"),
+    (completion(prompt=["a", "b"]), 1, "has 2 prompts"),
     (completion(prompt=""), 1, "is empty"),
     (completion(prompt={}), 1, "'prompt' must be"),
     (completion(echo=True), 1, "'echo'"),
     (completion(suffix="s"), 1, "'suffix'"),
     (completion(logprobs=True), 1, "'logprobs'"),
-    (embedding(input=["a", "b"]), 1, "holds 2 texts"),
+    (embedding(input=["a", "b"]), 1, "has 2 prompts"),
     (embedding(input=[]), 1, "is empty"),
     (embedding(encoding_format="base64"), 1, "'encoding_format'"),
     (embedding(dimensions=0), 1, "'dimensions'"),
@@ -153,15 +153,15 @@ REFUSED_BATCHES: list[tuple[str, int, str]] = [
     (request({"input": "a"}, COMPLETIONS), 1, "'prompt' is missing"),
     (request([]), 1, "'body'"),
     (request({}, "/v1/responses"), 1, "/v1/responses"),
-    (request({}, ["x"]), 1, "cannot be run"),  # type: ignore[arg-type]
+    (request({}, ["x"]), 1, "is not supported"),  # type: ignore[arg-type]
     (request({"messages": CHAT}, custom_id=3), 1, "'custom_id'"),
     (request({"messages": CHAT}, custom_id=""), 1, "'custom_id'"),
     (request({"messages": CHAT}, method="GET"), 1, "'method'"),
     (request({"messages": CHAT}, extra=1), 1, "'extra'"),
     (chat() + chat(), 2, "'a' was given before"),
-    (chat() + completion(), 2, "a file holds one"),
-    (chat() + '{"prompt": "x"}\n', 2, "a file holds one kind"),
-    ('{"prompt": "x"}\n' + chat(), 2, "a file holds one kind"),
+    (chat() + completion(), 2, "use one url per file"),
+    (chat() + '{"prompt": "x"}\n', 2, "like the first line: use one kind per file"),
+    ('{"prompt": "x"}\n' + chat(), 2, "use one kind per file"),
 ]
 
 
@@ -177,15 +177,15 @@ def test_what_cannot_be_done_is_refused_with_its_word(tmp_path: Path, content: s
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"prompt": "a", "prompt": "b"}', "'prompt' stands twice"),
-        ('{"id": 1, "prompt": "a", "id": 2}', "'id' stands twice"),
+        ('{"prompt": "a", "prompt": "b"}', "'prompt' appears twice"),
+        ('{"id": 1, "prompt": "a", "id": 2}', "'id' appears twice"),
         ('{"prompt": "a", "batch": 3}', "'batch'"),
         ('{"prompt": "a", "task": "qa"}', "'task'"),
         ('{"messages": [{"role": "user"}], "chat_template_kwargs": 3}', "'chat_template_kwargs'"),
         ('{"prompt": "a", "tag": ' + "9" * 5000 + "}", "not valid JSON"),
         ('{"prompt": "a", "tag": 1e999}', "not valid JSON"),
         ("\0" * 5000, "not valid JSON"),
-        ('[\n{"prompt": "a"}\n]', "write one whole object a line"),
+        ('[\n{"prompt": "a"}\n]', "write one complete object per line"),
     ],
     ids=lambda value: value[:20],
 )
@@ -228,10 +228,10 @@ def _quoted(value: Any) -> str:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "holds no prompt"),
-        (b"prompt,id\n", "holds no prompt"),
+        (b"", "has no prompt"),
+        (b"prompt,id\n", "has no prompt"),
         (b"prompt;id\na;1\n", ":1: no column 'prompt' or 'messages', only 'prompt;id'"),
-        (b"prompt,prompt\na,b\n", ":1: column 'prompt' stands twice"),
+        (b"prompt,prompt\na,b\n", ":1: column 'prompt' appears twice"),
         (b",prompt\n0,a\n", ":1: column 1 has no name"),
         (b"prompt,id\na,1\nb,2,3\n", ":3: 3 cell"),
         (b'prompt,id\n"a\nb",1\nc\n', ":4: 1 cell"),
@@ -244,7 +244,7 @@ def _quoted(value: Any) -> str:
         (b"prompt,messages\na,b\n", ":2: column 'messages': not valid JSON"),
         (b"prompt,sampling\na,3\n", ":2: 'sampling' must be"),
         (b"prompt,id\na,x\nb,x\n", ":3: id 'x' was given before"),
-        (b"prompt,text\na,x\n", ":2: field 'text' is one that the output rows have"),
+        (b"prompt,text\na,x\n", ":2: field 'text' is reserved for output rows"),
     ],
     ids=lambda value: repr(value)[:30],
 )
@@ -294,16 +294,16 @@ PARQUETS: list[tuple[dict[str, Any], str]] = [
     ({"question": ["a"]}, "no column 'prompt' or 'messages', only 'question'"),
     ({"prompt": ["a", None]}, "row 2: a row needs either"),
     ({"prompt": [1.5]}, "row 1: 'prompt' must be"),
-    ({"prompt": ["a"], "picture": [b"x"]}, "row 1: column 'picture' holds bytes"),
-    ({"prompt": ["a"], "parts": [[{"data": b"x"}]]}, "row 1: column 'parts' holds bytes"),
-    ({"prompt": ["a"], "took": [datetime.timedelta(1)]}, "row 1: column 'took' holds timedelta"),
-    ({"prompt": ["a"], "score": [math.inf]}, "row 1: column 'score' holds infinity"),
+    ({"prompt": ["a"], "picture": [b"x"]}, "row 1: column 'picture' contains bytes"),
+    ({"prompt": ["a"], "parts": [[{"data": b"x"}]]}, "row 1: column 'parts' contains bytes"),
+    ({"prompt": ["a"], "took": [datetime.timedelta(1)]}, "row 1: column 'took' contains timedelta"),
+    ({"prompt": ["a"], "score": [math.inf]}, "row 1: column 'score' contains infinity"),
     ({"prompt": ["a"], "id": [1.0]}, "row 1: 'id' must be"),
     ({"prompt": ["a", "b"], "id": [1, 1]}, "row 2: id 1 was given before"),
     ({"messages": [["hello"]]}, "row 1: every message"),
     ({"messages": [[{"content": "a"}]]}, "row 1: every message"),
     ({"messages": ["["]}, "row 1: column 'messages': not valid JSON"),
-    ({"prompt": []}, "holds no prompt"),
+    ({"prompt": []}, "has no prompt"),
 ]
 
 

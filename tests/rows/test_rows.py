@@ -164,7 +164,7 @@ def test_a_nested_field_survives_or_is_refused_with_its_line(tmp_path: Path, dep
 
 @pytest.mark.parametrize(("name", "content"), [("in.jsonl", ""), ("in.jsonl", "\n \r\n"), ("in.txt", "\ufeff\n")])
 def test_an_input_without_a_row_is_refused(tmp_path: Path, name: str, content: str) -> None:
-    with pytest.raises(InputError, match="holds no prompt"):
+    with pytest.raises(InputError, match="has no prompt"):
         read(tmp_path, content, name)
 
 

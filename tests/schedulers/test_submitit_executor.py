@@ -70,7 +70,7 @@ def test_a_submit_that_timed_out_leaves_all_that_the_job_needs(
 ) -> None:
     (desk / "bin" / "sbatch").write_text("#!/bin/sh\nexec sleep 30\n")
     monkeypatch.setattr("vllm_hpc.schedulers.client.SUBMIT_TIMEOUT_S", 0.5)
-    with pytest.raises(SubmitError, match="may be submitted or not"):
+    with pytest.raises(SubmitError, match="may or may not be submitted"):
         submit(str(model), scheduler="slurm", job_dir="runs", name="lost")
     task = DelayedSubmission.load(desk / "runs" / "lost" / "ranks" / TASK_PICKLE)
     assert task.function == RankTask(str(desk / "runs" / "lost"))

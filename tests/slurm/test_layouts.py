@@ -79,7 +79,7 @@ def test_a_job_whose_id_the_login_side_never_learned(
     client.chmod(0o755)
     monkeypatch.setenv("PATH", f"{client.parent}:{os.environ['PATH']}")
     monkeypatch.setattr("vllm_hpc.schedulers.client.SUBMIT_TIMEOUT_S", 5)
-    with pytest.raises(SubmitError, match="may be submitted or not"):
+    with pytest.raises(SubmitError, match="may or may not be submitted"):
         submit(subject, tmp_path, name="lost", **options)
     folder = JobFolder(tmp_path / "runs" / "lost")
     tasks = 2 if "array" in options else 1

@@ -23,14 +23,14 @@ def test_lines_that_are_the_persons_own(line: str) -> None:
 @pytest.mark.parametrize("name", [name for name, _ in OWNED])
 @pytest.mark.parametrize("form", ["--{}", "--{}=1", "--{} 1", "--exclusive --{}=1", '"--{}=1"'])
 def test_an_owned_option_is_refused_in_every_form(name: str, form: str) -> None:
-    with pytest.raises(RequestError, match=rf"--directive --{name} is not yours to set here: .+"):
+    with pytest.raises(RequestError, match=rf"--directive --{name} cannot be set here: .+"):
         make_request({"model": "demo", "scheduler": "slurm", "directive": [form.format(name)]})
 
 
 @pytest.mark.parametrize("letter", [letter for _, letter in OWNED if letter])
 @pytest.mark.parametrize("form", ["-{}", "-{} 1", "-{}1", "-H{}1", "-H -{} 1"])
 def test_an_owned_letter_is_refused_in_every_form(letter: str, form: str) -> None:
-    with pytest.raises(RequestError, match=rf"--directive -{letter} is not yours to set here: .+"):
+    with pytest.raises(RequestError, match=rf"--directive -{letter} cannot be set here: .+"):
         make_request({"model": "demo", "scheduler": "slurm", "directive": [form.format(letter)]})
 
 
@@ -46,8 +46,8 @@ def test_an_owned_letter_is_refused_in_every_form(letter: str, form: str) -> Non
         ("#SBATCH --exclusive", "give only what follows '#SBATCH '"),
         ("#PBS -l walltime=1", "give only what follows '#PBS '"),
         ("exclusive", "must be an option of the scheduler"),
-        ("--comment=it's", "not closed"),
-        ("--comment=\\", "backslash at its end"),
+        ("--comment=it's", "unclosed quote"),
+        ("--comment=\\", "trailing backslash"),
     ],
 )
 def test_a_refusal_names_the_proper_way(line: str, said: str) -> None:
@@ -74,19 +74,19 @@ def test_lines_of_qsub_that_are_the_persons_own(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        *((f"-{letter}", f"-{letter} is not yours") for letter in OWNED_OF_QSUB),
-        *((f"-h{letter} x", f"-{letter} is not yours") for letter in OWNED_OF_QSUB),
-        *((f"-l {name}=1", f"-l {name} is not yours") for name in OWNED_RESOURCES),
-        *((f"-lx=1,{name}=1", f"-l {name} is not yours") for name in OWNED_RESOURCES),
-        ("-W umask=077", "-W umask is not yours"),
-        ("-W UMASK=077", "-W umask is not yours"),
-        ("-W Output_Path=/x", "-W output_path is not yours"),
-        ("-W Resource_List.walltime=3", "-W resource_list is not yours"),
-        ("-l SELECT=3", "-l select is not yours"),
+        *((f"-{letter}", f"-{letter} cannot be set") for letter in OWNED_OF_QSUB),
+        *((f"-h{letter} x", f"-{letter} cannot be set") for letter in OWNED_OF_QSUB),
+        *((f"-l {name}=1", f"-l {name} cannot be set") for name in OWNED_RESOURCES),
+        *((f"-lx=1,{name}=1", f"-l {name} cannot be set") for name in OWNED_RESOURCES),
+        ("-W umask=077", "-W umask cannot be set"),
+        ("-W UMASK=077", "-W umask cannot be set"),
+        ("-W Output_Path=/x", "-W output_path cannot be set"),
+        ("-W Resource_List.walltime=3", "-W resource_list cannot be set"),
+        ("-l SELECT=3", "-l select cannot be set"),
         ("-v HF_TOKEN=abc", "looks like a secret"),
         ("-v 'A=b c'", "must be plain NAME=WORD"),
         ("-v A", "must be plain NAME=WORD"),
-        ("-v PATH=/bin", "PATH is not yours to set"),
+        ("-v PATH=/bin", "PATH cannot be set"),
         ("-W depend=afterok:1,block=true", "use --wait"),
         ("-J 0-3", "use --array, with --dp"),
         ("-l walltime=1:00", "use --time"),
@@ -96,7 +96,7 @@ def test_lines_of_qsub_that_are_the_persons_own(line: str) -> None:
         ("-A a b", "must be options of qsub"),
         ("--version", "must be options of qsub"),
         ("-A a\\ b", "backslash"),
-        ("-A 'a", "not closed"),
+        ("-A 'a", "unclosed quote"),
         ("#PBS -h", "give only what follows '#PBS '"),
     ],
 )

@@ -39,7 +39,7 @@ def test_an_adapter_has_a_name_a_folder_and_its_largest_rank(tmp_path: Path, mon
     ("config", "weights", "word"),
     [
         ("{", "adapter_model.safetensors", "not valid JSON"),
-        ([], "adapter_model.safetensors", "not a JSON object"),
+        ([], "adapter_model.safetensors", "must be a JSON object"),
         ({}, "adapter_model.safetensors", "rank"),
         ({"r": "8"}, "adapter_model.safetensors", "rank"),
         ({**CONFIG, "peft_type": "IA3"}, "adapter_model.safetensors", "IA3"),

@@ -48,7 +48,7 @@ def test_each_value_and_where_it_is_from(desk: Path) -> None:
         "of the profile", "of job.toml", "high", None,
     )  # fmt: skip
     assert request.env == {"A": "profile", "B": "option"}
-    assert (job.scheduler, job.scheduler_reason) == ("slurm", "profile 'alpine' says so")
+    assert (job.scheduler, job.scheduler_reason) == ("slurm", "from profile 'alpine'")
     assert (job.launcher, job.is_native, job.device) == ("torchrun", False, None)
     assert definition == str(Path("job/job.toml"))
     assert {key: job.origin(key) for key in ("partition", "account", "qos", "env", "mem", "profile")} == {
@@ -98,6 +98,6 @@ def test_a_job_of_0_1_is_read_and_one_of_a_later_version_is_not(tmp_path: Path) 
     later = tmp_path / "later" / "job.json"
     later.parent.mkdir()
     later.write_bytes(msgspec.json.encode({**raw, "version": JOB_RECORD_VERSION + 1, "request": {"made": "anew"}}))
-    with pytest.raises(JobNotFoundError, match="submitted by a later vllm-hpc: use that one, or upgrade"):
+    with pytest.raises(JobNotFoundError, match="submitted by a newer vllm-hpc: use that version, or upgrade"):
         JobFolder(later.parent).job()
     assert list_jobs(str(tmp_path)) == []

@@ -25,7 +25,7 @@ from vllm_hpc.spec.vllm_arguments import typed
         ("sampling", "n", None, "takes a whole number, not null"),
         ("sampling", "top_k", 2.5, "takes a whole number, not 2.5"),
         ("sampling", "n", {"a": 1}, 'not {"a": 1}'),
-        ("sampling", "stop", 5, """takes text or a list, not 5 (a text is quoted twice: stop='"..."')"""),
+        ("sampling", "stop", 5, """takes a string or a list, not 5 (quote a string twice: stop='"..."')"""),
         ("sampling", "stop_token_ids", 5, "takes a list, not 5"),
         ("sampling", "extra_args", [1], "takes a JSON object, not [1]"),
         ("sampling", "bad_words", "x" * 1000, "xxx..."),

@@ -192,8 +192,8 @@ def test_rows_that_ask_for_another_layout_than_tunes_did_get_it(model: Path, fou
     assert cut(model, input=str(rows)) == (1, 2, None)
     assert cut(model, input=str(rows), tp=2) == (2, 1, None)
     reasons = plan_only(str(model), scheduler="local", gpus_per_node=2, input=str(rows)).reasons
-    (reason,) = (reason for reason in reasons if "what tune found is not taken" in reason)
-    assert "chooses TP 1 × PP 2 × DP 1, and for this input the planner chooses TP 1 × PP 1 × DP 2" in reason
+    (reason,) = (reason for reason in reasons if "what tune found is not used" in reason)
+    assert "chooses TP 1 × PP 2 × DP 1, but for this input TP 1 × PP 1 × DP 2" in reason
 
 
 def test_what_is_asked_comes_first(model: Path, found: Path) -> None:
@@ -257,7 +257,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rows longer than was asked for": ({"engine": {"max_model_len": 64}}, "than --engine max_model_len allows"),
     "tokens beside an input": ({"prompt_tokens": 8, "input": "some.txt"}, "--prompt-tokens and --input contradict"),
     "no folder for it": ({"job_dir": "/proc/none"}, "choose another --job-dir"),
-    "rows longer than the model takes": ({"prompt_tokens": 10**6}, "longer than the model takes"),
+    "rows longer than the model takes": ({"prompt_tokens": 10**6}, "longer than the model allows"),
     "a folder that is there": ({"name": "model", "job_dir": "."}, "choose another --name"),
     "a secret": ({"env": {"HF_TOKEN": "hf_x"}}, "HF_TOKEN"),
     "a template that is not there": ({"template": "none.j2"}, "none.j2"),
@@ -371,7 +371,7 @@ def test_a_sweep_begins_with_what_the_planner_has_for_its_rows(desk: Path, runs:
     assert any("tuned on" in reason for reason in reasons)
     (desk / "few.jsonl").write_text((json.dumps({"prompt": [7], "sampling": {"max_tokens": 8000}}) + "\n") * 4)
     reasons = plan_only("./32b", input="few.jsonl", **options).reasons
-    assert any("what tune found is not taken" in reason for reason in reasons)
+    assert any("what tune found is not used" in reason for reason in reasons)
 
 
 def test_a_rehearsed_sweep_tries_what_the_real_one_would(desk: Path, runs: list[Setting]) -> None:

@@ -18,11 +18,11 @@ COMMANDS = {
     "submit": ("submit", "Plan, render and submit a job."),
     "plan": ("plan", "Compute the layout and say why."),
     "render": ("render", "Print the script that submit sends."),
-    "tune": ("tune", "Find the fastest layout and settings by short jobs."),
+    "tune": ("tune", "Find the fastest layout and settings with short jobs."),
     "status": ("jobs", "Show state, rows and speed of a job, or of all."),
-    "list": ("jobs", "List the jobs under --job-dir, the oldest first."),
+    "list": ("jobs", "List the jobs under --job-dir, oldest first."),
     "logs": ("jobs", "Print the scheduler's log, or one rank's."),
-    "collect": ("jobs", "Merge what is done into outputs.jsonl."),
+    "collect": ("jobs", "Merge finished rows into outputs.jsonl."),
     "resume": ("jobs", "Submit a job again for the rows that are missing."),
     "cancel": ("jobs", "Cancel a job in its scheduler."),
 }
@@ -76,7 +76,7 @@ def cli() -> None:
     MODEL is a local folder, a Hub id, or 'demo'. JOB is a folder, a name under --job-dir, or a scheduler's id.
 
     Exit codes: 0 done; 1 failed; 2 refused before anything was made; 3 finished, but some rows have errors or are
-    missing; 130 interrupted while waiting (the job goes on).
+    missing; 130 interrupted while waiting (the job continues).
     """
 
 

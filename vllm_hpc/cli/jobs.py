@@ -45,7 +45,7 @@ def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
 @job_dir_option
 @json_option
 def list_command(job_dir: str, as_json: bool) -> int:
-    """List the jobs under --job-dir, the oldest first."""
+    """List the jobs under --job-dir, oldest first."""
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.job import list_statuses
 
@@ -56,7 +56,7 @@ def list_command(job_dir: str, as_json: bool) -> int:
 @click.command("logs")
 @job_argument
 @click.option("--rank", type=int, help="One rank's own log instead of the scheduler's.")
-@click.option("--follow", is_flag=True, help="Go on printing until the job ends.")
+@click.option("--follow", is_flag=True, help="Keep printing until the job ends.")
 def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     """Print the scheduler's log, or one rank's; and the first real error, if there was one."""
     from vllm_hpc.jobs.job import find_job
@@ -80,7 +80,7 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
 @job_argument
 @json_option
 def collect_command(job: str, job_dir: str, as_json: bool) -> int:
-    """Merge what is done into outputs.jsonl and summary.json. Exit code 3 where rows are missing or have errors."""
+    """Merge finished rows into outputs.jsonl and summary.json. Exit code 3 if rows are missing or have errors."""
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.job import find_job
 
@@ -94,7 +94,7 @@ def collect_command(job: str, job_dir: str, as_json: bool) -> int:
 
 @click.command("resume")
 @job_argument
-@click.option("--retry-errors", is_flag=True, help="Run the rows with an error again, too.")
+@click.option("--retry-errors", is_flag=True, help="Also run the rows with an error again.")
 @click.option("--wait", is_flag=True, help="Wait for the end, collect, and show some answers.")
 @json_option
 def resume_command(job: str, job_dir: str, retry_errors: bool, wait: bool, as_json: bool) -> int:
@@ -123,7 +123,7 @@ def resume_command(job: str, job_dir: str, retry_errors: bool, wait: bool, as_js
 @job_argument
 @json_option
 def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
-    """Cancel a job in its scheduler; rows already done stay collectable."""
+    """Cancel a job in its scheduler; finished rows can still be collected."""
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.job import find_job
 
@@ -136,7 +136,7 @@ def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
     else:
         print_status.print_status(status)
     if not status.is_final:
-        click.echo("The cancel is on its way: see the state again in some seconds.", err=True)
+        click.echo("The job is being cancelled: check its status in a few seconds.", err=True)
     return 0
 
 

@@ -32,11 +32,11 @@ class KeyValue(PairType):
         """Split at the first '='."""
         key, sign, text = str(value).partition("=")
         if not sign or not key:
-            self.fail(f"{value!r} is not of the form K=V", param, ctx)
+            self.fail(f"must be K=V, not {value!r}", param, ctx)
         try:
             return key, _parse(text) if self.typed else text
         except RecursionError:
-            self.fail(f"{key}: nested too deep", param, ctx)
+            self.fail(f"{key} is nested too deeply", param, ctx)
 
 
 class Registered(ChoiceType):
@@ -77,27 +77,26 @@ count = click.IntRange(min=1)
 many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
 lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
 INPUT_HELP = (
-    "Prompts: .jsonl (rows with prompt or messages, or an OpenAI batch), .txt (one a line), .csv or .parquet. "
+    "Prompts: .jsonl (rows with prompt or messages, or an OpenAI batch), .txt (one per line), .csv or .parquet. "
     "Without it, two sample prompts (plan: none)."
 )
-GPU_HELP = "The GPU of the nodes, to check memory for: h100-80, a100-40, mi250x ..., or its memory, 80G."
-SCHEDULER_HELP = (
-    "Who runs it. auto: the profile's; else Slurm where sbatch answers, or PBS where qsub does; else local."
-)
-SEED_ROWS_HELP = "A seed for each row, from --seed and its id: sampled text then depends on no layout or order."
-LORA_HELP = "A LoRA adapter (its folder), for all rows; of several, the one that a row names in its field lora."
+GPU_HELP = "The nodes' GPU, for the memory check: h100-80, a100-40, mi250x ..., or its memory: 80G."
+SCHEDULER_HELP = "Scheduler. auto: the profile's; else Slurm if sbatch works, PBS if qsub does, else local."
+SEED_ROWS_HELP = "Give each row a seed, from --seed and its id: sampled text then does not depend on layout or order."
+LORA_HELP = "A LoRA adapter (its folder), for all rows; with several, each row names one in its field lora."
 LAUNCHER_HELP = (
-    "How ranks start. Slurm: torchrun, one a node, or srun, one task a rank. PBS: pbsdsh or another. native, on all: "
-    "vLLM starts its own workers, and overlaps the stages of --pp."
+    "How ranks start. Slurm: torchrun, one per node, or srun, one task per rank. PBS: pbsdsh or another. native, on "
+    "all: vLLM starts its own workers, and overlaps the stages of --pp."
 )
-REQUEUES_HELP = "Attempts after the first: at the walltime's end, and after a rank's death.  [default: 10]"
-LEAD_HELP = "Drain begins so long before the walltime's end, 30 at least.  [default: 120, or a fifth of --time]"
-REHEARSE_HELP = "The whole chain with a built-in engine in place of vLLM's; MODEL may be left out. Needs torch."
+REQUEUES_HELP = "Attempts after the first, when the walltime ends or a rank dies.  [default: 10]"
+LEAD_HELP = "Begin to drain this long before the walltime ends, at least 30.  [default: 120, or a fifth of --time]"
+REHEARSE_HELP = "Run the whole chain with a built-in engine instead of vLLM's; MODEL is optional. Needs torch."
 REHEARSE_SET_HELP = (
-    "Of a rehearsal: tokens_per_s, load_s, fault=die|hang|diverge|oom with fault_row or fault_s, fault_rank."
+    "A setting of the rehearsal: tokens_per_s, load_s, fault=die|hang|diverge|oom with fault_row or fault_s, "
+    "fault_rank."
 )
 PROFILE_HELP = (
-    "A [profiles.NAME] of ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "
+    "A table [profiles.NAME] in ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "
     "/etc/xdg/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
 )
 
@@ -105,22 +104,22 @@ REQUEST_OPTIONS = [
     click.argument("model", required=False),
     click.option("--input", metavar="FILE", help=INPUT_HELP),
     click.option("--nodes", type=count, help="Nodes."),
-    click.option("--gpus-per-node", type=count, help="GPUs, and so ranks, on each node; on the CPU, ranks."),
+    click.option("--gpus-per-node", type=count, help="GPUs, and so ranks, per node; on the CPU, ranks."),
     click.option("--tp", type=count, help="Tensor parallel size."),
     click.option("--pp", type=count, help="Pipeline parallel size."),
-    click.option("--dp", type=count, help="Replicas: independent engines that share out the rows."),
+    click.option("--dp", type=count, help="Replicas: independent engines that share the rows."),
     click.option("--gpu", metavar="NAME", help=GPU_HELP),
     click.option("--scheduler", type=Registered(SCHEDULERS), help=SCHEDULER_HELP),
     click.option("--profile", metavar="NAME", help=PROFILE_HELP),
     click.option("--partition", "--queue", "partition", help="Partition (Slurm) or queue (PBS)."),
-    click.option("--account", help="Account that pays."),
+    click.option("--account", help="Account to charge."),
     click.option("--qos", help="Quality of service."),
     click.option("--time", metavar="LIMIT", help="Walltime: minutes, HH:MM:SS or D-HH:MM:SS."),
-    click.option("--mem", metavar="SIZE", help="Memory of a node: 64G; 0 is all of it."),
+    click.option("--mem", metavar="SIZE", help="Memory per node: 64G; 0 is all of it."),
     click.option("--cpus-per-rank", type=count, help="Cores for each rank."),
     click.option("--name", help="Name of the job and its folder. Without it, MODEL-yyyymmdd-hhmmss."),
-    click.option("--job-dir", metavar="DIR", help="Where job folders are made.  [default: runs]"),
-    click.option("--max-tokens", type=count, help="Output tokens a row, at most.  [default: 256]"),
+    click.option("--job-dir", metavar="DIR", help="Where job folders are created.  [default: runs]"),
+    click.option("--max-tokens", type=count, help="Most output tokens per row.  [default: 256]"),
     click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy."),
     click.option("--top-p", type=float, help="Nucleus sampling."),
     click.option("--seed", type=int, help="Seed of the engines.  [default: 0]"),
@@ -128,16 +127,16 @@ REQUEST_OPTIONS = [
     click.option("--lora", metavar="[NAME=]PATH", help=LORA_HELP, **lines),
     click.option("--sampling", type=KeyValue(typed=True), help="Any SamplingParams argument of vLLM.", **many),
     click.option("--engine", type=KeyValue(typed=True), help="Any engine argument of vLLM.", **many),
-    click.option("--env", type=KeyValue(typed=False), help="A variable for the job's environment.", **many),
-    click.option("--directive", metavar="TEXT", help="More options, as after #SBATCH or #PBS.", **lines),
+    click.option("--env", type=KeyValue(typed=False), help="An environment variable for the job.", **many),
+    click.option("--directive", metavar="TEXT", help="An extra option, as after #SBATCH or #PBS.", **lines),
     click.option("--launcher", type=Registered(LAUNCHERS), help=LAUNCHER_HELP),
     click.option("--array", is_flag=True, default=None, help="A job array: --dp tasks of --nodes each."),
     click.option("--max-requeues", type=click.IntRange(min=0), metavar="N", help=REQUEUES_HELP),
     click.option("--drain-lead", type=int, metavar="SECONDS", help=LEAD_HELP),
     click.option("--rehearse", is_flag=True, default=None, help=REHEARSE_HELP),
     click.option("--rehearse-set", type=KeyValue(typed=True), help=REHEARSE_SET_HELP, **many),
-    click.option("--template", metavar="NAME", help="A template other than the scheduler's own."),
-    click.option("--template-dir", metavar="DIR", help="Searched for templates before the packaged ones."),
+    click.option("--template", metavar="NAME", help="A template instead of the scheduler's own."),
+    click.option("--template-dir", metavar="DIR", help="A folder searched for templates before the packaged ones."),
 ]  # fmt: skip
 
 

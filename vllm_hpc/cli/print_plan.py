@@ -21,7 +21,7 @@ def print_plan(plan: Plan) -> None:
         table.add_row(title, text)
     table.add_row("fits", FITS[plan.fits] + _memory(plan))
     if plan.kv_tokens is not None:
-        rows = f"{plan.concurrency:.0f} rows at once" if plan.fits else "less than one sequence of the asked length"
+        rows = f"{plan.concurrency:.0f} rows at once" if plan.fits else "less than one sequence of the requested length"
         table.add_row("KV cache", f"{plan.kv_tokens:,} tokens in each replica, {rows}")
     if plan.engine:
         table.add_row("engine", Text(", ".join(f"{key}={value}" for key, value in plan.engine.items())))
@@ -40,7 +40,7 @@ def print_plan(plan: Plan) -> None:
 def _model(facts: ModelFacts) -> str:
     size = "unknown size" if facts.parameters is None else f"{facts.parameters / 1e9:.3g} B parameters"
     quantization = f" ({facts.quantization})" if facts.quantization else ""
-    kv = f"{facts.kv_bytes_per_token / 1024:.4g} KiB of KV cache a token"
+    kv = f"{facts.kv_bytes_per_token / 1024:.4g} KiB of KV cache per token"
     heads = f"{facts.heads} heads, {facts.kv_heads} KV heads"
     return f"{facts.architecture}: {size} in {facts.dtype}{quantization}, {facts.layers} layers, {heads}, {kv}"
 
@@ -60,8 +60,8 @@ def _memory(plan: Plan) -> str:
     if memory.per_gpu_gib is None:
         return ""
     return (
-        f": weights {memory.weights_gib} GiB in all; of {memory.gpu_gib} GiB a rank, {memory.per_gpu_gib} are taken by "
-        f"weights and reserve, {memory.kv_gib_per_gpu} are KV cache"
+        f": weights {memory.weights_gib} GiB in total; of {memory.gpu_gib} GiB per rank, {memory.per_gpu_gib} are for "
+        f"weights and reserve, {memory.kv_gib_per_gpu} for KV cache"
     )
 
 

@@ -50,7 +50,7 @@ def print_status(status: Status) -> None:
     if status.reason:
         table.add_row("", Text(status.reason, overflow="fold"))
     if status.rehearsal:
-        table.add_row("", Text("a rehearsal: no answer comes from a model"))
+        table.add_row("", Text("a rehearsal: the answers are not from a model"))
     table.add_row("rows", _rows(status))
     if status.tokens_per_s is not None:
         eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
@@ -112,9 +112,7 @@ def wait_and_show(job: Job) -> int:
     if summary.rows["done"] + summary.rows["failed"]:
         _print_samples(job)
     if status.state not in ("COMPLETED", "PARTIAL"):
-        click.echo(
-            f"Error: {status.state}: {status.reason}; more: vllm-hpc logs {shlex.quote(str(job.path))}", err=True
-        )
+        click.echo(f"Error: {status.state}: {status.reason}; see: vllm-hpc logs {shlex.quote(str(job.path))}", err=True)
     print_summary(summary)
     return exit_code(job)
 
@@ -137,7 +135,7 @@ def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress
     except KeyboardInterrupt:
         if progress:
             progress.stop()
-        raise StillRunning(f"the job goes on: vllm-hpc status {shlex.quote(str(job.path))}") from None
+        raise StillRunning(f"the job continues: vllm-hpc status {shlex.quote(str(job.path))}") from None
 
 
 def _change(status: Status) -> str:

@@ -13,7 +13,7 @@ from vllm_hpc.cli.output import json_of, print_json, print_script
 @click.command("submit")
 @request_options
 @click.option("--wait", is_flag=True, help="Wait for the end, collect, and show some answers.")
-@click.option("--dry-run", is_flag=True, help="Print the script and submit nothing (render).")
+@click.option("--dry-run", is_flag=True, help="Print the script and submit nothing, as render does.")
 @json_option
 def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Plan, render and submit a job. MODEL may also be a folder with a job.toml."""

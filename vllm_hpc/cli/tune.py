@@ -21,8 +21,7 @@ SWEEP_HELP = (
     "changes the answers).  [default: the first three]"
 )
 ROWS_HELP = (
-    "Rows of random tokens in each trial, where there is no --input.  [default: 4 x max_num_seqs for each replica; "
-    "64 on the CPU]"
+    "Rows of random tokens in each trial, without --input.  [default: 4 x max_num_seqs for each replica; 64 on the CPU]"
 )
 TOKENS_HELP = "Tokens of each of these rows.  [default: 256]"
 
@@ -36,10 +35,10 @@ SHORT_S = 10
 @click.option("--prompt-tokens", type=count, help=TOKENS_HELP)
 @json_option
 def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None, as_json: bool, **options: Any) -> int:
-    """Run short jobs to find the fastest layout and settings; plan and submit take them from then on.
+    """Run short jobs to find the fastest layout and settings; plan and submit use them from then on.
 
-    In an allocation, with --scheduler local, they run on its node, one after another; else each is queued.
-    Interrupted, it cancels the one under way and keeps nothing.
+    In an allocation, with --scheduler local, the jobs run on its node one after another; otherwise each is queued.
+    An interrupt cancels the current job, and nothing is saved.
     """
     from vllm_hpc.tuning.sweep import DEFAULT_SWEEP
     from vllm_hpc.tuning.tune import tune
@@ -58,15 +57,15 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
         )
         return 0
     if found.file is None:
-        click.echo(f"{found.finding.best}: found in a rehearsal, and not kept")
+        click.echo(f"{found.finding.best}: found in a rehearsal, and not saved")
         return 0
     if min(trial.seconds for trial in found.finding.trials if trial.tokens_per_s) < SHORT_S:
-        click.echo(f"Note: trials of under {SHORT_S} s measure much of their ramp-up: use more --rows", err=True)
+        click.echo(f"Note: trials of under {SHORT_S} s mostly measure their ramp-up: use more --rows", err=True)
     if found.finding.best == found.finding.trials[0].setting:
         click.echo(f"{found.finding.best}: nothing was faster than this, the planner's own choice: {found.file}")
         return 0
     click.echo(f"{found.finding.best}: {found.finding.gain:.2f} times the planner's own choice")
-    click.echo(f"plan and submit take it for this model, GPU and number of nodes: {found.file}")
+    click.echo(f"plan and submit use it for this model, GPU and number of nodes: {found.file}")
     return 0
 
 

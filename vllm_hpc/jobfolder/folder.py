@@ -137,7 +137,9 @@ class JobFolder:
         """Read job.json. Raises JobNotFoundError."""
         record = read_job(self.job_json)
         if record is None and is_of_later_version(self.job_json):
-            raise JobNotFoundError(f"{str(self.path)!r} was submitted by a later vllm-hpc: use that one, or upgrade")
+            raise JobNotFoundError(
+                f"{str(self.path)!r} was submitted by a newer vllm-hpc: use that version, or upgrade"
+            )
         if record is None:
             raise JobNotFoundError(f"{str(self.path)!r} is not a job folder: it has no readable job.json")
         return record
@@ -193,7 +195,9 @@ class JobFolder:
                 raise RequestError(f"{str(self.path.parent)!r} is not a folder: choose another --job-dir") from None
             raise
         except OSError as error:
-            raise RequestError(f"cannot make {str(self.path)!r}: {error.strerror}: choose another --job-dir") from None
+            raise RequestError(
+                f"cannot create {str(self.path)!r}: {error.strerror}: choose another --job-dir"
+            ) from None
         for name in SUBFOLDERS:
             (self.path / name).mkdir()
 

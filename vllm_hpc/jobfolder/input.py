@@ -93,7 +93,7 @@ def read_index(folder: JobFolder) -> InputIndex:
     """Read input.json. Raises InputError."""
     index = read_json(folder.input_json, InputIndex)
     if index is None:
-        raise InputError(f"cannot read {folder.input_json}: submit the job anew")
+        raise InputError(f"cannot read {folder.input_json}: submit the job again")
     return index
 
 
@@ -123,7 +123,7 @@ def _check_size(file: Path, index: InputIndex) -> None:
     except OSError as error:
         raise _cannot_read(file, error) from None
     if size != index.size:
-        raise InputError(f"{file} has {size} bytes, and had {index.size}: {_ADVICE}")
+        raise InputError(f"{file} has {size} bytes, but had {index.size}: {_ADVICE}")
 
 
 def _read_block(file: Path, index: InputIndex, number: int) -> bytes:

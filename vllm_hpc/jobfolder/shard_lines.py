@@ -91,7 +91,9 @@ class LineReader:
                 return self._give(pieces)
             offset += len(data)
             size = min(2 * size, 1 << 24)
-        raise CollectError(f"{self._shards[shard]} has become shorter: who else writes into it? Collect again")
+        raise CollectError(
+            f"{self._shards[shard]} became shorter while it was read: does something else write to it? Collect again"
+        )
 
     def _pread(self, shard: int, offset: int, size: int) -> bytes:
         try:

@@ -129,11 +129,11 @@ class Scan:
             index = row.index
             if index >= total:
                 if self._refuse and row is not _HOLE:
-                    self._refuse(shard, f"row {index}, and the input has {total}")
+                    self._refuse(shard, f"row {index}, but the input has {total}")
                 continue
             if (row.rehearsal is True) is not is_rehearsal:
                 if self._refuse:
-                    self._refuse(shard, f"row {index}, which is {'not ' if is_rehearsal else ''}a rehearsal's")
+                    self._refuse(shard, f"row {index}, which is {'not ' if is_rehearsal else ''}from a rehearsal")
                 continue
             if (places[index] or row.error is not None) and not self._is_better(row, place, skips_errors):
                 continue

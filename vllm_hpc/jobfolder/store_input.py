@@ -107,8 +107,8 @@ def _block_maker(source: Source) -> BlockMaker:
     """The maker that groups a large file into blocks while it is read. Tables cannot be split at lines."""
     if not isinstance(source, LineSource):
         raise InputError(
-            f"{source.file} is too large for a {source.file.suffix} file, which is copied: convert it to .jsonl, "
-            "which is read where it is"
+            f"{source.file} is too large for a {source.file.suffix} file, which would be copied: convert it to "
+            ".jsonl, which is read in place"
         )
     source.maker = BlockMaker()
     return source.maker
@@ -125,5 +125,5 @@ def _identity(file: Path) -> tuple[int, ...]:
 def _limit() -> int:
     text = os.environ.get(VARIABLE) or str(REFERENCE_OVER)
     if not text.isascii() or not text.isdigit():
-        raise RequestError(f"{VARIABLE} is {text!r}: set it to a number of bytes, or leave it out")
+        raise RequestError(f"{VARIABLE} must be a number of bytes, not {text!r}")
     return int(text)

@@ -81,7 +81,7 @@ def _scan(shards: list[Path], record: JobRecord) -> Scan:
 
 
 def _refuse(shard: Path, what: str) -> NoReturn:
-    raise CollectError(f"{shard} holds {what}: was it edited?")
+    raise CollectError(f"{shard} contains {what}: was it edited?")
 
 
 def _rows_at_a_time(shards: list[Path], total: int) -> int:

@@ -142,7 +142,7 @@ class Job:
         """The file of ``logs``. Raises RequestError for a rank that does not exist."""
         world = self.folder.job().plan.layout.all_ranks
         if rank is not None and not 0 <= rank < world:
-            raise RequestError(f"--rank {rank}: the job has ranks 0 to {world - 1}")
+            raise RequestError(f"--rank must be from 0 to {world - 1}, not {rank}")
         return self.folder.scheduler_log if rank is None else self.folder.rank_log(rank)
 
     def first_error(self) -> tuple[str, str] | None:
@@ -207,7 +207,7 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
         submitted = read_json(found.folder.submitted, Submitted)
         if submitted is not None and text in _ids(found, submitted):
             return found
-    raise JobNotFoundError(f"no job {text!r}: name its folder, its name under {job_dir!r} (--job-dir), or its id")
+    raise JobNotFoundError(f"no job {text!r}: give its folder, its name under {job_dir!r} (--job-dir), or its id")
 
 
 def _ids(job: Job, submitted: Submitted) -> list[str]:

@@ -50,7 +50,7 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
         job_id = submit_script(folder, get_scheduler(record.scheduler), record.plan.layout)
     except ClientTimeoutError as error:
         raise FailedError(
-            f"{error} The job may be submitted or not; see 'vllm-hpc status {folder.path}', and remove "
+            f"{error} The job may or may not be submitted; see 'vllm-hpc status {folder.path}', and remove "
             f"{taken} before you resume again"
         ) from None
     except ClientError:
@@ -72,8 +72,8 @@ def rows_left(folder: JobFolder, retry_errors: bool = False) -> Left:
 def _check_ended(status: Status) -> None:
     if status.state == "UNKNOWN":
         raise FailedError(
-            f"whether the job has ended is not known ({status.reason}): nothing was submitted; try again, or, where "
-            f"you are sure that it has, 'vllm-hpc cancel {status.job}' first"
+            f"it is not known whether the job has ended ({status.reason}): nothing was submitted; try again, or, if "
+            f"you are sure that it has, run 'vllm-hpc cancel {status.job}' first"
         )
     if not status.is_final:
         raise FailedError(f"the job is {status.state} ({status.reason}): resume it when it has ended, or cancel it")
@@ -85,11 +85,11 @@ def _take(folder: JobFolder, job_id: str | None) -> Path:
         return folder.take(job_id)
     except FileExistsError:
         raise FailedError(
-            f"somebody resumes this job at this moment (or died at it: then, if the scheduler does not have it, "
-            f"remove {folder.taken(job_id)})"
+            f"another process is resuming this job (or died while it did: then, if the scheduler does not have the "
+            f"job, remove {folder.taken(job_id)})"
         ) from None
     except OSError as error:
-        raise RequestError(f"cannot write into {folder.taken(job_id).parent}: {error.strerror}") from None
+        raise RequestError(f"cannot write to {folder.taken(job_id).parent}: {error.strerror}") from None
 
 
 class _Before:

@@ -66,7 +66,7 @@ def _read_status(folder: JobFolder, cache: StatusCache | None) -> Status:
         if state != "COMPLETED" and time.time() - tasks.without_record_since < _LATE_S:
             state, reason = (
                 "RUNNING",
-                "it has ended well; waiting for its exit record and its last rows to be seen here",
+                "it ended normally; waiting for its exit record and its last rows to become visible here",
             )
     rate, eta = mean_speed(progress), None
     if state == "RUNNING":
@@ -101,6 +101,6 @@ def _was_only_ended(folder: JobFolder, record: JobRecord, state: State) -> bool:
 def _completeness(rows: Rows, was_drained: bool) -> tuple[State, str]:
     missing = rows.missing
     if missing == rows.total and not was_drained:
-        return "FAILED", "the script ended well, but no rank wrote a row: see the logs"
+        return "FAILED", "the script ended normally, but no rank wrote a row: see the logs"
     parts = [f"{rows.failed} row(s) with errors"] * bool(rows.failed) + [f"{missing} row(s) missing"] * bool(missing)
     return ("PARTIAL", " and ".join(parts)) if parts else ("COMPLETED", "every row has a result")

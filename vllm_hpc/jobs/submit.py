@@ -84,7 +84,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         except ClientTimeoutError as error:
             # It may have been submitted: removing the folder would break it, submitting again would run it twice.
             raise SubmitError(
-                f"{error} The job may be submitted or not; before you submit again, see 'vllm-hpc status {folder.path}'"
+                f"{error} The job may or may not be submitted; before you submit again, see "
+                f"'vllm-hpc status {folder.path}'"
             ) from None
         except ClientError:
             folder.remove()
@@ -148,20 +149,20 @@ def _choose_folder(job: ResolvedJob) -> JobFolder:
 
 def _rehearsal_notes(request: Request, plan: Plan) -> list[str]:
     """Notes on what would be refused in a real job, and on a fault that may come too late."""
-    notes = [f"the model {plan.misfit}; only its rehearsal runs like this"] if request.rehearse and plan.misfit else []
+    notes = [f"the model {plan.misfit}; only a rehearsal can run like this"] if request.rehearse and plan.misfit else []
     settings = request.rehearse_set
     if settings.fault_s and settings.tokens_per_s is None:
-        notes.append(f"fault_s={settings.fault_s:g} without tokens_per_s: the rows may all be done before")
+        notes.append(f"fault_s={settings.fault_s:g} without tokens_per_s: all rows may be done before then")
     return notes
 
 
 def _taken(folder: JobFolder) -> str:
-    return f"{str(folder.path)!r} exists: choose another --name (nothing was changed)"
+    return f"{str(folder.path)!r} already exists: choose another --name (nothing was changed)"
 
 
 def _free_name(parent: Path, model: str) -> str:
     """<model>-<yyyymmdd-hhmmss>, with -2, -3 ... if that is taken."""
-    check_name(model, "--name is needed: a job cannot be called after the model:")
+    check_name(model, "--name is needed: a job cannot be named after the model:")
     base = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     name, number = base, 1
     while (parent / name).exists():

@@ -155,7 +155,7 @@ class TaskStates:
         if ended.cause == "cancelled":
             return "CANCELLED", "cancelled"
         if ended.cause == "timeout":
-            return "TIMEOUT", "the walltime was over"
+            return "TIMEOUT", "the walltime was reached"
         how = (
             "ended with exit code {0.exit_code}"
             if ended.cause in ("exit", "requeue")
@@ -210,4 +210,4 @@ def _stage(folder: JobFolder, record: JobRecord, current: set[int]) -> str:
     if begun:
         return f"{again}generating on {begun} of {layout.dp} replica(s)"
     ranks = sum(rank.attempt in current for rank in read_ranks(folder, record))
-    return again + (f"{ranks} of {layout.all_ranks} rank(s) load the model" if ranks else "starting")
+    return again + (f"{ranks} of {layout.all_ranks} rank(s) are loading the model" if ranks else "starting")

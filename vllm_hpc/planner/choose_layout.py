@@ -245,11 +245,11 @@ def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list
     room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each replica"
     first = _first_busy(candidates) or _roomiest(candidates)
     if first and first is not best and first.seconds and best.seconds:
-        saved = f"some {best.seconds:.0f} s of generating, {first.seconds:.0f} s as {first.cut}"
-        return [f"{best.cut}: the fastest by an estimate: {saved}; {room}"]
+        saved = f"about {best.seconds:.0f} s of generation, {first.seconds:.0f} s with {first.cut}"
+        return [f"{best.cut}: the fastest by estimate: {saved}; {room}"]
     if not best.is_busy:
         return [f"{best.cut}: {room}; {best.problem.busy_at(best.layout):.0f} would keep it busy"]
-    smallest = "the smallest with room to be busy: " if len(candidates) > 1 and not is_asked else ""
+    smallest = "the smallest that stays busy: " if len(candidates) > 1 and not is_asked else ""
     return [f"{best.cut}: {smallest}{room}"]
 
 
@@ -260,27 +260,31 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
     if not other.fit.fits:
         return f"{other.cut}: does not fit: {lack(other.fit, other.problem)}"
     if other.is_on_as_many(best) and other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
-        told = f"{other.cut}: some {other.seconds:.0f} s of generating, {best.seconds:.0f} s in the chosen one"
+        told = f"{other.cut}: about {other.seconds:.0f} s of generation, {best.seconds:.0f} s with the chosen one"
         return told if other.seconds > best.seconds else f"{told}: {_why_not_faster(other, best)}"
     if not other.is_busy and other.room < best.room:
         return (
-            f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} in the chosen one"
+            f"{other.cut}: room for {other.concurrent:.0f} sequences at once, {best.concurrent:.0f} with the chosen one"
         )
-    return f"{other.cut}: fits too, with fewer replicas or more ranks in each, which talk in every layer"
+    return f"{other.cut}: fits too, with fewer replicas or more ranks in each, which communicate in every layer"
 
 
 def _why_not_faster(other: _Candidate, best: _Candidate) -> str:
     if other.room < best.room and not other.is_busy:
-        return f"it has room for {other.room:.0f} sequences at once in all, the chosen one for {best.room:.0f}"
+        return f"it has room for {other.room:.0f} sequences at once in total, the chosen one for {best.room:.0f}"
     saved = (best.seconds or 0.0) - (other.seconds or 0.0)
     is_larger = other.layout.tp > best.layout.tp
-    return "a larger group starts later" if is_larger and saved < WORTH_S else "the estimate is too rough to go by that"
+    return (
+        "a larger group takes longer to start"
+        if is_larger and saved < WORTH_S
+        else "the estimate is too rough for that"
+    )
 
 
 def lack(fit: Fit, problem: PlanningProblem) -> str:
     """What is missing, in GiB."""
     if fit.asked_kv and fit.kv < fit.asked_kv:
-        return f"a KV cache of {fit.asked_kv / GIB:.1f} GiB was asked for, and {max(0, fit.kv) / GIB:.1f} GiB are left"
+        return f"a KV cache of {fit.asked_kv / GIB:.1f} GiB was requested, but {max(0, fit.kv) / GIB:.1f} GiB are left"
     used = fit.rank_weights + fit.reserve
     if used >= fit.limit:
         weights, reserve, limit = (size / GIB for size in (fit.rank_weights, fit.reserve, fit.limit))

@@ -22,7 +22,7 @@ def explain_device(job: ResolvedJob) -> str:
     if job.device is not None:
         return str(job.device)
     missing = "--mem" if job.site.gpu_flag == "none" else "--gpu, or in the profile"
-    return f"memory is not checked: the GPU is not known; name it with {missing}"
+    return f"memory is not checked: the GPU is unknown; give it with {missing}"
 
 
 def find_device(filled: FilledRequest, runs_here: bool) -> Device | None:

@@ -34,9 +34,9 @@ def not_modelled(given: dict[str, Any]) -> str | None:
     """Why memory cannot be computed with these engine arguments, None if it can."""
     for name in NOT_MODELLED:
         if given.get(name) not in (None, 0, False, "auto"):
-            return f"memory is not checked: --engine {name} is not in the planner's model"
+            return f"memory is not checked: the planner does not account for --engine {name}"
     if given.get("max_model_len") in (-1, "auto", "-1"):
-        return "memory is not checked: vLLM fits max_model_len to it itself"
+        return "memory is not checked: vLLM chooses max_model_len to fit"
     quantization = online(given.get("quantization"))
     if quantization and quantization.bits is None:
         return f"memory is not checked: the planner does not know quantization={quantization.method}"
@@ -93,21 +93,23 @@ def _length(
             )
         return asked
     if workload is None or workload.is_sample:
-        reasons.append(f"max_model_len {shape.positions}, the model's own: submit reads all rows, and may set less")
+        reasons.append(
+            f"max_model_len {shape.positions}, the model's own: submit reads all rows, and may set a smaller one"
+        )
         return shape.positions
     if workload.longest is None:
         return shape.positions
     if workload.longest >= shape.positions:
         if workload.longest > shape.positions:
             reasons.append(
-                f"rows may take up to {workload.longest} tokens: outputs end where the model's context of "
-                f"{shape.positions} does, and prompts that fill it become error rows"
+                f"rows may need up to {workload.longest} tokens: outputs end at the model's context of "
+                f"{shape.positions}, and prompts that fill it become error rows"
             )
         return shape.positions
     engine["max_model_len"] = workload.longest
     reasons.append(
-        f"max_model_len: no row and its max_tokens can take more than {workload.longest} tokens "
-        f"(the model could: {shape.positions})"
+        f"max_model_len: no row with its max_tokens needs more than {workload.longest} tokens "
+        f"(the model allows {shape.positions})"
     )
     return workload.longest
 
@@ -136,7 +138,7 @@ def with_sequences(settings: Settings, number: int) -> Settings:
         settings,
         engine={**settings.engine, "max_num_seqs": number},
         load=msgspec.structs.replace(settings.load, max_num_seqs=number),
-        reasons=(*others, f"max_num_seqs {number}: many and short rows, and CUDA graphs are captured for so many"),
+        reasons=(*others, f"max_num_seqs {number}: many short rows, and CUDA graphs are captured for that many"),
     )
 
 

@@ -35,7 +35,7 @@ def estimate(
         seconds = estimated * layout.all_ranks
         is_near = (layout.tp == 1 or gpu.link) and layout.tp * layout.pp <= layout.procs_per_node
         low, high = ESTIMATE_SPREAD if is_near else ROUGH_SPREAD
-        basis = f"an estimate for {gpu.name}, times {low:g} to {high:g} (no earlier job to measure by)"
+        basis = f"an estimate for {gpu.name}, times {low:g} to {high:g} (no earlier job to compare with)"
     else:
         return None
     outputs = "as if every row used its max_tokens" if workload.output_tokens else "nothing generated"
@@ -45,7 +45,7 @@ def estimate(
         gpu_hours_high=_hours(high * seconds + START_S[1] * layout.all_ranks),
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,
-        basis=f"{basis}; {counted}, {outputs}; start-up of {START_S[0]:.0f} to {START_S[1]:.0f} s a GPU",
+        basis=f"{basis}; {counted}, {outputs}; start-up of {START_S[0]:.0f} to {START_S[1]:.0f} s per GPU",
     )
 
 

@@ -184,7 +184,7 @@ def _misfit(choice: Choice, problem: PlanningProblem, capacity: int | None) -> s
     """Why the plan does not fit, with an alternative that does."""
     layout, fit = choice.layout, choice.fit
     assert fit is not None and problem.device is not None
-    where = f"GPUs of the kind {problem.device.gpu.name}" if problem.device.gpu else "the CPU"
+    where = f"GPUs of type {problem.device.gpu.name}" if problem.device.gpu else "the CPU"
     text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {choose_layout.lack(fit, problem)}"
     hint = "" if problem.device.gpu else " (VLLM_CPU_KVCACHE_SPACE, in GiB, is the size of the KV cache)"
     shorter = _shorter(choice, problem)
@@ -260,7 +260,7 @@ def _cpu_kv_cache_gib(request: Request) -> int:
     name = "VLLM_CPU_KVCACHE_SPACE"
     text = request.env.get(name) or os.environ.get(name) or str(CPU_KV_CACHE_GIB)
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1_000_000:
-        raise RequestError(f"{name} is {text!r}: set it to a whole number of GiB, or leave it out")
+        raise RequestError(f"{name} must be a whole number of GiB, not {text!r}")
     return int(text)
 
 
@@ -272,7 +272,7 @@ def _check_local(job: ResolvedJob, layout: Layout) -> None:
         raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or {cluster[4:]}")
     if request.array or request.launcher not in (None, "torchrun", NATIVE):
         option = "--array" if request.array else f"--launcher {request.launcher}"
-        raise RequestError(f"{option} needs a cluster, and {local}: leave it out, or {cluster}")
+        raise RequestError(f"{option} needs a cluster, but {local}: leave it out, or {cluster}")
 
 
 def _check_cluster(job: ResolvedJob, layout: Layout) -> None:

@@ -30,9 +30,9 @@ def why_not(shape: Shape, tp: int, pp: int, quantization: Quantization | None = 
     """Why vLLM would refuse this split, and which sizes it accepts; None if it would not."""
     if obstacles := tp_obstacles(shape, tp, quantization):
         allowed = one_of(allowed_tp(shape, quantization))
-        return f"TP = {tp} does not go with this model ({'; '.join(obstacles)}): TP may be {allowed}"
+        return f"TP = {tp} does not work with this model ({'; '.join(obstacles)}): TP can be {allowed}"
     if pp > shape.layers:
-        return f"PP = {pp}, but the model has {shape.layers} layer(s): PP may be 1 to {shape.layers}"
+        return f"PP = {pp}, but the model has {shape.layers} layer(s): PP can be 1 to {shape.layers}"
     return None
 
 
@@ -46,19 +46,19 @@ def one_of(numbers: list[int], shown: int = 8) -> str:
 
 def _obstacles(shape: Shape, tp: int, quantization: Quantization | None) -> Iterator[str]:
     if shape.heads % tp:
-        yield f"{shape.heads} attention heads % {tp} is not 0"
+        yield f"{shape.heads} attention heads are not divisible by {tp}"
     if not shape.mla:
         more, fewer = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
         if more % fewer:
-            yield f"{shape.kv_heads} kv heads and {tp} ranks: neither divides the other"
+            yield f"{shape.kv_heads} KV heads and {tp} ranks: neither divides the other"
     for what, width in _widths(shape):
         if width % tp:
-            yield f"{what} {width} % {tp} is not 0"
+            yield f"{what} {width} is not divisible by {tp}"
     if quantization and quantization.group:
         yield from _torn_groups(shape, tp, quantization.group)
     padded = padded_vocabulary(shape)
     if padded % tp:
-        yield f"vocabulary {padded} (padded to {VOCABULARY_PADDING}) % {tp} is not 0"
+        yield f"vocabulary {padded} (padded to a multiple of {VOCABULARY_PADDING}) is not divisible by {tp}"
 
 
 def _torn_groups(shape: Shape, tp: int, group: int) -> Iterator[str]:

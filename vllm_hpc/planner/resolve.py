@@ -49,7 +49,7 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
 
 def _choose_scheduler(filled: FilledRequest) -> tuple[str, str]:
     if filled.request.scheduler != "auto":
-        return filled.request.scheduler, "asked for"
+        return filled.request.scheduler, "requested"
     if filled.site.scheduler:
-        return filled.site.scheduler, f"profile {filled.request.profile!r} says so"
+        return filled.site.scheduler, f"from profile {filled.request.profile!r}"
     return find_scheduler()

@@ -163,7 +163,7 @@ def take(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Req
     if finding is None:
         with suppress(OSError):  # the user may have no home folder
             if subject.file.exists():
-                return _noting(plan, f"{subject.file} is not what tune wrote: run tune again, or delete it")
+                return _noting(plan, f"{subject.file} is not a valid finding of tune: run tune again, or delete it")
         return plan
     if not finding.goes_with(request):
         return plan
@@ -190,8 +190,8 @@ def unasked(request: Request, layout: Layout) -> Request:
 def pass_over(finding: Finding, own: Layout) -> str:
     """Why the plan does not use the finding."""
     return (
-        f"what tune found is not taken: it ran rows for which the planner chooses {finding.own}, and for this input "
-        f"the planner chooses {Setting.of(own)}"
+        f"what tune found is not used: for the rows that it ran the planner chooses {finding.own}, but for this input "
+        f"{Setting.of(own)}"
     )
 
 
@@ -204,5 +204,5 @@ def describe_finding(finding: Finding, subject: Subject) -> str:
         return f"tuned on {day}: none {tried}, was faster than the planner's own choice ({subject.file})"
     return (
         f"tuned on {day}: {finding.best} was the fastest {tried}, {finding.gain:.2f} times the planner's own choice "
-        f"(without {subject.file}, that is taken)"
+        f"(to use that instead, delete {subject.file})"
     )

@@ -20,7 +20,7 @@ _JSON = ("messages", "sampling", "chat_template_kwargs")
 def check_columns(names: list[str], advice: str) -> None:
     """Refuse a header without a prompt, or with an empty or repeated name. Raises RowError."""
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise RowError(f"column {twice!r} stands twice: rename one")
+        raise RowError(f"column {twice!r} appears twice: rename one")
     if not {"prompt", "messages"} & set(names):
         raise RowError(f"no column 'prompt' or 'messages', only {_some(names)}{advice}")
     if "" in names:
@@ -59,12 +59,14 @@ def json_value(value: Any, column: str) -> Any:
         return value.isoformat()
     if isinstance(value, decimal.Decimal | uuid.UUID):
         return str(value)
-    raise RowError(f"column {column!r} holds {type(value).__name__}, which JSON cannot: leave it out")
+    raise RowError(f"column {column!r} contains {type(value).__name__}, which JSON cannot express: leave it out")
 
 
 def _number(value: float, column: str) -> float | None:
     if math.isinf(value):
-        raise RowError(f"column {column!r} holds infinity, which JSON cannot: leave it out, or write it as text")
+        raise RowError(
+            f"column {column!r} contains infinity, which JSON cannot express: leave it out, or write a string"
+        )
     return None if math.isnan(value) else value
 
 

@@ -136,4 +136,4 @@ def _temporary_file() -> IO[bytes]:
 
 def _no_room(error: OSError) -> InputError:
     where = f"cannot check the ids in {tempfile.gettempdir()!r}: {error.strerror}"
-    return InputError(f"{where}: let TMPDIR name a folder with room for 8 bytes a row")
+    return InputError(f"{where}: set TMPDIR to a folder with room for 8 bytes per row")

@@ -60,7 +60,7 @@ class LineSource:
             first = first or url
             if url != first:
                 raise InputError(
-                    f"{self.place(number)}: url {url!r}, and the first line has {first!r}: a file holds one"
+                    f"{self.place(number)}: url {url!r}, but the first line has {first!r}: use one url per file"
                 )
             yield number, row
 
@@ -69,7 +69,7 @@ def numbered_lines(stream: BinaryIO, file: Path, first: int = 1) -> Iterator[tup
     """The lines of a stream with their numbers, from ``first``. Raises InputError if a line is too long."""
     for number, raw in enumerate(iter(partial(stream.readline, MAX_LINE + 1), b""), first):
         if len(raw) > MAX_LINE:
-            raise InputError(f"{file}:{number}: longer than {MAX_LINE >> 20} MiB: write a row a line")
+            raise InputError(f"{file}:{number}: longer than {MAX_LINE >> 20} MiB: write one row per line")
         yield number, raw
 
 
@@ -141,7 +141,7 @@ def _not_json(line: bytes, error: Exception) -> str:
         line.decode("utf-8")
     except UnicodeDecodeError:
         return _NOT_UTF8
-    return f"not valid JSON: {error}: write one whole object a line"
+    return f"not valid JSON: {error}: write one complete object per line"
 
 
 def _check_keys(line: bytes) -> None:
@@ -149,7 +149,7 @@ def _check_keys(line: bytes) -> None:
         keys = [key for key, _ in pairs]
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise RowError(f"{twice!r} stands twice in one object: leave one out")
+            raise RowError(f"{twice!r} appears twice in one object: remove one")
 
     try:
         json.loads(line, object_pairs_hook=check)

@@ -23,7 +23,9 @@ def is_batch(fields: Any) -> bool:
 def batch_row(fields: Any, index: int) -> Row:
     """The normalised row of a request. Raises RowError for what is not supported and cannot safely be ignored."""
     if not isinstance(fields, dict) or not {"custom_id", "url", "body"} <= fields.keys():
-        raise RowError("no request with 'custom_id', 'url' and 'body', as the first line is: a file holds one kind")
+        raise RowError(
+            "must be a request with 'custom_id', 'url' and 'body', like the first line: use one kind per file"
+        )
     _check_line(fields)
     url, body = fields["url"], {key: value for key, value in fields["body"].items() if value is not None}
     model = body.pop("model", None)
@@ -39,13 +41,13 @@ def batch_row(fields: Any, index: int) -> Row:
 
 def _check_line(fields: Row) -> None:
     if unknown := sorted(fields.keys() - _LINE_FIELDS):
-        raise RowError(f"{unknown[0]!r} is not a field of a batch request (custom_id, method, url, body): take it out")
+        raise RowError(f"{unknown[0]!r} is not a field of a batch request (custom_id, method, url, body): remove it")
     if not isinstance(fields["custom_id"], str) or not fields["custom_id"]:
         raise RowError("'custom_id' must be a string")
     if fields.get("method", "POST") != "POST":
         raise RowError("'method' must be \"POST\"")
     if fields["url"] not in URLS:
-        raise RowError(f"url {fields['url']!r} cannot be run: only {', '.join(URLS)}")
+        raise RowError(f"url {fields['url']!r} is not supported: use one of {', '.join(URLS)}")
     if not isinstance(fields["body"], dict):
         raise RowError("'body' must be an object")
 
@@ -66,10 +68,10 @@ def _embedding(body: Row) -> Row:
     prompt = _prompt(body, "input")
     dimensions = body.pop("dimensions", None)
     if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
-        raise RowError("body: 'dimensions' must be a whole number from 1")
+        raise RowError("body: 'dimensions' must be a whole number, 1 or more")
     check_neutral(body, {"encoding_format": ("float",)})
     if unknown := sorted(body.keys() - IGNORED):
-        raise RowError(f"body: {unknown[0]!r} is not supported for embeddings: take it out")
+        raise RowError(f"body: {unknown[0]!r} is not supported for embeddings: remove it")
     return {"task": "embed", "prompt": prompt, "sampling": {} if dimensions is None else {"dimensions": dimensions}}
 
 
@@ -80,7 +82,7 @@ def _prompt(body: Row, name: str) -> Any:
     prompt = body.pop(name)
     if isinstance(prompt, list) and prompt and not all(type(token) is int for token in prompt):
         if len(prompt) > 1:
-            raise RowError(f"body: {name!r} holds {len(prompt)} texts, and a row has one: write a line for each")
+            raise RowError(f"body: {name!r} has {len(prompt)} prompts, but a row has one: write one line for each")
         prompt = prompt[0]
     check_prompt(prompt, name)
     if not prompt:

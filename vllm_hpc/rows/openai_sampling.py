@@ -48,7 +48,7 @@ def sampling_of(body: Row, is_chat: bool) -> Row:
     _check_best_of(rest.pop("best_of", None), body.get("n", 1))
     sampling |= _max_tokens(rest) | (_chat_logprobs(rest) if is_chat else _logprobs(rest)) | _structured(rest)
     if rest:
-        raise RowError(f"body: {min(rest)!r} is not supported: take it out")
+        raise RowError(f"body: {min(rest)!r} is not supported: remove it")
     return sampling
 
 
@@ -67,7 +67,7 @@ def check_neutral(body: Row, allowed: dict[str, tuple[Any, ...]]) -> None:
         value = body[key]
         # In Python False == 0 and True == 1, but a flag must be a bool.
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed[key]):
-            raise RowError(f"body: {key!r} cannot be {_shorten(value)} here: take it out")
+            raise RowError(f"body: {key!r} cannot be {_shorten(value)} here: remove it")
         del body[key]
 
 
@@ -80,12 +80,12 @@ def _check_tools(body: Row) -> None:
     """Refuse tools unless tool_choice is 'none'; without tools, 'auto' means the same as 'none'."""
     tools, choice = body.pop("tools", []), body.get("tool_choice", "auto")
     if tools and choice != "none":
-        raise RowError('body: \'tools\' cannot be called here: take them out, or add "tool_choice": "none"')
+        raise RowError('body: \'tools\' cannot be called here: remove them, or add "tool_choice": "none"')
 
 
 def _check_best_of(best_of: Any, n: Any) -> None:
     if best_of is not None and best_of != n:
-        raise RowError(f"body: 'best_of' cannot be {_shorten(best_of)} here: take it out")
+        raise RowError(f"body: 'best_of' cannot be {_shorten(best_of)} here: remove it")
 
 
 def _max_tokens(rest: Row) -> Row:
@@ -93,7 +93,7 @@ def _max_tokens(rest: Row) -> Row:
     older = rest.pop("max_tokens", None)
     limit = rest.pop("max_completion_tokens", older)
     if limit is not None and (type(limit) is not int or limit < 1):
-        raise RowError(f"body: max_tokens must be a whole number from 1, not {_shorten(limit)}")
+        raise RowError(f"body: max_tokens must be a whole number, 1 or more, not {_shorten(limit)}")
     return {} if limit is None else {"max_tokens": limit}
 
 
@@ -101,7 +101,7 @@ def _chat_logprobs(rest: Row) -> Row:
     """Read a chat's logprobs (whether) and top_logprobs (how many)."""
     wanted, top = rest.pop("logprobs", False), rest.pop("top_logprobs", None)
     if not isinstance(wanted, bool):
-        raise RowError("body: in a chat 'logprobs' is true or false, and 'top_logprobs' says how many")
+        raise RowError("body: in a chat 'logprobs' must be true or false; 'top_logprobs' says how many")
     if top is not None and (type(top) is not int or top < 0):
         raise RowError("body: 'top_logprobs' must be a whole number")
     if top and not wanted:
@@ -124,7 +124,7 @@ def _structured(rest: Row) -> Row:
     if constraint := _response_format(rest.pop("response_format", None)):
         found.append(constraint)
     if len(found) > 1:
-        raise RowError("body: response_format, structured_outputs and guided_* exclude each other: leave one")
+        raise RowError("body: response_format, structured_outputs and guided_* exclude each other: keep one")
     if found and not isinstance(found[0], dict):
         raise RowError("body: 'structured_outputs' must be an object")
     return {"structured_outputs": found[0]} if found else {}
@@ -142,4 +142,4 @@ def _response_format(wanted: Any) -> Row | None:
         if isinstance(schema, dict):
             return {"json": schema}
         raise RowError("body: 'response_format' needs its schema in json_schema.schema")
-    raise RowError(f"body: 'response_format' cannot be {_shorten(wanted)}: text, json_object or json_schema")
+    raise RowError(f"body: 'response_format' must be text, json_object or json_schema, not {_shorten(wanted)}")

@@ -16,7 +16,7 @@ def plain_row(fields: Any, index: int) -> Row:
     if ("prompt" in fields) == ("messages" in fields):
         raise RowError(_without_prompt(fields))
     if not OUTPUT_FIELDS.isdisjoint(fields):
-        raise RowError(f"field {min(OUTPUT_FIELDS & fields.keys())!r} is one that the output rows have: rename it")
+        raise RowError(f"field {min(OUTPUT_FIELDS & fields.keys())!r} is reserved for output rows: rename it")
     identity = fields["id"] if "id" in fields else str(index)
     if type(identity) not in (str, int):
         raise RowError("'id' must be a string or a whole number")
@@ -51,14 +51,14 @@ def _check_options(fields: Row) -> None:
         raise RowError("'chat_template_kwargs' must be an object, such as {\"enable_thinking\": false}")
     # These two tell the engine what to do with a row; a data column of that name must not.
     if "task" in fields and fields["task"] not in TASKS:
-        raise RowError(f"field 'task' is {' or '.join(TASKS)}, what is asked of the model: rename yours")
+        raise RowError(f"field 'task' must be {' or '.join(TASKS)}: rename it if it means something else")
     if "batch" in fields:
-        raise RowError("field 'batch' is kept for OpenAI batch files: rename it")
+        raise RowError("field 'batch' is reserved for OpenAI batch files: rename it")
 
 
 def _without_prompt(fields: Row) -> str:
     if "prompt" in fields:
         return "a row needs either 'prompt' or 'messages', not both"
     if "body" in fields and "custom_id" in fields:
-        return "an OpenAI batch request, and the first line is none: a file holds one kind"
+        return "this is an OpenAI batch request, but the first line is not: use one kind per file"
     return "a row needs either 'prompt' or 'messages'"

@@ -64,13 +64,15 @@ def find_file(path: str) -> Path:
     """The path of an input that exists and is a regular file. Raises InputError."""
     file = as_path(path, "--input")
     if not _is_utf8(os.path.abspath(file)):  # noqa: PTH100 - as it will be written into input.json
-        raise InputError(f"input {str(file)!r}: its path is not valid UTF-8: give it another name")
+        raise InputError(f"input {str(file)!r}: its path is not valid UTF-8: rename it")
     if not file.exists():
         raise InputError(f"no such input: {str(file)!r}: give a {_KINDS} file")
     if file.is_dir():
         raise InputError(f"input {str(file)!r} is a folder: give a {_KINDS} file")
     if not file.is_file():
-        raise InputError(f"input {str(file)!r} is a pipe or a device, and is read more than once: write it to a file")
+        raise InputError(
+            f"input {str(file)!r} is a pipe or a device, but an input is read more than once: write it to a file"
+        )
     return file
 
 
@@ -96,11 +98,11 @@ def checked_rows(source: Source, check_ids: bool = True) -> Iterator[Row]:
                 raise _repeated(source, number, row["id"])
             yield row
         if index < 0:
-            raise InputError(f"{source.file} holds no prompt: write a row a line")
+            raise InputError(f"{source.file} has no prompt: write one row per line")
         if repeated := unique.first_repeated(lambda: _ids(source)):
             raise _repeated(source, *repeated)
         if identity_of(source.file) != before:
-            raise InputError(f"{source.file} was changed while it was read: wait until it is whole, and submit again")
+            raise InputError(f"{source.file} changed while it was read: wait until it is complete, and submit again")
     except OSError as error:
         raise _cannot_read(source.file, error) from None
 

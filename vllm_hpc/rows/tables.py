@@ -50,7 +50,7 @@ class CsvSource:
         header = next(reader, None)
         if header is None:
             return
-        check_columns(header, ": the columns are parted by commas")
+        check_columns(header, ": columns must be separated by commas")
         index = 0
         self._line = reader.line_num + 1
         for cells in reader:
@@ -68,13 +68,13 @@ class CsvSource:
                 yield text_of(raw.removeprefix(BOM) if number == 1 else raw)
 
 
-_LONE_CR = "lines end in CR alone: write them anew, for example with 'dos2unix -c mac'"
-_CSV_ADVICE = ": quote a cell that holds a comma, a quote or a newline, and double the quotes in it"
+_LONE_CR = "lines end in CR only: convert them, for example with 'dos2unix -c mac'"
+_CSV_ADVICE = ": quote a cell that contains a comma, a quote or a newline, and double the quotes in it"
 
 
 def _by_name(header: list[str], cells: list[str]) -> Row:
     if len(cells) != len(header):
-        raise RowError(f"{len(cells)} cell(s), and the header has {len(header)}{_CSV_ADVICE}")
+        raise RowError(f"{len(cells)} cell(s), but the header has {len(header)}{_CSV_ADVICE}")
     return dict(zip(header, cells, strict=True))
 
 
@@ -100,7 +100,7 @@ class ParquetSource:
                     self.share = (index + 1) / table.metadata.num_rows
                     yield index + 1, self._row(cells, index)
         except (arrow.ArrowException, ValueError, OverflowError, KeyError) as error:
-            raise InputError(f"{self.file}: not readable as Parquet: {_first_line(error)}: write it anew") from None
+            raise InputError(f"{self.file}: not readable as Parquet: {_first_line(error)}: write it again") from None
 
     def _pyarrow(self) -> tuple[Any, Any]:
         try:
@@ -108,7 +108,7 @@ class ParquetSource:
             import pyarrow.parquet
         except ImportError:
             raise InputError(
-                f"{self.file}: Parquet is read with pyarrow, which is not installed: pip install 'vllm-hpc[tables]', "
+                f"{self.file}: reading Parquet needs pyarrow, which is not installed: pip install 'vllm-hpc[tables]', "
                 "or convert the file to .jsonl"
             ) from None
         return pyarrow, pyarrow.parquet

@@ -18,7 +18,7 @@ _PREFIX = re.compile(r"#\s*(SBATCH|PBS)\b", re.IGNORECASE)
 _LAYOUT = "use --nodes, --gpus-per-node, --tp, --pp and --dp"
 _LOG = "the log is in the job folder: 'vllm-hpc logs' prints it"
 _ENVIRONMENT = "use export_environment in a profile, and --env"
-_REQUEUE = "use --max-requeues; 0 is no requeue"
+_REQUEUE = "use --max-requeues (0 disables requeueing)"
 _NO_JOB = "it submits nothing: run sbatch yourself"
 # (long option of sbatch, its letter) -> what to do instead
 OWNED: dict[tuple[str, str], str] = {
@@ -33,12 +33,12 @@ OWNED: dict[tuple[str, str], str] = {
     ("ntasks-per-node", ""): _LAYOUT,
     ("tasks-per-node", ""): _LAYOUT,
     ("job-name", "J"): "use --name",
-    ("hetjob", ""): "a job is of one kind of nodes: submit two jobs",
-    ("parsable", ""): "sbatch is always called with it",
+    ("hetjob", ""): "a job has one kind of node: submit two jobs",
+    ("parsable", ""): "vllm-hpc always calls sbatch with it",
     ("requeue", ""): _REQUEUE,
     ("no-requeue", ""): _REQUEUE,
     ("signal", ""): "use --drain-lead",
-    ("chdir", "D"): "call vllm-hpc in the folder that the job is to run in",
+    ("chdir", "D"): "run vllm-hpc in the folder where the job should run",
     ("export", ""): _ENVIRONMENT,
     ("export-file", ""): _ENVIRONMENT,
     ("wrap", ""): "the script comes from a template: use --template-dir, or a profile's setup",
@@ -58,20 +58,20 @@ OWNED_OF_QSUB = {
     "R": _LOG,
     "r": _REQUEUE,
     "V": "use --env, or a profile's setup: the ranks must find the same environment on every node",
-    "S": "the script is for bash",
+    "S": "the script needs bash",
     "C": "the script's lines begin with #PBS",
     "I": "a job has no terminal",
     "X": "a job has no terminal",
     "G": "a job has no terminal",
-    "f": "qsub is to end once the job is queued",
-    "z": "qsub is to print the id",
+    "f": "qsub must return once the job is queued",
+    "z": "qsub must print the job id",
 }
 # resource of -l -> what to do instead
 OWNED_RESOURCES = {
     **dict.fromkeys(("select", "nodes", "ncpus", "ngpus", "nodect", "mpiprocs", "ppn", "gpus"), _LAYOUT),
     "walltime": "use --time",
     "mem": "use --mem",
-    "place": "it is scatter; exclusive = true in a profile adds excl",
+    "place": "vllm-hpc sets scatter; exclusive = true in a profile adds excl",
 }
 # attribute of -W -> what to do instead. qsub accepts any attribute of the server, so most letters have a long name.
 _OWNED_ATTRIBUTES = {
@@ -81,7 +81,7 @@ _OWNED_ATTRIBUTES = {
     "job_name": "use --name",
     "rerunable": _REQUEUE,
     "variable_list": "use -v or --env",
-    "shell_path_list": "the script is for bash",
+    "shell_path_list": "the script needs bash",
     "array_indices_submitted": "use --array, with --dp for the number of tasks",
     "resource_list": "use -l",
 }
@@ -100,7 +100,7 @@ def check_directive(line: str, origin: str) -> list[str]:
     try:
         words = shlex.split(line)
     except ValueError:
-        raise RequestError(f"{origin} {line!r} has a quote that is not closed, or a backslash at its end") from None
+        raise RequestError(f"{origin} {line!r} has an unclosed quote or a trailing backslash") from None
     if words and words[0] in ("hetjob", "packjob"):
         words[0] = "--hetjob"
     if not words or not words[0].startswith("-"):
@@ -126,13 +126,13 @@ def _check_sbatch(words: list[str], origin: str) -> None:
         for (name, letter), advice in OWNED.items():
             if _is_long(word, name) or (letter and letter in _letters(word)):
                 option = f"--{name}" if word.startswith("--") else f"-{letter}"
-                raise RequestError(f"{origin} {option} is not yours to set here: {advice}")
+                raise RequestError(f"{origin} {option} cannot be set here: {advice}")
 
 
 def _check_qsub(line: str, words: list[str], origin: str) -> None:
     """Check a line for qsub. -v is allowed: some sites' hooks read its variables when the job is submitted."""
     if "\\" in line:
-        raise RequestError(f"{origin} {line!r} holds a backslash, which qsub reads otherwise: use quotes")
+        raise RequestError(f"{origin} {line!r} contains a backslash, which qsub handles differently: use quotes")
     for letter, value in _qsub_options(words, origin):
         if letter == "v":
             _check_variables(value, origin)
@@ -143,7 +143,7 @@ def _check_qsub(line: str, words: list[str], origin: str) -> None:
         if letter in OWNED_OF_QSUB or found:
             option = f"-{letter}{f' {found}' if found else ''}"
             advice = owned[found] if found else OWNED_OF_QSUB[letter]
-            raise RequestError(f"{origin} {option} is not yours to set here: {advice}")
+            raise RequestError(f"{origin} {option} cannot be set here: {advice}")
 
 
 def _check_variables(value: str, origin: str) -> None:

@@ -24,16 +24,16 @@ _RESERVED: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"),
         "each rank has its own",
     ),
-    (re.compile(r"(PMI|PMIX)_(RANK|SIZE)|PALS_RANKID|OMPI_COMM_.*"), "each node has its own, from its MPI"),
-    (re.compile(r"VLLM_HOST_IP|VLLM_PORT"), "it would be the same on every node, and each needs its own"),
-    (re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SALLOC|PBS)_.*"), "it is the scheduler's"),
+    (re.compile(r"(PMI|PMIX)_(RANK|SIZE)|PALS_RANKID|OMPI_COMM_.*"), "each node gets its own from MPI"),
+    (re.compile(r"VLLM_HOST_IP|VLLM_PORT"), "every node needs its own, and this would be the same on all"),
+    (re.compile(r"(SLURM|SLURMD|SBATCH|SRUN|SALLOC|PBS)_.*"), "it belongs to the scheduler"),
     (
         re.compile(r"E?UID|PPID|GROUPS|SHELLOPTS|BASH.*|ENV|IFS|SECONDS|EPOCH(SECONDS|REALTIME)|S?RANDOM|LINENO|FUNCNAME|PIPESTATUS"
                    r"|DIRSTACK|OPTIND|OPTARG|OPTERR|REPLY|MAPFILE|PWD|OLDPWD|SHLVL|PS4|TMOUT|CDPATH"
                    r"|GLOBIGNORE|EXECIGNORE|POSIXLY_CORRECT|COMP_.*|_"),
-        "it is the shell's",
+        "it belongs to the shell",
     ),
-    (_LOWER_CASE, "names in lower case are the script's own variables"),
+    (_LOWER_CASE, "lower-case names are the script's own variables"),
 )  # fmt: skip
 
 _SECRET_NAME = re.compile(
@@ -43,8 +43,8 @@ _SECRET_NAME = re.compile(
 # Names that only sound like a secret.
 _NO_SECRET = re.compile(r"TOKENIZERS?(_|$)|SKIP_TOKENIZER|MAX_.*TOKENS|.*_TOKENS$|.*_TOKEN_IDS?$", re.IGNORECASE)
 ADVICE = (
-    "export it in your shell instead, or where the profile says export_environment = false, "
-    "read it from a file in the profile's setup (no rank gets either on PBS: fetch a gated model before you submit)"
+    "export it in your shell instead; if the profile has export_environment = false, read it from a file in the "
+    "profile's setup (on PBS no rank gets either: download a gated model before you submit)"
 )
 # The lookahead does not consume the value: in --export=API_KEY=x it starts with the next name.
 # The lookbehind stops a long word from being matched again from each of its letters.
@@ -64,9 +64,9 @@ def check_env(env: dict[str, str], origin: str) -> None:
             raise RequestError(f"{origin} {key} looks like a secret, and would be written into the script: {ADVICE}")
         for names, reason in _RESERVED:
             if names.fullmatch(key):
-                raise RequestError(f"{origin} {key} is not yours to set: {reason}: leave it out, or take another name")
+                raise RequestError(f"{origin} {key} cannot be set: {reason}: leave it out, or use another name")
         if value and not value.isprintable():
-            raise RequestError(f"{origin} {key}={value!r} holds a newline or another control character")
+            raise RequestError(f"{origin} {key}={value!r} contains a newline or another control character")
         if key in SETTABLE and not _SECONDS.fullmatch(value):
             raise RequestError(f"{origin} {key} must be a whole number of seconds (600 is ten minutes), not {value!r}")
 
@@ -82,4 +82,6 @@ def check_no_secret(line: str, origin: str, is_shell: bool) -> None:
     for found in _ASSIGNMENT.finditer(line):
         if is_secret(found[1]) and not (is_shell and _REFERENCE.match(line, found.end())):
             name = found[1].lstrip("-")
-            raise RequestError(f"{origin} {name}=... looks like a secret, and goes into the script: {ADVICE}")
+            raise RequestError(
+                f"{origin} {name}=... looks like a secret, and would be written into the script: {ADVICE}"
+            )

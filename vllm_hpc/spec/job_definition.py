@@ -85,9 +85,7 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
         raise RequestError(str(error)) from None
     unknown = sorted(set(options) - set(Request.__struct_fields__))
     if unknown:
-        raise RequestError(
-            f"{path}: unknown key '{unknown[0]}': job.toml takes submit's long options, with underscores"
-        )
+        raise RequestError(f"{path}: unknown key '{unknown[0]}': use submit's long options, with underscores")
     try:
         options = _with_model(with_rehearsal(options), "'model' is missing", rehearses)
         # The caller may add what a fault needs, so the settings are checked together only after merging.

@@ -182,7 +182,7 @@ def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, rea
         reasons.append(f"the number of GPUs per node was not given: one on each of {nodes} node(s)")
         return 1
     if wanted % nodes:
-        raise _Misfit(f"TP × PP × DP = {wanted} cannot be shared out over {nodes} nodes")
+        raise _Misfit(f"TP × PP × DP = {wanted} cannot be divided over {nodes} nodes")
     procs = wanted // nodes
     if capacity is not None and procs > capacity:
         raise _Misfit(f"TP × PP × DP = {wanted} needs {procs} GPUs on each of {nodes} node(s), which have {capacity}")
@@ -200,7 +200,7 @@ def _parallel(asked: Asked, world: int, procs: int, reasons: list[str]) -> tuple
     tp, pp = asked.tp, asked.pp
     if asked.dp is not None and (tp is None or pp is None):
         if world % asked.dp:
-            raise _Misfit(f"{world} GPUs cannot be shared out over DP = {asked.dp} replicas")
+            raise _Misfit(f"{world} GPUs cannot be divided into DP = {asked.dp} replicas")
         tp, pp = _split_replica(tp, pp, world // asked.dp, procs)
         where = "inside a node" if tp <= procs else "over nodes"
         reasons.append(f"a replica has {world // asked.dp} GPU(s): TP = {tp} {where}, PP = {pp}")
@@ -220,7 +220,7 @@ def _split_replica(tp: int | None, pp: int | None, size: int, procs: int) -> tup
     given = tp or pp
     if given:
         if size % given:
-            raise _Misfit(f"a replica of {size} GPU(s) cannot be cut by {'TP' if tp else 'PP'} = {given}")
+            raise _Misfit(f"a replica of {size} GPU(s) cannot be split by {'TP' if tp else 'PP'} = {given}")
         return (tp, size // tp) if tp else (size // given, given)
     inside = max(ranks for ranks in range(1, min(size, procs) + 1) if size % ranks == 0)
     return inside, size // inside

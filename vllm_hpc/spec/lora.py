@@ -63,7 +63,7 @@ def _read_config(folder: Path, option: str) -> dict[str, Any]:
     except ValueError as error:
         raise RequestError(f"{option}: {CONFIG} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
-        raise RequestError(f"{option}: {CONFIG} is not a JSON object")
+        raise RequestError(f"{option}: {CONFIG} must be a JSON object")
     return config
 
 
@@ -72,5 +72,5 @@ def _rank(config: dict[str, Any], option: str) -> int:
     pattern = config.get("rank_pattern") or {}
     ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
     if not all(type(rank) is int and rank > 0 for rank in ranks):
-        raise RequestError(f"{option}: {CONFIG} has no rank ('r')")
+        raise RequestError(f"{option}: {CONFIG} must have a rank ('r') above 0")
     return max(int(rank) for rank in ranks if rank)

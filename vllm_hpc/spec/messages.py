@@ -49,9 +49,9 @@ def _expected(kind: msgspec.inspect.Type, example: str) -> str:
         case inspect.BoolType():
             return "true or false"
         case inspect.ListType() | inspect.VarTupleType():
-            return f"a list of texts{such_as}"
+            return f"a list of strings{such_as}"
         case inspect.DictType(value_type=inspect.StrType()):
-            return f"a table of texts{such_as}"
+            return f"a table of strings{such_as}"
         case inspect.DictType():
             return f"a table{such_as}"
         case _:

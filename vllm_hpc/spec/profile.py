@@ -154,7 +154,7 @@ def _check(profile: Profile, key: str) -> None:
     if key == "gpu_memory_gib" and not 0 < value < float("inf"):
         raise RequestError(f"'gpu_memory_gib' must be a GPU's memory in GiB, such as 80, not {value}")
     if key == "head_command" and profile.head_suffix:
-        raise RequestError("'head_command' and 'head_suffix' are both given, and each names the head: choose one")
+        raise RequestError("'head_command' and 'head_suffix' are both given, but both name the head node: choose one")
 
 
 def _template_folder(path: Path, given: str) -> str:

@@ -50,7 +50,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.fault == "diverge" and replica_size == 1:
             raise RequestError(
-                "--rehearse-set fault=diverge needs replicas of two ranks or more, which compare what they do: "
+                "--rehearse-set fault=diverge needs replicas of two or more ranks, which compare their results: "
                 "use --tp 2 or --pp 2, or another fault"
             )
 
@@ -108,8 +108,8 @@ def _check_numbers(given: dict[str, Any]) -> None:
             raise RequestError(f"--rehearse-set {key} must be at most {_LIMIT}")
         if not is_number or not (value > 0 or value == least):
             kind = "a whole number" if is_whole else "a number"
-            bound = "above 0" if least is None else "0 or more"
-            raise RequestError(f"--rehearse-set {key} must be {kind}, {bound}, not {value!r}")
+            bound = " above 0" if least is None else ", 0 or more"
+            raise RequestError(f"--rehearse-set {key} must be {kind}{bound}, not {value!r}")
 
 
 def _check_fault(given: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ PLANNED_ENGINE_ARGUMENTS = {
     "tensor_parallel_size": "--tp",
     "pipeline_parallel_size": "--pp",
     "data_parallel_size": "--dp",
-    "distributed_executor_backend": "--launcher native for mp; else it is external_launcher",
+    "distributed_executor_backend": "--launcher native for mp; otherwise it is external_launcher",
     "seed": "--seed",
 }
 
@@ -103,7 +103,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise RequestError(NOT_REHEARSED)
         for key in self.engine:
             if key in PLANNED_ENGINE_ARGUMENTS:
-                raise RequestError(f"--engine {key} is not yours to set here: use {PLANNED_ENGINE_ARGUMENTS[key]}")
+                raise RequestError(f"--engine {key} cannot be set here: use {PLANNED_ENGINE_ARGUMENTS[key]}")
 
 
 def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
@@ -115,11 +115,11 @@ def check_template(template: str, template_dir: str | None, scheduler: str) -> N
     if template == name and template_dir is not None and (Path(template_dir) / template).is_file():
         return
     if name.startswith("_"):
-        raise RequestError(f"--template {template!r} holds what templates share, and makes no script: leave it out")
+        raise RequestError(f"--template {template!r} has shared macros, not a script: leave it out")
     other = name.split(".")[0]
     if other != scheduler and other in SCHEDULERS.built_in:
         raise RequestError(
-            f"--template {template!r} is for --scheduler {other}, and this job is for {scheduler}: "
+            f"--template {template!r} is for --scheduler {other}, but this job is for {scheduler}: "
             f"leave it out, or use --scheduler {other}"
         )
 
@@ -158,7 +158,9 @@ _WHOLE = ("max_tokens", "seed", "n", "top_k", "min_tokens", "logprobs", "prompt_
 def _check_sampling(request: Request) -> None:
     """Apply the same limits to a name whether it has its own option or comes through --sampling."""
     if request.seed_rows and request.sampling.get("seed") is not None:
-        raise RequestError("--seed-rows gives every row a seed of its own, and --sampling seed one to all: keep one")
+        raise RequestError(
+            "--seed-rows gives every row its own seed, --sampling seed gives all rows the same: keep one"
+        )
     for key, (least, most, with_least, words) in _LIMITS.items():
         option = f"--{key.replace('_', '-')}"
         if key != "seed" and key in request.sampling and getattr(request, key, None) is not None:

@@ -62,7 +62,7 @@ def check_one_line(text: str, origin: str) -> None:
     """A string that fits on one line of the script."""
     if not text or not text.isprintable() or text != text.strip():
         raise RequestError(
-            f"{origin} {text!r} is empty, or holds a newline, another control character, or space at an end"
+            f"{origin} {text!r} is empty, or has a newline, another control character, or leading or trailing space"
         )
 
 
@@ -74,7 +74,7 @@ def check_name(name: str, origin: str) -> None:
         )
     check_path(name, origin)
     if not name.isprintable() or name != name.strip():
-        raise RequestError(f"{origin} {name!r} holds space at an end, or a character that cannot be seen: leave it out")
+        raise RequestError(f"{origin} {name!r} has leading or trailing space, or an invisible character: remove it")
     if len(name.encode("utf-8")) > 200:
         raise RequestError(f"{origin} is too long: at most 200 bytes")
 
@@ -89,17 +89,17 @@ def check_job_name(name: str, origin: str) -> None:
 def check_path(path: str, origin: str) -> None:
     """A path that is safe in a script and in submitit."""
     if not path or any(ord(c) < 32 or ord(c) == 127 for c in path):
-        raise RequestError(f"{origin} {path!r} is empty or holds a control character: choose another name")
+        raise RequestError(f"{origin} {path!r} is empty or contains a control character: choose another name")
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
         raise RequestError(f"{origin} {path!r} is not valid UTF-8: choose another name") from None
     if "\\" in path:
-        raise RequestError(f"{origin} {path!r} holds a backslash, which Slurm drops from a log's name: choose another")
+        raise RequestError(f"{origin} {path!r} contains a backslash, which Slurm drops from log names: rename it")
     for tag in _SUBMITIT_TAGS:
         if tag in path:
             raise RequestError(
-                f"{origin} {path!r} holds {tag!r}, which submitit and Slurm replace: choose another name"
+                f"{origin} {path!r} contains {tag!r}, which submitit and Slurm replace: choose another name"
             )
 
 
@@ -125,10 +125,10 @@ def check_resources(resources: tuple[str, ...], origin: str) -> None:
         name = text.partition("=")[0].lower()
         if not _RESOURCE.fullmatch(text.replace("{nodes}", "1").replace("{gpus}", "1")):
             raise RequestError(
-                f"{origin} must be resources as in 'filesystems=home:eagle', each by itself, not {text!r}"
+                f"{origin} must be resources as in 'filesystems=home:eagle', one per entry, not {text!r}"
             )
         if name in OWNED_RESOURCES:
-            raise RequestError(f"{origin} {name} is not yours to set here: {OWNED_RESOURCES[name]}")
+            raise RequestError(f"{origin} {name} cannot be set here: {OWNED_RESOURCES[name]}")
     _check_once(resources, origin)
 
 
@@ -137,7 +137,7 @@ def _check_once(parts: tuple[str, ...], origin: str) -> None:
     names = [part.partition("=")[0].lower() for part in parts]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise RequestError(f"{origin} {twice} is there twice, and PBS takes the first: make one of them")
+        raise RequestError(f"{origin} {twice} is given twice, and PBS uses only the first: merge them")
 
 
 def check_words(words: tuple[str, ...], origin: str) -> None:
@@ -188,18 +188,20 @@ def _check_syntax(code: str, origin: str) -> None:
     except (OSError, subprocess.TimeoutExpired):
         return  # no bash here: the one on the nodes will report it
     # bash only warns about an unfinished here-document, which would swallow the rest of the script.
-    words = asked.stderr.strip() or ("a backslash at its end takes the next line of the script" * code.endswith("\\"))
+    words = asked.stderr.strip() or (
+        "a trailing backslash joins it to the next line of the script" * code.endswith("\\")
+    )
     if words:
         first = re.sub(r"^bash: (-c: )?line", "its line", words.splitlines()[0])
-        raise RequestError(f"{origin} must be shell code that bash can read: {first}")
+        raise RequestError(f"{origin} must be valid bash: {first}")
 
 
 def check_json(value: Any, origin: str, depth: int = 0) -> None:
     """A value that fits in job.json: no NaN, no infinity, not nested too deep."""
     if depth > 50:
-        raise RequestError(f"{origin} is nested too deep")
+        raise RequestError(f"{origin} is nested too deeply")
     if isinstance(value, float) and not math.isfinite(value):
-        raise RequestError(f"{origin} holds {value}, which JSON cannot express")
+        raise RequestError(f"{origin} contains {value}, which JSON cannot express")
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             check_json(item, origin, depth + 1)

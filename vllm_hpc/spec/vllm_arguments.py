@@ -24,7 +24,8 @@ _HOMES = {
 }
 # Type of an annotation -> its name in errors. The contents of lists and dicts are not checked.
 _NAMES: dict[type, str] = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a JSON object",
+    bool: "true or false", int: "a whole number", float: "a number", str: "a string", list: "a list",
+    dict: "a JSON object",
 }  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _NAMES}
 # The strings that pydantic, which vLLM's configs use, reads as true and as false.
@@ -95,7 +96,7 @@ def typed(kind: str, given: dict[str, Any]) -> dict[str, Any]:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"see vLLM's {_HOMES[kind][1]}"
-            raise RequestError(f"--{kind} {name!r} is not an argument of the vLLM that is installed here: {hint}")
+            raise RequestError(f"--{kind} {name!r} is not an argument of the vLLM installed here: {hint}")
     return {name: _typed(kind, name, value, _accepted(known[name], module, package)) for name, value in given.items()}
 
 
@@ -117,8 +118,8 @@ def _typed(kind: str, name: str, value: Any, accepted: Accepted | None) -> Any:
     text = json.dumps(value)
     said = text if len(text) <= 60 else f"{text[:60]}..."
     is_text = str in accepted.types and not isinstance(value, dict | list)
-    hint = f" (a text is quoted twice: {name}='\"...\"')" if is_text else ""
-    raise RequestError(f"--{kind} {name}: the vLLM that is installed here takes {accepted}, not {said}{hint}")
+    hint = f" (quote a string twice: {name}='\"...\"')" if is_text else ""
+    raise RequestError(f"--{kind} {name}: the vLLM installed here takes {accepted}, not {said}{hint}")
 
 
 def _plain(origin: str, value: Any) -> Any:

@@ -103,13 +103,13 @@ class Bench:
         if rows * prompt > _MOST_TOKENS:
             raise RequestError(
                 f"{rows} row(s) of {prompt} tokens are too many for a short trial: use fewer --rows or "
-                f"--prompt-tokens, {_MOST_TOKENS} tokens in all at most"
+                f"--prompt-tokens, {_MOST_TOKENS} tokens in total at most"
             )
         asked = whole(self._job.request.engine.get("max_model_len"), 0)
         most = asked if asked > 0 else self._subject.shape.positions
         out = output_tokens(self._job.request)
         if prompt + out > most:
-            whose = "--engine max_model_len allows" if asked > 0 else "the model takes"
+            whose = "--engine max_model_len allows" if asked > 0 else "the model allows"
             raise RequestError(
                 f"rows of {prompt} tokens in and {out} out are longer than {whose} ({most}): "
                 "use fewer --prompt-tokens or --max-tokens"
@@ -122,11 +122,11 @@ class Bench:
             raise self._taken() from None
         except OSError as error:
             raise RequestError(
-                f"cannot make {str(self._folder)!r}: {error.strerror}: choose another --job-dir"
+                f"cannot create {str(self._folder)!r}: {error.strerror}: choose another --job-dir"
             ) from None
 
     def _taken(self) -> RequestError:
-        return RequestError(f"{self._folder} is there already: choose another --name")
+        return RequestError(f"{self._folder} already exists: choose another --name")
 
     def _with_random_rows(self, rows: int, prompt: int) -> ResolvedJob:
         """The job with random rows of equal length that never end early, so that trials differ only in the setting."""

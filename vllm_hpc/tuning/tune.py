@@ -68,8 +68,8 @@ def tune(
     if subject is None:
         why = next((reason for reason in plan.reasons if reason.startswith("nothing is known")), "")
         raise RequestError(
-            f"the planner would not find what tune finds for {model}: {why or 'nothing is known of it'}; "
-            "give submit a layout and --engine yourself"
+            f"{model} cannot be tuned, since the planner could not use the result: "
+            f"{why or 'nothing is known about it'}; give submit a layout and --engine yourself"
         )
     if not request.rehearse:
         _check_place(subject)
@@ -124,9 +124,7 @@ def _check_place(subject: Subject) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:  # not empty: a full disk accepts an empty file
             file.write(bytes(_FINDING_BYTES))
     except OSError as error:
-        raise RequestError(
-            f"a finding cannot be kept ({error}): set XDG_CACHE_HOME to a folder that can be written to"
-        ) from None
+        raise RequestError(f"a finding cannot be saved ({error}): set XDG_CACHE_HOME to a writable folder") from None
 
 
 def _start(plan: Plan) -> Setting:
@@ -147,7 +145,9 @@ def _check(request: Request, sweep: tuple[str, ...], alike: RandomRows) -> None:
     if unknown := [name for name in sweep if name not in SWEEPS]:
         raise RequestError(f"--sweep {unknown[0] or repr('')} is not known: use {', '.join(SWEEPS)}")
     if request.array:
-        raise RequestError("--array: a trial is one replica beside the others; leave it out, and use what tune finds")
+        raise RequestError(
+            "--array cannot be tuned: a trial runs its replicas in one job; leave it out, and use what tune finds"
+        )
     named = [name for name in sweep if name in request.engine]
     if named:
-        raise RequestError(f"--engine {named[0]} and --sweep {named[0]} contradict each other: leave one of them out")
+        raise RequestError(f"--engine {named[0]} and --sweep {named[0]} contradict each other: leave one out")

@@ -98,14 +98,14 @@ def read_config(path: Path) -> dict[str, Any]:
     """The object in a config.json. Raises ModelError."""
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise ModelError(f"{path}: {path.stat().st_size} bytes are too many: copy the model again")
+            raise ModelError(f"{path}: too large ({path.stat().st_size} bytes): copy the model again")
         content = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise ModelError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not valid JSON ({error}): copy the model again") from None
     if not isinstance(content, dict):
-        raise ModelError(f"{path}: must hold one JSON object: copy the model again")
+        raise ModelError(f"{path}: must be one JSON object: copy the model again")
     return content
 
 

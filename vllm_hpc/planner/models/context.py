@@ -26,6 +26,6 @@ def context_length(text: Fields) -> int:
     factor = rope.get("factor", 1.0)
     if not isinstance(factor, int | float) or not 0 < factor < 1e6:
         raise ModelError(
-            f"{text.origin}: the factor of rope_scaling is {factor!r}, not a number: copy config.json again"
+            f"{text.origin}: the factor of rope_scaling must be a number, not {factor!r}: copy config.json again"
         )
     return int(longest * factor)

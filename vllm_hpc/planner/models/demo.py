@@ -28,7 +28,7 @@ def model_folder() -> Path:
     try:
         return cache_folder() / "models" / _FOLDER
     except FileNotFoundError as error:
-        raise ModelError(f"the demo model cannot be kept ({error}): set XDG_CACHE_HOME to a folder") from None
+        raise ModelError(f"the demo model cannot be saved ({error}): set XDG_CACHE_HOME to a folder") from None
 
 
 def ensure() -> Path:
@@ -78,5 +78,6 @@ def _convert(source: Path, target: Path) -> None:
     if done.returncode:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise ModelError(
-            f"cannot convert the demo model: {reason}: is the 'demo' extra installed, and the disk not full?"
+            f"cannot convert the demo model: {reason}: check that the 'demo' extra is installed, and that the disk is "
+            "not full"
         )

@@ -69,14 +69,14 @@ class Fields:
         """A string under the first of the names that exists."""
         value = next((self._content[name] for name in names if name in self._content), default)
         if not isinstance(value, str):
-            raise self._wrong(names[0], value, "a text")
+            raise self._wrong(names[0], value, "a string")
         return value
 
     def texts(self, name: str) -> list[str] | None:
         """A list of strings, None if there is none."""
         value = self._content.get(name)
         if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-            raise self._wrong(name, value, "a list of texts")
+            raise self._wrong(name, value, "a list of strings")
         return value
 
     def numbers(self, name: str) -> list[int] | None:
@@ -88,4 +88,4 @@ class Fields:
 
     def _wrong(self, name: str, value: Any, wanted: str) -> ModelError:
         shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:40] + "…"
-        return ModelError(f"{self.origin}: {name!r} is {shown}, not {wanted}: copy config.json again")
+        return ModelError(f"{self.origin}: {name!r} must be {wanted}, not {shown}: copy config.json again")

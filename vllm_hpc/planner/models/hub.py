@@ -34,7 +34,7 @@ def find(model: str) -> Path | str:
         return Path(huggingface_hub.hf_hub_download(model, "config.json", etag_timeout=TIMEOUT_S)).parent
     except Exception as error:  # noqa: BLE001 - whatever the reason, the compute nodes may still reach the Hub
         said = " ".join(str(error).split())[:120]
-        return f"it is not in the Hugging Face cache, and the Hub did not give it ({type(error).__name__}: {said})"
+        return f"it is not in the Hugging Face cache, and the Hub did not return it ({type(error).__name__}: {said})"
 
 
 def weights(model: str) -> Weights | None:

@@ -42,11 +42,11 @@ def learn(model: Model, dummy_weights: bool = False) -> Knowledge:
     folder = Path(model.path)
     if folder.is_absolute():
         if not folder.is_dir():
-            return Knowledge(notes=("nothing is known of the model: it is made when the job is submitted",))
+            return Knowledge(notes=("nothing is known about the model: it is created when the job is submitted",))
         return _of_folder(folder, dummy_weights, is_whole=True)
     found = hub.find(model.path)
     if isinstance(found, str):
-        return Knowledge(notes=(f"nothing is known of the model: {found}",))
+        return Knowledge(notes=(f"nothing is known about the model: {found}",))
     known = _of_folder(found, dummy_weights, is_whole=False)
     if known.shape and not known.weights and not dummy_weights:
         weights = hub.weights(model.path)
@@ -60,7 +60,7 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
     try:
         shape = read_shape(config, str(folder / CONFIG))
     except UnknownArchitectureError as error:
-        return Knowledge(notes=(f"nothing is known of the model's memory: {error}",))
+        return Knowledge(notes=(f"nothing is known about the model's memory: {error}",))
     tokenizer_config = folder / "tokenizer_config.json"
     tokenizer = read_config(tokenizer_config) if tokenizer_config.is_file() else {}
     shape = _shortened(shape, tokenizer)
@@ -75,9 +75,11 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
                 raise
     if weights is None:
         if shape.quantization and shape.quantization.bits is None:
-            unweighed = f"memory is not checked: the planner cannot weigh {shape.quantization.method} from config.json"
+            unweighed = (
+                f"memory is not checked: the planner cannot size {shape.quantization.method} weights from config.json"
+            )
         elif vision_parameters(shape) is None:
-            unweighed = "memory is not checked: the model's vision part is not known, and its weights are not here"
+            unweighed = "memory is not checked: the model's vision part is unknown, and its weights are not here"
         else:
             notes.append("weights are counted from config.json: there are no safetensors files here")
     return Knowledge(

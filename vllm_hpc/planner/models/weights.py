@@ -73,7 +73,7 @@ def check_whole(folder: Path, shape: Shape, weights: Weights) -> None:
     bits = (shape.quantization.bits or 4.0) if shape.quantization else 16.0
     if counted and weights.loaded_bytes(2) < 0.5 * counted * min(16.0, bits) / 8:
         raise ModelError(
-            f"{str(folder)!r}: the weights here ({weights.loaded_bytes(2) / 1e9:.3g} GB) are a part of the "
+            f"{str(folder)!r}: the weights here ({weights.loaded_bytes(2) / 1e9:.3g} GB) are only part of the "
             f"{counted / 1e9:.3g} B parameters that config.json describes: copy the model again"
         )
 
@@ -95,13 +95,13 @@ def read_header(file: Path) -> dict[str, _Tensor]:
     for name, tensor in tensors.items():
         begin, end = tensor.data_offsets or (0, -1)
         if not 0 <= begin <= end or min(tensor.shape, default=0) < 0:
-            raise ModelError(f"{str(file)!r}: tensor {name[:80]!r} has no sane place in the file: copy it again")
+            raise ModelError(f"{str(file)!r}: tensor {name[:80]!r} has invalid offsets: copy it again")
         width = _FLOAT_BYTES.get(tensor.dtype)
         if width and math.prod(tensor.shape) * width != end - begin:
-            raise ModelError(f"{str(file)!r}: tensor {name[:80]!r} is not as large as its shape: copy it again")
+            raise ModelError(f"{str(file)!r}: tensor {name[:80]!r} does not have the size of its shape: copy it again")
         if 8 + length + end > size:
             raise ModelError(
-                f"{str(file)!r} is cut off: {8 + length + end} bytes are announced, {size} are there: copy it again"
+                f"{str(file)!r} is truncated: {8 + length + end} bytes expected, {size} found: copy it again"
             )
     return tensors
 
@@ -122,12 +122,12 @@ def _files(folder: Path) -> list[Path]:
     except OSError as error:
         raise ModelError(f"cannot read {str(index)!r}: {error.strerror}") from None
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
-        raise ModelError(f"{index}: no index of safetensors files ({error}): copy it again") from None
+        raise ModelError(f"{index}: not a valid index of safetensors files ({error}): copy it again") from None
     files = [folder / name for name in sorted(set(names))]
     missing = [file.name for file in files if "/" in file.name or not file.is_file()]
     if missing:
         raise ModelError(
-            f"{str(folder)!r} lacks {len(missing)} of the {len(files)} files that its index names "
+            f"{str(folder)!r} is missing {len(missing)} of the {len(files)} files that its index names "
             f"({missing[0][:80]!r} first): copy the model again"
         )
     return files
