@@ -142,7 +142,7 @@ def render(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Render a script of the table, with nothing of this machine in it."""
     (desk / "vllm-hpc.toml").write_text(PROFILES)
     monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
-    monkeypatch.setattr("vllm_hpc.jobs.submit.__version__", "VERSION")
+    monkeypatch.setattr("vllm_hpc.schedulers.script.__version__", "VERSION")
 
     def script(file: str) -> str:
         options = {"scheduler": "slurm", "name": "run", "job_dir": "/scratch/runs", **SCRIPTS[file]}

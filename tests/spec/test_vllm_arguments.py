@@ -11,7 +11,7 @@ import pytest
 from tests.marks import needs_vllm
 from vllm_hpc.spec import vllm_arguments
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.request import _LIMITS
+from vllm_hpc.spec.sampling import LIMITS
 from vllm_hpc.spec.vllm_arguments import typed
 
 
@@ -140,7 +140,7 @@ def test_the_limits_of_sampling_are_vllms() -> None:
     pytest.importorskip("vllm")
     from vllm import SamplingParams
 
-    for name, (least, _, is_least_taken, _) in _LIMITS.items():
+    for name, (least, _, is_least_taken, _) in LIMITS.items():
         if name in ("seed", "max_tokens", "temperature"):
             continue
         for value, is_taken in ((least, is_least_taken), (least - 1, False)):

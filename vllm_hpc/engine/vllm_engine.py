@@ -21,7 +21,7 @@ from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout, Place
-from vllm_hpc.spec.plan import CPU_KV_CACHE_GIB
+from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
 
 if TYPE_CHECKING:
     from vllm import LLMEngine

@@ -19,7 +19,7 @@ from vllm_hpc.planner.parallelism import allowed_tp
 from vllm_hpc.spec.errors import LayoutError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Asked, Layout, Rule
-from vllm_hpc.spec.plan import LARGEST_GRAPH, MOST_CAPTURED, names_graphs
+from vllm_hpc.spec.vllm_defaults import LARGEST_GRAPH, MOST_CAPTURED, names_graphs
 
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 

@@ -14,7 +14,7 @@ from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.gpus import GIB
-from vllm_hpc.spec.plan import LARGEST_GRAPH, is_large_gpu, whole
+from vllm_hpc.spec.vllm_defaults import LARGEST_GRAPH, is_large_gpu, whole
 
 # vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults), by whether the GPU is large (not the A100).
 BATCHED_TOKENS = {True: 16_384, False: 8_192}

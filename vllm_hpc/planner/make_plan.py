@@ -27,12 +27,14 @@ from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Asked, Layout, solve, solve_array
-from vllm_hpc.spec.plan import CPU_KV_CACHE_GIB, DEFAULT_MAX_TOKENS, Cost, Memory, ModelFacts, Plan
+from vllm_hpc.spec.plan import Cost, Memory, ModelFacts, Plan
 from vllm_hpc.spec.rehearsal import NO_MODEL
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
+from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
+from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
 
 WHOLE_NODE = 4  # GPUs; if fewer were requested, a node may well have more
 

@@ -8,7 +8,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.plan import DEFAULT_MAX_TOKENS
+from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
 # Files up to this size are read whole for a plan; of larger ones only the first rows (submit always reads all).
 WHOLE_BYTES = 32 << 20

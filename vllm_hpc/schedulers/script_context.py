@@ -8,6 +8,11 @@ import msgspec
 from msgspec import Meta
 
 from vllm_hpc.schedulers.lifecycle import lifecycle_sha256
+from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES
+from vllm_hpc.spec.profile import Profile
+
+# Defaults are said once: in the profile.
+_SITE = Profile()
 
 
 class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +37,7 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     account: Annotated[str | None, Meta(description="the account that pays")] = None
     qos: Annotated[str | None, Meta(description="Slurm's quality of service")] = None
     time: Annotated[str | None, Meta(description="the walltime")] = None
-    gpu_flag: Annotated[str, Meta(description="how GPUs are asked for: gpus-per-node, gres or none")] = "gpus-per-node"
+    gpu_flag: Annotated[str, Meta(description="how GPUs are asked for: gpus-per-node, gres or none")] = _SITE.gpu_flag
     exclusive: Annotated[bool, Meta(description="whether nodes are asked for whole")] = False
     directives: Annotated[tuple[str, ...], Meta(description="lines of --directive, without #SBATCH or #PBS")] = ()
     setup: Annotated[tuple[str, ...], Meta(description="the profile's lines of shell, run before all else")] = ()
@@ -45,10 +50,10 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     head_suffix: Annotated[str, Meta(description="added to a host's name for the fast network")] = ""
     head_command: Annotated[str | None, Meta(description="prints how nodes reach the head")] = None
     export_environment: Annotated[bool, Meta(description="false is sbatch --export=NONE")] = True
-    max_requeues: Annotated[int, Meta(description="how often the script has the job run again")] = 10
-    lead_s: Annotated[int, Meta(description="seconds ahead of the walltime at which a drain begins")] = 120
-    gpu_request: Annotated[str, Meta(description="PBS's grammar: select, queue, totals or nodes")] = "select"
-    account_flag: Annotated[str, Meta(description="PBS's flag of the account")] = "-A"
+    max_requeues: Annotated[int, Meta(description="how often the script has the job run again")] = DEFAULT_MAX_REQUEUES
+    lead_s: Annotated[int, Meta(description="seconds ahead of the walltime at which a drain begins")] = DEFAULT_LEAD_S
+    gpu_request: Annotated[str, Meta(description="PBS's grammar: select, queue, totals or nodes")] = _SITE.gpu_request
+    account_flag: Annotated[str, Meta(description="PBS's flag of the account")] = _SITE.account_flag
     chunk: Annotated[tuple[str, ...], Meta(description="more of each chunk of PBS's select")] = ()
     resources: Annotated[tuple[str, ...], Meta(description="more of PBS's -l lines, numbers filled in")] = ()
     launcher_options: Annotated[tuple[str, ...], Meta(description="more words of PBS's launcher")] = ()

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from vllm_hpc.spec.directives import check_owned
+from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, LEAST_LEAD_S, LONGEST_LEAD_S, check_lead, lead_s
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
-from vllm_hpc.spec.values import CHECKS, parse_walltime
+from vllm_hpc.spec.sampling import check_sampling
+from vllm_hpc.spec.values import CHECKS
 
 # vLLM's longest contexts are a few million tokens.
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
 NOT_REHEARSED = "--rehearse-set is for rehearsals only: add --rehearse, or leave it out"
-_LEAD_S = 120
-# The shortest time in which ranks can exit; the longest that Slurm accepts (man sbatch, --signal).
-_LEAST_LEAD_S, _LONGEST_LEAD_S = 30, 65_535
 # vLLM's arguments that the layout or MODEL already decides: setting one with --engine is a contradiction.
 PLANNED_ENGINE_ARGUMENTS = {
     "model": "MODEL",
@@ -79,16 +77,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     array: bool = False
     template: str | None = None
     template_dir: str | None = None
-    max_requeues: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 10
-    drain_lead: Annotated[int, msgspec.Meta(ge=_LEAST_LEAD_S, le=_LONGEST_LEAD_S)] | None = None
+    max_requeues: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = DEFAULT_MAX_REQUEUES
+    drain_lead: Annotated[int, msgspec.Meta(ge=LEAST_LEAD_S, le=LONGEST_LEAD_S)] | None = None
     rehearse: bool = False
     rehearse_set: Rehearsal = Rehearsal()
 
     @property
     def lead_s(self) -> int:
-        """Seconds before the end of the walltime when a drain begins; by default 120, at most a fifth of it."""
-        limit = parse_walltime(self.time) if self.time else float("inf")
-        return self.drain_lead or int(min(_LEAD_S, limit / 5))
+        """Seconds before the walltime's end at which a drain begins."""
+        return lead_s(self.drain_lead, self.time)
 
     def __post_init__(self) -> None:
         for key, check in CHECKS.items():
@@ -97,8 +94,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 check(value, f"--{key.replace('_', '-')}")
         if self.scheduler != "auto":  # otherwise checked once the scheduler is known
             check_owned(self.directive, self.scheduler)
-        _check_sampling(self)
-        _check_lead(self)
+        given = {key: getattr(self, key) for key in ("max_tokens", "temperature", "top_p", "seed")}
+        check_sampling(given, self.sampling, self.seed_rows)
+        check_lead(self.drain_lead, self.time)
         if self.rehearse_set != Rehearsal() and not self.rehearse:
             raise RequestError(NOT_REHEARSED)
         for key in self.engine:
@@ -122,55 +120,6 @@ def check_template(template: str, template_dir: str | None, scheduler: str) -> N
             f"--template {template!r} is for --scheduler {other}, but this job is for {scheduler}: "
             f"leave it out, or use --scheduler {other}"
         )
-
-
-def _check_lead(request: Request) -> None:
-    """Refuse a drain lead that uses up the walltime: the job would drain as soon as it starts."""
-    if request.drain_lead is None or request.time is None:
-        return
-    limit = parse_walltime(request.time)
-    if request.drain_lead >= limit:
-        nearest = f"use {limit - 1} or less" if limit > _LEAST_LEAD_S else "leave it out"
-        raise RequestError(
-            f"--drain-lead {request.drain_lead} leaves nothing of --time {request.time} ({limit} s): {nearest}"
-        )
-
-
-# name -> lower and upper bound in vLLM, whether the lower bound itself is allowed, and the words of the error
-_LIMITS: dict[str, tuple[float, float, bool, str]] = {
-    "max_tokens": (1, 1_000_000_000, True, "must be a whole number from 1 to 1000000000"),
-    "temperature": (0, sys.float_info.max, True, "must be a number, 0 or more"),
-    "top_p": (0, 1, False, "must be a number above 0 and at most 1"),
-    "n": (1, 2**31, True, "must be a whole number, 1 or more"),
-    "top_k": (-1, 2**31, True, "must be a whole number, -1 or more"),
-    "min_p": (0, 1, True, "must be a number from 0 to 1"),
-    "presence_penalty": (-2, 2, True, "must be a number from -2 to 2"),
-    "frequency_penalty": (-2, 2, True, "must be a number from -2 to 2"),
-    "repetition_penalty": (0, sys.float_info.max, False, "must be a number above 0"),
-    "min_tokens": (0, 1_000_000_000, True, "must be a whole number, 0 or more"),
-    "logprobs": (-1, 2**31, True, "must be a whole number, -1 or more"),
-    "prompt_logprobs": (-1, 2**31, True, "must be a whole number, -1 or more"),
-    "seed": (0, 2**32 - 1, True, f"must be a whole number from 0 to {2**32 - 1}"),
-}
-_WHOLE = ("max_tokens", "seed", "n", "top_k", "min_tokens", "logprobs", "prompt_logprobs")
-
-
-def _check_sampling(request: Request) -> None:
-    """Apply the same limits to a name whether it has its own option or comes through --sampling."""
-    if request.seed_rows and request.sampling.get("seed") is not None:
-        raise RequestError(
-            "--seed-rows gives every row its own seed, --sampling seed gives all rows the same: keep one"
-        )
-    for key, (least, most, with_least, words) in _LIMITS.items():
-        option = f"--{key.replace('_', '-')}"
-        if key != "seed" and key in request.sampling and getattr(request, key, None) is not None:
-            raise RequestError(f"{option} and --sampling {key} are both given: keep one")
-        for origin, value in ((option, getattr(request, key, None)), (f"--sampling {key}", request.sampling.get(key))):
-            if value is None:  # not given; or null, which means "no limit" in vLLM
-                continue
-            is_number = isinstance(value, int if key in _WHOLE else int | float) and not isinstance(value, bool)
-            if not is_number or not least <= value <= most or (value == least and not with_least):
-                raise RequestError(f"{origin} {value!r} {words}")
 
 
 def convert_options(options: dict[str, Any]) -> Request:

@@ -23,10 +23,10 @@ from vllm_hpc.planner.tuned import Setting, Subject, Trial
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import RefusedError, RequestError, SubmitError
-from vllm_hpc.spec.plan import whole
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.vllm_defaults import whole
 from vllm_hpc.tuning.signals import handled
 from vllm_hpc.tuning.sweep import DEFAULTS
 

@@ -27,8 +27,8 @@ from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import REHEARSED, Row
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Place
-from vllm_hpc.spec.plan import whole
 from vllm_hpc.spec.rehearsal import Rehearsal
+from vllm_hpc.spec.vllm_defaults import whole
 
 if TYPE_CHECKING:
     from vllm_hpc.engine.startup.replicas import Replica

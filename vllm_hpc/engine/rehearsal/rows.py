@@ -22,8 +22,9 @@ from vllm_hpc.engine.rows.checks import (
 )
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.plan import DEFAULT_MAX_TOKENS, whole
+from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 from vllm_hpc.spec.vllm_arguments import sampling_names
+from vllm_hpc.spec.vllm_defaults import whole
 
 # What a tokenizer makes of English text.
 _CHARACTERS_A_TOKEN = 4

@@ -14,7 +14,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm_hpc.engine.rows.checks import CUTS, check_embedding, check_names, cuts_of, in_vllm_names
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.plan import DEFAULT_MAX_TOKENS
+from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
 _NAMES = {name for name in SamplingParams.__struct_fields__ if not name.startswith("_")} - {"output_kind", "skip_clone"}
 _CONSTRAINTS = {field.name for field in dataclasses.fields(StructuredOutputsParams) if field.init}

@@ -23,7 +23,7 @@ from vllm_hpc.engine.vllm_patches.sharded_sampling import share_sampling
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
-from vllm_hpc.spec.plan import (
+from vllm_hpc.spec.vllm_defaults import (
     GRAPH_STEP,
     LARGE_GPU_GIB,
     LARGEST_GRAPH,
