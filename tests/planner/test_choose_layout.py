@@ -16,7 +16,7 @@ from tests.problems import MODELS, cut, of_rows, problem_of
 from tests.published_models import PUBLISHED
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner.candidate import PlanningProblem
-from vllm_hpc.planner.choose_layout import ROOM, Choice, choose, lack, with_more_sequences
+from vllm_hpc.planner.choose_layout import ROOM, Choice, choose, missing_memory, with_more_sequences
 from vllm_hpc.planner.engine_settings import choose_settings, not_modelled
 from vllm_hpc.planner.models.config import read_shape, with_whole_experts
 from vllm_hpc.planner.parallelism import why_not
@@ -379,7 +379,7 @@ def test_a_kv_cache_in_bytes_does_not_respect_the_utilization() -> None:
     )
     assert large.fit is not None
     assert not large.fit.fits
-    assert "900.0 GiB was requested" in lack(large.fit, problem_of("Llama-3.1-8B", "h100-80"))
+    assert "900.0 GiB was requested" in missing_memory(large.fit, problem_of("Llama-3.1-8B", "h100-80"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from vllm_hpc.planner.memory import Load, kv_bytes_per_token, weigh
 from vllm_hpc.planner.models.config import UnknownArchitectureError, read_shape
 from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.families import FAMILIES
-from vllm_hpc.planner.models.inspect import Knowledge, learn
+from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.weights import read_weights
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.resolved_job import Model
@@ -265,7 +265,7 @@ def test_an_index_that_names_what_is_not_there_is_refused(tmp_path: Path, index:
 def test_dummy_weights_need_no_files(tmp_path: Path) -> None:
     write(tmp_path, SMALL_CONFIG)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert learn(Model(str(tmp_path), "model"), dummy_weights=True).shape is not None
+    assert inspect_model(Model(str(tmp_path), "model"), dummy_weights=True).shape is not None
 
 
 def write(folder: Path, config: dict[str, Any]) -> None:
@@ -273,7 +273,7 @@ def write(folder: Path, config: dict[str, Any]) -> None:
 
 
 def look(folder: Path) -> Knowledge:
-    return learn(Model(str(folder), "model"))
+    return inspect_model(Model(str(folder), "model"))
 
 
 def refused(folder: Path, said: str) -> None:

@@ -16,7 +16,7 @@ from vllm_hpc.jobfolder.input import InputIndex
 from vllm_hpc.jobfolder.records import write_json
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.jsonl import LineSource
-from vllm_hpc.rows.read import Source, checked_rows, find_source, identity_of, sample_rows
+from vllm_hpc.rows.read import Source, checked_rows, find_source, fingerprint, sample_rows
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import InputError, RequestError
 from vllm_hpc.spec.values import as_path
@@ -58,10 +58,10 @@ class Intake:
         source = self._source = find_source(self._path)
         if self._is_large:
             self._maker = _block_maker(source)
-        self._checked, identity = None, _identity(source.file)
+        self._checked, state = None, _fingerprint(source.file)
         yield from checked_rows(source)
         self._maker.finish()
-        self._checked = identity
+        self._checked = state
 
     def store(self, folder: JobFolder) -> int:
         """Store the input in a job folder, with input.json. Returns the number of rows. Raises InputError.
@@ -78,7 +78,7 @@ class Intake:
 
     @property
     def _is_checked(self) -> bool:
-        return self._source is not None and self._checked == _identity(self._source.file)
+        return self._source is not None and self._checked == _fingerprint(self._source.file)
 
     def _refer(self) -> InputIndex:
         if not self._is_checked:
@@ -114,10 +114,10 @@ def _block_maker(source: Source) -> BlockMaker:
     return source.maker
 
 
-def _identity(file: Path) -> tuple[int, ...]:
+def _fingerprint(file: Path) -> tuple[int, ...]:
     """Values that change when a file changes; empty if it is missing."""
     try:
-        return identity_of(file)
+        return fingerprint(file)
     except OSError:
         return ()
 

@@ -21,7 +21,7 @@ from vllm_hpc.jobfolder.input import InputReader, check_size
 from vllm_hpc.jobfolder.records import JobRecord, temporary_name, write_json
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan
-from vllm_hpc.jobs.progress import Counted, Rows, remember, shard_sizes
+from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes
 from vllm_hpc.jobs.summary import Summary, summarise
 from vllm_hpc.rows.row import REHEARSED, Row, error_row
 from vllm_hpc.spec.errors import CollectError, InputError
@@ -59,7 +59,8 @@ def collect(folder: JobFolder) -> Summary:
         temporary.unlink(missing_ok=True)
     tally = found.tally
     del found
-    remember(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))  # saves 'status' from counting again
+    # So that 'status' need not count again.
+    save_count(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))
     summary = summarise(folder, record, tally, time.time() - began)
     write_json(folder.summary, summary)
     return summary

@@ -91,7 +91,7 @@ def shard_sizes(folder: JobFolder) -> dict[str, int]:
     return {shard.name: shard.stat().st_size for shard in folder.shard_files()}
 
 
-def remember(folder: JobFolder, counted: Counted) -> None:
+def save_count(folder: JobFolder, counted: Counted) -> None:
     """Save a count for the next call."""
     with suppress(OSError):  # another user's folder, or a full disk: the next call counts again
         write_json(folder.counted, counted)
@@ -103,7 +103,7 @@ def _count_once(folder: JobFolder, record: JobRecord) -> Rows:
     if known is not None and known.sizes == sizes:
         return known.rows
     counted = Counted(sizes, _count(folder.shard_files(), record))
-    remember(folder, counted)
+    save_count(folder, counted)
     return counted.rows
 
 

@@ -40,8 +40,8 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
         return 0
     taken = _take(folder, status.job_id)
     try:
-        before = _Before(folder)
-        before.clear(Retry(folder.last_number()) if retry_errors else None)
+        markers = _Markers(folder)
+        markers.clear(Retry(folder.last_number()) if retry_errors else None)
     except BaseException:
         taken.unlink(missing_ok=True)
         raise
@@ -54,7 +54,7 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
             f"{taken} before you resume again"
         ) from None
     except ClientError:
-        before.restore()
+        markers.restore()
         taken.unlink(missing_ok=True)
         raise
     write_json(folder.submitted, Submitted(record.scheduler, job_id, time.time()))
@@ -92,7 +92,7 @@ def _take(folder: JobFolder, job_id: str | None) -> Path:
         raise RequestError(f"cannot write to {folder.taken(job_id).parent}: {error.strerror}") from None
 
 
-class _Before:
+class _Markers:
     """The markers of earlier attempts, removed before the next one, and restored if it is not submitted."""
 
     def __init__(self, folder: JobFolder) -> None:

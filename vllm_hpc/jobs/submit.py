@@ -75,7 +75,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             # Another job has taken the generated name in the meantime: use the next one.
             return _render(self.job, self.definition).submit()
         try:
-            _fill(folder, self)
+            _write_folder(folder, self)
         except BaseException:
             folder.remove()
             raise
@@ -171,7 +171,7 @@ def _free_name(parent: Path, model: str) -> str:
     return name
 
 
-def _fill(folder: JobFolder, prepared: Prepared) -> None:
+def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     """Write everything that the ranks and the scheduler need; job.json last, since it makes the folder a job."""
     request = prepared.request
     rows = prepared.intake.store(folder)

@@ -115,7 +115,7 @@ class TaskStates:
             return state, reason
         verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time(), self._job_id)
         # If it cannot be saved, do not wait for the exit record: every call would start a new wait.
-        return self._by_verdict(verdict) if self._remember(task, verdict) else (state, reason)
+        return self._by_verdict(verdict) if self._save_verdict(task, verdict) else (state, reason)
 
     def _by_verdict(self, verdict: Verdict) -> tuple[State, str]:
         if verdict.state == "COMPLETED":
@@ -184,7 +184,7 @@ class TaskStates:
             return self._from_exit(ended, task)
         return _PHASES.get(seen.phase, "UNKNOWN"), seen.reason
 
-    def _remember(self, task: int, verdict: Verdict) -> bool:
+    def _save_verdict(self, task: int, verdict: Verdict) -> bool:
         try:
             write_json(self._folder.verdict(task), verdict)
         except OSError:  # another user's folder, or a full disk: the next call asks again

@@ -258,7 +258,7 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
     if other.fit is None or best.fit is None:
         return f"{other.cut}: more ranks in a replica than needed"
     if not other.fit.fits:
-        return f"{other.cut}: does not fit: {lack(other.fit, other.problem)}"
+        return f"{other.cut}: does not fit: {missing_memory(other.fit, other.problem)}"
     if other.is_on_as_many(best) and other.seconds and best.seconds and abs(other.seconds - best.seconds) > 1:
         told = f"{other.cut}: about {other.seconds:.0f} s of generation, {best.seconds:.0f} s with the chosen one"
         return told if other.seconds > best.seconds else f"{told}: {_why_not_faster(other, best)}"
@@ -281,7 +281,7 @@ def _why_not_faster(other: _Candidate, best: _Candidate) -> str:
     )
 
 
-def lack(fit: Fit, problem: PlanningProblem) -> str:
+def missing_memory(fit: Fit, problem: PlanningProblem) -> str:
     """What is missing, in GiB."""
     if fit.asked_kv and fit.kv < fit.asked_kv:
         return f"a KV cache of {fit.asked_kv / GIB:.1f} GiB was requested, but {max(0, fit.kv) / GIB:.1f} GiB are left"

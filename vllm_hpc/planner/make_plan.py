@@ -18,7 +18,7 @@ from vllm_hpc.planner.history import measured_rate
 from vllm_hpc.planner.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.count import count_parameters
-from vllm_hpc.planner.models.inspect import Knowledge, learn
+from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher
@@ -54,8 +54,8 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     sampled, and the sample prompts are not read. ``use_tuned`` false: ignore the findings of 'vllm-hpc tune'.
     """
     job = job.asking(engine=typed("engine", job.request.engine))
-    known = _learn(job)
-    rows = _survey(job.request, known, whole_input, intake or Intake(job.request.input))
+    known = _inspect(job)
+    rows = _measure_input(job.request, known, whole_input, intake or Intake(job.request.input))
     notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     if known.shape is None:
         plan = _plan_unknown(job)
@@ -67,7 +67,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
 
         plan = plan_for(job.request)
         if use_tuned:
-            plan = tuned.take(plan, job.request, _subject(job, known.shape, plan), plan_for)
+            plan = tuned.apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
     plan = native_launcher.launched(plan, job)
     count = rows.rows if rows and whole_input else None
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
@@ -81,7 +81,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
 
 def find_subject(job: ResolvedJob, plan: Plan) -> tuned.Subject | None:
     """The subject of a finding about that plan; None if nothing is known about the model. Raises RefusedError."""
-    shape = _learn(job).shape
+    shape = _inspect(job).shape
     return _subject(job, shape, plan) if shape else None
 
 
@@ -96,11 +96,11 @@ def _subject(job: ResolvedJob, shape: Shape, plan: Plan) -> tuned.Subject:
     )  # fmt: skip
 
 
-def _learn(job: ResolvedJob) -> Knowledge:
+def _inspect(job: ResolvedJob) -> Knowledge:
     """What is known about the model; nothing for a rehearsal without a model. Raises ModelError."""
     if job.model.path == NO_MODEL:
         return Knowledge(notes=("no MODEL: every layout is possible, and memory is not checked",))
-    return learn(job.model, dummy_weights=job.request.engine.get("load_format") == "dummy")
+    return inspect_model(job.model, dummy_weights=job.request.engine.get("load_format") == "dummy")
 
 
 def _obstacle(job: ResolvedJob, known: Knowledge) -> str | None:
@@ -187,7 +187,9 @@ def _misfit(choice: Choice, problem: PlanningProblem, capacity: int | None) -> s
     layout, fit = choice.layout, choice.fit
     assert fit is not None and problem.device is not None
     where = f"GPUs of type {problem.device.gpu.name}" if problem.device.gpu else "the CPU"
-    text = f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {choose_layout.lack(fit, problem)}"
+    text = (
+        f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {choose_layout.missing_memory(fit, problem)}"
+    )
     hint = "" if problem.device.gpu else " (VLLM_CPU_KVCACHE_SPACE, in GiB, is the size of the KV cache)"
     shorter = _shorter(choice, problem)
     instead = choose_layout.smallest_that_fits(capacity, problem, solve) if problem.device.gpu else None
@@ -244,7 +246,7 @@ def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Work
     return estimate(problem, choice.layout, choice.fit, rows, measured)
 
 
-def _survey(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
+def _measure_input(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
     """Measure the input; 'plan' without --input does not read the sample prompts."""
     if request.input is None and not whole:
         return None

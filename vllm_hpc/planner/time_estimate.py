@@ -31,7 +31,7 @@ EXPERTS_S = 6e-7
 # Bidirectional GB/s between nodes and between GPUs without a known NVLink: PCIe 4.0 x16, with the same LINK_SHARE. Not
 # measured.
 PCIE = 64.0
-TP_MORE = 1.05  # also fitted: overhead of TP that is not counted above
+TP_OVERHEAD = 1.05  # also fitted: overhead of TP that is not counted above
 
 
 class Generation(NamedTuple):
@@ -74,7 +74,7 @@ def estimate_seconds(work: Generation, layout: Layout, fit: Fit, at_once: float)
         waves * _step(work, layout, fit, running, output) + (_step(work, layout, fit, rest, output) if rest else 0.0)
     )
     prefill = _prefill(work, layout, work.prompt * rows * part_of_rows)
-    return _more(layout) * prefill + max(decode, longest * _step(work, layout, fit, 1, longest))
+    return _tp_overhead(layout) * prefill + max(decode, longest * _step(work, layout, fit, 1, longest))
 
 
 def _step(work: Generation, layout: Layout, fit: Fit, running: int, output: float) -> float:
@@ -90,9 +90,11 @@ def _step(work: Generation, layout: Layout, fit: Fit, running: int, output: floa
     weights = touched * fit.rank_weights * layout.pp / (bandwidth * WEIGHTS_SHARE)
     cache = part * context * kv_bytes_per_token(shape, layout.tp, work.load.kv_bytes) / (bandwidth * CACHE_SHARE)
     # The time of one part through all stages; the other parts follow right behind it.
-    on_gpu = max(weights, part * _flops_s(work, layout)) + cache + _talk(shape, layout, part, gpu) + parts * STEP_S
+    on_gpu = (
+        max(weights, part * _flops_s(work, layout)) + cache + _all_reduces_s(shape, layout, part, gpu) + parts * STEP_S
+    )
     sequence = SEQUENCE_S + (shape.experts.layers * EXPERTS_S if shape.experts else 0.0)
-    return max(_more(layout) * (on_gpu + running * sequence), running * HOST_SEQUENCE_S)
+    return max(_tp_overhead(layout) * (on_gpu + running * sequence), running * HOST_SEQUENCE_S)
 
 
 def _prefill(work: Generation, layout: Layout, tokens: float) -> float:
@@ -100,7 +102,7 @@ def _prefill(work: Generation, layout: Layout, tokens: float) -> float:
     tokens /= layout.pp if work.overlaps else 1
     batch = work.load.max_num_batched_tokens
     seconds = tokens * _flops_s(work, layout) * (1 + _attention_share(work.shape, work.prompt))
-    return seconds + tokens / batch * _talk(work.shape, layout, batch, work.gpu)
+    return seconds + tokens / batch * _all_reduces_s(work.shape, layout, batch, work.gpu)
 
 
 def _flops_s(work: Generation, layout: Layout) -> float:
@@ -108,8 +110,8 @@ def _flops_s(work: Generation, layout: Layout) -> float:
     return 2 * active_parameters(work.shape) / (work.gpu.tflops * 1e12 * FLOPS_SHARE) / layout.tp
 
 
-def _more(layout: Layout) -> float:
-    return 1.0 if layout.tp == 1 else TP_MORE
+def _tp_overhead(layout: Layout) -> float:
+    return 1.0 if layout.tp == 1 else TP_OVERHEAD
 
 
 def _attention_share(shape: Shape, prompt: float) -> float:
@@ -119,7 +121,7 @@ def _attention_share(shape: Shape, prompt: float) -> float:
     return 2 * seen * shape.heads * head / active_parameters(shape)
 
 
-def _talk(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
+def _all_reduces_s(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
     """Seconds of a step's all-reduces in a TP group, each over 16-bit activations of ``tokens`` tokens."""
     if layout.tp == 1:
         return 0.0

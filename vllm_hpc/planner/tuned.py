@@ -146,7 +146,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def find(subject: Subject) -> Finding | None:
+def load_finding(subject: Subject) -> Finding | None:
     """The finding for a subject; None if it was not tuned, or the file cannot be read."""
     try:
         return read_json(subject.file, Finding)
@@ -154,12 +154,12 @@ def find(subject: Subject) -> Finding | None:
         return None
 
 
-def take(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Request], Plan]) -> Plan:
+def apply_finding(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Request], Plan]) -> Plan:
     """The plan with its finding applied, unless that contradicts what was asked or does not fit.
 
     Nor is it applied if the planner would choose a different layout for this input than for the rows of the trials.
     """
-    finding = find(subject)
+    finding = load_finding(subject)
     if finding is None:
         with suppress(OSError):  # the user may have no home folder
             if subject.file.exists():
@@ -168,8 +168,10 @@ def take(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Req
     if not finding.goes_with(request):
         return plan
     try:
-        if request.input is not None and not finding.is_for(own := plan_for(unasked(request, plan.layout)).layout):
-            return _noting(plan, pass_over(finding, own))
+        if request.input is not None:
+            own = plan_for(without_layout(request, plan.layout)).layout
+            if not finding.is_for(own):
+                return _noting(plan, explain_unused(finding, own))
         found = plan_for(finding.applied_to(request, plan.layout))
     except RefusedError:
         return plan
@@ -180,14 +182,14 @@ def _noting(plan: Plan, reason: str) -> Plan:
     return msgspec.structs.replace(plan, reasons=(*plan.reasons, reason))
 
 
-def unasked(request: Request, layout: Layout) -> Request:
+def without_layout(request: Request, layout: Layout) -> Request:
     """The request for the same ranks, without a layout."""
     return msgspec.structs.replace(
         request, tp=None, pp=None, dp=None, nodes=layout.nodes, gpus_per_node=layout.procs_per_node
     )
 
 
-def pass_over(finding: Finding, own: Layout) -> str:
+def explain_unused(finding: Finding, own: Layout) -> str:
     """Why the plan does not use the finding."""
     return (
         f"what tune found is not used: for the rows that it ran the planner chooses {finding.own}, but for this input "

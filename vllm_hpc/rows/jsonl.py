@@ -157,7 +157,7 @@ def _check_keys(line: bytes) -> None:
         raise RowError(f"not valid JSON: {error}") from None
 
 
-def text_of(raw: bytes) -> str:
+def decode_line(raw: bytes) -> str:
     """A line as a string, with its newline. Raises RowError."""
     try:
         return raw.decode("utf-8")
@@ -170,7 +170,7 @@ def _json_row(make: Callable[[Any, int], Row], raw: bytes, index: int) -> Row | 
 
 
 def _text_row(raw: bytes, index: int) -> Row | None:
-    text = text_of(raw).rstrip("\r\n")
+    text = decode_line(raw).rstrip("\r\n")
     return {"index": index, "id": str(index), "prompt": text} if text.strip() else None
 
 

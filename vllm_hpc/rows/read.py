@@ -92,7 +92,7 @@ def checked_rows(source: Source, check_ids: bool = True) -> Iterator[Row]:
     unique = UniqueIds()
     index = -1
     try:
-        before = identity_of(source.file)
+        before = fingerprint(source.file)
         for index, (number, row) in enumerate(source.rows()):
             if check_ids and not unique.add(index, row["id"]):
                 raise _repeated(source, number, row["id"])
@@ -101,13 +101,13 @@ def checked_rows(source: Source, check_ids: bool = True) -> Iterator[Row]:
             raise InputError(f"{source.file} has no prompt: write one row per line")
         if repeated := unique.first_repeated(lambda: _ids(source)):
             raise _repeated(source, *repeated)
-        if identity_of(source.file) != before:
+        if fingerprint(source.file) != before:
             raise InputError(f"{source.file} changed while it was read: wait until it is complete, and submit again")
     except OSError as error:
         raise _cannot_read(source.file, error) from None
 
 
-def identity_of(file: Path) -> tuple[int, ...]:
+def fingerprint(file: Path) -> tuple[int, ...]:
     """Values that change when a file is written to or replaced. Raises OSError."""
     found = os.stat(file)  # noqa: PTH116 - the same as Path.stat, but faster
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.rows.cells import check_columns, json_value, table_row
-from vllm_hpc.rows.jsonl import BOM, MAX_LINE, numbered_lines, text_of
+from vllm_hpc.rows.jsonl import BOM, MAX_LINE, decode_line, numbered_lines
 from vllm_hpc.rows.row import Row, RowError
 from vllm_hpc.spec.errors import InputError
 
@@ -65,7 +65,7 @@ class CsvSource:
             for number, raw in numbered_lines(stream, self.file):
                 read += len(raw)
                 self.share = read / size
-                yield text_of(raw.removeprefix(BOM) if number == 1 else raw)
+                yield decode_line(raw.removeprefix(BOM) if number == 1 else raw)
 
 
 _LONE_CR = "lines end in CR only: convert them, for example with 'dos2unix -c mac'"

@@ -144,9 +144,9 @@ def _check(profile: Profile, key: str) -> None:
     if key in CHECKS:
         CHECKS[key](value, key)
     if key == "scheduler" and (value == "auto" or not SCHEDULERS.has(value)):
-        raise RequestError(f"'scheduler' {SCHEDULERS.explain(value, but=['auto'])}")
+        raise RequestError(f"'scheduler' {SCHEDULERS.must_be(value, but=['auto'])}")
     if key == "launcher" and not LAUNCHERS.has(value):
-        raise RequestError(f"'launcher' {LAUNCHERS.explain(value)}")
+        raise RequestError(f"'launcher' {LAUNCHERS.must_be(value)}")
     if key == "wrapper":
         check_words(value, key)
     if key == "gpu":

@@ -46,7 +46,7 @@ class Registry(NamedTuple):
             return getattr(import_module(module), attribute)
         point = next((point for point in self._added() if point.name == name), None)
         if point is None:
-            raise RequestError(f"--{self.kind} {self.explain(name)}")
+            raise RequestError(f"--{self.kind} {self.must_be(name)}")
         try:
             return point.load()
         except Exception as error:  # noqa: BLE001 - another package's code may raise anything
@@ -54,7 +54,7 @@ class Registry(NamedTuple):
                 f"--{self.kind} {name}: cannot import {point.value!r}, which its entry point names: {error}"
             ) from None
 
-    def explain(self, name: str, but: Iterable[str] = ()) -> str:
+    def must_be(self, name: str, but: Iterable[str] = ()) -> str:
         """Say which names are valid in place of an unknown one; ``but`` lists those not allowed here."""
         names = ", ".join(f'"{one}"' for one in sorted(self.names()) if one not in but)
         return f"must be one of {names}, not {name!r}"

@@ -128,7 +128,7 @@ def convert_options(options: dict[str, Any]) -> Request:
         options = {**options, "rehearse_set": read_rehearsal(options["rehearse_set"])}
     for key, registry in (("scheduler", SCHEDULERS), ("launcher", LAUNCHERS)):
         if isinstance(name := options.get(key), str) and not registry.has(name):
-            raise RequestError(f"--{key} {registry.explain(name)}")
+            raise RequestError(f"--{key} {registry.must_be(name)}")
     try:
         return msgspec.convert(options, Request)
     except msgspec.ValidationError as error:

@@ -109,9 +109,9 @@ class Bench:
         most = asked if asked > 0 else self._subject.shape.positions
         out = output_tokens(self._job.request)
         if prompt + out > most:
-            whose = "--engine max_model_len allows" if asked > 0 else "the model allows"
+            limit = "--engine max_model_len allows" if asked > 0 else "the model allows"
             raise RequestError(
-                f"rows of {prompt} tokens in and {out} out are longer than {whose} ({most}): "
+                f"rows of {prompt} tokens in and {out} out are longer than {limit} ({most}): "
                 "use fewer --prompt-tokens or --max-tokens"
             )
 

@@ -18,7 +18,7 @@ import msgspec
 from vllm_hpc.jobfolder.records import write_json
 from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
 from vllm_hpc.planner.resolve import resolve_options
-from vllm_hpc.planner.tuned import Finding, Setting, Subject, Trial, unasked
+from vllm_hpc.planner.tuned import Finding, Setting, Subject, Trial, without_layout
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
 from vllm_hpc.spec.errors import RefusedError, RequestError
 from vllm_hpc.spec.plan import Plan
@@ -110,9 +110,9 @@ def _own(job: ResolvedJob, plan: Plan, alike: RandomRows) -> Setting | None:
     """The planner's own layout for the same rows and ranks if a layout was given, else None."""
     if (job.request.tp, job.request.pp, job.request.dp) == (None, None, None):
         return None
-    unasked_job = msgspec.structs.replace(job, request=unasked(job.request, plan.layout))
+    open_job = msgspec.structs.replace(job, request=without_layout(job.request, plan.layout))
     with suppress(RefusedError):
-        return Setting.of(_plan(unasked_job, alike).layout)
+        return Setting.of(_plan(open_job, alike).layout)
     return None
 
 

@@ -17,7 +17,7 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "I32": 4, "I64": 8}
 
 
-def find(model: str) -> Path | str:
+def find_config(model: str) -> Path | str:
     """The folder with the config.json of a Hub id, or the reason why there is none."""
     if util.find_spec("huggingface_hub") is None:
         return "huggingface_hub is not installed here, so its config.json cannot be read"
@@ -37,7 +37,7 @@ def find(model: str) -> Path | str:
         return f"it is not in the Hugging Face cache, and the Hub did not return it ({type(error).__name__}: {said})"
 
 
-def weights(model: str) -> Weights | None:
+def find_weights(model: str) -> Weights | None:
     """The Hub's metadata of a model's safetensors files, None if it has none."""
     if _is_offline():
         return None

@@ -34,7 +34,7 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def learn(model: Model, dummy_weights: bool = False) -> Knowledge:
+def inspect_model(model: Model, dummy_weights: bool = False) -> Knowledge:
     """Inspect a model's folder, the Hugging Face cache, or the Hub. Raises ModelError for a damaged model.
 
     ``dummy_weights``: vLLM generates random weights, so the files are not needed.
@@ -44,12 +44,12 @@ def learn(model: Model, dummy_weights: bool = False) -> Knowledge:
         if not folder.is_dir():
             return Knowledge(notes=("nothing is known about the model: it is created when the job is submitted",))
         return _of_folder(folder, dummy_weights, is_whole=True)
-    found = hub.find(model.path)
+    found = hub.find_config(model.path)
     if isinstance(found, str):
         return Knowledge(notes=(f"nothing is known about the model: {found}",))
     known = _of_folder(found, dummy_weights, is_whole=False)
     if known.shape and not known.weights and not dummy_weights:
-        weights = hub.weights(model.path)
+        weights = hub.find_weights(model.path)
         return msgspec.structs.replace(known, weights=weights, unweighed=None if weights else known.unweighed)
     return known
 
