@@ -162,9 +162,10 @@ MAY_BE_SET = {"OMP_NUM_THREADS", "VLLM_ALLREDUCE_USE_SYMM_MEM", "VLLM_NO_USAGE_S
 
 
 def assigned_in_templates() -> set[str]:
-    """The variables that the packaged templates' shell code sets, by =, for, read or mapfile."""
-    text = "".join(path.read_text() for path in (Path(vllm_hpc.__file__).parent / "templates").glob("*.j2"))
-    text = re.sub(r"\{#.*?#\}|\{%.*?%\}", "", text, flags=re.DOTALL)
+    """The variables that the shell code of the templates and of lifecycle.sh sets, by =, for, read or mapfile."""
+    folder = Path(vllm_hpc.__file__).parent / "templates"
+    text = "".join(path.read_text() for path in folder.glob("*.j2"))
+    text = re.sub(r"\{#.*?#\}|\{%.*?%\}", "", text, flags=re.DOTALL) + (folder / "lifecycle.sh").read_text()
     text = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
     found = re.findall(r"(?:^|[\s;(])([A-Za-z_]\w*)\+?=(?!=)", text)
     for declaration in re.findall(r"\b(?:local|declare|mapfile|read|for)((?: +-\w+)* +[a-z_]\w*)", text):
