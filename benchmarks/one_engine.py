@@ -127,6 +127,7 @@ class OneEngine:
 
         from vllm_hpc.engine.startup import replicas
         from vllm_hpc.engine.startup.make_engine import make_engine
+        from vllm_hpc.engine.vllm_patches import Patches
         from vllm_hpc.engine.vllm_patches.sharded_sampling import share_sampling
 
         imports = time.perf_counter() - began
@@ -138,13 +139,16 @@ class OneEngine:
         flashinfer.agree(self._store, self._rank, self._world)
         self._place, self._dp = layout.place(self._rank), layout.dp
         segments: str | None = None
+        patches = Patches()
         if self._plan.is_native:  # this process runs the loop, vLLM starts the workers
             self._replica = mp_workers.lead(mp_workers.Seat(self._place, 0, 1, True))
         else:
             run = f"benchmark-{os.environ['MASTER_PORT']}"
-            self._replica, segments = vllm_engine.join(layout, self._place, self._store, run)
+            self._replica, segments = vllm_engine.join(
+                vllm_engine.RankPlace(layout, self._place, run), self._store, patches
+            )
         parts: dict[str, float] = {}
-        self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job(), parts)
+        self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job(), parts, patches)
         if not self._plan.is_native:
             vllm_engine.meet_started(segments)
         self._sharing = share_sampling(self.engine)

@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.gpu.case import SAMPLING, Case, Started
 from benchmarks.one_engine import Barrier, Run, digest_of, wait_for_turn
 from vllm_hpc.engine.startup import devices, replicas
-from vllm_hpc.engine.vllm_engine import meet_started, name_shared_memory
+from vllm_hpc.engine.vllm_engine import meet_started
+from vllm_hpc.engine.vllm_patches import Patches
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout
 
@@ -45,7 +46,7 @@ def start_raw(case: Case, model: Path) -> Started:
     more = {"enforce_eager": True} if current_platform.is_cpu() and case.pp == 1 else {}
     segments = f"benchmark-{os.getppid()}" if current_platform.is_cpu() and way == "seed" else None
     if segments:  # vLLM's own names are those of every run on this machine, and stay behind: one would end the next
-        name_shared_memory(segments)
+        Patches().name_shared_memory(segments)
     imports = time.perf_counter() - began
     began = wait_for_turn()
     backend = {"mp": "mp" if case.gpus > 1 else None, "seed": "external_launcher", "independent": None}[way]

@@ -66,10 +66,11 @@ def folder(tmp_path: Path) -> JobFolder:
 
 
 def appoint(folder: JobFolder, store: Any, replica: int = 0, attempt: int = 3) -> Any:
-    from vllm_hpc.engine.loop.leader import Chief
+    from vllm_hpc.engine.loop.leader import Chief, ReplicaRun
 
     writer: Any = Writer()
-    return SimpleNamespace(it=Chief(folder, replica, attempt, LEAD_S, Claims(), writer, store), writer=writer)
+    run = ReplicaRun(folder, replica, attempt, LEAD_S)
+    return SimpleNamespace(it=Chief(run, Claims(), writer, store), writer=writer)
 
 
 def order(chief: Any, clock: Clock, after: float = 1.0) -> int:

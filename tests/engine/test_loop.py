@@ -123,8 +123,8 @@ class Rank:
         engine: Any = None,
         replicas: int = 1,
     ) -> None:
-        from vllm_hpc.engine.loop.leader import Chief
-        from vllm_hpc.engine.loop.loop import Loop
+        from vllm_hpc.engine.loop.leader import Chief, ReplicaRun
+        from vllm_hpc.engine.loop.loop import Gauges, Lead, Loop, Work
         from vllm_hpc.engine.loop.row_prefetch import Feed
 
         rows = folder.job().rows
@@ -143,15 +143,13 @@ class Rank:
             prior.rows[:] = done
             done = prior.rows
             self.writer = ShardWriter(folder, 0, 1, prior.tally(0), self.meter.run, 5.0)
-            chief = Chief(
-                folder, 0, 1, 40.0, StoreClaims(Counter(), chunks, prior, 0, replicas), self.writer, Counter()
-            )
+            claims = StoreClaims(Counter(), chunks, prior, 0, replicas)
+            chief = Chief(ReplicaRun(folder, 0, 1, 40.0), claims, self.writer, Counter())
             chief._looked = float("-inf")
         self.chief = chief
-        self.loop = Loop(
-            self.engine, self.feed, lockstep, chunks, done, list(trials), rows if share is None else share, 0,
-            self.meter, self.report, chief, self.writer,
-        )  # fmt: skip
+        work = Work(0, chunks, done, list(trials), rows if share is None else share)
+        lead = Lead(chief, self.writer) if chief and self.writer else None
+        self.loop = Loop(self.engine, self.feed, lockstep, work, Gauges(self.meter, self.report), lead)
 
     def run(self) -> None:
         try:

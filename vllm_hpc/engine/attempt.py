@@ -1,4 +1,4 @@
-"""One attempt of a replica: what earlier ones left is taken up, and the loop gets its parts."""
+"""One attempt of a replica: it takes up what earlier attempts left, and gives the loop its parts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.engine.interface import Engine
 from vllm_hpc.engine.loop.chunk_claims import Chunks, Claims, Lease, LeaseClaims, StoreClaims
-from vllm_hpc.engine.loop.leader import Chief
+from vllm_hpc.engine.loop.leader import Chief, ReplicaRun
 from vllm_hpc.engine.loop.lockstep import Lockstep
-from vllm_hpc.engine.loop.loop import Digest, Loop
+from vllm_hpc.engine.loop.loop import Digest, Gauges, Lead, Loop, Work
 from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.loop.suspect_rows import Prior, SuspectTrial, earlier_attempts, explain_suspects
@@ -26,7 +26,7 @@ from vllm_hpc.spec.layout import Place
 
 # A rank that is told to leave must be gone within 5 s.
 _FLUSH_S = 3.0
-# Rows that are ready ahead of their admission, as multiples of max_num_seqs: all in flight may finish in one step.
+# Rows made ready ahead of their admission, in multiples of max_num_seqs: all in flight may finish in one step.
 _READY = 2
 
 
@@ -38,11 +38,11 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class EngineDiedError(RuntimeError):
-    """The engine did not live through a row."""
+    """The engine did not survive a row."""
 
 
 class ReplicaAttempt:
-    """This rank's part of an attempt; make it before the engine loads: earlier shards are read meanwhile."""
+    """This rank's part of an attempt. Make it before the engine loads: earlier shards are read meanwhile."""
 
     def __init__(self, job: JobFolder, record: JobRecord, place: Place, attempt: int, task: int, sync_s: float) -> None:
         self._job, self._record, self._place, self._attempt, self._task = job, record, place, attempt, task
@@ -61,35 +61,38 @@ class ReplicaAttempt:
         start = Start(bytes(prior.rows) if prior else b"", trial.groups)
         start = msgspec.msgpack.decode(lockstep.share(msgspec.msgpack.encode(start)), type=Start)
         done = prior.rows if prior else bytearray(start.done)
-        meter = Meter(self._attempt, most, dict(report.timings))
-        writer = self._open_writer(prior, meter, report) if prior else None
-        chief = self._appoint(prior, writer, store, report) if prior and writer else None
-        make = engine.request_maker(self._record, writes=writer is not None)
+        gauges = Gauges(Meter(self._attempt, most, dict(report.timings)), report)
+        lead = self._lead(prior, gauges, store) if prior else None
+        make = engine.request_maker(self._record, writes=lead is not None)
         feed = Feed(InputReader(self._job), make, ahead=_READY * most)
-        layout = self._record.plan.layout
-        left = done.count(0) + sum(map(len, start.groups))
-        # An array's other tasks may run later, or never.
-        share = left if layout.is_array else -(-left // layout.dp)
-        loop = Loop(
-            engine, feed, lockstep, self._chunks, done, start.groups, share, self._place.replica,
-            meter, report, chief, writer,
-        )  # fmt: skip
+        loop = Loop(engine, feed, lockstep, self._work(done, start.groups), gauges, lead)
         try:
-            if writer:
+            if lead:
                 for row in trial.condemned:
-                    writer.put(partial(self._condemn, engine, row))
+                    lead.writer.put(partial(self._condemn, engine, row))
             loop.run()
         except BaseException:
             report.on_leave()  # what can be written is; a full disk must not hide what ended the work
             raise
         finally:
             feed.close()
-        if writer:
-            writer.close()
+        if lead:
+            lead.writer.close()
         return loop.digest
 
+    def _work(self, done: bytearray, trials: list[list[int]]) -> Work:
+        layout = self._record.plan.layout
+        left = done.count(0) + sum(map(len, trials))
+        # An array's other tasks may run later, or never.
+        share = left if layout.is_array else -(-left // layout.dp)
+        return Work(self._place.replica, self._chunks, done, trials, share)
+
+    def _lead(self, prior: Prior, gauges: Gauges, store: Any) -> Lead:
+        writer = self._open_writer(prior, gauges)
+        return Lead(self._appoint(prior, writer, store, gauges.report.rank), writer)
+
     def _judge(self, prior: Prior, most: int) -> SuspectTrial:
-        """What this replica runs alone; what the others of this world do is not left in the chunks either."""
+        """The rows that this replica runs alone. Those that others of this world run alone leave the chunks, too."""
         layout, mine = self._record.plan.layout, self._place.replica
         before = earlier_attempts(self._job, self._task, self._attempt)
         if not before:
@@ -100,24 +103,24 @@ class ReplicaAttempt:
         prior.reserve(trials.values())
         return trials[mine]
 
-    def _open_writer(self, prior: Prior, meter: Meter, report: RankReport) -> ShardWriter:
+    def _open_writer(self, prior: Prior, gauges: Gauges) -> ShardWriter:
         replica = self._place.replica
-        writer = ShardWriter(self._job, replica, self._attempt, prior.tally(replica), meter.run, self._sync_s)
+        writer = ShardWriter(self._job, replica, self._attempt, prior.tally(replica), gauges.meter.run, self._sync_s)
 
         def flush() -> None:
             with suppress(OSError, TimeoutError):
                 writer.close(_FLUSH_S)
 
-        report.on_leave = flush
+        gauges.report.on_leave = flush
         return writer
 
-    def _appoint(self, prior: Prior, writer: ShardWriter, store: Any, report: RankReport) -> Chief:
+    def _appoint(self, prior: Prior, writer: ShardWriter, store: Any, rank: int) -> Chief:
         layout, replica = self._record.plan.layout, self._place.replica
         claims: Claims = StoreClaims(store, self._chunks, prior, replica, layout.dp)
         if layout.is_array:
-            mine = Lease(self._attempt, replica, report.rank)
+            mine = Lease(self._attempt, replica, rank)
             claims = LeaseClaims(self._job, self._chunks, mine, layout.dp, prior)
-        return Chief(self._job, replica, self._attempt, self._record.request.lead_s, claims, writer, store)
+        return Chief(ReplicaRun(self._job, replica, self._attempt, self._record.request.lead_s), claims, writer, store)
 
     def _condemn(self, engine: Engine, index: int) -> dict[str, Any]:
         row = InputReader(self._job).rows(index, 1)[0]

@@ -1,4 +1,4 @@
-"""What the rank loop asks of an engine, and a rank of what makes one: vLLM's (vllm_engine.py) or a rehearsal's.
+"""What the rank loop needs of an engine, and a rank of its maker: vLLM's (vllm_engine.py) or a rehearsal's.
 
 Neither this file nor the loop imports vllm: a rehearsal runs where there is none.
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """A row that can be admitted: what the engine takes for it, in vLLM's words.
+    """A row that can be admitted: what the engine is given for it, in vLLM's terms.
 
-    ``text`` makes its text once it has ended, None where the engine does. ``split`` takes the reasoning off a text,
-    None where the row has none to take off; ``created`` is the job's time.
+    ``text`` makes its text once the row has ended; None where the engine does. ``split`` separates the reasoning from
+    the answer; None where the row has no reasoning. ``created`` is the job's time.
     """
 
     row: Row
@@ -37,7 +37,7 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """The engine of one rank. A context: the loop takes its steps within.
+    """The engine of one rank. It is a context manager: the loop takes its steps inside it.
 
     An output of ``step`` has vLLM's shape (vllm/outputs.py, RequestOutput): request_id, finished, prompt_token_ids,
     outputs, prompt_logprobs.
@@ -48,9 +48,9 @@ class Engine(Protocol):
         """The most sequences that run at once, the same on all ranks of a replica."""
 
     def request_maker(self, record: JobRecord, writes: bool) -> Callable[[Row], Ready]:
-        """What makes rows ready, on a thread beside the steps; ``writes``: whether this rank writes the answers.
+        """A function that makes rows ready, on a thread beside the steps; ``writes``: whether this rank writes answers.
 
-        Raises at once where the job's own sampling is wrong, and for a row whatever is wrong with it.
+        Raises at once where the job's own sampling is wrong. The function raises whatever is wrong with a row.
         """
 
     def add_request(self, key: str, ready: Ready) -> None:
@@ -71,7 +71,7 @@ class Engine(Protocol):
 
 
 class EngineMaker(Protocol):
-    """Makes the engine of one rank; made itself before torch is imported, so that it can set what that reads."""
+    """Makes the engine of one rank. Create it before torch is imported: it sets variables that torch reads."""
 
     def load(self, report: RankReport) -> None:
         """Import the engine's libraries; ``report`` gets their versions, and the seconds."""
@@ -83,4 +83,4 @@ class EngineMaker(Protocol):
         """Start the engine, which loads the model; ``report`` gets the device, and the seconds of the start's parts."""
 
     def release(self, store: Any) -> None:
-        """The loop is over and its digests agree: let go of what waits for it."""
+        """The loop is over and its digests agree: release whatever waits for it."""

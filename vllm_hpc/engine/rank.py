@@ -23,12 +23,12 @@ from vllm_hpc.spec.layout import Place
 
 # Seconds between two fsyncs of the finished rows: what a power cut costs.
 SYNC_S = 5.0
-# Seconds that one step may take. The longest that are in order: a first step that compiles, a grammar, a huge prompt.
+# Seconds that one step may take. The longest legitimate ones: a first step that compiles, a grammar, a huge prompt.
 STALL_S = 900.0
 
 
 class _Rank(NamedTuple):
-    """All that a rank works with, once it knows where it stands."""
+    """What a rank works with, once it knows its place."""
 
     job: JobFolder
     record: JobRecord
@@ -39,7 +39,7 @@ class _Rank(NamedTuple):
 
 
 def run(folder: str) -> dict[str, Any]:
-    """Run this rank and return its record. Raises whatever ended it, after that is on record."""
+    """Run this rank and return its record. Raises whatever ended it, once that is on record."""
     job = JobFolder(folder)
     standing = Standing.from_environment()
     _redirect_output(job, standing.global_rank)
@@ -57,7 +57,7 @@ def run(folder: str) -> dict[str, Any]:
         network.pin()
         _work(_Rank(job, record, standing, place, report, sync_s))
     except BaseException as error:
-        with suppress(OSError):  # a disk too full to write down that it is: torchrun tells the error itself
+        with suppress(OSError):  # the disk may be full, which is then the error itself; torchrun reports it
             report.failed(error)
         raise
     outcome: dict[str, Any] = msgspec.to_builtins(report.finished())
@@ -65,7 +65,7 @@ def run(folder: str) -> dict[str, Any]:
 
 
 def _work(rank: _Rank) -> None:
-    """Do this rank's part of the job, with the engine that was asked for."""
+    """Do this rank's part of the job, with the engine that the job asks for."""
     if rank.record.request.rehearse:
         from vllm_hpc.engine.rehearsal.engine import RehearsalMaker
 
@@ -104,7 +104,7 @@ def _generate(rank: _Rank, maker: EngineMaker) -> None:
 
 
 def seconds(name: str, default: float) -> float:
-    """A variable's seconds, more than none. Raises RequestError."""
+    """The seconds that a variable gives, above 0. Raises RequestError."""
     text = os.environ.get(name) or str(default)
     try:
         value = float(text)

@@ -1,4 +1,4 @@
-"""Where a rank's process stands in its job, as what started it says."""
+"""A rank's place in its job, from the variables that its launcher has set."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def run_name(self) -> str:
-        """What tells this attempt's processes from those of all others on a node."""
+        """A name that tells this attempt's processes from all others on a node."""
         return f"{self.job_id}-{self.attempt}"
 
     @classmethod
     def from_environment(cls) -> Standing:
-        """Read what torchrun, or srun through the script, has set; RANK is kept, for a replica rewrites it."""
+        """Read what torchrun, or srun through the script, has set. RANK is kept aside: a replica rewrites it."""
         os.environ["VLLM_HPC_RANK"] = os.environ["RANK"]
         return cls(
             rank=int(os.environ["RANK"]),

@@ -1,4 +1,7 @@
-"""vLLM's engine as the rank loop sees it, and its maker: environment, compiled code, replica, workers of its own."""
+"""vLLM's engine as the rank loop sees it, and its maker: environment, compiled code, replica, vLLM's own workers.
+
+The names of vLLM that no job runs without are in ``vllm_patches/table.py``, REQUIRED, by the file that uses them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.interface import Ready
@@ -17,6 +20,7 @@ from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import devices, flashinfer, mp_workers
 from vllm_hpc.engine.startup.compile_cache import CompiledCode
 from vllm_hpc.engine.startup.weights_readahead import ReadAhead
+from vllm_hpc.engine.vllm_patches import Patches
 from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
@@ -40,17 +44,17 @@ class VllmEngine:
         self.max_num_seqs: int = engine.vllm_config.scheduler_config.max_num_seqs
 
     def request_maker(self, record: JobRecord, writes: bool) -> Callable[[Row], Ready]:
-        """What makes rows ready: the engine's renderer and tokenizer, vLLM's checks and ours."""
+        """A function that makes rows ready, with the engine's renderer and tokenizer, vLLM's checks and ours."""
         from vllm_hpc.engine.rows.prompts import RequestMaker
 
         return RequestMaker(self.llm_engine, record, writes)
 
     def add_request(self, key: str, ready: Ready) -> None:
-        """Admit a row. Raises what vLLM says of it."""
+        """Admit a row. Raises whatever vLLM says is wrong with it."""
         self.llm_engine.add_request(key, ready.prompt, ready.params, lora_request=ready.lora)
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
-        """One step, with the work done while the device computes, where vLLM keeps two batches under way."""
+        """Take one step; the work is done while the device computes, where vLLM keeps two batches under way."""
         return self._overlap.step(work)
 
     def answer(self, ready: Ready, output: Any, replica: int) -> Row:
@@ -82,6 +86,7 @@ class VllmMaker:
         self._seat: mp_workers.Seat | None = None
         self._where: dict[str, Any] = {}
         self._segments: str | None = None
+        self._patches = Patches()
         if record.plan.is_native:
             self._seat = mp_workers.Seat.of(layout, place, standing.rank, standing.local_rank)
             mp_workers.prepare_environment()
@@ -110,8 +115,10 @@ class VllmMaker:
         flashinfer.agree(store, self._standing.rank, self._standing.world_size)
         if self._seat is not None:
             self._where = mp_workers.workers(self._seat, store)
+            self._patches.leave("shm-name", "vLLM starts its own workers")
             return mp_workers.lead(self._seat)
-        replica, self._segments = join(self._record.plan.layout, self._place, store, self._standing.run_name)
+        rank = RankPlace(self._record.plan.layout, self._place, self._standing.run_name)
+        replica, self._segments = join(rank, store, self._patches)
         return replica
 
     def make(self, report: RankReport) -> VllmEngine:
@@ -119,7 +126,8 @@ class VllmMaker:
         from vllm_hpc.engine.startup.make_engine import make_engine
 
         report.device_name, report.device_gib = describe_device()
-        engine = make_engine(self._record, report.timings, **self._where)
+        report.patches = self._patches.states
+        engine = make_engine(self._record, report.timings, self._patches, **self._where)
         if self._seat is None:
             meet_started(self._segments)
         else:
@@ -128,13 +136,13 @@ class VllmMaker:
         return VllmEngine(engine)
 
     def release(self, store: Any) -> None:
-        """Keep what was compiled for a row, and let other nodes' workers go."""
+        """Keep what was compiled for a row, and let other nodes' workers end."""
         self._compiled.keep()
         if self._seat is not None:
             mp_workers.release(self._seat, store)
 
     def serve(self, report: RankReport) -> None:
-        """Be one of the ranks that run no loop: start this node's workers, or just keep the place."""
+        """Be a rank that runs no loop: start this node's workers, or only keep the place."""
         from vllm_hpc.engine.startup import replicas
 
         assert self._seat is not None
@@ -151,11 +159,18 @@ class VllmMaker:
         replicas.leave_together(store, standing.rank, standing.world_size)
 
 
-def join(layout: Layout, place: Place, store: Any, run: str) -> tuple[Replica, str | None]:
+class RankPlace(NamedTuple):
+    """Where a rank stands in its world; ``run`` tells this attempt from all others."""
+
+    layout: Layout
+    place: Place
+    run: str
+
+
+def join(rank: RankPlace, store: Any, patches: Patches) -> tuple[Replica, str | None]:
     """Initialise torch.distributed over this rank's replica, on the device and back-end that vLLM has here.
 
-    Returns how the names of the CPU back-end's shared memory begin, too; None on GPUs. ``run`` tells this attempt from
-    all others.
+    Returns how the names of the CPU back-end's shared memory begin, too; None where vLLM names it, and on GPUs.
     """
     import torch
     from vllm.platforms import current_platform
@@ -166,19 +181,19 @@ def join(layout: Layout, place: Place, store: Any, run: str) -> tuple[Replica, s
     if not is_cpu:
         torch.accelerator.set_device_index(local_rank)
     device = "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}"
-    replica = replicas.join(layout, place, store, current_platform.dist_backend, device, _cpu_group)
+    replica = replicas.join(rank.layout, rank.place, store, current_platform.dist_backend, device, _cpu_group)
     if not is_cpu:
+        patches.leave("shm-name", "it is for vLLM's CPU back-end")
         return replica, None
-    ident = f"vllm-hpc-{run}-{place.replica}-{platform.node()}"[:128]
-    name_shared_memory(ident)
-    return replica, ident
+    ident = f"vllm-hpc-{rank.run}-{rank.place.replica}-{platform.node()}"[:128]
+    return replica, ident if patches.name_shared_memory(ident) else None
 
 
 def meet_started(ident: str | None) -> None:
     """Wait until the engine has started on all ranks of the replica.
 
-    Then all have mapped the CPU back-end's shared memory, whose names begin with ``ident`` (None on GPUs): its names
-    are unlinked, so that no death can leave it behind.
+    Then all have mapped the CPU back-end's shared memory, whose names begin with ``ident`` (None: it has no name of
+    ours): its names are unlinked, so that no rank that dies leaves it behind.
     """
     import torch.distributed as dist
 
@@ -188,7 +203,7 @@ def meet_started(ident: str | None) -> None:
 
 
 def describe_device() -> tuple[str, float | None]:
-    """What this rank's GPU is called, and its memory in GiB; on the CPU, the processor, and None."""
+    """The name of this rank's GPU, and its memory in GiB; on the CPU, the processor's name, and None."""
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
@@ -197,33 +212,17 @@ def describe_device() -> tuple[str, float | None]:
 
 
 def _cpu_group() -> Any:
-    """vLLM's own, over the replica's ranks; there is one once the engine has started."""
+    """vLLM's own group over the replica's ranks; it exists once the engine has started."""
     from vllm.distributed.parallel_state import get_world_group
 
     return get_world_group().cpu_group
 
 
-def name_shared_memory(ident: str) -> None:
-    """Give the CPU back-end's shared memory a name of our own.
-
-    vLLM derives it from the init method (vllm/v1/worker/cpu_worker.py, VLLM_DIST_IDENT), which under torchrun is the
-    same for every job on the host: two jobs collide, and a killed one leaves its segment for the next to trip over.
-    Nothing else reads the init method, for torch.distributed is initialised. Ranks on another host differ in it, by
-    which vLLM knows not to share memory with them.
-    """
-    from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
-
-    def distributed_args(self: Any) -> tuple[str, int, int]:
-        return f"file:///{ident}", int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-
-    ExecutorWithExternalLauncher._distributed_args = distributed_args
-
-
 def prepare_environment(record: JobRecord) -> None:
-    """Variables that vLLM and its libraries read when they are imported."""
+    """Set variables that vLLM and its libraries read when they are imported."""
     if "kv_cache_memory_bytes" not in record.plan.engine:  # the variable would win over it
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
-    # vLLM warns of every VLLM_ variable that it does not know, and ours have been read.
+    # vLLM warns about every VLLM_ variable that it does not know. Ours have been read by now.
     for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
         del os.environ[name]
     flashinfer.find_scripts()
@@ -232,9 +231,9 @@ def prepare_environment(record: JobRecord) -> None:
 
 
 def _tell_of_bytecode(module: ModuleType) -> None:
-    """Say what makes the import slow where Python could not keep the package's bytecode: each rank compiles it anew.
+    """Log why the import is slow where Python could not keep the package's bytecode: each rank compiles it again.
 
-    Twice the time: docs/performance.md.
+    That doubles the time (docs/performance.md).
     """
     kept, file = module.__spec__.cached if module.__spec__ else None, module.__file__
     if kept and file and not Path(kept).exists():

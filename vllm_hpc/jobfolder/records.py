@@ -159,7 +159,8 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ``outcome``: running, ok, error, or terminated (by a signal). ``digest`` covers the token ids of all rows that the
     replica finished, and is equal on all its ranks. ``versions`` are those of vllm and torch on the node.
-    ``device_name`` is the driver's name for the GPU, ``device_gib`` its memory.
+    ``device_name`` is the driver's name for the GPU, ``device_gib`` its memory. ``patches``: for each by name "on", or
+    "off: " and why (docs/vllm-versions.md).
     """
 
     rank: int
@@ -176,6 +177,7 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     versions: dict[str, str] = {}
     timings: dict[str, float] = {}
+    patches: dict[str, str] = {}
     error: RankError | None = None
 
     @property

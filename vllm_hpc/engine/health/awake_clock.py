@@ -1,4 +1,4 @@
-"""Time in which this process ran: what stood still while it was stopped itself says nothing of others.
+"""Time in which this process ran: what stood still while this process was stopped says nothing about others.
 
 A process is stopped by ``scontrol suspend``, by gang scheduling, by a debugger; a laptop sleeps. Then every file that
 others write looks old at once, and every step looks long.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 
-# A turn of the watch takes a second. One that takes so much longer was no turn: the process was stopped in it, or a
-# file system held it (which then holds its neighbours, too).
+# A turn of the watch takes a second. One that takes this much longer does not count: the process was stopped in it, or
+# a file system held it (and then holds its neighbours, too).
 STOPPED_S = 15.0
 
 
 class AwakeClock:
-    """Counts seconds, without those in which the process was stopped. Ask it every second or so."""
+    """Counts seconds, except those in which the process was stopped. Ask it about every second."""
 
     def __init__(self) -> None:
         self._seconds, self._asked = 0.0, time.monotonic()
@@ -29,7 +29,7 @@ class AwakeClock:
 
 
 class Still:
-    """For how long a value has been the same, as far as it was looked at."""
+    """How long a value has been the same, as far as it was looked at."""
 
     def __init__(self) -> None:
         self._value: object = None

@@ -1,4 +1,4 @@
-"""Room kept on the job folder's disk: when that is full, the rank can still put on record that it is."""
+"""Space reserved on the job folder's disk: when the disk is full, the rank can still record that it is."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Reserve:
-    """A file of bytes that take up room. A job that is killed leaves it to its next attempt."""
+    """A file that takes up space. A job that is killed leaves it to its next attempt."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def take(self) -> None:
-        """Make the file. Raises OSError where the disk has no room for it, and leaves what room there is."""
+        """Make the file. Raises OSError where the disk has no space for it, and then takes none."""
         with suppress(OSError):
             if self._path.stat().st_size == RESERVE_BYTES:
                 return
@@ -31,7 +31,7 @@ class Reserve:
                 raise explain_os_error(error) from None
 
     def give_back(self) -> None:
-        """Remove it: its room is free, or the work has ended well."""
+        """Remove it: its space is needed now, or the work has ended well."""
         # Cut short before: a server may take its time to free what was removed.
         with suppress(OSError):
             os.truncate(self._path, 0)
@@ -46,7 +46,7 @@ class Reserve:
 
 
 def explain_os_error(error: OSError) -> OSError:
-    """An error of a disk that is full, with what to do; any other as it is."""
+    """The error, with what to do where the disk is full."""
     if error.errno not in _FULL:
         return error
     return OSError(f"{error.strerror}: every row finished so far is safe; make room, then 'vllm-hpc resume'")

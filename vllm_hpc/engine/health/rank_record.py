@@ -1,4 +1,4 @@
-"""What a rank says of itself: ranks/rank-<r>.json, and its heartbeat."""
+"""A rank's own record: ranks/rank-<r>.json, and its heartbeat."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vllm_hpc.engine.health.awake_clock import Still
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord, read_json, write_json
 
-# What torch.distributed, gloo, NCCL and the store say when another rank is gone: that rank's end is the cause, and
-# this only its echo. (An error of the file system, or of CUDA, is never one.)
+# What torch.distributed, gloo, NCCL and the store say when another rank is gone: that rank's end is the cause, and the
+# error here only its echo. (An error of the file system, or of CUDA, is never an echo.)
 _PEER_LOST = re.compile(
     r"connection (closed|reset|refused|was broken)( by (remote )?peer)?|broken pipe|ncclRemoteError"
     r"|remote process exited|communicator was aborted|gloo.*(timed out|timeout|failure)"
@@ -31,9 +31,9 @@ _OF_TORCH_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError
 
 
 class Phase(Enum):
-    """What a rank is at in its loop.
+    """What a rank is doing in its loop.
 
-    All but STEP are between two steps of the engine, or in one that has launched a batch and waits for none yet.
+    All but STEP lie between two steps of the engine, or in a step that has launched a batch and waits for none yet.
     """
 
     CLAIM = "claim rows"
@@ -45,25 +45,25 @@ class Phase(Enum):
 
 
 class Mark(msgspec.Struct, frozen=True, eq=False):
-    """That a rank has begun something: another mark each time, and so a sign that it gets on."""
+    """A rank has begun something. Each mark is a new object, and so a sign of progress."""
 
     phase: Phase
     row: str = ""
 
 
 class PeerStalledError(TimeoutError):
-    """This rank waited for others in vain: what holds one of them is the cause."""
+    """This rank waited for others in vain: whatever holds one of them is the cause."""
 
 
 def is_echo(error: BaseException) -> bool:
-    """Whether an error says no more than that another rank is gone."""
+    """Whether an error only says that another rank is gone."""
     if isinstance(error, PeerStalledError) or type(error).__name__ in _OF_TORCH_DISTRIBUTED:
         return True
     return type(error) is RuntimeError and bool(_PEER_LOST.search(str(error)))
 
 
 def node_name() -> str:
-    """This node as its scheduler calls it."""
+    """This node's name, as its scheduler has it."""
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
@@ -79,7 +79,9 @@ class RankReport:
         self.digest: str | None = None
         self.rows = 0
         self.versions: dict[str, str] = {}
-        # What the loop is at; None before and after it.
+        # vllm_patches: by name, "on", or why it is off.
+        self.patches: dict[str, str] = {}
+        # What the loop is doing; None before and after it.
         self.mark: Mark | None = None
         # The next rank of this world, watched from its first heartbeat on; None: there is no other.
         self.neighbour: int | None = None
@@ -92,7 +94,7 @@ class RankReport:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Note the seconds that a part of the work takes."""
+        """Record the seconds that a part of the work takes."""
         began = time.perf_counter()
         try:
             yield
@@ -100,12 +102,12 @@ class RankReport:
             self.timings[name] = round(time.perf_counter() - began, 3)
 
     def enter(self, phase: Phase, row: str = "") -> None:
-        """The loop goes on to something else, or to another row."""
+        """Note that the loop goes on to something else, or to another row."""
         self.mark = Mark(phase, row)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Afterwards the loop is where it was before."""
+        """Restore the mark afterwards."""
         before = self.mark
         try:
             yield
@@ -113,18 +115,18 @@ class RankReport:
             self.mark = before
 
     def leave_loop(self) -> None:
-        """The loop is over: from here on this rank may wait for others for long."""
+        """Note that the loop is over: from here on this rank may wait for others for a long time."""
         self.mark = None
 
     def heartbeat(self) -> None:
-        """Say that this rank lives."""
+        """Write this rank's heartbeat."""
         write_json(self._job.heartbeat(self.rank), {"rank": self.rank, "pid": os.getpid(), "time": time.time()})
 
     def has_silent_neighbour(self, limit_s: float, now: float) -> bool:
-        """Whether the neighbour's heartbeat is so much older than ours, which has the same file system's clock.
+        """Whether the neighbour's heartbeat is older than ours by ``limit_s``; both are by the file system's clock.
 
-        It must have stood still for as long by ``now``, seconds in which this rank ran: where both were stopped, the
-        first to wake is not to take the other for dead.
+        It must also have stood still for as long by ``now``, the seconds in which this rank ran: where both were
+        stopped, the first to wake must not take the other for dead.
         """
         if self.neighbour is None or not self._has_begun(self.neighbour):
             return False
@@ -135,7 +137,7 @@ class RankReport:
         return self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
 
     def _has_begun(self, neighbour: int) -> bool:
-        """Whether it is in this attempt: the heartbeat of the one before is old, and says nothing."""
+        """Whether it takes part in this attempt: a heartbeat of the one before is old, and says nothing."""
         if not self._has_neighbour_begun:
             record = read_json(self._job.rank_record(neighbour), RankRecord)
             self._has_neighbour_begun = record is not None and record.attempt == self._attempt
@@ -146,11 +148,11 @@ class RankReport:
         return self._job.failed(self._attempt).exists() or self._job.exit_record(self._attempt).exists()
 
     def finished(self) -> RankRecord:
-        """All rows are done."""
+        """Record that all rows are done."""
         return self._end(self._record("ok"))
 
     def failed(self, error: BaseException) -> None:
-        """The rank dies of ``error``."""
+        """Record that the rank dies of ``error``."""
         trace = "".join(traceback.format_exception(error))
         message = str(error) or type(error).__name__
         if self.mark is not None and self.mark.phase is Phase.STEP and not is_echo(error):
@@ -160,7 +162,7 @@ class RankReport:
         self._end(self._record("error", RankError(type(error).__name__, message, trace, is_echo(error))))
 
     def terminated(self, error: RankError | None = None) -> None:
-        """The rank was told to leave, or lost what started it (``error``)."""
+        """Record that the rank was told to leave, or lost what started it (``error``)."""
         self._end(self._record("terminated", error))
 
     def _end(self, record: RankRecord) -> RankRecord:
@@ -187,6 +189,7 @@ class RankReport:
             digest=self.digest,
             rows=self.rows,
             versions=self.versions,
+            patches=dict(self.patches),
             timings=dict(self.timings),
             error=error,
         )

@@ -56,20 +56,20 @@ class ShardWriter:
         self._thread.start()
 
     def put(self, make: MakeRow) -> None:
-        """Write the row that ``make`` gives. Raises what has ended the writer."""
+        """Write the row that ``make`` returns. Raises the error that has ended the writer."""
         self.check()
         self._queue.put(make)
 
     def check(self) -> None:
-        """Raise what has ended the writer: OSError where the disk is full."""
+        """Raise the error that has ended the writer, if any: OSError where the disk is full."""
         if self._error is not None:
             raise self._error
 
     def close(self, timeout: float | None = None) -> None:
-        """Write what waits and make it durable. Raises what has ended the writer, TimeoutError."""
+        """Write what waits and make it durable. Raises TimeoutError, or the error that has ended the writer."""
         try:
             self._queue.put(None, timeout=timeout)
-        except queue.Full:  # the file system hangs, and as many rows wait as may
+        except queue.Full:  # the file system hangs, and no more rows may wait
             timeout = 0.0
         self._thread.join(timeout)
         if self._thread.is_alive():
@@ -87,7 +87,7 @@ class ShardWriter:
         try:
             try:
                 self._write_all()
-            finally:  # before anybody hears of an error, which is to be written down too
+            finally:  # before anyone hears of an error: it must be written down, too
                 self._reserve.give_back()
         except BaseException as error:  # noqa: BLE001 - raised on the main thread by check()
             self._error = error
@@ -116,7 +116,7 @@ class ShardWriter:
                 self._write_counts()
 
     def _write(self, row: Row) -> None:
-        """Append one row, whole: what a full disk took of it is cut off again."""
+        """Append one whole row: where the disk is full, a part that was written is cut off again."""
         line = msgspec.json.encode(row) + b"\n"
         try:
             written = os.write(self._file, line)
@@ -130,7 +130,7 @@ class ShardWriter:
         self._count(row)
 
     def _sync(self) -> None:
-        """Make what is written durable. It is here that NFS says of a quota that it is used up."""
+        """Make what is written durable. This is where NFS reports that a quota is used up."""
         try:
             os.fsync(self._file)
         except OSError as error:
@@ -159,5 +159,5 @@ class ShardWriter:
             shard_bytes=self._size,
             runs=(*self._runs, run),
         )
-        with suppress(OSError):  # a full disk: rows say it, and they matter more
+        with suppress(OSError):  # a full disk: the rows report it, and they matter more
             write_json(self._job.progress(self._replica), progress)

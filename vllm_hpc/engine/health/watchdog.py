@@ -23,12 +23,12 @@ from vllm_hpc.engine.health.rank_record import Mark, PeerStalledError, Phase, Ra
 from vllm_hpc.jobfolder.records import RankError
 
 HEARTBEAT_S = 5.0
-# Seconds after another rank's failure in which torchrun should have ended this one; where it cannot (the node's daemon
-# is dead), the rank goes by itself rather than wait in a collective for ever.
+# Seconds within which torchrun should end this rank after another one failed. Where it cannot (the node's daemon is
+# dead), the rank leaves by itself rather than wait in a collective forever.
 LINGER_S = 20.0
-# Ranks that wait for a stalled one, in a collective of a step or for its word, are stalled almost as long. It is to say
-# so before they do, and they leave with it (LINGER_S): its error is the cause, and says whether rows are suspected. Who
-# hangs between two steps says so first; then who is in a step; who waits for the others' word, last.
+# Ranks that wait for a stalled one, in a collective of a step or for its decision, are stalled almost as long. The one
+# that stalls must report first, and the others leave with it (LINGER_S): its error is the cause, and says whether rows
+# are suspected. A rank that hangs between two steps reports first, then one in a step, then one that waits for others.
 _LATER_S = {Phase.STEP: LINGER_S + 2 * HEARTBEAT_S, Phase.AGREE: 2 * (LINGER_S + 2 * HEARTBEAT_S)}
 _WORDS = {
     Phase.STEP: "the engine has been in one step {limit}: ranks wait for each other, or a kernel hangs",
@@ -55,7 +55,7 @@ def start(report: RankReport, stall_s: float, dead_s: float) -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
     launcher = os.getppid()
-    # torchrun's workers are leaders of their own sessions and outlive it when it is killed; the kernel tells us.
+    # torchrun's workers lead sessions of their own and outlive torchrun when it is killed; the kernel tells us.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     threading.Thread(
         target=_watch, args=(report, reader, launcher, stall_s, dead_s), name="vllm-hpc-watch", daemon=True
@@ -65,7 +65,7 @@ def start(report: RankReport, stall_s: float, dead_s: float) -> None:
 def _watch(report: RankReport, reader: int, launcher: int, stall_s: float, dead_s: float) -> None:
     try:
         _look_around(report, reader, launcher, stall_s, dead_s)
-    finally:  # without this thread nothing would answer TERM: better to end the rank than to leave it deaf
+    finally:  # without this thread nothing answers TERM: better to end the rank than to leave it deaf
         with contextlib.suppress(Exception):
             kill_children()
         os._exit(128 + signal.SIGTERM)
@@ -99,7 +99,7 @@ def _look_around(report: RankReport, reader: int, launcher: int, stall_s: float,
 
 
 def _lost(launcher: int, above: int | None) -> str | None:
-    """What of those that started this rank is gone, in words."""
+    """Say which of the processes that started this rank is gone."""
     if os.getppid() != launcher:
         return "what started this rank (torchrun, or srun's step) was killed"
     if _parent_of(launcher) != above:
@@ -108,14 +108,14 @@ def _lost(launcher: int, above: int | None) -> str | None:
 
 
 def _beat(report: RankReport) -> bool:
-    """Say that this rank lives, and ask whether another has failed."""
-    with contextlib.suppress(OSError):  # a full disk must not end the work; the shards will say it
+    """Write a heartbeat, and return whether another rank has failed."""
+    with contextlib.suppress(OSError):  # a full disk must not end the work here; the shards report it
         report.heartbeat()
     return report.others_have_failed()
 
 
 def _give_up(report: RankReport, mark: Mark, stall_s: float) -> None:
-    """Say where every thread is, into the log, and end the rank."""
+    """Log where every thread is, and end the rank."""
     error = _stall(mark, stall_s)
     with contextlib.suppress(OSError):
         print(f"vllm-hpc: {error}", file=sys.stderr, flush=True)
@@ -126,7 +126,7 @@ def _give_up(report: RankReport, mark: Mark, stall_s: float) -> None:
 
 
 def _stall(mark: Mark, stall_s: float) -> TimeoutError:
-    """What to tell of a rank that has not gone on from ``mark``."""
+    """The error of a rank that has not got beyond ``mark``."""
     what = _WORDS[mark.phase].format(limit=f"for more than {stall_s:g} s", row=mark.row)
     if mark.phase is Phase.STEP:
         return TimeoutError(f"{what}; its log has the stacks (longer steps: --env VLLM_HPC_STALL_S=SECONDS)")
@@ -138,7 +138,7 @@ def _stall(mark: Mark, stall_s: float) -> TimeoutError:
 
 
 def _leave(report: RankReport, why: str | None, kind: str = "LauncherLost") -> None:
-    """Write what waits to be written, and put on record why this process ends now."""
+    """Write what waits to be written, and record why this process ends now."""
     report.on_leave()
     with contextlib.suppress(OSError):
         print(f"vllm-hpc: {why or 'told to leave'}", flush=True)
@@ -147,9 +147,9 @@ def _leave(report: RankReport, why: str | None, kind: str = "LauncherLost") -> N
 
 
 def kill_children(pid: int | None = None) -> None:
-    """End what this process, or ``pid``, has started: a worker of vLLM's own that waits for others would not go.
+    """End what this process, or ``pid``, has started: a worker of vLLM's own that waits for others would not leave.
 
-    But Python's resource tracker, which removes their shared memory when they are gone, and then goes itself.
+    Python's resource tracker stays: it removes their shared memory once they are gone, and then ends by itself.
     """
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):

@@ -1,9 +1,10 @@
-"""Who runs which rows: the input is cut into chunks, of which every replica has a part of its own to begin with.
+"""Which replica runs which rows: the input is cut into chunks, and every replica begins with its own part of them.
 
-Of another's part it takes only what it has slots for at once, and only when its own is used up: where all rows are of
-one length, a few rows more than the other has are a whole wave more. Inside one torchrun world counters in its store
-are enough. The tasks of a job array share no store, start when the scheduler lets them, and may die alone: they take
-leases, which are files in the job folder. Only the first rank of a replica claims; the others are told.
+It takes chunks of another's part only when its own part is used up, and only as many rows as it has free slots for:
+where all rows are of one length, a few rows more than another replica has cost a whole wave more. Inside one torchrun
+world, counters in its store are enough. The tasks of a job array share no store, start when the scheduler lets them,
+and may die alone: they take leases, which are files in the job folder. Only the first rank of a replica claims; the
+others are told.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from vllm_hpc.jobfolder.records import read_json, temporary_name
 # the most rows of one: it is read ahead of its turn.
 _CHUNKS_A_REPLICA, _LEASES_A_REPLICA = 128, 32
 _LARGEST_CHUNK = 1024
-# An owner whose heartbeat (one every 5 s) has not moved for that long, on the file system's own clock, is dead. NFS may
-# show an old one for a minute. A wrong guess costs time, not rows: of a row in two shards one counts.
+# An owner whose heartbeat (one every 5 s) has not moved for this long, by the file system's own clock, is dead. NFS may
+# show an old one for a minute. A wrong guess costs time, not rows: of a row in two shards, one counts.
 DEAD_AFTER_S = 180.0
 _COUNTER = "vllm-hpc/claimed"
 
@@ -57,7 +58,7 @@ class Chunks(msgspec.Struct, frozen=True):
 
 
 class Known(Protocol):
-    """Which rows are known to be finished, 1 for each; ``learn`` adds those of a shard."""
+    """The rows that are known to be finished, 1 for each; ``learn`` adds those of a shard."""
 
     rows: bytearray
 
@@ -69,7 +70,7 @@ class Claims(Protocol):
     """Gives out chunks."""
 
     def take(self, any_part: bool = True) -> int | None:
-        """A chunk that is now ours, of our part or, where that is used up, of any; None where none is free."""
+        """Claim a chunk, of our part or, where that is used up, of any; None where none is free."""
 
 
 class StoreClaims:
@@ -80,7 +81,7 @@ class StoreClaims:
         self._parts = {one: chunks.part(one, replicas) for one in range(replicas)}
 
     def take(self, any_part: bool = True) -> int | None:
-        """The next chunk of our part, in the input's order, that has a row left to run; then of the fullest other."""
+        """Claim the next chunk of our part with a row left to run, in the input's order; then of the fullest other."""
         if (chunk := self._next(self._mine)) is not None or not any_part:
             return chunk
         while (fullest := self._fullest()) is not None:
@@ -114,7 +115,7 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class LeaseClaims:
-    """Leases of an array's tasks. What a dead owner has not finished is taken over, under the next number."""
+    """Leases of an array's tasks. What a dead owner did not finish is taken over, under the next number."""
 
     def __init__(self, job: JobFolder, chunks: Chunks, mine: Lease, replicas: int, known: Known) -> None:
         self._job, self._chunks, self._mine, self._known = job, chunks, mine, known
@@ -125,7 +126,7 @@ class LeaseClaims:
         job.claims.mkdir(exist_ok=True)
 
     def take(self, any_part: bool = True) -> int | None:
-        """A chunk that nobody has, or whose owner is dead."""
+        """Claim a chunk that nobody has, or whose owner is dead."""
         owners = self._owners()
         for wanted in (False, True):  # first what is free, then what was left behind
             for chunk in self._order if any_part else self._part:
@@ -164,9 +165,9 @@ class LeaseClaims:
         return self._job.claims / f"{chunk}.{number}"
 
     def _is_left(self, path: Path) -> bool:
-        """Whether a lease's owner is dead. What it had finished by then is known from here on."""
+        """Whether a lease's owner is dead. If so, the rows that it had finished are learnt."""
         lease = read_json(path, Lease)
-        if lease is None:  # after a power cut it may be empty: then nobody's, when it is old
+        if lease is None:  # it may be empty after a power cut: once it is old, it is nobody's
             return self._is_silent(path)
         if lease == self._mine:
             return False
@@ -180,7 +181,7 @@ class LeaseClaims:
             return True  # an earlier attempt of this very task
         ended = self._job.exit_of(lease.attempt)
         if ended is not None:
-            # What its engine died of may be one of these rows: it comes back, and runs them one by one.
+            # One of these rows may have killed its engine: the task comes back, and runs them one by one.
             return not (ended.cause == "requeue" and self._job.crash(lease.replica, lease.attempt).exists())
         return self._is_silent(self._job.heartbeat(lease.rank))
 
@@ -193,7 +194,7 @@ class LeaseClaims:
             return now - path.stat().st_mtime > DEAD_AFTER_S
         except FileNotFoundError:
             return True
-        except OSError:  # a server that does not answer says nothing of the owner
+        except OSError:  # a server that does not answer says nothing about the owner
             return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,27 +15,35 @@ from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Decision, Order
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Claimed
 
-# Set by the chief that sees the file. A key each: who is asked to drain may be overtaken by the walltime.
+# Set by the chief that sees the file. Two keys: the walltime may overtake a drain that a person asked for.
 _ASKED_KEY, _WALLTIME_KEY = "vllm-hpc/drain-asked", "vllm-hpc/drain-walltime"
 _LOOK_S = 1.0
-# Of the drain's lead, what is kept for writing, for the ranks to leave and for the script to ask for another attempt:
-# ranks take 4-5 s to end, torchrun and srun as much again.
+# The part of the drain's lead that is kept for writing, for the ranks to leave and for the script to ask for another
+# attempt: ranks take 4-5 s to end, torchrun and srun as much again.
 _KEPT_S, _KEPT_SHARE = 10.0, 0.25
 
 
-class Chief:
-    """Takes the decisions. ``lead_s`` is how long before the end of the walltime the script asks for a drain."""
+class ReplicaRun(NamedTuple):
+    """A replica in one attempt. ``lead_s``: how long before the end of the walltime the script asks for a drain."""
 
-    def __init__(
-        self, job: JobFolder, replica: int, attempt: int, lead_s: float, claims: Claims, writer: ShardWriter, store: Any
-    ) -> None:
-        self._job, self._attempt, self._lead_s = job, attempt, lead_s
+    job: JobFolder
+    replica: int
+    attempt: int
+    lead_s: float
+
+
+class Chief:
+    """Takes the decisions of a replica; ``store`` is where chiefs tell each other of a drain."""
+
+    def __init__(self, run: ReplicaRun, claims: Claims, writer: ShardWriter, store: Any) -> None:
+        self._job, self._attempt, self._lead_s = run.job, run.attempt, run.lead_s
         self._claims, self._writer, self._store = claims, writer, store
-        self._claimed = os.open(job.claimed(replica, attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        claimed = run.job.claimed(run.replica, run.attempt)
+        self._claimed = os.open(claimed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._order, self._stop_at, self._looked = Order.GO, float("inf"), 0.0
 
     def decide(self, wants_chunk: bool, any_part: bool = True) -> Decision:
-        """What all ranks do from here on. Raises OSError where rows can no longer be written.
+        """Decide what all ranks do from here on. Raises OSError where rows can no longer be written.
 
         ``any_part``: whether a chunk may be one of another replica's.
         """
@@ -49,7 +57,7 @@ class Chief:
         return Decision(self._order, NO_CHUNK)
 
     def begin_trial(self, rows: list[int]) -> None:
-        """Put on record, before it begins, which rows are tried."""
+        """Record which rows are on trial, before the trial begins."""
         self._note(Claimed(trial=rows))
 
     def _look(self) -> None:
@@ -68,7 +76,7 @@ class Chief:
         self._order = Order.DRAIN
 
     def _is_told(self, marker: Path, key: str) -> bool:
-        """Whether the file is there. Another node's NFS client may show it late: who sees it tells the others."""
+        """Whether the file is there. NFS may show it late on another node: the chief that sees it tells the others."""
         if marker.exists():
             self._store.set(key, "seen")
         return bool(self._store.check([key]))

@@ -1,11 +1,11 @@
-"""Keeps the ranks of a replica in step: what does not follow from input and outputs, the first rank decides for all.
+"""Keeps the ranks of a replica in step: the first rank decides whatever does not follow from input and outputs.
 
 Every rank runs its own scheduler. If one admitted another row, or stopped a step earlier, the others would wait in a
-collective for ever. So a claimed chunk, an order to drain and the clock go through here, at steps that all ranks count
-alike; and at each of these the others compare what they have done so far with what the first one has.
+collective forever. So a claimed chunk, an order to drain and the clock go through here, at steps that all ranks count
+alike; and at each of these the others compare what they have done so far with what the first one has done.
 
-A word is told at one step and heard at a later one: ranks that waited for each other between steps kept the GPU waiting
-for 7 % of the time (TP=2, two H100).
+A decision is sent at one step and received at a later one: ranks that waited for each other between steps kept the GPU
+waiting for 7 % of the time (TP=2, two H100).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Order(IntEnum):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """The first rank's word: an order, and the chunk it has claimed where one was due (NO_CHUNK: none is left).
+    """What the first rank decided: an order, and the chunk it claimed where one was due (NO_CHUNK: none is left).
 
     ``done`` has a byte for each row of the chunk, 1 where it need not be run.
     """
@@ -49,7 +49,7 @@ _HEAD = struct.Struct("<5q")
 
 
 class Agreement:
-    """A word on its way."""
+    """A decision on its way."""
 
     def __init__(self, replica: int, rank: int, decision: Decision | None, step: int, digest: int) -> None:
         self._replica, self._rank, self._decision = replica, rank, decision
@@ -58,7 +58,7 @@ class Agreement:
         self._work: Any = None
 
     def send(self, group: dist.ProcessGroup, room: int) -> None:
-        """Put it on its way: from the first rank, which has a decision, to the others. ``room``: bytes of ``done``."""
+        """Send it from the first rank, which has a decision, to the others. ``room``: bytes of ``done``."""
         word = bytearray(_HEAD.size + room)
         if self._decision:
             order, chunk, done = self._decision.order, self._decision.chunk, self._decision.done
@@ -68,7 +68,7 @@ class Agreement:
         self._work = dist.broadcast(self._word, group=group, group_src=0, async_op=True)
 
     def result(self) -> Decision:
-        """What was decided, waited for. Raises DivergedError where this rank was not in step when it was told."""
+        """Wait for the decision. Raises DivergedError where this rank was not in step with the first one."""
         if self._word is None:
             assert self._decision is not None
             return self._decision
@@ -91,7 +91,7 @@ class Lockstep:
         self._rank, self._replica, self._group = rank, replica, group
 
     def tell(self, decision: Decision | None, step: int, digest: int, room: int) -> Agreement:
-        """Tell (first rank) what is decided; the others, with None, are told. Hear it by ``result``, on all ranks.
+        """Send the first rank's decision; on the others, whose ``decision`` is None, receive it. All call ``result``.
 
         ``step`` counts this rank's steps, ``digest`` (64 bits) is over all that it has generated, ``room`` is the most
         bytes of ``done``, the same on all ranks.

@@ -1,7 +1,7 @@
-"""The rows of a replica through its engine: admitted whenever one finishes, written as they finish, until none is left.
+"""Runs a replica's rows through its engine: admits one whenever another finishes, and writes each as it finishes.
 
 Every rank of a replica runs this, and all take the same steps: rows come in the order of the claims, and whatever does
-not follow from input and outputs is agreed on first (``vllm_hpc.engine.loop.lockstep``).
+not follow from the input and the outputs is agreed on first (``vllm_hpc.engine.loop.lockstep``).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,13 +23,13 @@ from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.rows.row_out import token_ids
 
-# Steps between two agreements: a drain is heard of a few steps late.
+# Steps between two agreements: ranks hear of a drain a few steps late.
 _AGREE_EVERY = 4
-# Rows that wait in the engine, and as many again read ahead of them, as a part of the sequences that run: more than
-# finish in one step, but where all of them do.
+# Rows that wait in the engine, and as many again that are read ahead of them, as a share of the running sequences: more
+# than finish in one step, unless all of them do.
 _AHEAD_SHARE = 8
-# The most rows admitted between two steps: vLLM takes 0.2 to 0.4 ms for each (beside an H100), and the rest are
-# admitted while the GPU works on these.
+# The most rows admitted between two steps: vLLM takes 0.2 to 0.4 ms for each (beside an H100), and the GPU can work on
+# these while the rest are admitted.
 _ADMITTED_AT_ONCE = 64
 
 
@@ -51,44 +51,59 @@ class Digest:
         return int.from_bytes(self._hash.digest(), signed=True)
 
     def add(self, index: int, tokens: list[list[int]]) -> None:
-        """Take in one row; one that failed has no tokens."""
+        """Add one row; a row that failed has no tokens."""
         self._hash.update(f"{index}:{tokens}".encode())
         self.rows += 1
 
 
-class Loop:
-    """One attempt of one replica on this rank. ``chief`` and ``writer`` are the first rank's.
+class Work(NamedTuple):
+    """The rows that a replica may run, in ``chunks``.
 
-    ``done`` has a 1 for every row that is not run; ``share`` is the most rows that this replica should hold, so that
-    the first to start does not take the others' part of a small input.
+    ``done`` has a 1 for every row that is not run, and for those of ``trials``, groups that run first and alone.
+    ``share`` is the most rows that this replica should hold, so that the first to start does not take the others' part
+    of a small input.
     """
 
+    replica: int
+    chunks: Chunks
+    done: bytearray
+    trials: list[list[int]]
+    share: int
+
+
+class Gauges(NamedTuple):
+    """Where a rank notes what it does: the time of its steps, and what it is at."""
+
+    meter: Meter
+    report: RankReport
+
+
+class Lead(NamedTuple):
+    """What only a replica's first rank has: it decides for all ranks, and writes the rows."""
+
+    chief: Chief
+    writer: ShardWriter
+
+
+class Loop:
+    """One attempt of one replica on this rank. ``lead`` is the first rank's."""
+
     def __init__(
-        self,
-        engine: Engine,
-        feed: Feed,
-        lockstep: Lockstep,
-        chunks: Chunks,
-        done: bytearray,
-        trials: list[list[int]],
-        share: int,
-        replica: int,
-        meter: Meter,
-        report: RankReport,
-        chief: Chief | None,
-        writer: ShardWriter | None,
+        self, engine: Engine, feed: Feed, lockstep: Lockstep, work: Work, gauges: Gauges, lead: Lead | None
     ) -> None:
-        self._engine, self._feed, self._lockstep, self._chunks = engine, feed, lockstep, chunks
-        self._done, self._trials, self._replica = done, list(trials), replica
-        self._meter, self._report, self._chief, self._writer = meter, report, chief, writer
-        self._most: int = min(engine.max_num_seqs, max(1, share))
-        self._ahead: int = min(self._most // _AHEAD_SHARE, max(0, share - self._most) // 2)
+        self._engine, self._feed, self._lockstep = engine, feed, lockstep
+        self._replica, self._chunks, self._done, self._trials = work.replica, work.chunks, work.done, list(work.trials)
+        self._meter, self._report = gauges
+        self._chief: Chief | None = lead.chief if lead else None
+        self._writer: ShardWriter | None = lead.writer if lead else None
+        self._most: int = min(engine.max_num_seqs, max(1, work.share))
+        self._ahead: int = min(self._most // _AHEAD_SHARE, max(0, work.share - self._most) // 2)
         self._in_flight: dict[str, Ready] = {}
         self._finished: list[tuple[Ready, Any]] = []
         self._sequences = 0
         # No chunk is left: of this replica's own part, of any.
         self._order, self._is_part_used, self._is_exhausted = Order.GO, False, False
-        # What was asked and is not heard yet, whether for a chunk too, of any part, and at which step.
+        # The agreement that is under way: whether it asks for a chunk, too, whether of any part, and since which step.
         self._asked: Agreement | None = None
         self._asked_chunk, self._asked_any, self._asked_at = False, False, -1
         self.digest = Digest()
@@ -100,7 +115,7 @@ class Loop:
                 while self._goes_on():
                     pass
         except BaseException:
-            # What ended the loop goes on record by what the loop was at; nothing may hide it.
+            # The error is recorded with what the loop was doing; nothing that happens here may hide it.
             with suppress(Exception), self._report.kept():
                 self._hand_over()
             raise
@@ -110,7 +125,7 @@ class Loop:
         self._report.leave_loop()
 
     def _goes_on(self) -> bool:
-        """One turn: a step, with the work in it."""
+        """Take one turn: a step, with the work in it. Returns whether another one follows."""
         if self._in_flight:
             self._step()
         else:
@@ -118,7 +133,7 @@ class Loop:
         return self._order is not Order.STOP and (bool(self._in_flight) or not self._is_over())
 
     def _work(self) -> None:
-        """What is done while the GPU computes: hand over, agree, admit."""
+        """Do what there is to do while the GPU computes: hand over, agree, admit."""
         self._hand_over()
         self._agree()
         self._admit()
@@ -129,9 +144,9 @@ class Loop:
         return self._is_exhausted and not self._trials and not self._feed.backlog
 
     def _agree(self) -> None:
-        """Hear what the first rank decided a step ago, and ask again where that is due, which it is on all at once.
+        """Hear what the first rank decided a step ago, and ask again where that is due. It is due on all ranks at once.
 
-        Only an engine that could hold more rows than there are at hand waits for the answer.
+        Only an engine with room for more rows than are at hand waits for the answer.
         """
         if self._asked:
             self._hear(self._asked)
@@ -162,7 +177,7 @@ class Loop:
         if word.chunk == NO_CHUNK:
             return word
         rows = self._chunks.rows(word.chunk)
-        # The first rank may have learnt since what another task of the array had finished of it.
+        # The first rank may since have learnt what another task of the array had finished of it.
         return msgspec.structs.replace(word, done=bytes(self._done[rows.start : rows.stop]))
 
     def _hear(self, asked: Agreement) -> None:
@@ -242,7 +257,7 @@ class Loop:
         self._report.enter(Phase.STEP)
 
     def _hand_over(self) -> None:
-        """Give the writer what has finished."""
+        """Give the writer the rows that have finished."""
         finished, self._finished = self._finished, []
         for ready, output in finished:
             self._report.enter(Phase.WRITE)

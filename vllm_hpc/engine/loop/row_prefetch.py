@@ -1,7 +1,7 @@
 """The rows that wait to be admitted: read and tokenised on a thread of their own, ahead of the engine's steps.
 
-What is ready when is the machine's affair; what is admitted when is not: ranks in lockstep take the same rows at the
-same step, and wait for one that is not ready yet.
+When a row is ready depends on the machine; when it is admitted must not: ranks in lockstep take the same rows at the
+same step, and wait for a row that is not ready yet.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Feed:
-    """Rows in the order of their ranges, at most ``ahead`` of them ready. Close it, or its thread stays."""
+    """Rows in the order of their ranges, at most ``ahead`` of them ready. Close it to end its thread."""
 
     def __init__(self, reader: InputReader, make: Callable[[Row], Ready], ahead: int) -> None:
         self._reader, self._make = reader, make
@@ -34,13 +34,13 @@ class Feed:
         threading.Thread(target=self._read_ahead, name="vllm-hpc-feed", daemon=True).start()
 
     def put(self, indices: Sequence[int]) -> None:
-        """Ask for rows by their index; ``backlog`` counts them until they are taken. Rising, they are read quickly."""
+        """Ask for rows by their index; ``backlog`` counts them until they are taken. Rising ones are read fastest."""
         self.backlog += len(indices)
         if indices:
             self._ranges.put(indices)
 
     def take(self) -> Item:
-        """The next row, waited for. Raises InputError where the input is not what it was."""
+        """Wait for the next row. Raises InputError where the input has changed."""
         item = self._items.get()
         if isinstance(item, BaseException):
             raise item
@@ -58,7 +58,7 @@ class Feed:
         try:
             while (indices := self._ranges.get()) is not None:
                 self._read(indices)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the rows are waited for
+        except BaseException as error:  # noqa: BLE001 - raised again where the rows are waited for
             self._items.put(error)
 
     def _read(self, indices: Sequence[int]) -> None:
@@ -67,12 +67,12 @@ class Feed:
             if self._is_closed:
                 return
             rows = self._reader.rows(index, 1)
-            if not rows:  # who waits for it would wait for ever
+            if not rows:  # whoever waits for it would wait forever
                 raise InputError(f"the input has no row {index}: was it cut short since the job was submitted?")
             self._items.put(self._prepare(rows[0]))
 
     def _prepare(self, row: Row) -> Item:
         try:
             return self._make(row)
-        except Exception as error:  # noqa: BLE001 - whatever vLLM or a chat template says of a row is that row's
+        except Exception as error:  # noqa: BLE001 - whatever vLLM or a chat template raises belongs to that row
             return row, error

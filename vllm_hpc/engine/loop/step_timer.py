@@ -8,7 +8,7 @@ from vllm_hpc.jobfolder.records import Run
 
 
 class Meter:
-    """Seconds and sequences of one attempt, made when the engine is ready: until its first step has ended it warms up.
+    """Seconds and sequences of one attempt. Make it when the engine is ready: warm-up lasts to its first step's end.
 
     ``most`` is max_num_seqs; ``before``: seconds of import and load.
     """
@@ -22,14 +22,14 @@ class Meter:
         self._idle = self._busy = self._filled = 0.0
 
     def begin_step(self) -> None:
-        """A step begins; since the last one ended, the engine was idle."""
+        """A step begins: the engine was idle since the last one ended."""
         now = time.perf_counter()
         if self.steps:
             self._idle += now - self._ended
         self._began = now
 
     def end_step(self, sequences: int) -> None:
-        """A step has ended; so many sequences were in flight (rows that want several outputs may have some wait)."""
+        """A step has ended, with so many sequences in flight (of rows that want several outputs, some may wait)."""
         self._ended = time.perf_counter()
         if not self.steps:
             self._first_ended = self._ended
@@ -38,7 +38,7 @@ class Meter:
         self._filled += (self._ended - self._began) * min(sequences, self._most)
 
     def pause(self) -> None:
-        """Nothing is in flight: what follows is no idleness."""
+        """Nothing is in flight: what follows does not count as idle."""
         self._ended = time.perf_counter()
 
     def drain(self) -> None:

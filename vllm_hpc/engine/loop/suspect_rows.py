@@ -1,11 +1,11 @@
-"""What earlier attempts leave to this one: the rows that are finished, and those under suspicion of having killed it.
+"""What earlier attempts leave to this one: the rows that are finished, and those suspected of having killed the engine.
 
-A row can end the engine: by an exception out of a step, an illegal address, a segmentation fault. Which one it was
-nobody knows, for hundreds are in flight. So the next attempt puts those on trial: it runs them in groups, one after
-the other, before all else. A group that ends the engine too is tried again in smaller groups, down to one row; the row
-that has ended two attempts alone becomes an error row. A rank that vanished without a word was most likely killed from
-outside: rows are tried for that only if they were in flight the time before as well, and it counts half. Who is on
-trial stays so until he has run: an attempt that ends for another reason acquits nobody.
+A row can end the engine: by an exception in a step, an illegal address, a segmentation fault. Nobody knows which row it
+was, because hundreds are in flight. So the next attempt puts them on trial: it runs them in groups, one after the
+other, before all else. A group that ends the engine, too, is tried again in smaller groups, down to one row; a row that
+has ended two attempts alone becomes an error row. A rank that vanished without a word was most likely killed from
+outside: rows are tried for that only if they were in flight the time before as well, and it counts half. A row stays on
+trial until it has run: an attempt that ends for another reason clears none.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Crash, JobRecord, Retry, read_claimed, read_json, write_json
 from vllm_hpc.jobfolder.shards import Scan, Tally, finished
 
-# Groups that a trial is cut into: an attempt costs an engine start, a group no more than its longest row.
+# Groups that a trial is cut into: an attempt costs a start of the engine, a group no more than its longest row.
 _GROUPS = 8
-# What an attempt's end weighs against the row that was alone in it, and with how much of that the row is condemned: an
-# engine that raised twice; ranks that vanished may have been killed from outside.
+# How much an attempt's end weighs against the row that was alone in it, and the weight that condemns the row: that of
+# an engine that raised twice. Ranks that vanished may have been killed from outside, and weigh less.
 _CRASHED, _VANISHED, _CONDEMNED = 2, 1, 4
 
 
@@ -43,7 +43,7 @@ class Suspects(msgspec.Struct, frozen=True):
 
 
 class SuspectTrial(msgspec.Struct, frozen=True):
-    """What all ranks of a replica must know: groups to run before all else, and rows that are not run any more."""
+    """What all ranks of a replica must know: the groups to run before all else, and the rows that no longer run."""
 
     groups: list[list[int]] = []
     condemned: list[int] = []
@@ -58,7 +58,7 @@ class Flight(msgspec.Struct, frozen=True):
 
 
 class Prior:
-    """The first rank's knowledge of a job's earlier attempts, read when an attempt starts."""
+    """What the first rank knows of a job's earlier attempts. It is read when an attempt starts."""
 
     def __init__(self, job: JobFolder, record: JobRecord) -> None:
         retry = read_json(job.retry, Retry)
@@ -68,11 +68,11 @@ class Prior:
         self.rows, self._by_replica = found.rows, found.by_replica
 
     def tally(self, replica: int) -> Tally:
-        """What a replica has written that counts."""
+        """The counts of what a replica has written."""
         return self._by_replica.get(replica, Tally())
 
     def learn(self, shard: Path) -> None:
-        """Read a shard that its writer, an array's task, has left since."""
+        """Read a shard that its writer, a task of an array, has left behind since."""
         if shard.exists():
             found = Scan([shard], len(self.rows), self._is_rehearsal, retry_errors_of=self._retried)
             for index, place in enumerate(found.places):
@@ -80,7 +80,7 @@ class Prior:
                     self.rows[index] = 1
 
     def judge(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> SuspectTrial:
-        """Look at how ``attempts``, those before this one, ended for a replica, and put rows on trial for it."""
+        """Put rows on trial, by how ``attempts``, those before this one, ended for a replica."""
         known = self._suspects(job, replica, attempts, chunks, most)
         condemned = [row for row, strikes in known.strikes.items() if strikes >= _CONDEMNED and not self.rows[row]]
         tried = [row for row in known.tried if not self.rows[row] and row not in condemned]
@@ -89,18 +89,18 @@ class Prior:
         return SuspectTrial(groups, condemned)
 
     def record(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> None:
-        """Keep what was judged: later attempts begin there."""
+        """Record the verdicts: later attempts begin there."""
         write_json(job.suspects(replica), self._suspects(job, replica, attempts, chunks, most))
 
     def reserve(self, trials: Iterable[SuspectTrial]) -> None:
-        """Rows on trial, and condemned ones, are nobody's to claim."""
+        """Take rows on trial, and condemned ones, out of what replicas may claim."""
         for trial in trials:
             for row in [*trial.condemned, *(row for group in trial.groups for row in group)]:
                 self.rows[row] = 1
 
     def _suspects(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> Suspects:
         known = read_json(job.suspects(replica), Suspects) or Suspects()
-        if self._retried > known.retried:  # who was condemned is to have another chance, alone
+        if self._retried > known.retried:  # a condemned row gets another chance, alone
             tried = {*known.tried, *(row for row, strikes in known.strikes.items() if strikes >= _CONDEMNED)}
             known = msgspec.structs.replace(known, tried=sorted(tried), strikes={}, retried=self._retried)
         for attempt in attempts:
@@ -113,8 +113,8 @@ class Prior:
     def _in_flight(self, job: JobFolder, replica: int, attempt: int, chunks: Chunks, most: int) -> Flight:
         """The rows that the attempt had begun and not finished; of a trial, only those of its last group.
 
-        Rows are admitted in the order of the chunks, ``most`` at a time: those in flight are the first of what is
-        unfinished, but for as many again that had finished and were not written yet.
+        Rows are admitted in the order of the chunks, ``most`` at a time: those in flight are the first of the
+        unfinished ones, among as many again that had finished and were not written yet.
         """
         lines = read_claimed(job.claimed(replica, attempt))
         trial = lines[-1].trial if lines else None
@@ -129,7 +129,7 @@ def _rows_of(chunk: int | None, chunks: Chunks) -> range:
 
 
 def earlier_attempts(job: JobFolder, task: int, attempt: int) -> list[int]:
-    """The attempts of this task before ``attempt``, the first one first."""
+    """The attempts of this task before ``attempt``, oldest first."""
     return [one.attempt for one in job.attempts() if one.task == task and one.attempt < attempt]
 
 
@@ -159,6 +159,6 @@ def _after(known: Suspects, flight: Flight, replica: int, attempt: int, crashed:
 
 
 def _died(job: JobFolder, attempt: int) -> bool:
-    """Whether an attempt ended by itself and badly: not in good order, and not because it was told to."""
+    """Whether an attempt ended by itself and in failure: not in good order, and not because it was told to."""
     ended = job.exit_of(attempt)
     return ended is None or (ended.exit_code != 0 and ended.cause in ("exit", "requeue"))

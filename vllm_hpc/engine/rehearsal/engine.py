@@ -1,6 +1,6 @@
-"""The engine of a rehearsal: it answers rows by a digest of their own text, in steps, and needs no model and no vLLM.
+"""The engine of a rehearsal: it answers rows with a digest of their own text, in steps. It needs no model and no vLLM.
 
-All around it is as ever: torchrun, the store, gloo, and the loop with its lockstep, claims, drain and durable rows.
+Everything around it is real: torchrun, the store, gloo, and the loop with its lockstep, claims, drain and durable rows.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class RehearsalEngine:
         self._faults.end()
 
     def _start_waiting(self) -> list[str]:
-        """Let those run that there is room for, and return their keys."""
+        """Start the rows that there is room for, and return their keys."""
         started = []
         while self._waiting and (
             not self._running or self._running + self._waiting[0][1].params.n <= self.max_num_seqs
@@ -134,7 +134,7 @@ class RehearsalEngine:
         return started
 
     def _pace(self) -> None:
-        """Take the time that the tokens of this step cost at ``tokens_per_s``."""
+        """Wait for the time that the tokens of this step take at ``tokens_per_s``."""
         if self._rate is not None:
             now = time.perf_counter()
             self._due = max(self._due, now - 1.0) + self._running / (self._rate * self._steps_a_token)
@@ -176,7 +176,7 @@ class RehearsalMaker:
         return replicas.join(layout, self._place, store, "gloo", "rehearsal", lambda: dist.group.WORLD)
 
     def make(self, report: RankReport) -> RehearsalEngine:
-        """Take as long as was asked for."""
+        """Take as long as the job asks for."""
         report.device_name = "rehearsal"
         asked = self._record.plan.engine.get("max_num_seqs")
         if asked is not None and not whole(asked, 0):
@@ -190,7 +190,7 @@ class RehearsalMaker:
 
 
 def tokens_of(row: Row, number: int, count: int) -> array[int]:
-    """The tokens of a row's output ``number``: of its own text only, each from 0 to 65535 (SHAKE-128, 2 bytes each)."""
+    """The tokens of a row's output ``number``, from its own text alone: each 0 to 65535 (SHAKE-128, 2 bytes each)."""
     text = msgspec.json.encode([row.get("messages", row.get("prompt")), number])
     tokens = array("H", hashlib.shake_128(text).digest(2 * count))
     if sys.byteorder == "little":
@@ -199,7 +199,7 @@ def tokens_of(row: Row, number: int, count: int) -> array[int]:
 
 
 def text_of(tokens: Iterable[int]) -> str:
-    """What tokens read as: four hexadecimal digits each."""
+    """The text of tokens: four hexadecimal digits each."""
     return " ".join([f"{token:04x}" for token in tokens])
 
 

@@ -1,6 +1,6 @@
-"""The fault of a rehearsal: a rank dies, hangs, runs out of memory or computes something else, when it was asked to.
+"""The fault of a rehearsal: when it is told to, a rank dies, hangs, runs out of memory or computes other tokens.
 
-What people see by it is whether their site's requeue works.
+It shows people whether their site's requeue works.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class FaultPlan:
         return cls(settings.fault if is_mine else None, None, settings.fault_s)
 
     def begin(self) -> None:
-        """The engine is ready: seconds count from here."""
+        """Start counting seconds: the engine is ready."""
         self._ready_at = time.monotonic()
 
     def strike(self, started: list[str]) -> None:
-        """Called in each step, with the rows that begin to run in it: does what was asked for when it is due."""
+        """Do what was asked for, when it is due. Called in each step, with the rows that begin to run in it."""
         if self._fault is None or not self._is_due(started):
             return
         if self._fault == "diverge":
@@ -57,14 +57,14 @@ class FaultPlan:
         raise torch.OutOfMemoryError("rehearsed fault: out of memory")
 
     def end(self) -> None:
-        """The loop is over: say so where the fault has not happened."""
+        """Log, after the loop, that the fault has not happened, if so."""
         if self._fault is None or self._has_struck:
             return
         why = "the rows were done before" if self._row is None else f"row {self._row} generated nothing here"
         print(f"vllm-hpc: rehearsed fault {self._fault} did not happen: {why}", flush=True)
 
     def altered(self, tokens: array[int], key: str) -> array[int]:
-        """The tokens of a row that ends; other ones where this rank is to diverge."""
+        """The tokens of a row that ends, or other ones where this rank must diverge."""
         if self._fault != "diverge" or not (self._alters_next or key == self._row):
             return tokens
         self._alters_next, self._has_struck = False, True

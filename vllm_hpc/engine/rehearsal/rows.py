@@ -1,4 +1,4 @@
-"""Rows made ready for a rehearsal: our own checks, limits of sampling, and a guess of the prompt's length."""
+"""Rows made ready for a rehearsal: our own checks, the limits of sampling, and an estimate of the prompt's length."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 from vllm_hpc.spec.vllm_arguments import sampling_names
 from vllm_hpc.spec.vllm_defaults import whole
 
-# What a tokenizer makes of English text.
+# A tokenizer's average for English text.
 _CHARACTERS_A_TOKEN = 4
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
@@ -130,7 +130,7 @@ class RehearsalRows:
         return params
 
     def _check_logprobs(self, name: str, number: int | None) -> None:
-        """-1 stands for the whole vocabulary: of a row more than any limit, of the engine no limit."""
+        """-1 means the whole vocabulary: for a row that is above any limit, for the engine it is no limit."""
         if number is not None and self._max_logprobs != -1 and not 0 <= number <= self._max_logprobs:
             raise ValueError(f"{name} must be at most max_logprobs={self._max_logprobs}, not {number}")
 
@@ -139,7 +139,7 @@ class RehearsalRows:
         return RehearsedParams(max_tokens=1, embeds=True)
 
     def _limited(self, params: RehearsedParams, length: int) -> RehearsedParams:
-        """The tokens that there is room for, where the length of sequences is known."""
+        """Limit max_tokens to the room that is left, where the length of sequences is known."""
         room = self._max_model_len - length if self._max_model_len else params.max_tokens or DEFAULT_MAX_TOKENS
         return msgspec.structs.replace(params, max_tokens=max(1, min(params.max_tokens or room, room)))
 
@@ -159,7 +159,7 @@ def _most_outputs() -> int:
 
 
 def prompt_tokens(row: Row) -> int:
-    """About how many tokens a prompt has. Raises ValueError for an empty one; a chat's template makes some of none."""
+    """About how many tokens a prompt has. Raises ValueError for an empty one; a chat's template always adds some."""
     if "messages" in row:
         return max(1, -(-sum(map(_characters, row["messages"])) // _CHARACTERS_A_TOKEN))
     prompt = row["prompt"]
@@ -173,7 +173,7 @@ def prompt_tokens(row: Row) -> int:
 
 
 def _check_constraint(given: Any) -> None:
-    """What can be said of structured_outputs without a compiler of grammars. Raises ValueError, TypeError."""
+    """Check structured_outputs as far as that needs no grammar compiler. Raises ValueError, TypeError."""
     if not isinstance(given, dict):
         raise TypeError('structured_outputs must be an object, such as {"choice": ["yes", "no"]}')
     if unknown := sorted(given.keys() - {*_CONSTRAINTS, *_CONSTRAINT_OPTIONS}):
@@ -187,7 +187,7 @@ def _check_constraint(given: Any) -> None:
 
 
 def _characters(message: Any) -> int:
-    """Of a chat's message: its text, or its parts' texts."""
+    """The characters of a chat's message: of its text, or of its parts' texts."""
     content = message.get("content")
     if isinstance(content, str):
         return len(content)

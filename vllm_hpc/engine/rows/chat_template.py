@@ -18,11 +18,11 @@ class PromptMaker:
     def __init__(self, engine: LLMEngine) -> None:
         self._renderer = engine.renderer
         self._model_config = engine.vllm_config.model_config
-        # A pooling model is given the conversation; a generating one is asked to go on with it.
+        # A pooling model is given the conversation; a generating model is asked to continue it.
         self._answers = self._model_config.runner_type != "pooling"
 
     def __call__(self, row: Row, cuts: dict[str, Any]) -> Any:
-        """What ``LLMEngine.add_request`` takes as prompt. Raises what the tokenizer or the template says of it."""
+        """What ``LLMEngine.add_request`` takes as prompt. Raises what the tokenizer or the template says is wrong."""
         return self._chat(row, cuts) if "messages" in row else self._completion(row["prompt"], cuts)
 
     def _completion(self, prompt: str | list[int], cuts: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Our own checks of a row, and its sampling in vLLM's words: the same for vLLM's engine and for a rehearsal's.
+"""Our own checks of a row, and its sampling in vLLM's terms: the same for vLLM's engine and for a rehearsal's.
 
 Nothing here imports vllm; what vLLM itself checks comes after.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from vllm_hpc.rows.row import Row
 
-# How the prompt is cut: vLLM takes these beside the sampling parameters, and so do rows.
+# How the prompt is cut. vLLM takes these beside the sampling parameters, and so do rows.
 CUTS = ("truncate_prompt_tokens", "truncation_side")
 # Names of a row's sampling that are not SamplingParams of vLLM, and become some.
 OPENAI_NAMES = ("response_format", "max_completion_tokens", "top_logprobs", *CUTS)
@@ -20,7 +20,7 @@ _TASKS = ("generate", "embed")
 
 
 def check_task(row: Row, pools: bool) -> str:
-    """What the model is asked to do, generate or embed. Raises ValueError where it is not what this job's model does.
+    """The row's task, generate or embed. Raises ValueError where this job's model does the other.
 
     ``pools``: whether the job runs with --engine runner=pooling.
     """
@@ -35,7 +35,7 @@ def check_task(row: Row, pools: bool) -> str:
 
 
 def in_vllm_names(given: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's names in vLLM's words. A null is as good as nothing, but for max_tokens: there it is 'no limit'."""
+    """Sampling in vLLM's names, from OpenAI's. A null counts as absent; for max_tokens it means no limit."""
     known = {name: value for name, value in given.items() if value is not None or name == "max_tokens"}
     translated = {name: value for name, value in known.items() if name not in OPENAI_NAMES}
     if "max_completion_tokens" in known:
@@ -50,7 +50,7 @@ def in_vllm_names(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def cuts_of(given: dict[str, Any]) -> dict[str, Any]:
-    """How a prompt is to be cut, in the words of vLLM's renderer. Raises ValueError."""
+    """How to cut a prompt, as vLLM's renderer takes it. Raises ValueError."""
     cuts = {name: given[name] for name in CUTS if given.get(name) is not None}
     tokens = cuts.get("truncate_prompt_tokens", 1)
     if type(tokens) is not int or tokens == 0 or tokens < -1:
@@ -59,7 +59,7 @@ def cuts_of(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_names(given: dict[str, Any], known: Iterable[str]) -> None:
-    """Refuse a parameter that vLLM has not, and an empty stop string, which would stop at once. Raises ValueError."""
+    """Refuse a parameter that vLLM does not have, and an empty stop string, which would stop at once."""
     if unknown := sorted(given.keys() - known):
         raise ValueError(f"vLLM's SamplingParams have no {unknown[0]!r}")
     if "" in (given.get("stop"), *(given["stop"] if isinstance(given.get("stop"), list) else ())):
@@ -67,7 +67,7 @@ def check_names(given: dict[str, Any], known: Iterable[str]) -> None:
 
 
 def check_embedding(given: dict[str, Any]) -> None:
-    """Refuse what makes no sense for an embedding. Raises ValueError."""
+    """Refuse parameters that make no sense for an embedding. Raises ValueError."""
     if unknown := sorted(given.keys() - {*_POOLING_NAMES, *CUTS}):
         raise ValueError(f"{unknown[0]!r} is not a parameter of an embedding: it takes {', '.join(_POOLING_NAMES)}")
     dimensions = given.get("dimensions")
@@ -78,7 +78,7 @@ def check_embedding(given: dict[str, Any]) -> None:
 def adapter_of(row: Row, adapters: list[str]) -> str | None:
     """The adapter of a row: by its field ``lora`` or, in an OpenAI batch, by its model; None for the base model.
 
-    Raises ValueError for a name that is none of the job's.
+    Raises ValueError for a name that the job does not have.
     """
     if "lora" in row:
         name = row["lora"]
@@ -93,7 +93,7 @@ def adapter_of(row: Row, adapters: list[str]) -> str | None:
 
 
 def _constraint(response_format: Any, other: Any) -> dict[str, Any] | None:
-    """OpenAI's response_format as a constraint of vLLM's; None for plain text."""
+    """OpenAI's response_format as one of vLLM's constraints; None for plain text."""
     if other is not None:
         raise ValueError("response_format and structured_outputs are both given: keep one")
     kind = response_format.get("type") if isinstance(response_format, dict) else None

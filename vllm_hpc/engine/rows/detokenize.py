@@ -6,13 +6,11 @@ an H100, where Python is what a step waits for (docs/performance.md). Nobody rea
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from vllm import LLMEngine, SamplingParams
-from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+from vllm_hpc.engine.vllm_patches import is_on
 
 
 class TextMaker:
@@ -21,7 +19,7 @@ class TextMaker:
     def __init__(self, engine: LLMEngine) -> None:
         self._tokenizer = engine.renderer.tokenizer
         inner = getattr(self._tokenizer, "_tokenizer", None)
-        self._fast = inner if isinstance(inner, Tokenizer) else None
+        self._fast = inner if isinstance(inner, Tokenizer) and is_on("late-text") else None
 
     def can_wait(self, params: SamplingParams) -> bool:
         """Whether nothing but the answer itself needs the text: no stop string, and no token's own text beside it."""
@@ -31,7 +29,7 @@ class TextMaker:
         return not reads_tokens and (params.skip_special_tokens or params.spaces_between_special_tokens)
 
     def __call__(self, prompt: list[int] | None, tokens: list[int], is_stopped: bool, params: SamplingParams) -> str:
-        """The text of ``tokens`` after ``prompt``; of one that a token has stopped, that token is no part."""
+        """The text of ``tokens`` after ``prompt``; where a token has stopped the row, that token is left out."""
         kept = tokens[:-1] if is_stopped and not params.include_stop_str_in_output else tokens
         if not kept:
             return ""
@@ -39,16 +37,11 @@ class TextMaker:
         try:
             stream = DecodeStream(ids=prompt or [], skip_special_tokens=params.skip_special_tokens)
             text = stream.step(self._fast, list(kept))
-        except Exception:  # noqa: BLE001 - the tokenizer's own, of no type of theirs: text that is no UTF-8
+        except Exception:  # noqa: BLE001 - text that is no UTF-8; the tokenizer raises no type of its own for it
             text = None
         # None: it ends within a character, or is empty. What bytes that are no UTF-8 become depends on the steps.
-        return self._token_by_token(prompt, kept, params) if text is None or "\ufffd" in text else text
+        if text is not None and "\ufffd" not in text:
+            return text
+        from vllm_hpc.engine.vllm_patches.late_text import decode_by_token
 
-    def _token_by_token(self, prompt: list[int] | None, tokens: list[int], params: SamplingParams) -> str:
-        """As vLLM would have done it in each step."""
-        request: Any = SimpleNamespace(
-            request_id="", prompt_token_ids=prompt, prompt_embeds=None, sampling_params=params
-        )
-        slow: Any = IncrementalDetokenizer.from_new_request(self._tokenizer, request)
-        slow.update(list(tokens), False)
-        return str(slow.output_text)
+        return decode_by_token(self._tokenizer, prompt, kept, params)

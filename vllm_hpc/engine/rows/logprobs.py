@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-# vLLM's server writes this for a token that cannot come, since JSON has no infinity.
+# vLLM's server writes this for a token that cannot occur, since JSON has no infinity.
 IMPOSSIBLE = -9999.0
 
 Token = dict[str, Any]
@@ -24,7 +24,7 @@ def top_tokens(token_ids: Iterable[int], positions: Iterable[Any], most: int | N
 
 def _describe(token_id: int, there: dict[int, Any], most: int | None) -> Token:
     every = [_one(other, value) for other, value in there.items()]
-    if most is not None and most >= 0:  # vLLM adds the chosen token to the likeliest, where it is none of them
+    if most is not None and most >= 0:  # vLLM adds the chosen token to the likeliest ones, where it is not among them
         every = [one for one in every if one["rank"] is None or one["rank"] <= most]
     every.sort(key=lambda one: one["rank"] or math.inf)
     return {**_one(token_id, there[token_id]), "top_logprobs": every}

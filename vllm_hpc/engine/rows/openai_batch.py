@@ -1,6 +1,6 @@
-"""OpenAI batch lines: what a row out is in a file that ``/v1/batches`` would have given.
+"""OpenAI batch lines: a row out, as a file from ``/v1/batches`` would have it.
 
-Every id follows from the row's place and custom_id: the same line, however often and wherever the row runs.
+Every id follows from the row's place and custom_id: the line is the same however often and wherever the row runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vllm_hpc.engine.rows.logprobs import IMPOSSIBLE
 from vllm_hpc.rows.row import Row
 
 Body = dict[str, Any]
-# Why a text ended, as far as OpenAI has a word for it.
+# The reasons for a text's end that OpenAI has a name for.
 _FINISH_REASONS = ("stop", "length")
 
 
@@ -55,7 +55,7 @@ def _line(row: Row, status: int, body: Body, error: Body | None) -> Body:
 
 
 def _kind(url: str, row: Row) -> tuple[str, str]:
-    """OpenAI's name of what a url gives, and how its ids begin."""
+    """OpenAI's name for what a url returns, and how its ids begin."""
     if url.endswith("/embeddings"):
         return "list", "embd"
     return ("chat.completion", "chatcmpl") if "messages" in row else ("text_completion", "cmpl")
@@ -102,7 +102,7 @@ def _text_choice(one: dict[str, Any]) -> Body:
 
 
 def _text_logprobs(tokens: list[dict[str, Any]]) -> Body:
-    """OpenAI's older shape: columns in place of tokens."""
+    """OpenAI's older shape: columns instead of tokens."""
     texts = [token["token"] or "" for token in tokens]
     return {
         "tokens": texts,

@@ -1,4 +1,4 @@
-"""What the engine is given for a row: its prompt, its parameters, its adapter."""
+"""What the engine is given for a row: its prompt, its parameters and its adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_hpc.engine.rows.detokenize import TextMaker
 from vllm_hpc.engine.rows.lora import AdapterChoice
 from vllm_hpc.engine.rows.reasoning import ReasoningSplit
 from vllm_hpc.engine.rows.sampling import SamplingMaker, pooling_params
-from vllm_hpc.engine.rows.structured_output import GrammarCheck
+from vllm_hpc.engine.rows.structured_output import grammar_check
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
 
@@ -21,8 +21,8 @@ from vllm_hpc.rows.row import Row
 class RequestMaker:
     """Makes rows ready. Raises at once where the job's own sampling is wrong.
 
-    Called on a thread beside the engine's steps: of the engine it uses the renderer, the compiler of grammars and the
-    configuration only. ``writes``: whether this rank writes the answers, so that their text is of use here.
+    Called on a thread beside the engine's steps: it uses only the engine's renderer, compiler of grammars and
+    configuration. ``writes``: whether this rank writes the answers, and so needs their text.
     """
 
     def __init__(self, engine: LLMEngine, record: JobRecord, writes: bool) -> None:
@@ -37,12 +37,11 @@ class RequestMaker:
         self._texts = TextMaker(engine) if writes and not self._pools else None
         self._sampling = SamplingMaker(engine, record)
         if not self._pools:
-            self._check_grammar = GrammarCheck(engine)
-            self._check_grammar.settle(self._sampling({}))
+            self._check_grammar = grammar_check(engine, self._sampling({}))
         self._lora.load(engine)
 
     def __call__(self, row: Row) -> Ready:
-        """Make a row ready. Raises whatever vLLM, the tokenizer or a chat template says of it."""
+        """Make a row ready. Raises whatever vLLM, the tokenizer or a chat template says is wrong with it."""
         lora = self._lora(row)
         params, text = self._params(row)
         prompt = self._prompt(row, self._sampling.cuts(row))
@@ -50,19 +49,19 @@ class RequestMaker:
         return Ready(row, prompt, params, lora, text, split, self._created)
 
     def _params(self, row: Row) -> tuple[Any, TextMaker | None]:
-        """The parameters, and what makes the text where vLLM need not."""
+        """The parameters, and a maker of the text where vLLM need not make it."""
         if self._task(row) == "embed":
             return pooling_params(row, "embed"), None
         params = self._sampling(row)
         self._check_grammar(params)
         text = self._texts if self._texts is not None and self._texts.can_wait(params) else None
-        # A stop string is looked for in the text, on every rank alike.
+        # Stop strings are looked for in the text, so that every rank needs it then.
         if text is not None or (not self._writes and not params.stop):
             params.detokenize = False
         return params, text
 
     def _task(self, row: Row) -> str:
-        """What is asked of the model. Raises ValueError where it is not what this job's model does."""
+        """The row's task. Raises ValueError where this job's model does not do it."""
         able = check_task(row, self._pools)
         if able == "embed" and not self._can_embed:
             raise ValueError("this pooling model makes no embeddings")

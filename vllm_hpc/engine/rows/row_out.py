@@ -1,4 +1,4 @@
-"""What a row becomes: the row out of vLLM's output, or of the error that kept it from having one."""
+"""The row out: made from vLLM's output, or from the error in its place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class EngineRowError(RuntimeError):
-    """vLLM gave a row up after it had taken it."""
+    """vLLM gave up a row that it had admitted."""
 
 
 def token_ids(output: Any) -> list[list[int]]:
@@ -27,13 +27,13 @@ def token_ids(output: Any) -> list[list[int]]:
 
 
 def answer(ready: Ready, output: Any, replica: int) -> Row:
-    """The row out of a finished request; of one that vLLM gave up, its error row."""
+    """The row out of a finished request, or an error row where vLLM gave it up."""
     row = ready.row
     if not _is_pooled(output) and any(one.finish_reason == "error" for one in output.outputs):
         return failure(row, EngineRowError("vLLM gave this row up; the log of the rank says why"))
     try:
         content = _content(ready, output)
-    except Exception as error:  # noqa: BLE001 - a parser of reasoning may stumble over any text: that row's problem
+    except Exception as error:  # noqa: BLE001 - a reasoning parser may fail on any text: an error of that row
         return failure(row, error)
     counts = {
         "prompt_tokens": len(output.prompt_token_ids or ()),
@@ -63,7 +63,7 @@ def _is_pooled(output: Any) -> bool:
 
 
 def _content(ready: Ready, output: Any) -> dict[str, Any]:
-    """The answer itself: an embedding, a text with all that was asked about it, or several of them."""
+    """The answer itself: an embedding, or one or several texts with all that the row asks for."""
     if _is_pooled(output):
         return {"embedding": output.outputs.data.tolist()}
     every = [_completion(ready, one, output.prompt_token_ids) for one in output.outputs]
@@ -75,7 +75,7 @@ def _content(ready: Ready, output: Any) -> dict[str, Any]:
 
 
 def _completion(ready: Ready, one: Any, prompt: list[int] | None) -> dict[str, Any]:
-    """One text; what there is nothing to say of is left out."""
+    """One text; keys without a value are left out."""
     text = one.text
     if ready.text is not None:
         text = ready.text(prompt, one.token_ids, one.finish_reason == "stop", ready.params)

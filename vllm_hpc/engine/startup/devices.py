@@ -17,7 +17,7 @@ _AMD_DRIVER = Path("/dev/kfd")
 
 
 def show_only_own(layout: Layout, rank: int, local_rank: int) -> None:
-    """Set the variables that say which GPUs are in sight, and LOCAL_RANK, for this process; before torch is imported.
+    """Set the variables that say which GPUs this process sees, and LOCAL_RANK. Call it before torch is imported.
 
     ``rank`` is in the torchrun world, ``local_rank`` on this node. Where each task has one GPU (--gpus-per-task=1),
     that is its rank's. Else the GPUs are shared out, but one replica for the whole world keeps what it has.
@@ -40,24 +40,25 @@ def own_slots(layout: Layout, rank: int, local_rank: int) -> tuple[int, int]:
 
 
 def _visible() -> list[str]:
-    """The GPUs that this process may use, empty where nothing says it."""
+    """The GPUs that this process may use; empty where no variable lists them."""
     if not _AMD_DRIVER.exists():
         return _list(_CUDA)
     return _list(_ROCR) if _rocr_counts() else _list(_HIP) or _list(_CUDA)
 
 
 def _rocr_counts() -> bool:
-    """Whether ROCR_VISIBLE_DEVICES, which Slurm sets on AMD, is the list that holds.
+    """Whether ROCR_VISIBLE_DEVICES, which Slurm sets on AMD, is the list that counts.
 
-    It hides GPUs below HIP, which counts those left from 0. A shorter list of HIP's is a part of ROCR's. One as long,
-    or longer, was copied from it or is the same for all tasks of the node, and HIP would look for most of it in vain.
+    It hides GPUs from HIP, which numbers those that are left from 0. Where HIP's list is shorter, it is a part of
+    ROCR's. Where it is as long, or longer, it was copied from ROCR's or is the same for all tasks of the node, and HIP
+    would look for most of those GPUs in vain.
     """
     hip, rocr = _list(_HIP) or _list(_CUDA), _list(_ROCR)
     return bool(rocr) and (not hip or len(hip) >= len(rocr))
 
 
 def _show(devices: list[str], local_rank: int) -> None:
-    """Say it once: ROCR's list moves up to HIP, which reads CUDA's too, and vLLM refuses two that differ."""
+    """Set one list: ROCR's moves up to HIP's, and CUDA's gets the same, because vLLM refuses two that differ."""
     if _AMD_DRIVER.exists():
         if _rocr_counts():
             del os.environ[_ROCR]

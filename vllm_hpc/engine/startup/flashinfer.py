@@ -1,8 +1,8 @@
-"""Whether vLLM can sample by FlashInfer here: its sampler is compiled where it is first needed, by nvcc and ninja.
+"""Whether vLLM can sample with FlashInfer here: nvcc and ninja compile its sampler where it is first needed.
 
-vLLM (0.26, 0.32) takes it for top-k and top-p by default, without asking for a compiler: on a node without one, as
-compute nodes often are, the engine dies as it starts (vLLM's issue 49497). vLLM's own sampler needs none. Ranks that
-hold one model must draw the same tokens, and so the ranks of a job agree: all by FlashInfer, or all by vLLM's own.
+vLLM (0.26, 0.32) uses it for top-k and top-p by default, without looking for a compiler: on a node without one, as
+compute nodes often are, the engine dies as it starts (vLLM's issue 49497). vLLM's own sampler needs no compiler. Ranks
+that hold one model must draw the same tokens, so the ranks of a job agree: all use FlashInfer, or all vLLM's own.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def find_scripts() -> None:
 
 
 def agree(store: TCPStore, rank: int, world_size: int) -> None:
-    """Let all ranks sample by vLLM's own sampler where one of them could not compile FlashInfer's; before the engine.
+    """Have all ranks use vLLM's own sampler where one of them could not compile FlashInfer's. Call before the engine.
 
-    A job that has set VLLM_USE_FLASHINFER_SAMPLER keeps what it says. Raises RequestError where the ranks' differ.
+    A job that has set VLLM_USE_FLASHINFER_SAMPLER keeps its choice. Raises RequestError where the ranks' differ.
     """
     own = lack(os.environ)
     store.set(f"vllm-hpc/flashinfer/{rank}", own)
@@ -75,7 +75,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _finds_nvcc(environment: Mapping[str, str], path: str) -> bool:
-    """As FlashInfer does, which wants the folder of a CUDA toolkit also where it is told of an nvcc."""
+    """As FlashInfer looks for it: it needs the folder of a CUDA toolkit even where it is told of an nvcc."""
     found = shutil.which("nvcc", path=path)
     home = (
         environment.get("CUDA_HOME") or environment.get("CUDA_PATH") or (str(Path(found).parents[1]) if found else "")

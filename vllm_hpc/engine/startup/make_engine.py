@@ -1,25 +1,15 @@
-"""The vLLM engine of a rank: its arguments out of the plan, and what the device asks for."""
+"""The vLLM engine of a rank: its arguments, from the plan and from the device."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import wraps
 from typing import Any
-from unittest import mock
 
 from vllm import EngineArgs, LLMEngine
-from vllm.model_executor.models import registry
 from vllm.usage.usage_lib import UsageContext
-from vllm.v1.executor.multiproc_executor import MultiprocExecutor
-from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher
-from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from vllm_hpc.engine.rows.lora import lora_arguments
 from vllm_hpc.engine.rows.structured_output import give_time_to_compile
-from vllm_hpc.engine.vllm_patches.fast_schedule import take_short_way
-from vllm_hpc.engine.vllm_patches.sharded_sampling import share_sampling
+from vllm_hpc.engine.vllm_patches import Patches
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
@@ -33,70 +23,26 @@ from vllm_hpc.spec.vllm_defaults import (
     whole,
 )
 
-# What a start of the engine consists of, by the method of vLLM that does it (vllm/v1/engine/core.py calls them in this
-# order): the device and its communicators; these and the weights; a run that sizes the KV cache, for which the model
-# is compiled; the cache itself and the CUDA graphs.
-_PARTS: tuple[tuple[type, str, str], ...] = (
-    (WorkerWrapperBase, "init_device", "device"),
-    *(
-        (executor, method, name)
-        for executor in (ExecutorWithExternalLauncher, MultiprocExecutor)
-        for method, name in {
-            "_init_executor": "weights", "determine_available_memory": "profile", "initialize_from_config": "capture",
-        }.items()
-    ),
-)  # fmt: skip
 
-
-def make_engine(record: JobRecord, timings: dict[str, float], **workers: Any) -> LLMEngine:
+def make_engine(record: JobRecord, timings: dict[str, float], patches: Patches, **workers: Any) -> LLMEngine:
     """Build the vLLM engine of this rank; it loads the model. Raises what vLLM raises.
 
     ``timings`` gets the seconds of its parts: device, weights, profile, of which compile (what torch.compile took, or
-    what it took to read it from the cache), and capture. ``workers``: further engine arguments, of where they run.
+    what it took to read it from the cache), and capture. ``patches`` notes which patches are on. ``workers``: further
+    engine arguments, for where the workers run.
     """
-    with _timed(timings), nullcontext() if record.plan.is_native else _inspecting_here():
-        # As LLM() does: an engine of its own context starts with 128 sequences and 2048 tokens a step.
+    with patches.starting(timings, record.plan.is_native):
+        # As LLM() does: in another usage context an engine starts with 128 sequences and 2048 tokens a step.
         engine = LLMEngine.from_engine_args(engine_arguments(record, **workers), usage_context=UsageContext.LLM_CLASS)
-    if timings.get("weights"):
-        timings["weights"] = round(timings["weights"] - timings.get("device", 0.0), 3)
-    take_short_way(engine)
-    share_sampling(engine)
-    timings["compile"] = round(engine.vllm_config.compilation_config.compilation_time, 3)
+    patches.apply(engine)
+    compilation: float | None = getattr(engine.vllm_config.compilation_config, "compilation_time", None)
+    if compilation is not None:
+        timings["compile"] = round(compilation, 3)
     return engine
 
 
-@contextmanager
-def _inspecting_here() -> Iterator[None]:
-    """Let vLLM look at a model's class in this process, which has CUDA in use by then.
-
-    It would import itself anew in another one, the first time of a model, to keep CUDA out of this one: 10 to 20 s.
-    """
-    with mock.patch.object(registry, "_run_in_subprocess", lambda look: look(), create=True):
-        yield
-
-
-@contextmanager
-def _timed(timings: dict[str, float]) -> Iterator[None]:
-    with ExitStack() as patches:
-        for owner, method, name in _PARTS:
-            patches.enter_context(mock.patch.object(owner, method, _timing(getattr(owner, method), name, timings)))
-        yield
-
-
-def _timing(method: Callable[..., Any], name: str, timings: dict[str, float]) -> Callable[..., Any]:
-    @wraps(method)
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return method(*args, **kwargs)
-        finally:
-            timings[name] = round(time.perf_counter() - began, 3)
-
-    return timed
-
-
 def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
-    """What vLLM is started with."""
+    """The arguments that vLLM is started with."""
     give_time_to_compile()
     layout = record.plan.layout
     arguments = {
@@ -135,7 +81,7 @@ def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
     name, gib = current_platform.get_device_name(), current_platform.get_device_total_memory() / 2**30
     if is_large_gpu(name, gib) and "max_num_seqs" not in given and "max_num_batched_tokens" not in given:
         found["max_num_seqs"] = LARGEST_GRAPH
-    sequences = whole(given.get("max_num_seqs"), 0)  # vLLM says what else is wrong with it
+    sequences = whole(given.get("max_num_seqs"), 0)  # vLLM reports whatever else is wrong with it
     if gib >= LARGE_GPU_GIB and sequences > LARGEST_GRAPH and not names_graphs(given):
         found["max_cudagraph_capture_size"] = min(-(-sequences // GRAPH_STEP) * GRAPH_STEP, MOST_CAPTURED)
     return found

@@ -1,9 +1,11 @@
 """`--launcher native`: vLLM starts its own workers, all of a node's at once, and overlaps the stages of PP.
 
-The world is the planned one, a rank for each GPU, so that whatever starts and watches ranks is as always. The first
-rank of a replica runs the loop over an engine whose workers vLLM starts beside it; its first rank on each further node
-starts that node's (as ``vllm serve --headless`` does, vllm/entrypoints/cli/serve.py, run_headless); the others keep
+The world is the planned one, a rank for each GPU, so that ranks are started and watched as always. The first rank of a
+replica runs the loop over an engine whose workers vLLM starts beside it. Its first rank on each further node starts
+that node's workers (as ``vllm serve --headless`` does, vllm/entrypoints/cli/serve.py, run_headless). The others keep
 their places, and wait.
+
+Needs MultiprocExecutor and EngineArgs.create_engine_config(headless=True) of vLLM: see vllm_patches/table.py, REQUIRED.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def prepare_environment() -> None:
 
 
 def workers(seat: Seat, store: TCPStore) -> dict[str, Any]:
-    """Engine arguments that say where the replica's workers are, and meet. Blocks until its first rank has said it."""
+    """Engine arguments that say where the replica's workers are, and where they meet. Waits for its first rank."""
     os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # they meet at a store of their own
     if seat.nodes == 1:
         return {}
@@ -77,7 +79,7 @@ def lead(seat: Seat) -> Replica:
 
 
 def unlink_shared_memory() -> None:
-    """Let go of the names of the CPU back-end's memory, once its workers have mapped it: a death leaves none behind."""
+    """Unlink the CPU back-end's shared memory, once its workers have mapped it, so that no death leaves it behind."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error, OSError):
             for mapped in child.memory_maps():
@@ -86,7 +88,7 @@ def unlink_shared_memory() -> None:
 
 
 def serve(record: JobRecord, seat: Seat, store: TCPStore) -> None:
-    """Start this node's workers, and keep them until the replica is over. Raises RuntimeError where one dies."""
+    """Start this node's workers, and keep them until the replica has ended. Raises RuntimeError where one dies."""
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
@@ -103,7 +105,7 @@ def serve(record: JobRecord, seat: Seat, store: TCPStore) -> None:
 
 
 def release(seat: Seat, store: TCPStore) -> None:
-    """Say, as the first rank, that the loop is over: other nodes' workers may go."""
+    """Say, as the first rank, that the loop is over: other nodes' workers may end."""
     store.set(_over(seat), "")
 
 

@@ -1,8 +1,8 @@
 """Pin the network address and device that vLLM and gloo use, instead of letting them guess.
 
 Left alone, vLLM may take the address of the wrong NIC, and gloo needs one concrete device name. The right ones are
-those on the way to the head; on the head itself, those by which the others reach it: a site may have a fast network
-where its nodes have names of their own (<host>i on JUWELS). What the user or the site has set stays.
+those on the way to the head. On the head itself, they are those by which the others reach it: on a site's fast network
+its nodes may have names of their own (<host>i on JUWELS). What the user or the site has set stays.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _address_towards(host: str) -> str:
 
 
 def _resolve(host: str) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-    """What a name stands for, as family and socket address. Raises OSError that names the node."""
+    """The addresses of a name, as family and socket address. Raises OSError that names the node."""
     try:
         found = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
     except socket.gaierror as error:
@@ -57,7 +57,7 @@ def _resolve(host: str) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
 
 
 def _device_of(address: str) -> str | None:
-    """The device that holds an address: 127.0.1.1 and its like are on the loopback device without being listed."""
+    """The device that has an address. 127.0.1.1 and the like are on the loopback device without being listed."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(one.address.split("%")[0] == address for one in addresses):
             return name

@@ -1,7 +1,7 @@
 """The weights' files, read into the node's page cache while the rank still imports vLLM.
 
-An import takes 20 s on a node with GPUs, in which the disk has nothing to do; then 16 GB come from a cold disk in 11 s
-and from the page cache in 3 (docs/performance.md). The ranks of a node share the files, so that each byte is read once.
+An import takes 20 s on a node with GPUs, and the disk is idle meanwhile. Afterwards 16 GB take 11 s from a cold disk,
+and 3 s from the page cache (docs/performance.md). The ranks of a node share the files: each byte is read once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vllm_hpc.jobfolder.records import JobRecord
 
 _PIECE = 1 << 28
 _BLOCK = 1 << 24
-# Of the memory that is left on the node: vLLM wants some itself, and what does not fit pushes out what was read first.
+# Share of the node's free memory: vLLM needs some itself, and what does not fit pushes out what was read first.
 _MOST = 0.5
 _INDEX = "model.safetensors.index.json"
 
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 class ReadAhead:
-    """The reader of one rank. Nothing here ends a job: vLLM reads for itself what it could not."""
+    """The reader of one rank. Nothing here ends a job: vLLM reads whatever this could not."""
 
     def __init__(self, pieces: list[Piece]) -> None:
         self.done = 0
@@ -48,7 +48,7 @@ class ReadAhead:
             is_whole = layout.pp == 1 or layout.nodes == 1  # else a node needs a few of the layers only
             if not is_whole or sum(piece.size for piece in pieces) > _MOST * _memory():
                 pieces = []
-        except Exception:  # noqa: BLE001 - whatever is wrong with the files, vLLM says it
+        except Exception:  # noqa: BLE001 - vLLM reports whatever is wrong with the files
             pieces = []
         return cls(pieces[local_rank :: layout.procs_per_node])
 
@@ -64,14 +64,14 @@ class ReadAhead:
             for piece in pieces:
                 _read(piece, block)
                 self.done += piece.size
-        except OSError as error:  # vLLM tells what is wrong with the file
+        except OSError as error:  # vLLM reports what is wrong with the file
             print(f"vllm-hpc: weights are not read ahead: {error}", flush=True)
         seconds = time.perf_counter() - began
         print(f"vllm-hpc: {self.done / 1e9:.2f} GB of weights are in memory after {seconds:.1f} s", flush=True)
 
 
 def _files(model: Path, engine: dict[str, Any]) -> list[Path]:
-    """What vLLM's default loader will read, in its order; nothing where another one was asked for."""
+    """The files that vLLM's default loader will read, in its order; none where the job asks for another loader."""
     if engine.get("load_format", "auto") not in ("auto", "safetensors") or "safetensors_load_strategy" in engine:
         return []
     consolidated = sorted(model.glob("consolidated*.safetensors"))
@@ -102,22 +102,22 @@ def _read(piece: Piece, block: memoryview) -> int:
 
 
 def _is_cached(descriptor: int, offset: int) -> bool:
-    """Whether a block is in the page cache, by its last byte: the kernel itself reads ahead, into its first pages."""
+    """Whether a block is in the page cache, judged by its last byte: the kernel reads ahead into its first pages."""
     try:
         return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
-    except OSError:  # it is not, or this file system does not tell
+    except OSError:  # it is not, or this file system cannot say
         return False
 
 
 def _memory() -> float:
-    """Bytes that the node has left for this job: less where a control group has less."""
+    """Bytes that the node has left for this job, or that its control group has, where that is less."""
     import psutil  # vLLM's own dependency
 
     return min(float(psutil.virtual_memory().available), *_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))
 
 
 def _limits(root: Path, own: Path) -> Iterator[float]:
-    """Limits of this process's control groups, each of which holds; a job's may be above its tasks'."""
+    """Limits of this process's control groups. All of them apply; the job's may lie above its tasks'."""
     yield float("inf")
     for line in own.read_text().splitlines():
         _, controllers, path = line.split(":", 2)

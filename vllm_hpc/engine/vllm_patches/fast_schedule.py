@@ -1,9 +1,9 @@
 """A short way through vLLM's scheduler for the sequences that only go on: one more token, in a block that has room.
 
-For every sequence of every step the scheduler asks some thirty questions, and makes an output that nobody reads before
-the row ends: 9 of the 20 ms that Python needs for a step of 512 sequences, while the GPUs wait (docs/performance.md).
-Nearly all of these sequences do the same as in the step before. Here they are counted on in one loop; all others, and
-whatever is admitted, go through vLLM's own code, and what comes out is what it would have been.
+For every sequence of every step the scheduler checks some thirty conditions, and makes an output that nobody reads
+before the row ends: 9 of the 20 ms that Python needs for a step of 512 sequences, while the GPUs wait
+(docs/performance.md). Nearly all of these sequences do the same as in the step before. Here one loop advances them; all
+others, and whatever is admitted, go through vLLM's own code, and the result is what vLLM's own would have been.
 """
 
 from __future__ import annotations
@@ -22,23 +22,41 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
 from vllm_hpc.engine.vllm_patches.kv_slots import Slots
+from vllm_hpc.engine.vllm_patches.table import minor_of
 
-# The versions whose scheduler was read line by line beside this; of others vLLM's own way is taken. And what they call
-# the tokens in flight of a request that was taken back since.
-_STALE = {"0.26.": "async_tokens_to_discard", "0.32.": "num_stale_output_tokens"}
-# What vLLM's scheduler may do besides, by the attribute that says so; some are of one version only.
+
+class _Names(NamedTuple):
+    """What a version of vLLM calls these attributes of a request.
+
+    ``stale``: tokens in flight from before the request was preempted. ``in_flight``: how many of its computed tokens
+    vLLM does not cache yet, in asynchronous scheduling.
+    """
+
+    stale: str
+    in_flight: str
+
+
+# By the versions whose scheduler was read line by line beside this (PATCHES lists them, too). In all others, vLLM's own
+# way is taken.
+_READ = {
+    "0.26": _Names("async_tokens_to_discard", "num_output_placeholders"),
+    "0.32": _Names("num_stale_output_tokens", "num_output_placeholders"),
+    "0.33": _Names("num_stale_output_tokens", "num_in_flight_tokens"),
+}
+# What else vLLM's scheduler may do, by the attribute that says so; some exist in one version only.
 _NOT_WITH = (
     "log_stats", "connector", "ec_connector", "aux_output_connector", "num_spec_tokens", "num_lookahead_tokens",
     "use_pp", "defer_block_free", "enable_return_routed_experts", "return_sampling_mask", "perf_metrics",
+    "num_hash_lookahead_tokens", "can_skip_drafts",
 )  # fmt: skip
 
 
-# Its limits of a step; the last is not in 0.26.
+# The scheduler's limits of a step; the last one is not in 0.26.
 _LIMITS = ("max_num_scheduled_tokens", "max_num_running_reqs", "max_num_active_reqs")
 
 
 class _Rule(NamedTuple):
-    """Until when a request only goes on: fewer tokens in all than ``limit``, and none of ``stops``."""
+    """How long a request only goes on: while it has fewer tokens in all than ``limit``, and none of ``stops``."""
 
     limit: int
     stops: frozenset[int]
@@ -51,10 +69,11 @@ class Steady:
     """The two halves of a step of one scheduler, in place of its ``schedule`` and its ``update_from_output``."""
 
     def __init__(self, scheduler: Any) -> None:
-        """Raises AttributeError or ValueError where the scheduler does more than this knows of."""
-        self._stale = next((name for version, name in _STALE.items() if __version__.startswith(version)), "")
-        if not self._stale or type(scheduler) not in (Scheduler, AsyncScheduler) or _does_more(scheduler):
-            raise ValueError("not the scheduler that this knows")
+        """Raises AttributeError or ValueError where the scheduler does more than this patch knows."""
+        names = _READ.get(minor_of(__version__))
+        if names is None or type(scheduler) not in (Scheduler, AsyncScheduler) or _does_more(scheduler):
+            raise ValueError("not the scheduler that it knows: it does more here")
+        self._stale, self._in_flight = names
         self._scheduler, self._slots = scheduler, Slots(scheduler.kv_cache_manager)
         self._schedule, self._update = scheduler.schedule, scheduler.update_from_output
         self._is_async = isinstance(scheduler, AsyncScheduler)
@@ -80,9 +99,9 @@ class Steady:
         return output
 
     def _find_steady(self, running: list[Any]) -> set[Any]:
-        """Those that the next step gives one token, for which nothing is allocated and nothing else is done.
+        """The requests that the next step gives one token, and nothing else: nothing is allocated for them.
 
-        Never the first: vLLM takes the prefix that all share from it, and a step of at least one goes its way.
+        Never the first one: vLLM takes the prefix that all share from it, and every step has at least one of its own.
         """
         scheduler, slots, rules = self._scheduler, self._slots, self._rules
         steady: set[Any] = set()
@@ -106,7 +125,7 @@ class Steady:
         return steady
 
     def _schedule_others(self, others: list[Any], steady: int, throttle_prefills: bool) -> Any:
-        """vLLM's own way for all but the steady ones, which have their share of its limits."""
+        """Schedule all but the steady ones vLLM's own way, with limits less what the steady ones take."""
         scheduler = self._scheduler
         scheduler.running = others.copy()
         before = {name: getattr(scheduler, name) for name in _LIMITS if hasattr(scheduler, name)}
@@ -120,7 +139,7 @@ class Steady:
         return output
 
     def _count_on(self, output: Any, running: list[Any], steady: set[Any]) -> None:
-        """Put the steady ones into what the others have become, each at its place: as vLLM goes through ``running``."""
+        """Add the steady ones to the output of the others, each at its place: in vLLM's order of ``running``."""
         theirs = output.scheduled_cached_reqs
         columns = (theirs.new_block_ids, theirs.num_computed_tokens, theirs.num_output_tokens)
         left = dict(zip(theirs.req_ids, zip(*columns, strict=True), strict=True))
@@ -154,9 +173,9 @@ class Steady:
             self._scheduler.prev_step_scheduled_req_ids.update(counts)
 
     def update(self, scheduler_output: Any, runner_output: Any) -> Any:
-        """vLLM's ``Scheduler.update_from_output``: takes in the tokens of a step.
+        """vLLM's ``Scheduler.update_from_output``: take in the tokens of a step.
 
-        Those of rows that go on are held back, and put out with the row's last ones.
+        Tokens of rows that go on are held back, and put out with the row's last ones.
         """
         if not runner_output.sampled_token_ids or runner_output.num_nans_in_logits or runner_output.pooler_output:
             return self._update(scheduler_output, runner_output)
@@ -175,7 +194,7 @@ class Steady:
         return outputs
 
     def _take_in(self, counts: dict[str, int], runner_output: Any) -> dict[str, int]:
-        """Append the tokens of those that only go on; returns the others."""
+        """Append the tokens of the requests that only go on; returns the others."""
         requests, rules, sampled, places = (
             self._scheduler.requests, self._rules, runner_output.sampled_token_ids, runner_output.req_id_to_index
         )  # fmt: skip
@@ -206,20 +225,27 @@ class Steady:
             request.update_block_hashes()
         if self._is_async:
             request.num_output_placeholders -= 1
-            computed = request.num_computed_tokens - request.num_output_placeholders
+            computed = request.num_computed_tokens - getattr(request, self._in_flight)
             if not self._slots.are_cached(ident, computed):
                 self._scheduler.kv_cache_manager.cache_blocks(request, computed)
 
 
-def take_short_way(engine: LLMEngine) -> bool:
-    """Let the scheduler of this engine take it; False where that is not one that this knows."""
+def turn_on(engine: LLMEngine) -> str:
+    """Let the scheduler of this engine take it; returns why it goes its own way, "" where it does not."""
     try:
         scheduler: Any = engine.engine_core.engine_core.scheduler
         steady = Steady(scheduler)
-    except (AttributeError, ValueError):  # another version of vLLM, or another kind of model
-        return False
+    except ValueError as error:  # another kind of model, or of scheduler
+        return str(error)
+    except AttributeError as error:  # workers of vLLM's own, another kind of KV cache
+        return f"not an engine that it knows: {error}"
     scheduler.schedule, scheduler.update_from_output = steady.schedule, steady.update
-    return True
+    return ""
+
+
+def take_short_way(engine: LLMEngine) -> bool:
+    """Whether the scheduler of this engine takes it from here on."""
+    return not turn_on(engine)
 
 
 def _does_more(scheduler: Any) -> bool:
@@ -228,11 +254,12 @@ def _does_more(scheduler: Any) -> bool:
         or scheduler.policy != SchedulingPolicy.FCFS
         or scheduler.num_sampled_tokens_per_step != 1
         or scheduler.scheduler_config.long_prefill_token_threshold > 0
+        or getattr(scheduler, "local_prefill_interval", 1) > 1  # from 0.33: some steps admit no prompts
     )
 
 
 def _rule(request: Any, max_model_len: int) -> _Rule:
-    """When vLLM's check_stop would stop it; never steady where more than its tokens is looked at."""
+    """When vLLM's check_stop would stop it; never steady where vLLM looks at more than its tokens."""
     params = request.sampling_params
     if (
         params is None

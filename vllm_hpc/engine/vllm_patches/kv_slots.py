@@ -1,4 +1,4 @@
-"""The KV cache's slots of vLLM's running sequences: which of them can take one more token and change nothing else."""
+"""The KV cache slots of vLLM's running sequences: which of them can take one more token and change nothing else."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 
 
 class Slots:
-    """Of one group of full attention, where nothing is looked ahead; ``size``: tokens of a block."""
+    """The slots of one group of full attention, without lookahead; ``size``: tokens of a block."""
 
     def __init__(self, manager: Any) -> None:
-        """Of a KVCacheManager of vLLM. Raises AttributeError or ValueError where it is not of that kind."""
+        """``manager`` is vLLM's KVCacheManager. Raises AttributeError or ValueError where it is of another kind."""
         (group,) = manager.coordinator.single_type_managers
         if type(group) is not FullAttentionManager:
             raise ValueError("not plain attention")
@@ -25,7 +25,7 @@ class Slots:
         self._pool, self._is_caching = manager.block_pool, bool(manager.enable_caching)
 
     def are_free(self, request: Any, computed: int, tokens: int) -> bool:
-        """Whether its blocks take so many tokens (``computed``), and none is to be cached of those known (``tokens``).
+        """Whether its blocks hold ``computed`` tokens, and no block of the known ``tokens`` is still to be cached.
 
         vLLM's KVCacheManager.allocate_slots would do nothing then.
         """
@@ -36,11 +36,11 @@ class Slots:
         return self.are_cached(ident, min(computed, tokens))
 
     def are_cached(self, ident: str, tokens: int) -> bool:
-        """Whether all blocks that these tokens fill are known to the prefix cache, or there is none."""
+        """Whether the prefix cache knows all blocks that these tokens fill, or there is no prefix cache."""
         return not self._is_caching or tokens // self.size <= self._cached.get(ident, 0)
 
     def have_room_for(self, requests: Iterable[Any]) -> bool:
-        """Whether all of these get what a step can take of them, so that vLLM takes none back for want of blocks."""
+        """Whether there are blocks for all that a step can take of these, so that vLLM preempts none of them."""
         needed = sum(
             (request.num_tokens + request.num_output_placeholders - request.num_computed_tokens) // self.size + 2
             for request in requests

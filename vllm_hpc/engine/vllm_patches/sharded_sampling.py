@@ -2,9 +2,9 @@
 
 vLLM 0.26 gives every rank the logits of all rows over the whole vocabulary, and each samples all of them: passes over
 512 x 128,256 numbers, and as many random ones, TP times over. Its sampler (vllm/v1/worker/gpu/sample/sampler.py) draws
-a row's noise by the row's own seed and position, so that a row's token does not depend on the rows beside it: what
-comes out is, token by token, what every rank would have sampled by itself. Later versions have a way of their own, off
-by default (0.32: ``enable_batch_sharded_sampling``).
+a row's noise from the row's own seed and position, so that a row's token does not depend on the rows beside it: the
+tokens are those that every rank would have sampled by itself. Later versions have a way of their own, off by default
+(0.32: ``enable_batch_sharded_sampling``).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from vllm import LLMEngine, __version__
 
-# The versions whose sampler was read line by line beside this; elsewhere every rank samples for itself.
-_VERSIONS = ("0.26.",)
-# Fewer rows a rank are not worth the exchange of their tokens; and below 8 another kernel finds the top-p.
+from vllm_hpc.engine.vllm_patches.table import PATCHES
+
+# Fewer rows a rank are not worth the exchange of their tokens; and below 8 rows another kernel finds the top-p.
 _LEAST = 16
-# One batch in so many every rank samples whole: ranks whose logits differ are found by their digests then.
+# Every rank samples one batch in this many whole, so that digests reveal ranks whose logits differ.
 _WHOLE_EVERY = 32
 
 
 class SharedSampling:
-    """The ``sample`` of one rank's sampler. ``group``: its TP group. With ``is_on`` false it samples all by itself."""
+    """The ``sample`` of one rank's sampler. ``group``: its TP group. With ``is_on`` false, it samples all rows."""
 
     def __init__(self, sampler: Any, group: Any) -> None:
         self._states, self._sample, self._group = sampler.sampling_states, sampler.sample, group
@@ -36,7 +36,7 @@ class SharedSampling:
     def sample(self, logits: torch.Tensor, *by_row: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """vLLM's ``Sampler.sample``: a token for each row of ``logits`` (rows x vocabulary), and the logits it used.
 
-        Those are of the rank's own part where the rows are shared out; nobody asks for them then.
+        These logits are those of the rank's own part where the rows are shared out; nobody asks for them then.
         """
         rows = len(logits)
         self._batches += 1
@@ -56,7 +56,7 @@ class SharedSampling:
         return every, used
 
     def _is_shared(self, rows: int, by_row: tuple[Any, ...], return_logprobs: bool = False, **others: Any) -> bool:
-        """By what is the same on all ranks: not by the slots of rows, which vLLM 0.26 frees in any order."""
+        """Decide by what is the same on all ranks: not by the slots of rows, which vLLM 0.26 frees in any order."""
         ranks = self._group.world_size
         if not self.is_on or self._batches % _WHOLE_EVERY == 0 or return_logprobs or others:
             return False
@@ -65,7 +65,7 @@ class SharedSampling:
         return not (self._has_flashinfer and self._have_top(by_row))
 
     def _have_top(self, by_row: tuple[Any, ...]) -> bool:
-        """Whether one of these rows asks for top-k or top-p; also where it is not known which rows they are."""
+        """Whether one of these rows asks for top-k or top-p, or it is not known which rows they are."""
         slots = next((one for one in by_row if isinstance(one, np.ndarray)), None)
         if slots is None:
             return True
@@ -73,9 +73,14 @@ class SharedSampling:
         return bool((states.top_p.np[slots] != 1.0).any() or (states.top_k.np[slots] != states.vocab_size).any())
 
 
+def turn_on(engine: LLMEngine) -> str:
+    """Share out the sampling; returns why there is nothing to share here, "" where there is."""
+    return "" if share_sampling(engine) else "one rank samples all rows here, or vLLM has another sampler"
+
+
 def share_sampling(engine: LLMEngine) -> SharedSampling | None:
-    """Let the ranks of this engine's TP group share out the rows to sample; None where they cannot. Again: the same."""
-    if not __version__.startswith(_VERSIONS):
+    """Share out sampling among the ranks of this engine's TP group; None where they cannot. Again: the same object."""
+    if PATCHES["sharded-sampling"].off_in(__version__):
         return None
     from vllm.distributed.parallel_state import get_tp_group
     from vllm.v1.worker.gpu.sample.sampler import Sampler

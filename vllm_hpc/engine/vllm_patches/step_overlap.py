@@ -1,8 +1,8 @@
 """Steps of an engine with this rank's own work in the middle: a batch is launched, and the GPU computes meanwhile.
 
 vLLM keeps two batches under way (asynchronous scheduling, pipeline stages): a step launches the second, and waits for
-the first. What a rank does between two steps - rows handed over, agreed on, admitted - made the GPU wait where many end
-at once (docs/performance.md); between the launch and the wait it makes nothing wait.
+the first. The work of a rank between two steps - handing over, agreeing on and admitting rows - made the GPU wait where
+many rows end at once (docs/performance.md). Between the launch and the wait, nothing waits for it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
-from unittest import mock
+
+from vllm_hpc.engine.vllm_patches import is_on
+from vllm_hpc.engine.vllm_patches.replace import replaced
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
 
 
 class Overlap:
-    """Takes the steps of one engine; a context, within which vLLM waits for a batch by way of this."""
+    """Takes the steps of one engine. A context manager: inside it, vLLM waits for a batch through this."""
 
     def __init__(self, engine: LLMEngine) -> None:
         self._engine = engine
@@ -25,19 +27,18 @@ class Overlap:
         self._patches = ExitStack()
 
     def __enter__(self) -> Self:
-        core: Any = getattr(getattr(self._engine, "engine_core", None), "engine_core", None)
-        if getattr(core, "batch_queue", None) is not None:  # else a step waits for what it has launched itself
-            executor = core.model_executor
+        if is_on("step-overlap") and not needless(self._engine):
+            executor = _core(self._engine).model_executor
             for name in ("execute_model", "sample_tokens"):
                 launch = self._asked_later(getattr(executor, name))
-                self._patches.enter_context(mock.patch.object(executor, name, launch))
+                self._patches.enter_context(replaced(executor, name, launch))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._patches.close()
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
-        """One step's outputs, and whether the work was done in it: a step that waits for no earlier batch does none.
+        """Take a step; returns its outputs, and whether the work was done in it: while it waited for an earlier batch.
 
         What the work raises is raised here, and leaves the step undone.
         """
@@ -63,8 +64,22 @@ class Overlap:
             raise _WorkFailedError(error) from error
 
 
+def needless(engine: LLMEngine) -> str:
+    """Why there is nothing to overlap in the steps of this engine; "" where there is."""
+    core = _core(engine)
+    if core is None:
+        return "vLLM's scheduler is in a process of its own"
+    if getattr(core, "batch_queue", None) is None:
+        return "vLLM has one batch under way at a time here"  # a step waits for what it has launched itself
+    return ""
+
+
+def _core(engine: LLMEngine) -> Any:
+    return getattr(getattr(engine, "engine_core", None), "engine_core", None)
+
+
 class _Later:
-    """A future of vLLM's; whoever asks for its result does the work first."""
+    """One of vLLM's futures; asking for its result does the work first."""
 
     def __init__(self, future: Any, work: Callable[[], None]) -> None:
         self._future, self._work = future, work
@@ -78,7 +93,7 @@ class _Later:
 
 
 class _WorkFailedError(BaseException):
-    """Carries an error of the work past vLLM, which would take it for the engine's, and log the whole batch."""
+    """Carries an error of the work past vLLM, which would take it for the engine's and log the whole batch."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
