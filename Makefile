@@ -1,6 +1,7 @@
 # The two commands of the README. Each does its own set-up, on a fresh Debian machine too. `make help` lists all.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 RUNS ?= runs
 BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest
@@ -13,13 +14,14 @@ REAL = (full or vllm)
 
 # The targets of set-up make one and the same environment.
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-fast test-unit test-chain test-full test-vllm test-slurm test-pbs faults lint style clean
+.PHONY: help demo test test-all test-fast test-unit test-chain test-full test-vllm test-vllm-oldest test-slurm test-pbs faults lint style clean
 
 help:
 	@echo 'make demo        run a real small model on this machine (28 s, and the set-up)'
 	@echo 'make test        what CI runs: lint, types, unit tests, every scheduler rehearsed, vLLM once a layout (14 min)'
 	@echo 'make test-fast   unit tests only; needs neither vLLM nor torch (2 min)'
-	@echo 'make test-full   all of the real-vLLM cases: test-vllm (26 min), test-slurm (22 min), test-pbs (17 min)'
+	@echo 'make test-full   all of the real-vLLM cases: test-vllm (26 min), test-slurm (22 min), test-pbs (17 min),'
+	@echo '                 and the engine on vLLM 0.26, the oldest: test-vllm-oldest (9 min, and 6 GB of disk)'
 	@echo 'make faults      which of forty hand-made faults the tests catch'
 	@echo 'make lint        ruff and mypy'
 
@@ -48,10 +50,13 @@ test-unit: $(VENV)/test.done
 test-chain: $(VENV)/test.done
 	$(PYTEST) -n $(WORKERS) --dist loadgroup --durations=25 -m "($(RANKS)) and not full"
 
-test-full: test-vllm test-slurm test-pbs
+test-full: test-vllm test-vllm-oldest test-slurm test-pbs
 
 test-vllm: $(VENV)/test.done
 	$(PYTEST) -n 2 --dist loadfile -m "$(REAL) and not slurm and not pbs"
+
+test-vllm-oldest: $(OLDEST)/oldest.done
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "$(REAL) and not slurm and not pbs" tests/engine
 
 test-slurm: $(VENV)/test.done
 	$(PYTEST) -n 2 --dist loadgroup -m "$(REAL) and slurm"
@@ -85,5 +90,13 @@ $(VENV)/test.done: requirements/test.txt $(VENV)/demo.done $(VENV)/fast.done
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/test.txt
 	touch $@
 
+# An environment of its own, with vLLM 0.26 and the tests' tools.
+$(OLDEST)/oldest.done: requirements/oldest.txt pyproject.toml
+	PYTHON="$(PYTHON)" tests/install-debian.sh venv
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/oldest.txt
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(RUNS)
+	rm -rf $(VENV) $(OLDEST) $(RUNS)

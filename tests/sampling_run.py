@@ -12,11 +12,13 @@ from __future__ import annotations
 import tests.interpreted_triton  # before anything of vLLM
 
 # isort: on
+import inspect
 import json
 import multiprocessing
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -25,9 +27,11 @@ import torch
 from vllm import SamplingParams
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import parallel_state
+from vllm.triton_utils import tl
 from vllm.v1.sample.ops import topk_topp_sampler
 from vllm.v1.worker.cpu.buffer_utils import UvaBuffer
 from vllm.v1.worker.gpu import buffer_utils
+from vllm.v1.worker.gpu.sample import gumbel
 from vllm.v1.worker.gpu.sample import sampler as samplers
 from vllm.v1.worker.gpu.states import RequestState
 
@@ -49,11 +53,12 @@ def make_sampler(config: VllmConfig) -> Any:
     """vLLM's, with a row of each kind in every fifth place."""
     device = torch.device("cpu")
     states = RequestState(MOST, 64, MOST, 0, VOCABULARY, device)
-    sampler = samplers.Sampler(config, MOST, VOCABULARY, device, states)
+    sampler = samplers.Sampler(*known(samplers.Sampler, vllm_config=config), MOST, VOCABULARY, device, states)
     np.random.seed(1)  # of rows without a seed, as vLLM's workers draw them
     for row in range(MOST):
         states.prompt_len.np[row] = states.prefill_len.np[row] = 1
-        sampler.add_request(row, SamplingParams(max_tokens=8, **PARAMETERS[row % len(PARAMETERS)]))
+        params = SamplingParams(max_tokens=8, **PARAMETERS[row % len(PARAMETERS)])
+        sampler.add_request(row, *known(sampler.add_request, prompt_len=1), params)
     sampler.apply_staged_writes()
     return sampler
 
@@ -63,7 +68,16 @@ def batch(rows: int) -> tuple[Any, ...]:
     torch.manual_seed(rows)
     places = torch.randperm(MOST)[:rows].to(torch.int32)
     positions, ids, local = torch.arange(rows) + 3, torch.full((rows,), 9), torch.zeros(rows, dtype=torch.int32)
-    return 3 * torch.randn(rows, VOCABULARY), places, places, places.numpy(), positions, ids, local, positions.numpy()
+    by_row = known(
+        samplers.Sampler.sample, expanded_idx_mapping=places, idx_mapping=places, idx_mapping_np=places.numpy(),
+        pos=positions, input_ids=ids, expanded_local_pos=local, seq_lens_upper_bound_np=positions.numpy(),
+    )  # fmt: skip
+    return 3 * torch.randn(rows, VOCABULARY), *by_row
+
+
+def known(function: Any, **named: Any) -> list[Any]:
+    """Those of these that the function takes, in its order: vLLM 0.26 takes fewer than 0.32."""
+    return [named[name] for name in inspect.signature(function).parameters if name in named]
 
 
 def run_rank(rank: int, ranks: int, folder: str) -> dict[int, Any]:
@@ -74,6 +88,8 @@ def run_rank(rank: int, ranks: int, folder: str) -> dict[int, Any]:
         parallel_state.initialize_model_parallel(ranks)
     with mock.patch.object(buffer_utils, "UvaBuffer", UvaBuffer):
         sampler = make_sampler(config)
+    if hasattr(gumbel, "tldevice"):  # of 0.26: from the GPU's own library, which the interpreter does not have
+        gumbel.tldevice = SimpleNamespace(log1p=lambda value: tl.log(1.0 + value))
     own = sampler.sample
     sampled: list[int] = []
 

@@ -185,6 +185,8 @@ def page(found: Found) -> str:
         "",
         *(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1)),
         "",
+        *_SEEN,
+        "",
         *_PATCHES_HEAD,
         *(_cells(f"`{patch.name}`", patch.does, patch.without) for patch in PATCHES.values()),
         "",
@@ -236,6 +238,16 @@ This page is made by `python -m tests.vllm_names`, from the table of patches and
 
 ## By version
 
+""".splitlines()
+_SEEN = """\
+## What was run
+
+- 0.26: on H100 and H200 (docs/performance.md); its CPU build passes the engine's tests (`make test-vllm-oldest`).
+- 0.27 to 0.31: nothing; the names were looked up.
+- 0.32: its CPU build, in all tests.
+- 0.33: there is no CPU build of it yet. Its source was read beside that of 0.32. Its Python files were run over the
+  compiled parts of 0.32's CPU build: in the comparison of `tests/engine/test_fast_schedule.py` every step was the same
+  with and without `fast-schedule`, for both schedulers, with and without prefix cache, prompts in parts and preemption.
 """.splitlines()
 _PATCHES_HEAD = """\
 ## What each patch does

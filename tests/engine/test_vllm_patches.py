@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -23,6 +24,7 @@ from tests import crafted, vllm_names
 from tests.engine_run import ENVIRONMENT
 from tests.marks import needs_vllm
 from tests.real_jobs import ENGINE, GREEDY
+from vllm_hpc import engine as engine_room
 from vllm_hpc.engine.vllm_patches import Patches, is_on, names, table
 from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
 from vllm_hpc.engine.vllm_patches.table import PATCHES
@@ -54,10 +56,25 @@ def test_the_page_is_right_of_the_vllm_that_is_installed() -> None:
     assert missing == vllm_names.read_found().missing[source.version]
 
 
+def test_what_the_engine_imports_from_vllm_is_a_patchs_or_is_required() -> None:
+    """Else its rename would end every job, and no page would have said so."""
+    required = [name for names in table.REQUIRED.values() for name in names]
+    found = [
+        f"{node.module}:{alias.name}"
+        for path in Path(engine_room.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vllm.")
+        for alias in node.names
+        if "vllm_patches" not in path.parts
+    ]
+    assert found
+    assert [name for name in found if not any(f"{one}.".startswith(f"{name}.") for one in required)] == []
+
+
 def test_a_patch_that_was_read_line_by_line_is_off_in_other_versions() -> None:
     patch = PATCHES["fast-schedule"]
     assert patch.off_in("0.32.1+cpu") == ""
-    assert patch.off_in("0.99.0") == "vLLM 0.99.0 was not read beside it"
+    assert patch.off_in("0.99.0") == "it was not checked against the source of vLLM 0.99.0"
     assert PATCHES["step-overlap"].off_in("0.99.0") == ""
     assert "a way of its own" in PATCHES["sharded-sampling"].off_in("0.32.0")
 

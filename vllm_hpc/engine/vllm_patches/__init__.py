@@ -50,17 +50,17 @@ class Patches:
             self.states[name] = ON
 
     def leave(self, name: str, why: str) -> None:
-        """Say of a patch that this job has no use for it."""
+        """Record why this job has no use for a patch."""
         self._turn_off(name, why)
 
     def name_shared_memory(self, ident: str) -> bool:
-        """Have the names of the CPU back-end's shared memory begin with ``ident``; whether they do."""
+        """Have the names of the CPU back-end's shared memory begin with ``ident``. Returns whether they do."""
         self.use("shm-name", partial(_name_shared_memory, ident))
         return "shm-name" in self.on
 
     @contextmanager
     def starting(self, timings: dict[str, float], is_native: bool) -> Iterator[None]:
-        """Have those on that are for the engine's start, within which the engine is made."""
+        """Turn on the patches for the engine's start while the engine is made."""
         with ExitStack() as stack:
             self.use("startup-timings", partial(_time_parts, stack, timings))
             if is_native:
@@ -70,11 +70,11 @@ class Patches:
             yield
 
     def apply(self, engine: LLMEngine) -> list[str]:
-        """Turn on all that is for an engine that has started; returns the names of all that are on, and logs them."""
+        """Turn on the patches for an engine that has started. Logs and returns the names of all that are on."""
         self.use("fast-schedule", partial(_shorten_schedule, engine))
         self.use("sharded-sampling", partial(_shard_sampling, engine))
         self.use("step-overlap", partial(_overlap_steps, engine))
-        for name in ("late-text", "early-grammar", "skip-clone"):  # each asks for itself, where rows are made ready
+        for name in ("late-text", "early-grammar", "skip-clone"):  # looked up again where rows are made ready
             self.use(name)
         on = ", ".join(self.on) or "none"
         print(f"vllm-hpc: patches of vLLM {installed_version()} that are on: {on}", flush=True)
@@ -86,7 +86,7 @@ class Patches:
 
 
 def is_on(name: str) -> bool:
-    """Whether vLLM has what this patch needs; for those that are asked for where they are used."""
+    """Whether vLLM has what this patch needs, for patches that are looked up where they are used."""
     return not why_off(PATCHES[name])
 
 

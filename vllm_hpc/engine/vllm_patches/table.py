@@ -16,7 +16,7 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
     """One touch of vLLM's internals.
 
     ``without``: what a job has in its place. ``names``: "module:attribute", or "module:class.attribute", where an
-    attribute may be one that ``__init__`` sets. ``read``: the versions whose code was read line by line beside the
+    attribute may be one that ``__init__`` sets. ``read``: the versions whose source was read line by line beside the
     patch, which is off in all others; None where its names are enough. ``off``: versions in which it is off, and why.
     """
 
@@ -33,7 +33,7 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
         if minor in self.off:
             return self.off[minor]
         if self.read is not None and minor not in self.read:
-            return f"vLLM {version} was not read beside it"
+            return f"it was not checked against the source of vLLM {version}"
         return ""
 
 
