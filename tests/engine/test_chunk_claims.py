@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import crafted
-from vllm_hpc.engine.loop.chunk_claims import DEAD_AFTER_S, Chunks, Lease, LeaseClaims, StoreClaims
+from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
+from vllm_hpc.engine.loop.chunk_claims import Chunks, Lease, LeaseClaims, StoreClaims
 from vllm_hpc.engine.loop.suspect_rows import Prior
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Crash, write_json

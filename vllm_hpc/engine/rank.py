@@ -12,7 +12,6 @@ import msgspec
 from vllm_hpc.engine.health import watchdog
 from vllm_hpc.engine.health.rank_record import RankReport, node_name
 from vllm_hpc.engine.interface import EngineMaker
-from vllm_hpc.engine.loop.chunk_claims import DEAD_AFTER_S
 from vllm_hpc.engine.loop.suspect_rows import earlier_attempts
 from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import network
@@ -23,8 +22,6 @@ from vllm_hpc.spec.layout import Place
 
 # Seconds between two fsyncs of the finished rows: what a power cut costs.
 SYNC_S = 5.0
-# Seconds that one step may take. The longest legitimate ones: a first step that compiles, a grammar, a huge prompt.
-STALL_S = 900.0
 
 
 class _Rank(NamedTuple):
@@ -51,8 +48,8 @@ def run(folder: str) -> dict[str, Any]:
     if standing.world_size > 1:  # a ring: of the ranks of a dead node, at least one is watched by a live one
         report.neighbour = standing.task * standing.world_size + (standing.rank + 1) % standing.world_size
     try:
-        sync_s, stall_s = seconds("VLLM_HPC_SYNC_S", SYNC_S), seconds("VLLM_HPC_STALL_S", STALL_S)
-        watchdog.start(report, stall_s, seconds("VLLM_HPC_DEAD_S", DEAD_AFTER_S))
+        sync_s, stall_s = seconds("VLLM_HPC_SYNC_S", SYNC_S), seconds("VLLM_HPC_STALL_S", watchdog.STALL_S)
+        watchdog.start(report, stall_s, seconds("VLLM_HPC_DEAD_S", watchdog.DEAD_AFTER_S))
         _check_world(record, standing)
         network.pin()
         _work(_Rank(job, record, standing, place, report, sync_s))

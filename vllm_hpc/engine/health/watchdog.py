@@ -23,6 +23,11 @@ from vllm_hpc.engine.health.rank_record import Mark, PeerStalledError, Phase, Ra
 from vllm_hpc.jobfolder.records import RankError
 
 HEARTBEAT_S = 5.0
+# Seconds that one step may take. The longest legitimate ones: a first step that compiles, a grammar, a huge prompt.
+STALL_S = 900.0
+# A rank whose heartbeat has not moved for this long, by the file system's own clock, is dead. NFS may show an old one
+# for a minute. A wrong guess costs time, not rows: of a row in two shards, one counts.
+DEAD_AFTER_S = 180.0
 # Seconds within which torchrun should end this rank after another one failed. Where it cannot (the node's daemon is
 # dead), the rank leaves by itself rather than wait in a collective forever.
 LINGER_S = 20.0

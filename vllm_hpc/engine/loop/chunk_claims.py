@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_json, temporary_name
 
@@ -24,9 +25,6 @@ from vllm_hpc.jobfolder.records import read_json, temporary_name
 # the most rows of one: it is read ahead of its turn.
 _CHUNKS_A_REPLICA, _LEASES_A_REPLICA = 128, 32
 _LARGEST_CHUNK = 1024
-# An owner whose heartbeat (one every 5 s) has not moved for this long, by the file system's own clock, is dead. NFS may
-# show an old one for a minute. A wrong guess costs time, not rows: of a row in two shards, one counts.
-DEAD_AFTER_S = 180.0
 _COUNTER = "vllm-hpc/claimed"
 
 
