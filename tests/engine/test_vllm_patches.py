@@ -25,7 +25,7 @@ from tests.engine_run import ENVIRONMENT
 from tests.marks import needs_vllm
 from tests.real_jobs import ENGINE, GREEDY
 from vllm_hpc import engine as engine_room
-from vllm_hpc.engine.vllm_patches import Patches, is_on, names, table
+from vllm_hpc.engine.vllm_patches import Patches, is_on, lookup, table
 from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
 from vllm_hpc.engine.vllm_patches.table import PATCHES
 from vllm_hpc.jobfolder.folder import JobFolder
@@ -234,16 +234,16 @@ def test_all_patches_are_on_where_every_name_is_there(engine: Any, capsys: pytes
 def test_a_name_that_is_gone_turns_off_the_patches_that_need_it(
     engine: Any, remove: Callable[[str], None], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    if names.first_missing([name]):
+    if lookup.first_missing([name]):
         pytest.skip("not in the vLLM that is installed")
     remove(name)
-    assert names.first_missing([name]) == name
+    assert lookup.first_missing([name]) == name
     patches = take_all(engine)
     needing = {patch.name for patch in PATCHES.values() if any(f"{one}.".startswith(f"{name}.") for one in patch.names)}
     assert {name for name, state in patches.states.items() if state != "on"} == needing
     said = capsys.readouterr().out
     for patch in needing:
-        lacking = names.first_missing(PATCHES[patch].names)  # a base's, it may be another class's as well
+        lacking = lookup.first_missing(PATCHES[patch].names)  # a base's, it may be another class's as well
         why = f"vLLM {names.installed_version()} has no {lacking.replace(':', '.')}"
         assert f"vllm-hpc: patch {patch} is off: {why}" in said
         assert f"; {PATCHES[patch].without}\n" in said

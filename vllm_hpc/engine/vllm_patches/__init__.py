@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vllm_hpc.engine.vllm_patches.names import installed_version, why_off
+from vllm_hpc.engine.vllm_patches.lookup import installed_version, why_off
 from vllm_hpc.engine.vllm_patches.table import PATCHES
 
 if TYPE_CHECKING:
