@@ -244,7 +244,7 @@ def test_a_name_that_is_gone_turns_off_the_patches_that_need_it(
     said = capsys.readouterr().out
     for patch in needing:
         lacking = lookup.first_missing(PATCHES[patch].names)  # a base's, it may be another class's as well
-        why = f"vLLM {names.installed_version()} has no {lacking.replace(':', '.')}"
+        why = f"vLLM {lookup.installed_version()} has no {lacking.replace(':', '.')}"
         assert f"vllm-hpc: patch {patch} is off: {why}" in said
         assert f"; {PATCHES[patch].without}\n" in said
         assert patches.states[patch].startswith(f"off: {why}")

@@ -95,7 +95,7 @@ def test_options_profiles_and_job_definitions_take_its_name(
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "job.toml").write_text('scheduler = "spool"\nrehearse = true\n')
     assert plan_only(rehearse=True, profile="site").reasons[1] == "scheduler spool: from profile 'site'"
-    assert plan_only("job").reasons[1] == "scheduler spool: asked for"
+    assert plan_only("job").reasons[1] == "scheduler spool: requested"
     assert run_cli("plan", "--rehearse", "--scheduler", "spool").code == 0
     said = run_cli("plan", "--rehearse", "--scheduler", "spoool")
     assert (said.code, "'auto', 'slurm', 'pbs', 'local'" in said.err) == (2, True)
