@@ -19,6 +19,7 @@ from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import Verdict
 from vllm_hpc.schedulers.client import ClientTimeoutError
+from vllm_hpc.schedulers.lifecycle import sha256
 from vllm_hpc.schedulers.scheduler import JobState
 from vllm_hpc.spec.errors import FailedError, InputError, SubmitError
 
@@ -112,6 +113,20 @@ def test_an_edited_input_is_refused_and_nothing_changed(folder: JobFolder, desk:
     assert files(folder) == before
     ran = run_cli("resume", "job")
     assert (ran.code, ran.err.count("\n"), sent(desk)) == (2, 1, False)
+
+
+@pytest.mark.parametrize("text", [None, "edited\n"])
+def test_a_script_whose_lifecycle_is_gone_is_not_queued_to_fail(
+    folder: JobFolder, desk: Path, run_cli: Cli, text: str | None
+) -> None:
+    script = folder.path / "script.sbatch"
+    script.write_text(f"#!/bin/bash\n# {sha256('as submitted')}\n")
+    if text is not None:
+        folder.lifecycle.write_text(text)
+    ran = run_cli("resume", "job")
+    assert (ran.code, "lifecycle.sh' is missing or was changed" in ran.err, sent(desk)) == (2, True, False)
+    folder.lifecycle.write_text("as submitted")
+    assert (run_cli("resume", "job").code, sent(desk)) == (0, True)
 
 
 def test_nothing_is_left(folder: JobFolder, desk: Path, run_cli: Cli) -> None:

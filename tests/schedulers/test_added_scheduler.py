@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import Cli
 from tests.real_jobs import GREEDY, PROMPTS, check_complete, rehearsed_texts, submit_long, submit_tiny
 from tests.real_jobs import started as until_started
+from vllm_hpc.jobs.job import find_job, list_statuses
 from vllm_hpc.planner.make_plan import plan_only
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import RefusedError
@@ -60,7 +61,7 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (metadata / "METADATA").write_text("Metadata-Version: 2.4\nName: spool\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(
         "[vllm_hpc.schedulers]\nspool = spool_scheduler:SCHEDULER\nbroken = no_such_module:SCHEDULER\n"
-        "wrong = spool_scheduler:HERE\n"
+        "wrong = spool_scheduler:HERE\nother = spool_scheduler:SCHEDULER\nslurm = spool_scheduler:SCHEDULER\n"
     )
     (site / "spool_scheduler.py").write_text(_MODULE)
     (site / "templates").mkdir()
@@ -98,7 +99,23 @@ def test_options_profiles_and_job_definitions_take_its_name(
     assert plan_only("job").reasons[1] == "scheduler spool: requested"
     assert run_cli("plan", "--rehearse", "--scheduler", "spool").code == 0
     said = run_cli("plan", "--rehearse", "--scheduler", "spoool")
-    assert (said.code, "'auto', 'slurm', 'pbs', 'local'" in said.err) == (2, True)
+    assert (said.code, "'auto', 'slurm', 'pbs', 'local', 'broken', 'other', 'spool'" in said.err) == (2, True)
+    assert get_scheduler("slurm").script == "script.sbatch", "a built-in name stays ours"
+
+
+@pytest.mark.ranks
+def test_its_jobs_are_unknown_where_it_is_not_installed(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit_tiny(None, tmp_path, scheduler="spool", tp=1, rows=[{"prompt": "a"}])
+    assert job.wait(60).state == "COMPLETED"
+    (job.path / "state" / "exit-1.json").unlink()
+    monkeypatch.undo()
+    for status in (job.status(), list_statuses(str(tmp_path / "runs"))[0]):
+        assert (status.state, status.reason) == ("UNKNOWN", "no scheduler 'spool' is installed here")
+    assert find_job(str(job.job_id), str(tmp_path / "runs")).path == job.path
+    with pytest.raises(RefusedError, match="scheduler"):
+        get_scheduler("spool")
 
 
 def test_without_it_its_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +124,8 @@ def test_without_it_its_name_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("broken", "cannot import 'no_such_module:SCHEDULER'"), ("wrong", "must be a")]
+    ("name", "said"),
+    [("broken", "cannot import 'no_such_module:SCHEDULER'"), ("wrong", "called .wrong."), ("other", "called .other.")],
 )
 def test_an_entry_point_that_names_no_scheduler_is_refused(spool: Path, name: str, said: str) -> None:
     with pytest.raises(RefusedError, match=f"--scheduler {name}: .*{said}"):

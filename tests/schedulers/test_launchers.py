@@ -119,7 +119,7 @@ def test_a_wrapper_comes_before_what_runs_on_each_node(
 def test_a_wrapper_on_this_machine(desk: Path, model: Path) -> None:
     (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\n{WRAPPER}\n")
     here = prepare(str(model), scheduler="local", profile="p").script
-    assert "  numactl --localalloc 'a b' torchrun --nnodes=" in here
+    assert "  exec numactl --localalloc 'a b' torchrun --nnodes=" in here
 
 
 @pytest.mark.parametrize("value", ['["a\\nb"]', '"numactl"', '["HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz0123456789"]'])

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES, LEAST_LEAD_S
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS, Registry
+from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,8 +50,10 @@ class Registered(ChoiceType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the name; refuse an unknown one."""
-        known = value not in self.choices and self._registry.has(value)
-        return value if known else super().convert(value, param, ctx)
+        if not self._registry.has(value):
+            names = ", ".join(repr(name) for name in self._registry.names())
+            self.fail(f"{value!r} is not one of {names}.", param, ctx)
+        return value
 
 
 # For users who write values as in Python.
@@ -88,8 +92,11 @@ LAUNCHER_HELP = (
     "How ranks start. Slurm: torchrun, one per node, or srun, one task per rank. PBS: pbsdsh or another. native, on "
     "all: vLLM starts its own workers, and overlaps the stages of --pp."
 )
-REQUEUES_HELP = "Attempts after the first, when the walltime ends or a rank dies.  [default: 10]"
-LEAD_HELP = "Begin to drain this long before the walltime ends, at least 30.  [default: 120, or a fifth of --time]"
+REQUEUES_HELP = f"Attempts after the first, when the walltime ends or a rank dies.  [default: {DEFAULT_MAX_REQUEUES}]"
+LEAD_HELP = (
+    f"Begin to drain this long before the walltime ends, at least {LEAST_LEAD_S}.  "
+    f"[default: {DEFAULT_LEAD_S}, or a fifth of --time]"
+)
 REHEARSE_HELP = "Run the whole chain with a built-in engine instead of vLLM's; MODEL is optional. Needs torch."
 REHEARSE_SET_HELP = (
     "A setting of the rehearsal: tokens_per_s, load_s, fault=die|hang|diverge|oom with fault_row or fault_s, "
@@ -119,7 +126,7 @@ REQUEST_OPTIONS = [
     click.option("--cpus-per-rank", type=count, help="Cores for each rank."),
     click.option("--name", help="Name of the job and its folder. Without it, MODEL-yyyymmdd-hhmmss."),
     click.option("--job-dir", metavar="DIR", help="Where job folders are created.  [default: runs]"),
-    click.option("--max-tokens", type=count, help="Most output tokens per row.  [default: 256]"),
+    click.option("--max-tokens", type=count, help=f"Most output tokens per row.  [default: {DEFAULT_MAX_TOKENS}]"),
     click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy."),
     click.option("--top-p", type=float, help="Nucleus sampling."),
     click.option("--seed", type=int, help="Seed of the engines.  [default: 0]"),

@@ -20,7 +20,7 @@ from vllm_hpc.jobfolder.records import RankRecord, Submitted, read_job, read_jso
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.client import ClientTimeoutError
 from vllm_hpc.schedulers.polling import StatusCache
-from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.schedulers.scheduler import get_scheduler, installed_scheduler
 from vllm_hpc.spec.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
 from vllm_hpc.spec.values import as_path
 
@@ -212,9 +212,10 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
 
 def _ids(job: Job, submitted: Submitted) -> list[str]:
     """The ids of a job and of its array tasks as the scheduler shows them, also without the PBS server's name."""
-    layout, scheduler = job.folder.job().plan.layout, get_scheduler(submitted.scheduler)
+    layout, scheduler = job.folder.job().plan.layout, installed_scheduler(submitted.scheduler)
     found = [submitted.job_id, *submitted.earlier]
-    found += [scheduler.task_name(submitted.job_id, task) for task in range(layout.tasks) if layout.is_array]
+    if scheduler is not None and layout.is_array:
+        found += [scheduler.task_name(submitted.job_id, task) for task in range(layout.tasks)]
     return [*found, *(one.split(".")[0] for one in found)]
 
 

@@ -13,6 +13,7 @@ from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.lifecycle import check_lifecycle
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
@@ -35,6 +36,8 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
     _check_ended(status)
     record = folder.job()
     check_unchanged(folder)
+    scheduler = get_scheduler(record.scheduler)
+    check_lifecycle(folder, folder.path / scheduler.script)
     left = rows_left(folder, retry_errors)
     if not left.missing + left.failed:
         return 0
@@ -47,7 +50,7 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
         raise
     # From here on the mark stays unless it is certain that nothing was submitted: the job must not run twice.
     try:
-        job_id = submit_script(folder, get_scheduler(record.scheduler), record.plan.layout)
+        job_id = submit_script(folder, scheduler, record.plan.layout)
     except ClientTimeoutError as error:
         raise FailedError(
             f"{error} The job may or may not be submitted; see 'vllm-hpc status {folder.path}', and remove "

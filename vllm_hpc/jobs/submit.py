@@ -41,6 +41,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     intake: Intake
     folder: str
     script: str
+    lifecycle: str
     adapters: tuple[Adapter, ...] = ()
     definition: str | None = None
     notes: tuple[str, ...] = ()
@@ -116,7 +117,7 @@ def prepare_untuned(job: ResolvedJob) -> Prepared:
 
 
 def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) -> Prepared:
-    intake = Intake(job.request.input)
+    intake, lifecycle = Intake(job.request.input), lifecycle_text()
     plan = make_plan(job, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(job.request.lora)
     check_fits(plan)
@@ -131,7 +132,8 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         intake=intake,
         folder=str(folder.path),
         adapters=adapters,
-        script=render_job(job, plan.layout, folder),
+        script=render_job(job, plan.layout, folder, lifecycle),
+        lifecycle=lifecycle,
         definition=definition,
         notes=(*_rehearsal_notes(job.request, plan), *unused_options(job)),
     )
@@ -178,7 +180,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     script = folder.path / get_scheduler(prepared.scheduler).script
     script.write_text(prepared.script, encoding="utf-8")
     script.chmod(0o755)
-    folder.lifecycle.write_text(lifecycle_text(), encoding="utf-8")
+    folder.lifecycle.write_text(prepared.lifecycle, encoding="utf-8")
     if prepared.definition:
         shutil.copy(prepared.definition, folder.path / JOB_DEFINITION)
     record = JobRecord(

@@ -20,7 +20,7 @@ from vllm_hpc.jobfolder.records import (
 from vllm_hpc.jobs.failure import cause_of_failure
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.schedulers.polling import StatusCache
-from vllm_hpc.schedulers.scheduler import JobState, get_scheduler
+from vllm_hpc.schedulers.scheduler import JobState, installed_scheduler
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
 # States that do not change by themselves. (A preempted job that is requeued is PENDING again.)
@@ -70,6 +70,8 @@ class TaskStates:
     def __init__(
         self, folder: JobFolder, record: JobRecord, job_id: str | None, attempts: list[Attempt], cache: StatusCache
     ) -> None:
+        scheduler = installed_scheduler(record.scheduler)
+        self._runs_here = scheduler is not None and scheduler.runs_here
         self._folder, self._record, self._job_id, self._cache = folder, record, job_id, cache
         # When the scheduler first reported a task as completed whose exit record is not visible yet; 0: no such task.
         self.without_record_since = 0.0
@@ -111,7 +113,7 @@ class TaskStates:
     def _from_query(self, task: int, seen: JobState) -> tuple[State, str]:
         attempt = self._last.get(task)
         state, reason = self._from_scheduler(seen, self._exit_of(attempt), task)
-        if state not in FINAL or get_scheduler(self._record.scheduler).runs_here:
+        if state not in FINAL or self._runs_here:
             return state, reason
         verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time(), self._job_id)
         # If it cannot be saved, do not wait for the exit record: every call would start a new wait.
@@ -146,7 +148,7 @@ class TaskStates:
         if ended.cause == "requeue":
             return False
         settled = ended.exit_code == 0 or ended.cause in ("exit", "cancelled", "timeout")
-        return settled or get_scheduler(self._record.scheduler).runs_here
+        return settled or self._runs_here
 
     def _from_exit(self, ended: ExitRecord, task: int) -> tuple[State, str]:
         # A signal that arrives while bash still reads the script may end it with code 0 before any rank has started.

@@ -73,8 +73,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if job.runs_here:
         _check_local(job, plan.layout)
-    else:
-        _check_cluster(job, plan.layout)
+    _check_scheduler(job, plan.layout)
     notes += [*plan.reasons, *known.notes, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes))
 
@@ -274,14 +273,16 @@ def _check_local(job: ResolvedJob, layout: Layout) -> None:
     cluster = "use --scheduler slurm or pbs"
     if layout.nodes > 1:
         raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or {cluster[4:]}")
-    if request.array or request.launcher not in (None, "torchrun", NATIVE):
+    has_launcher = request.launcher in (None, NATIVE, *get_scheduler(job.scheduler).launchers)
+    if request.array or not has_launcher:
         option = "--array" if request.array else f"--launcher {request.launcher}"
         raise RequestError(f"{option} needs a cluster, but {local}: leave it out, or {cluster}")
 
 
-def _check_cluster(job: ResolvedJob, layout: Layout) -> None:
+def _check_scheduler(job: ResolvedJob, layout: Layout) -> None:
     """The checks that depend on the scheduler. Raises RequestError."""
     scheduler = get_scheduler(job.scheduler)
-    check_owned(job.request.directive, job.scheduler)
+    if not job.runs_here:  # where no option of a cluster is used
+        check_owned(job.request.directive, job.scheduler)
     check_launcher(job, scheduler)
     scheduler.check_request(job, layout)

@@ -37,6 +37,7 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
         request=filled.request,
         site=site,
         origins=filled.origins,
+        from_profile=filled.from_profile,
         scheduler=name,
         scheduler_reason=reason,
         runs_here=scheduler.runs_here,

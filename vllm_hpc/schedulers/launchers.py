@@ -52,8 +52,8 @@ class Launcher(msgspec.Struct, frozen=True, kw_only=True):
 def get_launcher(name: str) -> Launcher:
     """The launcher of that name, ours or another package's. Raises RequestError."""
     launcher = LAUNCHERS.load(name)
-    if not isinstance(launcher, Launcher):
-        raise RequestError(f"--launcher {name}: its entry point must name a vllm_hpc Launcher")
+    if not isinstance(launcher, Launcher) or launcher.name != name:
+        raise RequestError(f"--launcher {name}: its entry point must name a vllm_hpc Launcher called {name!r}")
     return launcher
 
 
@@ -63,8 +63,14 @@ def is_native(filled: FilledRequest) -> bool:
 
 
 def choose_launcher(filled: FilledRequest, scheduler: Scheduler) -> str:
-    """What starts processes on the nodes: what was asked for, by option or profile; else the scheduler's own way."""
-    asked = (name for name in (filled.request.launcher, filled.site.launcher) if name not in (None, NATIVE))
+    """What starts processes on the nodes: the launcher of the option or the profile, else the scheduler's default.
+
+    A profile describes a cluster: on this machine, a launcher of its that the scheduler does not have is ignored.
+    """
+    by_profile = filled.site.launcher
+    if scheduler.runs_here and by_profile not in scheduler.launchers:
+        by_profile = None
+    asked = (name for name in (filled.request.launcher, by_profile) if name not in (None, NATIVE))
     return next(asked, None) or scheduler.launchers[0]
 
 

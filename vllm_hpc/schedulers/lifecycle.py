@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib.resources import files
+from pathlib import Path
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.spec.errors import RequestError
 
 
 def lifecycle_text() -> str:
@@ -11,6 +16,30 @@ def lifecycle_text() -> str:
     return (files("vllm_hpc") / "templates" / "lifecycle.sh").read_text(encoding="utf-8")
 
 
+def sha256(text: str) -> str:
+    """The digest of a text of lifecycle.sh, which the script compares with what it has read."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def lifecycle_sha256() -> str:
-    """Its digest, which the script compares with what it has read."""
-    return hashlib.sha256(lifecycle_text().encode()).hexdigest()
+    """The digest of the packaged file."""
+    return sha256(lifecycle_text())
+
+
+def check_lifecycle(folder: JobFolder, script: Path) -> None:
+    """Refuse to submit a script again whose lifecycle.sh is gone or was edited: it would wait in the queue and fail.
+
+    Scripts of vllm-hpc 0.1, and a site's own, need no such file. Raises RequestError.
+    """
+    asks = re.search(r"\b[0-9a-f]{64}\b", script.read_text(encoding="utf-8", errors="replace"))
+    if asks is None:
+        return
+    try:
+        is_same = hashlib.sha256(folder.lifecycle.read_bytes()).hexdigest() == asks[0]
+    except OSError:
+        is_same = False
+    if not is_same:
+        raise RequestError(
+            f"{str(folder.lifecycle)!r} is missing or was changed since the job was submitted: submit a new job, or "
+            "restore the file"
+        )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError, call_client
 from vllm_hpc.schedulers.scheduler import JobState, get_scheduler
+from vllm_hpc.spec.errors import RequestError
 
 # A client that fails sooner may be asked about the next job too.
 _SLOW_S = 2.0
@@ -33,7 +34,11 @@ class StatusCache:
         at, seen = self._seen.get(str(job.path), (0.0, {}))
         if seen.keys() >= set(tasks) and self._is_fresh(at, _LEAVING_S if is_leaving else self._keep_s):
             return seen
-        seen = get_scheduler(scheduler).query(job, job_id, tasks, self._ask)
+        try:
+            asked = get_scheduler(scheduler)
+        except RequestError:  # the package that adds it is not here
+            return dict.fromkeys(tasks, JobState("unknown", f"no scheduler {scheduler!r} is installed here"))
+        seen = asked.query(job, job_id, tasks, self._ask)
         self._seen[str(job.path)] = time.monotonic(), seen
         return seen
 

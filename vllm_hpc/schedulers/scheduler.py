@@ -91,9 +91,17 @@ class Scheduler:
 def get_scheduler(name: str) -> Scheduler:
     """The scheduler of that name, ours or another package's. Raises RequestError where there is none."""
     scheduler = SCHEDULERS.load(name)
-    if not isinstance(scheduler, Scheduler):
-        raise RequestError(f"--scheduler {name}: what its entry point names must be a vllm_hpc Scheduler")
+    if not isinstance(scheduler, Scheduler) or scheduler.name != name:
+        raise RequestError(f"--scheduler {name}: its entry point must name a vllm_hpc Scheduler called {name!r}")
     return scheduler
+
+
+def installed_scheduler(name: str) -> Scheduler | None:
+    """The scheduler of a job, None if the package that adds it is not installed here."""
+    try:
+        return get_scheduler(name)
+    except RequestError:
+        return None
 
 
 def find_scheduler() -> tuple[str, str]:

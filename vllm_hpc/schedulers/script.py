@@ -18,6 +18,7 @@ from jinja2.bccache import Bucket, FileSystemBytecodeCache
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.launchers import get_launcher
+from vllm_hpc.schedulers.lifecycle import sha256
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.spec.errors import TemplateError
@@ -33,14 +34,15 @@ _WIDTH = 100
 _CONTEXT = frozenset(ScriptContext.__struct_fields__)
 
 
-def render_job(job: ResolvedJob, layout: Layout, folder: JobFolder) -> str:
-    """Render the script of a job: its own template, or its scheduler's. Raises TemplateError with file and line."""
+def render_job(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: str) -> str:
+    """Render the script of a job, which will run that text of lifecycle.sh. Raises TemplateError with file and line."""
     scheduler = get_scheduler(job.scheduler)
     folders = [one for one in (job.request.template_dir, scheduler.templates) if one is not None]
-    return render_script(job.request.template or scheduler.template, make_context(job, layout, folder), *folders)
+    context = make_context(job, layout, folder, lifecycle)
+    return render_script(job.request.template or scheduler.template, context, *folders)
 
 
-def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder) -> ScriptContext:
+def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: str) -> ScriptContext:
     """The values for a template: those of the profile, the request and the layout by their names, and some more."""
     request, launcher = job.request, get_launcher(job.launcher)
     cpus, tasks_per_node = request.cpus_per_rank, launcher.tasks_per_node(layout.procs_per_node)
@@ -63,6 +65,7 @@ def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder) -> ScriptC
         "resources": tuple(_filled(text, layout) for text in job.site.resources),
         "launcher": job.launcher,
         "wrapper": (*launcher.wrapper, *job.site.wrapper),
+        "lifecycle_sha256": sha256(lifecycle),
     }
     return ScriptContext(**named | derived)
 

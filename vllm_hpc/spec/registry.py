@@ -10,7 +10,9 @@ Nothing is imported before it is needed; entry points are read only for a name t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,10 +61,16 @@ class Registry(NamedTuple):
         names = ", ".join(f'"{one}"' for one in sorted(self.names()) if one not in but)
         return f"must be one of {names}, not {name!r}"
 
-    def _added(self) -> Iterable[EntryPoint]:
-        from importlib.metadata import entry_points  # takes 15 ms; --help and built-in names do not need it
+    def _added(self) -> tuple[EntryPoint, ...]:
+        return _entry_points(self.group, tuple(sys.path))
 
-        return entry_points(group=self.group)
+
+@cache
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points that packages on ``path`` add. Takes 15 ms; --help and built-in names do not need it."""
+    from importlib.metadata import entry_points
+
+    return tuple(entry_points(group=group))
 
 
 SCHEDULERS = Registry(

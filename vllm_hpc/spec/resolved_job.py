@@ -28,11 +28,15 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request filled in from its profile. ``site`` is the profile, ``origins`` says where each value came from."""
+    """A request filled in from its profile. ``site`` is the profile, ``origins`` says where each value came from.
+
+    ``from_profile`` names the values that only the profile gave.
+    """
 
     request: Request
     site: Profile
     origins: dict[str, str]
+    from_profile: frozenset[str] = frozenset()
 
     def origin(self, key: str) -> str:
         """Where a value was given: "--partition", the path of a job.toml, "profile 'alpine'"; "the default"."""
@@ -40,7 +44,7 @@ class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def is_asked(self, key: str) -> bool:
         """Whether an option or job.toml gave the value."""
-        return key in self.origins and not self.origins[key].startswith("profile ")
+        return key in self.origins and key not in self.from_profile
 
 
 class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
@@ -65,11 +69,15 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
 
 def fill(given: Given, site: Profile) -> FilledRequest:
     """Fill in the request from the profile; variables (``env``) are merged one by one."""
-    request, origins = given.request, dict(given.origins)
+    request = given.request
     filled: dict[str, Any] = {}
     for key in FILLED:
         asked, of_site = getattr(request, key), getattr(site, key)
         filled[key] = {**of_site, **asked} if isinstance(of_site, dict) else asked or of_site
-        if of_site and not asked:
-            origins[key] = f"profile {request.profile!r}"
-    return FilledRequest(request=msgspec.structs.replace(request, **filled), site=site, origins=origins)
+    from_profile = frozenset(key for key in FILLED if getattr(site, key) and not getattr(request, key))
+    return FilledRequest(
+        request=msgspec.structs.replace(request, **filled),
+        site=site,
+        origins=given.origins | dict.fromkeys(sorted(from_profile), f"profile {request.profile!r}"),
+        from_profile=from_profile,
+    )

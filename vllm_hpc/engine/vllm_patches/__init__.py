@@ -73,12 +73,25 @@ class Patches:
         """Turn on the patches for an engine that has started. Logs and returns the names of all that are on."""
         self.use("fast-schedule", partial(_shorten_schedule, engine))
         self.use("sharded-sampling", partial(_shard_sampling, engine))
+        self._agree_on_sampling(engine)
         self.use("step-overlap", partial(_overlap_steps, engine))
         for name in ("late-text", "early-grammar", "skip-clone"):  # looked up again where rows are made ready
             self.use(name)
         on = ", ".join(self.on) or "none"
         print(f"vllm-hpc: patches of vLLM {installed_version()} that are on: {on}", flush=True)
         return self.on
+
+    def _agree_on_sampling(self, engine: LLMEngine) -> None:
+        """Keep sharded sampling only if every rank has it: its ranks exchange tokens in every step."""
+        from vllm_hpc.engine.vllm_patches.agree import all_can
+
+        is_here = "sharded-sampling" in self.on
+        if not all_can(is_here) and is_here:
+            from vllm_hpc.engine.vllm_patches.sharded_sampling import turn_off
+
+            turn_off(engine)
+            without = PATCHES["sharded-sampling"].without
+            self._turn_off("sharded-sampling", "another rank of the replica cannot", without)
 
     def _turn_off(self, name: str, why: str, without: str = "") -> None:
         self.states[name] = f"off: {why}"

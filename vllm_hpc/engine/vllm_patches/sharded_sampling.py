@@ -78,6 +78,12 @@ def turn_on(engine: LLMEngine) -> str:
     return "" if share_sampling(engine) else "one rank samples all rows here, or vLLM has another sampler"
 
 
+def turn_off(engine: LLMEngine) -> None:
+    """Let this rank sample all rows again, as another rank of its TP group does."""
+    executor: Any = engine.engine_core.engine_core.model_executor
+    vars(executor.driver_worker.worker.model_runner.sampler).pop("sample", None)
+
+
 def share_sampling(engine: LLMEngine) -> SharedSampling | None:
     """Share out sampling among the ranks of this engine's TP group; None where they cannot. Again: the same object."""
     if PATCHES["sharded-sampling"].off_in(__version__):
