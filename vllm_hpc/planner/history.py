@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 
 import msgspec
 
@@ -45,7 +44,11 @@ def measured_rate(job_dir: Path, model: str, gpu: str, layout: Layout) -> Measur
         rate = _rate(JobFolder(folder), model, gpu, layout)
         if rate is not None:
             rates.append(rate)
-    return Measured(median(rates), len(rates)) if rates else None
+    if not rates:
+        return None
+    from statistics import median
+
+    return Measured(median(rates), len(rates))
 
 
 def _newest(job_dir: Path) -> list[Path]:

@@ -5,7 +5,6 @@ The values are checked when a request is read; ``vllm_hpc.engine.rehearsal.engin
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -68,6 +67,8 @@ def check_settings(given: object) -> dict[str, Any]:
         raise RequestError("[rehearse] must be a table such as { load_s = 5 }, or rehearse = true")
     for key in given:
         if key not in Rehearsal.__struct_fields__:
+            import difflib
+
             near = difflib.get_close_matches(str(key), Rehearsal.__struct_fields__, n=1)
             hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(Rehearsal.__struct_fields__)}"
             raise RequestError(f"--rehearse-set {key} is not known: {hint}")

@@ -6,7 +6,6 @@ planner fill in the rest.
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,6 +141,8 @@ def _option_message(error: msgspec.ValidationError) -> str:
         return f"--{mismatch[0].replace('_', '-')} {mismatch[1]}"
     field = re.search(r"unknown field `(\w+)`", str(error))
     if field:
+        import difflib
+
         near = difflib.get_close_matches(field[1], Request.__struct_fields__, n=1)
         return f"no such option: {field[1]!r}" + (f": did you mean {near[0]!r}?" if near else "")
     return str(error).replace("`", "")

@@ -6,7 +6,6 @@ vLLM is not imported, which would take 10 s. An argument it refuses would fail t
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import re
 from functools import cache
@@ -94,6 +93,8 @@ def typed(kind: str, given: dict[str, Any]) -> dict[str, Any]:
         return given
     for name in given:
         if name not in known:
+            import difflib
+
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"see vLLM's {_HOMES[kind][1]}"
             raise RequestError(f"--{kind} {name!r} is not an argument of the vLLM installed here: {hint}")
