@@ -5,17 +5,18 @@
 # The script sets job and what begin_attempt wants, and uses task.
 # shellcheck disable=SC2034,SC2154
 
-# Where the rendered script says nothing else.
-attempt='' cause=exit work='' group='' drain_at='' drain_due="${drain_due:-}"
-drain_lead='' time_limit='' requeues=''
-nodes=() places=() task=() node_file=''
+# A profile's setup runs in this shell and may use any plain name: what is set before it and needed after it is _vh_*.
+_vh_cause=exit _vh_work='' _vh_group='' _vh_drain_at='' drain_due="${drain_due:-}"
+_vh_drain_lead='' _vh_time_limit='' _vh_requeues=''
+_vh_job='' _vh_attempt='' _vh_node_file=''
+nodes=() places=() task=()
 
 # ---- An attempt: its number, its signals, the record of its end ---------------------------------------------------
 
 # begin_attempt: takes the next number of the job's attempts, and sees to signals and to the record of the end.
 # Set before it, on its line: lead_s, time_limit_s (empty: none), max_requeues.
 begin_attempt() {
-  drain_lead=$lead_s time_limit=$time_limit_s requeues=$max_requeues
+  _vh_drain_lead=$lead_s _vh_time_limit=$time_limit_s _vh_requeues=$max_requeues
   take_attempt
   trap leave EXIT
   trap drain_work USR2
@@ -44,27 +45,28 @@ take_attempt() {
     attempt=$((attempt + 1))
   done
   rm -f "$draft"
+  _vh_job=$job _vh_attempt=$attempt
 }
 
 # drain_work: has the ranks admit no more rows, finish what they can, and leave. USR2 calls it ahead of the walltime; it
 # never reaches torchrun, which would kill the ranks.
 drain_work() {
-  echo "vllm-hpc: draining: the walltime will be over in $drain_lead s" >&2
-  : > "$job/control/drain-$attempt"
+  echo "vllm-hpc: draining: the walltime will be over in $_vh_drain_lead s" >&2
+  : > "$_vh_job/control/drain-$_vh_attempt"
 }
 
 # drain_by_timer: drains ahead of the walltime, where the scheduler sends no signal then.
 drain_by_timer() {
-  if [ -n "$time_limit" ]; then drain_at=$((time_limit - drain_lead)); fi
+  if [ -n "$_vh_time_limit" ]; then _vh_drain_at=$((_vh_time_limit - _vh_drain_lead)); fi
 }
 
 # However the script ends, state/exit-<k>.json says so; only SIGKILL or a dead node leaves none.
 record_exit() {
-  local code=${1:-$?} draft="$job/state/.exit-$attempt.json"
+  local code=${1:-$?} draft="$_vh_job/state/.exit-$_vh_attempt.json"
   # On a full disk there is no record rather than an empty one.
   if printf '{"attempt": %d, "exit_code": %d, "cause": "%s", "ended_at": %s}\n' \
-    "$attempt" "$code" "$cause" "$(date +%s.%N)" > "$draft"; then
-    mv "$draft" "$job/state/exit-$attempt.json"
+    "$_vh_attempt" "$code" "$_vh_cause" "$(date +%s.%N)" > "$draft"; then
+    mv "$draft" "$_vh_job/state/exit-$_vh_attempt.json"
   else
     rm -f "$draft"
   fi
@@ -72,10 +74,11 @@ record_exit() {
 
 leave() {
   local code=$?
-  if [ -n "$node_file" ]; then rm -f "$node_file"; fi
+  rm -f "$_vh_job/state/.run-$_vh_attempt"
   record_exit "$code"
+  job=$_vh_job attempt=$_vh_attempt # for tell_end: a line of the setup that fails may have changed them
   # Not after a signal: PBS may run this task of an array once more by itself, and who deletes it wants no other.
-  case "$cause" in
+  case "$_vh_cause" in
     exit | timeout) tell_end ;;
   esac
 }
@@ -98,6 +101,8 @@ pbs_environment() {
 
 # rank_environment: what Python and vLLM need in a job.
 rank_environment() {
+  # The profile's setup may have used these names for something else.
+  job=$_vh_job attempt=$_vh_attempt
   # A folder called vllm or torch where the job was submitted must not be imported instead.
   export PYTHONUNBUFFERED=1 PYTHONSAFEPATH=1 VLLM_NO_USAGE_STATS=1
   # Needs NVLink multicast, which shared hosts keep switched off. To have it: --env VLLM_ALLREDUCE_USE_SYMM_MEM=1
@@ -130,6 +135,7 @@ slurm_nodes() {
 # pbs_nodes NUMBER: sets nodes to the names of that many nodes, and places to the first slot of each.
 pbs_nodes() {
   local i slots
+  nodes=() places=()
   # The node file names a host once, or once for each of its slots.
   mapfile -t slots < "$PBS_NODEFILE"
   for i in "${!slots[@]}"; do
@@ -165,9 +171,9 @@ make_task() {
 # both from a file, without secrets. The NAMEs are those of --env. Each node's end is on record, for the launcher may
 # not tell it.
 make_task_file() {
-  node_file="$job/state/.run-$attempt"
-  task=(bash "$node_file")
-  (umask 077 && print_task_file "$@" > "$node_file") || exit 1
+  _vh_node_file="$_vh_job/state/.run-$_vh_attempt"
+  task=(bash "$_vh_node_file")
+  (umask 077 && print_task_file "$@" > "$_vh_node_file") || exit 1
 }
 
 print_task_file() {
@@ -178,7 +184,7 @@ print_task_file() {
   python -m vllm_hpc.in_job export "$@" || return 1
   declare -f join_node run_ranks stop_work start_work wait_for_work run_node
   # In one line: by the time it runs, the file may be gone.
-  echo "work= cause=exit group= time_limit= node_file=; node=$node; run_node; exit"
+  echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file=; node=$node; run_node; exit"
 }
 
 # Of several tasks on a node, the first says it.
@@ -193,10 +199,10 @@ run_node() {
   join_node
   start_work run_ranks
   # Not every launcher passes a signal on: seconds after a rank has failed anywhere, this node ends, too.
-  while kill -0 "$work" 2> /dev/null; do
+  while kill -0 "$_vh_work" 2> /dev/null; do
     sleep 1
     if [ -e "$state/failed-$VLLM_HPC_ATTEMPT" ]; then grace=$((grace - 1)); fi
-    if [ "$grace" -eq 0 ]; then kill -TERM "$work" 2> /dev/null; fi
+    if [ "$grace" -eq 0 ]; then kill -TERM "$_vh_work" 2> /dev/null; fi
   done
   wait_for_work
   code=$?
@@ -207,8 +213,8 @@ run_node() {
 
 # hosts_file: writes the nodes' names into a file, a line each, and prints the file's name.
 hosts_file() {
-  printf '%s\n' "${nodes[@]}" > "$job/state/hosts-$attempt"
-  echo "$job/state/hosts-$attempt"
+  printf '%s\n' "${nodes[@]}" > "$_vh_job/state/hosts-$_vh_attempt"
+  echo "$_vh_job/state/hosts-$_vh_attempt"
 }
 
 # ---- The work: what launch starts, until all of it has ended ------------------------------------------------------
@@ -219,14 +225,14 @@ run_work() {
   local launcher=$1 code
   shift
   # In a process group of its own, so that TERM reaches the launcher, whatever else launch runs.
-  group=-
+  _vh_group=-
   set -m
   start_work run_launch
   set +m
   if [ "${#nodes[@]}" -gt 0 ]; then watch_work; fi
   wait_for_work
   code=$?
-  if [ -n "$node_file" ]; then
+  if [ -n "$_vh_node_file" ]; then
     outcome
     code=$?
   fi
@@ -236,10 +242,10 @@ run_work() {
 
 run_launch() {
   local code
-  group=
+  _vh_group=
   # The launcher hears TERM by itself; this shell waits until it has ended.
   trap : TERM INT USR2
-  if [ -n "$node_file" ]; then
+  if [ -n "$_vh_node_file" ]; then
     # An MPI hands its environment on. Each node has its own of these, and those of --env are in the file.
     unset CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES GPU_DEVICE_ORDINAL ZE_AFFINITY_MASK TMPDIR
   fi
@@ -260,7 +266,7 @@ wait_for_tasks() {
       if kill -0 "${pids[$i]}" 2> /dev/null; then continue; fi
       wait "${pids[$i]}" || code=$?
       unset "pids[$i]"
-      if [ -n "$node_file" ]; then note_left "$i"; fi
+      if [ -n "$_vh_node_file" ]; then note_left "$i"; fi
     done
   done
   return "$code"
@@ -269,8 +275,8 @@ wait_for_tasks() {
 # The launcher of a node has ended. One node takes no other down, so that it is said where that is no good end.
 note_left() {
   # To make a file shows an NFS client those that others have made.
-  : > "$job/state/left-$attempt-$1"
-  if [ "$(code_of "$1")" != 0 ]; then : > "$job/state/failed-$attempt"; fi
+  : > "$_vh_job/state/left-$_vh_attempt-$1"
+  if [ "$(code_of "$1")" != 0 ]; then : > "$_vh_job/state/failed-$_vh_attempt"; fi
 }
 
 # bash runs a trap only between commands, so the work goes into the background and this shell waits for it. A signal may
@@ -280,32 +286,32 @@ start_work() {
   trap 'pending=TERM' TERM
   trap 'pending=INT' INT
   "$@" < /dev/null &
-  work=$!
+  _vh_work=$!
   trap 'stop_work TERM' TERM
   trap 'stop_work INT' INT
   if [ -n "$pending" ]; then stop_work "$pending"; fi
 }
 
 stop_work() {
-  cause=$1
-  if [ -n "$time_limit" ] && [ "$SECONDS" -ge "$time_limit" ]; then cause="timeout"; fi
+  _vh_cause=$1
+  if [ -n "$_vh_time_limit" ] && [ "$SECONDS" -ge "$_vh_time_limit" ]; then _vh_cause="timeout"; fi
   # Before the work has begun there is nothing to wait for.
-  if [ -z "$work" ]; then exit 143; fi
-  if [ -n "$node_file" ]; then : > "$job/state/failed-$attempt"; fi
-  kill -TERM -- "$group$work" 2> /dev/null
+  if [ -z "$_vh_work" ]; then exit 143; fi
+  if [ -n "$_vh_node_file" ]; then : > "$_vh_job/state/failed-$_vh_attempt"; fi
+  kill -TERM -- "$_vh_group$_vh_work" 2> /dev/null
 }
 
 wait_for_work() {
   local code
   while true; do
-    wait "$work"
+    wait "$_vh_work"
     code=$?
     # A trapped signal makes wait return early: go on until the work is really gone.
-    kill -0 "$work" 2> /dev/null || break
+    kill -0 "$_vh_work" 2> /dev/null || break
   done
   # The signal's number is not the work's code, should it have come as the work ended: bash still knows that.
   if [ "$code" -gt 128 ]; then
-    wait "$work"
+    wait "$_vh_work"
     code=$?
   fi
   return "$code"
@@ -316,13 +322,13 @@ wait_for_work() {
 # node hangs), this shell cuts it short: the scheduler ends what is left when the script has ended.
 watch_work() {
   local missing why='' ending_at='' started_at=$SECONDS join_limit="${VLLM_HPC_JOIN_TIMEOUT:-300}"
-  while kill -0 "$work" 2> /dev/null; do
+  while kill -0 "$_vh_work" 2> /dev/null; do
     sleep 1
-    if [ -n "$drain_at" ] && [ "$SECONDS" -ge "$drain_at" ]; then
-      drain_at=
+    if [ -n "$_vh_drain_at" ] && [ "$SECONDS" -ge "$_vh_drain_at" ]; then
+      _vh_drain_at=
       drain_work
     fi
-    if [ -n "$node_file" ]; then watch_tasks; fi
+    if [ -n "$_vh_node_file" ]; then watch_tasks; fi
     # Asked once: who has joined by then has joined for good.
     if [ -n "$join_limit" ] && [ $((SECONDS - started_at)) -ge "$join_limit" ]; then
       missing="$(missing_nodes)"
@@ -334,13 +340,13 @@ watch_work() {
       fi
       join_limit=
     fi
-    if [ -z "$ending_at" ] && [ -e "$job/state/failed-$attempt" ]; then
+    if [ -z "$ending_at" ] && [ -e "$_vh_job/state/failed-$_vh_attempt" ]; then
       why="a rank has failed"
       ending_at=$SECONDS
     fi
     if [ -n "$ending_at" ] && [ $((SECONDS - ending_at)) -ge 30 ]; then
       echo "vllm-hpc: $why, and $launcher did not end within 30 s" >&2
-      kill -KILL -- "$group$work" 2> /dev/null
+      kill -KILL -- "$_vh_group$_vh_work" 2> /dev/null
     fi
   done
 }
@@ -348,9 +354,9 @@ watch_work() {
 # The part of it that is for tasks which hear of each other's end from nobody else; sets why and ending_at of watch_work.
 watch_tasks() {
   # Every node has opened it by now.
-  if [ -e "$node_file" ] && [ -z "$(missing_nodes)" ]; then rm -f "$node_file"; fi
+  if [ -e "$_vh_node_file" ] && [ -z "$(missing_nodes)" ]; then rm -f "$_vh_node_file"; fi
   if [ -n "$ending_at" ]; then return; fi
-  if [ -e "$job/state/failed-$attempt" ]; then kill -TERM -- "$group$work" 2> /dev/null; fi
+  if [ -e "$_vh_job/state/failed-$_vh_attempt" ]; then kill -TERM -- "$_vh_group$_vh_work" 2> /dev/null; fi
   if all_ended; then
     why="every node has ended"
     ending_at=$SECONDS
@@ -360,16 +366,16 @@ watch_tasks() {
 missing_nodes() {
   local i
   for i in "${!nodes[@]}"; do
-    if [ ! -e "$job/state/joined-$attempt-$i" ]; then printf ' %s' "${nodes[$i]}"; fi
+    if [ ! -e "$_vh_job/state/joined-$_vh_attempt-$i" ]; then printf ' %s' "${nodes[$i]}"; fi
   done
 }
 
-code_of() { cat "$job/state/node-$attempt-$1" 2> /dev/null; }
+code_of() { cat "$_vh_job/state/node-$_vh_attempt-$1" 2> /dev/null; }
 
 all_ended() {
   local i
   for i in "${!nodes[@]}"; do
-    if [ ! -e "$job/state/node-$attempt-$i" ]; then return 1; fi
+    if [ ! -e "$_vh_job/state/node-$_vh_attempt-$i" ]; then return 1; fi
   done
 }
 
@@ -377,7 +383,8 @@ all_ended() {
 one_runs() {
   local i
   for i in "${!nodes[@]}"; do
-    if [ -e "$job/state/joined-$attempt-$i" ] && [ ! -e "$job/state/node-$attempt-$i" ]; then return 0; fi
+    if [ ! -e "$_vh_job/state/joined-$_vh_attempt-$i" ]; then continue; fi
+    if [ ! -e "$_vh_job/state/node-$_vh_attempt-$i" ]; then return 0; fi
   done
   return 1
 }
@@ -387,7 +394,7 @@ outcome() {
   local i code silent=0
   # At TERM pbsdsh and pbs_tmrsh leave before their tasks do. Deleted, this script has no time to wait for them.
   for ((i = 0; i < 40; i++)); do
-    if [ "$cause" != "exit" ] || ! one_runs; then break; fi
+    if [ "$_vh_cause" != "exit" ] || ! one_runs; then break; fi
     sleep 0.5
   done
   for i in "${!nodes[@]}"; do
@@ -395,7 +402,7 @@ outcome() {
     if [ "${code:-0}" -ne 0 ]; then return "$code"; fi
     if [ -z "$code" ]; then silent=1; fi
   done
-  if [ "$silent" -ne 0 ] && [ "$cause" != "exit" ]; then silent=143; fi
+  if [ "$silent" -ne 0 ] && [ "$_vh_cause" != "exit" ]; then silent=143; fi
   return "$silent"
 }
 
@@ -403,24 +410,24 @@ outcome() {
 run_again() {
   local code=$1
   shift
-  if [ "$requeues" -eq 0 ]; then
+  if [ "$_vh_requeues" -eq 0 ]; then
     if [ "$code" -eq 0 ]; then return; fi
     echo "vllm-hpc: not running again: --max-requeues is 0; 'vllm-hpc resume' goes on" >&2
     return
   fi
-  if [ "$cause" != "exit" ]; then return; fi
-  python -m vllm_hpc.in_job requeue "$VLLM_HPC_FOLDER" "$attempt" "$code" || return
+  if [ "$_vh_cause" != "exit" ]; then return; fi
+  python -m vllm_hpc.in_job requeue "$_vh_job" "$_vh_attempt" "$code" || return
   # Who cancels while that is decided has the last word.
-  if [ "$cause" != "exit" ]; then return; fi
+  if [ "$_vh_cause" != "exit" ]; then return; fi
   # On record first: asked to run it again, the scheduler ends this script.
   trap '' TERM INT USR2
-  cause="requeue"
+  _vh_cause="requeue"
   record_exit "$code"
   "$@" || {
     echo "vllm-hpc: the scheduler does not run it again: 'vllm-hpc resume' does" >&2
-    cause="exit"
+    _vh_cause="exit"
     record_exit "$code"
   }
-  if [ -n "$node_file" ]; then rm -f "$node_file"; fi
+  rm -f "$_vh_job/state/.run-$_vh_attempt"
   trap - EXIT
 }

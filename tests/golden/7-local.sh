@@ -23,7 +23,8 @@ rank_environment
 # Ranks that share cores would spin against each other: each gets its part of them.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) > 2 ? $(nproc) / 2 : 1 ))}"
 
-# One machine: everything over the loopback device, on a port tested free.
+# One machine: no nodes to watch, and everything over the loopback device, on a port tested free.
+nodes=()
 VLLM_HPC_HEAD=127.0.0.1
 VLLM_HPC_PORT="$(python -m vllm_hpc.in_job rendezvous "$VLLM_HPC_JOB_ID")" || exit 1
 export VLLM_HPC_HEAD VLLM_HPC_PORT VLLM_HOST_IP=127.0.0.1 GLOO_SOCKET_IFNAME=lo

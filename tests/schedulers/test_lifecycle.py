@@ -136,7 +136,7 @@ def test_a_signal_after_the_time_limit_is_a_timeout(shell: Shell) -> None:
 
 
 def test_tell_end_hears_of_an_end_and_not_of_a_signal(shell: Shell) -> None:
-    tells = 'tell_end() { echo "told $cause"; }\n'
+    tells = 'tell_end() { echo "told $_vh_cause"; }\n'
     assert shell.run(BEGIN + tells + "exit 3").out == "told exit\n"
     assert shell.run(BEGIN + tells + "kill -TERM $$; :").out == ""
 

@@ -15,6 +15,7 @@ import pytest
 from tests.brisk import whole
 from tests.crafted import lay_out
 from tests.real_jobs import processes_of
+from tests.schedulers.setup_names import spoil_names
 from vllm_hpc import Job, submit
 from vllm_hpc.jobfolder.records import Ending, ExitRecord, Progress, write_json
 
@@ -50,6 +51,16 @@ def test_cancel_while_the_setup_lines_run(start: Callable[..., Job], tmp_path: P
     assert job.cancel().state == "CANCELLED"
     assert not (tmp_path / "started").exists()
     assert processes_of(job) == []
+
+
+def test_the_setup_may_use_any_plain_name(start: Callable[..., Job], tmp_path: Path) -> None:
+    names = spoil_names(tmp_path / "precious")
+    job = start(setup=f"export VLLM_HPC_JOIN_TIMEOUT=1; {names}", torchrun="sleep 3")
+    job.wait(60)
+    assert "not joined" not in job.logs()
+    ended = job.folder.exit_of(1)
+    assert ended is not None
+    assert (ended.exit_code, ended.cause) == (0, "exit")
 
 
 def test_a_signal_to_the_script_before_its_work_ends_it(start: Callable[..., Job], tmp_path: Path) -> None:

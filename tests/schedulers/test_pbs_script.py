@@ -14,6 +14,7 @@ import pytest
 
 from tests.brisk import brisk, whole
 from tests.real_jobs import wait_for
+from tests.schedulers.setup_names import spoil_names
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobs.submit import submit
 
@@ -120,6 +121,21 @@ def test_every_host_finds_the_same_environment_and_folder(run: Run, desk: Path) 
     assert not {"HF_TOKEN", "TMPDIR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"} & set(ran.seen)
     assert Path((desk / "cwd").read_text().strip()) == desk
     assert not [file for file in ran.folder.path.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+
+
+def test_the_setup_may_use_any_plain_name(run: Run, desk: Path) -> None:
+    precious = desk / "precious"
+    precious.touch()
+    (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\nsetup = ['{spoil_names(precious)}']\n")
+    ran = run(profile="p", env={"VLLM_HPC_JOIN_TIMEOUT": "3"})
+    assert (ran.code, ran.err, ran.cause, ran.places) == (0, "", "exit", ["0", "1"])
+    assert precious.exists()
+
+
+def test_a_setup_that_fails_has_changed_nothing_that_is_told_at_the_end(run: Run, desk: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\nsetup = ['{spoil_names(desk / 'x')}', 'false']\n")
+    ran = run(profile="p", **ARRAY)
+    assert (ran.code, ran.asked) == (1, ["vllm_hpc.in_job resubmit 1 over"])
 
 
 def test_what_the_hosts_read_is_only_its_owners(run: Run, desk: Path) -> None:
