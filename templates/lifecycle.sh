@@ -241,42 +241,92 @@ run_work() {
 }
 
 run_launch() {
-  local code
+  local code started=() is_numbered=1
   _vh_group=
-  # The launcher hears TERM by itself; this shell waits until it has ended.
-  trap : TERM INT USR2
+  # This shell came of one that had been asked to stop.
+  if [ -n "${pending:-}" ]; then exit 143; fi
+  trap 'stop_launch $?' TERM INT
+  trap : USR2
   if [ -n "$_vh_node_file" ]; then
     # An MPI hands its environment on. Each node has its own of these, and those of --env are in the file.
     unset CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES GPU_DEVICE_ORDINAL ZE_AFFINITY_MASK TMPDIR
   fi
   launch
   code=$?
-  wait_for_tasks || code=$?
+  if [ "${#started[@]}" -eq 0 ] && ! has_only_helpers "$code"; then take_all_jobs; fi
+  wait_for_launchers || code=$?
+  end_helpers
   return "$code"
 }
 
-# What launch has left in the background: one launcher for each node, in their order, if it is PBS's.
-wait_for_tasks() {
-  local i code=0 pids
-  mapfile -t pids <<< "$(jobs -p)"
-  if [ -z "${pids[0]}" ]; then pids=(); fi
-  while [ -n "${!pids[*]}" ]; do
-    sleep 0.5
-    for i in "${!pids[@]}"; do
-      if kill -0 "${pids[$i]}" 2> /dev/null; then continue; fi
-      wait "${pids[$i]}" || code=$?
-      unset "pids[$i]"
-      if [ -n "$_vh_node_file" ]; then note_left "$i"; fi
+# The launcher hears TERM by itself, unless it has not begun: then it must not begin any more.
+stop_launch() {
+  trap : TERM INT
+  if [ "${#started[@]}" -eq 0 ]; then take_all_jobs; fi
+  wait_for_launchers
+  exit "$(($1 > 0 ? $1 : 143))"
+}
+
+# Where launch has not said which of its processes are launchers: whether a launcher has run in the foreground, so that
+# what is left in the background only helps it (a monitor of the GPUs).
+has_only_helpers() {
+  local in_background='&[[:space:]]*((done|fi);?[[:space:]]*)*\}$'
+  case "$(jobs)" in *'task[@]'*) return 1 ;; esac
+  if [ "${#nodes[@]}" -gt 0 ]; then
+    if [ -z "$(missing_nodes)" ]; then return 0; fi
+    if [ "$1" -eq 0 ]; then return 1; fi
+  fi
+  ! [[ "$(declare -f launch)" =~ $in_background ]]
+}
+
+take_all_jobs() {
+  local pid
+  is_numbered=
+  for pid in $(jobs -p); do started+=("$pid"); done
+}
+
+# The launchers in the background. bash forgets a job that has ended, but not its code, so they are known by their ids.
+wait_for_launchers() {
+  local i code=0
+  while [ "${#started[@]}" -gt 0 ]; do
+    for i in "${!started[@]}"; do
+      if kill -0 "${started[$i]}" 2> /dev/null; then continue; fi
+      wait "${started[$i]}" || code=$?
+      unset "started[$i]"
+      if [ -n "$_vh_node_file" ]; then note_end "$i"; fi
     done
+    sleep 0.5
   done
   return "$code"
 }
 
-# The launcher of a node has ended. One node takes no other down, so that it is said where that is no good end.
+end_helpers() {
+  if [ -z "$(jobs -p)" ]; then return; fi
+  trap '' TERM
+  kill -TERM -- "-$BASHPID" 2> /dev/null
+}
+
+# The launcher of that node has ended, or of any node where that is not known.
+note_end() {
+  local i code
+  if [ -n "$is_numbered" ]; then
+    note_left "$1"
+    return
+  fi
+  for i in "${!nodes[@]}"; do
+    code="$(code_of "$i")"
+    if [ "${code:-0}" != 0 ]; then note_left "$i"; fi
+  done
+}
+
+# The launchers of these nodes have ended. One node takes no other down, so that it is said where that is no good end.
 note_left() {
+  local i
   # To make a file shows an NFS client those that others have made.
   : > "$_vh_job/state/left-$_vh_attempt-$1"
-  if [ "$(code_of "$1")" != 0 ]; then : > "$_vh_job/state/failed-$_vh_attempt"; fi
+  for i in "$@"; do
+    if [ "$(code_of "$i")" != 0 ]; then : > "$_vh_job/state/failed-$_vh_attempt"; fi
+  done
 }
 
 # bash runs a trap only between commands, so the work goes into the background and this shell waits for it. A signal may

@@ -2,7 +2,7 @@
 # Rendered by vllm-hpc VERSION for run.
 # Runs 2 rank(s) on this machine: TP 2 x PP 1 x DP 1.
 # The local scheduler starts this script: its supervisor watches it, and sweeps up behind it.
-# shellcheck disable=SC2016,SC2154,SC2317 # quoted on purpose; set, or called, by lifecycle.sh
+# shellcheck disable=SC2016,SC2034,SC2154,SC2317 # quoted on purpose; set, used or called by lifecycle.sh
 set -uo pipefail
 export VLLM_HPC_TASK=0
 

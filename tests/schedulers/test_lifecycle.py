@@ -37,6 +37,8 @@ class Ran(NamedTuple):
 class Shell:
     """A job folder, and a bash that has read lifecycle.sh for it."""
 
+    edit = ("", "")
+
     def __init__(self, folder: Path) -> None:
         self.job = folder / "job"
         for name in SUBFOLDERS:
@@ -48,7 +50,9 @@ class Shell:
         }  # fmt: skip
 
     def start(self, text: str) -> subprocess.Popen[str]:
-        script = f"set -uo pipefail\njob={self.job}\n{brisk(lifecycle_text())}\n{text}\n"
+        assert self.edit[0] in lifecycle_text()
+        code = brisk(lifecycle_text()).replace(*self.edit)
+        script = f"set -uo pipefail\njob={self.job}\n{code}\n{text}\n"
         return subprocess.Popen(
             ["bash", "-c", script], env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
