@@ -233,6 +233,7 @@ run_work() {
   wait_for_work
   code=$?
   if [ -n "$_vh_node_file" ]; then
+    note_left "${!nodes[@]}"
     outcome
     code=$?
   fi

@@ -189,6 +189,34 @@ def test_hosts_that_hear_no_signal_end_too(run: Run, launcher: str) -> None:
     assert ran.asked == ["vllm_hpc.in_job requeue 1 3"]
 
 
+# As an MPI's: one client starts all tasks, gives them the environment and a number, and has a signal passed on.
+MPIEXEC = """
+for rank in 0 1; do
+  (cd /; PMI_RANK=$rank exec setsid "${{@: -2}}") &
+done
+{}
+"""
+
+
+@pytest.mark.parametrize("launcher", ["mpiexec", "openmpi"])
+def test_an_mpi_that_dies_has_its_hosts_end(run: Run, desk: Path, launcher: str) -> None:
+    """They hear nothing of it but by that file."""
+    program = "mpirun" if launcher == "openmpi" else launcher
+    up = '[ -e "$VLLM_HPC_FOLDER/state/joined-1-{}" ]'
+    dies = f"until {up.format(0)} && {up.format(1)}; do sleep 0.1; done; exit 9"
+    client(desk, program, MPIEXEC.format(dies))
+    ran = run(f"trap 'exit 3' TERM; {IDLE}", launcher=launcher)
+    assert ran.code == 3
+    assert {path.name for path in ran.folder.path.glob("state/*-1*")} >= {"failed-1", "left-1-0"}
+
+
+def test_an_mpi_that_ends_well_has_not_failed(run: Run, desk: Path) -> None:
+    client(desk, "mpiexec", MPIEXEC.format("wait"))
+    ran = run(launcher="mpiexec")
+    assert (ran.code, ran.err) == (0, "")
+    assert not (ran.folder.path / "state" / "failed-1").exists()
+
+
 def test_a_task_that_ends_without_a_word_has_failed(run: Run) -> None:
     """As when all of it was killed, or PBS could not start it."""
     ran = run(FAILS.format("kill -KILL $PPID; exit") + LISTENS, edit=("i < 40", "i < 5"))
