@@ -164,7 +164,7 @@ take_head() {
 # make_task NODE: sets task to the words that a launcher starts on each node: a bash that marks the node as joined, and
 # then is run_ranks. NODE is the shell's word for the node's number there.
 make_task() {
-  task=(bash -c "$(declare -f join_node run_ranks)"$'\n'"node=$1; join_node; run_ranks")
+  task=(bash -c "$(declare -f join_node run_ranks)"$'\n'"node=$1; join_node; run_ranks" bash)
 }
 
 # make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.real_jobs import wait_for
-from tests.schedulers.test_lifecycle import BEGIN, Shell
+from tests.schedulers.test_lifecycle import BEGIN, RANKS, Shell
 
 pytestmark = pytest.mark.timeout(60)
 JOINED = ': > "$job/state/joined-1-0"; '
@@ -108,3 +108,12 @@ def test_term_as_the_work_starts_is_kept(shell: Shell) -> None:
     assert shell.run(text).code == 143
     assert not (shell.job / "begun").exists()
     assert shell.record()["cause"] == "TERM"
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_of_a_line_per_node_finds_its_number_on_slurm_too(shell: Shell) -> None:
+    ran = shell.run(BEGIN + RANKS + "make_task '$1'\n\"${task[@]}\" 7")
+    assert "node 7" in ran.out.splitlines()
+    assert (shell.job / "state" / "joined-1-7").exists()
