@@ -42,7 +42,7 @@ LAUNCHER = {
     "words": 'a function from `job` to the words, quoted, of the line that ends with `"${task[@]}"`',
     "node": "the shell's word by which a task knows its node's number, such as `$SLURM_NODEID`",
     "is_line_per_node": "the line starts one node's task, of number `$node`, which follows the task as its last word",
-    "is_task_per_rank": "one task a rank, without torchrun",
+    "is_task_per_rank": "one task a rank, without torchrun; on Slurm, whose variables number them",
     "wrapper": "words before torchrun on each node; the profile's `wrapper` follows them",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,27 @@ def test_one_from_outside_the_package_is_an_object_and_an_entry_point(
     assert "siterun --nodes=1 --ntasks=1" in prepare(str(model), scheduler="slurm", launcher="siterun").script
     assert "siterun --nodes=2" in script(desk, model, "slurm", 'launcher = "siterun"')
     with pytest.raises(RequestError, match="--launcher siterun does not go with the scheduler, pbs"):
+        prepare(str(model), scheduler="pbs", launcher="siterun")
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
+def test_what_a_launcher_is_called_is_one_word_to_the_shell(
+    desk: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str
+) -> None:
+    fields = {"program": "my ssh", "node": "$(cut -d ' ' -f 1 number)", "schedulers": (scheduler,)}
+    install_launcher(tmp_path, monkeypatch, **fields)
+    text = script(desk, model, scheduler, 'launcher = "siterun"')
+    lines = [shlex.split(line) for line in text.splitlines() if line.startswith(("make_task", "run_work"))]
+    assert [line[1] for line in lines] == ["$(cut -d ' ' -f 1 number)", "my ssh"]
+
+
+def test_a_task_for_each_rank_is_refused_where_slurm_does_not_number_it(
+    desk: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del desk
+    install_launcher(tmp_path, monkeypatch, is_task_per_rank=True, schedulers=("slurm", "pbs"))
+    assert "exec env RANK=" in prepare(str(model), scheduler="slurm", launcher="siterun").script
+    with pytest.raises(RequestError, match="siterun starts one task per rank, .* with the scheduler pbs"):
         prepare(str(model), scheduler="pbs", launcher="siterun")
 
 

@@ -24,7 +24,7 @@ class Launcher(msgspec.Struct, frozen=True, kw_only=True):
 
     ``words`` gives the shell's words, quoted, of the line that starts ``"${task[@]}"`` on all nodes; with
     ``is_line_per_node`` on the node of number ``$node``, which follows the task. Such a task is one torchrun on each
-    node, or with ``is_task_per_rank`` one rank. ``node`` is the shell's word by which it knows its node's number.
+    node, or with ``is_task_per_rank`` one rank, with Slurm's variables. ``node`` is the shell's word by which it knows its node's number.
     ``wrapper`` comes before torchrun, or python, on each node.
     """
 
@@ -81,4 +81,9 @@ def check_launcher(job: ResolvedJob, scheduler: Scheduler) -> None:
         raise RequestError(
             f"--launcher {job.launcher} does not go with the scheduler, {scheduler.name} ({job.scheduler_reason}): use "
             f"one of {known}, {NATIVE}, or leave it out"
+        )
+    if scheduler.name == "pbs" and get_launcher(job.launcher).is_task_per_rank:
+        raise RequestError(
+            f"--launcher {job.launcher} starts one task per rank, which needs the variables of Slurm's tasks: use "
+            "another launcher with the scheduler pbs"
         )
