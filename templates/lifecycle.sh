@@ -152,7 +152,7 @@ pbs_nodes() {
 
 # take_head WORDS COMMAND: sets VLLM_HPC_HEAD to the first of the addresses that the site's head_command has printed.
 take_head() {
-  read -r -d '' VLLM_HPC_HEAD _ <<< "$1"
+  read -r -d '' VLLM_HPC_HEAD _ < <(printf '%s\n' "$1") # no <<<, which needs room in /tmp before bash 5.1
   if [ -z "$VLLM_HPC_HEAD" ]; then
     echo "vllm-hpc: the profile's head_command printed no address: $2" >&2
     exit 1

@@ -9,10 +9,10 @@ export VLLM_HPC_TASK=0
 # What all jobs do in the same way (attempts, signals, requeues) is in lifecycle.sh, run as it was at the submission.
 job=/scratch/runs/run
 trap 'drain_due=1' USR2 # the walltime may be near before lifecycle.sh is read
-lifecycle="$(cat "$job/lifecycle.sh" 2> /dev/null)"
-if [ "$(sha256sum <<< "$lifecycle")" != "0000000000000000000000000000000000000000000000000000000000000000  -" ]; then
-  echo "vllm-hpc: $job/lifecycle.sh is missing, or not the one that this job was submitted with: submit it again" >&2
-  exit 1
+lifecycle="$(cat "$job/lifecycle.sh")" || { echo "vllm-hpc: cannot read $job/lifecycle.sh" >&2; exit 1; }
+digest="$(printf '%s\n' "$lifecycle" | sha256sum)" || { echo "vllm-hpc: sha256sum is not found in PATH" >&2; exit 1; }
+if [ "$digest" != "0000000000000000000000000000000000000000000000000000000000000000  -" ]; then
+  echo "vllm-hpc: $job/lifecycle.sh is not the one that this job was submitted with: submit it again" >&2; exit 1
 fi
 eval "$lifecycle"
 lead_s=120 time_limit_s='' max_requeues=10 begin_attempt

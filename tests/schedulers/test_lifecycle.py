@@ -305,6 +305,11 @@ def test_a_job_that_must_not_run_again_asks_nobody(shell: Shell) -> None:
 # -- how a script comes by it ----------------------------------------------------------------------------------------
 
 
+def _make_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 @pytest.fixture
 def run_script(desk: Path, model: Path) -> Callable[..., Ran]:
     """Run a submitted script, its lifecycle.sh changed before."""
@@ -325,12 +330,11 @@ def run_script(desk: Path, model: Path) -> Callable[..., Ran]:
 @pytest.mark.parametrize(
     "change",
     [
-        Path.unlink,
         lambda path: path.write_text(""),
         lambda path: path.write_text('touch "$DESK/run"\n' + path.read_text()),
         lambda path: path.write_text(path.read_text() + 'touch "$DESK/run"\n'),
     ],
-    ids=["missing", "empty", "longer at its head", "longer at its end"],
+    ids=["empty", "longer at its head", "longer at its end"],
 )
 def test_another_text_than_that_of_the_submission_is_not_run(
     run_script: Callable[..., Ran], desk: Path, change: Callable[[Path], object]
@@ -338,11 +342,37 @@ def test_another_text_than_that_of_the_submission_is_not_run(
     ran = run_script(change)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == (
-        f"vllm-hpc: {desk}/runs/job/lifecycle.sh is missing, or not the one that this job was submitted with: "
-        "submit it again\n"
+        f"vllm-hpc: {desk}/runs/job/lifecycle.sh is not the one that this job was submitted with: submit it again\n"
     )
     assert not (desk / "run").exists()
     assert not list((desk / "runs" / "job" / "attempts").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "why"), [(Path.unlink, "No such file"), (_make_a_folder, "Is a directory")], ids=["missing", "unreadable"]
+)
+def test_a_text_that_cannot_be_read_is_said_with_the_reason(
+    run_script: Callable[..., Ran], desk: Path, change: Callable[[Path], object], why: str
+) -> None:
+    ran = run_script(change)
+    assert (ran.code, ran.out) == (1, "")
+    assert why in ran.err.splitlines()[0]
+    assert ran.err.splitlines()[1:] == [f"vllm-hpc: cannot read {desk}/runs/job/lifecycle.sh"]
+
+
+def test_a_missing_sha256sum_is_said(run_script: Callable[..., Ran], desk: Path) -> None:
+    missing = desk / "bin" / "sha256sum"
+    missing.write_text('#!/bin/bash\nexec no-such-program\n')
+    missing.chmod(0o755)
+    ran = run_script(lambda path: path)
+    assert (ran.code, ran.err.splitlines()[-1]) == (1, "vllm-hpc: sha256sum is not found in PATH")
+
+
+def test_neither_the_text_nor_a_script_needs_room_in_tmp(model: Path) -> None:
+    """bash before 5.1 makes a file there of what follows <<< or <<."""
+    script = prepare(str(model), scheduler="slurm", nodes=2).script
+    code = [line for text in (lifecycle_text(), script) for line in text.splitlines() if "<<" in line.partition("#")[0]]
+    assert code == []
 
 
 def test_the_text_that_was_checked_is_the_one_that_runs(
