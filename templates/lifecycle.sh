@@ -224,12 +224,14 @@ hosts_file() {
 run_work() {
   local launcher=$1 code
   shift
+  export VLLM_HPC_WATCHED=
+  if [ "${#nodes[@]}" -gt 0 ]; then VLLM_HPC_WATCHED=1; fi
   # In a process group of its own, so that TERM reaches the launcher, whatever else launch runs.
   _vh_group=-
   set -m
   start_work run_launch
   set +m
-  if [ "${#nodes[@]}" -gt 0 ]; then watch_work; fi
+  if [ -n "$VLLM_HPC_WATCHED" ]; then watch_work; fi
   wait_for_work
   code=$?
   if [ -n "$_vh_node_file" ]; then

@@ -110,6 +110,13 @@ def test_term_as_the_work_starts_is_kept(shell: Shell) -> None:
     assert shell.record()["cause"] == "TERM"
 
 
+@pytest.mark.parametrize(("nodes", "watched"), [("n1 n2", "1"), ("", "")])
+def test_ranks_hear_whether_nodes_are_watched(shell: Shell, nodes: str, watched: str) -> None:
+    launch = 'launch() { printenv VLLM_HPC_WATCHED; }'
+    ran = shell.run(f"{BEGIN}export VLLM_HPC_WATCHED=of-the-submitter\nnodes=({nodes})\n{launch}\nrun_work x true")
+    assert ran.out == f"{watched}\n"
+
+
 # -- tasks -----------------------------------------------------------------------------------------------------------
 
 

@@ -19,8 +19,11 @@ def main(argv: list[str]) -> int:
 
 
 def _note_joined(folder: JobFolder) -> None:
-    """Mark this rank's node as joined, where a launch line of a site's own has not had the node's task do it."""
+    """Mark this rank's node as joined, where a launch line of a site's own has not had the node's task do it.
+
+    Not where the script watches no nodes, as on one machine.
+    """
     attempt, node = os.environ.get("VLLM_HPC_ATTEMPT"), os.environ.get("GROUP_RANK")
-    if attempt and node:
+    if attempt and node and os.environ.get("VLLM_HPC_WATCHED"):
         with suppress(OSError):  # a full disk is the rank's to report
             folder.joined(int(attempt), int(node)).touch()
