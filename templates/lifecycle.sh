@@ -332,8 +332,8 @@ note_left() {
   done
 }
 
-# bash runs a trap only between commands, so the work goes into the background and this shell waits for it. A signal may
-# come between the start of the work and the next line: then it is kept until that line has run.
+# start_work COMMAND...: starts it in the background. bash runs a trap only between commands, so this shell then waits for
+# it. A signal may come between its start and the next line: then it is kept until that line has run.
 start_work() {
   local pending=
   trap 'pending=TERM' TERM
@@ -354,6 +354,7 @@ stop_work() {
   kill -TERM -- "$_vh_group$_vh_work" 2> /dev/null
 }
 
+# wait_for_work: waits for what start_work has started, whatever signals come, and returns its code.
 wait_for_work() {
   local code
   while true; do
