@@ -83,7 +83,7 @@ def test_a_helper_does_not_outlive_the_launcher(shell: Shell, nodes: str, launch
 
 def test_a_launcher_in_the_background_is_no_helper(shell: Shell) -> None:
     """Although its node has joined by the time that launch returns."""
-    launcher = "bash -c ': > \"$job/state/joined-1-0\"; sleep 1; exit 6' \"${task[@]}\" &\n"
+    launcher = 'bash -c \': > "$job/state/joined-1-0"; sleep 1; exit 6\' "${task[@]}" &\n'
     ran = shell.run(f"{BEGIN}export job\nnodes=(n1)\nlaunch() {{\n{launcher}sleep 0.5\n}}\nrun_work x true")
     assert ran.code == 6
 
@@ -112,7 +112,7 @@ def test_term_as_the_work_starts_is_kept(shell: Shell) -> None:
 
 @pytest.mark.parametrize(("nodes", "watched"), [("n1 n2", "1"), ("", "")])
 def test_ranks_hear_whether_nodes_are_watched(shell: Shell, nodes: str, watched: str) -> None:
-    launch = 'launch() { printenv VLLM_HPC_WATCHED; }'
+    launch = "launch() { printenv VLLM_HPC_WATCHED; }"
     ran = shell.run(f"{BEGIN}export VLLM_HPC_WATCHED=of-the-submitter\nnodes=({nodes})\n{launch}\nrun_work x true")
     assert ran.out == f"{watched}\n"
 

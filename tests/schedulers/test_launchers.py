@@ -116,7 +116,7 @@ def test_a_task_for_each_rank_is_refused_where_slurm_does_not_number_it(
     del desk
     install_launcher(tmp_path, monkeypatch, is_task_per_rank=True, schedulers=("slurm", "pbs"))
     assert "exec env RANK=" in prepare(str(model), scheduler="slurm", launcher="siterun").script
-    with pytest.raises(RequestError, match="siterun starts one task per rank, .* with the scheduler pbs"):
+    with pytest.raises(RequestError, match=r"siterun starts one task per rank, .* with the scheduler pbs"):
         prepare(str(model), scheduler="pbs", launcher="siterun")
 
 

@@ -349,7 +349,9 @@ def test_another_text_than_that_of_the_submission_is_not_run(
 
 
 @pytest.mark.parametrize(
-    ("change", "why"), [(Path.unlink, "No such file"), (_make_a_folder, "Is a directory")], ids=["missing", "unreadable"]
+    ("change", "why"),
+    [(Path.unlink, "No such file"), (_make_a_folder, "Is a directory")],
+    ids=["missing", "unreadable"],
 )
 def test_a_text_that_cannot_be_read_is_said_with_the_reason(
     run_script: Callable[..., Ran], desk: Path, change: Callable[[Path], object], why: str
@@ -362,7 +364,7 @@ def test_a_text_that_cannot_be_read_is_said_with_the_reason(
 
 def test_a_missing_sha256sum_is_said(run_script: Callable[..., Ran], desk: Path) -> None:
     missing = desk / "bin" / "sha256sum"
-    missing.write_text('#!/bin/bash\nexec no-such-program\n')
+    missing.write_text("#!/bin/bash\nexec no-such-program\n")
     missing.chmod(0o755)
     ran = run_script(lambda path: path)
     assert (ran.code, ran.err.splitlines()[-1]) == (1, "vllm-hpc: sha256sum is not found in PATH")

@@ -24,8 +24,8 @@ class Launcher(msgspec.Struct, frozen=True, kw_only=True):
 
     ``words`` gives the shell's words, quoted, of the line that starts ``"${task[@]}"`` on all nodes; with
     ``is_line_per_node`` on the node of number ``$node``, which follows the task. Such a task is one torchrun on each
-    node, or with ``is_task_per_rank`` one rank, with Slurm's variables. ``node`` is the shell's word by which it knows its node's number.
-    ``wrapper`` comes before torchrun, or python, on each node.
+    node, or with ``is_task_per_rank`` one rank, with Slurm's variables. ``node`` is the shell's word by which it knows
+    its node's number. ``wrapper`` comes before torchrun, or python, on each node.
     """
 
     name: str
