@@ -484,7 +484,7 @@ def test_no_scheduler_says_what_to_do(desk: Path, model: Path, run_cli: Cli, mon
     monkeypatch.setenv("PATH", str(desk / "nowhere"))
     outcome = run_cli("submit", "model", "--name", "run", "--scheduler", "slurm")
     assert outcome.code == 1
-    assert "sbatch is not here" in outcome.err
+    assert "sbatch was not found" in outcome.err
     assert "--scheduler local" in outcome.err
     assert not (desk / "runs" / "run").exists()
 

@@ -24,8 +24,8 @@ def test_a_package_without_bytecode_is_told_of_once_it_is_imported(
     module = importlib.import_module("slow_package")
     _tell_of_bytecode(module)
     told = capfd.readouterr().out
-    assert "slow_package's bytecode is not kept" in told
-    assert f"python -m compileall -q '{package.parent}', or --env PYTHONPYCACHEPREFIX=FOLDER" in told
+    assert "slow_package's bytecode is not cached" in told
+    assert f"python -m compileall -q '{package.parent}', or use --env PYTHONPYCACHEPREFIX=FOLDER" in told
     py_compile.compile(str(package / "__init__.py"))
     _tell_of_bytecode(module)
     assert capfd.readouterr().out == ""

@@ -20,7 +20,7 @@ from vllm_hpc.jobfolder.records import RankRecord, read_json
 from vllm_hpc.jobs.collect import collect
 
 pytestmark = pytest.mark.timeout(60)
-FULL = r"No space left on device: every row finished so far is safe; make room, then 'vllm-hpc resume'"
+FULL = r"No space left on device: every row finished so far is safe; free some space, then run 'vllm-hpc resume'"
 
 
 @pytest.fixture

@@ -61,14 +61,14 @@ def test_a_scheduler_that_is_not_known_goes_its_own_way(monkeypatch: pytest.Monk
 
     scheduler = Other()
     engine: Any = SimpleNamespace(engine_core=SimpleNamespace(engine_core=SimpleNamespace(scheduler=scheduler)))
-    with pytest.raises(ValueError, match="not the scheduler"):
+    with pytest.raises(ValueError, match="more here than the patch supports"):
         fast_schedule.Steady(scheduler)
     monkeypatch.setattr(fast_schedule, "Scheduler", Other)
     monkeypatch.setattr(fast_schedule, "_does_more", lambda scheduler: False)
     with pytest.raises(AttributeError, match="kv_cache_manager"):
         fast_schedule.Steady(scheduler)
     monkeypatch.setattr(fast_schedule, "__version__", "0.99.0")
-    with pytest.raises(ValueError, match="not the scheduler"):
+    with pytest.raises(ValueError, match="more here than the patch supports"):
         fast_schedule.Steady(scheduler)
     assert fast_schedule.take_short_way(engine) is False
     assert vars(scheduler) == {}

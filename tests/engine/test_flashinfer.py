@@ -155,7 +155,7 @@ def test_ranks_that_are_told_different_things_end_with_one_line(monkeypatch: pyt
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     store.set("vllm-hpc/flashinfer/1", "no nvcc")
     monkeypatch.setenv(VARIABLE, "1")
-    with pytest.raises(RequestError, match=f"{VARIABLE}=1 here, and not for rank 1: set it for all"):
+    with pytest.raises(RequestError, match=f"{VARIABLE}=1 here, but not for rank 1: set it for all ranks"):
         flashinfer.agree(store, 0, 2)
 
 
@@ -178,4 +178,4 @@ def test_a_rank_says_which_sampler_it_takes(
     check_complete(job, reference)
     for rank in (0, 1):
         log = job.folder.rank_log(rank).read_text()
-        assert "FlashInfer's sampler cannot be compiled here, so that vLLM samples by its own: no nvcc" in log
+        assert "FlashInfer's sampler cannot be compiled here, so vLLM uses its own: no nvcc" in log

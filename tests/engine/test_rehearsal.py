@@ -362,8 +362,8 @@ def test_a_rank_that_is_to_diverge_has_another_token() -> None:
 @pytest.mark.parametrize(
     ("faults", "words"),
     [
-        (FaultPlan("die", "7", None), "did not happen: row 7 generated nothing here"),
-        (FaultPlan("die", None, 60.0), "did not happen: the rows were done before"),
+        (FaultPlan("die", "7", None), "did not happen: row 7 generated nothing on this rank"),
+        (FaultPlan("die", None, 60.0), "did not happen: the rows finished first"),
         (FaultPlan("diverge", "1", None), ""),
         (FaultPlan(None, None, None), ""),
     ],

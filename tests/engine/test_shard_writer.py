@@ -78,13 +78,15 @@ def test_a_full_disk_leaves_whole_rows_and_says_what_to_do(folder: JobFolder, li
     limit(line * 3 + line // 2)
     for _ in range(5):
         writer.put(lambda: crafted.result(0))
-    with pytest.raises(OSError, match=r"File too large: every row finished so far is safe; make room, then 'vllm-hpc"):
+    with pytest.raises(
+        OSError, match=r"File too large: every row finished so far is safe; free some space, then run 'vllm-hpc"
+    ):
         writer.close()
     limit(resource.RLIM_INFINITY)
     assert folder.shard(0, 2).read_bytes() == crafted_line(0) * 3
-    with pytest.raises(OSError, match="make room"):
+    with pytest.raises(OSError, match="free some space"):
         writer.put(lambda: crafted.result(1))
-    with pytest.raises(OSError, match="make room"):
+    with pytest.raises(OSError, match="free some space"):
         writer.check()
 
 
@@ -99,7 +101,7 @@ def test_a_quota_that_nfs_names_only_at_fsync_is_explained(folder: JobFolder, mo
     monkeypatch.setattr(os, "fsync", over_quota)
     writer = open_writer(folder)
     writer.put(lambda: crafted.result(0))
-    with pytest.raises(OSError, match="Disk quota exceeded: every row finished so far is safe; make room"):
+    with pytest.raises(OSError, match="Disk quota exceeded: every row finished so far is safe; free some space"):
         writer.close()
 
 

@@ -78,7 +78,7 @@ def test_death_at_a_trial_narrows_down_to_one_row_which_two_deaths_condemn(folde
     trial = judge(folder, 5)
     assert (trial.condemned, trial.groups) == ([5], [])
     assert explain_suspects(folder, 0, [1, 2, 3, 4]) == (
-        "with this row alone in it the engine died again and again: RuntimeError: illegal address"
+        "the engine died repeatedly with this row alone in it: RuntimeError: illegal address"
     )
 
 

@@ -112,15 +112,27 @@ def test_a_step_that_does_not_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("phase", "kind", "words"),
     [
-        ("claim", "TimeoutError", "the rank has claimed rows for more than 1.5 s: the job folder's file system or"),
-        ("read", "TimeoutError", "the rank has waited for a row for more than 1.5 s: the input's file system, the"),
+        (
+            "claim",
+            "TimeoutError",
+            "the rank has been claiming rows for more than 1.5 s: the job folder's file system or",
+        ),
+        ("read", "TimeoutError", "the rank has been waiting for a row for more than 1.5 s: the input's file"),
         (
             "admit",
             "TimeoutError",
             "the rank has been admitting row 17 for more than 1.5 s: vLLM, or the row's",
         ),
-        ("write", "TimeoutError", "the rank has waited to hand over finished rows for more than 1.5 s: the job folder"),
-        ("agree", "PeerStalledError", "the rank has waited for its replica's other ranks for more than 1.5 s: one of"),
+        (
+            "write",
+            "TimeoutError",
+            "the rank has been waiting to hand over finished rows for more than 1.5 s: the job folder",
+        ),
+        (
+            "agree",
+            "PeerStalledError",
+            "the rank has been waiting for its replica's other ranks for more than 1.5 s: one of",
+        ),
     ],
 )
 def test_a_hang_between_steps_is_no_crash(tmp_path: Path, phase: str, kind: str, words: str) -> None:
@@ -132,7 +144,7 @@ def test_a_hang_between_steps_is_no_crash(tmp_path: Path, phase: str, kind: str,
     outcome, found, message, is_echo = error_of(folder)
     assert (outcome, found, is_echo) == ("error", kind, phase == "agree")
     assert message.startswith(f"between two steps of the engine {words}")
-    assert "then 'vllm-hpc resume' (longer waits: --env VLLM_HPC_STALL_S=SECONDS)" in message
+    assert "then run 'vllm-hpc resume' (longer waits: --env VLLM_HPC_STALL_S=SECONDS)" in message
     assert not folder.crash(0, 1).exists()
 
 

@@ -140,7 +140,7 @@ def test_a_failure_before_the_ranks_says_the_end_of_the_log(tmp_path: Path) -> N
 def test_the_end_of_the_log_is_not_what_the_script_says_of_another_attempt(tmp_path: Path) -> None:
     folder = started(tmp_path)
     log = "vllm-hpc: n2 joined as node 1\nvllm-hpc: not joined within 20 s: n1\nsrun: error: Killed\n"
-    folder.scheduler_log.write_text(log + "vllm-hpc: not running again: it would end like this again\n")
+    folder.scheduler_log.write_text(log + "vllm-hpc: not running again: another attempt would end the same way\n")
     end(folder, 1)
     assert read_status(folder).reason.endswith("the log ends with: vllm-hpc: not joined within 20 s: n1")
 

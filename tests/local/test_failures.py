@@ -73,8 +73,8 @@ def test_sigkill_of_the_torchrun_agent(subject: Path | None, tmp_path: Path) -> 
     job = start(subject, tmp_path)
     psutil.Process(rank_pid(job, 0)).parent().kill()  # type: ignore[union-attr]
     status = ends_as(job, "FAILED")
-    assert "what started this rank (torchrun, or srun's step) was killed" in status.reason
-    assert "what started this rank (torchrun, or srun's step) was killed" in logs_command(job)
+    assert "the process that started this rank (torchrun, or srun's step) was killed" in status.reason
+    assert "the process that started this rank (torchrun, or srun's step) was killed" in logs_command(job)
 
 
 def test_sigkill_of_the_supervisor(subject: Path | None, tmp_path: Path) -> None:
@@ -99,7 +99,8 @@ def test_sigkill_of_the_script(subject: Path | None, tmp_path: Path) -> None:
     status = ends_as(job, "FAILED")
     assert job.folder.exit_record(1).exists()
     assert (
-        "what started torchrun (the script, or srun's step) was killed" in status.reason or "SIGKILL" in status.reason
+        "the process that started torchrun (the script, or srun's step) was killed" in status.reason
+        or "SIGKILL" in status.reason
     )
 
 
@@ -147,7 +148,7 @@ def test_a_worker_that_raises(subject: Path | None, tmp_path: Path) -> None:
     job = submit_tiny(subject, tmp_path, rows, **short, tp=2, env={"PYTHONPATH": str(tmp_path)})
     wait_for(lambda: job.folder.rank_record(0).exists() and job.ranks()[0].outcome == "error", "rank 0 has raised")
     status = ends_as(job, "FAILED")
-    assert "OSError: File too large: every row finished so far is safe; make room" in status.reason
+    assert "OSError: File too large: every row finished so far is safe; free some space" in status.reason
     assert "every row finished so far is safe" in logs_command(job)
     shard = job.folder.shard(0, 1).read_bytes()
     assert len(shard) <= 150_000

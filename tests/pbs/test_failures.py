@@ -105,7 +105,9 @@ def test_pending_says_why_and_can_be_cancelled(subject: Path | None, tmp_path: P
 def test_more_hosts_than_there_are_waits_with_the_reason(subject: Path | None, tmp_path: Path, pbs: list[str]) -> None:
     many = len(pbs) + 1
     job = submit(subject, tmp_path, nodes=many, tp=1, dp=many)
-    wait_for(lambda: "cannot start as asked" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S)
+    wait_for(
+        lambda: "cannot start as requested" in job.status().reason, f"the reason is shown: {job.status()}", LIMIT_S
+    )
     assert job.status().state == "PENDING"
     job.cancel()
     ends_as(job, "CANCELLED")

@@ -44,12 +44,16 @@ ANSWERS = {
     "held": ("4.pbshead", "waiting", "held"),
     "depend": ("7.pbshead", "waiting", "held until afterok:4.pbshead@pbshead"),
     "waiting_time": ("5.pbshead", "waiting", "waits until Sun Nov 22 22:54:00 2026"),
-    "impossible": ("6.pbshead", "waiting", "Not enough total nodes available: cannot start as asked: lower --nodes"),
+    "impossible": (
+        "6.pbshead",
+        "waiting",
+        "Not enough total nodes available: cannot start as requested: lower --nodes",
+    ),
     "deleted_queued": ("4.pbshead", "cancelled", "before it ran"),
     "deleting": ("10.pbshead", "running", ""),
     "deleted_running": ("10.pbshead", "cancelled", "it was deleted"),
     "failed": ("8.pbshead", "failed", "Exit_status 1"),
-    "timeout": ("11.pbshead", "timeout", "the walltime was over"),
+    "timeout": ("11.pbshead", "timeout", "the walltime was reached"),
 }
 
 
@@ -105,7 +109,7 @@ def test_every_state(fields: dict[str, Any], phase: str) -> None:
 )
 def test_what_is_no_description_of_a_job_leaves_it_unknown(text: str) -> None:
     seen = query(JobFolder("job"), "12.server", (), lambda argv: text)
-    assert seen == {"12.server": JobState("unknown", "qstat did not describe it")}
+    assert seen == {"12.server": JobState("unknown", "qstat did not describe the job")}
 
 
 def test_control_characters_in_a_text_do_no_harm() -> None:
@@ -234,7 +238,7 @@ def test_auto_finds_pbs_where_qsub_is_its_own(desk: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         "shutil.which", lambda name: str(desk / "bin" / name) if (desk / "bin" / name).exists() else None
     )
-    assert find_scheduler() == ("local", "no sbatch here, no qsub here")
+    assert find_scheduler() == ("local", "sbatch was not found, qsub was not found")
     client(desk, "qsub", "echo 'slurm-wlm 22.05'")  # Slurm's wrapper
     assert find_scheduler()[0] == "local"
     client(desk, "qsub", "echo 'pbs_version = 23.06.06'")
@@ -251,7 +255,7 @@ REFUSALS = {
     "Unknown Host.\nqsub: cannot connect to server nohost (errno=15008)": (255, "nothing was submitted"),
     "qsub: Job rejected by all possible destinations": (1, "qstat -Qf"),
     "qsub: Bad GID for job execution": (31, "--account"),
-    "qsub: hook \x1b]0;pwned\x07says no": (1, "the site's own check"),
+    "qsub: hook \x1b]0;pwned\x07says no": (1, "a hook of the site refused the job"),
     "qsub: illegal -o value\nusage: qsub [-a date_time]\n\t[-z] [script | -- command [arg1 ...]]": (2, "--directive"),
 }
 
@@ -284,7 +288,7 @@ def test_a_qsub_that_is_not_pbss_gets_no_script(desk: Path, model: Path, run_cli
     client(desk, "qsub", "echo slurm 22.05; touch called-$#")
     ended = run_cli("submit", "model", "--scheduler", "pbs", "--name", "run")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert "this qsub is not PBS's (it says 'slurm 22.05')" in ended.err
+    assert "this qsub does not belong to PBS (its --version prints 'slurm 22.05')" in ended.err
     assert not (desk / "called-3").exists()
     assert not (desk / "runs" / "run").exists()
 
@@ -294,7 +298,7 @@ def test_a_qsub_that_cannot_be_run(desk: Path, model: Path, run_cli: Cli) -> Non
     (desk / "bin" / "qsub").write_bytes(b"\x7fELF of another machine")
     ended = run_cli("submit", "model", "--scheduler", "pbs", "--name", "run")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
-    assert "qsub cannot be run here (Exec format error)" in ended.err
+    assert "qsub cannot be run (Exec format error)" in ended.err
     assert not (desk / "runs" / "run").exists()
 
 
@@ -325,7 +329,7 @@ def test_qsub_within_a_job_gets_the_jobs_own_path(monkeypatch: pytest.MonkeyPatc
 
 def test_a_missing_client_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SubmitError, match="qsub is not here: go to a login node"):
+    with pytest.raises(SubmitError, match="qsub was not found: run this on a login node"):
         SCHEDULER.submit(tmp_path / "script.pbs")
 
 

@@ -63,8 +63,8 @@ def test_the_account_is_named_as_the_site_wants(desk: Path, model: Path, flag: s
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "a qos": ("", {"qos": "high"}, "name one with --queue"),
-    "a qos of the profile": ('qos = "high"', {}, "name one with --queue"),
+    "a qos": ("", {"qos": "high"}, "choose a queue with --queue"),
+    "a qos of the profile": ('qos = "high"', {}, "choose a queue with --queue"),
     "all memory": ("", {"mem": "0"}, "PBS cannot be asked for all"),
     "totals without cores": ('gpu_request = "totals"', {"nodes": 2, "dp": 2}, "--cpus-per-rank"),
     "totals of whole nodes": ('gpu_request = "totals"\nexclusive = true', {}, "exclusive = true cannot be expressed"),
@@ -73,7 +73,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "torchrun": ('launcher = "torchrun"', {}, "use one of pbsdsh"),
     "pbsdsh on Slurm": ("", {"launcher": "pbsdsh", "scheduler": "slurm"}, "use one of torchrun, srun"),
     "pbsdsh here": ("", {"launcher": "pbsdsh", "scheduler": "local"}, "--launcher pbsdsh needs a cluster"),
-    "a name beyond ASCII": ("", {"name": "é"}, "holds 'é', and PBS takes only ASCII"),
+    "a name beyond ASCII": ("", {"name": "é"}, "contains 'é', but PBS takes only ASCII"),
     "a name that PBS fills in": ("", {"name": "a^array_index^"}, "which PBS replaces"),
     "a log": ("", {"directive": ["-o x"]}, "-o cannot be set here"),
     "another's grammar": ('gpu_request = "gres"', {}, 'must be one of "nodes", "queue", "select", "totals"'),
@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a chunk beyond ASCII": ('chunk = ["a=é"]', {}, "cannot be added to a chunk"),
     "a chunk of totals": ('gpu_request = "totals"\nchunk = ["a=b"]', {}, "use resources"),
     "a group that is more": ('account_flag = "-W group_list"', {"account": "a,block=true"}, "must be a group's name"),
-    "a queue beyond ASCII": ("", {"partition": "é"}, "more than ASCII"),
+    "a queue beyond ASCII": ("", {"partition": "é"}, "must be ASCII for PBS, not 'é'"),
     "other numbers of tasks": ('launcher = "mpiexec"\nlauncher_options = ["-n", "9"]', {}, "follows from the layout"),
     "another place in the node file": ('launcher_options = ["-n"]', {}, "follows from the layout"),
     "a node's number": ("", {"env": {"PMI_RANK": "0"}}, "each node gets its own"),

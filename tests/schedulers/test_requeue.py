@@ -51,18 +51,18 @@ def limited(folder: JobFolder, most: int) -> None:
 
 
 def test_a_good_end_is_the_end(folder: JobFolder) -> None:
-    assert should_run_again(folder, 1, 0) == (False, "it ended in good order")
+    assert should_run_again(folder, 1, 0) == (False, "it ended normally")
 
 
 def test_after_a_drain_it_goes_on(folder: JobFolder) -> None:
     drain(folder)
-    assert should_run_again(folder, 1, 0) == (True, "its walltime was near; 5 row(s) are left")
+    assert should_run_again(folder, 1, 0) == (True, "the walltime was almost reached; 5 row(s) are left")
 
 
 def test_a_drain_of_another_attempt_is_none(folder: JobFolder) -> None:
     drain(folder)
     crafted.start(folder, 2)
-    assert should_run_again(folder, 2, 0) == (False, "it ended in good order")
+    assert should_run_again(folder, 2, 0) == (False, "it ended normally")
 
 
 def test_after_a_crash_it_goes_on(folder: JobFolder) -> None:
@@ -78,16 +78,16 @@ def test_where_no_row_ever_lived_it_is_the_engine(folder: JobFolder) -> None:
         claim(folder, attempt, trial=[row])
     assert should_run_again(folder, 3, 1)[0]
     again, why = should_run_again(folder, 4, 1)
-    assert (again, "it is not the rows" in why) == (False, True)
+    assert (again, "the rows are not the cause" in why) == (False, True)
     write(folder, 1, 2, done=1, failed=1)
     assert should_run_again(folder, 4, 1)[0]
 
 
 def test_before_a_row_was_begun_an_error_would_come_back(folder: JobFolder) -> None:
     crafted.rank(folder, 0, "error", error=crafted.error("no such model"))
-    assert should_run_again(folder, 1, 1) == (False, "it would end like this again")
+    assert should_run_again(folder, 1, 1) == (False, "another attempt would end the same way")
     drain(folder)
-    assert should_run_again(folder, 1, 1) == (False, "it would end like this again")
+    assert should_run_again(folder, 1, 1) == (False, "another attempt would end the same way")
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,17 @@ def test_what_a_rank_said_in_an_earlier_attempt_does_not_count(folder: JobFolder
     crafted.start(folder, 2)
     claim(folder, 2)
     crafted.rank(folder, 0, "running", attempt=1)
-    assert should_run_again(folder, 2, 1) == (False, "it would end like this again")
+    assert should_run_again(folder, 2, 1) == (False, "another attempt would end the same way")
 
 
 @pytest.mark.parametrize(("code", "begin"), [(0, drain), (1, crash)])
 def test_what_speaks_against_it(folder: JobFolder, code: int, begin: Any) -> None:
     begin(folder)
     folder.drain.touch()
-    assert should_run_again(folder, 1, code) == (False, "control/drain asks it to stop; 'vllm-hpc resume' goes on")
+    assert should_run_again(folder, 1, code) == (
+        False,
+        "control/drain tells it to stop; to continue, run 'vllm-hpc resume'",
+    )
     folder.cancelled.touch()
     assert should_run_again(folder, 1, code) == (False, "it was cancelled")
     write(folder, 1, 10, done=8, failed=2)
@@ -209,7 +212,7 @@ def test_a_task_of_an_array_looks_at_its_own_replica(tmp_path: Path) -> None:
     crafted.start(folder, 2, task=1)
     crash(folder, 2)  # of replica 1
     crafted.rank(folder, 0, "running", attempt=1)
-    assert should_run_again(folder, 1, 1) == (False, "it would end like this again")
+    assert should_run_again(folder, 1, 1) == (False, "another attempt would end the same way")
     assert should_run_again(folder, 2, 1)[0]
 
 
@@ -224,7 +227,7 @@ def test_a_full_disk_is_no_reason_to_run_again(folder: JobFolder) -> None:
     )
     before = sorted(folder.path.rglob("*"))
     ran = subprocess.run([sys.executable, "-c", program, str(folder.path), "1", "1"], capture_output=True, text=True)
-    said = "the folder cannot be written: File too large; make room, then vllm-hpc resume"
+    said = "the job folder cannot be written: File too large; free some space, then run 'vllm-hpc resume'"
     assert (ran.returncode, ran.stdout) == (1, f"vllm-hpc: not running again: {said}\n")
     assert sorted(folder.path.rglob("*")) == before
 
@@ -234,14 +237,14 @@ def test_its_words_and_exit_codes(folder: JobFolder, capsys: pytest.CaptureFixtu
     drain(folder)
     assert main([str(folder.path), "1", "0"]) == 0
     assert capsys.readouterr().out == (
-        "vllm-hpc: not running again: it ended in good order\n"
-        "vllm-hpc: running again: its walltime was near; 5 row(s) are left\n"
+        "vllm-hpc: not running again: it ended normally\n"
+        "vllm-hpc: running again: the walltime was almost reached; 5 row(s) are left\n"
     )
 
 
 @pytest.mark.parametrize(
     ("rows", "again", "why"),
-    [(6, True, "its walltime was near; 2 row(s) are left"), (4, False, "every row is done")],
+    [(6, True, "the walltime was almost reached; 2 row(s) are left"), (4, False, "every row is done")],
 )
 def test_rows_that_two_tasks_wrote_do_not_stand_for_others(tmp_path: Path, rows: int, again: bool, why: str) -> None:
     folder = crafted.make_array(tmp_path / "job", 2, rows)
@@ -263,4 +266,4 @@ def test_errors_that_are_run_again_are_rows_that_are_left(tmp_path: Path) -> Non
     for replica in (0, 1):
         crafted.progress(folder, done=1, replica=replica)
     drain(folder, 2)
-    assert should_run_again(folder, 2, 0) == (True, "its walltime was near; 1 row(s) are left")
+    assert should_run_again(folder, 2, 0) == (True, "the walltime was almost reached; 1 row(s) are left")

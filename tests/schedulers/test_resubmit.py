@@ -76,12 +76,12 @@ def test_never_twice(tmp_path: Path, qsub: Qsub, capsys: pytest.CaptureFixture[s
     folder = make(tmp_path / "job", "12.head")
     folder.taken("12.head").touch()  # somebody resumes it at this moment
     assert ask(folder, 1) == 1
-    assert "somebody else does" in capsys.readouterr().err
+    assert "another process does so" in capsys.readouterr().err
     folder.taken("12.head").unlink()
     qsub += ["13.head"]
     assert ask(folder, 1) == 0
     assert ask(folder, 1) == 1
-    assert "it runs as 13.head now" in capsys.readouterr().err
+    assert "the job now runs as 13.head" in capsys.readouterr().err
 
 
 def test_a_refusal_leaves_it_to_resume(tmp_path: Path, qsub: Qsub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +126,7 @@ def test_an_id_that_cannot_be_written_down_is_not_left_to_itself(
     monkeypatch.setattr("vllm_hpc.schedulers.in_script.resubmit.write_json", full)
     assert ask(folder, 1) == 1
     assert qsub == ["deleted 13.head"]
-    assert "submitted again as 13.head, and deleted: it cannot be written down" in capsys.readouterr().err
+    assert "submitted again as 13.head, then deleted: its id cannot be recorded" in capsys.readouterr().err
     assert not folder.taken("12.head").exists()
 
 

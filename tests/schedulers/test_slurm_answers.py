@@ -161,7 +161,7 @@ def test_the_first_that_knows_a_task_is_believed_and_the_next_not_asked(monkeypa
     assert [argv[0] for argv in clients.asked] == ["squeue"]
 
 
-@pytest.mark.parametrize("sacct", [NO_ACCOUNTING, ClientMissingError("sacct is not here"), ""], ids=str)
+@pytest.mark.parametrize("sacct", [NO_ACCOUNTING, ClientMissingError("sacct was not found"), ""], ids=str)
 def test_a_job_that_nobody_knows_is_forgotten(monkeypatch: pytest.MonkeyPatch, sacct: str | ClientError) -> None:
     assert phases(monkeypatch, squeue=NO_SUCH_JOB, sacct=sacct) == {"12": "forgotten"}
 

@@ -14,13 +14,15 @@ from vllm_hpc.schedulers.slurm.reasons import HOPELESS, explain_reason
 )  # fmt: skip
 def test_a_reason_that_stays_says_what_to_change(reason: str) -> None:
     said = explain_reason(reason)
-    assert said.startswith(f"{reason}: cannot start as asked: ")
+    assert said.startswith(f"{reason}: cannot start as requested: ")
     assert "--" in said
     assert said.isprintable()
 
 
 def test_a_time_limit_names_both_ways_out() -> None:
-    assert "cannot start as asked: lower --time, or choose another --partition" in explain_reason("PartitionTimeLimit")
+    assert "cannot start as requested: lower --time, or choose another --partition" in explain_reason(
+        "PartitionTimeLimit"
+    )
 
 
 @pytest.mark.parametrize("reason", ["Resources", "Priority", "ReqNodeNotAvail", "JobHeldUser", "None", "", "odd words"])

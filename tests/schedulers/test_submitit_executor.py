@@ -39,9 +39,9 @@ def test_a_checkout_that_is_not_installed_submits_nothing(
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("vllm_hpc.schedulers.submitit_executor.distribution", not_there)
-    with pytest.raises(RefusedError, match=r"not installed in .*: '.*python.* -m pip install -e /.*' does that$"):
+    with pytest.raises(RefusedError, match=r"not installed in .*: install it with '.*python.* -m pip install -e /.*'$"):
         submit(str(model), scheduler="slurm", job_dir="runs")
-    with pytest.raises(RefusedError, match=f"pip install -e {re.escape(str(ROOT))}' does that$"):
+    with pytest.raises(RefusedError, match=f"pip install -e {re.escape(str(ROOT))}'$"):
         submit(str(model), scheduler="slurm", job_dir="runs")
     assert not (desk / "runs").exists()
     assert not (desk / "bin" / "received").exists()

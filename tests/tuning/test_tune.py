@@ -279,7 +279,7 @@ def test_without_the_schedulers_client_nothing_is_made(
 ) -> None:
     monkeypatch.setenv("PATH", str(desk))
     before = sorted(desk.iterdir())
-    with pytest.raises(SubmitError, match="qsub is not here"):
+    with pytest.raises(SubmitError, match="qsub was not found"):
         tune(str(model), scheduler="pbs")
     assert sorted(desk.iterdir()) == before
 

@@ -115,7 +115,7 @@ def seconds(name: str, default: float) -> float:
 def _check_world(record: JobRecord, standing: Standing) -> None:
     planned = record.plan.layout.world_size
     if planned != standing.world_size:
-        raise RuntimeError(f"the plan has {planned} ranks, and torchrun started {standing.world_size}")
+        raise RuntimeError(f"the plan has {planned} ranks, but torchrun started {standing.world_size}")
 
 
 def _redirect_output(job: JobFolder, rank: int) -> None:

@@ -183,7 +183,7 @@ def join(rank: RankPlace, store: Any, patches: Patches) -> tuple[Replica, str | 
     device = "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}"
     replica = replicas.join(rank.layout, rank.place, store, current_platform.dist_backend, device, _cpu_group)
     if not is_cpu:
-        patches.leave("shm-name", "it is for vLLM's CPU back-end")
+        patches.leave("shm-name", "it is only for vLLM's CPU back-end")
         return replica, None
     ident = f"vllm-hpc-{rank.run}-{rank.place.replica}-{platform.node()}"[:128]
     return replica, ident if patches.name_shared_memory(ident) else None
@@ -238,8 +238,8 @@ def _tell_of_bytecode(module: ModuleType) -> None:
     kept, file = module.__spec__.cached if module.__spec__ else None, module.__file__
     if kept and file and not Path(kept).exists():
         print(
-            f"vllm-hpc: {module.__name__}'s bytecode is not kept, which doubles the time of its import: "
-            f"python -m compileall -q {shlex.quote(str(Path(file).parents[1]))}, "
-            "or --env PYTHONPYCACHEPREFIX=FOLDER where that cannot be written to",
+            f"vllm-hpc: {module.__name__}'s bytecode is not cached, which doubles the time of its import: "
+            f"run python -m compileall -q {shlex.quote(str(Path(file).parents[1]))}, "
+            "or use --env PYTHONPYCACHEPREFIX=FOLDER if that folder is read-only",
             flush=True,
         )

@@ -36,8 +36,9 @@ def natively(plan: Plan) -> Plan:
     size, procs = plan.layout.replica_size, plan.layout.procs_per_node
     if max(size, procs) % min(size, procs):
         raise LayoutError(
-            f"--launcher {NATIVE} needs as many workers of a replica on each of its nodes, and replicas of {size} "
-            f"GPU(s) on nodes of {procs} lie over them unevenly: change --tp, --pp or --gpus-per-node, or leave it out"
+            f"--launcher {NATIVE} needs the same number of a replica's workers on each of its nodes, but replicas of "
+            f"{size} GPU(s) cannot be split evenly over nodes of {procs}: change --tp, --pp or --gpus-per-node, or "
+            "leave it out"
         )
     engine = {**plan.engine, "distributed_executor_backend": "mp"}
     reason = f"--launcher {NATIVE}: vLLM's mp back-end starts the workers, one process for each replica and node"

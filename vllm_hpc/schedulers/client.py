@@ -75,10 +75,10 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
         )
     except FileNotFoundError:
         raise ClientMissingError(
-            f"{name} is not here: go to a login node of the cluster, or use --scheduler local"
+            f"{name} was not found: run this on a login node of the cluster, or use --scheduler local"
         ) from None
     except OSError as error:
-        raise ClientMissingError(f"{name} cannot be run here ({error.strerror}): see 'type {name}'") from None
+        raise ClientMissingError(f"{name} cannot be run ({error.strerror}): 'type {name}' shows the file") from None
     except subprocess.TimeoutExpired:
         raise ClientTimeoutError(f"{name} did not answer within {timeout:.0f} s: is the controller up?") from None
     if done.returncode:

@@ -83,7 +83,9 @@ class Scheduler:
             raise ClientError(f"{error}: {hint}" if hint else str(error)) from None
         match = self.id_pattern.search(output)
         if not match:
-            raise ClientTimeoutError(f"{self.name} took the script but named no job id; it said: {output.strip()!r}")
+            raise ClientTimeoutError(
+                f"{self.name} accepted the script, but printed no job id; its output was {output.strip()!r}"
+            )
         self.remember(JobFolder(script.parent), output)
         return match[1]
 
@@ -118,7 +120,7 @@ def find_scheduler() -> tuple[str, str]:
         command, answer = client
         path = shutil.which(command)
         if path is None:
-            words.append(f"no {command} here")
+            words.append(f"{command} was not found")
             continue
         try:
             # Needs the cluster's configuration, not its controller: one whose controller is down still is a cluster.
@@ -126,9 +128,9 @@ def find_scheduler() -> tuple[str, str]:
         except ClientTimeoutError as error:
             raise RequestError(f"{error} Try again, or use --scheduler local to run on this machine") from None
         except ClientError:
-            words.append(f"{path} has no cluster's configuration")
+            words.append(f"{path} has no cluster configuration")
             continue
         if answer.search(version):
             return name, f"{path} answers: {version}"
-        words.append(f"{path} is not PBS's")
+        words.append(f"{path} does not belong to PBS")
     return "local", ", ".join(words)

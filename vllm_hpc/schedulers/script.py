@@ -101,7 +101,7 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path) -
                 f"template {template!r} extends or includes itself: extend 'packaged/{template}'"
             ) from None
         except Exception as error:  # noqa: BLE001 - a template is code of its author's, and raises what it likes
-            raise TemplateError(f"{_place(error, template)}: does not render: {error}") from None
+            raise TemplateError(f"{_place(error, template)}: cannot be rendered: {error}") from None
 
 
 def sh(value: object) -> str:

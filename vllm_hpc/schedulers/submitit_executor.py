@@ -85,7 +85,7 @@ class ScriptExecutor(core.PicklingExecutor):
 
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[core.Job[Any]]:
         if len(delayed_submissions) != 1:
-            raise SubmitError("one script is one submission: submit job by job")
+            raise SubmitError("submitit's batches are not supported: submit one job at a time")
         # Not submitit's own: that one gives the pickle its name, <id>_submitted.pkl, once the client has told the id.
         # A client that times out, or dies, never does, and the job may be in the queue all the same. So it lies there
         # first, under a name without an id, and the job gives it that name (vllm_hpc.schedulers.submitit_environment).
@@ -119,8 +119,8 @@ def check_installed() -> None:
     """
     if not _is_plugin_installed():
         raise RefusedError(
-            f"vllm-hpc is not installed in {sys.prefix}, whose Python the ranks run: "
-            f"'{sys.executable} -m pip install -e {Path(__file__).parents[2]}' does that"
+            f"vllm-hpc is not installed in {sys.prefix}, whose Python runs the ranks: "
+            f"install it with '{sys.executable} -m pip install -e {Path(__file__).parents[2]}'"
         )
 
 
@@ -137,7 +137,7 @@ def check_torch() -> None:
     """A rehearsal's ranks need torchrun, the store and gloo. Raises RequestError where this Python has no torch."""
     if find_spec("torch") is None:
         raise RequestError(
-            f"--rehearse needs torch, for torchrun and gloo, and {sys.prefix} has none: "
+            f"--rehearse needs torch, for torchrun and gloo, but it is not installed in {sys.prefix}: "
             f"install it with '{sys.executable} -m pip install torch'"
         )
 

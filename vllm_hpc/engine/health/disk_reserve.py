@@ -49,4 +49,4 @@ def explain_os_error(error: OSError) -> OSError:
     """The error, with what to do where the disk is full."""
     if error.errno not in _FULL:
         return error
-    return OSError(f"{error.strerror}: every row finished so far is safe; make room, then 'vllm-hpc resume'")
+    return OSError(f"{error.strerror}: every row finished so far is safe; free some space, then run 'vllm-hpc resume'")

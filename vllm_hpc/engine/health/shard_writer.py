@@ -73,7 +73,7 @@ class ShardWriter:
             timeout = 0.0
         self._thread.join(timeout)
         if self._thread.is_alive():
-            raise TimeoutError("rows could not be written in time: their file system hangs")
+            raise TimeoutError("rows could not be written in time: the file system hangs")
         self.check()
 
     def _open(self, shard: Path) -> int:

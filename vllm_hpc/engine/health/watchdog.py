@@ -37,11 +37,11 @@ LINGER_S = 20.0
 _LATER_S = {Phase.STEP: LINGER_S + 2 * HEARTBEAT_S, Phase.AGREE: 2 * (LINGER_S + 2 * HEARTBEAT_S)}
 _WORDS = {
     Phase.STEP: "the engine has been in one step {limit}: ranks wait for each other, or a kernel hangs",
-    Phase.CLAIM: "the rank has claimed rows {limit}: the job folder's file system or rank 0's store does not answer",
-    Phase.READ: "the rank has waited for a row {limit}: the input's file system, the tokenizer or a grammar hangs",
-    Phase.ADMIT: "the rank has been admitting row {row} {limit}: vLLM, or the row's grammar, comes to no end",
-    Phase.WRITE: "the rank has waited to hand over finished rows {limit}: the job folder's file system hangs",
-    Phase.AGREE: "the rank has waited for its replica's other ranks {limit}: one of them hangs, or is gone",
+    Phase.CLAIM: "the rank has been claiming rows {limit}: the job folder's file system or rank 0's store hangs",
+    Phase.READ: "the rank has been waiting for a row {limit}: the input's file system, tokenizer or grammar hangs",
+    Phase.ADMIT: "the rank has been admitting row {row} {limit}: vLLM, or the row's grammar, does not finish",
+    Phase.WRITE: "the rank has been waiting to hand over finished rows {limit}: the job folder's file system hangs",
+    Phase.AGREE: "the rank has been waiting for its replica's other ranks {limit}: one of them hangs, or is gone",
 }
 _LOOK_S = 1.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -106,9 +106,9 @@ def _look_around(report: RankReport, reader: int, launcher: int, stall_s: float,
 def _lost(launcher: int, above: int | None) -> str | None:
     """Say which of the processes that started this rank is gone."""
     if os.getppid() != launcher:
-        return "what started this rank (torchrun, or srun's step) was killed"
+        return "the process that started this rank (torchrun, or srun's step) was killed"
     if _parent_of(launcher) != above:
-        return "what started torchrun (the script, or srun's step) was killed"
+        return "the process that started torchrun (the script, or srun's step) was killed"
     return None
 
 
@@ -137,8 +137,8 @@ def _stall(mark: Mark, stall_s: float) -> TimeoutError:
         return TimeoutError(f"{what}; its log has the stacks (longer steps: --env VLLM_HPC_STALL_S=SECONDS)")
     kind = PeerStalledError if mark.phase is Phase.AGREE else TimeoutError
     return kind(
-        f"between two steps of the engine {what}; its log has the stacks, and no row is put on trial for it: "
-        "mend that, then 'vllm-hpc resume' (longer waits: --env VLLM_HPC_STALL_S=SECONDS)"
+        f"between two steps of the engine {what}; its log has the stacks, and no row is suspected: "
+        "fix that, then run 'vllm-hpc resume' (longer waits: --env VLLM_HPC_STALL_S=SECONDS)"
     )
 
 

@@ -137,8 +137,8 @@ def explain_suspects(job: JobFolder, replica: int, attempts: Sequence[int]) -> s
     """Why a row was condemned."""
     crashes = (read_json(job.crash(replica, attempt), Crash) for attempt in reversed(attempts))
     crash = next((crash for crash in crashes if crash), None)
-    how = f"{crash.type}: {crash.message}" if crash else "a rank vanished without a word"
-    return f"with this row alone in it the engine died again and again: {how}"
+    how = f"{crash.type}: {crash.message}" if crash else "a rank vanished without an error"
+    return f"the engine died repeatedly with this row alone in it: {how}"
 
 
 def _after(known: Suspects, flight: Flight, replica: int, attempt: int, crashed: list[int], has_died: bool) -> Suspects:

@@ -60,7 +60,7 @@ class FaultPlan:
         """Log, after the loop, that the fault has not happened, if so."""
         if self._fault is None or self._has_struck:
             return
-        why = "the rows were done before" if self._row is None else f"row {self._row} generated nothing here"
+        why = "the rows finished first" if self._row is None else f"row {self._row} generated nothing on this rank"
         print(f"vllm-hpc: rehearsed fault {self._fault} did not happen: {why}", flush=True)
 
     def altered(self, tokens: array[int], key: str) -> array[int]:

@@ -110,7 +110,7 @@ class RehearsalRows:
         if self._max_model_len and length > self._max_model_len - (not embeds):
             raise ValueError(
                 f"the prompt has about {length} tokens (its characters / {_CHARACTERS_A_TOKEN}), "
-                f"and max_model_len is {self._max_model_len}"
+                f"but max_model_len is {self._max_model_len}"
             )
         return Ready(row, length, self._limited(params, length), adapter, self._text, created=self._created)
 
@@ -177,7 +177,7 @@ def _check_constraint(given: Any) -> None:
     if not isinstance(given, dict):
         raise TypeError('structured_outputs must be an object, such as {"choice": ["yes", "no"]}')
     if unknown := sorted(given.keys() - {*_CONSTRAINTS, *_CONSTRAINT_OPTIONS}):
-        raise ValueError(f"vLLM's structured_outputs have no {unknown[0]!r}")
+        raise ValueError(f"vLLM's structured_outputs has no {unknown[0]!r}")
     if len(kinds := [kind for kind in _CONSTRAINTS if given.get(kind) is not None]) != 1:
         raise ValueError(f"structured_outputs must have one of {', '.join(_CONSTRAINTS)}, not {kinds}")
     if given.get("choice") == []:

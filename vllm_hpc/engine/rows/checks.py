@@ -29,8 +29,8 @@ def check_task(row: Row, pools: bool) -> str:
     if "batch" in row:
         asked = "embed" if str(row["batch"].get("url")).endswith("/embeddings") else "generate"
     if asked in _TASKS and asked != able:
-        how = "runs with --engine runner=pooling" if pools else "runs without --engine runner=pooling"
-        raise ValueError(f"the row asks to {asked}, and this job's model, which {how}, can only {able}")
+        how = "with --engine runner=pooling" if pools else "without --engine runner=pooling"
+        raise ValueError(f"the row asks to {asked}, but a job {how} can only {able}")
     return able
 
 
@@ -54,14 +54,14 @@ def cuts_of(given: dict[str, Any]) -> dict[str, Any]:
     cuts = {name: given[name] for name in CUTS if given.get(name) is not None}
     tokens = cuts.get("truncate_prompt_tokens", 1)
     if type(tokens) is not int or tokens == 0 or tokens < -1:
-        raise ValueError(f"truncate_prompt_tokens must be a whole number from 1, or -1, not {tokens!r}")
+        raise ValueError(f"truncate_prompt_tokens must be a whole number, 1 or more, or -1, not {tokens!r}")
     return cuts
 
 
 def check_names(given: dict[str, Any], known: Iterable[str]) -> None:
     """Refuse a parameter that vLLM does not have, and an empty stop string, which would stop at once."""
     if unknown := sorted(given.keys() - known):
-        raise ValueError(f"vLLM's SamplingParams have no {unknown[0]!r}")
+        raise ValueError(f"vLLM's SamplingParams has no {unknown[0]!r}")
     if "" in (given.get("stop"), *(given["stop"] if isinstance(given.get("stop"), list) else ())):
         raise ValueError("stop cannot contain an empty string")
 
@@ -69,7 +69,7 @@ def check_names(given: dict[str, Any], known: Iterable[str]) -> None:
 def check_embedding(given: dict[str, Any]) -> None:
     """Refuse parameters that make no sense for an embedding. Raises ValueError."""
     if unknown := sorted(given.keys() - {*_POOLING_NAMES, *CUTS}):
-        raise ValueError(f"{unknown[0]!r} is not a parameter of an embedding: it takes {', '.join(_POOLING_NAMES)}")
+        raise ValueError(f"{unknown[0]!r} cannot be used for an embedding: use {', '.join(_POOLING_NAMES)}")
     dimensions = given.get("dimensions")
     if dimensions is not None and type(dimensions) is not int:
         raise ValueError(f"dimensions must be a whole number, not {dimensions!r}")
@@ -83,7 +83,7 @@ def adapter_of(row: Row, adapters: list[str]) -> str | None:
     if "lora" in row:
         name = row["lora"]
         if name is not None and name not in adapters:
-            ours = ", ".join(sorted(adapters)) or "none: --lora gives it some"
+            ours = ", ".join(sorted(adapters)) or "none: add some with --lora"
             raise ValueError(f"no adapter {name!r}: this job has {ours}")
         return None if name is None else str(name)
     of_batch = row.get("batch", {}).get("model")

@@ -64,5 +64,5 @@ class RequestMaker:
         """The row's task. Raises ValueError where this job's model does not do it."""
         able = check_task(row, self._pools)
         if able == "embed" and not self._can_embed:
-            raise ValueError("this pooling model makes no embeddings")
+            raise ValueError("this pooling model cannot make embeddings")
         return able

@@ -30,7 +30,7 @@ def answer(ready: Ready, output: Any, replica: int) -> Row:
     """The row out of a finished request, or an error row where vLLM gave it up."""
     row = ready.row
     if not _is_pooled(output) and any(one.finish_reason == "error" for one in output.outputs):
-        return failure(row, EngineRowError("vLLM gave this row up; the log of the rank says why"))
+        return failure(row, EngineRowError("vLLM gave up on this row; the rank's log says why"))
     try:
         content = _content(ready, output)
     except Exception as error:  # noqa: BLE001 - a reasoning parser may fail on any text: an error of that row

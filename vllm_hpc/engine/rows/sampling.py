@@ -76,5 +76,5 @@ def _structured(given: Any) -> StructuredOutputsParams:
     if not isinstance(given, dict):
         raise TypeError('structured_outputs must be an object, such as {"choice": ["yes", "no"]}')
     if unknown := sorted(given.keys() - _CONSTRAINTS):
-        raise ValueError(f"vLLM's structured_outputs have no {unknown[0]!r}")
+        raise ValueError(f"vLLM's structured_outputs has no {unknown[0]!r}")
     return StructuredOutputsParams(**given)

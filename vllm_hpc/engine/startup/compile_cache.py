@@ -118,7 +118,7 @@ def _own_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     there = folder.lstat()
     if there.st_uid != os.getuid() or there.st_mode & 0o022 or folder.is_symlink():
-        raise PermissionError(f"{folder} is not this user's alone")
+        raise PermissionError(f"{folder} must be your own folder, which only you can write to")
     return folder
 
 

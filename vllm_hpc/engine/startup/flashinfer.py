@@ -45,11 +45,13 @@ def agree(store: TCPStore, rank: int, world_size: int) -> None:
     if not lacking or os.environ.get(VARIABLE) == "0":
         return
     if VARIABLE in os.environ:
-        raise RequestError(f"{VARIABLE}={os.environ[VARIABLE]} here, and not for rank {min(lacking)}: set it for all")
+        raise RequestError(
+            f"{VARIABLE}={os.environ[VARIABLE]} here, but not for rank {min(lacking)}: set it for all ranks"
+        )
     os.environ[VARIABLE] = "0"
     where, what = ("here", own) if own else (f"for rank {min(lacking)}", lacking[min(lacking)])
     print(
-        f"vllm-hpc: FlashInfer's sampler cannot be compiled {where}, so that vLLM samples by its own: {what}",
+        f"vllm-hpc: FlashInfer's sampler cannot be compiled {where}, so vLLM uses its own: {what}",
         flush=True,
     )
 

@@ -73,7 +73,7 @@ def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
 
     if current_platform.is_cpu():
         if layout.pp > 1 and given.get("enforce_eager"):
-            raise RequestError("--engine enforce_eager with --pp does not run in vLLM's CPU back-end: leave it out")
+            raise RequestError("vLLM's CPU back-end cannot run --engine enforce_eager with --pp: leave it out")
         return {"enforce_eager": layout.pp == 1}
     found: dict[str, Any] = {}
     if layout.tp > 1:

@@ -99,7 +99,7 @@ def serve(record: JobRecord, seat: Seat, store: TCPStore) -> None:
     unlink_shared_memory()
     while not store.check([_over(seat)]):
         if executor.is_failed:
-            raise RuntimeError("a worker that vLLM had started died: this rank's log has its last words")
+            raise RuntimeError("a worker that vLLM started died: this rank's log has its last output")
         time.sleep(_POLL_S)
     executor.shutdown()
 

@@ -68,7 +68,7 @@ def meet(rank: int, world_size: int) -> TCPStore:
         store.wait([f"vllm-hpc/here/{other}" for other in range(world_size)], _JOIN_TIMEOUT)
     except dist.DistStoreError:
         missing = [other for other in range(world_size) if not store.check([f"vllm-hpc/here/{other}"])]
-        raise RuntimeError(f"ranks {missing} did not come to rank 0 within {_JOIN_TIMEOUT}") from None
+        raise RuntimeError(f"ranks {missing} did not connect to rank 0 within {_JOIN_TIMEOUT}") from None
     return store
 
 

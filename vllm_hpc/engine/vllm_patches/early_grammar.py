@@ -88,6 +88,6 @@ def _refuse_as_xgrammar(params: SamplingParams, needed: str) -> None:
 
 def _other_backend(needed: str, ours: str, why: str) -> str:
     return (
-        f"the grammar does not compile with {ours}{why}; {needed} might take it, which is the whole job's to choose:"
-        f' --engine structured_outputs_config={{"backend":"{needed}"}}'
+        f"the grammar does not compile with {ours}{why}; {needed} might accept it, but a job has one back-end: "
+        f'--engine structured_outputs_config={{"backend":"{needed}"}}'
     )

@@ -72,7 +72,7 @@ class Steady:
         """Raises AttributeError or ValueError where the scheduler does more than this patch knows."""
         names = _READ.get(minor_of(__version__))
         if names is None or type(scheduler) not in (Scheduler, AsyncScheduler) or _does_more(scheduler):
-            raise ValueError("not the scheduler that it knows: it does more here")
+            raise ValueError("the scheduler does more here than the patch supports")
         self._stale, self._in_flight = names
         self._scheduler, self._slots = scheduler, Slots(scheduler.kv_cache_manager)
         self._schedule, self._update = scheduler.schedule, scheduler.update_from_output
@@ -135,7 +135,7 @@ class Steady:
         finally:
             vars(scheduler).update(before)
         if scheduler.running[: len(others)] != others:
-            raise RuntimeError("vLLM's scheduler took back a request although there was room")
+            raise RuntimeError("vLLM's scheduler preempted a request although there was room")
         return output
 
     def _count_on(self, output: Any, running: list[Any], steady: set[Any]) -> None:
@@ -238,7 +238,7 @@ def turn_on(engine: LLMEngine) -> str:
     except ValueError as error:  # another kind of model, or of scheduler
         return str(error)
     except AttributeError as error:  # workers of vLLM's own, another kind of KV cache
-        return f"not an engine that it knows: {error}"
+        return f"the patch does not support this kind of engine: {error}"
     scheduler.schedule, scheduler.update_from_output = steady.schedule, steady.update
     return ""
 

@@ -15,10 +15,10 @@ class Slots:
         """``manager`` is vLLM's KVCacheManager. Raises AttributeError or ValueError where it is of another kind."""
         (group,) = manager.coordinator.single_type_managers
         if type(group) is not FullAttentionManager:
-            raise ValueError("not plain attention")
+            raise ValueError("the model's KV cache is not that of full attention")
         self.size: int = group.block_size
         if self.size != manager.block_pool.hash_block_size:
-            raise ValueError("blocks are cached in parts")
+            raise ValueError("KV cache blocks are cached in parts")
         self._blocks: dict[str, list[Any]] = group.req_to_blocks
         self._cached: dict[str, int] = group.num_cached_block
         self._partial: dict[str, Any] = group._partial_hit_reqs

@@ -75,7 +75,7 @@ class SharedSampling:
 
 def turn_on(engine: LLMEngine) -> str:
     """Share out the sampling; returns why there is nothing to share here, "" where there is."""
-    return "" if share_sampling(engine) else "one rank samples all rows here, or vLLM has another sampler"
+    return "" if share_sampling(engine) else "one rank samples all rows here, or vLLM uses another sampler"
 
 
 def turn_off(engine: LLMEngine) -> None:

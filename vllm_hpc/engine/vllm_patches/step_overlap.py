@@ -68,9 +68,9 @@ def needless(engine: LLMEngine) -> str:
     """Why there is nothing to overlap in the steps of this engine; "" where there is."""
     core = _core(engine)
     if core is None:
-        return "vLLM's scheduler is in a process of its own"
+        return "vLLM's scheduler runs in a separate process"
     if getattr(core, "batch_queue", None) is None:
-        return "vLLM has one batch under way at a time here"  # a step waits for what it has launched itself
+        return "vLLM runs one batch at a time here"  # a step waits for the batch that it launched itself
     return ""
 
 

@@ -9,7 +9,7 @@ from itertools import chain
 
 import msgspec
 
-SLOWER = "the job runs, slower"
+SLOWER = "the job runs slower"
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
         if minor in self.off:
             return self.off[minor]
         if self.read is not None and minor not in self.read:
-            return f"it was not checked against the source of vLLM {version}"
+            return f"the patch was not checked against the source of vLLM {version}"
         return ""
 
 
@@ -103,20 +103,20 @@ _KV_SLOTS = (
 )
 _EXECUTOR = "vllm.v1.executor.uniproc_executor:ExecutorWithExternalLauncher"
 _NATIVE_EXECUTOR = "vllm.v1.executor.multiproc_executor:MultiprocExecutor"
-_OWN_SHARDING = "vLLM has a way of its own, off by default: --engine enable_batch_sharded_sampling=true"
+_OWN_SHARDING = "vLLM can do this itself, off by default: --engine enable_batch_sharded_sampling=true"
 _PARTS_OF_A_START = "_init_executor determine_available_memory initialize_from_config"
 
 _ALL = (
     Patch(
         name="fast-schedule",
-        does="sequences that only go on take a short way through the scheduler",
+        does="sequences that only continue take a shortcut through the scheduler",
         without=SLOWER,
         names=(*_ENGINE_CORE, "vllm.v1.engine.core:EngineCore.scheduler", *_SCHEDULER, *_REQUEST, *_STEP, *_KV_SLOTS),
         read=("0.26", "0.32", "0.33"),
     ),
     Patch(
         name="sharded-sampling",
-        does="the ranks of a TP group share out the rows to sample",
+        does="the ranks of a TP group divide the rows to sample among themselves",
         without=SLOWER,
         names=(
             *_ENGINE_CORE,
@@ -132,7 +132,7 @@ _ALL = (
     ),
     Patch(
         name="step-overlap",
-        does="a rank hands over, agrees and admits while its GPU computes",
+        does="a rank hands over finished rows, agrees with the others and admits rows while its GPU computes",
         without=SLOWER,
         names=(
             *_ENGINE_CORE,
@@ -142,14 +142,14 @@ _ALL = (
     ),
     Patch(
         name="late-text",
-        does="a row's text is decoded once, when the row has ended",
+        does="a row's text is decoded once, when the row ends",
         without=SLOWER,
         names=_of("vllm.v1.engine.detokenizer:IncrementalDetokenizer", "from_new_request update"),
     ),
     Patch(
         name="early-grammar",
         does="a row's grammar is compiled before the row is admitted",
-        without="vLLM compiles each grammar in a step, and may end the attempt over one that does not compile",
+        without="vLLM compiles each grammar in a step, and one that does not compile may end the attempt",
         names=(
             *_ENGINE_CORE,
             "vllm.v1.engine.core:EngineCore.structured_output_manager",
@@ -163,14 +163,14 @@ _ALL = (
     ),
     Patch(
         name="skip-clone",
-        does="sampling parameters, made for one row, are not copied again when the row is admitted",
+        does="a row's sampling parameters are not copied again when the row is admitted",
         without=SLOWER,
         names=_of("vllm.sampling_params:SamplingParams", "skip_clone"),
     ),
     Patch(
         name="startup-timings",
         does="the parts of the engine's start are timed",
-        without="the rank's record has the time of the whole start only",
+        without="the rank's record has only the time of the whole start",
         names=(
             "vllm.v1.worker.worker_base:WorkerWrapperBase.init_device",
             *_of(_EXECUTOR, _PARTS_OF_A_START),
@@ -179,14 +179,14 @@ _ALL = (
     ),
     Patch(
         name="inspect-in-process",
-        does="vLLM looks at the model's class in the rank itself, not in a process that imports vLLM anew",
-        without="the first start of a model takes 10 to 20 s more",
+        does="vLLM inspects the model's class in the rank itself, not in a new process that imports vLLM again",
+        without="a model's first start takes 10 to 20 s longer",
         names=("vllm.model_executor.models.registry:_run_in_subprocess",),
     ),
     Patch(
         name="shm-name",
-        does="the CPU back-end's shared memory has a name of this attempt's own",
-        without="two jobs of vLLM's CPU back-end on one node may take each other's shared memory",
+        does="the CPU back-end's shared memory has a name that is unique to this attempt",
+        without="two jobs of vLLM's CPU back-end on one node may use each other's shared memory",
         names=_of(_EXECUTOR, "_distributed_args"),
     ),
 )

@@ -46,30 +46,32 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
     ]  # fmt: skip
     has_drained = folder.drain_attempt(attempt).exists()
     if code == 0 and not has_drained:
-        return False, "it ended in good order"
+        return False, "it ended normally"
     if code != 0 and not _has_died_generating(folder, record, this):
-        return False, "it would end like this again"
+        return False, "another attempt would end the same way"
     missing = _missing(folder, record)
     if missing <= 0:
         return False, "every row is done"
     if folder.cancelled.exists():
         return False, "it was cancelled"
     if folder.drain.exists():
-        return False, "control/drain asks it to stop; 'vllm-hpc resume' goes on"
+        return False, "control/drain tells it to stop; to continue, run 'vllm-hpc resume'"
     against = _end_of_patience(folder, record, [*earlier, this], has_drained)
     if against:
         return False, against
     full = _cannot_write(folder)
     if full:
-        return False, f"the folder cannot be written: {full}; make room, then vllm-hpc resume"
-    return True, f"{'its walltime was near' if code == 0 else 'a rank died'}; {missing} row(s) are left"
+        return False, f"the job folder cannot be written: {full}; free some space, then run 'vllm-hpc resume'"
+    return True, f"{'the walltime was almost reached' if code == 0 else 'a rank died'}; {missing} row(s) are left"
 
 
 def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attempt], has_drained: bool) -> str | None:
     """Why a submission of which these are the attempts so far gets no more, though rows are left; None: it does."""
     progress = folder.progress_of(range(record.plan.layout.dp))
     if not any(replica.done for replica in progress) and _died_alone(folder, record, attempts) > 1:
-        return "the engine died on two rows alone, and no row has lived: it is not the rows; see state/crash-*"
+        return (
+            "the engine died on two rows alone, and no row has finished: the rows are not the cause; see state/crash-*"
+        )
     asked, most = _times_asked(folder, attempts[:-1]), record.request.max_requeues
     if asked >= most:
         return f"it has asked for another attempt {asked} time(s) (--max-requeues {most})"

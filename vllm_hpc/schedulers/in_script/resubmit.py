@@ -46,12 +46,12 @@ def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
     # None: the client that submitted it never came back.
     before = read_json(folder.submitted, Submitted) or Submitted(record.scheduler, submission, record.created_at)
     if before.job_id != submission:
-        raise FailedError(f"not submitted again: it runs as {before.job_id} now")
+        raise FailedError(f"not submitted again: the job now runs as {before.job_id}")
     tasks = record.plan.layout.tasks
     if tasks > 1:
         wishes = _note_end(folder, submission, this.task, wants, tasks)
         if len(wishes) < tasks:
-            return f"{tasks - len(wishes)} task(s) of the array go on; the last one submits it again, if need be"
+            return f"{tasks - len(wishes)} task(s) of the array still run; the last one submits it again if necessary"
         wants = any(wishes)
     if not wants or folder.cancelled.exists() or folder.drain.exists():
         return "not submitted again"
@@ -70,7 +70,7 @@ def _submit(folder: JobFolder, before: Submitted) -> str:
     try:
         taken = folder.take(before.job_id)
     except FileExistsError:
-        raise FailedError(f"not submitted again: somebody else does ({folder.taken(before.job_id)})") from None
+        raise FailedError(f"not submitted again: another process does so ({folder.taken(before.job_id)})") from None
     scheduler = get_scheduler(before.scheduler)
     try:
         job_id = scheduler.submit(folder.path / scheduler.script)
@@ -85,7 +85,7 @@ def _submit(folder: JobFolder, before: Submitted) -> str:
         with suppress(ClientError, OSError):
             scheduler.cancel(folder, job_id)
             taken.unlink(missing_ok=True)
-        raise FailedError(f"submitted again as {job_id}, and deleted: it cannot be written down: {error}") from None
+        raise FailedError(f"submitted again as {job_id}, then deleted: its id cannot be recorded: {error}") from None
     if folder.cancelled.exists():
         scheduler.cancel(folder, job_id)
     return job_id

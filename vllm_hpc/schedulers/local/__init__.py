@@ -53,9 +53,9 @@ def _query(job: JobFolder) -> JobState:
     if record is None:
         return JobState("gone", "its supervisor left no record")
     if record.host != platform.node():
-        return JobState("unknown", f"it runs on {record.host}: ask there")
+        return JobState("unknown", f"it runs on {record.host}: ask for its status there")
     if find_supervisor(record) is None:
-        return JobState("gone", "its supervisor is gone without an exit record (killed, or the machine restarted)")
+        return JobState("gone", "its supervisor is gone and left no exit record (killed, or the machine restarted)")
     return JobState("running")
 
 
@@ -74,11 +74,11 @@ def cancel(job: JobFolder, job_id: str) -> None:
         return
     except psutil.AccessDenied:
         raise FailedError(
-            f"the job is another user's (supervisor {process.pid}): only its owner can cancel it"
+            f"the job belongs to another user (supervisor {process.pid}): only its owner can cancel it"
         ) from None
     except psutil.TimeoutExpired:
         raise ClientTimeoutError(
-            f"supervisor {process.pid} did not end within {CANCEL_TIMEOUT_S} s of a TERM"
+            f"supervisor {process.pid} did not end within {CANCEL_TIMEOUT_S} s of SIGTERM"
         ) from None
 
 

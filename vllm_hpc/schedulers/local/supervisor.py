@@ -50,7 +50,7 @@ def start(script: Path) -> str:
         with job.scheduler_log.open("rb") as log:
             log.seek(before)
             words = log.read().decode(errors="replace").split("\n")
-        raise SystemExit(f"the supervisor did not start: {next(filter(None, reversed(words)), 'it said nothing')}")
+        raise SystemExit(f"the supervisor did not start: {next(filter(None, reversed(words)), 'it printed nothing')}")
     return job_id
 
 
@@ -145,7 +145,7 @@ def _sweep(child: subprocess.Popen[bytes]) -> None:
             _signal(process, signal.SIGKILL)
         psutil.wait_procs(left, timeout=1)
     if left:
-        print(f"vllm-hpc: cannot be killed: {[process.pid for process in left]}", file=sys.stderr, flush=True)
+        print(f"vllm-hpc: cannot kill processes {[process.pid for process in left]}", file=sys.stderr, flush=True)
 
 
 def _children(script: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -67,7 +67,9 @@ def check_client() -> None:
         version = str(error)
     if "pbs_version" not in version:
         words = plain(version)[:100] or "nothing"
-        raise ClientError(f"this qsub is not PBS's (it says {words!r}): if it is Slurm's, use --scheduler slurm")
+        raise ClientError(
+            f"this qsub does not belong to PBS (its --version prints {words!r}): on Slurm, use --scheduler slurm"
+        )
 
 
 def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, JobState]:
@@ -78,11 +80,13 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
     except ClientError as error:
         is_gone = error.code == UNKNOWN_JOB
         missing = (
-            JobState("forgotten", "PBS does not know it (any more)") if is_gone else JobState("unknown", str(error))
+            JobState("forgotten", "PBS does not know the job (any more)")
+            if is_gone
+            else JobState("unknown", str(error))
         )
         return dict.fromkeys(wanted, missing)
     # Of an array that ended before it was expanded, PBS may name the parent only.
-    missing = found.get(job_id, JobState("unknown", "qstat did not describe it"))
+    missing = found.get(job_id, JobState("unknown", "qstat did not describe the job"))
     return dict.fromkeys(wanted, missing) | found
 
 

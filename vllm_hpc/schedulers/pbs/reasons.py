@@ -15,21 +15,27 @@ _TERMINATED = 256 + 15
 _RELEASE = ": 'qrls ID' releases it"
 _HINTS = [
     (r"unknown queue", "'qstat -Q' lists the queues: name one with --queue"),
-    (r"unknown resource", "the site may want another gpu_request, chunk or resources in the profile"),
-    (r"illegal attribute or resource value", "'qmgr -c \"list queue\"' and 'pbsnodes -a' show what may be asked for"),
-    (r"node\(s\) specification error", "gpus= in nodes= is TORQUE's: try gpu_request = 'select' in the profile"),
-    (r"project|account", "name who pays with --account; account_flag in a profile is the flag that the site wants"),
+    (r"unknown resource", "the site may need another gpu_request, chunk or resources in the profile"),
+    (r"illegal attribute or resource value", "'qmgr -c \"list queue\"' and 'pbsnodes -a' show what you can request"),
+    (r"node\(s\) specification error", "gpus= in nodes= is TORQUE syntax: try gpu_request = 'select' in the profile"),
+    (
+        r"project|account",
+        "give the project to charge with --account; account_flag in the profile is the flag that the site expects",
+    ),
     (
         r"rejected by all possible destinations",
-        "no queue behind it takes a job of this size or time: 'qstat -Qf' shows the limits",
+        "none of the queues that it routes to accepts a job of this size or time: 'qstat -Qf' shows the limits",
     ),
     (r"(queue|server) is not (enabled|started)", "choose another --queue, or wait for this one"),
-    (r"bad (gid|uid)", "you are not in that group here: see 'id', and --account"),
+    (r"bad (gid|uid)", "you are not in that group on this machine: check 'id' and --account"),
     (r"maximum number of|would exceed .*limit", "wait for a job of yours to end, or cancel one"),
-    (r"hook|filter", "the site's own check of jobs said that: its words, or its documentation, say what it wants"),
-    (r"exceeds? .*(queue|server)|resource limits", "ask for less, or another --queue: 'qstat -Qf' shows the limits"),
+    (r"hook|filter", "a hook of the site refused the job: see its message or the site's documentation"),
+    (
+        r"exceeds? .*(queue|server)|resource limits",
+        "request less, or choose another --queue: 'qstat -Qf' shows the limits",
+    ),
     (r"unauthorized|not permitted|access .*denied", "choose another --queue, or ask the site for access"),
-    (r"directive error|illegal -|usage: qsub", "the line of --directive, or the profile's, is none that qsub takes"),
+    (r"directive error|illegal -|usage: qsub", "qsub does not accept that line of --directive or of the profile"),
     (
         r"cannot connect|connection refused|unknown host|no default server",
         "nothing was submitted; try again when the server is up",
@@ -54,7 +60,7 @@ def waiting_reason(fields: dict[str, Any]) -> str:
         return f"waits until {fields.get('Execution_Time', 'its time')}"
     if re.search(r"can never run|no node .* large enough", comment, re.IGNORECASE):
         advice = "lower --nodes, --gpus-per-node, --cpus-per-rank or --mem, or choose another --queue"
-        return f"waits: {comment}: cannot start as asked: {advice} (and cancel this one)"
+        return f"waits: {comment}: cannot start as requested: {advice} (and cancel this job)"
     # Of an array's task, PBS shows what the array as a whole is at.
     return f"waits: {comment}" if comment and not comment.startswith("Job Array Began") else "waits"
 
@@ -69,11 +75,11 @@ def exit_state(code: object, comment: str) -> JobState:
     if code == 0:
         return JobState("completed", words)
     if code == _TIMEOUT:
-        return JobState("timeout", f"{words}: the walltime was over")
+        return JobState("timeout", f"{words}: the walltime was reached")
     if code == _TERMINATED:
         return JobState("cancelled", f"{words}: it was deleted")
     if code in _LIMITS:
-        return JobState("failed", f"{words}: it used more {_LIMITS[code]} than it asked for")
+        return JobState("failed", f"{words}: it used more {_LIMITS[code]} than it requested")
     if code > 256:
-        return JobState("failed", f"{words}: ended by signal {code - 256}")
+        return JobState("failed", f"{words}: killed by signal {code - 256}")
     return JobState("failed", words)

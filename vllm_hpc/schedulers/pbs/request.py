@@ -20,11 +20,11 @@ def check_request(job: ResolvedJob, layout: Layout) -> None:
     """A request whose parts PBS, and the profile's grammar, have words for. Raises RequestError."""
     request, site = job.request, job.site
     if request.qos:
-        raise RequestError(f"{_origin(job, 'qos')} is Slurm's: PBS has queues, name one with --queue")
+        raise RequestError(f"{_origin(job, 'qos')} works only with Slurm: on PBS, choose a queue with --queue")
     if request.mem is not None and not int("".join(c for c in request.mem if c.isdigit())):
         raise RequestError(
-            f"{_origin(job, 'mem')} {request.mem}: PBS cannot be asked for all of a node's memory: name an amount, "
-            "or leave it out (exclusive = true in a profile gives whole nodes)"
+            f"{_origin(job, 'mem')} {request.mem}: PBS cannot be asked for all of a node's memory: give an amount, "
+            "or leave it out (exclusive = true in the profile requests whole nodes)"
         )
     _check_account(job)
     _check_launcher_options(job.launcher, site.launcher_options)
@@ -37,8 +37,8 @@ def check_request(job: ResolvedJob, layout: Layout) -> None:
         )
     if grammar == "totals" and layout.nodes > 1 and not request.cpus_per_rank:
         raise RequestError(
-            f"gpu_request = 'totals' asks for cores, and PBS makes {layout.nodes} nodes of them: say how many each "
-            "rank has, with --cpus-per-rank or cpus_per_rank in the profile"
+            f"gpu_request = 'totals' requests cores, which PBS spreads over {layout.nodes} nodes: give the cores of "
+            "each rank with --cpus-per-rank, or cpus_per_rank in the profile"
         )
 
 
@@ -51,7 +51,7 @@ def _check_account(job: ResolvedJob) -> None:
     request = job.request
     for key, value in (("account", request.account), ("queue", request.partition)):
         if value is not None and not value.isascii():
-            raise RequestError(f"{key} {value!r} holds more than ASCII, which is all that PBS takes")
+            raise RequestError(f"{key} must be ASCII for PBS, not {value!r}")
     if request.account and job.site.account_flag == "-W group_list" and not _GROUP.fullmatch(request.account):
         raise RequestError(
             f"account must be a group's name (letters, digits and '_.@-') for -W group_list, not {request.account!r}"
@@ -62,7 +62,7 @@ def _check_launcher_options(launcher: str, options: tuple[str, ...]) -> None:
     """How many tasks an MPI starts, and where, follows from the layout. pbsdsh is told with its own -n."""
     found = next((word for word in options if word.partition("=")[0] in _OF_THE_LAYOUT), None)
     if found and (launcher in ("mpiexec", "openmpi") or found == "-n"):
-        raise RequestError(f"launcher_options {found} is not yours to set here: it follows from the layout")
+        raise RequestError(f"launcher_options cannot contain {found}: it follows from the layout")
 
 
 def check_folder(folder: JobFolder) -> None:
@@ -70,6 +70,6 @@ def check_folder(folder: JobFolder) -> None:
     path = str(folder.path)
     odd = next((character for character in path if not character.isascii()), None)
     if odd:
-        raise RequestError(f"{path!r} holds {odd!r}, and PBS takes only ASCII: choose another --name or --job-dir")
+        raise RequestError(f"{path!r} contains {odd!r}, but PBS takes only ASCII: choose another --name or --job-dir")
     if "^array_index^" in path:
-        raise RequestError(f"{path!r} holds '^array_index^', which PBS replaces: choose another --name or --job-dir")
+        raise RequestError(f"{path!r} contains '^array_index^', which PBS replaces: choose another --name or --job-dir")

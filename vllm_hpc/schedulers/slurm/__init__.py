@@ -40,8 +40,8 @@ _HINTS = [
     (r"invalid account|account/partition combination", "'sacctmgr show assoc user=$USER' lists your accounts"),
     (r"invalid qos", "'sacctmgr show qos' lists them"),
     (r"node configuration is not available|more processors", "'sinfo -o \"%P %D %c %m %G\"' shows what nodes have"),
-    (r"invalid generic resource|gres", "the site may want another gpu_flag in the profile: gpus-per-node or gres"),
-    (r"time limit", "ask for less --time"),
+    (r"invalid generic resource|gres", "the site may need another gpu_flag in the profile: gpus-per-node or gres"),
+    (r"time limit", "choose a shorter --time"),
     (r"unable to contact|connection refused", "nothing was submitted; try again when the controller is up"),
 ]
 
@@ -77,7 +77,7 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
         ),
     ]
     found: dict[str, JobState] = {}
-    missing = JobState("forgotten", "Slurm does not know it (any more)")
+    missing = JobState("forgotten", "Slurm does not know the job (any more)")
     try:
         for argv, parse in questions:
             # Whoever was asked first knows best; of an array, some tasks may wait while others are long over.

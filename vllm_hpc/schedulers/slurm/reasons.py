@@ -8,12 +8,12 @@ from __future__ import annotations
 
 _TIME = "lower --time, or choose another --partition"
 _QOS = "lower --time, or choose another --qos"
-_SIZE = "ask for fewer --nodes, or choose another --partition"
+_SIZE = "lower --nodes, or choose another --partition"
 HOPELESS = {
     "PartitionTimeLimit": _TIME,
     "PartitionNodeLimit": _SIZE,
     "PartitionConfig": "choose another --partition, or lower --nodes and --time to what it allows",
-    "BadConstraints": "lower --mem, --cpus-per-rank or --gpus-per-node, or change --constraint: no node has it all",
+    "BadConstraints": "lower --mem, --cpus-per-rank or --gpus-per-node, or change --constraint: no node has all of it",
     "AccountNotAllowed": "choose another --account or --partition",
     "QOSNotAllowed": "choose another --qos or --partition",
     "DependencyNeverSatisfied": "the job that it depends on has failed: submit it without that --directive",
@@ -21,12 +21,12 @@ HOPELESS = {
     "InvalidQOS": "choose another --qos: 'sacctmgr show qos' lists them",
     "AssocMaxWallDurationPerJobLimit": "lower --time, or choose another --account",
     "QOSMaxWallDurationPerJobLimit": _QOS,
-    "AssocMaxNodePerJobLimit": "ask for fewer --nodes, or choose another --account",
-    "QOSMaxNodePerJobLimit": "ask for fewer --nodes, or choose another --qos",
+    "AssocMaxNodePerJobLimit": "lower --nodes, or choose another --account",
+    "QOSMaxNodePerJobLimit": "lower --nodes, or choose another --qos",
 }
 
 
 def explain_reason(reason: str) -> str:
     """A reason as squeue's %r prints it; with what to do behind it, where the job cannot start as it was asked."""
     advice = HOPELESS.get(reason)
-    return f"{reason}: cannot start as asked: {advice} (and cancel this one)" if advice else reason
+    return f"{reason}: cannot start as requested: {advice} (and cancel this job)" if advice else reason
