@@ -74,7 +74,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """state/exit-<k>.json: how attempt k ended. ``cause``: exit, cancelled, timeout, or the name of a signal."""
+    """state/exit-<k>.json: how attempt k ended.
+
+    ``cause``: exit, requeue (the script asked for another attempt), cancelled, timeout, or the name of a signal.
+    """
 
     attempt: int
     exit_code: int
