@@ -11,9 +11,9 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 
 
 def launched(plan: Plan, job: ResolvedJob) -> Plan:
-    """The plan with what its launcher adds. Raises LayoutError for one that native workers cannot have.
+    """The plan with what its launcher adds. Raises LayoutError if native workers cannot run its layout.
 
-    Of a rehearsal every rank runs the engine, and what does not fit runs too.
+    In a rehearsal every rank runs the engine, and a plan that does not fit runs too.
     """
     native = natively(plan) if job.is_native else None
     if job.request.rehearse:
@@ -22,7 +22,7 @@ def launched(plan: Plan, job: ResolvedJob) -> Plan:
 
 
 def rehearsed(job: ResolvedJob) -> list[str]:
-    """What a plan says of a rehearsal; nothing of any other job."""
+    """What a plan says about a rehearsal; nothing for any other job."""
     if not job.request.rehearse:
         return []
     notes = ["rehearsal: a built-in engine answers in place of vLLM; no answer comes from a model"]
@@ -32,7 +32,7 @@ def rehearsed(job: ResolvedJob) -> list[str]:
 
 
 def natively(plan: Plan) -> Plan:
-    """The plan with vLLM's mp back-end. Raises LayoutError where its nodes would not hold as many workers each."""
+    """The plan with vLLM's mp back-end. Raises LayoutError if its nodes would not have the same number of workers."""
     size, procs = plan.layout.replica_size, plan.layout.procs_per_node
     if max(size, procs) % min(size, procs):
         raise LayoutError(
@@ -46,7 +46,7 @@ def natively(plan: Plan) -> Plan:
 
 
 def hint(plan: Plan) -> Plan:
-    """The plan, with a word on PP where ranks are torchrun's."""
+    """The plan, with a note on PP if torchrun starts the ranks."""
     if plan.layout.pp == 1:
         return plan
     # 9,928 and 17,089 output tok/s: docs/performance.md.
