@@ -1,1 +1,1 @@
-"""Slurm, PBS and local: scripts, submission, states; the launchers; what a script calls."""
+"""Slurm, PBS and local: scripts, submission, states; launchers; the commands that scripts call."""

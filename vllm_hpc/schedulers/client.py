@@ -1,4 +1,4 @@
-"""Call a scheduler's client (sbatch, squeue, qsub, qstat ...) and tell a refusal from an answer that was lost."""
+"""Call a scheduler's client (sbatch, squeue, qsub, qstat ...) and tell a refusal from a lost answer."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from pathlib import Path
 
 from vllm_hpc.spec.errors import SubmitError
 
-# Seconds a scheduler's client may take. A busy controller answers in seconds; a dead one lets clients hang.
+# Seconds that a scheduler's client may take. A busy controller answers in seconds; a dead one lets clients hang.
 SUBMIT_TIMEOUT_S = 60
 QUERY_TIMEOUT_S = 15
-# What an enclosing job sets for its own steps. Handed on, it would be taken for the new job's (sbatch exports all).
+# What an enclosing job sets for its own steps. The new job would take it for its own (sbatch exports everything).
 _OF_AN_OUTER_JOB = re.compile(
     r"(SLURM|SLURMD|SRUN|PMI|PMIX|OMPI|TORCHELASTIC|SUBMITIT|VLLM_HPC)_|PBS_(?!CONF|EXEC|SERVER|DEFAULT)"
     r"|(RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|MASTER_ADDR|MASTER_PORT)$"
     r"|(CUDA_VISIBLE_DEVICES|ROCR_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)$"
-    r"|TMPDIR$"  # made for that job, on its node, and removed at its end
+    r"|TMPDIR$"  # made for the enclosing job on its node, and removed when it ends
 )
-# Slurm's words for an answer that was lost on its way (src/common/slurm_errno.c): the controller may have acted. Not
-# among them: "(connect failure)", where nothing ever reached it.
+# Slurm's messages for a lost answer (src/common/slurm_errno.c): the controller may have acted. They do not include
+# "(connect failure)", where nothing reached it.
 _ANSWER_LOST = re.compile(
     r"timed out on send/recv|zero bytes were transmitted|unexpected message received|message (send|receive) failure"
     r"|communication shutdown|controller \((send|receive|shutdown) failure|header lengths are longer|insane message"
     r"|connection (reset|timed out)|broken pipe"
-    # PBS's (src/lib/Libifl): the server went away between the script and the id.
+    # PBS (src/lib/Libifl): the server went away after it got the script and before it sent the id.
     r"|end of file|premature end of message|protocol .*(error|failure)",
     re.IGNORECASE,
 )
-# Nothing ever reached the other side, whatever else is said of it.
+# Nothing reached the other side, whatever else the message says.
 _NEVER_REACHED = re.compile("cannot connect", re.IGNORECASE)
 _LONGEST_WORDS = 1000
 _OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
@@ -39,27 +39,26 @@ Ask = Callable[[list[str]], str]
 
 
 class ClientError(SubmitError):
-    """A scheduler's client refused, is not there, or did not answer; the message has its words.
+    """A scheduler's client refused, is missing, or did not answer; the message quotes it.
 
-    ``code`` is its exit code, None where it had none.
+    ``code`` is its exit code, None if it had none.
     """
 
     code: int | None = None
 
 
 class ClientMissingError(ClientError):
-    """The client is not installed here."""
+    """The client is not installed on this machine."""
 
 
 class ClientTimeoutError(ClientError):
-    """A client gave no answer, or lost its controller's: what it was asked to do may have been done."""
+    """A client did not answer, or lost its controller's answer: the request may have been carried out."""
 
 
 def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> str:
-    """Run a scheduler's client and return what it printed. Raises ClientError with the client's own words.
+    """Run a scheduler's client and return what it printed. Raises ClientError with the client's own message.
 
-    Without an ``environment``, it gets this process's, cleaned of what an enclosing job set; without a ``timeout``,
-    that of a question.
+    Default ``environment``: this process's, without what an enclosing job set. Default ``timeout``: that of a query.
     """
     name = Path(argv[0]).name
     timeout = timeout or QUERY_TIMEOUT_S
@@ -94,7 +93,7 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
 
 
 def plain(text: str) -> str:
-    """A client's words on one line, of a length that can be read, and nothing in them that a terminal would obey."""
+    """A client's message on one line, of a readable length and without control characters."""
     words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return words if len(words) <= _LONGEST_WORDS else f"{words[:_LONGEST_WORDS]} ..."
 

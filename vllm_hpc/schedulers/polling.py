@@ -1,6 +1,6 @@
-"""Ask schedulers about jobs, and spare them.
+"""Query schedulers about jobs, but not too often.
 
-They serve everybody, and one that is down takes its time to say so.
+All users share them, and the clients of one that is down are slow to fail.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError, call_cli
 from vllm_hpc.schedulers.scheduler import JobState, get_scheduler
 from vllm_hpc.spec.errors import RequestError
 
-# A client that fails sooner may be asked about the next job too.
+# A client that fails faster than this may be called again for the next job.
 _SLOW_S = 2.0
-# Of a job that leaves, its end is news.
+# Users wait for the end of a job that is leaving: keep its answers for a shorter time.
 _LEAVING_S = 5.0
 
 
 class StatusCache:
-    """Keeps every answer, and the failure of a client that was slow to fail, for ``keep_s`` seconds: 0 keeps none."""
+    """Keeps every answer, and the failure of a client that was slow to fail, for ``keep_s`` seconds; 0: none."""
 
     def __init__(self, keep_s: float = 0.0) -> None:
         self._keep_s = keep_s
@@ -30,7 +30,7 @@ class StatusCache:
     def query(
         self, scheduler: str, job: JobFolder, job_id: str, tasks: Sequence[str], is_leaving: bool = False
     ) -> dict[str, JobState]:
-        """What the scheduler says of these tasks of a job. One that ``is_leaving`` is asked for more often."""
+        """What the scheduler says of these tasks of a job. A job that ``is_leaving`` is queried more often."""
         at, seen = self._seen.get(str(job.path), (0.0, {}))
         if seen.keys() >= set(tasks) and self._is_fresh(at, _LEAVING_S if is_leaving else self._keep_s):
             return seen

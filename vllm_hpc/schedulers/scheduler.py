@@ -1,7 +1,7 @@
 """A scheduler is one object: data (argv, id pattern, template) and a few pure functions.
 
-Ours lie beside this, a folder each; ``spec/registry.py`` names them. Another package adds one by an entry point in the
-group "vllm_hpc.schedulers" (docs/extending.md).
+Each of ours has a folder beside this file, and ``spec/registry.py`` names them. Another package adds one through an
+entry point in the group "vllm_hpc.schedulers" (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class JobState:
     """What a scheduler says of a job, or of one task of an array.
 
     ``phase``: waiting, running, completed (its script ended with exit code 0), failed, gone (it ended, and only its own
-    record can say how), cancelled, timeout, preempted, forgotten (the scheduler answers, and does not know it) or
-    unknown (it does not answer); ``reason`` in its own words.
+    record can say how), cancelled, timeout, preempted, forgotten (the scheduler answers, but does not know the job) or
+    unknown (it does not answer); ``reason`` quotes the scheduler.
     """
 
     phase: str
@@ -35,22 +35,23 @@ class JobState:
 
 @dataclass(frozen=True)
 class Scheduler:
-    """How to talk to one scheduler. ``script`` is the name that the rendered template has in the job folder.
+    """How to talk to one scheduler. ``script`` is the file name of the rendered template in the job folder.
 
-    ``query`` gets the job's id and those of the tasks to look for, ID_0, ID_1 ... of an array, and answers by
-    them; it calls clients through the Ask it is given.
-    ``environment`` is what its client is handed to submit that script; ``remember`` gets what that printed, and keeps
-    in the folder what else than the id will be needed. ``task_name`` is what people see of an array's task.
+    ``query`` gets the job's id and the ids of the tasks to look up (ID_0, ID_1 ... of an array), and returns a state
+    for each; it calls clients through the Ask it is given.
+    ``environment`` is the environment in which its client submits that script. ``remember`` gets what the client
+    printed, and keeps in the folder whatever is needed besides the id. ``task_name`` is the name of an array's task
+    that users see.
 
-    ``launchers`` start its ranks, the first one where none is named. What it cannot be asked for, and folders that it
-    cannot log into, are refused by ``check_request`` and ``check_folder`` before anything is made, as is, by
-    ``check_client``, a client that is another scheduler's.
+    ``launchers`` can start its ranks; the first one is the default. Before anything is made, ``check_request`` refuses
+    what the scheduler cannot be asked for, ``check_folder`` folders that it cannot log into, and ``check_client`` a
+    client that belongs to another scheduler.
 
-    ``runs_here``: jobs run on this machine, which is their one node; its GPUs or its memory are theirs, options of a
-    cluster mean nothing, and the exit record of a script is the last word on it.
+    ``runs_here``: jobs run on this machine, which is their only node. They get its GPUs or its memory, a cluster's
+    options have no meaning, and a script's exit record is final.
 
-    ``template`` lies in the folder ``templates``, None: among the packaged ones. ``client`` is what "auto" calls with
-    --version, and what its answer holds; a scheduler without one is taken only where it is named.
+    ``template`` is in the folder ``templates``; None means the packaged ones. ``client`` is the command that "auto"
+    calls with --version, and a pattern that its output must contain; a scheduler without one must be named.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Scheduler:
     client: tuple[str, re.Pattern[str]] | None = None
 
     def submit(self, script: Path) -> str:
-        """Submit a script and return the job's id. Raises ClientError with the scheduler's words and what to do."""
+        """Submit a script and return the job's id. Raises ClientError with the scheduler's message and what to do."""
         try:
             output = call_client(self.submit_argv(script), SUBMIT_TIMEOUT_S, self.environment(script))
         except ClientTimeoutError:
@@ -91,7 +92,7 @@ class Scheduler:
 
 
 def get_scheduler(name: str) -> Scheduler:
-    """The scheduler of that name, ours or another package's. Raises RequestError where there is none."""
+    """The scheduler of that name, ours or another package's. Raises RequestError if there is none."""
     scheduler = SCHEDULERS.load(name)
     if not isinstance(scheduler, Scheduler) or scheduler.name != name:
         raise RequestError(f"--scheduler {name}: its entry point must name a vllm_hpc Scheduler called {name!r}")
@@ -107,10 +108,10 @@ def installed_scheduler(name: str) -> Scheduler | None:
 
 
 def find_scheduler() -> tuple[str, str]:
-    """The scheduler that this machine offers, and why: Slurm where sbatch answers, PBS where qsub is PBS's, else local.
+    """This machine's scheduler, and why: Slurm if sbatch answers, PBS if qsub belongs to PBS, else local.
 
-    Only ours are looked for. Raises RequestError where a client hangs: a cluster's login node must not run the job
-    itself for that.
+    Only our own schedulers are tried. Raises RequestError if a client hangs: a cluster's login node must not run the
+    job itself just because of that.
     """
     words: list[str] = []
     for name in (name for name, where in SCHEDULERS.built_in.items() if where):
@@ -123,7 +124,7 @@ def find_scheduler() -> tuple[str, str]:
             words.append(f"{command} was not found")
             continue
         try:
-            # Needs the cluster's configuration, not its controller: one whose controller is down still is a cluster.
+            # Needs the cluster's configuration, not its controller: with the controller down it is still a cluster.
             version = " ".join(call_client([command, "--version"]).split())
         except ClientTimeoutError as error:
             raise RequestError(f"{error} Try again, or use --scheduler local to run on this machine") from None

@@ -35,7 +35,7 @@ _CONTEXT = frozenset(ScriptContext.__struct_fields__)
 
 
 def render_job(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: str) -> str:
-    """Render the script of a job, which will run that text of lifecycle.sh. Raises TemplateError with file and line."""
+    """Render a job's script, which runs this text of lifecycle.sh. Raises TemplateError with file and line."""
     scheduler = get_scheduler(job.scheduler)
     folders = [one for one in (job.request.template_dir, scheduler.templates) if one is not None]
     context = make_context(job, layout, folder, lifecycle)
@@ -43,7 +43,7 @@ def render_job(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: s
 
 
 def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: str) -> ScriptContext:
-    """The values for a template: those of the profile, the request and the layout by their names, and some more."""
+    """The values for a template: those of the profile, the request and the layout by name, and derived ones."""
     request, launcher = job.request, get_launcher(job.launcher)
     cpus, tasks_per_node = request.cpus_per_rank, launcher.tasks_per_node(layout.procs_per_node)
     named: dict[str, Any] = {}
@@ -79,8 +79,8 @@ def _filled(resource: str, layout: Layout) -> str:
 def render_script(template: str, context: ScriptContext, *folders: str | Path) -> str:
     """Render the template of that name, searched in ``folders`` first, then among the packaged ones.
 
-    A template in a folder may extend the packaged one of the same name as ``packaged/NAME``. It is given the
-    context as ``job``, and the launcher's object as ``launcher``. Raises TemplateError with file and line.
+    A template in a folder may extend the packaged one of the same name as ``packaged/NAME``. It gets the context as
+    ``job`` and the launcher object as ``launcher``. Raises TemplateError with file and line.
     """
     launcher = get_launcher(context.launcher)
     missing = next((folder for folder in folders if not Path(folder).is_dir()), None)
@@ -100,7 +100,7 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path) -
             raise TemplateError(
                 f"template {template!r} extends or includes itself: extend 'packaged/{template}'"
             ) from None
-        except Exception as error:  # noqa: BLE001 - a template is code of its author's, and raises what it likes
+        except Exception as error:  # noqa: BLE001 - a template is its author's code, and may raise anything
             raise TemplateError(f"{_place(error, template)}: cannot be rendered: {error}") from None
 
 
@@ -172,15 +172,15 @@ def _place(error: Exception, template: str) -> str:
 
 
 class _CompiledTemplates(FileSystemBytecodeCache):
-    """Jinja's cache of compiled templates: to compile is the larger part of rendering (27 of 33 ms).
+    """Jinja's cache of compiled templates: compiling takes most of the rendering time (27 of 33 ms).
 
-    Jinja compares a digest of the template's source and the version of its byte code; ours, in the folder's name,
-    stands for the environment's options.
+    Jinja compares a digest of the template's source and its bytecode version. The environment's options are not
+    compared: our version, in the folder's name, stands for them.
     """
 
     @classmethod
     def of_user(cls) -> _CompiledTemplates | None:
-        """The cache below the user's cache folder, None where no folder can be made there."""
+        """The cache in the user's cache folder, None if no folder can be made there."""
         try:
             folder = cache_folder() / f"templates-{__version__}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ class _CompiledTemplates(FileSystemBytecodeCache):
         return cls(str(folder))
 
     def dump_bytecode(self, bucket: Bucket) -> None:
-        with suppress(OSError):  # a full or a read-only disk costs the next render some time, and nothing else
+        with suppress(OSError):  # a full or read-only disk only makes the next rendering slower
             super().dump_bytecode(bucket)
 
 

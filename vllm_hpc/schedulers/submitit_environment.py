@@ -1,7 +1,7 @@
-"""submitit plugin, the side inside the job: where a rank stands, whoever started it.
+"""submitit plugin, the side inside the job: a rank's number and node, whichever launcher started it.
 
-submitit reads ranks from the scheduler's variables; here several ranks share one scheduler task (torchrun started
-them), so they come from torchrun's. Found by submitit through the entry point ``submitit: job_environment``.
+submitit reads ranks from the scheduler's variables. Here several ranks share one scheduler task, in which torchrun
+started them, so they are read from torchrun's. submitit finds this through its entry point ``job_environment``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import ClassVar
 from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission, JobPaths
 
-# What all ranks run, in the folder that submitit is given. There before the job has an id, unlike submitit's own name.
+# What all ranks run, in submitit's folder. Unlike submitit's own file name, it is known before the job has an id.
 TASK_PICKLE = "task.pkl"
 
 
 class VllmHpcJobEnvironment(JobEnvironment):
-    """The environment of a vllm-hpc rank; its name, which SUBMITIT_EXECUTOR must hold, is ``vllmhpc``."""
+    """The environment of a vllm-hpc rank. SUBMITIT_EXECUTOR must be set to its name, ``vllmhpc``."""
 
     _env: ClassVar[dict[str, str]] = {
         "job_id": "VLLM_HPC_JOB_ID",
@@ -36,19 +36,19 @@ class VllmHpcJobEnvironment(JobEnvironment):
 
     @property
     def paths(self) -> JobPaths:
-        """submitit's files of this rank; its pickle is given the name of this job's id, or of this array task's."""
+        """submitit's files of this rank. The pickle gets a name with the id of this job, or of this array task."""
         paths = super().paths
-        # A hard link is made whole and once, by whichever rank comes first; copies would be read while written.
+        # The first rank makes a hard link, in one step; a copy could be read while it is being written.
         with suppress(FileExistsError):
             os.link(paths.folder / TASK_PICKLE, paths.submitted_pickle)
-        # Left behind by a rank that was killed as it wrote its result. submitit refuses to write over it, so that every
-        # later attempt of this job would do its work and end as failed.
+        # Left behind by a rank that was killed while it wrote its result. submitit refuses to overwrite it: every later
+        # attempt of this job would do its work and then fail.
         result = paths.result_pickle
         result.with_suffix(f"{result.suffix}.save_tmp").unlink(missing_ok=True)
         return paths
 
     def _handle_signals(self, paths: JobPaths, submission: DelayedSubmission) -> None:
-        """Leave signals to the worker: submitit would ignore TERM, and every failure cost torchrun's grace of 30 s."""
+        """Leave signals to the worker: submitit ignores TERM, so every failure would cost torchrun's 30 s of grace."""
 
     def _requeue(self, countdown: int) -> None:
-        """Nothing: requeueing is the batch script's work."""
+        """Do nothing: the batch script requeues."""

@@ -1,7 +1,7 @@
-"""submitit plugin, the login side: hands a rendered script to a scheduler and remembers one task per rank.
+"""submitit plugin, the login side: submits a rendered script to a scheduler and keeps one task per rank.
 
-It takes text and knows no template. What the ranks run lies pickled in ``ranks/`` before the scheduler hears of the
-job, and each rank leaves its result beside it; people read ranks/rank-<r>.json instead, which is not a pickle.
+What the ranks run is pickled into ``ranks/`` before the job is submitted, and each rank writes its result beside it.
+Users read ranks/rank-<r>.json instead, which is not a pickle.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vllm_hpc.spec.layout import Layout
 
 
 class RankTask(msgspec.Struct, frozen=True):
-    """What submitit runs on every rank: the worker, imported there by name, so that the login node needs no vLLM."""
+    """What submitit runs on every rank. The worker is imported there by name, so the login node needs no vLLM."""
 
     folder: str
 
@@ -37,28 +37,28 @@ class RankTask(msgspec.Struct, frozen=True):
 
 
 class FolderWatcher(core.InfoWatcher):
-    """submitit's view of states. Ours come from the job folder (vllm_hpc.jobs.job), so this one asks nobody."""
+    """submitit's view of states. Ours come from the job folder (vllm_hpc.jobs.job), so this queries nothing."""
 
     def get_state(self, job_id: str, mode: str = "standard") -> str:
-        """Never a guess: submitit does not know."""
+        """UNKNOWN: submitit does not know, and this does not guess."""
         return "UNKNOWN"
 
     def _make_command(self) -> list[str] | None:
         return None
 
     def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
-        """No client's answer is read here."""
+        """Nothing: no client is called."""
         return {}
 
 
 class SubmittedJob(core.Job[Any]):
-    """submitit's handle of a job, with one task per rank. People hold a ``vllm_hpc.Job`` instead."""
+    """submitit's handle of a job, with one task per rank. Users get a ``vllm_hpc.Job`` instead."""
 
     watcher = FolderWatcher()
 
 
 class ScriptExecutor(core.PicklingExecutor):
-    """Submit one rendered script, written to ``script`` in the job folder before. Raises SubmitError."""
+    """Submit one rendered script, which must exist as ``script`` in the job folder. Raises SubmitError."""
 
     job_class = SubmittedJob
 
@@ -69,16 +69,16 @@ class ScriptExecutor(core.PicklingExecutor):
 
     @classmethod
     def affinity(cls) -> int:
-        """0: there, but never chosen by submitit's "auto"."""
+        """0: available, but never chosen by submitit's "auto"."""
         return 0
 
     @property
     def script(self) -> Path:
-        """The file that the scheduler is given."""
+        """The file that is submitted."""
         return self._job.path / self._scheduler.script
 
     def _submit_command(self, command: str) -> core.Job[Any]:
-        # Not submitit's own: that one has no time limit, prints the client's words by itself, and leaves a second
+        # Not submitit's own method: that one has no time limit, prints the client's output itself, and leaves a second
         # copy of the script in the folder.
         job_id = self._scheduler.submit(self.script)
         return self.job_class(folder=self.folder, job_id=job_id, tasks=list(range(self._num_tasks())))
@@ -86,8 +86,8 @@ class ScriptExecutor(core.PicklingExecutor):
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[core.Job[Any]]:
         if len(delayed_submissions) != 1:
             raise SubmitError("submitit's batches are not supported: submit one job at a time")
-        # Not submitit's own: that one gives the pickle its name, <id>_submitted.pkl, once the client has told the id.
-        # A client that times out, or dies, never does, and the job may be in the queue all the same. So it lies there
+        # Not submitit's own method: that one names the pickle <id>_submitted.pkl once the client has printed the id. A
+        # client that times out or dies never does, and the job may be in the queue anyway. So we write the pickle
         # first, under a name without an id, and the job gives it that name (vllm_hpc.schedulers.submitit_environment).
         self._write_task(delayed_submissions[0])
         return [self._submit_command(self._submitit_command_str)]
@@ -113,9 +113,9 @@ class ScriptExecutor(core.PicklingExecutor):
 
 
 def check_installed() -> None:
-    """Ranks find their side of this plugin by its entry point. Raises RefusedError where this Python has none of it.
+    """Check that ranks will find their side of this plugin, by its entry point. Raises RefusedError.
 
-    So it is where vllm-hpc runs from a checkout that only PYTHONPATH, or the working directory, names.
+    They do not if vllm-hpc runs from a checkout that is only on PYTHONPATH, or is the working directory.
     """
     if not _is_plugin_installed():
         raise RefusedError(
@@ -125,7 +125,7 @@ def check_installed() -> None:
 
 
 def _is_plugin_installed() -> bool:
-    """Reads our own metadata alone: to look through every installed package takes a third of a submission."""
+    """Read only our own metadata: searching every installed package takes a third of a submission's time."""
     try:
         points = distribution("vllm-hpc").entry_points.select(group="submitit", name="job_environment")
     except PackageNotFoundError:
@@ -134,7 +134,7 @@ def _is_plugin_installed() -> bool:
 
 
 def check_torch() -> None:
-    """A rehearsal's ranks need torchrun, the store and gloo. Raises RequestError where this Python has no torch."""
+    """Check for torch: a rehearsal's ranks need torchrun, the store and gloo. Raises RequestError."""
     if find_spec("torch") is None:
         raise RequestError(
             f"--rehearse needs torch, for torchrun and gloo, but it is not installed in {sys.prefix}: "
@@ -143,6 +143,6 @@ def check_torch() -> None:
 
 
 def submit_script(job: JobFolder, scheduler: Scheduler, layout: Layout) -> str:
-    """Submit the script that lies in the job folder and return the scheduler's id. Raises SubmitError."""
+    """Submit the script in the job folder and return the scheduler's id. Raises SubmitError."""
     executor = ScriptExecutor(job, scheduler, layout)
     return str(executor.submit(RankTask(str(job.path))).job_id)

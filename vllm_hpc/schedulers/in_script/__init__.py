@@ -1,1 +1,1 @@
-"""What a job's script calls, through ``vllm_hpc.in_job``."""
+"""The commands that a job's script calls, through ``vllm_hpc.in_job``."""

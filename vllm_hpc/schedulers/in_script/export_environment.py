@@ -1,8 +1,8 @@
 """Print this process's environment as shell code: ``vllm_hpc.in_job export NAMES``, run by a job's script.
 
-PBS starts what runs on the nodes with next to nothing in its environment, so they read it from a file. Not handed over
-are the scheduler's own variables, those of one host (its GPUs, its TMPDIR), unless ``--env`` named them (NAMES), and
-secrets, which are never written down.
+PBS starts processes on the nodes with an almost empty environment, so they read it from a file. The file does not have
+the scheduler's own variables or those of one host (its GPUs, its TMPDIR), unless ``--env`` named them (NAMES). It never
+has secrets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OF_THE_HOST = re.compile(
 
 
 def to_shell(environment: Mapping[str, str], named: list[str]) -> str:
-    """An ``export`` line for each variable that holds on every host."""
+    """An ``export`` line for each variable that is valid on every host."""
     lines = [
         f"export {name}={shlex.quote(value)}\n"
         for name, value in environment.items()

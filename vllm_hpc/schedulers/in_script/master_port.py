@@ -1,7 +1,7 @@
-"""Choose the port that the ranks meet on: ``vllm_hpc.in_job rendezvous JOB_ID``, run inside the job on its head.
+"""Choose the port for the ranks' rendezvous: ``vllm_hpc.in_job rendezvous JOB_ID``, run inside the job on its head.
 
-Outside the ephemeral range, where any program's outgoing connection may sit on it; tested free; and different for
-jobs that start on one node at the same moment, since each begins its search at a place that follows from its id.
+The port is outside the ephemeral range, where any program's outgoing connection may use it, and tested to be free.
+Jobs that start on one node at the same moment get different ports, because each starts its search from its id.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def choose_port(job_id: str) -> int:
-    """A TCP port that is free on this host now. Raises OSError where there is none."""
+    """A TCP port that is free on this host now. Raises OSError if there is none."""
     low, high = (int(field) for field in _EPHEMERAL.read_text().split())
     ports = [port for port in range(FIRST, LAST) if not low <= port <= high] or list(range(FIRST, LAST))
     start = zlib.crc32(job_id.encode()) % len(ports)

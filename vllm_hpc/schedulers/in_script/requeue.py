@@ -1,6 +1,6 @@
-"""Whether a job that ends should run again: ``vllm_hpc.in_job requeue FOLDER ATTEMPT CODE``, asked by its script.
+"""Whether a job that ends should run again: ``vllm_hpc.in_job requeue FOLDER ATTEMPT CODE``, called by its script.
 
-Exit code 0: yes. It says why, either way; the scheduler's log is the place to look.
+Exit code 0: yes. Either way it prints the reason, to the scheduler's log.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vllm_hpc.jobfolder.records import (
 from vllm_hpc.jobfolder.shards import finished
 
 _YES, _NO = 0, 1
-# Bytes: more than a full file system finds room for, in a directory's spare block say.
+# Bytes: more than a full file system still has room for, for example in a directory's spare block.
 _PROBE = 1 << 16
 
 
@@ -35,10 +35,10 @@ def main(argv: list[str]) -> int:
 
 
 def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, str]:
-    """Whether ``attempt``, which ended with exit code ``code``, is to be followed by another; and why."""
+    """Whether another attempt should follow ``attempt``, which ended with exit code ``code``; and why."""
     record, attempts = folder.job(), folder.attempts()
     this = next(one for one in attempts if one.attempt == attempt)
-    # Of this submission, and of those that the script made of it: 'vllm-hpc resume' begins to count anew.
+    # Of this submission and those that its script made; 'vllm-hpc resume' starts a new count.
     ids = _same_submission(folder, this.job_id)
     earlier = [
         one for one in attempts
@@ -66,7 +66,7 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
 
 
 def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attempt], has_drained: bool) -> str | None:
-    """Why a submission of which these are the attempts so far gets no more, though rows are left; None: it does."""
+    """Why a submission with these attempts gets no more, although rows are left; None if it does."""
     progress = folder.progress_of(range(record.plan.layout.dp))
     if not any(replica.done for replica in progress) and _died_alone(folder, record, attempts) > 1:
         return (
@@ -75,7 +75,7 @@ def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attemp
     asked, most = _times_asked(folder, attempts[:-1]), record.request.max_requeues
     if asked >= most:
         return f"it has asked for another attempt {asked} time(s) (--max-requeues {most})"
-    # Rows are tried for the deaths of two attempts in a row (engine/loop/suspect_rows.py): the third is to do that.
+    # After two attempts in a row that died, the third tries the suspect rows (engine/loop/suspect_rows.py).
     patience = 3 if not has_drained and len(attempts) > 1 and _has_died(folder, attempts[-2]) else 2
     last = attempts[-patience:]
     if len(last) == patience and not any(_has_got_on(folder, record, progress, one.attempt) for one in last):
@@ -85,19 +85,19 @@ def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attemp
 
 
 def _has_died(folder: JobFolder, attempt: Attempt) -> bool:
-    """Whether an attempt that the script had followed by another ended by a death, and not by a drain."""
+    """Whether an attempt that the script requeued ended because a rank died, not because of a drain."""
     ended = folder.exit_of(attempt.attempt)
     return ended is not None and ended.cause == "requeue" and ended.exit_code != 0
 
 
 def _cannot_write(folder: JobFolder) -> str | None:
-    """Why nothing can be written, None where it can: on a full disk a rank cannot say what it died of either."""
+    """Why nothing can be written, None if it can. On a full disk a rank cannot record why it died, either."""
     probe = temporary_name(folder.path / "state" / "probe")
     try:
         with probe.open("wb") as file:
             file.write(bytes(_PROBE))
             file.flush()
-            os.fsync(file.fileno())  # it is here that NFS says of a quota that it is used up
+            os.fsync(file.fileno())  # only here does NFS report that a quota is used up
     except OSError as error:
         return error.strerror or str(error)
     finally:
@@ -107,13 +107,13 @@ def _cannot_write(folder: JobFolder) -> str | None:
 
 
 def _times_asked(folder: JobFolder, attempts: list[Attempt]) -> int:
-    """How many of these attempts had the job run again. What the scheduler requeued by itself is not of them."""
+    """How many of these attempts asked for another one. The scheduler's own requeues do not count."""
     ends = (folder.exit_of(one.attempt) for one in attempts)
     return sum(ended is not None and ended.cause == "requeue" for ended in ends)
 
 
 def _missing(folder: JobFolder, record: JobRecord) -> int:
-    """Rows that are left. Tasks of an array may count a row twice: where none seems to be, the shards are read."""
+    """Rows that are left. An array's tasks may count a row twice: if none seems to be left, the shards are read."""
     progress = folder.progress_of(range(record.plan.layout.dp))
     missing = record.rows - sum(replica.done + replica.failed for replica in progress)
     if missing > 0 or not record.plan.layout.is_array:
@@ -122,14 +122,14 @@ def _missing(folder: JobFolder, record: JobRecord) -> int:
 
 
 def _same_submission(folder: JobFolder, job_id: str) -> set[str]:
-    """The ids of one submission: where its script submitted it again, PBS gave it others."""
+    """The ids of one submission: each time its script submits it again, PBS gives it a new one."""
     own, submitted = submission_of(job_id), read_json(folder.submitted, Submitted)
     ids = {submitted.job_id, *submitted.earlier} if submitted else set()
     return ids if own in ids else {own}
 
 
 def _has_died_generating(folder: JobFolder, record: JobRecord, this: Attempt) -> bool:
-    """Whether ranks vanished or their engine raised, with rows in flight. Other errors would come back."""
+    """Whether ranks vanished or their engine raised, with rows in flight. Other errors would happen again."""
     layout = record.plan.layout
     replicas = [this.task] if layout.is_array else range(layout.dp)
     if not any(read_claimed(folder.claimed(replica, this.attempt)) for replica in replicas):
@@ -144,7 +144,7 @@ def _has_died_generating(folder: JobFolder, record: JobRecord, this: Attempt) ->
 
 
 def _died_alone(folder: JobFolder, record: JobRecord, attempts: list[Attempt]) -> int:
-    """Rows with which alone in it an attempt ended. Where no row has a result yet, several say what is to blame."""
+    """How many rows an attempt ended on while it ran them alone. Several, with no row finished: not the rows' fault."""
     last = [
         lines[-1].trial
         for one in attempts
@@ -155,7 +155,7 @@ def _died_alone(folder: JobFolder, record: JobRecord, attempts: list[Attempt]) -
 
 
 def _has_got_on(folder: JobFolder, record: JobRecord, progress: list[Progress], attempt: int) -> bool:
-    """Whether an attempt finished a row, or tried some for the death of the one before."""
+    """Whether an attempt finished a row, or tried suspect rows after the attempt before it died."""
     if any(run.attempt == attempt and run.rows for replica in progress for run in replica.runs):
         return True
     files = (folder.claimed(replica, attempt) for replica in range(record.plan.layout.dp))

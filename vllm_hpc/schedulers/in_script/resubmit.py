@@ -1,8 +1,8 @@
 """Submit a job again from inside it: ``vllm_hpc.in_job resubmit FOLDER ATTEMPT again|over``, run by its script.
 
-PBS requeues nothing for a job's owner, so the script submits itself, under a new id. An array is submitted again as a
-whole, by the task that ends last, if one of them wants it ("again"); so its tasks call this however they end by
-themselves. One that a signal ends does not: PBS may run it again, or somebody has deleted it.
+A PBS job's owner cannot requeue it, so the script submits itself, under a new id. An array is submitted again as a
+whole, by the task that ends last, if any task wants it ("again"). So every task calls this, however it ends, unless a
+signal ended it: then PBS may run it again, or somebody has deleted it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 def main(argv: list[str]) -> int:
-    """Do it and say so in the job's log; 1 where it could not be done."""
+    """Do it and report in the job's log; returns 1 if that failed."""
     folder, attempt, wants = JobFolder(argv[0]), int(argv[1]), argv[2] == "again"
     try:
         said = chain(folder, attempt, wants)
@@ -39,11 +39,11 @@ def main(argv: list[str]) -> int:
 
 
 def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
-    """Submit the job again, unless that is another task's to do; what was done, in words. Raises FailedError."""
+    """Submit the job again, unless another task will. Returns what was done, in words. Raises FailedError."""
     record = folder.job()
     this = next(one for one in folder.attempts() if one.attempt == attempt)
     submission = submission_of(this.job_id)
-    # None: the client that submitted it never came back.
+    # None: the client that submitted it never answered.
     before = read_json(folder.submitted, Submitted) or Submitted(record.scheduler, submission, record.created_at)
     if before.job_id != submission:
         raise FailedError(f"not submitted again: the job now runs as {before.job_id}")
@@ -59,14 +59,14 @@ def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
 
 
 def _note_end(folder: JobFolder, submission: str, task: int, wants: bool, tasks: int) -> list[bool]:
-    """Note a task's end, and what every task has wished that has ended. To write first shows NFS clients the others."""
+    """Record a task's end; returns the wishes of all tasks that have ended. Writing first refreshes NFS's view."""
     write_json(folder.task_end(submission, task), Ended(wants))
     found = (read_json(folder.task_end(submission, one), Ended) for one in range(tasks))
     return [ended.wants for ended in found if ended is not None]
 
 
 def _submit(folder: JobFolder, before: Submitted) -> str:
-    """Submit the script, once whoever else tries, and put the new id on record. Raises FailedError."""
+    """Submit the script, only once even if others try too, and record the new id. Raises FailedError."""
     try:
         taken = folder.take(before.job_id)
     except FileExistsError:
@@ -75,13 +75,13 @@ def _submit(folder: JobFolder, before: Submitted) -> str:
     try:
         job_id = scheduler.submit(folder.path / scheduler.script)
     except ClientTimeoutError:
-        raise  # it may have been: to submit twice doubles the job
+        raise  # it may have been submitted: submitting again would run the job twice
     except ClientError:
         taken.unlink(missing_ok=True)
         raise
     try:
         write_json(folder.submitted, Submitted(before.scheduler, job_id, time.time(), (*before.earlier, before.job_id)))
-    except OSError as error:  # a full disk: nobody would ever find a job whose id is nowhere
+    except OSError as error:  # a full disk: a job whose id is not recorded could not be found
         with suppress(ClientError, OSError):
             scheduler.cancel(folder, job_id)
             taken.unlink(missing_ok=True)

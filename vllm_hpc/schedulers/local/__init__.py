@@ -1,4 +1,4 @@
-"""The local scheduler, the side that asks: this machine runs the job, watched over by a supervisor of its own."""
+"""The local scheduler's client side: a supervisor process runs the job on this machine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from vllm_hpc.schedulers.client import Ask, ClientTimeoutError
 from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 from vllm_hpc.spec.errors import FailedError
 
-# Seconds that a cancelled job may take: the ranks leave within 5 s of a TERM, torchrun and the sweep follow.
+# Seconds that a cancelled job may take: ranks leave within 5 s of a TERM; torchrun and the sweep take longer.
 CANCEL_TIMEOUT_S = 45
 
 
 class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
     """state/supervisor.json: the process that watches a job.
 
-    ``boot`` and ``started`` (clock ticks since then, as in /proc/<pid>/stat) tell it from a later one of the same pid,
-    whatever happens to the clock.
+    ``boot`` and ``started`` (clock ticks since boot, as in /proc/<pid>/stat) tell it from a later process with the same
+    pid, even if the clock is changed.
     """
 
     job_id: str
@@ -43,12 +43,12 @@ def submit_argv(script: Path) -> list[str]:
 
 
 def query(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, JobState]:
-    """Whether the supervisor lives."""
+    """Whether the supervisor is alive."""
     return {job_id: _query(job)}
 
 
 def _query(job: JobFolder) -> JobState:
-    """Only its own host can tell."""
+    """The state; UNKNOWN on any host but the job's own."""
     record = read_json(job.supervisor, SupervisorRecord)
     if record is None:
         return JobState("gone", "its supervisor left no record")
@@ -83,7 +83,7 @@ def cancel(job: JobFolder, job_id: str) -> None:
 
 
 def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
-    """The live process of that record, None where it is gone (a zombie is), or its pid is another's now."""
+    """The live process of that record; None if it is gone or a zombie, or another process has its pid now."""
     try:
         if (record.boot, record.started) != (_boot_id(), _start_ticks(record.pid)):
             return None
@@ -104,12 +104,12 @@ def _boot_id() -> str:
 
 
 def _start_ticks(pid: int) -> int:
-    """Field 22 of /proc/<pid>/stat (man 5 proc); the second may hold spaces and ends with the last ')'."""
+    """Field 22 of /proc/<pid>/stat (man 5 proc); the second may contain spaces and ends with the last ')'."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def new_job_id() -> str:
-    """An id that no other local job of this machine has: the supervisor's pid and the second it started."""
+    """An id that no other local job on this machine has: the supervisor's pid and the second it started."""
     return f"{os.getpid()}-{int(time.time())}"
 
 
@@ -122,5 +122,5 @@ SCHEDULER = Scheduler(
     submit_argv=submit_argv,
     cancel=cancel,
     query=query,
-    environment=lambda script: dict(os.environ),  # also of an allocation, in which the job will run
+    environment=lambda script: dict(os.environ),  # with an allocation's variables: the job will run in it
 )

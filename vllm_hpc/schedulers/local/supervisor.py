@@ -1,8 +1,8 @@
-"""The local scheduler, the side that runs: with ``start SCRIPT`` it prints a job id, and goes on by itself.
+"""The local scheduler's supervisor: ``start SCRIPT`` prints a job id and leaves the supervisor running.
 
-It detaches from the terminal, runs the script, and when that ends, is cancelled or runs out of time, sweeps up
-every process that came of it (it is their subreaper, so none can slip away) and sees to the exit record. If it is
-killed itself, the kernel sends TERM to the script, whose trap ends the ranks.
+It detaches from the terminal and runs the script. When the script ends, is cancelled or runs out of time, the
+supervisor ends every process that is left of it (as their subreaper it misses none), and makes sure that there is an
+exit record. If the supervisor itself is killed, the kernel sends TERM to the script, whose trap ends the ranks.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from vllm_hpc.spec.values import parse_walltime
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Seconds between TERM and KILL: ranks leave within 5 s of a TERM, then torchrun needs a moment.
 GRACE_S = 15
-# Seconds for ranks whose torchrun was killed: twice what they take, for on a busy machine they would be killed before
-# they have said what ended them.
+# Seconds for ranks whose torchrun was killed: twice what they need, because on a busy machine they would be killed
+# before they have recorded why they ended.
 _LEAVE_S = 10
 
 
@@ -46,7 +46,7 @@ def start(script: Path) -> str:
         )  # fmt: skip
         assert process.stdout is not None
         job_id = process.stdout.readline().decode().strip()
-    if not job_id:  # its words: the folder will not be there any more when someone reads this
+    if not job_id:  # quote its log: the folder will be gone by the time someone reads this
         with job.scheduler_log.open("rb") as log:
             log.seek(before)
             words = log.read().decode(errors="replace").split("\n")
@@ -55,7 +55,7 @@ def start(script: Path) -> str:
 
 
 def run(script: Path) -> None:
-    """Watch over one job until nothing is left of it."""
+    """Supervise one job until none of its processes is left."""
     wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -70,7 +70,7 @@ def run(script: Path) -> None:
 
 
 def _run_attempt(job: JobFolder, script: Path, job_id: str, wanted: set[signal.Signals]) -> bool:
-    """Run the script once, for one walltime; returns whether it asks to be run again."""
+    """Run the script once, for one walltime. Returns whether it asks to run again."""
     before, began = job.last_number(), time.time()
     child = subprocess.Popen(
         ["bash", str(script)],
@@ -79,16 +79,16 @@ def _run_attempt(job: JobFolder, script: Path, job_id: str, wanted: set[signal.S
         preexec_fn=_prepare_child,
     )
     cause = _wait(child, job.job().request, wanted, lambda: _has_left(job, before))
-    # The attempt that the script is, or would have been, had it lived to say so.
+    # The script's attempt number, or the one it would have taken if it had not died first.
     number = max(job.last_number(), before + 1)
     if cause != "exit":
-        # On record before the script's own trap can write that it met a signal.
+        # Recorded before the script's own trap can write that it got a signal.
         _put_on_record(job.ending(number), Ending(cause))
         child.terminate()
     _sweep(child)
     if not job.attempt(number).exists():
-        # Killed before it could number itself. The number is used all the same: who resumes must find it taken, or the
-        # next script would be the one that has ended already.
+        # Killed before it could take its number. Use the number anyway: 'vllm-hpc resume' must find it taken, or the
+        # next script would be mistaken for the one that has ended.
         this = Attempt(attempt=number, job_id=job_id, host=platform.node(), started_at=began)
         _put_on_record(job.attempt(number), this)
     _finish(job, child, cause, number)
@@ -101,9 +101,9 @@ def _run_attempt(job: JobFolder, script: Path, job_id: str, wanted: set[signal.S
 def _wait(
     child: subprocess.Popen[bytes], request: Request, wanted: set[signal.Signals], has_left: Callable[[], bool]
 ) -> str:
-    """Wait for the script's end, a TERM or the walltime: exit, cancelled or timeout. USR2 goes ahead of the last.
+    """Wait for the script's end, a TERM or the walltime: exit, cancelled or timeout. USR2 is sent before the last.
 
-    A script whose ranks have left by then is about to end well: where the machine is busy, that takes a moment more.
+    A script whose ranks have left by then is about to end normally; on a busy machine that takes a moment longer.
     """
     limit = parse_walltime(request.time) if request.time else float("inf")
     deadline = time.monotonic() + limit
@@ -122,7 +122,7 @@ def _wait(
 
 
 def _has_left(job: JobFolder, before: int) -> bool:
-    """Whether every rank of the attempt after ``before`` has ended in good order."""
+    """Whether every rank of the attempt after ``before`` has ended normally."""
     attempt = job.last_number()
     ranks = job.records_of(range(job.job().plan.layout.world_size))
     ended = [rank for rank in ranks if rank.attempt == attempt > before and rank.outcome == "ok"]
@@ -130,7 +130,7 @@ def _has_left(job: JobFolder, before: int) -> bool:
 
 
 def _sweep(child: subprocess.Popen[bytes]) -> None:
-    """Let the script end in its own good order for a while, then end all that is left."""
+    """Give the script some time to end by itself, then end whatever is left."""
     give_up = time.monotonic() + GRACE_S
     while child.poll() is None and time.monotonic() < give_up:
         time.sleep(0.05)
@@ -138,7 +138,7 @@ def _sweep(child: subprocess.Popen[bytes]) -> None:
     for process in left:
         _signal(process, signal.SIGTERM)
     psutil.wait_procs(left, timeout=_LEAVE_S)
-    # A process in the kernel's hands (a hung file system) cannot be killed: not waited for without end.
+    # A process stuck in the kernel (a hung file system) cannot be killed: do not wait for it forever.
     give_up = time.monotonic() + GRACE_S
     while (left := _children(child)) and time.monotonic() < give_up:
         for process in left:
@@ -149,7 +149,7 @@ def _sweep(child: subprocess.Popen[bytes]) -> None:
 
 
 def _children(script: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Every live process under this one; the dead are reaped on the way, but for the script's shell (Popen does)."""
+    """Every live process under this one. Reaps the dead ones, except the script's shell (Popen reaps that)."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -163,7 +163,7 @@ def _children(script: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def _finish(job: JobFolder, child: subprocess.Popen[bytes], cause: str, number: int) -> None:
-    """Write the exit record if the script could not, or if it cannot know why it was ended."""
+    """Write the exit record if the script could not, or cannot know why it was ended."""
     code = child.poll()
     if code is None:
         code = -signal.SIGKILL
@@ -177,16 +177,16 @@ def _finish(job: JobFolder, child: subprocess.Popen[bytes], cause: str, number: 
 
 
 def _put_on_record(path: Path, record: Attempt | Ending | ExitRecord) -> None:
-    """Write a record; where the disk is full, say so and go on: what the script has left behind must be seen to."""
+    """Write a record. On a full disk report that and continue: the script's processes must still be ended."""
     try:
         write_json(path, record)
     except OSError as error:
-        with suppress(OSError):  # the log may lie on the same disk
+        with suppress(OSError):  # the log may be on the same disk
             print(f"vllm-hpc: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def _prepare_child() -> None:
-    """Between fork and exec: the script dies with its supervisor, and gets the signals that we blocked."""
+    """Between fork and exec: let the script die with its supervisor, and unblock the signals that we blocked."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -205,7 +205,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """``start SCRIPT`` starts one, detached, and prints the job's id; ``run SCRIPT`` is one."""
+    """``start SCRIPT`` starts a detached supervisor and prints the job's id; ``run SCRIPT`` is that supervisor."""
     verb, script = argv
     if verb == "start":
         print(start(Path(script)))

@@ -1,7 +1,7 @@
-"""PBS (OpenPBS, PBS Professional): qsub, qdel, and what qstat says.
+"""PBS (OpenPBS, PBS Professional): qsub, qdel and qstat.
 
-``qstat -x`` knows a job for as long as the server keeps its history. A job that it does not know is forgotten, one
-that it does not describe in full is unknown: neither is failed. All was seen on OpenPBS 23.06.
+``qstat -x`` knows a job for as long as the server keeps its history. A job that it does not know is forgotten, and one
+that it does not describe in full is unknown; neither is failed. All of this was seen on OpenPBS 23.06.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from vllm_hpc.schedulers.pbs.reasons import exit_state, explain, waiting_reason
 from vllm_hpc.schedulers.pbs.request import check_folder, check_request
 from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 
-# 12.server, and 12[].server for an array; a server may have a port (12.server:15001). It is the last line: a site's own
-# words may come first, and hold a 2.50.
+# 12.server, and 12[].server for an array; a server may have a port (12.server:15001). It is the last line: a site's
+# messages may come first, and contain something like 2.50.
 _SUBMITTED = re.compile(r"^(\d+(?:\[\])?\.[A-Za-z][\w.-]*(?::\d+)?)\s*\Z", re.MULTILINE)
 _TASK = re.compile(r"(?P<number>\d+)\[(?P<task>\d+)\](?P<server>\..+)")
-# qstat's exit code for an id that the server does not know (or no longer: its history has an end).
+# qstat's exit code for an id that the server does not know, or no longer knows.
 UNKNOWN_JOB = 153
-# qdel's for one that has ended, as qstat's without -x.
+# qdel's exit code for a job that has ended, and that of qstat without -x.
 ENDED_JOB = 35
-# Where a server keeps no history, qstat -x is refused, and what has ended is not known.
+# A server without a history refuses qstat -x, and does not know jobs that have ended.
 _NO_HISTORY = re.compile(r"job history", re.IGNORECASE)
 _WAITING = frozenset("HQTW")
 _RUNNING = frozenset("REBSU")
@@ -47,9 +47,9 @@ def submit_argv(script: Path) -> list[str]:
 
 
 def submit_environment(script: Path) -> dict[str, str]:
-    """This process's environment; within a job, the path that the job itself was submitted with.
+    """This process's environment; inside a job, with the PATH that the job itself was submitted with.
 
-    PBS_DPREFIX would have qsub read other lines than #PBS ones, PBS_SHELL name another shell.
+    PBS_DPREFIX would make qsub read other lines than #PBS ones, and PBS_SHELL would choose another shell.
     """
     environment = {key: value for key, value in clean_environment().items() if key not in ("PBS_DPREFIX", "PBS_SHELL")}
     if "PBS_JOBID" in os.environ and "PBS_O_PATH" in os.environ:
@@ -58,7 +58,7 @@ def submit_environment(script: Path) -> dict[str, str]:
 
 
 def check_client() -> None:
-    """Slurm has a qsub of its own, which takes #PBS lines as it likes. Raises ClientError."""
+    """Refuse Slurm's own qsub, which understands #PBS lines differently. Raises ClientError."""
     try:
         version = call_client(["qsub", "--version"])
     except (ClientMissingError, ClientTimeoutError):
@@ -73,7 +73,7 @@ def check_client() -> None:
 
 
 def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, JobState]:
-    """What PBS says of ``tasks``: the id itself, which is the default, or ID_0, ID_1 ... of an array's."""
+    """What PBS says of ``tasks``: the job itself by default, or ID_0, ID_1 ... of an array."""
     wanted = list(tasks or [job_id])
     try:
         found = parse_qstat(_answer(job_id, ask))
@@ -85,7 +85,7 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
             else JobState("unknown", str(error))
         )
         return dict.fromkeys(wanted, missing)
-    # Of an array that ended before it was expanded, PBS may name the parent only.
+    # If an array ended before it was expanded, PBS may name only the parent.
     missing = found.get(job_id, JobState("unknown", "qstat did not describe the job"))
     return dict.fromkeys(wanted, missing) | found
 
@@ -101,9 +101,9 @@ def _answer(job_id: str, ask: Ask) -> str:
 
 
 def parse_qstat(text: str) -> dict[str, JobState]:
-    """The answer of ``qstat -f -F json``, by id; a subjob ``12[3].server`` under ``12[].server_3``.
+    """The output of ``qstat -f -F json``, by id; a subjob ``12[3].server`` under ``12[].server_3``.
 
-    PBS leaves control characters in texts as they are.
+    PBS does not escape control characters in strings.
     """
     try:
         answer = json.loads(text, strict=False)
@@ -122,7 +122,7 @@ def _task_id(name: str) -> str:
 
 def _state(fields: dict[str, Any]) -> JobState:
     state, code = str(fields.get("job_state")), fields.get("Exit_status")
-    if state in _WAITING:  # also of a job whose first host died: it has an Exit_status, and will run again
+    if state in _WAITING:  # including a job whose first host died: it has an Exit_status, but will run again
         return JobState("waiting", waiting_reason(fields))
     if state in _RUNNING:
         return JobState("running", "suspended" if state in "SU" else "")
@@ -132,7 +132,7 @@ def _state(fields: dict[str, Any]) -> JobState:
 
 
 def cancel(job: JobFolder, job_id: str) -> None:
-    """Delete the job in PBS; one that has just ended needs it no more. Raises ClientError with its words."""
+    """Delete the job in PBS, unless it has just ended. Raises ClientError with PBS's message."""
     try:
         call_client(["qdel", job_id])
     except ClientError as error:
@@ -141,7 +141,7 @@ def cancel(job: JobFolder, job_id: str) -> None:
 
 
 def task_name(job_id: str, task: int) -> str:
-    """A task as PBS names it: 12[3].server."""
+    """PBS's name for a task: 12[3].server."""
     return job_id.replace("[]", f"[{task}]", 1)
 
 
@@ -160,5 +160,5 @@ SCHEDULER = Scheduler(
     check_client=check_client,
     check_request=check_request,
     check_folder=check_folder,
-    client=("qsub", re.compile("pbs_version")),  # Slurm comes with a qsub of its own
+    client=("qsub", re.compile("pbs_version")),  # Slurm has its own qsub
 )

@@ -1,4 +1,4 @@
-"""PBS's words and numbers, and what they mean: why a job waits, how it ended, why qsub refused it."""
+"""What PBS's messages and codes mean: why a job waits, how it ended, why qsub refused it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from vllm_hpc.schedulers.client import plain
 from vllm_hpc.schedulers.scheduler import JobState
 
-# Exit_status below zero is PBS's own reason (src/include/job.h, JOB_EXEC_*); from 256 on, 256 and a signal's number.
+# An Exit_status below zero is PBS's own reason (src/include/job.h, JOB_EXEC_*); from 256 on it is 256 plus a signal.
 _TIMEOUT = -29
 _LIMITS = {-24: "ncpus", -25: "ncpus", -26: "virtual memory", -27: "memory", -28: "CPU time"}
 _TERMINATED = 256 + 15
@@ -44,16 +44,16 @@ _HINTS = [
 
 
 def explain(words: str) -> str:
-    """What to do about qsub's refusal, empty where nothing is known."""
+    """What to do about qsub's refusal; empty if nothing is known."""
     return next((hint for pattern, hint in _HINTS if re.search(pattern, words, re.IGNORECASE)), "")
 
 
 def waiting_reason(fields: dict[str, Any]) -> str:
-    """Why a job waits, with what to do where waiting cannot help."""
+    """Why a job waits, and what to do if waiting does not help."""
     state, comment = fields.get("job_state"), plain(str(fields.get("comment", "")))
     if state == "H":
         depend = fields.get("depend")
-        # Hold_Types: u(ser), o(perator), s(ystem). PBS itself holds what has failed too often.
+        # Hold_Types: u(ser), o(perator), s(ystem). PBS itself holds a job that has failed too often.
         said = f" until {depend}" if depend else f": {comment}" if comment else ""
         return f"waits: held{said}{_RELEASE if 'u' in str(fields.get('Hold_Types', '')) else ''}"
     if state == "W":
@@ -61,12 +61,12 @@ def waiting_reason(fields: dict[str, Any]) -> str:
     if re.search(r"can never run|no node .* large enough", comment, re.IGNORECASE):
         advice = "lower --nodes, --gpus-per-node, --cpus-per-rank or --mem, or choose another --queue"
         return f"waits: {comment}: cannot start as requested: {advice} (and cancel this job)"
-    # Of an array's task, PBS shows what the array as a whole is at.
+    # For an array's task, PBS shows the comment of the whole array.
     return f"waits: {comment}" if comment and not comment.startswith("Job Array Began") else "waits"
 
 
 def exit_state(code: object, comment: str) -> JobState:
-    """How a job that PBS calls finished has ended. One that never ran has no Exit_status."""
+    """How a job ended that PBS calls finished. A job that never ran has no Exit_status."""
     if code is None:
         return JobState("cancelled", f"PBS deleted it before it ran{f' ({plain(comment)})' if comment else ''}")
     if not isinstance(code, int) or isinstance(code, bool):

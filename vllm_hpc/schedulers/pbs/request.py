@@ -1,4 +1,4 @@
-"""What PBS cannot be asked for, said before anything is made."""
+"""Refuses what PBS cannot be asked for, before anything is made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OF_THE_LAYOUT = frozenset(
 
 
 def check_request(job: ResolvedJob, layout: Layout) -> None:
-    """A request whose parts PBS, and the profile's grammar, have words for. Raises RequestError."""
+    """Check that PBS, with the profile's gpu_request, can express the request. Raises RequestError."""
     request, site = job.request, job.site
     if request.qos:
         raise RequestError(f"{_origin(job, 'qos')} works only with Slurm: on PBS, choose a queue with --queue")
@@ -47,7 +47,7 @@ def _origin(job: ResolvedJob, key: str) -> str:
 
 
 def _check_account(job: ResolvedJob) -> None:
-    """PBS takes ASCII; and what stands in -W ends at a comma, where another attribute would begin."""
+    """Check for ASCII, which is all that PBS takes. A value of -W ends at a comma, where another attribute begins."""
     request = job.request
     for key, value in (("account", request.account), ("queue", request.partition)):
         if value is not None and not value.isascii():
@@ -59,14 +59,14 @@ def _check_account(job: ResolvedJob) -> None:
 
 
 def _check_launcher_options(launcher: str, options: tuple[str, ...]) -> None:
-    """How many tasks an MPI starts, and where, follows from the layout. pbsdsh is told with its own -n."""
+    """Refuse options that say how many tasks start, and where. With pbsdsh, only its own -n does."""
     found = next((word for word in options if word.partition("=")[0] in _OF_THE_LAYOUT), None)
     if found and (launcher in ("mpiexec", "openmpi") or found == "-n"):
         raise RequestError(f"launcher_options cannot contain {found}: it follows from the layout")
 
 
 def check_folder(folder: JobFolder) -> None:
-    """A folder whose log qsub takes: its -o knows ASCII only, and fills in ^array_index^. Raises RequestError."""
+    """Check the log's path: qsub's -o takes only ASCII, and replaces ^array_index^. Raises RequestError."""
     path = str(folder.path)
     odd = next((character for character in path if not character.isascii()), None)
     if odd:

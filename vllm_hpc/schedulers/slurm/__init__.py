@@ -1,7 +1,7 @@
-"""Slurm: sbatch, scancel, and what squeue, scontrol and sacct say, asked in this order.
+"""Slurm: sbatch and scancel; states come from squeue, scontrol and sacct, asked in this order.
 
-squeue knows jobs that wait or run, scontrol those that ended within MinJobAge (300 s by default), sacct all of them
-where accounting is on. A job that none of them knows is unknown, not failed.
+squeue knows jobs that wait or run, scontrol those that ended within MinJobAge (300 s by default), and sacct all of them
+if accounting is on. A job that none of them knows is forgotten, not failed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PHASES = {
     "SIGNALING": "running", "STAGE_OUT": "running", "RESIZING": "running",
     "COMPLETED": "completed", "FAILED": "failed", "BOOT_FAIL": "failed", "NODE_FAIL": "failed",
     "OUT_OF_MEMORY": "failed", "CANCELLED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
-    "PREEMPTED": "preempted",  # and not REVOKED: a federation's sibling has started on another cluster
+    "PREEMPTED": "preempted",  # not REVOKED: a federation's sibling job has started on another cluster
 }  # fmt: skip
-# What sbatch --parsable prints: ID, or ID;CLUSTER where it was told of several clusters.
+# What sbatch --parsable prints: ID, or ID;CLUSTER if it was given several clusters.
 _SUBMITTED = re.compile(r"^(\d+)(?:;(?P<cluster>\S*))?$", re.MULTILINE)
-# What it says where it has nothing to tell, which is another thing than not to answer.
+# What a client prints if it answers but knows nothing, as opposed to not answering.
 _NO_ANSWER = re.compile(r"invalid job id|accounting storage is disabled", re.IGNORECASE)
 _IDS = re.compile(r"(?P<job>\d+)(?:_(?:\d+|\[(?P<listed>[^\]]*)\]))?")
 _RANGE = re.compile(r"(?P<a>\d+)(?:-(?P<b>\d+)(?::(?P<c>\d+))?)?")
@@ -47,25 +47,25 @@ _HINTS = [
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """state/cluster.json: of several clusters, the one that took the job; elsewhere its id is another job's."""
+    """state/cluster.json: which of several clusters took the job. On the others its id is another job's."""
 
     name: str
 
 
 def submit_argv(script: Path) -> list[str]:
-    """sbatch, told to print nothing but the id."""
+    """sbatch, told to print only the id."""
     return ["sbatch", "--parsable", str(script)]
 
 
 def remember(job: JobFolder, output: str) -> None:
-    """Keep the cluster that sbatch named beside the id."""
+    """Keep the cluster that sbatch printed with the id."""
     named = _SUBMITTED.search(output)
     if named and named["cluster"]:
         write_json(job.cluster, Cluster(named["cluster"]))
 
 
 def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, JobState]:
-    """What Slurm says of ``tasks``: ``ID``, which is the default, or ``ID_0``, ``ID_1`` ... of an array."""
+    """What Slurm says of ``tasks``: ``ID`` by default, or ``ID_0``, ``ID_1`` ... of an array."""
     wanted = set(tasks or [job_id])
     on = _on_cluster(job)
     questions: list[tuple[list[str], Callable[[str], dict[str, JobState]]]] = [
@@ -80,24 +80,24 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
     missing = JobState("forgotten", "Slurm does not know the job (any more)")
     try:
         for argv, parse in questions:
-            # Whoever was asked first knows best; of an array, some tasks may wait while others are long over.
+            # Earlier answers win. In an array, some tasks may wait while others ended long ago.
             found = parse(_answer(argv, ask)) | found
             if found.keys() >= wanted:
                 break
     except ClientError as error:
-        # Who does not answer has forgotten nothing: the job may be well, or have ended in any way.
+        # No answer does not mean forgotten: the job may be running, or have ended in any way.
         missing = JobState("unknown", str(error))
     return dict.fromkeys(wanted, missing) | found
 
 
 def _answer(argv: list[str], ask: Ask) -> str:
-    """A client's answer, empty where it has none to give. Raises ClientError where it should have one."""
+    """A client's answer; empty if it knows nothing. Raises ClientError if it does not answer."""
     try:
         return ask(argv)
     except ClientMissingError:
         if argv[0] != "sacct":
             raise
-        return ""  # a site without accounting need not install it
+        return ""  # a site without accounting may not have it
     except ClientError as error:
         if _NO_ANSWER.search(str(error)):
             return ""
@@ -105,7 +105,7 @@ def _answer(argv: list[str], ask: Ask) -> str:
 
 
 def parse_squeue(text: str) -> dict[str, JobState]:
-    """Lines of ``squeue --format=%i|%T|%r|%S``, with the reason and the expected start of a job that waits."""
+    """Lines of ``squeue --format=%i|%T|%r|%S``, with the reason and expected start of waiting jobs."""
     found: dict[str, JobState] = {}
     for line in text.splitlines():
         ids, state, reason, start = (*line.strip().split("|"), "", "", "")[:4]
@@ -143,9 +143,9 @@ def parse_sacct(text: str) -> dict[str, JobState]:
 
 
 def task_ids(text: str) -> list[str]:
-    """The ids that Slurm's short form stands for: ``12``, ``12_3`` or ``12_[0,3-5,8-12:2%4]``; none for anything else.
+    """The ids in Slurm's short form: ``12``, ``12_3`` or ``12_[0,3-5,8-12:2%4]``; none for anything else.
 
-    A list that Slurm itself cut short (``12_[1,3,...]``) gives those that it names.
+    A list that Slurm itself cut short (``12_[1,3,...]``) gives the ids that it still names.
     """
     match = _IDS.fullmatch(text)
     if match is None or match["listed"] is None:
@@ -167,7 +167,7 @@ def _state(state: str, reason: str) -> JobState:
 
 
 def cancel(job: JobFolder, job_id: str) -> None:
-    """Cancel the job in Slurm. Raises ClientError with its words."""
+    """Cancel the job in Slurm. Raises ClientError with Slurm's message."""
     call_client(["scancel", *_on_cluster(job), job_id])
 
 
@@ -177,7 +177,7 @@ def _on_cluster(job: JobFolder) -> list[str]:
 
 
 def explain(words: str) -> str:
-    """What to do about sbatch's refusal, empty where nothing is known."""
+    """What to do about sbatch's refusal; empty if nothing is known."""
     return next((hint for pattern, hint in _HINTS if re.search(pattern, words, re.IGNORECASE)), "")
 
 

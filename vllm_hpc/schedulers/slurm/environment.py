@@ -1,8 +1,8 @@
-"""What sbatch is handed of this process's environment: its SBATCH_* variables win over a script's own lines.
+"""The environment that sbatch gets. It leaves out SBATCH_* variables, which would override the script's own lines.
 
-They are people's defaults for commands that say nothing else, and a script of ours says what it needs: whether it is
-an array, where it logs, that it is not requeued. So only those are handed on that say where, for whom and how long a
-job runs, and of these none that the script answers itself.
+They are users' defaults for commands that do not say otherwise. Our scripts do say what they need: whether they are an
+array, where they log, that they are not requeued. So only the variables that say where, for whom and how long a job
+runs are passed on, and of those only the ones that the script does not set itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from vllm_hpc.schedulers.client import clean_environment
 
 _MEMORY = "--mem --mem-per-cpu --mem-per-gpu"  # they exclude one another
-# Variable -> the options that answer it (man sbatch, INPUT ENVIRONMENT VARIABLES). What is not here is never handed on.
+# Variable -> the options that set the same (man sbatch, INPUT ENVIRONMENT VARIABLES). No others are ever passed on.
 _DEFAULTS = {
     "SBATCH_ACCOUNT": "--account -A", "SBATCH_PARTITION": "--partition -p", "SBATCH_QOS": "--qos -q",
     "SBATCH_RESERVATION": "--reservation", "SBATCH_CONSTRAINT": "--constraint -C", "SBATCH_WCKEY": "--wckey",
@@ -35,7 +35,7 @@ def submit_environment(script: Path) -> dict[str, str]:
 
 
 def stated_options(script: str) -> list[str]:
-    """The options in the #SBATCH lines of a script, those before its first command, without their values."""
+    """The options in a script's #SBATCH lines before its first command, without their values."""
     head = takewhile(lambda line: not line.strip() or line.startswith("#"), script.splitlines())
     words = [word for line in head if line.startswith("#SBATCH") for word in _split(line.removeprefix("#SBATCH"))]
     long = [word.partition("=")[0] for word in words if word.startswith("--")]
@@ -50,12 +50,12 @@ def _is_handed_on(variable: str, stated: list[str]) -> bool:
 
 
 def _means(option: str, answer: str) -> bool:
-    """Whether an option as written is that one: sbatch takes abbreviations, as in --part=gpu."""
+    """Whether an option as written means ``answer``: sbatch takes abbreviations, as in --part=gpu."""
     return option == answer or (len(option) > 4 and option.startswith("--") and answer.startswith(option))
 
 
 def _split(line: str) -> list[str]:
     try:
         return shlex.split(line)
-    except ValueError:  # a lone quote: sbatch will say what it thinks of it
+    except ValueError:  # a lone quote: sbatch will report it
         return line.split()

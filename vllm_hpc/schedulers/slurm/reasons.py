@@ -1,7 +1,7 @@
-"""Why a job of Slurm's is pending, where waiting does not help: what the reason means and what to change.
+"""Reasons why a Slurm job is pending that waiting does not cure, and what to change.
 
-Slurm takes such a job where the site's EnforcePartLimits is NO (its default), and keeps it for ever (man squeue, JOB
-REASON CODES). ReqNodeNotAvail, Resources, Priority and their like are not here: these go away by themselves.
+Slurm accepts such a job if the site's EnforcePartLimits is NO (the default), and keeps it forever (man squeue, JOB
+REASON CODES). ReqNodeNotAvail, Resources, Priority and the like are not listed: they go away by themselves.
 """
 
 from __future__ import annotations
@@ -27,6 +27,6 @@ HOPELESS = {
 
 
 def explain_reason(reason: str) -> str:
-    """A reason as squeue's %r prints it; with what to do behind it, where the job cannot start as it was asked."""
+    """A reason as squeue's %r prints it, followed by what to do if the job cannot start as requested."""
     advice = HOPELESS.get(reason)
     return f"{reason}: cannot start as requested: {advice} (and cancel this job)" if advice else reason
