@@ -1,1 +1,1 @@
-"""The compute side: what runs on every rank. Only here vLLM and torch are imported; no login code imports this."""
+"""The compute side: what runs on every rank. Only this package imports vLLM and torch; no login code imports it."""

@@ -1,4 +1,4 @@
-"""One attempt of a replica: it takes up what earlier attempts left, and gives the loop its parts."""
+"""One attempt of a replica: reads what earlier attempts left, and builds the loop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class EngineDiedError(RuntimeError):
 
 
 class ReplicaAttempt:
-    """This rank's part of an attempt. Make it before the engine loads: earlier shards are read meanwhile."""
+    """This rank's part of an attempt. Create it before the engine loads: earlier shards are read meanwhile."""
 
     def __init__(self, job: JobFolder, record: JobRecord, place: Place, attempt: int, task: int, sync_s: float) -> None:
         self._job, self._record, self._place, self._attempt, self._task = job, record, place, attempt, task
@@ -72,7 +72,7 @@ class ReplicaAttempt:
                     lead.writer.put(partial(self._condemn, engine, row))
             loop.run()
         except BaseException:
-            report.on_leave()  # what can be written is; a full disk must not hide what ended the work
+            report.on_leave()  # writes what it can; a full disk must not hide the error that ended the work
             raise
         finally:
             feed.close()
@@ -92,7 +92,7 @@ class ReplicaAttempt:
         return Lead(self._appoint(prior, writer, store, gauges.report.rank), writer)
 
     def _judge(self, prior: Prior, most: int) -> SuspectTrial:
-        """The rows that this replica runs alone. Those that others of this world run alone leave the chunks, too."""
+        """The rows that this replica runs on trial. Those of this world's other replicas leave the chunks, too."""
         layout, mine = self._record.plan.layout, self._place.replica
         before = earlier_attempts(self._job, self._task, self._attempt)
         if not before:

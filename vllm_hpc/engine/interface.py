@@ -1,6 +1,6 @@
-"""What the rank loop needs of an engine, and a rank of its maker: vLLM's (vllm_engine.py) or a rehearsal's.
+"""What the rank loop needs from an engine, and a rank from its maker: vLLM's (vllm_engine.py) or a rehearsal's.
 
-Neither this file nor the loop imports vllm: a rehearsal runs where there is none.
+Neither this file nor the loop imports vllm: a rehearsal runs without it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """A row that can be admitted: what the engine is given for it, in vLLM's terms.
+    """A row that can be admitted: what the engine gets for it, in vLLM's terms.
 
-    ``text`` makes its text once the row has ended; None where the engine does. ``split`` separates the reasoning from
-    the answer; None where the row has no reasoning. ``created`` is the job's time.
+    ``text`` makes its text once the row has ended; None if the engine does. ``split`` separates the reasoning from the
+    answer; None if the row has no reasoning. ``created`` is the job's time.
     """
 
     row: Row
@@ -37,7 +37,7 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """The engine of one rank. It is a context manager: the loop takes its steps inside it.
+    """The engine of one rank. It is a context manager: the loop steps inside it.
 
     An output of ``step`` has vLLM's shape (vllm/outputs.py, RequestOutput): request_id, finished, prompt_token_ids,
     outputs, prompt_logprobs.
@@ -48,22 +48,22 @@ class Engine(Protocol):
         """The most sequences that run at once, the same on all ranks of a replica."""
 
     def request_maker(self, record: JobRecord, writes: bool) -> Callable[[Row], Ready]:
-        """A function that makes rows ready, on a thread beside the steps; ``writes``: whether this rank writes answers.
+        """A function that makes rows ready, on a thread of its own; ``writes``: whether this rank writes answers.
 
-        Raises at once where the job's own sampling is wrong. The function raises whatever is wrong with a row.
+        Raises at once if the job's own sampling is wrong. The function raises whatever is wrong with a row.
         """
 
     def add_request(self, key: str, ready: Ready) -> None:
-        """Admit a row under a key of its own. Raises what is wrong with it."""
+        """Admit a row under its own key. Raises whatever is wrong with it."""
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
-        """One step's outputs, and whether ``work`` was done within it, while the device computed."""
+        """Take one step. Returns its outputs, and whether it did ``work`` while the device computed."""
 
     def answer(self, ready: Ready, output: Any, replica: int) -> Row:
-        """The row out of a finished request."""
+        """The output row of a finished request."""
 
     def failure(self, row: Row, error: Exception) -> Row:
-        """The row out of a row that cannot be run."""
+        """The output row of a row that cannot be run."""
 
     def __enter__(self) -> Self: ...
 
@@ -74,13 +74,13 @@ class EngineMaker(Protocol):
     """Makes the engine of one rank. Create it before torch is imported: it sets variables that torch reads."""
 
     def load(self, report: RankReport) -> None:
-        """Import the engine's libraries; ``report`` gets their versions, and the seconds."""
+        """Import the engine's libraries; ``report`` gets their versions and the seconds it took."""
 
     def join(self, store: Any) -> Replica:
-        """Initialise torch.distributed over this rank's replica; ``store`` is that of its torchrun world."""
+        """Initialise torch.distributed over this rank's replica; ``store`` belongs to its torchrun world."""
 
     def make(self, report: RankReport) -> Engine:
         """Start the engine, which loads the model; ``report`` gets the device, and the seconds of the start's parts."""
 
     def release(self, store: Any) -> None:
-        """The loop is over and its digests agree: release whatever waits for it."""
+        """Release whatever waits for the loop, which has ended with equal digests."""

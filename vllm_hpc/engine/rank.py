@@ -20,12 +20,12 @@ from vllm_hpc.jobfolder.records import Attempt, JobRecord, read_json
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Place
 
-# Seconds between two fsyncs of the finished rows: what a power cut costs.
+# Seconds between two fsyncs of the finished rows: the most that a power cut can lose.
 SYNC_S = 5.0
 
 
 class _Rank(NamedTuple):
-    """What a rank works with, once it knows its place."""
+    """What a rank works with once it knows its place."""
 
     job: JobFolder
     record: JobRecord
@@ -36,16 +36,16 @@ class _Rank(NamedTuple):
 
 
 def run(folder: str) -> dict[str, Any]:
-    """Run this rank and return its record. Raises whatever ended it, once that is on record."""
+    """Run this rank and return its record. Raises whatever ended it, after recording that."""
     job = JobFolder(folder)
     standing = Standing.from_environment()
     _redirect_output(job, standing.global_rank)
     record = job.job()
     place = record.plan.layout.place(standing.global_rank)
     report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
-    if attempt := read_json(job.attempt(standing.attempt), Attempt):  # by the clock of another node, maybe
+    if attempt := read_json(job.attempt(standing.attempt), Attempt):  # its time may be another node's clock
         report.timings["launch"] = round(max(0.0, time.time() - attempt.started_at), 3)
-    if standing.world_size > 1:  # a ring: of the ranks of a dead node, at least one is watched by a live one
+    if standing.world_size > 1:  # a ring: at least one rank of a dead node is watched by a live rank
         report.neighbour = standing.task * standing.world_size + (standing.rank + 1) % standing.world_size
     try:
         sync_s, stall_s = seconds("VLLM_HPC_SYNC_S", SYNC_S), seconds("VLLM_HPC_STALL_S", watchdog.STALL_S)
@@ -54,7 +54,7 @@ def run(folder: str) -> dict[str, Any]:
         network.pin()
         _work(_Rank(job, record, standing, place, report, sync_s))
     except BaseException as error:
-        with suppress(OSError):  # the disk may be full, which is then the error itself; torchrun reports it
+        with suppress(OSError):  # the disk may be full, and that may be the error itself; torchrun reports it
             report.failed(error)
         raise
     outcome: dict[str, Any] = msgspec.to_builtins(report.finished())
@@ -119,7 +119,7 @@ def _check_world(record: JobRecord, standing: Standing) -> None:
 
 
 def _redirect_output(job: JobFolder, rank: int) -> None:
-    """Let everything this process prints, C libraries included, go to its own log."""
+    """Redirect everything that this process prints, C libraries included, to its own log."""
     log = os.open(job.rank_log(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)

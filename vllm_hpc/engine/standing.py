@@ -1,4 +1,4 @@
-"""A rank's place in its job, from the variables that its launcher has set."""
+"""A rank's place in its job, read from the variables that its launcher has set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where this process stands. ``rank`` is in its torchrun world, ``global_rank`` counts through an array's tasks."""
+    """This process's place. ``rank`` is within its torchrun world, ``global_rank`` counts over an array's tasks."""
 
     rank: int
     local_rank: int
@@ -24,12 +24,12 @@ class Standing(msgspec.Struct, frozen=True):
 
     @property
     def run_name(self) -> str:
-        """A name that tells this attempt's processes from all others on a node."""
+        """A name that distinguishes this attempt's processes from all others on a node."""
         return f"{self.job_id}-{self.attempt}"
 
     @classmethod
     def from_environment(cls) -> Standing:
-        """Read what torchrun, or srun through the script, has set. RANK is kept aside: a replica rewrites it."""
+        """Read what torchrun, or srun through the script, has set. Keeps a copy of RANK: a replica rewrites it."""
         os.environ["VLLM_HPC_RANK"] = os.environ["RANK"]
         return cls(
             rank=int(os.environ["RANK"]),

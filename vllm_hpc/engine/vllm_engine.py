@@ -1,6 +1,6 @@
-"""vLLM's engine as the rank loop sees it, and its maker: environment, compiled code, replica, vLLM's own workers.
+"""vLLM's engine behind the rank loop's interface, and its maker: environment, compiled code, replica, native workers.
 
-The names of vLLM that no job runs without are in ``vllm_patches/table.py``, REQUIRED, by the file that uses them.
+``vllm_patches/table.py`` lists the names of vLLM that every job needs, REQUIRED, by the file that uses them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class VllmEngine:
         self.max_num_seqs: int = engine.vllm_config.scheduler_config.max_num_seqs
 
     def request_maker(self, record: JobRecord, writes: bool) -> Callable[[Row], Ready]:
-        """A function that makes rows ready, with the engine's renderer and tokenizer, vLLM's checks and ours."""
+        """A function that makes rows ready with the engine's renderer and tokenizer, vLLM's checks and ours."""
         from vllm_hpc.engine.rows.prompts import RequestMaker
 
         return RequestMaker(self.llm_engine, record, writes)
@@ -54,15 +54,15 @@ class VllmEngine:
         self.llm_engine.add_request(key, ready.prompt, ready.params, lora_request=ready.lora)
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
-        """Take one step; the work is done while the device computes, where vLLM keeps two batches under way."""
+        """Take one step; does the work while the device computes, if vLLM keeps two batches in flight."""
         return self._overlap.step(work)
 
     def answer(self, ready: Ready, output: Any, replica: int) -> Row:
-        """The row out of a finished request."""
+        """The output row of a finished request."""
         return row_out.answer(ready, output, replica)
 
     def failure(self, row: Row, error: Exception) -> Row:
-        """The row out of a row that cannot be run."""
+        """The output row of a row that cannot be run."""
         return row_out.failure(row, error)
 
     def __enter__(self) -> Self:
@@ -74,7 +74,7 @@ class VllmEngine:
 
 
 class VllmMaker:
-    """Makes vLLM's engine on this rank. Where vLLM starts its own workers (native), only some ranks run the loop."""
+    """Makes vLLM's engine on this rank. If vLLM starts its own workers (native), only some ranks run the loop."""
 
     def __init__(self, record: JobRecord, standing: Standing, place: Place) -> None:
         self._record, self._standing, self._place = record, standing, place
@@ -93,7 +93,7 @@ class VllmMaker:
 
     @property
     def leads(self) -> bool:
-        """Whether this rank runs the loop, as all do whose workers torchrun started."""
+        """Whether this rank runs the loop; all do unless vLLM starts its own workers."""
         return self._seat is None or (self._seat.starts_workers and self._seat.node == 0)
 
     def load(self, report: RankReport) -> None:
@@ -104,14 +104,14 @@ class VllmMaker:
             import torch
             import vllm
 
-            # "import vllm" is lazy: these import what is used.
+            # "import vllm" is lazy: these import what will be used.
             from vllm_hpc.engine.rows import prompts  # noqa: F401
             from vllm_hpc.engine.startup import make_engine  # noqa: F401
         report.versions = {"vllm": vllm.__version__, "torch": str(torch.__version__)}
         _tell_of_bytecode(vllm)
 
     def join(self, store: Any) -> Replica:
-        """Initialise torch.distributed over this rank's replica; vLLM skips its own set-up then."""
+        """Initialise torch.distributed over this rank's replica; vLLM then skips its own set-up."""
         flashinfer.agree(store, self._standing.rank, self._standing.world_size)
         if self._seat is not None:
             self._where = mp_workers.workers(self._seat, store)
@@ -136,13 +136,13 @@ class VllmMaker:
         return VllmEngine(engine)
 
     def release(self, store: Any) -> None:
-        """Keep what was compiled for a row, and let other nodes' workers end."""
+        """Keep what rows caused to be compiled, and let other nodes' workers end."""
         self._compiled.keep()
         if self._seat is not None:
             mp_workers.release(self._seat, store)
 
     def serve(self, report: RankReport) -> None:
-        """Be a rank that runs no loop: start this node's workers, or only keep the place."""
+        """Be a rank that runs no loop: start this node's workers, or only wait."""
         from vllm_hpc.engine.startup import replicas
 
         assert self._seat is not None
@@ -152,7 +152,7 @@ class VllmMaker:
                 self._compiled.restore()
         store = replicas.meet(standing.rank, standing.world_size)
         flashinfer.agree(store, standing.rank, standing.world_size)
-        report.device = "native"  # its GPU is in the hands of the node's first rank
+        report.device = "native"  # the node's first rank uses its GPU
         if self._seat.starts_workers:
             mp_workers.serve(self._record, self._seat, store)
             self._compiled.keep()
@@ -160,7 +160,7 @@ class VllmMaker:
 
 
 class RankPlace(NamedTuple):
-    """Where a rank stands in its world; ``run`` tells this attempt from all others."""
+    """A rank's place in its world; ``run`` distinguishes this attempt from all others."""
 
     layout: Layout
     place: Place
@@ -168,9 +168,9 @@ class RankPlace(NamedTuple):
 
 
 def join(rank: RankPlace, store: Any, patches: Patches) -> tuple[Replica, str | None]:
-    """Initialise torch.distributed over this rank's replica, on the device and back-end that vLLM has here.
+    """Initialise torch.distributed over this rank's replica, with vLLM's device and back-end on this machine.
 
-    Returns how the names of the CPU back-end's shared memory begin, too; None where vLLM names it, and on GPUs.
+    Also returns the prefix of the names of the CPU back-end's shared memory; None on GPUs, or if vLLM names it.
     """
     import torch
     from vllm.platforms import current_platform
@@ -192,8 +192,8 @@ def join(rank: RankPlace, store: Any, patches: Patches) -> tuple[Replica, str | 
 def meet_started(ident: str | None) -> None:
     """Wait until the engine has started on all ranks of the replica.
 
-    Then all have mapped the CPU back-end's shared memory, whose names begin with ``ident`` (None: it has no name of
-    ours): its names are unlinked, so that no rank that dies leaves it behind.
+    Then all have mapped the CPU back-end's shared memory, whose names begin with ``ident`` (None: vLLM chose them). So
+    the names are unlinked, and a rank that dies cannot leave it behind.
     """
     import torch.distributed as dist
 
@@ -222,7 +222,7 @@ def prepare_environment(record: JobRecord) -> None:
     """Set variables that vLLM and its libraries read when they are imported."""
     if "kv_cache_memory_bytes" not in record.plan.engine:  # the variable would win over it
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
-    # vLLM warns about every VLLM_ variable that it does not know. Ours have been read by now.
+    # vLLM warns about every unknown VLLM_ variable. Ours have been read by now.
     for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
         del os.environ[name]
     flashinfer.find_scripts()
@@ -231,9 +231,9 @@ def prepare_environment(record: JobRecord) -> None:
 
 
 def _tell_of_bytecode(module: ModuleType) -> None:
-    """Log why the import is slow where Python could not keep the package's bytecode: each rank compiles it again.
+    """Log why the import is slow if Python could not cache the package's bytecode: each rank compiles it again.
 
-    That doubles the time (docs/performance.md).
+    That doubles the import's time (docs/performance.md).
     """
     kept, file = module.__spec__.cached if module.__spec__ else None, module.__file__
     if kept and file and not Path(kept).exists():

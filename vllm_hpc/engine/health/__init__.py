@@ -1,1 +1,1 @@
-"""Whether a rank lives, and what it says of itself: heartbeats, records, the watchdog, the shard writer."""
+"""A rank's health and records: heartbeats, the rank's record, the watchdog, the shard writer."""

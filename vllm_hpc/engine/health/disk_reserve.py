@@ -1,4 +1,4 @@
-"""Space reserved on the job folder's disk: when the disk is full, the rank can still record that it is."""
+"""Reserves space on the job folder's disk, so that a rank can still record that the disk is full."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Reserve:
-    """A file that takes up space. A job that is killed leaves it to its next attempt."""
+    """A file that takes up space. A killed job leaves it to its next attempt."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def take(self) -> None:
-        """Make the file. Raises OSError where the disk has no space for it, and then takes none."""
+        """Make the file. If the disk has no space for it, takes none and raises OSError."""
         with suppress(OSError):
             if self._path.stat().st_size == RESERVE_BYTES:
                 return
@@ -31,8 +31,8 @@ class Reserve:
                 raise explain_os_error(error) from None
 
     def give_back(self) -> None:
-        """Remove it: its space is needed now, or the work has ended well."""
-        # Cut short before: a server may take its time to free what was removed.
+        """Remove the file: its space is needed now, or the work has ended."""
+        # Truncate it first: a server may be slow to free the space of a removed file.
         with suppress(OSError):
             os.truncate(self._path, 0)
         with suppress(OSError):
@@ -40,13 +40,13 @@ class Reserve:
 
     def _fill(self) -> None:
         with self._path.open("wb") as file:
-            file.write(os.urandom(RESERVE_BYTES))  # zeros would take no room where the file system compresses
+            file.write(os.urandom(RESERVE_BYTES))  # zeros would take no space on a file system that compresses
             file.flush()
-            os.fdatasync(file.fileno())  # some take the room, and NFS names a quota, only then
+            os.fdatasync(file.fileno())  # some file systems allocate, and NFS reports a quota, only here
 
 
 def explain_os_error(error: OSError) -> OSError:
-    """The error, with what to do where the disk is full."""
+    """The error; if the disk is full, with what to do."""
     if error.errno not in _FULL:
         return error
     return OSError(f"{error.strerror}: every row finished so far is safe; free some space, then run 'vllm-hpc resume'")

@@ -18,8 +18,8 @@ from vllm_hpc.engine.health.awake_clock import Still
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord, read_json, write_json
 
-# What torch.distributed, gloo, NCCL and the store say when another rank is gone: that rank's end is the cause, and the
-# error here only its echo. (An error of the file system, or of CUDA, is never an echo.)
+# Messages of torch.distributed, gloo, NCCL and the store when another rank is gone: its end is the cause, and the error
+# here only an echo. (Errors of the file system or CUDA are never echoes.)
 _PEER_LOST = re.compile(
     r"connection (closed|reset|refused|was broken)( by (remote )?peer)?|broken pipe|ncclRemoteError"
     r"|remote process exited|communicator was aborted|gloo.*(timed out|timeout|failure)"
@@ -33,7 +33,7 @@ _OF_TORCH_DISTRIBUTED = ("DistBackendError", "DistNetworkError", "DistStoreError
 class Phase(Enum):
     """What a rank is doing in its loop.
 
-    All but STEP lie between two steps of the engine, or in a step that has launched a batch and waits for none yet.
+    All but STEP happen between two steps of the engine, or in a step that has launched a batch but does not wait yet.
     """
 
     CLAIM = "claim rows"
@@ -45,14 +45,14 @@ class Phase(Enum):
 
 
 class Mark(msgspec.Struct, frozen=True, eq=False):
-    """A rank has begun something. Each mark is a new object, and so a sign of progress."""
+    """What a rank has begun. Each mark is a new object, so a new mark shows progress."""
 
     phase: Phase
     row: str = ""
 
 
 class PeerStalledError(TimeoutError):
-    """This rank waited for others in vain: whatever holds one of them is the cause."""
+    """This rank waited for others in vain; the cause is whatever blocks one of them."""
 
 
 def is_echo(error: BaseException) -> bool:
@@ -63,12 +63,12 @@ def is_echo(error: BaseException) -> bool:
 
 
 def node_name() -> str:
-    """This node's name, as its scheduler has it."""
+    """This node's name, as its scheduler knows it."""
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 class RankReport:
-    """Collects what is known of a rank and writes it whenever its outcome changes. Safe to use from two threads."""
+    """Collects a rank's record and writes it whenever its outcome changes. Safe to use from two threads."""
 
     def __init__(self, job: JobFolder, rank: int, replica: int, attempt: int) -> None:
         self._job, self.rank, self._replica, self._attempt = job, rank, replica, attempt
@@ -89,7 +89,7 @@ class RankReport:
         self._neighbours_beat = Still()
         self.on_leave: Callable[[], None] = lambda: None
         self.timings: dict[str, float] = {}
-        self.heartbeat()  # before the record: from there on it is missed (has_silent_neighbour)
+        self.heartbeat()  # before the record: from then on its neighbour expects one (has_silent_neighbour)
         write_json(job.rank_record(rank), self._record("running"))
 
     @contextmanager
@@ -102,7 +102,7 @@ class RankReport:
             self.timings[name] = round(time.perf_counter() - began, 3)
 
     def enter(self, phase: Phase, row: str = "") -> None:
-        """Note that the loop goes on to something else, or to another row."""
+        """Record that the loop begins something else, or another row."""
         self.mark = Mark(phase, row)
 
     @contextmanager
@@ -115,7 +115,7 @@ class RankReport:
             self.mark = before
 
     def leave_loop(self) -> None:
-        """Note that the loop is over: from here on this rank may wait for others for a long time."""
+        """Record that the loop is over: from now on this rank may wait a long time for others."""
         self.mark = None
 
     def heartbeat(self) -> None:
@@ -125,7 +125,7 @@ class RankReport:
     def has_silent_neighbour(self, limit_s: float, now: float) -> bool:
         """Whether the neighbour's heartbeat is older than ours by ``limit_s``; both are by the file system's clock.
 
-        It must also have stood still for as long by ``now``, the seconds in which this rank ran: where both were
+        It must also have been unchanged for as long by ``now``, the seconds in which this rank ran: if both were
         stopped, the first to wake must not take the other for dead.
         """
         if self.neighbour is None or not self._has_begun(self.neighbour):
@@ -137,7 +137,7 @@ class RankReport:
         return self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
 
     def _has_begun(self, neighbour: int) -> bool:
-        """Whether it takes part in this attempt: a heartbeat of the one before is old, and says nothing."""
+        """Whether the neighbour takes part in this attempt: a heartbeat of an earlier one means nothing."""
         if not self._has_neighbour_begun:
             record = read_json(self._job.rank_record(neighbour), RankRecord)
             self._has_neighbour_begun = record is not None and record.attempt == self._attempt
@@ -167,7 +167,7 @@ class RankReport:
 
     def _end(self, record: RankRecord) -> RankRecord:
         with self._lock:
-            if not self._ended:  # the first end is the true one: what follows are its consequences
+            if not self._ended:  # the first end is the cause; later ones are its consequences
                 self._ended = True
                 write_json(self._job.rank_record(self.rank), record)
                 if record.outcome != "ok":

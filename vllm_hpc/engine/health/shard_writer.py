@@ -1,7 +1,7 @@
-"""Durable rows: append-only shards in which every line is whole, and the counts beside them.
+"""Durable rows: append-only shards in which every line is complete, and the counts beside them.
 
-A thread writes, so that no step waits for a file system. What it has not written when the rank is killed was in flight
-a moment ago, and is run again.
+A thread writes, so that no step waits for a file system. Rows that it has not written when the rank is killed run
+again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vllm_hpc.rows.row import Row
 
 # Seconds between two updates of the counts.
 _COUNT_S = 1.0
-# Rows that may wait for a file system that hangs, before the engine waits too.
+# Rows that may wait for a hanging file system before the engine waits too.
 _MOST_WAITING = 100_000
 
 MakeRow = Callable[[], Row]
@@ -33,8 +33,8 @@ MakeRow = Callable[[], Row]
 class ShardWriter:
     """Writes the finished rows of one replica in one attempt.
 
-    ``before`` is what the replica's earlier attempts count for; ``describe`` gives this attempt's Run out of rows,
-    prompt and completion tokens; every ``sync_s`` seconds all that is written becomes durable: what a power cut costs.
+    ``before`` has the counts of the replica's earlier attempts; ``describe`` makes this attempt's Run from rows, prompt
+    and completion tokens; every ``sync_s`` seconds the written rows become durable, so a power cut loses no more.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ShardWriter:
             raise self._error
 
     def close(self, timeout: float | None = None) -> None:
-        """Write what waits and make it durable. Raises TimeoutError, or the error that has ended the writer."""
+        """Write the waiting rows and make them durable. Raises TimeoutError, or the error that has ended the writer."""
         try:
             self._queue.put(None, timeout=timeout)
         except queue.Full:  # the file system hangs, and no more rows may wait
@@ -87,11 +87,11 @@ class ShardWriter:
         try:
             try:
                 self._write_all()
-            finally:  # before anyone hears of an error: it must be written down, too
+            finally:  # before the error is raised: recording it needs the space
                 self._reserve.give_back()
         except BaseException as error:  # noqa: BLE001 - raised on the main thread by check()
             self._error = error
-            with suppress(queue.Empty):  # whoever waits for room goes on, and meets the error
+            with suppress(queue.Empty):  # let whoever waits for a place in the queue continue, and get the error
                 while True:
                     self._queue.get_nowait()
 
@@ -116,7 +116,7 @@ class ShardWriter:
                 self._write_counts()
 
     def _write(self, row: Row) -> None:
-        """Append one whole row: where the disk is full, a part that was written is cut off again."""
+        """Append one complete row. If the disk is full, cut off the part that was written."""
         line = msgspec.json.encode(row) + b"\n"
         try:
             written = os.write(self._file, line)
@@ -130,7 +130,7 @@ class ShardWriter:
         self._count(row)
 
     def _sync(self) -> None:
-        """Make what is written durable. This is where NFS reports that a quota is used up."""
+        """Make the written rows durable. This is where NFS reports that a quota is used up."""
         try:
             os.fsync(self._file)
         except OSError as error:

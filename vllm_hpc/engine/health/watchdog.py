@@ -1,7 +1,7 @@
 """A thread beside the rank's work: it answers TERM at once, sends heartbeats, and ends the rank if torchrun is gone.
 
-The main thread may be deep in a collective that never returns (a peer died), where Python runs no signal handler;
-the C part of one still writes into the wake-up pipe, and this thread reads that.
+The main thread may be in a collective that never returns (a peer died), where Python runs no signal handler. But the C
+part of a handler still writes into the wake-up pipe, and this thread reads that.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from vllm_hpc.jobfolder.records import RankError
 HEARTBEAT_S = 5.0
 # Seconds that one step may take. The longest legitimate ones: a first step that compiles, a grammar, a huge prompt.
 STALL_S = 900.0
-# A rank whose heartbeat has not moved for this long, by the file system's own clock, is dead. NFS may show an old one
-# for a minute. A wrong guess costs time, not rows: of a row in two shards, one counts.
+# A rank whose heartbeat is unchanged for this long, by the file system's own clock, is dead. NFS may show an old one
+# for a minute. A wrong guess costs time, not rows: a row in two shards counts once.
 DEAD_AFTER_S = 180.0
-# Seconds within which torchrun should end this rank after another one failed. Where it cannot (the node's daemon is
-# dead), the rank leaves by itself rather than wait in a collective forever.
+# Seconds within which torchrun should end this rank after another one failed. If it cannot (the node's daemon is dead),
+# the rank leaves by itself instead of waiting in a collective forever.
 LINGER_S = 20.0
-# Ranks that wait for a stalled one, in a collective of a step or for its decision, are stalled almost as long. The one
-# that stalls must report first, and the others leave with it (LINGER_S): its error is the cause, and says whether rows
-# are suspected. A rank that hangs between two steps reports first, then one in a step, then one that waits for others.
+# Ranks that wait for a stalled one, in a collective of a step or for its decision, stall almost as long. The stalled
+# one must report first, and the others leave with it (LINGER_S): its error is the cause, and decides whether rows are
+# suspected. So a rank that hangs between two steps reports first, then one in a step, then one that waits for others.
 _LATER_S = {Phase.STEP: LINGER_S + 2 * HEARTBEAT_S, Phase.AGREE: 2 * (LINGER_S + 2 * HEARTBEAT_S)}
 _WORDS = {
     Phase.STEP: "the engine has been in one step {limit}: ranks wait for each other, or a kernel hangs",
@@ -48,12 +48,11 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def start(report: RankReport, stall_s: float, dead_s: float) -> None:
-    """Watch over this process until it ends. Call it on the main thread, once.
+    """Watch this process until it ends. Call it once, on the main thread.
 
-    A step that takes more than ``stall_s`` seconds will not end: ranks wait for each other in it. Nor will what takes
-    as long between two steps, from the loop's begin to its end. A rank whose heartbeat is ``dead_s`` seconds late is
-    dead: where its node died with it, nobody else says so for long. Neither counts time in which this process was
-    stopped.
+    A step that takes more than ``stall_s`` seconds will not end: ranks wait for each other in it. The same limit holds
+    for what the loop does between two steps. A rank whose heartbeat is ``dead_s`` seconds late is dead; if its node is
+    dead too, nothing else reports that for a long time. Time in which this process was stopped does not count.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -70,7 +69,7 @@ def start(report: RankReport, stall_s: float, dead_s: float) -> None:
 def _watch(report: RankReport, reader: int, launcher: int, stall_s: float, dead_s: float) -> None:
     try:
         _look_around(report, reader, launcher, stall_s, dead_s)
-    finally:  # without this thread nothing answers TERM: better to end the rank than to leave it deaf
+    finally:  # without this thread nothing would answer TERM: end the rank instead
         with contextlib.suppress(Exception):
             kill_children()
         os._exit(128 + signal.SIGTERM)
@@ -152,7 +151,7 @@ def _leave(report: RankReport, why: str | None, kind: str = "LauncherLost") -> N
 
 
 def kill_children(pid: int | None = None) -> None:
-    """End what this process, or ``pid``, has started: a worker of vLLM's own that waits for others would not leave.
+    """Kill the children of this process, or of ``pid``: a native vLLM worker that waits for others would not leave.
 
     Python's resource tracker stays: it removes their shared memory once they are gone, and then ends by itself.
     """

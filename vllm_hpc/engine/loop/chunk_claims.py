@@ -1,10 +1,10 @@
-"""Which replica runs which rows: the input is cut into chunks, and every replica begins with its own part of them.
+"""Which replica runs which rows: the input is cut into chunks, and every replica starts with its own part of them.
 
-It takes chunks of another's part only when its own part is used up, and only as many rows as it has free slots for:
-where all rows are of one length, a few rows more than another replica has cost a whole wave more. Inside one torchrun
-world, counters in its store are enough. The tasks of a job array share no store, start when the scheduler lets them,
-and may die alone: they take leases, which are files in the job folder. Only the first rank of a replica claims; the
-others are told.
+It takes chunks from another's part only when its own is used up, and then only as many rows as it has free slots for:
+if all rows have the same length, a few more rows than the other replicas have cost a whole extra wave. Inside one
+torchrun world, counters in its store are enough. The tasks of a job array share no store, start whenever the scheduler
+lets them, and may die alone, so they take leases, which are files in the job folder. Only a replica's first rank
+claims, and tells the others.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_json, temporary_name
 
-# Chunks a replica should find, so that replicas end together (a lease is a file: an array's are fewer and larger), and
-# the most rows of one: it is read ahead of its turn.
+# Chunks per replica, enough that replicas end together (a lease is a file, so arrays have fewer and larger ones), and
+# the most rows in a chunk, because it is read ahead.
 _CHUNKS_A_REPLICA, _LEASES_A_REPLICA = 128, 32
 _LARGEST_CHUNK = 1024
 _COUNTER = "vllm-hpc/claimed"
@@ -43,7 +43,7 @@ class Chunks(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of chunks."""
         return -(-self.total // self.size)
 
     def rows(self, chunk: int) -> range:
@@ -61,25 +61,25 @@ class Known(Protocol):
     rows: bytearray
 
     def learn(self, shard: Path) -> None:
-        """Read a shard that its writer has left."""
+        """Read a shard whose writer is gone."""
 
 
 class Claims(Protocol):
     """Gives out chunks."""
 
     def take(self, any_part: bool = True) -> int | None:
-        """Claim a chunk, of our part or, where that is used up, of any; None where none is free."""
+        """Claim a chunk of our own part or, if that is used up, of any part; None if none is free."""
 
 
 class StoreClaims:
-    """Counters in the store of this torchrun world, one for each part: they live and die with the attempt."""
+    """Counters in this torchrun world's store, one for each part; they last as long as the attempt."""
 
     def __init__(self, store: Any, chunks: Chunks, known: Known, replica: int, replicas: int) -> None:
         self._store, self._chunks, self._known, self._mine = store, chunks, known, replica
         self._parts = {one: chunks.part(one, replicas) for one in range(replicas)}
 
     def take(self, any_part: bool = True) -> int | None:
-        """Claim the next chunk of our part with a row left to run, in the input's order; then of the fullest other."""
+        """Claim our part's next chunk that has rows left, in the input's order; then one of the fullest other part."""
         if (chunk := self._next(self._mine)) is not None or not any_part:
             return chunk
         while (fullest := self._fullest()) is not None:
@@ -113,11 +113,11 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class LeaseClaims:
-    """Leases of an array's tasks. What a dead owner did not finish is taken over, under the next number."""
+    """Leases for an array's tasks. Another task takes over what a dead owner left, under the next number."""
 
     def __init__(self, job: JobFolder, chunks: Chunks, mine: Lease, replicas: int, known: Known) -> None:
         self._job, self._chunks, self._mine, self._known = job, chunks, mine, known
-        # Tasks that start together begin at different places, and so seldom reach for the same lease.
+        # Tasks that start together begin at different chunks, so they seldom try the same lease.
         self._part = chunks.part(mine.replica, replicas)
         self._order = [(self._part.start + number) % chunks.count for number in range(chunks.count)]
         self._dead: set[Lease] = set()
@@ -126,7 +126,7 @@ class LeaseClaims:
     def take(self, any_part: bool = True) -> int | None:
         """Claim a chunk that nobody has, or whose owner is dead."""
         owners = self._owners()
-        for wanted in (False, True):  # first what is free, then what was left behind
+        for wanted in (False, True):  # first free chunks, then those of dead owners
             for chunk in self._order if any_part else self._part:
                 number = owners.get(chunk, 0)
                 if bool(number) is wanted and self._try(chunk, number):
@@ -142,16 +142,16 @@ class LeaseClaims:
         draft = temporary_name(target)
         try:
             draft.write_bytes(msgspec.json.encode(self._mine))
-            os.link(draft, target)  # whole, and by one taker only; on NFS too
+            os.link(draft, target)  # complete, and for one taker only; on NFS too
         except FileExistsError:
-            # NFS repeats a call whose answer was lost: the name may be there because we made it (man 2 open).
+            # NFS repeats a call whose answer was lost: the name may exist because we made it (man 2 open).
             return draft.stat().st_nlink > 1
         finally:
             draft.unlink(missing_ok=True)
         return True
 
     def _owners(self) -> dict[int, int]:
-        """The newest lease's number of every chunk that has one."""
+        """The number of the newest lease of every chunk that has one."""
         found: dict[int, int] = {}
         for name in os.listdir(self._job.claims):  # noqa: PTH208 - names only, of some thousand files
             chunk, _, number = name.partition(".")
@@ -163,9 +163,9 @@ class LeaseClaims:
         return self._job.claims / f"{chunk}.{number}"
 
     def _is_left(self, path: Path) -> bool:
-        """Whether a lease's owner is dead. If so, the rows that it had finished are learnt."""
+        """Whether a lease's owner is dead. If so, reads which rows it had finished."""
         lease = read_json(path, Lease)
-        if lease is None:  # it may be empty after a power cut: once it is old, it is nobody's
+        if lease is None:  # it may be empty after a power cut: an old one has no owner
             return self._is_silent(path)
         if lease == self._mine:
             return False
@@ -179,12 +179,12 @@ class LeaseClaims:
             return True  # an earlier attempt of this very task
         ended = self._job.exit_of(lease.attempt)
         if ended is not None:
-            # One of these rows may have killed its engine: the task comes back, and runs them one by one.
+            # One of these rows may have killed the engine: the task will run again, and try them in groups.
             return not (ended.cause == "requeue" and self._job.crash(lease.replica, lease.attempt).exists())
         return self._is_silent(self._job.heartbeat(lease.rank))
 
     def _is_silent(self, path: Path) -> bool:
-        """Whether nobody has written a file for long."""
+        """Whether a file has not been written for a long time."""
         now = time.time()
         with suppress(OSError):
             now = self._job.heartbeat(self._mine.rank).stat().st_mtime  # the same clock as the writer's

@@ -1,4 +1,4 @@
-"""The first rank of a replica: it alone looks at the folder, the clock and the store, and decides for all its ranks."""
+"""A replica's first rank: only it looks at the folder, the clock and the store, and it decides for all ranks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Decision, Order
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Claimed
 
-# Set by the chief that sees the file. Two keys: the walltime may overtake a drain that a person asked for.
+# Set by the chief that sees the file. Two keys: the walltime may come before a drain that a user asked for has ended.
 _ASKED_KEY, _WALLTIME_KEY = "vllm-hpc/drain-asked", "vllm-hpc/drain-walltime"
 _LOOK_S = 1.0
-# The part of the drain's lead that is kept for writing, for the ranks to leave and for the script to ask for another
-# attempt: ranks take 4-5 s to end, torchrun and srun as much again.
+# The part of the drain's lead that is reserved for writing, for the ranks to leave and for the script to ask for
+# another attempt: ranks take 4-5 s to end, torchrun and srun as long again.
 _KEPT_S, _KEPT_SHARE = 10.0, 0.25
 
 
@@ -43,9 +43,9 @@ class Chief:
         self._order, self._stop_at, self._looked = Order.GO, float("inf"), 0.0
 
     def decide(self, wants_chunk: bool, any_part: bool = True) -> Decision:
-        """Decide what all ranks do from here on. Raises OSError where rows can no longer be written.
+        """Decide what all ranks do from now on. Raises OSError if rows can no longer be written.
 
-        ``any_part``: whether a chunk may be one of another replica's.
+        ``any_part``: whether a chunk may come from another replica's part.
         """
         self._writer.check()
         self._look()
@@ -76,7 +76,7 @@ class Chief:
         self._order = Order.DRAIN
 
     def _is_told(self, marker: Path, key: str) -> bool:
-        """Whether the file is there. NFS may show it late on another node: the chief that sees it tells the others."""
+        """Whether the file exists. NFS may show it late on another node, so the chief that sees it tells the others."""
         if marker.exists():
             self._store.set(key, "seen")
         return bool(self._store.check([key]))

@@ -1,11 +1,11 @@
 """Keeps the ranks of a replica in step: the first rank decides whatever does not follow from input and outputs.
 
 Every rank runs its own scheduler. If one admitted another row, or stopped a step earlier, the others would wait in a
-collective forever. So a claimed chunk, an order to drain and the clock go through here, at steps that all ranks count
-alike; and at each of these the others compare what they have done so far with what the first one has done.
+collective forever. So claimed chunks, drain orders and the clock go through here, at the same steps on all ranks. At
+each of these steps the others compare what they have done so far with what the first rank has done.
 
-A decision is sent at one step and received at a later one: ranks that waited for each other between steps kept the GPU
-waiting for 7 % of the time (TP=2, two H100).
+A decision is sent at one step and received at a later one: when ranks waited for each other between steps, the GPU was
+idle for 7 % of the time (TP=2, two H100).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NO_CHUNK = -1
 
 
 class Order(IntEnum):
-    """What all ranks do from here on."""
+    """What all ranks do from now on."""
 
     GO = 0
     DRAIN = 1  # admit no more, finish what runs
@@ -30,9 +30,9 @@ class Order(IntEnum):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What the first rank decided: an order, and the chunk it claimed where one was due (NO_CHUNK: none is left).
+    """What the first rank decided: an order, and the chunk that it claimed if one was due (NO_CHUNK: none is left).
 
-    ``done`` has a byte for each row of the chunk, 1 where it need not be run.
+    ``done`` has a byte for each row of the chunk: 1 if it need not run.
     """
 
     order: Order
@@ -58,7 +58,7 @@ class Agreement:
         self._work: Any = None
 
     def send(self, group: dist.ProcessGroup, room: int) -> None:
-        """Send it from the first rank, which has a decision, to the others. ``room``: bytes of ``done``."""
+        """Broadcast the first rank's decision to the others. ``room``: bytes for ``done``."""
         word = bytearray(_HEAD.size + room)
         if self._decision:
             order, chunk, done = self._decision.order, self._decision.chunk, self._decision.done
@@ -68,7 +68,7 @@ class Agreement:
         self._work = dist.broadcast(self._word, group=group, group_src=0, async_op=True)
 
     def result(self) -> Decision:
-        """Wait for the decision. Raises DivergedError where this rank was not in step with the first one."""
+        """Wait for the decision. Raises DivergedError if this rank was not in step with the first one."""
         if self._word is None:
             assert self._decision is not None
             return self._decision
@@ -85,7 +85,7 @@ class Agreement:
 
 
 class Lockstep:
-    """The agreement of one replica's ranks. ``group`` is its CPU group, None where the replica is one rank."""
+    """The agreement of one replica's ranks. ``group`` is its CPU group, None if the replica has one rank."""
 
     def __init__(self, rank: int, replica: int, group: dist.ProcessGroup | None) -> None:
         self._rank, self._replica, self._group = rank, replica, group
@@ -93,8 +93,8 @@ class Lockstep:
     def tell(self, decision: Decision | None, step: int, digest: int, room: int) -> Agreement:
         """Send the first rank's decision; on the others, whose ``decision`` is None, receive it. All call ``result``.
 
-        ``step`` counts this rank's steps, ``digest`` (64 bits) is over all that it has generated, ``room`` is the most
-        bytes of ``done``, the same on all ranks.
+        ``step`` counts this rank's steps, ``digest`` (64 bits) covers everything that it has generated, and ``room`` is
+        the largest size of ``done``, the same on all ranks.
         """
         agreement = Agreement(self._replica, self._rank, decision, step, digest)
         if self._group is not None:

@@ -1,7 +1,7 @@
-"""Runs a replica's rows through its engine: admits one whenever another finishes, and writes each as it finishes.
+"""Runs a replica's rows through its engine: admits a row whenever another finishes, and writes each as it finishes.
 
-Every rank of a replica runs this, and all take the same steps: rows come in the order of the claims, and whatever does
-not follow from the input and the outputs is agreed on first (``vllm_hpc.engine.loop.lockstep``).
+Every rank of a replica runs this, and all take the same steps: rows come in the order of the claims, and ranks first
+agree on whatever does not follow from the input and the outputs (``vllm_hpc.engine.loop.lockstep``).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from vllm_hpc.engine.rows.row_out import token_ids
 
 # Steps between two agreements: ranks hear of a drain a few steps late.
 _AGREE_EVERY = 4
-# Rows that wait in the engine, and as many again that are read ahead of them, as a share of the running sequences: more
-# than finish in one step, unless all of them do.
+# Rows that wait in the engine, and as many again that are read ahead, as a share of the running sequences: more than
+# finish in one step, unless all of them do.
 _AHEAD_SHARE = 8
-# The most rows admitted between two steps: vLLM takes 0.2 to 0.4 ms for each (beside an H100), and the GPU can work on
-# these while the rest are admitted.
+# The most rows admitted between two steps: vLLM takes 0.2 to 0.4 ms for each (on an H100's host), and the GPU can work
+# on these while the rest are admitted.
 _ADMITTED_AT_ONCE = 64
 
 
 class Digest:
-    """A running hash over the token ids of finished rows, in the order they finish: equal on ranks in step."""
+    """A running hash of finished rows' token ids, in the order in which they finish: equal on ranks in step."""
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=8)
@@ -59,9 +59,9 @@ class Digest:
 class Work(NamedTuple):
     """The rows that a replica may run, in ``chunks``.
 
-    ``done`` has a 1 for every row that is not run, and for those of ``trials``, groups that run first and alone.
-    ``share`` is the most rows that this replica should hold, so that the first to start does not take the others' part
-    of a small input.
+    ``done`` has a 1 for every row that must not run, and for those of ``trials``, groups that run first and alone.
+    ``share`` is the most rows that this replica should hold, so that the first replica to start does not take the
+    others' part of a small input.
     """
 
     replica: int
@@ -72,14 +72,14 @@ class Work(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """Where a rank notes what it does: the time of its steps, and what it is at."""
+    """Where a rank records the times of its steps and what it is doing."""
 
     meter: Meter
     report: RankReport
 
 
 class Lead(NamedTuple):
-    """What only a replica's first rank has: it decides for all ranks, and writes the rows."""
+    """What only a replica's first rank has: the chief decides for all ranks, the writer writes the rows."""
 
     chief: Chief
     writer: ShardWriter
@@ -101,9 +101,9 @@ class Loop:
         self._in_flight: dict[str, Ready] = {}
         self._finished: list[tuple[Ready, Any]] = []
         self._sequences = 0
-        # No chunk is left: of this replica's own part, of any.
+        # Whether no chunk is left: in this replica's own part, in any part.
         self._order, self._is_part_used, self._is_exhausted = Order.GO, False, False
-        # The agreement that is under way: whether it asks for a chunk, too, whether of any part, and since which step.
+        # The pending agreement; whether it asks for a chunk, and from any part; and the step at which it was sent.
         self._asked: Agreement | None = None
         self._asked_chunk, self._asked_any, self._asked_at = False, False, -1
         self.digest = Digest()
@@ -115,7 +115,7 @@ class Loop:
                 while self._goes_on():
                     pass
         except BaseException:
-            # The error is recorded with what the loop was doing; nothing that happens here may hide it.
+            # The error is recorded with what the loop was doing; nothing here may hide it.
             with suppress(Exception), self._report.kept():
                 self._hand_over()
             raise
@@ -125,7 +125,7 @@ class Loop:
         self._report.leave_loop()
 
     def _goes_on(self) -> bool:
-        """Take one turn: a step, with the work in it. Returns whether another one follows."""
+        """Take one turn: a step and the work inside it. Returns whether another turn follows."""
         if self._in_flight:
             self._step()
         else:
@@ -133,7 +133,7 @@ class Loop:
         return self._order is not Order.STOP and (bool(self._in_flight) or not self._is_over())
 
     def _work(self) -> None:
-        """Do what there is to do while the GPU computes: hand over, agree, admit."""
+        """Do the work that can overlap with the GPU: hand over, agree, admit."""
         self._hand_over()
         self._agree()
         self._admit()
@@ -144,9 +144,9 @@ class Loop:
         return self._is_exhausted and not self._trials and not self._feed.backlog
 
     def _agree(self) -> None:
-        """Hear what the first rank decided a step ago, and ask again where that is due. It is due on all ranks at once.
+        """Receive what the first rank decided a step ago, and ask again if due. It is due on all ranks at once.
 
-        Only an engine with room for more rows than are at hand waits for the answer.
+        Only an engine with room for more rows than it holds waits for the answer.
         """
         if self._asked:
             self._hear(self._asked)
@@ -177,7 +177,7 @@ class Loop:
         if word.chunk == NO_CHUNK:
             return word
         rows = self._chunks.rows(word.chunk)
-        # The first rank may since have learnt what another task of the array had finished of it.
+        # The first rank may know more by now: rows of it that another task of the array had finished.
         return msgspec.structs.replace(word, done=bytes(self._done[rows.start : rows.stop]))
 
     def _hear(self, asked: Agreement) -> None:
@@ -192,7 +192,7 @@ class Loop:
 
     @property
     def _held(self) -> int:
-        """Rows at hand: in the engine, or on their way to it."""
+        """Rows in the engine, or on their way to it."""
         return len(self._in_flight) + self._feed.backlog
 
     def _wants_chunk(self) -> bool:
@@ -226,7 +226,7 @@ class Loop:
             self._report.enter(Phase.ADMIT, key)
             try:
                 self._engine.add_request(key, item)
-            except Exception as error:  # noqa: BLE001 - whatever vLLM says of a row is that row's
+            except Exception as error:  # noqa: BLE001 - whatever vLLM raises here belongs to this row
                 self._fail(item.row, error)
             else:
                 self._in_flight[key] = item

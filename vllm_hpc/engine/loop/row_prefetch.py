@@ -1,7 +1,7 @@
-"""The rows that wait to be admitted: read and tokenised on a thread of their own, ahead of the engine's steps.
+"""The rows that wait to be admitted: read and tokenised on a separate thread, ahead of the engine's steps.
 
-When a row is ready depends on the machine; when it is admitted must not: ranks in lockstep take the same rows at the
-same step, and wait for a row that is not ready yet.
+When a row is ready depends on the machine, but when it is admitted must not: ranks in lockstep take the same rows at
+the same step, and wait for a row that is not ready yet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vllm_hpc.spec.errors import InputError
 if TYPE_CHECKING:
     from vllm_hpc.engine.interface import Ready
 
-    # A row that is ready, or one that cannot be made so, with the reason.
+    # A row that is ready, or one that cannot be made ready, with the reason.
     Item = Ready | tuple[Row, Exception]
 
 
@@ -34,13 +34,13 @@ class Feed:
         threading.Thread(target=self._read_ahead, name="vllm-hpc-feed", daemon=True).start()
 
     def put(self, indices: Sequence[int]) -> None:
-        """Ask for rows by their index; ``backlog`` counts them until they are taken. Rising ones are read fastest."""
+        """Request rows by index; ``backlog`` counts them until they are taken. Rising indices are read fastest."""
         self.backlog += len(indices)
         if indices:
             self._ranges.put(indices)
 
     def take(self) -> Item:
-        """Wait for the next row. Raises InputError where the input has changed."""
+        """Wait for the next row. Raises InputError if the input has changed."""
         item = self._items.get()
         if isinstance(item, BaseException):
             raise item
@@ -49,7 +49,7 @@ class Feed:
         return item
 
     def close(self) -> None:
-        """End the thread, after the row that it is at."""
+        """End the thread after its current row."""
         self._is_closed = True
         self._room.release()
         self._ranges.put(None)
@@ -58,7 +58,7 @@ class Feed:
         try:
             while (indices := self._ranges.get()) is not None:
                 self._read(indices)
-        except BaseException as error:  # noqa: BLE001 - raised again where the rows are waited for
+        except BaseException as error:  # noqa: BLE001 - take() raises it again
             self._items.put(error)
 
     def _read(self, indices: Sequence[int]) -> None:
@@ -67,7 +67,7 @@ class Feed:
             if self._is_closed:
                 return
             rows = self._reader.rows(index, 1)
-            if not rows:  # whoever waits for it would wait forever
+            if not rows:  # take() would wait forever
                 raise InputError(f"the input has no row {index}: was it cut short since the job was submitted?")
             self._items.put(self._prepare(rows[0]))
 

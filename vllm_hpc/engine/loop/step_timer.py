@@ -8,7 +8,7 @@ from vllm_hpc.jobfolder.records import Run
 
 
 class Meter:
-    """Seconds and sequences of one attempt. Make it when the engine is ready: warm-up lasts to its first step's end.
+    """Seconds and sequences of one attempt. Create it when the engine is ready: warm-up ends with the first step.
 
     ``most`` is max_num_seqs; ``before``: seconds of import and load.
     """
@@ -29,7 +29,7 @@ class Meter:
         self._began = now
 
     def end_step(self, sequences: int) -> None:
-        """A step has ended, with so many sequences in flight (of rows that want several outputs, some may wait)."""
+        """A step has ended with this many sequences in flight (those of rows with several outputs may wait)."""
         self._ended = time.perf_counter()
         if not self.steps:
             self._first_ended = self._ended
@@ -42,7 +42,7 @@ class Meter:
         self._ended = time.perf_counter()
 
     def drain(self) -> None:
-        """From here on no row is admitted."""
+        """From now on no row is admitted."""
         self._drained = self._drained or time.perf_counter()
 
     def run(self, rows: int, prompt_tokens: int, completion_tokens: int) -> Run:

@@ -1,10 +1,10 @@
-"""What earlier attempts leave to this one: the rows that are finished, and those suspected of having killed the engine.
+"""What earlier attempts leave to this one: finished rows, and rows suspected of having killed the engine.
 
-A row can end the engine: by an exception in a step, an illegal address, a segmentation fault. Nobody knows which row it
-was, because hundreds are in flight. So the next attempt puts them on trial: it runs them in groups, one after the
-other, before all else. A group that ends the engine, too, is tried again in smaller groups, down to one row; a row that
-has ended two attempts alone becomes an error row. A rank that vanished without a word was most likely killed from
-outside: rows are tried for that only if they were in flight the time before as well, and it counts half. A row stays on
+A row can end the engine: by an exception in a step, an illegal address, a segmentation fault. With hundreds of rows in
+flight, nobody knows which row it was. So the next attempt puts them on trial: it runs them in groups, one after the
+other, before everything else. A group that ends the engine again is tried in smaller groups, down to one row, and a row
+that has ended two attempts alone becomes an error row. A rank that vanished without an error was most likely killed
+from outside: its rows are tried only if they were also in flight the time before, and that counts half. A row stays on
 trial until it has run: an attempt that ends for another reason clears none.
 """
 
@@ -21,18 +21,18 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Crash, JobRecord, Retry, read_claimed, read_json, write_json
 from vllm_hpc.jobfolder.shards import Scan, Tally, finished
 
-# Groups that a trial is cut into: an attempt costs a start of the engine, a group no more than its longest row.
+# Groups in a trial: an attempt costs a start of the engine, a group no more than its longest row.
 _GROUPS = 8
-# How much an attempt's end weighs against the row that was alone in it, and the weight that condemns the row: that of
-# an engine that raised twice. Ranks that vanished may have been killed from outside, and weigh less.
+# How much an attempt's end weighs against the row that was alone in it, and the weight that condemns a row: that of two
+# engine errors. Ranks that vanished may have been killed from outside, so they weigh less.
 _CRASHED, _VANISHED, _CONDEMNED = 2, 1, 4
 
 
 class Suspects(msgspec.Struct, frozen=True):
     """state/suspects-<replica>.json, after attempt ``attempt`` was judged.
 
-    ``tried`` are to be run in groups; ``silent`` were in flight when a rank vanished; ``strikes`` weighs the attempts
-    that a row has ended alone, since errors up to attempt ``retried`` were to be run again.
+    ``tried`` rows will run in groups; ``silent`` rows were in flight when a rank vanished; ``strikes`` weighs the
+    attempts that a row has ended alone, since errors up to attempt ``retried`` were asked to run again.
     """
 
     attempt: int = 0
@@ -43,7 +43,7 @@ class Suspects(msgspec.Struct, frozen=True):
 
 
 class SuspectTrial(msgspec.Struct, frozen=True):
-    """What all ranks of a replica must know: the groups to run before all else, and the rows that no longer run."""
+    """What all ranks of a replica must know: the groups to run first, and the rows that no longer run."""
 
     groups: list[list[int]] = []
     condemned: list[int] = []
@@ -58,7 +58,7 @@ class Flight(msgspec.Struct, frozen=True):
 
 
 class Prior:
-    """What the first rank knows of a job's earlier attempts. It is read when an attempt starts."""
+    """What the first rank knows about a job's earlier attempts, read when an attempt starts."""
 
     def __init__(self, job: JobFolder, record: JobRecord) -> None:
         retry = read_json(job.retry, Retry)
@@ -72,7 +72,7 @@ class Prior:
         return self._by_replica.get(replica, Tally())
 
     def learn(self, shard: Path) -> None:
-        """Read a shard that its writer, a task of an array, has left behind since."""
+        """Read the shard of an array's task that has died since."""
         if shard.exists():
             found = Scan([shard], len(self.rows), self._is_rehearsal, retry_errors_of=self._retried)
             for index, place in enumerate(found.places):
@@ -80,7 +80,7 @@ class Prior:
                     self.rows[index] = 1
 
     def judge(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> SuspectTrial:
-        """Put rows on trial, by how ``attempts``, those before this one, ended for a replica."""
+        """Put rows on trial, depending on how the earlier ``attempts`` ended for a replica."""
         known = self._suspects(job, replica, attempts, chunks, most)
         condemned = [row for row, strikes in known.strikes.items() if strikes >= _CONDEMNED and not self.rows[row]]
         tried = [row for row in known.tried if not self.rows[row] and row not in condemned]
@@ -89,11 +89,11 @@ class Prior:
         return SuspectTrial(groups, condemned)
 
     def record(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> None:
-        """Record the verdicts: later attempts begin there."""
+        """Record the verdicts, from which later attempts start."""
         write_json(job.suspects(replica), self._suspects(job, replica, attempts, chunks, most))
 
     def reserve(self, trials: Iterable[SuspectTrial]) -> None:
-        """Take rows on trial, and condemned ones, out of what replicas may claim."""
+        """Remove rows on trial, and condemned ones, from what replicas may claim."""
         for trial in trials:
             for row in [*trial.condemned, *(row for group in trial.groups for row in group)]:
                 self.rows[row] = 1
@@ -111,10 +111,10 @@ class Prior:
         return known
 
     def _in_flight(self, job: JobFolder, replica: int, attempt: int, chunks: Chunks, most: int) -> Flight:
-        """The rows that the attempt had begun and not finished; of a trial, only those of its last group.
+        """The rows that the attempt had begun but not finished; in a trial, only those of its last group.
 
-        Rows are admitted in the order of the chunks, ``most`` at a time: those in flight are the first of the
-        unfinished ones, among as many again that had finished and were not written yet.
+        Rows are admitted in the order of the chunks, ``most`` at a time: those in flight are the first unfinished ones,
+        among as many again that had finished but were not written yet.
         """
         lines = read_claimed(job.claimed(replica, attempt))
         trial = lines[-1].trial if lines else None
@@ -142,7 +142,7 @@ def explain_suspects(job: JobFolder, replica: int, attempts: Sequence[int]) -> s
 
 
 def _after(known: Suspects, flight: Flight, replica: int, attempt: int, crashed: list[int], has_died: bool) -> Suspects:
-    """Judge an attempt by its end, by the replicas that crashed in it, and by what was in flight then."""
+    """Judge an attempt by its end, the replicas that crashed in it, and what was in flight then."""
     if not flight.has_begun:
         return msgspec.structs.replace(known, attempt=attempt)
     if not has_died or (crashed and replica not in crashed):
@@ -159,6 +159,6 @@ def _after(known: Suspects, flight: Flight, replica: int, attempt: int, crashed:
 
 
 def _died(job: JobFolder, attempt: int) -> bool:
-    """Whether an attempt ended by itself and in failure: not in good order, and not because it was told to."""
+    """Whether an attempt failed by itself: it did not end normally, nor because it was told to."""
     ended = job.exit_of(attempt)
     return ended is None or (ended.exit_code != 0 and ended.cause in ("exit", "requeue"))
