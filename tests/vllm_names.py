@@ -1,9 +1,9 @@
-"""Look up the names that patches need in any release of vLLM, by its source: vLLM is not imported.
+"""Look up the names that patches need in the source of any vLLM release, without importing it.
 
     python -m tests.vllm_names vllm-0.33.0-cp38-abi3-manylinux1_x86_64.whl FOLDER ...
 
-takes wheels, or folders that hold vllm/ and its .dist-info, puts what is missing into tests/vllm_names.json, and writes
-docs/vllm-versions.md anew from that and from the table of patches. Without an argument it only writes the page.
+takes wheels, or folders that contain vllm/ and its .dist-info, writes the missing names to tests/vllm_names.json, and
+makes docs/vllm-versions.md from that and the table of patches. Without an argument it only makes the page.
 """
 
 from __future__ import annotations
@@ -225,16 +225,16 @@ def _cells(*cells: str) -> str:
 _HEAD = """\
 # vLLM's versions, and the patches
 
-vllm-hpc runs the vLLM that is installed. To save time it reaches into vLLM's internals in a few places; each such touch
-is a patch with a name, in `vllm_hpc/engine/vllm_patches/`. A patch is on where vLLM has every name that it needs. A
-patch that depends on more than names is on only for the versions whose code was read line by line beside it. Where a
-patch is off, the job runs without it. Each rank's log says which patches are on, and why the others are off; so does
-`patches` in `ranks/rank-<r>.json`.
+vllm-hpc runs the installed vLLM. To save time it changes vLLM's internals in a few places. Each such change is a patch
+with a name, in `vllm_hpc/engine/vllm_patches/`. A patch is on if vLLM has every name that it needs. A patch that
+depends on more than names is on only for versions whose code was compared with it line by line. If a patch is off, the
+job runs without it. Each rank's log says which patches are on and why the others are off; so does `patches` in
+`ranks/rank-<r>.json`.
 
-A patch that is on for a version may still be off for a job: the log says why, for example that one rank samples all
+A patch that is on for a version may still be off for a job. The log says why, for example because one rank samples all
 rows.
 
-This page is made by `python -m tests.vllm_names`, from the table of patches and from the source of each release.
+`python -m tests.vllm_names` makes this page from the table of patches and the source of each release.
 
 ## By version
 
@@ -243,11 +243,11 @@ _SEEN = """\
 ## What was run
 
 - 0.26: on H100 and H200 (docs/performance.md); its CPU build passes the engine's tests (`make test-vllm-oldest`).
-- 0.27 to 0.31: nothing; the names were looked up.
+- 0.27 to 0.31: nothing; only the names were looked up.
 - 0.32: its CPU build, in all tests.
-- 0.33: there is no CPU build of it yet. Its source was read beside that of 0.32. Its Python files were run over the
-  compiled parts of 0.32's CPU build: in the comparison of `tests/engine/test_fast_schedule.py` every step was the same
-  with and without `fast-schedule`, for both schedulers, with and without prefix cache, prompts in parts and preemption.
+- 0.33: it has no CPU build yet. Its source was compared with that of 0.32. Its Python files were run with the compiled
+  parts of 0.32's CPU build: in the comparison of `tests/engine/test_fast_schedule.py` every step was the same with and
+  without `fast-schedule`, for both schedulers, with and without prefix cache, chunked prompts and preemption.
 """.splitlines()
 _PATCHES_HEAD = """\
 ## What each patch does
@@ -255,22 +255,22 @@ _PATCHES_HEAD = """\
 | patch | what it does | without it |
 | --- | --- | --- |""".splitlines()
 _REQUIRED_HEAD = """\
-## What no job runs without
+## Names that every job needs
 
-These names of vLLM are documented, or others build on them too. A job in which one is missing fails as it starts.
+These names are documented by vLLM, or other projects also use them. If one is missing, a job fails when it starts.
 
 | used in `vllm_hpc/engine/` | names | missing in any of these versions |
 | --- | --- | --- |""".splitlines()
 _FOOT = """\
 ## A new release of vLLM
 
-1. `pip download --no-deps vllm==VERSION`, then `python -m tests.vllm_names vllm-VERSION-*.whl`: the new column says
-   which names are missing.
-2. Read the code that the patches with `read` in `vllm_hpc/engine/vllm_patches/table.py` replace, beside that of the
-   version before: `vllm/v1/core/sched/`, `vllm/v1/core/*kv_cache*.py`, `vllm/v1/request.py`, and
-   `vllm/v1/worker/gpu/sample/`. Add the version where they still hold. A patch that is wrongly on gives wrong tokens;
-   one that is off only costs time.
-3. `make test-full`.""".splitlines()
+1. Run `pip download --no-deps vllm==VERSION`, then `python -m tests.vllm_names vllm-VERSION-*.whl`: the new column
+   shows which names are missing.
+2. For the patches with `read` in `vllm_hpc/engine/vllm_patches/table.py`, compare the code that they replace with that
+   of the version before: `vllm/v1/core/sched/`, `vllm/v1/core/*kv_cache*.py`, `vllm/v1/request.py`, and
+   `vllm/v1/worker/gpu/sample/`. Add the version to those that are still correct. A patch that is wrongly on gives wrong
+   tokens; one that is off only costs time.
+3. Run `make test-full`.""".splitlines()
 
 
 def main() -> None:
