@@ -1,4 +1,4 @@
-"""The engine of a rehearsal: it answers rows with a digest of their own text, in steps. It needs no model and no vLLM.
+"""The engine of a rehearsal: answers rows with a digest of their own text, in steps, without a model or vLLM.
 
 Everything around it is real: torchrun, the store, gloo, and the loop with its lockstep, claims, drain and durable rows.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # vLLM's own default.
 _MAX_NUM_SEQS = 256
-# Seconds that a step may take at a slow pace: ranks hear of a drain every few steps.
+# The longest step at a slow pace, in seconds: ranks hear of a drain every few steps.
 _STEP_S = 0.25
 _EMBEDDING = 8
 
@@ -67,7 +67,7 @@ class Output(NamedTuple):
 
 
 class RehearsalEngine:
-    """Every sequence that runs gets one token a step, ``max_num_seqs`` of them at once; the others wait in order.
+    """Every running sequence gets one token per step, ``max_num_seqs`` of them at once; the others wait in order.
 
     At a slow pace a token takes several steps, the same number on all ranks.
     """
@@ -84,7 +84,7 @@ class RehearsalEngine:
         self._steps_a_token = max(1, math.ceil(slowest / _STEP_S))
 
     def request_maker(self, record: JobRecord, writes: bool) -> Callable[[Row], Ready]:
-        """What checks rows, and measures their prompts; texts are made by who writes them, on the writer's thread."""
+        """Checks rows and measures their prompts. Only a rank that writes makes texts, on the writer's thread."""
         return RehearsalRows(record, _text if writes else None)
 
     def add_request(self, key: str, ready: Ready) -> None:
@@ -92,7 +92,7 @@ class RehearsalEngine:
         self._waiting.append((key, ready))
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
-        """One token for each sequence that runs; ``work`` is left to the caller, for no device computes meanwhile."""
+        """One token for each running sequence. Leaves ``work`` to the caller, because no device computes meanwhile."""
         self._step += 1
         started = self._start_waiting()
         self._faults.strike(started)
@@ -104,11 +104,11 @@ class RehearsalEngine:
         return outputs, False
 
     def answer(self, ready: Ready, output: Any, replica: int) -> Row:
-        """The row out, marked as a rehearsal's; of an OpenAI batch, its line too."""
+        """The output row, marked as a rehearsal's; so is the line of an OpenAI batch."""
         return _marked(row_out.answer(ready, output, replica))
 
     def failure(self, row: Row, error: Exception) -> Row:
-        """The row out of a row that cannot be run, marked likewise."""
+        """The output row of a row that cannot be run, marked likewise."""
         return _marked(row_out.failure(row, error))
 
     def __enter__(self) -> Self:
@@ -160,7 +160,7 @@ class RehearsalMaker:
         self._settings = record.request.rehearse_set
 
     def load(self, report: RankReport) -> None:
-        """Import torch, whose store and gloo the ranks meet by."""
+        """Import torch: the ranks use its store and gloo."""
         with report.timed("import"):
             import torch
             import torch.distributed
@@ -208,7 +208,7 @@ def _text(prompt: Any, tokens: array[int], is_stopped: bool, params: Any) -> str
 
 
 def _marked(row: Row) -> Row:
-    """The row with the mark; of an OpenAI batch, the line and its body, which readers take alone, as well."""
+    """The row with the mark; for an OpenAI batch also the line and its body, which may be read alone."""
     if "line" not in row:
         return {**row, **REHEARSED}
     response = row["line"]["response"]

@@ -1,6 +1,6 @@
-"""The fault of a rehearsal: when it is told to, a rank dies, hangs, runs out of memory or computes other tokens.
+"""The fault of a rehearsal: on request a rank dies, hangs, runs out of memory or computes different tokens.
 
-It shows people whether their site's requeue works.
+It shows users whether requeueing works at their site.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class FaultPlan:
 
     @classmethod
     def of(cls, settings: Rehearsal, rank: int, place: Place, is_first: bool) -> FaultPlan:
-        """The part of this rank, by its place in the whole job and in its replica.
+        """This rank's fault, by its place in the whole job and in its replica.
 
-        A row's fault is there whenever the row runs; one of a moment only in the first attempt (``is_first``).
+        A row's fault happens whenever the row runs, a timed one only in the first attempt (``is_first``).
         """
         if settings.fault_row is not None:
             is_mine = place.rank == 0 if settings.fault_rank is None else rank == settings.fault_rank
@@ -40,7 +40,7 @@ class FaultPlan:
         self._ready_at = time.monotonic()
 
     def strike(self, started: list[str]) -> None:
-        """Do what was asked for, when it is due. Called in each step, with the rows that begin to run in it."""
+        """Let the fault happen when it is due. Called in each step, with the rows that start in it."""
         if self._fault is None or not self._is_due(started):
             return
         if self._fault == "diverge":
@@ -57,14 +57,14 @@ class FaultPlan:
         raise torch.OutOfMemoryError("rehearsed fault: out of memory")
 
     def end(self) -> None:
-        """Log, after the loop, that the fault has not happened, if so."""
+        """Log after the loop if the fault has not happened."""
         if self._fault is None or self._has_struck:
             return
         why = "the rows finished first" if self._row is None else f"row {self._row} generated nothing on this rank"
         print(f"vllm-hpc: rehearsed fault {self._fault} did not happen: {why}", flush=True)
 
     def altered(self, tokens: array[int], key: str) -> array[int]:
-        """The tokens of a row that ends, or other ones where this rank must diverge."""
+        """The tokens of a row that ends, or different ones if this rank must diverge."""
         if self._fault != "diverge" or not (self._alters_next or key == self._row):
             return tokens
         self._alters_next, self._has_struck = False, True

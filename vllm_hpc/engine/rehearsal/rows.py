@@ -42,10 +42,10 @@ _CONSTRAINT_OPTIONS = ("disable_any_whitespace", "disable_additional_properties"
 
 
 class RehearsedParams(msgspec.Struct, frozen=True, kw_only=True):
-    """A row's sampling as far as a rehearsal acts on it, and the limits of the rest.
+    """A row's sampling parameters that a rehearsal uses, and the limits of the others.
 
-    They are those of vllm/sampling_params.py, _verify_args. Values are converted as vLLM does it: "8" is 8. Raises
-    what msgspec says of a type or a bound, ValueError for what does not go together.
+    The limits are those of vllm/sampling_params.py, _verify_args. Values are converted as in vLLM: "8" is 8. Raises
+    msgspec's error for a wrong type or bound, ValueError for values that contradict each other.
     """
 
     n: _Count = 1
@@ -87,10 +87,10 @@ class RehearsedParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RehearsalRows:
-    """Makes rows ready. Raises at once where the job's own sampling is wrong, and for a row what is wrong with it."""
+    """Makes rows ready. Raises at once if the job's own sampling is wrong, and for a row whatever is wrong with it."""
 
     def __init__(self, record: JobRecord, text: Any = None) -> None:
-        self._text = text  # what makes a row's text out of its tokens, None on a rank that writes none
+        self._text = text  # makes a row's text from its tokens; None on a rank that does not write
         engine = record.plan.engine
         self._pools = engine.get("runner") == "pooling"
         self._adapters = [adapter.name for adapter in record.adapters]
@@ -130,7 +130,7 @@ class RehearsalRows:
         return params
 
     def _check_logprobs(self, name: str, number: int | None) -> None:
-        """-1 means the whole vocabulary: for a row that is above any limit, for the engine it is no limit."""
+        """-1 means the whole vocabulary: above any limit for a row, no limit for the engine."""
         if number is not None and self._max_logprobs != -1 and not 0 <= number <= self._max_logprobs:
             raise ValueError(f"{name} must be at most max_logprobs={self._max_logprobs}, not {number}")
 
@@ -139,7 +139,7 @@ class RehearsalRows:
         return RehearsedParams(max_tokens=1, embeds=True)
 
     def _limited(self, params: RehearsedParams, length: int) -> RehearsedParams:
-        """Limit max_tokens to the room that is left, where the length of sequences is known."""
+        """Limit max_tokens to the remaining room, if the maximum length is known."""
         room = self._max_model_len - length if self._max_model_len else params.max_tokens or DEFAULT_MAX_TOKENS
         return msgspec.structs.replace(params, max_tokens=max(1, min(params.max_tokens or room, room)))
 

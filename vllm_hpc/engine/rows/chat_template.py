@@ -22,7 +22,7 @@ class PromptMaker:
         self._answers = self._model_config.runner_type != "pooling"
 
     def __call__(self, row: Row, cuts: dict[str, Any]) -> Any:
-        """What ``LLMEngine.add_request`` takes as prompt. Raises what the tokenizer or the template says is wrong."""
+        """The prompt for ``LLMEngine.add_request``. Raises whatever the tokenizer or the template raises."""
         return self._chat(row, cuts) if "messages" in row else self._completion(row["prompt"], cuts)
 
     def _completion(self, prompt: str | list[int], cuts: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
-"""Our own checks of a row, and its sampling in vLLM's terms: the same for vLLM's engine and for a rehearsal's.
+"""Our own checks of a row, and its sampling in vLLM's terms, for vLLM's engine and a rehearsal's.
 
-Nothing here imports vllm; what vLLM itself checks comes after.
+Nothing here imports vllm; vLLM's own checks come later.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from vllm_hpc.rows.row import Row
 
 # How the prompt is cut. vLLM takes these beside the sampling parameters, and so do rows.
 CUTS = ("truncate_prompt_tokens", "truncation_side")
-# Names of a row's sampling that are not SamplingParams of vLLM, and become some.
+# Names in a row's sampling that vLLM's SamplingParams does not have, and that are translated.
 OPENAI_NAMES = ("response_format", "max_completion_tokens", "top_logprobs", *CUTS)
 _POOLING_NAMES = ("dimensions", "use_activation")
 _TASKS = ("generate", "embed")
 
 
 def check_task(row: Row, pools: bool) -> str:
-    """The row's task, generate or embed. Raises ValueError where this job's model does the other.
+    """The row's task, generate or embed. Raises ValueError if this job's model does the other.
 
     ``pools``: whether the job runs with --engine runner=pooling.
     """
@@ -40,7 +40,7 @@ def in_vllm_names(given: dict[str, Any]) -> dict[str, Any]:
     translated = {name: value for name, value in known.items() if name not in OPENAI_NAMES}
     if "max_completion_tokens" in known:
         translated["max_tokens"] = known["max_completion_tokens"]
-    if isinstance(known.get("logprobs"), bool):  # of a chat; of a completion it is the number itself
+    if isinstance(known.get("logprobs"), bool):  # in a chat; in a completion it is the number itself
         translated.pop("logprobs")
     if known.get("logprobs") is True or "top_logprobs" in known:
         translated["logprobs"] = known.get("top_logprobs", 0)
@@ -76,7 +76,7 @@ def check_embedding(given: dict[str, Any]) -> None:
 
 
 def adapter_of(row: Row, adapters: list[str]) -> str | None:
-    """The adapter of a row: by its field ``lora`` or, in an OpenAI batch, by its model; None for the base model.
+    """A row's adapter: from its field ``lora`` or, in an OpenAI batch, from its model; None for the base model.
 
     Raises ValueError for a name that the job does not have.
     """

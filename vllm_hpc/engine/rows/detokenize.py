@@ -1,7 +1,7 @@
 """The text of a finished row, decoded in one go.
 
-vLLM decodes every token in the step that made it, for those who stream: 6 % of the time of a step of 512 sequences on
-an H100, where Python is what a step waits for (docs/performance.md). Nobody reads a batch's texts before its rows end.
+For streaming, vLLM decodes every token in the step that made it: 6 % of the time of a step of 512 sequences on an H100,
+where steps wait for Python (docs/performance.md). In a batch, nobody reads the text before the row ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vllm_hpc.engine.vllm_patches import is_on
 
 
 class TextMaker:
-    """Makes texts out of token ids as vLLM's own detokenizer does, on any thread."""
+    """Makes texts from token ids like vLLM's own detokenizer, on any thread."""
 
     def __init__(self, engine: LLMEngine) -> None:
         self._tokenizer = engine.renderer.tokenizer
@@ -22,14 +22,14 @@ class TextMaker:
         self._fast = inner if isinstance(inner, Tokenizer) and is_on("late-text") else None
 
     def can_wait(self, params: SamplingParams) -> bool:
-        """Whether nothing but the answer itself needs the text: no stop string, and no token's own text beside it."""
+        """Whether only the answer itself needs the text: no stop strings, and no texts of single tokens."""
         if self._fast is None or not params.detokenize or params.stop:
             return False
         reads_tokens = params.logprobs is not None or params.prompt_logprobs is not None
         return not reads_tokens and (params.skip_special_tokens or params.spaces_between_special_tokens)
 
     def __call__(self, prompt: list[int] | None, tokens: list[int], is_stopped: bool, params: SamplingParams) -> str:
-        """The text of ``tokens`` after ``prompt``; where a token has stopped the row, that token is left out."""
+        """The text of ``tokens`` after ``prompt``, without the token that stopped the row, if one did."""
         kept = tokens[:-1] if is_stopped and not params.include_stop_str_in_output else tokens
         if not kept:
             return ""
@@ -37,9 +37,9 @@ class TextMaker:
         try:
             stream = DecodeStream(ids=prompt or [], skip_special_tokens=params.skip_special_tokens)
             text = stream.step(self._fast, list(kept))
-        except Exception:  # noqa: BLE001 - text that is no UTF-8; the tokenizer raises no type of its own for it
+        except Exception:  # noqa: BLE001 - text that is not UTF-8; the tokenizer has no type of its own for it
             text = None
-        # None: it ends within a character, or is empty. What bytes that are no UTF-8 become depends on the steps.
+        # None: it ends within a character, or is empty. How bytes that are not UTF-8 decode depends on the steps.
         if text is not None and "\ufffd" not in text:
             return text
         from vllm_hpc.engine.vllm_patches.late_text import decode_by_token

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vllm import LLMEngine
     from vllm.lora.request import LoRARequest
 
-# Adapters that one step may mix: each has its place in the memory of every GPU.
+# Adapters that one step may mix: each takes memory on every GPU.
 _MOST_AT_ONCE = 8
 
 
@@ -25,8 +25,8 @@ def lora_arguments(record: JobRecord) -> dict[str, Any]:
 
     rank = max(adapter.rank for adapter in record.adapters)
     at_once = len(record.adapters)
-    # On the CPU vLLM 0.32 takes the last slot for a row without adapter (torch_ops index with -1): that slot stays
-    # empty where there is one more than adapters.
+    # On the CPU vLLM 0.32 uses the last slot for a row without an adapter (torch_ops index with -1). With one slot more
+    # than adapters, that slot stays empty.
     return {
         "enable_lora": True,
         "max_lora_rank": min((size for size in get_args(MaxLoRARanks) if size >= rank), default=rank),

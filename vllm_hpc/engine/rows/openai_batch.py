@@ -1,6 +1,6 @@
-"""OpenAI batch lines: a row out, as a file from ``/v1/batches`` would have it.
+"""OpenAI batch lines: an output row as in a file from ``/v1/batches``.
 
-Every id follows from the row's place and custom_id: the line is the same however often and wherever the row runs.
+Every id follows from the row's index and custom_id: the line is the same however often and wherever the row runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vllm_hpc.engine.rows.logprobs import IMPOSSIBLE
 from vllm_hpc.rows.row import Row
 
 Body = dict[str, Any]
-# The reasons for a text's end that OpenAI has a name for.
+# The finish reasons that OpenAI has a name for.
 _FINISH_REASONS = ("stop", "length")
 
 

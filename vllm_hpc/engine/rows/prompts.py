@@ -1,4 +1,4 @@
-"""What the engine is given for a row: its prompt, its parameters and its adapter."""
+"""What the engine gets for a row: its prompt, parameters and adapter."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vllm_hpc.rows.row import Row
 
 
 class RequestMaker:
-    """Makes rows ready. Raises at once where the job's own sampling is wrong.
+    """Makes rows ready. Raises at once if the job's own sampling is wrong.
 
-    Called on a thread beside the engine's steps: it uses only the engine's renderer, compiler of grammars and
+    Called on a separate thread while the engine steps: it uses only the engine's renderer, grammar compiler and
     configuration. ``writes``: whether this rank writes the answers, and so needs their text.
     """
 
@@ -49,19 +49,19 @@ class RequestMaker:
         return Ready(row, prompt, params, lora, text, split, self._created)
 
     def _params(self, row: Row) -> tuple[Any, TextMaker | None]:
-        """The parameters, and a maker of the text where vLLM need not make it."""
+        """The parameters, and what makes the text if vLLM need not make it."""
         if self._task(row) == "embed":
             return pooling_params(row, "embed"), None
         params = self._sampling(row)
         self._check_grammar(params)
         text = self._texts if self._texts is not None and self._texts.can_wait(params) else None
-        # Stop strings are looked for in the text, so that every rank needs it then.
+        # vLLM looks for stop strings in the text, so then every rank needs it.
         if text is not None or (not self._writes and not params.stop):
             params.detokenize = False
         return params, text
 
     def _task(self, row: Row) -> str:
-        """The row's task. Raises ValueError where this job's model does not do it."""
+        """The row's task. Raises ValueError if this job's model cannot do it."""
         able = check_task(row, self._pools)
         if able == "embed" and not self._can_embed:
             raise ValueError("this pooling model cannot make embeddings")

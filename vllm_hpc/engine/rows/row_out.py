@@ -1,4 +1,4 @@
-"""The row out: made from vLLM's output, or from the error in its place."""
+"""The output row, made from vLLM's output or from an error."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class EngineRowError(RuntimeError):
-    """vLLM gave up a row that it had admitted."""
+    """vLLM gave up on a row that it had admitted."""
 
 
 def token_ids(output: Any) -> list[list[int]]:
-    """The token ids of a finished request, a list an output: what ranks that are in step have in common.
+    """The token ids of a finished request, a list per output: equal on ranks in step.
 
-    Of an embedding, those of the prompt: its floats need not be equal to the last bit.
+    For an embedding those of the prompt, because its floats may differ in the last bit.
     """
     if _is_pooled(output):
         return [list(output.prompt_token_ids)]
@@ -27,7 +27,7 @@ def token_ids(output: Any) -> list[list[int]]:
 
 
 def answer(ready: Ready, output: Any, replica: int) -> Row:
-    """The row out of a finished request, or an error row where vLLM gave it up."""
+    """The output row of a finished request, or an error row if vLLM gave up on it."""
     row = ready.row
     if not _is_pooled(output) and any(one.finish_reason == "error" for one in output.outputs):
         return failure(row, EngineRowError("vLLM gave up on this row; the rank's log says why"))
@@ -51,7 +51,7 @@ def answer(ready: Ready, output: Any, replica: int) -> Row:
 
 
 def failure(row: Row, error: Exception) -> Row:
-    """The row out of a row that cannot be run."""
+    """The output row of a row that cannot be run."""
     kind, message = type(error).__name__, str(error) or type(error).__name__
     if "batch" in row:
         return {**error_row(row, kind, message), "line": openai_batch.error_line(row, message)}
@@ -63,7 +63,7 @@ def _is_pooled(output: Any) -> bool:
 
 
 def _content(ready: Ready, output: Any) -> dict[str, Any]:
-    """The answer itself: an embedding, or one or several texts with all that the row asks for."""
+    """The answer itself: an embedding, or one or several texts with whatever else the row asks for."""
     if _is_pooled(output):
         return {"embedding": output.outputs.data.tolist()}
     every = [_completion(ready, one, output.prompt_token_ids) for one in output.outputs]

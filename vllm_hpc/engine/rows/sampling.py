@@ -1,4 +1,4 @@
-"""Sampling parameters of a row: the model's defaults, then the job's, then the row's; in vLLM's and OpenAI's names."""
+"""A row's sampling parameters: the model's defaults, then the job's, then the row's; in vLLM's and OpenAI's names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SamplingMaker:
         if structured is not None:
             chosen.structured_outputs = _structured(structured)
         chosen.output_kind = RequestOutputKind.FINAL_ONLY
-        if self._skips_clone:  # this row's alone: the deep copy is a third of what vLLM takes to admit a row
+        if self._skips_clone:  # only this row uses them: the deep copy is a third of the time to admit a row
             chosen.skip_clone = True
         return chosen
 
@@ -72,7 +72,7 @@ def _convert(given: dict[str, Any]) -> SamplingParams:
 
 
 def _structured(given: Any) -> StructuredOutputsParams:
-    """Made by vLLM's own class, which checks all but the names."""
+    """Use vLLM's own class, which checks everything but the names."""
     if not isinstance(given, dict):
         raise TypeError('structured_outputs must be an object, such as {"choice": ["yes", "no"]}')
     if unknown := sorted(given.keys() - _CONSTRAINTS):

@@ -11,8 +11,8 @@ from vllm_hpc.engine.vllm_patches import is_on
 if TYPE_CHECKING:
     from vllm import LLMEngine, SamplingParams
 
-# Seconds. vLLM's 5 are by the clock of each rank: one that is slow would give up a row that the others run, and the
-# replica would hang. A limit there must be, for a regular expression can grow without end.
+# Seconds. vLLM's default, 5, is measured on each rank: a slow rank would give up a row that the others run, and the
+# replica would hang. There must be a limit, because a regular expression can grow without end.
 _REGEX_LIMIT_S = "120"
 
 
@@ -22,9 +22,9 @@ def give_time_to_compile() -> None:
 
 
 def grammar_check(engine: LLMEngine, of_job: SamplingParams) -> Callable[[SamplingParams], None]:
-    """What checks and compiles a row's grammar, and raises what is wrong with it; vLLM alone does where it cannot.
+    """What checks and compiles a row's grammar, and raises what is wrong with it; without the patch only vLLM does.
 
-    Raises at once where the job's own constraint, in ``of_job``, does not compile.
+    Raises at once if the job's own constraint, in ``of_job``, does not compile.
     """
     if not is_on("early-grammar"):
         return _leave_to_vllm

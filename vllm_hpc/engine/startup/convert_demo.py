@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write the model of a GGUF file as config, tokenizer and bf16 safetensors into a folder that is there."""
+    """Write a GGUF file's model as config, tokenizer and bf16 safetensors into an existing folder."""
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})  # lm_head is tied to the embedding

@@ -1,8 +1,8 @@
 """Which GPUs a rank sees: those of its replica on this node, numbered from 0, as if the replica were alone.
 
-vLLM keys its compile cache by the rank in the replica, and compiled kernels carry the device they were made for: with
-all GPUs in sight, replica 1's rank 0 on cuda:1 would load what replica 0's made for cuda:0 and die of an 'invalid
-argument' (seen on two H100, vLLM 0.26).
+vLLM keys its compile cache by the rank in the replica, and compiled kernels are tied to their device. With all GPUs
+visible, replica 1's rank 0 on cuda:1 would load what replica 0's compiled for cuda:0, and die of an 'invalid argument'
+(seen on two H100, vLLM 0.26).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _AMD_DRIVER = Path("/dev/kfd")
 def show_only_own(layout: Layout, rank: int, local_rank: int) -> None:
     """Set the variables that say which GPUs this process sees, and LOCAL_RANK. Call it before torch is imported.
 
-    ``rank`` is in the torchrun world, ``local_rank`` on this node. Where each task has one GPU (--gpus-per-task=1),
-    that is its rank's. Else the GPUs are shared out, but one replica for the whole world keeps what it has.
+    ``rank`` is in the torchrun world, ``local_rank`` on this node. If each task has one GPU (--gpus-per-task=1), its
+    rank uses that. Otherwise the GPUs are divided among the replicas; a single replica keeps what it has.
     """
     visible = _visible() or [str(number) for number in range(layout.procs_per_node)]
     if len(visible) == 1 < layout.procs_per_node:
@@ -40,7 +40,7 @@ def own_slots(layout: Layout, rank: int, local_rank: int) -> tuple[int, int]:
 
 
 def _visible() -> list[str]:
-    """The GPUs that this process may use; empty where no variable lists them."""
+    """The GPUs that this process may use; empty if no variable lists them."""
     if not _AMD_DRIVER.exists():
         return _list(_CUDA)
     return _list(_ROCR) if _rocr_counts() else _list(_HIP) or _list(_CUDA)
@@ -49,16 +49,16 @@ def _visible() -> list[str]:
 def _rocr_counts() -> bool:
     """Whether ROCR_VISIBLE_DEVICES, which Slurm sets on AMD, is the list that counts.
 
-    It hides GPUs from HIP, which numbers those that are left from 0. Where HIP's list is shorter, it is a part of
-    ROCR's. Where it is as long, or longer, it was copied from ROCR's or is the same for all tasks of the node, and HIP
-    would look for most of those GPUs in vain.
+    It hides GPUs from HIP, which numbers the rest from 0. If HIP's list is shorter, it is a part of ROCR's. If it
+    is as long or longer, it was copied from ROCR's or is the same for all tasks of the node, and HIP would not find
+    most of those GPUs.
     """
     hip, rocr = _list(_HIP) or _list(_CUDA), _list(_ROCR)
     return bool(rocr) and (not hip or len(hip) >= len(rocr))
 
 
 def _show(devices: list[str], local_rank: int) -> None:
-    """Set one list: ROCR's moves up to HIP's, and CUDA's gets the same, because vLLM refuses two that differ."""
+    """Set one list: HIP's replaces ROCR's, and CUDA's gets the same, because vLLM refuses two that differ."""
     if _AMD_DRIVER.exists():
         if _rocr_counts():
             del os.environ[_ROCR]

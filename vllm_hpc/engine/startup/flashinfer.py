@@ -1,8 +1,8 @@
-"""Whether vLLM can sample with FlashInfer here: nvcc and ninja compile its sampler where it is first needed.
+"""Whether vLLM can sample with FlashInfer here: nvcc and ninja compile its sampler when it is first used.
 
 vLLM (0.26, 0.32) uses it for top-k and top-p by default, without looking for a compiler: on a node without one, as
-compute nodes often are, the engine dies as it starts (vLLM's issue 49497). vLLM's own sampler needs no compiler. Ranks
-that hold one model must draw the same tokens, so the ranks of a job agree: all use FlashInfer, or all vLLM's own.
+compute nodes often are, the engine dies when it starts (vLLM's issue 49497). vLLM's own sampler needs no compiler.
+Ranks of one model must draw the same tokens, so the ranks of a job agree: all use FlashInfer's sampler, or all vLLM's.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def find_scripts() -> None:
 
 
 def agree(store: TCPStore, rank: int, world_size: int) -> None:
-    """Have all ranks use vLLM's own sampler where one of them could not compile FlashInfer's. Call before the engine.
+    """Let all ranks use vLLM's own sampler if one cannot compile FlashInfer's. Call it before the engine starts.
 
-    A job that has set VLLM_USE_FLASHINFER_SAMPLER keeps its choice. Raises RequestError where the ranks' differ.
+    A job that has set VLLM_USE_FLASHINFER_SAMPLER keeps its choice. Raises RequestError if the ranks' choices differ.
     """
     own = lack(os.environ)
     store.set(f"vllm-hpc/flashinfer/{rank}", own)
@@ -57,7 +57,7 @@ def agree(store: TCPStore, rank: int, world_size: int) -> None:
 
 
 def lack(environment: Mapping[str, str]) -> str:
-    """What is missing for FlashInfer's sampler, and how to get it; "" where nothing is, or it is not installed."""
+    """What is missing for FlashInfer's sampler, and how to get it; "" if nothing is, or it is not installed."""
     if environment.get(VARIABLE) == "0":
         return f"{VARIABLE}=0"
     if not _is_installed("flashinfer") or _is_installed("flashinfer_jit_cache") or environment.get(VARIABLE):
@@ -77,7 +77,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _finds_nvcc(environment: Mapping[str, str], path: str) -> bool:
-    """As FlashInfer looks for it: it needs the folder of a CUDA toolkit even where it is told of an nvcc."""
+    """Look for nvcc as FlashInfer does: it needs a CUDA toolkit's folder even if a variable names an nvcc."""
     found = shutil.which("nvcc", path=path)
     home = (
         environment.get("CUDA_HOME") or environment.get("CUDA_PATH") or (str(Path(found).parents[1]) if found else "")

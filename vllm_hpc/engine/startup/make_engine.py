@@ -32,7 +32,7 @@ def make_engine(record: JobRecord, timings: dict[str, float], patches: Patches, 
     engine arguments, for where the workers run.
     """
     with patches.starting(timings, record.plan.is_native):
-        # As LLM() does: in another usage context an engine starts with 128 sequences and 2048 tokens a step.
+        # Like LLM(): in another usage context an engine starts with 128 sequences and 2048 tokens per step.
         engine = LLMEngine.from_engine_args(engine_arguments(record, **workers), usage_context=UsageContext.LLM_CLASS)
     patches.apply(engine)
     compilation: float | None = getattr(engine.vllm_config.compilation_config, "compilation_time", None)
@@ -42,7 +42,7 @@ def make_engine(record: JobRecord, timings: dict[str, float], patches: Patches, 
 
 
 def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
-    """The arguments that vLLM is started with."""
+    """vLLM's engine arguments."""
     give_time_to_compile()
     layout = record.plan.layout
     arguments = {
@@ -61,7 +61,7 @@ def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
 
 
 def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
-    """Engine arguments that follow from the device, where the job names none.
+    """Engine arguments that follow from the device, if the job does not set them.
 
     On the CPU: eager, which starts in seconds and needs no compiler; but pipeline parallelism there needs the graph
     (vLLM's CPU back-end makes the intermediate tensors that its stages exchange in the compiling warm-up). On GPUs

@@ -1,9 +1,8 @@
-"""`--launcher native`: vLLM starts its own workers, all of a node's at once, and overlaps the stages of PP.
+"""`--launcher native`: vLLM starts its own workers, all workers of a node at once, and overlaps the stages of PP.
 
-The world is the planned one, a rank for each GPU, so that ranks are started and watched as always. The first rank of a
-replica runs the loop over an engine whose workers vLLM starts beside it. Its first rank on each further node starts
-that node's workers (as ``vllm serve --headless`` does, vllm/entrypoints/cli/serve.py, run_headless). The others keep
-their places, and wait.
+The world is the planned one, with a rank for each GPU, so ranks are started and watched as always. The first rank of a
+replica runs the loop over an engine whose workers vLLM starts beside it. Its first rank on each other node starts that
+node's workers (like ``vllm serve --headless``, vllm/entrypoints/cli/serve.py, run_headless). The other ranks only wait.
 
 Needs MultiprocExecutor and EngineArgs.create_engine_config(headless=True) of vLLM: see vllm_patches/table.py, REQUIRED.
 """
@@ -51,7 +50,7 @@ def prepare_environment() -> None:
     """Variables that vLLM reads when it is imported, for it and the processes that it starts."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the scheduler stays in this process, beside the loop
     os.environ["VLLM_WORKER_MULTIPROCESSING_METHOD"] = "spawn"  # this process has threads
-    # On the CPU, vLLM would have a NUMA node for each worker.
+    # On the CPU, vLLM would require a NUMA node for each worker.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
@@ -88,7 +87,7 @@ def unlink_shared_memory() -> None:
 
 
 def serve(record: JobRecord, seat: Seat, store: TCPStore) -> None:
-    """Start this node's workers, and keep them until the replica has ended. Raises RuntimeError where one dies."""
+    """Start this node's workers, and keep them until the replica has ended. Raises RuntimeError if one dies."""
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 

@@ -1,8 +1,8 @@
 """Pin the network address and device that vLLM and gloo use, instead of letting them guess.
 
-Left alone, vLLM may take the address of the wrong NIC, and gloo needs one concrete device name. The right ones are
-those on the way to the head. On the head itself, they are those by which the others reach it: on a site's fast network
-its nodes may have names of their own (<host>i on JUWELS). What the user or the site has set stays.
+Otherwise vLLM may choose the wrong NIC's address, and gloo needs one concrete device name. The right ones are on the
+route to the head. On the head itself they are those by which the others reach it: nodes may have separate names on a
+site's fast network (<host>i on JUWELS). Values that the user or the site has set stay.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def pin() -> None:
 
 
 def _address_of_head(head: str) -> str:
-    """The head's own address behind the name that the others call it by.
+    """The head's own address for the name that the others use.
 
-    Its /etc/hosts may hold that name as 127.0.1.1: then its address on the way to the second node.
+    Its /etc/hosts may map that name to 127.0.1.1: then its address on the route to the second node.
     """
     for _, target in _resolve(head):
         address = str(target[0])
@@ -40,7 +40,7 @@ def _address_of_head(head: str) -> str:
 
 
 def _address_towards(host: str) -> str:
-    """This host's address on the way to another; no packet is sent (UDP's connect only asks the routing table)."""
+    """This host's address on the route to another; sends no packet (UDP's connect only asks the routing table)."""
     family, target = _resolve(host)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(target)

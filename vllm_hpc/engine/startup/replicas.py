@@ -1,8 +1,8 @@
 """A replica: the ranks that hold one copy of the model, a part of the torchrun world.
 
-vLLM takes the whole world for one engine. It skips its own set-up where torch.distributed is initialised already. So
-each replica is initialised here, under a prefix of its own in the store that torchrun's agent runs. RANK and WORLD_SIZE
-then give the place in the replica. LOCAL_RANK stays: it names the GPU.
+vLLM uses the whole world for one engine, but skips its own set-up if torch.distributed is already initialised. So each
+replica is initialised here, under its own prefix in the store that torchrun's agent runs. RANK and WORLD_SIZE then give
+the place in the replica. LOCAL_RANK stays: it selects the GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vllm_hpc.engine.health.rank_record import node_name
 from vllm_hpc.engine.loop.lockstep import Lockstep
 from vllm_hpc.spec.layout import Layout, Place
 
-# Ranks of one job start within moments of each other, once the job has left the queue. A missing one will not come.
+# Ranks of one job start at nearly the same time, once the job has left the queue. A late rank will not come.
 _JOIN_TIMEOUT = timedelta(minutes=10)
 _LEAVE_POLL_S = 0.5
 
@@ -41,7 +41,7 @@ class Replica:
         return Lockstep(self.place.rank, self.place.replica, group)
 
     def check_digests(self, digest: str) -> None:
-        """Compare what all ranks of the replica generated. Raises RuntimeError where they differ."""
+        """Compare what all ranks of the replica generated. Raises RuntimeError if they differ."""
         if self._size == 1:
             return
         digests: list[Any] = [None] * self._size
@@ -51,9 +51,9 @@ class Replica:
 
 
 def meet(rank: int, world_size: int) -> TCPStore:
-    """Join the store of this world: torchrun's agent on the head runs it, or rank 0 where there is no torchrun.
+    """Join this world's store, which torchrun's agent on the head runs, or rank 0 without torchrun.
 
-    Raises RuntimeError that names the ranks that did not come in time.
+    Raises RuntimeError with the ranks that did not connect in time.
     """
     is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = TCPStore(

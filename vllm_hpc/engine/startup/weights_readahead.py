@@ -1,7 +1,7 @@
-"""The weights' files, read into the node's page cache while the rank still imports vLLM.
+"""Reads the weights' files into the node's page cache while the rank still imports vLLM.
 
-An import takes 20 s on a node with GPUs, and the disk is idle meanwhile. Afterwards 16 GB take 11 s from a cold disk,
-and 3 s from the page cache (docs/performance.md). The ranks of a node share the files: each byte is read once.
+The import takes 20 s on a node with GPUs, while the disk is idle. Afterwards 16 GB take 11 s from a cold disk, and 3 s
+from the page cache (docs/performance.md). The ranks of a node divide the files: each byte is read once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vllm_hpc.jobfolder.records import JobRecord
 
 _PIECE = 1 << 28
 _BLOCK = 1 << 24
-# Share of the node's free memory: vLLM needs some itself, and what does not fit pushes out what was read first.
+# Share of the node's free memory: vLLM needs some itself, and whatever does not fit evicts what was read first.
 _MOST = 0.5
 _INDEX = "model.safetensors.index.json"
 
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 
 class ReadAhead:
-    """The reader of one rank. Nothing here ends a job: vLLM reads whatever this could not."""
+    """One rank's reader. Nothing here ends a job: vLLM reads whatever this could not."""
 
     def __init__(self, pieces: list[Piece]) -> None:
         self.done = 0
@@ -110,14 +110,14 @@ def _is_cached(descriptor: int, offset: int) -> bool:
 
 
 def _memory() -> float:
-    """Bytes that the node has left for this job, or that its control group has, where that is less."""
+    """Bytes available to this job on the node, or in its control group if that is less."""
     import psutil  # vLLM's own dependency
 
     return min(float(psutil.virtual_memory().available), *_limits(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))
 
 
 def _limits(root: Path, own: Path) -> Iterator[float]:
-    """Limits of this process's control groups. All of them apply; the job's may lie above its tasks'."""
+    """Limits of this process's control groups. All of them apply; the job's may be above its tasks'."""
     yield float("inf")
     for line in own.read_text().splitlines():
         _, controllers, path = line.split(":", 2)

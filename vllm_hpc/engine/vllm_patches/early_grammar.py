@@ -1,7 +1,7 @@
-"""A row's grammar is compiled before the row is admitted.
+"""Compiles a row's grammar before the row is admitted.
 
-A row whose grammar does not compile becomes an error row before any engine has seen it; and the engine's own step takes
-the compiled grammar from the cache.
+A row whose grammar does not compile becomes an error row before an engine sees it, and the engine's own step finds the
+compiled grammar in the cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class GrammarCheck:
     def __init__(self, engine: LLMEngine) -> None:
         self._config = engine.vllm_config
         self._tokenizer = engine.get_tokenizer()
-        # In the same process under external_launcher. Elsewhere rows are only checked here, and compiled in the step.
+        # In this process under external_launcher. Otherwise rows are only checked here, and compiled in the step.
         self._manager: Any = getattr(
             getattr(engine.engine_core, "engine_core", None), "structured_output_manager", None
         )
@@ -46,7 +46,7 @@ class GrammarCheck:
             self._compile(params)
 
     def settle(self, params: SamplingParams) -> None:
-        """Let the job's own constraint choose the back-end: an engine has only one, that of its first grammar."""
+        """Let the job's own constraint choose the back-end: an engine has only one, chosen by its first grammar."""
         if params.structured_outputs is not None and self.backend is None:
             config = self._config
             params.verify(
@@ -57,8 +57,8 @@ class GrammarCheck:
         self.backend = self.backend or _DEFAULT_BACKEND
 
     def _check_backend(self, params: SamplingParams) -> None:
-        # Without this, which rows fail would depend on which row of a replica came first. (A back-end that the job
-        # chose may accept what xgrammar accepts: its compiler says.)
+        # Without this, a replica's first row would decide which rows fail. (A back-end that the job chose may accept
+        # what xgrammar accepts: its compiler decides.)
         needed = params.structured_outputs._backend
         if self.backend is None or needed in (self.backend, _DEFAULT_BACKEND):
             return
@@ -79,7 +79,7 @@ class GrammarCheck:
 
 
 def _refuse_as_xgrammar(params: SamplingParams, needed: str) -> None:
-    """Raise GrammarError with what xgrammar says against a constraint."""
+    """Raise GrammarError with xgrammar's objection to a constraint."""
     try:
         validate_xgrammar_grammar(params)
     except (ValueError, VLLMValidationError) as error:

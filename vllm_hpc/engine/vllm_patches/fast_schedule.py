@@ -1,9 +1,9 @@
-"""A short way through vLLM's scheduler for the sequences that only go on: one more token, in a block that has room.
+"""A shortcut through vLLM's scheduler for sequences that only continue: one more token, in a block that has room.
 
-For every sequence of every step the scheduler checks some thirty conditions, and makes an output that nobody reads
+For every sequence in every step the scheduler checks some thirty conditions, and makes an output that nobody reads
 before the row ends: 9 of the 20 ms that Python needs for a step of 512 sequences, while the GPUs wait
-(docs/performance.md). Nearly all of these sequences do the same as in the step before. Here one loop advances them; all
-others, and whatever is admitted, go through vLLM's own code, and the result is what vLLM's own would have been.
+(docs/performance.md). Nearly all of these sequences do the same as in the step before. Here one loop advances them. All
+others, and new rows, go through vLLM's own code, and the result is the same as vLLM's own.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class _Names(NamedTuple):
     in_flight: str
 
 
-# By the versions whose scheduler was read line by line beside this (PATCHES lists them, too). In all others, vLLM's own
-# way is taken.
+# The versions whose scheduler was compared with this line by line (PATCHES lists them, too). In all others vLLM's own
+# code runs.
 _READ = {
     "0.26": _Names("async_tokens_to_discard", "num_output_placeholders"),
     "0.32": _Names("num_stale_output_tokens", "num_output_placeholders"),
     "0.33": _Names("num_stale_output_tokens", "num_in_flight_tokens"),
 }
-# What else vLLM's scheduler may do, by the attribute that says so; some exist in one version only.
+# Scheduler features that this does not support, by vLLM's attribute; some exist in only one version.
 _NOT_WITH = (
     "log_stats", "connector", "ec_connector", "aux_output_connector", "num_spec_tokens", "num_lookahead_tokens",
     "use_pp", "defer_block_free", "enable_return_routed_experts", "return_sampling_mask", "perf_metrics",
@@ -56,7 +56,7 @@ _LIMITS = ("max_num_scheduled_tokens", "max_num_running_reqs", "max_num_active_r
 
 
 class _Rule(NamedTuple):
-    """How long a request only goes on: while it has fewer tokens in all than ``limit``, and none of ``stops``."""
+    """How long a request only continues: while it has fewer tokens in all than ``limit``, and none of ``stops``."""
 
     limit: int
     stops: frozenset[int]
@@ -69,7 +69,7 @@ class Steady:
     """The two halves of a step of one scheduler, in place of its ``schedule`` and its ``update_from_output``."""
 
     def __init__(self, scheduler: Any) -> None:
-        """Raises AttributeError or ValueError where the scheduler does more than this patch knows."""
+        """Raises AttributeError or ValueError if the scheduler does more than this patch supports."""
         names = _READ.get(minor_of(__version__))
         if names is None or type(scheduler) not in (Scheduler, AsyncScheduler) or _does_more(scheduler):
             raise ValueError("the scheduler does more here than the patch supports")
@@ -79,7 +79,7 @@ class Steady:
         self._is_async = isinstance(scheduler, AsyncScheduler)
         self._is_v2: bool = scheduler.use_v2_model_runner
         self._rules: dict[str, _Rule] = {}
-        # The tokens of a request of which some are held back, and how many were put out before.
+        # For requests with held-back tokens: all output tokens, and how many of them vLLM has already put out.
         self._held: dict[str, tuple[list[int], int]] = {}
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
@@ -99,9 +99,9 @@ class Steady:
         return output
 
     def _find_steady(self, running: list[Any]) -> set[Any]:
-        """The requests that the next step gives one token, and nothing else: nothing is allocated for them.
+        """The requests to which the next step only adds one token, without allocating anything for them.
 
-        Never the first one: vLLM takes the prefix that all share from it, and every step has at least one of its own.
+        Never the first one: vLLM derives the common prefix from it, and every step keeps at least one for vLLM's code.
         """
         scheduler, slots, rules = self._scheduler, self._slots, self._rules
         steady: set[Any] = set()
@@ -125,7 +125,7 @@ class Steady:
         return steady
 
     def _schedule_others(self, others: list[Any], steady: int, throttle_prefills: bool) -> Any:
-        """Schedule all but the steady ones vLLM's own way, with limits less what the steady ones take."""
+        """Schedule all but the steady ones with vLLM's own code, its limits reduced by what the steady ones take."""
         scheduler = self._scheduler
         scheduler.running = others.copy()
         before = {name: getattr(scheduler, name) for name in _LIMITS if hasattr(scheduler, name)}
@@ -194,7 +194,7 @@ class Steady:
         return outputs
 
     def _take_in(self, counts: dict[str, int], runner_output: Any) -> dict[str, int]:
-        """Append the tokens of the requests that only go on; returns the others."""
+        """Append the tokens of the requests that only continue. Returns the others."""
         requests, rules, sampled, places = (
             self._scheduler.requests, self._rules, runner_output.sampled_token_ids, runner_output.req_id_to_index
         )  # fmt: skip
@@ -231,7 +231,7 @@ class Steady:
 
 
 def turn_on(engine: LLMEngine) -> str:
-    """Let the scheduler of this engine take it; returns why it goes its own way, "" where it does not."""
+    """Let this engine's scheduler use the shortcut. Returns why it does not, "" if it does."""
     try:
         scheduler: Any = engine.engine_core.engine_core.scheduler
         steady = Steady(scheduler)
@@ -244,7 +244,7 @@ def turn_on(engine: LLMEngine) -> str:
 
 
 def take_short_way(engine: LLMEngine) -> bool:
-    """Whether the scheduler of this engine takes it from here on."""
+    """Turn it on; returns whether this engine's scheduler now uses the shortcut."""
     return not turn_on(engine)
 
 
@@ -259,7 +259,7 @@ def _does_more(scheduler: Any) -> bool:
 
 
 def _rule(request: Any, max_model_len: int) -> _Rule:
-    """When vLLM's check_stop would stop it; never steady where vLLM looks at more than its tokens."""
+    """When vLLM's check_stop would stop it; never steady if vLLM looks at more than its tokens."""
     params = request.sampling_params
     if (
         params is None

@@ -1,6 +1,6 @@
-"""Let vLLM look at a model's class in this process, which has CUDA in use by then.
+"""Let vLLM inspect a model's class in this process, which already uses CUDA by then.
 
-It would import itself anew in another one, the first time of a model, to keep CUDA out of this one: 10 to 20 s.
+For a model's first start, vLLM would import itself again in a new process, to keep CUDA out of this one: 10 to 20 s.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def inspecting_here() -> AbstractContextManager[None]:
-    """Within it, models are looked at in this process."""
+    """Inside this context, models are inspected in this process."""
     return replaced(registry, "_run_in_subprocess", _run_here)
 
 

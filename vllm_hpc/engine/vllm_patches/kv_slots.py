@@ -1,4 +1,4 @@
-"""The KV cache slots of vLLM's running sequences: which of them can take one more token and change nothing else."""
+"""The KV cache slots of vLLM's running sequences: which can take one more token without any other change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Slots:
     """The slots of one group of full attention, without lookahead; ``size``: tokens of a block."""
 
     def __init__(self, manager: Any) -> None:
-        """``manager`` is vLLM's KVCacheManager. Raises AttributeError or ValueError where it is of another kind."""
+        """``manager`` is vLLM's KVCacheManager. Raises AttributeError or ValueError if it is of another kind."""
         (group,) = manager.coordinator.single_type_managers
         if type(group) is not FullAttentionManager:
             raise ValueError("the model's KV cache is not that of full attention")
@@ -25,9 +25,9 @@ class Slots:
         self._pool, self._is_caching = manager.block_pool, bool(manager.enable_caching)
 
     def are_free(self, request: Any, computed: int, tokens: int) -> bool:
-        """Whether its blocks hold ``computed`` tokens, and no block of the known ``tokens`` is still to be cached.
+        """Whether its blocks have room for ``computed`` tokens, and all full blocks of the ``tokens`` are cached.
 
-        vLLM's KVCacheManager.allocate_slots would do nothing then.
+        Then vLLM's KVCacheManager.allocate_slots would do nothing.
         """
         ident = request.request_id
         blocks = self._blocks.get(ident)
@@ -36,7 +36,7 @@ class Slots:
         return self.are_cached(ident, min(computed, tokens))
 
     def are_cached(self, ident: str, tokens: int) -> bool:
-        """Whether the prefix cache knows all blocks that these tokens fill, or there is no prefix cache."""
+        """Whether the prefix cache has all blocks that these tokens fill, or there is no prefix cache."""
         return not self._is_caching or tokens // self.size <= self._cached.get(ident, 0)
 
     def have_room_for(self, requests: Iterable[Any]) -> bool:

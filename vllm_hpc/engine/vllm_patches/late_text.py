@@ -1,4 +1,4 @@
-"""A text decoded as vLLM's own detokenizer would have done it, in each step, for a row that has ended."""
+"""Decodes the text of a row that has ended, token by token like vLLM's own detokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the vLLM that is installed has the names that a patch needs."""
+"""Whether the installed vLLM has the names that a patch needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_hpc.engine.vllm_patches.table import Patch
 
 
 def why_off(patch: Patch) -> str:
-    """Why a patch is off in the vLLM that is installed; "" where it may be turned on."""
+    """Why a patch is off in the installed vLLM; "" if it may be turned on."""
     version = installed_version()
     if lacking := first_missing(patch.names):
         return f"vLLM {version} has no {lacking.replace(':', '.')}"
@@ -21,14 +21,14 @@ def why_off(patch: Patch) -> str:
 
 
 def installed_version() -> str:
-    """What vLLM calls itself."""
+    """The version that vLLM reports."""
     import vllm
 
     return str(vllm.__version__)
 
 
 def first_missing(names: Iterable[str]) -> str:
-    """The first of these names that vLLM does not have; "" where it has all."""
+    """The first of these names that vLLM does not have; "" if it has all."""
     return next((name for name in names if not _exists(name)), "")
 
 

@@ -1,4 +1,4 @@
-"""An attribute of vLLM's that is ours for a while."""
+"""Replaces an attribute of vLLM's temporarily."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ABSENT = object()
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Afterwards ``owner`` is as it was: an object that had the attribute from its class has it from there again."""
+    """Replace it, then restore ``owner``: an object that had the attribute from its class gets it from there again."""
     own = vars(owner).get(name, _ABSENT)
     setattr(owner, name, value)
     try:

@@ -1,10 +1,10 @@
-"""Sampling shared out among the ranks of a TP group: each samples a part of the rows, and all get all tokens.
+"""Sampling divided among the ranks of a TP group: each samples a part of the rows, and all get all tokens.
 
 vLLM 0.26 gives every rank the logits of all rows over the whole vocabulary, and each samples all of them: passes over
-512 x 128,256 numbers, and as many random ones, TP times over. Its sampler (vllm/v1/worker/gpu/sample/sampler.py) draws
-a row's noise from the row's own seed and position, so that a row's token does not depend on the rows beside it: the
-tokens are those that every rank would have sampled by itself. Later versions have a way of their own, off by default
-(0.32: ``enable_batch_sharded_sampling``).
+512 x 128,256 numbers, and as many random ones, repeated TP times. Its sampler (vllm/v1/worker/gpu/sample/sampler.py)
+draws a row's noise from the row's own seed and position, so a row's token does not depend on other rows: the tokens are
+those that every rank would have sampled by itself. Later versions can do this themselves, off by default (0.32:
+``enable_batch_sharded_sampling``).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from vllm import LLMEngine, __version__
 
 from vllm_hpc.engine.vllm_patches.table import PATCHES
 
-# Fewer rows a rank are not worth the exchange of their tokens; and below 8 rows another kernel finds the top-p.
+# With fewer rows per rank, exchanging their tokens is not worth it; below 8 rows another kernel computes the top-p.
 _LEAST = 16
-# Every rank samples one batch in this many whole, so that digests reveal ranks whose logits differ.
+# Every rank samples one in this many batches whole, so that digests reveal ranks whose logits differ.
 _WHOLE_EVERY = 32
 
 
@@ -74,7 +74,7 @@ class SharedSampling:
 
 
 def turn_on(engine: LLMEngine) -> str:
-    """Share out the sampling; returns why there is nothing to share here, "" where there is."""
+    """Divide the sampling among the ranks. Returns why that is not possible here, "" if it is."""
     return "" if share_sampling(engine) else "one rank samples all rows here, or vLLM uses another sampler"
 
 
@@ -85,7 +85,7 @@ def turn_off(engine: LLMEngine) -> None:
 
 
 def share_sampling(engine: LLMEngine) -> SharedSampling | None:
-    """Share out sampling among the ranks of this engine's TP group; None where they cannot. Again: the same object."""
+    """Divide sampling among the ranks of this engine's TP group; None if impossible. Repeated: the same object."""
     if PATCHES["sharded-sampling"].off_in(__version__):
         return None
     from vllm.distributed.parallel_state import get_tp_group

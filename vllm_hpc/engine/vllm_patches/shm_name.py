@@ -1,9 +1,9 @@
-"""Give the CPU back-end's shared memory a name of our own.
+"""Give the CPU back-end's shared memory our own name.
 
-vLLM derives it from the init method (vllm/v1/worker/cpu_worker.py, VLLM_DIST_IDENT), which under torchrun is the
-same for every job on the host: two jobs collide, and a killed one leaves its segment for the next to trip over.
-Nothing else reads the init method, for torch.distributed is initialised. Ranks on another host differ in it, by
-which vLLM knows not to share memory with them.
+vLLM derives the name from the init method (vllm/v1/worker/cpu_worker.py, VLLM_DIST_IDENT), which under torchrun is the
+same for every job on the host: two jobs collide, and a killed one leaves its segment in the way of the next. Nothing
+else reads the init method, because torch.distributed is already initialised. It differs between hosts, so vLLM knows
+not to share memory with ranks on another host.
 """
 
 from __future__ import annotations

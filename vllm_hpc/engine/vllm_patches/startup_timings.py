@@ -1,4 +1,4 @@
-"""A stopwatch in vLLM's methods that start an engine. It never raises: what it cannot time is not in the record."""
+"""Times vLLM's methods that start an engine. It never raises: what it cannot time is missing from the record."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Steps of an engine with this rank's own work in the middle: a batch is launched, and the GPU computes meanwhile.
+"""An engine's steps with this rank's own work inside: a batch is launched, and the GPU computes meanwhile.
 
-vLLM keeps two batches under way (asynchronous scheduling, pipeline stages): a step launches the second, and waits for
-the first. The work of a rank between two steps - handing over, agreeing on and admitting rows - made the GPU wait where
-many rows end at once (docs/performance.md). Between the launch and the wait, nothing waits for it.
+vLLM keeps two batches in flight (asynchronous scheduling, pipeline stages): a step launches the second, and waits for
+the first. A rank's work between two steps - handing over, agreeing on and admitting rows - made the GPU wait when many
+rows ended at once (docs/performance.md). Between the launch and the wait, nothing waits for that work.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Overlap:
         self._patches.close()
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
-        """Take a step; returns its outputs, and whether the work was done in it: while it waited for an earlier batch.
+        """Take a step. Returns its outputs, and whether the work was done in it, before it waited for a batch.
 
-        What the work raises is raised here, and leaves the step undone.
+        An error of the work is raised here, and leaves the step undone.
         """
         self._work = work
         try:
@@ -65,7 +65,7 @@ class Overlap:
 
 
 def needless(engine: LLMEngine) -> str:
-    """Why there is nothing to overlap in the steps of this engine; "" where there is."""
+    """Why this engine's steps have nothing to overlap; "" if they have."""
     core = _core(engine)
     if core is None:
         return "vLLM's scheduler runs in a separate process"
@@ -79,7 +79,7 @@ def _core(engine: LLMEngine) -> Any:
 
 
 class _Later:
-    """One of vLLM's futures; asking for its result does the work first."""
+    """One of vLLM's futures; its ``result`` does the work first."""
 
     def __init__(self, future: Any, work: Callable[[], None]) -> None:
         self._future, self._work = future, work
@@ -93,7 +93,7 @@ class _Later:
 
 
 class _WorkFailedError(BaseException):
-    """Carries an error of the work past vLLM, which would take it for the engine's and log the whole batch."""
+    """Carries an error of the work past vLLM, which would treat it as the engine's and log the whole batch."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

@@ -13,11 +13,11 @@ SLOWER = "the job runs slower"
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True):
-    """One touch of vLLM's internals.
+    """One change to vLLM's internals.
 
-    ``without``: what a job has in its place. ``names``: "module:attribute", or "module:class.attribute", where an
-    attribute may be one that ``__init__`` sets. ``read``: the versions whose source was read line by line beside the
-    patch, which is off in all others; None where its names are enough. ``off``: versions in which it is off, and why.
+    ``without``: what happens if it is off. ``names``: "module:attribute" or "module:class.attribute"; ``__init__`` may
+    set the attribute. ``read``: the versions whose source was compared with the patch line by line, which is off in all
+    others; None if its names are enough. ``off``: versions in which it is off, and why.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
     off: dict[str, str] = {}
 
     def off_in(self, version: str) -> str:
-        """Why the patch is off in this version of vLLM, whose names it has; "" where it is on."""
+        """Why the patch is off in this version of vLLM, which has its names; "" if it is on."""
         minor = minor_of(version)
         if minor in self.off:
             return self.off[minor]
@@ -38,7 +38,7 @@ class Patch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def minor_of(version: str) -> str:
-    """The version up to its second number, as the table has it: 0.32 of 0.32.1+cpu."""
+    """The version's first two numbers, as in the table: 0.32 for 0.32.1+cpu."""
     return ".".join(version.split(".")[:2])
 
 
@@ -192,7 +192,7 @@ _ALL = (
 )
 PATCHES = {patch.name: patch for patch in _ALL}
 
-# What no job runs without: names that vLLM documents, or that others build on too. By the file of vllm_hpc/engine that
+# Names that every job needs: vLLM documents them, or other projects also use them. By the file of vllm_hpc/engine that
 # uses them.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "startup/make_engine.py": (
