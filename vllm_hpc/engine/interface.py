@@ -48,7 +48,7 @@ class Engine(Protocol):
         """The most sequences that run at once, the same on all ranks of a replica."""
 
     def request_maker(self, record: JobRecord, writes: bool) -> Callable[[Row], Ready]:
-        """A function that makes rows ready, on a thread of its own; ``writes``: whether this rank writes answers.
+        """A function that makes rows ready, on a separate thread; ``writes``: whether this rank writes answers.
 
         Raises at once if the job's own sampling is wrong. The function raises whatever is wrong with a row.
         """

@@ -226,7 +226,7 @@ def prepare_environment(record: JobRecord) -> None:
     for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
         del os.environ[name]
     flashinfer.find_scripts()
-    if os.path.isabs(record.model):  # noqa: PTH117 - a Hub id is no path
+    if os.path.isabs(record.model):  # noqa: PTH117 - a Hub id is not a path
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

@@ -65,9 +65,9 @@ def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
 
     On the CPU: eager, which starts in seconds and needs no compiler; but pipeline parallelism there needs the graph
     (vLLM's CPU back-end makes the intermediate tensors that its stages exchange in the compiling warm-up). On GPUs
-    with TP: without the fused all-reduce, which needs NVLink multicast; shared hosts keep that off, and with it off
-    ranks died of illegal addresses (two H100, vLLM 0.26). On large GPUs: no more sequences than the largest CUDA
-    graph, also where nobody said which GPU it is, so that the plan could not; where the job has more, larger graphs.
+    with TP: no fused all-reduce, which needs NVLink multicast; shared hosts keep that off, and then ranks died of
+    illegal addresses (two H100, vLLM 0.26). On large GPUs: no more sequences than the largest CUDA graph, even if the
+    plan did not know the GPU and so could not set this; if the job sets more, larger graphs.
     """
     from vllm.platforms import current_platform
 
