@@ -256,8 +256,9 @@ def test_a_script_that_cannot_be_submitted_again_says_so(run: Run) -> None:
 
 
 def test_qdel_reaches_every_host(run: Run, desk: Path) -> None:
-    told = f"trap 'echo $node >> {desk}/told; exit 143' TERM"
-    ran = run(f'{told}; [ $node = 0 ] && kill -TERM "$(cat {desk}/pid)"; {IDLE}',
+    told = f"trap 'echo $node >> {desk}/told; exit 143' TERM; : > {desk}/listens-$node"
+    both = f"until [ -e {desk}/listens-1 ]; do sleep 0.1; done"
+    ran = run(f'{told}; if [ $node = 0 ]; then {both}; kill -TERM "$(cat {desk}/pid)"; fi; {IDLE}',
               edit=("set -uo pipefail", f"set -uo pipefail; echo $$ > {desk}/pid"))  # fmt: skip
     assert (ran.code, ran.cause) == (143, "TERM")
     told_to = desk / "told"
