@@ -46,7 +46,7 @@ def dead_pid() -> int:
 def says(monkeypatch: pytest.MonkeyPatch, seen: dict[str, JobState]) -> None:
     """The scheduler, whichever it is, answers so."""
     answer = replace(SCHEDULER, query=lambda job, job_id, tasks, ask: seen)
-    monkeypatch.setattr("vllm_hpc.schedulers.polling.get_scheduler", lambda name: answer)
+    monkeypatch.setattr("vllm_hpc.schedulers.polling.installed_scheduler", lambda name: answer)
 
 
 def test_completed_is_every_row_with_a_result(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_an_exit_record_that_comes_between_two_looks_counts(tmp_path: Path, monk
         end(folder)
         return {job_id: JobState("gone", "it has left")}
 
-    monkeypatch.setattr("vllm_hpc.schedulers.polling.get_scheduler", lambda name: replace(SCHEDULER, query=query))
+    monkeypatch.setattr("vllm_hpc.schedulers.polling.installed_scheduler", lambda name: replace(SCHEDULER, query=query))
     assert read_status(folder).state == "COMPLETED"
 
 

@@ -17,12 +17,7 @@ from vllm_hpc.spec.vllm_arguments import typed
 def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, str | None]:
     """The job that MODEL and options describe, and its job.toml if there is one. Raises RefusedError."""
     given = with_default_profile(read_options({"model": model, **options}))
-    return resolve(given), given.definition
-
-
-def resolve(given: Given) -> ResolvedJob:
-    """The job with its profile. Raises RefusedError."""
-    return resolve_at(given, load_profile(given.request.profile))
+    return resolve_at(given, load_profile(given.request.profile)), given.definition
 
 
 def resolve_at(given: Given, site: Profile) -> ResolvedJob:

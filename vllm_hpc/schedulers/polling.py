@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError, call_client
-from vllm_hpc.schedulers.scheduler import JobState, get_scheduler
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.schedulers.scheduler import JobState, installed_scheduler
 
 # A client that fails faster than this may be called again for the next job.
 _SLOW_S = 2.0
@@ -34,9 +33,8 @@ class StatusCache:
         at, seen = self._seen.get(str(job.path), (0.0, {}))
         if seen.keys() >= set(tasks) and self._is_fresh(at, _LEAVING_S if is_leaving else self._keep_s):
             return seen
-        try:
-            asked = get_scheduler(scheduler)
-        except RequestError:  # the package that adds it is not here
+        asked = installed_scheduler(scheduler)
+        if asked is None:
             return dict.fromkeys(tasks, JobState("unknown", f"no scheduler {scheduler!r} is installed here"))
         seen = asked.query(job, job_id, tasks, self._ask)
         self._seen[str(job.path)] = time.monotonic(), seen
