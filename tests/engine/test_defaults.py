@@ -26,7 +26,7 @@ def platform(name: str, gib: int) -> SimpleNamespace:
     ("name", "gib", "tp", "pp", "given", "expected"),
     [
         ("cpu", 24, 1, 1, {}, {"enforce_eager": True}),
-        ("cpu", 24, 1, 2, {}, {"enforce_eager": False}),
+        ("cpu", 24, 1, 2, {}, {"compilation_config": {"mode": 2, "backend": "eager"}}),
         ("NVIDIA H100 80GB HBM3", 79, 1, 1, {}, {"max_num_seqs": 512}),
         ("NVIDIA H100 80GB HBM3", 79, 2, 1, {}, {"max_num_seqs": 512} | NO_FUSION),
         ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_batched_tokens": 256}, {}),

@@ -23,6 +23,9 @@ from vllm_hpc.spec.vllm_defaults import (
     whole,
 )
 
+# vllm.config.compilation.CompilationMode.DYNAMO_TRACE_ONCE, and no inductor.
+_STAGES_ON_CPU = {"mode": 2, "backend": "eager"}
+
 
 def make_engine(record: JobRecord, timings: dict[str, float], patches: Patches, **workers: Any) -> LLMEngine:
     """Build the vLLM engine of this rank; it loads the model. Raises what vLLM raises.
@@ -63,8 +66,9 @@ def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
 def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
     """Engine arguments that follow from the device, if the job does not set them.
 
-    On the CPU: eager, which starts in seconds and needs no compiler; but pipeline parallelism there needs the graph
-    (vLLM's CPU back-end makes the intermediate tensors that its stages exchange in the compiling warm-up). On GPUs
+    On the CPU: eager, which starts in seconds and needs no compiler; with pipeline parallelism the graph is traced once
+    and run as it is (vLLM's CPU back-end makes the intermediate tensors that its stages exchange in the warm-up of the
+    graph, and compiling that graph takes up to half of the start). On GPUs
     with TP: no fused all-reduce, which needs NVLink multicast; shared hosts keep that off, and then ranks died of
     illegal addresses (two H100, vLLM 0.26). On large GPUs: no more sequences than the largest CUDA graph, even if the
     plan did not know the GPU and so could not set this; if the job sets more, larger graphs.
@@ -74,7 +78,7 @@ def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
     if current_platform.is_cpu():
         if layout.pp > 1 and given.get("enforce_eager"):
             raise RequestError("vLLM's CPU back-end cannot run --engine enforce_eager with --pp: leave it out")
-        return {"enforce_eager": layout.pp == 1}
+        return {"compilation_config": dict(_STAGES_ON_CPU)} if layout.pp > 1 else {"enforce_eager": True}
     found: dict[str, Any] = {}
     if layout.tp > 1:
         found["compilation_config"] = {"pass_config": {"fuse_allreduce_rms": False}}
