@@ -96,7 +96,7 @@ def test_one_from_outside_the_package_is_an_object_and_an_entry_point(
     assert LAUNCHERS.names() == [*LAUNCHERS.built_in, "siterun"]
     assert "siterun --nodes=1 --ntasks=1" in prepare(str(model), scheduler="slurm", launcher="siterun").script
     assert "siterun --nodes=2" in script(desk, model, "slurm", 'launcher = "siterun"')
-    with pytest.raises(RequestError, match="--launcher siterun does not go with the scheduler, pbs"):
+    with pytest.raises(RequestError, match="--launcher siterun cannot be used with the scheduler pbs"):
         prepare(str(model), scheduler="pbs", launcher="siterun")
 
 

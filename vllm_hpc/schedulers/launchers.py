@@ -79,11 +79,11 @@ def check_launcher(job: ResolvedJob, scheduler: Scheduler) -> None:
     if job.launcher not in scheduler.launchers and scheduler.name not in get_launcher(job.launcher).schedulers:
         known = ", ".join(scheduler.launchers)
         raise RequestError(
-            f"--launcher {job.launcher} does not go with the scheduler, {scheduler.name} ({job.scheduler_reason}): use "
-            f"one of {known}, {NATIVE}, or leave it out"
+            f"--launcher {job.launcher} cannot be used with the scheduler {scheduler.name} ({job.scheduler_reason}): "
+            f"use one of {known}, {NATIVE}, or leave it out"
         )
-    if scheduler.name == "pbs" and get_launcher(job.launcher).is_task_per_rank:
+    if scheduler.name != "slurm" and get_launcher(job.launcher).is_task_per_rank:
         raise RequestError(
             f"--launcher {job.launcher} starts one task per rank, which needs the variables of Slurm's tasks: use "
-            "another launcher with the scheduler pbs"
+            f"another launcher with the scheduler {scheduler.name}"
         )
