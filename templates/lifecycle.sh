@@ -466,7 +466,7 @@ run_again() {
   shift
   if [ "$_vh_requeues" -eq 0 ]; then
     if [ "$code" -eq 0 ]; then return; fi
-    echo "vllm-hpc: not running again: --max-requeues is 0; 'vllm-hpc resume' goes on" >&2
+    echo "vllm-hpc: not running again: --max-requeues is 0; continue with 'vllm-hpc resume'" >&2
     return
   fi
   if [ "$_vh_cause" != "exit" ]; then return; fi

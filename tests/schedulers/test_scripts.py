@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.real_jobs import require
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.schedulers.lifecycle import lifecycle_sha256
 
@@ -164,8 +165,7 @@ def test_the_script_is_the_golden_one(render: Any, file: str) -> None:
 @pytest.mark.parametrize("file", SCRIPTS)
 @pytest.mark.parametrize("command", [["bash", "-n"], ["shellcheck", "--shell=bash", "-"]], ids=["bash", "shellcheck"])
 def test_the_script_is_clean(render: Any, file: str, command: list[str]) -> None:
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"needs {command[0]}")
+    require(shutil.which(command[0]) is not None, f"not installed: {command[0]}")
     check = subprocess.run(command, input=render(file), text=True, capture_output=True)
     assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
 

@@ -48,7 +48,7 @@ def _first_of(ranks: list[RankRecord], has_ended: bool) -> tuple[str, str] | Non
         who = f"rank {rank.rank} on {rank.host}"
         if rank.error:
             return f"{who}: {rank.error.type}: {_one_line(rank.error.message)}", rank.error.traceback
-        return f"{who} (pid {rank.pid}) vanished without a word: killed, or out of memory?", ""
+        return f"{who} (pid {rank.pid}) vanished without an error: killed, or out of memory?", ""
     return None
 
 
