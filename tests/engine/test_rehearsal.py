@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Cli
 from tests.crafted import layout, make_job
+from tests.marks import needs_torch
 from vllm_hpc.engine.rehearsal.engine import RehearsalEngine, text_of, tokens_of
 from vllm_hpc.engine.rehearsal.faults import FaultPlan
 from vllm_hpc.engine.rehearsal.rows import RehearsalRows, prompt_tokens
@@ -201,6 +202,7 @@ def test_a_rehearsed_sweep_needs_torch(run_cli: Cli, model: Path, desk: Path, mo
     assert not (desk / "runs").exists()
 
 
+@needs_torch
 def test_tune_rehearses_models_only(run_cli: Cli) -> None:
     outcome = run_cli("tune", "--rehearse")
     assert outcome.code == 2

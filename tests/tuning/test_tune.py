@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.marks import needs_torch
 from tests.published_models import PUBLISHED
 from tests.real_jobs import ENGINE
 from vllm_hpc.jobs.job import Job
@@ -374,6 +375,7 @@ def test_a_sweep_begins_with_what_the_planner_has_for_its_rows(desk: Path, runs:
     assert any("what tune found is not used" in reason for reason in reasons)
 
 
+@needs_torch
 def test_a_rehearsed_sweep_tries_what_the_real_one_would(desk: Path, runs: list[Setting]) -> None:
     """32B does not fit on one H100 of these rows' length: no layout of TP=1, although a rehearsal would run it."""
     shape = next(one.config for one in PUBLISHED if one.name == "Qwen2.5-32B")
