@@ -30,7 +30,13 @@ STATES = {
     "COMPLETED": "completed", "FAILED": "failed", "OUT_OF_MEMORY": "failed", "NODE_FAIL": "failed",
     "BOOT_FAIL": "failed",
     "CANCELLED": "cancelled", "CANCELLED by 1000": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
-    "PREEMPTED": "preempted", "REVOKED": "unknown", "POWER_UP_NODE": "unknown", "SOMETHING_NEW": "unknown",
+    "PREEMPTED": "preempted", "REVOKED": "unknown", "POWER_UP_NODE": "waiting", "SOMETHING_NEW": "unknown",
+    "EXPEDITING": "waiting", "LAUNCH_FAILED": "waiting", "RECONFIG_FAIL": "waiting", "UPDATE_DB": "waiting",
+    "REQUEUED": "waiting", "REQUEUE_FED": "waiting", "RESV_DEL_HOLD": "waiting",
+    "STOPPED": "running", "SIGNALING": "running", "RESIZING": "running",
+    # With flags, as "squeue --only-job-state" (24.05 and later) and the REST interface write them.
+    "PENDING,REQUEUED": "waiting", "PENDING,LAUNCH_FAILED": "waiting", "COMPLETED,COMPLETING": "running",
+    "RUNNING,CONFIGURING,POWER_UP_NODE": "waiting", "RUNNING,UPDATE_DB": "running", "?": "unknown", ",": "unknown",
 }  # fmt: skip
 
 
@@ -80,6 +86,21 @@ def test_every_parser_knows_every_state(state: str, phase: str) -> None:
          {"12_0": JobState("running"), "12_1": JobState("waiting", "waits: JobArrayTaskLimit")}),
         ("12_[1-2]|PENDING|Priority|N/A\n", dict.fromkeys(["12_1", "12_2"], JobState("waiting", "waits: Priority"))),
         ("CLUSTER: alpha\n12|RUNNING|None|x\n", {"12": JobState("running")}),
+        # A reason may be any text (a reservation's name, a plugin's words): with bars, commas, or on two lines
+        ("12|PENDING|Reservation a|b is full, or so|2026-01-02T03:04:05\n",
+         {"12": JobState("waiting", "waits: Reservation a|b is full, or so, expected to start 2026-01-02T03:04:05")}),
+        ("12|PENDING|its burst buffer is\nfull|N/A\n14|RUNNING|None|x\n",
+         {"12": JobState("waiting", "waits: its burst buffer is"), "14": JobState("running")}),
+        ("12|PENDING|ReqNodeNotAvail, UnavailableNodes:node[1-2]|N/A\n",
+         {"12": JobState("waiting", "waits: ReqNodeNotAvail, UnavailableNodes:node[1-2]")}),
+        ("12_[3-5]|PENDING|JobHeldUser|N/A\n",
+         dict.fromkeys(["12_3", "12_4", "12_5"],
+                       JobState("waiting", "waits: JobHeldUser: held: 'scontrol release 12' lets it run"))),
+        ("12_3|SPECIAL_EXIT|None|N/A\n",
+         {"12_3": JobState("waiting", "waits: SPECIAL_EXIT: held: 'scontrol release 12_3' lets it run")}),
+        ("12|REVOKED|None|N/A\n",
+         {"12": JobState("unknown", "Slurm says REVOKED: another cluster of the federation has taken the job: ask for "
+                         "its status there")}),
         ("12\n", {"12": JobState("unknown", "Slurm says ")}),
         ("slurm_load_jobs: warning\n\n", {}),
     ],

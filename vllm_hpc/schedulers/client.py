@@ -33,6 +33,8 @@ _ANSWER_LOST = re.compile(
 # Nothing reached the other side, whatever else the message says.
 _NEVER_REACHED = re.compile("cannot connect", re.IGNORECASE)
 _LONGEST_WORDS = 1000
+# Colours and the like (ECMA-48, 5.4), which a site's wrapper may print although nobody looks.
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
 # Calls a scheduler's client and returns what it printed. Raises ClientError.
 Ask = Callable[[list[str]], str]
@@ -92,10 +94,20 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
     return done.stdout
 
 
+def as_text(output: str) -> str:
+    """A client's output without terminal escapes, and with line ends as in Unix."""
+    return _ESCAPES.sub("", output).replace("\r\n", "\n").replace("\r", "\n")
+
+
 def plain(text: str) -> str:
-    """A client's message on one line, of a readable length and without control characters."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return words if len(words) <= _LONGEST_WORDS else f"{words[:_LONGEST_WORDS]} ..."
+    """A client's message on one line, of a readable length and without control characters.
+
+    Of a longer one the end is kept: there the client says why, after what a site's plugins and banners have to say.
+    """
+    words = " ".join("".join(c if c.isprintable() else " " for c in as_text(text)).split())
+    if len(words) <= _LONGEST_WORDS:
+        return words
+    return f"{words[: _LONGEST_WORDS // 2]} ... {words[-_LONGEST_WORDS // 2 :]}"
 
 
 def clean_environment() -> dict[str, str]:

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.schedulers.client import SUBMIT_TIMEOUT_S, Ask, ClientError, ClientTimeoutError, call_client
+from vllm_hpc.schedulers.client import (
+    SUBMIT_TIMEOUT_S,
+    Ask,
+    ClientError,
+    ClientTimeoutError,
+    as_text,
+    call_client,
+    plain,
+)
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.registry import SCHEDULERS
@@ -37,11 +45,12 @@ class JobState:
 class Scheduler:
     """How to talk to one scheduler. ``script`` is the file name of the rendered template in the job folder.
 
+    ``id_pattern`` is searched in what the client printed; group 1 of its last match is the job's id.
     ``query`` gets the job's id and the ids of the tasks to look up (ID_0, ID_1 ... of an array), and returns a state
     for each; it calls clients through the Ask it is given.
     ``environment`` is the environment in which its client submits that script. ``remember`` gets what the client
-    printed, and keeps in the folder whatever is needed besides the id. ``task_name`` is the name of an array's task
-    that users see.
+    printed, and keeps in the folder whatever is needed besides the id. ``explain`` gets a refusal and the refused
+    script, and says what to do, or nothing. ``task_name`` is the name of an array's task that users see.
 
     ``launchers`` can start its ranks; the first one is the default. Before anything is made, ``check_request`` refuses
     what the scheduler cannot be asked for, ``check_folder`` folders that it cannot log into, and ``check_client`` a
@@ -63,7 +72,7 @@ class Scheduler:
     query: Callable[[JobFolder, str, Sequence[str], Ask], dict[str, JobState]]
     environment: Callable[[Path], dict[str, str]]
     remember: Callable[[JobFolder, str], None] = lambda job, output: None
-    explain: Callable[[str], str] = lambda words: ""
+    explain: Callable[[str, Path], str] = lambda words, script: ""
     task_name: Callable[[str, int], str] = lambda job_id, task: f"{job_id}_{task}"
     launchers: tuple[str, ...] = ("torchrun",)
     check_client: Callable[[], None] = lambda: None
@@ -76,19 +85,27 @@ class Scheduler:
     def submit(self, script: Path) -> str:
         """Submit a script and return the job's id. Raises ClientError with the scheduler's message and what to do."""
         try:
-            output = call_client(self.submit_argv(script), SUBMIT_TIMEOUT_S, self.environment(script))
+            output = as_text(call_client(self.submit_argv(script), SUBMIT_TIMEOUT_S, self.environment(script)))
         except ClientTimeoutError:
             raise
         except ClientError as error:
-            hint = self.explain(str(error))
+            hint = self.explain(str(error), script)
             raise ClientError(f"{error}: {hint}" if hint else str(error)) from None
-        match = self.id_pattern.search(output)
-        if not match:
+        job_id = self.read_id(output)
+        if job_id is None:
             raise ClientTimeoutError(
-                f"{self.name} accepted the script, but printed no job id; its output was {output.strip()!r}"
+                f"{self.name} accepted the script, but printed no job id; its output was {plain(output)!r}"
             )
         self.remember(JobFolder(script.parent), output)
-        return match[1]
+        return job_id
+
+    def read_id(self, answer: str) -> str | None:
+        """The job's id in what the client printed, None if there is none.
+
+        It is the last word that looks like one: banners come first as a rule, and may have numbers of their own.
+        """
+        found = list(self.id_pattern.finditer(answer))
+        return found[-1][1] if found else None
 
 
 def get_scheduler(name: str) -> Scheduler:

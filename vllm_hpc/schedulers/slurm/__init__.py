@@ -17,33 +17,39 @@ from vllm_hpc.jobfolder.records import read_json, write_json
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
 from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 from vllm_hpc.schedulers.slurm.environment import submit_environment
-from vllm_hpc.schedulers.slurm.reasons import explain_reason
+from vllm_hpc.schedulers.slurm.reasons import HELD_STATES, explain_reason
+from vllm_hpc.schedulers.slurm.refusals import explain
 
-# Slurm's job states (man squeue, JOB STATE CODES) -> phase of a JobState.
+# Slurm's job states (slurm.schedmd.com/job_state_codes.html) -> phase of a JobState. The page calls all after the first
+# three lines flags; of the last line job_state_string (src/common/slurm_protocol_defs.c) prints none: the job has been
+# put back into the queue, or waits for its nodes to boot.
 PHASES = {
-    "PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUED": "waiting", "REQUEUE_HOLD": "waiting",
-    "REQUEUE_FED": "waiting", "SPECIAL_EXIT": "waiting", "RESV_DEL_HOLD": "waiting",
-    "RUNNING": "running", "COMPLETING": "running", "SUSPENDED": "running", "STOPPED": "running",
-    "SIGNALING": "running", "STAGE_OUT": "running", "RESIZING": "running",
-    "COMPLETED": "completed", "FAILED": "failed", "BOOT_FAIL": "failed", "NODE_FAIL": "failed",
-    "OUT_OF_MEMORY": "failed", "CANCELLED": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
-    "PREEMPTED": "preempted",  # not REVOKED: a federation's sibling job has started on another cluster
+    "PENDING": "waiting", "RUNNING": "running", "SUSPENDED": "running", "COMPLETED": "completed", "FAILED": "failed",
+    "BOOT_FAIL": "failed", "NODE_FAIL": "failed", "OUT_OF_MEMORY": "failed", "CANCELLED": "cancelled",
+    "TIMEOUT": "timeout", "DEADLINE": "timeout", "PREEMPTED": "preempted",
+    "COMPLETING": "running", "STOPPED": "running", "SIGNALING": "running", "STAGE_OUT": "running",
+    "RESIZING": "running", "CONFIGURING": "waiting", "EXPEDITING": "waiting", "REQUEUED": "waiting",
+    "REQUEUE_HOLD": "waiting", "REQUEUE_FED": "waiting", "SPECIAL_EXIT": "waiting", "RESV_DEL_HOLD": "waiting",
+    "LAUNCH_FAILED": "waiting", "RECONFIG_FAIL": "waiting", "POWER_UP_NODE": "waiting", "UPDATE_DB": "waiting",
 }  # fmt: skip
-# What sbatch --parsable prints: ID, or ID;CLUSTER if it was given several clusters.
-_SUBMITTED = re.compile(r"^(\d+)(?:;(?P<cluster>\S*))?$", re.MULTILINE)
+_NOT_SHOWN = frozenset({"LAUNCH_FAILED", "RECONFIG_FAIL", "POWER_UP_NODE", "UPDATE_DB"})
+# Neither running nor ended as far as this cluster can know.
+_REVOKED = "REVOKED: another cluster of the federation has taken the job: ask for its status there"
+# sbatch --parsable prints a line ID, or ID;CLUSTER if it was given several clusters. A site's wrapper may leave out
+# --parsable, and print banners, quotas and years. So sbatch's own sentence (src/sbatch/sbatch.c) counts most, then a
+# line of its own, then "job ID"; of each the last. (\A: there is one match, and it is this one.)
+_SUBMITTED = re.compile(
+    r"""\A(?:
+        (?s:.*)\bSubmitted[ ]batch[ ]job[ ](?=\d)
+        | (?s:.*)^[ \t]*(?=\d+(?:;\S*)?[ \t]*$)
+        | (?s:.*)\bjob[ \t_]*(?:id)?[ \t:=\#<]*(?=\d+\b(?![ \t]*(?:of\b|/|[.,]\d)))
+    )(\d+)(?:(?:;|[ ]on[ ]cluster[ ])(?P<cluster>\w[\w.-]*))?""",
+    re.MULTILINE | re.IGNORECASE | re.VERBOSE,
+)
 # What a client prints if it answers but knows nothing, as opposed to not answering.
 _NO_ANSWER = re.compile(r"invalid job id|accounting storage is disabled", re.IGNORECASE)
 _IDS = re.compile(r"(?P<job>\d+)(?:_(?:\d+|\[(?P<listed>[^\]]*)\]))?")
 _RANGE = re.compile(r"(?P<a>\d+)(?:-(?P<b>\d+)(?::(?P<c>\d+))?)?")
-_HINTS = [
-    (r"invalid partition", "'sinfo' lists the partitions"),
-    (r"invalid account|account/partition combination", "'sacctmgr show assoc user=$USER' lists your accounts"),
-    (r"invalid qos", "'sacctmgr show qos' lists them"),
-    (r"node configuration is not available|more processors", "'sinfo -o \"%P %D %c %m %G\"' shows what nodes have"),
-    (r"invalid generic resource|gres", "the site may need another gpu_flag in the profile: gpus-per-node or gres"),
-    (r"time limit", "choose a shorter --time"),
-    (r"unable to contact|connection refused", "nothing was submitted; try again when the controller is up"),
-]
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -108,16 +114,27 @@ def parse_squeue(text: str) -> dict[str, JobState]:
     """Lines of ``squeue --format=%i|%T|%r|%S``, with the reason and expected start of waiting jobs."""
     found: dict[str, JobState] = {}
     for line in text.splitlines():
-        ids, state, reason, start = (*line.strip().split("|"), "", "", "")[:4]
+        ids, state, reason, start = _squeue_fields(line)
         seen = _state(state, reason)
         if seen.phase == "waiting":
-            words = f"waits: {explain_reason(reason)}" if reason not in ("", "None") else "waits"
+            reason = state if reason in ("", "None") and state in HELD_STATES else reason
+            # A task's own id; an array's, if it is several tasks.
+            advised = explain_reason(reason, ids.partition("_[")[0])
+            words = f"waits: {advised}" if reason not in ("", "None") else "waits"
             words += f", expected to start {start}" if start not in ("", "N/A") else ""
             seen = JobState("waiting", words)
         elif seen.phase == "running":
             seen = JobState("running")
         found |= dict.fromkeys(task_ids(ids), seen)
     return found
+
+
+def _squeue_fields(line: str) -> tuple[str, str, str, str]:
+    """Id, state, reason and expected start. The reason is any text, also one with ``|``."""
+    ids, _, rest = line.strip().partition("|")
+    state, _, rest = rest.partition("|")
+    reason, bar, start = rest.rpartition("|")
+    return (ids, state, reason, start) if bar else (ids, state, rest, "")
 
 
 def parse_scontrol(text: str) -> dict[str, JobState]:
@@ -162,8 +179,16 @@ def task_ids(text: str) -> list[str]:
 
 
 def _state(state: str, reason: str) -> JobState:
-    words = f"Slurm says {state}" + (f" ({reason})" if reason not in ("", "None") else "")
-    return JobState(PHASES.get(state, "unknown"), words)
+    said = _REVOKED if state == "REVOKED" else state
+    words = f"Slurm says {said}" + (f" ({reason})" if reason not in ("", "None") else "")
+    return JobState(_phase(state), words)
+
+
+def _phase(state: str) -> str:
+    """The phase of a state; of a base state with flags (PENDING,REQUEUED), that of the flag which squeue would show."""
+    base, *flags = state.split(",")
+    shown = [flag for flag in flags if flag not in _NOT_SHOWN]
+    return PHASES.get(shown[0] if shown else base, "unknown")
 
 
 def cancel(job: JobFolder, job_id: str) -> None:
@@ -174,11 +199,6 @@ def cancel(job: JobFolder, job_id: str) -> None:
 def _on_cluster(job: JobFolder) -> list[str]:
     cluster = read_json(job.cluster, Cluster)
     return [f"--clusters={cluster.name}"] if cluster else []
-
-
-def explain(words: str) -> str:
-    """What to do about sbatch's refusal; empty if nothing is known."""
-    return next((hint for pattern, hint in _HINTS if re.search(pattern, words, re.IGNORECASE)), "")
 
 
 SCHEDULER = Scheduler(

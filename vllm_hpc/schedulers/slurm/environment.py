@@ -7,6 +7,7 @@ runs are passed on, and of those only the ones that the script does not set itse
 
 from __future__ import annotations
 
+import os
 import shlex
 from itertools import takewhile
 from pathlib import Path
@@ -40,6 +41,18 @@ def stated_options(script: str) -> list[str]:
     words = [word for line in head if line.startswith("#SBATCH") for word in _split(line.removeprefix("#SBATCH"))]
     long = [word.partition("=")[0] for word in words if word.startswith("--")]
     return long + [word[:2] for word in words if word.startswith("-") and not word.startswith("--")]
+
+
+def is_given(option: str, script: Path) -> bool:
+    """Whether a script, or a variable that sbatch gets with it, sets an option, given by its long name.
+
+    Another option that means the same counts too: its letter, or --mem-per-cpu for --mem.
+    """
+    variables = {name: answers.split() for name, answers in _DEFAULTS.items() if option in answers.split()}
+    stated = stated_options(script.read_text(encoding="utf-8"))
+    names = {option}.union(*variables.values())
+    is_stated = any(_means(one, name) for one in stated for name in names)
+    return is_stated or any(os.environ.get(name) for name in variables)
 
 
 def _is_handed_on(variable: str, stated: list[str]) -> bool:
