@@ -179,9 +179,7 @@ def test_a_submission_of_unknown_outcome_is_not_repeated(
 
     with monkeypatch.context() as patch:
         patch.setattr(resumption, "submit_script", lost)
-        with pytest.raises(
-            FailedError, match=r"may or may not be submitted; see 'vllm-hpc status .* remove .*resumed-77"
-        ):
+        with pytest.raises(FailedError, match=r"may or may not be submitted; see 'vllm-hpc status .*/runs/job'"):
             resume(folder)
     with pytest.raises(FailedError, match="another process is resuming this job"):
         resume(folder)

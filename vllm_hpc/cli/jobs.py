@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 # Seconds between two reads of the folder, and between two queries of the scheduler, which all users share.
 _FOLLOW_POLL_S = 0.5
 _FOLLOW_ASK_S = 30.0
+NOT_SUBMITTED_HELP = (
+    "You have checked that the scheduler does not have the job, although its submission was interrupted, or its state "
+    "is UNKNOWN."
+)
+JOB_ID_HELP = "The scheduler's id of the job, if its submission was interrupted and its id is not known."
 
 
 @click.command("status")
@@ -95,15 +100,16 @@ def collect_command(job: str, job_dir: str, as_json: bool) -> int:
 @click.command("resume")
 @job_argument
 @click.option("--retry-errors", is_flag=True, help="Also run the rows with an error again.")
+@click.option("--not-submitted", is_flag=True, help=NOT_SUBMITTED_HELP)
 @click.option("--wait", is_flag=True, help="Wait for the end, collect, and show some answers.")
 @json_option
-def resume_command(job: str, job_dir: str, retry_errors: bool, wait: bool, as_json: bool) -> int:
+def resume_command(job: str, job_dir: str, retry_errors: bool, not_submitted: bool, wait: bool, as_json: bool) -> int:
     """Submit a job again for the rows that are missing."""
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.job import find_job
 
     found = find_job(job, job_dir)
-    left = found.resume(retry_errors)
+    left = found.resume(retry_errors, not_submitted)
     if not left:
         failed = found.status().rows.failed
         hint = f": {failed} row(s) have errors, which --retry-errors runs again" if failed else ""
@@ -121,16 +127,17 @@ def resume_command(job: str, job_dir: str, retry_errors: bool, wait: bool, as_js
 
 @click.command("cancel")
 @job_argument
+@click.option("--job-id", metavar="ID", help=JOB_ID_HELP)
 @json_option
-def cancel_command(job: str, job_dir: str, as_json: bool) -> int:
+def cancel_command(job: str, job_dir: str, job_id: str | None, as_json: bool) -> int:
     """Cancel a job in its scheduler; finished rows can still be collected."""
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.job import find_job
 
     found = find_job(job, job_dir)
-    if found.status().is_final:
+    if job_id is None and found.status().is_final:
         click.echo("Nothing to cancel: the job has ended.", err=True)
-    status = found.cancel()
+    status = found.cancel(job_id)
     if as_json:
         print_json(status)
     else:

@@ -40,6 +40,7 @@ class JobFolder:
         self.outputs = self.path / "outputs.jsonl"
         self.summary = self.path / "summary.json"
         self.submitted = self.path / "state" / "submitted.json"
+        self.lost = self.path / "state" / "lost.json"
         self.supervisor = self.path / "state" / "supervisor.json"
         self.counted = self.path / "state" / "counted.json"
         self.cluster = self.path / "state" / "cluster.json"
@@ -74,14 +75,17 @@ class JobFolder:
         """Made on each node when its part of attempt k begins."""
         return self.path / "state" / f"joined-{attempt}-{node}"
 
-    def taken(self, job_id: str | None) -> Path:
-        """Created when the job that ran under that id is submitted again: only one of two concurrent calls succeeds."""
-        return self.path / "state" / f"resumed-{job_id or 'unsubmitted'}"
+    def taken(self, job_id: str | None, number: int = 1) -> Path:
+        """Created when the job that ran under that id is submitted again: only one of two concurrent calls succeeds.
 
-    def take(self, job_id: str | None) -> Path:
+        ``number``: the second, third ... time, if the user says that the scheduler does not have the one before.
+        """
+        return self.path / "state" / f"resumed-{job_id or 'unsubmitted'}{f'.{number}' if number > 1 else ''}"
+
+    def take(self, job_id: str | None, number: int = 1) -> Path:
         """Create that mark. Raises FileExistsError if another process already has."""
-        mark = self.taken(job_id)
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        mark = self.taken(job_id, number)
+        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         return mark
 
     def task_end(self, job_id: str, task: int) -> Path:

@@ -63,6 +63,17 @@ class Submitted(msgspec.Struct, frozen=True):
     earlier: tuple[str, ...] = ()
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """state/lost.json: whoever submitted the job has ended without its id, so the scheduler may or may not have it.
+
+    ``mark`` is the name of the mark that was made before (JobFolder.take), empty for the first submission; ``words``
+    say what happened.
+    """
+
+    mark: str
+    words: str
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """attempts/<k>.json: the script started for the k-th time; ``task`` is the task of a job array."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import RankRecord, Submitted, read_job, read_json
+from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.client import ClientTimeoutError
 from vllm_hpc.schedulers.polling import StatusCache
@@ -53,8 +54,7 @@ class Job:
     @property
     def job_id(self) -> str | None:
         """The scheduler's id, None if the submission was interrupted."""
-        submitted = read_json(self.folder.submitted, Submitted)
-        return submitted.job_id if submitted else self.status().job_id
+        return last_submission(self.folder)
 
     def status(self) -> Status:
         """Current state, counts and speed. Raises JobNotFoundError."""
@@ -151,25 +151,35 @@ class Job:
 
         return first_error(self.folder)
 
-    def cancel(self) -> Status:
-        """Cancel the job in its scheduler; finished rows can still be collected. Raises FailedError."""
+    def cancel(self, job_id: str | int | None = None) -> Status:
+        """Cancel the job in its scheduler; finished rows can still be collected.
+
+        ``job_id``: the scheduler's id of a job whose submission was interrupted; it is recorded first. Raises
+        FailedError, and RequestError if the id is known, or is not this job's.
+        """
+        from vllm_hpc.jobs.doubt import adopt
+
         status = self.status()
+        if job_id is not None:
+            adopt(self.folder, status, str(job_id))
+            status = self.status()
         if status.is_final:
             return status
-        if status.job_id is None:
-            raise FailedError(f"{self.path.name} has no job id: its submission was interrupted")
+        if is_in_doubt(self.folder, status.job_id):
+            raise FailedError(f"it is not known which job to cancel: {status.reason}")
         self._cancel_on_record(status)
         return self.status()
 
-    def resume(self, retry_errors: bool = False) -> int:
+    def resume(self, retry_errors: bool = False, not_submitted: bool = False) -> int:
         """Submit the job again for the rows that are missing, and on request for those with an error.
 
-        Returns the number of these rows; 0: nothing was submitted. Raises InputError if the input has changed,
-        FailedError if the job has not ended, SubmitError.
+        ``not_submitted``: you have checked that the scheduler does not have the job, although its submission was
+        interrupted or its state is UNKNOWN. Returns the number of these rows; 0: nothing was submitted. Raises
+        InputError if the input has changed, FailedError if the job has not ended, SubmitError.
         """
         from vllm_hpc.jobs.resume import resume
 
-        return resume(self.folder, retry_errors)
+        return resume(self.folder, retry_errors, not_submitted)
 
     def _cancel_on_record(self, status: Status) -> None:
         """Record the cancel first: a scheduler without accounting soon forgets why the job ended."""
@@ -204,18 +214,19 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
         if JobFolder(folder).job_json.is_file():
             return Job(folder)
     for found in list_jobs(job_dir):
-        submitted = read_json(found.folder.submitted, Submitted)
-        if submitted is not None and text in _ids(found, submitted):
+        if text in _ids(found):
             return found
     raise JobNotFoundError(f"no job {text!r}: give its folder, its name under {job_dir!r} (--job-dir), or its id")
 
 
-def _ids(job: Job, submitted: Submitted) -> list[str]:
+def _ids(job: Job) -> list[str]:
     """The ids of a job and of its array tasks as the scheduler shows them, also without the PBS server's name."""
-    layout, scheduler = job.folder.job().plan.layout, installed_scheduler(submitted.scheduler)
-    found = [submitted.job_id, *submitted.earlier]
-    if scheduler is not None and layout.is_array:
-        found += [scheduler.task_name(submitted.job_id, task) for task in range(layout.tasks)]
+    record, submitted, last = job.folder.job(), read_json(job.folder.submitted, Submitted), job.job_id
+    layout, scheduler = record.plan.layout, installed_scheduler(record.scheduler)
+    found = [submitted.job_id, *submitted.earlier] if submitted else []
+    found += [last] if last is not None and last not in found else []
+    if scheduler is not None and layout.is_array and last is not None:
+        found += [scheduler.task_name(last, task) for task in range(layout.tasks)]
     return [*found, *(one.split(".")[0] for one in found)]
 
 

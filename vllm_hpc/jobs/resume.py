@@ -11,12 +11,16 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import check_unchanged
 from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
 from vllm_hpc.jobfolder.shards import finished
+from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
+from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss, record_submission
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import check_lifecycle
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
+
+_GOING_ON = "another process is resuming this job: see 'vllm-hpc status {}'"
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -26,14 +30,20 @@ class Left(msgspec.Struct, frozen=True):
     failed: int
 
 
-def resume(folder: JobFolder, retry_errors: bool = False) -> int:
+def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = False) -> int:
     """Submit the job again and return the number of rows left; 0: nothing was submitted.
 
+    ``not_submitted``: the user says that the scheduler does not have a submission in doubt, or a job in state UNKNOWN.
     Raises InputError if the input has changed, FailedError if the job has not ended, SubmitError.
     """
     check_installed()
+    before = recorded_submission(folder)
     status = read_status(folder)
-    _check_ended(status)
+    number = 1
+    if not_submitted:
+        number = check_not_submitted(folder, status)
+    else:
+        _check_ended(folder, status)
     record = folder.job()
     check_unchanged(folder)
     scheduler = get_scheduler(record.scheduler)
@@ -41,8 +51,10 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
     left = rows_left(folder, retry_errors)
     if not left.missing + left.failed:
         return 0
-    taken = _take(folder, status.job_id)
+    taken = _take(folder, status.job_id, number)
     try:
+        if recorded_submission(folder) != before:
+            raise FailedError(_GOING_ON.format(folder.path))
         markers = _Markers(folder)
         markers.clear(Retry(folder.last_number()) if retry_errors else None)
     except BaseException:
@@ -50,17 +62,15 @@ def resume(folder: JobFolder, retry_errors: bool = False) -> int:
         raise
     # From here on the mark stays unless it is certain that nothing was submitted: the job must not run twice.
     try:
-        job_id = submit_script(folder, scheduler, record.plan.layout)
+        with noting_loss(folder, taken):
+            job_id = submit_script(folder, scheduler, record.plan.layout)
+            record_submission(folder, Submitted(record.scheduler, job_id, time.time()))
     except ClientTimeoutError as error:
-        raise FailedError(
-            f"{error} The job may or may not be submitted; see 'vllm-hpc status {folder.path}', and remove "
-            f"{taken} before you resume again"
-        ) from None
+        raise FailedError(f"{error} The job may or may not be submitted; see 'vllm-hpc status {folder.path}'") from None
     except ClientError:
         markers.restore()
         taken.unlink(missing_ok=True)
         raise
-    write_json(folder.submitted, Submitted(record.scheduler, job_id, time.time()))
     return left.missing + left.failed
 
 
@@ -72,25 +82,26 @@ def rows_left(folder: JobFolder, retry_errors: bool = False) -> Left:
     return Left(total - sum(tally.done for tally in tallies) - failed, failed if retry_errors else 0)
 
 
-def _check_ended(status: Status) -> None:
-    if status.state == "UNKNOWN":
+def _check_ended(folder: JobFolder, status: Status) -> None:
+    if status.job_id is not None and is_in_doubt(folder, status.job_id):
         raise FailedError(
-            f"it is not known whether the job has ended ({status.reason}): nothing was submitted; try again, or, if "
-            f"you are sure that it has, run 'vllm-hpc cancel {status.job}' first"
+            f"another process is resuming this job, or was interrupted: {describe_doubt(folder, status.job_id)}"
         )
+    if status.state == "UNKNOWN":
+        advice = (
+            "" if status.job_id is None else "; try again, or, if the scheduler does not have it, add --not-submitted"
+        )
+        raise FailedError(f"it is not known whether the job has ended ({status.reason}): nothing was submitted{advice}")
     if not status.is_final:
         raise FailedError(f"the job is {status.state} ({status.reason}): resume it when it has ended, or cancel it")
 
 
-def _take(folder: JobFolder, job_id: str | None) -> Path:
+def _take(folder: JobFolder, job_id: str | None, number: int) -> Path:
     """Let only one of two concurrent resumes continue: state/resumed-<id> marks that job id as resubmitted."""
     try:
-        return folder.take(job_id)
+        return folder.take(job_id, number)
     except FileExistsError:
-        raise FailedError(
-            f"another process is resuming this job (or died while it did: then, if the scheduler does not have the "
-            f"job, remove {folder.taken(job_id)})"
-        ) from None
+        raise FailedError(_GOING_ON.format(folder.path)) from None
     except OSError as error:
         raise RequestError(f"cannot write to {folder.taken(job_id).parent}: {error.strerror}") from None
 

@@ -7,7 +7,9 @@ import time
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, JobRecord, Submitted, read_json, submission_of
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
+from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates, is_drained, read_ranks
 from vllm_hpc.schedulers.polling import StatusCache
@@ -41,24 +43,20 @@ def read_status(folder: JobFolder, cache: StatusCache | None = None) -> Status:
     """The current state of a job, or one as old as ``cache`` allows. Raises JobNotFoundError."""
     status = _read_status(folder, cache)
     # It may have submitted itself again while the scheduler was asked about the previous id.
-    while status.is_final and status.job_id != _submission(folder, folder.attempts()):
+    while status.is_final and status.job_id != last_submission(folder):
         status = _read_status(folder, cache)
     return status
-
-
-def _submission(folder: JobFolder, attempts: list[Attempt]) -> str | None:
-    """The id of the job's last submission."""
-    submitted = read_json(folder.submitted, Submitted)
-    return submitted.job_id if submitted else submission_of(attempts[-1].job_id) if attempts else None
 
 
 def _read_status(folder: JobFolder, cache: StatusCache | None) -> Status:
     record = folder.job()
     attempts = folder.attempts()
-    job_id = _submission(folder, attempts)
+    job_id = last_submission(folder, attempts)
     # State first, counts second: rows that finish in between then belong to a job that still runs.
     tasks = TaskStates(folder, record, job_id, attempts, cache or StatusCache())
     state, reason = tasks.overall()
+    if state in FINAL and is_in_doubt(folder, job_id):
+        state, reason = "UNKNOWN", describe_doubt(folder, job_id)
     progress = read_progress(folder, record)
     rows = final_rows(folder, record, progress) if state in FINAL else reported_rows(progress, record)
     if state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):

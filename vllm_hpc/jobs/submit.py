@@ -15,6 +15,7 @@ from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted, write_json
 from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.jobs.doubt import noting_loss, record_submission
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
@@ -81,7 +82,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             folder.remove()
             raise
         try:
-            job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
+            with noting_loss(folder, None):
+                job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
         except ClientTimeoutError as error:
             # It may have been submitted: removing the folder would break it, submitting again would run it twice.
             raise SubmitError(
@@ -91,7 +93,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         except ClientError:
             folder.remove()
             raise
-        write_json(folder.submitted, Submitted(self.scheduler, job_id, time.time()))
+        record_submission(folder, Submitted(self.scheduler, job_id, time.time()))
         return Job(folder.path)
 
 

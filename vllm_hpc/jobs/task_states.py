@@ -17,6 +17,7 @@ from vllm_hpc.jobfolder.records import (
     submission_of,
     write_json,
 )
+from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.failure import cause_of_failure
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.schedulers.polling import StatusCache
@@ -107,7 +108,7 @@ class TaskStates:
         if verdict and (verdict.attempt, verdict.job_id) == (attempt.attempt if attempt else 0, self._job_id):
             return self._by_verdict(verdict)
         if self._job_id is None:
-            return "UNKNOWN", "its submission was interrupted: the scheduler may or may not have it"
+            return "UNKNOWN", describe_doubt(self._folder, None)
         return None
 
     def _from_query(self, task: int, seen: JobState) -> tuple[State, str]:

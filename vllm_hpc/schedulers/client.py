@@ -35,6 +35,8 @@ _NEVER_REACHED = re.compile("cannot connect", re.IGNORECASE)
 _LONGEST_WORDS = 1000
 # Colours and the like (ECMA-48, 5.4), which a site's wrapper may print although nobody looks.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+# Users' defaults for squeue that hide jobs (man squeue, ENVIRONMENT VARIABLES).
+_FILTERS = re.compile(r"SQUEUE_(ACCOUNT|LICENSES|NAMES|PARTITION|QOS|STATES|USERS)$")
 _OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
 # Calls a scheduler's client and returns what it printed. Raises ClientError.
 Ask = Callable[[list[str]], str]
@@ -111,7 +113,8 @@ def plain(text: str) -> str:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what an enclosing job set for its own steps."""
+    """This process's environment without what an enclosing job set for its own steps, and without filters of squeue."""
+    environment = {key: value for key, value in os.environ.items() if not _FILTERS.match(key)}
     if "SLURM_JOB_ID" not in os.environ and "PBS_JOBID" not in os.environ:
-        return dict(os.environ)
-    return {key: value for key, value in os.environ.items() if key in _OF_THE_SITE or not _OF_AN_OUTER_JOB.match(key)}
+        return environment
+    return {key: value for key, value in environment.items() if key in _OF_THE_SITE or not _OF_AN_OUTER_JOB.match(key)}

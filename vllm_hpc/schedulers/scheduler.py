@@ -50,7 +50,9 @@ class Scheduler:
     for each; it calls clients through the Ask it is given.
     ``environment`` is the environment in which its client submits that script. ``remember`` gets what the client
     printed, and keeps in the folder whatever is needed besides the id. ``explain`` gets a refusal and the refused
-    script, and says what to do, or nothing. ``task_name`` is the name of an array's task that users see.
+    script, and says what to do, or nothing. ``task_name`` is the name of an array's task that users see. ``find``
+    returns the ids of the user's jobs, waiting or running, that have this job's script or name; without it, a user's
+    word on an interrupted submission is checked with ``query`` alone.
 
     ``launchers`` can start its ranks; the first one is the default. Before anything is made, ``check_request`` refuses
     what the scheduler cannot be asked for, ``check_folder`` folders that it cannot log into, and ``check_client`` a
@@ -73,6 +75,7 @@ class Scheduler:
     environment: Callable[[Path], dict[str, str]]
     remember: Callable[[JobFolder, str], None] = lambda job, output: None
     explain: Callable[[str, Path], str] = lambda words, script: ""
+    find: Callable[[JobFolder, Ask], list[str]] | None = None
     task_name: Callable[[str, int], str] = lambda job_id, task: f"{job_id}_{task}"
     launchers: tuple[str, ...] = ("torchrun",)
     check_client: Callable[[], None] = lambda: None

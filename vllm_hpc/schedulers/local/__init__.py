@@ -82,6 +82,12 @@ def cancel(job: JobFolder, job_id: str) -> None:
         ) from None
 
 
+def find(job: JobFolder, ask: Ask) -> list[str]:
+    """The id of the job if its supervisor runs on this host."""
+    record = read_json(job.supervisor, SupervisorRecord)
+    return [record.job_id] if record and record.host == platform.node() and find_supervisor(record) else []
+
+
 def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
     """The live process of that record; None if it is gone or a zombie, or another process has its pid now."""
     try:
@@ -122,5 +128,6 @@ SCHEDULER = Scheduler(
     submit_argv=submit_argv,
     cancel=cancel,
     query=query,
+    find=find,
     environment=lambda script: dict(os.environ),  # with an allocation's variables: the job will run in it
 )

@@ -6,6 +6,7 @@ if accounting is on. A job that none of them knows is forgotten, not failed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ _SUBMITTED = re.compile(
         | (?s:.*)^[ \t]*(?=\d+(?:;\S*)?[ \t]*$)
         | (?s:.*)\bjob[ \t_]*(?:id)?[ \t:=\#<]*(?=\d+\b(?![ \t]*(?:of\b|/|[.,]\d)))
     )(\d+)(?:(?:;|[ ]on[ ]cluster[ ])(?P<cluster>\w[\w.-]*))?""",
-    re.MULTILINE | re.IGNORECASE | re.VERBOSE,
+    re.ASCII | re.MULTILINE | re.IGNORECASE | re.VERBOSE,
 )
 # What a client prints if it answers but knows nothing, as opposed to not answering.
 _NO_ANSWER = re.compile(r"invalid job id|accounting storage is disabled", re.IGNORECASE)
@@ -196,6 +197,30 @@ def cancel(job: JobFolder, job_id: str) -> None:
     call_client(["scancel", *_on_cluster(job), job_id])
 
 
+def find(job: JobFolder, ask: Ask = call_client) -> list[str]:
+    """The ids of this user's jobs, waiting or running, that were made of this job's script. Raises ClientError.
+
+    A script of another path that is gone may have been a copy that a site's wrapper made: then the name decides.
+    """
+    own = ["--noheader", f"--user={os.getuid()}", "--format=%F|%o|%j"]
+    lines = _answer(["squeue", *_on_cluster(job), *own], ask).splitlines()
+    found = (line.strip().split("|", 1) for line in lines if _is_of(line, job))
+    return list(dict.fromkeys(job_id for job_id, _ in found))
+
+
+def _is_of(line: str, job: JobFolder) -> bool:
+    """Whether a line ``ID|SCRIPT|NAME`` is of this job. Either text may contain bars."""
+    _, _, rest = line.strip().partition("|")
+    name = f"|{job.path.name}"
+    is_named = rest.endswith(name)
+    command = rest.removesuffix(name) if is_named else rest.rpartition("|")[0]
+    script = job.path / SCHEDULER.script
+    try:
+        return rest.startswith(f"{script}|") or (Path(command).samefile(script) if command else is_named)
+    except (OSError, ValueError):
+        return is_named
+
+
 def _on_cluster(job: JobFolder) -> list[str]:
     cluster = read_json(job.cluster, Cluster)
     return [f"--clusters={cluster.name}"] if cluster else []
@@ -212,6 +237,7 @@ SCHEDULER = Scheduler(
     environment=submit_environment,
     remember=remember,
     explain=explain,
+    find=find,
     launchers=("torchrun", "srun"),
     client=("sbatch", re.compile("")),
 )

@@ -1,0 +1,174 @@
+"""Submissions in doubt: interrupted, or with an answer that was lost, so the scheduler may or may not have the job.
+
+Such a job is UNKNOWN until its script starts, or until the user says which of the two it is: 'cancel --job-id' gives
+the id, 'resume --not-submitted' says that there is none. Both are checked with the scheduler as far as it can tell.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import Lost, Submitted, read_json, write_json
+from vllm_hpc.jobfolder.submissions import is_in_doubt, times_resubmitted
+from vllm_hpc.schedulers.client import SUBMIT_TIMEOUT_S, ClientError, ClientTimeoutError, call_client
+from vllm_hpc.schedulers.scheduler import Scheduler, get_scheduler
+from vllm_hpc.spec.errors import FailedError, RefusedError, RequestError, SubmitError
+
+if TYPE_CHECKING:
+    from vllm_hpc.jobs.status import Status
+
+# Seconds after its begin at which a submission has ended in any case: its client's limit, and as long for the rest.
+_MAY_TAKE_S = 2 * SUBMIT_TIMEOUT_S
+
+
+@contextmanager
+def noting_loss(folder: JobFolder, mark: Path | None) -> Iterator[None]:
+    """Record that a submission has ended without an answer: it may have succeeded, but is not going on any more.
+
+    ``mark``: that of JobFolder.take, None for the first submission.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, ClientTimeoutError) or not isinstance(error, (ClientError, RefusedError)):
+            words = str(error) if isinstance(error, SubmitError) else "its submission was interrupted."
+            _note(folder, mark, words)
+        raise
+
+
+def _note(folder: JobFolder, mark: Path | None, words: str) -> None:
+    with suppress(OSError):  # a full disk: the submission then counts as going on for a while
+        write_json(folder.lost, Lost(mark.name if mark else "", words))
+
+
+def record_submission(folder: JobFolder, submitted: Submitted) -> None:
+    """Record the id under which the scheduler has taken the job. Raises SubmitError if that cannot be written."""
+    try:
+        write_json(folder.submitted, submitted)
+    except OSError as error:
+        raise SubmitError(
+            f"the job was submitted as {submitted.job_id}, but that cannot be recorded ({error.strerror}): it will "
+            f"run; 'vllm-hpc cancel {_path(folder)} --job-id {submitted.job_id}' records and cancels it."
+        ) from None
+    folder.lost.unlink(missing_ok=True)
+
+
+def describe_doubt(folder: JobFolder, job_id: str | None) -> str:
+    """What is known of a submission in doubt, after the submission ``job_id``, and how the user can end the doubt."""
+    lost = _lost(folder, job_id)
+    words = lost.words if lost else "its submission was interrupted, or is going on."
+    return f"{words} The scheduler may or may not have the job: {_ways_out(folder)}"
+
+
+def adopt(folder: JobFolder, status: Status, answer: str) -> None:
+    """Record the id, as its client printed it, of a job whose submission is in doubt.
+
+    Raises RequestError if it is not, or if the scheduler has no such job of this user; ClientError if it does not
+    answer.
+    """
+    if not is_in_doubt(folder, status.job_id) and status.state != "UNKNOWN":
+        raise RequestError(
+            f"--job-id is for a job whose id is not known; that of {folder.path.name!r} is {status.job_id}: remove it"
+        )
+    scheduler = get_scheduler(status.scheduler)
+    job_id = scheduler.read_id(answer)
+    if job_id is None or not answer.strip().startswith(job_id):
+        raise RequestError(f"--job-id must be the id of a whole job as {scheduler.name} prints it, not {answer!r}")
+    if folder.taken(job_id).exists() or job_id == status.job_id:
+        raise RequestError(f"--job-id {job_id} is an earlier submission of this job: give the id of the last one")
+    cluster = folder.cluster.read_bytes() if folder.cluster.exists() else None
+    scheduler.remember(folder, answer)
+    try:
+        _check_has(folder, scheduler, job_id)
+        record_submission(folder, Submitted(scheduler.name, job_id, time.time()))
+    except BaseException:
+        folder.cluster.unlink(missing_ok=True)
+        if cluster is not None:
+            folder.cluster.write_bytes(cluster)
+        raise
+
+
+def check_not_submitted(folder: JobFolder, status: Status) -> int:
+    """Refuse 'resume --not-submitted' if the scheduler has the job, or if it may be on its way. Raises FailedError.
+
+    Returns the number of the mark to take. It is counted before the scheduler is asked: of two processes that both find
+    nothing there, one takes it.
+    """
+    if status.state in ("PENDING", "RUNNING"):
+        raise FailedError(
+            f"the scheduler has the job: it is {status.state} ({status.reason}): wait for it, or cancel it"
+        )
+    if status.is_final:
+        return 1
+    number = times_resubmitted(folder, status.job_id) + 1
+    if is_in_doubt(folder, status.job_id) and _lost(folder, status.job_id) is None:
+        _check_not_going_on(folder, status.job_id)
+    scheduler = get_scheduler(status.scheduler)
+    found = _found(folder, scheduler)
+    if status.job_id in found:
+        raise FailedError(f"{scheduler.name} has the job, as {status.job_id}: wait for it, or cancel it")
+    if found:
+        raise FailedError(
+            f"{scheduler.name} has the job, as {found[-1]}: 'vllm-hpc cancel {_path(folder)} --job-id {found[-1]}' "
+            "records that and cancels it"
+        )
+    return number
+
+
+def _check_not_going_on(folder: JobFolder, job_id: str | None) -> None:
+    number = times_resubmitted(folder, job_id)
+    began = folder.taken(job_id, number).stat().st_mtime if number else folder.job().created_at
+    age = time.time() - began
+    if abs(age) < _MAY_TAKE_S:  # a file server's clock may be ahead, but not without limit
+        raise FailedError(
+            f"a submission of this job began {max(age, 0):.0f} s ago and may be going on: try again in "
+            f"{_MAY_TAKE_S - age:.0f} s"
+        )
+
+
+def _check_has(folder: JobFolder, scheduler: Scheduler, job_id: str) -> None:
+    """Check that the scheduler has this job, and that it is this user's and made of this job's script."""
+    if scheduler.find is None:
+        layout = folder.job().plan.layout
+        tasks = [f"{job_id}_{task}" for task in range(layout.tasks)] if layout.is_array else [job_id]
+        seen = scheduler.query(folder, job_id, tasks, call_client)[tasks[0]]
+        if seen.phase in ("forgotten", "unknown"):
+            raise RequestError(f"--job-id {job_id}: {seen.reason}: {_ways_out(folder)}")
+        return
+    found = _found(folder, scheduler)
+    if job_id not in found:
+        has = f"it has {found[-1]}: give that" if found else _ways_out(folder)
+        raise RequestError(
+            f"--job-id {job_id}: {scheduler.name} has no such job of yours with this job's script: {has}"
+        )
+
+
+def _found(folder: JobFolder, scheduler: Scheduler) -> list[str]:
+    """The ids under which the scheduler has the job, without those of earlier submissions."""
+    found = scheduler.find(folder, call_client) if scheduler.find else []
+    return [job_id for job_id in found if not folder.taken(job_id).exists()]
+
+
+def _lost(folder: JobFolder, job_id: str | None) -> Lost | None:
+    """The record of how the last submission after ``job_id`` ended; None if it may be going on."""
+    lost, number = read_json(folder.lost, Lost), times_resubmitted(folder, job_id)
+    mark = folder.taken(job_id, number).name if number else ""
+    return lost if lost and lost.mark == mark else None
+
+
+def _ways_out(folder: JobFolder) -> str:
+    path = _path(folder)
+    return (
+        f"if it has, 'vllm-hpc cancel {path} --job-id ID' cancels it; if not, 'vllm-hpc resume {path} --not-submitted' "
+        "submits it"
+    )
+
+
+def _path(folder: JobFolder) -> str:
+    return shlex.quote(str(folder.path))
