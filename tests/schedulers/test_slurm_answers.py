@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import FINAL
 from vllm_hpc.schedulers.client import ClientError, ClientMissingError, ClientTimeoutError
 from vllm_hpc.schedulers.scheduler import JobState
-from vllm_hpc.schedulers.slurm import SCHEDULER, parse_sacct, parse_scontrol, parse_squeue, query, task_ids
+from vllm_hpc.schedulers.slurm import SCHEDULER, Cluster, query
+from vllm_hpc.schedulers.slurm.answers import parse_sacct, parse_scontrol, parse_squeue, task_ids
 
 NO_SUCH_JOB = ClientError("squeue refused: slurm_load_jobs error: Invalid job id specified")
 NO_ACCOUNTING = ClientError("sacct refused: Slurm accounting storage is disabled")
@@ -308,7 +310,7 @@ def test_a_list_asks_a_client_again_that_only_refused(
     live_jobs(desk / "runs", 3)
     clients = slurm(monkeypatch, squeue=NO_SUCH_JOB)
     run_cli("list")
-    assert [argv[0] for argv in clients.asked].count("squeue") == 3
+    assert [argv[0] for argv in clients.asked].count("squeue") == 1 + 3, "for all at once, then for each alone"
     monkeypatch.setattr("vllm_hpc.schedulers.polling._SLOW_S", 0.0)  # a controller that is down says so after a while
     clients = slurm(monkeypatch, squeue=ClientError("squeue refused: Unable to contact slurm controller"))
     run_cli("list")
@@ -356,3 +358,135 @@ def test_logs_follow_asks_slurm_seldom(desk: Path, run_cli: Cli, monkeypatch: py
     assert run_cli("logs", "run", "--follow").out.split() == [str(number) for number in range(1, 21)]
     assert max(pauses) <= 0.5
     assert len(clients.asked) == 1
+
+
+class Many:
+    """Slurm's clients as slurm-wlm 22.05.8 answers for many jobs: those that they know; one unknown id is an error."""
+
+    def __init__(self, squeue: dict[str, str], sacct: dict[str, str] | ClientError | None = None) -> None:
+        self.squeue, self.sacct, self.asked = squeue, sacct or {}, list[list[str]]()
+
+    def __call__(self, argv: list[str]) -> str:
+        self.asked.append(argv)
+        known = self.sacct if argv[0] == "sacct" else self.squeue
+        if isinstance(known, ClientError):
+            raise known
+        ids = argv[-1] if argv[0] == "scontrol" else next(word for word in argv if word.startswith("--jobs="))
+        wanted = ids.removeprefix("--jobs=").split(",")
+        if argv[0] == "scontrol" or (argv[0] == "squeue" and len(wanted) == 1 and wanted[0] not in known):
+            raise NO_SUCH_JOB
+        return "".join(known.get(one, "") for one in wanted)
+
+
+def jobs_with_ids(folder: Path, ids: Sequence[int], cluster: str = "") -> None:
+    for number in ids:
+        job = make_job(folder / f"job-{number}", scheduler="slurm")
+        write_json(job.submitted, Submitted("slurm", str(number), 0.0))
+        if cluster:
+            write_json(job.cluster, Cluster(cluster))
+
+
+def listed(run_cli: Cli, monkeypatch: pytest.MonkeyPatch, clients: Many, command: str = "list") -> dict[str, str]:
+    for module in ("slurm", "polling"):
+        monkeypatch.setattr(f"vllm_hpc.schedulers.{module}.call_client", clients)
+    found = json.loads(run_cli(command, "--json").out)
+    return {job["job_id"]: job["state"] for job in found}
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize("command", ["list", "status"])
+def test_a_list_asks_once_for_all_jobs(desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Fifty unfinished jobs: some run, some have just ended, some are known to accounting alone, one to nobody."""
+    jobs_with_ids(desk / "runs", range(50))
+    lines = {str(n): f"{n}|{'RUNNING' if n % 2 else 'FAILED'}|None|N/A\n" for n in range(40)}
+    clients = Many(lines, {str(n): f"{n}|TIMEOUT\n" for n in range(40, 49)})
+    found = listed(run_cli, monkeypatch, clients, command)
+    assert [argv[0] for argv in clients.asked] == ["squeue", "sacct"]
+    assert "--states=all" in clients.asked[0]
+    assert clients.asked[1][-1] == "--jobs=" + ",".join(map(str, range(40, 50)))
+    assert (found["1"], found["2"], found["48"], found["49"]) == ("RUNNING", "FAILED", "TIMEOUT", "UNKNOWN")
+    clients.asked.clear()
+    listed(run_cli, monkeypatch, clients, command)
+    assert clients.asked[0][-2] == "--jobs=" + ",".join(str(n) for n in range(1, 40, 2)) + ",49", (
+        "the others have ended"
+    )
+
+
+@pytest.mark.inputs
+def test_a_list_asks_each_cluster_and_in_portions(desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_hpc.schedulers.slurm._AT_ONCE", 3)
+    jobs_with_ids(desk / "runs", range(7))
+    jobs_with_ids(desk / "runs", range(10, 12), "beta")
+    known = {str(n): f"{n}|PENDING|Priority|N/A\n" for n in (*range(7), 10, 11)}
+    clients = Many(known)
+    assert set(listed(run_cli, monkeypatch, clients).values()) == {"PENDING"}
+    ids = [argv[-2].removeprefix("--jobs=") for argv in clients.asked]
+    assert ids == ["0,1,2", "3,4,5", "6", "10,11"]
+    assert [word for word in clients.asked[3] if "cluster" in word] == ["--clusters=beta"]
+    assert "--states=all" not in clients.asked[2], "a single one is asked for as 'status JOB' does"
+
+
+@pytest.mark.inputs
+def test_an_array_in_a_list_has_all_its_tasks(desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_array(desk / "runs" / "array", tasks=4)
+    jobs_with_ids(desk / "runs", [1])
+    # As recorded: two tasks of four, and the rest, cancelled before it began
+    tasks = "77_0|COMPLETED|None|x\n77_1|RUNNING|None|x\n77_2|CANCELLED|JobHeldUser|x\n77_3|CANCELLED|JobHeldUser|x\n"
+    clients = Many({"77": tasks, "1": "1|RUNNING|None|x\n"})
+    assert listed(run_cli, monkeypatch, clients) == {"77": "RUNNING", "1": "RUNNING"}
+    assert len(clients.asked) == 1
+
+
+@pytest.mark.inputs
+def test_an_id_that_spoils_a_list_does_not_make_the_others_forgotten(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs_with_ids(desk / "runs", range(3))
+    write_json(JobFolder(desk / "runs" / "job-2").submitted, Submitted("slurm", "x2", 0.0))
+
+    class Strict(Many):
+        def __call__(self, argv: list[str]) -> str:
+            if argv[0] == "squeue" and "x2" in argv[-2]:
+                self.asked.append(argv)
+                raise ClientError("squeue refused: Invalid job id: x2")  # slurm-wlm 22.05.8
+            return super().__call__(argv)
+
+    clients = Strict({str(n): f"{n}|RUNNING|None|x\n" for n in range(2)})
+    assert listed(run_cli, monkeypatch, clients) == {"0": "RUNNING", "1": "RUNNING", "x2": "UNKNOWN"}
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize("silent", ["squeue", "sacct"])
+def test_a_list_leaves_unknown_what_a_silent_client_would_know(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    jobs_with_ids(desk / "runs", range(3))
+    clients = Many({"0": "0|RUNNING|None|x\n"}, HANGS)
+    if silent == "squeue":
+        monkeypatch.setattr(clients, "squeue", HANGS)
+    states = listed(run_cli, monkeypatch, clients)
+    assert states == {"0": "RUNNING" if silent == "sacct" else "UNKNOWN", "1": "UNKNOWN", "2": "UNKNOWN"}
+    assert not any((desk / "runs" / f"job-{n}" / "state" / "verdict-0.json").exists() for n in range(3))
+    assert len(clients.asked) == (2 if silent == "sacct" else 1)
+
+
+@pytest.mark.inputs
+def test_a_scheduler_that_cannot_be_asked_so_is_asked_for_each_job(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of another package, without the hook; jobs of two schedulers in one list."""
+    jobs_with_ids(desk / "runs", range(3))
+    asked: list[str] = []
+
+    def query(job: JobFolder, job_id: str, tasks: Sequence[str], ask: object) -> dict[str, JobState]:
+        asked.append(job_id)
+        return {job_id: JobState("running")}
+
+    old = replace(SCHEDULER, query=query, query_all=None)
+    monkeypatch.setattr(
+        "vllm_hpc.schedulers.polling.installed_scheduler", lambda name: old if name == "slurm" else None
+    )
+    make_job(desk / "runs" / "other", scheduler="gone")
+    found = {job["job_id"]: job["state"] for job in json.loads(run_cli("list", "--json").out)}
+    assert found == {"0": "RUNNING", "1": "RUNNING", "2": "RUNNING", "77-1000": "UNKNOWN"}
+    assert sorted(asked) == ["0", "1", "2"]

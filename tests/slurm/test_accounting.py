@@ -12,7 +12,8 @@ import pytest
 from tests.real_jobs import ONE_CORE, check_complete, processes_of, submit_long, submit_tiny, wait_for
 from vllm_hpc import Job
 from vllm_hpc.schedulers.client import call_client
-from vllm_hpc.schedulers.slurm import parse_sacct, query
+from vllm_hpc.schedulers.slurm import query
+from vllm_hpc.schedulers.slurm.answers import parse_sacct
 from vllm_hpc.spec.errors import SubmitError
 
 # In one group, so that only one worker of pytest starts MariaDB, and once.

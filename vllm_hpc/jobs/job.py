@@ -238,8 +238,7 @@ def list_jobs(job_dir: str = "runs") -> list[Job]:
 
 
 def list_statuses(job_dir: str = "runs") -> list[Status]:
-    """The status of all jobs under ``job_dir``, oldest first. A scheduler that does not respond is asked only once."""
-    from vllm_hpc.jobs.status import read_status
+    """The status of all jobs under ``job_dir``, oldest first. Their scheduler is asked once for all of them."""
+    from vllm_hpc.jobs.status import read_statuses
 
-    cache = StatusCache(float("inf"))
-    return [read_status(job.folder, cache) for job in list_jobs(job_dir)]
+    return read_statuses(job.folder for job in list_jobs(job_dir))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 
 import msgspec
 
@@ -13,6 +15,7 @@ from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates, is_drained, read_ranks
 from vllm_hpc.schedulers.polling import StatusCache
+from vllm_hpc.schedulers.scheduler import Question
 
 # Seconds until everything that a compute node wrote is visible here: NFS clients cache attributes for up to 60 s
 # (nfs(5), acregmax and acdirmax).
@@ -46,6 +49,19 @@ def read_status(folder: JobFolder, cache: StatusCache | None = None) -> Status:
     while status.is_final and status.job_id != last_submission(folder):
         status = _read_status(folder, cache)
     return status
+
+
+def read_statuses(folders: Iterable[JobFolder]) -> list[Status]:
+    """The current states of several jobs; each scheduler is asked once for all of its jobs, if it can be asked so."""
+    cache = StatusCache(float("inf"))
+    folders, questions = list(folders), defaultdict[str, list[Question]](list)
+    for folder in folders:
+        record, attempts = folder.job(), folder.attempts()
+        question = TaskStates(folder, record, last_submission(folder, attempts), attempts, cache).question()
+        if question is not None:
+            questions[record.scheduler].append(question)
+    cache.query_all(questions)
+    return [read_status(folder, cache) for folder in folders]
 
 
 def _read_status(folder: JobFolder, cache: StatusCache | None) -> Status:

@@ -21,7 +21,7 @@ from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.failure import cause_of_failure
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.schedulers.polling import StatusCache
-from vllm_hpc.schedulers.scheduler import JobState, installed_scheduler
+from vllm_hpc.schedulers.scheduler import JobState, Question, installed_scheduler
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
 # States that do not change by themselves. (A preempted job that is requeued is PENDING again.)
@@ -85,6 +85,13 @@ class TaskStates:
         """The current or last attempt of each task that has started."""
         return {attempt.attempt for attempt in self._last.values()}
 
+    def question(self) -> Question | None:
+        """What the scheduler must be asked, None if the folder has the whole answer."""
+        tasks = [task for task in range(self._record.plan.layout.tasks) if self._from_folder(task) is None]
+        if self._job_id is None or not tasks:
+            return None
+        return Question(self._folder, self._job_id, tuple(self._ids(self._job_id, tasks).values()))
+
     def overall(self) -> tuple[State, str]:
         """State and reason of the whole job."""
         layout = self._record.plan.layout
@@ -129,11 +136,15 @@ class TaskStates:
         """The scheduler's states of these tasks; it is asked once, and only if there are any."""
         if self._job_id is None or not tasks:
             return {}
-        is_array = self._record.plan.layout.is_array
-        ids = {task: f"{self._job_id}_{task}" if is_array else self._job_id for task in tasks}
+        ids = self._ids(self._job_id, tasks)
         is_leaving = any(self._exit_of(self._last.get(task)) for task in tasks)
         seen = self._cache.query(self._record.scheduler, self._folder, self._job_id, list(ids.values()), is_leaving)
         return {task: seen.get(id_) or JobState("forgotten", "not known to it") for task, id_ in ids.items()}
+
+    def _ids(self, job_id: str, tasks: list[int]) -> dict[int, str]:
+        """The scheduler's ids of these tasks."""
+        is_array = self._record.plan.layout.is_array
+        return {task: f"{job_id}_{task}" if is_array else job_id for task in tasks}
 
     def _exit_of(self, attempt: Attempt | None) -> ExitRecord | None:
         """The exit record of a task's last attempt."""

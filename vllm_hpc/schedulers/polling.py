@@ -6,11 +6,11 @@ All users share them, and the clients of one that is down are slow to fail.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError, call_client
-from vllm_hpc.schedulers.scheduler import JobState, installed_scheduler
+from vllm_hpc.schedulers.scheduler import JobState, Question, installed_scheduler
 
 # A client that fails faster than this may be called again for the next job.
 _SLOW_S = 2.0
@@ -29,9 +29,13 @@ class StatusCache:
     def query(
         self, scheduler: str, job: JobFolder, job_id: str, tasks: Sequence[str], is_leaving: bool = False
     ) -> dict[str, JobState]:
-        """What the scheduler says of these tasks of a job. A job that ``is_leaving`` is queried more often."""
+        """What the scheduler says of these tasks of a job. A job that ``is_leaving`` is queried more often.
+
+        Not in a list of jobs, which keeps all answers.
+        """
         at, seen = self._seen.get(str(job.path), (0.0, {}))
-        if seen.keys() >= set(tasks) and self._is_fresh(at, _LEAVING_S if is_leaving else self._keep_s):
+        keep_s = _LEAVING_S if is_leaving and self._keep_s < float("inf") else self._keep_s
+        if seen.keys() >= set(tasks) and self._is_fresh(at, keep_s):
             return seen
         asked = installed_scheduler(scheduler)
         if asked is None:
@@ -39,6 +43,15 @@ class StatusCache:
         seen = asked.query(job, job_id, tasks, self._ask)
         self._seen[str(job.path)] = time.monotonic(), seen
         return seen
+
+    def query_all(self, questions: Mapping[str, Sequence[Question]]) -> None:
+        """Ask each scheduler once for several jobs, if it can be asked so, for ``query`` to find the answers."""
+        for name, those in questions.items():
+            asked = installed_scheduler(name)
+            if asked is None or asked.query_all is None or len(those) < 2:
+                continue
+            for question, seen in zip(those, asked.query_all(those, self._ask), strict=True):
+                self._seen[str(question.job.path)] = time.monotonic(), seen
 
     def _ask(self, argv: list[str]) -> str:
         client = (argv[0], *(word for word in argv if word.startswith("--clusters=")))

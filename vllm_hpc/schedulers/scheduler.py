@@ -42,12 +42,22 @@ class JobState:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What is asked about one job: the states of ``tasks``, which are its own id, or ID_0, ID_1 ... of an array."""
+
+    job: JobFolder
+    job_id: str
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Scheduler:
     """How to talk to one scheduler. ``script`` is the file name of the rendered template in the job folder.
 
     ``id_pattern`` is searched in what the client printed; group 1 of its last match is the job's id.
     ``query`` gets the job's id and the ids of the tasks to look up (ID_0, ID_1 ... of an array), and returns a state
-    for each; it calls clients through the Ask it is given.
+    for each; it calls clients through the Ask it is given. ``query_all`` does so for several jobs with few calls, and
+    returns the states in their order; without it, each job is asked for alone.
     ``environment`` is the environment in which its client submits that script. ``remember`` gets what the client
     printed, and keeps in the folder whatever is needed besides the id. ``explain`` gets a refusal and the refused
     script, and says what to do, or nothing. ``task_name`` is the name of an array's task that users see. ``find``
@@ -75,6 +85,7 @@ class Scheduler:
     environment: Callable[[Path], dict[str, str]]
     remember: Callable[[JobFolder, str], None] = lambda job, output: None
     explain: Callable[[str, Path], str] = lambda words, script: ""
+    query_all: Callable[[Sequence[Question], Ask], list[dict[str, JobState]]] | None = None
     find: Callable[[JobFolder, Ask], list[str]] | None = None
     task_name: Callable[[str, int], str] = lambda job_id, task: f"{job_id}_{task}"
     launchers: tuple[str, ...] = ("torchrun",)
@@ -97,7 +108,7 @@ class Scheduler:
         job_id = self.read_id(output)
         if job_id is None:
             raise ClientTimeoutError(
-                f"{self.name} accepted the script, but printed no job id; its output was {plain(output)!r}"
+                f"{self.name} accepted the script, but printed no job id; its output was {plain(output)!r}."
             )
         self.remember(JobFolder(script.parent), output)
         return job_id

@@ -16,26 +16,11 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_json, write_json
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
-from vllm_hpc.schedulers.scheduler import JobState, Scheduler
+from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler
+from vllm_hpc.schedulers.slurm.answers import parse_sacct, parse_scontrol, parse_squeue
 from vllm_hpc.schedulers.slurm.environment import submit_environment
-from vllm_hpc.schedulers.slurm.reasons import HELD_STATES, explain_reason
 from vllm_hpc.schedulers.slurm.refusals import explain
 
-# Slurm's job states (slurm.schedmd.com/job_state_codes.html) -> phase of a JobState. The page calls all after the first
-# three lines flags; of the last line job_state_string (src/common/slurm_protocol_defs.c) prints none: the job has been
-# put back into the queue, or waits for its nodes to boot.
-PHASES = {
-    "PENDING": "waiting", "RUNNING": "running", "SUSPENDED": "running", "COMPLETED": "completed", "FAILED": "failed",
-    "BOOT_FAIL": "failed", "NODE_FAIL": "failed", "OUT_OF_MEMORY": "failed", "CANCELLED": "cancelled",
-    "TIMEOUT": "timeout", "DEADLINE": "timeout", "PREEMPTED": "preempted",
-    "COMPLETING": "running", "STOPPED": "running", "SIGNALING": "running", "STAGE_OUT": "running",
-    "RESIZING": "running", "CONFIGURING": "waiting", "EXPEDITING": "waiting", "REQUEUED": "waiting",
-    "REQUEUE_HOLD": "waiting", "REQUEUE_FED": "waiting", "SPECIAL_EXIT": "waiting", "RESV_DEL_HOLD": "waiting",
-    "LAUNCH_FAILED": "waiting", "RECONFIG_FAIL": "waiting", "POWER_UP_NODE": "waiting", "UPDATE_DB": "waiting",
-}  # fmt: skip
-_NOT_SHOWN = frozenset({"LAUNCH_FAILED", "RECONFIG_FAIL", "POWER_UP_NODE", "UPDATE_DB"})
-# Neither running nor ended as far as this cluster can know.
-_REVOKED = "REVOKED: another cluster of the federation has taken the job: ask for its status there"
 # sbatch --parsable prints a line ID, or ID;CLUSTER if it was given several clusters. A site's wrapper may leave out
 # --parsable, and print banners, quotas and years. So sbatch's own sentence (src/sbatch/sbatch.c) counts most, then a
 # line of its own, then "job ID"; of each the last. (\A: there is one match, and it is this one.)
@@ -49,8 +34,9 @@ _SUBMITTED = re.compile(
 )
 # What a client prints if it answers but knows nothing, as opposed to not answering.
 _NO_ANSWER = re.compile(r"invalid job id|accounting storage is disabled", re.IGNORECASE)
-_IDS = re.compile(r"(?P<job>\d+)(?:_(?:\d+|\[(?P<listed>[^\]]*)\]))?")
-_RANGE = re.compile(r"(?P<a>\d+)(?:-(?P<b>\d+)(?::(?P<c>\d+))?)?")
+_FORGOTTEN = JobState("forgotten", "Slurm does not know the job (any more)")
+# How many jobs are asked for in one call.
+_AT_ONCE = 200
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -71,20 +57,25 @@ def remember(job: JobFolder, output: str) -> None:
         write_json(job.cluster, Cluster(named["cluster"]))
 
 
+def _squeue(on: Sequence[str], ids: str, *more: str) -> list[str]:
+    return ["squeue", *on, "--noheader", *more, "--array", f"--jobs={ids}", "--format=%i|%T|%r|%S"]
+
+
+def _sacct(on: Sequence[str], ids: str) -> list[str]:
+    return ["sacct", *on, "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={ids}"]
+
+
 def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = call_client) -> dict[str, JobState]:
     """What Slurm says of ``tasks``: ``ID`` by default, or ``ID_0``, ``ID_1`` ... of an array."""
     wanted = set(tasks or [job_id])
     on = _on_cluster(job)
     questions: list[tuple[list[str], Callable[[str], dict[str, JobState]]]] = [
-        (["squeue", *on, "--noheader", "--array", f"--jobs={job_id}", "--format=%i|%T|%r|%S"], parse_squeue),
+        (_squeue(on, job_id), parse_squeue),
         (["scontrol", *on, "show", "job", "--oneliner", job_id], parse_scontrol),
-        (
-            ["sacct", *on, "--noheader", "--parsable2", "--allocations", "--format=JobID,State", f"--jobs={job_id}"],
-            parse_sacct,
-        ),
+        (_sacct(on, job_id), parse_sacct),
     ]
     found: dict[str, JobState] = {}
-    missing = JobState("forgotten", "Slurm does not know the job (any more)")
+    missing = _FORGOTTEN
     try:
         for argv, parse in questions:
             # Earlier answers win. In an array, some tasks may wait while others ended long ago.
@@ -95,6 +86,41 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
         # No answer does not mean forgotten: the job may be running, or have ended in any way.
         missing = JobState("unknown", str(error))
     return dict.fromkeys(wanted, missing) | found
+
+
+def query_all(questions: Sequence[Question], ask: Ask = call_client) -> list[dict[str, JobState]]:
+    """What Slurm says of many jobs, by at most two calls for each cluster and for every two hundred jobs."""
+    on_clusters: dict[tuple[str, ...], list[int]] = {}
+    for index, question in enumerate(questions):
+        on_clusters.setdefault(tuple(_on_cluster(question.job)), []).append(index)
+    found: dict[int, dict[str, JobState]] = {}
+    for on, indices in on_clusters.items():
+        for first in range(0, len(indices), _AT_ONCE):
+            some = indices[first : first + _AT_ONCE]
+            found |= zip(some, _query_some([questions[index] for index in some], on, ask), strict=True)
+    return [found[index] for index in range(len(questions))]
+
+
+def _query_some(questions: Sequence[Question], on: tuple[str, ...], ask: Ask) -> list[dict[str, JobState]]:
+    if len(questions) == 1:
+        return [query(one.job, one.job_id, one.tasks, ask) for one in questions]
+    found: dict[str, JobState] = {}
+    missing = _FORGOTTEN
+    try:
+        # With --states=all squeue also prints what scontrol knows. Of several ids it skips those that it does not know.
+        found = parse_squeue(ask(_squeue(on, _join(questions), "--states=all")))
+        left = [question for question in questions if not found.keys() >= set(question.tasks)]
+        if left:
+            found = parse_sacct(_answer(_sacct(on, _join(left)), ask)) | found
+    except ClientError as error:
+        if _NO_ANSWER.search(str(error)):  # because of one id: the others would pass for forgotten
+            return [query(one.job, one.job_id, one.tasks, ask) for one in questions]
+        missing = JobState("unknown", str(error))
+    return [{task: found.get(task, missing) for task in question.tasks} for question in questions]
+
+
+def _join(questions: Sequence[Question]) -> str:
+    return ",".join(dict.fromkeys(question.job_id for question in questions))
 
 
 def _answer(argv: list[str], ask: Ask) -> str:
@@ -109,87 +135,6 @@ def _answer(argv: list[str], ask: Ask) -> str:
         if _NO_ANSWER.search(str(error)):
             return ""
         raise
-
-
-def parse_squeue(text: str) -> dict[str, JobState]:
-    """Lines of ``squeue --format=%i|%T|%r|%S``, with the reason and expected start of waiting jobs."""
-    found: dict[str, JobState] = {}
-    for line in text.splitlines():
-        ids, state, reason, start = _squeue_fields(line)
-        seen = _state(state, reason)
-        if seen.phase == "waiting":
-            reason = state if reason in ("", "None") and state in HELD_STATES else reason
-            # A task's own id; an array's, if it is several tasks.
-            advised = explain_reason(reason, ids.partition("_[")[0])
-            words = f"waits: {advised}" if reason not in ("", "None") else "waits"
-            words += f", expected to start {start}" if start not in ("", "N/A") else ""
-            seen = JobState("waiting", words)
-        elif seen.phase == "running":
-            seen = JobState("running")
-        found |= dict.fromkeys(task_ids(ids), seen)
-    return found
-
-
-def _squeue_fields(line: str) -> tuple[str, str, str, str]:
-    """Id, state, reason and expected start. The reason is any text, also one with ``|``."""
-    ids, _, rest = line.strip().partition("|")
-    state, _, rest = rest.partition("|")
-    reason, bar, start = rest.rpartition("|")
-    return (ids, state, reason, start) if bar else (ids, state, rest, "")
-
-
-def parse_scontrol(text: str) -> dict[str, JobState]:
-    """Lines of ``scontrol show job --oneliner``; tasks of an array that never started share one."""
-    found: dict[str, JobState] = {}
-    for line in text.splitlines():
-        fields = dict(re.findall(r"(?:^|\s)(JobId|ArrayJobId|ArrayTaskId|JobState|Reason)=(\S+)", line))
-        if "JobState" in fields and "JobId" in fields:
-            is_task = "ArrayJobId" in fields
-            ids = f"{fields['ArrayJobId']}_[{fields.get('ArrayTaskId')}]" if is_task else fields["JobId"]
-            found |= dict.fromkeys(task_ids(ids), _state(fields["JobState"], fields.get("Reason", "")))
-    return found
-
-
-def parse_sacct(text: str) -> dict[str, JobState]:
-    """Lines of ``sacct --parsable2 --allocations --format=JobID,State``; 'CANCELLED by 1000' is one state."""
-    found: dict[str, JobState] = {}
-    for line in text.splitlines():
-        ids, _, state = line.strip().partition("|")
-        if state:
-            found |= dict.fromkeys(task_ids(ids), _state(state.split()[0], ""))
-    return found
-
-
-def task_ids(text: str) -> list[str]:
-    """The ids in Slurm's short form: ``12``, ``12_3`` or ``12_[0,3-5,8-12:2%4]``; none for anything else.
-
-    A list that Slurm itself cut short (``12_[1,3,...]``) gives the ids that it still names.
-    """
-    match = _IDS.fullmatch(text)
-    if match is None or match["listed"] is None:
-        return [text] if match else []
-    found: list[str] = []
-    for part in match["listed"].partition("%")[0].split(","):
-        bounds = _RANGE.fullmatch(part)
-        if bounds:
-            first, last, step = (
-                int(bounds[name] or default) for name, default in (("a", 0), ("b", bounds["a"]), ("c", 1))
-            )
-            found += [f"{match['job']}_{task}" for task in range(first, last + 1, max(step, 1))]
-    return found
-
-
-def _state(state: str, reason: str) -> JobState:
-    said = _REVOKED if state == "REVOKED" else state
-    words = f"Slurm says {said}" + (f" ({reason})" if reason not in ("", "None") else "")
-    return JobState(_phase(state), words)
-
-
-def _phase(state: str) -> str:
-    """The phase of a state; of a base state with flags (PENDING,REQUEUED), that of the flag which squeue would show."""
-    base, *flags = state.split(",")
-    shown = [flag for flag in flags if flag not in _NOT_SHOWN]
-    return PHASES.get(shown[0] if shown else base, "unknown")
 
 
 def cancel(job: JobFolder, job_id: str) -> None:
@@ -234,6 +179,7 @@ SCHEDULER = Scheduler(
     submit_argv=submit_argv,
     cancel=cancel,
     query=query,
+    query_all=query_all,
     environment=submit_environment,
     remember=remember,
     explain=explain,
