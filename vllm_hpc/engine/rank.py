@@ -120,7 +120,7 @@ def _check_world(record: JobRecord, standing: Standing) -> None:
 
 def _redirect_output(job: JobFolder, rank: int) -> None:
     """Redirect everything that this process prints, C libraries included, to its own log."""
-    log = os.open(job.rank_log(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(job.rank_log(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

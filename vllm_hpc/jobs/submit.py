@@ -181,10 +181,11 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     rows = prepared.intake.store(folder)
     script = folder.path / get_scheduler(prepared.scheduler).script
     script.write_text(prepared.script, encoding="utf-8")
-    script.chmod(0o755)
+    mode = script.stat().st_mode
+    script.chmod(mode | (mode & 0o444) >> 2)  # executable for all who may read it, as the umask says
     folder.lifecycle.write_text(prepared.lifecycle, encoding="utf-8")
     if prepared.definition:
-        shutil.copy(prepared.definition, folder.path / JOB_DEFINITION)
+        shutil.copyfile(prepared.definition, folder.path / JOB_DEFINITION)
     record = JobRecord(
         version=JOB_RECORD_VERSION,
         request=request,

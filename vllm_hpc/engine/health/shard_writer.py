@@ -78,7 +78,7 @@ class ShardWriter:
 
     def _open(self, shard: Path) -> int:
         try:
-            return os.open(shard, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            return os.open(shard, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             self._reserve.give_back()
             raise explain_os_error(error) from None

@@ -39,7 +39,7 @@ class Chief:
         self._job, self._attempt, self._lead_s = run.job, run.attempt, run.lead_s
         self._claims, self._writer, self._store = claims, writer, store
         claimed = run.job.claimed(run.replica, run.attempt)
-        self._claimed = os.open(claimed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._claimed = os.open(claimed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         self._order, self._stop_at, self._looked = Order.GO, float("inf"), 0.0
 
     def decide(self, wants_chunk: bool, any_part: bool = True) -> Decision:
