@@ -24,6 +24,7 @@ from vllm_hpc.schedulers.local import SCHEDULER as LOCAL
 from vllm_hpc.schedulers.local import this_process
 from vllm_hpc.schedulers.scheduler import JobState
 from vllm_hpc.schedulers.slurm import SCHEDULER, Cluster
+from vllm_hpc.schedulers.slurm import find_job as find_in_slurm
 from vllm_hpc.spec.errors import FailedError, RequestError, VllmHpcError
 
 pytestmark = pytest.mark.inputs
@@ -153,7 +154,10 @@ def test_a_job_that_the_scheduler_has_is_cancelled_by_its_id(
     slurm.has("76|/gone/script.sbatch|other", line(folder, "78"))
     refused = run_cli("resume", "job", "--not-submitted")
     assert (refused.code, slurm.received) == (1, False)
-    assert f"slurm has the job, as 78: 'vllm-hpc cancel {folder.path} --job-id 78'" in refused.err
+    assert (
+        f"slurm has the job, as 78: wait for it, or cancel it: 'vllm-hpc cancel {folder.path} --job-id 78'"
+        in refused.err
+    )
     slurm.has(line(folder, "78"), jobs="78|PENDING|Priority|N/A\n")
     ran = run_cli("cancel", "job", "--job-id", "78", "--json")
     assert (ran.code, slurm.cancelled) == (0, ["78"])
@@ -267,16 +271,15 @@ def test_of_two_that_say_so_one_submits(
     """The second looks before the first has submitted, and comes after, or while it submits."""
     lose(desk, folder)
     first = Job(folder.path)
-    checked = doubt._found
+    checked = doubt._find
 
-    def meanwhile(folder: JobFolder, scheduler: object) -> list[str]:
+    def meanwhile(folder: JobFolder, scheduler: object) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(doubt, "_found", checked)
+            patch.setattr(doubt, "_find", checked)
             assert first.resume(not_submitted=True) == 1
         (desk / "bin" / "received").unlink()
-        return []
 
-    monkeypatch.setattr(doubt, "_found", meanwhile)
+    monkeypatch.setattr(doubt, "_find", meanwhile)
     with pytest.raises(FailedError, match="another process is resuming this job"):
         Job(folder.path).resume(not_submitted=True)
     assert not slurm.received
@@ -381,8 +384,9 @@ def test_whose_job_a_line_of_squeue_is(folder: JobFolder, desk: Path, rest: str)
         asked.append(argv)
         return f"80|{words}\n80|{words}\n"
 
-    assert SCHEDULER.find is not None
-    assert SCHEDULER.find(folder, ask) == (["80"] if FOUND[rest] else [])
+    assert find_in_slurm(folder, ["79"], ask) == ("80" if FOUND[rest] else None)
+    assert find_in_slurm(folder, ["80"], ask) is None
+    del asked[1:]
     assert asked == [["squeue", "--noheader", f"--user={os.getuid()}", "--format=%F|%o|%j"]]
 
 
@@ -390,8 +394,7 @@ def test_filters_of_the_user_hide_no_job(folder: JobFolder, slurm: Slurm, monkey
     slurm.client("squeue", '#!/bin/sh\necho "80|${SQUEUE_STATES:-}${SQUEUE_USERS:-}|job"\n')
     for name in ("SQUEUE_STATES", "SQUEUE_USERS"):
         monkeypatch.setenv(name, "hidden")
-    assert SCHEDULER.find is not None
-    assert SCHEDULER.find(folder, call_client) == ["80"]
+    assert find_in_slurm(folder, [], call_client) == "80"
     assert "hidden" not in call_client(["squeue"])
 
 
@@ -406,12 +409,12 @@ def test_a_local_job_is_found_by_its_supervisor(tmp_path: Path, run_cli: Cli) ->
 
 
 @pytest.mark.parametrize("phase", ["waiting", "forgotten", "unknown"])
-def test_a_scheduler_without_find_is_asked_for_the_job(
+def test_a_scheduler_that_cannot_find_a_job_is_asked_for_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     folder = crafted.make_job(tmp_path / "job")
     folder.submitted.unlink()
-    lsf = replace(LOCAL, find=None, query=lambda job, job_id, tasks, ask: {job_id: JobState(phase, "its words")})
+    lsf = replace(LOCAL, find_job=None, query=lambda job, job_id, tasks, ask: {job_id: JobState(phase, "its words")})
     monkeypatch.setattr(doubt, "get_scheduler", lambda name: lsf)
     status = Job(folder.path).status()
     if phase == "waiting":

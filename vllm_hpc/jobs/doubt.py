@@ -110,13 +110,12 @@ def check_not_submitted(folder: JobFolder, status: Status) -> int:
     if is_in_doubt(folder, status.job_id) and _lost(folder, status.job_id) is None:
         _check_not_going_on(folder, status.job_id)
     scheduler = get_scheduler(status.scheduler)
-    found = _found(folder, scheduler)
-    if status.job_id in found:
-        raise FailedError(f"{scheduler.name} has the job, as {status.job_id}: wait for it, or cancel it")
-    if found:
+    found = _find(folder, scheduler)
+    if found is not None:
+        option = "" if found == status.job_id else f" --job-id {found}"
         raise FailedError(
-            f"{scheduler.name} has the job, as {found[-1]}: 'vllm-hpc cancel {_path(folder)} --job-id {found[-1]}' "
-            "records that and cancels it"
+            f"{scheduler.name} has the job, as {found}: wait for it, or cancel it: 'vllm-hpc cancel "
+            f"{_path(folder)}{option}'"
         )
     return number
 
@@ -134,25 +133,29 @@ def _check_not_going_on(folder: JobFolder, job_id: str | None) -> None:
 
 def _check_has(folder: JobFolder, scheduler: Scheduler, job_id: str) -> None:
     """Check that the scheduler has this job, and that it is this user's and made of this job's script."""
-    if scheduler.find is None:
+    if scheduler.find_job is None:
         layout = folder.job().plan.layout
         tasks = [f"{job_id}_{task}" for task in range(layout.tasks)] if layout.is_array else [job_id]
         seen = scheduler.query(folder, job_id, tasks, call_client)[tasks[0]]
         if seen.phase in ("forgotten", "unknown"):
             raise RequestError(f"--job-id {job_id}: {seen.reason}: {_ways_out(folder)}")
         return
-    found = _found(folder, scheduler)
-    if job_id not in found:
-        has = f"it has {found[-1]}: give that" if found else _ways_out(folder)
+    found = _find(folder, scheduler)
+    if job_id != found:
+        has = f"it has {found}: give that" if found else _ways_out(folder)
         raise RequestError(
             f"--job-id {job_id}: {scheduler.name} has no such job of yours with this job's script: {has}"
         )
 
 
-def _found(folder: JobFolder, scheduler: Scheduler) -> list[str]:
-    """The ids under which the scheduler has the job, without those of earlier submissions."""
-    found = scheduler.find(folder, call_client) if scheduler.find else []
-    return [job_id for job_id in found if not folder.taken(job_id).exists()]
+def _find(folder: JobFolder, scheduler: Scheduler) -> str | None:
+    """The id under which the scheduler has the job, if not that of an earlier submission."""
+    if scheduler.find_job is None:
+        return None
+    earlier: list[str] = []
+    while (found := scheduler.find_job(folder, earlier)) is not None and folder.taken(found).exists():
+        earlier.append(found)
+    return found
 
 
 def _lost(folder: JobFolder, job_id: str | None) -> Lost | None:

@@ -60,9 +60,9 @@ class Scheduler:
     returns the states in their order; without it, each job is asked for alone.
     ``environment`` is the environment in which its client submits that script. ``remember`` gets what the client
     printed, and keeps in the folder whatever is needed besides the id. ``explain`` gets a refusal and the refused
-    script, and says what to do, or nothing. ``task_name`` is the name of an array's task that users see. ``find``
-    returns the ids of the user's jobs, waiting or running, that have this job's script or name; without it, a user's
-    word on an interrupted submission is checked with ``query`` alone.
+    script, and says what to do, or nothing. ``task_name`` is the name of an array's task that users see. ``find_job``
+    looks for a folder's job, waiting or running, whose id was lost, and which has none of these ids; without it, what a
+    user says of such a job is checked with ``query`` alone.
 
     ``launchers`` can start its ranks; the first one is the default. Before anything is made, ``check_request`` refuses
     what the scheduler cannot be asked for, ``check_folder`` folders that it cannot log into, and ``check_client`` a
@@ -86,7 +86,7 @@ class Scheduler:
     remember: Callable[[JobFolder, str], None] = lambda job, output: None
     explain: Callable[[str, Path], str] = lambda words, script: ""
     query_all: Callable[[Sequence[Question], Ask], list[dict[str, JobState]]] | None = None
-    find: Callable[[JobFolder, Ask], list[str]] | None = None
+    find_job: Callable[[JobFolder, Sequence[str]], str | None] | None = None
     task_name: Callable[[str, int], str] = lambda job_id, task: f"{job_id}_{task}"
     launchers: tuple[str, ...] = ("torchrun",)
     check_client: Callable[[], None] = lambda: None

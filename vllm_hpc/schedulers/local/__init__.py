@@ -82,10 +82,12 @@ def cancel(job: JobFolder, job_id: str) -> None:
         ) from None
 
 
-def find(job: JobFolder, ask: Ask) -> list[str]:
+def find_job(job: JobFolder, known: Sequence[str]) -> str | None:
     """The id of the job if its supervisor runs on this host."""
     record = read_json(job.supervisor, SupervisorRecord)
-    return [record.job_id] if record and record.host == platform.node() and find_supervisor(record) else []
+    if record is None or record.job_id in known or record.host != platform.node():
+        return None
+    return record.job_id if find_supervisor(record) else None
 
 
 def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
@@ -128,6 +130,6 @@ SCHEDULER = Scheduler(
     submit_argv=submit_argv,
     cancel=cancel,
     query=query,
-    find=find,
+    find_job=find_job,
     environment=lambda script: dict(os.environ),  # with an allocation's variables: the job will run in it
 )

@@ -142,15 +142,16 @@ def cancel(job: JobFolder, job_id: str) -> None:
     call_client(["scancel", *_on_cluster(job), job_id])
 
 
-def find(job: JobFolder, ask: Ask = call_client) -> list[str]:
-    """The ids of this user's jobs, waiting or running, that were made of this job's script. Raises ClientError.
+def find_job(job: JobFolder, known: Sequence[str], ask: Ask = call_client) -> str | None:
+    """The newest of this user's jobs, waiting or running, that was made of this job's script and has no known id.
 
-    A script of another path that is gone may have been a copy that a site's wrapper made: then the name decides.
+    A script of another path that is gone may have been a copy that a site's wrapper made: then the name decides. Raises
+    ClientError.
     """
     own = ["--noheader", f"--user={os.getuid()}", "--format=%F|%o|%j"]
     lines = _answer(["squeue", *_on_cluster(job), *own], ask).splitlines()
-    found = (line.strip().split("|", 1) for line in lines if _is_of(line, job))
-    return list(dict.fromkeys(job_id for job_id, _ in found))
+    ids = {line.partition("|")[0].strip() for line in lines if _is_of(line, job)} - set(known)
+    return max(ids, key=lambda job_id: (len(job_id), job_id), default=None)
 
 
 def _is_of(line: str, job: JobFolder) -> bool:
@@ -183,7 +184,7 @@ SCHEDULER = Scheduler(
     environment=submit_environment,
     remember=remember,
     explain=explain,
-    find=find,
+    find_job=find_job,
     launchers=("torchrun", "srun"),
     client=("sbatch", re.compile("")),
 )
