@@ -59,7 +59,7 @@ def test_a_job_whose_id_was_lost_is_found_and_cancelled(work: Path, lose: Lose, 
     with pytest.raises(SubmitError, match="printed no job id; its output was 'Welcome'"):
         hold("lost a|b", **options)
     job = Job(work / "runs" / "lost a|b")
-    with pytest.raises(FailedError, match="slurm has the job, as [0-9]+: wait for it, or cancel it") as refused:
+    with pytest.raises(FailedError, match=r"slurm has the job, as \d+: wait for it, or cancel it") as refused:
         job.resume(not_submitted=True)
     job_id = re.findall(r"as (\d+):", str(refused.value))[0]
     with pytest.raises(RequestError, match=f"it has {job_id}: give that"):

@@ -45,10 +45,12 @@ Ask = Callable[[list[str]], str]
 class ClientError(SubmitError):
     """A scheduler's client refused, is missing, or did not answer; the message quotes it.
 
-    ``code`` is its exit code, None if it had none.
+    ``code`` is its exit code, None if it had none; ``output`` and ``err`` are all that it printed.
     """
 
     code: int | None = None
+    output: str = ""
+    err: str = ""
 
 
 class ClientMissingError(ClientError):
@@ -91,7 +93,7 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
         if done.returncode < 0 or is_lost:
             raise ClientTimeoutError(f"{name} got no answer from its controller: {words}: is it overloaded?")
         refused = ClientError(f"{name} refused: {re.sub(rf'{re.escape(name)}: (error: )?', '', words)}")
-        refused.code = done.returncode
+        refused.code, refused.output, refused.err = done.returncode, done.stdout, done.stderr
         raise refused
     return done.stdout
 

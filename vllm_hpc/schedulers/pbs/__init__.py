@@ -23,9 +23,10 @@ from vllm_hpc.schedulers.client import (
     clean_environment,
     plain,
 )
+from vllm_hpc.schedulers.pbs import many
 from vllm_hpc.schedulers.pbs.reasons import exit_state, explain, waiting_reason
 from vllm_hpc.schedulers.pbs.request import check_folder, check_request
-from vllm_hpc.schedulers.scheduler import JobState, Scheduler
+from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler
 
 # 12.server, and 12[].server for an array; a server may have a port (12.server:15001). It is the last line: a site's
 # messages may come first, and contain something like 2.50.
@@ -131,6 +132,11 @@ def _state(fields: dict[str, Any]) -> JobState:
     return JobState("unknown", f"PBS says {state}")
 
 
+def query_all(questions: Sequence[Question], ask: Ask) -> list[dict[str, JobState]]:
+    """What PBS says of many jobs, by one or two calls for every hundred."""
+    return many.query_all(questions, ask, parse_qstat, lambda one: query(one.job, one.job_id, one.tasks, ask))
+
+
 def cancel(job: JobFolder, job_id: str) -> None:
     """Delete the job in PBS, unless it has just ended. Raises ClientError with PBS's message."""
     try:
@@ -153,6 +159,7 @@ SCHEDULER = Scheduler(
     submit_argv=submit_argv,
     cancel=cancel,
     query=query,
+    query_all=query_all,
     environment=submit_environment,
     explain=lambda words, script: explain(words),
     task_name=task_name,
