@@ -190,21 +190,19 @@ def test_cancel_does_not_guess(folder: JobFolder, desk: Path, slurm: Slurm, run_
     assert not folder.cancelled.exists()
 
 
+_NO_ID = "--job-id must be an id as slurm prints it, not"
+_NOT_HIS = "slurm has no such job of yours with this job's script: it has 78: give that"
 REFUSED_IDS = {
-    "79": "slurm has no such job of yours with this job's script: it has 78: give that",
-    "78_0": "must be the id of a whole job as slurm prints it",
-    "78.batch": "must be the id of a whole job as slurm prints it",
-    "job 78": "must be the id of a whole job as slurm prints it",
-    "": "must be the id of a whole job as slurm prints it",
-    "-78": "must be the id of a whole job as slurm prints it",
-    "78; rm -rf": "must be the id of a whole job as slurm prints it",
-    "../78": "must be the id of a whole job as slurm prints it",
-    "7٣": "must be the id of a whole job as slurm prints it",
+    **dict.fromkeys(
+        ["79", "78_0", "78_[0-3]", "78.batch", "078", "1e3", "0x4e", "null", "9" * 99, "12[].head", "77\n79"], _NOT_HIS
+    ),
+    **dict.fromkeys(["", "  ", "-78", "78; rm -rf", "78,77", "../78", "78;a;b", "78;../x", ";78"], _NO_ID),
+    **dict.fromkeys(["$(id)", "%j", "\x1b[1m78", "7٣", "9" * 5000, "--", "''"], _NO_ID),
     "77": "is an earlier submission of this job",
 }
 
 
-@pytest.mark.parametrize("job_id", REFUSED_IDS)
+@pytest.mark.parametrize("job_id", REFUSED_IDS, ids=lambda job_id: ascii(job_id[:25]))
 def test_an_id_that_is_not_the_jobs_is_refused(
     folder: JobFolder, desk: Path, slurm: Slurm, run_cli: Cli, job_id: str
 ) -> None:
@@ -215,6 +213,14 @@ def test_an_id_that_is_not_the_jobs_is_refused(
     assert (ran.code, ran.err.count("\n"), slurm.cancelled) == (2, 1, [])
     assert REFUSED_IDS[job_id] in ran.err
     assert {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("job_id", ["78", " 78 ", "Submitted batch job 78", "78;alpha"])
+def test_an_id_may_be_given_as_sbatch_prints_it(folder: JobFolder, desk: Path, slurm: Slurm, job_id: str) -> None:
+    lose(desk, folder)
+    slurm.has(line(folder, "78"), jobs="78|RUNNING|None|N/A\n")
+    Job(folder.path).cancel(job_id)
+    assert [words.split()[-1] for words in slurm.cancelled] == ["78"]
 
 
 @pytest.mark.parametrize("jobs", ["", "77|RUNNING|None|N/A\n"], ids=["ended", "running"])

@@ -76,6 +76,8 @@ ANSWERS: dict[str, tuple[str | None, str | None]] = {
     "-12\n": (None, None),
     "55473 55474\n": (None, None),
     "x" * 100_000: (None, None),
+    "9" * 5000: (None, None),
+    "Submitted batch job " + "9" * 5000: (None, None),
 }
 
 

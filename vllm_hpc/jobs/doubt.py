@@ -6,6 +6,7 @@ the id, 'resume --not-submitted' says that there is none. Both are checked with 
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Seconds after its begin at which a submission has ended in any case: its client's limit, and as long for the rest.
 _MAY_TAKE_S = 2 * SUBMIT_TIMEOUT_S
+# What an id may look like at all: it becomes a part of file names, and a word of commands.
+_ID = re.compile(r"\w[\w.:\[\]-]{0,99}", re.ASCII)
 
 
 @contextmanager
@@ -77,9 +80,10 @@ def adopt(folder: JobFolder, status: Status, answer: str) -> None:
             f"--job-id is for a job whose id is not known; that of {folder.path.name!r} is {status.job_id}: remove it"
         )
     scheduler = get_scheduler(status.scheduler)
-    job_id = scheduler.read_id(answer)
-    if job_id is None or not answer.strip().startswith(job_id):
-        raise RequestError(f"--job-id must be the id of a whole job as {scheduler.name} prints it, not {answer!r}")
+    printed = scheduler.id_pattern.fullmatch(answer.strip())
+    job_id = printed[1] if printed else answer.strip()
+    if not _ID.fullmatch(job_id):
+        raise RequestError(f"--job-id must be an id as {scheduler.name} prints it, not {answer[:100]!r}")
     if folder.taken(job_id).exists() or job_id == status.job_id:
         raise RequestError(f"--job-id {job_id} is an earlier submission of this job: give the id of the last one")
     cluster = folder.cluster.read_bytes() if folder.cluster.exists() else None

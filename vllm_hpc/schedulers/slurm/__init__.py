@@ -27,9 +27,9 @@ from vllm_hpc.schedulers.slurm.refusals import explain
 _SUBMITTED = re.compile(
     r"""\A(?:
         (?s:.*)\bSubmitted[ ]batch[ ]job[ ](?=\d)
-        | (?s:.*)^[ \t]*(?=\d+(?:;\S*)?[ \t]*$)
+        | (?s:.*)^[ \t]*(?=\d{1,20}(?:;\S*)?[ \t]*$)
         | (?s:.*)\bjob[ \t_]*(?:id)?[ \t:=\#<]*(?=\d+\b(?![ \t]*(?:of\b|/|[.,]\d)))
-    )(\d+)(?:(?:;|[ ]on[ ]cluster[ ])(?P<cluster>\w[\w.-]*))?""",
+    )(\d{1,20})(?!\d)(?:(?:;|[ ]on[ ]cluster[ ])(?P<cluster>\w[\w.-]*))?""",
     re.ASCII | re.MULTILINE | re.IGNORECASE | re.VERBOSE,
 )
 # What a client prints if it answers but knows nothing, as opposed to not answering.
