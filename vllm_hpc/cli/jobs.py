@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_bytes, print_json
 
@@ -26,7 +27,7 @@ NOT_SUBMITTED_HELP = (
 JOB_ID_HELP = "The scheduler's id of the job, if its submission was interrupted and its id is not known."
 
 
-@click.command("status")
+@command("status")
 @click.argument("job", required=False)
 @job_dir_option
 @json_option
@@ -46,7 +47,7 @@ def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
     return 0
 
 
-@click.command("list")
+@command("list")
 @job_dir_option
 @json_option
 def list_command(job_dir: str, as_json: bool) -> int:
@@ -58,7 +59,7 @@ def list_command(job_dir: str, as_json: bool) -> int:
     return 0
 
 
-@click.command("logs")
+@command("logs")
 @job_argument
 @click.option("--rank", type=int, help="One rank's own log instead of the scheduler's.")
 @click.option("--follow", is_flag=True, help="Keep printing until the job ends.")
@@ -81,7 +82,7 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     return 0
 
 
-@click.command("collect")
+@command("collect")
 @job_argument
 @json_option
 def collect_command(job: str, job_dir: str, as_json: bool) -> int:
@@ -97,7 +98,7 @@ def collect_command(job: str, job_dir: str, as_json: bool) -> int:
     return 0 if summary.rows["done"] == summary.rows["total"] else 3
 
 
-@click.command("resume")
+@command("resume")
 @job_argument
 @click.option("--retry-errors", is_flag=True, help="Also run the rows with an error again.")
 @click.option("--not-submitted", is_flag=True, help=NOT_SUBMITTED_HELP)
@@ -125,7 +126,7 @@ def resume_command(job: str, job_dir: str, retry_errors: bool, not_submitted: bo
     return print_status.exit_code(found) if wait else 0
 
 
-@click.command("cancel")
+@command("cancel")
 @job_argument
 @click.option("--job-id", metavar="ID", help=JOB_ID_HELP)
 @json_option

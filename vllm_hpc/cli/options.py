@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES, LEAST_LEAD_S
+from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS, Registry
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
@@ -70,6 +71,10 @@ def _parse(text: str) -> Any:
 
 
 def _as_dict(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]) -> dict[str, Any] | None:
+    keys = [key for key, _ in value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise RequestError(f"{param.opts[0]} {key} was given twice: give it once")
     return dict(value) or None
 
 

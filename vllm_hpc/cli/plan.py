@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
+from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import json_option, request_options
 from vllm_hpc.cli.output import print_json
 
 
-@click.command("plan")
+@command("plan")
 @request_options
 @json_option
 def plan_command(as_json: bool, **options: Any) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
+from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import json_option, request_options
 from vllm_hpc.cli.output import print_script
 
 
-@click.command("render")
+@command("render")
 @request_options
 @json_option
 def render_command(as_json: bool, **options: Any) -> int:

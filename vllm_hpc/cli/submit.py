@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import json_option, request_options
 from vllm_hpc.cli.output import json_of, print_json, print_script
 
 
-@click.command("submit")
+@command("submit")
 @request_options
 @click.option("--wait", is_flag=True, help="Wait for the end, collect, and show some answers.")
 @click.option("--dry-run", is_flag=True, help="Print the script and submit nothing, as render does.")

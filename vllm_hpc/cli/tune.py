@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import count, json_option, request_options
 from vllm_hpc.cli.output import print_json
 from vllm_hpc.tuning.signals import handled
@@ -28,7 +29,7 @@ TOKENS_HELP = "Tokens of each of these rows.  [default: 256]"
 SHORT_S = 10
 
 
-@click.command("tune")
+@command("tune")
 @request_options
 @click.option("--sweep", metavar="NAMES", help=SWEEP_HELP)
 @click.option("--rows", type=count, help=ROWS_HELP)

@@ -1,0 +1,35 @@
+"""A command that refuses what would silently replace an earlier option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from vllm_hpc.spec.errors import RequestError
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Declare a command of vllm-hpc."""
+    return click.command(name, cls=_Command)
+
+
+class _Command(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, but refuse an option with one value that is given twice, of which click uses the last.
+
+        Raises RequestError.
+        """
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        if not any(param.is_eager for param in order):  # --help
+            _check_once([param for param in order if isinstance(param, click.Option)])
+        return super().parse_args(ctx, args)
+
+
+def _check_once(order: list[click.Option]) -> None:
+    seen: set[click.Option] = set()
+    for option in order:
+        if option in seen and not (option.multiple or option.is_flag or option.count):
+            raise RequestError(f"{'/'.join(option.opts)} was given twice: give it once")
+        seen.add(option)
