@@ -61,6 +61,9 @@ def test_a_key_is_refused_twice(model: Path, run_cli: Cli, option: str, again: s
         (["--name", "a", "--tp", "1", "--name", "b"], "--name was given twice: give it once"),
         (["--queue", "a", "--partition", "b"], "--partition/--queue was given twice: give it once"),
         (["--tp", "x", "--tp", "y"], "--tp was given twice: give it once"),
+        (["--input", "a.jsonl", "b.jsonl"], "unexpected argument 'b.jsonl': repeat --input, or quote its pattern"),
+        (["--input=a.jsonl", "b.jsonl", "c.jsonl"], "unexpected argument 'b.jsonl': repeat --input, or quote"),
+        (["--input", "a.jsonl", "other"], "Got unexpected extra argument (other): see"),
     ],
 )  # fmt: skip
 def test_it_is_one_line_before_anything_is_made(desk: Path, run_cli: Cli, args: list[str], said: str) -> None:

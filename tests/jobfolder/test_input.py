@@ -12,11 +12,11 @@ import pytest
 
 from tests.conftest import Cli
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import InputReader, check_size, check_unchanged, input_file, iter_rows, read_index
+from vllm_hpc.jobfolder.input import InputReader, check_size, check_unchanged, input_files, iter_rows, read_index
 from vllm_hpc.jobfolder.store_input import VARIABLE, Intake
 from vllm_hpc.rows import blocks, read
 from vllm_hpc.rows.ids import UniqueIds
-from vllm_hpc.rows.read import checked_rows, find_source, read_rows
+from vllm_hpc.rows.read import checked_rows, find_sources, read_rows
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import InputError, RequestError
 
@@ -50,6 +50,11 @@ def store(path: Path, job: JobFolder, over: int) -> list[Row]:
     rows = list(intake.rows())
     assert intake.store(job) == len(rows)
     return rows
+
+
+def input_file(job: JobFolder) -> Path:
+    (file,) = input_files(job)
+    return file
 
 
 @pytest.mark.parametrize("over", [REFERENCED, COPIED])
@@ -102,10 +107,11 @@ def test_the_sample_prompts_are_copied_too(job: JobFolder) -> None:
     assert [row["id"] for row in iter_rows(job)] == ["0", "1"]
 
 
-def test_a_large_table_is_refused(tmp_path: Path) -> None:
+def test_a_large_table_is_copied(tmp_path: Path, job: JobFolder) -> None:
     (tmp_path / "in.csv").write_text("prompt\na\n")
-    with pytest.raises(InputError, match=r"too large for a \.csv file, which would be copied: convert it to \.jsonl"):
-        list(Intake(str(tmp_path / "in.csv"), REFERENCED).rows())
+    rows = store(tmp_path / "in.csv", job, REFERENCED)
+    assert list(iter_rows(job)) == rows == [{"index": 0, "id": "0", "prompt": "a"}]
+    assert input_file(job) == job.input_zst
 
 
 def test_a_limit_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +184,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, name: s
     file = tmp_path / name
     file.write_text("prompt\n" * name.endswith("csv") + '{"prompt": "a long enough text for a buffer"}\n' * 20_000)
     assert callable(change)
-    rows = checked_rows(find_source(str(file)))
+    rows = checked_rows(find_sources(str(file)))
     next(rows)
     change(file)
     with pytest.raises(InputError):

@@ -1,8 +1,9 @@
-"""A command that refuses what would silently replace an earlier option."""
+"""A command that refuses what would silently replace an earlier option, or be taken for another argument."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 import click
@@ -21,9 +22,10 @@ class _Command(click.Command):
 
         Raises RequestError.
         """
-        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        given, rest, order = self.make_parser(ctx).parse_args(list(args))
         if not any(param.is_eager for param in order):  # --help
             _check_once([param for param in order if isinstance(param, click.Option)])
+            _check_pattern(given, rest)
         return super().parse_args(ctx, args)
 
 
@@ -33,3 +35,10 @@ def _check_once(order: list[click.Option]) -> None:
         if option in seen and not (option.multiple or option.is_flag or option.count):
             raise RequestError(f"{'/'.join(option.opts)} was given twice: give it once")
         seen.add(option)
+
+
+def _check_pattern(given: dict[str, Any], rest: list[str]) -> None:
+    """Name the cause where a shell has replaced ``--input *.jsonl`` by ``--input a.jsonl b.jsonl``."""
+    inputs = given.get("input")
+    if rest and inputs and PurePath(rest[0]).suffix == PurePath(inputs[-1]).suffix:
+        raise RequestError(f"unexpected argument {rest[0]!r}: repeat --input, or quote its pattern (--input '*.jsonl')")

@@ -86,7 +86,8 @@ count = click.IntRange(min=1)
 many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
 lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
 INPUT_HELP = (
-    "Prompts: .jsonl (rows with prompt or messages, or an OpenAI batch), .txt (one per line), .csv or .parquet. "
+    "Prompts: .jsonl (rows with prompt or messages, or an OpenAI batch), .txt (one per line), .csv or .parquet; "
+    "compressed or not; also a folder, a quoted pattern ('shards/*.jsonl'), or - for standard input. May be repeated. "
     "Without it, two sample prompts (plan: none)."
 )
 GPU_HELP = "The nodes' GPU, for the memory check: h100-80, a100-40, mi250x ..., or its memory: 80G."
@@ -114,7 +115,7 @@ PROFILE_HELP = (
 
 REQUEST_OPTIONS = [
     click.argument("model", required=False),
-    click.option("--input", metavar="FILE", help=INPUT_HELP),
+    click.option("--input", metavar="FILE", help=INPUT_HELP, **lines),
     click.option("--nodes", type=count, help="Nodes."),
     click.option("--gpus-per-node", type=count, help="GPUs, and so ranks, per node; on the CPU, ranks."),
     click.option("--tp", type=count, help="Tensor parallel size."),

@@ -35,6 +35,7 @@ class JobFolder:
         self.path = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as the user wrote them
         self.job_json = self.path / "job.json"
         self.input = self.path / "input.jsonl"
+        self.input_zst = self.path / "input.jsonl.zst"
         self.input_json = self.path / "input.json"
         self.lifecycle = self.path / "lifecycle.sh"
         self.outputs = self.path / "outputs.jsonl"

@@ -1,6 +1,6 @@
-"""Reads the input of a submitted job by position, from the copy in its folder or from the referenced file.
+"""Reads the input of a submitted job by position, from the copy in its folder or from the referenced files.
 
-input.json names the file and has a digest of each block, so only rows that were checked are run.
+input.json names the files and has a digest of each block, so only rows that were checked are run.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,75 +19,157 @@ from vllm_hpc.jobfolder.records import read_json
 from vllm_hpc.rows.blocks import Block, digest_of
 from vllm_hpc.rows.jsonl import numbered_lines, rows_of_lines
 from vllm_hpc.rows.row import Row
+from vllm_hpc.rows.unpack import unpack_frame
 from vllm_hpc.spec.errors import InputError
 
 _ADVICE = "changed since the job was submitted: restore it, or submit a new job"
+# The only ``compression`` of an input.json, besides none.
+ZSTD_FRAMES = "zstd"
 
 
-class InputIndex(msgspec.Struct, frozen=True, kw_only=True):
-    """input.json. ``path`` is absolute, or relative to the job folder; ``size`` in bytes.
-
-    ``format``: rows (normalised by vllm-hpc), jsonl, txt or openai. ``blocks``: see rows/blocks.py.
-    """
+class IndexedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of several that are referenced; ``row`` is the index of its first row, the rest as in InputIndex."""
 
     path: str
     size: int
-    rows: int
+    row: int
     format: str
     blocks: tuple[Block, ...]
+
+
+class InputIndex(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """input.json. ``path`` is absolute, or relative to the job folder; ``size`` in bytes, as stored.
+
+    ``format``: rows (normalised by vllm-hpc), jsonl, txt or openai. ``blocks``: see rows/blocks.py. ``compression``:
+    zstd if each block is a frame of its own. Several referenced files are in ``files``, instead of ``path``.
+    """
+
+    path: str = ""
+    size: int = 0
+    rows: int
+    format: str = ""
+    blocks: tuple[Block, ...] = ()
+    compression: str = ""
+    files: tuple[IndexedFile, ...] = ()
+
+    @property
+    def parts(self) -> tuple[IndexedFile, ...]:
+        """The files, also if it is one."""
+        one = IndexedFile(path=self.path, size=self.size, row=0, format=self.format, blocks=self.blocks)
+        return self.files or (one,)
+
+
+class _Stored(NamedTuple):
+    """A block and its file. ``rows``, ``size``: of the block; ``last_line`` is None for the last one of a file."""
+
+    file: Path
+    format: str
+    block: Block
+    rows: int
+    size: int
+    last_line: int | None
+
+    def read(self) -> bytes:
+        """Its bytes as they are stored. Raises InputError if they have changed."""
+        try:
+            with self.file.open("rb") as stream:
+                stream.seek(self.block.offset)
+                data = stream.read(self.size)
+        except OSError as error:
+            raise _cannot_read(self.file, error) from None
+        if digest_of(data) != self.block.digest:
+            until = "and what follows" if self.last_line is None else f"to {self.last_line}"
+            raise InputError(f"{self.file}: line {self.block.line} {until}: {_ADVICE}")
+        return data
+
+
+class _Index:
+    """The index of a job's input, with its files found. Raises InputError."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self.index = read_index(folder)
+        self.parts = self.index.parts
+        self.files = [folder.path / part.path for part in self.parts]
+
+    def find(self, place: int) -> tuple[int, int]:
+        """The numbers of the file and of its block that contain row ``place``."""
+        # A file or block without rows begins at the same row as the next one; bisect_right skips it.
+        part = bisect_right(self.parts, place, key=attrgetter("row")) - 1
+        return part, bisect_right(self.parts[part].blocks, place, key=attrgetter("row")) - 1
+
+    def stored(self, part: int, number: int) -> _Stored:
+        """A block of a file."""
+        found, last = self.parts[part], part + 1 == len(self.parts)
+        block, following = found.blocks[number], found.blocks[number + 1 : number + 2]
+        if following:
+            (end,) = following
+            row, offset, line = end.row, end.offset, end.line - 1
+        else:
+            row, offset, line = self.index.rows if last else self.parts[part + 1].row, found.size, None
+        return _Stored(self.files[part], found.format, block, row - block.row, offset - block.offset, line)
+
+    def each(self) -> Iterator[_Stored]:
+        """All blocks, in order."""
+        for part, found in enumerate(self.parts):
+            yield from (self.stored(part, number) for number in range(len(found.blocks)))
+
+    def check_size(self) -> None:
+        """Refuse a file that is missing or has another size."""
+        for file, part in zip(self.files, self.parts, strict=True):
+            try:
+                size = file.stat().st_size
+            except OSError as error:
+                raise _cannot_read(file, error) from None
+            if size != part.size:
+                raise InputError(f"{file} has {size} bytes, but had {part.size}: {_ADVICE}")
 
 
 class InputReader:
     """Reads rows by position, a block at a time; the last block is kept, so sequential ranges are fast."""
 
     def __init__(self, folder: JobFolder) -> None:
-        self.index = read_index(folder)
-        self._file = folder.path / self.index.path
-        self._number = -1
+        self._index = _Index(folder)
+        self._loaded: tuple[int, int] | None = None
+        self._first = 0
         self._rows: list[Row] = []
 
     def rows(self, first: int, count: int) -> list[Row]:
-        """Rows ``first`` to ``first + count - 1``, or to the last. Raises InputError if the file has changed."""
-        stop = min(first + count, self.index.rows)
+        """Rows ``first`` to ``first + count - 1``, or to the last. Raises InputError if a file has changed."""
+        stop = min(first + count, self._index.index.rows)
         found: list[Row] = []
         while (place := first + len(found)) < stop:
-            begin = self._load(place)
-            found += self._rows[place - begin : stop - begin]
+            self._load(place)
+            found += self._rows[place - self._first : stop - self._first]
         return found
 
-    def _load(self, place: int) -> int:
-        """Load the block that contains row ``place``. Returns the block's first row."""
-        blocks = self.index.blocks
-        # A block without rows begins at the same row as the next one; bisect_right skips it.
-        number = bisect_right(blocks, place, key=attrgetter("row")) - 1
-        if number != self._number:
-            self._rows = list(self._read(number))
-            self._number = number
-            self._check_rows(number)
-        return blocks[number].row
+    def _load(self, place: int) -> None:
+        """Load the block that contains row ``place``."""
+        found = self._index.find(place)
+        if found != self._loaded:
+            self._loaded = None
+            stored = self._index.stored(*found)
+            self._rows, self._first = self._read(stored), stored.block.row
+            self._loaded = found
 
-    def _read(self, number: int) -> Iterator[Row]:
-        block = self.index.blocks[number]
-        data = _read_block(self._file, self.index, number)
-        lines = numbered_lines(io.BytesIO(data), self._file, block.line)
-        return (row for _, row in rows_of_lines(lines, self.index.format, self._file, block.row))
-
-    def _check_rows(self, number: int) -> None:
-        """Check the number of rows: the digest matched, so a difference comes from another version of vllm-hpc."""
-        expected = _end(self.index, number, "row", self.index.rows) - self.index.blocks[number].row
-        if len(self._rows) != expected:
-            self._number = -1
+    def _read(self, stored: _Stored) -> list[Row]:
+        """The rows of a block. Another number than expected comes from another version: the digest matched."""
+        data = stored.read()
+        if self._index.index.compression == ZSTD_FRAMES:
+            data = unpack_frame(data)
+        lines = numbered_lines(io.BytesIO(data), stored.file, stored.block.line)
+        rows = [row for _, row in rows_of_lines(lines, stored.format, stored.file, stored.block.row)]
+        if len(rows) != stored.rows:
             raise InputError(
-                f"{self._file}: {len(self._rows)} rows in block {number}, not {expected}: submit a new job"
+                f"{stored.file}: {len(rows)} rows from line {stored.block.line}, not {stored.rows}: submit a new job"
             )
+        return rows
 
 
 def iter_rows(folder: JobFolder) -> Iterator[Row]:
-    """All normalised rows of a job, in order. Raises InputError if the file has changed."""
+    """All normalised rows of a job, in order. Raises InputError if a file has changed."""
     reader = InputReader(folder)
-    index = reader.index
-    for number, block in enumerate(index.blocks):
-        yield from reader.rows(block.row, _end(index, number, "row", index.rows) - block.row)
+    for stored in _Index(folder).each():
+        yield from reader.rows(stored.block.row, stored.rows)
 
 
 def read_index(folder: JobFolder) -> InputIndex:
@@ -97,53 +180,22 @@ def read_index(folder: JobFolder) -> InputIndex:
     return index
 
 
-def input_file(folder: JobFolder) -> Path:
-    """The file with the rows, in the job folder or at the user's path. Raises InputError."""
-    return folder.path / read_index(folder).path
+def input_files(folder: JobFolder) -> list[Path]:
+    """The files with the rows, in the job folder or at the user's paths. Raises InputError."""
+    return _Index(folder).files
 
 
 def check_size(folder: JobFolder) -> None:
-    """A quick check: refuse an input that is missing or has another size. Raises InputError."""
-    index = read_index(folder)
-    _check_size(folder.path / index.path, index)
+    """A quick check: refuse an input of which a file is missing or has another size. Raises InputError."""
+    _Index(folder).check_size()
 
 
 def check_unchanged(folder: JobFolder) -> None:
     """A full check: refuse an input whose size or any block has changed. Raises InputError."""
-    index = read_index(folder)
-    file = folder.path / index.path
-    _check_size(file, index)
-    for number in range(len(index.blocks)):
-        _read_block(file, index, number)
-
-
-def _check_size(file: Path, index: InputIndex) -> None:
-    try:
-        size = file.stat().st_size
-    except OSError as error:
-        raise _cannot_read(file, error) from None
-    if size != index.size:
-        raise InputError(f"{file} has {size} bytes, but had {index.size}: {_ADVICE}")
-
-
-def _read_block(file: Path, index: InputIndex, number: int) -> bytes:
-    block = index.blocks[number]
-    try:
-        with file.open("rb") as stream:
-            stream.seek(block.offset)
-            data = stream.read(_end(index, number, "offset", index.size) - block.offset)
-    except OSError as error:
-        raise _cannot_read(file, error) from None
-    if digest_of(data) != block.digest:
-        last = _end(index, number, "line", 0) - 1
-        raise InputError(f"{file}: line {block.line} {f'to {last}' if last > 0 else 'and what follows'}: {_ADVICE}")
-    return data
-
-
-def _end(index: InputIndex, number: int, field: str, last: int) -> int:
-    """Where a block ends: where the next one begins; for the last block, at ``last``."""
-    following = number + 1
-    return int(getattr(index.blocks[following], field)) if following < len(index.blocks) else last
+    index = _Index(folder)
+    index.check_size()
+    for stored in index.each():
+        stored.read()
 
 
 def _cannot_read(file: Path, error: OSError) -> InputError:

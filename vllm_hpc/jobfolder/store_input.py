@@ -1,66 +1,70 @@
 """Intake: an input that becomes part of a job. It is read and checked for the plan, then copied or referenced.
 
-An input of up to REFERENCE_OVER bytes is normalised into the job folder. A larger one is read once and not copied.
+An input of up to REFERENCE_OVER unpacked bytes is normalised into the job folder, as input.jsonl. Larger files of lines
+are read once and referenced. What cannot be read from any offset where it is (compressed files, tables, standard input)
+is normalised into input.jsonl.zst if it is larger, a frame for each block.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import InputIndex
+from vllm_hpc.jobfolder.input import ZSTD_FRAMES, IndexedFile, InputIndex
 from vllm_hpc.jobfolder.records import write_json
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.jsonl import LineSource
-from vllm_hpc.rows.read import Source, checked_rows, find_source, fingerprint, sample_rows
+from vllm_hpc.rows.read import Source, Sources, checked_rows, find_sources, sample_rows
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.errors import InputError, RequestError
-from vllm_hpc.spec.values import as_path
+from vllm_hpc.rows.unpack import pack_frame
+from vllm_hpc.spec.errors import RequestError
 
 REFERENCE_OVER = 1 << 30
 VARIABLE = "VLLM_HPC_REFERENCE_OVER"
 
 
 class Intake:
-    """An input to submit; ``path`` None means the sample prompts. Creating it does not read the file.
+    """An input to submit: files, folders, patterns; None means the sample prompts. Creating it reads nothing.
 
-    ``reference_over``: a larger file is not copied; bytes, by default $VLLM_HPC_REFERENCE_OVER or 1 GiB.
+    ``reference_over``: a larger one is not copied as it is; unpacked bytes, by default $VLLM_HPC_REFERENCE_OVER or 1
+    GiB.
     """
 
-    def __init__(self, path: str | None, reference_over: int | None = None) -> None:
-        self._path = path
+    def __init__(self, given: str | Sequence[str] | None, reference_over: int | None = None) -> None:
+        self._given = given
         self._limit = reference_over
-        self._source: Source | None = None
-        # The state of the file when its rows were checked, and its blocks if it will be referenced.
-        self._checked: tuple[int, ...] | None = None
-        self._maker = BlockMaker()
+        self._sources: Sources | None = None
+        # The state of the files when their rows were checked, and the blocks of those that will be referenced.
+        self._checked: tuple[tuple[int, ...], ...] | None = None
+        self._makers: list[BlockMaker] = []
 
     @property
     def size(self) -> int:
-        """Bytes of the file; 0 if there is none."""
-        file = None if self._path is None else as_path(self._path, "--input")
-        return file.stat().st_size if file and file.is_file() else 0
+        """Bytes of its files as they are stored, and those unpacked so far; whichever is more. 0 without files."""
+        return max(self._sources.size, self._sources.unpacked) if self._sources else 0
 
     @property
     def share(self) -> float:
-        """The share of the file that was read, from 0 to 1."""
-        return self._source.share if self._source else 1.0
+        """The share of the files that was read, from 0 to 1."""
+        return self._sources.share if self._sources else 1.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, for people; complete after all rows were read."""
+        return self._sources.notes if self._sources else ()
 
     def rows(self) -> Iterator[Row]:
         """Read the rows, normalised and checked. Raises InputError."""
-        if self._path is None:
+        if self._given is None:
             yield from sample_rows()
             return
-        source = self._source = find_source(self._path)
-        if self._is_large:
-            self._maker = _block_maker(source)
-        self._checked, state = None, _fingerprint(source.file)
-        yield from checked_rows(source)
-        self._maker.finish()
+        self._sources = sources = find_sources(self._given)
+        self._checked, state = None, _state(sources)
+        self._makers = _block_makers(sources) if self._is_referenced(sources) else []
+        yield from checked_rows(sources)
         self._checked = state
 
     def store(self, folder: JobFolder) -> int:
@@ -68,58 +72,74 @@ class Intake:
 
         An input that has not changed since it was checked is not checked again; a referenced one is not even read.
         """
-        index = self._refer() if self._is_large else self._copy(folder)
+        if not self._is_checked:
+            for _ in self.rows():
+                pass
+        index = self._refer() if self._makers else self._copy(folder)
         write_json(folder.input_json, index)
         return index.rows
 
     @property
-    def _is_large(self) -> bool:
-        return self.size > (_limit() if self._limit is None else self._limit)
+    def _most(self) -> int:
+        return _limit() if self._limit is None else self._limit
+
+    def _is_referenced(self, sources: Sources) -> bool:
+        """Whether it stays where it is: too large to be copied, and readable from any offset."""
+        are_lines = all(isinstance(source, LineSource) and source.file.is_seekable for source in sources.all)
+        return are_lines and sources.size > self._most
 
     @property
     def _is_checked(self) -> bool:
-        return self._source is not None and self._checked == _fingerprint(self._source.file)
+        if self._sources is None:
+            return self._given is None
+        return self._checked is not None and self._checked == _state(self._sources)
 
     def _refer(self) -> InputIndex:
-        if not self._is_checked:
-            for _ in self.rows():
-                pass
-        assert self._source is not None
-        file = os.path.abspath(self._source.file)  # noqa: PTH100 - links stay as the user wrote them
-        return _index(file, self._source.kind, self._maker)
+        assert self._sources is not None
+        files = tuple(map(_indexed, self._sources.all, self._makers, self._sources.begins))
+        rows = self._sources.begins[-1]
+        if len(files) > 1:
+            return InputIndex(rows=rows, files=files)
+        (one,) = files
+        return InputIndex(path=one.path, size=one.size, rows=rows, format=one.format, blocks=one.blocks)
 
     def _copy(self, folder: JobFolder) -> InputIndex:
-        rows = checked_rows(self._source, check_ids=False) if self._source and self._is_checked else self.rows()
-        maker = BlockMaker()
+        sources = self._sources
+        is_large = sources is not None and sources.unpacked > self._most
+        path = folder.input_zst if is_large else folder.input
+        maker = BlockMaker(pack_frame) if is_large else BlockMaker()
         encoder = msgspec.json.Encoder()
-        with folder.input.open("wb") as file:
-            for row in rows:
+        with path.open("wb") as file:
+            for row in checked_rows(sources, check_ids=False) if sources else self.rows():
                 file.write(maker.add(encoder.encode(row) + b"\n", is_row=True))
             file.write(maker.finish())
-        return _index(folder.input.name, "rows", maker)
+        return InputIndex(
+            path=path.name, size=maker.size, rows=maker.rows, format="rows", blocks=tuple(maker.blocks),
+            compression=ZSTD_FRAMES if is_large else "",
+        )  # fmt: skip
 
 
-def _index(path: str, kind: str, maker: BlockMaker) -> InputIndex:
-    return InputIndex(path=path, size=maker.size, rows=maker.rows, format=kind, blocks=tuple(maker.blocks))
+def _block_makers(sources: Sources) -> list[BlockMaker]:
+    """A maker for each file, which groups it into blocks while it is read."""
+    makers = []
+    for source in sources.all:
+        if isinstance(source, LineSource):
+            source.maker = BlockMaker()
+            makers.append(source.maker)
+    return makers
 
 
-def _block_maker(source: Source) -> BlockMaker:
-    """The maker that groups a large file into blocks while it is read. Tables cannot be split at lines."""
-    if not isinstance(source, LineSource):
-        raise InputError(
-            f"{source.file} is too large for a {source.file.suffix} file, which would be copied: convert it to "
-            ".jsonl, which is read in place"
-        )
-    source.maker = BlockMaker()
-    return source.maker
+def _indexed(source: Source, maker: BlockMaker, row: int) -> IndexedFile:
+    path = os.path.abspath(source.file.path)  # noqa: PTH100 - links stay as the user wrote them
+    return IndexedFile(path=path, size=maker.size, row=row, format=source.kind, blocks=tuple(maker.blocks))
 
 
-def _fingerprint(file: Path) -> tuple[int, ...]:
-    """Values that change when a file changes; empty if it is missing."""
+def _state(sources: Sources) -> tuple[tuple[int, ...], ...] | None:
+    """Values that change when a file changes; None if one is missing."""
     try:
-        return fingerprint(file)
+        return sources.state()
     except OSError:
-        return ()
+        return None
 
 
 def _limit() -> int:

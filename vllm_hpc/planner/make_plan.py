@@ -55,7 +55,8 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     """
     job = job.asking(engine=typed("engine", job.request.engine))
     known = _inspect(job)
-    rows = _measure_input(job.request, known, whole_input, intake or Intake(job.request.input))
+    intake = intake or Intake(job.request.input)
+    rows = _measure_input(job.request, known, whole_input, intake)
     notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     if known.shape is None:
         plan = _plan_unknown(job)
@@ -74,7 +75,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     if job.runs_here:
         _check_local(job, plan.layout)
     _check_scheduler(job, plan.layout)
-    notes += [*plan.reasons, *known.notes, *unused_options(job)]
+    notes += [*plan.reasons, *known.notes, *intake.notes, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes))
 
 

@@ -10,7 +10,7 @@ from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
-# Files up to this size are read whole for a plan; of larger ones only the first rows (submit always reads all).
+# Inputs up to this size are read whole for a plan; of larger ones only the first rows (submit always reads all).
 WHOLE_BYTES = 32 << 20
 SAMPLE_ROWS = 10_000
 # No tokenizer makes more tokens than the text has bytes (byte fallback is the worst case); special tokens are extra.
@@ -56,7 +56,6 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
     model's chat template, whose fixed text a chat contains at most once. With ``whole`` false, a large file is only
     sampled.
     """
-    is_large = not whole and intake.size > WHOLE_BYTES
     rows = prompt_tokens = output_tokens = sequences = most_output = 0
     longest: int | None = 0
     is_sample = has_chats = False
@@ -70,7 +69,7 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
         longest = None if longest is None or limit is None else max(longest, most + limit)
         prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + outputs * each
         most_output = max(most_output, each)
-        if is_large and rows >= SAMPLE_ROWS:
+        if not whole and rows % SAMPLE_ROWS == 0 and intake.size > WHOLE_BYTES:
             is_sample, share = True, max(1.0, 1 / max(1e-9, intake.share))
             break
     return Workload(

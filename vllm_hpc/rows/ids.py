@@ -11,11 +11,12 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import IO
+from typing import IO, TypeVar
 
 from vllm_hpc.spec.errors import InputError
 
 Id = str | int
+Place = TypeVar("Place")
 # About 40 MB of Python objects. With 100 million ids, a partition is about as large: 400,000 hashes, 30 MB.
 IN_MEMORY = 250_000
 _PARTS = 256
@@ -50,16 +51,16 @@ class UniqueIds:
             self._spill()
         return True
 
-    def first_repeated(self, again: Callable[[], Iterable[tuple[int, Id]]]) -> tuple[int, Id] | None:
-        """After the last row: the first repeated id, with its line. ``again`` reads lines and ids again."""
+    def first_repeated(self, again: Callable[[], Iterable[tuple[Place, Id]]]) -> tuple[Place, Id] | None:
+        """After the last row: the first repeated id, with its place. ``again`` reads places and ids again."""
         suspects = self._spilled.repeated() if self._spilled else None
         if not suspects:
             return None
         seen: set[Id] = set()
-        for line, identity in again():
+        for place, identity in again():
             if _hash(identity) in suspects:
                 if identity in seen:
-                    return line, identity
+                    return place, identity
                 seen.add(identity)
         return None
 

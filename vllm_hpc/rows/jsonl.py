@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from vllm_hpc.rows.blocks import BlockMaker
+from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.openai_batch import batch_row, is_batch
 from vllm_hpc.rows.plain import plain_row
 from vllm_hpc.rows.row import Row, RowError
@@ -26,46 +27,58 @@ _decode = msgspec.json.Decoder().decode
 
 
 class LineSource:
-    """A file of lines. ``maker``, if set, groups them into blocks the next time the file is read."""
+    """A file of lines. ``maker``, if set, groups them into blocks the next time the file is read to its end.
 
-    def __init__(self, file: Path) -> None:
+    ``is_blank``: there is no row in it. ``url``: that of its requests, once it was read, if it is an OpenAI batch.
+    """
+
+    def __init__(self, file: InputFile) -> None:
         self.file = file
-        self.kind = kind_of(file)
+        kind = kind_of(file)
+        self.kind, self.is_blank = kind or "jsonl", kind is None
         self.maker: BlockMaker | None = None
-        self._stream: BinaryIO | None = None
+        self.url: str | None = None
 
     @property
     def share(self) -> float:
         """The share of the file that was read, from 0 to 1."""
-        return self._stream.tell() / max(1, self.file.stat().st_size) if self._stream else 0.0
+        return self.file.share
+
+    @property
+    def unpacked(self) -> int:
+        """Unpacked bytes that were read."""
+        return self.file.unpacked
 
     def place(self, number: int) -> str:
         """The position of line ``number``, for errors."""
         return f"{self.file}:{number}"
 
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Line number and normalised row. Raises InputError, OSError."""
-        with self.file.open("rb") as self._stream:
-            lines = numbered_lines(self._stream, self.file)
-            on_line = self.maker.add if self.maker else None
-            self.maker = None
-            rows = rows_of_lines(lines, self.kind, self.file, on_line=on_line)
+    def rows(self, first: int = 0) -> Iterator[tuple[int, Row]]:
+        """Line number and normalised row; the first row gets the index ``first``. Raises InputError, OSError."""
+        with self.file.open() as stream:
+            maker, self.maker = self.maker, None
+            if maker:
+                maker.begin(first)
+            lines = numbered_lines(stream, self.file)
+            rows = rows_of_lines(lines, self.kind, self.file, first, maker.add if maker else None)
             yield from self._of_one_url(rows) if self.kind == "openai" else rows
+            if maker:
+                maker.finish()
 
     def _of_one_url(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
         """Refuse mixed urls: a chat model and an embedding model need two jobs."""
-        first = None
+        self.url = None
         for number, row in rows:
             url = row["batch"]["url"]
-            first = first or url
-            if url != first:
+            self.url = self.url or url
+            if url != self.url:
                 raise InputError(
-                    f"{self.place(number)}: url {url!r}, but the first line has {first!r}: use one url per file"
+                    f"{self.place(number)}: url {url!r}, but the first line has {self.url!r}: use one url per file"
                 )
             yield number, row
 
 
-def numbered_lines(stream: BinaryIO, file: Path, first: int = 1) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(stream: BinaryIO, file: InputFile | Path, first: int = 1) -> Iterator[tuple[int, bytes]]:
     """The lines of a stream with their numbers, from ``first``. Raises InputError if a line is too long."""
     for number, raw in enumerate(iter(partial(stream.readline, MAX_LINE + 1), b""), first):
         if len(raw) > MAX_LINE:
@@ -76,7 +89,7 @@ def numbered_lines(stream: BinaryIO, file: Path, first: int = 1) -> Iterator[tup
 def rows_of_lines(
     lines: Iterator[tuple[int, bytes]],
     kind: str,
-    file: Path,
+    file: InputFile | Path,
     index: int = 0,
     on_line: Callable[[bytes, bool], object] | None = None,
 ) -> Iterator[tuple[int, Row]]:
@@ -98,16 +111,16 @@ def rows_of_lines(
             yield number, row
 
 
-def kind_of(file: Path) -> str:
-    """The kind of a file, a key of ROWS_OF, decided by its first line. Raises OSError, InputError."""
-    if file.suffix.lower() == ".txt":
+def kind_of(file: InputFile) -> str | None:
+    """The kind of a file, a key of ROWS_OF, decided by its first line; None without one. Raises OSError, InputError."""
+    if file.suffix == ".txt":
         return "txt"
-    with file.open("rb") as stream:
+    with file.open() as stream:
         for number, raw in numbered_lines(stream, file):
             line = raw.removeprefix(BOM) if number == 1 else raw
             if line and not line.isspace():
                 return "openai" if is_batch(_loosely(line)) else "jsonl"
-    return "jsonl"
+    return None
 
 
 def _loosely(line: bytes) -> Any:

@@ -1,45 +1,114 @@
 """Reads files of prompts in any format as normalised rows.
 
-``jsonl`` reads .jsonl, .txt and OpenAI batch files (``openai_batch``, ``openai_sampling``), ``tables`` .csv and
-.parquet (``cells``); ``plain`` checks a row, ``ids`` checks that ids are unique, ``blocks`` splits a file into pieces.
+``find`` finds the files of an input, ``input_file`` and ``unpack`` open them. ``jsonl`` reads .jsonl, .txt and OpenAI
+batch files (``openai_batch``, ``openai_sampling``), ``tables`` .csv and .parquet (``cells``). ``plain`` checks a row,
+``ids`` checks that ids are unique, ``blocks`` splits a file into pieces.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
+from vllm_hpc.rows.find import KINDS, SUFFIXES, find_files
 from vllm_hpc.rows.ids import Id, UniqueIds
+from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.jsonl import LineSource
 from vllm_hpc.rows.row import SAMPLE_PROMPTS, Row
 from vllm_hpc.rows.tables import CsvSource, ParquetSource
+from vllm_hpc.rows.unpack import packing_of
 from vllm_hpc.spec.errors import InputError
-from vllm_hpc.spec.values import as_path
 
 Source = LineSource | CsvSource | ParquetSource
-SUFFIXES = (".jsonl", ".txt", ".csv", ".parquet")
-_KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-_COMPRESSED = {
-    b"\x1f\x8b": "unpack it first, with gunzip",
-    b"BZh": "unpack it first, with bunzip2",
-    b"\xfd7zXZ": "unpack it first, with unxz",
-    b"\x28\xb5\x2f\xfd": "unpack it first, with unzstd",
-    b"PK\x03\x04": "unpack it first, or save a spreadsheet as .csv",
+_TAR = (257, b"ustar")
+_ZIP = "is compressed: unpack it first, or save a spreadsheet as .csv"
+_UNREADABLE = {
+    b"PK\x03\x04": _ZIP,
+    b"PK\x05\x06": _ZIP,  # empty
+    b"7z\xbc\xaf\x27\x1c": "is compressed: unpack it first, with 7z",
+    b"Rar!\x1a\x07": "is compressed: unpack it first, with unrar",
+    b"\x04\x22\x4d\x18": "is compressed: unpack it first, with unlz4",
+    b"\x1f\x9d": "is compressed: unpack it first, with uncompress",
+    b"LZIP\x01": "is compressed: unpack it first, with lunzip",
 }
 
 
-def read_rows(path: str | None) -> Iterator[Row]:
-    """Read and check an input file, row by row, normalised; None gives the sample prompts.
+class Sources:
+    """The files of an input, each with its reader, in order. ``notes`` say what was left out."""
+
+    def __init__(self, sources: list[Source], notes: Sequence[str] = ()) -> None:
+        self.all = sources
+        self._found = tuple(notes)
+        self._current = 0
+        # Index of the first row of each file that was read, and of the row after the last one.
+        self.begins: list[int] = []
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, and which files have no row, as far as they were read."""
+        ends = self.begins[1:]
+        empty = [source for source, begin, end in zip(self.all, self.begins, ends, strict=False) if begin == end]
+        if not empty:
+            return self._found
+        return *self._found, f"{len(empty)} of {len(self.all)} files have no row, the first: {empty[0].file}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files as they are stored. Raises OSError."""
+        return sum(source.file.stored_size for source in self.all)
+
+    @property
+    def share(self) -> float:
+        """The share of these bytes that was read, from 0 to 1."""
+        before = sum(source.file.stored_size for source in self.all[: self._current])
+        now = self.all[self._current]
+        return (before + now.share * now.file.stored_size) / max(1, self.size)
+
+    @property
+    def unpacked(self) -> int:
+        """Unpacked bytes that were read; of Parquet, those of the cells in memory."""
+        return sum(source.unpacked for source in self.all)
+
+    def state(self) -> tuple[tuple[int, ...], ...]:
+        """Values that change when a file is written to or replaced. Raises OSError."""
+        return tuple(source.file.state() for source in self.all)
+
+    def each(self) -> Iterator[tuple[Source, Iterator[tuple[int, Row]]]]:
+        """Each source with its numbered rows, to be read in turn. Raises InputError, OSError."""
+        self.begins = [0]
+        for number, source in enumerate(self.all):
+            self._current = number
+            yield source, self._counted(source)
+            self._check_url(source)
+
+    def _counted(self, source: Source) -> Iterator[tuple[int, Row]]:
+        end = self.begins[-1]
+        for pair in source.rows(end):
+            end += 1
+            yield pair
+        self.begins.append(end)
+
+    def _check_url(self, source: Source) -> None:
+        """Refuse OpenAI batches for two urls: a chat model and an embedding model need two jobs."""
+        for other in self.all[: self._current]:
+            if isinstance(other, LineSource) and isinstance(source, LineSource) and None not in (other.url, source.url):
+                if other.url != source.url:
+                    raise InputError(
+                        f"{source.file}: url {source.url!r}, but {other.file} has {other.url!r}: submit a job for each"
+                    )
+                return
+
+
+def read_rows(given: str | Sequence[str] | None) -> Iterator[Row]:
+    """Read and check an input, row by row, normalised; None gives the sample prompts.
 
     Raises InputError at the first invalid row; it names file and line.
     """
-    return sample_rows() if path is None else checked_rows(find_source(path))
+    return sample_rows() if given is None else checked_rows(find_sources(given))
 
 
-def check_rows(path: str | None) -> int:
+def check_rows(given: str | Sequence[str] | None) -> int:
     """Check every row of an input and count the rows. Raises InputError."""
-    return sum(1 for _ in read_rows(path))
+    return sum(1 for _ in read_rows(given))
 
 
 def sample_rows() -> Iterator[Row]:
@@ -47,90 +116,95 @@ def sample_rows() -> Iterator[Row]:
     yield from ({"index": index, "id": str(index), "prompt": text} for index, text in enumerate(SAMPLE_PROMPTS))
 
 
-def find_source(path: str) -> Source:
-    """The reader for a file. Raises InputError if its format is not supported."""
-    file = find_file(path)
-    suffix = file.suffix.lower()
+def find_sources(given: str | Sequence[str]) -> Sources:
+    """The readers of all files of an input. Raises InputError if one cannot be read, or not beside the others."""
+    found = find_files([given] if isinstance(given, str) else given)
+    sources = [_source(file) for file in found.files]
+    _check_kinds(sources)
+    return Sources(sources, found.notes)
+
+
+def _source(file: InputFile) -> Source:
     try:
         _check_head(file)
-        if suffix == ".parquet":
+        if file.suffix == ".parquet":
             return ParquetSource(file)
-        return CsvSource(file) if suffix == ".csv" else LineSource(file)
+        return CsvSource(file) if file.suffix == ".csv" else LineSource(file)
     except OSError as error:
         raise _cannot_read(file, error) from None
 
 
-def find_file(path: str) -> Path:
-    """The path of an input that exists and is a regular file. Raises InputError."""
-    file = as_path(path, "--input")
-    if not _is_utf8(os.path.abspath(file)):  # noqa: PTH100 - as it will be written into input.json
-        raise InputError(f"input {str(file)!r}: its path is not valid UTF-8: rename it")
-    if not file.exists():
-        raise InputError(f"no such input: {str(file)!r}: give a {_KINDS} file")
-    if file.is_dir():
-        raise InputError(f"input {str(file)!r} is a folder: give a {_KINDS} file")
-    if not file.is_file():
-        raise InputError(
-            f"input {str(file)!r} is a pipe or a device, but an input is read more than once: write it to a file"
-        )
-    return file
+def _check_kinds(sources: list[Source]) -> None:
+    """Refuse an OpenAI batch beside other rows: results have the form of their rows."""
+    having = [source for source in sources if not source.is_blank]
+    batch = next((source for source in having if source.kind == "openai"), None)
+    other = next((source for source in having if source.kind != "openai"), None)
+    if batch and other:
+        raise InputError(f"{batch.file} is an OpenAI batch, but {other.file} is not: submit a job for each")
 
 
-def _is_utf8(path: str) -> bool:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def checked_rows(source: Source, check_ids: bool = True) -> Iterator[Row]:
-    """The rows of a source, all checked; ids too, unless they were checked before. Raises InputError.
+def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
+    """The rows of an input, all checked; ids too, unless they were checked before. Raises InputError.
 
     With very many rows, a repeated id is reported only after the last row.
     """
     unique = UniqueIds()
-    index = -1
+    index = 0
+    source = sources.all[0]
     try:
-        before = fingerprint(source.file)
-        for index, (number, row) in enumerate(source.rows()):
-            if check_ids and not unique.add(index, row["id"]):
-                raise _repeated(source, number, row["id"])
-            yield row
-        if index < 0:
-            raise InputError(f"{source.file} has no prompt: write one row per line")
-        if repeated := unique.first_repeated(lambda: _ids(source)):
-            raise _repeated(source, *repeated)
-        if fingerprint(source.file) != before:
-            raise InputError(f"{source.file} changed while it was read: wait until it is complete, and submit again")
+        before = sources.state()
+        for source, rows in sources.each():
+            for number, row in rows:
+                if check_ids and not unique.add(index, row["id"]):
+                    raise _repeated((source, number), row["id"])
+                index += 1
+                yield row
+        if not index:
+            raise InputError(f"{_all_of(sources)} no prompt: write one row per line")
+        if repeated := unique.first_repeated(lambda: _ids(sources)):
+            raise _repeated(*repeated)
+        for source, old, new in zip(sources.all, before, sources.state(), strict=True):
+            if new != old:
+                raise InputError(
+                    f"{source.file} changed while it was read: wait until it is complete, and submit again"
+                )
     except OSError as error:
         raise _cannot_read(source.file, error) from None
 
 
-def fingerprint(file: Path) -> tuple[int, ...]:
-    """Values that change when a file is written to or replaced. Raises OSError."""
-    found = os.stat(file)  # noqa: PTH116 - the same as Path.stat, but faster
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _all_of(sources: Sources) -> str:
+    first = sources.all[0].file
+    return f"{first} has" if len(sources.all) == 1 else f"{first} and {len(sources.all) - 1} other file(s) have"
 
 
-def _ids(source: Source) -> Iterator[tuple[int, Id]]:
-    return ((number, row["id"]) for number, row in source.rows())
+def _ids(sources: Sources) -> Iterator[tuple[tuple[Source, int], Id]]:
+    for source, rows in sources.each():
+        yield from (((source, number), row["id"]) for number, row in rows)
 
 
-def _repeated(source: Source, number: int, identity: Id) -> InputError:
+def _repeated(place: tuple[Source, int], identity: Id) -> InputError:
+    source, number = place
     return InputError(f"{source.place(number)}: id {identity!r} was given before: ids must differ (or be left out)")
 
 
-def _check_head(file: Path) -> None:
-    """Refuse compressed files, whatever their name, and unknown suffixes."""
-    with file.open("rb") as stream:
-        head = stream.read(8)
-    for magic, advice in _COMPRESSED.items():
+def _check_head(file: InputFile) -> None:
+    """Refuse archives and what is compressed otherwise, whatever their name, and unknown suffixes."""
+    head = file.head()
+    offset, tar = _TAR
+    if head[offset:].startswith(tar):
+        raise InputError(f"input {str(file)!r} is a tar archive: extract it, and give its folder or files")
+    if file.packing and packing_of(head):
+        raise InputError(f"input {str(file)!r} is compressed twice: unpack it once")
+    for magic, advice in _UNREADABLE.items():
         if head.startswith(magic):
-            raise InputError(f"input {str(file)!r} is compressed: {advice}")
-    if file.suffix.lower() not in SUFFIXES:
-        raise InputError(f"input {str(file)!r}: only {_KINDS} can be read: convert it to one of them")
+            raise InputError(f"input {str(file)!r} {advice}")
+    if file.suffix not in SUFFIXES:
+        raise InputError(f"input {str(file)!r}: only {KINDS} can be read: convert it to one of them")
+    if file.packing and file.suffix == ".parquet":
+        raise InputError(f"input {str(file)!r}: Parquet is read from its end: unpack the file first")
+    if file.claimed and not file.packing and b"\0" in head:
+        raise InputError(f"input {str(file)!r} is neither {file.claimed.name} nor text: copy the file again")
 
 
-def _cannot_read(file: Path, error: OSError) -> InputError:
+def _cannot_read(file: InputFile, error: OSError) -> InputError:
     return InputError(f"cannot read input {str(file)!r}: {error.strerror or error}")

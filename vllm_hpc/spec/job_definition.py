@@ -5,6 +5,7 @@ An option given on the command line (or from Python) overrides job.toml.
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def read_options(options: dict[str, Any]) -> Given:
     The keys of ``options`` are the long options with underscores; None means not given. If ``model`` is a folder
     with a job.toml, it is read first and the options override it. Raises RequestError.
     """
-    given = {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in options.items() if v is not None}
+    given = {key: _plain(value) for key, value in options.items() if value is not None}
     definition = find_definition(str(given["model"])) if "model" in given else None
     if definition is None:
         missing = "MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml"
@@ -45,6 +46,13 @@ def read_options(options: dict[str, Any]) -> Given:
     merged = _merge(below, asked)
     request = convert_options(in_earnest(merged) if asked.get("rehearse") is False else merged)
     return Given(request, dict.fromkeys(below, str(definition)) | _options(asked), str(definition))
+
+
+def _plain(value: Any) -> Any:
+    """Paths as strings, also in a list."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def make_request(options: dict[str, Any]) -> Request:
@@ -93,9 +101,11 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
         convert_options({key: value for key, value in options.items() if key != "rehearse_set"})
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None
-    for key in ("input", "template_dir"):
-        if isinstance(options.get(key), str):
-            options[key] = str(path.parent / Path(options[key]).expanduser())
+    if isinstance(options.get("template_dir"), str):
+        options["template_dir"] = str(path.parent / Path(options["template_dir"]).expanduser())
+    given = options.get("input")
+    if given is not None:
+        options["input"] = [_input_beside(path.parent, one) for one in ([given] if isinstance(given, str) else given)]
     if "lora" in options:
         options["lora"] = [_beside(path.parent, given) for given in options["lora"]]
     beside = path.parent / as_path(options["model"], "model")
@@ -111,6 +121,15 @@ def _with_model(options: dict[str, Any], missing: str, rehearses: bool = False) 
     if "model" not in options:
         raise RequestError(NOT_REHEARSED if options.get("rehearse_set") else missing)
     return options
+
+
+def _input_beside(folder: Path, given: str) -> str:
+    """An input resolved against a folder, whose own name is no part of a pattern; standard input stays what it is."""
+    if given in ("", "-"):
+        return given
+    beside = str(folder / Path(given).expanduser())
+    is_pattern = any(sign in given for sign in "*?[") and not os.path.exists(beside)  # noqa: PTH110 - never raises
+    return str(Path(glob.escape(str(folder))) / Path(given).expanduser()) if is_pattern else beside
 
 
 def _beside(folder: Path, given: str) -> str:

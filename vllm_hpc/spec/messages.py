@@ -38,7 +38,8 @@ def _expected(kind: msgspec.inspect.Type, example: str) -> str:
     such_as = f" such as {example}" if example else " in quotes"
     match kind:
         case inspect.UnionType(types=types):
-            return _expected(next(one for one in types if not isinstance(one, inspect.NoneType)), example)
+            one, *more = (_expected(kind, example) for kind in types if not isinstance(kind, inspect.NoneType))
+            return " or ".join([one.removesuffix(such_as), *more]) if more else one
         case inspect.LiteralType(values=values):
             return "one of " + ", ".join(f'"{value}"' for value in values)
         case inspect.IntType(ge=least, le=most):

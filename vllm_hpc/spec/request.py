@@ -45,7 +45,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     model: str
-    input: str | None = None
+    input: str | tuple[str, ...] | None = None
     nodes: Count | None = None
     gpus_per_node: Count | None = None
     tp: Count | None = None
@@ -93,6 +93,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 check(value, f"--{key.replace('_', '-')}")
         if self.scheduler != "auto":  # otherwise checked once the scheduler is known
             check_owned(self.directive, self.scheduler)
+        if self.input == ():
+            raise RequestError("--input must be a file or a list of files, not an empty list: leave it out")
         given = {key: getattr(self, key) for key in ("max_tokens", "temperature", "top_p", "seed")}
         check_sampling(given, self.sampling, self.seed_rows)
         check_lead(self.drain_lead, self.time)
@@ -123,6 +125,9 @@ def check_template(template: str, template_dir: str | None, scheduler: str) -> N
 
 def convert_options(options: dict[str, Any]) -> Request:
     """A Request from plain options with underscores. Raises RequestError, which names the option."""
+    given = options.get("input")
+    if isinstance(given, list | tuple) and len(given) == 1 and isinstance(given[0], str):
+        options = {**options, "input": given[0]}
     if "rehearse_set" in options:
         options = {**options, "rehearse_set": read_rehearsal(options["rehearse_set"])}
     for key, registry in (("scheduler", SCHEDULERS), ("launcher", LAUNCHERS)):

@@ -1,0 +1,114 @@
+"""Finds the files of an input: each ``--input`` is a file, a folder, a pattern, or ``-`` for standard input."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from vllm_hpc.rows.input_file import STDIN, InputFile, StandardInput, split_suffix
+from vllm_hpc.rows.unpack import PACKINGS
+from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.values import as_path
+
+SUFFIXES = (".jsonl", ".txt", ".csv", ".parquet")
+KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+PACKED_KINDS = f"{KINDS}, or one of the first with {', '.join(one.suffixes[0] for one in PACKINGS)}"
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The files of an input, in order, and what was left out, in words for people."""
+
+    files: list[InputFile]
+    notes: list[str] = []
+
+
+def find_files(given: Sequence[str]) -> Found:
+    """The files that ``--input`` names. A folder's and a pattern's are sorted by name. Raises InputError."""
+    files: list[InputFile] = []
+    notes: list[str] = []
+    try:
+        for text in given:
+            if text == STDIN:
+                files.append(StandardInput())
+                continue
+            paths, skipped = _expand(text)
+            files += map(_open, paths)
+            if skipped:
+                notes.append(_skipped(text, len(paths), skipped))
+        _check_distinct(files)
+    except OSError as error:
+        raise InputError(f"cannot read input {error.filename!r}: {error.strerror or error}") from None
+    return Found(files, notes)
+
+
+def has_pattern(text: str) -> bool:
+    """Whether it is a pattern, if it is not the name of a file."""
+    return any(sign in text for sign in "*?[")
+
+
+def _expand(text: str) -> tuple[list[Path], list[str]]:
+    """The files of one ``--input``, and the names of what is not read."""
+    if not text:
+        raise InputError("--input is empty: name a file, a folder or a pattern")
+    path = as_path(text, "--input")
+    if path.is_dir():
+        deeper = f"{text.rstrip('/')}/**/*{SUFFIXES[0]}"
+        advice = f"name one, or give a pattern for the folders in it, as in '{deeper}'"
+        return _readable(text, sorted(path.iterdir()), f"is a folder without a {KINDS} file", advice)
+    if has_pattern(text) and not path.exists():
+        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - of Path, ** finds hidden files
+        return _readable(text, map(Path, found), f"matches no {KINDS} file", "name one")
+    return [path], []
+
+
+def _readable(text: str, paths: Iterable[Path], without: str, advice: str) -> tuple[list[Path], list[str]]:
+    """Divide paths into those to read and the names of others: hidden ones, folders, those of another kind."""
+    chosen: list[Path] = []
+    skipped: list[str] = []
+    for path in paths:
+        is_readable = split_suffix(path)[0] in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+        chosen.append(path) if is_readable else skipped.append(path.name)
+    if not chosen:
+        raise InputError(f"input {text!r} {without}: {advice}")
+    return chosen, skipped
+
+
+def _skipped(text: str, read: int, skipped: list[str]) -> str:
+    names = ", ".join(repr(name) for name in skipped[:3]) + ", ..." * (len(skipped) > 3)
+    return f"input {text!r}: {read} file(s) are read, {len(skipped)} skipped ({names})"
+
+
+def _open(path: Path) -> InputFile:
+    """The input at a path. Raises InputError if it is not a regular file."""
+    if not _is_utf8(os.path.abspath(path)):  # noqa: PTH100 - as it will be written into input.json
+        raise InputError(f"input {str(path)!r}: its path is not valid UTF-8: rename it")
+    if not path.exists():
+        raise InputError(f"no such input: {str(path)!r}: give a {KINDS} file")
+    if not path.is_file():
+        raise InputError(
+            f"input {str(path)!r} is a pipe or a device, but an input is read more than once: write it to a file, or "
+            "pipe it into --input -"
+        )
+    return InputFile(path)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_distinct(files: list[InputFile]) -> None:
+    """Refuse a file that is found twice, also under another name: its rows would be run twice."""
+    seen: dict[tuple[int, ...], InputFile] = {}
+    for file in files:
+        first = seen.setdefault(file.state()[:2], file)
+        if first is not file:
+            same = "is given twice" if str(first) == str(file) else f"is the same file as {str(first)!r}"
+            raise InputError(f"input {str(file)!r} {same}: give it once")
