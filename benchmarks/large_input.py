@@ -25,10 +25,10 @@ PROMPT = "Summarise the following abstract in one sentence, please: "
 
 
 def piece(size: int) -> bytes:
-    """About that many bytes of rows, which compress as text does."""
+    """About that many bytes of rows of 8 KB each, which compress as text does."""
     lines, left, number = [], size, 0
     while left > 0:
-        words = " ".join(f"{number * 7919 % 9973:x}{index * 31:x}" for index in range(120))
+        words = " ".join(f"{number * 7919 % 9973:x}{index * 31:x}" for index in range(1000))
         lines.append(json.dumps({"prompt": PROMPT + words, "tag": number}).encode() + b"\n")
         left -= len(lines[-1])
         number += 1

@@ -63,6 +63,7 @@ def test_a_key_is_refused_twice(model: Path, run_cli: Cli, option: str, again: s
         (["--tp", "x", "--tp", "y"], "--tp was given twice: give it once"),
         (["--input", "a.jsonl", "b.jsonl"], "unexpected argument 'b.jsonl': repeat --input, or quote its pattern"),
         (["--input=a.jsonl", "b.jsonl", "c.jsonl"], "unexpected argument 'b.jsonl': repeat --input, or quote"),
+        (["--input", "a", "b"], "Got unexpected extra argument (b): see"),
         (["--input", "a.jsonl", "other"], "Got unexpected extra argument (other): see"),
     ],
 )  # fmt: skip
@@ -73,6 +74,11 @@ def test_it_is_one_line_before_anything_is_made(desk: Path, run_cli: Cli, args: 
     assert outcome.err.startswith(f"Error: {said}")
     assert outcome.err.count("\n") == 1
     assert sorted(desk.rglob("*")) == before
+
+
+def test_a_pattern_before_the_model_is_named_too(model: Path, run_cli: Cli) -> None:
+    outcome = run_cli("plan", "--input", "a.jsonl", "b.jsonl", "model")
+    assert outcome.err.startswith("Error: unexpected argument 'b.jsonl': repeat --input, or quote its pattern")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from vllm_hpc.rows.find import find_files
 from vllm_hpc.rows.ids import UniqueIds
-from vllm_hpc.rows.input_file import STDIN, StandardInput
+from vllm_hpc.rows.input_file import STDIN, InputFile, StandardInput
 from vllm_hpc.rows.read import find_sources, read_rows
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import InputError, RefusedError
@@ -116,7 +116,7 @@ REFUSED = [
     Refusal(("shards/*.md",), "input 'shards/*.md' matches no .jsonl"),
     Refusal(("shards/[.jsonl",), "input 'shards/[.jsonl' matches no .jsonl"),
     Refusal(("empty",), "input 'empty' is a folder without a .jsonl"),
-    Refusal(("only-folders",), "a pattern for the folders in it, as in 'only-folders/**/*.jsonl'"),
+    Refusal(("only-folders",), "a pattern for the folders in it, as in 'only-folders/**/*'"),
     Refusal(("shards/part-1.jsonl", "shards/part-1.jsonl"), "input 'shards/part-1.jsonl' is given twice: give it once"),
     Refusal(("shards", "shards/part-2.jsonl"), "input 'shards/part-2.jsonl' is given twice: give it once"),
     Refusal(("shards/*.jsonl", "shards/part-1*"), "input 'shards/part-1.jsonl' is given twice: give it once"),
@@ -129,6 +129,8 @@ REFUSED = [
     Refusal(("shards", "other.csv"), "other.csv:1: no column 'prompt'"),
     Refusal(("blank.jsonl", "blank.txt"), "blank.jsonl and 1 other file(s) have no prompt"),
     Refusal(("~no-such-user/*.jsonl",), "no-such-user"),
+    Refusal(("s3://bucket/in.jsonl",), "--input 's3://bucket/in.jsonl' is an address: download it first"),
+    Refusal(("hf://datasets/org/name/*.parquet",), "is an address: download it first"),
     Refusal(("a\0*.jsonl",), "input 'a\\x00*.jsonl' matches no .jsonl"),
     Refusal(("a\0.jsonl",), "no such input: 'a\\x00.jsonl'"),
     Refusal(("loop/**/*.jsonl",), "is the same file as 'loop/a.jsonl'"),
@@ -154,6 +156,14 @@ def test_what_is_no_input_is_refused_by_name(desk: Path, case: Refusal) -> None:
     with pytest.raises(RefusedError) as caught:
         list(read_rows(case.given))
     assert case.said in str(caught.value)
+
+
+def test_a_file_that_cannot_be_opened_is_named(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: InputFile) -> None:
+        raise PermissionError(13, "Permission denied", str(file.path))
+
+    monkeypatch.setattr(InputFile, "_open", refuse)  # root may read everything
+    assert refused("shards") == "cannot read input 'shards/part-1.jsonl': Permission denied"
 
 
 # -- one input -------------------------------------------------------------------------------------------------------

@@ -40,5 +40,9 @@ def _check_once(order: list[click.Option]) -> None:
 def _check_pattern(given: dict[str, Any], rest: list[str]) -> None:
     """Name the cause where a shell has replaced ``--input *.jsonl`` by ``--input a.jsonl b.jsonl``."""
     inputs = given.get("input")
-    if rest and inputs and PurePath(rest[0]).suffix == PurePath(inputs[-1]).suffix:
-        raise RequestError(f"unexpected argument {rest[0]!r}: repeat --input, or quote its pattern (--input '*.jsonl')")
+    suffix = PurePath(inputs[-1]).suffix if rest and inputs else ""
+    words = [word for word in (given.get("model") or "", *rest) if suffix and PurePath(word).suffix == suffix]
+    if words:
+        raise RequestError(
+            f"unexpected argument {words[0]!r}: repeat --input, or quote its pattern (--input '*.jsonl')"
+        )

@@ -55,9 +55,10 @@ def _expand(text: str) -> tuple[list[Path], list[str]]:
     if not text:
         raise InputError("--input is empty: name a file, a folder or a pattern")
     path = as_path(text, "--input")
+    if "://" in text and not path.exists():
+        raise InputError(f"--input {text!r} is an address: download it first, or pipe its rows into --input -")
     if path.is_dir():
-        deeper = f"{text.rstrip('/')}/**/*{SUFFIXES[0]}"
-        advice = f"name one, or give a pattern for the folders in it, as in '{deeper}'"
+        advice = f"name one, or give a pattern for the folders in it, as in '{text.rstrip('/')}/**/*'"
         return _readable(text, sorted(path.iterdir()), f"is a folder without a {KINDS} file", advice)
     if has_pattern(text) and not path.exists():
         found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - of Path, ** finds hidden files

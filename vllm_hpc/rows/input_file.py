@@ -31,7 +31,8 @@ class InputFile:
         self.path = path
         self.suffix, self.claimed = split_suffix(path)
         with self._open() as stored:
-            self.packing = packing_of(stored.read(_HEAD) or b"")
+            self._head = stored.read(_HEAD) or b""
+        self.packing = packing_of(self._head)
         self._stream: StoredStream | None = None
 
     def __str__(self) -> str:
@@ -64,7 +65,9 @@ class InputFile:
         return io.BufferedReader(self._stream, _BUFFER)
 
     def head(self) -> bytes:
-        """The first unpacked bytes."""
+        """The first unpacked bytes. Raises InputError, OSError."""
+        if not self.packing:
+            return self._head
         with self.open() as stream:
             return stream.read(_HEAD)
 

@@ -29,6 +29,7 @@ _UNREADABLE = {
     b"\x04\x22\x4d\x18": "is compressed: unpack it first, with unlz4",
     b"\x1f\x9d": "is compressed: unpack it first, with uncompress",
     b"LZIP\x01": "is compressed: unpack it first, with lunzip",
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file: get that with 'git lfs pull'",
 }
 
 
@@ -202,7 +203,7 @@ def _check_head(file: InputFile) -> None:
         raise InputError(f"input {str(file)!r}: only {KINDS} can be read: convert it to one of them")
     if file.packing and file.suffix == ".parquet":
         raise InputError(f"input {str(file)!r}: Parquet is read from its end: unpack the file first")
-    if file.claimed and not file.packing and b"\0" in head:
+    if file.claimed and not file.packing and b"\0" in head and file.suffix != ".parquet":  # pandas: df.parquet.gzip
         raise InputError(f"input {str(file)!r} is neither {file.claimed.name} nor text: copy the file again")
 
 

@@ -204,8 +204,8 @@ class UnpackedStream(StoredStream):
     def _explained(self, error: str) -> InputError:
         name = self._packing.name
         if "memory" in error.lower():  # a window or dictionary of hundreds of MiB
-            by_hand = f"{_BY_HAND.get(name, name)} {self._name} | vllm-hpc submit --input -"
-            return InputError(f"{self._name}: unpacking it needs too much memory: unpack it, or use '{by_hand}'")
+            by_hand = f"unpack it with '{_BY_HAND.get(name, name)}', also into a pipe to --input -"
+            return InputError(f"{self._name}: unpacking it needs too much memory: {by_hand}")
         if self._members and not self._has_begun:
             return InputError(
                 f"{self._name}: {self._where('is followed by something else')}: remove it, or copy the file again"
