@@ -204,7 +204,7 @@ def test_a_cost_is_a_range_with_a_basis(models: Path, run_cli: Cli) -> None:
 
 def test_each_task_of_an_array_starts_by_itself(models: Path, run_cli: Cli) -> None:
     (models / "in.txt").write_text("A prompt.\n")
-    options = ("--gpu", "h100-80", "--input", "in.txt", "--scheduler", "slurm", "--gpus-per-node", "4", "--tp", "4")
+    options = ("--gpu", "h100-80", "--input", "in.txt", "--gpus-per-node", "4", "--tp", "4")
     cost = plan(run_cli, "Llama-3.1-8B", *options, "--dp", "8", "--array")["cost"]
     starts = [32 * seconds / 3600 for seconds in START_S]
     assert [cost["gpu_hours_low"], cost["gpu_hours_high"]] == [pytest.approx(start, rel=0.1) for start in starts]

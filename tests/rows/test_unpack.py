@@ -199,6 +199,7 @@ def test_what_is_not_whole_is_refused_with_what_was_read(tmp_path: Path, packing
         ("in.jsonl.gz", b"\x1f\x8b", "is cut off after 0 complete line(s)"),
         ("in.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n{"prompt": 3}\n'), "in.jsonl.gz:2: 'prompt' must be"),
     ],
+    ids=[str(number) for number in range(15)],  # gzip writes the time, and workers must collect the same names
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)

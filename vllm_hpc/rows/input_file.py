@@ -34,6 +34,7 @@ class InputFile:
             self._head = stored.read(_HEAD) or b""
         self.packing = packing_of(self._head)
         self._stream: StoredStream | None = None
+        self._reader: io.BufferedReader | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -51,7 +52,12 @@ class InputFile:
     @property
     def share(self) -> float:
         """The share of the stored bytes that were read since it was opened, from 0 to 1."""
-        return min(1.0, self._stream.position / max(1, self.stored_size)) if self._stream else 0.0
+        if self._stream is None or self._reader is None:
+            return 0.0
+        read = self._stream.position
+        if self.packing is None and not self._reader.closed:
+            read = self._reader.tell()  # not what lies in its buffer: a small file would lie there whole
+        return min(1.0, read / max(1, self.stored_size))
 
     @property
     def unpacked(self) -> int:
@@ -62,7 +68,8 @@ class InputFile:
         """The unpacked bytes, from the beginning. Raises OSError; reading also raises InputError."""
         stored = self._open()
         self._stream = UnpackedStream(stored, self.packing, str(self)) if self.packing else StoredStream(stored)
-        return io.BufferedReader(self._stream, _BUFFER)
+        self._reader = io.BufferedReader(self._stream, _BUFFER)
+        return self._reader
 
     def head(self) -> bytes:
         """The first unpacked bytes. Raises InputError, OSError."""

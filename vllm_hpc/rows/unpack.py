@@ -130,6 +130,10 @@ class StoredStream(io.RawIOBase):
         """Yes."""
         return True
 
+    def tell(self) -> int:
+        """The bytes that were given out, by which a buffer in front knows its own position."""
+        return self.size
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Read at most as many bytes as fit; 0 at the end. Raises InputError, OSError."""
         data = self._next(len(buffer))
