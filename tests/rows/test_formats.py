@@ -300,7 +300,7 @@ PARQUETS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ["a"], "parts": [[{"data": b"x"}]]}, "row 1: column 'parts' contains bytes"),
     ({"prompt": ["a"], "took": [datetime.timedelta(1)]}, "row 1: column 'took' contains timedelta"),
     ({"prompt": ["a"], "score": [math.inf]}, "row 1: column 'score' contains infinity"),
-    ({"prompt": ["a"], "id": [1.0]}, "row 1: 'id' must be"),
+    ({"prompt": ["a"], "id": [1.5]}, "row 1: 'id' must be"),
     ({"prompt": ["a", "b"], "id": [1, 1]}, "row 2: id 1 was given before"),
     ({"messages": [["hello"]]}, "row 1: every message"),
     ({"messages": [[{"content": "a"}]]}, "row 1: every message"),

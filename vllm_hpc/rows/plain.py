@@ -4,28 +4,51 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_hpc.rows.row import OUTPUT_FIELDS, Row, RowError
+from vllm_hpc.rows.row import INPUT_FIELDS, OUTPUT_FIELDS, Row, RowError
 
 TASKS = ("generate", "embed")
+# Fields in which null means not given. datasets.to_json and pandas write every column in every row. Not ``lora``, where
+# null names the base model.
+NULLABLE = INPUT_FIELDS - {"index", "batch"}
 
 
 def plain_row(fields: Any, index: int) -> Row:
     """The normalised row from the fields of a line or a table's row. Raises RowError."""
     if not isinstance(fields, dict):
         raise RowError("a row must be a JSON object with 'prompt' or 'messages'")
+    fields = without_nulls(fields)
     if ("prompt" in fields) == ("messages" in fields):
         raise RowError(_without_prompt(fields))
     if not OUTPUT_FIELDS.isdisjoint(fields):
         raise RowError(f"field {min(OUTPUT_FIELDS & fields.keys())!r} is reserved for output rows: rename it")
-    identity = fields["id"] if "id" in fields else str(index)
-    if type(identity) not in (str, int):
-        raise RowError("'id' must be a string or a whole number")
+    row: Row = {"index": index, "id": str(index), **fields}
+    row["id"] = whole_id(row["id"])
     if "prompt" in fields:
         check_prompt(fields["prompt"])
     else:
         check_messages(fields["messages"])
     _check_options(fields)
-    return {"index": index, "id": identity, **fields}
+    return row
+
+
+def without_nulls(fields: Row) -> Row:
+    """The fields without those that are null and have a meaning; a null in a carried field is data."""
+    if None not in fields.values():
+        return fields
+    return {name: value for name, value in fields.items() if value is not None or name not in NULLABLE}
+
+
+def whole_id(given: Any) -> str | int:
+    """An id: a string or a whole number. Raises RowError.
+
+    1.0 is 1: pandas writes numbers so if another row has none. A float above 2**53 may have been rounded.
+    """
+    if isinstance(given, float) and given.is_integer() and abs(given) <= 2**53:
+        return int(given)
+    if type(given) not in (str, int):
+        raise RowError("'id' must be a string or a whole number")
+    identity: str | int = given
+    return identity
 
 
 def check_prompt(prompt: Any, name: str = "prompt") -> None:
