@@ -181,7 +181,7 @@ def test_what_cannot_be_done_is_refused_with_its_word(tmp_path: Path, content: s
         ('{"id": 1, "prompt": "a", "id": 2}', "'id' appears twice"),
         ('{"prompt": "a", "batch": 3}', "'batch'"),
         ('{"prompt": "a", "task": "qa"}', "'task'"),
-        ('{"messages": [{"role": "user"}], "chat_template_kwargs": 3}', "'chat_template_kwargs'"),
+        ('{"messages": [{"role": "user", "content": "c"}], "chat_template_kwargs": 3}', "'chat_template_kwargs'"),
         ('{"prompt": "a", "tag": ' + "9" * 5000 + "}", "not valid JSON"),
         ('{"prompt": "a", "tag": 1e999}', "not valid JSON"),
         ("\0" * 5000, "not valid JSON"),

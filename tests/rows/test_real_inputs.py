@@ -86,3 +86,113 @@ def test_an_id_that_may_be_another_is_refused(tmp_path: Path, given: str) -> Non
 
 def test_the_same_number_is_the_same_id(tmp_path: Path) -> None:
     assert "id 1 was given before" in refusal(tmp_path, {"prompt": "a", "id": 1}, {"prompt": "b", "id": 1.0})
+
+
+# -- messages --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_content.jsonl", "no_content.jsonl:1: message 1 ('user') has no 'content': write text or a list of parts"),
+        (
+            "parts_gemini.jsonl",
+            ":1: message 1 ('user') has 'parts', as Gemini's have: write 'content'",
+        ),
+    ],
+)
+def test_a_turn_without_content_is_refused(name: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        case(name)
+    assert said in str(caught.value)
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+# Each as vLLM 0.32 takes it: vllm/renderers/chat_utils.py and OpenAI's types.
+TAKEN: list[Row] = [
+    {"role": "user", "content": ""},
+    {"role": "user", "content": "Hi", "name": "Ann"},
+    {"role": "developer", "content": "Be brief.", "tools": [{"type": "function", "function": {"name": "f"}}]},
+    {"role": "developer", "tools": [{"type": "function", "function": {"name": "f"}}]},
+    {"role": "assistant", "content": "", "reasoning": "Hm."},
+    {"role": "assistant", "reasoning": "Hm."},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "assistant", "tool_calls": [CALL]},
+    {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+    {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "1"}]},
+    {"role": "function", "name": "f", "content": "1"},
+    {"role": "critic", "content": "A role of the template's own."},
+    {"role": "user", "content": ["plain", "texts"]},
+    {"role": "user", "content": [{"type": "text", "text": "What is this?"}, IMAGE]},
+    {"role": "user", "content": [{"image_url": "http://x/y.png"}]},
+    {"role": "user", "content": [{"type": "image_embeds", "image_embeds": None, "uuid": "u"}]},
+    {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}]},
+    {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+    {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "closed": True}]},
+    {"role": "user", "content": [{"type": "a part of tomorrow's vLLM"}]},
+]
+
+
+@pytest.mark.parametrize("message", TAKEN, ids=str)
+def test_what_vllm_takes_is_taken(tmp_path: Path, message: Row) -> None:
+    (row,) = lines(tmp_path, {"messages": [message]})
+    (kept,) = row["messages"]
+    assert kept == message
+    (of_batch,) = lines(tmp_path, {"custom_id": "a", "url": "/v1/chat/completions", "body": {"messages": [message]}})
+    assert of_batch["messages"] == [kept]
+
+
+def test_nulls_in_messages_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+    """datasets.to_json writes every field of a struct; the arguments of a call are data."""
+    call = {"id": None, "type": None, "function": {"name": "f", "arguments": {"city": None}, "strict": None}}
+    part = {"type": "text", "text": "Hi", "image_url": None}
+    image = {"type": "image_url", "text": None, "image_url": {"url": "u", "detail": None}}
+    (row,) = lines(
+        tmp_path,
+        {
+            "messages": [
+                {"role": "user", "content": [part, image], "name": None, "tool_calls": None},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+            ]
+        },
+    )
+    assert row["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "u"}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "f", "arguments": {"city": None}}}],
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "user", "content": None}, "has no 'content'"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, "has no 'content'"),
+        ({"role": "assistant", "content": None, "refusal": "No."}, "has no 'content'"),
+        ({"role": "user", "text": "Hi"}, "has no 'content'"),
+        ({"role": "user", "Content": "Hi"}, "has no 'content'"),
+        ({"role": "user", "content": 3}, "'content' must be text or a list of parts, not a number"),
+        ({"role": "user", "content": 0.5}, "not a number"),
+        ({"role": "user", "content": True}, "not true or false"),
+        ({"role": "user", "content": {"type": "text", "text": "Hi"}}, "not an object"),
+        ({"role": "user", "content": []}, "'content' is an empty list"),
+        ({"role": "user", "content": [3]}, "part 1 of 'content' must be text or an object such as"),
+        ({"role": "user", "content": ["a", None]}, "part 2 of 'content' must be text or an object such as"),
+        ({"role": "user", "content": [["a"]]}, "not a list"),
+        ({"role": "user", "content": [{"text": "Hi"}]}, "part 1 of 'content' must have a 'type'"),
+        ({"role": "user", "content": [{"type": 3, "text": "Hi"}]}, "must have a 'type'"),
+        ({"role": "user", "content": [{"type": "text", "content": "Hi"}]}, "its 'text' must be text"),
+        ({"role": "user", "content": [{"type": "text", "text": None}]}, "its 'text' must be text"),
+        ({"role": "user", "content": [{"type": "text", "text": {"value": "Hi"}}]}, "its 'text' must be text"),
+        ({"role": "assistant", "content": [{"type": "refusal", "text": "No."}]}, "its 'refusal' must be text"),
+    ],
+    ids=str,
+)
+def test_what_vllm_would_read_as_an_empty_turn_is_refused(tmp_path: Path, message: Row, said: str) -> None:
+    words = refusal(tmp_path, {"messages": HI}, {"messages": [*HI, message]})
+    assert "in.jsonl:2: message 2 (" in words
+    assert said in words
+    body = {"custom_id": "a", "url": "/v1/chat/completions", "body": {"messages": [message]}}
+    assert "in.jsonl:1: message 1 (" in refusal(tmp_path, body)

@@ -36,11 +36,14 @@ def test_without_an_input_there_are_sample_prompts() -> None:
 
 
 def test_rows_are_normalised_in_order(tmp_path: Path) -> None:
-    rows = read(tmp_path, '{"prompt": "a"}\n{"id": "x", "prompt": [1, 2]}\n{"id": 7, "messages": [{"role": "user"}]}\n')
+    rows = read(
+        tmp_path,
+        '{"prompt": "a"}\n{"id": "x", "prompt": [1, 2]}\n{"id": 7, "messages": [{"role": "user", "content": "c"}]}\n',
+    )
     assert rows == [
         {"index": 0, "id": "0", "prompt": "a"},
         {"index": 1, "id": "x", "prompt": [1, 2]},
-        {"index": 2, "id": 7, "messages": [{"role": "user"}]},
+        {"index": 2, "id": 7, "messages": [{"role": "user", "content": "c"}]},
     ]
 
 

@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 from vllm_hpc.rows.jsonl import parse
+from vllm_hpc.rows.messages import without_nulls
 from vllm_hpc.rows.plain import plain_row
 from vllm_hpc.rows.row import Row, RowError
 
@@ -34,7 +35,7 @@ def table_row(cells: Row, index: int, empty: Any = None) -> Row:
         if isinstance(fields.get(name), str):
             fields[name] = _parse(name, fields[name])
         elif name in fields:
-            fields[name] = _without_nulls(fields[name])
+            fields[name] = without_nulls(fields[name])
     return plain_row(fields, index)
 
 
@@ -68,13 +69,6 @@ def _number(value: float, column: str) -> float | None:
             f"column {column!r} contains infinity, which JSON cannot express: leave it out, or write a string"
         )
     return None if math.isnan(value) else value
-
-
-def _without_nulls(value: Any) -> Any:
-    """Drop null fields: a Parquet struct has every field of its type, an input row only those with a value."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
-    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_hpc.rows.messages import checked_messages
 from vllm_hpc.rows.openai_sampling import IGNORED, check_neutral, sampling_of, take_template_kwargs
-from vllm_hpc.rows.plain import check_messages, check_prompt
+from vllm_hpc.rows.plain import check_prompt
 from vllm_hpc.rows.row import Row, RowError
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -53,8 +54,7 @@ def _check_line(fields: Row) -> None:
 
 
 def _chat(body: Row) -> Row:
-    messages = body.pop("messages", None)
-    check_messages(messages)
+    messages = checked_messages(body.pop("messages", None))
     template_kwargs = take_template_kwargs(body)
     row = {"messages": messages, "sampling": sampling_of(body, is_chat=True)}
     return {**row, "chat_template_kwargs": template_kwargs} if template_kwargs else row

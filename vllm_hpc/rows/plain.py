@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_hpc.rows.messages import checked_messages
 from vllm_hpc.rows.row import INPUT_FIELDS, OUTPUT_FIELDS, Row, RowError
 
 TASKS = ("generate", "embed")
@@ -16,7 +17,7 @@ def plain_row(fields: Any, index: int) -> Row:
     """The normalised row from the fields of a line or a table's row. Raises RowError."""
     if not isinstance(fields, dict):
         raise RowError("a row must be a JSON object with 'prompt' or 'messages'")
-    fields = without_nulls(fields)
+    fields = given_fields(fields)
     if ("prompt" in fields) == ("messages" in fields):
         raise RowError(_without_prompt(fields))
     if not OUTPUT_FIELDS.isdisjoint(fields):
@@ -26,12 +27,12 @@ def plain_row(fields: Any, index: int) -> Row:
     if "prompt" in fields:
         check_prompt(fields["prompt"])
     else:
-        check_messages(fields["messages"])
+        row["messages"] = checked_messages(fields["messages"])
     _check_options(fields)
     return row
 
 
-def without_nulls(fields: Row) -> Row:
+def given_fields(fields: Row) -> Row:
     """The fields without those that are null and have a meaning; a null in a carried field is data."""
     if None not in fields.values():
         return fields
@@ -57,14 +58,6 @@ def check_prompt(prompt: Any, name: str = "prompt") -> None:
         return
     if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
         raise RowError(f"{name!r} must be a string or a list of token ids")
-
-
-def check_messages(messages: Any) -> None:
-    """Check for a chat: a list of objects with a role. Raises RowError."""
-    if not isinstance(messages, list) or not messages:
-        raise RowError("'messages' must be a list of messages")
-    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
-        raise RowError("every message must be an object with a 'role', and its 'content'")
 
 
 def _check_options(fields: Row) -> None:
