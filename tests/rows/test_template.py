@@ -1,0 +1,160 @@
+"""Prompt templates: what Jinja says; a text can neither reach Python's internals nor take minutes or gigabytes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from vllm_hpc.rows import sandbox
+from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.rows.template import PromptTemplate
+from vllm_hpc.spec.errors import RequestError
+
+pytestmark = pytest.mark.inputs
+
+FIELDS: Row = {
+    "a": "A", "n": None, "words": ["x", "y"], "d": {"items": 3, "k": None}, "num": 3, "s": "'<b>'",
+    "Question text": "q", "big": "x" * 10_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("Summarise: {{ a }}\n", "Summarise: A\n"),
+        ("{{ a }}{% if n %}, {{ n }}{% endif %}", "A"),
+        ("{{ n or 'none' }} {{ a }}", "none A"),
+        ("{{ missing | default('x') }}", "x"),
+        ("{{ n | default('x') }}", "x"),
+        ("{{ a }}{{ n is none }}{{ n is defined }}{{ d.k is none }}", "ATrueFalseTrue"),
+        ("{% if missing is defined %}{{ missing }}{% endif %}{{ a }}", "A"),
+        ("{{ words | join(', ') }}", "x, y"),
+        ("{{ words | map('upper') | join }}", "XY"),
+        ("{{ [d] | join(', ', attribute='items') }}", "3"),
+        ("{% for w in words %}{{ loop.index }}. {{ w }}{{ loop.cycle('!', '?') }}\n{% endfor %}", "1. x!\n2. y?\n"),
+        ("{% for w in words if w == 'x' %}{{ w }}{% else %}none{% endfor %}", "x"),
+        ("{% set b = a ~ num %}{% with c = b %}{{ c }}{% endwith %}", "A3"),
+        ("{{ d.items }} {{ num * 2 + 1 }} {{ 2 ** 10 }} {{ num % 2 }} {{ 1.5 }}{{ a }}", "3 7 1024 1 1.5A"),
+        ("{{ row['Question text'] }}", "q"),
+        ("{{ s | tojson }}{{ d | tojson }}", '"\'<b>\'"{"items": 3, "k": null}'),
+        ("{{ a.lower().replace('a', 'b') }} {{ '-'.join(words) }} {{ d.get('items') }}", "b x-y 3"),
+        ("{{ words }} {{ range(2) | list }}", "['x', 'y'] [0, 1]"),
+        ("{% raw %}{{ x }}{% endraw %}{# a comment #}{{ a }}", "{{ x }}A"),
+        ("{{ 'é' }}{{ a[:1] }}{{ words[-1] }}", "éAy"),
+        ("{{ (a, a) | length }}{{ s | replace('<b>', '') | trim(\"'\") }}{{ a | truncate(5) }}", "2A"),
+    ],
+)
+def test_a_template_says_what_jinja_says(text: str, prompt: str) -> None:
+    assert PromptTemplate(text).render(FIELDS) == prompt
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ abstract }}", "no field 'abstract', only 'a', 'n', 'words', 'd', 'num', 's', 'Question text', 'big'"),
+        ("{% if abstract %}{{ a }}{% endif %}", "no field 'abstract'"),
+        ("{{ n }}", "the field 'n' is null: write {{ n or '' }}, or {% if n %}"),
+        ("{{ a ~ n }}", "the field 'n' is null"),
+        ("{{ d.k }}", "a value that it writes is null"),
+        ("{{ a ~ d.k }}", "a value that it writes is null"),
+        ("{{ [d.k] | join }}{{ a }}", "a value that it writes is null"),
+        ("{{ d.missing }}", "'dict object' has no attribute 'missing'"),
+        ("{{ d.keys }}", "a value that it writes is a builtin_function_or_method: use |list or |join, or call it"),
+        ("{{ words | map('upper') }}", "a value that it writes is a generator: use |list or |join"),
+        ("{{ self }}{{ a }}", "a value that it writes is a TemplateReference"),
+        ("{{ ' ' if a }}", "--prompt-template gives an empty prompt"),
+        ("{% if n %}{{ n }}{% endif %}", "--prompt-template gives an empty prompt"),
+        ("{{ 1 / 0 }}{{ a }}", "division by zero"),
+        ("{{ num + a }}", "unsupported operand"),
+        ("{{ words[5] }}", "has no element 5"),
+        ("{{ a.__class__.__mro__ }}", "access to attribute '__class__' of 'str' object is unsafe"),
+        ("{{ a['__class__'] }}", "is unsafe"),
+        ("{{ words.append('z') }}", "'append' of 'list' object is unsafe"),
+        ("{{ '{0.__class__}'.format(a) }}", "format cannot be called"),
+        ("{{ cycler('a') }}{{ a }}", "no field 'cycler'"),
+        ("{{ namespace(x=a) }}", "no field 'namespace'"),
+    ],
+)
+def test_what_a_template_cannot_say_of_a_row_is_refused(text: str, said: str) -> None:
+    with pytest.raises(RowError) as caught:
+        PromptTemplate(text).render(FIELDS)
+    assert str(caught.value).startswith("--prompt-template")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ a", "unexpected end of template"),
+        ("{{ a }}\n{% if %}", "(line 2 of the template)"),
+        ("{{ a | center(9) }}", "No filter named 'center'"),
+        ("{{ a | random }}", "No filter named 'random'"),
+        ("{{ a is nice }}", "No test named 'nice'"),
+        ("abstract", "names no field: write {{ NAME }}, or use --prompt-column NAME"),
+        ("{{ 'constant' }}", "names no field"),
+        ("{% include 'x' %}{{ a }}", "{% include %} on line 1 cannot be used: only if, for, set and with"),
+        ("{% extends 'x' %}{{ a }}", "{% extends %} on line 1 cannot be used"),
+        ("{% import 'x' as y %}{{ a }}", "{% import %} on line 1 cannot be used"),
+        ("{% macro f() %}{{ a }}{{ f() }}{% endmacro %}{{ f() }}", "{% macro %} on line 1 cannot be used"),
+        ("{% block b %}{{ self.b() }}{% endblock %}{{ a }}", "{% block %} on line 1 cannot be used"),
+        ("{% set x %}{{ a }}{% endset %}{{ x }}", "{% set NAME %} on line 1 cannot be used"),
+        ("{% filter upper %}{{ a }}{% endfilter %}", "{% filter %} on line 1 cannot be used"),
+        (
+            "{% for w in words recursive %}{{ loop(words) }}{% endfor %}",
+            "{% for ... recursive %} on line 1 cannot be used",
+        ),
+        ("{{" + "(" * 3000 + "a", "recursion"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_template_that_is_none_is_refused_before_any_row(text: str, said: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        PromptTemplate(text)
+    assert str(caught.value).startswith("--prompt-template")
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{{ a }}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{{ a }}",
+        "{% for i in range(99999) %}{{ big }}{% endfor %}",
+        "{% for i in range(10 ** 9) %}{{ a }}{% endfor %}",
+        "{{ a * 10 ** 9 }}",
+        "{{ [a] * 10 ** 9 }}",
+        "{{ 9 ** (9 ** 9) }}{{ a }}",
+        "{{ (2 ** 4000) ** 4000 }}{{ a }}",
+        "{{ '%1000000000d' % num }}",
+        "{{ a.center(10 ** 9) }}",
+        "{{ a.ljust(10 ** 9) }}",
+        "{{ '{:>1000000000}'.format(a) }}",
+        "{{ big | replace('x', big) | replace('x', big) }}",
+        "{{ big.replace('x', big) }}",
+        "{{ (range(99999) | list) | join(big) }}",
+        "{{ big.join(range(99999) | map('string')) }}",
+        "{% set x = [a, a] %}" + "{% set x = [x, x] %}" * 40 + "{{ x }}",
+        "{% set x = a %}" + "{% set x = x ~ x %}" * 40 + "{{ x }}",
+        "{% set x = big %}" + "{% set x = x + x %}" * 40 + "{{ x }}",
+        "{{ d | tojson(indent=10 ** 9) }}",
+        "{{ lipsum(n=10 ** 6) }}{{ a }}",
+    ],
+    ids=lambda value: value[:40],
+)
+def test_a_template_is_bounded(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With limits a thousandth as large, so that the test is fast; each would take minutes or gigabytes."""
+    monkeypatch.setattr(sandbox, "MOST_STEPS", 1_000)
+    monkeypatch.setattr(sandbox, "MOST_CHARACTERS", 1 << 14)
+    monkeypatch.setattr("vllm_hpc.rows.template.MOST_CHARACTERS", 1 << 14)
+    began = time.process_time()
+    with pytest.raises(RowError, match="--prompt-template: "):
+        PromptTemplate(text).render(FIELDS)
+    assert time.process_time() - began < 5
+
+
+def test_a_template_that_takes_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MOST_SECONDS", -1.0)
+    with pytest.raises(RowError, match="its loops take more than"):
+        PromptTemplate("{% for i in range(9) %}{{ a }}{% endfor %}").render(FIELDS)
