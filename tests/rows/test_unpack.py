@@ -89,12 +89,16 @@ def test_what_any_program_packs_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("packing", PLAIN, ids=lambda packing: packing.name)
-@pytest.mark.parametrize("suffix", SUFFIXES[:3])
+@pytest.mark.parametrize("suffix", SUFFIXES[:-1])
 def test_rows_are_those_of_the_unpacked_file(tmp_path: Path, packing: Packing, suffix: str) -> None:
     text = {
         ".jsonl": b'\xef\xbb\xbf{"prompt": "a"}\r\n\n{"id": "x", "prompt": "b"}',
+        ".ndjson": b'{"prompt": "a"}\n',
+        ".json": b'[{"prompt": "a"},\n {"prompt": "b", "tag": NaN}]\n',
         ".txt": b"a\n\nb \xe2\x82\xac\n",
         ".csv": b'prompt,id\n"a\nb",x\n',
+        ".tsv": b"prompt\tid\na\tx\n",
+        ".tab": b"prompt\tid\na\tx\n",
     }
     (tmp_path / f"in{suffix}").write_bytes(text[suffix])
     expected = list(read_rows(str(tmp_path / f"in{suffix}")))

@@ -156,7 +156,7 @@ def _print_samples(job: Job) -> None:
 def _prompt(row: Row) -> str:
     if "messages" in row:
         return str(row["messages"][-1].get("content", ""))
-    return str(row["prompt"])
+    return str(row.get("prompt", ""))  # a row that cannot be run has none
 
 
 def _answer(result: Row) -> Text:

@@ -18,7 +18,10 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_json
 from vllm_hpc.rows.blocks import Block, digest_of
 from vllm_hpc.rows.jsonl import numbered_lines, rows_of_lines
+from vllm_hpc.rows.notes import Notes
+from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row
+from vllm_hpc.rows.row_maker import RowMaker
 from vllm_hpc.rows.unpack import unpack_frame
 from vllm_hpc.spec.errors import InputError
 
@@ -42,6 +45,7 @@ class InputIndex(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``format``: rows (normalised by vllm-hpc), jsonl, txt or openai. ``blocks``: see rows/blocks.py. ``compression``:
     zstd if each block is a frame of its own. Several referenced files are in ``files``, instead of ``path``.
+    ``reading``: how the rows of files that were not copied become prompts.
     """
 
     path: str = ""
@@ -51,6 +55,7 @@ class InputIndex(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blocks: tuple[Block, ...] = ()
     compression: str = ""
     files: tuple[IndexedFile, ...] = ()
+    reading: Reading = AS_IT_IS
 
     @property
     def parts(self) -> tuple[IndexedFile, ...]:
@@ -157,7 +162,8 @@ class InputReader:
         if self._index.index.compression == ZSTD_FRAMES:
             data = unpack_frame(data)
         lines = numbered_lines(io.BytesIO(data), stored.file, stored.block.line)
-        rows = [row for _, row in rows_of_lines(lines, stored.format, stored.file, stored.block.row)]
+        maker = RowMaker(stored.format, self._index.index.reading, Notes(lambda number: f"{stored.file}:{number}"))
+        rows = [row for _, row in rows_of_lines(lines, maker, stored.file, stored.block.row)]
         if len(rows) != stored.rows:
             raise InputError(
                 f"{stored.file}: {len(rows)} rows from line {stored.block.line}, not {stored.rows}: submit a new job"

@@ -18,6 +18,7 @@ from vllm_hpc.jobfolder.records import write_json
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.jsonl import LineSource
 from vllm_hpc.rows.read import Source, Sources, checked_rows, find_sources, sample_rows
+from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row
 from vllm_hpc.rows.unpack import pack_frame
 from vllm_hpc.spec.errors import RequestError
@@ -30,11 +31,13 @@ class Intake:
     """An input to submit: files, folders, patterns; None means the sample prompts. Creating it reads nothing.
 
     ``reference_over``: a larger one is not copied as it is; unpacked bytes, by default $VLLM_HPC_REFERENCE_OVER or 1
-    GiB.
+    GiB. ``reading``: how its rows become prompts.
     """
 
-    def __init__(self, given: str | Sequence[str] | None, reference_over: int | None = None) -> None:
-        self._given = given
+    def __init__(
+        self, given: str | Sequence[str] | None, reference_over: int | None = None, reading: Reading = AS_IT_IS
+    ) -> None:
+        self._given, self._reading = given, reading
         self._limit = reference_over
         self._sources: Sources | None = None
         # The state of the files when their rows were checked, and the blocks of those that will be referenced.
@@ -51,17 +54,16 @@ class Intake:
         """The share of the files that was read, from 0 to 1."""
         return self._sources.share if self._sources else 1.0
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was left out, for people; complete after all rows were read."""
-        return self._sources.notes if self._sources else ()
+    def notes(self) -> list[str]:
+        """What was left out, and what is to be said once of the rows; complete after all rows were read."""
+        return [*self._sources.notes, *self._sources.row_notes.lines()] if self._sources else []
 
     def rows(self) -> Iterator[Row]:
         """Read the rows, normalised and checked. Raises InputError."""
         if self._given is None:
             yield from sample_rows()
             return
-        self._sources = sources = find_sources(self._given)
+        self._sources = sources = find_sources(self._given, self._reading)
         self._checked, state = None, _state(sources)
         self._makers = _block_makers(sources) if self._is_referenced(sources) else []
         yield from checked_rows(sources)
@@ -99,9 +101,11 @@ class Intake:
         files = tuple(map(_indexed, self._sources.all, self._makers, self._sources.begins))
         rows = self._sources.begins[-1]
         if len(files) > 1:
-            return InputIndex(rows=rows, files=files)
+            return InputIndex(rows=rows, files=files, reading=self._reading)
         (one,) = files
-        return InputIndex(path=one.path, size=one.size, rows=rows, format=one.format, blocks=one.blocks)
+        return InputIndex(
+            path=one.path, size=one.size, rows=rows, format=one.format, blocks=one.blocks, reading=self._reading
+        )
 
     def _copy(self, folder: JobFolder) -> InputIndex:
         sources = self._sources

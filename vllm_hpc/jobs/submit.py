@@ -137,7 +137,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         script=render_job(job, plan.layout, folder, lifecycle),
         lifecycle=lifecycle,
         definition=definition,
-        notes=(*_rehearsal_notes(job.request, plan), *intake.notes, *unused_options(job)),
+        notes=(*_rehearsal_notes(job.request, plan), *intake.notes(), *unused_options(job)),
     )
 
 

@@ -75,7 +75,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     if job.runs_here:
         _check_local(job, plan.layout)
     _check_scheduler(job, plan.layout)
-    notes += [*plan.reasons, *known.notes, *intake.notes, *unused_options(job)]
+    notes += [*plan.reasons, *known.notes, *intake.notes(), *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes))
 
 

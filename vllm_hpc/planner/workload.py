@@ -80,7 +80,9 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
 
 
 def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:
-    """The most tokens that a prompt can take, and the likely number."""
+    """The most tokens that a prompt can take, and the likely number; none of a row that cannot be run."""
+    if "error" in row:
+        return 0, 0
     if "messages" in row:
         length = len(msgspec.json.encode((row["messages"], row.get("chat_template_kwargs"))))
         most = length + template_bytes + TOKENS_PER_MESSAGE * (len(row["messages"]) + 1)
@@ -100,7 +102,7 @@ def _max_tokens(sampling: dict[str, Any]) -> Any:
 
 def _limits(row: Row, job: dict[str, Any]) -> tuple[int | None, int]:
     """max_tokens of a row, None if it has no limit or none that is known here; and its number of outputs."""
-    if row.get("task") == "embed":
+    if row.get("task") == "embed" or "error" in row:
         return 0, 0
     own = row.get("sampling", {})
     limit, outputs = _max_tokens(own if _LIMITS & own.keys() else job), own.get("n", job.get("n", 1))

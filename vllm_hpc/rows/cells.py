@@ -1,4 +1,4 @@
-"""Converts a table's row to an input row: the meaning of columns, and how a cell becomes a JSON value."""
+"""Converts a table's row to fields: what an empty cell means, and how a cell becomes a JSON value."""
 
 from __future__ import annotations
 
@@ -8,69 +8,61 @@ import math
 import uuid
 from typing import Any
 
-from vllm_hpc.rows.jsonl import parse
+from vllm_hpc.rows.conversations import CONVERSATIONS
+from vllm_hpc.rows.decode import LooseError, parse
 from vllm_hpc.rows.messages import without_nulls
-from vllm_hpc.rows.plain import plain_row
-from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.rows.row import NULLABLE, Row, RowError
 
-# Columns whose empty cells count as not given, and those of them that may contain JSON text.
-_OWN = ("id", "prompt", "messages", "sampling", "chat_template_kwargs", "task")
-_JSON = ("messages", "sampling", "chat_template_kwargs")
-
-
-def check_columns(names: list[str], advice: str) -> None:
-    """Refuse a header without a prompt, or with an empty or repeated name. Raises RowError."""
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise RowError(f"column {twice!r} appears twice: rename one")
-    if not {"prompt", "messages"} & set(names):
-        raise RowError(f"no column 'prompt' or 'messages', only {_some(names)}{advice}")
-    if "" in names:
-        raise RowError(f"column {names.index('') + 1} has no name: give it one (pandas: to_csv(..., index=False))")
+# Columns whose empty cells count as not given, and those that may contain JSON text.
+_OWN = NULLABLE | {CONVERSATIONS, "lora"}
+_JSON = ("messages", "sampling", "chat_template_kwargs", "tools", CONVERSATIONS)
 
 
-def table_row(cells: Row, index: int, empty: Any = None) -> Row:
-    """The normalised row for a table's row; ``empty`` is the content of a cell without a value. Raises RowError."""
-    fields = {name: cell for name, cell in cells.items() if name not in _OWN or cell not in (empty, None)}
-    for name in _JSON:
-        if isinstance(fields.get(name), str):
-            fields[name] = _parse(name, fields[name])
-        elif name in fields:
-            fields[name] = without_nulls(fields[name])
-    return plain_row(fields, index)
+class Cells:
+    """Converts the cells of one row; ``column`` is the one with the prompt, if it has a name of its own.
 
+    ``is_loose``: some value is one that JSON cannot express.
+    """
 
-def _parse(name: str, text: str) -> Any:
-    try:
-        return parse(text.encode("utf-8", "surrogatepass"))
-    except RowError as error:
-        raise RowError(f"column {name!r}: {error}") from None
+    def __init__(self, column: str | None = None) -> None:
+        self._own = _OWN | {column}
+        self.is_loose = False
 
+    def fields(self, cells: Row, empty: Any = None) -> Row:
+        """The fields of a row; ``empty`` is the content of a cell without a value. Raises RowError."""
+        fields = {name: cell for name, cell in cells.items() if name not in self._own or cell is None or cell != empty}
+        for name in _JSON:
+            if isinstance(fields.get(name), str):
+                fields[name] = self._parse(name, fields[name])
+            elif name in fields:
+                fields[name] = without_nulls(fields[name])
+        return fields
 
-def json_value(value: Any, column: str) -> Any:
-    """A cell as a JSON value: dates as ISO strings, decimals as strings, NaN as null. Raises RowError."""
-    if value is None or type(value) in (str, int, bool):
-        return value
-    if isinstance(value, float):
-        return _number(value, column)
-    if isinstance(value, list):
-        return [json_value(one, column) for one in value]
-    if isinstance(value, dict):
-        return {str(key): json_value(one, column) for key, one in value.items()}
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal | uuid.UUID):
-        return str(value)
-    raise RowError(f"column {column!r} contains {type(value).__name__}, which JSON cannot express: leave it out")
+    def _parse(self, name: str, text: str) -> Any:
+        try:
+            return parse(text.encode("utf-8", "surrogatepass"))
+        except LooseError as error:
+            self.is_loose = True
+            return error.value
+        except RowError as error:
+            raise RowError(f"column {name!r}: {error}") from None
 
+    def value(self, value: Any, column: str) -> Any:
+        """A cell as a JSON value: dates as ISO strings, decimals as strings, NaN as null. Raises RowError."""
+        if value is None or type(value) in (str, int, bool):
+            return value
+        if isinstance(value, float):
+            return self._number(value)
+        if isinstance(value, list):
+            return [self.value(one, column) for one in value]
+        if isinstance(value, dict):
+            return {str(key): self.value(one, column) for key, one in value.items()}
+        if isinstance(value, datetime.date | datetime.time):
+            return value.isoformat()
+        if isinstance(value, decimal.Decimal | uuid.UUID):
+            return str(value)
+        raise RowError(f"column {column!r} contains {type(value).__name__}, which JSON cannot express: leave it out")
 
-def _number(value: float, column: str) -> float | None:
-    if math.isinf(value):
-        raise RowError(
-            f"column {column!r} contains infinity, which JSON cannot express: leave it out, or write a string"
-        )
-    return None if math.isnan(value) else value
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return f"{shown} ..." if len(names) > most else shown or "nothing"
+    def _number(self, value: float) -> float | None:
+        self.is_loose = self.is_loose or math.isinf(value)
+        return None if math.isnan(value) else value

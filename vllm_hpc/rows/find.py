@@ -14,7 +14,7 @@ from vllm_hpc.rows.unpack import PACKINGS
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.values import as_path
 
-SUFFIXES = (".jsonl", ".txt", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv", ".tab", ".parquet")
 KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 PACKED_KINDS = f"{KINDS}, or one of the first with {', '.join(one.suffixes[0] for one in PACKINGS)}"
 

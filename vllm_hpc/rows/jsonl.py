@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import msgspec
+from typing import BinaryIO, Protocol
 
 from vllm_hpc.rows.blocks import BlockMaker
+from vllm_hpc.rows.decode import LooseError, parse
 from vllm_hpc.rows.input_file import InputFile
-from vllm_hpc.rows.openai_batch import batch_row, is_batch
-from vllm_hpc.rows.plain import plain_row
+from vllm_hpc.rows.notes import Notes
+from vllm_hpc.rows.openai_batch import is_batch
+from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.rows.row_maker import RowMaker
 from vllm_hpc.spec.errors import InputError
 
 # A longer line is not a prompt but a file without newlines, and would be read into memory whole.
 MAX_LINE = 128 << 20
 BOM = b"\xef\xbb\xbf"
-# With a repeated key it is unclear which value counts. JSON parsers do not report it, so such lines are parsed again.
-_KEYS = tuple(f'"{key}"'.encode() for key in ("prompt", "messages", "id", "custom_id"))
 
-_decode = msgspec.json.Decoder().decode
+
+class UrlSource(Protocol):
+    """A source that may be an OpenAI batch; ``url`` is that of its requests."""
+
+    url: str | None
+
+    def place(self, number: int) -> str:
+        """The position of row ``number``, for errors."""
 
 
 class LineSource:
     """A file of lines. ``maker``, if set, groups them into blocks the next time the file is read to its end.
 
     ``is_blank``: there is no row in it. ``url``: that of its requests, once it was read, if it is an OpenAI batch.
+    ``notes``: what is to be said of the rows that were read.
     """
 
-    def __init__(self, file: InputFile) -> None:
-        self.file = file
-        kind = kind_of(file)
+    def __init__(self, file: InputFile, reading: Reading = AS_IT_IS) -> None:
+        self.file, self.reading = file, reading
+        kind = kind_of(file, reading)
         self.kind, self.is_blank = kind or "jsonl", kind is None
+        refuse_options(file, self.kind, reading)
+        self.notes = Notes(self.place)
         self.maker: BlockMaker | None = None
         self.url: str | None = None
 
@@ -55,27 +63,17 @@ class LineSource:
 
     def rows(self, first: int = 0) -> Iterator[tuple[int, Row]]:
         """Line number and normalised row; the first row gets the index ``first``. Raises InputError, OSError."""
+        self.notes = Notes(self.place)
         with self.file.open() as stream:
-            maker, self.maker = self.maker, None
-            if maker:
-                maker.begin(first)
+            blocks, self.maker = self.maker, None
+            if blocks:
+                blocks.begin(first)
             lines = numbered_lines(stream, self.file)
-            rows = rows_of_lines(lines, self.kind, self.file, first, maker.add if maker else None)
-            yield from self._of_one_url(rows) if self.kind == "openai" else rows
-            if maker:
-                maker.finish()
-
-    def _of_one_url(self, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-        """Refuse mixed urls: a chat model and an embedding model need two jobs."""
-        self.url = None
-        for number, row in rows:
-            url = row["batch"]["url"]
-            self.url = self.url or url
-            if url != self.url:
-                raise InputError(
-                    f"{self.place(number)}: url {url!r}, but the first line has {self.url!r}: use one url per file"
-                )
-            yield number, row
+            maker = RowMaker(self.kind, self.reading, self.notes)
+            rows = rows_of_lines(lines, maker, self.file, first, blocks.add if blocks else None)
+            yield from of_one_url(self, rows) if self.kind == "openai" else rows
+            if blocks:
+                blocks.finish()
 
 
 def numbered_lines(stream: BinaryIO, file: InputFile | Path, first: int = 1) -> Iterator[tuple[int, bytes]]:
@@ -88,20 +86,18 @@ def numbered_lines(stream: BinaryIO, file: InputFile | Path, first: int = 1) -> 
 
 def rows_of_lines(
     lines: Iterator[tuple[int, bytes]],
-    kind: str,
+    maker: RowMaker,
     file: InputFile | Path,
     index: int = 0,
     on_line: Callable[[bytes, bool], object] | None = None,
 ) -> Iterator[tuple[int, Row]]:
     """Line number and normalised row of every line that is not blank; the first row gets ``index``.
 
-    ``kind`` is a key of ROWS_OF; ``on_line`` is called with every line, and whether it is a row. Raises InputError
-    with file and line.
+    ``on_line`` is called with every line, and whether it is a row. Raises InputError with file and line.
     """
-    row_of = ROWS_OF[kind]
     for number, raw in lines:
         try:
-            row = row_of(raw.removeprefix(BOM) if number == 1 else raw, index)
+            row = maker.of_line(raw.removeprefix(BOM) if number == 1 else raw, index, number)
         except RowError as error:
             raise InputError(f"{file}:{number}: {error}") from None
         if on_line:
@@ -111,95 +107,45 @@ def rows_of_lines(
             yield number, row
 
 
-def kind_of(file: InputFile) -> str | None:
-    """The kind of a file, a key of ROWS_OF, decided by its first line; None without one. Raises OSError, InputError."""
+def of_one_url(source: UrlSource, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    """Refuse mixed urls: a chat model and an embedding model need two jobs."""
+    source.url = None
+    for number, row in rows:
+        url = row["batch"]["url"]
+        source.url = source.url or url
+        if url != source.url:
+            raise InputError(
+                f"{source.place(number)}: url {url!r}, but the first line has {source.url!r}: use one url per file"
+            )
+        yield number, row
+
+
+def kind_of(file: InputFile, reading: Reading) -> str | None:
+    """The kind of a file, one of row_maker.KINDS, by its first line; None without one. Raises OSError, InputError."""
     if file.suffix == ".txt":
         return "txt"
     with file.open() as stream:
         for number, raw in numbered_lines(stream, file):
             line = raw.removeprefix(BOM) if number == 1 else raw
             if line and not line.isspace():
-                return "openai" if is_batch(_loosely(line)) else "jsonl"
+                return kind_of_value(line, reading)
     return None
 
 
-def _loosely(line: bytes) -> Any:
-    """The value in a line, None if it is not JSON: the error is raised later, when it is read as a row."""
+def kind_of_value(text: bytes, reading: Reading) -> str:
+    """The kind of a file whose first row is this JSON."""
     try:
-        return parse(line)
-    except RowError:
-        return None
+        fields = parse(text)
+    except LooseError as error:
+        fields = error.value
+    except RowError:  # raised again when it is read as a row
+        return "jsonl"
+    if isinstance(fields, dict):
+        fields = {reading.rename.get(name, name): value for name, value in fields.items()}
+    return "openai" if is_batch(fields) and reading.prompt_column not in fields else "jsonl"
 
 
-def parse(line: bytes) -> Any:
-    """The value in a line of JSON. Raises RowError, also for a repeated key."""
-    try:
-        value = _decode(line)
-    except UnicodeDecodeError:
-        raise RowError(_NOT_UTF8) from None
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise RowError(_not_json(line, error)) from None
-    for key in _KEYS:
-        if line.count(key) > 1:
-            _check_keys(line)
-            break
-    return value
-
-
-_NOT_UTF8 = "not UTF-8: convert the file, for example with iconv"
-
-
-def _not_json(line: bytes, error: Exception) -> str:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return _NOT_UTF8
-    return f"not valid JSON: {error}: write one complete object per line"
-
-
-def _check_keys(line: bytes) -> None:
-    def check(pairs: list[tuple[str, Any]]) -> None:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise RowError(f"{twice!r} appears twice in one object: remove one")
-
-    try:
-        json.loads(line, object_pairs_hook=check)
-    except (RecursionError, ValueError) as error:
-        raise RowError(f"not valid JSON: {error}") from None
-
-
-def decode_line(raw: bytes) -> str:
-    """A line as a string, with its newline. Raises RowError."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise RowError(_NOT_UTF8) from None
-
-
-def _json_row(make: Callable[[Any, int], Row], raw: bytes, index: int) -> Row | None:
-    return None if not raw or raw.isspace() else make(parse(raw), index)
-
-
-def _text_row(raw: bytes, index: int) -> Row | None:
-    text = decode_line(raw).rstrip("\r\n")
-    return {"index": index, "id": str(index), "prompt": text} if text.strip() else None
-
-
-def _own_row(raw: bytes, index: int) -> Row:
-    """A row that was normalised when the job was submitted."""
-    try:
-        row: Row = _decode(raw)
-    except msgspec.DecodeError as error:
-        raise RowError(f"not valid JSON: {error}") from None
-    return row
-
-
-# How a line becomes a row. "rows" is the input.jsonl of a job folder, already normalised.
-ROWS_OF: dict[str, Callable[[bytes, int], Row | None]] = {
-    "jsonl": partial(_json_row, plain_row),
-    "openai": partial(_json_row, batch_row),
-    "txt": _text_row,
-    "rows": _own_row,
-}
+def refuse_options(file: InputFile, kind: str, reading: Reading) -> None:
+    """Refuse options that are about rows of our own for an OpenAI batch. Raises InputError."""
+    if kind == "openai" and reading.options:
+        raise InputError(f"{file} is an OpenAI batch, for which {reading.options[0]} cannot be used: leave it out")

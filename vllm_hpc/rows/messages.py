@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_hpc.rows.conversations import CONVERSATIONS
 from vllm_hpc.rows.row import Row, RowError
 
 Messages = list[dict[str, Any]]
@@ -32,7 +33,7 @@ def checked_messages(messages: Any) -> Messages:
     if not isinstance(messages, list) or not messages:
         raise RowError("'messages' must be a list of messages")
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
-        raise RowError("every message must be an object with a 'role', and its 'content'")
+        raise RowError(f"every message must be an object with a 'role', and its 'content'{_hint(messages)}")
     return [_checked(message, number) for number, message in enumerate(messages, 1)]
 
 
@@ -41,6 +42,11 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_nulls(one) for key, one in value.items() if one is not None}
     return [without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
+def _hint(messages: list[Any]) -> str:
+    is_sharegpt = all(isinstance(message, dict) and "from" in message for message in messages)
+    return f": use --rename messages={CONVERSATIONS}" if is_sharegpt else ""
 
 
 def _checked(message: Row, number: int) -> Row:

@@ -1,8 +1,10 @@
 """Reads files of prompts in any format as normalised rows.
 
 ``find`` finds the files of an input, ``input_file`` and ``unpack`` open them. ``jsonl`` reads .jsonl, .txt and OpenAI
-batch files (``openai_batch``, ``openai_sampling``), ``tables`` .csv and .parquet (``cells``). ``plain`` checks a row,
-``ids`` checks that ids are unique, ``blocks`` splits a file into pieces.
+batch files (``openai_batch``, ``openai_sampling``), ``json_values`` .json, ``tables`` .csv, .tsv and .parquet
+(``header``, ``cells``). ``row_maker`` makes a row: it decodes a line (``decode``), gives fields their names and the row
+its prompt (``fields``, with ``reading``), and checks it (``plain``, ``messages``). ``ids`` checks that ids are unique,
+``blocks`` splits a file into pieces, ``notes`` counts what is said once.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ from collections.abc import Iterator, Sequence
 from vllm_hpc.rows.find import KINDS, SUFFIXES, find_files
 from vllm_hpc.rows.ids import Id, UniqueIds
 from vllm_hpc.rows.input_file import InputFile
+from vllm_hpc.rows.json_values import JsonSource, is_array_or_spread
 from vllm_hpc.rows.jsonl import LineSource
+from vllm_hpc.rows.notes import UNREADABLE, Notes
+from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import SAMPLE_PROMPTS, Row
-from vllm_hpc.rows.tables import CsvSource, ParquetSource
+from vllm_hpc.rows.tables import TAB_SUFFIXES, CsvSource, ParquetSource
 from vllm_hpc.rows.unpack import packing_of
 from vllm_hpc.spec.errors import InputError
 
-Source = LineSource | CsvSource | ParquetSource
+Source = LineSource | JsonSource | CsvSource | ParquetSource
 _TAR = (257, b"ustar")
 _ZIP = "is compressed: unpack it first, or save a spreadsheet as .csv"
 _UNREADABLE = {
@@ -36,8 +41,8 @@ _UNREADABLE = {
 class Sources:
     """The files of an input, each with its reader, in order. ``notes`` say what was left out."""
 
-    def __init__(self, sources: list[Source], notes: Sequence[str] = ()) -> None:
-        self.all = sources
+    def __init__(self, sources: list[Source], reading: Reading = AS_IT_IS, notes: Sequence[str] = ()) -> None:
+        self.all, self.reading = sources, reading
         self._found = tuple(notes)
         self._current = 0
         # Index of the first row of each file that was read, and of the row after the last one.
@@ -51,6 +56,14 @@ class Sources:
         if not empty:
             return self._found
         return *self._found, f"{len(empty)} of {len(self.all)} files have no row, the first: {empty[0].file}"
+
+    @property
+    def row_notes(self) -> Notes:
+        """What is to be said of the rows, as far as they were read."""
+        found = Notes()
+        for source in self.all[: self._current + 1]:
+            found.join(source.notes)
+        return found
 
     @property
     def size(self) -> int:
@@ -91,20 +104,21 @@ class Sources:
     def _check_url(self, source: Source) -> None:
         """Refuse OpenAI batches for two urls: a chat model and an embedding model need two jobs."""
         for other in self.all[: self._current]:
-            if isinstance(other, LineSource) and isinstance(source, LineSource) and None not in (other.url, source.url):
-                if other.url != source.url:
+            ours, theirs = getattr(source, "url", None), getattr(other, "url", None)
+            if ours is not None and theirs is not None:
+                if ours != theirs:
                     raise InputError(
-                        f"{source.file}: url {source.url!r}, but {other.file} has {other.url!r}: submit a job for each"
+                        f"{source.file}: url {ours!r}, but {other.file} has {theirs!r}: submit a job for each"
                     )
                 return
 
 
-def read_rows(given: str | Sequence[str] | None) -> Iterator[Row]:
+def read_rows(given: str | Sequence[str] | None, reading: Reading = AS_IT_IS) -> Iterator[Row]:
     """Read and check an input, row by row, normalised; None gives the sample prompts.
 
     Raises InputError at the first invalid row; it names file and line.
     """
-    return sample_rows() if given is None else checked_rows(find_sources(given))
+    return sample_rows() if given is None else checked_rows(find_sources(given, reading))
 
 
 def check_rows(given: str | Sequence[str] | None) -> int:
@@ -117,20 +131,23 @@ def sample_rows() -> Iterator[Row]:
     yield from ({"index": index, "id": str(index), "prompt": text} for index, text in enumerate(SAMPLE_PROMPTS))
 
 
-def find_sources(given: str | Sequence[str]) -> Sources:
+def find_sources(given: str | Sequence[str], reading: Reading = AS_IT_IS) -> Sources:
     """The readers of all files of an input. Raises InputError if one cannot be read, or not beside the others."""
     found = find_files([given] if isinstance(given, str) else given)
-    sources = [_source(file) for file in found.files]
+    sources = [_source(file, reading) for file in found.files]
     _check_kinds(sources)
-    return Sources(sources, found.notes)
+    return Sources(sources, reading, found.notes)
 
 
-def _source(file: InputFile) -> Source:
+def _source(file: InputFile, reading: Reading) -> Source:
     try:
         _check_head(file)
         if file.suffix == ".parquet":
-            return ParquetSource(file)
-        return CsvSource(file) if file.suffix == ".csv" else LineSource(file)
+            return ParquetSource(file, reading)
+        if file.suffix in (".csv", *TAB_SUFFIXES):
+            return CsvSource(file, reading)
+        is_json = file.suffix != ".txt" and is_array_or_spread(file)
+        return JsonSource(file, reading) if is_json else LineSource(file, reading)
     except OSError as error:
         raise _cannot_read(file, error) from None
 
@@ -150,7 +167,7 @@ def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
     With very many rows, a repeated id is reported only after the last row.
     """
     unique = UniqueIds()
-    index = 0
+    index = unreadable = 0
     source = sources.all[0]
     try:
         before = sources.state()
@@ -159,9 +176,11 @@ def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
                 if check_ids and not unique.add(index, row["id"]):
                     raise _repeated((source, number), row["id"])
                 index += 1
+                unreadable += "error" in row
                 yield row
         if not index:
             raise InputError(f"{_all_of(sources)} no prompt: write one row per line")
+        _check_notes(sources, unreadable == index)
         if repeated := unique.first_repeated(lambda: _ids(sources)):
             raise _repeated(*repeated)
         for source, old, new in zip(sources.all, before, sources.state(), strict=True):
@@ -171,6 +190,18 @@ def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
                 )
     except OSError as error:
         raise _cannot_read(source.file, error) from None
+
+
+def _check_notes(sources: Sources, is_unreadable: bool) -> None:
+    """Refuse an input of which no row can be run, and a --rename that no row needs."""
+    found = sources.row_notes
+    if is_unreadable:
+        raise InputError(f"{found.first(UNREADABLE)} (no other row can be run)")
+    for old, new in sources.reading.rename.items():
+        if old not in found.renamed:
+            raise InputError(
+                f"{_all_of(sources)} no row with a field {old!r}: correct --rename {old}={new}, or leave it out"
+            )
 
 
 def _all_of(sources: Sources) -> str:

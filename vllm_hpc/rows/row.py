@@ -3,7 +3,8 @@
 An input row has ``prompt`` (a string or a list of token ids) or ``messages`` (a chat), and optionally ``id``,
 ``sampling`` and ``chat_template_kwargs``; any other field is copied to its output row. Normalised rows also have
 ``index``, their position in the input; those of an OpenAI batch have ``batch`` (custom_id, url, model), and ``task``
-if they ask for something other than text. ``read`` lists the file formats.
+if they ask for something other than text. A row that cannot be run has an ``error`` instead of its prompt. ``read``
+lists the file formats.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ Row = dict[str, Any]
 SAMPLE_PROMPTS = ("Hello, my name is", "The capital of France is")
 # Fields of input rows that are not copied, and fields of output rows, which would overwrite a copied field.
 INPUT_FIELDS = frozenset(
-    {"index", "id", "prompt", "messages", "sampling", "tools", "chat_template_kwargs", "batch", "task"}
+    {"index", "id", "prompt", "messages", "sampling", "tools", "chat_template_kwargs", "batch", "task", "error"}
 )
+# Fields in which null means not given. datasets.to_json and pandas write every column in every row. Not ``lora``, where
+# null names the base model.
+NULLABLE = INPUT_FIELDS - {"index", "batch", "error"}
+TASKS = ("generate", "embed")
 OUTPUT_FIELDS = frozenset(
     {"index", "text", "finish_reason", "prompt_tokens", "completion_tokens", "replica", "outputs", "error"}
     | {"stop_reason", "reasoning", "logprobs", "prompt_logprobs", "embedding", "rehearsal"}
@@ -33,6 +38,10 @@ REHEARSED: Row = {"rehearsal": True}
 
 class RowError(Exception):
     """What is wrong with a row; the caller adds file and line and raises InputError."""
+
+
+class UnreadableRowError(ValueError):
+    """What is wrong with a row that cannot be run, while the others are."""
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> int:

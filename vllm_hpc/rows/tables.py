@@ -1,32 +1,47 @@
-"""Reads tables, .csv and .parquet, with one prompt per row.
+"""Reads tables, .csv, .tsv and .parquet, with one prompt per row.
 
-Columns: ``prompt`` or ``messages``; optionally ``id``, ``sampling`` and ``chat_template_kwargs``; every other column is
-copied to the output. Objects and lists may be given as JSON text. A cell of a .csv stays a string: 007 does not
+Columns are fields: ``prompt`` or ``messages``; optionally ``id``, ``sampling`` and others that have a meaning; the rest
+is copied to the output. Objects and lists may be given as JSON text. A cell of a .csv stays a string: 007 does not
 become 7.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 
-from vllm_hpc.rows.cells import check_columns, json_value, table_row
+from vllm_hpc.rows.cells import Cells
+from vllm_hpc.rows.decode import decode_line
+from vllm_hpc.rows.header import Header, has_prompt, read_header
 from vllm_hpc.rows.input_file import InputFile
-from vllm_hpc.rows.jsonl import BOM, MAX_LINE, decode_line, numbered_lines
+from vllm_hpc.rows.jsonl import BOM, MAX_LINE, numbered_lines
+from vllm_hpc.rows.notes import Notes
+from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.rows.row_maker import RowMaker
 from vllm_hpc.spec.errors import InputError
 
 _BATCH = 256  # Parquet rows in memory at a time
+TAB_SUFFIXES = (".tsv", ".tab")
+# What columns may be separated by, the likeliest first.
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+# Lines that are looked at for the header; a name in quotes may have line breaks.
+_HEADER_LINES = 20
+# Excel's own first line, which says by what columns are separated.
+_SEP = re.compile(r'"?sep=(?P<delimiter>[^\r\n])"?\r?\n?', re.IGNORECASE)
 
 
 class CsvSource:
-    """A .csv file with a header."""
+    """A .csv or .tsv file with a header; ``notes`` is what is to be said of the rows that were read."""
 
     kind, is_blank = "csv", False
 
-    def __init__(self, file: InputFile) -> None:
-        self.file = file
+    def __init__(self, file: InputFile, reading: Reading = AS_IT_IS) -> None:
+        self.file, self.reading = file, reading
+        self.notes = Notes(self.place)
         self._line = 1
 
     @property
@@ -47,41 +62,80 @@ class CsvSource:
         """Each normalised row with the line on which it begins; indices from ``first``. Raises InputError, OSError."""
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
         self._line = 1
+        self.notes = Notes(self.place)
+        advice = ""
         try:
-            yield from self._rows(first)
+            lines = self._lines()
+            head = list(islice(lines, _HEADER_LINES))
+            delimiter, skipped = find_delimiter(head, self.file.suffix, self.reading)
+            advice = _advice(delimiter)
+            reader = csv.reader(chain(head[skipped:], lines), strict=True, delimiter=delimiter)
+            for index, (cells, maker) in enumerate(self._cells(reader, skipped, advice), first):
+                yield self._line, self._row(maker, cells, index)
         except RowError as error:
             raise InputError(f"{self.place(self._line)}: {error}") from None
         except csv.Error as error:
-            words = f"{error}{_CSV_ADVICE}" if "new-line" not in str(error) else _LONE_CR
+            words = f"{error}{advice}" if "new-line" not in str(error) else _LONE_CR
             raise InputError(f"{self.place(self._line)}: {words}") from None
 
-    def _rows(self, index: int) -> Iterator[tuple[int, Row]]:
-        reader = csv.reader(self._lines(), strict=True)
-        header = next(reader, None)
-        if header is None:
+    def _cells(self, reader: Any, skipped: int, advice: str) -> Iterator[tuple[Row, RowMaker]]:
+        """The cells of rows, by csv's reader, which does not count the lines that were skipped; and what makes rows."""
+        names = next(filter(None, reader), None)
+        self._line = max(1, reader.line_num + skipped)
+        if names is None:
             return
-        check_columns(header, ": columns must be separated by commas")
-        self._line = reader.line_num + 1
+        header = read_header(names, self.reading, self.notes)
+        maker = RowMaker(self.kind, self.reading, self.notes, header.aliases)
+        self._line = reader.line_num + 1 + skipped
         for cells in reader:
             if cells:
-                yield self._line, table_row(_by_name(header, cells), index, empty="")
-                index += 1
-            self._line = reader.line_num + 1
+                yield _by_name(header, cells, advice), maker
+            self._line = reader.line_num + 1 + skipped
+
+    def _row(self, maker: RowMaker, named: Row, index: int) -> Row:
+        cells = Cells(self.reading.prompt_column)
+        fields = cells.fields(named, empty="")
+        make = maker.of_loose_fields if cells.is_loose else maker.of_fields
+        return make(fields, index, self._line, is_renamed=True)
 
     def _lines(self) -> Iterator[str]:
         with self.file.open() as stream:
             for number, raw in numbered_lines(stream, self.file):
-                yield decode_line(raw.removeprefix(BOM) if number == 1 else raw)
+                try:
+                    yield decode_line(raw.removeprefix(BOM) if number == 1 else raw)
+                except RowError as error:
+                    raise InputError(f"{self.place(number)}: {error}") from None
 
 
 _LONE_CR = "lines end in CR only: convert them, for example with 'dos2unix -c mac'"
-_CSV_ADVICE = ": quote a cell that contains a comma, a quote or a newline, and double the quotes in it"
 
 
-def _by_name(header: list[str], cells: list[str]) -> Row:
-    if len(cells) != len(header):
-        raise RowError(f"{len(cells)} cell(s), but the header has {len(header)}{_CSV_ADVICE}")
-    return dict(zip(header, cells, strict=True))
+def find_delimiter(head: list[str], suffix: str, reading: Reading) -> tuple[str, int]:
+    """What separates the columns of a file with these first lines, and how many lines to skip: Excel's ``sep=;``.
+
+    It is the one by which the header has a column for the prompt; else the one that makes most columns.
+    """
+    if head and (said := _SEP.fullmatch(head[0])):
+        return said["delimiter"], 1
+    if suffix in TAB_SUFFIXES:
+        return "\t", 0
+    headers = {one: next(filter(None, csv.reader(head, delimiter=one)), []) for one in _DELIMITERS}
+    return max(headers, key=lambda one: (has_prompt(headers[one], reading), len(headers[one]))), 0
+
+
+def _advice(delimiter: str) -> str:
+    name = _DELIMITERS.get(delimiter, repr(delimiter))
+    return f": quote a cell that contains {name}, a quote or a newline, and double the quotes in it"
+
+
+def _by_name(header: Header, cells: list[str], advice: str) -> Row:
+    if len(cells) != len(header.fields):
+        raise RowError(f"{len(cells)} cell(s), but the header has {len(header.fields)}{advice}")
+    if None in header.fields:
+        place = next((place for place, name in enumerate(header.fields) if name is None and cells[place].strip()), None)
+        if place is not None:
+            raise RowError(f"a value in column {place + 1}, which has no name: give it one in the header")
+    return {name: cell for name, cell in zip(header.fields, cells, strict=True) if name is not None}
 
 
 class ParquetSource:
@@ -89,8 +143,9 @@ class ParquetSource:
 
     kind, is_blank = "parquet", False
 
-    def __init__(self, file: InputFile) -> None:
-        self.file, self.share, self.unpacked = file, 0.0, 0
+    def __init__(self, file: InputFile, reading: Reading = AS_IT_IS) -> None:
+        self.file, self.reading, self.share, self.unpacked = file, reading, 0.0, 0
+        self.notes = Notes(self.place)
 
     def place(self, number: int) -> str:
         """The position of row ``number`` (from 1), for errors."""
@@ -102,10 +157,11 @@ class ParquetSource:
         self.unpacked = 0
         try:
             with parquet.ParquetFile(self.file.path) as table:
-                self._check_columns(table.schema_arrow.names)
+                header, maker = self._header(table.schema_arrow.names)
                 for number, cells in enumerate(self._cells(table), 1):
                     self.share = number / table.metadata.num_rows
-                    yield number, self._row(cells, number, first + number - 1)
+                    named = dict(zip(header.fields, cells.items(), strict=True))
+                    yield number, self._row(maker, named, number, first + number - 1)
         except (arrow.ArrowException, ValueError, OverflowError, KeyError) as error:
             raise InputError(f"{self.file}: not readable as Parquet: {_first_line(error)}: write it again") from None
 
@@ -120,20 +176,26 @@ class ParquetSource:
             ) from None
         return pyarrow, pyarrow.parquet
 
-    def _check_columns(self, names: list[str]) -> None:
+    def _header(self, names: list[str]) -> tuple[Header, RowMaker]:
+        self.notes = Notes(self.place)
         try:
-            check_columns(names, "")
+            header = read_header(names, self.reading, self.notes)
         except RowError as error:
             raise InputError(f"{self.file}: {error}") from None
+        return header, RowMaker(self.kind, self.reading, self.notes, header.aliases)
 
     def _cells(self, table: Any) -> Iterator[Row]:
         for batch in table.iter_batches(batch_size=_BATCH):
             self.unpacked += batch.nbytes
             yield from batch.to_pylist(maps_as_pydicts="strict")
 
-    def _row(self, cells: Row, number: int, index: int) -> Row:
+    def _row(self, maker: RowMaker, named: dict[str | None, tuple[str, Any]], number: int, index: int) -> Row:
+        cells = Cells(self.reading.prompt_column)
         try:
-            return table_row({name: json_value(cell, name) for name, cell in cells.items()}, index)
+            values = {field: cells.value(cell, name) for field, (name, cell) in named.items() if field is not None}
+            fields = cells.fields(values)
+            make = maker.of_loose_fields if cells.is_loose else maker.of_fields
+            return make(fields, index, number, is_renamed=True)
         except RowError as error:
             raise InputError(f"{self.place(number)}: {error}") from None
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vllm_hpc.jobfolder.input import InputReader
-from vllm_hpc.rows.row import Row
+from vllm_hpc.rows.row import Row, UnreadableRowError
 from vllm_hpc.spec.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Feed:
             self._items.put(self._prepare(rows[0]))
 
     def _prepare(self, row: Row) -> Item:
+        if "error" in row:  # found when the job was submitted
+            return row, UnreadableRowError(row["error"]["message"])
         try:
             return self._make(row)
         except Exception as error:  # noqa: BLE001 - whatever vLLM or a chat template raises belongs to that row

@@ -1,0 +1,41 @@
+"""ShareGPT's chats: the turns of ``conversations`` as messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_hpc.rows.row import Row, RowError
+
+CONVERSATIONS = "conversations"
+
+# Who speaks, as the makers of such files call it (ShareGPT, FastChat, LLaMA-Factory, axolotl), and as vLLM does.
+_ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant",
+    "model": "assistant", "system": "system", "tool": "tool", "observation": "tool", "function_response": "tool",
+}  # fmt: skip
+
+
+def messages_of(turns: Any) -> list[Row]:
+    """The turns as messages. Raises RowError, which names the turn."""
+    if not isinstance(turns, list) or not turns:
+        raise RowError(f'{CONVERSATIONS!r} must be a list of turns, such as {{"from": "human", "value": "Hi"}}')
+    return [_message(turn, number) for number, turn in enumerate(turns, 1)]
+
+
+def is_turns(value: Any) -> bool:
+    """Whether a field looks like a chat, in OpenAI's or in ShareGPT's form."""
+    if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
+        return False
+    return all({"role", "content"} <= turn.keys() or {"from", "value"} <= turn.keys() for turn in value)
+
+
+def _message(turn: Any, number: int) -> Row:
+    if isinstance(turn, dict) and isinstance(turn.get("role"), str):
+        return turn | {"role": _ROLES.get(turn["role"], turn["role"])}
+    if not isinstance(turn, dict) or not isinstance(turn.get("from"), str) or not isinstance(turn.get("value"), str):
+        raise RowError(
+            f"turn {number} of {CONVERSATIONS!r} must have 'from' and 'value' (text), or 'role' and 'content'"
+        )
+    if turn["from"] not in _ROLES:
+        raise RowError(f"turn {number} of {CONVERSATIONS!r} is from {turn['from']!r}: use one of {', '.join(_ROLES)}")
+    return {"role": _ROLES[turn["from"]], "content": turn["value"]}

@@ -1,0 +1,166 @@
+"""Decodes a line of JSON: with msgspec, and where that fails, as Python's json module reads what it writes.
+
+Python writes NaN and Infinity, which JSON does not have, and the halves of a surrogate pair ("\\ud83d"), which are no
+characters. Both are read, so that the error can name them, and so that data that is only copied stops no job.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import msgspec
+
+from vllm_hpc.rows.row import Row, RowError
+
+# With a repeated key it is unclear which value counts. JSON parsers do not report it, so such lines are parsed again.
+_KEYS = tuple(f'"{key}"'.encode() for key in ("prompt", "messages", "id", "custom_id"))
+_HALF = re.compile("[\ud800-\udfff]")
+# Unicode's character for what is none.
+_REPLACEMENT = "\ufffd"
+
+_decode = msgspec.json.Decoder().decode
+
+
+class LooseError(RowError):
+    """Python reads a line that is not JSON. ``value`` may contain NaN, infinities and halves of surrogate pairs."""
+
+    def __init__(self, value: Any, words: str) -> None:
+        super().__init__(words)
+        self.value = value
+
+
+class Settled(NamedTuple):
+    """A row's fields with null and U+FFFD for what JSON cannot express.
+
+    ``not_finite`` and ``halves`` name the copied fields that had such values. ``unreadable`` says what is wrong with a
+    field that has a meaning; None if the row can be run.
+    """
+
+    fields: Row
+    not_finite: list[str]
+    halves: list[str]
+    unreadable: str | None
+
+
+def parse(line: bytes) -> Any:
+    """The value in a line of JSON. Raises RowError, also for a repeated key; LooseError if Python can read it."""
+    try:
+        value = _decode(line)
+    except UnicodeDecodeError:
+        raise RowError(not_utf8(line)) from None
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise _refusal(line, error) from None
+    _check_keys(line)
+    return value
+
+
+def settle(fields: Row, meaning: Collection[str] | None) -> Settled:
+    """Settle the fields of a loosely read row; those in ``meaning`` have one (None: all of them). Raises RowError."""
+    settled: Row = {}
+    found = Settled(settled, [], [], None)
+    for name, value in fields.items():
+        odd = _Odd()
+        settled[odd.settle(name)] = odd.settle(value)
+        shown = repr(odd.settle(name))
+        if odd.not_finite and (meaning is None or name in meaning):
+            raise RowError(
+                f"{shown} contains {odd.not_finite}, which JSON does not have: write a number, or leave it out"
+            )
+        if odd.half and (meaning is None or name in meaning):
+            found = found._replace(unreadable=f"{shown} contains {odd.words}")
+        elif odd.half:
+            found.halves.append(shown)
+        if odd.not_finite:
+            found.not_finite.append(shown)
+    return found
+
+
+def decode_line(raw: bytes) -> str:
+    """A line as a string, with its newline. Raises RowError."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RowError(not_utf8(raw)) from None
+
+
+def not_utf8(raw: bytes) -> str:
+    """What is wrong with bytes that are not UTF-8."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "not UTF-8 but UTF-16 (as Excel's 'Unicode Text'): convert the file with iconv -f UTF-16 -t UTF-8"
+    return "not UTF-8: convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
+
+
+class _Odd:
+    """What JSON cannot express in values: the last that was found of each kind."""
+
+    def __init__(self) -> None:
+        self.not_finite = self.half = ""
+
+    @property
+    def words(self) -> str:
+        if self.not_finite:
+            return f"{self.not_finite}, which JSON does not have"
+        if not self.half:
+            return ""
+        return f"half of a surrogate pair, \\u{ord(self.half):04x}, which is no character: was the text cut inside one?"
+
+    def settle(self, value: Any) -> Any:
+        if isinstance(value, str):
+            if half := _HALF.search(value):
+                self.half = half[0]
+                return _HALF.sub(_REPLACEMENT, value)
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                self.not_finite = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+                return None
+        elif isinstance(value, dict):
+            return {self.settle(key): self.settle(one) for key, one in value.items()}
+        elif isinstance(value, list):
+            return [self.settle(one) for one in value]
+        return value
+
+
+def _refusal(line: bytes, error: Exception) -> RowError:
+    """The error for a line that msgspec does not read."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        return RowError(not_utf8(line))
+    odd = _Odd()
+    try:
+        value = json.loads(text, parse_float=_finite)
+        odd.settle(value)
+    except (RecursionError, ValueError):
+        odd = _Odd()
+    if not odd.words:
+        return RowError(f"not valid JSON: {error}: write one complete object per line")
+    _check_keys(line)
+    return LooseError(value, f"it contains {odd.words}")
+
+
+def _finite(text: str) -> float:
+    """A number as written; one that is too large for a float is not read as infinity."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(text)
+    return value
+
+
+def _check_keys(line: bytes) -> None:
+    if not any(line.count(key) > 1 for key in _KEYS):
+        return
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise RowError(f"{twice!r} appears twice in one object: remove one")
+
+    try:
+        json.loads(line, object_pairs_hook=check)
+    except (RecursionError, ValueError) as error:
+        raise RowError(f"not valid JSON: {error}") from None

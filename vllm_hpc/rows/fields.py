@@ -1,0 +1,143 @@
+"""The fields of a row under the names that vllm-hpc knows: renamed, with a prompt, none of them an output field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_hpc.rows import notes
+from vllm_hpc.rows.answers import REFERENCE
+from vllm_hpc.rows.conversations import CONVERSATIONS, is_turns, messages_of
+from vllm_hpc.rows.notes import Notes
+from vllm_hpc.rows.plain import check_prompt
+from vllm_hpc.rows.reading import Reading
+from vllm_hpc.rows.row import INPUT_FIELDS, NULLABLE, OUTPUT_FIELDS, TASKS, Row, RowError
+
+# Fields that mean something else in a normalised row, or that an output row has.
+_TAKEN = OUTPUT_FIELDS | {"batch", "task"}
+_PROMPTS = ("prompt", "messages")
+_MOST_NAMES = 8
+
+
+class FieldReader:
+    """Reads the fields of rows. ``aliases``: other names that a template may use, for fields of the rows."""
+
+    def __init__(self, reading: Reading, found: Notes, aliases: dict[str, str] | None = None) -> None:
+        self._reading, self._notes, self._aliases = reading, found, aliases or {}
+        self._taken = _TAKEN | {REFERENCE} if reading.drop_last_answer else _TAKEN
+        self._template = None
+        if reading.prompt_template is not None:
+            from vllm_hpc.rows.template import PromptTemplate
+
+            self._template = PromptTemplate(reading.prompt_template)
+
+    def rename(self, fields: Row) -> Row:
+        """The fields under their new names (--rename). Raises RowError if a row has the new name, too."""
+        new_names = self._reading.rename
+        used = new_names.keys() & fields.keys()
+        if not used:
+            return fields
+        self._notes.renamed |= used
+        for old in used:
+            new = new_names[old]
+            if new in fields and new not in used:
+                gone = next((name for name in (new, old) if fields[name] is None), None)
+                if gone is None:
+                    raise RowError(f"it has {new!r} beside {old!r} (--rename {old}={new}): rename that one as well")
+                fields = {name: value for name, value in fields.items() if name != gone}
+        return {new_names.get(name, name): value for name, value in fields.items()}
+
+    def meaning(self, fields: Row) -> set[str]:
+        """The fields that have a meaning, and are not only copied."""
+        own = {*INPUT_FIELDS, "lora", self._reading.prompt_column or "prompt"}
+        if not own & set(_PROMPTS) & fields.keys():
+            own.add(CONVERSATIONS)
+        used = self._template.names if self._template else ()
+        return own.union(fields) if "row" in used else own.union(self._aliases.get(name, name) for name in used)
+
+    def __call__(self, fields: Row, number: int) -> Row:
+        """Fields of which exactly one is a prompt or a chat, without nulls that mean 'not given'. Raises RowError."""
+        if None in fields.values():
+            fields = {name: value for name, value in fields.items() if value is not None or name not in NULLABLE}
+        if self._reading.makes_prompt:
+            fields = self._with_prompt(fields, number)
+        elif CONVERSATIONS in fields and not ("prompt" in fields or "messages" in fields):
+            fields = {("messages" if name == CONVERSATIONS else name): value for name, value in fields.items()}
+            fields["messages"] = messages_of(fields["messages"])
+        if ("prompt" in fields) == ("messages" in fields):
+            raise RowError(without_prompt(fields))
+        return fields if self._taken.isdisjoint(fields) else self._apart(fields, self._clashing(fields), number)
+
+    def _with_prompt(self, fields: Row, number: int) -> Row:
+        """The fields with a prompt from the column or the template; a prompt that was there is only copied."""
+        column = self._reading.prompt_column
+        if self._template is not None:
+            try:
+                prompt: Any = self._template.render(fields | self._aliased(fields))
+            except RowError as error:
+                raise RowError(_with_hint(str(error), fields)) from None
+        elif fields.get(column or "") is None:
+            words = f"the row has no {column!r} (--prompt-column), only {some_names(fields)}"
+            raise RowError(_with_hint(words, fields))
+        else:
+            prompt = fields[column or ""]
+            check_prompt(prompt, str(column))
+            fields = {name: value for name, value in fields.items() if name != column}
+        fields = self._apart(fields, [name for name in _PROMPTS if name in fields], number)
+        return {**fields, "prompt": prompt}
+
+    def _aliased(self, fields: Row) -> Row:
+        return {name: fields[own] for name, own in self._aliases.items() if own in fields}
+
+    def _clashing(self, fields: Row) -> list[str]:
+        return [name for name in fields if name in self._taken and not (name == "task" and fields[name] in TASKS)]
+
+    def _apart(self, fields: Row, names: list[str], number: int) -> Row:
+        """The fields with these names changed to free ones."""
+        if not names:
+            return fields
+        new_names = {name: _free_name(name, fields) for name in names}
+        self._notes.add(notes.RENAMED, number, (f"{old!r} as {new!r}" for old, new in new_names.items()))
+        return {new_names.get(name, name): value for name, value in fields.items()}
+
+
+def _free_name(name: str, fields: Row) -> str:
+    free, number = f"in_{name}", 2
+    while free in fields:
+        free, number = f"in_{name}_{number}", number + 1
+    return free
+
+
+def without_prompt(fields: Row) -> str:
+    """Why a row has no prompt, and which option would make one."""
+    if "prompt" in fields:
+        return "a row needs either 'prompt' or 'messages', not both"
+    if "body" in fields and "custom_id" in fields:
+        return "this is an OpenAI batch request, but the first line is not: use one kind per file"
+    words = f"a row needs either 'prompt' or 'messages', this one has {some_names(fields)}"
+    if (hinted := _with_hint(words, fields)) != words:
+        return hinted
+    for name, value in fields.items():
+        if is_turns(value):
+            return f"{words}: use --rename {name}={CONVERSATIONS}"
+    text = next((name for name, value in fields.items() if isinstance(value, str) and name.isidentifier()), None)
+    if text is None:
+        return words
+    return f"{words}: use --prompt-column {text}, or --prompt-template with {{{{ {text} }}}}"
+
+
+def some_names(names: Any, most: int = _MOST_NAMES) -> str:
+    """A list of names for an error."""
+    shown = ", ".join(repr(name) for name in list(names)[:most])
+    return f"{shown} ..." if len(names) > most else shown or "nothing"
+
+
+def _with_hint(words: str, fields: Row) -> str:
+    """An error with what such a row is, if it comes from an output file."""
+    error = fields.get("error")
+    if isinstance(error, dict) and {"type", "message"} <= error.keys():
+        hint = "an earlier job wrote it for a row with an error: leave these out, as jq -c 'select(.error | not)' does"
+    elif "custom_id" in fields and "response" in fields:
+        hint = "it is a line of an OpenAI batch's output, which has no prompt: use the batch's input"
+    else:
+        return words
+    return f"{words}; {hint}"

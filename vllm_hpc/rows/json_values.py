@@ -1,0 +1,172 @@
+"""Reads JSON that is not one object a line: an array of objects, or objects written over several lines."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from vllm_hpc.rows.decode import not_utf8
+from vllm_hpc.rows.input_file import InputFile
+from vllm_hpc.rows.jsonl import BOM, MAX_LINE, kind_of_value, of_one_url, refuse_options
+from vllm_hpc.rows.notes import Notes
+from vllm_hpc.rows.reading import AS_IT_IS, Reading
+from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.rows.row_maker import RowMaker
+from vllm_hpc.spec.errors import InputError
+
+_CHUNK = 1 << 16
+# Bytes of a line that are looked at, to see what the file is.
+_LINE = 1 << 16
+_SPACE = re.compile(r"[ \t\r\n]*")
+_scan = json.JSONDecoder().raw_decode
+
+
+def is_array_or_spread(file: InputFile) -> bool:
+    """Whether a file is an array, or has its first object over several lines (as jq prints it).
+
+    Raises InputError, OSError.
+    """
+    with file.open() as stream:
+        line = stream.readline(_LINE).removeprefix(BOM)
+        while line.isspace():
+            line = stream.readline(_LINE)
+    begin = line.lstrip()
+    return begin.startswith(b"[") or begin.rstrip() == b"{"
+
+
+class JsonSource:
+    """A .json file, or a .jsonl that is in fact one. Rows are read one at a time, whatever the file's size.
+
+    ``is_blank``, ``url``, ``notes``: see jsonl.LineSource.
+    """
+
+    def __init__(self, file: InputFile, reading: Reading = AS_IT_IS) -> None:
+        self.file, self.reading = file, reading
+        first = self._first()
+        self.is_blank = first == b""
+        self._line_kind = kind_of_value(first or b"", reading)
+        self.kind = "openai" if self._line_kind == "openai" else "json"
+        refuse_options(file, self.kind, reading)
+        self.notes = Notes(self.place)
+        self.url: str | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of the file that was read, from 0 to 1."""
+        return self.file.share
+
+    @property
+    def unpacked(self) -> int:
+        """Unpacked bytes that were read."""
+        return self.file.unpacked
+
+    def place(self, number: int) -> str:
+        """The position of the row that begins on line ``number``, for errors."""
+        return f"{self.file}:{number}"
+
+    def rows(self, first: int = 0) -> Iterator[tuple[int, Row]]:
+        """Line number and normalised row; the first row gets the index ``first``. Raises InputError, OSError."""
+        self.notes = Notes(self.place)
+        with self.file.open() as stream:
+            rows = self._rows(stream, first)
+            yield from of_one_url(self, rows) if self.kind == "openai" else rows
+
+    def _rows(self, stream: BinaryIO, first: int) -> Iterator[tuple[int, Row]]:
+        values = JsonValues(stream)
+        maker = RowMaker(self._line_kind, self.reading, self.notes)
+        try:
+            for index, text in enumerate(values, first):
+                row = maker.of_line(text, index, values.line)
+                assert row is not None  # a value is never blank
+                yield values.line, row
+        except RowError as error:
+            raise InputError(f"{self.place(values.line)}: item {values.count}: {error}") from None
+
+    def _first(self) -> bytes | None:
+        """The first value; empty if there is none, None if it is not JSON."""
+        with self.file.open() as stream:
+            try:
+                return next(iter(JsonValues(stream)), b"")
+            except RowError:  # raised again when it is read as a row
+                return None
+
+
+class JsonValues:
+    """The values of an array, or values that follow each other, as text. Raises RowError.
+
+    ``line``: where the last one began; ``count``: how many there were.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text, self._place, self._is_whole = "", 0, False
+        self._at = self.line = 1
+        self.count = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        is_array = self._next() == "["
+        self._place += is_array
+        while (sign := self._next()) != ("]" if is_array else ""):
+            if self.count and is_array:
+                if sign != ",":
+                    raise RowError("not valid JSON: ',' or ']' expected after it" if sign else _CUT)
+                self._place += 1
+                self._next()
+            self.count, self.line = self.count + 1, self._at
+            yield self._value()
+        self._place += is_array
+        if self._next():
+            raise RowError("not valid JSON: something follows the array: remove it")
+
+    def _next(self) -> str:
+        """The next character that is not blank; empty at the end."""
+        while True:
+            end = _SPACE.match(self._text, self._place).end()  # type: ignore[union-attr]  # it matches nothing, too
+            self._pass(end)
+            if end < len(self._text) or self._is_whole:
+                return self._text[end : end + 1]
+            self._read()
+
+    def _value(self) -> bytes:
+        while True:
+            try:
+                _, end = _scan(self._text, self._place)
+            except (RecursionError, ValueError) as error:
+                is_cut = isinstance(error, json.JSONDecodeError) and not self._is_whole
+                if not is_cut or len(self._text) - self._place > MAX_LINE:
+                    raise RowError(self._explain(error)) from None
+            else:
+                if end < len(self._text) or self._is_whole:
+                    text = self._text[self._place : end]
+                    self._pass(end)
+                    return text.encode("utf-8", "surrogatepass")
+            self._read()
+
+    def _explain(self, error: Exception) -> str:
+        if not self._text[self._place :]:
+            return _CUT
+        words = (
+            error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number of 4300 digits"
+        )
+        return f"not valid JSON: {words}: write an array of objects, or one complete object per line"
+
+    def _pass(self, end: int) -> None:
+        self._at += self._text.count("\n", self._place, end)
+        self._place = end
+
+    def _read(self) -> None:
+        """Read on, at least as much as is waiting: a long value is scanned again a few times only."""
+        data = self._stream.read(max(_CHUNK, len(self._text) - self._place))
+        self._is_whole = not data
+        try:
+            self._text = self._text[self._place :] + self._decoder.decode(data, final=self._is_whole)
+        except UnicodeDecodeError:
+            raise RowError(not_utf8(data)) from None
+        self._place = 0
+
+
+_CUT = "not valid JSON: the file ends within the array: is it complete?"

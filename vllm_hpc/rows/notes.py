@@ -1,0 +1,119 @@
+"""What is said of an input once, however many rows it is true of: how many they are, and where the first is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+# Names that a note lists; a file may have any number of them.
+_MOST_NAMES = 12
+
+# The kinds of notes.
+ANSWERED = "answered"
+DROPPED = "dropped"
+RENAMED = "renamed"
+NOT_FINITE = "not finite"
+HALVES = "halves"
+UNREADABLE = "unreadable"
+UNNAMED = "unnamed"
+
+
+class _Found(msgspec.Struct):
+    first: str
+    count: int = 0
+    names: dict[str, None] = {}
+
+
+class Notes:
+    """The notes on one file or several. ``place`` gives the place of a row by its number."""
+
+    def __init__(self, place: Callable[[int], str] = str) -> None:
+        self.place = place
+        self._found: dict[str, _Found] = {}
+        # The names in --rename that some row has.
+        self.renamed: set[str] = set()
+
+    def add(self, kind: str, number: int, names: Iterable[str] = ()) -> None:
+        """Count a row."""
+        found = self._found.get(kind)
+        if found is None:
+            found = self._found[kind] = _Found(self.place(number))
+        found.count += 1
+        if len(found.names) <= _MOST_NAMES:
+            found.names.update(dict.fromkeys(names))
+
+    def first(self, kind: str) -> str:
+        """The place and the name of the first row of a kind that was found."""
+        found = self._found[kind]
+        return f"{found.first}: {next(iter(found.names))}"
+
+    def join(self, other: Notes) -> None:
+        """Add the notes of a later file."""
+        self.renamed |= other.renamed
+        for kind, theirs in other._found.items():
+            ours = self._found.setdefault(kind, _Found(theirs.first))
+            ours.count += theirs.count
+            ours.names.update(theirs.names)
+
+    def lines(self) -> list[str]:
+        """The notes as sentences."""
+        found = [
+            (words(self._found[kind]), self._found[kind].first) for kind, words in _WORDS.items() if kind in self._found
+        ]
+        return [f"{words} (the first: {first})" for words, first in found]
+
+
+def _answered(found: _Found) -> str:
+    rows = "1 row ends" if found.count == 1 else f"{found.count:,} rows end"
+    return (
+        f"{rows} with the assistant's turn: use --drop-last-answer, or continue_final_message in chat_template_kwargs"
+    )
+
+
+def _dropped(found: _Found) -> str:
+    return f"{_rows(found)}: the last answer is not in the prompt, but copied to the output as 'reference'"
+
+
+def _renamed(found: _Found) -> str:
+    return f"{_rows(found)}: fields whose names have a meaning here are copied under others: {_names(found)}"
+
+
+def _not_finite(found: _Found) -> str:
+    return f"{_rows(found)}: NaN or infinity is read as null, in {_names(found)}"
+
+
+def _halves(found: _Found) -> str:
+    return f"{_rows(found)}: half of a surrogate pair is read as U+FFFD, in {_names(found)}"
+
+
+def _unreadable(found: _Found) -> str:
+    becomes = "becomes an error row" if found.count == 1 else "become error rows"
+    return f"{_rows(found)} cannot be run and {becomes}: {next(iter(found.names))}"
+
+
+def _unnamed(found: _Found) -> str:
+    return (
+        f"column 1 has no name and is copied as {_names(found)}: leave it out with to_csv(..., index=False) in pandas, "
+        "row.names = FALSE in R"
+    )
+
+
+def _rows(found: _Found) -> str:
+    return "1 row" if found.count == 1 else f"{found.count:,} rows"
+
+
+def _names(found: _Found) -> str:
+    shown = list(found.names)[:_MOST_NAMES]
+    return ", ".join(shown) + (" ..." if len(found.names) > _MOST_NAMES else "")
+
+
+_WORDS: dict[str, Callable[[_Found], str]] = {
+    UNREADABLE: _unreadable,
+    ANSWERED: _answered,
+    DROPPED: _dropped,
+    RENAMED: _renamed,
+    NOT_FINITE: _not_finite,
+    HALVES: _halves,
+    UNNAMED: _unnamed,
+}
