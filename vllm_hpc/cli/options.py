@@ -86,10 +86,14 @@ count = click.IntRange(min=1)
 many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
 lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
 INPUT_HELP = (
-    "Prompts: .jsonl (rows with prompt or messages, or an OpenAI batch), .txt (one per line), .csv or .parquet; "
-    "compressed or not; also a folder, a quoted pattern ('shards/*.jsonl'), or - for standard input. May be repeated. "
-    "Without it, two sample prompts (plan: none)."
+    "Prompts: .jsonl or .json (rows with prompt or messages, or an OpenAI batch), .txt (one per line), .csv, .tsv or "
+    ".parquet; compressed or not; also a folder, a quoted pattern ('shards/*.jsonl'), or - for standard input. May be "
+    "repeated. Without it, two sample prompts (plan: none)."
 )
+COLUMN_HELP = "The field with the prompt, if it is not called prompt."
+TEMPLATE_HELP = "Make each prompt from the row's fields, with a Jinja text: 'Summarise: {{ abstract }}'."
+RENAME_HELP = "Give a field of the input another name, before anything else: question=prompt."
+DROP_HELP = "Leave the assistant's last turn out of the prompt; it is copied to the output as reference."
 GPU_HELP = "The nodes' GPU, for the memory check: h100-80, a100-40, mi250x ..., or its memory: 80G."
 SCHEDULER_HELP = "Scheduler. auto: the profile's; else Slurm if sbatch works, PBS if qsub does, else local."
 SEED_ROWS_HELP = "Give each row a seed, from --seed and its id: sampled text then does not depend on layout or order."
@@ -116,6 +120,10 @@ PROFILE_HELP = (
 REQUEST_OPTIONS = [
     click.argument("model", required=False),
     click.option("--input", metavar="FILE", help=INPUT_HELP, **lines),
+    click.option("--prompt-column", metavar="NAME", help=COLUMN_HELP),
+    click.option("--prompt-template", metavar="TEXT", help=TEMPLATE_HELP),
+    click.option("--rename", type=KeyValue(typed=False), metavar="OLD=NEW", help=RENAME_HELP, **many),
+    click.option("--drop-last-answer", is_flag=True, default=None, help=DROP_HELP),
     click.option("--nodes", type=count, help="Nodes."),
     click.option("--gpus-per-node", type=count, help="GPUs, and so ranks, per node; on the CPU, ranks."),
     click.option("--tp", type=count, help="Tensor parallel size."),

@@ -8,7 +8,7 @@ is normalised into input.jsonl.zst if it is larger, a frame for each block.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -17,6 +17,7 @@ from vllm_hpc.jobfolder.input import ZSTD_FRAMES, IndexedFile, InputIndex
 from vllm_hpc.jobfolder.records import write_json
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.jsonl import LineSource
+from vllm_hpc.rows.notes import DROPPED
 from vllm_hpc.rows.read import Source, Sources, checked_rows, find_sources, sample_rows
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row
@@ -54,9 +55,18 @@ class Intake:
         """The share of the files that was read, from 0 to 1."""
         return self._sources.share if self._sources else 1.0
 
-    def notes(self) -> list[str]:
-        """What was left out, and what is to be said once of the rows; complete after all rows were read."""
-        return [*self._sources.notes, *self._sources.row_notes.lines()] if self._sources else []
+    def notes(self, engine: Mapping[str, object], is_sample: bool = False) -> list[str]:
+        """What was left out, and what is to be said once of the rows, in a job with these engine arguments.
+
+        Complete after all rows were read; ``is_sample``: only the first ones were.
+        """
+        if self._sources is None:
+            return []
+        found = self._sources.row_notes
+        is_vain = self._reading.drop_last_answer and not found.has(DROPPED)
+        vain = ["--drop-last-answer: no row ends with the assistant's turn"] if is_vain else []
+        said = [*vain, *found.lines(embeds=engine.get("runner") == "pooling")]
+        return [*self._sources.notes, *(f"in the first rows: {note}" if is_sample else note for note in said)]
 
     def rows(self) -> Iterator[Row]:
         """Read the rows, normalised and checked. Raises InputError."""

@@ -20,6 +20,7 @@ from vllm_hpc.jobs.job import Job
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.resolve import resolve_options
+from vllm_hpc.rows.reading import Reading
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import lifecycle_text
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -119,7 +120,7 @@ def prepare_untuned(job: ResolvedJob) -> Prepared:
 
 
 def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) -> Prepared:
-    intake, lifecycle = Intake(job.request.input), lifecycle_text()
+    intake, lifecycle = Intake(job.request.input, reading=Reading.of(job.request)), lifecycle_text()
     plan = make_plan(job, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(job.request.lora)
     check_fits(plan)
@@ -137,7 +138,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         script=render_job(job, plan.layout, folder, lifecycle),
         lifecycle=lifecycle,
         definition=definition,
-        notes=(*_rehearsal_notes(job.request, plan), *intake.notes(), *unused_options(job)),
+        notes=(*_rehearsal_notes(job.request, plan), *intake.notes(job.request.engine), *unused_options(job)),
     )
 
 

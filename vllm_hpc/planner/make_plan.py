@@ -21,6 +21,7 @@ from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, measure_workload
+from vllm_hpc.rows.reading import Reading
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
@@ -55,7 +56,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     """
     job = job.asking(engine=typed("engine", job.request.engine))
     known = _inspect(job)
-    intake = intake or Intake(job.request.input)
+    intake = intake or Intake(job.request.input, reading=Reading.of(job.request))
     rows = _measure_input(job.request, known, whole_input, intake)
     notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     if known.shape is None:
@@ -75,7 +76,8 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     if job.runs_here:
         _check_local(job, plan.layout)
     _check_scheduler(job, plan.layout)
-    notes += [*plan.reasons, *known.notes, *intake.notes(), *unused_options(job)]
+    said = intake.notes(job.request.engine, rows is not None and rows.is_sample)
+    notes += [*plan.reasons, *known.notes, *said, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes))
 
 

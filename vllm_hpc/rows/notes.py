@@ -56,12 +56,14 @@ class Notes:
             ours.count += theirs.count
             ours.names.update(theirs.names)
 
-    def lines(self) -> list[str]:
-        """The notes as sentences."""
-        found = [
-            (words(self._found[kind]), self._found[kind].first) for kind, words in _WORDS.items() if kind in self._found
-        ]
-        return [f"{words} (the first: {first})" for words, first in found]
+    def has(self, kind: str) -> bool:
+        """Whether there is a row of a kind."""
+        return kind in self._found
+
+    def lines(self, embeds: bool = False) -> list[str]:
+        """The notes as sentences. ``embeds``: the job makes embeddings, of which a chat may end with any turn."""
+        kinds = [kind for kind in _WORDS if kind in self._found and not (embeds and kind == ANSWERED)]
+        return [f"{_WORDS[kind](self._found[kind])} (the first: {self._found[kind].first})" for kind in kinds]
 
 
 def _answered(found: _Found) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.prompt_options import with_prompt, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
 from vllm_hpc.spec.toml_file import read_toml
@@ -35,7 +36,7 @@ def read_options(options: dict[str, Any]) -> Given:
     The keys of ``options`` are the long options with underscores; None means not given. If ``model`` is a folder
     with a job.toml, it is read first and the options override it. Raises RequestError.
     """
-    given = {key: _plain(value) for key, value in options.items() if value is not None}
+    given = with_prompt({key: _plain(value) for key, value in options.items() if value is not None})
     definition = find_definition(str(given["model"])) if "model" in given else None
     if definition is None:
         missing = "MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml"
@@ -142,6 +143,7 @@ def _beside(folder: Path, given: str) -> str:
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Merge options; ``above`` overrides ``below``, in tables (sampling, engine, env, rehearse) key by key."""
+    below = without_overridden(below, above)
     merged = {**below, **above}
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(below.get(key), dict):

@@ -14,6 +14,8 @@ _EXAMPLES = {
     "template_dir": '"templates"', "template": '"slurm.sbatch.j2"', "head_suffix": '"i"',
     "head_command": '"hostname -i"', "setup": '["module load cuda"]', "directive": '["--constraint=h100"]',
     "chunk": '["system=polaris"]', "resources": '["filesystems=home"]', "launcher_options": '["--cpu-bind=none"]',
+    "prompt_column": '"question"', "prompt_template": '"Summarise: {{ abstract }}"',
+    "rename": '{ question = "prompt" }',
     "env": '{ NCCL_DEBUG = "INFO" }', "sampling": "{ top_k = 20 }", "engine": "{ max_num_seqs = 64 }",
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, LEAST_LEAD_S, LONGEST_LEAD_S, check_lead, lead_s
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.messages import explain_mismatch
+from vllm_hpc.spec.prompt_options import check_prompt_options
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
 from vllm_hpc.spec.sampling import check_sampling
@@ -67,6 +68,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: int = 0
     seed_rows: bool = False
     lora: list[str] = []
+    prompt_column: str | None = None
+    prompt_template: str | None = None
+    rename: dict[str, str] = {}
+    drop_last_answer: bool = False
     sampling: dict[str, Any] = {}
     engine: dict[str, Any] = {}
     env: dict[str, str] = {}
@@ -97,6 +102,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise RequestError("--input must be a file or a list of files, not an empty list: leave it out")
         given = {key: getattr(self, key) for key in ("max_tokens", "temperature", "top_p", "seed")}
         check_sampling(given, self.sampling, self.seed_rows)
+        check_prompt_options(self.prompt_column, self.prompt_template, self.rename)
         check_lead(self.drain_lead, self.time)
         if self.rehearse_set != Rehearsal() and not self.rehearse:
             raise RequestError(NOT_REHEARSED)

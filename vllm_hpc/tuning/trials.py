@@ -20,6 +20,7 @@ from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.submit import prepare_untuned
 from vllm_hpc.planner.make_plan import make_plan
 from vllm_hpc.planner.tuned import Setting, Subject, Trial
+from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import RefusedError, RequestError, SubmitError
@@ -96,7 +97,8 @@ class Bench:
         if request.input is None:
             self._job = self._with_random_rows(rows, prompt)
         self._trials = 0
-        self.row_count = sum(1 for _ in Intake(self._job.request.input).rows())
+        request = self._job.request
+        self.row_count = sum(1 for _ in Intake(request.input, reading=Reading.of(request)).rows())
 
     def _check_size(self, rows: int, prompt: int, start: Setting) -> None:
         """Refuse too many rows, and rows too long for the model or the given max_model_len."""

@@ -1,0 +1,49 @@
+"""The options that say where a row's prompt is: --prompt-column, --prompt-template, --rename; in Python ``prompt``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_hpc.spec.errors import RequestError
+
+# A template is compiled, and a job.toml may hold a long one.
+_MOST_CHARACTERS = 1 << 20
+_BOTH = "--prompt-column and --prompt-template are both given: keep one"
+
+
+def check_prompt_options(column: str | None, template: str | None, rename: dict[str, str]) -> None:
+    """Refuse options that contradict each other. Raises RequestError. A template is compiled later, with the rows."""
+    if column is not None and template is not None:
+        raise RequestError(_BOTH)
+    if column is not None and not column.strip():
+        raise RequestError("--prompt-column must be the name of a column")
+    if template is not None and not template.strip():
+        raise RequestError("--prompt-template must be a text such as 'Summarise: {{ abstract }}'")
+    if template is not None and len(template) > _MOST_CHARACTERS:
+        raise RequestError(f"--prompt-template has {len(template)} characters: use at most {_MOST_CHARACTERS}")
+    for old, new in rename.items():
+        if not old.strip() or not new.strip():
+            raise RequestError(f"--rename must be OLD=NEW, two names, not '{old}={new}'")
+        if list(rename.values()).count(new) > 1:
+            raise RequestError(f"--rename gives two fields the name {new!r}: give each its own")
+
+
+def with_prompt(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with ``prompt`` (from Python) as the column or the template that it is. Raises RequestError."""
+    if "prompt" not in options:
+        return options
+    options = dict(options)
+    prompt = options.pop("prompt")
+    if not isinstance(prompt, str):
+        raise RequestError("prompt must be the name of a column, or a template such as 'Summarise: {{ abstract }}'")
+    if given := {"prompt_column", "prompt_template"} & options.keys():
+        raise RequestError(f"prompt and {min(given)} are both given: keep one")
+    is_template = "{{" in prompt or "{%" in prompt
+    return {**options, "prompt_template" if is_template else "prompt_column": prompt}
+
+
+def without_overridden(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """job.toml's options without its column or template, if ``above`` says otherwise."""
+    if not {"prompt_column", "prompt_template"} & above.keys():
+        return below
+    return {key: value for key, value in below.items() if key not in ("prompt_column", "prompt_template")}
