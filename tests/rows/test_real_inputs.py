@@ -379,6 +379,12 @@ def test_a_rename_that_does_not_fit_is_refused(tmp_path: Path, row: Row, said: s
         ({"id": "r", "custom_id": "a", "response": None, "error": None}, "a line of an OpenAI batch's output"),
         ({"prompt": [{"role": "user", "content": "a"}]}, "use --rename prompt=messages"),
         ({"prompt": {"0": "a"}}, "orient='records', lines=True"),
+        ({"prompt": "a", "id": [1]}, "'id' must be a string or a whole number: write rows, not columns"),
+        ({"custom_id": "a", "params": {"messages": HI}}, "as jq -c '. + {messages: .params.messages}' does"),
+        ({"contents": [{"role": "user", "parts": [{"text": "a"}]}]}, "'contents' is a chat in Gemini's form"),
+        ({"version": "1", "data": [{"title": "t"}]}, "if the rows are in 'data', take them out, as jq -c"),
+        ({"question_id": "7", "category": "c", "question": "q"}, "use --prompt-column question"),
+        ({"uuid": "7", "headline": "h"}, "use --prompt-column headline"),
         ({"messages": [{"from": "human", "value": "a"}]}, "use --rename messages=conversations"),
     ],
     ids=str,
@@ -422,6 +428,27 @@ def test_turns_of_every_maker_are_read(tmp_path: Path, turns: list[tuple[str, st
     with_roles = [{"role": who, "content": said} for who, said in turns]
     (again,), _ = noted(tmp_path, {"conversations": with_roles, "lang": "en"}, drop_last_answer=True)
     assert again == row
+
+
+def test_turns_in_columns_are_turns(tmp_path: Path) -> None:
+    """As datasets writes a Sequence of structs."""
+    rows = lines(
+        tmp_path,
+        {"conversations": {"from": ["human", "gpt"], "value": ["a", "b"]}},
+        {"messages": {"role": ["user"], "content": ["a"]}},
+    )
+    assert [len(row["messages"]) for row in rows] == [2, 1]
+    assert "'conversations' must be a list of turns" in refusal(
+        tmp_path, {"conversations": {"from": ["a"], "value": []}}
+    )
+
+
+def test_a_system_prompt_beside_turns_is_said(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "a"}]
+    given = {"conversations": turns, "system": "s"}
+    (row, _), (note,) = noted(tmp_path, given, {"conversations": turns, "system": None})
+    assert row["system"] == "s"
+    assert note.startswith("1 row: 'system' beside 'conversations' is copied, and no part of the prompt")
 
 
 def test_turns_beside_a_prompt_are_data(tmp_path: Path) -> None:
@@ -537,6 +564,24 @@ def test_half_a_character_in_an_openai_batch(tmp_path: Path) -> None:
     assert row.pop("error")["message"].endswith(HALF.replace("prompt", "body"))
     batch = {"custom_id": "a", "url": "/v1/chat/completions", "model": None}
     assert row == {"index": 0, "id": "a", "batch": batch}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{'prompt': 'a'}", "write json.dumps(row), not str(row)"),
+        ('{"prompt": "a"},', "remove the comma at the end of each line, or write one array"),
+        ('{"prompt": "a"', "write one complete object per line"),
+    ],
+)
+def test_advice_fits_the_line(tmp_path: Path, line: str, said: str) -> None:
+    assert said in refusal(tmp_path, line)
+
+
+def test_a_byte_that_python_kept_is_called_so(tmp_path: Path) -> None:
+    """As open(..., errors="surrogateescape") and a terminal's arguments give it."""
+    (row, _), _ = noted(tmp_path, r'{"prompt": "\udc97"}', {"prompt": "b"})
+    assert "half of a surrogate pair, \\udc97, which is no character: was it read with" in row["error"]["message"]
 
 
 def test_an_input_of_which_no_row_can_be_run_is_refused(tmp_path: Path) -> None:

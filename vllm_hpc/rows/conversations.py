@@ -17,9 +17,19 @@ _ROLES = {
 
 def messages_of(turns: Any) -> list[Row]:
     """The turns as messages. Raises RowError, which names the turn."""
+    turns = rows_of_columns(turns)
     if not isinstance(turns, list) or not turns:
         raise RowError(f'{CONVERSATIONS!r} must be a list of turns, such as {{"from": "human", "value": "Hi"}}')
     return [_message(turn, number) for number, turn in enumerate(turns, 1)]
+
+
+def rows_of_columns(value: Any) -> Any:
+    """A list of objects from an object of lists, as datasets writes a Sequence of structs; any other value as it is."""
+    if not isinstance(value, dict) or not value or not all(isinstance(column, list) for column in value.values()):
+        return value
+    if len({len(column) for column in value.values()}) > 1:
+        return value
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
 
 
 def is_turns(value: Any) -> bool:

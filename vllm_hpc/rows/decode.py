@@ -67,9 +67,7 @@ def settle(fields: Row, meaning: Collection[str] | None) -> Settled:
         settled[odd.settle(name)] = odd.settle(value)
         shown = repr(odd.settle(name))
         if odd.not_finite and (meaning is None or name in meaning):
-            raise RowError(
-                f"{shown} contains {odd.not_finite}, which JSON does not have: write a number, or leave it out"
-            )
+            raise RowError(f"{shown} contains {odd.not_finite}, which JSON does not have: write a number, or null")
         if odd.half and (meaning is None or name in meaning):
             found = found._replace(unreadable=f"{shown} contains {odd.words}")
         elif odd.half:
@@ -89,6 +87,8 @@ def decode_line(raw: bytes) -> str:
 
 def not_utf8(raw: bytes) -> str:
     """What is wrong with bytes that are not UTF-8."""
+    if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "not UTF-8 but UTF-32: convert the file with iconv -f UTF-32 -t UTF-8"
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "not UTF-8 but UTF-16 (as Excel's 'Unicode Text'): convert the file with iconv -f UTF-16 -t UTF-8"
     return "not UTF-8: convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
@@ -106,7 +106,10 @@ class _Odd:
             return f"{self.not_finite}, which JSON does not have"
         if not self.half:
             return ""
-        return f"half of a surrogate pair, \\u{ord(self.half):04x}, which is no character: was the text cut inside one?"
+        half = f"half of a surrogate pair, \\u{ord(self.half):04x}, which is no character"
+        if "\udc80" <= self.half <= "\udcff":
+            return f"{half}: was it read with errors='surrogateescape', which keeps bytes that are not UTF-8?"
+        return f"{half}: was the text cut inside one?"
 
     def settle(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -137,9 +140,17 @@ def _refusal(line: bytes, error: Exception) -> RowError:
     except (RecursionError, ValueError):
         odd = _Odd()
     if not odd.words:
-        return RowError(f"not valid JSON: {error}: write one complete object per line")
+        return RowError(f"not valid JSON: {error}: {_advice(line.strip())}")
     _check_keys(line)
     return LooseError(value, f"it contains {odd.words}")
+
+
+def _advice(line: bytes) -> str:
+    if line.startswith(b"{'"):
+        return "write json.dumps(row), not str(row)"
+    if line.endswith(b"},"):
+        return "remove the comma at the end of each line, or write one array"
+    return "write one complete object per line"
 
 
 def _finite(text: str) -> float:

@@ -6,7 +6,8 @@ from typing import Any
 
 from vllm_hpc.rows import notes
 from vllm_hpc.rows.answers import REFERENCE
-from vllm_hpc.rows.conversations import CONVERSATIONS, is_turns, messages_of
+from vllm_hpc.rows.conversations import CONVERSATIONS, messages_of
+from vllm_hpc.rows.missing_prompt import some_names, with_hint, without_prompt
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.plain import check_prompt
 from vllm_hpc.rows.reading import Reading
@@ -15,7 +16,6 @@ from vllm_hpc.rows.row import INPUT_FIELDS, NULLABLE, OUTPUT_FIELDS, TASKS, Row,
 # Fields that mean something else in a normalised row, or that an output row has.
 _TAKEN = OUTPUT_FIELDS | {"batch", "task"}
 _PROMPTS = ("prompt", "messages")
-_MOST_NAMES = 8
 
 
 class FieldReader:
@@ -63,6 +63,8 @@ class FieldReader:
         elif CONVERSATIONS in fields and not ("prompt" in fields or "messages" in fields):
             fields = {("messages" if name == CONVERSATIONS else name): value for name, value in fields.items()}
             fields["messages"] = messages_of(fields["messages"])
+            if isinstance(fields.get("system"), str) and fields["messages"][0]["role"] != "system":
+                self._notes.add(notes.SYSTEM, number)
         if ("prompt" in fields) == ("messages" in fields):
             raise RowError(without_prompt(fields))
         return fields if self._taken.isdisjoint(fields) else self._apart(fields, self._clashing(fields), number)
@@ -74,10 +76,10 @@ class FieldReader:
             try:
                 prompt: Any = self._template.render(fields | self._aliased(fields))
             except RowError as error:
-                raise RowError(_with_hint(str(error), fields)) from None
+                raise RowError(with_hint(str(error), fields)) from None
         elif fields.get(column or "") is None:
             words = f"the row has no {column!r} (--prompt-column), only {some_names(fields)}"
-            raise RowError(_with_hint(words, fields))
+            raise RowError(with_hint(words, fields))
         else:
             prompt = fields[column or ""]
             check_prompt(prompt, str(column))
@@ -105,39 +107,3 @@ def _free_name(name: str, fields: Row) -> str:
     while free in fields:
         free, number = f"in_{name}_{number}", number + 1
     return free
-
-
-def without_prompt(fields: Row) -> str:
-    """Why a row has no prompt, and which option would make one."""
-    if "prompt" in fields:
-        return "a row needs either 'prompt' or 'messages', not both"
-    if "body" in fields and "custom_id" in fields:
-        return "this is an OpenAI batch request, but the first line is not: use one kind per file"
-    words = f"a row needs either 'prompt' or 'messages', this one has {some_names(fields)}"
-    if (hinted := _with_hint(words, fields)) != words:
-        return hinted
-    for name, value in fields.items():
-        if is_turns(value):
-            return f"{words}: use --rename {name}={CONVERSATIONS}"
-    text = next((name for name, value in fields.items() if isinstance(value, str) and name.isidentifier()), None)
-    if text is None:
-        return words
-    return f"{words}: use --prompt-column {text}, or --prompt-template with {{{{ {text} }}}}"
-
-
-def some_names(names: Any, most: int = _MOST_NAMES) -> str:
-    """A list of names for an error."""
-    shown = ", ".join(repr(name) for name in list(names)[:most])
-    return f"{shown} ..." if len(names) > most else shown or "nothing"
-
-
-def _with_hint(words: str, fields: Row) -> str:
-    """An error with what such a row is, if it comes from an output file."""
-    error = fields.get("error")
-    if isinstance(error, dict) and {"type", "message"} <= error.keys():
-        hint = "an earlier job wrote it for a row with an error: leave these out, as jq -c 'select(.error | not)' does"
-    elif "custom_id" in fields and "response" in fields:
-        hint = "it is a line of an OpenAI batch's output, which has no prompt: use the batch's input"
-    else:
-        return words
-    return f"{words}; {hint}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_hpc.rows.conversations import CONVERSATIONS
+from vllm_hpc.rows.conversations import CONVERSATIONS, rows_of_columns
 from vllm_hpc.rows.row import Row, RowError
 
 Messages = list[dict[str, Any]]
@@ -30,6 +30,7 @@ def checked_messages(messages: Any) -> Messages:
 
     A null ``content`` stays: OpenAI writes it beside ``tool_calls``.
     """
+    messages = rows_of_columns(messages)
     if not isinstance(messages, list) or not messages:
         raise RowError("'messages' must be a list of messages")
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):

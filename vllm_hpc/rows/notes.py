@@ -17,6 +17,7 @@ NOT_FINITE = "not finite"
 HALVES = "halves"
 UNREADABLE = "unreadable"
 UNNAMED = "unnamed"
+SYSTEM = "system"
 
 
 class _Found(msgspec.Struct):
@@ -101,6 +102,10 @@ def _unnamed(found: _Found) -> str:
     )
 
 
+def _system(found: _Found) -> str:
+    return f"{_rows(found)}: 'system' beside 'conversations' is copied, and no part of the prompt: write it as a turn"
+
+
 def _rows(found: _Found) -> str:
     return "1 row" if found.count == 1 else f"{found.count:,} rows"
 
@@ -118,4 +123,5 @@ _WORDS: dict[str, Callable[[_Found], str]] = {
     NOT_FINITE: _not_finite,
     HALVES: _halves,
     UNNAMED: _unnamed,
+    SYSTEM: _system,
 }

@@ -29,7 +29,7 @@ def whole_id(given: Any) -> str | int:
     if isinstance(given, float) and given.is_integer() and abs(given) <= 2**53:
         return int(given)
     if type(given) not in (str, int):
-        raise RowError("'id' must be a string or a whole number")
+        raise RowError(f"'id' must be a string or a whole number{_COLUMNS if isinstance(given, dict | list) else ''}")
     identity: str | int = given
     return identity
 
@@ -46,9 +46,11 @@ def _hint(prompt: Any, name: str) -> str:
     """What another kind of prompt may be."""
     if is_turns(prompt):
         return f", not a chat: use --rename {name}=messages"
-    if isinstance(prompt, dict):
-        return ", not an object (pandas: to_json(..., orient='records', lines=True))"
-    return ""
+    return _COLUMNS if isinstance(prompt, dict) else ""
+
+
+# Columns instead of rows, as pandas writes by default.
+_COLUMNS = ": write rows, not columns (pandas: to_json(..., orient='records', lines=True))"
 
 
 def _check_options(fields: Row) -> None:

@@ -130,7 +130,8 @@ def _advice(delimiter: str) -> str:
 
 def _by_name(header: Header, cells: list[str], advice: str) -> Row:
     if len(cells) != len(header.fields):
-        raise RowError(f"{len(cells)} cell(s), but the header has {len(header.fields)}{advice}")
+        r_names = " (R: row.names = FALSE)" if len(cells) == len(header.fields) + 1 else ""
+        raise RowError(f"{len(cells)} cell(s), but the header has {len(header.fields)}{advice}{r_names}")
     if None in header.fields:
         place = next((place for place, name in enumerate(header.fields) if name is None and cells[place].strip()), None)
         if place is not None:
