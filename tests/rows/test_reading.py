@@ -208,6 +208,66 @@ def test_a_referenced_input_is_read_again_in_the_same_way(
     assert rows[20]["error"]["message"].startswith(f"{desk}/in.jsonl:21: 'body' contains half of a surrogate pair")
 
 
+def test_several_files_that_are_referenced_are_read_in_one_way(
+    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "10")
+    write(desk / "a.jsonl", {"q": "a", "text": 1}, {"question": "b"})
+    write(desk / "b.ndjson", {"question": "c", "text": 2}, r'{"question": "\ud83d"}')
+    options = (
+        "--prompt-template",
+        "{{ question }}!",
+        "--rename",
+        "q=question",
+        "--scheduler",
+        "slurm",
+        "--name",
+        "first",
+    )
+    result = run_cli("submit", "model", "--input", "a.jsonl", "--input", "b.ndjson", *options)
+    assert result.code == 0, result.err
+    job = JobFolder(desk / "runs" / "first")
+    assert [part.format for part in read_index(job).files] == ["jsonl", "jsonl"]
+    rows = InputReader(job).rows(0, 4)
+    assert [row.get("prompt") for row in rows] == ["a!", "b!", "c!", None]
+    assert [row["index"] for row in rows] == [0, 1, 2, 3]
+    assert rows[3]["error"]["message"].startswith(f"{desk}/b.ndjson:2: 'question' contains half")
+    unreadable, renamed = result.err.splitlines()
+    assert unreadable.endswith("(the first: b.ndjson:2)")
+    assert renamed.startswith("Note: 2 rows: fields whose names have a meaning here")
+    assert renamed.endswith("(the first: a.jsonl:1)")
+
+
+def test_a_large_array_is_stored_in_blocks(
+    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "10")
+    (desk / "in.json").write_text(json.dumps([{"q": "a"}, {"q": "b"}], indent=1))
+    options = ("--prompt-column", "q", "--scheduler", "slurm", "--name", "first")
+    assert run_cli("submit", "model", "--input", "in.json", *options).code == 0
+    index = read_index(JobFolder(desk / "runs" / "first"))
+    assert (index.path, index.format, index.reading) == ("input.jsonl.zst", "rows", AS_IT_IS)
+    assert [row["prompt"] for row in submitted(desk)] == ["a", "b"]
+
+
+def test_arrays_of_requests_are_for_one_url(desk: Path, model: Path, run_cli: Cli) -> None:
+    chat = {"custom_id": "a", "url": "/v1/chat/completions", "body": {"messages": CHAT[:1]}}
+    text = {"custom_id": "b", "url": "/v1/completions", "body": {"prompt": "a"}}
+    (desk / "a.json").write_text(json.dumps([chat]))
+    (desk / "b.json").write_text(json.dumps([text]))
+    (desk / "c.json").write_text(json.dumps([chat, text]))
+    write(desk / "d.jsonl", {"prompt": "a"})
+    for files, said in (
+        (("a.json", "b.json"), "b.json: url '/v1/completions', but a.json has '/v1/chat/completions'"),
+        (("c.json",), "c.json:1: url '/v1/completions', but the first line has '/v1/chat/completions'"),
+        (("a.json", "d.jsonl"), "a.json is an OpenAI batch, but d.jsonl is not"),
+    ):
+        given = [word for file in files for word in ("--input", file)]
+        result = run_cli("submit", "model", "--scheduler", "slurm", *given)
+        assert result.code == 2
+        assert said in result.err
+
+
 def test_an_input_json_without_a_reading_is_still_read(tmp_path: Path) -> None:
     """As 0.1 writes it, and as it is where no option is given."""
     folder = make_job(tmp_path / "job")
