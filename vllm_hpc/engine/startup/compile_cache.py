@@ -18,9 +18,11 @@ import shutil
 import tarfile
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 import msgspec
 
@@ -41,6 +43,9 @@ _NOT_COMPILED_IN = frozenset({
 })  # fmt: skip
 # Archives that were not read for two months are removed: each has some 50 MB, in a home directory.
 _UNUSED_S = 60 * 86_400.0
+# The longest name and the latest time (in the year 2100) that every file system takes.
+_LONGEST, _LATEST = 255, 4_102_444_800
+_NOT_KEPT, _UNREAD = "compiled code is not kept", "the archive of compiled code is not read"
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
@@ -50,8 +55,9 @@ class CompiledCode:
     def __init__(self, record: JobRecord, place: Place, local_rank: int) -> None:
         self._is_ours = not any(name in os.environ for name in _VARIABLES)
         self._publishes = place.replica == 0  # all others compile the same
+        self._record = record
         # Compiled code carries the number of its device.
-        self._name = f"{_key(record)}/rank-{place.rank}-{local_rank}"
+        self._rank = f"rank-{place.rank}-{local_rank}"
         self._archive = Path()
         self._folder: Path | None = None
         self._known: set[str] = set()
@@ -60,34 +66,40 @@ class CompiledCode:
         """Fill this node's folder and point vLLM to it. Call it before vLLM is imported."""
         if not self._is_ours:
             return
-        try:
-            self._archive = cache_folder() / "compiled" / f"{self._name}.tar"
-            folder = _own_folder() / self._name
+        with _ends_no_job(_NOT_KEPT):  # this node may have no home directory
+            name = f"{_key(self._record)}/{self._rank}"
+            self._archive = cache_folder() / "compiled" / f"{name}.tar"
+            folder = _own_folder() / name
             if not folder.exists():
                 _unpack(self._archive, folder)
             with suppress(OSError):
                 os.utime(self._archive)  # it is in use
             if self._publishes:
                 self._known = _names(self._archive)
-        except OSError as error:  # this node may have no home directory
-            print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
-            return
-        self._folder = folder
-        os.environ.update({name: str(folder / part) for name, part in _VARIABLES.items()})
+            self._folder = folder
+            os.environ.update({name: str(folder / part) for name, part in _VARIABLES.items()})
 
     def keep(self) -> None:
         """Pack what is new, if anything, for other nodes and later jobs."""
         if self._folder is None or not self._publishes:
             return
-        try:
+        with _ends_no_job(_NOT_KEPT):
             found = _files(self._folder)
             if self._known.issuperset(found):
                 return
             _pack(self._folder, found, self._archive)
             self._known.update(found)
             _remove_unused(cache_folder() / "compiled")
-        except OSError as error:
-            print(f"vllm-hpc: compiled code is not kept: {error}", flush=True)
+
+
+@contextmanager
+def _ends_no_job(what: str) -> Iterator[None]:
+    """Whatever fails inside is one line in the rank's log: ``what``, and the error."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - no error of a cache is worth a job
+        line = f"vllm-hpc: {what}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        print(line.encode(errors="backslashreplace").decode(), flush=True)
 
 
 def _key(record: JobRecord) -> str:
@@ -123,19 +135,20 @@ def _own_folder() -> Path:
 
 
 def _files(folder: Path) -> list[str]:
-    """All complete files. Others may be compiled meanwhile; Triton does that in folders that it renames."""
+    """All complete files, and no links. Others may be compiled meanwhile; Triton does that in folders it renames."""
     found: list[str] = []
     for place, folders, names in os.walk(folder):  # unlike rglob, it skips what was removed meanwhile
         folders[:] = [name for name in folders if not name.startswith("tmp.")]
-        found += [str((Path(place) / name).relative_to(folder)) for name in names if not _OF_THE_NODE.search(name)]
+        paths = [Path(place) / name for name in names if not _OF_THE_NODE.search(name)]
+        found += [str(path.relative_to(folder)) for path in paths if not path.is_symlink()]
     return sorted(found)
 
 
 def _names(archive: Path) -> set[str]:
     """The names in it; none where it is incomplete."""
     names: set[str] = set()
-    with suppress(OSError, tarfile.TarError), tarfile.open(archive) as tar:
-        names.update(tar.getnames())
+    with _ends_no_job(_UNREAD), suppress(FileNotFoundError), tarfile.open(archive, "r:") as tar:
+        names = {member.name for member, _ in _files_of(tar)}
     return names
 
 
@@ -144,15 +157,51 @@ def _unpack(archive: Path, folder: Path) -> None:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(fresh, filter="data")
-        except (OSError, tarfile.TarError):
+        is_whole = False
+        with _ends_no_job(_UNREAD), suppress(FileNotFoundError), tarfile.open(archive, "r:") as tar:
+            _extract(tar, fresh)
+            is_whole = True
+        if not is_whole:
             shutil.rmtree(fresh)
             fresh.mkdir(mode=0o700)
         _rename(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _extract(tar: tarfile.TarFile, folder: Path) -> None:
+    """Extract the files into a new folder, whose group and others may do nothing with them.
+
+    ``extractall(filter="data")`` is not in Python 3.11.2 (Debian 12).
+    """
+    for member, content in _files_of(tar):
+        target = folder / member.name
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with content, target.open("xb") as file:
+            shutil.copyfileobj(content, file)
+        target.chmod(0o700 if member.mode & 0o100 else 0o600)
+        os.utime(target, (member.mtime, member.mtime))
+
+
+def _files_of(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+    """The plain files of an archive. What ``_pack`` does not write is passed over.
+
+    These are links, devices, sparse files, names that lead out of the archive or into a file, a second file of a name,
+    and what no file system takes.
+    """
+    files: set[PurePosixPath] = set()
+    folders: set[PurePosixPath] = set()
+    for member in tar:
+        path = PurePosixPath(member.name)
+        parts = path.parts
+        is_inside = parts and not path.is_absolute() and ".." not in parts and "\0" not in member.name
+        is_taken = path in files or path in folders or not files.isdisjoint(path.parents)
+        is_odd = not 0 <= member.mtime < _LATEST or max(map(len, map(os.fsencode, parts)), default=0) > _LONGEST
+        content = tar.extractfile(member) if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
+        if content and is_inside and not is_taken and not is_odd:
+            files.add(path)
+            folders.update(path.parents)
+            yield member, content
 
 
 def _rename(fresh: Path, folder: Path) -> None:
@@ -172,22 +221,20 @@ def _pack(folder: Path, files: list[str], archive: Path) -> None:
             for file in files:
                 with suppress(FileNotFoundError):
                     tar.add(folder / file, file)
-            with suppress(FileNotFoundError, tarfile.TarError), tarfile.open(archive) as old:
-                _add_others(tar, old, set(files))
+            for member, content in _others(archive, set(files)):
+                tar.addfile(member, io.BytesIO(content))
         fresh.replace(archive)
     finally:
         fresh.unlink(missing_ok=True)
 
 
-def _add_others(tar: tarfile.TarFile, old: tarfile.TarFile, files: set[str]) -> None:
-    """Add all files but those compiled long ago, which would otherwise stay as long as the archive is used."""
+def _others(archive: Path, files: set[str]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """All files in it but these, and those compiled long ago, which would stay as long as the archive is used."""
     oldest = time.time() - _UNUSED_S
-    for member in old:
-        if member.isfile() and member.name not in files and member.mtime > oldest:
-            content = old.extractfile(member)
-            assert content is not None  # of a file
-            data = content.read()  # whole, before a byte of it is written
-            tar.addfile(member, io.BytesIO(data))
+    with _ends_no_job(_UNREAD), suppress(FileNotFoundError), tarfile.open(archive, "r:") as old:
+        for member, content in _files_of(old):
+            if member.name not in files and member.mtime > oldest:
+                yield member, content.read()  # whole, before a byte of it is written
 
 
 def _remove_unused(archives: Path) -> None:
