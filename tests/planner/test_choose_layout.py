@@ -351,7 +351,7 @@ def test_engine_options_that_vllm_refuses_are_refused_now(given: dict[str, Any])
 
 @pytest.mark.parametrize(
     "given",
-    [{"cpu_offload_gb": 8}, {"hf_overrides": {"num_hidden_layers": 2}}, {"max_model_len": -1}, {"quantization": "x"}],
+    [{"cpu_offload_gb": 8}, {"max_model_len": -1}, {"quantization": "x"}],
     ids=str,
 )
 def test_options_that_are_not_modelled_are_said_to_be(given: dict[str, Any]) -> None:

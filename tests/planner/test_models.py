@@ -84,30 +84,16 @@ def test_quantised_weights_are_counted_in_their_bits(quantization: dict[str, Any
     assert total / 2**30 == pytest.approx(gib, abs=0.01)
 
 
+# What is odd and not impossible is in test_odd_configs.py.
 HOSTILE: dict[str, Any] = {
-    "no architecture": {"architectures": None},
-    "an empty list of architectures": {"architectures": []},
-    "a number as architecture": {"architectures": [3]},
-    "heads of text": {"num_attention_heads": "32"},
     "zero heads": {"num_attention_heads": 0},
     "negative layers": {"num_hidden_layers": -1},
     "huge layers": {"num_hidden_layers": 10**18},
     "layers as a float": {"num_hidden_layers": 2.5},
-    "layers as true": {"num_hidden_layers": True},
-    "no hidden size": {"hidden_size": None},
-    "a list as hidden size": {"hidden_size": [1]},
     "a hidden size that heads do not divide": {"hidden_size": 1001},
-    "no vocabulary": {"vocab_size": None},
     "a vocabulary of 10**30": {"vocab_size": 10**30},
     "kv heads of zero": {"num_key_value_heads": 0},
-    "tied as text": {"tie_word_embeddings": "yes"},
-    "dtype as a number": {"torch_dtype": 16},
-    "quantisation as text": {"quantization_config": "fp8"},
     "quantisation of no bits": {"quantization_config": {"quant_method": "awq", "bits": 0, "group_size": 128}},
-    "text_config as a list": {"text_config": []},
-    "positions of nothing": {"max_position_embeddings": -5},
-    "a window of text": {"sliding_window": "all"},
-    "layer types of numbers": {"sliding_window": 128, "layer_types": [1, 2]},
 }
 
 
@@ -118,8 +104,8 @@ def test_a_hostile_config_is_refused_in_one_line(tmp_path: Path, change: dict[st
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}'],
-    ids=["empty", "cut", "list", "null", "bytes", "deep", "nan"],
+    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000],
+    ids=["empty", "cut", "list", "null", "bytes", "deep"],
 )  # fmt: skip
 def test_a_damaged_config_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
@@ -131,8 +117,6 @@ def test_a_damaged_config_is_refused_in_one_line(tmp_path: Path, content: bytes)
     [
         ("MixtralForCausalLM", {"num_local_experts": 0, "num_experts_per_tok": 2}),
         ("MixtralForCausalLM", {"num_local_experts": 8, "num_experts_per_tok": 9}),
-        ("Qwen3MoeForCausalLM", {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": "1"}),
-        ("DeepseekV3ForCausalLM", {"kv_lora_rank": 512}),
         ("Gemma3ForCausalLM", {"sliding_window": 512, "sliding_window_pattern": 0}),
     ],
 )

@@ -25,20 +25,23 @@ ASSUMED_TOKENS = 2048
 LEAST_LENGTH = 1024
 # Arguments that change memory or the model in ways that the planner does not compute.
 NOT_MODELLED = (
-    "cpu_offload_gb", "hf_overrides", "speculative_config", "enable_lora", "num_gpu_blocks_override", "block_size",
-    "decode_context_parallel_size", "kv_offloading_size", "enable_expert_parallel", "tokenizer_mode", "config_format",
+    "cpu_offload_gb", "speculative_config", "enable_lora", "num_gpu_blocks_override", "block_size",
+    "decode_context_parallel_size", "kv_offloading_size", "enable_expert_parallel",
 )  # fmt: skip
 
 
-def not_modelled(given: dict[str, Any]) -> str | None:
-    """Why memory cannot be computed with these engine arguments, None if it can."""
+def not_modelled(given: dict[str, Any], is_quantized: bool = False) -> str | None:
+    """Why memory cannot be computed with these engine arguments, None if it can.
+
+    ``is_quantized``: the model's own weights are quantised, and ``quantization`` only says which kernels run them.
+    """
     for name in NOT_MODELLED:
         if given.get(name) not in (None, 0, False, "auto"):
             return f"memory is not checked: the planner does not account for --engine {name}"
     if given.get("max_model_len") in (-1, "auto", "-1"):
         return "memory is not checked: vLLM chooses max_model_len to fit"
     quantization = online(given.get("quantization"))
-    if quantization and quantization.bits is None:
+    if quantization and quantization.bits is None and not is_quantized:
         return f"memory is not checked: the planner does not know quantization={quantization.method}"
     return None
 

@@ -41,6 +41,8 @@ WHOLE_NODE = 4  # GPUs; if fewer were requested, a node may well have more
 
 # Engine arguments that make the same model a different one for tune.
 _NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
+# Values of --engine tokenizer_mode with which chats go through the template in the model's folder.
+_MODES_WITH_TEMPLATE = ("auto", "hf", "slow")
 
 
 def plan_only(model: str | None = None, **options: object) -> Plan:
@@ -102,12 +104,13 @@ def _inspect(job: ResolvedJob) -> Knowledge:
     """What is known about the model; nothing for a rehearsal without a model. Raises ModelError."""
     if job.model.path == NO_MODEL:
         return Knowledge(notes=("no MODEL: every layout is possible, and memory is not checked",))
-    return inspect_model(job.model, dummy_weights=job.request.engine.get("load_format") == "dummy")
+    engine = job.request.engine
+    return inspect_model(job.model, engine.get("load_format") == "dummy", engine)
 
 
 def _obstacle(job: ResolvedJob, known: Knowledge) -> str | None:
     """Why memory cannot be computed although the model is known; None if it can."""
-    return known.unweighed or not_modelled(job.request.engine)
+    return known.unweighed or not_modelled(job.request.engine, bool(known.shape and known.shape.quantization))
 
 
 def check_fits(plan: Plan) -> None:
@@ -133,10 +136,12 @@ def _plan_unknown(job: ResolvedJob) -> Plan:
 
 def _settings(job: ResolvedJob, known: Knowledge, shape: Shape, rows: Workload | None) -> Settings:
     # Rows have no upper bound if a chat's template is unknown, or if a limit is in a file that is not here.
-    is_known = known.is_whole and not {"generation_config", "override_generation_config"} & set(job.request.engine)
-    if rows and not (is_known and (known.template_bytes is not None or not rows.has_chats)):
+    engine = job.request.engine
+    is_known = known.is_whole and not {"generation_config", "override_generation_config"} & set(engine)
+    has_template = known.template_bytes is not None and engine.get("tokenizer_mode", "auto") in _MODES_WITH_TEMPLATE
+    if rows and not (is_known and (has_template or not rows.has_chats)):
         rows = msgspec.structs.replace(rows, longest=None)
-    return choose_settings(shape, job.device, rows, job.request.engine, _cpu_kv_cache_gib(job.request))
+    return choose_settings(shape, job.device, rows, engine, _cpu_kv_cache_gib(job.request))
 
 
 def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> PlanningProblem:

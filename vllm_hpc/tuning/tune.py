@@ -66,7 +66,8 @@ def tune(
     check_fits(plan)
     subject = find_subject(job, plan)
     if subject is None:
-        why = next((reason for reason in plan.reasons if reason.startswith("nothing is known")), "")
+        unknown = ("nothing is known", "memory is not checked")
+        why = next((reason for reason in plan.reasons if reason.startswith(unknown)), "")
         raise RequestError(
             f"{model} cannot be tuned, since the planner could not use the result: "
             f"{why or 'nothing is known about it'}; give submit a layout and --engine yourself"

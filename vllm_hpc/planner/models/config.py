@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vllm_hpc.planner.models.context import context_length
-from vllm_hpc.planner.models.families import FAMILIES, Family
-from vllm_hpc.planner.models.fields import Fields
+from vllm_hpc.planner.models.families import CLASSES, FAMILIES, Family
+from vllm_hpc.planner.models.fields import (
+    MOST_EXPERTS,
+    MOST_LAYERS,
+    MOST_TOKENS,
+    MOST_WIDTH,
+    Fields,
+    NotCheckedError,
+    shown,
+)
 from vllm_hpc.planner.models.quantization import Quantization, read_quantization
 from vllm_hpc.spec.errors import ModelError
 
-# Larger than any model; keeps values from a damaged or hostile file out of the arithmetic.
-MOST_LAYERS = 10_000
-MOST_WIDTH = 10_000_000
-MOST_BYTES = 64 << 20  # of a JSON file; the largest tokenizers have some ten million
+# Where config.json has the text model of a model of several parts; vLLM takes llm_config for text_config.
+_TEXT = ("text_config", "llm_config", "language_config")
 
 
 class Mla(msgspec.Struct, frozen=True):
@@ -90,36 +95,38 @@ def with_whole_experts(shape: Shape) -> Shape:
     return msgspec.structs.replace(shape, experts=msgspec.structs.replace(shape.experts, is_cut=False))
 
 
-class UnknownArchitectureError(ModelError):
+class UnknownArchitectureError(NotCheckedError):
     """A model that is not in the planner's table: its memory is unknown, but the job is not refused."""
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The object in a config.json. Raises ModelError."""
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ModelError(f"{path}: too large ({path.stat().st_size} bytes): copy the model again")
-        content = msgspec.json.decode(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid JSON ({error}): copy the model again") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: must be one JSON object: copy the model again")
-    return content
+def assumed_class(config: dict[str, Any], origin: str) -> str | None:
+    """The class that belongs to the model_type of a config.json without 'architectures'; None if it has them.
+
+    Raises UnknownArchitectureError if no class is known, NotCheckedError for 'architectures' that are not names.
+    """
+    top = Fields(config, origin)
+    if top.architecture() is not None:
+        return None
+    kind = top.word("model_type")
+    if kind not in CLASSES:
+        raise UnknownArchitectureError(
+            f"{origin} has no 'architectures', and the model_type {shown(kind)} is not in the planner's table; "
+            """--engine 'hf_overrides={"architectures": ["..."]}' names the class"""
+        )
+    return CLASSES[kind]
 
 
 def read_shape(config: dict[str, Any], origin: str) -> Shape:
     """The shape that a config.json describes; ``origin`` names it in errors.
 
-    Raises UnknownArchitectureError, and ModelError if a value is missing or invalid.
+    Raises NotCheckedError (UnknownArchitectureError) if it cannot be told, ModelError if no model can be like that.
     """
     top = Fields(config, origin)
-    architecture = top.architecture()
+    architecture = assumed_class(config, origin) or str(top.architecture())
     family = FAMILIES.get(architecture)
     if family is None:
-        raise UnknownArchitectureError(f"{architecture} is not in the planner's table")
-    text = top.inside("text_config").over(family.defaults)
+        raise UnknownArchitectureError(f"{architecture[:80]} is not in the planner's table")
+    text = top.inside("thinker_config").inside(*_TEXT).over(family.defaults)
     hidden = text.count("hidden_size", "n_embd", "d_model", most=MOST_WIDTH)
     heads = text.count("num_attention_heads", "n_head", most=MOST_WIDTH)
     layers = text.count("num_hidden_layers", "n_layer", most=MOST_LAYERS)
@@ -138,7 +145,7 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
         width=_width(text, hidden),
         norms=_norms(text, family, architecture),
         tied=text.flag("tie_word_embeddings", top.flag("tie_word_embeddings", family.tied)),
-        dtype=text.text("dtype", "torch_dtype", default=top.text("dtype", "torch_dtype", default="bfloat16")),
+        dtype=_dtype(text) or _dtype(top) or "bfloat16",
         positions=context_length(text),
         qkv_bias=_bias(text, family.qkv_bias),
         out_bias=_bias(text, family.out_bias),
@@ -147,9 +154,15 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
         window_layers=window_layers,
         mla=_mla(text) if family.mla else None,
         experts=_experts(text, family, layers),
-        quantization=read_quantization(top),
+        quantization=read_quantization(top) or read_quantization(text),
         vision=top.table("vision_config"),
     )
+
+
+def _dtype(fields: Fields) -> str:
+    """The dtype of the weights, to be shown: vLLM runs a model in 16 bits whatever it is, if --engine names none."""
+    name = fields.word("dtype", "torch_dtype").removeprefix("torch.")
+    return name if name.isidentifier() and len(name) <= 40 else ""
 
 
 def _kv_heads(text: Fields, architecture: str, heads: int) -> int:
@@ -160,7 +173,7 @@ def _kv_heads(text: Fields, architecture: str, heads: int) -> int:
         if not text.flag("new_decoder_architecture", False) and text.flag("multi_query", True):
             return 1
         return text.optional_count("n_head_kv", "num_kv_heads", most=MOST_WIDTH) or heads
-    kv_heads = text.optional_count("num_key_value_heads", "num_kv_heads", most=MOST_WIDTH) or heads
+    kv_heads = text.given_count("num_key_value_heads", "num_kv_heads", most=MOST_WIDTH) or heads
     if heads % kv_heads:
         raise ModelError(
             f"{text.origin}: {heads} attention heads cannot share {kv_heads} kv heads: copy config.json again"
@@ -198,8 +211,10 @@ def _bias(text: Fields, rule: bool | str) -> bool:
 
 def _window(text: Fields, family: Family, layers: int) -> tuple[int | None, int]:
     """The sliding window and how many layers have it."""
-    window = text.optional_count("sliding_window", most=1_000_000_000)
-    if window is None or not text.flag("use_sliding_window", family.window != "asked"):
+    if not text.flag("use_sliding_window", family.window != "asked"):
+        return None, 0
+    window = text.optional_count("sliding_window", most=MOST_TOKENS)
+    if window is None:
         return None, 0
     kinds = text.texts("layer_types")
     if kinds is not None:
@@ -224,10 +239,11 @@ def _mla(text: Fields) -> Mla:
 
 
 def _experts(text: Fields, family: Family, layers: int) -> Experts | None:
-    if family.experts is None:
-        return None
     names = ("num_local_experts", "num_experts", "n_routed_experts")
-    count = text.count(*names, most=100_000)
+    # Qwen's classes are dense models if they have no experts.
+    if family.experts is None or (family.experts == "qwen" and text.is_zero(*names)):
+        return None
+    count = text.count(*names, most=MOST_EXPERTS)
     per_token = text.count("num_experts_per_tok", "experts_per_token", most=count)
     if family.experts == "qwen":
         step = text.optional_count("decoder_sparse_step", most=MOST_LAYERS) or 1
@@ -239,12 +255,12 @@ def _experts(text: Fields, family: Family, layers: int) -> Experts | None:
         )  # fmt: skip
     if family.experts == "deepseek":
         width = text.count("moe_intermediate_size", most=MOST_WIDTH)
-        first = text.optional_count("first_k_dense_replace", most=layers) or 0
+        first = text.optional_count("first_k_dense_replace", most=MOST_LAYERS) or 0
         every = text.optional_count("moe_layer_freq", most=MOST_LAYERS) or 1
         return Experts(
             count=count, per_token=per_token, width=width, layers=len(range(-(-first // every) * every, layers, every)),
             shared=width * (text.optional_count("n_shared_experts", most=10_000) or 0),
-            router_bias=text.text("topk_method", default="") == "noaux_tc",
+            router_bias=text.word("topk_method") == "noaux_tc",
         )  # fmt: skip
     width = text.count("intermediate_size", most=MOST_WIDTH)
     oss = family.experts == "gpt-oss"

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.planner.models.fields import MOST_WIDTH, Fields
+from vllm_hpc.spec.errors import ModelError
 
 # vLLM pads the vocabulary to a multiple of this (model_executor/layers/vocab_parallel_embedding.py).
 VOCABULARY_PADDING = 64
@@ -108,12 +110,15 @@ def vision_parameters(shape: Shape) -> int | None:
     """A SigLIP tower with Gemma 3's projector; 0 without a vision part, None for any other."""
     if shape.vision is None:
         return 0
-    sizes = [_SIGLIP_SO400M[key] if shape.vision.get(key) is None else shape.vision[key] for key in _SIGLIP_SO400M]
-    if shape.vision.get("model_type") != "siglip_vision_model" or not all(type(size) is int for size in sizes):
+    fields = Fields(shape.vision, "vision_config").over(_SIGLIP_SO400M)
+    if fields.word("model_type") != "siglip_vision_model":
         return None
-    width, inner, layers, patch, image = sizes
+    try:
+        width, inner, layers, patch, image = (fields.count(key, most=MOST_WIDTH) for key in _SIGLIP_SO400M)
+    except ModelError:
+        return None
     layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
-    patches = 3 * patch * patch * width + width + (image // patch) ** 2 * width if patch else 0
+    patches = 3 * patch * patch * width + width + (image // patch) ** 2 * width
     return int(layers * layer + patches + 2 * width + width * shape.hidden + width)
 
 

@@ -57,6 +57,7 @@ FAMILIES: dict[str, Family] = {
     "InternLM3ForCausalLM": Family(qkv_bias="qkv_bias", out_bias="bias", mlp_bias="bias"),
     "MistralForCausalLM": MISTRAL,
     "Mistral3ForConditionalGeneration": MISTRAL,
+    "PixtralForConditionalGeneration": MISTRAL,  # only from Mistral's own params.json
     "MixtralForCausalLM": Family(experts="mixtral"),
     "Qwen2ForCausalLM": QWEN2,
     "Qwen2VLForConditionalGeneration": QWEN2,
@@ -106,4 +107,22 @@ FAMILIES: dict[str, Family] = {
     "OPTForCausalLM": Family(
         gated_mlp=False, qkv_bias=True, out_bias=True, mlp_bias=True, norm_tensors=2, learned_positions=2, tied=True
     ),
+}  # fmt: skip
+
+# model_type -> the class, for a config.json without 'architectures': transformers' table of classes with a language
+# head (models/auto/modeling_auto.py, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES);
+# internlm3 and kimi_k2 name theirs in their own repositories.
+CLASSES: dict[str, str] = {
+    "cohere": "CohereForCausalLM", "cohere2": "Cohere2ForCausalLM", "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM", "falcon": "FalconForCausalLM", "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM", "gemma3": "Gemma3ForConditionalGeneration", "gemma3_text": "Gemma3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel", "gpt_bigcode": "GPTBigCodeForCausalLM", "gpt_neox": "GPTNeoXForCausalLM",
+    "gpt_oss": "GptOssForCausalLM", "granite": "GraniteForCausalLM", "internlm3": "InternLM3ForCausalLM",
+    "kimi_k2": "DeepseekV3ForCausalLM", "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
+    "mistral3": "Mistral3ForConditionalGeneration", "mixtral": "MixtralForCausalLM", "olmo2": "Olmo2ForCausalLM",
+    "olmoe": "OlmoeForCausalLM", "opt": "OPTForCausalLM", "phi": "PhiForCausalLM", "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM", "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen2_moe": "Qwen2MoeForCausalLM", "qwen2_vl": "Qwen2VLForConditionalGeneration", "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM", "smollm3": "SmolLM3ForCausalLM", "stablelm": "StableLmForCausalLM",
+    "starcoder2": "Starcoder2ForCausalLM",
 }  # fmt: skip

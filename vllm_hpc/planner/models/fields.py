@@ -1,91 +1,156 @@
-"""Reads a config.json that may be damaged or hostile: every value is checked, every error names file and key."""
+"""Reads values of a config.json, which may be damaged, hostile, or written by an older or newer transformers.
+
+What the planner cannot read, vLLM perhaps can: such a value raises NotCheckedError, after which the model is planned
+without being checked. ModelError is for numbers that no model can have.
+"""
 
 from __future__ import annotations
 
+import math
+import reprlib
 from typing import Any
 
 from vllm_hpc.spec.errors import ModelError
 
+# Larger than any model's; keeps values from a damaged or hostile file out of the arithmetic.
+MOST_LAYERS = 10_000
+MOST_EXPERTS = 100_000
+MOST_WIDTH = 10_000_000
+MOST_TOKENS = 1_000_000_000
+
+
+class NotCheckedError(ModelError):
+    """The planner cannot tell a model's memory, for the reason in the message: nothing is checked, nothing refused."""
+
+
+def whole_number(value: Any) -> int | None:
+    """The value as a whole number, None if it is none: 8192.0 is 8192, as some writers of JSON have only floats."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def shown(value: Any) -> str:
+    """The value as in Python, on one line, cut after 40 characters."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
 
 class Fields:
-    """The fields of one object in a config.json; null counts as missing. Raises ModelError for invalid values."""
+    """The fields of one object in a config.json; null counts as missing."""
 
     def __init__(self, content: dict[str, Any], origin: str) -> None:
         self._content = {key: value for key, value in content.items() if value is not None}
         self.origin = origin
 
-    def architecture(self) -> str:
-        """The first of ``architectures``, a class name."""
-        names = self._content.get("architectures")
-        if not isinstance(names, list) or not names or not isinstance(names[0], str) or not names[0].isidentifier():
-            raise ModelError(f"{self.origin}: 'architectures' must name the model's class: copy config.json again")
+    def architecture(self) -> str | None:
+        """The class name in ``architectures``, None if there is none. Raises NotCheckedError."""
+        names = self._content.get("architectures", [])
+        if names == []:
+            return None
+        if not isinstance(names, list) or not isinstance(names[0], str) or not names[0].isidentifier():
+            raise self._odd("architectures", "a list of names of classes")
         return str(names[0])
 
     def table(self, name: str) -> dict[str, Any] | None:
-        """A nested object, None if there is none."""
+        """A nested object, None if there is none. Raises NotCheckedError."""
         value = self._content.get(name)
         if value is not None and not isinstance(value, dict):
-            raise self._wrong(name, value, "an object")
+            raise self._odd(name, "an object")
         return value
 
-    def inside(self, name: str) -> Fields:
-        """The fields of a nested object; if there is none, these."""
-        table = self.table(name)
-        return self if table is None else Fields(table, f"{self.origin}: {name}")
+    def inside(self, *names: str) -> Fields:
+        """The fields of the first nested object of these names; if there is none, these. Raises NotCheckedError."""
+        for name in names:
+            if (table := self.table(name)) is not None:
+                return Fields(table, f"{self.origin}: {name}")
+        return self
 
     def over(self, defaults: dict[str, Any]) -> Fields:
         """These fields, with defaults for missing ones."""
         return Fields({**defaults, **self._content}, self.origin)
 
-    def optional_count(self, *names: str, most: int) -> int | None:
-        """A whole number from 1 to ``most`` under the first of the names that exists, None if none does."""
-        for name in names:
-            if name in self._content:
-                value = self._content[name]
-                if type(value) is not int or not 1 <= value <= most:
-                    raise self._wrong(name, value, f"a whole number from 1 to {most}")
-                return value
-        return None
-
     def count(self, *names: str, most: int) -> int:
-        """The same for a required number."""
-        value = self.optional_count(*names, most=most)
+        """A whole number from 1 to ``most`` under the first of the names that exists.
+
+        Raises NotCheckedError if none exists or it is not a number, ModelError for any other number.
+        """
+        value = self.given_count(*names, most=most)
         if value is None:
-            raise ModelError(f"{self.origin}: {names[0]!r} is missing: copy config.json again")
+            raise NotCheckedError(f"{self.origin}: {names[0]!r} is missing")
         return value
+
+    def given_count(self, *names: str, most: int) -> int | None:
+        """The same, but None if none of the names exists."""
+        name = self._first(names)
+        if name is None:
+            return None
+        value = self._content[name]
+        number = whole_number(value)
+        if number is None and not (isinstance(value, float) and math.isfinite(value)):
+            raise self._odd(name, "a whole number")
+        if number is None or not 1 <= number <= most:
+            raise ModelError(
+                f"{self.origin}: {name!r} must be a whole number from 1 to {most}, not {shown(value)}: "
+                "copy config.json again"
+            )
+        return number
+
+    def optional_count(self, *names: str, most: int) -> int | None:
+        """The same for a number that may be 0, which means none or off, as a missing one does.
+
+        Raises NotCheckedError for all that is neither.
+        """
+        name = self._first(names)
+        if name is None:
+            return None
+        number = whole_number(self._content[name])
+        if number is None or not 0 <= number <= most:
+            raise self._odd(name, f"a whole number up to {most}")
+        return number or None
 
     def flag(self, name: str, default: bool) -> bool:
-        """True or false."""
+        """True or false, or 1 or 0. Raises NotCheckedError."""
         value = self._content.get(name, default)
-        if not isinstance(value, bool):
-            raise self._wrong(name, value, "true or false")
-        return value
+        if value not in (True, False):
+            raise self._odd(name, "true or false")
+        return bool(value)
+
+    def is_zero(self, *names: str) -> bool:
+        """Whether the first of the names that exists is 0."""
+        name = self._first(names)
+        return name is not None and whole_number(self._content[name]) == 0
 
     def is_minus_one(self, name: str) -> bool:
         """Whether the value is -1, which means "all" or "none" in some files."""
-        return type(self._content.get(name)) is int and self._content[name] == -1
+        return whole_number(self._content.get(name)) == -1
 
-    def text(self, *names: str, default: str) -> str:
-        """A string under the first of the names that exists."""
-        value = next((self._content[name] for name in names if name in self._content), default)
-        if not isinstance(value, str):
-            raise self._wrong(names[0], value, "a string")
-        return value
+    def word(self, *names: str) -> str:
+        """A string under the first of the names that exists; empty if none does, or it is not a string."""
+        value = self._content.get(self._first(names) or names[0])
+        return value if isinstance(value, str) else ""
 
     def texts(self, name: str) -> list[str] | None:
-        """A list of strings, None if there is none."""
+        """A list of strings, None if there is none. Raises NotCheckedError."""
         value = self._content.get(name)
         if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-            raise self._wrong(name, value, "a list of strings")
+            raise self._odd(name, "a list of strings")
         return value
 
     def numbers(self, name: str) -> list[int] | None:
-        """A list of whole numbers, None if there is none."""
+        """A list of whole numbers, None if there is none. Raises NotCheckedError."""
         value = self._content.get(name)
-        if value is not None and not (isinstance(value, list) and all(type(item) is int for item in value)):
-            raise self._wrong(name, value, "a list of whole numbers")
-        return value
+        if value is None:
+            return None
+        items = value if isinstance(value, list) else []
+        numbers = [number for item in items if (number := whole_number(item)) is not None]
+        if not isinstance(value, list) or len(numbers) < len(value):
+            raise self._odd(name, "a list of whole numbers")
+        return numbers
 
-    def _wrong(self, name: str, value: Any, wanted: str) -> ModelError:
-        shown = repr(value) if len(repr(value)) <= 40 else repr(value)[:40] + "…"
-        return ModelError(f"{self.origin}: {name!r} must be {wanted}, not {shown}: copy config.json again")
+    def _first(self, names: tuple[str, ...]) -> str | None:
+        """The first of the names that exists."""
+        return next((name for name in names if name in self._content), None)
+
+    def _odd(self, name: str, wanted: str) -> NotCheckedError:
+        return NotCheckedError(f"{self.origin}: {name!r} is {shown(self._content.get(name))}, not {wanted}")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from vllm_hpc.planner.models import hub
-from vllm_hpc.planner.models.config import Shape, UnknownArchitectureError, read_config, read_shape
+from vllm_hpc.planner.models.config import Shape, read_shape
 from vllm_hpc.planner.models.count import vision_parameters
+from vllm_hpc.planner.models.describe import describe
+from vllm_hpc.planner.models.fields import NotCheckedError, whole_number
+from vllm_hpc.planner.models.read_json import read_object
 from vllm_hpc.planner.models.weights import Weights, check_whole, read_weights
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.resolved_job import Model
-
-CONFIG = "config.json"
 
 
 class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,40 +37,43 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def inspect_model(model: Model, dummy_weights: bool = False) -> Knowledge:
+def inspect_model(model: Model, dummy_weights: bool = False, engine: Mapping[str, Any] | None = None) -> Knowledge:
     """Inspect a model's folder, the Hugging Face cache, or the Hub. Raises ModelError for a damaged model.
 
-    ``dummy_weights``: vLLM generates random weights, so the files are not needed.
+    ``dummy_weights``: vLLM generates random weights, so the files are not needed. Of the arguments of ``engine``,
+    config_format, hf_overrides and load_format count.
     """
-    folder = Path(model.path)
+    engine, folder = engine or {}, Path(model.path)
     if folder.is_absolute():
         if not folder.is_dir():
             return Knowledge(notes=("nothing is known about the model: it is created when the job is submitted",))
-        return _of_folder(folder, dummy_weights, is_whole=True)
+        return _of_folder(folder, dummy_weights, engine, is_whole=True)
     found = hub.find_config(model.path)
     if isinstance(found, str):
         return Knowledge(notes=(f"nothing is known about the model: {found}",))
-    known = _of_folder(found, dummy_weights, is_whole=False)
+    known = _of_folder(found, dummy_weights, engine, is_whole=False)
     if known.shape and not known.weights and not dummy_weights:
         weights = hub.find_weights(model.path)
         return msgspec.structs.replace(known, weights=weights, unweighed=None if weights else known.unweighed)
     return known
 
 
-def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
+def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_whole: bool) -> Knowledge:
     """Inspect a folder; one that is not whole (a cache) may have no weights."""
-    config = read_config(folder / CONFIG)
+    notes: list[str] = []
     try:
-        shape = read_shape(config, str(folder / CONFIG))
-    except UnknownArchitectureError as error:
-        return Knowledge(notes=(f"nothing is known about the model's memory: {error}",))
+        described = describe(folder, engine)
+        notes += described.notes
+        shape = read_shape(described.config, described.origin)
+    except NotCheckedError as error:
+        return Knowledge(notes=(*notes, f"memory is not checked: {error}"))
     tokenizer_config = folder / "tokenizer_config.json"
-    tokenizer = read_config(tokenizer_config) if tokenizer_config.is_file() else {}
+    tokenizer = read_object(tokenizer_config) if tokenizer_config.is_file() else {}
     shape = _shortened(shape, tokenizer)
-    weights, unweighed, notes = None, None, []
+    weights, unweighed = None, None
     if not dummy_weights:
         try:
-            weights = read_weights(folder, shape)
+            weights = read_weights(folder, shape, engine.get("load_format"))
             if weights:
                 check_whole(folder, shape, weights)
         except ModelError:
@@ -95,8 +101,8 @@ def _of_folder(folder: Path, dummy_weights: bool, is_whole: bool) -> Knowledge:
 
 def _shortened(shape: Shape, tokenizer: dict[str, Any]) -> Shape:
     """The shape with the tokenizer's length limit, if that is smaller."""
-    limit = tokenizer.get("model_max_length")
-    if type(limit) is not int or not 0 < limit < shape.positions:
+    limit = whole_number(tokenizer.get("model_max_length"))
+    if limit is None or not 0 < limit < shape.positions:
         return shape
     return msgspec.structs.replace(shape, positions=limit)
 
@@ -107,7 +113,7 @@ def _template_bytes(folder: Path, tokenizer: dict[str, Any]) -> int | None:
     if jinja.is_file():
         return jinja.stat().st_size
     template = tokenizer.get("chat_template")
-    return None if template is None else len(msgspec.json.encode(template))
+    return None if template is None else len(json.dumps(template, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def _generation_limit(folder: Path) -> int | None:
@@ -115,5 +121,5 @@ def _generation_limit(folder: Path) -> int | None:
     path = folder / "generation_config.json"
     if not path.is_file():
         return None
-    value: Any = read_config(path).get("max_new_tokens")
-    return value if type(value) is int and 0 < value < 1_000_000_000 else None
+    value = whole_number(read_object(path).get("max_new_tokens"))
+    return value if value is not None and 0 < value < 1_000_000_000 else None

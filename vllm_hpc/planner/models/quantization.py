@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
-from vllm_hpc.planner.models.fields import Fields
+from vllm_hpc.planner.models.fields import Fields, NotCheckedError
 
 MOST_GROUP = 1_000_000
+UNKNOWN = "unknown"
 # Bits of the scale of a group of weights: half precision in AWQ and GPTQ, a byte in MX formats.
 _SCALE_BITS = 16
 
@@ -26,14 +28,30 @@ class Quantization(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_quantization(config: Fields) -> Quantization | None:
-    """The quantisation in config.json, None if nothing is quantised. Raises ModelError."""
-    table = config.table("quantization_config") or config.table("compression_config")
-    if table is None:
-        return None
-    fields = Fields(table, f"{config.origin}: quantization_config")
-    method = fields.text("quant_method", default="unknown").lower()
-    reader = _READERS.get(method)
-    return reader(method, fields) if reader else Quantization(method=method, bits=None)
+    """The quantisation in config.json, None if nothing is quantised.
+
+    If it cannot be told, the bits are unknown. Raises ModelError for numbers that no quantisation has.
+    """
+    method = UNKNOWN
+    try:
+        table = config.table("quantization_config") or config.table("compression_config")
+        if table is None:
+            return None
+        fields = Fields(table, f"{config.origin}: quantization_config")
+        method = _method(fields)
+        if method in _READERS:
+            return _READERS[method](method, fields)
+    except NotCheckedError:
+        pass
+    return Quantization(method=method, bits=None)
+
+
+def _method(fields: Fields) -> str:
+    """The method as vLLM spells it (transformers_utils/model_arch_config_convertor.py)."""
+    name = fields.word("quant_method").lower().replace("compressed_tensors", "compressed-tensors")
+    if not name and Fields(fields.table("producer") or {}, fields.origin).word("name") == "modelopt":
+        name = "modelopt"
+    return name if re.fullmatch(r"[a-z0-9_.-]{1,40}", name) else UNKNOWN
 
 
 def online(method: Any) -> Quantization | None:
@@ -62,7 +80,7 @@ def _group_size(fields: Fields, *names: str) -> int | None:
 def _fp8(method: str, fields: Fields) -> Quantization:
     """fp8: a byte per weight; with blocks (DeepSeek V3: 128 × 128), a float32 scale for each."""
     block = fields.numbers("weight_block_size")
-    if block is None or len(block) != 2 or min(block) < 1:
+    if block is None or len(block) != 2 or not 1 <= min(block) <= max(block) <= MOST_GROUP:
         return Quantization(method=method, bits=8.0)
     return Quantization(method=method, bits=8.0 + 32 / (block[0] * block[1]), group=block[1])
 

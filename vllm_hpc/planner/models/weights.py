@@ -10,18 +10,20 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.count import count_parameters
+from vllm_hpc.planner.models.read_json import read_object
 from vllm_hpc.spec.errors import ModelError
 
-INDEX = "model.safetensors.index.json"
+INDEX, CONSOLIDATED_INDEX = "model.safetensors.index.json", "consolidated.safetensors.index.json"
 MOST_HEADER = 100_000_000  # bytes: the limit of the safetensors library itself
 # vLLM converts these to the engine's dtype while loading; quantised weights and their scales stay unchanged.
 _FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d{1,9})\.")
 
 
 class Weights(msgspec.Struct, frozen=True):
@@ -41,17 +43,13 @@ class _Tensor(msgspec.Struct):
     data_offsets: tuple[int, int] | None = None
 
 
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-
-
-def read_weights(folder: Path, shape: Shape) -> Weights | None:
+def read_weights(folder: Path, shape: Shape, load_format: Any = None) -> Weights | None:
     """The weights in the folder's safetensors files; None if it has none. Raises ModelError for damaged files.
 
-    What vLLM does not load is not counted: extra layers (for multi-token prediction), and an output projection that is
-    tied to the embedding.
+    ``load_format`` is that of --engine: it chooses between two copies of the same weights. What vLLM does not load is
+    not counted: extra layers (for multi-token prediction), and an output projection that is tied to the embedding.
     """
-    files = _files(folder)
+    files = _files(folder, load_format)
     if not files:
         return None
     elements = other = 0
@@ -106,25 +104,33 @@ def read_header(file: Path) -> dict[str, _Tensor]:
     return tensors
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files that vLLM would load. Raises ModelError if one named in the index is missing."""
-    index = folder / INDEX
-    if not os.path.lexists(index):
-        files = sorted(path for path in folder.glob("*.safetensors") if not _is_duplicate(path))
-        if odd := [file.name for file in files if not file.is_file()]:
-            raise ModelError(f"{str(folder)!r}: {odd[0]!r} is not a file, or is a broken link: copy the model again")
-        _check_numbers(folder, files)
-        return files
+def _files(folder: Path, load_format: Any) -> list[Path]:
+    """The files that vLLM would load. Raises ModelError if one named in the index is missing.
+
+    Of two copies it loads Mistral's own, unless --engine load_format says otherwise (vLLM 0.32, default_loader.py).
+    """
+    found = sorted(folder.glob("*.safetensors"))
+    consolidated = [path for path in found if path.name.startswith("consolidated")]
+    others = [path for path in found if path not in consolidated]
+    is_own = bool(consolidated) and (load_format in (None, "auto", "mistral") or not others)
+    index = folder / (CONSOLIDATED_INDEX if is_own else INDEX)
+    if os.path.lexists(index):
+        return _indexed(folder, index)
+    files = consolidated if is_own else others
+    if odd := [file.name for file in files if not file.is_file()]:
+        raise ModelError(f"{str(folder)!r}: {odd[0]!r} is not a file, or is a broken link: copy the model again")
+    _check_numbers(folder, files)
+    return files
+
+
+def _indexed(folder: Path, index: Path) -> list[Path]:
     if not index.is_file():
         raise ModelError(f"{str(index)!r} is not a file, or is a broken link: copy the model again")
-    try:
-        names = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()
-    except OSError as error:
-        raise ModelError(f"cannot read {str(index)!r}: {error.strerror}") from None
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
-        raise ModelError(f"{index}: not a valid index of safetensors files ({error}): copy it again") from None
-    files = [folder / name for name in sorted(set(names))]
-    missing = [file.name for file in files if "/" in file.name or not file.is_file()]
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ModelError(f"{str(index)!r}: not a valid index of safetensors files: copy it again")
+    files = [folder / name for name in sorted(set(names.values()))]
+    missing = [file.name for file in files if "/" in file.name or not _is_file(file)]
     if missing:
         raise ModelError(
             f"{str(folder)!r} is missing {len(missing)} of the {len(files)} files that its index names "
@@ -133,17 +139,19 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def _check_numbers(folder: Path, files: list[Path]) -> None:
     """Refuse 'model-00001-of-00004.safetensors' without the other three files. Raises ModelError."""
     numbered = [match for file in files if (match := re.search(r"-(\d+)-of-(\d+)\.safetensors$", file.name))]
     announced = max((int(match[2]) for match in numbered), default=0)
     if len(numbered) < announced:
         raise ModelError(f"{str(folder)!r} has {len(numbered)} of {announced} weight files: copy the model again")
-
-
-def _is_duplicate(path: Path) -> bool:
-    """Mistral's own copy of the same weights, which vLLM reads only on request."""
-    return path.name.startswith("consolidated")
 
 
 def _is_unused(name: str, shape: Shape) -> bool:

@@ -1,0 +1,90 @@
+"""What a model folder says about the model: its config.json, or Mistral's own params.json, and the user's overrides.
+
+The choice between the two is that of vLLM 0.32 (transformers_utils/config.py, get_config).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.planner.models.config import assumed_class
+from vllm_hpc.planner.models.fields import NotCheckedError, shown
+from vllm_hpc.planner.models.mistral import CONFIG, PARAMS, translate
+from vllm_hpc.planner.models.overrides import override
+from vllm_hpc.planner.models.read_json import read_object, starts_with_mark
+
+FORMATS = ("auto", "hf", "mistral")
+# The quantisation of ModelOpt up to 0.29, which vLLM reads if config.json has none.
+_QUANTIZATION = "hf_quant_config.json"
+# What vLLM takes for weights in Mistral's own format.
+CONSOLIDATED = "consolidated*.safetensors"
+
+
+class Description(msgspec.Struct, frozen=True):
+    """The keys of a config.json, from whatever file; ``origin`` names it in errors."""
+
+    config: dict[str, Any]
+    origin: str
+    notes: tuple[str, ...] = ()
+
+
+def needed_files(engine: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files of which vLLM needs one with these engine arguments; none if it finds the model's keys elsewhere."""
+    if engine.get("hf_config_path"):
+        return ()
+    return {"auto": (CONFIG, PARAMS), "hf": (CONFIG,), "mistral": (PARAMS,)}.get(_format(engine), ())
+
+
+def describe(folder: Path, engine: Mapping[str, Any]) -> Description:
+    """Read what a folder says about its model. ``engine``: config_format and hf_overrides count.
+
+    Raises NotCheckedError if the planner cannot read it, ModelError for a damaged file, RequestError.
+    """
+    if engine.get("hf_config_path"):
+        raise NotCheckedError("the planner does not read the config.json of --engine hf_config_path")
+    if _format(engine) not in FORMATS:
+        raise NotCheckedError(f"the planner does not know --engine config_format={shown(engine['config_format'])}")
+    notes: list[str] = []
+    name = _choose_file(folder, _format(engine), notes)
+    config = read_object(folder / name)
+    if starts_with_mark(folder / name):
+        notes.append(f"{name} begins with a byte order mark, and transformers refuses it: save it as UTF-8 without one")
+    origin = repr(str(folder / name))
+    if name == PARAMS:
+        beside = read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+        config = translate(config, beside, origin)
+    if config.get("quantization_config") is None and (folder / _QUANTIZATION).is_file():
+        config["quantization_config"] = read_object(folder / _QUANTIZATION)
+    config = override(config, engine.get("hf_overrides"))
+    if assumed := assumed_class(config, origin):
+        notes.append(
+            f"{assumed} is assumed, from the model_type: {CONFIG} has no 'architectures', and vLLM may take it for an "
+            f"""embedding model; --engine 'hf_overrides={{"architectures": ["{assumed}"]}}' names the class"""
+        )
+    return Description(config, origin, tuple(notes))
+
+
+def has_consolidated(folder: Path) -> bool:
+    """Whether there are weights in Mistral's own format."""
+    return next(folder.glob(CONSOLIDATED), None) is not None
+
+
+def _format(engine: Mapping[str, Any]) -> str:
+    name = engine.get("config_format") or "auto"
+    return name if isinstance(name, str) else repr(name)
+
+
+def _choose_file(folder: Path, config_format: str, notes: list[str]) -> str:
+    """The file that vLLM reads. Adds a note if vLLM would read none without being told to."""
+    if config_format != "auto" or not (folder / PARAMS).is_file():
+        return PARAMS if config_format == "mistral" else CONFIG
+    if has_consolidated(folder):
+        return PARAMS
+    if (folder / CONFIG).is_file():
+        return CONFIG
+    notes.append(f"vLLM reads {PARAMS} beside {CONSOLIDATED}, or with --engine config_format=mistral")
+    return PARAMS
