@@ -72,6 +72,8 @@ def plan(run_cli: Cli, *args: str, code: int = 0) -> dict[str, Any]:
         ("positions-as-float", True, "LlamaForCausalLM", ""),
         ("no-architectures", True, "LlamaForCausalLM", """hf_overrides={"architectures": ["LlamaForCausalLM"]}"""),
         ("shared-expert-0", True, "Qwen3MoeForCausalLM", ""),
+        ("mistral-params", True, "MistralForCausalLM", "--engine config_format=mistral"),
+        ("cache/models--org--name", True, "LlamaForCausalLM", "its snapshot abc is used (the only one)"),
         ("trainer/checkpoint-500", True, "LlamaForCausalLM", ""),
     ],
 )

@@ -79,7 +79,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
         _check_local(job, plan.layout)
     _check_scheduler(job, plan.layout)
     said = intake.notes(job.request.engine, rows is not None and rows.is_sample)
-    notes += [*plan.reasons, *known.notes, *said, *unused_options(job)]
+    notes += [*plan.reasons, *filter(None, [job.model.note]), *known.notes, *said, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes))
 
 

@@ -22,7 +22,7 @@ def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[Resolve
 
 def resolve_at(given: Given, site: Profile) -> ResolvedJob:
     """The job at a site. If no scheduler was given, one is detected by its commands. Raises RefusedError."""
-    model = find_model(given.request.model, given.request.rehearse)
+    model = find_model(given.request.model, given.request.rehearse, given.request.engine)
     typed("sampling", given.request.sampling)
     typed("engine", given.request.engine)
     filled = fill(given, site)

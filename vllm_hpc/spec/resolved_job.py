@@ -21,10 +21,14 @@ FILLED = tuple(sorted(set(Request.__struct_fields__) & set(Profile.__struct_fiel
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model for vLLM: ``path`` is a folder or a Hub id, ``name`` is used in the names of job folders."""
+    """A model for vLLM: ``path`` is a folder or a Hub id, ``name`` is used in the names of job folders.
+
+    ``note`` says how it was found, if MODEL named something else.
+    """
 
     path: str
     name: str
+    note: str = ""
 
 
 class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
