@@ -19,7 +19,7 @@ from vllm_hpc.jobs.doubt import noting_loss, record_submission
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
-from vllm_hpc.planner.resolve import resolve_options
+from vllm_hpc.planner.resolve import check_is_here, resolve_options
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import lifecycle_text
@@ -61,8 +61,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     def submit(self) -> Job:
         """Create the job folder and submit the script to the scheduler.
 
-        Raises SubmitError; the folder is then removed, unless the scheduler may have accepted the script.
+        Raises RequestError if this machine has no scheduler for it, and SubmitError; the folder is then removed, unless
+        the scheduler may have accepted the script.
         """
+        check_is_here(self.job)
         check_installed()
         if self.request.rehearse:
             check_torch()

@@ -42,6 +42,11 @@ def find_device(filled: FilledRequest, runs_here: bool) -> Device | None:
     return None
 
 
+def gpus_here() -> int | None:
+    """The GPUs of this node, None without a GPU."""
+    return _this_node().per_node
+
+
 def _this_node() -> Device:
     if shutil.which(SMI[0]):
         try:

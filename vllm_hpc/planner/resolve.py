@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_hpc.planner.device import find_device
+from vllm_hpc.planner.device import find_device, gpus_here
 from vllm_hpc.planner.models.find import find_model
-from vllm_hpc.schedulers.launchers import choose_launcher, is_native
+from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
 from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
+from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
+from vllm_hpc.spec.layout import Asked, solve
 from vllm_hpc.spec.profile import Profile, load_profile
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.vllm_arguments import typed
+
+# What a job is planned for that needs a cluster, on a machine that has no scheduler.
+_ELSEWHERE = "slurm"
 
 
 def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, str | None]:
@@ -27,6 +32,11 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
     typed("engine", given.request.engine)
     filled = fill(given, site)
     name, reason = _choose_scheduler(filled)
+    not_here = None
+    if not filled.is_named_scheduler and get_scheduler(name).runs_here and _needs_cluster(filled, name):
+        not_here = f"the scheduler is {name} ({reason}), which has one node, no arrays and no launchers"
+        reason = f"no scheduler on this machine ({reason}): planned for Slurm; --scheduler pbs for PBS"
+        name = _ELSEWHERE
     scheduler = get_scheduler(name)
     return ResolvedJob(
         request=filled.request,
@@ -36,11 +46,18 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
         scheduler=name,
         scheduler_reason=reason,
         runs_here=scheduler.runs_here,
+        not_here=not_here,
         launcher=choose_launcher(filled, scheduler),
         is_native=is_native(filled),
         device=find_device(filled, scheduler.runs_here),
         model=model,
     )
+
+
+def check_is_here(job: ResolvedJob) -> None:
+    """Refuse to submit what was planned for a scheduler that this machine does not have. Raises RequestError."""
+    if job.not_here:
+        raise RequestError(f"{job.not_here}, but this job needs them: use --nodes 1, or --scheduler slurm or pbs")
 
 
 def _choose_scheduler(filled: FilledRequest) -> tuple[str, str]:
@@ -49,3 +66,16 @@ def _choose_scheduler(filled: FilledRequest) -> tuple[str, str]:
     if filled.site.scheduler:
         return filled.site.scheduler, f"from profile {filled.request.profile!r}"
     return find_scheduler()
+
+
+def _needs_cluster(filled: FilledRequest, here: str) -> bool:
+    """Whether what was asked for cannot run on this machine: several nodes, an array, a cluster's launcher."""
+    request = filled.request
+    launchers = (None, NATIVE, *get_scheduler(here).launchers)
+    if (request.nodes or 1) > 1 or request.array or request.launcher not in launchers:
+        return True
+    try:
+        asked = Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
+        return solve(asked, request.gpus_per_node or filled.site.gpus_per_node or gpus_here())[0].nodes > 1
+    except LayoutError:
+        return False  # planning says what is wrong with it

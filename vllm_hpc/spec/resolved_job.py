@@ -46,6 +46,11 @@ class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
         """Where a value was given: "--partition", the path of a job.toml, "profile 'alpine'"; "the default"."""
         return self.origins.get(key, "the default")
 
+    @property
+    def is_named_scheduler(self) -> bool:
+        """Whether an option, job.toml or the profile named the scheduler; else it is detected."""
+        return self.request.scheduler != "auto" or bool(self.site.scheduler)
+
     def is_asked(self, key: str) -> bool:
         """Whether an option or job.toml gave the value."""
         return key in self.origins and key not in self.from_profile
@@ -54,13 +59,15 @@ class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
 class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     """A job before it is planned: its scheduler, launcher, device and model.
 
-    ``scheduler_reason`` says why this scheduler; ``runs_here``: it runs jobs on this machine. ``launcher`` starts the
+    ``scheduler_reason`` says why this scheduler; ``runs_here``: it runs jobs on this machine. ``not_here`` says why the
+    job can be planned and rendered, but not submitted: this machine has no scheduler for it. ``launcher`` starts the
     ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown.
     """
 
     scheduler: str
     scheduler_reason: str
     runs_here: bool
+    not_here: str | None = None
     launcher: str
     is_native: bool
     device: Device | None

@@ -17,7 +17,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.records import write_json
 from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
-from vllm_hpc.planner.resolve import resolve_options
+from vllm_hpc.planner.resolve import check_is_here, resolve_options
 from vllm_hpc.planner.tuned import Finding, Setting, Subject, Trial, without_layout
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
 from vllm_hpc.spec.errors import RefusedError, RequestError
@@ -58,6 +58,7 @@ def tune(
     """
     check_installed()
     job, _ = resolve_options(model, options)
+    check_is_here(job)
     request, alike = job.request, RandomRows(rows, prompt_tokens)
     if request.rehearse:
         check_torch()
