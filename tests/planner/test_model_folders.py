@@ -83,6 +83,25 @@ def test_the_base_of_an_adapter_may_be_anything(tmp_path: Path, content: Any, sa
     assert said in refusal(adapter(tmp_path / "my adapter", content))
 
 
+@pytest.mark.parametrize("config", [{"model_type": "llama"}, {"model_type": "llama", "unsloth_version": "2024.9"}, {}])
+def test_a_config_that_says_nothing_makes_no_model(tmp_path: Path, config: dict[str, Any]) -> None:
+    """unsloth writes one beside an adapter, and some repositories of GGUF files have one."""
+    folder = adapter(tmp_path / "adapter", {"base_model_name_or_path": "org/base"})
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "is an adapter of org/base" in refusal(folder)
+    (folder / "adapter_config.json").unlink()
+    assert find_model(str(folder)).path == str(folder)
+    (folder / "model.Q4_K_M.gguf").touch()
+    assert "holds GGUF files" in refusal(folder)
+
+
+def test_an_adapter_with_the_config_of_its_base_is_told_as_one(tmp_path: Path) -> None:
+    folder = model_at(adapter(tmp_path / "adapter", {"base_model_name_or_path": "org/base"}))
+    safetensors(folder / "adapter_model.safetensors", {"base_model.model.x": ("BF16", [100])})
+    with pytest.raises(ModelError, match="or give its base model, with --lora and this adapter"):
+        inspect_model(find_model(str(folder)))
+
+
 def test_a_model_with_an_adapter_beside_is_a_model(tmp_path: Path) -> None:
     adapter(tmp_path / "model", {"base_model_name_or_path": "org/base"})
     assert find_model(str(model_at(tmp_path / "model"))).path == str(tmp_path / "model")

@@ -127,6 +127,8 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
     if family is None:
         raise UnknownArchitectureError(f"{architecture[:80]} is not in the planner's table")
     text = top.inside("thinker_config").inside(*_TEXT).over(family.defaults)
+    if text.table("per_layer_config"):
+        raise NotCheckedError(f"{text.origin}: 'per_layer_config' has layers that differ")
     hidden = text.count("hidden_size", "n_embd", "d_model", most=MOST_WIDTH)
     heads = text.count("num_attention_heads", "n_head", most=MOST_WIDTH)
     layers = text.count("num_hidden_layers", "n_layer", most=MOST_LAYERS)

@@ -34,7 +34,7 @@ def find_in(path: Path, needed: tuple[str, ...]) -> Model:
     try:
         if not path.is_dir():
             raise ModelError(_not_a_folder(path))
-        if _is_model(path, needed):
+        if _is_model(path, needed) and not _says_nothing(path):
             if CONFIG in needed and _is_of_meta(path):
                 raise ModelError(
                     f"{str(path)!r} holds weights in Meta's own format (*.pth), which vLLM does not load: use the "
@@ -50,6 +50,17 @@ def find_in(path: Path, needed: tuple[str, ...]) -> Model:
 
 def _is_model(folder: Path, needed: tuple[str, ...]) -> bool:
     return not needed or any((folder / name).is_file() for name in needed)
+
+
+def _says_nothing(folder: Path) -> bool:
+    """Whether config.json has no size of a model: some write one with a model_type beside an adapter or GGUF files."""
+    if not (folder / lora.CONFIG).is_file() and not next(folder.glob("*.gguf"), None):
+        return False
+    try:
+        values = read_object(folder / CONFIG).values()
+    except ModelError:
+        return False
+    return not any(isinstance(value, int | float | dict) for value in values)
 
 
 def _is_of_meta(folder: Path) -> bool:
@@ -98,7 +109,7 @@ def _not_a_folder(path: Path) -> str:
     return f"{said}: name the folder that holds {CONFIG}"
 
 
-_GGUF = "vLLM does not load GGUF files: use the model with config.json and safetensors files"
+_GGUF = "vLLM by itself does not load GGUF files: use the model with config.json and safetensors files"
 
 
 def _why_not(folder: Path, needed: tuple[str, ...]) -> str:
@@ -115,7 +126,7 @@ def _why_not(folder: Path, needed: tuple[str, ...]) -> str:
     if models:
         return f"{said}; name a folder in it that is a model: {_listed(models, whole=True)}"
     if next(folder.glob("*.gguf"), None):
-        return f"{said}, but GGUF files: {_GGUF}"
+        return f"{str(folder)!r} holds GGUF files: {_GGUF}"
     others = [name for name in (CONFIG, PARAMS) if name not in needed and (folder / name).is_file()]
     if others:
         return f"{said}, but {others[0]}: leave out --engine config_format"
