@@ -9,12 +9,15 @@ PYTEST = $(BIN)/python -m pytest
 WORKERS ?= 5
 STARTED := $(shell date +%s)
 RANKS = ranks or vllm or slurm or pbs
+# What a login node and a rank's start need of a Python: these run under Debian's own too.
+ON_DEBIANS = $(wildcard tests/engine/test_compile_cache*.py) tests/engine/test_bytecode.py \
+  tests/engine/test_weights_readahead.py tests/jobfolder tests/rows tests/planner/test_model_folders.py
 # All that runs vLLM, in make test too, and what is too long for that.
 REAL = (full or vllm)
 
 # The targets of set-up make one and the same environment.
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-fast test-unit test-chain test-full test-vllm test-vllm-oldest test-slurm test-pbs faults lint style clean
+.PHONY: help demo test test-all test-fast test-debian test-unit test-chain test-full test-vllm test-vllm-oldest test-slurm test-pbs faults lint style clean
 
 help:
 	@echo 'make demo        run a real small model on this machine (28 s, and the set-up)'
@@ -32,7 +35,7 @@ demo: $(VENV)/demo.done
 test: $(VENV)/test.done
 	@echo "make test: set-up took $$(( $$(date +%s) - $(STARTED) )) s"
 	@began=$$(date +%s); $(MAKE) --no-print-directory style && \
-	  { $(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; $(MAKE) --no-print-directory test-all; tests=$$?; \
+	  { $(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; $(MAKE) --no-print-directory test-all test-debian; tests=$$?; \
 	    wait $$types; typed=$$?; cat $(VENV)/mypy.log; [ $$tests$$typed = 00 ]; } && \
 	  echo "make test: set-up took $$((began - $(STARTED))) s, the tests took $$(( $$(date +%s) - began )) s"
 
@@ -42,6 +45,11 @@ test-all: $(VENV)/test.done
 
 test-fast: $(VENV)/fast.done
 	$(PYTEST) -n 2 -m "not ($(RANKS)) and not slow and not full"
+
+# Debian 12's own Python is 3.11.2, older than most. Its environment takes the packages of ours: a second to make.
+test-debian: $(VENV)/test.done
+	@if python=$$($(BIN)/python -m tests.debians_python $(VENV)/debian); then $$python -V; \
+	  $$python -m pytest -q -n 2 -m "not ($(RANKS)) and not slow and not full" $(ON_DEBIANS); fi
 
 test-unit: $(VENV)/test.done
 	$(PYTEST) -n 2 -m "not ($(RANKS)) and not full"
