@@ -319,8 +319,8 @@ def test_plan_for_people_says_layout_and_reasons(model: Path, run_cli: Cli) -> N
 
 def test_plan_for_people_counts_the_ranks_of_all_tasks(model: Path, run_cli: Cli) -> None:
     outcome = run_cli("plan", "model", "--tp", "2", "--dp", "2", "--array")
-    assert "TP 2 × PP 1 × DP 2 = 4 rank(s), as 2 task(s) of 2" in outcome.out
-    assert "1 node(s) × 2 GPU(s), 2 rank(s) on each, for each task" in outcome.out
+    assert "TP 2 × PP 1 × DP 2 = 4 ranks, as 2 tasks of 2" in outcome.out
+    assert "1 node × 2 GPUs, 2 ranks on each, for each task" in outcome.out
     assert "task" not in run_cli("plan", "model", "--tp", "2", "--dp", "2").out
 
 

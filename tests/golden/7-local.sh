@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Rendered by vllm-hpc VERSION for run.
-# Runs 2 rank(s) on this machine: TP 2 x PP 1 x DP 1.
+# Runs 2 ranks on this machine: TP 2 x PP 1 x DP 1.
 # The local scheduler starts this script: its supervisor watches it, and sweeps up behind it.
 # shellcheck disable=SC2016,SC2034,SC2154,SC2317 # quoted on purpose; set, used or called by lifecycle.sh
 set -uo pipefail
 export VLLM_HPC_TASK=0
 
-# What all jobs do in the same way (attempts, signals, requeues) is in lifecycle.sh, run as it was at the submission.
+# What every job does in the same way (attempts, signals, requeues): lifecycle.sh, if unchanged since the submission.
 job=/scratch/runs/run
 trap 'drain_due=1' USR2 # the walltime may be near before lifecycle.sh is read
 lifecycle="$(cat "$job/lifecycle.sh")" || { echo "vllm-hpc: cannot read $job/lifecycle.sh" >&2; exit 1; }

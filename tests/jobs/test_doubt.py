@@ -136,7 +136,7 @@ def test_a_job_that_the_scheduler_does_not_have_is_resumed(
     ran = run_cli("resume", "job", "--not-submitted")
     assert (ran.code, ran.out, slurm.received) == (
         0,
-        "Submitted job again as 4711, for 1 row(s)\n",
+        "Submitted job again as 4711, for 1 row\n",
         True,
     )
     slurm.has(line(folder, "4711"), jobs="4711|PENDING|None|N/A\n")

@@ -135,7 +135,7 @@ def test_nothing_is_left(folder: JobFolder, desk: Path, run_cli: Cli) -> None:
     assert resume(folder) == 0
     assert folder.drain.exists()
     ran = run_cli("resume", "job")
-    hint = ": 1 row(s) have errors, which --retry-errors runs again"
+    hint = ": 1 row has an error, which --retry-errors runs again"
     assert (ran.code, ran.err) == (0, f"Nothing to resume: no row is missing{hint}.\n")
     assert not sent(desk)
     assert resume(folder, retry_errors=True) == 1
@@ -239,7 +239,7 @@ def test_another_users_folder(folder: JobFolder, run_cli: Cli, monkeypatch: pyte
 def test_the_command(folder: JobFolder, run_cli: Cli, desk: Path) -> None:
     (desk / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
     ran = run_cli("resume", "job")
-    assert (ran.code, ran.out) == (0, "Submitted job again as 4711, for 1 row(s)\n")
+    assert (ran.code, ran.out) == (0, "Submitted job again as 4711, for 1 row\n")
 
 
 def test_the_command_for_programs(folder: JobFolder, run_cli: Cli) -> None:

@@ -62,7 +62,7 @@ def test_completed_is_every_row_with_a_result(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("done", "failed", "said"),
-    [(2, 1, "1 row(s) with errors"), (2, 0, "1 row(s) missing"), (1, 1, "1 row(s) with errors and 1 row(s) missing")],
+    [(2, 1, "1 row with errors"), (2, 0, "1 row missing"), (1, 1, "1 row with errors and 1 row missing")],
 )
 def test_partial_ended_in_good_order_with_rows_missing_or_in_error(
     tmp_path: Path, done: int, failed: int, said: str
@@ -177,7 +177,7 @@ def test_a_live_supervisor_means_running_and_says_the_stage(tmp_path: Path, monk
     write_json(folder.supervisor, this_process("77-1000"))
     assert (read_status(folder).state, read_status(folder).reason) == ("RUNNING", "starting")
     rank(folder, 0, "running")
-    assert "1 of 2 rank(s) are loading" in read_status(folder).reason
+    assert "1 of 2 ranks is loading" in read_status(folder).reason
     progress(folder, done=1, failed=1, tokens=400)
     monkeypatch.setattr("vllm_hpc.jobs.progress.time.time", lambda: 1010.0 + 100)
     status = read_status(folder)
@@ -194,7 +194,7 @@ def test_what_runs_now_is_told_and_not_what_ran_before(tmp_path: Path) -> None:
     status = read_status(folder)
     assert (status.reason, status.tokens_per_s, status.rows.done) == ("attempt 2: starting", None, 1)
     rank(folder, 0, "running", attempt=2)
-    assert read_status(folder).reason == "attempt 2: 1 of 2 rank(s) are loading the model"
+    assert read_status(folder).reason == "attempt 2: 1 of 2 ranks is loading the model"
 
 
 def test_a_drain_is_told_and_promises_no_end(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_task_that_waits_does_not_read_another_tasks_exit_record(
     end(folder, 1)
     says(monkeypatch, {"77_0": JobState("waiting", "waits: Resources")})
     status = read_status(folder)
-    assert (status.state, status.reason) == ("PENDING", "1 of 2 task(s); task 0: waits: Resources")
+    assert (status.state, status.reason) == ("PENDING", "1 of 2 tasks; task 0: waits: Resources")
 
 
 def test_the_last_counts_of_a_job_that_was_killed_come_from_its_rows(tmp_path: Path) -> None:
@@ -545,7 +545,7 @@ def test_completed_by_the_schedulers_word_waits_for_records_that_are_seen_late(
     now += 59
     assert read_status(folder).state == "RUNNING"
     now += 2
-    assert (read_status(folder).state, read_status(folder).reason) == ("PARTIAL", "2 row(s) missing")
+    assert (read_status(folder).state, read_status(folder).reason) == ("PARTIAL", "2 rows missing")
     progress(folder, done=3)
     assert read_status(folder).state == "COMPLETED"
 
@@ -594,9 +594,9 @@ def twice(tmp_path: Path, rows: int, shards: list[list[int]]) -> JobFolder:
     ("shards", "state", "reason"),
     [
         ([[0, 1, 2, 3], [2, 3, 4, 5]], "COMPLETED", "every row has a result"),
-        ([[0, 1, 2], [0, 1, 2]], "PARTIAL", "3 row(s) missing"),
-        ([[0, 1, 2, 3], [1, 2, 3]], "PARTIAL", "2 row(s) missing"),
-        ([[0, 1, 2], [1, 2]], "PARTIAL", "3 row(s) missing"),
+        ([[0, 1, 2], [0, 1, 2]], "PARTIAL", "3 rows missing"),
+        ([[0, 1, 2, 3], [1, 2, 3]], "PARTIAL", "2 rows missing"),
+        ([[0, 1, 2], [1, 2]], "PARTIAL", "3 rows missing"),
     ],
 )
 def test_a_row_that_two_tasks_wrote_counts_once(
@@ -640,7 +640,7 @@ def test_a_drain_before_the_first_row_is_no_failure(tmp_path: Path, by: str) -> 
     if by == "the script of an earlier attempt":
         assert status.state == "FAILED"
     else:
-        assert (status.state, status.reason) == ("PARTIAL", "3 row(s) missing")
+        assert (status.state, status.reason) == ("PARTIAL", "3 rows missing")
 
 
 @pytest.mark.parametrize(("phase", "state"), [("failed", "FAILED"), ("running", "RUNNING"), ("unknown", "UNKNOWN")])

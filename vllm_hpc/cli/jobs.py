@@ -13,6 +13,7 @@ import click
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_bytes, print_json
+from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
@@ -113,10 +114,11 @@ def resume_command(job: str, job_dir: str, retry_errors: bool, not_submitted: bo
     left = found.resume(retry_errors, not_submitted)
     if not left:
         failed = found.status().rows.failed
-        hint = f": {failed} row(s) have errors, which --retry-errors runs again" if failed else ""
+        have = "has an error" if failed == 1 else "have errors"
+        hint = f": {counted(failed, 'row')} {have}, which --retry-errors runs again" if failed else ""
         click.echo(f"Nothing to resume: no row is missing{' or in error' if retry_errors else hint}.", err=True)
     elif not as_json:
-        click.echo(f"Submitted {found.path.name} again as {found.job_id}, for {left} row(s)", err=wait)
+        click.echo(f"Submitted {found.path.name} again as {found.job_id}, for {counted(left, 'row')}", err=wait)
     if wait and left:
         if not as_json:
             return print_status.wait_and_show(found)

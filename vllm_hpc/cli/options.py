@@ -170,7 +170,7 @@ def request_options(function: F) -> F:
 
 def json_option(function: F) -> F:
     """Add --json."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
 
 
 def job_argument(function: F) -> F:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from vllm_hpc.cli.output import stdout_console
 from vllm_hpc.spec.plan import Cost, ModelFacts, Plan
+from vllm_hpc.spec.words import counted
 
 FITS = {True: "yes", False: "no", None: "not checked"}
 
@@ -47,10 +48,11 @@ def _model(facts: ModelFacts) -> str:
 
 def _layout(plan: Plan) -> list[tuple[str, str]]:
     layout = plan.layout
-    shape = f"TP {layout.tp} × PP {layout.pp} × DP {layout.dp} = {layout.all_ranks} rank(s)"
-    hardware = f"{layout.nodes} node(s) × {layout.gpus_per_node} GPU(s), {layout.procs_per_node} rank(s) on each"
+    shape = f"TP {layout.tp} × PP {layout.pp} × DP {layout.dp} = {counted(layout.all_ranks, 'rank')}"
+    nodes, gpus = counted(layout.nodes, "node"), counted(layout.gpus_per_node, "GPU")
+    hardware = f"{nodes} × {gpus}, {counted(layout.procs_per_node, 'rank')} on each"
     if layout.is_array:
-        shape += f", as {layout.tasks} task(s) of {layout.world_size}"
+        shape += f", as {counted(layout.tasks, 'task')} of {layout.world_size}"
         hardware += ", for each task"
     return [("layout", shape), ("hardware", hardware)]
 

@@ -27,6 +27,7 @@ from vllm_hpc.cli.output import print_json, stdout_console
 from vllm_hpc.jobfolder.input import iter_rows
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import StillRunning
+from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
@@ -52,10 +53,11 @@ def print_status(status: Status) -> None:
     if status.rehearsal:
         table.add_row("", Text("a rehearsal: the answers are not from a model"))
     table.add_row("rows", _rows(status))
-    if status.tokens_per_s is not None:
+    if rate := _rate(status.tokens_per_s):
         eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
-        table.add_row("speed", f"{status.tokens_per_s:.0f} output tokens/s{eta}")
-    table.add_row("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {status.attempts} attempt(s)")
+        table.add_row("speed", f"{rate} output tokens/s{eta}")
+    attempts = counted(status.attempts, "attempt")
+    table.add_row("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {attempts}")
     stdout_console().print(table)
 
 
@@ -71,7 +73,7 @@ def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
     for title in ("job", "state", "rows", "tokens/s", "scheduler", "id"):
         table.add_column(title, justify="right" if title == "tokens/s" else "left", no_wrap=title == "job")
     for status in statuses:
-        rate = f"{status.tokens_per_s:.0f}" if status.tokens_per_s is not None else ""
+        rate = _rate(status.tokens_per_s)
         name = Text(status.job.rsplit("/", 1)[-1] + (" (rehearsal)" if status.rehearsal else ""))
         table.add_row(name, _state(status), _rows(status), rate, status.scheduler, status.job_id or "")
     stdout_console().print(table)
@@ -82,7 +84,8 @@ def print_summary(summary: Summary) -> None:
     rows = summary.rows
     bad = [f"{rows[kind]} {word}" for kind, word in (("failed", "with errors"), ("missing", "missing")) if rows[kind]]
     counts = f"{rows['done']} of {rows['total']} rows" + (f" ({', '.join(bad)})" if bad else "")
-    speed = f" ({summary.tokens_per_s:.0f} tokens/s while generating)" if summary.tokens_per_s else ""
+    rate = _rate(summary.tokens_per_s)
+    speed = f" ({rate} tokens/s while generating)" if rate else ""
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
     if summary.state in ("PENDING", "RUNNING"):
         click.echo(f"The job is still {summary.state}: collect again when it has ended.", err=True)
@@ -185,6 +188,11 @@ def _shorten(text: str, limit: int = 400) -> str:
 
 def _state(status: Status) -> Text:
     return Text(status.state, style=_COLOURS.get(status.state, "magenta"))
+
+
+def _rate(tokens_per_s: float | None) -> str:
+    """A speed with one decimal below 10; nothing if it is unknown, or no row is done yet."""
+    return f"{tokens_per_s:.{0 if tokens_per_s >= 10 else 1}f}" if tokens_per_s else ""
 
 
 def _rows(status: Status) -> str:

@@ -16,6 +16,7 @@ from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, 
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates, is_drained, read_ranks
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Question
+from vllm_hpc.spec.words import counted
 
 # Seconds until everything that a compute node wrote is visible here: NFS clients cache attributes for up to 60 s
 # (nfs(5), acregmax and acdirmax).
@@ -116,5 +117,6 @@ def _completeness(rows: Rows, was_drained: bool) -> tuple[State, str]:
     missing = rows.missing
     if missing == rows.total and not was_drained:
         return "FAILED", "the script ended normally, but no rank wrote a row: see the logs"
-    parts = [f"{rows.failed} row(s) with errors"] * bool(rows.failed) + [f"{missing} row(s) missing"] * bool(missing)
+    parts = [f"{counted(rows.failed, 'row')} with errors"] * bool(rows.failed)
+    parts += [f"{counted(missing, 'row')} missing"] * bool(missing)
     return ("PARTIAL", " and ".join(parts)) if parts else ("COMPLETED", "every row has a result")

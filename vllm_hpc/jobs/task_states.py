@@ -22,6 +22,7 @@ from vllm_hpc.jobs.failure import cause_of_failure
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import JobState, Question, installed_scheduler
+from vllm_hpc.spec.words import counted
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN"]
 # States that do not change by themselves. (A preempted job that is requeued is PENDING again.)
@@ -102,7 +103,7 @@ class TaskStates:
         those = [task for task, (one, _) in found.items() if one == state]
         reason = found[those[0]][1]
         if layout.is_array:
-            reason = f"{len(those)} of {layout.tasks} task(s); task {those[0]}: {reason}"
+            reason = f"{len(those)} of {counted(layout.tasks, 'task')}; task {those[0]}: {reason}"
         return state, reason
 
     def _from_folder(self, task: int) -> tuple[State, str] | None:
@@ -222,6 +223,7 @@ def _stage(folder: JobFolder, record: JobRecord, current: set[int]) -> str:
         return f"{again}draining: rows in flight are finished, no more are admitted"
     begun = sum(replica.attempt in current for replica in read_progress(folder, record))
     if begun:
-        return f"{again}generating on {begun} of {layout.dp} replica(s)"
+        return f"{again}generating on {begun} of {counted(layout.dp, 'replica')}"
     ranks = sum(rank.attempt in current for rank in read_ranks(folder, record))
-    return again + (f"{ranks} of {layout.all_ranks} rank(s) are loading the model" if ranks else "starting")
+    are_loading = "is loading" if ranks == 1 else "are loading"
+    return again + (f"{ranks} of {counted(layout.all_ranks, 'rank')} {are_loading} the model" if ranks else "starting")

@@ -8,6 +8,7 @@ from vllm_hpc.planner.memory import Fit
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Cost
+from vllm_hpc.spec.words import counted
 
 # Runs took 0.88 to 1.13 times the estimate, which is fitted to them, and 1.5 to 2 times the previous one, which was
 # not and ignored Python's part and experts (docs/planner.md): the range leaves room for what was not measured.
@@ -30,7 +31,7 @@ def estimate(
     if measured is not None:
         seconds = (workload.prompt_tokens + workload.output_tokens) / measured.tokens_per_s_per_gpu
         low, high = MEASURED_SPREAD
-        basis = f"the rate of {measured.jobs} earlier job(s) of this model, GPU and layout"
+        basis = f"the rate of {counted(measured.jobs, 'earlier job')} of this model, GPU and layout"
     elif gpu is not None and estimated is not None:
         seconds = estimated * layout.all_ranks
         is_near = (layout.tp == 1 or gpu.link) and layout.tp * layout.pp <= layout.procs_per_node
@@ -39,13 +40,13 @@ def estimate(
     else:
         return None
     outputs = "as if every row used its max_tokens" if workload.output_tokens else "nothing generated"
-    counted = f"prompt tokens from {'a sample of the input' if workload.is_sample else 'bytes'}"
+    inputs = f"prompt tokens from {'a sample of the input' if workload.is_sample else 'bytes'}"
     return Cost(
         gpu_hours_low=_hours(low * seconds + START_S[0] * layout.all_ranks),
         gpu_hours_high=_hours(high * seconds + START_S[1] * layout.all_ranks),
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,
-        basis=f"{basis}; {counted}, {outputs}; start-up of {START_S[0]:.0f} to {START_S[1]:.0f} s per GPU",
+        basis=f"{basis}; {inputs}, {outputs}; start-up of {START_S[0]:.0f} to {START_S[1]:.0f} s per GPU",
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.count import VOCABULARY_PADDING, padded_vocabulary
 from vllm_hpc.planner.models.quantization import Quantization
+from vllm_hpc.spec.words import counted
 
 MOST_TP = 1024
 
@@ -32,7 +33,7 @@ def why_not(shape: Shape, tp: int, pp: int, quantization: Quantization | None = 
         allowed = one_of(allowed_tp(shape, quantization))
         return f"TP = {tp} does not work with this model ({'; '.join(obstacles)}): TP can be {allowed}"
     if pp > shape.layers:
-        return f"PP = {pp}, but the model has {shape.layers} layer(s): PP can be 1 to {shape.layers}"
+        return f"PP = {pp}, but the model has {counted(shape.layers, 'layer')}: PP can be 1 to {shape.layers}"
     return None
 
 

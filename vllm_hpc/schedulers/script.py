@@ -26,6 +26,7 @@ from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.user_cache import cache_folder
 from vllm_hpc.spec.values import parse_walltime
+from vllm_hpc.spec.words import counted
 
 __all__ = ["FILTERS", "ScriptContext", "make_context", "render_job", "render_script"]
 # What needs no quoting in a #SBATCH line.
@@ -160,7 +161,7 @@ def command(words: Iterable[str]) -> str:
 # What a template may write after a value: {{ job.folder|sh }}.
 FILTERS: dict[str, Callable[..., str]] = {
     "sh": sh, "directive": directive, "word": word, "clock": clock, "size": size, "jobname": jobname,
-    "command": command,
+    "command": command, "counted": counted,
 }  # fmt: skip
 
 

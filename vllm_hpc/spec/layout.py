@@ -13,6 +13,7 @@ from itertools import combinations
 import msgspec
 
 from vllm_hpc.spec.errors import LayoutError
+from vllm_hpc.spec.words import counted
 
 MOST_NODES = 100_000  # more than the largest machine has; keeps typos out of the arithmetic
 MOST_GPUS = 1024  # per node; some systems have 72 in one NVLink domain
@@ -116,7 +117,7 @@ def solve_array(
     if asked.dp is None:
         raise LayoutError("--array needs the number of replicas: add --dp, one task for each")
     layout, reasons = solve(msgspec.structs.replace(asked, dp=1), capacity, rule, advise)
-    reasons.append(f"array of {asked.dp} task(s), each one replica of {layout.world_size} GPU(s)")
+    reasons.append(f"array of {counted(asked.dp, 'task')}, each one replica of {counted(layout.world_size, 'GPU')}")
     return msgspec.structs.replace(layout, dp=asked.dp, is_array=True), reasons
 
 
@@ -130,7 +131,7 @@ def _solve(asked: Asked, capacity: int | None, rule: Rule) -> tuple[Layout, list
     reasons: list[str] = []
     nodes, procs = _hardware(asked, capacity, reasons)
     if nodes > MOST_NODES or procs > MOST_GPUS:
-        raise _Misfit(f"{nodes} node(s) of {procs} GPU(s) are more than any machine has")
+        raise _Misfit(f"{counted(nodes, 'node')} of {counted(procs, 'GPU')}: more than any machine has")
     tp, pp, dp = _parallel(asked, nodes * procs, procs, reasons)
     if (why_not := rule(tp, pp)) is not None:
         raise _Misfit(why_not)
@@ -150,13 +151,13 @@ def _hardware(asked: Asked, capacity: int | None, reasons: list[str]) -> tuple[i
         return asked.nodes, asked.gpus_per_node
     if asked.gpus_per_node:
         nodes = -(-wanted // asked.gpus_per_node)
-        reasons.append(f"{nodes} node(s) of {asked.gpus_per_node} hold TP × PP × DP = {wanted}")
+        reasons.append(f"TP × PP × DP = {wanted}: {counted(nodes, 'node')} of {counted(asked.gpus_per_node, 'GPU')}")
         return nodes, asked.gpus_per_node
     if asked.nodes:
         return asked.nodes, _procs_on(asked, replica, wanted, capacity, reasons)
     if capacity is None or wanted <= capacity:
         where = "one node" if capacity else "one node is assumed, since the number of GPUs per node was not given"
-        reasons.append(f"{wanted} GPU(s) for TP × PP × DP: {where}")
+        reasons.append(f"{counted(wanted, 'GPU')} for TP × PP × DP: {where}")
         return 1, wanted
     sizes = [size for size in range(1, capacity + 1) if wanted % size == 0]
     procs = max(sizes, key=lambda size: (_keeps_groups(size, asked.tp or 1), size))
@@ -177,16 +178,18 @@ def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, rea
                 reasons.append(f"{best} of the {capacity} GPUs of a node are used: a multiple of {unit} is needed")
             return best
         if asked.dp is None:
-            raise _Misfit(f"TP × PP = {replica} does not fit {nodes} node(s) of {capacity} GPUs")
+            raise _Misfit(f"TP × PP = {replica} does not fit {counted(nodes, 'node')} of {counted(capacity, 'GPU')}")
     if asked.dp is None and nodes % wanted == 0:
-        reasons.append(f"the number of GPUs per node was not given: one on each of {nodes} node(s)")
+        reasons.append(f"the number of GPUs per node was not given: one on each of {counted(nodes, 'node')}")
         return 1
     if wanted % nodes:
         raise _Misfit(f"TP × PP × DP = {wanted} cannot be divided over {nodes} nodes")
     procs = wanted // nodes
     if capacity is not None and procs > capacity:
-        raise _Misfit(f"TP × PP × DP = {wanted} needs {procs} GPUs on each of {nodes} node(s), which have {capacity}")
-    reasons.append(f"TP × PP × DP = {wanted} over {nodes} node(s): {procs} GPU(s) on each")
+        raise _Misfit(
+            f"TP × PP × DP = {wanted} needs {procs} GPUs per node on {counted(nodes, 'node')}, a node has {capacity}"
+        )
+    reasons.append(f"TP × PP × DP = {wanted} over {counted(nodes, 'node')}: {counted(procs, 'GPU')} on each")
     return procs
 
 
@@ -203,15 +206,16 @@ def _parallel(asked: Asked, world: int, procs: int, reasons: list[str]) -> tuple
             raise _Misfit(f"{world} GPUs cannot be divided into DP = {asked.dp} replicas")
         tp, pp = _split_replica(tp, pp, world // asked.dp, procs)
         where = "inside a node" if tp <= procs else "over nodes"
-        reasons.append(f"a replica has {world // asked.dp} GPU(s): TP = {tp} {where}, PP = {pp}")
+        reasons.append(f"a replica has {counted(world // asked.dp, 'GPU')}: TP = {tp} {where}, PP = {pp}")
     tp, pp = tp or 1, pp or 1
     dp = asked.dp or world // (tp * pp)
     if tp * pp * dp != world:
         raise _Misfit(
-            f"TP × PP × DP = {tp} × {pp} × {dp or 1} does not fill {world // procs} node(s) of {procs} GPU(s)"
+            f"TP × PP × DP = {tp} × {pp} × {dp or 1} does not fill "
+            f"{counted(world // procs, 'node')} of {counted(procs, 'GPU')}"
         )
     if asked.dp is None:
-        reasons.append(f"{world} GPU(s) / (TP × PP = {tp * pp}) give DP = {dp} replica(s)")
+        reasons.append(f"{counted(world, 'GPU')} / (TP × PP = {tp * pp}): DP = {dp}")
     return tp, pp, dp
 
 
@@ -220,7 +224,7 @@ def _split_replica(tp: int | None, pp: int | None, size: int, procs: int) -> tup
     given = tp or pp
     if given:
         if size % given:
-            raise _Misfit(f"a replica of {size} GPU(s) cannot be split by {'TP' if tp else 'PP'} = {given}")
+            raise _Misfit(f"a replica of {counted(size, 'GPU')} cannot be split by {'TP' if tp else 'PP'} = {given}")
         return (tp, size // tp) if tp else (size // given, given)
     inside = max(ranks for ranks in range(1, min(size, procs) + 1) if size % ranks == 0)
     return inside, size // inside

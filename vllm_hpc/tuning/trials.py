@@ -28,6 +28,7 @@ from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_defaults import whole
+from vllm_hpc.spec.words import counted
 from vllm_hpc.tuning.signals import handled
 from vllm_hpc.tuning.sweep import DEFAULTS
 
@@ -104,7 +105,7 @@ class Bench:
         """Refuse too many rows, and rows too long for the model or the given max_model_len."""
         if rows * prompt > _MOST_TOKENS:
             raise RequestError(
-                f"{rows} row(s) of {prompt} tokens are too many for a short trial: use fewer --rows or "
+                f"{counted(rows, 'row')} of {prompt} tokens: too many for a short trial: use fewer --rows or "
                 f"--prompt-tokens, {_MOST_TOKENS} tokens in total at most"
             )
         asked = whole(self._job.request.engine.get("max_model_len"), 0)
@@ -191,7 +192,7 @@ class Bench:
         if not (is_done and seconds and summary.completion_tokens):
             why = status.reason or (
                 f"it ended {status.state}, with {summary.completion_tokens} output tokens and "
-                f"{summary.rows['missing']} row(s) missing"
+                f"{counted(summary.rows['missing'], 'row')} missing"
             )
             why += _first_error(job)
             return Trial(setting=setting, tokens_per_s=None, job=str(job.path), why=why)
