@@ -14,6 +14,7 @@ from tests.conftest import Cli
 from tests.crafted import (
     SUBMITTED_AT,
     end,
+    error,
     layout,
     make_array,
     make_job,
@@ -25,7 +26,7 @@ from tests.crafted import (
     write_lines,
 )
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, ExitRecord, Progress, Run, Submitted, write_json
+from vllm_hpc.jobfolder.records import Attempt, ExitRecord, Progress, RankError, Run, Submitted, write_json
 from vllm_hpc.jobs import collect as collecting
 from vllm_hpc.jobs.collect import collect
 from vllm_hpc.jobs.job import Job
@@ -317,3 +318,54 @@ def test_list_shows_the_good_jobs_beside_a_broken_one(tmp_path: Path, run_cli: C
     assert listed.code == 0
     jobs = {Path(job["job"]).name: job["state"] for job in json.loads(listed.out)}
     assert jobs["good"] == "COMPLETED"
+
+
+DIVERGED = "the ranks of replica 0 diverged: rank 0 was at step 4 (digest 00), rank 1 at step 4 (01)"
+
+
+def failed_with_every_row(folder: JobFolder, message: str) -> None:
+    start(folder)
+    write_lines(folder.shard(0, 1), [result(0), result(1)])
+    progress(folder, done=2)
+    rank(folder, 0, "error", at=2.0, error=error("peer closed the connection", is_echo=True))
+    rank(folder, 1, "error", at=3.0, error=RankError("DivergedError", message, ""))
+    end(folder, 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        (DIVERGED, ": rows may be wrong: start a new job"),
+        ("the ranks of replica 0 diverged: digests ['a', 'b']", ": rows may be wrong: start a new job"),
+        ("No space left on device", ""),
+    ],
+)
+def test_a_job_that_failed_says_so_although_every_row_is_there(
+    tmp_path: Path, run_cli: Cli, message: str, advice: str
+) -> None:
+    folder = make_job(tmp_path / "job", rows=2, shape=layout(tp=2))
+    failed_with_every_row(folder, message)
+    for options in ([], ["--json"]):
+        ran = run_cli("collect", folder.path, *options)
+        reason = f"rank 1 on node-1: DivergedError: {message}{advice}"
+        assert (ran.code, ran.err) == (1, f"Error: FAILED: {reason}; see: vllm-hpc logs {folder.path}\n")
+        assert "2 of 2 rows" in ran.out or json.loads(ran.out)["reason"] == reason
+    assert len(read_lines(folder.outputs)) == 2
+
+
+@pytest.mark.parametrize(("cause", "says_so"), [("cancelled", False), ("timeout", False), ("exit", True)])
+def test_missing_rows_are_exit_code_3_however_the_job_ended(
+    tmp_path: Path, run_cli: Cli, cause: str, says_so: bool
+) -> None:
+    folder = make_job(tmp_path / "job", rows=2)
+    start(folder)
+    write_lines(folder.shard(0, 1), [result(0)])
+    end(folder, 143, cause)
+    ran = run_cli("collect", folder.path)
+    assert (ran.code, ran.err.startswith("Error: FAILED: ")) == (3, says_so)
+
+
+def test_rows_of_ranks_that_diverged_are_exit_code_1_even_if_some_are_missing(tmp_path: Path, run_cli: Cli) -> None:
+    folder = make_job(tmp_path / "job", rows=3, shape=layout(tp=2))
+    failed_with_every_row(folder, DIVERGED)
+    assert run_cli("collect", folder.path).code == 1

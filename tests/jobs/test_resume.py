@@ -247,3 +247,18 @@ def test_the_command_for_programs(folder: JobFolder, run_cli: Cli) -> None:
     found = json.loads(ran.out)
     assert (ran.code, ran.err, found["job_id"], found["attempts"]) == (0, "", "4711", 1)
     assert found["state"] not in ("FAILED", "COMPLETED", "PARTIAL")
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_rows_of_ranks_that_diverged_are_doubted(folder: JobFolder, desk: Path, run_cli: Cli, is_whole: bool) -> None:
+    """A resume cannot mend them: those that are there stay."""
+    if is_whole:
+        crafted.write_lines(folder.shard(0, 2), [crafted.result(2)])
+    crafted.rank(folder, 0, "error", error=crafted.error("the ranks of replica 0 diverged: digests ['a', 'b']"))
+    ran = run_cli("resume", "job")
+    doubt = "the ranks of a replica diverged, and its rows may be wrong: start a new job\n"
+    if is_whole:
+        assert (ran.code, ran.err) == (1, f"Error: nothing to resume: no row is missing, but {doubt}")
+    else:
+        assert (ran.code, ran.err) == (0, f"Note: {doubt}")
+    assert sent(desk) != is_whole

@@ -13,6 +13,7 @@ import click
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_bytes, print_json
+from vllm_hpc.spec.errors import FailedError
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ NOT_SUBMITTED_HELP = (
     "You have checked that the scheduler does not have the job, although its submission was interrupted, or its state "
     "is UNKNOWN."
 )
+_DIVERGED = "the ranks of a replica diverged, and its rows may be wrong: start a new job"
 JOB_ID_HELP = "The scheduler's id of the job, if its submission was interrupted and its id is not known."
 
 
@@ -87,16 +89,26 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
 @job_argument
 @json_option
 def collect_command(job: str, job_dir: str, as_json: bool) -> int:
-    """Merge finished rows into outputs.jsonl and summary.json. Exit code 3 if rows are missing or have errors."""
+    """Merge finished rows into outputs.jsonl and summary.json.
+
+    Exit code 3 if rows are missing or have errors; 1 if the job FAILED although every row is there, or its ranks
+    diverged.
+    """
     from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.failure import has_diverged
     from vllm_hpc.jobs.job import find_job
 
-    summary = find_job(job, job_dir).collect()
+    found = find_job(job, job_dir)
+    summary = found.collect()
     if as_json:
         print_json(summary)
     else:
         print_status.print_summary(summary)
-    return 0 if summary.rows["done"] == summary.rows["total"] else 3
+    is_whole = summary.rows["done"] == summary.rows["total"]
+    if summary.state == "FAILED":
+        print_status.print_failure(found, summary.state, summary.reason)
+        return 1 if is_whole or has_diverged(found.folder) else 3
+    return 0 if is_whole else 3
 
 
 @command("resume")
@@ -108,10 +120,16 @@ def collect_command(job: str, job_dir: str, as_json: bool) -> int:
 def resume_command(job: str, job_dir: str, retry_errors: bool, not_submitted: bool, wait: bool, as_json: bool) -> int:
     """Submit a job again for the rows that are missing."""
     from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.failure import has_diverged
     from vllm_hpc.jobs.job import find_job
 
     found = find_job(job, job_dir)
+    diverged = has_diverged(found.folder)  # read first: the next attempt writes new records
     left = found.resume(retry_errors, not_submitted)
+    if diverged and not left:
+        raise FailedError(f"nothing to resume: no row is missing, but {_DIVERGED}")
+    if diverged:
+        click.echo(f"Note: {_DIVERGED}", err=True)
     if not left:
         failed = found.status().rows.failed
         have = "has an error" if failed == 1 else "have errors"

@@ -93,6 +93,11 @@ def print_summary(summary: Summary) -> None:
     click.echo(f"{counts}, {summary.completion_tokens} {tokens}{seconds}{speed}: {summary.outputs}")
 
 
+def print_failure(job: Job, state: str, reason: str) -> None:
+    """Print one line on stderr: how a job ended, why, and where to look."""
+    click.echo(f"Error: {state}: {reason}; see: vllm-hpc logs {shlex.quote(str(job.path))}", err=True)
+
+
 def wait_quietly(job: Job) -> dict[str, Any]:
     """Wait and collect; returns what ``submit --wait --json`` adds, the status and the summary."""
     _wait(job)
@@ -115,7 +120,7 @@ def wait_and_show(job: Job) -> int:
     if summary.rows["done"] + summary.rows["failed"]:
         _print_samples(job)
     if status.state not in ("COMPLETED", "PARTIAL"):
-        click.echo(f"Error: {status.state}: {status.reason}; see: vllm-hpc logs {shlex.quote(str(job.path))}", err=True)
+        print_failure(job, status.state, status.reason)
     print_summary(summary)
     return exit_code(job)
 

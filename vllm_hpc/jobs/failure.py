@@ -9,6 +9,8 @@ from vllm_hpc.jobfolder.records import RankRecord
 
 # Log lines of vllm-hpc that are never the cause.
 _NO_CAUSE = re.compile(r"vllm-hpc: (.* joined as node |(not )?running again: )")
+# What engine/loop/lockstep.py and engine/startup/replicas.py raise.
+_DIVERGED = re.compile(r"the ranks of replica \d+ diverged")
 
 
 def first_error(folder: JobFolder, task: int | None = None) -> tuple[str, str] | None:
@@ -40,6 +42,12 @@ def cause_of_failure(folder: JobFolder, fallback: str, task: int = 0) -> str:
     return f"{fallback}; the log ends with: {last}" if last and fallback else fallback
 
 
+def has_diverged(folder: JobFolder) -> bool:
+    """Whether ranks of a replica computed different tokens in their last attempt, so that its rows may be wrong."""
+    ranks = folder.records_of(range(folder.job().plan.layout.all_ranks))
+    return any(rank.error is not None and _DIVERGED.search(rank.error.message) for rank in ranks)
+
+
 def _first_of(ranks: list[RankRecord], has_ended: bool) -> tuple[str, str] | None:
     errors = sorted((rank for rank in ranks if rank.error), key=lambda rank: rank.updated_at)
     # Before the attempt has ended, a rank without an outcome may still be alive.
@@ -47,7 +55,8 @@ def _first_of(ranks: list[RankRecord], has_ended: bool) -> tuple[str, str] | Non
     for rank in [r for r in errors if r.error and not r.error.is_echo] or vanished or errors:
         who = f"rank {rank.rank} on {rank.host}"
         if rank.error:
-            return f"{who}: {rank.error.type}: {_one_line(rank.error.message)}", rank.error.traceback
+            advice = ": rows may be wrong: start a new job" if _DIVERGED.search(rank.error.message) else ""
+            return f"{who}: {rank.error.type}: {_one_line(rank.error.message)}{advice}", rank.error.traceback
         return f"{who} (pid {rank.pid}) vanished without an error: killed, or out of memory?", ""
     return None
 

@@ -22,7 +22,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     ``timings``: seconds, summed over the attempts, of the slowest replica or array task, since these run in parallel.
     ``occupancy``: mean sequences in flight / max_num_seqs. ``idle``: share of the time in which rows were in flight
-    but the engine took no step.
+    but the engine took no step. ``state`` and ``reason`` as ``vllm-hpc status`` gave them when the rows were collected.
     """
 
     rows: dict[str, int]
@@ -37,6 +37,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     timings: dict[str, float]
     outputs: str
     state: str = "UNKNOWN"
+    reason: str = ""
     rehearsal: bool = False
 
 
@@ -66,6 +67,7 @@ def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: fl
         timings=timings,
         outputs=str(folder.outputs),
         state=status.state,
+        reason=status.reason,
         rehearsal=record.request.rehearse,
     )
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from vllm_hpc.engine.health.rank_record import node_name
-from vllm_hpc.engine.loop.lockstep import Lockstep
+from vllm_hpc.engine.loop.lockstep import DivergedError, Lockstep
 from vllm_hpc.spec.layout import Layout, Place
 
 # Ranks of one job start at nearly the same time, once the job has left the queue. A late rank will not come.
@@ -41,13 +41,13 @@ class Replica:
         return Lockstep(self.place.rank, self.place.replica, group)
 
     def check_digests(self, digest: str) -> None:
-        """Compare what all ranks of the replica generated. Raises RuntimeError if they differ."""
+        """Compare what all ranks of the replica generated. Raises DivergedError if they differ."""
         if self._size == 1:
             return
         digests: list[Any] = [None] * self._size
         dist.all_gather_object(digests, digest, group=self._cpu_group())
         if len(set(digests)) > 1:
-            raise RuntimeError(f"the ranks of replica {self.place.replica} diverged: digests {digests}")
+            raise DivergedError(f"the ranks of replica {self.place.replica} diverged: digests {digests}")
 
 
 def meet(rank: int, world_size: int) -> TCPStore:
