@@ -278,6 +278,34 @@ def test_without_a_record_the_scheduler_is_asked(
     assert (status.state, status.reason) == (state, "in its own words")
 
 
+@pytest.mark.parametrize("phase", ["failed", "gone"])
+@pytest.mark.parametrize(
+    ("said", "raised", "reason"),
+    [
+        ("", "", "the script was ended by a signal (TERM); the log ends with: slurmstepd: killed"),
+        ("", "no such layer", "rank 0 on node-1: ValueError: no such layer"),
+        ("NODE_FAIL", "", "NODE_FAIL"),
+        ("NODE_FAIL", "no such layer", "NODE_FAIL; rank 0 on node-1: ValueError: no such layer"),
+    ],
+)
+def test_a_record_of_a_signal_is_told_where_the_scheduler_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, said: str, raised: str, reason: str
+) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+    says(monkeypatch, {"77": JobState(phase, said)})
+    folder.scheduler_log.write_text("slurmstepd: killed\n")
+    end(folder, 143, "TERM")
+    if raised:
+        rank(folder, 0, "error", error=error(raised))
+    assert read_status(folder).reason == reason
+
+
+def test_without_any_record_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = started(tmp_path, scheduler="slurm")
+    says(monkeypatch, {"77": JobState("failed")})
+    assert read_status(folder).reason == "it left no exit record"
+
+
 def test_a_task_that_waits_does_not_read_another_tasks_exit_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

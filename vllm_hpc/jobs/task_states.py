@@ -171,12 +171,7 @@ class TaskStates:
             return "CANCELLED", "cancelled"
         if ended.cause == "timeout":
             return "TIMEOUT", "the walltime was reached"
-        how = (
-            "ended with exit code {0.exit_code}"
-            if ended.cause in ("exit", "requeue")
-            else "was ended by a signal ({0.cause})"
-        )
-        return "FAILED", cause_of_failure(self._folder, f"the script {how.format(ended)}", task)
+        return "FAILED", cause_of_failure(self._folder, _how(ended), task)
 
     def _has_begun(self, attempt: int) -> bool:
         return any(rank.attempt == attempt for rank in read_ranks(self._folder, self._record))
@@ -189,8 +184,10 @@ class TaskStates:
                 return self._from_exit(late, task)
             if seen.phase == "completed":
                 return "COMPLETED", ""
+            if not seen.reason:
+                return "FAILED", cause_of_failure(self._folder, _how(late) if late else "it left no exit record", task)
             error = cause_of_failure(self._folder, "", task)
-            return "FAILED", f"{seen.reason}; {error}" if error else seen.reason or "it left no exit record"
+            return "FAILED", f"{seen.reason}; {error}" if error else seen.reason
         if seen.phase == "running" and not seen.reason:
             return "RUNNING", _ending(ended) if ended else _stage(self._folder, self._record, self.current)
         if seen.phase == "forgotten" and self._folder.cancelled.exists():
@@ -205,6 +202,13 @@ class TaskStates:
         except OSError:  # another user's folder, or a full disk: the next call asks again
             return False
         return True
+
+
+def _how(ended: ExitRecord) -> str:
+    """How the script ended, by its own record."""
+    if ended.cause in ("exit", "requeue"):
+        return f"the script ended with exit code {ended.exit_code}"
+    return f"the script was ended by a signal ({ended.cause})"
 
 
 def _is_of(attempt: Attempt, job_id: str | None) -> bool:

@@ -40,7 +40,10 @@ class StatusCache:
         asked = installed_scheduler(scheduler)
         if asked is None:
             return dict.fromkeys(tasks, JobState("unknown", f"no scheduler {scheduler!r} is installed here"))
-        seen = asked.query(job, job_id, tasks, self._ask)
+        try:
+            seen = asked.query(job, job_id, tasks, self._ask)
+        except ClientError as error:  # ours catch it; another package's may not
+            seen = dict.fromkeys(tasks, JobState("unknown", str(error)))
         self._seen[str(job.path)] = time.monotonic(), seen
         return seen
 
