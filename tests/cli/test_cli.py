@@ -363,10 +363,33 @@ def test_render_json(desk: Path, model: Path, run_cli: Cli) -> None:
 
 def test_a_template_of_the_sites_own_may_be_called_as_it_likes(desk: Path, model: Path, run_cli: Cli) -> None:
     (desk / "site").mkdir()
-    (desk / "site" / "local.sh.j2").write_text("#!/bin/sh\n# ours\n")
-    options = ["--scheduler", "slurm", "--template-dir", "site", "--template", "local.sh.j2"]
-    assert run_cli("render", "model", *options).out == "#!/bin/sh\n# ours\n"
+    for name in ("ours.j2", "local.j2", "pbs", "slurm.sh.j2"):
+        (desk / "site" / name).write_text("#!/bin/sh\n# ours\n")
+        options = ["--scheduler", "slurm", "--template-dir", "site", "--template", name]
+        assert run_cli("render", "model", *options).out == "#!/bin/sh\n# ours\n"
     assert run_cli("render", "model", "--template", "slurm.sbatch.j2").code == 0
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "name", "said"),
+    [
+        (
+            "pbs",
+            "slurm.sbatch.j2",
+            "is for --scheduler slurm, but this job is for pbs: leave it out, rename the file, or",
+        ),
+        ("slurm", "local.sh.j2", "is for --scheduler local"),
+        ("local", "pbs.sh.j2", "is for --scheduler pbs"),
+        ("slurm", "_torchrun.sh.j2", "has shared macros, not a script"),
+    ],
+)
+def test_a_packaged_templates_name_stays_its_schedulers_in_the_sites_folder(
+    desk: Path, model: Path, run_cli: Cli, scheduler: str, name: str, said: str
+) -> None:
+    (desk / "site").mkdir()
+    (desk / "site" / name).write_text("#!/bin/sh\n# ours\n")
+    ran = run_cli("render", "model", "--scheduler", scheduler, "--template-dir", "site", "--template", name)
+    assert (ran.code, ran.out, said in ran.err) == (2, "", True), ran.err
 
 
 def test_submit_json_and_the_folder_that_it_makes(desk: Path, model: Path, run_cli: Cli) -> None:

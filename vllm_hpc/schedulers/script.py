@@ -21,6 +21,7 @@ from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.lifecycle import sha256
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script_context import ScriptContext
+from vllm_hpc.schedulers.template_checks import check_blocks, check_script
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.resolved_job import ResolvedJob
@@ -81,7 +82,8 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path) -
     """Render the template of that name, searched in ``folders`` first, then among the packaged ones.
 
     A template in a folder may extend the packaged one of the same name as ``packaged/NAME``. It gets the context as
-    ``job`` and the launcher object as ``launcher``. Raises TemplateError with file and line.
+    ``job`` and the launcher object as ``launcher``. What comes of a folder's templates is checked as well. Raises
+    TemplateError with file and line.
     """
     launcher = get_launcher(context.launcher)
     missing = next((folder for folder in folders if not Path(folder).is_dir()), None)
@@ -90,7 +92,13 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path) -
     with as_file(files("vllm_hpc") / "templates") as packaged:
         environment = _environment(packaged, folders)
         try:
-            return environment.get_template(template).render(job=context, launcher=launcher)
+            script = environment.get_template(template).render(job=context, launcher=launcher)
+            if folders:
+                check_blocks(environment, template)
+                check_script(script, template)
+            return script
+        except TemplateError:
+            raise
         except jinja2.TemplateNotFound as error:
             raise TemplateError(
                 f"no such template: {error.name!r}: vllm-hpc looks in --template-dir, then in its own"

@@ -7,6 +7,7 @@ planner fill in the rest.
 from __future__ import annotations
 
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,10 +115,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
     """Refuse a template for another scheduler, and the files of shared macros. Raises RequestError.
 
-    Packaged templates begin with their scheduler's name; a site's own may have any name.
+    Packaged templates begin with their scheduler's name. A site's own may have any other name; one with the name of a
+    packaged template takes its place, for the same scheduler.
     """
     name = template.removeprefix("packaged/")
-    if template == name and template_dir is not None and (Path(template_dir) / template).is_file():
+    is_own = template == name and template_dir is not None and (Path(template_dir) / template).is_file()
+    if is_own and not (files("vllm_hpc") / "templates" / name).is_file():
         return
     if name.startswith("_"):
         raise RequestError(f"--template {template!r} has shared macros, not a script: leave it out")
@@ -125,7 +128,7 @@ def check_template(template: str, template_dir: str | None, scheduler: str) -> N
     if other != scheduler and other in SCHEDULERS.built_in:
         raise RequestError(
             f"--template {template!r} is for --scheduler {other}, but this job is for {scheduler}: "
-            f"leave it out, or use --scheduler {other}"
+            f"leave it out, {'rename the file, ' if is_own else ''}or use --scheduler {other}"
         )
 
 
