@@ -599,6 +599,12 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
     assert out.rstrip().endswith("HEAVY []")
 
 
+def test_help_says_that_packages_add_schedulers_and_launchers(run_cli: Cli) -> None:
+    words = " ".join(run_cli("submit", "--help").out.split())
+    for what in ("Scheduler", "How ranks start"):
+        assert f"{what} (one of these, or of an installed package)." in words
+
+
 def test_a_plan_needs_neither_torch_nor_vllm(model: Path) -> None:
     code = (
         "import sys; sys.modules.update(torch=None, vllm=None, transformers=None)\n"

@@ -100,6 +100,23 @@ def test_one_from_outside_the_package_is_an_object_and_an_entry_point(
         prepare(str(model), scheduler="pbs", launcher="siterun")
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "asked", "named"),
+    [
+        ("slurm", "pbsdsh", "torchrun, srun, siterun, native"),
+        ("pbs", "srun", "pbsdsh, pbs_tmrsh, mpiexec, openmpi, native"),
+    ],
+)
+def test_a_refusal_names_those_of_other_packages_that_go_with_the_scheduler(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str, asked: str, named: str
+) -> None:
+    install_launcher(tmp_path, monkeypatch)
+    entry_points = tmp_path / "site" / "siterun-1.0.dist-info" / "entry_points.txt"
+    entry_points.write_text(entry_points.read_text() + "broken = no_such_module:LAUNCHER\n")
+    with pytest.raises(RequestError, match=f"use one of {named}, or leave it out"):
+        prepare(str(model), scheduler=scheduler, launcher=asked)
+
+
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
 def test_what_a_launcher_is_called_is_one_word_to_the_shell(
     desk: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str

@@ -95,12 +95,15 @@ TEMPLATE_HELP = "Make each prompt from the row's fields, with a Jinja text: 'Sum
 RENAME_HELP = "Give a field of the input another name, before anything else: question=prompt."
 DROP_HELP = "Leave the assistant's last turn out of the prompt; it is copied to the output as reference."
 GPU_HELP = "The nodes' GPU, for the memory check: h100-80, a100-40, mi250x ..., or its memory: 80G."
-SCHEDULER_HELP = "Scheduler. auto: the profile's; else Slurm if sbatch works, PBS if qsub does, else local."
+SCHEDULER_HELP = (
+    "Scheduler (one of these, or of an installed package). auto: the profile's; else Slurm if sbatch works, PBS "
+    "if qsub does, else local."
+)
 SEED_ROWS_HELP = "Give each row a seed, from --seed and its id: sampled text then does not depend on layout or order."
 LORA_HELP = "A LoRA adapter (its folder), for all rows; with several, each row names one in its field lora."
 LAUNCHER_HELP = (
-    "How ranks start. Slurm: torchrun, one per node, or srun, one task per rank. PBS: pbsdsh or another. native, on "
-    "all: vLLM starts its own workers, and overlaps the stages of --pp."
+    "How ranks start (one of these, or of an installed package). Slurm: torchrun, one per node, or srun, one task per "
+    "rank. PBS: pbsdsh or another. native, on all: vLLM starts its own workers, and overlaps the stages of --pp."
 )
 REQUEUES_HELP = f"Attempts after the first, when the walltime ends or a rank dies.  [default: {DEFAULT_MAX_REQUEUES}]"
 LEAD_HELP = (

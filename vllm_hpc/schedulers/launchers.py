@@ -7,6 +7,7 @@ group "vllm_hpc.launchers" (docs/extending.md).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
@@ -74,10 +75,23 @@ def choose_launcher(filled: FilledRequest, scheduler: Scheduler) -> str:
     return next(asked, None) or scheduler.launchers[0]
 
 
+def _usable(scheduler: Scheduler) -> list[str]:
+    """The scheduler's own launchers, and those of other packages that name it, but for one that cannot be imported."""
+    found = list(scheduler.launchers)
+    for name in LAUNCHERS.names():
+        if name in LAUNCHERS.built_in or name in found:
+            continue
+        with suppress(RequestError):
+            launcher = get_launcher(name)
+            if scheduler.name in launcher.schedulers and (scheduler.name == "slurm" or not launcher.is_task_per_rank):
+                found.append(name)
+    return found
+
+
 def check_launcher(job: ResolvedJob, scheduler: Scheduler) -> None:
     """Whether the scheduler has that launcher. Raises RequestError."""
     if job.launcher not in scheduler.launchers and scheduler.name not in get_launcher(job.launcher).schedulers:
-        known = ", ".join(scheduler.launchers)
+        known = ", ".join(_usable(scheduler))
         raise RequestError(
             f"--launcher {job.launcher} cannot be used with the scheduler {scheduler.name} ({job.scheduler_reason}): "
             f"use one of {known}, {NATIVE}, or leave it out"
