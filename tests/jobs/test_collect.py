@@ -320,6 +320,83 @@ def test_list_shows_the_good_jobs_beside_a_broken_one(tmp_path: Path, run_cli: C
     assert jobs["good"] == "COMPLETED"
 
 
+def damage(folder: JobFolder, content: str) -> None:
+    folder.job_json.unlink()
+    if content == "folder":
+        folder.job_json.mkdir()
+    elif content == "loop":
+        folder.job_json.symlink_to("job.json")
+    else:
+        folder.job_json.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"request": ', "its job.json is damaged (Input data was truncated): restore it, or remove the folder"),
+        ("", "its job.json is damaged (Input data was truncated)"),
+        ("null", "its job.json is damaged (Expected `object`, got `null`)"),
+        ('{"version": 2}', "its job.json is damaged (Object missing required field `request`)"),
+        ('{"version": 99}', "it was submitted by a newer vllm-hpc: use that version, or upgrade"),
+        ("folder", "its job.json cannot be read: Is a directory"),
+        ("loop", "its job.json cannot be read: Too many levels of symbolic links"),
+    ],
+)
+def test_list_tells_a_broken_job_and_why(tmp_path: Path, run_cli: Cli, content: str, reason: str) -> None:
+    make_job(tmp_path / "runs" / "good")
+    broken = make_job(tmp_path / "runs" / "broken")
+    damage(broken, content)
+    (tmp_path / "runs" / "no job").mkdir()
+    (tmp_path / "runs" / "notes.txt").touch()
+    jobs = json.loads(run_cli("list", "--job-dir", tmp_path / "runs", "--json").out)
+    assert {Path(job["job"]).name for job in jobs} == {"good", "broken"}
+    (found,) = [job for job in jobs if job["job"] == str(broken.path)]
+    assert (found["state"], found["scheduler"], found["job_id"]) == ("UNKNOWN", "", None)
+    assert found["reason"].startswith(reason)
+    for command in ("list", "status"):
+        shown = run_cli(command, "--job-dir", tmp_path / "runs")
+        (line,) = [line for line in shown.out.splitlines() if line.startswith("broken")]
+        assert (shown.code, line.split()[1], reason in line) == (0, "UNKNOWN", True)
+    assert run_cli("status", "good", "--job-dir", tmp_path / "runs").code == 0
+    assert run_cli("status", "77-1000", "--job-dir", tmp_path / "runs").code == 0
+
+
+def test_a_file_that_may_not_be_read_hides_no_other_job(
+    tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "theirs"):
+        make_job(tmp_path / "runs" / name)
+
+    def attempts(folder: JobFolder) -> list[Attempt]:
+        if folder.path.name == "theirs":
+            raise PermissionError(13, "Permission denied", str(folder.path / "attempts"))
+        return []
+
+    monkeypatch.setattr(JobFolder, "attempts", attempts)
+    jobs = json.loads(run_cli("list", "--job-dir", tmp_path / "runs", "--json").out)
+    reasons = {Path(job["job"]).name: job["reason"] for job in jobs}
+    assert reasons["theirs"] == f"{tmp_path / 'runs' / 'theirs' / 'attempts'} cannot be read: Permission denied"
+    assert "cannot be read" not in reasons["mine"]
+
+
+@pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["status"], ["status", "77"]])
+def test_a_job_dir_that_cannot_be_read_is_refused(
+    tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    ran = run_cli(*command, "--job-dir", tmp_path / "file")
+    words = "cannot be read: {}: name the folder that holds the job folders\n"
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"Error: --job-dir '{tmp_path / 'file'}' {words.format('Not a directory')}"
+
+    def denied(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", denied)
+    ran = run_cli(*command, "--job-dir", tmp_path)
+    assert (ran.code, ran.err) == (2, f"Error: --job-dir '{tmp_path}' {words.format('Permission denied')}")
+
+
 DIVERGED = "the ranks of replica 0 diverged: rank 0 was at step 4 (digest 00), rank 1 at step 4 (01)"
 
 

@@ -75,7 +75,8 @@ def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
     for status in statuses:
         rate = _rate(status.tokens_per_s)
         name = Text(status.job.rsplit("/", 1)[-1] + (" (rehearsal)" if status.rehearsal else ""))
-        table.add_row(name, _state(status), _rows(status), rate, status.scheduler, status.job_id or "")
+        rows = _rows(status) if status.scheduler else Text(status.reason, overflow="fold")  # it cannot be read
+        table.add_row(name, _state(status), rows, rate, status.scheduler, status.job_id or "")
     stdout_console().print(table)
 
 

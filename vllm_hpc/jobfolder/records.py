@@ -226,6 +226,19 @@ def is_of_later_version(path: Path) -> bool:
     return found is not None and found.version > JOB_RECORD_VERSION
 
 
+def why_unreadable(path: Path) -> str:
+    """Why ``read_job`` cannot read a job.json, and what to do."""
+    if is_of_later_version(path):
+        return "it was submitted by a newer vllm-hpc: use that version, or upgrade"
+    try:
+        msgspec.json.decode(path.read_bytes(), type=JobRecord)
+    except OSError as error:
+        return f"its job.json cannot be read: {error.strerror}"
+    except (msgspec.DecodeError, RequestError) as error:
+        return f"its job.json is damaged ({error}): restore it, or remove the folder"
+    return "its job.json was changed while it was read: try again"
+
+
 def read_claimed(path: Path) -> list[Claimed]:
     """The complete lines of the file, none if it does not exist. A line torn by a full disk is skipped."""
     found = []

@@ -231,14 +231,37 @@ def _ids(job: Job) -> list[str]:
 
 
 def list_jobs(job_dir: str = "runs") -> list[Job]:
-    """All jobs under ``job_dir``, oldest first."""
-    files = as_path(job_dir, "--job-dir").glob("*/job.json")
-    found = [Job(file.parent) for file in files if read_job(file)]
-    return sorted(found, key=lambda job: job.folder.job_json.stat().st_mtime_ns)
+    """All jobs under ``job_dir`` that can be read, oldest first. Raises RequestError if the folder cannot."""
+    return [Job(folder.path) for folder in _folders(job_dir) if read_job(folder.job_json)]
 
 
 def list_statuses(job_dir: str = "runs") -> list[Status]:
-    """The status of all jobs under ``job_dir``, oldest first. Their scheduler is asked once for all of them."""
+    """The status of all jobs under ``job_dir``, oldest first. Their scheduler is asked once for all of them.
+
+    A job that cannot be read is UNKNOWN, with the reason. Raises RequestError if the folder itself cannot be read.
+    """
     from vllm_hpc.jobs.status import read_statuses
 
-    return read_statuses(job.folder for job in list_jobs(job_dir))
+    return read_statuses(_folders(job_dir))
+
+
+def _folders(job_dir: str) -> list[JobFolder]:
+    """The folders under ``job_dir`` with a job.json, and those that cannot be looked into, oldest first."""
+    parent = as_path(job_dir, "--job-dir")
+    found: list[tuple[int, JobFolder]] = []
+    try:
+        paths = sorted(parent.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RequestError(
+            f"--job-dir {job_dir!r} cannot be read: {error.strerror}: name the folder that holds the job folders"
+        ) from None
+    for folder in map(JobFolder, paths):
+        try:
+            found.append((folder.job_json.stat().st_mtime_ns, folder))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:  # no permission, or a file system that is gone
+            found.append((0, folder))
+    return [folder for _, folder in sorted(found, key=lambda one: one[0])]

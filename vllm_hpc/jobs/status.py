@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.jobfolder.records import JobRecord, why_unreadable
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates, is_drained, read_ranks
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Question
+from vllm_hpc.spec.errors import JobNotFoundError
 from vllm_hpc.spec.words import counted
 
 # Seconds until everything that a compute node wrote is visible here: NFS clients cache attributes for up to 60 s
@@ -24,7 +26,10 @@ _LATE_S = 60
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``status --json`` prints. ``tokens_per_s`` counts output tokens, ``eta_s`` is seconds; None if unknown."""
+    """What ``status --json`` prints. ``tokens_per_s`` counts output tokens, ``eta_s`` is seconds; None if unknown.
+
+    In a list, a job that cannot be read has no ``scheduler``, and ``reason`` says why.
+    """
 
     job: str
     job_id: str | None
@@ -53,16 +58,30 @@ def read_status(folder: JobFolder, cache: StatusCache | None = None) -> Status:
 
 
 def read_statuses(folders: Iterable[JobFolder]) -> list[Status]:
-    """The current states of several jobs; each scheduler is asked once for all of its jobs, if it can be asked so."""
+    """The current states of several jobs; each scheduler is asked once for all of its jobs, if it can be asked so.
+
+    A job that cannot be read is UNKNOWN, so that the others are still listed.
+    """
     cache = StatusCache(float("inf"))
     folders, questions = list(folders), defaultdict[str, list[Question]](list)
     for folder in folders:
-        record, attempts = folder.job(), folder.attempts()
-        question = TaskStates(folder, record, last_submission(folder, attempts), attempts, cache).question()
-        if question is not None:
-            questions[record.scheduler].append(question)
+        with suppress(JobNotFoundError, OSError):
+            record, attempts = folder.job(), folder.attempts()
+            question = TaskStates(folder, record, last_submission(folder, attempts), attempts, cache).question()
+            if question is not None:
+                questions[record.scheduler].append(question)
     cache.query_all(questions)
-    return [read_status(folder, cache) for folder in folders]
+    return [_read_or_explain(folder, cache) for folder in folders]
+
+
+def _read_or_explain(folder: JobFolder, cache: StatusCache) -> Status:
+    try:
+        return read_status(folder, cache)
+    except JobNotFoundError:
+        reason = why_unreadable(folder.job_json)
+    except OSError as error:
+        reason = f"{error.filename or folder.path} cannot be read: {error.strerror}"
+    return Status(job=str(folder.path), job_id=None, scheduler="", state="UNKNOWN", reason=reason, rows=Rows(0))
 
 
 def _read_status(folder: JobFolder, cache: StatusCache | None) -> Status:
