@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vllm_hpc.engine.health import watchdog
+from vllm_hpc.engine.health import fatal_signals, watchdog
 from vllm_hpc.engine.health.rank_record import RankReport, node_name
 from vllm_hpc.engine.interface import EngineMaker
 from vllm_hpc.engine.loop.suspect_rows import earlier_attempts
@@ -40,6 +40,7 @@ def run(folder: str) -> dict[str, Any]:
     job = JobFolder(folder)
     standing = Standing.from_environment()
     _redirect_output(job, standing.global_rank)
+    fatal_signals.tell_python_stack()
     record = job.job()
     place = record.plan.layout.place(standing.global_rank)
     report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
@@ -83,6 +84,7 @@ def _generate(rank: _Rank, maker: EngineMaker) -> None:
     """Start the engine and run this rank's part of the rows."""
     job, record, standing, place, report, sync_s = rank
     maker.load(report)
+    fatal_signals.tell_modules()
     from vllm_hpc.engine.attempt import ReplicaAttempt
     from vllm_hpc.engine.startup import replicas
 

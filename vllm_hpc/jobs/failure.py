@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 
+from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import RankRecord
 
+# slurmstepd's words (Slurm, task_cgroup_memory.c: "Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have
+# been OOM Killed."; before 20.11 "oom-kill event(s)"), and srun's ("srun: error: n1: task 0: Out Of Memory").
+_OUT_OF_MEMORY = re.compile(r"slurmstepd: error: .*oom[-_]kill|srun: error: .*Out Of Memory")
+# Logs of vanished ranks that are read: of thousands, all were most likely killed from outside.
+_MOST_LOGS = 16
 # Log lines of vllm-hpc that are never the cause.
 _NO_CAUSE = re.compile(r"vllm-hpc: (.* joined as node |(not )?running again: )")
 # What engine/loop/lockstep.py and engine/startup/replicas.py raise.
@@ -30,7 +36,7 @@ def first_error(folder: JobFolder, task: int | None = None) -> tuple[str, str] |
         has_ended |= folder.exit_of(attempt.attempt) is not None
         begun = folder.records_of(range(one * layout.world_size, (one + 1) * layout.world_size))
         ranks += [rank for rank in begun if rank.attempt == attempt.attempt]
-    return _first_of(ranks, has_ended)
+    return _first_of(folder, ranks, has_ended)
 
 
 def cause_of_failure(folder: JobFolder, fallback: str, task: int = 0) -> str:
@@ -48,27 +54,50 @@ def has_diverged(folder: JobFolder) -> bool:
     return any(rank.error is not None and _DIVERGED.search(rank.error.message) for rank in ranks)
 
 
-def _first_of(ranks: list[RankRecord], has_ended: bool) -> tuple[str, str] | None:
+def _first_of(folder: JobFolder, ranks: list[RankRecord], has_ended: bool) -> tuple[str, str] | None:
     errors = sorted((rank for rank in ranks if rank.error), key=lambda rank: rank.updated_at)
     # Before the attempt has ended, a rank without an outcome may still be alive.
     vanished = [rank for rank in ranks if rank.outcome == "running"] if has_ended else []
     for rank in [r for r in errors if r.error and not r.error.is_echo] or vanished or errors:
-        who = f"rank {rank.rank} on {rank.host}"
         if rank.error:
+            who = f"rank {rank.rank} on {rank.host}"
             advice = ": rows may be wrong: start a new job" if _DIVERGED.search(rank.error.message) else ""
             return f"{who}: {rank.error.type}: {_one_line(rank.error.message)}{advice}", rank.error.traceback
-        return f"{who} (pid {rank.pid}) vanished without an error: killed, or out of memory?", ""
+        return _first_of_vanished(folder, vanished), ""
     return None
+
+
+def _first_of_vanished(folder: JobFolder, ranks: list[RankRecord]) -> str:
+    """A rank that ended itself by a signal; else one of which nothing is known; else one that had lost another."""
+    found = [(rank, fatal_signal(folder, rank)) for rank in ranks[:_MOST_LOGS]]
+    rank, ended = min(found, key=lambda one: 1 if one[1] is None else 2 * one[1].is_echo)
+    who = f"rank {rank.rank} on {rank.host} (pid {rank.pid})"
+    return f"{who} was killed by {ended.name}, {ended.words}" if ended else f"{who} {_how_it_vanished(folder)}"
+
+
+def _how_it_vanished(folder: JobFolder) -> str:
+    """What the scheduler says of a rank's end."""
+    for line in reversed(_last_lines(folder, 1 << 16)):
+        if _OUT_OF_MEMORY.search(line):
+            return f"vanished without an error: out of memory ({_one_line(line, 200)})"
+        if line.startswith("vllm-hpc: running again: "):  # before it is the attempt before
+            break
+    return "vanished without an error: killed, or out of memory?"
+
+
+def _last_lines(folder: JobFolder, size: int) -> list[str]:
+    """The lines in the last ``size`` bytes of the log that are not blank."""
+    try:
+        with folder.scheduler_log.open("rb") as log:
+            log.seek(max(0, folder.scheduler_log.stat().st_size - size))
+            return [line.strip() for line in log.read().decode(errors="replace").split("\n") if line.strip()]
+    except OSError:
+        return []
 
 
 def _last_line(folder: JobFolder) -> str:
     """The last meaningful line of the log; a recent line of vllm-hpc is preferred."""
-    try:
-        with folder.scheduler_log.open("rb") as log:
-            log.seek(max(0, folder.scheduler_log.stat().st_size - 4096))
-            lines = [line.strip() for line in log.read().decode(errors="replace").split("\n") if line.strip()]
-    except OSError:
-        return ""
+    lines = _last_lines(folder, 4096)
     telling = [line for line in lines if re.search(r"\w", line) and not _NO_CAUSE.match(line)]
     ours = [line for line in telling if line.startswith("vllm-hpc: ")]
     return (ours or telling or [""])[-1]
