@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from tests.crafted import make_job
+from vllm_hpc.engine.startup import compile_cache
 from vllm_hpc.engine.startup.compile_cache import CompiledCode, _files
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JobRecord
@@ -203,6 +204,47 @@ def test_what_compiled_code_depends_on_tells_archives_apart(
     assert one != start(tmp_path, **changes)[1]
     assert one != start(tmp_path, rank=1)[1]
     assert one == start(tmp_path)[1]
+
+
+# /proc/cpuinfo of Linux 6.1: an EPYC 9004 and an EPYC 7003, and a Graviton 3, all shortened.
+GENOA = (
+    "processor\t: 0\nmodel name\t: AMD EPYC 9654\nflags\t\t: fpu avx2 avx512f avx512_bf16\nbugs\t\t: sysret_ss_attrs\n"
+)
+MILAN = "processor\t: 0\nmodel name\t: AMD EPYC 7763\nflags\t\t: fpu avx2\nbugs\t\t: sysret_ss_attrs\n"
+GRAVITON = "processor\t: 0\nBogoMIPS\t: 2100.00\nFeatures\t: fp asimd sve bf16\nCPU part\t: 0xd40\n"
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize(
+    ("one", "other", "is_shared"),
+    [
+        (GENOA, GENOA.replace("9654", "9754") * 2, True),
+        (GENOA, MILAN, False),
+        (GRAVITON, GRAVITON.replace(" sve bf16", ""), False),
+        (GRAVITON, GRAVITON.replace("2100.00", "50.00"), True),
+        ("", "processor\t: 0\n", True),
+        (None, None, True),
+    ],
+)
+def test_code_for_a_processor_is_kept_for_those_with_the_same_instructions(
+    tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch, one: str | None, other: str | None, is_shared: bool
+) -> None:
+    found = []
+    for number, text in enumerate((one, other)):
+        file = tmp_path / f"cpuinfo-{number}"
+        if text is not None:
+            file.write_text(text)
+        monkeypatch.setattr(compile_cache, "_PROCESSORS", file)
+        found.append(compile_cache._device())
+    assert (found[0] == found[1]) is is_shared
+
+
+@pytest.mark.inputs
+def test_code_for_a_gpu_is_shared_by_all_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0000:01:00.0").mkdir()
+    (tmp_path / "0000:01:00.0" / "information").write_text("Model: \t\t NVIDIA H200\nIRQ:   \t\t 45\n")
+    monkeypatch.setattr(compile_cache, "_NVIDIA", tmp_path)
+    assert compile_cache._device() == sorted([os.uname().machine, "NVIDIA H200"])
 
 
 @pytest.mark.parametrize(

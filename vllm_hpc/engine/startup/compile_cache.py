@@ -47,6 +47,8 @@ _UNUSED_S = 60 * 86_400.0
 _LONGEST, _LATEST = 255, 4_102_444_800
 _NOT_KEPT, _UNREAD = "compiled code is not kept", "the archive of compiled code is not read"
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
+# The instruction sets that a processor has, as Linux names them on x86 and on Arm.
+_PROCESSORS, _INSTRUCTIONS = Path("/proc/cpuinfo"), re.compile(r"^(?:flags|Features)\s*:\s*(.+)$", re.MULTILINE)
 
 
 class CompiledCode:
@@ -116,11 +118,19 @@ def _key(record: JobRecord) -> str:
 
 
 def _device() -> list[str]:
-    """The processor, and the GPUs of this node as the driver names them."""
+    """The processor, and the GPUs of this node as the driver names them; without one, the processor's instruction sets.
+
+    Inductor compiles for the CPU with -march=native, and does not look at the processor when it finds such code again
+    (torch 2.13, _inductor/codecache.py): one that lacks an instruction would end the rank with SIGILL.
+    """
     found = {platform.machine()}
     for information in _NVIDIA.glob("*/information"):
         with suppress(OSError):
             found.update(re.findall(r"^Model:\s*(.+)$", information.read_text(), re.MULTILINE))
+    if len(found) == 1:
+        with suppress(OSError):
+            named = _INSTRUCTIONS.search(_PROCESSORS.read_text())
+            found.update(named[1].split() if named else ())
     return sorted(found)
 
 
