@@ -56,6 +56,9 @@ class Engine:
     def add_request(self, key: str, ready: Any) -> None:
         if ready.prompt == "refused":
             raise ValueError("the prompt is too long")
+        if key == "probe":
+            self.left[key] = 2
+            return
         self.left[key] = 2 + int(key) * 7 % 5
         self.admitted.append(int(key))
 
@@ -89,7 +92,13 @@ class Engine:
 
 
 def _output(key: str) -> Any:
-    one = SimpleNamespace(token_ids=[int(key), 1], text="t", finish_reason="stop", stop_reason=None, logprobs=None)
+    one = SimpleNamespace(
+        token_ids=[len(key) if key == "probe" else int(key), 1],
+        text="t",
+        finish_reason="stop",
+        stop_reason=None,
+        logprobs=None,
+    )
     return SimpleNamespace(request_id=key, finished=True, outputs=[one], prompt_token_ids=[1], prompt_logprobs=None)
 
 
@@ -122,6 +131,7 @@ class Rank:
         trials: Any = (),
         engine: Any = None,
         replicas: int = 1,
+        probe: Any = None,
     ) -> None:
         from vllm_hpc.engine.loop.leader import Chief, ReplicaRun
         from vllm_hpc.engine.loop.loop import Gauges, Lead, Loop, Work
@@ -147,7 +157,7 @@ class Rank:
             chief = Chief(ReplicaRun(folder, 0, 1, 40.0), claims, self.writer, Counter())
             chief._looked = float("-inf")
         self.chief = chief
-        work = Work(0, chunks, done, list(trials), rows if share is None else share)
+        work = Work(0, chunks, done, list(trials), rows if share is None else share, probe)
         lead = Lead(chief, self.writer) if chief and self.writer else None
         self.loop = Loop(self.engine, self.feed, lockstep, work, Gauges(self.meter, self.report), lead)
 
@@ -431,3 +441,43 @@ def test_an_error_between_steps_is_no_crash_of_the_engine(tmp_path: Path) -> Non
         report.enter(phase)
         report.failed(RuntimeError("no"))
         assert folder.crash(0, 1).exists() is is_crash
+
+
+PROBE = make({"index": -1, "id": "probe", "prompt": "p"})
+
+
+@pytest.mark.inputs
+def test_a_probe_runs_alone_and_before_all_rows_and_is_no_row(tmp_path: Path) -> None:
+    folder = make_job(tmp_path)
+    rank, without = alone(folder, probe=PROBE), alone(make_job(tmp_path / "other"))
+    rank.run()
+    without.run()
+    assert rank.engine.held[:3] == [1, 1, MOST + 1]
+    assert read_claimed(folder.claimed(0, 1))[:2] == [Claimed(probe=True), Claimed(chunk=0)]
+    assert sorted(rows_out(folder)) == list(range(60))
+    assert (rank.loop.digest.hexdigest, rank.meter.steps) == (without.loop.digest.hexdigest, without.meter.steps)
+
+
+@pytest.mark.inputs
+def test_the_engine_that_dies_of_a_probe_has_crashed(tmp_path: Path) -> None:
+    folder = make_job(tmp_path)
+    rank = alone(folder, probe=PROBE)
+
+    def die(_: Engine) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    rank.engine.before = die
+    with pytest.raises(RuntimeError, match="unspecified launch failure") as raised:
+        rank.run()
+    rank.report.failed(raised.value)
+    assert folder.crash(0, 1).exists()
+    assert read_claimed(folder.claimed(0, 1)) == [Claimed(probe=True)]
+    assert rank.engine.admitted == []
+
+
+@pytest.mark.inputs
+def test_a_probe_that_vllm_refuses_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_job(tmp_path)
+    alone(folder, probe=make({"index": -1, "id": "probe", "prompt": "refused"})).run()
+    assert "no probe, because vLLM refuses its row: the prompt is too long" in capsys.readouterr().out
+    assert sorted(rows_out(folder)) == list(range(60))

@@ -91,6 +91,7 @@ def test_of_what_was_claimed_only_what_can_have_been_in_flight_is_tried(folder: 
 
 
 def test_ranks_that_vanished_around_a_row_count_half(folder: JobFolder) -> None:
+    finished(folder, 1, 3)  # so the rows are suspected, and not the machine
     for attempt in range(1, 5):
         claimed(folder, attempt, Claimed(trial=[7]))
         over(folder, attempt, code=137)
@@ -99,6 +100,7 @@ def test_ranks_that_vanished_around_a_row_count_half(folder: JobFolder) -> None:
 
 
 def test_one_death_alone_condemns_nobody(folder: JobFolder) -> None:
+    finished(folder, 1, 3)
     claimed(folder, 1, Claimed(trial=[7]))
     crash(folder, 1)
     over(folder, 1)
@@ -220,3 +222,43 @@ def test_a_torn_line_among_the_claims_does_no_harm(folder: JobFolder) -> None:
     crash(folder, 1)
     over(folder, 1)
     assert rows_of(judge(folder, 2)) == [*range(10), *range(30, 40)]
+
+
+@pytest.mark.inputs
+def test_a_probe_that_dies_leaves_every_row_as_it_was(folder: JobFolder) -> None:
+    claimed(folder, 1, Claimed(chunk=0))
+    crash(folder, 1)
+    over(folder, 1)
+    before = judge(folder, 2)
+    claimed(folder, 2, Claimed(probe=True))
+    crash(folder, 2)
+    over(folder, 2)
+    assert judge(folder, 3) == before
+    claimed(folder, 3, Claimed(probe=True), Claimed(trial=[0, 1]))  # it lived, and the first rows died
+    crash(folder, 3)
+    over(folder, 3)
+    assert judge(folder, 4).groups == [[0], [1]]
+
+
+@pytest.mark.inputs
+def test_where_no_row_has_finished_a_suspect_runs_again_after_another_row(folder: JobFolder) -> None:
+    """If that one dies too, the rows are not the cause (schedulers/in_script/requeue.py)."""
+    claimed(folder, 1, Claimed(trial=[0]))
+    crash(folder, 1)
+    over(folder, 1)
+    assert judge(folder, 2) == SuspectTrial(groups=[[1], [0]])
+    finished(folder, 2, 1)
+    claimed(folder, 2, Claimed(trial=[1]), Claimed(trial=[0]))
+    crash(folder, 2)
+    over(folder, 2)
+    assert judge(folder, 3) == SuspectTrial(groups=[], condemned=[0])
+
+
+@pytest.mark.inputs
+def test_the_only_row_of_a_job_has_no_other_to_be_compared_with(tmp_path: Path) -> None:
+    folder = crafted.make_job(tmp_path / "job", 1)
+    claimed(folder, 1, Claimed(trial=[0]))
+    crash(folder, 1)
+    over(folder, 1)
+    prior = Prior(folder, folder.job())
+    assert prior.judge(folder, 0, [1], Chunks(1, 1), 4) == SuspectTrial(groups=[[0]])

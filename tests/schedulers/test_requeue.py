@@ -12,8 +12,8 @@ import pytest
 
 from tests import crafted
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Claimed, Crash, Progress, Retry, Run, write_json
-from vllm_hpc.schedulers.in_script.requeue import main, should_run_again
+from vllm_hpc.jobfolder.records import Claimed, Crash, Progress, Retry, Run, read_json, write_json
+from vllm_hpc.schedulers.in_script.requeue import main, note_fatal_signals, should_run_again
 
 
 @pytest.fixture
@@ -81,6 +81,92 @@ def test_where_no_row_ever_lived_it_is_the_engine(folder: JobFolder) -> None:
     assert (again, "the rows are not the cause" in why) == (False, True)
     write(folder, 1, 2, done=1, failed=1)
     assert should_run_again(folder, 4, 1)[0]
+
+
+LAUNCH = "CUDA error: unspecified launch failure (pid {})"
+
+
+def died(folder: JobFolder, attempt: int, message: str, **line: Any) -> None:
+    """An attempt in which no row was finished, and whose engine said so."""
+    if attempt > 1:
+        crafted.start(folder, attempt)
+        crafted.end(folder, 1, "requeue", attempt - 1)
+    claim(folder, attempt, **line)
+    write_json(folder.crash(1, attempt), Crash(1, "RuntimeError", message))
+
+
+@pytest.mark.inputs
+def test_a_fault_that_a_probe_has_too_is_the_machines(folder: JobFolder) -> None:
+    write(folder, 1, 0, done=0, failed=0)
+    died(folder, 1, LAUNCH.format(7))
+    assert should_run_again(folder, 1, 1)[0]
+    died(folder, 2, LAUNCH.format(81), probe=True)
+    assert should_run_again(folder, 2, 1) == (
+        False,
+        "attempts 1 and 2 ended alike before a row was finished, and no row is the cause: RuntimeError: CUDA error: "
+        "unspecified launch failure (pid 81); correct that, then run 'vllm-hpc resume'",
+    )
+
+
+@pytest.mark.inputs
+def test_a_fault_that_no_row_can_cause_is_the_machines_without_a_probe(folder: JobFolder) -> None:
+    write(folder, 1, 0, done=0, failed=0)
+    for attempt in (1, 2):
+        died(folder, attempt, "Failed to find C compiler. Please specify via CC environment variable.", trial=[3, 4])
+    assert "and no row is the cause" in should_run_again(folder, 2, 1)[1]
+    write(folder, 1, 1, done=1, failed=0)  # others may need it
+    assert should_run_again(folder, 2, 1)[0]
+
+
+@pytest.mark.inputs
+def test_a_fault_of_rows_alone_is_looked_for_among_them(folder: JobFolder) -> None:
+    write(folder, 1, 0, done=0, failed=0)
+    for attempt in (1, 2, 3):
+        died(folder, attempt, LAUNCH.format(attempt), trial=[3, 4])
+        assert should_run_again(folder, attempt, 1)[0]
+
+
+@pytest.mark.inputs
+def test_a_resume_compares_anew(folder: JobFolder) -> None:
+    write(folder, 1, 0, done=0, failed=0)
+    died(folder, 1, LAUNCH.format(7))
+    died(folder, 2, LAUNCH.format(8), probe=True)
+    write_json(folder.attempt(2), msgspec.structs.replace(folder.attempts()[1], job_id="78-1000"))
+    assert should_run_again(folder, 2, 1)[0]
+
+
+@pytest.mark.inputs
+def test_a_signal_that_ended_a_rank_is_recorded_as_a_crash(folder: JobFolder) -> None:
+    """From then on it counts as an error of the engine: its rows are tried at once, and two alike are compared."""
+    claim(folder, replica=0)
+    for rank, log in enumerate(["Fatal Python error: Illegal instruction\n", "killed\n"]):
+        crafted.rank(folder, rank, "running")
+        folder.rank_log(rank).write_text(f"-- rank {rank} on node-1, 2026-11-30 06:40:31\n{log}")
+    note_fatal_signals(folder, 1)
+    crashes = sorted(path.name for path in (folder.path / "state").glob("crash-*"))
+    assert crashes == ["crash-0.1.json"]
+    assert read_json(folder.crash(0, 1), Crash) == Crash(0, "SIGILL", "an illegal instruction")
+    assert should_run_again(folder, 1, 1)[0]
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize(
+    "why", ["no row was begun", "it was told to leave", "an engine has said why", "another attempt"]
+)
+def test_no_other_signal_is(folder: JobFolder, why: str) -> None:
+    if why != "no row was begun":
+        claim(folder, replica=0)
+    if why == "an engine has said why":
+        write_json(folder.crash(0, 1), Crash(1, "RuntimeError", "no"))
+    crafted.rank(folder, 0, "terminated" if why == "it was told to leave" else "running", attempt=1)
+    folder.rank_log(0).write_text("-- rank 0 on node-1, 2026-11-30\nFatal Python error: Aborted\n")
+    if why == "another attempt":
+        crafted.start(folder, 2)
+        claim(folder, 2, replica=0)
+    note_fatal_signals(folder, 2 if why == "another attempt" else 1)
+    assert read_json(folder.crash(0, 2 if why == "another attempt" else 1), Crash) == (
+        Crash(1, "RuntimeError", "no") if why == "an engine has said why" else None
+    )
 
 
 def test_before_a_row_was_begun_an_error_would_come_back(folder: JobFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -11,14 +12,16 @@ import msgspec
 
 from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.health.shard_writer import ShardWriter
-from vllm_hpc.engine.interface import Engine
+from vllm_hpc.engine.interface import Engine, Ready
 from vllm_hpc.engine.loop.chunk_claims import Chunks, Claims, Lease, LeaseClaims, StoreClaims
 from vllm_hpc.engine.loop.leader import Chief, ReplicaRun
 from vllm_hpc.engine.loop.lockstep import Lockstep
 from vllm_hpc.engine.loop.loop import Digest, Gauges, Lead, Loop, Work
+from vllm_hpc.engine.loop.probe import make_probe
 from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.loop.suspect_rows import Prior, SuspectTrial, earlier_attempts, explain_suspects
+from vllm_hpc.jobfolder.early_faults import needs_probe
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
@@ -35,6 +38,7 @@ class Start(msgspec.Struct, frozen=True):
 
     done: bytes
     groups: list[list[int]]
+    needs_probe: bool
 
 
 class EngineDiedError(RuntimeError):
@@ -58,14 +62,15 @@ class ReplicaAttempt:
         prior = self._prior.result() if self._prior else None
         most = engine.max_num_seqs
         trial = self._judge(prior, most) if prior else SuspectTrial()
-        start = Start(bytes(prior.rows) if prior else b"", trial.groups)
+        start = Start(bytes(prior.rows) if prior else b"", trial.groups, prior is not None and self._needs_probe())
         start = msgspec.msgpack.decode(lockstep.share(msgspec.msgpack.encode(start)), type=Start)
         done = prior.rows if prior else bytearray(start.done)
         gauges = Gauges(Meter(self._attempt, most, dict(report.timings)), report)
         lead = self._lead(prior, gauges, store) if prior else None
         make = engine.request_maker(self._record, writes=lead is not None)
         feed = Feed(InputReader(self._job), make, ahead=_READY * most)
-        loop = Loop(engine, feed, lockstep, self._work(done, start.groups), gauges, lead)
+        work = self._work(done, start.groups, make_probe(self._record, make) if start.needs_probe else None)
+        loop = Loop(engine, feed, lockstep, work, gauges, lead)
         try:
             if lead:
                 for row in trial.condemned:
@@ -80,12 +85,23 @@ class ReplicaAttempt:
             lead.writer.close()
         return loop.digest
 
-    def _work(self, done: bytearray, trials: list[list[int]]) -> Work:
+    def _work(self, done: bytearray, trials: list[list[int]], probe: Ready | None) -> Work:
         layout = self._record.plan.layout
         left = done.count(0) + sum(map(len, trials))
         # An array's other tasks may run later, or never.
         share = left if layout.is_array else -(-left // layout.dp)
-        return Work(self._place.replica, self._chunks, done, trials, share)
+        return Work(self._place.replica, self._chunks, done, trials, share, probe)
+
+    def _needs_probe(self) -> bool:
+        """Whether the last attempt died before it had finished a row."""
+        before = earlier_attempts(self._job, self._task, self._attempt)
+        return needs_probe(self._job, self._replicas, before)
+
+    @property
+    def _replicas(self) -> Sequence[int]:
+        """The replicas of this world."""
+        layout = self._record.plan.layout
+        return [self._place.replica] if layout.is_array else range(layout.dp)
 
     def _lead(self, prior: Prior, gauges: Gauges, store: Any) -> Lead:
         writer = self._open_writer(prior, gauges)
@@ -93,13 +109,12 @@ class ReplicaAttempt:
 
     def _judge(self, prior: Prior, most: int) -> SuspectTrial:
         """The rows that this replica runs on trial. Those of this world's other replicas leave the chunks, too."""
-        layout, mine = self._record.plan.layout, self._place.replica
+        mine = self._place.replica
         before = earlier_attempts(self._job, self._task, self._attempt)
         if not before:
             return SuspectTrial()
         prior.record(self._job, mine, before, self._chunks, most)
-        replicas = [mine] if layout.is_array else range(layout.dp)
-        trials = {replica: prior.judge(self._job, replica, before, self._chunks, most) for replica in replicas}
+        trials = {one: prior.judge(self._job, one, before, self._chunks, most) for one in self._replicas}
         prior.reserve(trials.values())
         return trials[mine]
 

@@ -139,7 +139,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Crash(msgspec.Struct, frozen=True):
-    """state/crash-<replica>.<k>.json: the error that an engine step raised in attempt k."""
+    """state/crash-<replica>.<k>.json: the error that an engine step raised in attempt k, or its fatal signal."""
 
     rank: int
     type: str
@@ -147,10 +147,11 @@ class Crash(msgspec.Struct, frozen=True):
 
 
 class Claimed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line of state/claimed-<replica>.<k>.jsonl: a chunk that was started, or a group of rows on trial."""
+    """A line of state/claimed-<replica>.<k>.jsonl: a chunk that was started, a group of rows on trial, or a probe."""
 
     chunk: int | None = None
     trial: list[int] | None = None
+    probe: bool = False
 
 
 class Retry(msgspec.Struct, frozen=True):

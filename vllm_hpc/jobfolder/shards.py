@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
@@ -193,6 +194,18 @@ def beyond(shard: Path, offset: int, is_rehearsal: bool = False) -> Tally:
                 seen.add(row.index)
                 tally.add(Tally(row.error is None, row.error is not None, row.prompt_tokens, row.completion_tokens))
     return tally
+
+
+def has_result(shard: Path) -> bool:
+    """Whether any row of a shard has a result, read up to the first one. False if there is no such shard."""
+    if not shard.exists():
+        return False
+    for lines in _whole_lines(shard):
+        for line in lines:
+            with suppress(msgspec.DecodeError, RecursionError):
+                if _DECODER.decode(line).error is None:
+                    return True
+    return False
 
 
 def split_place(place: int) -> tuple[int, int]:

@@ -56,6 +56,10 @@ class Chief:
                 return Decision(self._order, chunk)
         return Decision(self._order, NO_CHUNK)
 
+    def begin_probe(self) -> None:
+        """Record that a probe runs, before it begins."""
+        self._note(Claimed(probe=True))
+
     def begin_trial(self, rows: list[int]) -> None:
         """Record which rows are on trial, before the trial begins."""
         self._note(Claimed(trial=rows))

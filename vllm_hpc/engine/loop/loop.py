@@ -19,6 +19,7 @@ from vllm_hpc.engine.interface import Engine, Ready
 from vllm_hpc.engine.loop.chunk_claims import Chunks
 from vllm_hpc.engine.loop.leader import Chief
 from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Agreement, Decision, Lockstep, Order
+from vllm_hpc.engine.loop.probe import run_probe
 from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.rows.row_out import token_ids
@@ -61,7 +62,7 @@ class Work(NamedTuple):
 
     ``done`` has a 1 for every row that must not run, and for those of ``trials``, groups that run first and alone.
     ``share`` is the most rows that this replica should hold, so that the first replica to start does not take the
-    others' part of a small input.
+    others' part of a small input. ``probe`` runs before all rows.
     """
 
     replica: int
@@ -69,6 +70,7 @@ class Work(NamedTuple):
     done: bytearray
     trials: list[list[int]]
     share: int
+    probe: Ready | None = None
 
 
 class Gauges(NamedTuple):
@@ -93,6 +95,7 @@ class Loop:
     ) -> None:
         self._engine, self._feed, self._lockstep = engine, feed, lockstep
         self._replica, self._chunks, self._done, self._trials = work.replica, work.chunks, work.done, list(work.trials)
+        self._probe = work.probe
         self._meter, self._report = gauges
         self._chief: Chief | None = lead.chief if lead else None
         self._writer: ShardWriter | None = lead.writer if lead else None
@@ -112,6 +115,8 @@ class Loop:
         """Run until no row is left, or until told to stop."""
         try:
             with self._engine:
+                if self._probe:
+                    self._run_probe(self._probe)
                 while self._goes_on():
                     pass
         except BaseException:
@@ -123,6 +128,11 @@ class Loop:
         if self._order is Order.STOP:
             print(f"vllm-hpc: stopping: {len(self._in_flight)} row(s) in flight are left to the next attempt")
         self._report.leave_loop()
+
+    def _run_probe(self, probe: Ready) -> None:
+        if self._chief:
+            self._chief.begin_probe()
+        run_probe(self._engine, probe, self._report)
 
     def _goes_on(self) -> bool:
         """Take one turn: a step and the work inside it. Returns whether another turn follows."""

@@ -6,6 +6,9 @@ other, before everything else. A group that ends the engine again is tried in sm
 that has ended two attempts alone becomes an error row. A rank that vanished without an error was most likely killed
 from outside: its rows are tried only if they were also in flight the time before, and that counts half. A row stays on
 trial until it has run: an attempt that ends for another reason clears none.
+
+Of the machine's own faults no row is the cause (jobfolder/early_faults.py): a probe that dies leaves every row as it
+was, and where no row has finished, the suspect is run a second time only after another row has survived.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.engine.loop.chunk_claims import Chunks
+from vllm_hpc.jobfolder.early_faults import has_died
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Crash, JobRecord, Retry, read_claimed, read_json, write_json
 from vllm_hpc.jobfolder.shards import Scan, Tally, finished
@@ -50,7 +54,7 @@ class SuspectTrial(msgspec.Struct, frozen=True):
 
 
 class Flight(msgspec.Struct, frozen=True):
-    """Rows in flight at an attempt's end, rising; ``is_trial``: they were alone; ``has_begun``: there was an engine."""
+    """Rows in flight at an attempt's end, rising; ``is_trial``: they were alone; ``has_begun``: a row was begun."""
 
     rows: list[int]
     is_trial: bool
@@ -86,7 +90,18 @@ class Prior:
         tried = [row for row in known.tried if not self.rows[row] and row not in condemned]
         size = max(1, -(-len(tried) // _GROUPS))
         groups = [tried[begin : begin + size] for begin in range(0, len(tried), size)]
+        if len(tried) == 1 and tried[0] in known.strikes:
+            groups = [*self._control(tried[0]), *groups]
         return SuspectTrial(groups, condemned)
+
+    def _control(self, suspect: int) -> list[list[int]]:
+        """Another row, to be run alone before the suspect: if it dies too, the rows are not the cause.
+
+        None is needed if any row of the job has a result.
+        """
+        if any(tally.done for tally in self._by_replica.values()):
+            return []
+        return [[row] for row in range(len(self.rows)) if row != suspect and not self.rows[row]][:1]
 
     def record(self, job: JobFolder, replica: int, attempts: Sequence[int], chunks: Chunks, most: int) -> None:
         """Record the verdicts, from which later attempts start."""
@@ -107,7 +122,7 @@ class Prior:
             if attempt > known.attempt:
                 crashed = [one for one in range(self._replicas) if job.crash(one, attempt).exists()]
                 flight = self._in_flight(job, replica, attempt, chunks, most)
-                known = _after(known, flight, replica, attempt, crashed, _died(job, attempt))
+                known = _after(known, flight, replica, attempt, crashed, has_died(job, attempt))
         return known
 
     def _in_flight(self, job: JobFolder, replica: int, attempt: int, chunks: Chunks, most: int) -> Flight:
@@ -117,6 +132,8 @@ class Prior:
         among as many again that had finished but were not written yet.
         """
         lines = read_claimed(job.claimed(replica, attempt))
+        if lines and lines[-1].probe:
+            return Flight([], is_trial=False, has_begun=False)
         trial = lines[-1].trial if lines else None
         begun = trial if trial is not None else (row for line in lines for row in _rows_of(line.chunk, chunks))
         rows = dict.fromkeys(row for row in begun if row < len(self.rows) and not self.rows[row])
@@ -156,9 +173,3 @@ def _after(known: Suspects, flight: Flight, replica: int, attempt: int, crashed:
         return msgspec.structs.replace(known, attempt=attempt, tried=flight.rows, silent=[])
     again = set(known.silent).intersection(flight.rows)
     return msgspec.structs.replace(known, attempt=attempt, tried=sorted(again), silent=flight.rows)
-
-
-def _died(job: JobFolder, attempt: int) -> bool:
-    """Whether an attempt failed by itself: it did not end normally, nor because it was told to."""
-    ended = job.exit_of(attempt)
-    return ended is None or (ended.exit_code != 0 and ended.cause in ("exit", "requeue"))

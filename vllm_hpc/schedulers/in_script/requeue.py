@@ -6,18 +6,24 @@ Exit code 0: yes. Either way it prints the reason, to the scheduler's log.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
+from vllm_hpc.jobfolder.early_faults import repeated_fault
+from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import (
     Attempt,
+    Crash,
     JobRecord,
     Progress,
+    RankRecord,
     Submitted,
     read_claimed,
     read_json,
     submission_of,
     temporary_name,
+    write_json,
 )
 from vllm_hpc.jobfolder.shards import finished
 
@@ -29,9 +35,28 @@ _PROBE = 1 << 16
 def main(argv: list[str]) -> int:
     """Print the answer and return it as an exit code."""
     folder, attempt, code = JobFolder(argv[0]), int(argv[1]), int(argv[2])
+    if code != 0:
+        note_fatal_signals(folder, attempt)
     again, why = should_run_again(folder, attempt, code)
     print(f"vllm-hpc: {'running again' if again else 'not running again'}: {why}", flush=True)
     return _YES if again else _NO
+
+
+def note_fatal_signals(folder: JobFolder, attempt: int) -> None:
+    """Record ranks that SIGSEGV or the like ended while they generated, which could not do so, as crashes.
+
+    Later their records and logs are the next attempt's. On a full disk nothing is recorded.
+    """
+    record = folder.job()
+    this = next(one for one in folder.attempts() if one.attempt == attempt)
+    for rank in _ranks_of(folder, record, this):
+        path = folder.crash(rank.replica, attempt)
+        if rank.outcome != "running" or path.exists() or not read_claimed(folder.claimed(rank.replica, attempt)):
+            continue
+        ended = fatal_signal(folder, rank)
+        if ended and not ended.is_echo:
+            with suppress(OSError):
+                write_json(path, Crash(rank.rank, ended.name, ended.words))
 
 
 def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, str]:
@@ -68,7 +93,11 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
 def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attempt], has_drained: bool) -> str | None:
     """Why a submission with these attempts gets no more, although rows are left; None if it does."""
     progress = folder.progress_of(range(record.plan.layout.dp))
-    if not any(replica.done for replica in progress) and _died_alone(folder, record, attempts) > 1:
+    has_done = any(replica.done for replica in progress)
+    against = _fault_of_machine(folder, record, attempts, has_done)
+    if against:
+        return against
+    if not has_done and _died_alone(folder, record, attempts) > 1:
         return (
             "the engine died on two rows alone, and no row has finished: the rows are not the cause; see state/crash-*"
         )
@@ -82,6 +111,24 @@ def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attemp
         words = f"{'three' if patience == 3 else 'two'} attempts in a row finished no row"
         return words + ("; ask for a longer --time" if has_drained else "")
     return None
+
+
+def _fault_of_machine(folder: JobFolder, record: JobRecord, attempts: list[Attempt], has_done: bool) -> str | None:
+    """Why another attempt would end as the last two did, whatever its rows; None if it might not."""
+    numbers = [one.attempt for one in attempts]
+    found = repeated_fault(folder, _replicas_of(record, attempts[-1]), numbers, has_done)
+    if found is None:
+        return None
+    return (
+        f"attempts {found[0]} and {numbers[-1]} ended alike before a row was finished, and no row is the cause: "
+        f"{found[1]}; correct that, then run 'vllm-hpc resume'"
+    )
+
+
+def _replicas_of(record: JobRecord, attempt: Attempt) -> Sequence[int]:
+    """The replicas of an attempt: those of its task."""
+    layout = record.plan.layout
+    return [attempt.task] if layout.is_array else range(layout.dp)
 
 
 def _has_died(folder: JobFolder, attempt: Attempt) -> bool:
@@ -130,17 +177,21 @@ def _same_submission(folder: JobFolder, job_id: str) -> set[str]:
 
 def _has_died_generating(folder: JobFolder, record: JobRecord, this: Attempt) -> bool:
     """Whether ranks vanished or their engine raised, with rows in flight. Other errors would happen again."""
-    layout = record.plan.layout
-    replicas = [this.task] if layout.is_array else range(layout.dp)
+    replicas = _replicas_of(record, this)
     if not any(read_claimed(folder.claimed(replica, this.attempt)) for replica in replicas):
         return False
     if any(folder.crash(replica, this.attempt).exists() for replica in replicas):
         return True
-    first = this.task * layout.world_size
-    begun = folder.records_of(range(first, first + layout.world_size))
-    ranks = [rank for rank in begun if rank.attempt == this.attempt]
+    ranks = _ranks_of(folder, record, this)
     lost = any(rank.outcome == "running" or (rank.outcome == "terminated" and rank.error) for rank in ranks)
     return lost and not any(rank.has_raised for rank in ranks)
+
+
+def _ranks_of(folder: JobFolder, record: JobRecord, this: Attempt) -> list[RankRecord]:
+    """The records of the ranks that have begun in an attempt."""
+    size = record.plan.layout.world_size
+    begun = folder.records_of(range(this.task * size, (this.task + 1) * size))
+    return [rank for rank in begun if rank.attempt == this.attempt]
 
 
 def _died_alone(folder: JobFolder, record: JobRecord, attempts: list[Attempt]) -> int:
