@@ -67,8 +67,13 @@ def answer(index: int, **more: Any) -> Row:
         ({"load_s": -1}, "load_s must be a number, 0 or more, not -1"),
         ({"load_s": True}, "load_s must be a number"),
         ({"load_s": "5"}, "load_s must be a number"),
-        ({"fault": "explode", "fault_row": 1}, "fault must be one of die, hang, diverge, oom, not 'explode'"),
+        ({"fault": "explode", "fault_row": 1}, "fault must be one of die, hang, diverge, oom, step, not 'explode'"),
         ({"fault": "die"}, "needs either fault_row"),
+        (
+            {"fault": "step", "fault_row": 1},
+            "fault=step happens in the first step of every attempt: leave fault_row out",
+        ),
+        ({"fault": "step", "fault_s": 0}, "fault=step happens in the first step of every attempt: leave fault_s out"),
         ({"fault": "die", "fault_row": 1, "fault_s": 2}, "needs either fault_row"),
         ({"fault_rank": 1}, "fault_rank says where a fault happens: add fault="),
         ({"fault": "die", "fault_row": 1.5}, "fault_row must be a whole number"),
@@ -85,6 +90,7 @@ def test_settings_that_can() -> None:
     assert read_rehearsal({"load_s": 0, "tokens_per_s": 0.5}) == Rehearsal(load_s=0, tokens_per_s=0.5)
     assert read_rehearsal({"load_s": None}) == Rehearsal()
     assert read_rehearsal({"fault": "hang", "fault_s": 0, "fault_rank": 3}).fault_rank == 3
+    assert read_rehearsal({"fault": "step", "fault_rank": 3}) == Rehearsal(fault="step", fault_rank=3)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +345,7 @@ def test_the_length_of_a_chat_is_that_of_its_texts() -> None:
 # -- faults --------------------------------------------------------------------------------------------------------
 def fault_of(rank: int, place: tuple[int, int], is_first: bool = True, **settings: Any) -> str | None:
     where = Place(place[0], place[1], 0, place[1])
-    return FaultPlan.of(Rehearsal(fault="die", **settings), rank, where, is_first)._fault
+    return FaultPlan.of(Rehearsal(**{"fault": "die", **settings}), rank, where, is_first)._fault
 
 
 def test_whom_a_fault_hits() -> None:
@@ -351,6 +357,14 @@ def test_whom_a_fault_hits() -> None:
     assert fault_of(3, (1, 1), fault_row=5) is None
     assert fault_of(2, (1, 0), fault_row=5, is_first=False) == "die"
     assert fault_of(2, (1, 0), fault_row=5, fault_rank=3) is None
+    assert fault_of(0, (0, 0), is_first=False, fault="step") == "step"
+    assert fault_of(1, (0, 1), is_first=True, fault="step") is None
+
+
+@pytest.mark.inputs
+def test_the_first_step_fails_whatever_is_in_it() -> None:
+    with pytest.raises(RuntimeError, match="rehearsed fault: CUDA error: unspecified launch failure"):
+        run_engine(rows_in(3, max_tokens=2), FaultPlan("step", None, None))
 
 
 def test_a_rank_that_is_to_diverge_has_another_token() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,32 @@ def test_a_row_that_ends_every_attempt_becomes_an_error_row(tmp_path: Path) -> N
     assert found[2]["error"]["type"] == "EngineDiedError"
     assert "OutOfMemoryError: rehearsed fault: out of memory" in found[2]["error"]["message"]
     assert all(row["rehearsal"] for row in found)
+
+
+@pytest.mark.inputs
+def test_a_fault_of_the_first_step_ends_the_job_after_two_attempts(tmp_path: Path) -> None:
+    """The second one runs a probe first. No row is blamed."""
+    job, status = rehearse(tmp_path, tp=1, rehearse={"fault": "step"})
+    assert (status.state, status.attempts) == ("FAILED", 2), (status, job.logs()[-3000:])
+    assert "RuntimeError: rehearsed fault: CUDA error: unspecified launch failure" in status.reason
+    assert (status.rows.done, status.rows.failed) == (0, 0)
+    assert "attempts 1 and 2 ended alike before a row was finished, and no row is the cause" in job.logs()
+    assert job.collect().rows == {"total": len(ROWS), "done": 0, "failed": 0, "missing": len(ROWS)}
+
+
+@pytest.mark.full
+def test_a_signal_in_the_first_step_is_told_as_that_signal(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ctypes, os\n"
+        "if os.environ.get('RANK') == '0':\n"
+        "    from vllm_hpc.engine.rehearsal.faults import FaultPlan\n"
+        "    FaultPlan.strike = lambda self, started: ctypes.string_at(8)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    job, status = rehearse(tmp_path, tp=1, rehearse={"fault": "step"}, env={"PYTHONPATH": path})
+    assert (status.state, status.attempts) == ("FAILED", 2), (status, job.logs()[-3000:])
+    assert "was killed by SIGSEGV, a segmentation fault, in <lambda>" in status.reason
+    assert (status.rows.done, status.rows.failed) == (0, 0)
 
 
 def test_ranks_that_diverge_end_the_job(tmp_path: Path) -> None:

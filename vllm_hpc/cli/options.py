@@ -113,7 +113,7 @@ LEAD_HELP = (
 REHEARSE_HELP = "Run the whole chain with a built-in engine instead of vLLM's; MODEL is optional. Needs torch."
 REHEARSE_SET_HELP = (
     "A setting of the rehearsal: tokens_per_s, load_s, fault=die|hang|diverge|oom with fault_row or fault_s, "
-    "fault_rank."
+    "fault=step, fault_rank."
 )
 PROFILE_HELP = (
     "A table [profiles.NAME] in ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "

@@ -11,7 +11,7 @@ import msgspec
 
 from vllm_hpc.spec.errors import RequestError
 
-Fault = Literal["die", "hang", "diverge", "oom"]
+Fault = Literal["die", "hang", "diverge", "oom", "step"]
 
 # MODEL of a rehearsal without a model: no model is looked up.
 NO_MODEL = "(none)"
@@ -26,7 +26,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     ``tokens_per_s``: output tokens per second of each replica (None: as fast as possible); ``load_s``: seconds per
     engine start. ``fault`` happens on ``fault_rank`` (a global rank; None: the first rank of the affected replica),
     either when row ``fault_row`` (its index) runs, in every attempt, or ``fault_s`` seconds after the engine is ready,
-    in the first attempt only.
+    in the first attempt only. ``step`` happens in the first step of every attempt.
     """
 
     tokens_per_s: float | None = None
@@ -120,6 +120,13 @@ def _check_fault(given: dict[str, Any]) -> None:
         for key in _TRIGGERS:
             if given.get(key) is not None:
                 raise RequestError(f"--rehearse-set {key} says where a fault happens: add fault={'|'.join(FAULTS)}")
+        return
+    if fault == "step":
+        for key in ("fault_row", "fault_s"):
+            if given.get(key) is not None:
+                raise RequestError(
+                    f"--rehearse-set fault=step happens in the first step of every attempt: leave {key} out"
+                )
         return
     if (given.get("fault_row") is None) == (given.get("fault_s") is None):
         raise RequestError(

@@ -1,4 +1,4 @@
-"""The fault of a rehearsal: on request a rank dies, hangs, runs out of memory or computes different tokens.
+"""The fault of a rehearsal: a rank dies, hangs, fails in its first step, or computes different tokens.
 
 It shows users whether requeueing works at their site.
 """
@@ -16,7 +16,10 @@ from vllm_hpc.spec.rehearsal import Fault, Rehearsal
 
 
 class FaultPlan:
-    """What goes wrong on this rank, at row ``row`` (a request's key) or after ``after_s`` seconds; None: nothing."""
+    """What goes wrong on this rank, at row ``row`` (a request's key) or after ``after_s`` seconds; None: nothing.
+
+    ``step`` goes wrong in the first step.
+    """
 
     def __init__(self, fault: Fault | None, row: str | None, after_s: float | None) -> None:
         self._fault, self._row, self._after_s = fault, row, after_s
@@ -27,12 +30,13 @@ class FaultPlan:
     def of(cls, settings: Rehearsal, rank: int, place: Place, is_first: bool) -> FaultPlan:
         """This rank's fault, by its place in the whole job and in its replica.
 
-        A row's fault happens whenever the row runs, a timed one only in the first attempt (``is_first``).
+        A row's fault happens whenever the row runs, a timed one only in the first attempt (``is_first``), and ``step``
+        in every attempt.
         """
         if settings.fault_row is not None:
             is_mine = place.rank == 0 if settings.fault_rank is None else rank == settings.fault_rank
             return cls(settings.fault if is_mine else None, str(settings.fault_row), None)
-        is_mine = rank == (settings.fault_rank or 0) and is_first
+        is_mine = rank == (settings.fault_rank or 0) and (is_first or settings.fault == "step")
         return cls(settings.fault if is_mine else None, None, settings.fault_s)
 
     def begin(self) -> None:
@@ -52,6 +56,9 @@ class FaultPlan:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._fault == "hang":
             threading.Event().wait()
+        if self._fault == "step":
+            # As the words of a driver differ from start to start.
+            raise RuntimeError(f"rehearsed fault: CUDA error: unspecified launch failure (pid {os.getpid()})")
         import torch
 
         raise torch.OutOfMemoryError("rehearsed fault: out of memory")
@@ -72,6 +79,8 @@ class FaultPlan:
         return tokens
 
     def _is_due(self, started: list[str]) -> bool:
+        if self._fault == "step":
+            return True
         if self._row is not None:
             return self._row in started
         return self._after_s is not None and time.monotonic() - self._ready_at >= self._after_s
