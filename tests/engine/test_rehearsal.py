@@ -415,11 +415,11 @@ def test_a_rehearsal_collects_its_own_rows_only(tmp_path: Path) -> None:
         collect(folder)
 
 
-def test_an_input_must_not_call_itself_a_rehearsal(run_cli: Cli, model: Path, desk: Path) -> None:
+def test_an_input_cannot_call_itself_a_rehearsal(run_cli: Cli, model: Path, desk: Path) -> None:
     (desk / "in.jsonl").write_text('{"prompt": "a", "rehearsal": true}\n')
-    outcome = run_cli("submit", model, "--input", "in.jsonl", "--scheduler", "local")
-    assert outcome.code == 2
-    assert "'rehearsal' is reserved for output rows: rename it" in outcome.err
+    outcome = run_cli("plan", model, "--input", "in.jsonl", "--scheduler", "local")
+    assert outcome.code == 0
+    assert "'rehearsal' as 'in_rehearsal'" in outcome.out
 
 
 def test_people_see_that_it_is_one(run_cli: Cli, desk: Path) -> None:

@@ -178,7 +178,7 @@ def setup_of(desk: Path, model: Path, lines: list[str]) -> str:
     """What a script does with these lines of a profile's setup."""
     (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\nsetup = {lines}\n")
     script = prepare(str(model), scheduler="slurm", profile="p").script
-    return script.partition("a line that fails ends the job.\n")[2].partition("# The same Python")[0]
+    return script.partition("; one that fails ends the job.\n")[2].partition("# The same Python")[0]
 
 
 # -- nodes -----------------------------------------------------------------------------------------------------------
