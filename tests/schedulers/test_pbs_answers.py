@@ -16,7 +16,8 @@ from vllm_hpc.jobfolder.records import Submitted, submission_of, write_json
 from vllm_hpc.jobs.job import find_job
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
-from vllm_hpc.schedulers.pbs import SCHEDULER, parse_qstat, query
+from vllm_hpc.schedulers.pbs import SCHEDULER, query
+from vllm_hpc.schedulers.pbs.qstat import parse_qstat
 from vllm_hpc.schedulers.pbs.reasons import waiting_reason
 from vllm_hpc.schedulers.scheduler import JobState, find_scheduler
 from vllm_hpc.spec.errors import SubmitError
@@ -104,9 +105,7 @@ def test_every_state(fields: dict[str, Any], phase: str) -> None:
     assert parse_qstat(job_json(**fields))["12.server"].phase == phase
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "7", '{"Jobs": 3}', '{"Jobs": {"12.server": null}}', recorded("unknown")]
-)
+@pytest.mark.parametrize("text", ["[]", "7", '{"Jobs": 3}', '{"Jobs": {"12.server": null}}', recorded("unknown")])
 def test_what_is_no_description_of_a_job_leaves_it_unknown(text: str) -> None:
     seen = query(JobFolder("job"), "12.server", (), lambda argv: text)
     assert seen == {"12.server": JobState("unknown", "qstat did not describe the job")}
@@ -134,17 +133,10 @@ def test_a_qstat_that_fails(error: ClientError, phase: str) -> None:
     assert {one.phase for one in query(JobFolder("job"), "12[].server", ["12[].server_0"], ask).values()} == {phase}
 
 
-def test_a_server_without_history_is_asked_for_jobs_that_live() -> None:
-    asked: list[list[str]] = []
-
-    def ask(argv: list[str]) -> str:
-        asked.append(argv)
-        if "-x" in argv:
-            raise refused("PBS is not configured to maintain job history", 5)
-        raise refused("Unknown Job Id 12.server", 153)
-
-    assert query(JobFolder("job"), "12.server", (), ask)["12.server"].phase == "forgotten"
-    assert asked[1] == ["qstat", "-f", "-F", "json", "12.server"]
+@pytest.mark.parametrize("text", ["", "{"])
+def test_what_is_no_json_leaves_it_unknown_and_is_said(text: str) -> None:
+    seen = query(JobFolder("job"), "12.server", (), lambda argv: text)
+    assert seen == {"12.server": JobState("unknown", "qstat's answer is not JSON")}
 
 
 def test_a_task_that_pbs_does_not_name_is_as_its_array() -> None:
@@ -255,6 +247,8 @@ REFUSALS = {
     "Unknown Host.\nqsub: cannot connect to server nohost (errno=15008)": (255, "nothing was submitted"),
     "qsub: Job rejected by all possible destinations": (1, "qstat -Qf"),
     "qsub: Bad GID for job execution": (31, "--account"),
+    "qsub: Bad UID for job execution": (175, "PBS takes no jobs from this machine: submit on a login node"),
+    "qsub: Access from host not allowed, or unknown host": (160, "submit on a login node"),
     "qsub: hook \x1b]0;pwned\x07says no": (1, "a hook of the site refused the job"),
     "qsub: illegal -o value\nusage: qsub [-a date_time]\n\t[-z] [script | -- command [arg1 ...]]": (2, "--directive"),
 }
@@ -380,3 +374,54 @@ def test_a_job_that_submits_itself_again_while_pbs_is_asked_has_not_ended(
     monkeypatch.setattr("vllm_hpc.schedulers.pbs.call_client", call)
     status = read_status(folder)
     assert (status.state, status.job_id) == ("PENDING", "13.server")
+
+
+# Comments of jobs that wait in vain (OpenPBS 23.06, src/scheduler/job_info.cpp and check.cpp; Azure/az-hop#133; NCAR's
+# Casper) -> what to do.
+IN_VAIN = {
+    "Can Never Run: Not enough total nodes available": "lower --nodes",
+    "Can Never Run: Insufficient amount of resource: ncpus (R: 100 A: 16 T: 16)": "lower --nodes",
+    "Can Never Run: Insufficient amount of queue resource: ncpus (R: 3072 A: 2048 T: 2048)": "lower --nodes",
+    "Can Never Run: Insufficient amount of server resource: ngpus (R: 8 A: 4 T: 4)": "lower --nodes",
+    "Can Never Run: can't fit in the largest placement set, and can't span psets": "lower --nodes",
+    "Not Running: Insufficient amount of resource: mem (R: 64gb A: 0gb T: 32gb)": "lower --nodes",
+    "Not Running: No node is large enough": "lower --nodes",
+    "Can Never Run: Insufficient amount of resource: slot_type (hb120rs_v2 != hc44rs)": "pbsnodes -a",
+    "Can Never Run: Insufficient amount of resource: arch (cray != linux)": "pbsnodes -a",
+    "Can Never Run: Job has zero shares for fairshare": "name another",
+    "Can Never Run: No Select": "chunk and resources",
+    "Can Never Run: invalid placement spec": "chunk and resources",
+    "Can Never Run: Bad requested resource data": "chunk and resources",
+    "Can Never Run: Job will run in nonprimetime only": "another --queue",
+}
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize("comment", IN_VAIN)
+def test_a_job_that_waits_in_vain_says_what_to_do(comment: str) -> None:
+    reason = waiting_reason({"job_state": "Q", "comment": comment})
+    assert reason.startswith(f"waits: {comment}: cannot start as requested: ")
+    assert IN_VAIN[comment] in reason
+
+
+# Comments of jobs that wait for a while (argonne-lcf/user-guides#340, cylc/cylc-flow#7398, openpbs/openpbs#2518).
+FOR_A_WHILE = [
+    "Not Running: Not enough free nodes available",
+    "Not Running: Insufficient amount of resource: ncpus (R: 8 A: 2 T: 16)",
+    "Not Running: Insufficient amount of resource: mem (R: 8gb A: 2gb T: 900mb)",
+    "Not Running: Insufficient amount of resource: at_queue ",
+    "Not Running: Job is requesting an exclusive node and node is in use",
+    "Not Running: Node is in an ineligible state: offline",
+    "Not Running: Job would conflict with reservation or top job",
+    "Not Running: User has reached queue LustreApps running job limit.",
+    "Not Running: Queue workq per-user limit reached on resource ncpus",
+    "Not Running: Placement set is too small: Not enough free nodes available",
+    "Not Running: Queue not started.",
+    "Not Running: Job would cross dedicated time boundary",
+]
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize("comment", FOR_A_WHILE)
+def test_a_job_that_waits_for_a_while_is_not_given_up(comment: str) -> None:
+    assert waiting_reason({"job_state": "Q", "comment": comment}) == f"waits: {comment.strip()}"

@@ -69,6 +69,7 @@ def list_command(job_dir: str, as_json: bool) -> int:
 def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     """Print the scheduler's log, or one rank's; and the first real error, if there was one."""
     from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.status import read_status
 
     found = find_job(job, job_dir)
     path = found.log_file(rank)
@@ -76,9 +77,9 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     for content in _follow(path, found) if follow else [path.read_bytes() if path.exists() else b""]:
         print_bytes(decoder.decode(content).encode())
     if not path.exists():
-        status = found.status()
+        status = read_status(found.folder)
         click.echo(f"No log yet: the job is {status.state}{f' ({status.reason})' if status.reason else ''}.", err=True)
-    error = found.first_error() if rank is None and found.status().is_final else None
+    error = found.first_error() if rank is None and read_status(found.folder).is_final else None
     if error:
         line, trace = error
         click.echo(f"\n{trace.rstrip()}\nFirst error: {line}".lstrip("\n"))
@@ -154,9 +155,10 @@ def cancel_command(job: str, job_dir: str, job_id: str | None, as_json: bool) ->
     """Cancel a job in its scheduler; finished rows can still be collected."""
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.status import read_status
 
     found = find_job(job, job_dir)
-    if job_id is None and found.status().is_final:
+    if job_id is None and read_status(found.folder).is_final:
         click.echo("Nothing to cancel: the job has ended.", err=True)
     status = found.cancel(job_id)
     if as_json:

@@ -45,6 +45,8 @@ class JobFolder:
         self.supervisor = self.path / "state" / "supervisor.json"
         self.counted = self.path / "state" / "counted.json"
         self.cluster = self.path / "state" / "cluster.json"
+        self.again = self.path / "state" / "again.json"
+        self.cannot_submit = self.path / "state" / "cannot-submit.json"
         self.retry = self.path / "state" / "retry.json"
         self.cancelled = self.path / "control" / "cancelled"
         self.drain = self.path / "control" / "drain"

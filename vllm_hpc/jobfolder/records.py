@@ -74,6 +74,27 @@ class Lost(msgspec.Struct, frozen=True):
     words: str
 
 
+class Again(msgspec.Struct, frozen=True, kw_only=True):
+    """state/again.json: attempt k of this submission wants another one, and the scheduler has not taken it yet.
+
+    ``said``: why not. ``next_at``: when it is tried again (Unix seconds), by the script as long as that runs, and after
+    that on a login node, by 'vllm-hpc status' and whoever waits for the job.
+    """
+
+    job_id: str
+    attempt: int
+    said: str
+    next_at: float
+
+
+class CannotSubmit(msgspec.Struct, frozen=True, kw_only=True):
+    """state/cannot-submit.json: why the host of attempt k cannot submit the next one, found at the attempt's start."""
+
+    attempt: int
+    host: str
+    said: str
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """attempts/<k>.json: the script started for the k-th time; ``task`` is the task of a job array."""
 
@@ -205,6 +226,15 @@ def submission_of(job_id: str) -> str:
     """The submitted id of a job or of an array task: 77 for 77_3, 12[].server for 12[].server_3."""
     match = re.fullmatch(r"(\d+|\d+\[\]\..+)_\d+", job_id)
     return match[1] if match else job_id
+
+
+def is_submission(job_id: str, submitted: str) -> bool:
+    """Whether a job, or an array's task, is of what was submitted as that id.
+
+    A site's own qsub may have printed it without the PBS server's name, which the job knows.
+    """
+    own = submission_of(job_id)
+    return submitted in (own, own.partition(".")[0])
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:

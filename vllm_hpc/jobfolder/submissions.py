@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import count
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, Submitted, read_json, submission_of
+from vllm_hpc.jobfolder.records import Attempt, Submitted, is_submission, read_json, submission_of
 
 # Seconds by which the clocks of a node and of the file server may differ.
 _SKEW_S = 60
@@ -33,6 +33,8 @@ def last_submission(folder: JobFolder, attempts: list[Attempt] | None = None) ->
     started = submission_of(attempts[-1].job_id) if attempts else None
     if submitted is None or mark is None or started is None:
         return submitted.job_id if submitted else started
+    if is_submission(attempts[-1].job_id, submitted.job_id):
+        return submitted.job_id
     is_later = attempts[-1].started_at > mark.stat().st_mtime - _SKEW_S
     return started if is_later and not folder.taken(started).exists() else submitted.job_id
 

@@ -14,7 +14,10 @@ _OUT_OF_MEMORY = re.compile(r"slurmstepd: error: .*oom[-_]kill|srun: error: .*Ou
 # Logs of vanished ranks that are read: of thousands, all were most likely killed from outside.
 _MOST_LOGS = 16
 # Log lines of vllm-hpc that are never the cause.
-_NO_CAUSE = re.compile(r"vllm-hpc: (.* joined as node |(not )?running again: )")
+_NO_CAUSE = re.compile(
+    r"vllm-hpc: (.* joined as node |(not )?running again: |torchrun on \S+ was told to end|PBS does not count"
+    r"|\S+ cannot submit the next attempt)"
+)
 # What engine/loop/lockstep.py and engine/startup/replicas.py raise.
 _DIVERGED = re.compile(r"the ranks of replica \d+ diverged")
 

@@ -57,10 +57,13 @@ class Job:
         return last_submission(self.folder)
 
     def status(self) -> Status:
-        """Current state, counts and speed. Raises JobNotFoundError."""
+        """Current state, counts and speed. Raises JobNotFoundError.
+
+        An attempt that the job wants, and could not submit from its node (PBS), is submitted here.
+        """
         from vllm_hpc.jobs.status import read_status
 
-        return read_status(self.folder)
+        return read_status(self.folder, submits=True)
 
     def statuses(self, ask_every_s: float = 0.0) -> Iterator[tuple[Status, float]]:
         """Poll until the job ends: yields each status, with the seconds to wait before the next one.
@@ -73,7 +76,7 @@ class Job:
         pause = _POLL_S[0]
         cache = StatusCache(ask_every_s)
         while True:
-            status = read_status(self.folder, cache)
+            status = read_status(self.folder, cache, submits=True)
             yield status, pause
             if status.is_final:
                 return
@@ -106,7 +109,7 @@ class Job:
 
         Raises JobFailedError if the job failed without a single row.
         """
-        status = self.status()
+        status = self._read()
         if status.state == "FAILED" and not status.rows.done + status.rows.failed:
             raise JobFailedError(f"{self.path.name} failed: {status.reason}")
         if not (self.folder.outputs.exists() and self._is_collected()):
@@ -129,7 +132,7 @@ class Job:
 
     def ranks(self) -> list[RankRecord]:
         """Where each rank ran and how it ended, without ranks that have not started."""
-        from vllm_hpc.jobs.task_states import read_ranks
+        from vllm_hpc.jobs.stage import read_ranks
 
         return read_ranks(self.folder, self.folder.job())
 
@@ -159,16 +162,16 @@ class Job:
         """
         from vllm_hpc.jobs.doubt import adopt
 
-        status = self.status()
+        status = self._read()
         if job_id is not None:
             adopt(self.folder, status, str(job_id))
-            status = self.status()
+            status = self._read()
         if status.is_final:
             return status
         if is_in_doubt(self.folder, status.job_id):
             raise FailedError(f"it is not known which job to cancel: {status.reason}")
         self._cancel_on_record(status)
-        return self.status()
+        return self._read()
 
     def resume(self, retry_errors: bool = False, not_submitted: bool = False) -> int:
         """Submit the job again for the rows that are missing, and on request for those with an error.
@@ -180,6 +183,12 @@ class Job:
         from vllm_hpc.jobs.resume import resume
 
         return resume(self.folder, retry_errors, not_submitted)
+
+    def _read(self) -> Status:
+        """Its status as it is, with nothing submitted."""
+        from vllm_hpc.jobs.status import read_status
+
+        return read_status(self.folder)
 
     def _cancel_on_record(self, status: Status) -> None:
         """Record the cancel first: a scheduler without accounting soon forgets why the job ended."""
@@ -193,7 +202,7 @@ class Job:
         except ClientTimeoutError:
             raise  # the job may have been cancelled
         except FailedError:
-            if status.state == "UNKNOWN" and self.status().is_final:
+            if status.state == "UNKNOWN" and self._read().is_final:
                 return  # the scheduler now responds and does not know the job: the record of the cancel decides
             # The job continues: however it ends later, it was not this cancel.
             if not was_cancelled:

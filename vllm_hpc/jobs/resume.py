@@ -14,6 +14,7 @@ from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
 from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss, record_submission
 from vllm_hpc.jobs.status import Status, read_status
+from vllm_hpc.jobs.submit_wanted import is_wish
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import check_lifecycle
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -42,7 +43,7 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     number = 1
     if not_submitted:
         number = check_not_submitted(folder, status)
-    else:
+    elif not is_wish(folder, status.job_id, status.reason):
         _check_ended(folder, status)
     record = folder.job()
     check_unchanged(folder)

@@ -14,7 +14,9 @@ from vllm_hpc.jobfolder.records import JobRecord, why_unreadable
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
-from vllm_hpc.jobs.task_states import FINAL, State, TaskStates, is_drained, read_ranks
+from vllm_hpc.jobs.stage import is_drained, read_ranks
+from vllm_hpc.jobs.submit_wanted import go_on, tell, wanted
+from vllm_hpc.jobs.task_states import FINAL, State, TaskStates
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Question
 from vllm_hpc.spec.errors import JobNotFoundError
@@ -48,12 +50,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in FINAL
 
 
-def read_status(folder: JobFolder, cache: StatusCache | None = None) -> Status:
-    """The current state of a job, or one as old as ``cache`` allows. Raises JobNotFoundError."""
-    status = _read_status(folder, cache)
+def read_status(folder: JobFolder, cache: StatusCache | None = None, submits: bool = False) -> Status:
+    """The current state of a job, or one as old as ``cache`` allows. Raises JobNotFoundError.
+
+    ``submits``: whether to submit an attempt that the job wants and could not submit itself.
+    """
+    status = _read_status(folder, cache, submits)
     # It may have submitted itself again while the scheduler was asked about the previous id.
     while status.is_final and status.job_id != last_submission(folder):
-        status = _read_status(folder, cache)
+        status = _read_status(folder, cache, submits)
     return status
 
 
@@ -84,7 +89,7 @@ def _read_or_explain(folder: JobFolder, cache: StatusCache) -> Status:
     return Status(job=str(folder.path), job_id=None, scheduler="", state="UNKNOWN", reason=reason, rows=Rows(0))
 
 
-def _read_status(folder: JobFolder, cache: StatusCache | None) -> Status:
+def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) -> Status:
     record = folder.job()
     attempts = folder.attempts()
     job_id = last_submission(folder, attempts)
@@ -93,6 +98,11 @@ def _read_status(folder: JobFolder, cache: StatusCache | None) -> Status:
     state, reason = tasks.overall()
     if state in FINAL and is_in_doubt(folder, job_id):
         state, reason = "UNKNOWN", describe_doubt(folder, job_id)
+    # Who deletes a job in the scheduler wants no other attempt.
+    again = wanted(folder, job_id) if state in FINAL and state != "CANCELLED" else None
+    if again is not None:
+        state = "PENDING"
+        job_id, reason = go_on(folder, again) if submits else tell(again)
     progress = read_progress(folder, record)
     rows = final_rows(folder, record, progress) if state in FINAL else reported_rows(progress, record)
     if state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):

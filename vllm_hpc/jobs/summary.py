@@ -10,8 +10,8 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Attempt, JobRecord, Progress, Run, Submitted, read_json
 from vllm_hpc.jobfolder.shards import Tally
 from vllm_hpc.jobs.progress import read_progress
+from vllm_hpc.jobs.stage import read_ranks
 from vllm_hpc.jobs.status import read_status
-from vllm_hpc.jobs.task_states import read_ranks
 
 # The parts of an attempt, as Run.seconds and the rank records call them.
 _PARTS = ("launch", "import", "load", "warm_up", "generate", "drain")

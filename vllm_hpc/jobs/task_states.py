@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -12,14 +13,13 @@ from vllm_hpc.jobfolder.records import (
     Attempt,
     ExitRecord,
     JobRecord,
-    RankRecord,
+    is_submission,
     read_json,
-    submission_of,
     write_json,
 )
 from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.failure import cause_of_failure
-from vllm_hpc.jobs.progress import read_progress
+from vllm_hpc.jobs.stage import ending, read_ranks, stage
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import JobState, Question, installed_scheduler
 from vllm_hpc.spec.words import counted
@@ -41,6 +41,10 @@ _ORDER: tuple[State, ...] = (
     "RUNNING", "PENDING", "UNKNOWN", "PREEMPTED", "FAILED", "TIMEOUT", "CANCELLED", "PARTIAL", "COMPLETED",
 )  # fmt: skip
 
+# Seconds after which a rank without a new heartbeat is gone: they come every 5 s (engine/health/watchdog.py), and NFS
+# may show one a minute late.
+_ALIVE_S = 90
+
 
 class Verdict(msgspec.Struct, frozen=True):
     """state/verdict-<task>.json: how a task ended according to the scheduler, after ``attempt`` attempts.
@@ -56,16 +60,6 @@ class Verdict(msgspec.Struct, frozen=True):
     job_id: str | None = None
 
 
-def read_ranks(folder: JobFolder, record: JobRecord) -> list[RankRecord]:
-    """The records of all ranks that have started, by rank."""
-    return folder.records_of(range(record.plan.layout.all_ranks))
-
-
-def is_drained(folder: JobFolder, current: set[int]) -> bool:
-    """Whether a user, or the walltime of a task's current attempt, asked the ranks to stop."""
-    return folder.drain.exists() or any(folder.drain_attempt(attempt).exists() for attempt in current)
-
-
 class TaskStates:
     """The states of a job's tasks (one unless it is an array). The scheduler is asked once, and only if needed."""
 
@@ -74,6 +68,7 @@ class TaskStates:
     ) -> None:
         scheduler = installed_scheduler(record.scheduler)
         self._runs_here = scheduler is not None and scheduler.runs_here
+        self._has_ended = bool(scheduler and job_id and scheduler.forgotten_has_ended(job_id))
         self._folder, self._record, self._job_id, self._cache = folder, record, job_id, cache
         # When the scheduler first reported a task as completed whose exit record is not visible yet; 0: no such task.
         self.without_record_since = 0.0
@@ -189,12 +184,40 @@ class TaskStates:
             error = cause_of_failure(self._folder, "", task)
             return "FAILED", f"{seen.reason}; {error}" if error else seen.reason
         if seen.phase == "running" and not seen.reason:
-            return "RUNNING", _ending(ended) if ended else _stage(self._folder, self._record, self.current)
-        if seen.phase == "forgotten" and self._folder.cancelled.exists():
-            return "CANCELLED", "cancelled"
-        if seen.phase == "forgotten" and ended is not None:
-            return self._from_exit(ended, task)
+            return "RUNNING", ending(self._folder, ended) if ended else stage(self._folder, self._record, self.current)
+        if seen.phase == "forgotten":
+            return self._forgotten(seen, ended, task)
         return _PHASES.get(seen.phase, "UNKNOWN"), seen.reason
+
+    def _forgotten(self, seen: JobState, ended: ExitRecord | None, task: int) -> tuple[State, str]:
+        """The state of a task that the scheduler does not know (any more)."""
+        if self._folder.cancelled.exists():
+            return "CANCELLED", "cancelled"
+        if ended is not None and ended.cause == "TERM" and self._has_ended:
+            # The script tells TERM from the end of the walltime, where it knows that.
+            or_else = "" if self._record.request.time else ", or its queue's walltime was over"
+            return "CANCELLED", f"{seen.reason}: its script was told to end (TERM): it was deleted{or_else}"
+        if ended is not None:
+            return self._from_exit(ended, task)
+        return self._without_trace(seen, task) if self._has_ended else ("UNKNOWN", seen.reason)
+
+    def _without_trace(self, seen: JobState, task: int) -> tuple[State, str]:
+        """The state of a task that has ended, of which neither the scheduler nor its script has kept how."""
+        attempt = self._newest(task)
+        if attempt is None:
+            return "CANCELLED", f"{seen.reason}, and it never began: it was deleted while it waited"
+        if self._is_alive(attempt):
+            return "UNKNOWN", f"{seen.reason}, but a rank of it gave a sign of life in the last {_ALIVE_S} s"
+        error = cause_of_failure(self._folder, "", task)
+        words = f"{seen.reason}, and its script left no exit record: it was killed, or its node died"
+        return "FAILED", f"{words}; {error}" if error else words
+
+    def _is_alive(self, attempt: Attempt) -> bool:
+        """Whether a rank of that attempt may still run: it has not told its end, and its heartbeat is recent."""
+        world = self._record.plan.layout.world_size
+        begun = self._folder.records_of(range(attempt.task * world, (attempt.task + 1) * world))
+        running = [one for one in begun if one.attempt == attempt.attempt and one.outcome == "running"]
+        return any(_age(self._folder.heartbeat(one.rank)) < _ALIVE_S for one in running)
 
     def _save_verdict(self, task: int, verdict: Verdict) -> bool:
         try:
@@ -212,22 +235,12 @@ def _how(ended: ExitRecord) -> str:
 
 
 def _is_of(attempt: Attempt, job_id: str | None) -> bool:
-    return submission_of(attempt.job_id) == job_id
+    return job_id is not None and is_submission(attempt.job_id, job_id)
 
 
-def _ending(ended: ExitRecord) -> str:
-    return f"attempt {ended.attempt} has ended, the next one follows" if ended.cause == "requeue" else "ending"
-
-
-def _stage(folder: JobFolder, record: JobRecord, current: set[int]) -> str:
-    """What the current attempts of a running job are doing: starting, loading, generating on replicas, draining."""
-    layout = record.plan.layout
-    again = f"attempt {max(current)}: " if current and max(current) > 1 and not layout.is_array else ""
-    if is_drained(folder, current):
-        return f"{again}draining: rows in flight are finished, no more are admitted"
-    begun = sum(replica.attempt in current for replica in read_progress(folder, record))
-    if begun:
-        return f"{again}generating on {begun} of {counted(layout.dp, 'replica')}"
-    ranks = sum(rank.attempt in current for rank in read_ranks(folder, record))
-    are_loading = "is loading" if ranks == 1 else "are loading"
-    return again + (f"{ranks} of {counted(layout.all_ranks, 'rank')} {are_loading} the model" if ranks else "starting")
+def _age(path: Path) -> float:
+    """Seconds since a file was written; without end if there is none."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return float("inf")

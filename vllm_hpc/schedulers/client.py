@@ -38,8 +38,19 @@ _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # Users' defaults for squeue that hide jobs (man squeue, ENVIRONMENT VARIABLES).
 _FILTERS = re.compile(r"SQUEUE_(ACCOUNT|LICENSES|NAMES|PARTITION|QOS|STATES|USERS)$")
 _OF_THE_SITE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "VLLM_HPC_PROFILE"})
-# Calls a scheduler's client and returns what it printed. Raises ClientError.
+# Calls a scheduler's client and returns what it printed, as call_client does. Raises ClientError.
 Ask = Callable[[list[str]], str]
+
+
+class Answer(str):
+    """What a client printed. ``err`` is what it said on stderr: some say there why they printed nothing, and exit 0."""
+
+    err: str = ""
+
+
+def said_beside(answer: str) -> str:
+    """What a client said on stderr beside its answer; empty if that is not known."""
+    return answer.err if isinstance(answer, Answer) else ""
 
 
 class ClientError(SubmitError):
@@ -61,7 +72,7 @@ class ClientTimeoutError(ClientError):
     """A client did not answer, or lost its controller's answer: the request may have been carried out."""
 
 
-def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> str:
+def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> Answer:
     """Run a scheduler's client and return what it printed. Raises ClientError with the client's own message.
 
     Default ``environment``: this process's, without what an enclosing job set. Default ``timeout``: that of a query.
@@ -95,7 +106,9 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
         refused = ClientError(f"{name} refused: {re.sub(rf'{re.escape(name)}: (error: )?', '', words)}")
         refused.code, refused.output, refused.err = done.returncode, done.stdout, done.stderr
         raise refused
-    return done.stdout
+    answer = Answer(done.stdout)
+    answer.err = done.stderr
+    return answer
 
 
 def as_text(output: str) -> str:

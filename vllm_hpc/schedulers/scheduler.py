@@ -68,6 +68,10 @@ class Scheduler:
     what the scheduler cannot be asked for, ``check_folder`` folders that it cannot log into, and ``check_client`` a
     client that belongs to another scheduler.
 
+    Of a refusal, ``is_lasting`` says whether this script will always be refused, and ``refuses_host`` whether all will
+    be that this host submits. ``check_host``, called in a job, raises ClientError if its host certainly cannot submit
+    another one. ``forgotten_has_ended`` says of a job's id whether a job that the scheduler does not know has ended.
+
     ``runs_here``: jobs run on this machine, which is their only node. They get its GPUs or its memory, a cluster's
     options have no meaning, and a script's exit record is final.
 
@@ -92,6 +96,10 @@ class Scheduler:
     check_client: Callable[[], None] = lambda: None
     check_request: Callable[[ResolvedJob, Layout], None] = lambda job, layout: None
     check_folder: Callable[[JobFolder], None] = lambda folder: None
+    is_lasting: Callable[[ClientError], bool] = lambda error: False
+    refuses_host: Callable[[ClientError], bool] = lambda error: False
+    check_host: Callable[[JobFolder, str], None] | None = None
+    forgotten_has_ended: Callable[[str], bool] = lambda job_id: False
     runs_here: bool = False
     templates: Path | None = None
     client: tuple[str, re.Pattern[str]] | None = None
@@ -104,7 +112,8 @@ class Scheduler:
             raise
         except ClientError as error:
             hint = self.explain(str(error), script)
-            raise ClientError(f"{error}: {hint}" if hint else str(error)) from None
+            error.args = (f"{error}: {hint}" if hint else str(error),)
+            raise
         job_id = self.read_id(output)
         if job_id is None:
             raise ClientTimeoutError(

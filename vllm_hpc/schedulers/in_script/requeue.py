@@ -19,6 +19,7 @@ from vllm_hpc.jobfolder.records import (
     Progress,
     RankRecord,
     Submitted,
+    is_submission,
     read_claimed,
     read_json,
     submission_of,
@@ -67,7 +68,7 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
     ids = _same_submission(folder, this.job_id)
     earlier = [
         one for one in attempts
-        if one.task == this.task and submission_of(one.job_id) in ids and one.attempt < attempt
+        if one.task == this.task and one.attempt < attempt and any(is_submission(one.job_id, id_) for id_ in ids)
     ]  # fmt: skip
     has_drained = folder.drain_attempt(attempt).exists()
     if code == 0 and not has_drained:
@@ -172,7 +173,7 @@ def _same_submission(folder: JobFolder, job_id: str) -> set[str]:
     """The ids of one submission: each time its script submits it again, PBS gives it a new one."""
     own, submitted = submission_of(job_id), read_json(folder.submitted, Submitted)
     ids = {submitted.job_id, *submitted.earlier} if submitted else set()
-    return ids if own in ids else {own}
+    return ids if any(is_submission(job_id, id_) for id_ in ids) else {own}
 
 
 def _has_died_generating(folder: JobFolder, record: JobRecord, this: Attempt) -> bool:

@@ -3,21 +3,36 @@
 A PBS job's owner cannot requeue it, so the script submits itself, under a new id. An array is submitted again as a
 whole, by the task that ends last, if any task wants it ("again"). So every task calls this, however it ends, unless a
 signal ended it: then PBS may run it again, or somebody has deleted it.
+
+A server that is down, or refuses, is asked again until the walltime is over. What it has not taken by then, or never
+takes from this host, is on record for a login node (state/again.json).
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Submitted, read_json, submission_of, write_json
-from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.jobfolder.records import Again, Attempt, Submitted, is_submission, read_json, submission_of, write_json
+from vllm_hpc.schedulers.client import ClientError, ClientMissingError, ClientTimeoutError
 from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.schedulers.submit_again import find_lost, submit_again
 from vllm_hpc.spec.errors import FailedError, VllmHpcError
+from vllm_hpc.spec.values import parse_walltime
+
+# Seconds between two tries: at first, and at most.
+_PAUSES_S = (5.0, 60.0)
+# Seconds before the end of the walltime after which no try begins, and for how long to try where that is not known.
+_LEFT_S, _UNLIMITED_S = 5.0, 600.0
+# Seconds between two looks for a job whose id was lost on its way. A server that was busy may still have been taking it
+# at the first.
+_LOOK_S = 10.0
+_STEP_S = 0.5
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -39,13 +54,16 @@ def main(argv: list[str]) -> int:
 
 
 def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
-    """Submit the job again, unless another task will. Returns what was done, in words. Raises FailedError."""
+    """Submit the job again, unless another task will. Returns what was done, in words.
+
+    Raises FailedError if no other attempt will follow.
+    """
     record = folder.job()
     this = next(one for one in folder.attempts() if one.attempt == attempt)
     submission = submission_of(this.job_id)
     # None: the client that submitted it never answered.
     before = read_json(folder.submitted, Submitted) or Submitted(record.scheduler, submission, record.created_at)
-    if before.job_id != submission:
+    if not is_submission(this.job_id, before.job_id):
         raise FailedError(f"not submitted again: the job now runs as {before.job_id}")
     tasks = record.plan.layout.tasks
     if tasks > 1:
@@ -55,7 +73,7 @@ def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
         wants = any(wishes)
     if not wants or folder.cancelled.exists() or folder.drain.exists():
         return "not submitted again"
-    return f"submitted again as {_submit(folder, before)}"
+    return _Tries(folder, before, this).run()
 
 
 def _note_end(folder: JobFolder, submission: str, task: int, wants: bool, tasks: int) -> list[bool]:
@@ -65,27 +83,87 @@ def _note_end(folder: JobFolder, submission: str, task: int, wants: bool, tasks:
     return [ended.wants for ended in found if ended is not None]
 
 
-def _submit(folder: JobFolder, before: Submitted) -> str:
-    """Submit the script, only once even if others try too, and record the new id. Raises FailedError."""
-    try:
-        taken = folder.take(before.job_id)
-    except FileExistsError:
-        raise FailedError(f"not submitted again: another process does so ({folder.taken(before.job_id)})") from None
-    scheduler = get_scheduler(before.scheduler)
-    try:
-        job_id = scheduler.submit(folder.path / scheduler.script)
-    except ClientTimeoutError:
-        raise  # it may have been submitted: submitting again would run the job twice
-    except ClientError:
-        taken.unlink(missing_ok=True)
-        raise
-    try:
-        write_json(folder.submitted, Submitted(before.scheduler, job_id, time.time(), (*before.earlier, before.job_id)))
-    except OSError as error:  # a full disk: a job whose id is not recorded could not be found
-        with suppress(ClientError, OSError):
-            scheduler.cancel(folder, job_id)
-            taken.unlink(missing_ok=True)
-        raise FailedError(f"submitted again as {job_id}, then deleted: its id cannot be recorded: {error}") from None
-    if folder.cancelled.exists():
-        scheduler.cancel(folder, job_id)
-    return job_id
+class _Tries:
+    """Submits a job again, as often as it takes and as long as its walltime lasts."""
+
+    def __init__(self, folder: JobFolder, before: Submitted, this: Attempt) -> None:
+        self._folder, self._before, self._attempt = folder, before, this.attempt
+        self._scheduler = get_scheduler(before.scheduler)
+        limit = folder.job().request.time
+        end = this.started_at + parse_walltime(limit) - _LEFT_S if limit else time.time() + _UNLIMITED_S
+        self._end, self._pause = end, _PAUSES_S[0]
+        self._is_stopped = False
+
+    def run(self) -> str:
+        """Returns what was done, in words. Raises FailedError if no other attempt will follow."""
+        attempt: Callable[[], str] = self._submit
+        while True:
+            try:
+                return f"submitted again as {attempt()}"
+            except ClientTimeoutError as error:
+                said, attempt = str(error), self._look
+            except ClientError as error:
+                said, attempt = str(error), self._submit
+                if self._scheduler.is_lasting(error):
+                    self._folder.again.unlink(missing_ok=True)
+                    raise
+                if self._scheduler.refuses_host(error):
+                    return self._leave(said)
+            if time.time() + self._pause >= self._end:
+                return self._leave(said)
+            self._wait(said)
+
+    def _submit(self) -> str:
+        return submit_again(self._folder, self._before)
+
+    def _look(self) -> str:
+        """Find what may be submitted already.
+
+        Raises ClientError if it is not, ClientTimeoutError if that is not known yet, FailedError if it never will be.
+        """
+        for is_second in (False, True):
+            try:
+                job_id = find_lost(self._folder, self._before)
+            except ClientMissingError as error:
+                raise FailedError(f"not submitted again: it may be submitted already, and {error}") from None
+            except ClientError as error:
+                raise ClientTimeoutError(f"it may be submitted already, and {error}") from None
+            if job_id is not None:
+                return job_id
+            if not is_second:
+                time.sleep(_LOOK_S)
+        self._folder.taken(self._before.job_id).unlink(missing_ok=True)
+        raise ClientError("the scheduler lost it on its way")
+
+    def _wait(self, said: str) -> None:
+        """Say it, wait, and wait longer the next time. Raises FailedError if the job is to stop meanwhile."""
+        until = time.time() + self._pause
+        self._note(said, until)
+        words = f"not submitted again yet: {said}; next try in {self._pause:.0f} s"
+        print(f"vllm-hpc: {words}", file=sys.stderr, flush=True)
+        # The script ignores TERM by now, and so would this: but who deletes the job wants no other.
+        before = signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        try:
+            while time.time() < until:
+                if self._is_stopped or self._folder.cancelled.exists() or self._folder.drain.exists():
+                    self._folder.again.unlink(missing_ok=True)
+                    raise FailedError("not submitted again: the job was told to stop")
+                time.sleep(_STEP_S)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        self._pause = min(2 * self._pause, _PAUSES_S[1])
+
+    def _leave(self, said: str) -> str:
+        self._note(said, time.time())
+        return f"not submitted again from here: {said}; 'vllm-hpc status' on a login node does it"
+
+    def _note(self, said: str, next_at: float) -> None:
+        record = Again(job_id=self._before.job_id, attempt=self._attempt, said=said, next_at=next_at)
+        try:
+            write_json(self._folder.again, record)
+        except OSError as error:  # a full disk
+            raise FailedError(f"not submitted again: {said}; and that cannot be recorded: {error}") from None
+
+    def _stop(self) -> None:
+        # At the end of the walltime PBS sends the same signal: then a login node goes on.
+        self._is_stopped = time.time() < self._end

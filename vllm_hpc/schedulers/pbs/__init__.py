@@ -1,17 +1,16 @@
 """PBS (OpenPBS, PBS Professional): qsub, qdel and qstat.
 
-``qstat -x`` knows a job for as long as the server keeps its history. A job that it does not know is forgotten, and one
-that it does not describe in full is unknown; neither is failed. All of this was seen on OpenPBS 23.06.
+``qstat -x`` knows a job for as long as the server keeps its history, and a fresh server keeps none. A job that it does
+not know is forgotten: it has ended, and the job folder says how. One that it does not describe in full is unknown. All
+of this was seen on OpenPBS 23.06.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import (
@@ -22,24 +21,38 @@ from vllm_hpc.schedulers.client import (
     call_client,
     clean_environment,
     plain,
+    said_beside,
 )
 from vllm_hpc.schedulers.pbs import many
-from vllm_hpc.schedulers.pbs.reasons import exit_state, explain, waiting_reason
+from vllm_hpc.schedulers.pbs.from_inside import check_host, find_job, is_lasting, refuses_host
+from vllm_hpc.schedulers.pbs.qstat import is_json, parse_plain, parse_qstat
+from vllm_hpc.schedulers.pbs.reasons import explain
 from vllm_hpc.schedulers.pbs.request import check_folder, check_request
 from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler
 
-# 12.server, and 12[].server for an array; a server may have a port (12.server:15001). It is the last line: a site's
-# messages may come first, and contain something like 2.50.
-_SUBMITTED = re.compile(r"^(\d+(?:\[\])?\.[A-Za-z][\w.-]*(?::\d+)?)\s*\Z", re.MULTILINE)
-_TASK = re.compile(r"(?P<number>\d+)\[(?P<task>\d+)\](?P<server>\..+)")
+# 12.server, and 12[].server for an array; a server may have a port (12.server:15001), and a name that begins with a
+# number (12.1.pbs). 2.50 and 2.5GB are no ids.
+_ID = r"\d+(?:\[\])?\.(?:\d+\.)*[A-Za-z](?:[\w.-]*\w)?(?::\d+)?"
+_NUMBER = r"\d+(?:\[\])?"
+
+
+def _last_line(pattern: str) -> str:
+    return rf"(?:.*\n|\A)[^\S\n]*(?={pattern}[^\S\n]*(?:\r?\n|\Z))"
+
+
+# A site's messages may stand before the id and behind it: it is the last line that is an id, else the last word that is
+# one. A site's wrapper may leave the server's name out: then the last line that is a number, else "job 12".
+_SUBMITTED = re.compile(
+    rf"(?s)\A(?:{_last_line(_ID)}|.*(?<![\w.\[\]-])(?={_ID}(?![\w\[\]:-]))"
+    rf"|{_last_line(_NUMBER)}|.*\b[Jj]ob(?:\s+[Ii][Dd])?[\s:=#]+(?={_NUMBER}\b))({_ID}|{_NUMBER})"
+)
 # qstat's exit code for an id that the server does not know, or no longer knows.
 UNKNOWN_JOB = 153
 # qdel's exit code for a job that has ended, and that of qstat without -x.
 ENDED_JOB = 35
-# A server without a history refuses qstat -x, and does not know jobs that have ended.
-_NO_HISTORY = re.compile(r"job history", re.IGNORECASE)
-_WAITING = frozenset("HQTW")
-_RUNNING = frozenset("REBSU")
+# A server without a history refuses qstat -x, on stderr and with exit code 0, and does not know jobs that have ended.
+_NO_HISTORY = re.compile(r"not configured to maintain job history", re.IGNORECASE)
+FORGOTTEN = "PBS does not know the job (any more)"
 
 
 def submit_argv(script: Path) -> list[str]:
@@ -61,7 +74,7 @@ def submit_environment(script: Path) -> dict[str, str]:
 def check_client() -> None:
     """Refuse Slurm's own qsub, which understands #PBS lines differently. Raises ClientError."""
     try:
-        version = call_client(["qsub", "--version"])
+        version: str = call_client(["qsub", "--version"])
     except (ClientMissingError, ClientTimeoutError):
         raise
     except ClientError as error:
@@ -77,59 +90,53 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
     """What PBS says of ``tasks``: the job itself by default, or ID_0, ID_1 ... of an array."""
     wanted = list(tasks or [job_id])
     try:
-        found = parse_qstat(_answer(job_id, ask))
+        found, words = _described(job_id, ask)
     except ClientError as error:
         is_gone = error.code == UNKNOWN_JOB
-        missing = (
-            JobState("forgotten", "PBS does not know the job (any more)")
-            if is_gone
-            else JobState("unknown", str(error))
-        )
+        missing = JobState("forgotten", FORGOTTEN) if is_gone else JobState("unknown", str(error))
         return dict.fromkeys(wanted, missing)
     # If an array ended before it was expanded, PBS may name only the parent.
-    missing = found.get(job_id, JobState("unknown", "qstat did not describe the job"))
+    missing = found.get(job_id, JobState("unknown", words))
     return dict.fromkeys(wanted, missing) | found
 
 
-def _answer(job_id: str, ask: Ask) -> str:
+def _described(job_id: str, ask: Ask) -> tuple[dict[str, JobState], str]:
+    """The states that qstat tells, and why it may tell none. Raises ClientError."""
     argv = ["qstat", "-x", *(["-t"] if "[" in job_id else []), "-f", "-F", "json", job_id]
+    answer = ""
     try:
-        return ask(argv)
+        answer = ask(argv)
+        said = said_beside(answer)
     except ClientError as error:
-        if not _NO_HISTORY.search(str(error)):
+        said = str(error)
+        if not _NO_HISTORY.search(said):
             raise
-        return ask([word for word in argv if word != "-x"])
+    if _NO_HISTORY.search(said):
+        argv = [word for word in argv if word != "-x"]
+        answer = ask(argv)
+    found = _named_as(job_id, parse_qstat(answer))
+    if job_id in found and found[job_id].phase != "unknown":
+        return found, ""
+    if is_json(answer):
+        return found, "qstat did not describe the job"
+    words = "qstat's answer is not JSON"
+    plain_argv = [word for word in argv if word not in ("-F", "json")]
+    return found | _named_as(job_id, parse_plain(ask(plain_argv))), words
 
 
-def parse_qstat(text: str) -> dict[str, JobState]:
-    """The output of ``qstat -f -F json``, by id; a subjob ``12[3].server`` under ``12[].server_3``.
+def _named_as(job_id: str, found: dict[str, JobState]) -> dict[str, JobState]:
+    """States by ids such as ``job_id``: a site's qsub may have printed it without the server's name."""
+    if "." in job_id:
+        return found
+    return {re.sub(r"\.[^_]*", "", name): state for name, state in found.items()}
 
-    PBS does not escape control characters in strings.
+
+def forgotten_has_ended(job_id: str) -> bool:
+    """Whether a job that qstat does not know has ended: if the id names its server, that is the one which was asked.
+
+    (OpenPBS, src/lib/Libcmds/get_server.c: the server in the id is asked, whatever this machine's default is.)
     """
-    try:
-        answer = json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return {}
-    jobs = answer.get("Jobs") if isinstance(answer, dict) else None
-    if not isinstance(jobs, dict):
-        return {}
-    return {_task_id(name): _state(fields) for name, fields in jobs.items() if isinstance(fields, dict)}
-
-
-def _task_id(name: str) -> str:
-    match = _TASK.fullmatch(name)
-    return f"{match['number']}[]{match['server']}_{match['task']}" if match else name
-
-
-def _state(fields: dict[str, Any]) -> JobState:
-    state, code = str(fields.get("job_state")), fields.get("Exit_status")
-    if state in _WAITING:  # including a job whose first host died: it has an Exit_status, but will run again
-        return JobState("waiting", waiting_reason(fields))
-    if state in _RUNNING:
-        return JobState("running", "suspended" if state in "SU" else "")
-    if state in ("F", "X"):
-        return exit_state(code, str(fields.get("comment", "")))
-    return JobState("unknown", f"PBS says {state}")
+    return "." in job_id
 
 
 def query_all(questions: Sequence[Question], ask: Ask) -> list[dict[str, JobState]]:
@@ -142,7 +149,8 @@ def cancel(job: JobFolder, job_id: str) -> None:
     try:
         call_client(["qdel", job_id])
     except ClientError as error:
-        if error.code != ENDED_JOB:
+        has_ended = error.code == ENDED_JOB or (error.code == UNKNOWN_JOB and forgotten_has_ended(job_id))
+        if not has_ended:
             raise
 
 
@@ -162,6 +170,11 @@ SCHEDULER = Scheduler(
     query_all=query_all,
     environment=submit_environment,
     explain=lambda words, script: explain(words),
+    find_job=find_job,
+    is_lasting=is_lasting,
+    refuses_host=refuses_host,
+    check_host=check_host,
+    forgotten_has_ended=forgotten_has_ended,
     task_name=task_name,
     launchers=("pbsdsh", "pbs_tmrsh", "mpiexec", "openmpi"),
     check_client=check_client,

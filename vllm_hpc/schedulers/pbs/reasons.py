@@ -27,7 +27,8 @@ _HINTS = [
         "none of the queues that it routes to accepts a job of this size or time: 'qstat -Qf' shows the limits",
     ),
     (r"(queue|server) is not (enabled|started)", "choose another --queue, or wait for this one"),
-    (r"bad (gid|uid)", "you are not in that group on this machine: check 'id' and --account"),
+    (r"bad uid|access from host not allowed", "PBS takes no jobs from this machine: submit on a login node"),
+    (r"bad gid", "you are not in that group on this machine: check 'id' and --account"),
     (r"maximum number of|would exceed .*limit", "wait for a job of yours to end, or cancel one"),
     (r"hook|filter", "a hook of the site refused the job: see its message or the site's documentation"),
     (
@@ -41,6 +42,21 @@ _HINTS = [
         "nothing was submitted; try again when the server is up",
     ),
 ]  # fmt: skip
+# What the scheduler puts into the comment of a job that waits in vain: "Can Never Run: " and a reason (OpenPBS 23.06,
+# src/scheduler/job_info.cpp, fctt and translate_fail_code), or only a reason from which that follows.
+_NEVER = re.compile(r"can never run|no node .* large enough|not enough total nodes", re.IGNORECASE)
+# Requested, available and in total (src/scheduler/check.cpp); amounts have a unit, as in 64gb.
+_AMOUNTS = re.compile(r"\(R: (\d+)(\w*) A: \S+ T: (\d+)(\w*)\)")
+_ADVICE = [
+    (r"zero shares", "that --account has no share of this machine: name another"),
+    (r"\(\S+ != \S+\)", "no node has what chunk, resources or --directive name: 'pbsnodes -a' shows what nodes have"),
+    (
+        r"no (select|place)\b|invalid (placement|job|state)|in an invalid state|bad requested",
+        "PBS does not understand the request: see chunk and resources in the profile, and --directive",
+    ),
+    (r"prime ?time|dedicated time", "choose another --queue, or a shorter --time"),
+    (r"", "lower --nodes, --gpus-per-node, --cpus-per-rank or --mem, or choose another --queue"),
+]
 
 
 def explain(words: str) -> str:
@@ -58,11 +74,18 @@ def waiting_reason(fields: dict[str, Any]) -> str:
         return f"waits: held{said}{_RELEASE if 'u' in str(fields.get('Hold_Types', '')) else ''}"
     if state == "W":
         return f"waits until {fields.get('Execution_Time', 'its time')}"
-    if re.search(r"can never run|no node .* large enough", comment, re.IGNORECASE):
-        advice = "lower --nodes, --gpus-per-node, --cpus-per-rank or --mem, or choose another --queue"
+    if _never_runs(comment):
+        advice = next(advice for pattern, advice in _ADVICE if re.search(pattern, comment, re.IGNORECASE))
         return f"waits: {comment}: cannot start as requested: {advice} (and cancel this job)"
     # For an array's task, PBS shows the comment of the whole array.
     return f"waits: {comment}" if comment and not comment.startswith("Job Array Began") else "waits"
+
+
+def _never_runs(comment: str) -> bool:
+    """Whether a comment says that waiting does not help."""
+    amounts = _AMOUNTS.search(comment)
+    is_too_much = amounts is not None and amounts[2] == amounts[4] and int(amounts[1]) > int(amounts[3])
+    return is_too_much or _NEVER.search(comment) is not None
 
 
 def exit_state(code: object, comment: str) -> JobState:

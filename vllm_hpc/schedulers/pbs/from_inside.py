@@ -1,0 +1,83 @@
+"""What a job's script asks PBS from a compute node: whether it may submit there, and what became of a submission."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import is_submission, submission_of
+from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
+from vllm_hpc.schedulers.pbs.qstat import plain_fields
+
+# Exit codes of clients are PBS's errors without their upper bits (src/include/pbs_error.h): a host that may not submit
+# is told PBSE_PERM 15007, PBSE_BADHOST 15008 or PBSE_BADUSER 15023 ("Bad UID for job execution": the server does not
+# trust the host, as a fresh one does not trust a compute node: flatuid is not set). Tried on OpenPBS 23.06.06.
+_OF_THE_HOST = frozenset({159, 160, 175})
+# What is wrong with the script itself.
+_OF_THE_REQUEST = re.compile(r"unknown (queue|resource)|illegal |invalid option|bad gid|usage: qsub", re.IGNORECASE)
+_NAME = re.compile(r"^#PBS -N (\S+)$", re.MULTILINE)
+# As many of a user's jobs of one name are looked at, the newest first.
+_MOST_JOBS = 20
+
+
+def is_lasting(error: ClientError) -> bool:
+    """Whether qsub will refuse this script, however often and wherever it is submitted."""
+    return _OF_THE_REQUEST.search(str(error)) is not None
+
+
+def refuses_host(error: ClientError) -> bool:
+    """Whether no submission from this host will be taken, however often it is tried."""
+    # "Unknown Host. cannot connect to server" (15008, too) is a name that is not found, perhaps only now.
+    is_reached = "cannot connect" not in str(error)
+    return isinstance(error, ClientMissingError) or (error.code in _OF_THE_HOST and is_reached)
+
+
+def check_host(job: JobFolder, job_id: str, ask: Ask = call_client) -> None:
+    """Ask PBS for what it grants only to hosts that may submit: to give the job the name that it has.
+
+    That submits nothing and changes nothing. A hook of the site may refuse a submission all the same. Raises
+    ClientError if this host certainly cannot submit.
+    """
+    ask(["qsub", "--version"])
+    try:
+        ask(["qalter", "-N", _name(job) or "job", submission_of(job_id)])
+    except ClientError as error:
+        # A site may forbid qalter itself, and a server that is down now may be up in time.
+        if refuses_host(error):
+            raise
+
+
+def find_job(job: JobFolder, known: Sequence[str], ask: Ask = call_client) -> str | None:
+    """The id of the folder's job that has none of these ids, None if there is none. Raises ClientError."""
+    begun = [attempt for attempt in job.attempts() if not any(is_submission(attempt.job_id, one) for one in known)]
+    last = max((one.attempt for one in job.attempts() if one not in begun), default=0)
+    for attempt in begun:
+        if attempt.attempt > last:
+            return submission_of(attempt.job_id)
+    name = _name(job)
+    found = ask(["qselect", *(["-N", name] if name else [])]).split()
+    for job_id in sorted(set(found) - set(known), key=_number, reverse=True)[:_MOST_JOBS]:
+        if _logs_into(job, ask(["qstat", "-f", job_id]), job_id):
+            return job_id
+    return None
+
+
+def _logs_into(job: JobFolder, described: str, job_id: str) -> bool:
+    """Whether a job's log is that of the folder, as of no other folder's job."""
+    _, _, path = plain_fields(described).get(job_id, {}).get("Output_Path", "").partition(":")
+    return bool(path == str(job.scheduler_log))
+
+
+def _name(job: JobFolder) -> str | None:
+    """The job's name in PBS, from its script."""
+    try:
+        named = _NAME.search((job.path / "script.pbs").read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return named[1] if named else None
+
+
+def _number(job_id: str) -> int:
+    digits = re.match(r"\d+", job_id)
+    return int(digits[0]) if digits else 0
