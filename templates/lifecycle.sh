@@ -8,7 +8,7 @@
 # A profile's setup runs in this shell and may use any plain name: what is set before it and needed after it is _vh_*.
 _vh_cause=exit _vh_work='' _vh_group='' _vh_drain_at='' drain_due="${drain_due:-}"
 _vh_drain_lead='' _vh_time_limit='' _vh_requeues=''
-_vh_job='' _vh_attempt='' _vh_node_file=''
+_vh_job='' _vh_attempt='' _vh_node_file='' _vh_looked=''
 nodes=() places=() task=()
 
 # ---- An attempt: its number, its signals, the record of its end ---------------------------------------------------
@@ -164,7 +164,7 @@ take_head() {
 # make_task NODE: sets task to the words that a launcher starts on each node: a bash that marks the node as joined, and
 # then is run_ranks. NODE is the shell's word for the node's number there.
 make_task() {
-  task=(bash -c "$(declare -f join_node run_ranks)"$'\n'"node=$1; join_node; run_ranks" bash)
+  task=(bash -c "$(declare -f join_node say_briefly run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
 }
 
 # make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads
@@ -182,9 +182,9 @@ print_task_file() {
   printf 'cd %q || exit 1\n' "$PWD"
   echo 'unset OMP_NUM_THREADS' # PBS sets it for a task, too
   python -m vllm_hpc.in_job export "$@" || return 1
-  declare -f join_node run_ranks stop_work start_work wait_for_work run_node
+  declare -f join_node nap is_due say_briefly run_briefly run_ranks stop_work start_work wait_for_work run_node
   # In one line: by the time it runs, the file may be gone.
-  echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file=; node=$node; run_node; exit"
+  echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file= _vh_looked=; node=$node; run_node; exit"
 }
 
 # Of several tasks on a node, the first says it.
@@ -195,13 +195,14 @@ join_node() {
 }
 
 run_node() {
-  local code grace=5 state="$VLLM_HPC_FOLDER/state"
+  local code failed='' grace=5 state="$VLLM_HPC_FOLDER/state"
   join_node
-  start_work run_ranks
+  start_work run_briefly
   # Not every launcher passes a signal on: seconds after a rank has failed anywhere, this node ends, too.
   while kill -0 "$_vh_work" 2> /dev/null; do
-    sleep 1
-    if [ -e "$state/failed-$VLLM_HPC_ATTEMPT" ]; then grace=$((grace - 1)); fi
+    nap 2> /dev/null
+    if [ -z "$failed" ] && is_due 0 && [ -e "$state/failed-$VLLM_HPC_ATTEMPT" ]; then failed=1; fi
+    if [ -n "$failed" ]; then grace=$((grace - 1)); fi
     if [ "$grace" -eq 0 ]; then kill -TERM "$_vh_work" 2> /dev/null; fi
   done
   wait_for_work
@@ -211,6 +212,50 @@ run_node() {
   return "$code"
 }
 
+# All nodes of all jobs share the folder's file system. It is looked at each second in the first minute after BEGAN_AT,
+# when a job is most likely to fail, and then every ten.
+is_due() {
+  local pause=10
+  if [ $((SECONDS - $1)) -lt 60 ]; then pause=1; fi
+  if [ -n "$_vh_looked" ] && [ $((SECONDS - _vh_looked)) -lt "$pause" ]; then return 1; fi
+  _vh_looked=$SECONDS
+}
+
+# In a shell that run_ranks then replaces: one that stays would wait for say_briefly, which waits for it.
+run_briefly() {
+  exec 2> >(say_briefly >&2)
+  run_ranks
+}
+
+# Hands on what torchrun says, but for a signal: there one line stands for a warning for each rank and a traceback of 35
+# lines. It reads to the end, whatever signal its session gets.
+say_briefly() {
+  local line block='' told=''
+  trap '' TERM INT
+  while IFS= read -r line || [ -n "$line" ]; do
+    case "$block$line" in
+      'Traceback (most recent call last):'*)
+        block+="$line"$'\n'
+        case "$line" in
+          Traceback* | ' '* | '') continue ;; # it goes on
+          *SignalException:*)
+            if [ -z "$told" ]; then echo "vllm-hpc: torchrun on $HOSTNAME was told to end (signal ${line##*: })"; fi
+            told=1
+            ;;
+          *) printf '%s' "$block" ;;
+        esac
+        block=''
+        ;;
+      *'death signal, shutting down workers' | *'Sending process '*' closing signal '*) ;;
+      '' | 'During handling of the above exception, another exception occurred:')
+        if [ -z "$told" ]; then printf '%s\n' "$line"; fi
+        ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done
+  printf '%s' "$block"
+}
+
 # hosts_file: writes the nodes' names into a file, a line each, and prints the file's name.
 hosts_file() {
   printf '%s\n' "${nodes[@]}" > "$_vh_job/state/hosts-$_vh_attempt"
@@ -218,6 +263,15 @@ hosts_file() {
 }
 
 # ---- The work: what launch starts, until all of it has ended ------------------------------------------------------
+
+# A second, or half of one, called with 2> /dev/null: bash says "Terminated" of a sleep that a signal to its session ends.
+nap() {
+  sleep 1
+}
+
+half_a_nap() {
+  sleep 0.5
+}
 
 # run_work NAME COMMAND...: runs launch, waits for its end, and ends the script. It names nodes that do not join, and cuts
 # short what does not end. Where rows are left, COMMAND has the scheduler run the job again. NAME is the launcher's.
@@ -298,7 +352,7 @@ wait_for_launchers() {
       unset "started[$i]"
       if [ -n "$_vh_node_file" ]; then note_end "$i"; fi
     done
-    sleep 0.5
+    half_a_nap 2> /dev/null
   done
   return "$code"
 }
@@ -377,12 +431,12 @@ wait_for_work() {
 watch_work() {
   local missing why='' ending_at='' started_at=$SECONDS join_limit="${VLLM_HPC_JOIN_TIMEOUT:-300}"
   while kill -0 "$_vh_work" 2> /dev/null; do
-    sleep 1
+    nap 2> /dev/null
     if [ -n "$_vh_drain_at" ] && [ "$SECONDS" -ge "$_vh_drain_at" ]; then
       _vh_drain_at=
       drain_work
     fi
-    if [ -n "$_vh_node_file" ]; then watch_tasks; fi
+    if is_due "$started_at"; then look_after_work; fi
     # Asked once: who has joined by then has joined for good.
     if [ -n "$join_limit" ] && [ $((SECONDS - started_at)) -ge "$join_limit" ]; then
       missing="$(missing_nodes)"
@@ -394,10 +448,6 @@ watch_work() {
       fi
       join_limit=
     fi
-    if [ -z "$ending_at" ] && [ -e "$_vh_job/state/failed-$_vh_attempt" ]; then
-      why="a rank has failed"
-      ending_at=$SECONDS
-    fi
     if [ -n "$ending_at" ] && [ $((SECONDS - ending_at)) -ge 30 ]; then
       echo "vllm-hpc: $why, and $launcher did not end within 30 s" >&2
       kill -KILL -- "$_vh_group$_vh_work" 2> /dev/null
@@ -405,7 +455,16 @@ watch_work() {
   done
 }
 
-# The part of it that is for tasks which hear of each other's end from nobody else; sets why and ending_at of watch_work.
+# What it finds in the job folder; sets why and ending_at of watch_work.
+look_after_work() {
+  if [ -n "$_vh_node_file" ]; then watch_tasks; fi
+  if [ -z "$ending_at" ] && [ -e "$_vh_job/state/failed-$_vh_attempt" ]; then
+    why="a rank has failed"
+    ending_at=$SECONDS
+  fi
+}
+
+# The part of it that is for tasks which hear of each other's end from nobody else.
 watch_tasks() {
   # Every node has opened it by now.
   if [ -e "$_vh_node_file" ] && [ -z "$(missing_nodes)" ]; then rm -f "$_vh_node_file"; fi
@@ -449,7 +508,7 @@ outcome() {
   # At TERM pbsdsh and pbs_tmrsh leave before their tasks do. Deleted, this script has no time to wait for them.
   for ((i = 0; i < 40; i++)); do
     if [ "$_vh_cause" != "exit" ] || ! one_runs; then break; fi
-    sleep 0.5
+    half_a_nap 2> /dev/null
   done
   for i in "${!nodes[@]}"; do
     code="$(code_of "$i")"
@@ -458,6 +517,24 @@ outcome() {
   done
   if [ "$silent" -ne 0 ] && [ "$_vh_cause" != "exit" ]; then silent=143; fi
   return "$silent"
+}
+
+# keep_asking COMMAND...: has the scheduler run the job again with that command, and asks it again as long as it cannot
+# be reached and the walltime lasts.
+keep_asking() {
+  local said pause=5 until="$((_vh_time_limit > 0 ? _vh_time_limit - 5 : SECONDS + 600))"
+  until said="$("$@" 2>&1)"; do
+    if [ -n "$said" ]; then printf '%s\n' "$said" >&2; fi
+    case "$said" in
+      *'nable to contact'* | *'imed out'* | *'connect failure'* | *'onnection refused'* | *'try again'*) ;;
+      *) return 1 ;;
+    esac
+    if [ $((SECONDS + pause)) -ge "$until" ]; then return 1; fi
+    echo "vllm-hpc: the scheduler was not reached; next try in $pause s" >&2
+    sleep "$pause"
+    pause=$((pause < 30 ? 2 * pause : 60))
+  done
+  if [ -n "$said" ]; then printf '%s\n' "$said"; fi
 }
 
 # After a drain, or where a rank died while it generated, another attempt goes on with the rows that are left.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,44 @@ def test_the_sites_of_the_docs_are_asked_as_they_want(desk: Path, model: Path, s
 
 def test_on_the_cpu_no_gpus_are_asked_for(desk: Path, model: Path) -> None:
     assert "-l select=1:ncpus=2:mpiprocs=1" in lines(desk, model, 'gpu_flag = "none"', tp=2)
+
+
+# qsub refused each of them with "Illegal attribute or resource value project" (OpenPBS 23.06.06).
+@pytest.mark.inputs
+@pytest.mark.parametrize("account", ["proj,x", "a/b", "a:b", "a+b", "a;b", 'a"b', "a|b", "a<b", "a*", "a?", "a[1]"])
+def test_a_project_of_p_has_no_character_that_pbs_refuses(desk: Path, model: Path, account: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        lines(desk, model, 'account_flag = "-P"', account=account)
+    odd = next(c for c in account if c not in "abprojx1")
+    words = f"account must be one project for -P, whose name cannot contain {odd!r} in PBS, not {account!r}"
+    assert str(refused.value) == words
+
+
+# What qsub took as it is: -P but for those, and -A with all of them.
+@pytest.mark.inputs
+@pytest.mark.parametrize(
+    ("flag", "account", "line"),
+    [
+        ("-P", "a.b-c_d@e", "-P a.b-c_d@e"), ("-P", "a=b", "-P a=b"), ("-P", "a#b", "-P 'a#b'"),
+        ("-P", "a'b", "-P 'a'\"'\"'b'"),
+        ("-A", "proj,x", "-A proj,x"), ("-A", "a/b", "-A a/b"), ("-A", "a;b", "-A 'a;b'"),
+    ],
+)  # fmt: skip
+def test_other_accounts_are_named_as_they_are(desk: Path, model: Path, flag: str, account: str, line: str) -> None:
+    assert line in lines(desk, model, f'account_flag = "{flag}"', account=account)
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077, 0o007, 0])
+def test_a_job_has_the_umask_of_its_submitter(desk: Path, model: Path, umask: int) -> None:
+    """PBS gives it 077 by default, with which nobody else in a group's project reads the rows."""
+    before = os.umask(umask)
+    try:
+        found = lines(desk, model)
+        assert os.umask(umask) == umask, "asking for it changes nothing"
+    finally:
+        os.umask(before)
+    assert f"-W umask={umask:03o}" in found
 
 
 @pytest.mark.parametrize(

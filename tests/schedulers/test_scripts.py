@@ -144,6 +144,7 @@ def render(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (desk / "vllm-hpc.toml").write_text(PROFILES)
     monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
     monkeypatch.setattr("vllm_hpc.schedulers.script.__version__", "VERSION")
+    monkeypatch.setattr("vllm_hpc.schedulers.script._umask", lambda: "022")
 
     def script(file: str) -> str:
         options = {"scheduler": "slurm", "name": "run", "job_dir": "/scratch/runs", **SCRIPTS[file]}

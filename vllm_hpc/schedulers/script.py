@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -67,9 +68,17 @@ def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle:
         "resources": tuple(_filled(text, layout) for text in job.site.resources),
         "launcher": job.launcher,
         "wrapper": (*launcher.wrapper, *job.site.wrapper),
+        "umask": _umask(),
         "lifecycle_sha256": sha256(lifecycle),
     }
     return ScriptContext(**named | derived)
+
+
+def _umask() -> str:
+    """This process's umask, which a job of PBS does not have by itself: there it would be 077."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return f"{umask:03o}"
 
 
 def _filled(resource: str, layout: Layout) -> str:

@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from contextlib import suppress
 
 from submitit.core.submission import process_job
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.records import read_job
+from vllm_hpc.schedulers.pbs.attach import attach_to_job
+from vllm_hpc.schedulers.scheduler import installed_scheduler
 
 
 def main(argv: list[str]) -> int:
     """Run this process's rank of the job in ``argv[0]``. Raises whatever ended it, after that is on record."""
     folder = JobFolder(argv[0])
     _note_joined(folder)
+    _attach()
+    _check_host(folder)
     process_job(folder.ranks)
     return 0
+
+
+def _attach() -> None:
+    """Make this rank part of its PBS job; of a node's ranks one says it if that fails, and all run on."""
+    why_not = attach_to_job(os.environ)
+    if why_not and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"vllm-hpc: PBS does not count {os.uname().nodename}'s ranks as part of the job: {why_not}", flush=True)
+
+
+def _check_host(folder: JobFolder) -> None:
+    """Find out whether the job's first host may submit the next attempt, in a process that nothing waits for."""
+    record = read_job(folder.job_json)
+    attempt = os.environ.get("VLLM_HPC_ATTEMPT")
+    if record is None or attempt is None or os.environ.get("RANK") != "0" or not record.request.max_requeues:
+        return
+    scheduler = installed_scheduler(record.scheduler)
+    if scheduler is not None and scheduler.check_host is not None and os.environ.get("VLLM_HPC_TASK", "0") == "0":
+        argv = [sys.executable, "-m", "vllm_hpc.in_job", "check-host", str(folder.path), attempt]
+        subprocess.run(["sh", "-c", '"$@" &', "sh", *argv], stdin=subprocess.DEVNULL)
 
 
 def _note_joined(folder: JobFolder) -> None:

@@ -10,6 +10,9 @@ from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.resolved_job import ResolvedJob
 
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
+# src/include/pbs_entlim.h, ETLIM_INVALIDCHAR: qsub says "Illegal attribute or resource value project". An account of -A
+# may contain any of them.
+_NOT_IN_A_PROJECT = '/[]";:|<>+,?*'
 _OF_THE_LAYOUT = frozenset(
     {"-n", "-np", "--np", "-ppn", "--ppn", "-N", "-npernode", "--npernode", "--map-by", "-map-by", "-H", "-host"}
     | {"--host", "-hosts", "-hostfile", "--hostfile", "-machinefile", "--machinefile", "-f"}
@@ -52,6 +55,11 @@ def _check_account(job: ResolvedJob) -> None:
     for key, value in (("account", request.account), ("queue", request.partition)):
         if value is not None and not value.isascii():
             raise RequestError(f"{key} must be ASCII for PBS, not {value!r}")
+    odd = next((c for c in request.account or "" if c in _NOT_IN_A_PROJECT), None)
+    if odd and job.site.account_flag == "-P":
+        raise RequestError(
+            f"account must be one project for -P, whose name cannot contain {odd!r} in PBS, not {request.account!r}"
+        )
     if request.account and job.site.account_flag == "-W group_list" and not _GROUP.fullmatch(request.account):
         raise RequestError(
             f"account must be a group's name (letters, digits and '_.@-') for -W group_list, not {request.account!r}"
