@@ -114,7 +114,7 @@ def test_of_an_array_each_task_is_told_apart(tmp_path: Path) -> None:
     write_json(folder.submitted, Submitted("pbs", "12[].server", 0.0))
     begin(folder, "12[].server_1", 1, 1)
     status = read_status(folder)
-    assert (status.state, "1 of 3 task(s); task 1" in status.reason) == ("FAILED", True)
+    assert (status.state, "1 of 3 tasks; task 1" in status.reason) == ("FAILED", True)
 
 
 # What is left of such a job -> whether it began.
@@ -149,7 +149,7 @@ def test_an_id_without_its_server_may_be_another_servers(folder: JobFolder) -> N
     """PBS asks the server that an id names; without one it asks this machine's."""
     write_json(folder.submitted, Submitted("pbs", "12", 0.0))
     assert read_status(folder).state == "UNKNOWN"
-    with pytest.raises(FailedError, match="cancel"):
+    with pytest.raises(FailedError, match="--not-submitted"):
         find_job(str(folder.path)).resume()
     assert find_job(str(folder.path)).cancel().state == "CANCELLED"
 

@@ -96,13 +96,13 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
     # State first, counts second: rows that finish in between then belong to a job that still runs.
     tasks = TaskStates(folder, record, job_id, attempts, cache or StatusCache())
     state, reason = tasks.overall()
-    if state in FINAL and is_in_doubt(folder, job_id):
-        state, reason = "UNKNOWN", describe_doubt(folder, job_id)
     # Who deletes a job in the scheduler wants no other attempt.
     again = wanted(folder, job_id) if state in FINAL and state != "CANCELLED" else None
     if again is not None:
         state = "PENDING"
         job_id, reason = go_on(folder, again) if submits else tell(again)
+    elif state in FINAL and is_in_doubt(folder, job_id):
+        state, reason = "UNKNOWN", describe_doubt(folder, job_id)
     progress = read_progress(folder, record)
     rows = final_rows(folder, record, progress) if state in FINAL else reported_rows(progress, record)
     if state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):
