@@ -24,7 +24,8 @@ from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.gpus import GIB, GPUS, Gpu, find_gpu, recognise
-from vllm_hpc.spec.layout import OPTIONS, Asked, solve, solve_array
+from vllm_hpc.spec.layout import Asked, solve, solve_array
+from vllm_hpc.spec.nearest_layout import OPTIONS
 
 
 def pick(name: str, gpu: str | None, capacity: int | None = None, **asked: int) -> Choice:
@@ -197,16 +198,17 @@ def test_every_layout_is_one_that_vllm_takes_and_every_refusal_names_one(
 
 
 def alternatives(message: str, asked: dict[str, int]) -> list[dict[str, int]]:
-    """What a refusal proposes: '... try --tp 4 or --nodes 2 without --dp'."""
+    """What a refusal proposes: '... try --tp 4 --dp 2 or --nodes 2 without --dp'."""
     assert any(character.isdigit() for character in message)
     fields = {option: name for name, option in OPTIONS.items()}
     found = []
     for part in message.rpartition(": try ")[2].split(" or "):
-        options = re.match(r"(--[a-z-]+) (\d+)(?: without (.+))?$", part)
+        options = re.match(r"(--[a-z-]+ \d+(?: --[a-z-]+ \d+)?)(?: without (.+))?$", part)
         assert options, message
-        left = set((options[3] or "").split(" and ")) - {""}
+        left = set((options[2] or "").split(" and ")) - {""}
         kept = {name: value for name, value in asked.items() if OPTIONS[name] not in left}
-        found.append({**kept, fields[options[1]]: int(options[2])})
+        given = {fields[option]: int(value) for option, value in re.findall(r"(--[a-z-]+) (\d+)", options[1])}
+        found.append({**kept, **given})
     assert found
     return found
 

@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vllm_hpc.spec.errors import LayoutError
-from vllm_hpc.spec.layout import OPTIONS, Asked, Layout, solve
+from vllm_hpc.spec.layout import Asked, Layout, solve
+from vllm_hpc.spec.nearest_layout import OPTIONS
 from vllm_hpc.spec.plan import Plan
 
 # asked, GPUs of a node, then nodes, ranks per node, TP, PP, DP
@@ -84,17 +85,36 @@ def test_the_nearest_proposal_comes_first() -> None:
         solve(Asked(nodes=3, tp=16))
 
 
-def proposals(message: str) -> list[tuple[str, int, list[str]]]:
-    """Field, value, fields to leave out, of every '--opt N [without --opt [and --opt]]' that is offered."""
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((2, 4, 3, None, 7), "--nodes 3 --dp 4 or --tp 2 --dp 4"),  # it was: --nodes 21 or --gpus-per-node 21
+        ((2, 4, 3, None, None), "--tp 4 or --nodes 3"),
+        ((1, 8, 4, None, 3), "--dp 2 or --nodes 3"),
+        ((1, 8, 5, None, None), "--tp 4 or --nodes 5"),
+        ((2, 8, None, None, 5), "--dp 4 or --nodes 5"),
+        ((1, 7, 4, None, 2), "--gpus-per-node 8 or --nodes 8"),
+        ((2, 4, 3, 5, 7), "--nodes 21 --pp 4 or --nodes 15 --dp 4"),
+        ((None, None, 100_000, 100_000, None), "--pp 1024 without --tp or --tp 1024 without --pp"),
+    ],
+    ids=str,
+)
+def test_the_nearest_layout_is_near(asked: tuple[int | None, ...], said: str) -> None:
+    with pytest.raises(LayoutError) as caught:
+        solve(Asked(*asked))
+    assert str(caught.value).endswith(f": try {said}")
+
+
+def proposals(message: str) -> list[tuple[dict[str, int], list[str]]]:
+    """The values, and the fields to leave out, of every '--opt N [--opt N | without --opt [and --opt]]' on offer."""
     fields = {option: name for name, option in OPTIONS.items()}
     tail = message.split(": try ")[1]
     found = []
     for offer in tail.split(" or "):
-        match = re.fullmatch(r"(--[a-z-]+) (\d+)(?: without (.+))?", offer)
+        match = re.fullmatch(r"(--[a-z-]+ \d+(?: --[a-z-]+ \d+)?)(?: without (.+))?", offer)
         assert match, f"{offer!r} in {message!r} is no proposal"
-        found.append(
-            (fields[match[1]], int(match[2]), [fields[o] for o in match[3].split(" and ")] if match[3] else [])
-        )
+        values = {fields[option]: int(value) for option, value in re.findall(r"(--[a-z-]+) (\d+)", match[1])}
+        found.append((values, [fields[o] for o in match[2].split(" and ")] if match[2] else []))
     return found
 
 
@@ -140,10 +160,10 @@ def test_every_proposal_of_a_refusal_is_accepted(asked: Asked, capacity: int | N
         message = str(refused)
     else:
         assume(False)
-    for name, value, without in proposals(message):
-        changed = msgspec.structs.replace(asked, **{name: value, **dict.fromkeys(without)})
+    for values, without in proposals(message):
+        changed = msgspec.structs.replace(asked, **values, **dict.fromkeys(without))
         layout, _ = solve(changed, capacity)
-        assert getattr(layout, name) == value
+        assert {name: getattr(layout, name) for name in values} == values
 
 
 sizes = st.integers(1, 6)

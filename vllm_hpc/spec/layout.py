@@ -8,16 +8,15 @@ initialize_model_parallel: ranks are laid out as PP × TP).
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
 
 import msgspec
 
 from vllm_hpc.spec.errors import LayoutError
+from vllm_hpc.spec.nearest_layout import nearest_changes
 from vllm_hpc.spec.words import counted
 
 MOST_NODES = 100_000  # more than the largest machine has; keeps typos out of the arithmetic
 MOST_GPUS = 1024  # per node; some systems have 72 in one NVLink domain
-OPTIONS = {"nodes": "--nodes", "gpus_per_node": "--gpus-per-node", "tp": "--tp", "pp": "--pp", "dp": "--dp"}
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -106,7 +105,8 @@ def solve(
     try:
         return _solve(asked, capacity, rule)
     except _Misfit as misfit:
-        nearest = f": try {' or '.join(_nearest(asked, capacity, rule))}" if advise else ""
+        near = nearest_changes(asked, lambda other: _works(other, capacity, rule), capacity) if advise else []
+        nearest = f": try {' or '.join(near)}" if near else ""
         raise LayoutError(f"{misfit}{nearest}") from None
 
 
@@ -141,6 +141,14 @@ def _solve(asked: Asked, capacity: int | None, rule: Rule) -> tuple[Layout, list
         )
     gpus = asked.gpus_per_node or procs
     return Layout(nodes=nodes, gpus_per_node=gpus, procs_per_node=procs, tp=tp, pp=pp, dp=dp), reasons
+
+
+def _works(asked: Asked, capacity: int | None, rule: Rule) -> bool:
+    try:
+        _solve(asked, capacity, rule)
+    except _Misfit:
+        return False
+    return True
 
 
 def _hardware(asked: Asked, capacity: int | None, reasons: list[str]) -> tuple[int, int]:
@@ -228,43 +236,3 @@ def _split_replica(tp: int | None, pp: int | None, size: int, procs: int) -> tup
         return (tp, size // tp) if tp else (size // given, given)
     inside = max(ranks for ranks in range(1, min(size, procs) + 1) if size % ranks == 0)
     return inside, size // inside
-
-
-def _nearest(asked: Asked, capacity: int | None, rule: Rule) -> list[str]:
-    """The smallest changes to one option that give a layout, at most two, as '--option value'.
-
-    If no single change works, as few options as possible are dropped too: '--option value without --other'.
-    """
-    given = [name for name in OPTIONS if getattr(asked, name) is not None]
-    for leave_out in range(len(given)):
-        found = []
-        for left in combinations(given, leave_out):
-            fewer = msgspec.structs.replace(asked, **dict.fromkeys(left))
-            without = " without " + " and ".join(OPTIONS[name] for name in left) if left else ""
-            for name in given:
-                if name not in left and (change := _one_change(fewer, name, capacity, rule)):
-                    found.append((change[0], f"{change[1]}{without}"))
-        if found:
-            return [text for _, text in sorted(found, key=lambda change: change[0])[:2]]
-    return []
-
-
-def _one_change(asked: Asked, name: str, capacity: int | None, rule: Rule) -> tuple[float, str] | None:
-    """The nearest value of one option that gives a layout with the others unchanged, and its distance."""
-    value = getattr(asked, name)
-    limit = max(64, 2 * value, 2 * (asked.nodes or 1) * (asked.gpus_per_node or capacity or 1))
-    candidates = [v for v in range(1, min(limit, 4096) + 1) if v != value]
-    for distance, candidate in sorted((_distance(name, value, v), v) for v in candidates):
-        try:
-            _solve(msgspec.structs.replace(asked, **{name: candidate}), capacity, rule)
-        except _Misfit:
-            continue
-        return distance, f"{OPTIONS[name]} {candidate}"
-    return None
-
-
-def _distance(name: str, value: int, candidate: int) -> float:
-    """The cost of a change, as a ratio: higher for GPUs per node, and for TP or PP that is not a power of two."""
-    ratio = max(candidate / value, value / candidate)
-    odd = name in ("tp", "pp") and candidate & (candidate - 1)
-    return ratio * (4 if name == "gpus_per_node" else 2 if odd else 1)
