@@ -153,7 +153,10 @@ REFUSED: dict[str, Case] = {
     "name that goes up": option("--name", "..", said="--name"),
     "name that is here": option("--name", ".", said="--name"),
     "hidden name": option("--name", ".x", said="--name"),
-    "empty name": option("--name", "", said="--name"),
+    "empty name": option("--name", "", said="--name must not be empty"),
+    "file of a job definition": whole("submit", "job/job.toml", said="name its folder, 'job'"),
+    "definition that is a file": whole("submit", "exp.toml", said="a job definition is a folder with a job.toml"),
+    "empty folder": whole("submit", "void", said="a model has a config.json, a job definition a job.toml"),
     "blank name": option("--name", "  ", said="--name"),
     "name like a job id": option("--name", "197", said="job id"),
     "name with a space at its end": option("--name", "x ", said="--name"),
@@ -185,6 +188,10 @@ def site(desk: Path, model: Path) -> Path:
         (desk / name).write_bytes(content)
     (desk / "runs" / "taken").mkdir(parents=True)
     (desk / "odd").mkdir()
+    (desk / "void").mkdir()
+    (desk / "job").mkdir()
+    for definition in ("job/job.toml", "exp.toml"):
+        (desk / definition).write_text('model = "../model"\n')
     (desk / "odd" / "slurm.sbatch.j2").write_text("#!/bin/sh\n{% if %}\n")
     for name, text in {
         "bad-definition": "model = demo\n",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
+from tests.crafted import end, make_job, start
 from tests.real_jobs import GREEDY, PROMPTS, check_complete, rehearsed_texts, submit_long, submit_tiny
 from tests.real_jobs import started as until_started
 from vllm_hpc.jobs.job import find_job, list_statuses
@@ -116,6 +117,27 @@ def test_its_jobs_are_unknown_where_it_is_not_installed(
     assert find_job(str(job.job_id), str(tmp_path / "runs")).path == job.path
     with pytest.raises(RefusedError, match="scheduler"):
         get_scheduler("spool")
+
+
+@pytest.mark.parametrize(
+    ("action", "has_ended"),
+    [
+        ("resume", True), ("resume --not-submitted", True), ("resume", False), ("resume --not-submitted", False),
+        ("cancel", False), ("cancel --job-id 7", False),
+    ],
+)  # fmt: skip
+def test_without_it_a_job_needs_its_package_not_an_option(
+    desk: Path, run_cli: Cli, action: str, has_ended: bool
+) -> None:
+    job = make_job(desk / "runs" / "job", scheduler="spool")
+    if has_ended:
+        start(job)
+        end(job, 1)
+    words, *options = action.split()
+    ran = run_cli(words, "job", *options)
+    package = "the job's scheduler 'spool' is not installed here: install the package that adds it beside vllm-hpc\n"
+    assert (ran.code, ran.err) == (2, f"Error: {package}")
+    assert not job.cancelled.exists()
 
 
 def test_without_it_its_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

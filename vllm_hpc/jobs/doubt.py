@@ -18,7 +18,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Lost, Submitted, read_json, write_json
 from vllm_hpc.jobfolder.submissions import is_in_doubt, times_resubmitted
 from vllm_hpc.schedulers.client import SUBMIT_TIMEOUT_S, ClientError, ClientTimeoutError, call_client
-from vllm_hpc.schedulers.scheduler import Scheduler, get_scheduler
+from vllm_hpc.schedulers.scheduler import Scheduler, check_scheduler_installed, get_scheduler
 from vllm_hpc.spec.errors import FailedError, RefusedError, RequestError, SubmitError
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def adopt(folder: JobFolder, status: Status, answer: str) -> None:
         raise RequestError(
             f"--job-id is for a job whose id is not known; that of {folder.path.name!r} is {status.job_id}: remove it"
         )
+    check_scheduler_installed(status.scheduler)
     scheduler = get_scheduler(status.scheduler)
     printed = scheduler.id_pattern.fullmatch(answer.strip())
     job_id = printed[1] if printed else answer.strip()

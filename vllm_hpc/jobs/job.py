@@ -21,7 +21,7 @@ from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.client import ClientTimeoutError
 from vllm_hpc.schedulers.polling import StatusCache
-from vllm_hpc.schedulers.scheduler import get_scheduler, installed_scheduler
+from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler, installed_scheduler
 from vllm_hpc.spec.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
 from vllm_hpc.spec.values import as_path
 
@@ -192,6 +192,7 @@ class Job:
 
     def _cancel_on_record(self, status: Status) -> None:
         """Record the cancel first: a scheduler without accounting soon forgets why the job ended."""
+        check_scheduler_installed(status.scheduler)
         was_cancelled = self.folder.cancelled.exists()
         self.folder.cancelled.touch()
         scheduler = get_scheduler(status.scheduler)

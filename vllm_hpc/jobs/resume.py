@@ -17,7 +17,7 @@ from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.jobs.submit_wanted import is_wish
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import check_lifecycle
-from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
 
@@ -38,6 +38,7 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     Raises InputError if the input has changed, FailedError if the job has not ended, SubmitError.
     """
     check_installed()
+    check_scheduler_installed(folder.job().scheduler)
     before = recorded_submission(folder)
     status = read_status(folder)
     number = 1

@@ -147,6 +147,14 @@ def installed_scheduler(name: str) -> Scheduler | None:
         return None
 
 
+def check_scheduler_installed(name: str) -> None:
+    """Whether the scheduler of a job that was submitted earlier, or elsewhere, is here. Raises RequestError."""
+    if installed_scheduler(name) is None:
+        raise RequestError(
+            f"the job's scheduler {name!r} is not installed here: install the package that adds it beside vllm-hpc"
+        )
+
+
 def find_scheduler() -> tuple[str, str]:
     """This machine's scheduler, and why: Slurm if sbatch answers, PBS if qsub belongs to PBS, else local.
 

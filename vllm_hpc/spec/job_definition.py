@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.errors import ModelError, RequestError
 from vllm_hpc.spec.prompt_options import with_prompt, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
@@ -39,6 +39,7 @@ def read_options(options: dict[str, Any]) -> Given:
     given = with_prompt({key: _plain(value) for key, value in options.items() if value is not None})
     definition = find_definition(str(given["model"])) if "model" in given else None
     if definition is None:
+        _check_misnamed(str(given.get("model", "")))
         missing = "MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml"
         return Given(convert_options(_with_model(with_rehearsal(given), missing)), _options(given))
     del given["model"]
@@ -81,6 +82,23 @@ def find_definition(model: str) -> Path | None:
         return definition if definition.is_file() else None
     except (OSError, RuntimeError, ValueError):  # a name too long, the home of an unknown user, a NUL
         return None
+
+
+def _check_misnamed(model: str) -> None:
+    """Refuse a MODEL that was meant as a job definition, and an empty folder, which is neither. Raises ModelError."""
+    try:
+        path = Path(model).expanduser()
+        is_file, is_empty = path.is_file(), path.is_dir() and not any(path.iterdir())
+    except (OSError, RuntimeError, ValueError):
+        return
+    if is_file and path.name == JOB_DEFINITION:
+        raise ModelError(f"{model!r} is a job definition's file: name its folder, {str(path.parent)!r}")
+    if is_file and path.suffix == ".toml":
+        raise ModelError(f"{model!r} is a file: a job definition is a folder with a {JOB_DEFINITION}: name the folder")
+    if model and is_empty:
+        raise ModelError(
+            f"{model!r} is an empty folder: a model has a config.json, a job definition a {JOB_DEFINITION}"
+        )
 
 
 def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:

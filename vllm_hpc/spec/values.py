@@ -67,6 +67,8 @@ def check_one_line(text: str, origin: str) -> None:
 
 def check_name(name: str, origin: str) -> None:
     """A valid folder name, without characters that a shell, a reader or a scheduler would misread."""
+    if not name:
+        raise RequestError(f"{origin} must not be empty: leave it out, or give a name")
     if not name.strip() or name in (".", "..") or name[0] in ".-~" or "/" in name or "*" in name:
         raise RequestError(
             f"{origin} {name!r} cannot be a folder's name: leave out '/', '*', and a leading '.', '-' or '~'"
