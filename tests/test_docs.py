@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
+import vllm_hpc
 from vllm_hpc.cli import COMMANDS, cli
 from vllm_hpc.rows.row import INPUT_FIELDS, OUTPUT_FIELDS
+from vllm_hpc.spec import errors
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,6 +55,20 @@ def test_every_command_line_in_the_readme_parses() -> None:
 def test_every_command_line_in_the_docs_parses(page: Path) -> None:
     for line in command_lines(page.read_text(encoding="utf-8")):
         check_command_line(line)
+
+
+def test_every_error_is_public_and_in_the_readme() -> None:
+    made = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert made <= set(vllm_hpc.__all__)
+    assert all(getattr(vllm_hpc, name) is getattr(errors, name) for name in made)
+    assert [name for name in made if f"`{name}`" not in README and f"vllm_hpc.{name}" not in README] == []
+
+
+def test_every_public_name_is_in_the_readme() -> None:
+    names = set(vllm_hpc.__all__) - {name for name in vars(errors) if name in vllm_hpc.__all__}
+    unnamed = {"Job", "Prepared", "Request"}  # what calls return, and what is made of options
+    assert [name for name in names - unnamed if f"vllm_hpc.{name}(" not in README] == []
+    assert all(getattr(vllm_hpc, name) for name in vllm_hpc.__all__)
 
 
 def test_every_field_of_a_row_out_is_documented() -> None:

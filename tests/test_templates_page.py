@@ -44,6 +44,7 @@ LAUNCHER = {
     "is_line_per_node": "the line starts one node's task, of number `$node`, which follows the task as its last word",
     "is_task_per_rank": "one task a rank, without torchrun; on Slurm, whose variables number them",
     "wrapper": "words before torchrun on each node; the profile's `wrapper` follows them",
+    "says": "what it does, in a sentence for the head of the script: made from the others, not given",
 }
 
 
@@ -134,7 +135,8 @@ def test_the_blocks_are_those_of_the_templates() -> None:
 
 
 def test_the_fields_of_a_launcher_are_those_of_its_type() -> None:
-    assert list(LAUNCHER) == [field.name for field in msgspec.structs.fields(Launcher)]
+    made = [name for name, value in vars(Launcher).items() if isinstance(value, property)]
+    assert list(LAUNCHER) == [*(field.name for field in msgspec.structs.fields(Launcher)), *made]
 
 
 def test_every_function_that_a_template_calls_is_on_the_page() -> None:

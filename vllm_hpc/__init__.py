@@ -5,7 +5,7 @@
     job = vllm_hpc.submit("demo", input="prompts.jsonl", tp=1)
     job.wait()
     for row in job.results():
-        print(row["text"])
+        print(row.get("text"))  # a row that failed has "error" instead
 
 To look before you leap: ``prepared = vllm_hpc.prepare("demo", nodes=2, tp=16)`` has ``.plan`` and ``.script``, and
 ``prepared.submit()`` submits just that. Names are loaded when first used: ``import vllm_hpc`` costs nothing.
@@ -22,23 +22,43 @@ if TYPE_CHECKING:
     from vllm_hpc.jobs.submit import Prepared as Prepared
     from vllm_hpc.jobs.submit import prepare as prepare
     from vllm_hpc.jobs.submit import submit as submit
+    from vllm_hpc.spec.errors import CollectError as CollectError
+    from vllm_hpc.spec.errors import FailedError as FailedError
+    from vllm_hpc.spec.errors import InputError as InputError
+    from vllm_hpc.spec.errors import JobFailedError as JobFailedError
+    from vllm_hpc.spec.errors import JobNotFoundError as JobNotFoundError
+    from vllm_hpc.spec.errors import LayoutError as LayoutError
+    from vllm_hpc.spec.errors import ModelError as ModelError
+    from vllm_hpc.spec.errors import ProfileError as ProfileError
+    from vllm_hpc.spec.errors import RefusedError as RefusedError
+    from vllm_hpc.spec.errors import RequestError as RequestError
+    from vllm_hpc.spec.errors import StillRunning as StillRunning
+    from vllm_hpc.spec.errors import SubmitError as SubmitError
+    from vllm_hpc.spec.errors import TemplateError as TemplateError
     from vllm_hpc.spec.errors import VllmHpcError as VllmHpcError
     from vllm_hpc.spec.request import Request as Request
     from vllm_hpc.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
 
+# All of spec/errors.py, which has them as a tree.
+_ERRORS = (
+    "CollectError", "FailedError", "InputError", "JobFailedError", "JobNotFoundError", "LayoutError", "ModelError",
+    "ProfileError", "RefusedError", "RequestError", "StillRunning", "SubmitError", "TemplateError", "VllmHpcError",
+)  # fmt: skip
 _HOMES = {
+    **dict.fromkeys(_ERRORS, "vllm_hpc.spec.errors"),
     "Job": "vllm_hpc.jobs.job",
     "Prepared": "vllm_hpc.jobs.submit",
     "Request": "vllm_hpc.spec.request",
-    "VllmHpcError": "vllm_hpc.spec.errors",
     "find_job": "vllm_hpc.jobs.job",
     "prepare": "vllm_hpc.jobs.submit",
     "submit": "vllm_hpc.jobs.submit",
     "tune": "vllm_hpc.tuning.tune",
 }
-__all__ = ["Job", "Prepared", "Request", "VllmHpcError", "find_job", "prepare", "submit", "tune"]
+__all__ = [
+    "Job", "Prepared", "Request", "find_job", "prepare", "submit", "tune", *_ERRORS,
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:
