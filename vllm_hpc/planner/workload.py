@@ -25,7 +25,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """An input in numbers. ``longest``: the most tokens that a row can take, prompt and output, with any tokenizer.
 
     None if a row has no limit that is known here. ``prompt_tokens`` and ``output_tokens`` are totals: estimated from
-    bytes, and as if every row used its max_tokens. ``outputs``: sequences of all rows (their n), if not one each.
+    bytes, and as if every row used its max_tokens. ``has_chats``: some row is a chat without a template of its own;
+    ``has_tools``: one of these has tools. ``outputs``: sequences of all rows (their n), if not one each.
     ``most_output``: the most output tokens of one sequence.
     """
 
@@ -35,6 +36,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     is_sample: bool = False
     has_chats: bool = False
+    has_tools: bool = False
     outputs: int | None = None
     most_output: int = 0
 
@@ -52,19 +54,20 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Workload:
     """Read an input and check every row. Raises InputError.
 
-    ``sampling`` is the job's, with max_tokens for rows without their own; ``template_bytes`` is the length of the
-    model's chat template, whose fixed text a chat contains at most once. With ``whole`` false, a large file is only
-    sampled.
+    ``sampling`` is the job's, with max_tokens for rows without their own; ``template_bytes`` is the length of the chat
+    template of the job or the model, whose fixed text a chat contains at most once. With ``whole`` false, a large file
+    is only sampled.
     """
     rows = prompt_tokens = output_tokens = sequences = most_output = 0
     longest: int | None = 0
-    is_sample = has_chats = False
+    is_sample = has_chats = has_tools = False
     share = 1.0
     for row in intake.rows():
         most, typical = _prompt(row, template_bytes)
         limit, outputs = _limits(row, sampling)
         each = DEFAULT_MAX_TOKENS if limit is None else limit
-        has_chats = has_chats or "messages" in row
+        if "messages" in row and not row.get("chat_template"):
+            has_chats, has_tools = True, has_tools or bool(row.get("tools"))
         rows, sequences = rows + 1, sequences + outputs
         longest = None if longest is None or limit is None else max(longest, most + limit)
         prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + outputs * each
@@ -74,7 +77,7 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
             break
     return Workload(
         rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
-        output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_chats,
+        output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_chats, has_tools=has_tools,
         outputs=int(sequences * share), most_output=most_output,
     )  # fmt: skip
 
@@ -84,14 +87,23 @@ def _prompt(row: Row, template_bytes: int) -> tuple[int, int]:
     if "error" in row:
         return 0, 0
     if "messages" in row:
-        length = len(msgspec.json.encode((row["messages"], row.get("chat_template_kwargs"))))
-        most = length + template_bytes + TOKENS_PER_MESSAGE * (len(row["messages"]) + 1)
-        return most, length // BYTES_PER_TOKEN + 1
+        return _chat(row, template_bytes)
     prompt = row["prompt"]
     if isinstance(prompt, str):
         length = len(prompt.encode("utf-8", "surrogatepass"))
         return length + SPECIAL_TOKENS, length // BYTES_PER_TOKEN + 1
     return len(prompt), len(prompt)
+
+
+def _chat(row: Row, template_bytes: int) -> tuple[int, int]:
+    length = len(msgspec.json.encode((row["messages"], row.get("chat_template_kwargs"))))
+    tools = row.get("tools") or []
+    # A template may write tools on many lines, indented, and the server adds null for what they leave out.
+    offered = len(msgspec.json.format(msgspec.json.encode(tools), indent=4)) if tools else 0
+    own = row.get("chat_template")
+    template = len(own.encode("utf-8", "surrogatepass")) if own else template_bytes
+    parts = len(row["messages"]) + 2 * len(tools) + 1
+    return length + offered + template + TOKENS_PER_MESSAGE * parts, (length + offered // 2) // BYTES_PER_TOKEN + 1
 
 
 def _max_tokens(sampling: dict[str, Any]) -> Any:

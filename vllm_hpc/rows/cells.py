@@ -8,14 +8,17 @@ import math
 import uuid
 from typing import Any
 
+from vllm_hpc.rows.chat import CHOICES
 from vllm_hpc.rows.conversations import CONVERSATIONS
 from vllm_hpc.rows.decode import LooseError, parse
 from vllm_hpc.rows.messages import without_nulls
-from vllm_hpc.rows.row import NULLABLE, Row, RowError
+from vllm_hpc.rows.row import CHAT_FIELDS, NULLABLE, Row, RowError
 
-# Columns whose empty cells count as not given, and those that may contain JSON text.
-_OWN = NULLABLE | {CONVERSATIONS, "lora"}
-_JSON = ("messages", "sampling", "chat_template_kwargs", "tools", CONVERSATIONS)
+# Columns whose empty cells count as not given, and those that may contain JSON text; of chats there are more.
+_OWN = (NULLABLE - CHAT_FIELDS) | {CONVERSATIONS, "lora"}
+_JSON = frozenset({"messages", "sampling", CONVERSATIONS})
+_CHAT_JSON = frozenset({"tools", "tool_choice", "chat_template_kwargs"})
+_FLAGS = {"true": True, "false": False}
 
 
 class Cells:
@@ -30,13 +33,20 @@ class Cells:
 
     def fields(self, cells: Row, empty: Any = None) -> Row:
         """The fields of a row; ``empty`` is the content of a cell without a value. Raises RowError."""
-        fields = {name: cell for name, cell in cells.items() if name not in self._own or cell is None or cell != empty}
-        for name in _JSON:
-            if isinstance(fields.get(name), str):
-                fields[name] = self._parse(name, fields[name])
-            elif name in fields:
-                fields[name] = without_nulls(fields[name])
+        is_chat = any(cells.get(name) not in (empty, None) for name in ("messages", CONVERSATIONS))
+        own, texts = (self._own | CHAT_FIELDS, _JSON | _CHAT_JSON) if is_chat else (self._own, _JSON)
+        fields = {name: cell for name, cell in cells.items() if name not in own or cell is None or cell != empty}
+        for name in fields.keys() & texts:
+            fields[name] = self._own_value(name, fields[name])
+        if is_chat and isinstance(flag := fields.get("parallel_tool_calls"), str):
+            fields["parallel_tool_calls"] = _FLAGS.get(flag.lower(), flag)
         return fields
+
+    def _own_value(self, name: str, cell: Any) -> Any:
+        """The value of a column that may contain JSON text; a choice of tools may be a word."""
+        if name == "tool_choice" and cell in CHOICES:
+            return cell
+        return self._parse(name, cell) if isinstance(cell, str) else without_nulls(cell)
 
     def _parse(self, name: str, text: str) -> Any:
         try:

@@ -11,7 +11,7 @@ from vllm_hpc.rows.missing_prompt import some_names, with_hint, without_prompt
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.plain import check_prompt
 from vllm_hpc.rows.reading import Reading
-from vllm_hpc.rows.row import INPUT_FIELDS, NULLABLE, OUTPUT_FIELDS, TASKS, Row, RowError
+from vllm_hpc.rows.row import CHAT_FIELDS, INPUT_FIELDS, NULLABLE, OUTPUT_FIELDS, TASKS, Row, RowError
 
 # Fields that mean something else in a normalised row, or that an output row has.
 _TAKEN = OUTPUT_FIELDS | {"batch", "task"}
@@ -48,7 +48,7 @@ class FieldReader:
 
     def meaning(self, fields: Row) -> set[str]:
         """The fields that have a meaning, and are not only copied."""
-        own = {*INPUT_FIELDS, "lora", self._reading.prompt_column or "prompt"}
+        own = {*INPUT_FIELDS, *CHAT_FIELDS, "lora", self._reading.prompt_column or "prompt"}
         if not own & set(_PROMPTS) & fields.keys():
             own.add(CONVERSATIONS)
         used = self._template.names if self._template else ()

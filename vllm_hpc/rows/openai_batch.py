@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_hpc.rows.messages import checked_messages
-from vllm_hpc.rows.openai_sampling import IGNORED, check_neutral, sampling_of, take_template_kwargs
+from vllm_hpc.rows.openai_chat import take_chat_options, take_shown
+from vllm_hpc.rows.openai_sampling import IGNORED, check_neutral, sampling_of, take_cuts
 from vllm_hpc.rows.plain import check_prompt
 from vllm_hpc.rows.row import Row, RowError
 
@@ -32,12 +33,9 @@ def batch_row(fields: Any, index: int) -> Row:
     model = body.pop("model", None)
     if not isinstance(model, str | None):
         raise RowError("body: 'model' must be a string")
-    row: Row = {
-        "index": index,
-        "id": fields["custom_id"],
-        "batch": {"custom_id": fields["custom_id"], "url": url, "model": model},
-    }
-    return {**row, **_REQUESTS[url](body)}
+    batch = {"custom_id": fields["custom_id"], "url": url, "model": model}
+    asked = _REQUESTS[url](body)
+    return {"index": index, "id": fields["custom_id"], "batch": batch | asked.pop("batch", {}), **asked}
 
 
 def _check_line(fields: Row) -> None:
@@ -55,9 +53,22 @@ def _check_line(fields: Row) -> None:
 
 def _chat(body: Row) -> Row:
     messages = checked_messages(body.pop("messages", None))
-    template_kwargs = take_template_kwargs(body)
-    row = {"messages": messages, "sampling": sampling_of(body, is_chat=True)}
-    return {**row, "chat_template_kwargs": template_kwargs} if template_kwargs else row
+    options, shown = take_chat_options(body), take_shown(body)
+    sampling = sampling_of(body, is_chat=True)
+    if shown.get("echo"):  # as vLLM's server, which then also gives the log probabilities of the prompt
+        sampling.setdefault("prompt_logprobs", sampling.get("logprobs", 0))
+    row = {"messages": [_renamed(message) for message in messages], "sampling": sampling, **options}
+    return {**row, "batch": shown} if shown else row
+
+
+def _renamed(message: Row) -> Row:
+    """A message with its reasoning under vLLM's newer name, as in vLLM's server."""
+    if "reasoning_content" not in message:
+        return message
+    renamed = {key: value for key, value in message.items() if key != "reasoning_content"}
+    if renamed.get("reasoning") is None:
+        renamed["reasoning"] = message["reasoning_content"]
+    return renamed
 
 
 def _completion(body: Row) -> Row:
@@ -70,9 +81,10 @@ def _embedding(body: Row) -> Row:
     if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
         raise RowError("body: 'dimensions' must be a whole number, 1 or more")
     check_neutral(body, {"encoding_format": ("float",)})
+    sampling = take_cuts(body) | ({} if dimensions is None else {"dimensions": dimensions})
     if unknown := sorted(body.keys() - IGNORED):
         raise RowError(f"body: {unknown[0]!r} is not supported for embeddings: remove it")
-    return {"task": "embed", "prompt": prompt, "sampling": {} if dimensions is None else {"dimensions": dimensions}}
+    return {"task": "embed", "prompt": prompt, "sampling": sampling}
 
 
 def _prompt(body: Row, name: str) -> Any:

@@ -19,14 +19,15 @@ _SAME = frozenset(
 IGNORED = frozenset(
     {
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "prediction", "stream_options", "parallel_tool_calls", "priority", "request_id",
+        "prediction", "stream_options", "parallel_tool_calls", "priority", "request_id", "session_id", "cache_salt",
     }
 )  # fmt: skip
 # Only these default values are supported.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "stream": (False,), "echo": (False,), "suffix": ("",), "use_beam_search": (False,), "length_penalty": (1, 1.0),
     "modalities": (["text"],), "functions": ([],), "function_call": ("none",), "add_generation_prompt": (True,),
-    "continue_final_message": (False,), "include_reasoning": (True,), "tool_choice": ("none", "auto"),
+    "continue_final_message": (False,), "include_reasoning": (True,), "tools": ([],), "tool_choice": ("none", "auto"),
+    "add_special_tokens": (False,),
 }  # fmt: skip
 # vLLM's older names for structured_outputs.
 _GUIDED = {
@@ -39,26 +40,36 @@ _GUIDED = {
 
 def sampling_of(body: Row, is_chat: bool) -> Row:
     """The sampling of a request without its prompt and model. Raises RowError, which names the parameter."""
-    _check_tools(body)
+    for older in ("functions", "function_call"):
+        if body.get(older, []) not in ([], "none"):
+            raise RowError(f"body: {older!r} is OpenAI's older form: use 'tools' and 'tool_choice'")
     check_neutral(body, _NEUTRAL)
     sampling = {key: body[key] for key in body if key in _SAME}
     rest = {
         key: value for key, value in body.items() if key not in _SAME and key not in _NEUTRAL and key not in IGNORED
     }
     _check_best_of(rest.pop("best_of", None), body.get("n", 1))
-    sampling |= _max_tokens(rest) | (_chat_logprobs(rest) if is_chat else _logprobs(rest)) | _structured(rest)
+    sampling |= (
+        take_cuts(rest) | _max_tokens(rest) | (_chat_logprobs(rest) if is_chat else _logprobs(rest)) | _structured(rest)
+    )
+    if "extra_body" in rest:
+        raise RowError("body: 'extra_body' is an argument of OpenAI's client: write its fields into the body")
     if rest:
         raise RowError(f"body: {min(rest)!r} is not supported: remove it")
     return sampling
 
 
-def take_template_kwargs(body: Row) -> Row:
-    """Remove and return chat template arguments: chat_template_kwargs, reasoning_effort as in vLLM's server."""
-    kwargs = body.pop("chat_template_kwargs", {})
-    if not isinstance(kwargs, dict):
-        raise RowError("body: 'chat_template_kwargs' must be an object")
-    effort = body.pop("reasoning_effort", None)
-    return kwargs if effort is None else {**kwargs, "reasoning_effort": effort}
+def take_cuts(body: Row) -> Row:
+    """Remove and return how the prompt is cut: truncate_prompt_tokens and truncation_side. Raises RowError."""
+    cuts: Row = {key: body.pop(key) for key in ("truncate_prompt_tokens", "truncation_side") if key in body}
+    tokens = cuts.get("truncate_prompt_tokens", 1)
+    if type(tokens) is not int or tokens < -1 or not tokens:
+        raise RowError(
+            f"body: 'truncate_prompt_tokens' must be a whole number, 1 or more, or -1, not {shorten(tokens)}"
+        )
+    if cuts.get("truncation_side", "left") not in ("left", "right"):
+        raise RowError("body: 'truncation_side' must be left or right")
+    return cuts
 
 
 def check_neutral(body: Row, allowed: dict[str, tuple[Any, ...]]) -> None:
@@ -67,25 +78,19 @@ def check_neutral(body: Row, allowed: dict[str, tuple[Any, ...]]) -> None:
         value = body[key]
         # In Python False == 0 and True == 1, but a flag must be a bool.
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed[key]):
-            raise RowError(f"body: {key!r} cannot be {_shorten(value)} here: remove it")
+            raise RowError(f"body: {key!r} cannot be {shorten(value)} here: remove it")
         del body[key]
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """A value as errors show it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _check_tools(body: Row) -> None:
-    """Refuse tools unless tool_choice is 'none'; without tools, 'auto' means the same as 'none'."""
-    tools, choice = body.pop("tools", []), body.get("tool_choice", "auto")
-    if tools and choice != "none":
-        raise RowError('body: \'tools\' cannot be called here: remove them, or add "tool_choice": "none"')
-
-
 def _check_best_of(best_of: Any, n: Any) -> None:
     if best_of is not None and best_of != n:
-        raise RowError(f"body: 'best_of' cannot be {_shorten(best_of)} here: remove it")
+        raise RowError(f"body: 'best_of' cannot be {shorten(best_of)} here: remove it")
 
 
 def _max_tokens(rest: Row) -> Row:
@@ -93,7 +98,7 @@ def _max_tokens(rest: Row) -> Row:
     older = rest.pop("max_tokens", None)
     limit = rest.pop("max_completion_tokens", older)
     if limit is not None and (type(limit) is not int or limit < 1):
-        raise RowError(f"body: max_tokens must be a whole number, 1 or more, not {_shorten(limit)}")
+        raise RowError(f"body: max_tokens must be a whole number, 1 or more, not {shorten(limit)}")
     return {} if limit is None else {"max_tokens": limit}
 
 
@@ -142,4 +147,4 @@ def _response_format(wanted: Any) -> Row | None:
         if isinstance(schema, dict):
             return {"json": schema}
         raise RowError("body: 'response_format' needs its schema in json_schema.schema")
-    raise RowError(f"body: 'response_format' must be text, json_object or json_schema, not {_shorten(wanted)}")
+    raise RowError(f"body: 'response_format' must be text, json_object or json_schema, not {shorten(wanted)}")

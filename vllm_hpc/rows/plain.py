@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_hpc.rows.chat import check_chat, read_tools
 from vllm_hpc.rows.conversations import is_turns
 from vllm_hpc.rows.messages import checked_messages
 from vllm_hpc.rows.row import Row, RowError
@@ -17,6 +18,9 @@ def plain_row(fields: Row, index: int) -> Row:
         check_prompt(fields["prompt"])
     else:
         row["messages"] = checked_messages(fields["messages"])
+        if "tools" in row:
+            row["tools"] = read_tools(row["tools"])
+        check_chat(row)
     _check_options(fields)
     return row
 
@@ -56,5 +60,3 @@ _COLUMNS = ": write rows, not columns (pandas: to_json(..., orient='records', li
 def _check_options(fields: Row) -> None:
     if not isinstance(fields.get("sampling", {}), dict):
         raise RowError("'sampling' must be an object, such as {\"temperature\": 0}")
-    if "chat_template_kwargs" in fields and not isinstance(fields["chat_template_kwargs"], dict):
-        raise RowError("'chat_template_kwargs' must be an object, such as {\"enable_thinking\": false}")

@@ -1,7 +1,7 @@
 """Rows: prompts in, results out.
 
-An input row has ``prompt`` (a string or a list of token ids) or ``messages`` (a chat), and optionally ``id``,
-``sampling`` and ``chat_template_kwargs``; any other field is copied to its output row. Normalised rows also have
+An input row has ``prompt`` (a string or a list of token ids) or ``messages`` (a chat, which may have CHAT_FIELDS), and
+optionally ``id`` and ``sampling``; any other field is copied to its output row. Normalised rows also have
 ``index``, their position in the input; those of an OpenAI batch have ``batch`` (custom_id, url, model), and ``task``
 if they ask for something other than text. A row that cannot be run has an ``error`` instead of its prompt. ``read``
 lists the file formats.
@@ -19,16 +19,16 @@ Row = dict[str, Any]
 
 SAMPLE_PROMPTS = ("Hello, my name is", "The capital of France is")
 # Fields of input rows that are not copied, and fields of output rows, which would overwrite a copied field.
-INPUT_FIELDS = frozenset(
-    {"index", "id", "prompt", "messages", "sampling", "tools", "chat_template_kwargs", "batch", "task", "error"}
-)
+INPUT_FIELDS = frozenset({"index", "id", "prompt", "messages", "sampling", "batch", "task", "error"})
+# These have a meaning in a chat; a row with a prompt carries them.
+CHAT_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "chat_template", "chat_template_kwargs"})
 # Fields in which null means not given. datasets.to_json and pandas write every column in every row. Not ``lora``, where
 # null names the base model.
-NULLABLE = INPUT_FIELDS - {"index", "batch", "error"}
+NULLABLE = (INPUT_FIELDS | CHAT_FIELDS) - {"index", "batch", "error"}
 TASKS = ("generate", "embed")
 OUTPUT_FIELDS = frozenset(
     {"index", "text", "finish_reason", "prompt_tokens", "completion_tokens", "replica", "outputs", "error"}
-    | {"stop_reason", "reasoning", "logprobs", "prompt_logprobs", "embedding", "rehearsal"}
+    | {"stop_reason", "reasoning", "tool_calls", "logprobs", "prompt_logprobs", "embedding", "rehearsal"}
 )
 
 
@@ -67,7 +67,8 @@ def iter_jsonl(path: Path) -> Iterator[Row]:
 
 def carried_fields(row: Row) -> Row:
     """The fields of an input row that are copied unchanged to its output row."""
-    return {key: value for key, value in row.items() if key not in INPUT_FIELDS}
+    own = INPUT_FIELDS if "prompt" in row else INPUT_FIELDS | CHAT_FIELDS
+    return {key: value for key, value in row.items() if key not in own}
 
 
 def error_row(row: Row, kind: str, message: str) -> Row:
