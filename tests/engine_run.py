@@ -20,8 +20,10 @@ from typing import Any
 
 import msgspec
 
+from tests.vllm_server import serve
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.lora import Adapter
+from vllm_hpc.spec.server_arguments import engine_only
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -48,7 +50,7 @@ class Asked(msgspec.Struct, kw_only=True):
     def engine_key(self) -> bytes:
         """What an engine is made of. With it, the job's own constraint: an engine has one back-end for grammars."""
         constraint = self.sampling.get("structured_outputs")
-        return msgspec.json.encode([self.model, self.engine, self.adapters, constraint])
+        return msgspec.json.encode([self.model, engine_only(self.engine), self.adapters, constraint])
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -130,7 +132,7 @@ def _engine(asked: Asked) -> Any:
     from vllm_hpc.engine.rows.lora import lora_arguments
 
     engine = {"enforce_eager": True, "seed": 0, "disable_log_stats": True, **lora_arguments(_record(asked))}
-    return LLM(model=asked.model, **{**engine, **asked.engine})
+    return LLM(model=asked.model, **{**engine, **engine_only(asked.engine)})
 
 
 def _outcome(llm: Any, asked: Asked) -> Outcome:
@@ -201,10 +203,12 @@ class Requests:
 
 
 def _plain(llm: Any, asked: Asked, row: Row) -> dict[str, Any]:
-    """What plain vLLM does with a row: ``call`` is the method, ``arguments`` go to it."""
+    """What plain vLLM does with a row: ``call`` is the method, ``arguments`` go to it; "serve" is its server's."""
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 
+    if row["call"] == "serve":
+        return serve(llm.llm_engine, row["body"], row.get("tool_parser"), asked.request.get("chat_template"))
     arguments = dict(row.get("arguments", {}))
     if "lora" in row:
         number, adapter = next((n, a) for n, a in enumerate(asked.adapters, 1) if a.name == row["lora"])

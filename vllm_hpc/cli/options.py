@@ -101,6 +101,7 @@ SCHEDULER_HELP = (
 )
 SEED_ROWS_HELP = "Give each row a seed, from --seed and its id: sampled text then does not depend on layout or order."
 LORA_HELP = "A LoRA adapter (its folder), for all rows; with several, each row names one in its field lora."
+CHAT_TEMPLATE_HELP = "A Jinja file, instead of the model's chat template; a row's chat_template wins."
 LAUNCHER_HELP = (
     "How ranks start (one of these, or of an installed package). Slurm: torchrun, one per node, or srun, one task per "
     "rank. PBS: pbsdsh or another. native, on all: vLLM starts its own workers, and overlaps the stages of --pp."
@@ -148,6 +149,7 @@ REQUEST_OPTIONS = [
     click.option("--top-p", type=float, help="Nucleus sampling."),
     click.option("--seed", type=int, help="Seed of the engines.  [default: 0]"),
     click.option("--seed-rows", is_flag=True, default=None, help=SEED_ROWS_HELP),
+    click.option("--chat-template", metavar="FILE", help=CHAT_TEMPLATE_HELP),
     click.option("--lora", metavar="[NAME=]PATH", help=LORA_HELP, **lines),
     click.option("--sampling", type=KeyValue(typed=True), help="Any SamplingParams argument of vLLM.", **many),
     click.option("--engine", type=KeyValue(typed=True), help="Any engine argument of vLLM.", **many),

@@ -45,6 +45,14 @@ class EngineDiedError(RuntimeError):
     """The engine did not survive a row."""
 
 
+def _with_chat_template(job: JobFolder, record: JobRecord) -> JobRecord:
+    """The record with the text of --chat-template as it was submitted, in place of its path. Raises OSError."""
+    if record.request.chat_template is None:
+        return record
+    text = job.chat_template.read_text(encoding="utf-8")
+    return msgspec.structs.replace(record, request=msgspec.structs.replace(record.request, chat_template=text))
+
+
 class ReplicaAttempt:
     """This rank's part of an attempt. Create it before the engine loads: earlier shards are read meanwhile."""
 
@@ -67,7 +75,7 @@ class ReplicaAttempt:
         done = prior.rows if prior else bytearray(start.done)
         gauges = Gauges(Meter(self._attempt, most, dict(report.timings)), report)
         lead = self._lead(prior, gauges, store) if prior else None
-        make = engine.request_maker(self._record, writes=lead is not None)
+        make = engine.request_maker(_with_chat_template(self._job, self._record), writes=lead is not None)
         feed = Feed(InputReader(self._job), make, ahead=_READY * most)
         work = self._work(done, start.groups, make_probe(self._record, make) if start.needs_probe else None)
         loop = Loop(engine, feed, lockstep, work, gauges, lead)

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from vllm_hpc.engine.health.rank_record import RankReport
     from vllm_hpc.engine.rows.detokenize import TextMaker
     from vllm_hpc.engine.rows.reasoning import ReasoningSplit
+    from vllm_hpc.engine.rows.tool_calls import ToolReader
     from vllm_hpc.engine.startup.replicas import Replica
 
 
 class Ready(msgspec.Struct, frozen=True):
     """A row that can be admitted: what the engine gets for it, in vLLM's terms.
 
-    ``text`` makes its text once the row has ended; None if the engine does. ``split`` separates the reasoning from the
+    ``text`` makes its text once the row has ended; None if the engine does. ``calls`` reads calls of tools in the
+    answer, and its reasoning; None if the row offers none. Without it, ``split`` separates the reasoning from the
     answer; None if the row has no reasoning. ``created`` is the job's time.
     """
 
@@ -33,6 +35,7 @@ class Ready(msgspec.Struct, frozen=True):
     lora: Any = None
     text: TextMaker | None = None
     split: ReasoningSplit | None = None
+    calls: ToolReader | None = None
     created: int = 0
 
 

@@ -38,6 +38,7 @@ class JobFolder:
         self.input_zst = self.path / "input.jsonl.zst"
         self.input_json = self.path / "input.json"
         self.lifecycle = self.path / "lifecycle.sh"
+        self.chat_template = self.path / "chat-template.jinja"
         self.outputs = self.path / "outputs.jsonl"
         self.summary = self.path / "summary.json"
         self.submitted = self.path / "state" / "submitted.json"

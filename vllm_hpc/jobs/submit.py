@@ -187,6 +187,8 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     mode = script.stat().st_mode
     script.chmod(mode | (mode & 0o444) >> 2)  # executable for all who may read it, as the umask says
     folder.lifecycle.write_text(prepared.lifecycle, encoding="utf-8")
+    if prepared.job.chat_template is not None:
+        folder.chat_template.write_text(prepared.job.chat_template, encoding="utf-8")
     if prepared.definition:
         shutil.copyfile(prepared.definition, folder.path / JOB_DEFINITION)
     record = JobRecord(

@@ -19,6 +19,7 @@ from vllm_hpc.planner.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
+from vllm_hpc.planner.models.tokenizer import with_template
 from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.rows.reading import Reading
@@ -105,7 +106,7 @@ def _inspect(job: ResolvedJob) -> Knowledge:
     if job.model.path == NO_MODEL:
         return Knowledge(notes=("no MODEL: every layout is possible, and memory is not checked",))
     engine = job.request.engine
-    return inspect_model(job.model, engine.get("load_format") == "dummy", engine)
+    return with_template(inspect_model(job.model, engine.get("load_format") == "dummy", engine), job)
 
 
 def _obstacle(job: ResolvedJob, known: Knowledge) -> str | None:

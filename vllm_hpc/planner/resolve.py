@@ -8,6 +8,7 @@ from vllm_hpc.planner.device import find_device, gpus_here
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
 from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
+from vllm_hpc.spec.chat_template import read_chat_template
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
 from vllm_hpc.spec.layout import Asked, solve
@@ -30,6 +31,7 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
     model = find_model(given.request.model, given.request.rehearse, given.request.engine)
     typed("sampling", given.request.sampling)
     typed("engine", given.request.engine)
+    template = given.request.chat_template
     filled = fill(given, site)
     name, reason = _choose_scheduler(filled)
     not_here = None
@@ -51,6 +53,7 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
         is_native=is_native(filled),
         device=find_device(filled, scheduler.runs_here),
         model=model,
+        chat_template=None if template is None else read_chat_template(template),
     )
 
 

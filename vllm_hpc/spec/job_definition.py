@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import ModelError, RequestError
 from vllm_hpc.spec.prompt_options import with_prompt, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
@@ -120,8 +121,9 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
         convert_options({key: value for key, value in options.items() if key != "rehearse_set"})
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None
-    if isinstance(options.get("template_dir"), str):
-        options["template_dir"] = str(path.parent / Path(options["template_dir"]).expanduser())
+    for key in ("template_dir", "chat_template"):
+        if isinstance(options.get(key), str) and not (key == "chat_template" and is_template_text(options[key])):
+            options[key] = str(path.parent / Path(options[key]).expanduser())
     given = options.get("input")
     if given is not None:
         options["input"] = [_input_beside(path.parent, one) for one in ([given] if isinstance(given, str) else given)]

@@ -53,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     engine: dict[str, Any]
     fits: bool | None = None
     misfit: str | None = None  # why it does not fit, and what would
+    missing: str | None = None  # what the job would fail without; also among the reasons
     reasons: tuple[str, ...] = ()
     memory: Memory = Memory()
     kv_tokens: int | None = None

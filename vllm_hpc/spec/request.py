@@ -36,14 +36,18 @@ PLANNED_ENGINE_ARGUMENTS = {
     "data_parallel_size": "--dp",
     "distributed_executor_backend": "--launcher native for mp; otherwise it is external_launcher",
     "seed": "--seed",
+    # Of vLLM's server; tool_call_parser and tool_parser_plugin are taken (spec/server_arguments.py).
+    "chat_template": "--chat-template",
+    "trust_request_chat_template": "the field chat_template of a row, which is always trusted",
+    "enable_auto_tool_choice": "--engine tool_call_parser=NAME, which is enough",
 }
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was asked: the options of ``vllm-hpc submit``, with None for those not given.
 
-    Paths are kept as given, relative to the working directory. Raises RequestError for a value that is invalid by
-    itself; the planner checks whether the numbers match.
+    Paths are kept as given, relative to the working directory; ``chat_template`` is a path, or the template itself.
+    Raises RequestError for a value that is invalid by itself; the planner checks whether the numbers match.
     """
 
     model: str
@@ -68,6 +72,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     top_p: float | None = None
     seed: int = 0
     seed_rows: bool = False
+    chat_template: str | None = None
     lora: list[str] = []
     prompt_column: str | None = None
     prompt_template: str | None = None

@@ -61,7 +61,8 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
 
     ``scheduler_reason`` says why this scheduler; ``runs_here``: it runs jobs on this machine. ``not_here`` says why the
     job can be planned and rendered, but not submitted: this machine has no scheduler for it. ``launcher`` starts the
-    ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown.
+    ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown. ``chat_template`` is the
+    text of --chat-template, None without.
     """
 
     scheduler: str
@@ -72,6 +73,7 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     is_native: bool
     device: Device | None
     model: Model
+    chat_template: str | None = None
 
     def asking(self, **changes: Any) -> ResolvedJob:
         """The same job with changes to its request, as ``tune`` tries them."""

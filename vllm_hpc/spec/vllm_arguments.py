@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.server_arguments import SERVER_ARGUMENTS, check_server_arguments
 
 _HOMES = {
     "engine": ("engine/arg_utils.py", "EngineArgs"),
@@ -87,18 +88,24 @@ def typed(kind: str, given: dict[str, Any]) -> dict[str, Any]:
     """
     given = {name: _plain(f"--{kind} {name}", value) for name, value in given.items()}
     package = _package() if given else None
+    of_server = SERVER_ARGUMENTS if kind == "engine" else ()
+    if kind == "engine":
+        check_server_arguments(given, tool_parsers() if package else frozenset())
     module = _parse(package / _HOMES[kind][0]) if package else None
     known = _fields(module, _HOMES[kind][1]) if module else {}
     if not known or package is None:
         return given
     for name in given:
-        if name not in known:
+        if name not in known and name not in of_server:
             import difflib
 
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, [*known, *of_server], n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"see vLLM's {_HOMES[kind][1]}"
             raise RequestError(f"--{kind} {name!r} is not an argument of the vLLM installed here: {hint}")
-    return {name: _typed(kind, name, value, _accepted(known[name], module, package)) for name, value in given.items()}
+    return {
+        name: value if name in of_server else _typed(kind, name, value, _accepted(known[name], module, package))
+        for name, value in given.items()
+    }
 
 
 @cache
@@ -107,6 +114,29 @@ def sampling_names() -> frozenset[str]:
     package = _package()
     module = _parse(package / _HOMES["sampling"][0]) if package else None
     return frozenset(_fields(module, _HOMES["sampling"][1])) - {"output_kind", "skip_clone"} if module else frozenset()
+
+
+def tool_parsers() -> frozenset[str]:
+    """The names of the installed vLLM's parsers of tool calls; none if vLLM is not installed."""
+    return _keys("tool_parsers/__init__.py", "_TOOL_PARSERS_TO_REGISTER")
+
+
+def templated_models() -> frozenset[str]:
+    """The model types that the installed vLLM has a chat template for; none if vLLM is not installed."""
+    return _keys("transformers_utils/chat_templates/registry.py", "_MODEL_TYPE_TO_CHAT_TEMPLATE_FALLBACK")
+
+
+def _keys(module: str, table: str) -> frozenset[str]:
+    """The strings that are keys of a dict in a module of vLLM; none if it cannot be read."""
+    package = _package()
+    tree = _parse(package / module) if package else None
+    for node in tree.body if tree else ():
+        match node:
+            case ast.Assign([ast.Name(name)], ast.Dict(keys)) | ast.AnnAssign(ast.Name(name), _, ast.Dict(keys)):
+                if name == table:
+                    constants = (key.value for key in keys if isinstance(key, ast.Constant))
+                    return frozenset(value for value in constants if isinstance(value, str))
+    return frozenset()
 
 
 def _typed(kind: str, name: str, value: Any, accepted: Accepted | None) -> Any:

@@ -6,6 +6,7 @@ Every id follows from the row's index and custom_id: the line is the same howeve
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any
 
 from vllm_hpc.engine.rows.logprobs import IMPOSSIBLE
@@ -13,7 +14,7 @@ from vllm_hpc.rows.row import Row
 
 Body = dict[str, Any]
 # The finish reasons that OpenAI has a name for.
-_FINISH_REASONS = ("stop", "length")
+_FINISH_REASONS = ("stop", "length", "tool_calls")
 
 
 def line(row: Row, content: dict[str, Any], counts: dict[str, int], created: int) -> Body:
@@ -29,7 +30,7 @@ def line(row: Row, content: dict[str, Any], counts: dict[str, int], created: int
         parts = [{"object": "embedding", "index": 0, "embedding": content["embedding"]}]
         body: Body = {"object": kind, "data": parts}
     else:
-        make = _chat_choice if kind == "chat.completion" else _text_choice
+        make = partial(_chat_choice, row) if kind == "chat.completion" else _text_choice
         choices = [{"index": index, **make(one)} for index, one in enumerate(content.get("outputs", [content]))]
         body = {"object": kind, "choices": choices}
         if "prompt_logprobs" in content:
@@ -74,12 +75,35 @@ def _choice(one: dict[str, Any]) -> Body:
     }
 
 
-def _chat_choice(one: dict[str, Any]) -> Body:
-    message = {"role": "assistant", "content": one["text"], "refusal": None}
+def _chat_choice(row: Row, one: dict[str, Any]) -> Body:
+    role, content = _role(row), one["text"]
+    if row["batch"].get("echo"):
+        content = _last_content(row, role) + (content or "")
+    message = {"role": role, "content": content, "refusal": None}
+    if one.get("tool_calls"):
+        message["tool_calls"] = one["tool_calls"]
+    shows_all = row["batch"].get("include_reasoning", True) or "reasoning" not in one
     if "reasoning" in one:
-        message["reasoning"] = one["reasoning"]
-    logprobs = {"content": [_chat_token(token) for token in one["logprobs"]]} if "logprobs" in one else None
+        message["reasoning"] = one["reasoning"] if shows_all else None
+    logprobs = None
+    if "logprobs" in one and shows_all:  # the tokens of what is left out would tell it
+        logprobs = {"content": [_chat_token(token) for token in one["logprobs"]]}
     return {"message": message, "logprobs": logprobs, **_choice(one)}
+
+
+def _role(row: Row) -> str:
+    """Who speaks: the assistant, or if nobody is asked to begin, who spoke last; as in vLLM's server."""
+    asks = (row.get("chat_template_kwargs") or {}).get("add_generation_prompt", True)
+    return "assistant" if asks else str(row["messages"][-1]["role"])
+
+
+def _last_content(row: Row, role: str) -> str:
+    """The last message of a chat, if the answer continues it."""
+    last = row["messages"][-1]
+    content = last.get("content") if last["role"] == role else None
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content if isinstance(part, dict) and "text" in part)
+    return content or ""
 
 
 def _chat_token(token: dict[str, Any]) -> Body:

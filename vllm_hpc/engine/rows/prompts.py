@@ -14,6 +14,7 @@ from vllm_hpc.engine.rows.lora import AdapterChoice
 from vllm_hpc.engine.rows.reasoning import ReasoningSplit
 from vllm_hpc.engine.rows.sampling import SamplingMaker, pooling_params
 from vllm_hpc.engine.rows.structured_output import grammar_check
+from vllm_hpc.engine.rows.tool_calls import ToolParsers, ToolReader
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
 
@@ -22,7 +23,8 @@ class RequestMaker:
     """Makes rows ready. Raises at once if the job's own sampling is wrong.
 
     Called on a separate thread while the engine steps: it uses only the engine's renderer, grammar compiler and
-    configuration. ``writes``: whether this rank writes the answers, and so needs their text.
+    configuration. ``record`` has the text of the job's chat template. ``writes``: whether this rank writes the answers,
+    and so needs their text.
     """
 
     def __init__(self, engine: LLMEngine, record: JobRecord, writes: bool) -> None:
@@ -30,10 +32,11 @@ class RequestMaker:
         self._pools = config.model_config.runner_type == "pooling"
         self._writes = writes
         self._can_embed = "embed" in engine.get_supported_tasks()
-        self._prompt = PromptMaker(engine)
+        self._prompt = PromptMaker(engine, record.request.chat_template)
         self._lora = AdapterChoice(record)
         self._created = int(record.created_at)
         self._split = ReasoningSplit.of(engine) if writes else None
+        self._tools = ToolParsers(engine, record.plan.engine)
         self._texts = TextMaker(engine) if writes and not self._pools else None
         self._sampling = SamplingMaker(engine, record)
         if not self._pools:
@@ -43,22 +46,23 @@ class RequestMaker:
     def __call__(self, row: Row) -> Ready:
         """Make a row ready. Raises whatever vLLM, the tokenizer or a chat template says is wrong with it."""
         lora = self._lora(row)
-        params, text = self._params(row)
+        params, text, calls = self._params(row)
         prompt = self._prompt(row, self._sampling.cuts(row))
         split = self._split if "messages" in row else None
-        return Ready(row, prompt, params, lora, text, split, self._created)
+        return Ready(row, prompt, params, lora, text, split, calls, self._created)
 
-    def _params(self, row: Row) -> tuple[Any, TextMaker | None]:
-        """The parameters, and what makes the text if vLLM need not make it."""
+    def _params(self, row: Row) -> tuple[Any, TextMaker | None, ToolReader | None]:
+        """The parameters, what makes the text if vLLM need not make it, and what reads calls of tools in it."""
         if self._task(row) == "embed":
-            return pooling_params(row, "embed"), None
+            return pooling_params(row, "embed"), None, None
         params = self._sampling(row)
+        calls = self._tools(row, params, self._prompt.template_arguments(row)) if "messages" in row else None
         self._check_grammar(params)
         text = self._texts if self._texts is not None and self._texts.can_wait(params) else None
         # vLLM looks for stop strings in the text, so then every rank needs it.
         if text is not None or (not self._writes and not params.stop):
             params.detokenize = False
-        return params, text
+        return params, text, calls if self._writes else None
 
     def _task(self, row: Row) -> str:
         """The row's task. Raises ValueError if this job's model cannot do it."""

@@ -74,15 +74,29 @@ def _content(ready: Ready, output: Any) -> dict[str, Any]:
     return content
 
 
+def _parts(ready: Ready, one: Any, text: str, prompt: list[int] | None) -> dict[str, Any]:
+    """A text, or what vLLM's parsers make of it; and why it ended."""
+    if ready.calls is not None:
+        answer = ready.calls(one, text, prompt)
+        # In OpenAI's lines an answer of nothing but calls has no content.
+        said: dict[str, Any] = {"text": answer.text if "batch" in ready.row else answer.text or ""}
+        if ready.calls.has_reasoning:
+            said["reasoning"] = answer.reasoning
+        if answer.tool_calls:
+            said["tool_calls"] = answer.tool_calls
+        return {**said, "finish_reason": answer.finish_reason}
+    if ready.split is None:
+        return {"text": text, "finish_reason": one.finish_reason}
+    reasoning, content = ready.split(ready.row, text)
+    return {"text": content, "reasoning": reasoning, "finish_reason": one.finish_reason}
+
+
 def _completion(ready: Ready, one: Any, prompt: list[int] | None) -> dict[str, Any]:
     """One text; keys without a value are left out."""
     text = one.text
     if ready.text is not None:
         text = ready.text(prompt, one.token_ids, one.finish_reason == "stop", ready.params)
-    said: dict[str, Any] = {"text": text}
-    if ready.split is not None:
-        said["reasoning"], said["text"] = ready.split(ready.row, text)
-    said["finish_reason"] = one.finish_reason
+    said = _parts(ready, one, text, prompt)
     if one.stop_reason is not None:
         said["stop_reason"] = one.stop_reason
     if ready.params.n > 1:

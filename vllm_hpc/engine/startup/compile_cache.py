@@ -28,6 +28,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.records import JobRecord, temporary_name
 from vllm_hpc.spec.layout import Place
+from vllm_hpc.spec.server_arguments import engine_only
 from vllm_hpc.spec.user_cache import cache_folder
 
 # A user who sets one of these has chosen a place already.
@@ -111,7 +112,7 @@ def _key(record: JobRecord) -> str:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     layout = record.plan.layout
-    engine = {name: value for name, value in record.plan.engine.items() if name not in _NOT_COMPILED_IN}
+    engine = {name: value for name, value in engine_only(record.plan.engine).items() if name not in _NOT_COMPILED_IN}
     parts = [record.model, engine, layout.tp, layout.pp, versions, platform.python_version(), _device()]
     digest = hashlib.blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=10).hexdigest()
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', Path(record.model).name)[:60]}-{digest}"

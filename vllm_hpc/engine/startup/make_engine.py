@@ -13,6 +13,7 @@ from vllm_hpc.engine.vllm_patches import Patches
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.server_arguments import engine_only
 from vllm_hpc.spec.vllm_defaults import (
     GRAPH_STEP,
     LARGE_GPU_GIB,
@@ -57,7 +58,7 @@ def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
         "disable_log_stats": True,
         **_device_defaults(layout, record.plan.engine),
         **lora_arguments(record),
-        **record.plan.engine,
+        **engine_only(record.plan.engine),
         **workers,
     }
     return EngineArgs(**arguments)

@@ -231,6 +231,15 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "vllm.reasoning:ReasoningParserManager",
         "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
     ),
+    "rows/tool_calls.py (rows with tools)": (
+        *_of("vllm.parser:ParserManager", "get_parser get_reasoning_parser"),
+        "vllm.parser:DelegatingParser",
+        *_of("vllm.parser:Parser", "reasoning_parser_cls adjust_request parse"),
+        "vllm.tool_parsers:ToolParser",
+        "vllm.tool_parsers:ToolParserManager.import_tool_parser",
+        "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
+        "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionToolsParam",
+    ),
     "startup/mp_workers.py (--launcher native)": (
         "vllm.engine.arg_utils:EngineArgs.create_engine_config",
         *_of(_NATIVE_EXECUTOR, "is_failed shutdown"),

@@ -1,0 +1,181 @@
+"""What is here of a model's tokenizer and chat template, and what a job would fail without.
+
+Only small files are read, and where vLLM may know better nothing is said: custom code, Mistral's tokenizers, models
+that vLLM renders itself.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.planner.models.inspect import Knowledge
+from vllm_hpc.planner.models.read_json import read_object
+from vllm_hpc.planner.workload import Workload
+from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.resolved_job import ResolvedJob
+from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.vllm_arguments import templated_models
+
+# Names of the files that tokenizers of transformers 5 and vLLM 0.32 load (VOCAB_FILES_NAMES of transformers' models;
+# tekken.json and *.tiktoken beside them; a GGUF has its own), and of code that makes one.
+_TOKENIZER = (
+    "tokenizer*", "tokenization_*.py", "*vocab*", "merges.txt", "tekken.json", "*.tiktoken", "*tiktoken*", "*.model",
+    "*.spm", "spm*", "*.gguf", "*.tokenizer", "bpe.codes", "byte_maps.json", "dict.txt", "special_tokens_map.json",
+    "added_tokens.json", "word_*.json",
+)  # fmt: skip
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
+# Files with chat templates, and files with a key chat_template; the first of each are a tokenizer's, the others only a
+# processor's.
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+_CONFIGS = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+_MISTRAL, _MISTRAL_WEIGHTS = ("tekken.json", "tokenizer.model.v*"), ("consolidated*.safetensors",)
+# Model types that vLLM has a template for (vllm/transformers_utils/chat_templates/registry.py, 0.26 and 0.32).
+_FALLBACKS = frozenset({
+    "blip-2", "chameleon", "clip", "colpali", "deepseek_ocr", "deepseek_ocr2", "unlimited-ocr", "unlimited_ocr",
+    "deepseek_vl_v2", "minicpmv", "minicpmv4_6", "minicpmv4_7", "paligemma", "siglip", "siglip2",
+})  # fmt: skip
+# Beginnings of the architectures whose chats vLLM renders itself (vllm/config/model.py, 0.26 and 0.32).
+_RENDERED = ("DeepseekV32", "DeepseekV4", "KimiK3", "Inkling", "MoonshotKimia")
+# Values of tokenizer_mode that mean transformers' tokenizers.
+_PLAIN_MODES = (None, "auto", "hf", "slow")
+
+
+class Lack(msgspec.Struct, frozen=True):
+    """Something that a job needs and that is not here. ``fails``: the job would fail for it, so it is not submitted."""
+
+    said: str
+    fails: bool
+
+
+def with_template(known: Knowledge, job: ResolvedJob) -> Knowledge:
+    """What is known about the model, with the length of the chat template that the job uses instead of the model's."""
+    if job.chat_template is not None:
+        return msgspec.structs.replace(known, template_bytes=len(job.chat_template.encode()))
+    if job.request.engine.get("tokenizer"):
+        return msgspec.structs.replace(known, template_bytes=None)
+    return known
+
+
+def find_lacks(job: ResolvedJob, rows: Workload | None) -> list[Lack]:
+    """What the job lacks of tokenizer and chat template; nothing for a rehearsal, or where it cannot be told.
+
+    ``rows``: what is known of the input, None without one.
+    """
+    engine, model = job.request.engine, Path(job.model.path)
+    folder = _tokenizer_folder(job)
+    if job.request.rehearse or folder is None:
+        return []
+    if job.chat_template is not None and _is_mistral(engine, folder):
+        advice = "leave --chat-template out, or use --engine tokenizer_mode=hf"
+        return [Lack(f"vLLM takes no chat template with the Mistral tokenizer of {str(folder)!r}: {advice}", True)]
+    if _is_special(engine) or not _can_judge(folder, model):
+        return []
+    found = []
+    has_tokenizer = _any(folder, _TOKENIZER) or _makes_tokenizer(_json(model / "config.json"))
+    # A folder with neither weights nor tokenizer is not complete yet.
+    fails = has_tokenizer or folder != model or engine.get("load_format") == "dummy" or _any(model, _WEIGHTS)
+    if not has_tokenizer:
+        found.append(Lack(f"{str(folder)!r} has no tokenizer: use --engine tokenizer=PATH, or copy its files", fails))
+    if rows and rows.has_chats and job.chat_template is None:
+        advice = "use --chat-template FILE"
+        if not _has_template(folder, model, _TEMPLATES, _CONFIGS):
+            said = f"the input has chats, but {str(folder)!r} has no chat template"
+            found.append(Lack(f"{said}: {advice}, or a model that is made for chats", fails))
+        elif rows.has_tools and not _has_template(folder, model, _TEMPLATES[:1], _CONFIGS[:1]):
+            said = f"the input has tools, with which vLLM takes no processor's chat template, and {str(folder)!r}"
+            found.append(Lack(f"{said} has no other: {advice}", fails))
+    return found
+
+
+def with_lacks(plan: Plan, lacks: list[Lack]) -> Plan:
+    """The plan, with what is missing among its reasons."""
+    missing = next((lack.said for lack in lacks if lack.fails), None)
+    return msgspec.structs.replace(plan, missing=missing, reasons=(*plan.reasons, *(lack.said for lack in lacks)))
+
+
+def _tokenizer_folder(job: ResolvedJob) -> Path | None:
+    """The folder that the tokenizer is loaded from, None if it is not here."""
+    given = job.request.engine.get("tokenizer")
+    folder = as_path(given, "--engine tokenizer") if isinstance(given, str) and given else Path(job.model.path)
+    return folder if folder.is_dir() and (given or folder.is_absolute()) else None
+
+
+def _is_mistral(engine: dict[str, Any], folder: Path) -> bool:
+    """Whether vLLM takes Mistral's own tokenizer (vllm/tokenizers/registry.py, resolve_tokenizer_args)."""
+    mode = engine.get("tokenizer_mode", "auto")
+    return mode == "mistral" or (mode == "auto" and _any(folder, _MISTRAL) and _any(folder, _MISTRAL_WEIGHTS))
+
+
+def _is_special(engine: dict[str, Any]) -> bool:
+    """Whether the engine's arguments make the tokenizer, or what the model is, another thing than its files say."""
+    return bool(
+        engine.get("skip_tokenizer_init")
+        or engine.get("tokenizer_mode") not in _PLAIN_MODES
+        or engine.get("hf_overrides")
+        or engine.get("hf_config_path")
+        or engine.get("model_impl") == "terratorch"
+        or engine.get("config_format") not in (None, "auto", "hf")
+    )
+
+
+def _can_judge(folder: Path, model: Path) -> bool:
+    """Whether the files tell: vLLM may take a Mistral tokenizer, and renders some models' chats itself."""
+    config = _json(model / "config.json")
+    names = config.get("architectures") if config else None
+    architectures = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return config is not None and not _any(folder, _MISTRAL) and not any(map(_is_rendered, architectures))
+
+
+def _is_rendered(architecture: str) -> bool:
+    return architecture.startswith((*_RENDERED, "Terratorch", "Prithvi"))
+
+
+def _makes_tokenizer(config: dict[str, Any] | None) -> bool:
+    """Whether config.json names code that makes the tokenizer: beside the model, on the Hub, or in transformers."""
+    config = config or {}
+    own = config.get("auto_map")
+    names_code = isinstance(own, dict) and any("Tokenizer" in name or "Processor" in name for name in own)
+    return names_code or config.get("tokenizer_class") is not None
+
+
+def _has_template(folder: Path, model: Path, files: tuple[str, ...], configs: tuple[str, ...]) -> bool:
+    """Whether these files have a chat template, or whether there may be one elsewhere."""
+    if any((folder / name).is_file() for name in files) or _any(folder / "additional_chat_templates", ("*.jinja",)):
+        return True
+    if _any(folder, ("*.gguf", "tokenization_*.py", "processing_*.py")):
+        return True
+    config = _json(model / "config.json") or {}
+    if str(config.get("model_type")) in _FALLBACKS | templated_models() or _makes_tokenizer(config):
+        return True
+    return any(_config_has_template(folder / name) for name in configs)
+
+
+def _config_has_template(file: Path) -> bool:
+    if not file.exists():
+        return False
+    content = _json(file)
+    return content is None or content.get("chat_template") is not None or content.get("auto_map") is not None
+
+
+def _any(folder: Path, patterns: tuple[str, ...]) -> bool:
+    """Whether a folder has a file of such a name; True where it cannot be listed."""
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    """An object of JSON; None if it is missing or damaged."""
+    try:
+        return read_object(file)
+    except ModelError:
+        return None
