@@ -33,6 +33,13 @@ def print_plan(plan: Plan) -> None:
     for loser in plan.runners_up:
         table.add_row("not", Text(loser))
     stdout_console().print(table)
+    _print_obstacles(plan)
+
+
+def _print_obstacles(plan: Plan) -> None:
+    """Why the job would not run, on stderr."""
+    if plan.missing:
+        click.echo(f"Note: submit refuses this: {plan.missing}", err=True)
     if plan.misfit:
         word = "Error" if plan.fits is False else "Note"
         click.echo(f"{word}: the model {plan.misfit}", err=True)

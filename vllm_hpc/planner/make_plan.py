@@ -19,14 +19,14 @@ from vllm_hpc.planner.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
-from vllm_hpc.planner.models.tokenizer import with_template
+from vllm_hpc.planner.models.tokenizer import find_lacks, with_lacks, with_template
 from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
-from vllm_hpc.spec.errors import LayoutError, RequestError
+from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Asked, Layout, solve, solve_array
 from vllm_hpc.spec.plan import Cost, Memory, ModelFacts, Plan
@@ -73,7 +73,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
         plan = plan_for(job.request)
         if use_tuned:
             plan = tuned.apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
-    plan = native_launcher.launched(plan, job)
+    plan = with_lacks(native_launcher.launched(plan, job), find_lacks(job, rows))
     count = rows.rows if rows and whole_input else None
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if job.runs_here:
@@ -115,7 +115,9 @@ def _obstacle(job: ResolvedJob, known: Knowledge) -> str | None:
 
 
 def check_fits(plan: Plan) -> None:
-    """Refuse a plan that is known not to fit. Raises LayoutError, which names a plan that would."""
+    """Refuse a plan that would fail. Raises LayoutError, which names one that fits; ModelError for what is missing."""
+    if plan.missing:
+        raise ModelError(plan.missing)
     if plan.fits is False:
         raise LayoutError(plan.misfit or "the model does not fit")
 
