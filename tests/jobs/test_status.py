@@ -128,6 +128,20 @@ def test_a_failure_says_the_first_error_of_the_ranks(tmp_path: Path) -> None:
     assert read_status(folder).reason == "rank 0 on node-1: ValueError: no such layer more"
 
 
+@pytest.mark.inputs
+def test_a_failure_leaves_out_what_torch_says_of_every_compiler_error(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    # torch 2.13.0 without g++.
+    said = (
+        "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')\n\nSet "
+        "TORCHDYNAMO_VERBOSE=1 for the internal stack trace (please do this especially if you're reporting a bug to "
+        'PyTorch). For even more developer context, set TORCH_LOGS="+dynamo"\n'
+    )
+    rank(folder, 0, "error", error=error(said))
+    end(folder, 1)
+    assert read_status(folder).reason.endswith("torch._inductor.config.cpp.cxx: (None, 'g++')")
+
+
 def test_a_failure_before_the_ranks_says_the_end_of_the_log(tmp_path: Path) -> None:
     folder = started(tmp_path)
     folder.scheduler_log.write_bytes(b"x" * 10_000 + b"\nmodule: command not found \xff\n\n")

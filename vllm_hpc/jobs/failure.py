@@ -107,7 +107,8 @@ def _last_line(folder: JobFolder) -> str:
 
 
 def _one_line(text: str, limit: int = 400) -> str:
-    # Remove what pydantic adds around vLLM's message.
+    # Remove what pydantic adds around vLLM's message, and what torch adds to each of its compiler's (_dynamo/exc.py).
+    text = re.sub(r"Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace.*", "", text, flags=re.DOTALL)
     text = re.sub(r"^\d+ validation errors? for \w+\s+(Value error,)?", "", text)
     text = re.sub(r"\[type=[^\n]*|For further information visit \S+", "", text)
     joined = " ".join(text.split())
