@@ -166,6 +166,9 @@ WRONG: list[tuple[Row, str]] = [
     ({"chat_template": "{% include 'x' %}{% nope %}"}, "'chat_template' does not compile: line 1: "),
     ({"chat_template": TOO_DEEP}, "'chat_template' does not compile"),
     ({"chat_template_kwargs": [1]}, "'chat_template_kwargs' must be an object"),
+    ({"chat_template_kwargs": []}, "'chat_template_kwargs' must be an object"),
+    ({"tools": ""}, "'tools' must be a list of objects"),
+    ({"tools": False}, "'tools' must be a list of objects"),
     ({"chat_template_kwargs": {"chat_template": "x"}}, "use the field 'chat_template'"),
     (
         {"chat_template_kwargs": {"continue_final_message": True, "add_generation_prompt": True}},

@@ -23,13 +23,13 @@ def take_chat_options(body: Row) -> Row:
             raise RowError(f"body: {name!r} must be true or false")
     names = ("tool_choice", "chat_template", "parallel_tool_calls")
     options: Row = {key: body.pop(key) for key in names if key in body}
-    if tools := body.pop("tools", []):
+    if (tools := body.pop("tools", [])) != []:
         options = {"tools": tools, "tool_choice": "auto", **options}
     elif options.get("tool_choice") in ("auto", "none"):
         del options["tool_choice"]
     if options.get("parallel_tool_calls") is True:
         del options["parallel_tool_calls"]
-    if arguments := _template_arguments(body):
+    if (arguments := _template_arguments(body)) != {}:
         options["chat_template_kwargs"] = arguments
     check_chat(options, "body: ")
     return options
