@@ -36,6 +36,14 @@ def pbs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         shutil.rmtree(spool)
 
 
+@pytest.fixture
+def server(pbs: list[str]) -> Path:
+    """The spool of the stand-in: files in it make it a server without a history, or one that is down (standin.py)."""
+    if _has_real_pbs():
+        pytest.skip("a real PBS is not reconfigured by a test")
+    return Path(os.environ["STANDIN_SPOOL"])
+
+
 @cache
 def _has_real_pbs() -> bool:
     """Whether there is one that takes jobs of this user's: root can submit nothing to it."""

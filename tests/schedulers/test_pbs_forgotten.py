@@ -75,7 +75,7 @@ def test_it_has_not_while_a_rank_may_live(folder: JobFolder) -> None:
     beat(folder, 20)
     status = read_status(folder)
     assert status.state == "UNKNOWN"
-    assert "a rank of it gave a sign of life in the last 90 s" in status.reason
+    assert "a rank of it gave a sign of life in the last 30 s" in status.reason
     rank(folder, 0, "terminated")
     assert read_status(folder).state == "FAILED", "the rank has told its end"
 

@@ -41,9 +41,9 @@ _ORDER: tuple[State, ...] = (
     "RUNNING", "PENDING", "UNKNOWN", "PREEMPTED", "FAILED", "TIMEOUT", "CANCELLED", "PARTIAL", "COMPLETED",
 )  # fmt: skip
 
-# Seconds after which a rank without a new heartbeat is gone: they come every 5 s (engine/health/watchdog.py), and NFS
-# may show one a minute late.
-_ALIVE_S = 90
+# Seconds after which a rank without a new heartbeat is taken for gone: they come every 5 s (engine/health/watchdog.py).
+# NFS may show one a minute late; a wrong guess costs time, not rows, and such a rank ends by itself.
+_ALIVE_S = 30
 
 
 class Verdict(msgspec.Struct, frozen=True):

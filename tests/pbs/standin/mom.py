@@ -89,17 +89,21 @@ class Mom:
                 verdict = -29 if over else 271 if read(self.id).get("delete") else None
             if verdict is not None and told_at is None:
                 told_at = time.monotonic()
-                for session in self.sessions:
+                for session in self.all_sessions():
                     kill(session, signal.SIGTERM)
             if told_at is not None and time.monotonic() - told_at > _GRACE_S:
                 kill(script.pid, signal.SIGKILL)
             time.sleep(_LOOK_S)
-        for session in self.sessions:
+        for session in self.all_sessions():
             kill(session, signal.SIGKILL)
         if self.log.name != self.fields["Output_Path"]:
             shutil.copyfile(self.log.name, self.fields["Output_Path"])
         code = script.returncode
         return verdict if verdict is not None else code if code >= 0 else 128 - code
+
+    def all_sessions(self) -> list[int]:
+        """Those that it has begun, and those that pbs_attach has told it of."""
+        return [*self.sessions, *(int(path.name.partition("-")[2]) for path in self.folder.glob("attached-*"))]
 
     def serve(self) -> None:
         """Start the tasks that pbsdsh and pbs_tmrsh ask for, pass TERM on, and tell their ends."""
@@ -148,6 +152,7 @@ class Mom:
             "PBS_NODENUM": str(self.hosts.index(host)),
             "PBS_ENVIRONMENT": "PBS_BATCH",
             "STANDIN_SPOOL": str(SPOOL),
+            "STANDIN_HOST": host,
             "NCPUS": str(cores),
             "OMP_NUM_THREADS": str(cores),
             "TMPDIR": "/tmp",

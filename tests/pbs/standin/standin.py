@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""A stand-in for PBS's clients, for where none is: qsub, qstat, qdel, pbsnodes, pbsdsh and pbs_tmrsh are links to it.
+"""A stand-in for PBS's clients, for where none is: qsub, qstat, qdel and six others beside this file are links to it.
 
 It really runs scripts, on two 'hosts' that are processes of this machine with host names of their own (where the
 kernel lets an ordinary user give them), and lies as OpenPBS 23.06 was seen to: jobs start in the home folder with a
 bare environment, pbsdsh exits 0 whatever its task did, at TERM its clients leave before their tasks, finished jobs need
--x, impossible requests wait for ever, the log comes at the end unless -k d says otherwise.
+-x, impossible requests wait for ever, the log comes at the end unless -k d says otherwise, and of a process that has
+begun a session of its own it knows nothing, unless pbs_attach tells it.
+
+Files in the spool folder make it another server, each as OpenPBS 23.06.06 was recorded: ``no-history`` (a fresh one
+keeps none), ``untrusted`` (nor does it take jobs from compute nodes: flatuid is not set), ``down`` (after qterm).
 ``mom.py`` is what runs a job; both meet in a spool folder. Stand-ins with folders of different names run side by side:
 their jobs' ids, from which the ranks' ports follow, have the folder's name for that of their server.
 """
@@ -24,22 +28,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # as a client it is a program by itself
+from tests.pbs.standin.request import Refused, options, request_of, split
+
 HOSTS = ("127.0.0.1", "127.0.0.2")  # names that resolve everywhere
 CORES, GPUS = 8, 4
-QUEUES = ("workq",)
-RESOURCES = {"select", "place", "walltime", "ncpus", "ngpus", "mem", "cput", "nodes", "mpiprocs"}
-NUMBERS = {"ncpus", "ngpus", "mpiprocs"}
 SPOOL = Path(os.environ.get("STANDIN_SPOOL") or f"/tmp/pbs-standin-{os.getuid()}")
 SERVER = SPOOL.name
 Fields = dict[str, Any]
-
-
-class Refused(Exception):  # noqa: N818 - a client's end
-    """What a client says before it exits with that code."""
-
-    def __init__(self, code: int, words: str) -> None:
-        super().__init__(words)
-        self.code = code
 
 
 @contextmanager
@@ -69,36 +65,9 @@ def write(job_id: str, **changes: Any) -> None:
     draft.rename(path)
 
 
-def split(line: str) -> list[str]:
-    """The words of a #PBS line: quotes of both kinds, nothing special in them; a backslash outside (make_argv)."""
-    words, word, rest = list[str](), None, iter(line)
-    for c in rest:
-        if c in "'\"":
-            word = word or ""
-            for inside in rest:
-                if inside == c:
-                    break
-                word += inside
-            else:
-                raise Refused(1, "unmatched quote")
-        elif c.isspace():
-            words += [] if word is None else [word]
-            word = None
-        else:
-            word = (word or "") + (next(rest, "") if c == "\\" else c)
-    return words + ([] if word is None else [word])
-
-
-def options(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """qsub's options with their values, and what is left."""
-    try:
-        return getopt.getopt(words, "a:A:c:C:e:fhIj:J:k:l:m:M:N:o:p:q:r:R:S:u:v:VW:XzP:")
-    except getopt.GetoptError as error:
-        raise Refused(2, f"invalid option -- '{error.opt}'\nusage: qsub [-a date_time] [-A account_string]") from None
-
-
 def qsub(words: list[str]) -> None:
     """Take a script and start what runs it."""
+    check_trust("Bad UID for job execution", 175)
     given, rest = options(words)
     script = Path(rest[0]).read_text()
     if "\r" in script:
@@ -113,7 +82,7 @@ def qsub(words: list[str]) -> None:
         elif line.strip() and not line.startswith("#"):
             break
     # Of two the later counts, and the command line's; but of two resources the first.
-    request = _request([*lines, *given])
+    request = request_of([*lines, *given])
     with locked():
         last = SPOOL / "last"
         number = int(last.read_text()) + 1 if last.exists() else 1
@@ -138,49 +107,6 @@ def run_mom(job_id: str) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
-def _request(given: list[tuple[str, str]]) -> Fields:  # noqa: C901 - a table of options
-    """What the options ask for. Raises Refused with qsub's words."""
-    request: Fields = {"job_state": "Q", "Job_Name": "STDIN", "Resource_List": {}}
-    for option, value in given:
-        if option == "-N" and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_+.-]*", value):
-            raise Refused(2, "illegal -N value")
-        if option == "-o" and not (value.isascii() and value.isprintable()):
-            raise Refused(2, "illegal -o value")
-        if option == "-q" and value not in QUEUES:
-            raise Refused(170, "Unknown queue")
-        if option == "-l":
-            name, _, text = value.partition("=")
-            request["Resource_List"] = {name: _resource(name, text)} | request["Resource_List"]
-        if option == "-J":
-            first, last = (int(part) for part in value.split("-"))
-            if last <= first:
-                raise Refused(2, "illegal -J value")
-            request["array"] = list(range(first, last + 1))
-        if option == "-W" and value.startswith("umask="):
-            request["umask"] = value.partition("=")[2]
-        if option == "-k":
-            request["Keep_Files"] = value
-        if option == "-h":
-            request |= {"job_state": "H", "Hold_Types": "u"}
-        if option == "-a":
-            at = time.mktime(time.strptime(value, "%Y%m%d%H%M"))
-            request |= {"job_state": "W", "Execution_Time": time.ctime(at)}
-        request |= {"-N": {"Job_Name": value}, "-o": {"Output_Path": value}}.get(option, {})
-    asked = request["Resource_List"]
-    if "select" in asked and {"ncpus", "ngpus", "mem"} & set(asked):
-        raise Refused(185, '"-lresource=" cannot be used with "select" or "place", resource is: ncpus')
-    return request
-
-
-def _resource(name: str, text: str) -> str:
-    if name not in RESOURCES:
-        raise Refused(187, f"Unknown resource Resource_List.{name}")
-    good = r"\d+(:\d\d){0,2}" if name in ("walltime", "cput") else r"\d+" if name in NUMBERS else ".+"
-    if not re.fullmatch(good, text):
-        raise Refused(166, f"Illegal attribute or resource value Resource_List.{name}")
-    return text
-
-
 def chunks(fields: Fields) -> tuple[int, int, int]:
     """Hosts, and cores and GPUs on each; chunks that are not scattered are packed on one, where they fit."""
     number, *parts = fields["Resource_List"].get("select", "1").split(":")
@@ -193,24 +119,53 @@ def chunks(fields: Fields) -> tuple[int, int, int]:
 
 
 def qstat(words: list[str]) -> None:
-    """``qstat [-x] [-t] -f -F json ID``."""
+    """``qstat [-x] [-t] -f [-F json] ID``."""
     given, ids = getopt.getopt(words, "xtfF:")
     letters = {option for option, _ in given}
-    answer: Fields = {"timestamp": int(time.time()), "pbs_version": "23.06.06", "pbs_server": SERVER}
-    code, words_ = 0, ""
-    try:
-        with locked():
-            jobs = {ids[0]: read(ids[0])}
-            if "-t" in letters:
-                jobs |= {one: read(one) for task in jobs[ids[0]].get("array", []) if (one := _subjob(ids[0], task))}
-        if jobs[ids[0]]["job_state"] == "F" and "-x" not in letters:
-            raise Refused(35, f"{ids[0]} Job has finished, use -x or -H to obtain historical job information")
-        answer["Jobs"] = jobs
-    except Refused as refused:
-        code, words_ = refused.code, str(refused)
-    print(json.dumps(answer, indent=4))
-    if code:
-        raise Refused(code, words_)
+    found: Fields = {}
+    refused: Refused | None = None
+    if "-x" in letters and is_set("no-history"):
+        print(f"qstat: PBS is not configured to maintain job history {ids[0]}", file=sys.stderr)
+    else:
+        try:
+            found = _described(ids[0], letters)
+        except Refused as error:
+            refused = error
+    if "-F" in letters:
+        print(json.dumps({**header(), **({"Jobs": found} if found else {})}, indent=4))
+    else:
+        for name, fields in found.items():
+            print("\n".join([f"Job Id: {name}", *_plain_lines(fields), ""]))
+    if refused:
+        raise refused
+
+
+def header() -> Fields:
+    """What stands in every JSON."""
+    return {"timestamp": int(time.time()), "pbs_version": "23.06.06", "pbs_server": SERVER}
+
+
+def _described(job_id: str, letters: set[str]) -> Fields:
+    """A job, and with -t its tasks. Raises Refused for one that is not known (any more)."""
+    with locked():
+        jobs = {job_id: read(job_id)}
+        if "-t" in letters:
+            jobs |= {one: read(one) for task in jobs[job_id].get("array", []) if (one := _subjob(job_id, task))}
+    if jobs[job_id]["job_state"] == "F" and is_set("no-history"):
+        raise Refused(153, f"Unknown Job Id {job_id}")
+    if jobs[job_id]["job_state"] == "F" and "-x" not in letters:
+        raise Refused(35, f"{job_id} Job has finished, use -x or -H to obtain historical job information")
+    return {name: {**one, "Output_Path": f"{SERVER}:{one.get('Output_Path', '')}"} for name, one in jobs.items()}
+
+
+def _plain_lines(fields: Fields) -> list[str]:
+    lines: list[str] = []
+    for key, value in fields.items():
+        if key == "Variable_List":
+            value = ",\n\t".join(f"{name}={text}" for name, text in value.items())
+        more = value.items() if isinstance(value, dict) else ()
+        lines += [f"    {key}.{name} = {text}" for name, text in more] or [f"    {key} = {value}"]
+    return lines
 
 
 def _subjob(job_id: str, task: int) -> str | None:
@@ -218,15 +173,70 @@ def _subjob(job_id: str, task: int) -> str | None:
     return name if (SPOOL / f"{name}.json").exists() else None
 
 
+def qselect(words: list[str]) -> None:
+    """The ids of jobs that live, of all or those of one name."""
+    given, _ = getopt.getopt(words, "N:")
+    with locked():
+        found = {path.stem: json.loads(path.read_text()) for path in sorted(SPOOL.glob("*.json"))}
+    for name, fields in found.items():
+        is_one = all(fields["Job_Name"] == value for _, value in given)
+        if is_one and fields["job_state"] not in ("F", "X") and not re.search(r"\[\d", name):
+            print(name)
+
+
+def qalter(words: list[str]) -> None:
+    """``qalter -N NAME ID``."""
+    given, ids = getopt.getopt(words, "N:")
+    check_trust(f"Unauthorized Request  {ids[0]}", 159)
+    with locked():
+        read(ids[0])
+        write(ids[0], Job_Name=dict(given)["-N"])
+
+
 def qdel(ids: list[str]) -> None:
     """Ask for a job's end; one that has not begun has ended at once."""
     with locked():
         state = read(ids[0])["job_state"]
         if state in ("F", "X"):
-            raise Refused(35, f"Job has finished {ids[0]}")
+            unknown = Refused(153, f"Unknown Job Id {ids[0]}")
+            raise unknown if is_set("no-history") else Refused(35, f"Job has finished {ids[0]}")
         write(ids[0], delete=True)
         if state in ("Q", "H", "W"):
             write(ids[0], job_state="F")
+
+
+def pbs_attach(words: list[str]) -> None:
+    """``pbs_attach -j ID -p PID``: the session of that process is the job's from now on."""
+    given = dict(getopt.getopt(words, "j:p:")[0])
+    folder = SPOOL / f"{given['-j']}.tasks"
+    if not folder.exists():
+        raise Refused(1, "tm_attach: no matching job found (17006)")
+    try:
+        session = os.getsid(int(given["-p"]))
+    except ProcessLookupError:
+        raise Refused(1, "tm_attach: process does not exist (17011)") from None
+    (folder / f"attached-{session}").touch()
+
+
+def is_set(name: str) -> bool:
+    """Whether the server is such a one."""
+    return (SPOOL / name).exists()
+
+
+def check_trust(words: str, code: int) -> None:
+    """Refuse what a server does for its users only on hosts that it trusts. Raises Refused."""
+    if is_set("untrusted") and "STANDIN_HOST" in os.environ:
+        raise Refused(code, words)
+
+
+def refuse_connection(name: str) -> NoReturn:
+    """As a client that finds no server."""
+    if name == "qstat" and "json" in sys.argv:
+        print(json.dumps(header(), indent=4))
+    words = f"{name}: cannot connect to server {SERVER} (errno=15010)"
+    print("Connection refused", file=sys.stderr)
+    print(f"Couldn't connect to cluster: {SERVER}" if name == "qdel" else words, file=sys.stderr)
+    sys.exit(255 if name in ("qstat", "pbsnodes") else 162)
 
 
 def pbsdsh(words: list[str]) -> None:
@@ -275,6 +285,8 @@ def main() -> NoReturn:
     if sys.argv[1:] == ["--version"]:
         print("pbs_version = 23.06.06 (stand-in)")
         sys.exit(0)
+    if is_set("down") and name not in ("pbsdsh", "pbs_tmrsh", "pbs_attach"):  # these ask the host's own mom
+        refuse_connection(name)
     try:
         globals()[name](sys.argv[1:])
     except Refused as refused:
