@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,66 @@ def test_every_grammar_asks_for_the_same_gpus(desk: Path, model: Path) -> None:
     assert {name: "-l place=scatter" in one for name, one in found.items()} == {
         "select": True, "queue": True, "totals": False, "nodes": False,
     }  # fmt: skip
+
+
+NODE = "gpus_per_node = 8\ncpus_per_node = 96\nmem_per_node = '1T'"
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize(
+    ("profile", "asked", "found"),
+    [
+        ("", {}, "ncpus=24:ngpus=2:mpiprocs=1:mem=262144mb"),
+        ("", {"cpus_per_rank": 4}, "ncpus=8:ngpus=2:mpiprocs=1:mem=262144mb"),
+        ("", {"mem": "100G"}, "ncpus=24:ngpus=2:mpiprocs=1:mem=100gb"),
+        ("exclusive = true", {}, "ncpus=96:ngpus=2:mpiprocs=1:mem=1048576mb"),
+        ("", {"gpus_per_node": 8, "tp": 8}, "ncpus=96:ngpus=8:mpiprocs=1:mem=1048576mb"),
+        ("gpu_request = 'queue'", {}, "mpiprocs=1"),
+    ],
+)
+def test_cores_and_memory_follow_the_nodes_share_of_the_gpus(
+    desk: Path, model: Path, profile: str, asked: dict[str, Any], found: str
+) -> None:
+    given = lines(desk, model, f"{NODE}\n{profile}", **{"nodes": 2, "gpus_per_node": 2, "tp": 2, "dp": 2, **asked})
+    assert f"-l select=2:{found}" in given
+
+
+@pytest.mark.inputs
+def test_totals_are_those_of_all_nodes(desk: Path, model: Path) -> None:
+    given = lines(desk, model, f"{NODE}\ngpu_request = 'totals'", nodes=2, gpus_per_node=2, tp=2, dp=2)
+    assert {"-l ncpus=48", "-l ngpus=4", "-l mem=524288mb"} <= set(given)
+
+
+@pytest.mark.inputs
+def test_without_what_a_node_has_one_core_a_gpu_is_asked_for(desk: Path, model: Path) -> None:
+    given = lines(desk, model, "gpus_per_node = 8", gpus_per_node=2, tp=2)
+    assert "-l select=1:ncpus=2:ngpus=2:mpiprocs=1" in given
+
+
+@pytest.mark.inputs
+def test_on_slurm_the_same_is_asked_for(desk: Path, model: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\n{NODE}\n")
+    for launcher, cores in (("torchrun", 24), ("srun", 12)):
+        script = prepare(
+            str(model), scheduler="slurm", profile="p", nodes=1, gpus_per_node=2, tp=2, launcher=launcher
+        ).script
+        assert {f"#SBATCH --cpus-per-task={cores}", "#SBATCH --mem=262144M"} <= set(script.splitlines())
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ("cpus_per_node = 96", "'cpus_per_node' needs gpus_per_node"),
+        ("mem_per_node = '1T'", "'mem_per_node' needs gpus_per_node"),
+        ("gpus_per_node = 8\nmem_per_node = '0'", "'mem_per_node' must be an amount of memory, such as 480G"),
+        ("gpus_per_node = 8\nmem_per_node = 'much'", "mem_per_node must be an amount of memory"),
+        ("gpus_per_node = 8\ncpus_per_node = 0", "cpus_per_node"),
+    ],
+)
+def test_what_a_node_has_is_checked(desk: Path, model: Path, profile: str, words: str) -> None:
+    with pytest.raises(RefusedError, match=re.escape(words)):
+        lines(desk, model, profile)
 
 
 SITES = {

@@ -25,9 +25,10 @@ from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.schedulers.template_checks import check_blocks, check_script
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.user_cache import cache_folder
-from vllm_hpc.spec.values import parse_walltime
+from vllm_hpc.spec.values import megabytes, parse_walltime
 from vllm_hpc.spec.words import counted
 
 __all__ = ["FILTERS", "ScriptContext", "make_context", "render_job", "render_script"]
@@ -49,6 +50,7 @@ def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle:
     """The values for a template: those of the profile, the request and the layout by name, and derived ones."""
     request, launcher = job.request, get_launcher(job.launcher)
     cpus, tasks_per_node = request.cpus_per_rank, launcher.tasks_per_node(layout.procs_per_node)
+    cores, memory = _share_of_node(job.site, layout, tasks_per_node)
     named: dict[str, Any] = {}
     for values in (job.site, request, layout):  # the layout has the last word on nodes, GPUs, TP, PP and DP
         named |= {key: getattr(values, key) for key in values.__struct_fields__ if key in _CONTEXT}
@@ -61,7 +63,8 @@ def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle:
         "world_size": layout.world_size,
         "tasks": layout.tasks,
         "tasks_per_node": tasks_per_node,
-        "cpus_per_task": cpus * layout.procs_per_node // tasks_per_node if cpus else None,
+        "cpus_per_task": cpus * layout.procs_per_node // tasks_per_node if cpus else cores,
+        "mem": request.mem or memory,
         "time_limit_s": parse_walltime(request.time) if request.time else None,
         "lead_s": request.lead_s,
         "directives": tuple(request.directive),
@@ -72,6 +75,19 @@ def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle:
         "lifecycle_sha256": sha256(lifecycle),
     }
     return ScriptContext(**named | derived)
+
+
+def _share_of_node(site: Profile, layout: Layout, tasks: int) -> tuple[int | None, str | None]:
+    """The cores of each of a node's tasks, and its memory, that belong to its GPUs in the job.
+
+    None where the profile does not say what a node has, or where a PBS queue gives both.
+    """
+    if site.gpus_per_node is None or site.gpu_request == "queue":
+        return None, None
+    gpus = site.gpus_per_node if site.exclusive else layout.gpus_per_node
+    cores = site.cpus_per_node * gpus // site.gpus_per_node if site.cpus_per_node else 0
+    memory = f"{megabytes(site.mem_per_node) * gpus // site.gpus_per_node}M" if site.mem_per_node else None
+    return max(cores // tasks, layout.procs_per_node // tasks) if cores else None, memory
 
 
 def _umask() -> str:

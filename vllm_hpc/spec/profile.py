@@ -21,7 +21,7 @@ from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.request import Count
 from vllm_hpc.spec.toml_file import read_toml
-from vllm_hpc.spec.values import CHECKS, as_path, check_words
+from vllm_hpc.spec.values import CHECKS, as_path, check_words, megabytes
 
 PROJECT_FILE = "vllm-hpc.toml"
 # How many names an error lists.
@@ -37,7 +37,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     or by what ``head_command`` prints on it ("hostname -i" on Frontier). ``export_environment`` false is --export=NONE.
 
     For PBS, ``gpu_request`` is the form of the resource request (chunks with ngpus; chunks in a queue that implies the
-    GPUs; job totals; TORQUE's nodes=); ``chunk`` and ``resources`` are added, with {nodes} and {gpus} filled in.
+    GPUs; job totals; TORQUE's nodes=); ``chunk`` and ``resources`` are added, with {nodes} and {gpus} filled in. Of
+    ``cpus_per_node`` and ``mem_per_node``, what a node has, it is asked for the part that belongs to a job's GPUs.
     """
 
     scheduler: str | None = None
@@ -48,6 +49,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     mem: str | None = None
     cpus_per_rank: Count | None = None
     gpus_per_node: Count | None = None
+    cpus_per_node: Count | None = None
+    mem_per_node: str | None = None
     gpu: str | None = None
     gpu_memory_gib: float | None = None
     gpu_flag: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
@@ -138,6 +141,13 @@ def _build(path: Path, name: str, table: Any) -> Profile:
     return profile
 
 
+def _check_node(profile: Profile, key: str) -> None:
+    if profile.gpus_per_node is None:
+        raise RequestError(f"'{key}' needs gpus_per_node, for the part of it that belongs to a job's GPUs")
+    if key == "mem_per_node" and not megabytes(profile.mem_per_node or ""):
+        raise RequestError(f"'mem_per_node' must be an amount of memory, such as 480G, not {profile.mem_per_node!r}")
+
+
 def _check(profile: Profile, key: str) -> None:
     """Check one value of a profile, alone and against the others. Raises RequestError."""
     value = getattr(profile, key)
@@ -147,6 +157,8 @@ def _check(profile: Profile, key: str) -> None:
         raise RequestError(f"'scheduler' {SCHEDULERS.must_be(value, but=['auto'])}")
     if key == "launcher" and not LAUNCHERS.has(value):
         raise RequestError(f"'launcher' {LAUNCHERS.must_be(value)}")
+    if key in ("cpus_per_node", "mem_per_node"):
+        _check_node(profile, key)
     if key == "wrapper":
         check_words(value, key)
     if key == "gpu":

@@ -57,6 +57,13 @@ def check_memory(text: str, origin: str) -> None:
         )
 
 
+def megabytes(text: str) -> int:
+    """An amount of memory that ``check_memory`` takes, in MiB, rounded down; a plain number is Slurm's MiB."""
+    digits = re.match("[0-9]*", text)
+    number, unit = int(digits[0] if digits else 0), text.upper().rstrip("B").lstrip("0123456789")
+    return number * 1024 ** (" KMGT".index(unit or "M")) // 1024**2
+
+
 def check_one_line(text: str, origin: str) -> None:
     """A string that fits on one line of the script."""
     if not text or not text.isprintable() or text != text.strip():
@@ -221,6 +228,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "qos": check_one_line,
     "time": parse_walltime,
     "mem": check_memory,
+    "mem_per_node": check_memory,
     "name": check_job_name,
     "job_dir": check_path,
     "template": check_path,

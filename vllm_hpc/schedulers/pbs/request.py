@@ -38,7 +38,7 @@ def check_request(job: ResolvedJob, layout: Layout) -> None:
         raise RequestError(
             f"exclusive = true cannot be expressed with gpu_request = {grammar!r}: leave it out of the profile"
         )
-    if grammar == "totals" and layout.nodes > 1 and not request.cpus_per_rank:
+    if grammar == "totals" and layout.nodes > 1 and not (request.cpus_per_rank or site.cpus_per_node):
         raise RequestError(
             f"gpu_request = 'totals' requests cores, which PBS spreads over {layout.nodes} nodes: give the cores of "
             "each rank with --cpus-per-rank, or cpus_per_rank in the profile"
