@@ -109,7 +109,8 @@ def check_complete(job: Job, reference: list[str]) -> list[Row]:
     layout = plan.layout
     lasts = [job.folder.last_attempt(task) for task in range(layout.tasks)]
     ends = [job.folder.exit_of(last.attempt) if last else None for last in lasts]
-    assert all(ended and ended.exit_code == 0 for ended in ends), (ends, job.logs())
+    tails = [file.read_text(errors="replace")[-2000:] for file in sorted((job.path / "logs").glob("rank-*.log"))]
+    assert all(ended and ended.exit_code == 0 for ended in ends), (ends, tails, job.logs())
     digests: dict[int, set[str | None]] = {}
     for rank in job.ranks():
         assert rank.outcome == "ok"

@@ -34,6 +34,7 @@ class Ready(msgspec.Struct):
     lora: Any = None
     text: Any = None
     split: Any = None
+    calls: Any = None
     created: int = 0
 
 

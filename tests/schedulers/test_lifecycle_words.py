@@ -110,13 +110,17 @@ def test_a_scheduler_that_is_not_reached_is_asked_again(shell: Shell, words: str
 def test_it_is_not_asked_beyond_the_walltime(shell: Shell) -> None:
     shell.program("ask", f"echo '{UNREACHED[0]}' >&2; exit 1")
     ran = shell.run(f"{QUICK}{LIMIT}SECONDS=85; keep_asking ask; echo rc $? at $SECONDS")
-    assert ran.out.splitlines()[:3] == ["slept 5", "slept 10", "rc 1 at 100"]
+    *slept, last = ran.out.splitlines()
+    assert slept == ["slept 5", "slept 10"]
+    assert last.startswith("rc 1 at 10")  # bash also counts the real seconds that a busy machine took
 
 
 def test_without_a_walltime_it_is_asked_for_ten_minutes(shell: Shell) -> None:
     shell.program("ask", f"echo '{UNREACHED[0]}' >&2; exit 1")
     ran = shell.run(f"{QUICK}{BEGIN}SECONDS=0; keep_asking ask; echo rc $? at $SECONDS")
-    assert ran.out.splitlines()[-1] == "rc 1 at 555"
+    _, code, _, seconds = ran.out.splitlines()[-1].split()
+    assert code == "1"
+    assert 555 <= int(seconds) < 600  # see above
 
 
 @pytest.mark.parametrize("words", REFUSED)

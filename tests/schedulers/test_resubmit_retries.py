@@ -240,7 +240,7 @@ def test_one_that_pbs_does_not_have_is_submitted_again_after_a_second_look(folde
 
 def test_one_that_has_begun_meanwhile_is_known_by_its_attempt(folder: JobFolder, world: World) -> None:
     world.answers |= {"qsub": [LOST], "qselect": []}
-    begin = Attempt(attempt=2, task=0, job_id="13.head", host="n2", started_at=1003.0)
+    begin = Attempt(attempt=2, task=0, job_id="13.head", host="n2", started_at=time.time())
     world.at_each_step = lambda: write_json(folder.attempt(2), begin)
     assert ask(folder) == 0
     assert submitted(folder) == "13.head"

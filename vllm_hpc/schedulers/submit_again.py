@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Submitted, write_json
+from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.scheduler import Scheduler, get_scheduler
 from vllm_hpc.spec.errors import FailedError
@@ -46,9 +47,11 @@ def find_lost(folder: JobFolder, before: Submitted) -> str | None:
     Raises ClientError if that cannot be known.
     """
     scheduler = get_scheduler(before.scheduler)
-    if scheduler.find_job is None:
-        raise ClientError(f"{scheduler.name} cannot be asked for a job without its id")
-    job_id = scheduler.find_job(folder, (*before.earlier, before.job_id))
+    job_id = last_submission(folder)  # if it has begun, by its attempt
+    if job_id in (None, before.job_id):
+        if scheduler.find_job is None:
+            raise ClientError(f"{scheduler.name} cannot be asked for a job without its id")
+        job_id = scheduler.find_job(folder, (*before.earlier, before.job_id))
     if job_id is not None:
         _record(folder, scheduler, before, job_id)
     return job_id
@@ -64,6 +67,7 @@ def _record(folder: JobFolder, scheduler: Scheduler, before: Submitted, job_id: 
             scheduler.cancel(folder, job_id)
             folder.taken(before.job_id).unlink(missing_ok=True)
         raise FailedError(f"submitted again as {job_id}, then deleted: its id cannot be recorded: {error}") from None
-    folder.again.unlink(missing_ok=True)
+    for done in (folder.again, folder.lost):
+        done.unlink(missing_ok=True)
     if folder.cancelled.exists():
         scheduler.cancel(folder, job_id)

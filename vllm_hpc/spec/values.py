@@ -61,7 +61,7 @@ def megabytes(text: str) -> int:
     """An amount of memory that ``check_memory`` takes, in MiB, rounded down; a plain number is Slurm's MiB."""
     digits = re.match("[0-9]*", text)
     number, unit = int(digits[0] if digits else 0), text.upper().rstrip("B").lstrip("0123456789")
-    return number * 1024 ** (" KMGT".index(unit or "M")) // 1024**2
+    return (number << 10 * " KMGT".index(unit or "M")) >> 20
 
 
 def check_one_line(text: str, origin: str) -> None:

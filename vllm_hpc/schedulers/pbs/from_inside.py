@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import is_submission, submission_of
+from vllm_hpc.jobfolder.records import submission_of
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
 from vllm_hpc.schedulers.pbs.qstat import plain_fields
 
@@ -49,12 +49,10 @@ def check_host(job: JobFolder, job_id: str, ask: Ask = call_client) -> None:
 
 
 def find_job(job: JobFolder, known: Sequence[str], ask: Ask = call_client) -> str | None:
-    """The id of the folder's job that has none of these ids, None if there is none. Raises ClientError."""
-    begun = [attempt for attempt in job.attempts() if not any(is_submission(attempt.job_id, one) for one in known)]
-    last = max((one.attempt for one in job.attempts() if one not in begun), default=0)
-    for attempt in begun:
-        if attempt.attempt > last:
-            return submission_of(attempt.job_id)
+    """The id of the folder's job, waiting or running, that has none of these ids, None if there is none.
+
+    Raises ClientError.
+    """
     name = _name(job)
     found = ask(["qselect", *(["-N", name] if name else [])]).split()
     for job_id in sorted(set(found) - set(known), key=_number, reverse=True)[:_MOST_JOBS]:
