@@ -124,6 +124,12 @@ def test_plan_says_what_submit_refuses(chats: Path, run_cli: Cli) -> None:
     assert any(reason.startswith(said) for reason in json.loads(printed.out)["reasons"])
 
 
+def test_overrides_of_lengths_leave_the_tokenizer_as_it_is(chats: Path) -> None:
+    add(chats, {**TOKENIZER, **WEIGHTS})
+    (chats.parent / "in.jsonl").write_text(CHAT)
+    assert "no chat template" in reasons(input="in.jsonl", engine={"hf_overrides": {"rope_theta": 1e6}})
+
+
 @pytest.mark.parametrize(
     ("rows", "options"),
     [

@@ -448,7 +448,38 @@ def test_a_system_prompt_beside_turns_is_said(tmp_path: Path) -> None:
     given = {"conversations": turns, "system": "s"}
     (row, _), (note,) = noted(tmp_path, given, {"conversations": turns, "system": None})
     assert row["system"] == "s"
-    assert note.startswith("1 row: 'system' beside 'conversations' is copied, and no part of the prompt")
+    assert note.startswith("1 row: 'system' is copied, and no part of the prompt")
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+def test_a_system_prompt_beside_messages_or_a_prompt_is_said(tmp_path: Path, name: str) -> None:
+    chat = {"messages": [{"role": "user", "content": "a"}], name: "Be brief"}
+    own = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}], name: "s"}
+    _, (note,) = noted(tmp_path, chat, {"prompt": "a", name: "Be brief"}, own)
+    assert note.startswith(f"2 rows: {name!r} is copied, and no part of the prompt")
+
+
+def test_sampling_beside_a_prompt_is_said(tmp_path: Path) -> None:
+    rows, (note,) = noted(tmp_path, {"prompt": "a", "temperature": 0.5, "max_tokens": 9}, {"prompt": "a", "top_p": 1})
+    assert rows[0]["temperature"] == 0.5
+    assert note.startswith(
+        "2 rows: copied, and not applied: 'max_tokens', 'temperature', 'top_p': to have them applied"
+    )
+    assert not noted(tmp_path, {"prompt": "a", "sampling": {"temperature": 0.5}})[1]
+    assert not noted(tmp_path, {"a": "a", "max_tokens": 9}, prompt_template="{{ a }} {{ max_tokens }}")[1]
+
+
+def test_a_batch_that_ends_with_an_answer_is_told_its_own_way(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    _, (note,) = noted(tmp_path, {"custom_id": "1", "url": "/v1/chat/completions", "body": {"messages": messages}})
+    assert '"continue_final_message": true' in note
+    assert "--drop-last-answer" not in note
+
+
+def test_what_a_batch_request_lacks_is_named(tmp_path: Path) -> None:
+    """Mistral's, Together's and Fireworks' have no url."""
+    said = refusal(tmp_path, {"custom_id": "1", "body": {"messages": []}})
+    assert said.endswith(":1: 'url' is missing: a batch request has 'custom_id', 'url' and 'body'")
 
 
 def test_turns_beside_a_prompt_are_data(tmp_path: Path) -> None:

@@ -75,6 +75,11 @@ def test_one_column_needs_no_delimiter(tmp_path: Path) -> None:
     assert [row["prompt"] for row in rows] == ["a;b", "c|d"]
 
 
+def test_the_empty_rows_of_a_spreadsheet_are_no_rows(tmp_path: Path) -> None:
+    rows, _ = read_text(tmp_path, "in.csv", "id,prompt,more\n1,a,\n,,\n,,\n")
+    assert [row["id"] for row in rows] == ["1"]
+
+
 def test_the_delimiter_is_found_by_the_column_that_is_asked_for(tmp_path: Path) -> None:
     (row,), _ = read_text(tmp_path, "in.csv", "a,b;question\n1;Hi\n", prompt_column="question")
     assert row == {"index": 0, "id": "0", "a,b": "1", "prompt": "Hi"}

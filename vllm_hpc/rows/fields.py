@@ -63,8 +63,6 @@ class FieldReader:
         elif CONVERSATIONS in fields and not ("prompt" in fields or "messages" in fields):
             fields = {("messages" if name == CONVERSATIONS else name): value for name, value in fields.items()}
             fields["messages"] = messages_of(fields["messages"])
-            if isinstance(fields.get("system"), str) and fields["messages"][0]["role"] != "system":
-                self._notes.add(notes.SYSTEM, number)
         if ("prompt" in fields) == ("messages" in fields):
             raise RowError(without_prompt(fields))
         return fields if self._taken.isdisjoint(fields) else self._apart(fields, self._clashing(fields), number)

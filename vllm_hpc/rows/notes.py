@@ -11,6 +11,7 @@ _MOST_NAMES = 12
 
 # The kinds of notes.
 ANSWERED = "answered"
+BATCH_ANSWERED = "batch answered"
 DROPPED = "dropped"
 RENAMED = "renamed"
 NOT_FINITE = "not finite"
@@ -18,6 +19,7 @@ HALVES = "halves"
 UNREADABLE = "unreadable"
 UNNAMED = "unnamed"
 SYSTEM = "system"
+NOT_APPLIED = "not applied"
 
 
 class _Found(msgspec.Struct):
@@ -63,15 +65,23 @@ class Notes:
 
     def lines(self, embeds: bool = False) -> list[str]:
         """The notes as sentences. ``embeds``: the job makes embeddings, of which a chat may end with any turn."""
-        kinds = [kind for kind in _WORDS if kind in self._found and not (embeds and kind == ANSWERED)]
+        answered = (ANSWERED, BATCH_ANSWERED)
+        kinds = [kind for kind in _WORDS if kind in self._found and not (embeds and kind in answered)]
         return [f"{_WORDS[kind](self._found[kind])} (the first: {self._found[kind].first})" for kind in kinds]
 
 
 def _answered(found: _Found) -> str:
+    return f"{_end(found)}: use --drop-last-answer, or continue_final_message in chat_template_kwargs"
+
+
+def _batch_answered(found: _Found) -> str:
+    advice = 'to have it continued, add "continue_final_message": true and "add_generation_prompt": false to the body'
+    return f"{_end(found)}: {advice}"
+
+
+def _end(found: _Found) -> str:
     rows = "1 row ends" if found.count == 1 else f"{found.count:,} rows end"
-    return (
-        f"{rows} with the assistant's turn: use --drop-last-answer, or continue_final_message in chat_template_kwargs"
-    )
+    return f"{rows} with the assistant's turn"
 
 
 def _dropped(found: _Found) -> str:
@@ -103,7 +113,11 @@ def _unnamed(found: _Found) -> str:
 
 
 def _system(found: _Found) -> str:
-    return f"{_rows(found)}: 'system' beside 'conversations' is copied, and no part of the prompt: write it as a turn"
+    return f"{_rows(found)}: {_names(found)} is copied, and no part of the prompt: write it as the first message"
+
+
+def _not_applied(found: _Found) -> str:
+    return f"{_rows(found)}: copied, and not applied: {_names(found)}: to have them applied, put them into 'sampling'"
 
 
 def _rows(found: _Found) -> str:
@@ -118,10 +132,12 @@ def _names(found: _Found) -> str:
 _WORDS: dict[str, Callable[[_Found], str]] = {
     UNREADABLE: _unreadable,
     ANSWERED: _answered,
+    BATCH_ANSWERED: _batch_answered,
     DROPPED: _dropped,
     RENAMED: _renamed,
     NOT_FINITE: _not_finite,
     HALVES: _halves,
     UNNAMED: _unnamed,
     SYSTEM: _system,
+    NOT_APPLIED: _not_applied,
 }

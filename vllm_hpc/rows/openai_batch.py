@@ -24,10 +24,12 @@ def is_batch(fields: Any) -> bool:
 
 def batch_row(fields: Any, index: int) -> Row:
     """The normalised row of a request. Raises RowError for what is not supported and cannot safely be ignored."""
-    if not isinstance(fields, dict) or not {"custom_id", "url", "body"} <= fields.keys():
+    if not isinstance(fields, dict) or not {"custom_id", "url", "body"} & fields.keys():
         raise RowError(
             "must be a request with 'custom_id', 'url' and 'body', like the first line: use one kind per file"
         )
+    if missing := [name for name in ("custom_id", "url", "body") if name not in fields]:
+        raise RowError(f"{missing[0]!r} is missing: a batch request has 'custom_id', 'url' and 'body'")
     _check_line(fields)
     url, body = fields["url"], {key: value for key, value in fields["body"].items() if value is not None}
     model = body.pop("model", None)

@@ -18,6 +18,12 @@ from vllm_hpc.rows.row import Row, RowError, UnreadableRowError, error_row
 
 # What the lines of a file are. "rows" is the input.jsonl of a job folder, already normalised.
 KINDS = ("jsonl", "openai", "txt", "rows")
+# Fields that others read beside the prompt, and that are only copied here.
+_SYSTEM = ("system", "system_prompt")
+_SAMPLING = frozenset(
+    {"temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "max_new_tokens", "stop"}
+    | {"presence_penalty", "frequency_penalty", "repetition_penalty", "response_format", "guided_json", "logit_bias"}
+)
 
 
 class RowMaker:
@@ -55,11 +61,24 @@ class RowMaker:
             raise RowError("a row must be a JSON object with 'prompt' or 'messages'")
         else:
             row = plain_row(self._fields(fields if is_renamed else self._fields.rename(fields), number), index)
+            self._note_copied(row, number)
         if ends_with_answer(row):
             if self._reading.drop_last_answer:
                 row = without_answer(row)
-            self._notes.add(notes.DROPPED if self._reading.drop_last_answer else notes.ANSWERED, number)
+                self._notes.add(notes.DROPPED, number)
+            else:
+                self._notes.add(notes.BATCH_ANSWERED if self._kind == "openai" else notes.ANSWERED, number)
         return row
+
+    def _note_copied(self, row: Row, number: int) -> None:
+        """Note fields that look as if they change the answer, and do not. A template of the job may use them."""
+        if self._reading.prompt_template is not None:
+            return
+        if names := _SAMPLING & row.keys():
+            self._notes.add(notes.NOT_APPLIED, number, sorted(map(repr, names)))
+        has_own = "messages" in row and row["messages"][0]["role"] in ("system", "developer")
+        if not has_own and (names := [name for name in _SYSTEM if isinstance(row.get(name), str)]):
+            self._notes.add(notes.SYSTEM, number, map(repr, names))
 
     def of_loose_fields(self, fields: Row, index: int, number: int, is_renamed: bool = False) -> Row:
         """The row with fields that may contain what JSON cannot express.

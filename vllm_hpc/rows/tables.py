@@ -88,7 +88,8 @@ class CsvSource:
         maker = RowMaker(self.kind, self.reading, self.notes, header.aliases)
         self._line = reader.line_num + 1 + skipped
         for cells in reader:
-            if cells:
+            # Spreadsheets write rows of empty cells below the last one.
+            if any(cells) or len(cells) == 1:
                 yield _by_name(header, cells, advice), maker
             self._line = reader.line_num + 1 + skipped
 

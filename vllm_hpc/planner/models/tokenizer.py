@@ -116,11 +116,18 @@ def _is_special(engine: dict[str, Any]) -> bool:
     return bool(
         engine.get("skip_tokenizer_init")
         or engine.get("tokenizer_mode") not in _PLAIN_MODES
-        or engine.get("hf_overrides")
+        or _makes_another(engine.get("hf_overrides"))
         or engine.get("hf_config_path")
         or engine.get("model_impl") == "terratorch"
         or engine.get("config_format") not in (None, "auto", "hf")
     )
+
+
+def _makes_another(overrides: object) -> bool:
+    """Whether hf_overrides name another model: those of lengths or rope leave the tokenizer as it is."""
+    if not isinstance(overrides, dict):
+        return bool(overrides)
+    return any(key in ("architectures", "model_type", "auto_map", "tokenizer_class") for key in overrides)
 
 
 def _can_judge(folder: Path, model: Path) -> bool:
