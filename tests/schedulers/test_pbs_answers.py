@@ -357,8 +357,9 @@ def test_a_cancel_follows_a_job_that_is_submitting_itself_again(
     assert deleted == ["12.server", "13.server"]
 
 
+@pytest.mark.parametrize("is_marked", [False, True])
 def test_a_job_that_submits_itself_again_while_pbs_is_asked_has_not_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_marked: bool
 ) -> None:
     """PBS says how the id before has ended; the new one waits in its queue."""
     folder = make_job(tmp_path / "job", scheduler="pbs")
@@ -366,6 +367,8 @@ def test_a_job_that_submits_itself_again_while_pbs_is_asked_has_not_ended(
 
     def call(argv: list[str]) -> str:
         if "12.server" in argv:
+            if is_marked:
+                folder.take("12.server")
             write_json(folder.submitted, Submitted("pbs", "13.server", 0.0, ("12.server",)))
             return job_json(job_state="F", Exit_status=1)
         return job_json(job_state="Q").replace("12.server", "13.server")

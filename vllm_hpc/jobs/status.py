@@ -56,8 +56,8 @@ def read_status(folder: JobFolder, cache: StatusCache | None = None, submits: bo
     ``submits``: whether to submit an attempt that the job wants and could not submit itself.
     """
     status = _read_status(folder, cache, submits)
-    # It may have submitted itself again while the scheduler was asked about the previous id.
-    while status.is_final and status.job_id != last_submission(folder):
+    # It may have submitted itself again, and so marked the previous id, while the scheduler was asked about that one.
+    while (status.is_final or status.state == "UNKNOWN") and status.job_id != last_submission(folder):
         status = _read_status(folder, cache, submits)
     return status
 
