@@ -77,8 +77,8 @@ class RowMaker:
         if names := _SAMPLING & row.keys():
             self._notes.add(notes.NOT_APPLIED, number, sorted(map(repr, names)))
         has_own = "messages" in row and row["messages"][0]["role"] in ("system", "developer")
-        if not has_own and (names := [name for name in _SYSTEM if isinstance(row.get(name), str)]):
-            self._notes.add(notes.SYSTEM, number, map(repr, names))
+        if not has_own and (said := [name for name in _SYSTEM if isinstance(row.get(name), str)]):
+            self._notes.add(notes.SYSTEM, number, map(repr, said))
 
     def of_loose_fields(self, fields: Row, index: int, number: int, is_renamed: bool = False) -> Row:
         """The row with fields that may contain what JSON cannot express.
