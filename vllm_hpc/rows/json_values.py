@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from vllm_hpc.rows.decode import not_utf8
+from vllm_hpc.rows.file_source import FileSource
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.jsonl import BOM, MAX_LINE, kind_of_value, of_one_url, refuse_options
 from vllm_hpc.rows.notes import Notes
@@ -37,7 +38,7 @@ def is_array_or_spread(file: InputFile) -> bool:
     return begin.startswith(b"[") or begin.rstrip() == b"{"
 
 
-class JsonSource:
+class JsonSource(FileSource):
     """A .json file, or a .jsonl that is in fact one. Rows are read one at a time, whatever the file's size.
 
     ``is_blank``, ``url``, ``notes``: see jsonl.LineSource.
@@ -52,20 +53,6 @@ class JsonSource:
         refuse_options(file, self.kind, reading)
         self.notes = Notes(self.place)
         self.url: str | None = None
-
-    @property
-    def share(self) -> float:
-        """The share of the file that was read, from 0 to 1."""
-        return self.file.share
-
-    @property
-    def unpacked(self) -> int:
-        """Unpacked bytes that were read."""
-        return self.file.unpacked
-
-    def place(self, number: int) -> str:
-        """The position of the row that begins on line ``number``, for errors."""
-        return f"{self.file}:{number}"
 
     def rows(self, first: int = 0) -> Iterator[tuple[int, Row]]:
         """Line number and normalised row; the first row gets the index ``first``. Raises InputError, OSError."""

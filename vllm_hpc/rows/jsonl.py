@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.decode import LooseError, parse
+from vllm_hpc.rows.file_source import FileSource
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.openai_batch import is_batch
@@ -31,7 +32,7 @@ class UrlSource(Protocol):
         """The position of row ``number``, for errors."""
 
 
-class LineSource:
+class LineSource(FileSource):
     """A file of lines. ``maker``, if set, groups them into blocks the next time the file is read to its end.
 
     ``is_blank``: there is no row in it. ``url``: that of its requests, once it was read, if it is an OpenAI batch.
@@ -46,20 +47,6 @@ class LineSource:
         self.notes = Notes(self.place)
         self.maker: BlockMaker | None = None
         self.url: str | None = None
-
-    @property
-    def share(self) -> float:
-        """The share of the file that was read, from 0 to 1."""
-        return self.file.share
-
-    @property
-    def unpacked(self) -> int:
-        """Unpacked bytes that were read."""
-        return self.file.unpacked
-
-    def place(self, number: int) -> str:
-        """The position of line ``number``, for errors."""
-        return f"{self.file}:{number}"
 
     def rows(self, first: int = 0) -> Iterator[tuple[int, Row]]:
         """Line number and normalised row; the first row gets the index ``first``. Raises InputError, OSError."""

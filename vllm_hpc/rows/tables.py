@@ -15,6 +15,7 @@ from typing import Any
 
 from vllm_hpc.rows.cells import Cells
 from vllm_hpc.rows.decode import decode_line
+from vllm_hpc.rows.file_source import FileSource
 from vllm_hpc.rows.header import Header, has_prompt, read_header
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.jsonl import BOM, MAX_LINE, numbered_lines
@@ -34,7 +35,7 @@ _HEADER_LINES = 20
 _SEP = re.compile(r'"?sep=(?P<delimiter>[^\r\n])"?\r?\n?', re.IGNORECASE)
 
 
-class CsvSource:
+class CsvSource(FileSource):
     """A .csv or .tsv file with a header; ``notes`` is what is to be said of the rows that were read."""
 
     kind, is_blank = "csv", False
@@ -43,20 +44,6 @@ class CsvSource:
         self.file, self.reading = file, reading
         self.notes = Notes(self.place)
         self._line = 1
-
-    @property
-    def share(self) -> float:
-        """The share of the file that was read, from 0 to 1."""
-        return self.file.share
-
-    @property
-    def unpacked(self) -> int:
-        """Unpacked bytes that were read."""
-        return self.file.unpacked
-
-    def place(self, number: int) -> str:
-        """The position of the row that begins on line ``number``, for errors."""
-        return f"{self.file}:{number}"
 
     def rows(self, first: int = 0) -> Iterator[tuple[int, Row]]:
         """Each normalised row with the line on which it begins; indices from ``first``. Raises InputError, OSError."""
