@@ -19,7 +19,7 @@ from vllm_hpc.jobfolder.records import Attempt, Lost, Submitted, read_json, writ
 from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.jobs import doubt
 from vllm_hpc.jobs.job import Job, find_job
-from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError, call_client
+from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTimeoutError, call_client
 from vllm_hpc.schedulers.local import SCHEDULER as LOCAL
 from vllm_hpc.schedulers.local import this_process
 from vllm_hpc.schedulers.scheduler import JobState
@@ -267,7 +267,7 @@ def test_a_submission_that_may_be_going_on_is_waited_for(folder: JobFolder, slur
     ran = run_cli("resume", "job", "--not-submitted")
     assert (ran.code, slurm.received) == (1, False)
     assert "a submission of this job began 0 s ago and may be going on: try again in 1" in ran.err
-    os.utime(folder.taken("77"), (time.time() - doubt._MAY_TAKE_S - 1,) * 2)
+    os.utime(folder.taken("77"), (time.time() - SUBMIT_MAY_TAKE_S - 1,) * 2)
     assert run_cli("resume", "job", "--not-submitted").code == 0
 
 

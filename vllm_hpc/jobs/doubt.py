@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Lost, Submitted, read_json, write_json
 from vllm_hpc.jobfolder.submissions import is_in_doubt, times_resubmitted
-from vllm_hpc.schedulers.client import SUBMIT_TIMEOUT_S, ClientError, ClientTimeoutError, call_client
+from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTimeoutError, call_client
 from vllm_hpc.schedulers.scheduler import Scheduler, check_scheduler_installed, get_scheduler
 from vllm_hpc.spec.errors import FailedError, RefusedError, RequestError, SubmitError
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.status import Status
 
-# Seconds after its begin at which a submission has ended in any case: its client's limit, and as long for the rest.
-_MAY_TAKE_S = 2 * SUBMIT_TIMEOUT_S
 # What an id may look like at all: it becomes a part of file names, and a word of commands.
 _ID = re.compile(r"\w[\w.:\[\]-]{0,99}", re.ASCII)
 
@@ -129,10 +127,10 @@ def _check_not_going_on(folder: JobFolder, job_id: str | None) -> None:
     number = times_resubmitted(folder, job_id)
     began = folder.taken(job_id, number).stat().st_mtime if number else folder.job().created_at
     age = time.time() - began
-    if abs(age) < _MAY_TAKE_S:  # a file server's clock may be ahead, but not without limit
+    if abs(age) < SUBMIT_MAY_TAKE_S:  # a file server's clock may be ahead, but not without limit
         raise FailedError(
             f"a submission of this job began {max(age, 0):.0f} s ago and may be going on: try again in "
-            f"{_MAY_TAKE_S - age:.0f} s"
+            f"{SUBMIT_MAY_TAKE_S - age:.0f} s"
         )
 
 

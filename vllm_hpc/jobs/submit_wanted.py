@@ -12,14 +12,12 @@ from typing import NamedTuple
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Again, Submitted, is_submission, read_json, write_json
-from vllm_hpc.schedulers.client import SUBMIT_TIMEOUT_S, ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.submit_again import TakenError, find_lost, submit_again
 from vllm_hpc.spec.errors import FailedError
 
 # Seconds until the next try: whoever waits looks more often.
 _PAUSE_S = 30.0
-# Seconds after which a process that began to submit the job, and never said how that ended, has died.
-_DEAD_S = 2.0 * SUBMIT_TIMEOUT_S
 
 
 class Went(NamedTuple):
@@ -77,7 +75,7 @@ def _submit_or_find(folder: JobFolder, before: Submitted) -> str:
         return submit_again(folder, before)
     except TakenError:
         mark = folder.taken(before.job_id)
-        if time.time() - mark.stat().st_mtime < _DEAD_S:
+        if time.time() - mark.stat().st_mtime < SUBMIT_MAY_TAKE_S:
             raise
     try:
         job_id = find_lost(folder, before)

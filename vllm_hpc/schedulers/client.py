@@ -13,6 +13,8 @@ from vllm_hpc.spec.errors import SubmitError
 # Seconds that a scheduler's client may take. A busy controller answers in seconds; a dead one lets clients hang.
 SUBMIT_TIMEOUT_S = 60
 QUERY_TIMEOUT_S = 15
+# Seconds after its begin at which a submission has ended in any case: its client's limit, and as long for the rest.
+SUBMIT_MAY_TAKE_S = 2 * SUBMIT_TIMEOUT_S
 # What an enclosing job sets for its own steps. The new job would take it for its own (sbatch exports everything).
 _OF_AN_OUTER_JOB = re.compile(
     r"(SLURM|SLURMD|SRUN|PMI|PMIX|OMPI|TORCHELASTIC|SUBMITIT|VLLM_HPC)_|PBS_(?!CONF|EXEC|SERVER|DEFAULT)"
