@@ -1,0 +1,48 @@
+"""A victim and an attacker, in a folder that both can traverse."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+from tests.hostile.accounts import Account, make_account, why_not
+
+
+class Neighbours(NamedTuple):
+    """Two users of one machine, and a folder of their project: setgid, and both may write to it."""
+
+    victim: Account
+    attacker: Account
+    project: Path
+
+
+@pytest.fixture
+def neighbours() -> Iterator[Neighbours]:
+    """Two fresh users; whatever they left running is ended, and what they left behind removed."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    common = Path(tempfile.mkdtemp(prefix="vllm-hpc-hostile-", dir="/tmp"))
+    common.chmod(0o755)
+    if reason := why_not(common):
+        shutil.rmtree(common)
+        pytest.skip(reason)
+    victim, attacker = (
+        make_account(name, 10 * worker + place, common, 61_900 + worker)
+        for place, name in enumerate(("victim", "attacker"))
+    )
+    project = common / "project"
+    project.mkdir()
+    os.chown(project, victim.uid, victim.group)
+    project.chmod(0o2770)
+    yield Neighbours(victim, attacker, project)
+    left = [process for one in (victim, attacker) for process in one.processes()]
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=30)
+    shutil.rmtree(common)
