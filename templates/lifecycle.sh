@@ -181,7 +181,7 @@ print_task_file() {
   shift
   printf 'cd %q || exit 1\n' "$PWD"
   echo 'unset OMP_NUM_THREADS' # PBS sets it for a task, too
-  python -m vllm_hpc.in_job export "$@" || return 1
+  python -P -m vllm_hpc.in_job export "$@" || return 1
   declare -f join_node nap is_due say_briefly run_briefly run_ranks stop_work start_work wait_for_work run_node
   # In one line: by the time it runs, the file may be gone.
   echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file= _vh_looked=; node=$node; run_node; exit"
@@ -547,7 +547,7 @@ run_again() {
     return
   fi
   if [ "$_vh_cause" != "exit" ]; then return; fi
-  python -m vllm_hpc.in_job requeue "$_vh_job" "$_vh_attempt" "$code" || return
+  python -P -m vllm_hpc.in_job requeue "$_vh_job" "$_vh_attempt" "$code" || return
   # Who cancels while that is decided has the last word.
   if [ "$_vh_cause" != "exit" ]; then return; fi
   # On record first: asked to run it again, the scheduler ends this script.

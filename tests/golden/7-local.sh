@@ -26,7 +26,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( $(nproc) > 2 ? $(nproc) / 2 : 1 )
 # One machine: no nodes to watch, and everything over the loopback device, on a port tested free.
 nodes=()
 VLLM_HPC_HEAD=127.0.0.1
-VLLM_HPC_PORT="$(python -m vllm_hpc.in_job rendezvous "$VLLM_HPC_JOB_ID")" || exit 1
+VLLM_HPC_PORT="$(python -P -m vllm_hpc.in_job rendezvous "$VLLM_HPC_JOB_ID")" || exit 1
 export VLLM_HPC_HEAD VLLM_HPC_PORT VLLM_HOST_IP=127.0.0.1 GLOO_SOCKET_IFNAME=lo
 
 # On this machine: torchrun starts one rank per GPU. "exec": ranks notice when this script is killed, torchrun's parent.

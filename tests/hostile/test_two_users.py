@@ -1,4 +1,4 @@
-"""Two users of one machine: each test first shows that the attacker can plant the file, and then that it does nothing."""
+"""Two users of one machine: each test first shows that the attacker can plant the file, then that it does nothing."""
 
 from __future__ import annotations
 

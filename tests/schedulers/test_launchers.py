@@ -145,7 +145,7 @@ WRAPPER = 'wrapper = ["numactl", "--localalloc", "a b"]'
     ("scheduler", "profile", "line"),
     [
         ("slurm", "", "  exec numactl --localalloc 'a b' torchrun --nnodes="),
-        ("slurm", 'launcher = "srun"', "    numactl --localalloc 'a b' python -m vllm_hpc.in_job rank "),
+        ("slurm", 'launcher = "srun"', "    numactl --localalloc 'a b' python -P -m vllm_hpc.in_job rank "),
         ("pbs", "", "  exec numactl --localalloc 'a b' torchrun --nnodes="),
         ("pbs", 'launcher = "mpiexec"', "  exec numactl --localalloc 'a b' torchrun --nnodes="),
     ],

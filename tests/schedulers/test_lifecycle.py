@@ -287,7 +287,7 @@ def test_it_runs_again_if_the_job_says_so(shell: Shell, decides: int, again: str
     begin = BEGIN.replace("max_requeues=0", "max_requeues=3")
     ran = shell.run(f"{begin}launch() {{ return 7; }}\nrun_work x echo again")
     assert (ran.code, ran.out) == (7, again)
-    assert (shell.job / "asked").read_text() == f"-m vllm_hpc.in_job requeue {shell.job} 1 7\n"
+    assert (shell.job / "asked").read_text() == f"-P -m vllm_hpc.in_job requeue {shell.job} 1 7\n"
     assert shell.record()["cause"] == ("requeue" if again else "exit")
 
 

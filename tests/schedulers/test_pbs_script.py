@@ -158,7 +158,7 @@ def test_another_number_of_hosts_than_asked_ends_the_job(run: Run, hosts: str) -
 
 
 def test_hosts_are_not_left_without_their_environment(run: Run) -> None:
-    ran = run(edit=("python -m vllm_hpc.in_job export", "false"))
+    ran = run(edit=("python -P -m vllm_hpc.in_job export", "false"))
     assert (ran.code, ran.places) == (1, [])
 
 

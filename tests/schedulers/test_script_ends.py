@@ -88,7 +88,7 @@ def test_a_drain_lets_the_work_end_and_has_the_job_requeued(run: Run) -> None:
     ended = run(f'{USR2}while [ ! -e "$VLLM_HPC_FOLDER/control/drain-1" ]; do sleep 0.1; done')
     assert end(ended) == (0, "requeue", True)
     assert ended.drained
-    assert re.fullmatch(r"python -m vllm_hpc\.in_job requeue \S+ 1 0", ended.asked[0])
+    assert re.fullmatch(r"python -P -m vllm_hpc\.in_job requeue \S+ 1 0", ended.asked[0])
     assert "--requeue" in ended.text
 
 

@@ -53,9 +53,9 @@ def test_a_supervisor_that_does_not_start_says_why(desk: Path, model: Path, monk
     """Nothing is left of the job's folder then, nor of its log."""
     python = desk / "python"
     python.write_text(
-        f'#!/bin/sh\nif [ "$3" = start ]; then exec {sys.executable} -c "import sys; sys.executable = \'$0\'; '
+        f'#!/bin/sh\nif [ "$4" = start ]; then exec {sys.executable} -c "import sys; sys.executable = \'$0\'; '
         "from vllm_hpc.schedulers.local.supervisor import start; from pathlib import Path; "
-        "print(start(Path('$4')))\"; fi\n"
+        "print(start(Path('$5')))\"; fi\n"
         "echo 'No module named vllm_hpc' >&2; exit 1\n"
     )
     python.chmod(0o755)

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.own_python import module_argv
 from vllm_hpc.spec.user_cache import cache_folder
 
 NAME = "demo"
@@ -27,8 +28,10 @@ def model_folder() -> Path:
     """The folder of the converted model, which may not exist yet. Raises ModelError if the user has no home folder."""
     try:
         return cache_folder() / "models" / _FOLDER
-    except FileNotFoundError as error:
-        raise ModelError(f"the demo model cannot be saved ({error}): set XDG_CACHE_HOME to a folder") from None
+    except OSError as error:
+        raise ModelError(
+            f"the demo model cannot be saved ({error}): set XDG_CACHE_HOME to a folder of your own"
+        ) from None
 
 
 def ensure() -> Path:
@@ -68,7 +71,7 @@ def _gguf_file() -> Path:
 def _convert(source: Path, target: Path) -> None:
     """Convert in a separate process, so that the caller does not load torch. Raises ModelError."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "vllm_hpc.engine.startup.convert_demo", str(source), str(target)],
+        module_argv("vllm_hpc.engine.startup.convert_demo", str(source), str(target)),
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

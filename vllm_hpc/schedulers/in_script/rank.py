@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from contextlib import suppress
 
 from submitit.core.submission import process_job
@@ -13,6 +12,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_job
 from vllm_hpc.schedulers.pbs.attach import attach_to_job
 from vllm_hpc.schedulers.scheduler import installed_scheduler
+from vllm_hpc.spec.own_python import module_argv
 
 
 def main(argv: list[str]) -> int:
@@ -40,7 +40,7 @@ def _check_host(folder: JobFolder) -> None:
         return
     scheduler = installed_scheduler(record.scheduler)
     if scheduler is not None and scheduler.check_host is not None and os.environ.get("VLLM_HPC_TASK", "0") == "0":
-        argv = [sys.executable, "-m", "vllm_hpc.in_job", "check-host", str(folder.path), attempt]
+        argv = module_argv("vllm_hpc.in_job", "check-host", str(folder.path), attempt)
         subprocess.run(["sh", "-c", '"$@" &', "sh", *argv], stdin=subprocess.DEVNULL)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from vllm_hpc.jobfolder.records import read_json
 from vllm_hpc.schedulers.client import Ask, ClientTimeoutError
 from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 from vllm_hpc.spec.errors import FailedError
+from vllm_hpc.spec.own_python import module_argv
 
 # Seconds that a cancelled job may take: ranks leave within 5 s of a TERM; torchrun and the sweep take longer.
 CANCEL_TIMEOUT_S = 45
@@ -39,7 +39,7 @@ class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def submit_argv(script: Path) -> list[str]:
     """The command that starts a supervisor, detached, and prints the job's id."""
-    return [sys.executable, "-m", "vllm_hpc.schedulers.local.supervisor", "start", str(script)]
+    return module_argv("vllm_hpc.schedulers.local.supervisor", "start", str(script))
 
 
 def query(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, JobState]:

@@ -23,6 +23,7 @@ import psutil
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, read_json, write_json
 from vllm_hpc.schedulers.local import new_job_id, this_process
+from vllm_hpc.spec.own_python import module_argv
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import parse_walltime
 
@@ -41,7 +42,7 @@ def start(script: Path) -> str:
     with job.scheduler_log.open("ab") as log:
         before = log.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "vllm_hpc.schedulers.local.supervisor", "run", str(script)],
+            module_argv("vllm_hpc.schedulers.local.supervisor", "run", str(script)),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=job.path, start_new_session=True,
         )  # fmt: skip
         assert process.stdout is not None
