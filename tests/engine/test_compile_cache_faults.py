@@ -142,7 +142,7 @@ def test_a_folder_in_the_place_of_the_archive_costs_nothing(
     assert "compiled code is not kept: IsADirectoryError" in capsys.readouterr().out
 
 
-STEPS = ("_key", "_own_folder", "_unpack", "_extract", "_names", "_files", "_pack", "_others", "_remove_unused",
+STEPS = ("_key", "machine_folder", "_unpack", "_extract", "_names", "_files", "_pack", "_others", "_remove_unused",
          "cache_folder", "temporary_name")  # fmt: skip
 
 

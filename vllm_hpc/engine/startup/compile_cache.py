@@ -28,8 +28,9 @@ import msgspec
 
 from vllm_hpc.jobfolder.records import JobRecord, temporary_name
 from vllm_hpc.spec.layout import Place
+from vllm_hpc.spec.ownership import open_mine
 from vllm_hpc.spec.server_arguments import engine_only
-from vllm_hpc.spec.user_cache import cache_folder
+from vllm_hpc.spec.user_cache import cache_folder, machine_folder
 
 # A user who sets one of these has chosen a place already.
 _VARIABLES = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
@@ -72,7 +73,7 @@ class CompiledCode:
         with _ends_no_job(_NOT_KEPT):  # this node may have no home directory
             name = f"{_key(self._record)}/{self._rank}"
             self._archive = cache_folder() / "compiled" / f"{name}.tar"
-            folder = _own_folder() / name
+            folder = machine_folder() / name
             if not folder.exists():
                 _unpack(self._archive, folder)
             with suppress(OSError):
@@ -135,16 +136,6 @@ def _device() -> list[str]:
     return sorted(found)
 
 
-def _own_folder() -> Path:
-    """A folder on this node that nobody else can write to: vLLM runs what is in it. Raises PermissionError."""
-    folder = Path(tempfile.gettempdir()) / f"vllm-hpc-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    there = folder.lstat()
-    if there.st_uid != os.getuid() or there.st_mode & 0o022 or folder.is_symlink():
-        raise PermissionError(f"{folder} must be your own folder, which only you can write to")
-    return folder
-
-
 def _files(folder: Path) -> list[str]:
     """All complete files, and no links. Others may be compiled meanwhile; Triton does that in folders it renames."""
     found: list[str] = []
@@ -155,10 +146,17 @@ def _files(folder: Path) -> list[str]:
     return sorted(found)
 
 
+@contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+    """The archive, which must be the user's own. Raises NotMineError."""
+    with open_mine(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        yield tar
+
+
 def _names(archive: Path) -> set[str]:
     """The names in it; none where it is incomplete."""
     names: set[str] = set()
-    with _ends_no_job(_UNREAD), suppress(FileNotFoundError), tarfile.open(archive, "r:") as tar:
+    with _ends_no_job(_UNREAD), suppress(FileNotFoundError), _opened(archive) as tar:
         names = {member.name for member, _ in _files_of(tar)}
     return names
 
@@ -169,7 +167,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         is_whole = False
-        with _ends_no_job(_UNREAD), suppress(FileNotFoundError), tarfile.open(archive, "r:") as tar:
+        with _ends_no_job(_UNREAD), suppress(FileNotFoundError), _opened(archive) as tar:
             _extract(tar, fresh)
             is_whole = True
         if not is_whole:
@@ -242,7 +240,7 @@ def _pack(folder: Path, files: list[str], archive: Path) -> None:
 def _others(archive: Path, files: set[str]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """All files in it but these, and those compiled long ago, which would stay as long as the archive is used."""
     oldest = time.time() - _UNUSED_S
-    with _ends_no_job(_UNREAD), suppress(FileNotFoundError), tarfile.open(archive, "r:") as old:
+    with _ends_no_job(_UNREAD), suppress(FileNotFoundError), _opened(archive) as old:
         for member, content in _files_of(old):
             if member.name not in files and member.mtime > oldest:
                 yield member, content.read()  # whole, before a byte of it is written

@@ -1,0 +1,108 @@
+"""Whether something on disk is the user's alone: what others can write is neither executed nor obeyed."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+# Enough for a record with thousands of options, and no more than a moment to read.
+_LIMIT = 64 * 2**20
+
+
+class NotMineError(OSError):
+    """A file that somebody else owns or can write to, or that is no regular file; the message says which."""
+
+
+def is_writable_by_others(there: os.stat_result) -> bool:
+    """Whether anybody but the owner may write.
+
+    A group that has the user's name and no other member counts as the user: distributions that give everyone such a
+    group also give them the umask 002 (as OpenSSH on Debian, user-group-modes.patch).
+    """
+    if there.st_mode & stat.S_IWOTH:
+        return True
+    return bool(there.st_mode & stat.S_IWGRP) and not _is_own_group(there.st_gid)
+
+
+def is_mine_alone(there: os.stat_result) -> bool:
+    """Whether the user owns it and nobody else may write to it."""
+    return there.st_uid == os.geteuid() and not is_writable_by_others(there)
+
+
+def is_private(folder: Path) -> bool:
+    """Whether an existing folder is the user's alone, and nobody else can put another one in its place.
+
+    A link is the user's own, as to a larger disk, and what it leads to is private as well. Raises OSError.
+    """
+    there = folder.lstat()
+    if there.st_uid != os.geteuid() or not _is_fixed(folder.parent.resolve(strict=True)):
+        return False
+    if stat.S_ISLNK(there.st_mode):
+        return is_private(folder.resolve(strict=True))
+    return stat.S_ISDIR(there.st_mode) and not is_writable_by_others(there)
+
+
+def _is_fixed(folder: Path) -> bool:
+    """Whether nobody but the user and root can rename or replace what is in the folder, or in one above it."""
+    for one in reversed((folder, *folder.parents)):
+        status = one.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            return False
+        if is_writable_by_others(status) and not status.st_mode & stat.S_ISVTX:
+            return False
+        if status.st_uid == os.geteuid() and not status.st_mode & 0o011:  # nobody gets to what is below
+            return True
+    return True
+
+
+def why_not_mine(path: Path, there: os.stat_result) -> str | None:
+    """Why this file must not be run or obeyed by this user; None if it may."""
+    if not stat.S_ISREG(there.st_mode):
+        return f"{str(path)!r} must be a regular file"
+    if there.st_uid != os.geteuid():
+        return f"{str(path)!r} belongs to another user ({_name(there.st_uid)})"
+    if is_writable_by_others(there):
+        return f"others can write to {str(path)!r}: 'chmod go-w' it, if you trust what it says"
+    return None
+
+
+def open_mine(path: Path) -> BinaryIO:
+    """Open a file of the user's own that nobody else can write. Raises NotMineError, OSError.
+
+    What is checked is what is read: the open file, which is not a link and is not waited for, as a FIFO would be.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if reason := why_not_mine(path, os.fstat(descriptor)):
+        os.close(descriptor)
+        raise NotMineError(reason)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_mine(path: Path) -> bytes:
+    """Read such a file, of at most 64 MiB. Raises NotMineError, OSError."""
+    with open_mine(path) as file:
+        found = file.read(_LIMIT + 1)
+    if len(found) > _LIMIT:
+        raise NotMineError(f"{str(path)!r} must be at most {_LIMIT // 2**20} MiB")
+    return found
+
+
+@cache
+def _is_own_group(group: int) -> bool:
+    try:
+        user, entry = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return group == user.pw_gid and entry.gr_name == user.pw_name and set(entry.gr_mem) <= {user.pw_name}
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
