@@ -32,7 +32,8 @@ take_attempt() {
   local draft="$job/attempts/.draft-$VLLM_HPC_JOB_ID-$$"
   attempt=1
   while true; do
-    if ! printf '{"attempt": %d, "task": %d, "job_id": "%s", "host": "%s", "started_at": %s}\n' \
+    # Not for a project's group to edit, whatever the umask lets it do with rows.
+    if ! : > "$draft" || ! chmod go-w "$draft" || ! printf '{"attempt": %d, "task": %d, "job_id": "%s", "host": "%s", "started_at": %s}\n' \
       "$attempt" "$VLLM_HPC_TASK" "$VLLM_HPC_JOB_ID" "$(uname -n)" "$(date +%s.%N)" > "$draft"; then
       echo "vllm-hpc: cannot write into $job/attempts: full, over quota, or not mounted here?" >&2
       exit 1
@@ -66,6 +67,7 @@ record_exit() {
   # On a full disk there is no record rather than an empty one.
   if printf '{"attempt": %d, "exit_code": %d, "cause": "%s", "ended_at": %s}\n' \
     "$_vh_attempt" "$code" "$_vh_cause" "$(date +%s.%N)" > "$draft"; then
+    chmod go-w "$draft"
     mv "$draft" "$_vh_job/state/exit-$_vh_attempt.json"
   else
     rm -f "$draft"

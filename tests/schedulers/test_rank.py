@@ -17,6 +17,8 @@ def test_it_marks_its_node_only_where_nodes_are_watched(
     folder = JobFolder(tmp_path)
     folder.joined(2, 1).parent.mkdir()
     monkeypatch.setattr(rank, "process_job", lambda ranks: None)
+    monkeypatch.setenv("VLLM_HPC_JOB_ID", "4711")
+    monkeypatch.delenv("SUBMITIT_FOLDER", raising=False)
     for name, value in {"VLLM_HPC_ATTEMPT": "2", "GROUP_RANK": "1", "VLLM_HPC_WATCHED": watched}.items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
     assert rank.main([str(tmp_path)]) == 0

@@ -41,7 +41,7 @@ def run(folder: str) -> dict[str, Any]:
     standing = Standing.from_environment()
     _redirect_output(job, standing.global_rank)
     fatal_signals.tell_python_stack()
-    record = job.job()
+    record = job.own_job()
     place = record.plan.layout.place(standing.global_rank)
     report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
     if attempt := read_json(job.attempt(standing.attempt), Attempt):  # its time may be another node's clock

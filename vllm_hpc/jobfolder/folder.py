@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.jobfolder.records import (
+    JOB_RECORD_VERSION,
     Attempt,
     Ending,
     ExitRecord,
@@ -23,6 +24,7 @@ from vllm_hpc.jobfolder.records import (
     read_json,
 )
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
+from vllm_hpc.spec.ownership import NotMineError, read_mine
 
 _SHARD_NAME = re.compile(r"replica-(\d+)\.(\d+)\.jsonl")
 SUBFOLDERS = ("attempts", "state", "control", "logs", "ranks", "shards")
@@ -53,6 +55,7 @@ class JobFolder:
         self.drain = self.path / "control" / "drain"
         self.scheduler_log = self.path / "logs" / "scheduler.out"
         self.ranks = self.path / "ranks"
+        self.task = self.ranks / "task.json"
         self.shards = self.path / "shards"
         self.claims = self.path / "state" / "claims"
 
@@ -151,6 +154,20 @@ class JobFolder:
         if record is None:
             raise JobNotFoundError(f"{str(self.path)!r} is not a job folder: it has no readable job.json")
         return record
+
+    def own_job(self) -> JobRecord:
+        """Read job.json to do what it says: it must be the user's own, and nobody else's to write.
+
+        Raises RequestError if it is not, JobNotFoundError.
+        """
+        try:
+            record = msgspec.json.decode(read_mine(self.job_json), type=JobRecord)
+        except NotMineError as error:
+            raise RequestError(str(error)) from None
+        except (OSError, msgspec.DecodeError, RequestError) as error:
+            self.job()  # says in its own words what is wrong, as a rule
+            raise RequestError(f"cannot read {str(self.job_json)!r}: {error}") from None
+        return record if record.version <= JOB_RECORD_VERSION else self.job()
 
     def attempts(self) -> list[Attempt]:
         """All attempts, oldest first."""

@@ -15,6 +15,7 @@ import msgspec
 
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.lora import Adapter
+from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request
 
@@ -283,7 +284,7 @@ def write_json(path: Path, record: Any) -> None:
     """Write a record under a temporary name, then rename it, so that no reader sees half of it."""
     temporary = temporary_name(path)
     try:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        write_mine(temporary, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         temporary.rename(path)
     except OSError:  # such as a full disk: keep the old record
         temporary.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     Raises InputError if the input has changed, FailedError if the job has not ended, SubmitError.
     """
     check_installed()
-    check_scheduler_installed(folder.job().scheduler)
+    check_scheduler_installed(folder.own_job().scheduler)
     before = recorded_submission(folder)
     status = read_status(folder)
     number = 1
@@ -46,7 +46,7 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
         number = check_not_submitted(folder, status)
     elif not is_wish(folder, status.job_id, status.reason):
         _check_ended(folder, status)
-    record = folder.job()
+    record = folder.own_job()
     check_unchanged(folder)
     scheduler = get_scheduler(record.scheduler)
     check_lifecycle(folder, folder.path / scheduler.script)

@@ -29,6 +29,7 @@ from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, 
 from vllm_hpc.spec.errors import RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
+from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request, check_template
 from vllm_hpc.spec.resolved_job import ResolvedJob
@@ -183,12 +184,10 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     request = prepared.request
     rows = prepared.intake.store(folder)
     script = folder.path / get_scheduler(prepared.scheduler).script
-    script.write_text(prepared.script, encoding="utf-8")
-    mode = script.stat().st_mode
-    script.chmod(mode | (mode & 0o444) >> 2)  # executable for all who may read it, as the umask says
-    folder.lifecycle.write_text(prepared.lifecycle, encoding="utf-8")
+    write_mine(script, prepared.script.encode(), 0o755)
+    write_mine(folder.lifecycle, prepared.lifecycle.encode())
     if prepared.job.chat_template is not None:
-        folder.chat_template.write_text(prepared.job.chat_template, encoding="utf-8")
+        write_mine(folder.chat_template, prepared.job.chat_template.encode())
     if prepared.definition:
         shutil.copyfile(prepared.definition, folder.path / JOB_DEFINITION)
     record = JobRecord(

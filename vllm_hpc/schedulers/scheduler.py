@@ -22,6 +22,7 @@ from vllm_hpc.schedulers.client import (
     call_client,
     plain,
 )
+from vllm_hpc.schedulers.own_script import own_script
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.registry import SCHEDULERS
@@ -107,7 +108,9 @@ class Scheduler:
     def submit(self, script: Path) -> str:
         """Submit a script and return the job's id. Raises ClientError with the scheduler's message and what to do."""
         try:
-            output = as_text(call_client(self.submit_argv(script), SUBMIT_TIMEOUT_S, self.environment(script)))
+            with own_script(script) as path:
+                argv = self.submit_argv(script if self.runs_here else path)
+                output = as_text(call_client(argv, SUBMIT_TIMEOUT_S, self.environment(script)))
         except ClientTimeoutError:
             raise
         except ClientError as error:

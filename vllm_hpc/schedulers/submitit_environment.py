@@ -13,7 +13,9 @@ from typing import ClassVar
 from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission, JobPaths
 
-# What all ranks run, in submitit's folder. Unlike submitit's own file name, it is known before the job has an id.
+from vllm_hpc.spec.ownership import open_mine
+
+# What all ranks of vllm-hpc 0.1 run, in ranks/, where submitit itself looks for it.
 TASK_PICKLE = "task.pkl"
 
 
@@ -36,11 +38,17 @@ class VllmHpcJobEnvironment(JobEnvironment):
 
     @property
     def paths(self) -> JobPaths:
-        """submitit's files of this rank. The pickle gets a name with the id of this job, or of this array task."""
+        """submitit's files of this rank. Of a job of 0.1, the pickle gets a name with the id of this job or array task.
+
+        Raises NotMineError if somebody else can write it, for it is code.
+        """
         paths = super().paths
+        if not (paths.folder / TASK_PICKLE).exists():
+            return paths
         # The first rank makes a hard link, in one step; a copy could be read while it is being written.
         with suppress(FileExistsError):
             os.link(paths.folder / TASK_PICKLE, paths.submitted_pickle)
+        open_mine(paths.submitted_pickle).close()
         # Left behind by a rank that was killed while it wrote its result. submitit refuses to overwrite it: every later
         # attempt of this job would do its work and then fail.
         result = paths.result_pickle

@@ -1,7 +1,7 @@
 """submitit plugin, the login side: submits a rendered script to a scheduler and keeps one task per rank.
 
-What the ranks run is pickled into ``ranks/`` before the job is submitted, and each rank writes its result beside it.
-Users read ranks/rank-<r>.json instead, which is not a pickle.
+What the ranks run is written into ranks/task.json before the job is submitted. submitit's own pickles would be code in
+a folder that others may write to: each rank makes them, in a folder of its own (in_script/rank.py).
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from submitit.core import core
 from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import temporary_name
+from vllm_hpc.jobfolder.records import write_json
 from vllm_hpc.schedulers.scheduler import Scheduler
-from vllm_hpc.schedulers.submitit_environment import TASK_PICKLE
 from vllm_hpc.spec.errors import RefusedError, RequestError, SubmitError
 from vllm_hpc.spec.layout import Layout
 
 
 class RankTask(msgspec.Struct, frozen=True):
-    """What submitit runs on every rank. The worker is imported there by name, so the login node needs no vLLM."""
+    """What submitit runs on every rank, and ranks/task.json. The worker is imported there by name, not here."""
 
     folder: str
 
@@ -86,17 +85,10 @@ class ScriptExecutor(core.PicklingExecutor):
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[core.Job[Any]]:
         if len(delayed_submissions) != 1:
             raise SubmitError("submitit's batches are not supported: submit one job at a time")
-        # Not submitit's own method: that one names the pickle <id>_submitted.pkl once the client has printed the id. A
-        # client that times out or dies never does, and the job may be in the queue anyway. So we write the pickle
-        # first, under a name without an id, and the job gives it that name (vllm_hpc.schedulers.submitit_environment).
-        self._write_task(delayed_submissions[0])
+        # Not submitit's own method: that one pickles the task once the client has printed the id. A client that times
+        # out or dies never does, and the job may be in the queue anyway.
+        write_json(self._job.task, delayed_submissions[0].function)
         return [self._submit_command(self._submitit_command_str)]
-
-    def _write_task(self, delayed: DelayedSubmission) -> None:
-        target = self._job.ranks / TASK_PICKLE
-        staging = temporary_name(target)
-        delayed.dump(staging)
-        staging.rename(target)
 
     def _num_tasks(self) -> int:
         return self._world_size

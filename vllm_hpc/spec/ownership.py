@@ -92,6 +92,15 @@ def read_mine(path: Path) -> bytes:
     return found
 
 
+def write_mine(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a new file to which only its owner can write, whatever the umask: a project's may let its group.
+
+    Raises OSError.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+        file.write(content)
+
+
 @cache
 def _is_own_group(group: int) -> bool:
     try:

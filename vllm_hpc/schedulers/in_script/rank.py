@@ -1,18 +1,28 @@
-"""One rank, as its script starts it: submitit finds in the job folder what it runs, and keeps its result there."""
+"""One rank, as its script starts it: submitit runs what the job folder's ranks/task.json says.
+
+submitit's files are pickles, which are code: they lie in a folder of this rank alone, and are gone with it.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from contextlib import suppress
 
+import msgspec
 from submitit.core.submission import process_job
+from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import read_job
 from vllm_hpc.schedulers.pbs.attach import attach_to_job
 from vllm_hpc.schedulers.scheduler import installed_scheduler
+from vllm_hpc.schedulers.submitit_environment import VllmHpcJobEnvironment
+from vllm_hpc.schedulers.submitit_executor import RankTask
+from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.own_python import module_argv
+from vllm_hpc.spec.ownership import read_mine
 
 
 def main(argv: list[str]) -> int:
@@ -20,9 +30,27 @@ def main(argv: list[str]) -> int:
     folder = JobFolder(argv[0])
     _note_joined(folder)
     _attach()
+    task = _read_task(folder)
     _check_host(folder)
-    process_job(folder.ranks)
+    with tempfile.TemporaryDirectory(prefix="vllm-hpc-rank-") as private:
+        os.environ["SUBMITIT_FOLDER"] = private
+        DelayedSubmission(task).dump(VllmHpcJobEnvironment().paths.submitted_pickle)
+        process_job(private)
     return 0
+
+
+def _read_task(folder: JobFolder) -> RankTask:
+    """What all ranks of the job run, in this folder whatever its name was then. Raises RequestError.
+
+    A job that an earlier version submitted has no such file.
+    """
+    try:
+        task = msgspec.json.decode(read_mine(folder.task), type=RankTask)
+    except FileNotFoundError:
+        task = RankTask("")
+    except (OSError, msgspec.DecodeError) as error:
+        raise RequestError(f"cannot read the job's task: {error}") from None
+    return msgspec.structs.replace(task, folder=str(folder.path))
 
 
 def _attach() -> None:

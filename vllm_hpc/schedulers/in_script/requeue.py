@@ -48,7 +48,7 @@ def note_fatal_signals(folder: JobFolder, attempt: int) -> None:
 
     Later their records and logs are the next attempt's. On a full disk nothing is recorded.
     """
-    record = folder.job()
+    record = folder.own_job()
     this = next(one for one in folder.attempts() if one.attempt == attempt)
     for rank in _ranks_of(folder, record, this):
         path = folder.crash(rank.replica, attempt)
@@ -62,7 +62,7 @@ def note_fatal_signals(folder: JobFolder, attempt: int) -> None:
 
 def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, str]:
     """Whether another attempt should follow ``attempt``, which ended with exit code ``code``; and why."""
-    record, attempts = folder.job(), folder.attempts()
+    record, attempts = folder.own_job(), folder.attempts()
     this = next(one for one in attempts if one.attempt == attempt)
     # Of this submission and those that its script made; 'vllm-hpc resume' starts a new count.
     ids = _same_submission(folder, this.job_id)

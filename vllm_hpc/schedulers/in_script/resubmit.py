@@ -58,7 +58,7 @@ def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
 
     Raises FailedError if no other attempt will follow.
     """
-    record = folder.job()
+    record = folder.own_job()
     this = next(one for one in folder.attempts() if one.attempt == attempt)
     submission = submission_of(this.job_id)
     # None: the client that submitted it never answered.

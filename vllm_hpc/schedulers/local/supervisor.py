@@ -23,6 +23,7 @@ import psutil
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, read_json, write_json
 from vllm_hpc.schedulers.local import new_job_id, this_process
+from vllm_hpc.schedulers.own_script import read_script
 from vllm_hpc.spec.own_python import module_argv
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import parse_walltime
@@ -62,19 +63,31 @@ def run(script: Path) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     job = JobFolder(script.parent)
+    words = _keep(script)
     job_id = new_job_id()
     write_json(job.supervisor, this_process(job_id))
     print(job_id, flush=True)
     os.dup2(2, 1)  # the pipe to `start` is not for the script
-    while _run_attempt(job, script, job_id, wanted):
+    while _run_attempt(job, words, job_id, wanted):
         pass
 
 
-def _run_attempt(job: JobFolder, script: Path, job_id: str, wanted: set[signal.Signals]) -> bool:
+def _keep(script: Path) -> list[str]:
+    """The words that run the script as it is now: others may be able to replace the file before the next attempt.
+
+    The last one is only for whoever lists processes.
+    """
+    kept = os.memfd_create(script.name, 0)
+    with os.fdopen(kept, "wb", closefd=False) as memory:
+        memory.write(read_script(script))
+    return ["bash", f"/proc/{os.getpid()}/fd/{kept}", str(script)]
+
+
+def _run_attempt(job: JobFolder, words: list[str], job_id: str, wanted: set[signal.Signals]) -> bool:
     """Run the script once, for one walltime. Returns whether it asks to run again."""
     before, began = job.last_number(), time.time()
     child = subprocess.Popen(
-        ["bash", str(script)],
+        words,
         stdin=subprocess.DEVNULL,
         env={**os.environ, "VLLM_HPC_JOB_ID": job_id},
         preexec_fn=_prepare_child,
