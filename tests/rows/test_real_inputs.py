@@ -369,7 +369,7 @@ def test_a_rename_that_does_not_fit_is_refused(tmp_path: Path, row: Row, said: s
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"instruction": "Add", "input": "1", "output": ""}, "'instruction', 'input', 'output': use --prompt-column"),
+        ({"instruction": "Add", "input": "1", "output": ""}, "'instruction', 'input', 'output': use --prompt-template"),
         ({"instruction": "Add"}, "--prompt-template with {{ instruction }}"),
         ({"dialog": HI}, "use --rename dialog=conversations"),
         ({"chosen": [{"from": "human", "value": "a"}]}, "use --rename chosen=conversations"),
@@ -396,7 +396,9 @@ def test_a_row_without_a_prompt_names_what_it_has(tmp_path: Path, row: Row, said
 
 
 def test_the_refusal_of_alpaca_names_the_keys() -> None:
-    with pytest.raises(InputError, match=r"'instruction', 'input', 'output': use --prompt-column instruction"):
+    with pytest.raises(
+        InputError, match=r"'instruction', 'input', 'output': use --prompt-template '{{ \[instruction, input\]"
+    ):
         case("alpaca.json")
 
 

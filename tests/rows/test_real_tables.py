@@ -119,7 +119,7 @@ def test_row_names_of_pandas_and_r_are_carried_and_said(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("in.csv", "frage;antwort\na;b\n", "only 'frage', 'antwort': use --prompt-column frage, or"),
+        ("in.csv", "frage;antwort\na;b\n", "only 'frage', 'antwort': use --prompt-column NAME with the one"),
         ("in.tsv", "prompt,id\na,1\n", ":1: no column 'prompt' or 'messages', only 'prompt,id'"),
         ("in.csv", "prompt,,id\na,b,1\n", ":2: a value in column 2, which has no name"),
         ("in.csv", "prompt;id\na;1;2\n", ":2: 3 cell(s), but the header has 2: quote a cell that contains a semicolon"),

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from vllm_hpc.rows import notes
 from vllm_hpc.rows.conversations import CONVERSATIONS
-from vllm_hpc.rows.missing_prompt import some_names, text_advice
+from vllm_hpc.rows.likely import prompt_advice
+from vllm_hpc.rows.missing_prompt import some_names
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import RowError
@@ -82,4 +83,6 @@ def _check_prompt(names: list[str], reading: Reading) -> None:
         if reading.prompt_column not in names:
             raise RowError(f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}")
     elif reading.prompt_template is None and _PROMPTS.isdisjoint(names):
-        raise RowError(f"no column 'prompt' or 'messages', only {some_names(names)}: {text_advice(names)}")
+        raise RowError(
+            f"no column 'prompt' or 'messages', only {some_names(names)}: {prompt_advice(dict.fromkeys(names, ''))}"
+        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_hpc.rows.chat import check_chat, read_tools
-from vllm_hpc.rows.conversations import is_turns
 from vllm_hpc.rows.messages import checked_messages
+from vllm_hpc.rows.missing_prompt import of_another_kind
 from vllm_hpc.rows.row import Row, RowError
 
 
@@ -43,14 +43,7 @@ def check_prompt(prompt: Any, name: str = "prompt") -> None:
     if isinstance(prompt, str):
         return
     if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
-        raise RowError(f"{name!r} must be a string or a list of token ids{_hint(prompt, name)}")
-
-
-def _hint(prompt: Any, name: str) -> str:
-    """What another kind of prompt may be."""
-    if is_turns(prompt):
-        return f", not a chat: use --rename {name}=messages"
-    return _COLUMNS if isinstance(prompt, dict) else ""
+        raise RowError(f"{name!r} must be a string or a list of token ids{of_another_kind(prompt, name)}")
 
 
 # Columns instead of rows, as pandas writes by default.
