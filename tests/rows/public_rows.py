@@ -138,6 +138,9 @@ PACKED: list[tuple[str, Any, list[Any]]] = [
     ("rows by id", {"q1": {"prompt": "a"}, "q2": {"prompt": "b"}}, ["a", "b"]),
     ("rows by their own id", {"x": {"prompt": "a", "id": 1}, "y": {"prompt": "b", "id": 2}}, ["a", "b"]),
     ("texts by id", {"q1": "a", "q2": "b"}, ["a", "b"]),
+    ("texts", ["a", "b"], ["a", "b"]),
+    ("chats", [HI, HI], [["Hi", "Hello"]] * 2),
+    ("a chat", HI, [["Hi", "Hello"]]),
     ("in data", {"version": "1", "data": [{"prompt": "a"}]}, ["a"]),
     ("in an odd name", {"my rows": [{"prompt": "a"}]}, ["a"]),
     (

@@ -480,7 +480,7 @@ def test_a_batch_that_ends_with_an_answer_is_told_its_own_way(tmp_path: Path) ->
 
 def test_what_a_batch_request_lacks_is_named(tmp_path: Path) -> None:
     """Mistral's, Together's and Fireworks' have no url."""
-    said = refusal(tmp_path, {"custom_id": "1", "body": {"messages": []}})
+    said = refusal(tmp_path, {"custom_id": "1", "body": {}})
     assert said.endswith(":1: 'url' is missing: a batch request has 'custom_id', 'url' and 'body'")
 
 

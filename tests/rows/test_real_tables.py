@@ -231,7 +231,7 @@ def test_an_array_of_openai_requests(tmp_path: Path) -> None:
         ('[{"prompt": "a"}] x', "something follows the array: remove it"),
         ("[", "the file ends within the array"),
         ("[]", "has no prompt"),
-        ('["a"]', "in.json:1: item 1: a row must be a JSON object"),
+        ('["a"]', "in.json:1: item 1: a row must be a JSON object with 'prompt' or 'messages': write {"),
         ("[1, 2]", "item 1: a row must be a JSON object"),
         ('[{"prompt": nope}]', "in.json:1: item 1: not valid JSON"),
         ('[{"prompt": "a", "tag": ' + "[" * 100_000, "item 1: not valid JSON"),

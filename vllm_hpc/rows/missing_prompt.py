@@ -58,8 +58,20 @@ def of_another_kind(prompt: Any, name: str) -> str:
     return f": use --prompt-template {shlex.quote(template)}, or write one row for each" if template else ""
 
 
+def of_no_object(value: Any) -> str:
+    """What to do about a row that is a text or a chat; nothing for other values."""
+    if isinstance(value, str):
+        return ": write {\"prompt\": ...}, as jq -c '(arrays[] // .) | {prompt: .}' does"
+    return (
+        ": write {\"messages\": ...}, as jq -c '{messages: .}' does for a chat on each line" if is_turns(value) else ""
+    )
+
+
 def _chat_advice(fields: Row) -> str | None:
     """What to do about a field that is a chat; None if there is none, or a question beside it."""
+    if is_turns([fields]):
+        program = '{messages: (if type == "array" then . else [.] end)}'
+        return f"if it is a message of a chat, write {{\"messages\": [...]}}, as jq -c '{program}' does"
     chats = [name for name, value in fields.items() if is_turns(value)]
     if not chats or has_one({name: "" for name, value in fields.items() if isinstance(value, str)}, QUESTIONS):
         return None

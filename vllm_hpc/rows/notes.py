@@ -20,6 +20,7 @@ UNREADABLE = "unreadable"
 UNNAMED = "unnamed"
 SYSTEM = "system"
 NOT_APPLIED = "not applied"
+OUTSIDE = "outside"
 
 
 class _Found(msgspec.Struct):
@@ -120,6 +121,13 @@ def _not_applied(found: _Found) -> str:
     return f"{_rows(found)}: copied, and not applied: {_names(found)}: to have them applied, put them into 'sampling'"
 
 
+def _outside(found: _Found) -> str:
+    return (
+        f"{_rows(found)}: neither applied nor copied: {_names(found)}: a batch request has only custom_id, method, url "
+        "and body"
+    )
+
+
 def _rows(found: _Found) -> str:
     return "1 row" if found.count == 1 else f"{found.count:,} rows"
 
@@ -140,4 +148,5 @@ _WORDS: dict[str, Callable[[_Found], str]] = {
     UNNAMED: _unnamed,
     SYSTEM: _system,
     NOT_APPLIED: _not_applied,
+    OUTSIDE: _outside,
 }

@@ -10,8 +10,9 @@ from vllm_hpc.rows import notes
 from vllm_hpc.rows.answers import ends_with_answer, without_answer
 from vllm_hpc.rows.decode import LooseError, Settled, decode_line, parse, settle
 from vllm_hpc.rows.fields import FieldReader
+from vllm_hpc.rows.missing_prompt import of_no_object
 from vllm_hpc.rows.notes import Notes
-from vllm_hpc.rows.openai_batch import batch_row
+from vllm_hpc.rows.openai_batch import batch_row, other_fields
 from vllm_hpc.rows.plain import plain_row
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row, RowError, UnreadableRowError, error_row
@@ -57,8 +58,10 @@ class RowMaker:
         """The row with these fields, from a line or a table."""
         if self._kind == "openai":
             row = batch_row(fields, index)
+            if others := other_fields(fields):
+                self._notes.add(notes.OUTSIDE, number, others)
         elif not isinstance(fields, dict):
-            raise RowError("a row must be a JSON object with 'prompt' or 'messages'")
+            raise RowError(f"a row must be a JSON object with 'prompt' or 'messages'{of_no_object(fields)}")
         else:
             row = plain_row(self._fields(fields if is_renamed else self._fields.rename(fields), number), index)
             self._note_copied(row, number)
