@@ -90,7 +90,7 @@ def test_a_request_without_a_url_is_told_which(tmp_path: Path, body: Row, url: s
     """As Mistral's, Together's and Fireworks'."""
     with pytest.raises(InputError) as caught:
         read(tmp_path, json.dumps({"custom_id": "a", "body": body}), "in.jsonl")
-    said = f"""'url' is missing: a batch request has 'custom_id', 'url' and 'body': add it, as jq -c '. + """
+    said = """'url' is missing: a batch request has 'custom_id', 'url' and 'body': add it, as jq -c '. + """
     assert f'{said}{{url: "{url}"}}\'' in str(caught.value)
 
 

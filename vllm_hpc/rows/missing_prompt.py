@@ -62,9 +62,7 @@ def of_no_object(value: Any) -> str:
     """What to do about a row that is a text or a chat; nothing for other values."""
     if isinstance(value, str):
         return ": write {\"prompt\": ...}, as jq -c '(arrays[] // .) | {prompt: .}' does"
-    return (
-        ": write {\"messages\": ...}, as jq -c '{messages: .}' does for a chat on each line" if is_turns(value) else ""
-    )
+    return ": write {\"messages\": ...}, as jq -c '.[] | {messages: .}' does" if is_turns(value) else ""
 
 
 def _chat_advice(fields: Row) -> str | None:
