@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from vllm_hpc.rows import notes
 from vllm_hpc.rows.conversations import CONVERSATIONS
-from vllm_hpc.rows.likely import prompt_advice
-from vllm_hpc.rows.missing_prompt import some_names
+from vllm_hpc.rows.likely import is_known
+from vllm_hpc.rows.missing_prompt import advice_for, some_names
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import Reading
-from vllm_hpc.rows.row import RowError
+from vllm_hpc.rows.row import Row, RowError
 
 # Fields whose name may be written as people write it in a spreadsheet. Not ``task`` and ``lora``, which are rare, and
 # words for data too.
 _FORGIVEN = ("prompt", "messages", "id", "sampling", "tools", "chat_template_kwargs", CONVERSATIONS)
 _PROMPTS = frozenset({"prompt", "messages", CONVERSATIONS})
+
+
+# A longer text, of characters or words, is rather data than the name of a column.
+_LONGEST_NAME, _MOST_WORDS = 60, 6
+_NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 
 
 class Header(NamedTuple):
@@ -29,15 +35,22 @@ class Header(NamedTuple):
     aliases: dict[str, str]
 
 
-def read_header(cells: list[str], reading: Reading, found: Notes) -> Header:
-    """The header with these cells. Raises RowError for one without a prompt, or with a repeated name."""
+def read_header(
+    cells: list[str], reading: Reading, found: Notes, first_row: Callable[[], Row | None] = lambda: None
+) -> Header:
+    """The header with these cells. Raises RowError for one without a prompt, or with a repeated name.
+
+    ``first_row`` reads what is below it, which may be objects and lists, for advice; None if all cells are texts.
+    """
     spelled = _spelled(cells, found)
     names = [name and reading.rename.get(name, name) for name in spelled]
     found.renamed |= reading.rename.keys() & set(spelled)
+    if len(set(names)) < len(names) and (row := _if_a_row(names)):
+        raise RowError(f"{some_names(names)}: {row}")
     _check_once(names)
     fields = [name and own_name(name, names, reading) for name in names]
     _check_once(fields)
-    _check_prompt([name for name in fields if name], reading)
+    _check_prompt([name for name in fields if name], reading, first_row)
     aliases = {name: field for name, field in zip(names, fields, strict=True) if name and field and name != field}
     return Header(tuple(field or None for field in fields), aliases)
 
@@ -78,11 +91,31 @@ def _check_once(names: list[str]) -> None:
         raise RowError(f"column {twice!r} appears twice: rename one")
 
 
-def _check_prompt(names: list[str], reading: Reading) -> None:
+def _check_prompt(names: list[str], reading: Reading, first_row: Callable[[], Row | None]) -> None:
+    row = _if_a_row(names)
     if reading.prompt_column is not None:
         if reading.prompt_column not in names:
-            raise RowError(f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}")
+            words = f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}"
+            raise RowError(f"{words}: {row}" if row else words)
     elif reading.prompt_template is None and _PROMPTS.isdisjoint(names):
-        raise RowError(
-            f"no column 'prompt' or 'messages', only {some_names(names)}: {prompt_advice(dict.fromkeys(names, ''))}"
-        )
+        advice = row or advice_for(first_row() or dict.fromkeys(names, ""))
+        raise RowError(f"no column 'prompt' or 'messages', only {some_names(names)}: {advice}")
+
+
+def _if_a_row(names: list[str]) -> str:
+    """What to do about a header that looks like a row; nothing if it looks like names."""
+    is_numbered = names == [str(number) for number in range(len(names))]  # as pandas names columns without a name
+    is_lone = len(names) == 1 and not is_known(names[0])
+    if is_numbered or not (is_lone or any(map(_is_data, names))) or any(map(is_known, names)):
+        return ""
+    line = "a first line with a name" if len(names) == 1 else f"a first line with {len(names)} names"
+    return (
+        f"does the file have a header? If not, write {line} above it, 'prompt' among them; else use --prompt-column "
+        "NAME"
+    )
+
+
+def _is_data(cell: str) -> bool:
+    """Whether a cell is rather data than a name: a number, a sentence, or a long text."""
+    is_sentence = len(cell.split()) > 1 and cell.endswith((".", "?", "!"))
+    return is_sentence or len(cell) > _LONGEST_NAME or len(cell.split()) > _MOST_WORDS or bool(_NUMBER.fullmatch(cell))

@@ -82,6 +82,11 @@ def template_of(name: str, value: Any) -> str | None:
     return text and f"{{{{ {text} }}}}"
 
 
+def is_known(name: str) -> bool:
+    """Whether a name is one of those for a prompt, in any case."""
+    return name.lower() in (*_NAMES, *REST)
+
+
 def has_one(fields: Row, names: tuple[str, ...]) -> bool:
     """Whether a field has one of these names, in any case."""
     return not {name.lower() for name in fields}.isdisjoint(names)

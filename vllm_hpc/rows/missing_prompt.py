@@ -11,7 +11,7 @@ from vllm_hpc.rows.likely import QUESTIONS, has_one, prompt_advice, template_of
 from vllm_hpc.rows.row import Row
 from vllm_hpc.rows.wrapped import COLUMNS, take_out
 
-_MOST_NAMES = 8
+_MOST_NAMES, _LONGEST_NAME = 8, 60
 
 
 def without_prompt(fields: Row) -> str:
@@ -26,7 +26,12 @@ def without_prompt(fields: Row) -> str:
     words = f"a row needs either 'prompt' or 'messages', this one has {some_names(fields)}"
     if (hinted := with_hint(words, fields)) != words:
         return hinted
-    return f"{words}: {_chat_advice(fields) or take_out(fields) or prompt_advice(fields)}"
+    return f"{words}: {advice_for(fields)}"
+
+
+def advice_for(fields: Row) -> str:
+    """What to do about fields without a prompt: the likeliest option, or how to take a chat or rows out of them."""
+    return _chat_advice(fields) or take_out(fields) or prompt_advice(fields)
 
 
 def with_hint(words: str, fields: Row) -> str:
@@ -44,8 +49,12 @@ def with_hint(words: str, fields: Row) -> str:
 
 def some_names(names: Collection[str]) -> str:
     """The names of fields for an error."""
-    shown = ", ".join(repr(name) for name in list(names)[:_MOST_NAMES])
+    shown = ", ".join(repr(_shortened(name)) for name in list(names)[:_MOST_NAMES])
     return f"{shown} ..." if len(names) > _MOST_NAMES else shown or "nothing"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
 
 
 def of_another_kind(prompt: Any, name: str) -> str:

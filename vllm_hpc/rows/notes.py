@@ -21,6 +21,8 @@ UNNAMED = "unnamed"
 SYSTEM = "system"
 NOT_APPLIED = "not applied"
 OUTSIDE = "outside"
+ABSENT = "absent"
+ESCAPES = "escapes"
 
 
 class _Found(msgspec.Struct):
@@ -128,6 +130,16 @@ def _outside(found: _Found) -> str:
     )
 
 
+def _absent(found: _Found) -> str:
+    advice = 'leave the cell of a missing value empty (R: write.csv(..., na = ""))'
+    return f"{_rows(found)}: read as that text: {_names(found)}: {advice}"
+
+
+def _escapes(found: _Found) -> str:
+    advice = 'if Spark wrote the file, write it with .option("escape", "\\"")'
+    return f"{_rows(found)}: a backslash before a quote is read as the end of a cell, in {_names(found)}: {advice}"
+
+
 def _rows(found: _Found) -> str:
     return "1 row" if found.count == 1 else f"{found.count:,} rows"
 
@@ -149,4 +161,6 @@ _WORDS: dict[str, Callable[[_Found], str]] = {
     SYSTEM: _system,
     NOT_APPLIED: _not_applied,
     OUTSIDE: _outside,
+    ABSENT: _absent,
+    ESCAPES: _escapes,
 }

@@ -2,9 +2,11 @@
 
 ``find`` finds the files of an input, ``input_file`` and ``unpack`` open them. ``jsonl`` reads .jsonl, .txt and OpenAI
 batch files (``openai_batch``, ``openai_sampling``), ``json_values`` .json, ``tables`` .csv, .tsv and .parquet
-(``header``, ``cells``). ``row_maker`` makes a row: it decodes a line (``decode``), gives fields their names and the row
-its prompt (``fields``, with ``reading``), and checks it (``plain``, ``messages``). ``ids`` checks that ids are unique,
-``blocks`` splits a file into pieces, ``notes`` counts what is said once.
+(``header``, ``cells``, ``writers``). ``row_maker`` makes a row: it decodes a line (``decode``), gives fields their
+names and the row its prompt (``fields``, with ``reading``), and checks it (``plain``, ``messages``). ``ids`` checks that
+ids are unique, ``blocks`` splits a file into pieces, ``notes`` counts what is said once. ``missing_prompt`` says what to
+do about a row without a prompt: which field it likely is (``likely``), or how to take rows out of something else
+(``wrapped``).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import SAMPLE_PROMPTS, Row
 from vllm_hpc.rows.tables import TAB_SUFFIXES, CsvSource, ParquetSource
 from vllm_hpc.rows.unpack import packing_of
+from vllm_hpc.rows.writers import ABSENT, ABSENT_ID
 from vllm_hpc.spec.errors import InputError
 
 Source = LineSource | JsonSource | CsvSource | ParquetSource
@@ -216,7 +219,8 @@ def _ids(sources: Sources) -> Iterator[tuple[tuple[Source, int], Id]]:
 
 def _repeated(place: tuple[Source, int], identity: Id) -> InputError:
     source, number = place
-    return InputError(f"{source.place(number)}: id {identity!r} was given before: ids must differ (or be left out)")
+    advice = ABSENT_ID if identity in ABSENT else ": ids must differ (or be left out)"
+    return InputError(f"{source.place(number)}: id {identity!r} was given before{advice}")
 
 
 def _check_head(file: InputFile) -> None:

@@ -23,6 +23,7 @@ from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row, RowError
 from vllm_hpc.rows.row_maker import RowMaker
+from vllm_hpc.rows.writers import SPARK, has_escape, note_absent, note_escapes
 from vllm_hpc.spec.errors import InputError
 
 _BATCH = 256  # Parquet rows in memory at a time
@@ -43,12 +44,12 @@ class CsvSource(FileSource):
     def __init__(self, file: InputFile, reading: Reading = AS_IT_IS) -> None:
         self.file, self.reading = file, reading
         self.notes = Notes(self.place)
-        self._line = 1
+        self._line, self._has_escape = 1, False
 
     def rows(self, first: int = 0) -> Iterator[tuple[int, Row]]:
         """Each normalised row with the line on which it begins; indices from ``first``. Raises InputError, OSError."""
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
-        self._line = 1
+        self._line, self._has_escape = 1, False
         self.notes = Notes(self.place)
         advice = ""
         try:
@@ -60,8 +61,10 @@ class CsvSource(FileSource):
             for index, (cells, maker) in enumerate(self._cells(reader, skipped, advice), first):
                 yield self._line, self._row(maker, cells, index)
         except RowError as error:
-            raise InputError(f"{self.place(self._line)}: {error}") from None
+            spark = SPARK if self._has_escape and advice in str(error) else ""
+            raise InputError(f"{self.place(self._line)}: {error}{spark}") from None
         except csv.Error as error:
+            advice = SPARK if self._has_escape else advice
             words = f"{error}{advice}" if "new-line" not in str(error) else _LONE_CR
             raise InputError(f"{self.place(self._line)}: {words}") from None
 
@@ -81,6 +84,9 @@ class CsvSource(FileSource):
             self._line = reader.line_num + 1 + skipped
 
     def _row(self, maker: RowMaker, named: Row, index: int) -> Row:
+        note_absent(named, ("id", self.reading.prompt_column or "prompt"), self._line, self.notes)
+        if self._has_escape:
+            note_escapes(named, self._line, self.notes)
         cells = Cells(self.reading.prompt_column)
         fields = cells.fields(named, empty="")
         make = maker.of_loose_fields if cells.is_loose else maker.of_fields
@@ -90,9 +96,11 @@ class CsvSource(FileSource):
         with self.file.open() as stream:
             for number, raw in numbered_lines(stream, self.file):
                 try:
-                    yield decode_line(raw.removeprefix(BOM) if number == 1 else raw)
+                    line = decode_line(raw.removeprefix(BOM) if number == 1 else raw)
                 except RowError as error:
                     raise InputError(f"{self.place(number)}: {error}") from None
+                self._has_escape = self._has_escape or has_escape(line)
+                yield line
 
 
 _LONE_CR = "lines end in CR only: convert them, for example with 'dos2unix -c mac'"
@@ -146,7 +154,7 @@ class ParquetSource:
         self.unpacked = 0
         try:
             with parquet.ParquetFile(self.file.path) as table:
-                header, maker = self._header(table.schema_arrow.names)
+                header, maker = self._header(table)
                 for number, cells in enumerate(self._cells(table), 1):
                     self.share = number / table.metadata.num_rows
                     named = dict(zip(header.fields, cells.items(), strict=True))
@@ -165,10 +173,12 @@ class ParquetSource:
             ) from None
         return pyarrow, pyarrow.parquet
 
-    def _header(self, names: list[str]) -> tuple[Header, RowMaker]:
+    def _header(self, table: Any) -> tuple[Header, RowMaker]:
         self.notes = Notes(self.place)
         try:
-            header = read_header(names, self.reading, self.notes)
+            header = read_header(
+                table.schema_arrow.names, self.reading, self.notes, lambda: next(self._cells(table), None)
+            )
         except RowError as error:
             raise InputError(f"{self.file}: {error}") from None
         return header, RowMaker(self.kind, self.reading, self.notes, header.aliases)
