@@ -35,7 +35,8 @@ def advised(words: str) -> Reading:
     """The reading that the first option in an error asks for."""
     _, _, advice = words.partition(": use ")
     option, value = shlex.split(advice)[:2]
-    return Reading(**{option.removeprefix("--").replace("-", "_"): value.rstrip(",")})
+    options: dict[str, Any] = {option.removeprefix("--").replace("-", "_"): value.rstrip(",")}
+    return Reading(**options)
 
 
 @pytest.mark.parametrize("case", PUBLIC, ids=lambda case: case.name)

@@ -150,6 +150,8 @@ def _advice(line: bytes) -> str:
         return "write json.dumps(row), not str(row)"
     if line.endswith(b"},"):
         return "remove the comma at the end of each line, or write one array"
+    if not line.startswith((b"{", b"[")):
+        return "write one complete object per line; a table or plain text is read from a file named .csv, .tsv or .txt"
     return "write one complete object per line"
 
 

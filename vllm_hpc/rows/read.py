@@ -3,10 +3,10 @@
 ``find`` finds the files of an input, ``input_file`` and ``unpack`` open them. ``jsonl`` reads .jsonl, .txt and OpenAI
 batch files (``openai_batch``, ``openai_sampling``), ``json_values`` .json, ``tables`` .csv, .tsv and .parquet
 (``header``, ``cells``, ``writers``). ``row_maker`` makes a row: it decodes a line (``decode``), gives fields their
-names and the row its prompt (``fields``, with ``reading``), and checks it (``plain``, ``messages``). ``ids`` checks that
-ids are unique, ``blocks`` splits a file into pieces, ``notes`` counts what is said once. ``missing_prompt`` says what to
-do about a row without a prompt: which field it likely is (``likely``), or how to take rows out of something else
-(``wrapped``).
+names and the row its prompt (``fields``, with ``reading``), and checks it (``plain``, ``messages``). ``ids`` checks
+that ids are unique, ``blocks`` splits a file into pieces, ``notes`` counts what is said once. ``missing_prompt`` says
+what to do about a row without a prompt: which field it likely is (``likely``), or how rows are taken out of something
+else (``wrapped``).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from vllm_hpc.spec.errors import InputError
 
 Source = LineSource | JsonSource | CsvSource | ParquetSource
 _TAR = (257, b"ustar")
+_PARQUET = b"PAR1"
 _ZIP = "is compressed: unpack it first, or save a spreadsheet as .csv"
 _UNREADABLE = {
     b"PK\x03\x04": _ZIP,
@@ -37,6 +38,10 @@ _UNREADABLE = {
     b"\x04\x22\x4d\x18": "is compressed: unpack it first, with unlz4",
     b"\x1f\x9d": "is compressed: unpack it first, with uncompress",
     b"LZIP\x01": "is compressed: unpack it first, with lunzip",
+    b"ARROW1": "is an Arrow file: convert it to .parquet (datasets: to_parquet)",
+    b"Obj\x01": "is an Avro file: convert it to .jsonl",
+    b"SQLite format 3\0": "is a database: write its table as .csv, with sqlite3 -csv -header",
+    b"%PDF-": "is a PDF: write its text as .jsonl",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file: get that with 'git lfs pull'",
 }
 
@@ -234,6 +239,8 @@ def _check_head(file: InputFile) -> None:
     for magic, advice in _UNREADABLE.items():
         if head.startswith(magic):
             raise InputError(f"input {str(file)!r} {advice}")
+    if head.startswith(_PARQUET) and file.suffix != ".parquet":
+        raise InputError(f"input {str(file)!r} is Parquet: write it to a file named .parquet, and give that")
     if file.suffix not in SUFFIXES:
         raise InputError(f"input {str(file)!r}: only {KINDS} can be read: convert it to one of them")
     if file.packing and file.suffix == ".parquet":

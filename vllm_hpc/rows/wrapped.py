@@ -40,10 +40,11 @@ def take_out(fields: Row) -> str | None:
             return f"{name!r} is a chat in Gemini's form: write it as 'messages', as {_jq(program)} does"
     if _are_columns(fields):
         return COLUMNS
-    if program := _rows(fields):
-        return f"if these are ids of rows, take the rows out, as {_jq(program)} does"
-    if path := _list(fields):
-        return f"if the rows are in {path.strip('.[]')!r}, take them out, as {_jq(path)} does"
+    if by_id := _rows(fields):
+        return f"if these are ids of rows, take the rows out, as {_jq(by_id)} does"
+    if listed := _list(fields):
+        name = listed.removeprefix(".").partition("[")[0]
+        return f"if the rows are in {name!r}, take them out, as {_jq(listed)} does"
     return None
 
 
