@@ -51,6 +51,14 @@ def test_the_advice_leads_to_the_prompt(tmp_path: Path, case: Public) -> None:
     assert row["prompt"] == case.prompt
 
 
+def test_the_advice_has_a_field_that_is_null_here(tmp_path: Path) -> None:
+    """Alpaca's input, which the first row may lack."""
+    rows: list[Row] = [{"instruction": "Hi", "input": None}, {"instruction": "Add", "input": "1"}]
+    words = refusal(tmp_path / "in.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    prompts = [row["prompt"] for row in read_rows(str(tmp_path / "in.jsonl"), advised(words))]
+    assert prompts == ["Hi", "Add\n\n1"]
+
+
 def jq(words: str, file: Path) -> list[Row]:
     """The rows that the program in an error makes of a file."""
     program = re.search(r"as (jq -c .*) does", words)

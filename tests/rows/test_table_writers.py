@@ -68,6 +68,8 @@ def test_a_header_is_not_taken_for_a_row(tmp_path: Path, content: str) -> None:
         ("Type,Category,Question,Best Answer,Source", "use --prompt-column Question, or"),
         ("instruction,input,output", "use --prompt-template '{{ [instruction, input] | select | join"),
         ("id,title,context,question,answers", "use --prompt-template '{{ [context, question] | select | join"),
+        ("q1,q2", "use --prompt-column NAME with the one"),
+        ("0,1", "use --prompt-column NAME with the one"),
         ("target,category,label", "use --prompt-column NAME with the one that is the prompt"),
         ("Abstract Note;Key", "--prompt-column 'Abstract Note', or --prompt-template with {{ row[\"Abstract"),
     ],

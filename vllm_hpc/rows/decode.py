@@ -152,7 +152,7 @@ def _advice(line: bytes) -> str:
         return "remove the comma at the end of each line, or write one array"
     if not line.startswith((b"{", b"[")):
         return "write one complete object per line; a table or plain text is read from a file named .csv, .tsv or .txt"
-    return "write one complete object per line"
+    return f"write one complete object per line{'' if line.endswith((b'}', b']')) else ', as jq -c . does'}"
 
 
 def _finite(text: str) -> float:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from vllm_hpc.rows import notes
 from vllm_hpc.rows.conversations import CONVERSATIONS
-from vllm_hpc.rows.likely import is_known
+from vllm_hpc.rows.likely import is_known, prompt_advice
 from vllm_hpc.rows.missing_prompt import advice_for, some_names
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import Reading
@@ -98,7 +98,8 @@ def _check_prompt(names: list[str], reading: Reading, first_row: Callable[[], Ro
             words = f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}"
             raise RowError(f"{words}: {row}" if row else words)
     elif reading.prompt_template is None and _PROMPTS.isdisjoint(names):
-        advice = row or advice_for(first_row() or dict.fromkeys(names, ""))
+        below = None if row else first_row()
+        advice = row or (advice_for(below) if below else prompt_advice(dict.fromkeys(names, "")))
         raise RowError(f"no column 'prompt' or 'messages', only {some_names(names)}: {advice}")
 
 

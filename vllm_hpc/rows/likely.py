@@ -33,17 +33,20 @@ _AROUND: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("choices", "options"),
     ),
     "query": (("context", "contexts", "passage", "document"), ()),
+    "input": (("definition",), ("choices", "options")),
+    "inputs": (("definition",), ()),
     "question1": ((), ("question2",)),
     "sentence1": ((), ("sentence2",)),
     "premise": ((), ("hypothesis",)),
 }
 # Words of names that are no prompts: answers, labels, keys, and what is said about a text.
-_NEVER = frozenset(
+NEVER = frozenset(
     {"answer", "answers", "target", "targets", "output", "outputs", "response", "responses", "completion", "reply"}
     | {"completions", "chosen", "rejected", "solution", "reference", "references", "gold", "label", "labels", "summary"}
     | {"category", "key", "id", "ids", "uuid", "index", "hash", "type", "url", "date", "name", "model", "language"}
     | {"lang", "length", "count", "number", "score", "metadata", "meta", "split", "subject", "topic"}
-    | {"highlights", "hypothesis", "status", "error", "system"}
+    | {"highlights", "hypothesis", "status", "error", "system", "generation", "generations"}
+    | {"generated", "preferred"}
 )
 _DEPTH = 3
 _WORD = re.compile(r"[^\W\d_]+")
@@ -102,7 +105,7 @@ def _likely(fields: Row, within: str = "", depth: int = _DEPTH) -> Field | None:
     for key in _by_name(fields):
         if text := _text_in(_at(within, key), fields[key], depth):
             return Field(within, key, text)
-    others = {key: value for key, value in fields.items() if _NEVER.isdisjoint(words_of(key))}
+    others = {key: value for key, value in fields.items() if NEVER.isdisjoint(words_of(key))}
     for key, value in others.items():
         if isinstance(value, dict) and depth and (found := _likely(value, _at(within, key), depth - 1)):
             return found
@@ -113,7 +116,7 @@ def _likely(fields: Row, within: str = "", depth: int = _DEPTH) -> Field | None:
 def _by_name(fields: Row) -> Iterator[str]:
     """Fields with a known name, then those with a known word in their name, then those of the rest."""
     yield from sorted((key for key in fields if key.lower() in _NAMES), key=lambda key: _NAMES.index(key.lower()))
-    for names, without in ((_NAMES, {*_NEVER, *REST}), (REST, _NEVER)):
+    for names, without in ((_NAMES, {*NEVER, *REST}), (REST, NEVER)):
         ranks: dict[str, int] = {}
         for key in fields:
             words = words_of(key)
@@ -168,7 +171,7 @@ def _object(found: Field, fields: Row) -> Row:
 def _list_of(within: str, key: str, value: Any) -> str | None:
     """A list of the texts of a field in a template; None if it has none."""
     path = _at(within, key)
-    if isinstance(value, str):
+    if value is None or isinstance(value, str):
         return f"[{path}]"
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         return _list_of(path, "text", value["text"])

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from vllm_hpc.rows.conversations import CONVERSATIONS, is_turns
-from vllm_hpc.rows.likely import QUESTIONS, has_one, prompt_advice, template_of
+from vllm_hpc.rows.likely import NEVER, QUESTIONS, has_one, prompt_advice, template_of, words_of
 from vllm_hpc.rows.row import Row
 from vllm_hpc.rows.wrapped import COLUMNS, take_out
 
@@ -31,7 +31,9 @@ def without_prompt(fields: Row) -> str:
 
 def advice_for(fields: Row) -> str:
     """What to do about fields without a prompt: the likeliest option, or how to take a chat or rows out of them."""
-    return _chat_advice(fields) or take_out(fields) or prompt_advice(fields)
+    chats = {name: value for name, value in fields.items() if is_turns(value)}
+    others = {name: value for name, value in chats.items() if NEVER.isdisjoint(words_of(name))}
+    return _chat_advice(fields, others) or take_out(fields) or _chat_advice(fields, chats) or prompt_advice(fields)
 
 
 def with_hint(words: str, fields: Row) -> str:
@@ -74,15 +76,15 @@ def of_no_object(value: Any) -> str:
     return ": write {\"messages\": ...}, as jq -c '.[] | {messages: .}' does" if is_turns(value) else ""
 
 
-def _chat_advice(fields: Row) -> str | None:
-    """What to do about a field that is a chat; None if there is none, or a question beside it."""
+def _chat_advice(fields: Row, chats: Row) -> str | None:
+    """What to do about the first of the fields that are chats; None if there is none, or a question beside it."""
     if is_turns([fields]):
         program = '{messages: (if type == "array" then . else [.] end)}'
         return f"if it is a message of a chat, write {{\"messages\": [...]}}, as jq -c '{program}' does"
-    chats = [name for name, value in fields.items() if is_turns(value)]
     if not chats or has_one({name: "" for name, value in fields.items() if isinstance(value, str)}, QUESTIONS):
         return None
-    last = fields[chats[0]][-1]
+    name, turns = next(iter(chats.items()))
+    last = turns[-1]
     is_answer = (last.get("role") or last.get("from")) in ("assistant", "gpt", "chatgpt", "model")
     drop = " --drop-last-answer (it ends with an answer)" if is_answer else ""
-    return f"use --rename {shlex.quote(chats[0])}={CONVERSATIONS}{drop}"
+    return f"use --rename {shlex.quote(name)}={CONVERSATIONS}{drop}"

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from vllm_hpc.rows.likely import QUESTIONS, TEXTS, has_one
+from vllm_hpc.rows.likely import NEVER, QUESTIONS, TEXTS, has_one, words_of
 from vllm_hpc.rows.row import Row
 
 # What lists of rows are called in an object around them.
@@ -43,7 +43,7 @@ def take_out(fields: Row) -> str | None:
     if by_id := _rows(fields):
         return f"if these are ids of rows, take the rows out, as {_jq(by_id)} does"
     if listed := _list(fields):
-        name = listed.removeprefix(".").partition("[")[0]
+        name = listed.removeprefix(".").partition("[")[0].strip('"')
         return f"if the rows are in {name!r}, take them out, as {_jq(listed)} does"
     return None
 
@@ -115,15 +115,21 @@ def _list(fields: Row) -> str | None:
     """The program for rows in a list; None if there is a text beside it."""
     if _is_squad(fields):
         return _SQUAD
+    is_around = len(fields) <= _MOST_FIELDS and not any(isinstance(one, dict) for one in _others(fields).values())
     for path, value in _objects(fields, depth=1):
-        if any(isinstance(one, str) and name.lower() in _TEXTS for name, one in value.items()):
+        if any(isinstance(one, str | dict) and name.lower() in _TEXTS for name, one in value.items()):
             continue
-        for name, items in value.items():
+        for name, items in _others(value).items():
             is_list = isinstance(items, list) and items and isinstance(items[0], dict) and name.lower() not in _TEXTS
-            if is_list and (name.lower() in _LISTS or (len(fields) <= _MOST_FIELDS and not path)):
+            if is_list and (name.lower() in _LISTS or (is_around and not path)):
                 inner = next((f".{row}" for row in _ROWS if isinstance(items[0].get(row), dict)), "")
                 return f"{path}{_step(name)}[]{inner}"
     return None
+
+
+def _others(fields: Row) -> Row:
+    """Fields that are no answers, and nothing that is said about them."""
+    return {name: value for name, value in fields.items() if NEVER.isdisjoint(words_of(name))}
 
 
 def _is_squad(fields: Row) -> bool:
