@@ -94,6 +94,11 @@ def test_a_request_without_a_url_is_told_which(tmp_path: Path, body: Row, url: s
     assert f'{said}{{url: "{url}"}}\'' in str(caught.value)
 
 
+def test_a_prompt_of_a_request_is_not_told_about_columns(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'prompt' must be a string or a list of token ids$"):
+        read(tmp_path, completion(prompt={"text": "a"}), "in.jsonl")
+
+
 def test_other_keys_of_a_request_are_said_once(tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text(

@@ -122,7 +122,7 @@ def _prompt(body: Row, name: str) -> Any:
         if len(prompt) > 1:
             raise RowError(f"body: {name!r} has {len(prompt)} prompts, but a row has one: write one line for each")
         prompt = prompt[0]
-    check_prompt(prompt, name)
+    check_prompt(prompt, name, is_field=False)
     if not prompt:
         raise RowError(f"body: {name!r} is empty")
     return prompt

@@ -38,12 +38,14 @@ def whole_id(given: Any) -> str | int:
     return identity
 
 
-def check_prompt(prompt: Any, name: str = "prompt") -> None:
-    """Check for a string or a list of token ids. Raises RowError."""
+def check_prompt(prompt: Any, name: str = "prompt", is_field: bool = True) -> None:
+    """Check for a string or a list of token ids. Raises RowError; of a row's field, it says what else it may be."""
     if isinstance(prompt, str):
         return
     if not isinstance(prompt, list) or not all(type(token) is int for token in prompt):
-        raise RowError(f"{name!r} must be a string or a list of token ids{of_another_kind(prompt, name)}")
+        raise RowError(
+            f"{name!r} must be a string or a list of token ids{of_another_kind(prompt, name) if is_field else ''}"
+        )
 
 
 # Columns instead of rows, as pandas writes by default.

@@ -14,10 +14,10 @@ from vllm_hpc.rows.row import Row
 # What lists of rows are called in an object around them.
 _LISTS = frozenset(
     {"data", "rows", "items", "records", "results", "hits", "examples", "instances", "questions", "documents"}
-    | {"entries", "samples", "requests", "train", "validation", "test"}
+    | {"entries", "samples", "requests", "train", "validation", "test", "docs", "result", "children", "prompts"}
 )
-# What a row is called in an object around it: Elasticsearch's, and that of Hugging Face's server.
-_ROWS = ("_source", "row")
+# What a row is called in an object around it by Elasticsearch, Hugging Face's server and Reddit.
+_ROWS = ("_source", "row", "data")
 _TEXTS = (*QUESTIONS, *TEXTS)
 # The most fields of an object around rows in a list of another name.
 _MOST_FIELDS = 3
@@ -27,6 +27,7 @@ _SAMPLING = {"max_tokens": "max_tokens", "temperature": "temperature", "top_p": 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _STEM = re.compile(r"\d+$")
 _SQUAD = '.data[].paragraphs[] | .context as $c | .qas[] | {id, prompt: ($c + "\\n\\n" + .question)}'
+_PHPMYADMIN = '.[] | select(.type == "table") | .data[]'
 COLUMNS = "write rows, not columns (pandas: to_json(..., orient='records', lines=True))"
 
 
@@ -40,6 +41,8 @@ def take_out(fields: Row) -> str | None:
             return f"{name!r} is a chat in Gemini's form: write it as 'messages', as {_jq(program)} does"
     if _are_columns(fields):
         return COLUMNS
+    if fields.get("type") == "header" and "version" in fields:
+        return f"if phpMyAdmin wrote it, take the rows out, as {_jq(_PHPMYADMIN)} does"
     if by_id := _rows(fields):
         return f"if these are ids of rows, take the rows out, as {_jq(by_id)} does"
     if listed := _list(fields):
