@@ -141,6 +141,19 @@ PACKED: list[tuple[str, Any, list[Any]]] = [
         {"custom_id": "a", "params": {"max_tokens": 5, "system": "s", "stop_sequences": ["x"], "messages": HI}},
         [["s", "Hi", "Hello"]],
     ),
+    (
+        "Claude's export",
+        {
+            "uuid": "u",
+            "name": "n",
+            "chat_messages": [
+                {"uuid": "a", "text": "Hi", "content": [{"type": "text"}], "sender": "human"},
+                {"uuid": "b", "text": "Hello", "content": [{"type": "text"}], "sender": "assistant"},
+            ],
+        },
+        [["Hi", "Hello"]],
+    ),
+    ("a log of a bot", {"session": [{"speaker": "Customer", "utterance": "Hi"}], "id": 1}, [["Hi"]]),
     ("Bedrock", {"recordId": "a", "modelInput": {"max_tokens": 5, "messages": HI}}, [["Hi", "Hello"]]),
     (
         "OpenAI's preferences",

@@ -8,8 +8,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from vllm_hpc.rows.conversations import is_turns
 from vllm_hpc.rows.likely import NEVER, QUESTIONS, TEXTS, has_one, words_of
 from vllm_hpc.rows.row import Row
+from vllm_hpc.rows.speakers import messages_program
 
 # What lists of rows are called in an object around them.
 _LISTS = frozenset(
@@ -32,13 +34,34 @@ COLUMNS = "write rows, not columns (pandas: to_json(..., orient='records', lines
 
 
 def take_out(fields: Row) -> str | None:
-    """What to do about an object that has a chat in another object, or rows; None if it does not look so."""
+    """What to do about an object that has a chat in another form, or rows; None if it does not look so."""
+    return _chat_within(fields) or _turns(fields) or _rows_within(fields)
+
+
+def _chat_within(fields: Row) -> str | None:
     for path, value in _objects(fields):
         if isinstance(value.get("messages"), list) and path:
             return f"take the messages out of {path[1:]!r}, as {_jq(_chat(path, value))} does"
         if is_gemini(value.get("contents")):
-            program, name = f". + {{messages: {_gemini(path, value)}}}", f"{path}.contents"[1:]
-            return f"{name!r} is a chat in Gemini's form: write it as 'messages', as {_jq(program)} does"
+            name = f"{path}.contents"[1:]
+            return f"{name!r} is a chat in Gemini's form: {_as_messages(_gemini(path, value))}"
+    return None
+
+
+def _turns(fields: Row) -> str | None:
+    if any(isinstance(value, str) and name.lower() in QUESTIONS for name, value in fields.items()):
+        return None
+    for name, value in fields.items():
+        if not is_turns(value) and (program := messages_program(_step(name), value)):
+            return f"{name!r} is a chat: {_as_messages(program)}"
+    return None
+
+
+def _as_messages(program: str) -> str:
+    return f"write it as 'messages', as {_jq(f'. + {{messages: {program}}}')} does"
+
+
+def _rows_within(fields: Row) -> str | None:
     if _are_columns(fields):
         return COLUMNS
     if fields.get("type") == "header" and "version" in fields:
