@@ -41,6 +41,7 @@ TWICE = MMLU.replace("0,4", "4,4")
         (MMLU, {}),
         (TWICE, {}),
         (MMLU, {"prompt_column": "question"}),
+        (MMLU, {"prompt_template": "{{ question }}"}),
         ("What is a cow?,An animal\nWhat is a car?,A machine\n", {}),
         ("Write a poem\nWrite a song\n", {}),
         ("1,Write a poem\n2,Write a song\n", {}),
@@ -49,7 +50,7 @@ TWICE = MMLU.replace("0,4", "4,4")
 def test_a_row_in_place_of_a_header_is_asked_about(tmp_path: Path, content: str, options: dict[str, str]) -> None:
     words = refusal(tmp_path, content, **options)
     assert "in.csv:1: " in words
-    assert "does the file have a header? If not, write a first line with " in words
+    assert "does the file have a header? If not, write " in words
     assert len(words) < 500
 
 
@@ -60,6 +61,16 @@ def test_a_row_in_place_of_a_header_is_asked_about(tmp_path: Path, content: str,
 )
 def test_a_header_is_not_taken_for_a_row(tmp_path: Path, content: str) -> None:
     assert "does the file have a header?" not in refusal(tmp_path, content)
+
+
+def test_a_lone_column_may_be_either(tmp_path: Path) -> None:
+    words = refusal(tmp_path, "frage\na\n")
+    assert words.endswith("If not, write 'prompt' as the first line; if it has, use --prompt-column frage")
+
+
+def test_a_template_may_name_any_header(tmp_path: Path) -> None:
+    (row,), _ = read(tmp_path, "What is it?,2024\na,b\n", prompt_template="{{ row['What is it?'] }}")
+    assert row["prompt"] == "a"
 
 
 @pytest.mark.parametrize(

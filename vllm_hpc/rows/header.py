@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -61,9 +62,9 @@ def has_prompt(cells: list[str], reading: Reading) -> bool:
     if reading.prompt_column is not None:
         return reading.prompt_column in names
     if reading.prompt_template is not None:
-        from vllm_hpc.rows.template import PromptTemplate
+        from vllm_hpc.rows.template import ROW, PromptTemplate
 
-        return not PromptTemplate(reading.prompt_template).names.isdisjoint(names)
+        return not PromptTemplate(reading.prompt_template).names.isdisjoint({ROW, *names})
     return not _PROMPTS.isdisjoint(name.lower() for name in names)
 
 
@@ -97,7 +98,10 @@ def _check_prompt(names: list[str], reading: Reading, first_row: Callable[[], Ro
         if reading.prompt_column not in names:
             words = f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}"
             raise RowError(f"{words}: {row}" if row else words)
-    elif reading.prompt_template is None and _PROMPTS.isdisjoint(names):
+    elif reading.prompt_template is not None:
+        if row and not has_prompt(names, reading):
+            raise RowError(f"no column that --prompt-template names, only {some_names(names)}: {row}")
+    elif _PROMPTS.isdisjoint(names):
         below = None if row else first_row()
         advice = row or (advice_for(below) if below else prompt_advice(dict.fromkeys(names, "")))
         raise RowError(f"no column 'prompt' or 'messages', only {some_names(names)}: {advice}")
@@ -109,11 +113,11 @@ def _if_a_row(names: list[str]) -> str:
     is_lone = len(names) == 1 and not is_known(names[0])
     if is_numbered or not (is_lone or any(map(_is_data, names))) or any(map(is_known, names)):
         return ""
-    line = "a first line with a name" if len(names) == 1 else f"a first line with {len(names)} names"
-    return (
-        f"does the file have a header? If not, write {line} above it, 'prompt' among them; else use --prompt-column "
-        "NAME"
+    line = (
+        "'prompt' as the first line" if len(names) == 1 else f"a first line of {len(names)} names, one of them 'prompt'"
     )
+    column = shlex.quote(names[0]) if is_lone and not _is_data(names[0]) else "NAME"
+    return f"does the file have a header? If not, write {line}; if it has, use --prompt-column {column}"
 
 
 def _is_data(cell: str) -> bool:

@@ -6,7 +6,7 @@ batch files (``openai_batch``, ``openai_sampling``), ``json_values`` .json, ``ta
 names and the row its prompt (``fields``, with ``reading``), and checks it (``plain``, ``messages``). ``ids`` checks
 that ids are unique, ``blocks`` splits a file into pieces, ``notes`` counts what is said once. ``missing_prompt`` says
 what to do about a row without a prompt: which field it likely is (``likely``), or how rows are taken out of something
-else (``wrapped``).
+else (``wrapped``, ``speakers``).
 """
 
 from __future__ import annotations
