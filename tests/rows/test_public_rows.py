@@ -131,6 +131,7 @@ def test_columns_of_pandas_are_told_apart(tmp_path: Path, row: Row) -> None:
         ({"conversation_id": "a", "model": "m", "conversation": HI}, "use --rename conversation=conversations"),
         ({"question": "Q?", "history": HI}, "use --prompt-column question"),
         ({"custom_id": "a", "result": {"type": "succeeded"}}, "a line of an Anthropic batch's output"),
+        ({"input_ids": [1, 2], "attention_mask": [1, 1]}, "use --rename input_ids=prompt"),
         ({"it's": "a"}, "use --prompt-column 'it'\"'\"'s'"),
     ],
     ids=str,

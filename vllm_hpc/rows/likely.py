@@ -65,6 +65,9 @@ class Field(NamedTuple):
 def prompt_advice(fields: Row) -> str:
     """The options that make a prompt from these fields; of a table's header, every value is a text."""
     found = _likely(fields)
+    tokens = next((name for name, value in fields.items() if _are_tokens(value)), None)
+    if found is None and tokens is not None:
+        return f"'prompt' may be token ids: use --rename {shlex.quote(tokens)}=prompt"
     if found is None:
         return (
             "use --prompt-column NAME with the one that is the prompt, or --prompt-template with {{ NAME }} for several"
@@ -98,6 +101,10 @@ def has_one(fields: Row, names: tuple[str, ...]) -> bool:
 def words_of(name: str) -> list[str]:
     """The words of a name in lower case: ``Question text``, ``question_text`` and ``questionText`` have two."""
     return [word.lower() for word in _WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name))]
+
+
+def _are_tokens(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
 
 
 def _likely(fields: Row, within: str = "", depth: int = _DEPTH) -> Field | None:

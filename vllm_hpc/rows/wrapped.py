@@ -120,7 +120,7 @@ def _are_columns(fields: Row) -> bool:
         len(values) > 1
         and all(isinstance(value, list) for value in values)
         and len({len(value) for value in values}) == 1
-        and not any(isinstance(value[0], dict | list) for value in values if value)
+        and any(isinstance(value[0], str) for value in values if value)
     )
 
 
