@@ -33,9 +33,9 @@ def refusal(file: Path, text: str) -> str:
 
 def advised(words: str) -> Reading:
     """The reading that the first option in an error asks for."""
-    _, _, advice = words.partition(": use ")
+    _, _, advice = words.partition("use --")
     option, value = shlex.split(advice)[:2]
-    options: dict[str, Any] = {option.removeprefix("--").replace("-", "_"): value.rstrip(",")}
+    options: dict[str, Any] = {option.replace("-", "_"): value.rstrip(",")}
     return Reading(**options)
 
 

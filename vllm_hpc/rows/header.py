@@ -21,6 +21,8 @@ _FORGIVEN = ("prompt", "messages", "id", "sampling", "tools", "chat_template_kwa
 _PROMPTS = frozenset({"prompt", "messages", CONVERSATIONS})
 
 
+# All fields of a row in a template (template.ROW).
+_ROW = "row"
 # A longer text, of characters or words, is rather data than the name of a column.
 _LONGEST_NAME, _MOST_WORDS = 60, 6
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
@@ -62,10 +64,14 @@ def has_prompt(cells: list[str], reading: Reading) -> bool:
     if reading.prompt_column is not None:
         return reading.prompt_column in names
     if reading.prompt_template is not None:
-        from vllm_hpc.rows.template import ROW, PromptTemplate
-
-        return not PromptTemplate(reading.prompt_template).names.isdisjoint({ROW, *names})
+        return not _in_template(reading.prompt_template).isdisjoint(names)
     return not _PROMPTS.isdisjoint(name.lower() for name in names)
+
+
+def _in_template(template: str) -> frozenset[str]:
+    from vllm_hpc.rows.template import PromptTemplate
+
+    return PromptTemplate(template).names
 
 
 def own_name(name: str, names: Iterable[str], reading: Reading) -> str:
@@ -99,7 +105,7 @@ def _check_prompt(names: list[str], reading: Reading, first_row: Callable[[], Ro
             words = f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}"
             raise RowError(f"{words}: {row}" if row else words)
     elif reading.prompt_template is not None:
-        if row and not has_prompt(names, reading):
+        if row and _in_template(reading.prompt_template).isdisjoint({_ROW, *names}):
             raise RowError(f"no column that --prompt-template names, only {some_names(names)}: {row}")
     elif _PROMPTS.isdisjoint(names):
         below = None if row else first_row()

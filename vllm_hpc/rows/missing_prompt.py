@@ -66,7 +66,10 @@ def of_another_kind(prompt: Any, name: str) -> str:
     if isinstance(prompt, dict) and all(key.isdecimal() for key in prompt):
         return f": {COLUMNS}"
     template = template_of(name, prompt)
-    return f": use --prompt-template {shlex.quote(template)}, or write one row for each" if template else ""
+    if template is None:
+        return ""
+    each = "write one row for each text, or " if isinstance(prompt, list) else ""
+    return f": {each}use --prompt-template {shlex.quote(template)}"
 
 
 def of_no_object(value: Any) -> str:
