@@ -82,4 +82,7 @@ def _check_prompt(names: list[str], reading: Reading) -> None:
         if reading.prompt_column not in names:
             raise RowError(f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}")
     elif reading.prompt_template is None and _PROMPTS.isdisjoint(names):
+        lost = next((pair for pair in reading.rename.items() if pair[1] in _PROMPTS), None)
+        if lost:  # no column has the old name, or there would be a prompt
+            raise RowError(f"no column {lost[0]!r} (--rename {lost[0]}={lost[1]}), only {some_names(names)}")
         raise RowError(f"no column 'prompt' or 'messages', only {some_names(names)}: {text_advice(names)}")

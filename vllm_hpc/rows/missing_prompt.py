@@ -15,12 +15,14 @@ _TEXTS = ("instruction", "question", "query", "problem", "input", "text", "artic
 _WRAPPING = 3
 
 
-def without_prompt(fields: Row) -> str:
-    """Why a row has no prompt, and what to do."""
+def without_prompt(fields: Row, why: str = "") -> str:
+    """Why a row has no prompt, and what to do; ``why``: what is known of it."""
     if "prompt" in fields:
         return "a row needs either 'prompt' or 'messages', not both"
     if "body" in fields and "custom_id" in fields:
         return "this is an OpenAI batch request, but the first line is not: use one kind per file"
+    if why:
+        return with_hint(f"a row needs either 'prompt' or 'messages', and {why}", fields)
     words = f"a row needs either 'prompt' or 'messages', this one has {some_names(fields)}"
     if (hinted := with_hint(words, fields)) != words:
         return hinted
@@ -58,6 +60,8 @@ def _of_field(name: str, value: Any, fields: Row) -> str | None:
     """What to do about a field that may hold the chat, or all rows; None if it does not look so."""
     if is_turns(value):
         return f"use --rename {name}={CONVERSATIONS}"
+    if isinstance(value, list) and value and all(type(one) is int for one in value):
+        return f"'prompt' may be token ids: use --rename {name}=prompt"
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         return f"take the messages out of {name!r}, as jq -c '. + {{messages: .{name}.messages}}' does"
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):

@@ -20,6 +20,9 @@ UNREADABLE = "unreadable"
 UNNAMED = "unnamed"
 SYSTEM = "system"
 NOT_APPLIED = "not applied"
+LEFT_OUT = "left out"
+WHOLE_IDS = "whole ids"
+CHAT_AS_TEXT = "chat as text"
 
 
 class _Found(msgspec.Struct):
@@ -120,6 +123,21 @@ def _not_applied(found: _Found) -> str:
     return f"{_rows(found)}: copied, and not applied: {_names(found)}: to have them applied, put them into 'sampling'"
 
 
+def _left_out(found: _Found) -> str:
+    return f"{_rows(found)}: columns that JSON cannot express are not copied to the output: {_names(found)}"
+
+
+def _whole_ids(found: _Found) -> str:
+    return f"{_rows(found)}: ids that end in .0 are whole numbers, as pandas writes them beside a gap: {_names(found)}"
+
+
+def _chat_as_text(found: _Found) -> str:
+    return (
+        f"{_rows(found)}: {_names(found)} looks like a chat that was written as text, and is run as the text that it "
+        "is: write it as 'messages', as JSON"
+    )
+
+
 def _rows(found: _Found) -> str:
     return "1 row" if found.count == 1 else f"{found.count:,} rows"
 
@@ -140,4 +158,7 @@ _WORDS: dict[str, Callable[[_Found], str]] = {
     UNNAMED: _unnamed,
     SYSTEM: _system,
     NOT_APPLIED: _not_applied,
+    LEFT_OUT: _left_out,
+    WHOLE_IDS: _whole_ids,
+    CHAT_AS_TEXT: _chat_as_text,
 }

@@ -7,8 +7,9 @@ from typing import Any
 from vllm_hpc.rows.messages import checked_messages
 from vllm_hpc.rows.openai_chat import take_chat_options, take_shown
 from vllm_hpc.rows.openai_sampling import IGNORED, check_neutral, sampling_of, take_cuts
-from vllm_hpc.rows.plain import check_prompt
+from vllm_hpc.rows.plain import checked_prompt
 from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.rows.whole_numbers import with_whole_numbers
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 URLS = (CHAT, COMPLETIONS, EMBEDDINGS)
@@ -31,7 +32,8 @@ def batch_row(fields: Any, index: int) -> Row:
     if missing := [name for name in ("custom_id", "url", "body") if name not in fields]:
         raise RowError(f"{missing[0]!r} is missing: a batch request has 'custom_id', 'url' and 'body'")
     _check_line(fields)
-    url, body = fields["url"], {key: value for key, value in fields["body"].items() if value is not None}
+    given = {key: value for key, value in fields["body"].items() if value is not None}
+    url, body = fields["url"], with_whole_numbers(given)
     model = body.pop("model", None)
     if not isinstance(model, str | None):
         raise RowError("body: 'model' must be a string")
@@ -98,7 +100,7 @@ def _prompt(body: Row, name: str) -> Any:
         if len(prompt) > 1:
             raise RowError(f"body: {name!r} has {len(prompt)} prompts, but a row has one: write one line for each")
         prompt = prompt[0]
-    check_prompt(prompt, name)
+    prompt = checked_prompt(prompt, name)
     if not prompt:
         raise RowError(f"body: {name!r} is empty")
     return prompt

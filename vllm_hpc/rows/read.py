@@ -216,7 +216,10 @@ def _ids(sources: Sources) -> Iterator[tuple[tuple[Source, int], Id]]:
 
 def _repeated(place: tuple[Source, int], identity: Id) -> InputError:
     source, number = place
-    return InputError(f"{source.place(number)}: id {identity!r} was given before: ids must differ (or be left out)")
+    words = f"{source.place(number)}: id {identity!r} was given before"
+    if isinstance(identity, str) and identity.isdecimal():
+        words += ", or is that of a row without one, which is its number in the input, from 0"
+    return InputError(f"{words}: ids must differ: give every row one, or none")
 
 
 def _check_head(file: InputFile) -> None:
