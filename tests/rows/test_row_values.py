@@ -164,12 +164,20 @@ def test_what_python_str_wrote_is_called_so(tmp_path: Path) -> None:
     assert OF_STR in refusal(tmp_path, "in.json", str([{"prompt": "a"}]))
 
 
-@pytest.mark.parametrize("text", [str(HI), json.dumps(HI), '[{"from": "human", "value": "Hi"}]'])
-def test_a_chat_as_text_is_said_once(tmp_path: Path, text: str) -> None:
+LISTS = [str(HI), json.dumps(HI), '[{"from": "human", "value": "Hi"}]', "['a', 'b']", '["a"]', "[504, 3575]", "[1 2 3]"]
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_list_as_text_is_said_once(tmp_path: Path, text: str) -> None:
     (row, _), (note,) = read(tmp_path, "in.jsonl", [{"prompt": text}, {"prompt": text}])
     assert row["prompt"] == text
-    assert note.startswith("2 rows: 'prompt' looks like a chat that was written as text")
-    assert read(tmp_path, "in.jsonl", [{"prompt": "[1] is a list. {'role': 1}"}])[1] == []
+    assert note.startswith("2 rows: 'prompt' looks like a list that was written as text")
+    others = ["[1] is a list. {'role': 1}", "['a'] and", "[x]", "[INST] Hi", "[]", "a ['b']"]
+    assert read(tmp_path, "in.jsonl", [{"prompt": other} for other in others])[1] == []
+
+
+def test_several_texts_have_advice(tmp_path: Path) -> None:
+    assert "list of token ids: write one row for each text" in refusal(tmp_path, "in.jsonl", [{"prompt": ["a", "b"]}])
 
 
 # -- ids -------------------------------------------------------------------------------------------------------------
@@ -282,3 +290,11 @@ def test_turns_that_cannot_be_run_are_one_error_row(tmp_path: Path, turns: Any) 
     assert (error["type"], rows[1]) == ("UnreadableRowError", {"index": 1, "id": "b", "lang": "en"})
     assert "in.jsonl:2: " in error["message"]
     assert "(no other row can be run)" in refusal(tmp_path, "in.jsonl", [{"conversations": turns}])
+
+
+def test_a_chat_of_answers_alone_is_an_error_row(tmp_path: Path) -> None:
+    alone = {"conversations": [{"from": "gpt", "value": "Yes?"}], "lang": "en"}
+    rows, notes = read(tmp_path, "in.jsonl", [{"messages": HI}, alone], drop_last_answer=True)
+    assert (rows[0]["messages"], rows[1]["error"]["type"], rows[1]["lang"]) == (HI, "UnreadableRowError", "en")
+    assert "in.jsonl:2: there are only turns of the assistant" in rows[1]["error"]["message"]
+    assert notes[0].startswith("1 row cannot be run and becomes an error row: there are only turns")

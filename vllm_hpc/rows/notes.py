@@ -22,7 +22,7 @@ SYSTEM = "system"
 NOT_APPLIED = "not applied"
 LEFT_OUT = "left out"
 WHOLE_IDS = "whole ids"
-CHAT_AS_TEXT = "chat as text"
+LIST_AS_TEXT = "list as text"
 
 
 class _Found(msgspec.Struct):
@@ -131,10 +131,10 @@ def _whole_ids(found: _Found) -> str:
     return f"{_rows(found)}: ids that end in .0 are whole numbers, as pandas writes them beside a gap: {_names(found)}"
 
 
-def _chat_as_text(found: _Found) -> str:
+def _list_as_text(found: _Found) -> str:
     return (
-        f"{_rows(found)}: {_names(found)} looks like a chat that was written as text, and is run as the text that it "
-        "is: write it as 'messages', as JSON"
+        f"{_rows(found)}: {_names(found)} looks like a list that was written as text, and is run as that text: write a "
+        "chat as 'messages', one row for each prompt, and token ids as a list"
     )
 
 
@@ -160,5 +160,5 @@ _WORDS: dict[str, Callable[[_Found], str]] = {
     NOT_APPLIED: _not_applied,
     LEFT_OUT: _left_out,
     WHOLE_IDS: _whole_ids,
-    CHAT_AS_TEXT: _chat_as_text,
+    LIST_AS_TEXT: _list_as_text,
 }

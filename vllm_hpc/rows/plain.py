@@ -60,6 +60,8 @@ def _hint(prompt: Any, name: str) -> str:
     """What another kind of prompt may be."""
     if is_turns(prompt):
         return f", not a chat: use --rename {name}=messages"
+    if isinstance(prompt, list) and prompt and all(isinstance(one, str) for one in prompt):
+        return ": write one row for each text"
     return _COLUMNS if isinstance(prompt, dict) else ""
 
 

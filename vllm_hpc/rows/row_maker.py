@@ -25,8 +25,10 @@ KINDS = ("jsonl", "openai", "txt", "rows")
 _PROMPTS = ("prompt", "messages")
 # A prompt that is made from other fields leaves these as data.
 _CHATS = TEXTS - {"sampling"}
-# The beginning of a chat as text, as JSON or as Python's str() writes it.
-_CHAT_AS_TEXT = re.compile(r"\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
+# A chat, a list of texts or token ids as text, as JSON or as Python's str() writes them.
+_LIST_AS_TEXT = re.compile(
+    r"\[\s*(\{\s*['\"](role|content|from|value)['\"]\s*:|(['\"]).*\3\s*\]\s*\Z|[0-9][0-9\s,]*\]\s*\Z)", re.DOTALL
+)
 _SYSTEM = ("system", "system_prompt")
 _SAMPLING = frozenset(
     {"temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "max_new_tokens", "stop"}
@@ -94,7 +96,10 @@ class RowMaker:
             self._note_copied(row, number)
         if ends_with_answer(row):
             if self._reading.drop_last_answer:
-                row = without_answer(row)
+                try:
+                    row = without_answer(row)
+                except RowError as error:
+                    return self._unreadable(row, str(error), number)
                 self._notes.add(notes.DROPPED, number)
             else:
                 self._notes.add(notes.BATCH_ANSWERED if self._kind == "openai" else notes.ANSWERED, number)
@@ -105,8 +110,8 @@ class RowMaker:
         if self._reading.prompt_template is not None:
             return
         prompt = row.get("prompt")
-        if isinstance(prompt, str) and prompt.startswith("[") and _CHAT_AS_TEXT.match(prompt):
-            self._notes.add(notes.CHAT_AS_TEXT, number, [repr(self._reading.prompt_column or "prompt")])
+        if isinstance(prompt, str) and prompt.startswith("[") and _LIST_AS_TEXT.match(prompt):
+            self._notes.add(notes.LIST_AS_TEXT, number, [repr(self._reading.prompt_column or "prompt")])
         if names := _SAMPLING & row.keys():
             self._notes.add(notes.NOT_APPLIED, number, sorted(map(repr, names)))
         has_own = "messages" in row and row["messages"][0]["role"] in ("system", "developer")
