@@ -602,7 +602,7 @@ def test_half_a_character_in_an_openai_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{'prompt': 'a'}", "write json.dumps(row), not str(row)"),
+        ("{'prompt': 'a'}", "it was written by Python's str(): write it with json.dumps, not str"),
         ('{"prompt": "a"},', "remove the comma at the end of each line, or write one array"),
         ('{"prompt": "a"', "write one complete object per line"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,12 @@ def submit(model: str | None = None, **options: Any) -> Job:
 
     ``options`` are the long options of ``vllm-hpc submit``, with underscores; ``rehearse`` is true, or the settings of
     ``--rehearse-set``: a rehearsal needs no model. Raises RefusedError before anything was created, SubmitError if the
-    scheduler refuses.
+    scheduler refuses. What the command line prints as notes is a UserWarning each.
     """
-    return prepare(model, **options).submit()
+    prepared = prepare(model, **options)
+    for note in prepared.notes:
+        warnings.warn(note, stacklevel=2)
+    return prepared.submit()
 
 
 def prepare(model: str | None = None, **options: Any) -> Prepared:

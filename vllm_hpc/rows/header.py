@@ -108,6 +108,9 @@ def _check_prompt(names: list[str], reading: Reading, first_row: Callable[[], Ro
         if row and _in_template(reading.prompt_template).isdisjoint({_ROW, *names}):
             raise RowError(f"no column that --prompt-template names, only {some_names(names)}: {row}")
     elif _PROMPTS.isdisjoint(names):
+        lost = next((pair for pair in reading.rename.items() if pair[1] in _PROMPTS), None)
+        if lost:  # no column has the old name, or there would be a prompt
+            raise RowError(f"no column {lost[0]!r} (--rename {lost[0]}={lost[1]}), only {some_names(names)}")
         below = None if row else first_row()
         advice = row or (advice_for(below) if below else prompt_advice(dict.fromkeys(names, "")))
         raise RowError(f"no column 'prompt' or 'messages', only {some_names(names)}: {advice}")

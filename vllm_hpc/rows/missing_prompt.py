@@ -14,8 +14,8 @@ from vllm_hpc.rows.wrapped import COLUMNS, take_out
 _MOST_NAMES, _LONGEST_NAME = 8, 60
 
 
-def without_prompt(fields: Row) -> str:
-    """Why a row has no prompt, and what to do."""
+def without_prompt(fields: Row, why: str = "") -> str:
+    """Why a row has no prompt, and what to do; ``why``: what is known of it."""
     if "prompt" in fields:
         return (
             "a row needs either 'prompt' or 'messages', not both: use --rename prompt=NAME to run the messages, or "
@@ -23,6 +23,8 @@ def without_prompt(fields: Row) -> str:
         )
     if "body" in fields and "custom_id" in fields:
         return "this is an OpenAI batch request, but the first line is not: use one kind per file"
+    if why:
+        return with_hint(f"a row needs either 'prompt' or 'messages', and {why}", fields)
     words = f"a row needs either 'prompt' or 'messages', this one has {some_names(fields)}"
     if (hinted := with_hint(words, fields)) != words:
         return hinted

@@ -23,6 +23,9 @@ NOT_APPLIED = "not applied"
 OUTSIDE = "outside"
 ABSENT = "absent"
 ESCAPES = "escapes"
+LEFT_OUT = "left out"
+WHOLE_IDS = "whole ids"
+LIST_AS_TEXT = "list as text"
 
 
 class _Found(msgspec.Struct):
@@ -140,6 +143,21 @@ def _escapes(found: _Found) -> str:
     return f"{_rows(found)}: a backslash before a quote is read as the end of a cell, in {_names(found)}: {advice}"
 
 
+def _left_out(found: _Found) -> str:
+    return f"{_rows(found)}: columns that JSON cannot express are not copied to the output: {_names(found)}"
+
+
+def _whole_ids(found: _Found) -> str:
+    return f"{_rows(found)}: ids that end in .0 are whole numbers, as pandas writes them beside a gap: {_names(found)}"
+
+
+def _list_as_text(found: _Found) -> str:
+    return (
+        f"{_rows(found)}: {_names(found)} looks like a list that was written as text, and is run as that text: write a "
+        "chat as 'messages', one row for each prompt, and token ids as a list"
+    )
+
+
 def _rows(found: _Found) -> str:
     return "1 row" if found.count == 1 else f"{found.count:,} rows"
 
@@ -163,4 +181,7 @@ _WORDS: dict[str, Callable[[_Found], str]] = {
     OUTSIDE: _outside,
     ABSENT: _absent,
     ESCAPES: _escapes,
+    LEFT_OUT: _left_out,
+    WHOLE_IDS: _whole_ids,
+    LIST_AS_TEXT: _list_as_text,
 }

@@ -7,8 +7,9 @@ from typing import Any
 from vllm_hpc.rows.messages import checked_messages
 from vllm_hpc.rows.openai_chat import take_chat_options, take_shown
 from vllm_hpc.rows.openai_sampling import IGNORED, check_neutral, sampling_of, take_cuts
-from vllm_hpc.rows.plain import check_prompt
+from vllm_hpc.rows.plain import checked_prompt
 from vllm_hpc.rows.row import CHAT_FIELDS, Row, RowError
+from vllm_hpc.rows.whole_numbers import with_whole_numbers
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 URLS = (CHAT, COMPLETIONS, EMBEDDINGS)
@@ -37,7 +38,7 @@ def batch_row(fields: Any, index: int) -> Row:
         raise RowError(f"{words}{_without_url(fields) if missing == ['url'] else ''}")
     url = _url_of(fields["url"])
     _check_line(fields, url)
-    body = {key: value for key, value in fields["body"].items() if value is not None}
+    body = with_whole_numbers({key: value for key, value in fields["body"].items() if value is not None})
     model = body.pop("model", None)
     if not isinstance(model, str | None):
         raise RowError("body: 'model' must be a string")
@@ -122,7 +123,7 @@ def _prompt(body: Row, name: str) -> Any:
         if len(prompt) > 1:
             raise RowError(f"body: {name!r} has {len(prompt)} prompts, but a row has one: write one line for each")
         prompt = prompt[0]
-    check_prompt(prompt, name, is_field=False)
+    prompt = checked_prompt(prompt, name, is_field=False)
     if not prompt:
         raise RowError(f"body: {name!r} is empty")
     return prompt

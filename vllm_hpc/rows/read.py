@@ -224,8 +224,12 @@ def _ids(sources: Sources) -> Iterator[tuple[tuple[Source, int], Id]]:
 
 def _repeated(place: tuple[Source, int], identity: Id) -> InputError:
     source, number = place
-    advice = ABSENT_ID if identity in ABSENT else ": ids must differ (or be left out)"
-    return InputError(f"{source.place(number)}: id {identity!r} was given before{advice}")
+    if identity in ABSENT:
+        return InputError(f"{source.place(number)}: id {identity!r} was given before{ABSENT_ID}")
+    words = f"{source.place(number)}: id {identity!r} was given before"
+    if isinstance(identity, str) and identity.isdecimal():
+        words += ", or is that of a row without one, which is its number in the input, from 0"
+    return InputError(f"{words}: ids must differ: give every row one, or none")
 
 
 def _check_head(file: InputFile) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from vllm_hpc.rows.cells import Cells
+from vllm_hpc.rows import notes
+from vllm_hpc.rows.cells import Cells, UnfitError
 from vllm_hpc.rows.decode import decode_line
 from vllm_hpc.rows.file_source import FileSource
 from vllm_hpc.rows.header import Header, has_prompt, read_header
@@ -34,6 +35,8 @@ _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertic
 _HEADER_LINES = 20
 # Excel's own first line, which says by what columns are separated.
 _SEP = re.compile(r'"?sep=(?P<delimiter>[^\r\n])"?\r?\n?', re.IGNORECASE)
+# A whole number as pandas writes it, which a float holds exactly.
+_WHOLE_ID = re.compile(r"(-?[1-9][0-9]{0,14}|0)\.0")
 
 
 class CsvSource(FileSource):
@@ -89,8 +92,16 @@ class CsvSource(FileSource):
             note_escapes(named, self._line, self.notes)
         cells = Cells(self.reading.prompt_column)
         fields = cells.fields(named, empty="")
+        self._read_id(fields)
         make = maker.of_loose_fields if cells.is_loose else maker.of_fields
         return make(fields, index, self._line, is_renamed=True)
+
+    def _read_id(self, fields: Row) -> None:
+        """Read 4.0 as the id 4, as in JSON: pandas writes whole numbers so where a column has a gap."""
+        given = fields.get("id")
+        if isinstance(given, str) and _WHOLE_ID.fullmatch(given):
+            fields["id"] = whole = int(given.removesuffix(".0"))
+            self.notes.add(notes.WHOLE_IDS, self._line, [f"{given} as {whole}"])
 
     def _lines(self) -> Iterator[str]:
         with self.file.open() as stream:
@@ -191,12 +202,29 @@ class ParquetSource:
     def _row(self, maker: RowMaker, named: dict[str | None, tuple[str, Any]], number: int, index: int) -> Row:
         cells = Cells(self.reading.prompt_column)
         try:
-            values = {field: cells.value(cell, name) for field, (name, cell) in named.items() if field is not None}
-            fields = cells.fields(values)
+            fields = cells.fields(self._values(cells, maker, named, number))
             make = maker.of_loose_fields if cells.is_loose else maker.of_fields
             return make(fields, index, number, is_renamed=True)
         except RowError as error:
             raise InputError(f"{self.place(number)}: {error}") from None
+
+    def _values(self, cells: Cells, maker: RowMaker, named: dict[str | None, tuple[str, Any]], number: int) -> Row:
+        """The cells as JSON values, without those that JSON cannot express, which must not have a meaning."""
+        values: Row = {}
+        unfit: dict[str, str] = {}
+        for field, (name, cell) in named.items():
+            if field is None:
+                continue
+            try:
+                values[field] = cells.value(cell, field)
+            except UnfitError as error:
+                values[field], unfit[field] = None, f"{name!r} ({error})"
+        if not unfit:
+            return values
+        if meant := unfit.keys() & maker.meaning(values):
+            raise RowError(f"column {unfit[min(meant)]} is of a type that JSON cannot express: convert it")
+        self.notes.add(notes.LEFT_OUT, number, unfit.values())
+        return {field: value for field, value in values.items() if field not in unfit}
 
 
 def _first_line(error: BaseException) -> str:
