@@ -15,6 +15,7 @@ from tests.conftest import FAKE_SBATCH, Cli
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
 from vllm_hpc.jobs import resume as resumption
+from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import Verdict
@@ -258,6 +259,8 @@ def test_rows_of_ranks_that_diverged_are_doubted(folder: JobFolder, desk: Path, 
     ran = run_cli("resume", "job")
     doubt = "the ranks of a replica diverged, and its rows may be wrong: start a new job\n"
     if is_whole:
+        with pytest.raises(FailedError, match="no row is missing, but the ranks of a replica diverged"):
+            Job(folder.path).resume()
         assert (ran.code, ran.err) == (1, f"Error: nothing to resume: no row is missing, but {doubt}")
     else:
         assert (ran.code, ran.err) == (0, f"Note: {doubt}")
