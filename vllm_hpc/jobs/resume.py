@@ -36,8 +36,8 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     """Submit the job again and return the number of rows left; 0: nothing was submitted.
 
     ``not_submitted``: the user says that the scheduler does not have a submission in doubt, or a job in state UNKNOWN.
-    Raises InputError if the input has changed, FailedError if the job has not ended, or if its ranks diverged and no row
-    is missing (those that are there may be wrong), SubmitError.
+    Raises InputError if the input has changed, SubmitError, FailedError if the job has not ended, or if its ranks
+    diverged and no row is missing (those that are there may be wrong).
     """
     check_installed()
     check_scheduler_installed(folder.job().scheduler)
