@@ -130,6 +130,15 @@ def test_a_script_whose_lifecycle_is_gone_is_not_queued_to_fail(
     assert (run_cli("resume", "job").code, sent(desk)) == (0, True)
 
 
+def test_a_script_that_is_gone_is_named(folder: JobFolder, desk: Path, run_cli: Cli) -> None:
+    script = folder.path / "script.sbatch"
+    script.unlink()
+    ran = run_cli("resume", "job")
+    advice = "No such file or directory: submit a new job, or restore the file"
+    assert (ran.code, ran.err) == (2, f"Error: cannot read {str(script)!r}: {advice}\n")
+    assert not sent(desk)
+
+
 def test_nothing_is_left(folder: JobFolder, desk: Path, run_cli: Cli) -> None:
     crafted.write_lines(folder.shard(0, 2), [crafted.result(2)])
     folder.drain.touch()

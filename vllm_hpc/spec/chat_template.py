@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.values import as_path, check_utf8
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -31,6 +31,8 @@ def read_chat_template(given: str) -> str:
     if not given:
         raise RequestError(f"{OPTION} is empty: name a Jinja file, or leave it out")
     is_text = is_template_text(given)
+    if is_text:
+        check_utf8(given, OPTION)
     text, what = (given, OPTION) if is_text else (_read(given), f"{OPTION} {given!r}")
     if not text.strip():
         raise RequestError(f"{what} is empty: name a Jinja file that writes the messages of a chat")
@@ -53,8 +55,10 @@ def check_compiles(text: str) -> None:
     try:
         _environment().from_string(text)
     except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"line {error.lineno}: {error.message}") from None
-    except (jinja2.TemplateError, RecursionError, MemoryError, SyntaxError, UnicodeError) as error:
+        raise ValueError(f"line {error.lineno}: {str(error.message).rstrip('.')}") from None
+    except (RecursionError, MemoryError):
+        raise ValueError("its blocks or expressions are nested too deeply") from None
+    except (jinja2.TemplateError, SyntaxError, ValueError) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
@@ -91,6 +95,8 @@ def _is_json(text: str) -> bool:
 def _read(given: str) -> str:
     path = as_path(given, OPTION)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe could wait for ever
+            raise RequestError(f"{OPTION} {given!r} is a pipe or a device: write the template to a file")
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except IsADirectoryError:

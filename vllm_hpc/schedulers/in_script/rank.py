@@ -24,12 +24,17 @@ def main(argv: list[str]) -> int:
     _note_joined(folder)
     _attach()
     _check_host(folder)
+    leave(_run(folder))
+
+
+def _run(folder: JobFolder) -> int:
+    """Run what submitit has kept for this rank, and return its exit code."""
     try:
         process_job(folder.ranks)
     except Exception:  # noqa: BLE001 - whatever ended it, and is on record
         traceback.print_exc()
-        leave(1)
-    leave(0)
+        return 1
+    return 0
 
 
 def leave(code: int) -> NoReturn:
