@@ -13,8 +13,7 @@ from vllm_hpc.rows.read import checked_rows, find_sources, read_rows
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row, carried_fields
 from vllm_hpc.rows.row_maker import RowMaker
-from vllm_hpc.spec.errors import InputError, RequestError
-from vllm_hpc.spec.request import convert_options
+from vllm_hpc.spec.errors import InputError
 
 pytestmark = pytest.mark.inputs
 
@@ -114,19 +113,3 @@ def test_a_template_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     maker = RowMaker("jsonl", Reading(prompt_template="{{ a }}"), Notes())
     monkeypatch.setattr("vllm_hpc.rows.template.PromptTemplate.__init__", None)
     assert [maker.of_line(b'{"a": "x"}', n, n)["prompt"] for n in range(3)] == ["x"] * 3  # type: ignore[index]
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("prompt_column", "q\udcff"),
-        ("prompt_template", "{{ q }}\udcff"),
-        ("rename", {"q\udcff": "prompt"}),
-        ("rename", {"q": "prompt\udcff"}),
-    ],
-    ids=["column", "template", "old name", "new name"],
-)
-def test_bytes_that_are_not_utf_8_are_refused(option: str, value: Any) -> None:
-    """They were a traceback: neither job.json nor the input that is stored can have them."""
-    with pytest.raises(RequestError, match=f"--{option.replace('_', '-')} is not valid UTF-8: write it in UTF-8"):
-        convert_options({"model": "demo", option: value})

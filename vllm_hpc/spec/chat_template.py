@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.values import as_path, check_utf8
+from vllm_hpc.spec.values import as_path
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -31,8 +31,6 @@ def read_chat_template(given: str) -> str:
     if not given:
         raise RequestError(f"{OPTION} is empty: name a Jinja file, or leave it out")
     is_text = is_template_text(given)
-    if is_text:
-        check_utf8(given, OPTION)
     text, what = (given, OPTION) if is_text else (_read(given), f"{OPTION} {given!r}")
     if not text.strip():
         raise RequestError(f"{what} is empty: name a Jinja file that writes the messages of a chat")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.values import check_utf8
 
 # A template is compiled, and a job.toml may hold a long one.
 _MOST_CHARACTERS = 1 << 20
@@ -22,10 +21,7 @@ def check_prompt_options(column: str | None, template: str | None, rename: dict[
         raise RequestError("--prompt-template must be a text such as 'Summarise: {{ abstract }}'")
     if template is not None and len(template) > _MOST_CHARACTERS:
         raise RequestError(f"--prompt-template has {len(template)} characters: use at most {_MOST_CHARACTERS}")
-    for option, text in (("--prompt-column", column), ("--prompt-template", template)):
-        check_utf8(text or "", option)
     for old, new in rename.items():
-        check_utf8(old + new, "--rename")
         if not old.strip() or not new.strip():
             raise RequestError(f"--rename must be OLD=NEW, two names, not '{old}={new}'")
         if list(rename.values()).count(new) > 1:

@@ -94,14 +94,6 @@ def check_job_name(name: str, origin: str) -> None:
         raise RequestError(f"{origin} {name!r} looks like a scheduler's job id: add a letter, as in 'run-{name}'")
 
 
-def check_utf8(text: str, origin: str) -> None:
-    """Refuse bytes that are not UTF-8, which Python reads from a command line as halves of characters."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RequestError(f"{origin} is not valid UTF-8: write it in UTF-8") from None
-
-
 def check_path(path: str, origin: str) -> None:
     """A path that is safe in a script and in submitit."""
     if not path or any(ord(c) < 32 or ord(c) == 127 for c in path):
