@@ -145,7 +145,7 @@ pbs_nodes() {
     esac
   done
   if [ "${#nodes[@]}" -ne "$1" ]; then
-    echo "vllm-hpc: $1 node(s) were asked for, and PBS gave: ${nodes[*]}" >&2
+    echo "vllm-hpc: PBS gave these nodes, and not $1 as asked for: ${nodes[*]}" >&2
     exit 1
   fi
 }

@@ -87,5 +87,5 @@ def test_what_was_skipped_is_said(desk: Path, model: Path, run_cli: Cli, command
     outcome = run_cli(command, "model", "--input", "in/*", "--scheduler", "slurm")
     assert outcome.code == 0
     said = outcome.out if command == "plan" else outcome.err
-    assert "input 'in/*': 6 file(s) are read, 1 skipped ('README.md')" in said
+    assert "input 'in/*': 6 files read, 1 skipped ('README.md')" in said
     assert "2 of 6 files have no row" in said

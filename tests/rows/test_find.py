@@ -68,7 +68,7 @@ def test_a_folder_is_its_files_by_name(desk: Path, folder: str) -> None:
         "part-1.jsonl", "part-10.jsonl", "part-2.jsonl", "part-3.jsonl.gz",
     ]  # fmt: skip
     (note,) = found.notes
-    assert note.endswith("4 file(s) are read, 6 skipped ('.hidden.jsonl', '.part-1.jsonl.crc', 'README.md', ...)")
+    assert note.endswith("4 files read, 6 skipped ('.hidden.jsonl', '.part-1.jsonl.crc', 'README.md', ...)")
 
 
 PATTERNS = {
@@ -88,7 +88,7 @@ def test_a_pattern_is_what_it_matches_by_name(desk: Path, pattern: str) -> None:
 
 def test_a_pattern_says_what_it_skips(desk: Path) -> None:
     (note,) = find_sources("shards/*").notes
-    assert note == "input 'shards/*': 4 file(s) are read, 4 skipped ('README.md', '_SUCCESS', 'deeper', ...)"
+    assert note == "input 'shards/*': 4 files read, 4 skipped ('README.md', '_SUCCESS', 'deeper', ...)"
     assert find_sources("shards/*.jsonl").notes == ()
 
 
@@ -128,7 +128,7 @@ REFUSED = [
     Refusal(("shards", "broken.jsonl"), "broken.jsonl:2: "),
     Refusal(("broken.jsonl", "shards"), "broken.jsonl:2: "),
     Refusal(("shards", "other.csv"), "other.csv:1: no column 'prompt'"),
-    Refusal(("blank.jsonl", "blank.txt"), "blank.jsonl and 1 other file(s) have no prompt"),
+    Refusal(("blank.jsonl", "blank.txt"), "blank.jsonl and 1 other file have no prompt"),
     Refusal(("~no-such-user/*.jsonl",), "no-such-user"),
     Refusal(("s3://bucket/in.jsonl",), "--input 's3://bucket/in.jsonl' is an address: download it first"),
     Refusal(("hf://datasets/org/name/*.parquet",), "is an address: download it first"),

@@ -203,7 +203,7 @@ def test_nodes_of_pbs_are_reached_by_their_first_slot(shell: Shell) -> None:
     (shell.job / "nodefile").write_text("n1\nn1\nn10\nn1\nn2\nn2\n")
     shell.environment |= {"PBS_NODEFILE": str(shell.job / "nodefile")}
     assert shell.run('pbs_nodes 3; echo "${nodes[*]}: ${places[*]}"').out == "n1 n10 n2: 0 2 4\n"
-    assert shell.run("pbs_nodes 2").err == "vllm-hpc: 2 node(s) were asked for, and PBS gave: n1 n10 n2\n"
+    assert shell.run("pbs_nodes 2").err == "vllm-hpc: PBS gave these nodes, and not 2 as asked for: n1 n10 n2\n"
 
 
 def test_the_first_address_is_the_heads(shell: Shell) -> None:

@@ -173,6 +173,6 @@ def test_requeues_are_counted_through_all_its_ids(tmp_path: Path) -> None:
     ids = tuple(f"{number}.head" for number in range(12, 22))
     write_json(folder.submitted, Submitted("pbs", "22.head", 0.0, ids))
     folder.drain_attempt(11).touch()
-    assert should_run_again(folder, 11, 0) == (False, "it has asked for another attempt 10 time(s) (--max-requeues 10)")
+    assert should_run_again(folder, 11, 0) == (False, "it has asked for another attempt 10 times (--max-requeues 10)")
     write_json(folder.submitted, Submitted("pbs", "22.head", 0.0))  # 'vllm-hpc resume' begins anew
     assert should_run_again(folder, 11, 0)[0]

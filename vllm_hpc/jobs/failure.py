@@ -18,6 +18,8 @@ _NO_CAUSE = re.compile(
     r"vllm-hpc: (.* joined as node |(not )?running again: |torchrun on \S+ was told to end|PBS does not count"
     r"|\S+ cannot submit the next attempt)"
 )
+# What diverged ranks mean for users.
+DIVERGED = "the ranks of a replica diverged, and its rows may be wrong: start a new job"
 # What engine/loop/lockstep.py and engine/startup/replicas.py raise.
 _DIVERGED = re.compile(r"the ranks of replica \d+ diverged")
 

@@ -13,6 +13,7 @@ from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
 from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss, record_submission
+from vllm_hpc.jobs.failure import DIVERGED, has_diverged
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.jobs.submit_wanted import is_wish
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
@@ -35,7 +36,8 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     """Submit the job again and return the number of rows left; 0: nothing was submitted.
 
     ``not_submitted``: the user says that the scheduler does not have a submission in doubt, or a job in state UNKNOWN.
-    Raises InputError if the input has changed, FailedError if the job has not ended, SubmitError.
+    Raises InputError if the input has changed, SubmitError, FailedError if the job has not ended, or if its ranks
+    diverged and no row is missing (those that are there may be wrong).
     """
     check_installed()
     check_scheduler_installed(folder.job().scheduler)
@@ -52,6 +54,8 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     check_lifecycle(folder, folder.path / scheduler.script)
     left = rows_left(folder, retry_errors)
     if not left.missing + left.failed:
+        if has_diverged(folder):
+            raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
         return 0
     taken = _take(folder, status.job_id, number)
     try:

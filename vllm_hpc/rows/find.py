@@ -14,6 +14,7 @@ from vllm_hpc.rows.input_file import STDIN, InputFile, StandardInput, split_suff
 from vllm_hpc.rows.unpack import PACKINGS
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.words import counted
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv", ".tab", ".parquet")
 KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
@@ -122,7 +123,7 @@ def _check_alike(text: str, paths: list[Path]) -> None:
 
 def _skipped(text: str, read: int, skipped: list[str]) -> str:
     names = ", ".join(repr(name) for name in skipped[:3]) + ", ..." * (len(skipped) > 3)
-    return f"input {text!r}: {read} file(s) are read, {len(skipped)} skipped ({names})"
+    return f"input {text!r}: {counted(read, 'file')} read, {len(skipped)} skipped ({names})"
 
 
 def _open(path: Path) -> InputFile:

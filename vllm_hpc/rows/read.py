@@ -25,6 +25,7 @@ from vllm_hpc.rows.tables import TAB_SUFFIXES, CsvSource, ParquetSource
 from vllm_hpc.rows.unpack import packing_of
 from vllm_hpc.rows.writers import ABSENT, ABSENT_ID
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.words import counted
 
 Source = LineSource | JsonSource | CsvSource | ParquetSource
 _TAR = (257, b"ustar")
@@ -213,8 +214,8 @@ def _check_notes(sources: Sources, is_unreadable: bool) -> None:
 
 
 def _all_of(sources: Sources) -> str:
-    first = sources.all[0].file
-    return f"{first} has" if len(sources.all) == 1 else f"{first} and {len(sources.all) - 1} other file(s) have"
+    first, others = sources.all[0].file, len(sources.all) - 1
+    return f"{first} and {counted(others, 'other file')} have" if others else f"{first} has"
 
 
 def _ids(sources: Sources) -> Iterator[tuple[tuple[Source, int], Id]]:

@@ -26,6 +26,7 @@ from vllm_hpc.rows.row import Row, RowError
 from vllm_hpc.rows.row_maker import RowMaker
 from vllm_hpc.rows.writers import SPARK, has_escape, note_absent, note_escapes
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.words import counted
 
 _BATCH = 256  # Parquet rows in memory at a time
 TAB_SUFFIXES = (".tsv", ".tab")
@@ -138,7 +139,7 @@ def _advice(delimiter: str) -> str:
 def _by_name(header: Header, cells: list[str], advice: str) -> Row:
     if len(cells) != len(header.fields):
         r_names = " (R: row.names = FALSE)" if len(cells) == len(header.fields) + 1 else ""
-        raise RowError(f"{len(cells)} cell(s), but the header has {len(header.fields)}{advice}{r_names}")
+        raise RowError(f"{counted(len(cells), 'cell')}, but the header has {len(header.fields)}{advice}{r_names}")
     if None in header.fields:
         place = next((place for place, name in enumerate(header.fields) if name is None and cells[place].strip()), None)
         if place is not None:

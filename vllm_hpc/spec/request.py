@@ -117,6 +117,20 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         for key in self.engine:
             if key in PLANNED_ENGINE_ARGUMENTS:
                 raise RequestError(f"--engine {key} cannot be set here: use {PLANNED_ENGINE_ARGUMENTS[key]}")
+        _check_utf8(self)
+
+
+def _check_utf8(request: Request) -> None:
+    """Refuse bytes that are not UTF-8, which Python reads from a command line as half characters: job.json is UTF-8."""
+    for key in request.__struct_fields__:
+        value = getattr(request, key)
+        try:
+            msgspec.json.encode(value)
+        except UnicodeEncodeError:
+            option = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
+            raise RequestError(
+                f"{option} {value!r} is not valid UTF-8: write it in UTF-8, or rename the file"
+            ) from None
 
 
 def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
