@@ -13,6 +13,7 @@ from vllm_hpc.planner.models.mistral import CONFIG, PARAMS
 from vllm_hpc.planner.models.read_json import read_object
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.resolved_job import Model
 
 # The folder of a model in a Hugging Face cache; its snapshots lie in a folder of their own.
@@ -125,6 +126,9 @@ def _why_not(folder: Path, needed: tuple[str, ...]) -> str:
     models = [one for one in inside if _is_model(one, needed) or (one / _SNAPSHOTS).is_dir()]
     if models:
         return f"{said}; name a folder in it that is a model: {_listed(models, whole=True)}"
+    definitions = [one for one in inside if (one / JOB_DEFINITION).is_file()]
+    if definitions:
+        return f"{said}; name a job definition in it: {_listed(definitions, whole=True)}"
     if next(folder.glob("*.gguf"), None):
         return f"{str(folder)!r} holds GGUF files: {_GGUF}"
     others = [name for name in (CONFIG, PARAMS) if name not in needed and (folder / name).is_file()]
