@@ -24,6 +24,15 @@ WEIGHTS = {"pytorch_model.bin": "x"}
 
 
 @pytest.fixture
+def model(model: Path) -> Path:
+    """A model folder of nothing but a config.json."""
+    for file in model.iterdir():
+        if file.name != "config.json":
+            file.unlink()
+    return model
+
+
+@pytest.fixture
 def chats(model: Path) -> Path:
     """A model folder of a config.json, and an input of one chat."""
     (model.parent / "in.jsonl").write_text(CHAT)
@@ -108,7 +117,7 @@ def test_chats_need_a_template(chats: Path, run_cli: Cli, name: str) -> None:
 )
 def test_a_processors_template_is_not_for_tools(chats: Path, files: dict[str, Any], is_refused: bool) -> None:
     """vllm/renderers/hf.py, resolve_chat_template (0.26 and 0.32); as in QwenLM/Qwen3-Omni's issue 105."""
-    add(chats, {**TOKENIZER, **files})
+    add(chats, {**TOKENIZER, **WEIGHTS, **files})
     (chats.parent / "in.jsonl").write_text(CHAT.replace("}\n", ', "tools": [{"type": "function"}]}\n'))
     assert ("takes no processor's chat template" in reasons(input="in.jsonl")) == is_refused
     assert "template" not in reasons(input="in.jsonl", chat_template="{{ messages }}")
@@ -241,10 +250,16 @@ def test_weights_that_vllm_makes_up_need_one_too(model: Path, run_cli: Cli) -> N
     assert (refused.code, "no tokenizer" in refused.err) == (2, True)
 
 
-def test_a_folder_that_is_not_complete_is_only_spoken_of(chats: Path, run_cli: Cli) -> None:
+def test_a_folder_without_weights_is_planned_and_rendered_but_not_submitted(chats: Path, run_cli: Cli) -> None:
+    """It may still be copied; its script does not depend on what is missing."""
     assert NO_TOKENIZER.format(folder=chats) in reasons()
     assert NO_TEMPLATE.format(folder=chats) in reasons(input="in.jsonl")
-    assert run_cli("submit", "model", "--scheduler", "slurm", "--input", "in.jsonl").code == 0
+    said = f"{str(chats)!r} has no weights that vLLM loads (*.safetensors or *.bin or *.pt): copy or download"
+    for command, code in (("plan", 0), ("render", 0), ("submit", 2)):
+        told = run_cli(command, "model", "--scheduler", "slurm", "--input", "in.jsonl")
+        assert (told.code, said in told.err) == (code, True), told
+    assert not (chats.parent / "runs").exists()
+    assert run_cli("submit", "model", "--scheduler", "slurm", "--rehearse", "--dry-run").err == ""
 
 
 @pytest.mark.parametrize(
@@ -297,6 +312,7 @@ def test_vllms_own_templates_are_read_where_it_is_installed() -> None:
 def test_a_job_keeps_its_template(chats: Path, run_cli: Cli, given: str) -> None:
     from vllm_hpc import submit
 
+    add(chats, {**WEIGHTS, **TOKENIZER})
     text = "{% for m in messages %}{{ m.content }} – {% endfor %}"
     (chats.parent / "chat.jinja").write_text(text)
     template = "chat.jinja" if given == "file" else text
@@ -308,6 +324,7 @@ def test_a_job_keeps_its_template(chats: Path, run_cli: Cli, given: str) -> None
 
 
 def test_a_job_without_one_has_no_such_file(model: Path, run_cli: Cli) -> None:
+    add(model, {**WEIGHTS, **TOKENIZER})
     assert run_cli("submit", "model", "--name", "job", "--scheduler", "slurm").code == 0
     assert not (model.parent / "runs/job/chat-template.jinja").exists()
 

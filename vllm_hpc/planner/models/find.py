@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.planner.models import demo, folders
-from vllm_hpc.planner.models.describe import needed_files
 from vllm_hpc.planner.models.mistral import CONFIG, PARAMS
 from vllm_hpc.planner.models.nearest_folder import folders_in, is_folder, link_target, nearest_folder
 from vllm_hpc.spec.errors import ModelError
@@ -46,7 +45,7 @@ def find_model(text: str, is_rehearsed: bool = False, engine: Mapping[str, Any] 
     folder = as_path(text, "model folder")
     if folder.exists():
         # abspath keeps symlinks: sites move their targets.
-        return folders.find_in(Path(os.path.abspath(folder)), needed_files(engine or {}))  # noqa: PTH100
+        return folders.find_in(Path(os.path.abspath(folder)), engine or {})  # noqa: PTH100
     if hub := _HUB.fullmatch(text):
         return Model(hub[1], hub[1].split("/")[1])
     if _HUB_ID.fullmatch(text) and not _is_path(text):

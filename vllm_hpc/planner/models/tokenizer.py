@@ -14,6 +14,7 @@ import msgspec
 
 from vllm_hpc.planner.models.inspect import Knowledge
 from vllm_hpc.planner.models.read_json import read_object
+from vllm_hpc.planner.models.weight_files import lacks_weights
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.plan import Plan
@@ -92,10 +93,19 @@ def find_lacks(job: ResolvedJob, rows: Workload | None) -> list[Lack]:
     return found
 
 
-def with_lacks(plan: Plan, lacks: list[Lack]) -> Plan:
+def find_unready(job: ResolvedJob) -> str | None:
+    """What must be in the model's folder before the job is submitted: weights, but for a rehearsal."""
+    folder = Path(job.model.path)
+    if job.request.rehearse or not folder.is_absolute() or not folder.is_dir():
+        return None
+    return lacks_weights(folder, job.request.engine)
+
+
+def with_lacks(plan: Plan, lacks: list[Lack], unready: str | None) -> Plan:
     """The plan, with what is missing among its reasons."""
     missing = next((lack.said for lack in lacks if lack.fails), None)
-    return msgspec.structs.replace(plan, missing=missing, reasons=(*plan.reasons, *(lack.said for lack in lacks)))
+    said = (*(lack.said for lack in lacks), *filter(None, [unready]))
+    return msgspec.structs.replace(plan, missing=missing, unready=unready, reasons=(*plan.reasons, *said))
 
 
 def _tokenizer_folder(job: ResolvedJob) -> Path | None:
