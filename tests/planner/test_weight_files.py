@@ -118,7 +118,7 @@ def test_random_weights_and_rehearsals_need_none(desk: Path, run_cli: Cli) -> No
     ("files", "said"),
     [
         ({"model-00001-of-00002.safetensors": POINTER, "model-00002-of-00002.safetensors": POINTER},
-         "model-00001-of-00002.safetensors' and 1 more are pointers of Git LFS, without the content: run 'git lfs pull'"),
+         "model-00001-of-00002.safetensors' and 1 more are pointers of Git LFS, without the content: run 'git lfs"),
         ({"pytorch_model.bin": POINTER}, "'pytorch_model.bin' is a pointer of Git LFS"),
         ({"pytorch_model.bin": "x", "tokenizer.model": POINTER}, "'tokenizer.model' is a pointer of Git LFS"),
         ({"pytorch_model.bin": "x", "tokenizer.json": POINTER}, "'tokenizer.json' is a pointer of Git LFS"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import msgspec
 
@@ -16,6 +16,10 @@ class Format(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     what: str
     advice: str
+
+    def told_by(self, name: str) -> str:
+        """The sentence without its subject."""
+        return f"{self.what} ({name!r}): {self.advice}"
 
 
 # The first that matches counts. Names may have a folder and wildcards.
@@ -87,5 +91,15 @@ def other_format(folder: Path) -> str | None:
     for one in FORMATS:
         for name in one.names:
             if found := next(folder.glob(name), None):
-                return f"{str(folder)!r} {one.what} ({str(found.relative_to(folder))!r}): {one.advice}"
+                return f"{str(folder)!r} {one.told_by(str(found.relative_to(folder)))}"
+    return None
+
+
+def format_of(names: list[str]) -> str | None:
+    """The same of a repository with these files, without a subject."""
+    paths = sorted({str(path) for name in names for path in (PurePath(name), *PurePath(name).parents)})
+    for one in FORMATS:
+        for name in one.names:
+            if found := next((path for path in paths if PurePath(f"/{path}").match(f"/{name}")), None):
+                return one.told_by(found)
     return None
