@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Cli
+from tests.marks import beside_vllm
 from tests.published_models import SMALL_CONFIG
 from vllm_hpc.planner.make_plan import plan_only
 from vllm_hpc.spec.vllm_arguments import templated_models
@@ -20,6 +21,11 @@ WITH_TEMPLATE = {"chat_template": "{{ messages }}"}
 NO_TEMPLATE = "the input has chats, but '{folder}' has no chat template: use --chat-template FILE"
 NO_TOKENIZER = "'{folder}' has no tokenizer: use --engine tokenizer=PATH"
 TOKENIZER: dict[str, Any] = {"tokenizer.json": {}, "tokenizer_config.json": {"bos_token": "<s>"}}
+EMPTY_TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+}
 WEIGHTS = {"pytorch_model.bin": "x"}
 
 
@@ -55,7 +61,7 @@ TEMPLATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a string": ({"tokenizer_config.json": WITH_TEMPLATE}, {}),
     "named ones": ({"tokenizer_config.json": {"chat_template": [{"name": "default", "template": "{{ m }}"}]}}, {}),
     "a file": ({"chat_template.jinja": "{{ messages }}", **TOKENIZER}, {}),
-    "more files": ({"additional_chat_templates/tool_use.jinja": "{{ messages }}", **TOKENIZER}, {}),
+    "more files": ({"additional_chat_templates/default.jinja": "{{ messages }}", **TOKENIZER}, {}),
     "a processor's file": ({"chat_template.json": WITH_TEMPLATE, **TOKENIZER}, {}),
     "a processor's": ({"processor_config.json": WITH_TEMPLATE, **TOKENIZER}, {}),
     "an older processor's": ({"preprocessor_config.json": WITH_TEMPLATE, **TOKENIZER}, {}),
@@ -121,6 +127,68 @@ def test_a_processors_template_is_not_for_tools(chats: Path, files: dict[str, An
     (chats.parent / "in.jsonl").write_text(CHAT.replace("}\n", ', "tools": [{"type": "function"}]}\n'))
     assert ("takes no processor's chat template" in reasons(input="in.jsonl")) == is_refused
     assert "template" not in reasons(input="in.jsonl", chat_template="{{ messages }}")
+
+
+TOOLS = '"tools": [{"type": "function"}]'
+PLAIN, TOOLED = CHAT, CHAT.replace("}\n", f", {TOOLS}}}\n")
+
+
+def named(*names: str) -> dict[str, Any]:
+    return {
+        "tokenizer_config.json": {"chat_template": [{"name": name, "template": "{{ messages }}"} for name in names]}
+    }
+
+
+# Named templates, the rows, and what they lack: as transformers' get_chat_template and vLLM's resolve_chat_template.
+ONLY = "chats without tools, which need the chat template 'default', and '{folder}' has only 'rag', 'tool_use': write"
+NAMED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "default": (named("default", "tool_use"), PLAIN + TOOLED, ""),
+    "default alone": (named("default"), PLAIN + TOOLED, ""),
+    "without default": (named("tool_use", "rag"), PLAIN, ONLY),
+    "without default, with and without tools": (named("tool_use", "rag"), PLAIN + TOOLED, ONLY),
+    "tool_use, for tools": (named("tool_use"), TOOLED, ""),
+    "rag, for tools": (named("rag"), TOOLED, "chats with tools, which need the chat template 'tool_use' or 'default'"),
+    "files": ({"additional_chat_templates/tool_use.jinja": "{{ messages }}"}, PLAIN, "has only 'tool_use'"),
+    "files, for tools": ({"additional_chat_templates/tool_use.jinja": "{{ messages }}"}, TOOLED, ""),
+    "files replace the config's": (
+        {"additional_chat_templates/tool_use.jinja": "{{ messages }}", "tokenizer_config.json": WITH_TEMPLATE}, PLAIN,
+        "has only 'tool_use'",
+    ),
+    "files with a default": (
+        {"additional_chat_templates/tool_use.jinja": "{{ messages }}", "chat_template.jinja": "{{ messages }}"},
+        PLAIN + TOOLED, "",
+    ),
+    "a folder of another name": ({"chat_templates/default.jinja": "{{ messages }}"}, PLAIN, "has no chat template"),
+    "a processor's beside": ({**named("tool_use"), "chat_template.json": WITH_TEMPLATE}, PLAIN + TOOLED, ""),
+    "code": ({**named("tool_use"), "tokenization_x.py": ""}, PLAIN, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_templates_with_names_are_taken_as_transformers_does(chats: Path, run_cli: Cli, name: str) -> None:
+    files, rows, said = NAMED[name]
+    add(chats, {"tokenizer.json": {}, **WEIGHTS, **files})
+    (chats.parent / "in.jsonl").write_text(rows)
+    refused = run_cli("submit", "model", "--input", "in.jsonl", "--scheduler", "slurm")
+    assert (refused.code, said.format(folder=chats) in refused.err) == (2 if said else 0, True), refused
+    assert "which need the chat template" not in reasons(input="in.jsonl", chat_template="{{ messages }}")
+
+
+@beside_vllm
+@pytest.mark.parametrize("name", sorted(NAMED.keys() - {"a processor's beside", "code"}))
+def test_and_transformers_does(tmp_path: Path, name: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    files, rows, said = NAMED[name]
+    add(tmp_path, {"tokenizer.json": EMPTY_TOKENIZER, "tokenizer_config.json": {}, **files})
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    failures = 0
+    for row in map(json.loads, rows.splitlines()):
+        try:
+            tokenizer.get_chat_template(tools=row.get("tools"))
+        except ValueError:
+            failures += 1
+    assert bool(failures) == bool(said)
 
 
 def test_plan_says_what_submit_refuses(chats: Path, run_cli: Cli) -> None:
