@@ -14,6 +14,7 @@ from tests.planner.test_model_folders import cached
 from tests.planner.test_models import safetensors
 from tests.published_models import SMALL_CONFIG
 from vllm_hpc.planner.models.find import find_model
+from vllm_hpc.planner.models.inspect import inspect_model
 from vllm_hpc.planner.models.other_formats import FORMATS, other_format
 from vllm_hpc.planner.models.weight_files import lacks_weights
 from vllm_hpc.spec.errors import ModelError
@@ -217,3 +218,39 @@ def test_with_a_models_config_it_is_a_lack_of_weights(tmp_path: Path, name: str)
 def test_every_kind_of_folder_has_a_test(tmp_path: Path) -> None:
     said = [other_format(add(tmp_path / name, files)) or "" for name, (files, _) in OTHERS.items()]
     assert [one.what for one in FORMATS if not any(f" {one.what} (" in sentence for sentence in said)] == []
+
+
+# -- quantised for other programs ------------------------------------------------------------------------------------
+MLX = {"group_size": 64, "bits": 4}
+QUANTIZED: dict[str, tuple[dict[str, Any], str]] = {
+    "mlx": ({"quantization": {"group_size": 64, "bits": 4, "mode": "affine"}}, "MLX"),
+    "mlx, twice": ({"quantization": MLX, "quantization_config": MLX}, "MLX"),
+    "exl2": ({"quantization_config": {"quant_method": "exl2", "bits": 4.0}}, "ExLlama"),
+    "exl3": ({"quantization_config": {"quant_method": "exl3"}}, "ExLlama"),
+    "quanto": ({"quantization_config": {"quant_method": "quanto"}}, "Quanto"),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_what_vllm_cannot_read_is_refused(tmp_path: Path, name: str) -> None:
+    changes, whose = QUANTIZED[name]
+    folder = add(make_folder(tmp_path / "model"), {"config.json": SMALL_CONFIG | changes})
+    with pytest.raises(ModelError, match=f"quantised for {whose}, which vLLM does not load: use the original model"):
+        inspect_model(find_model(str(folder)))
+    engine = {"quantization": "of_a_plug_in"}
+    assert inspect_model(find_model(str(folder)), engine=engine).shape is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantization": {"group_size": 64, "bits": 4}, "quantization_config": {"quant_method": "awq", "bits": 4}},
+        {"quantization": "none"},
+        {"quantization_config": {"quant_method": "of_a_plug_in"}},
+        {"quantization_config": {"bits": 4, "group_size": 128}},
+    ],
+    ids=range(4),
+)
+def test_what_it_may_read_is_not(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = add(make_folder(tmp_path / "model"), {"config.json": SMALL_CONFIG | changes})
+    inspect_model(find_model(str(folder)))

@@ -13,7 +13,8 @@ from vllm_hpc.planner.models import hub
 from vllm_hpc.planner.models.config import Shape, read_shape
 from vllm_hpc.planner.models.count import vision_parameters
 from vllm_hpc.planner.models.describe import describe
-from vllm_hpc.planner.models.fields import NotCheckedError, whole_number
+from vllm_hpc.planner.models.fields import Fields, NotCheckedError, whole_number
+from vllm_hpc.planner.models.quantization import check_loadable
 from vllm_hpc.planner.models.read_json import read_object
 from vllm_hpc.planner.models.weights import Weights, check_whole, read_weights
 from vllm_hpc.spec.errors import ModelError
@@ -64,6 +65,7 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
     try:
         described = describe(folder, engine)
         notes += described.notes
+        check_loadable(Fields(described.config, described.origin), engine.get("quantization"))
         shape = read_shape(described.config, described.origin)
     except NotCheckedError as error:
         return Knowledge(notes=(*notes, f"memory is not checked: {error}"))
