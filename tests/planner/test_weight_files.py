@@ -254,3 +254,33 @@ def test_what_vllm_cannot_read_is_refused(tmp_path: Path, name: str) -> None:
 def test_what_it_may_read_is_not(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = add(make_folder(tmp_path / "model"), {"config.json": SMALL_CONFIG | changes})
     inspect_model(find_model(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "method"),
+    [
+        ("quantize_config.json", {"bits": 4, "group_size": 128, "desc_act": False}, "gptq"),
+        ("quant_config.json", {"w_bit": 4, "q_group_size": 128, "zero_point": True}, "awq"),
+    ],
+    ids=["AutoGPTQ", "AutoAWQ"],
+)
+def test_a_quantisation_in_a_file_of_its_own_is_asked_for(
+    tmp_path: Path, name: str, content: dict[str, Any], method: str
+) -> None:
+    """As both wrote it before transformers knew them: vLLM reads it only if --engine quantization names the method."""
+    folder = add(bare(tmp_path / "model"), {name: content})
+    safetensors(folder / "model.safetensors", {"model.layers.0.x": ("BF16", [90_000_000])})
+    with pytest.raises(ModelError, match=f"they are quantised, says {name}: use --engine quantization={method}"):
+        inspect_model(find_model(str(folder)))
+    shape = inspect_model(find_model(str(folder)), engine={"quantization": method}).shape
+    assert shape is not None
+    assert shape.quantization is not None
+    assert (shape.quantization.method, shape.quantization.group) == (method, 128)
+
+
+def test_code_of_the_models_own_is_said(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "model", {"architectures": ["MyLM"], "auto_map": {"AutoConfig": "my.MyConfig"}})
+    said = "names code of the model's own (auto_map)"
+    assert any(said in note for note in inspect_model(find_model(str(folder))).notes)
+    known = inspect_model(find_model(str(folder)), engine={"trust_remote_code": True})
+    assert not any(said in note for note in known.notes)
