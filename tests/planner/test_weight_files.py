@@ -150,6 +150,39 @@ def test_files_that_vllm_does_not_read_may_be_anything(tmp_path: Path) -> None:
     assert find_model(str(folder), engine={"load_format": "dummy"}).path == str(folder)
 
 
+@pytest.mark.parametrize("changes", [{}, {"architectures": ["OfNobodyForCausalLM"]}], ids=["known", "unknown"])
+def test_shards_that_are_missing_are_refused_by_name(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = make_folder(tmp_path / "model", SMALL_CONFIG | changes)
+    shards = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    add(folder, {"model.safetensors.index.json": {"weight_map": dict(zip("abc", shards, strict=True))}})
+    safetensors(folder / shards[0], {})
+    said = f"is missing 2 of the 3 files that its index names ('{shards[1]}' first): copy the model again"
+    for is_indexed in (True, False):
+        with pytest.raises(ModelError) as caught:
+            inspect_model(find_model(str(folder)))
+        assert (said if is_indexed else "has 1 of 3 weight files: copy the model again") in str(caught.value)
+        (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model-00001-of-00001.bin"])
+def test_a_link_to_what_is_gone_is_refused(tmp_path: Path, name: str) -> None:
+    folder = bare(tmp_path / "model")
+    (folder / name).symlink_to("../../blobs/gone")
+    with pytest.raises(ModelError, match="is not a file, or is a broken link"):
+        find_model(str(folder))
+
+
+def test_what_becomes_embeddings_is_said(tmp_path: Path) -> None:
+    """A decoder for embeddings looks like any other: only modules.json tells vLLM."""
+    modules = [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]
+    folder = add(make_folder(tmp_path / "model"), {"modules.json": modules})
+    said = "vLLM takes it for an embedding model, since modules.json has a pooling module"
+    assert any(said in note for note in inspect_model(find_model(str(folder))).notes)
+    for other, engine in ((modules, {"runner": "generate"}), (modules[:1], {}), ({"a": 1}, {}), ("{", {})):
+        add(folder, {"modules.json": other})
+        assert not any(said in note for note in inspect_model(find_model(str(folder)), engine=engine).notes)
+
+
 # -- other programs' folders -----------------------------------------------------------------------------------------
 # What each of them has, and what is said.
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {

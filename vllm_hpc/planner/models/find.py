@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from vllm_hpc.planner.models import demo, folders
 from vllm_hpc.planner.models.mistral import CONFIG, PARAMS
-from vllm_hpc.planner.models.nearest_folder import folders_in, is_folder, link_target, nearest_folder
+from vllm_hpc.planner.models.nearest_folder import folders_in, is_folder, link_target, nearest_folder, nearest_name
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.rehearsal import NO_MODEL
@@ -92,7 +91,7 @@ def _nearest(text: str) -> str:
     hub = text.rstrip("/")
     on_hub = f"for the Hub's model, use 'hf://{hub}'" if _HUB_ID.fullmatch(hub) else ""
     parent = hub.rpartition("/")[0]
-    near = demo.NAME if get_close_matches(text, [demo.NAME]) else nearest_folder(text)
+    near = demo.NAME if nearest_name(text, [demo.NAME]) else nearest_folder(text)
     if near and ("/" in hub or near == demo.NAME or _is_named(near)):
         return f"did you mean {near!r}?{f' Or {on_hub}' if on_hub else ''}"
     if on_hub and is_folder(parent):

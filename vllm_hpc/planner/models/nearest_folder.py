@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
 _MOST_NAMED = 5
 _MOST_LISTED = 1000  # files and folders that are looked at
-_LIKENESS = 0.6  # difflib's usual one
 
 
 def nearest_folder(text: str) -> str | None:
@@ -17,7 +15,7 @@ def nearest_folder(text: str) -> str | None:
     parts = [part for part in text.split("/") if part]
     found = "/" if text.startswith("/") else ""
     for part in parts:
-        name = part if is_folder(found + part) else _nearest(part, _folders_in(found or "."))
+        name = part if is_folder(found + part) else nearest_name(part, _folders_in(found or "."))
         if name is None:
             return None
         found += f"{name}/"
@@ -57,8 +55,10 @@ def _folders_in(text: str) -> list[str]:
         return []
 
 
-def _nearest(name: str, names: list[str]) -> str | None:
-    """Whatever the case: 'llama-8B' is most like 'Llama-8B'."""
+def nearest_name(name: str, names: list[str]) -> str | None:
+    """The most similar name, whatever the case: 'llama-8B' is most like 'Llama-8B'."""
+    import difflib
+
     by_lower = {one.lower(): one for one in sorted(names)}
-    near = get_close_matches(name.lower(), sorted(by_lower), n=1, cutoff=_LIKENESS)
+    near = difflib.get_close_matches(name.lower(), sorted(by_lower), n=1)
     return by_lower[near[0]] if near else None

@@ -68,7 +68,9 @@ def check_files(folder: Path, engine: Mapping[str, Any]) -> None:
     for file in weights:
         if file.with_name(f"{file.name}.aria2").exists():
             raise ModelError(f"{str(file)!r} is not whole: {file.name}.aria2 is beside it: download it again")
-        if file.is_file() and not file.stat().st_size:
+        if not file.is_file():
+            raise ModelError(f"{str(folder)!r}: {file.name!r} is not a file, or is a broken link: copy the model again")
+        if not file.stat().st_size:
             raise ModelError(f"{str(file)!r} is empty: copy it again")
     if weights and weights[0].suffix == ".bin":
         _check_bin_shards(folder, weights)
@@ -76,7 +78,7 @@ def check_files(folder: Path, engine: Mapping[str, Any]) -> None:
 
 def _patterns(engine: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Patterns of the files with weights; None if there need not be any here."""
-    if engine.get("model_weights") or engine.get("model_loader_extra_config"):
+    if engine.get("model_weights"):
         return None
     return _PATTERNS.get(str(engine.get("load_format") or "auto"))
 

@@ -66,6 +66,12 @@ def read_weights(folder: Path, shape: Shape, load_format: Any = None) -> Weights
     return Weights(elements, other)
 
 
+def check_headers(folder: Path, load_format: Any = None) -> None:
+    """Refuse damaged or missing safetensors files of a model that is not in the table. Raises ModelError."""
+    for file in _files(folder, load_format):
+        read_header(file)
+
+
 def check_whole(folder: Path, shape: Shape, weights: Weights) -> None:
     """Refuse files with far less than config.json describes, as after a partial copy. Raises ModelError."""
     counted = count_parameters(shape)
