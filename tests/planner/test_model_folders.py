@@ -299,6 +299,12 @@ def test_a_mistyped_folder_is_no_hub_id(
         assert said in refused.err
 
 
+@pytest.mark.parametrize("text", ["meta-models/llama", "models2x/gemma", "modles/gemma", "mine/llama"])
+def test_a_hub_id_that_is_only_a_little_like_a_folder_stays_one(desk: Path, text: str) -> None:
+    model_at(desk / "models" / "llama")
+    assert find_model(text).path == text
+
+
 def test_a_hub_id_is_named_beside_folders_too(desk: Path) -> None:
     model_at(desk / "models" / "llama")
     for text in ("hf://models/gemma", "hf://models/models/gemma", "HF://models/gemma"):

@@ -53,11 +53,12 @@ def find_model(text: str, is_rehearsed: bool = False, engine: Mapping[str, Any] 
 
 
 def _is_path(text: str) -> bool:
-    """Whether what could be a Hub id is a mistyped path: its folder is here, or one that is spelt almost like it."""
-    if text.endswith(_FILES) or is_folder(str(Path(text).parent)):
+    """Whether what could be a Hub id is a mistyped path: its folder is here, or only that folder's name is mistyped."""
+    parent, _, name = text.rpartition("/")
+    if text.endswith(_FILES) or is_folder(parent):
         return True
-    near = nearest_folder(text)
-    return near is not None and _is_named(near)
+    near = nearest_folder(text, likeness=0.75)
+    return near is not None and near.rpartition("/")[2].lower() == name.lower() and _is_named(near)
 
 
 def ensure_model(model: Model) -> None:

@@ -86,8 +86,11 @@ def _refusal(model: str, error: Exception) -> str | None:
             f"{_endpoint()}/{model}, and {_TOKEN}"
         )
     response = error.response if isinstance(error, errors.HfHubHTTPError) else None
-    is_unauthorized = response is not None and response.status_code == 401
-    if is_unauthorized and response.headers.get("X-Error-Message") == _BAD_TOKEN:
+    is_unauthorized, is_token = False, False
+    if response is not None:  # not its truth, which is false for errors in requests
+        is_unauthorized = response.status_code == 401
+        is_token = is_unauthorized and response.headers.get("X-Error-Message") == _BAD_TOKEN
+    if is_token:
         return f"the Hub does not accept this account's token, for the model {model!r}: {_TOKEN}"
     if isinstance(error, errors.RepositoryNotFoundError) or is_unauthorized:
         return (

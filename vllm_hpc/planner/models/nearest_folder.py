@@ -10,12 +10,15 @@ _MOST_NAMED = 5
 _MOST_LISTED = 1000  # files and folders that are looked at
 
 
-def nearest_folder(text: str) -> str | None:
-    """The existing folder whose path is most like ``text``, written as ``text`` is; None if there is none."""
+def nearest_folder(text: str, likeness: float = 0.6) -> str | None:
+    """The existing folder whose path is most like ``text``, written as ``text`` is; None if there is none.
+
+    ``likeness`` is that of each name, from 0 to 1, as difflib measures it.
+    """
     parts = [part for part in text.split("/") if part]
     found = "/" if text.startswith("/") else ""
     for part in parts:
-        name = part if is_folder(found + part) else nearest_name(part, _folders_in(found or "."))
+        name = part if is_folder(found + part) else nearest_name(part, _folders_in(found or "."), likeness)
         if name is None:
             return None
         found += f"{name}/"
@@ -55,10 +58,10 @@ def _folders_in(text: str) -> list[str]:
         return []
 
 
-def nearest_name(name: str, names: list[str]) -> str | None:
+def nearest_name(name: str, names: list[str], likeness: float = 0.6) -> str | None:
     """The most similar name, whatever the case: 'llama-8B' is most like 'Llama-8B'."""
     import difflib
 
     by_lower = {one.lower(): one for one in sorted(names)}
-    near = difflib.get_close_matches(name.lower(), sorted(by_lower), n=1)
+    near = difflib.get_close_matches(name.lower(), sorted(by_lower), n=1, cutoff=likeness)
     return by_lower[near[0]] if near else None
