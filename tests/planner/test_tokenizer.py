@@ -322,7 +322,7 @@ def test_a_folder_without_weights_is_planned_and_rendered_but_not_submitted(chat
     """It may still be copied; its script does not depend on what is missing."""
     assert NO_TOKENIZER.format(folder=chats) in reasons()
     assert NO_TEMPLATE.format(folder=chats) in reasons(input="in.jsonl")
-    said = f"{str(chats)!r} has no weights that vLLM loads (*.safetensors or *.bin or *.pt): copy or download"
+    said = f"{str(chats)!r} has no weights that vLLM loads (*.safetensors, *.bin or *.pt): copy or download"
     for command, code in (("plan", 0), ("render", 0), ("submit", 2)):
         told = run_cli(command, "model", "--scheduler", "slurm", "--input", "in.jsonl")
         assert (told.code, said in told.err) == (code, True), told

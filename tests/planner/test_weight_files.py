@@ -53,7 +53,7 @@ LEFTOVERS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth
 @pytest.mark.parametrize("names", [(), LEFTOVERS], ids=["nothing", "what trainers leave"])
 def test_a_folder_without_weights_is_told(tmp_path: Path, names: tuple[str, ...]) -> None:
     folder = add(bare(tmp_path / "model"), dict.fromkeys(names, "x"))
-    said = f"{str(folder)!r} has no weights that vLLM loads (*.safetensors or *.bin or *.pt): copy or download"
+    said = f"{str(folder)!r} has no weights that vLLM loads (*.safetensors, *.bin or *.pt): copy or download"
     assert lack(folder).startswith(said)
 
 

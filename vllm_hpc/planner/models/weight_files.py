@@ -44,7 +44,8 @@ def lacks_weights(folder: Path, engine: Mapping[str, Any]) -> str | None:
         return other
     load_format = engine.get("load_format")
     asked = f", with load_format={load_format}" if load_format else ""
-    said = f"{str(folder)!r} has no weights that vLLM loads ({' or '.join(patterns)}{asked})"
+    kinds = " or ".join(filter(None, (", ".join(patterns[:-1]), patterns[-1])))
+    said = f"{str(folder)!r} has no weights that vLLM loads ({kinds}{asked})"
     if unfinished := _unfinished(folder):
         return f"{said}, but an unfinished download, {unfinished!r}: download the model again"
     if (folder / lora.CONFIG).is_file():
