@@ -27,7 +27,7 @@ from vllm_hpc.schedulers.lifecycle import lifecycle_text
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_job
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
-from vllm_hpc.spec.errors import RequestError, SubmitError
+from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
 from vllm_hpc.spec.plan import Plan
@@ -62,10 +62,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     def submit(self) -> Job:
         """Create the job folder and submit the script to the scheduler.
 
-        Raises RequestError if this machine has no scheduler for it, and SubmitError; the folder is then removed, unless
-        the scheduler may have accepted the script.
+        Raises RequestError if this machine has no scheduler for it, ModelError if the model's weights are not here, and
+        SubmitError; the folder is then removed, unless the scheduler may have accepted the script.
         """
         check_is_here(self.job)
+        if self.plan.unready:
+            raise ModelError(self.plan.unready)
         check_installed()
         if self.request.rehearse:
             check_torch()

@@ -54,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fits: bool | None = None
     misfit: str | None = None  # why it does not fit, and what would
     missing: str | None = None  # what the job would fail without; also among the reasons
+    unready: str | None = None  # what must be here before the job is submitted; also among the reasons
     reasons: tuple[str, ...] = ()
     memory: Memory = Memory()
     kv_tokens: int | None = None
