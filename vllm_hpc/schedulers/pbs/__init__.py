@@ -24,6 +24,7 @@ from vllm_hpc.schedulers.client import (
 )
 from vllm_hpc.schedulers.pbs import many
 from vllm_hpc.schedulers.pbs.from_inside import check_host, find_job, is_lasting, refuses_host
+from vllm_hpc.schedulers.pbs.nodes import node_part
 from vllm_hpc.schedulers.pbs.qstat import (
     ENDED_JOB,
     FORGOTTEN,
@@ -170,5 +171,6 @@ SCHEDULER = Scheduler(
     check_client=check_client,
     check_request=check_request,
     check_folder=check_folder,
+    node_part=node_part,
     client=("qsub", re.compile("pbs_version")),  # Slurm has its own qsub
 )
