@@ -32,6 +32,11 @@ class Host(NamedTuple):
     memory: int
     queues: frozenset[str]
 
+    def plus(self, other: Host) -> Host:
+        """This one with another vnode of it."""
+        gpus, cores, memory = self.gpus + other.gpus, self.cores + other.cores, self.memory + other.memory
+        return Host(gpus, cores, memory, self.queues | other.queues)
+
 
 def node_part(job: ResolvedJob, layout: Layout, ask: Ask = call_client) -> tuple[NodePart, str]:
     """The cores and the memory to ask for on each node where nobody says, and a reason; it never raises.
@@ -71,7 +76,7 @@ def parse_pbsnodes(text: str) -> list[Host]:
         hosts: dict[str, Host] = {}
         for name, vnode in _in_service(nodes):
             before = hosts.get(name, Host(0, 0, 0, frozenset()))
-            hosts[name] = Host(*(a + b for a, b in zip(before[:3], vnode[:3], strict=True)), before[3] | vnode[3])
+            hosts[name] = before.plus(vnode)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError("pbsnodes' answer is not the JSON of its -F json") from None
     return list(hosts.values())
