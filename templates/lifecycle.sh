@@ -49,11 +49,12 @@ take_attempt() {
 }
 
 # drain_work: has the ranks admit no more rows, finish what they can, and leave. USR2 calls it ahead of the walltime; it
-# never reaches torchrun, which would kill the ranks. They look at the job folder once in ten seconds; those of this node
-# also look each second for a folder in its /tmp (a folder: nobody can have put a link in its place).
+# never reaches torchrun, which would kill the ranks.
 drain_work() {
   echo "vllm-hpc: draining: the walltime will be over in $_vh_drain_lead s" >&2
   : > "$_vh_job/control/drain-$_vh_attempt"
+  # Ranks look into the job folder once in ten seconds, those of this node each second for this folder (a folder, for
+  # which nobody can have put a link in its place).
   mkdir "$_vh_drained" 2> /dev/null || :
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from vllm_hpc.planner import choose_layout, native_launcher, tuned
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
 from vllm_hpc.planner.device import explain_device
-from vllm_hpc.planner.engine_settings import Settings, choose_settings, not_modelled
+from vllm_hpc.planner.engine_settings import Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
 from vllm_hpc.planner.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
@@ -36,7 +35,6 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
-from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
 
 WHOLE_NODE = 4  # GPUs; if fewer were requested, a node may well have more
 
@@ -145,7 +143,7 @@ def _settings(job: ResolvedJob, known: Knowledge, shape: Shape, rows: Workload |
     has_template = known.template_bytes is not None and engine.get("tokenizer_mode", "auto") in _MODES_WITH_TEMPLATE
     if rows and not (is_known and (has_template or not rows.has_chats)):
         rows = msgspec.structs.replace(rows, longest=None)
-    return choose_settings(shape, job.device, rows, engine, _cpu_kv_cache_gib(job.request))
+    return choose_settings(shape, job.device, rows, engine, cpu_kv_cache_gib(job.request))
 
 
 def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> PlanningProblem:
@@ -268,15 +266,6 @@ def _measure_input(request: Request, known: Knowledge, whole: bool, intake: Inta
 
 def _asked(request: Request) -> Asked:
     return Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
-
-
-def _cpu_kv_cache_gib(request: Request) -> int:
-    """The value of VLLM_CPU_KVCACHE_SPACE on the ranks, in GiB."""
-    name = "VLLM_CPU_KVCACHE_SPACE"
-    text = request.env.get(name) or os.environ.get(name) or str(CPU_KV_CACHE_GIB)
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1_000_000:
-        raise RequestError(f"{name} must be a whole number of GiB, not {text!r}")
-    return int(text)
 
 
 def _check_local(job: ResolvedJob, layout: Layout) -> None:
