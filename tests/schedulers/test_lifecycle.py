@@ -158,6 +158,20 @@ def test_a_timer_drains_where_no_signal_comes(shell: Shell) -> None:
     assert (shell.job / "control" / "drain-1").exists()
 
 
+@pytest.mark.inputs
+@pytest.mark.parametrize("end", ["exit 3", "kill -TERM $$; :", "launch() { :; }; nodes=(); run_work x true"])
+def test_a_drain_marks_the_scripts_own_node_until_the_end(shell: Shell, end: str) -> None:
+    """engine/loop/drain_watch.py looks for it."""
+    job_id = f"mark-{os.getpid()}[].head_0"
+    mark = Path(f"/tmp/vllm-hpc-drain-{job_id}-1")
+    shell.environment["VLLM_HPC_JOB_ID"] = job_id
+    shell.program("python", "exit 0")  # 'requeue': run it again
+    begin = BEGIN.replace("max_requeues=0", "max_requeues=1")
+    assert shell.run(f"{begin}drain_work; ls -d /tmp/vllm-hpc-drain-{job_id}-1; {end}").out.splitlines()[0] == str(mark)
+    assert not mark.exists()
+    assert not shell.run(f"{begin}{end}").err.count("rmdir")
+
+
 # -- the set-up ------------------------------------------------------------------------------------------------------
 
 

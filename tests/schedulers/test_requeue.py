@@ -12,7 +12,17 @@ import pytest
 
 from tests import crafted
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Claimed, Crash, Progress, Retry, Run, read_json, write_json
+from vllm_hpc.jobfolder.records import (
+    LAUNCHER_LOST,
+    Claimed,
+    Crash,
+    Progress,
+    RankError,
+    Retry,
+    Run,
+    read_json,
+    write_json,
+)
 from vllm_hpc.schedulers.in_script.requeue import main, note_fatal_signals, should_run_again
 
 
@@ -196,6 +206,15 @@ def test_who_died_while_rows_were_in_flight(
     for number, (outcome, error) in enumerate(ranks):
         crafted.rank(folder, number, outcome, error=errors[error])
     assert should_run_again(folder, 1, 1)[0] is again
+
+
+@pytest.mark.inputs
+def test_that_torchrun_was_killed_is_said(folder: JobFolder) -> None:
+    claim(folder)
+    crafted.rank(folder, 0, "terminated", error=RankError(LAUNCHER_LOST, "it was killed", ""))
+    crafted.rank(folder, 1, "error", error=crafted.error("the store is gone", True))
+    why = "what starts the ranks (torchrun, or srun's step) was killed; 5 row(s) are left"
+    assert should_run_again(folder, 1, 137) == (True, why)
 
 
 def test_what_a_rank_said_in_an_earlier_attempt_does_not_count(folder: JobFolder) -> None:

@@ -16,7 +16,7 @@ from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted, write_json
 from vllm_hpc.jobfolder.store_input import Intake
-from vllm_hpc.jobs.doubt import noting_loss, record_submission
+from vllm_hpc.jobs.doubt import noting_loss
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
@@ -24,6 +24,7 @@ from vllm_hpc.planner.resolve import check_is_here, resolve_options
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import lifecycle_text
+from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_job
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
@@ -90,6 +91,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         try:
             with noting_loss(folder, None):
                 job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
+                record_submission(folder, Submitted(self.scheduler, job_id, time.time()))
         except ClientTimeoutError as error:
             # It may have been submitted: removing the folder would break it, submitting again would run it twice.
             raise SubmitError(
@@ -99,7 +101,6 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         except ClientError:
             folder.remove()
             raise
-        record_submission(folder, Submitted(self.scheduler, job_id, time.time()))
         return Job(folder.path)
 
 
@@ -143,7 +144,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         intake=intake,
         folder=str(folder.path),
         adapters=adapters,
-        script=render_job(job, plan.layout, folder, lifecycle),
+        script=render_job(job, plan, folder, lifecycle),
         lifecycle=lifecycle,
         definition=definition,
         notes=(*_rehearsal_notes(job.request, plan), *intake.notes(job.request.engine), *unused_options(job)),

@@ -13,6 +13,7 @@ from vllm_hpc.jobfolder.early_faults import repeated_fault
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import (
+    LAUNCHER_LOST,
     Attempt,
     Crash,
     JobRecord,
@@ -89,8 +90,14 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
     full = _cannot_write(folder)
     if full:
         return False, f"the job folder cannot be written: {full}; free some space, then run 'vllm-hpc resume'"
-    cause = "the walltime was almost reached" if code == 0 else "a rank died"
-    return True, f"{cause}; {counted(missing, 'row')} left"
+    why = "the walltime was almost reached" if code == 0 else _what_died(_ranks_of(folder, record, this))
+    return True, f"{why}; {counted(missing, 'row')} left"
+
+
+def _what_died(ranks: list[RankRecord]) -> str:
+    """Ranks whose torchrun was killed leave by themselves: then no rank died."""
+    lost_launcher = any(rank.error and rank.error.type == LAUNCHER_LOST for rank in ranks)
+    return "what starts the ranks (torchrun, or srun's step) was killed" if lost_launcher else "a rank died"
 
 
 def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attempt], has_drained: bool) -> str | None:

@@ -20,6 +20,7 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Again, Attempt, Submitted, is_submission, read_json, submission_of, write_json
 from vllm_hpc.schedulers.client import ClientError, ClientMissingError, ClientTimeoutError
+from vllm_hpc.schedulers.record_submission import DeletedAgainError
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submit_again import find_lost, submit_again
 from vllm_hpc.spec.errors import FailedError, VllmHpcError
@@ -102,6 +103,8 @@ class _Tries:
         while True:
             try:
                 return f"submitted again as {attempt()}"
+            except DeletedAgainError:  # a full disk: each further try would queue a job and delete it
+                raise
             except ClientTimeoutError as error:
                 said, attempt = str(error), self._look
             except ClientError as error:
