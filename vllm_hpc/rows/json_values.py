@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from vllm_hpc.rows.decode import not_utf8
+from vllm_hpc.rows.decode import BY_STR, not_utf8
 from vllm_hpc.rows.file_source import FileSource
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.jsonl import BOM, MAX_LINE, kind_of_value, of_one_url, refuse_options
@@ -21,6 +21,7 @@ from vllm_hpc.spec.errors import InputError
 _CHUNK = 1 << 16
 # Bytes of a line that are looked at, to see what the file is.
 _LINE = 1 << 16
+_OF_STR = ("{'", "'")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _scan = json.JSONDecoder().raw_decode
 
@@ -139,6 +140,8 @@ class JsonValues:
         words = (
             error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number of 4300 digits"
         )
+        if self._text.startswith(_OF_STR, self._place):
+            return f"not valid JSON: {words}: {BY_STR}"
         return f"not valid JSON: {words}: write an array of objects, or one complete object per line"
 
     def _pass(self, end: int) -> None:

@@ -5,10 +5,14 @@ submitit's files are pickles, which are code: they lie in a folder of this rank 
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
+import sys
 import tempfile
+import traceback
 from contextlib import suppress
+from typing import NoReturn
 
 import msgspec
 from submitit.core.submission import process_job
@@ -26,17 +30,13 @@ from vllm_hpc.spec.ownership import read_mine
 
 
 def main(argv: list[str]) -> int:
-    """Run this process's rank of the job in ``argv[0]``. Raises whatever ended it, after that is on record."""
+    """Run this process's rank of the job in ``argv[0]``, and end this process: with 1 after an error, which is told."""
     folder = JobFolder(argv[0])
     _note_joined(folder)
     _attach()
     task = _read_task(folder)
     _check_host(folder)
-    with tempfile.TemporaryDirectory(prefix="vllm-hpc-rank-") as private:
-        os.environ["SUBMITIT_FOLDER"] = private
-        DelayedSubmission(task).dump(VllmHpcJobEnvironment().paths.submitted_pickle)
-        process_job(private)
-    return 0
+    leave(_run(task))
 
 
 def _read_task(folder: JobFolder) -> RankTask:
@@ -51,6 +51,34 @@ def _read_task(folder: JobFolder) -> RankTask:
     except (OSError, msgspec.DecodeError) as error:
         raise RequestError(f"cannot read the job's task: {error}") from None
     return msgspec.structs.replace(task, folder=str(folder.path))
+
+
+def _run(task: RankTask) -> int:
+    """Run the task as submitit does, with its files in a folder of this rank alone, and return the exit code."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="vllm-hpc-rank-") as private:
+            os.environ["SUBMITIT_FOLDER"] = private
+            DelayedSubmission(task).dump(VllmHpcJobEnvironment().paths.submitted_pickle)
+            process_job(private)
+    except Exception:  # noqa: BLE001 - whatever ended it, and is on record
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, whose outcome is on record, with what packages do at exit, but without the interpreter's end.
+
+    A thread of torch (of gloo or NCCL) may still let go of a tensor: while the interpreter is taken down, that aborts
+    the process (pytorch/pytorch#117762, #190489), and a job that has all its rows would fail. Nor can a library's
+    destructor, or a thread that does not end, change the exit code.
+    """
+    with suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # a full disk, or a closed stream
+            stream.flush()
+    os._exit(code)
 
 
 def _attach() -> None:
