@@ -77,14 +77,16 @@ class Lost(msgspec.Struct, frozen=True):
 class Again(msgspec.Struct, frozen=True, kw_only=True):
     """state/again.json: attempt k of this submission wants another one, and the scheduler has not taken it yet.
 
-    ``said``: why not. ``next_at``: when it is tried again (Unix seconds), by the script as long as that runs, and after
-    that on a login node, by 'vllm-hpc status' and whoever waits for the job.
+    ``reason``: why not. ``next_at``: when it is tried again (Unix seconds), by the script as long as that runs, and
+    after that on a login node, by 'vllm-hpc status' and whoever waits for the job. ``is_lasting``: it is not tried
+    again, for the scheduler would refuse the script whenever it is submitted.
     """
 
     job_id: str
     attempt: int
-    said: str
+    reason: str = msgspec.field(name="said")
     next_at: float
+    is_lasting: bool = False
 
 
 class CannotSubmit(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +94,7 @@ class CannotSubmit(msgspec.Struct, frozen=True, kw_only=True):
 
     attempt: int
     host: str
-    said: str
+    reason: str = msgspec.field(name="said")
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,8 +239,13 @@ def is_submission(job_id: str, submitted: str) -> bool:
 
     A site's own qsub may have printed it without the PBS server's name, which the job knows.
     """
+    return submitted in submitted_as(job_id)
+
+
+def submitted_as(job_id: str) -> tuple[str, str]:
+    """The ids under which a job, or an array's task, may be on record as submitted."""
     own = submission_of(job_id)
-    return submitted in (own, own.partition(".")[0])
+    return own, own.partition(".")[0]
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
