@@ -314,6 +314,26 @@ def test_it_is_resumed_once_that_is_mended(folder: JobFolder, pbs: Pbs, monkeypa
     assert (submitted(folder).job_id, folder.again.exists()) == ("14.head", False)
 
 
+def test_the_user_may_say_that_it_was_not_submitted(
+    folder: JobFolder, pbs: Pbs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than wait for who looks for it."""
+    monkeypatch.setattr("vllm_hpc.jobs.resume.check_installed", lambda: None)
+    monkeypatch.setattr("vllm_hpc.jobs.resume.check_lifecycle", lambda folder, script: None)
+    monkeypatch.setattr("vllm_hpc.jobs.resume.submit_script", lambda folder, scheduler, layout: "14.head")
+    job = find_job(str(folder.path))
+    mark = folder.take("12.head")
+    with pytest.raises(FailedError, match="may be going on: try again in"):
+        job.resume(not_submitted=True)
+    age(mark)
+    pbs.known, pbs.logs = {"13.head": "Q"}, {"13.head": folder.scheduler_log}
+    with pytest.raises(FailedError, match=r"pbs has the job, as 13\.head: .* --job-id 13\.head"):
+        job.resume(not_submitted=True)
+    pbs.known = {}
+    assert job.resume(not_submitted=True) == 10
+    assert submitted(folder).job_id == "14.head"
+
+
 def test_a_full_disk_does_not_queue_a_job_at_every_look(
     folder: JobFolder, pbs: Pbs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ A file that may be read while it is written is written under a temporary name an
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -226,26 +225,6 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
     def has_raised(self) -> bool:
         """Whether it died of its own error, not because another rank died."""
         return self.outcome == "error" and self.error is not None and not self.error.is_echo
-
-
-def submission_of(job_id: str) -> str:
-    """The submitted id of a job or of an array task: 77 for 77_3, 12[].server for 12[].server_3."""
-    match = re.fullmatch(r"(\d+|\d+\[\]\..+)_\d+", job_id)
-    return match[1] if match else job_id
-
-
-def is_submission(job_id: str, submitted: str) -> bool:
-    """Whether a job, or an array's task, is of what was submitted as that id.
-
-    A site's own qsub may have printed it without the PBS server's name, which the job knows.
-    """
-    return submitted in submitted_as(job_id)
-
-
-def submitted_as(job_id: str) -> tuple[str, str]:
-    """The ids under which a job, or an array's task, may be on record as submitted."""
-    own = submission_of(job_id)
-    return own, own.partition(".")[0]
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from itertools import count
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, Submitted, is_submission, read_json, submission_of, submitted_as
+from vllm_hpc.jobfolder.job_ids import is_submission, submission_of, submitted_as
+from vllm_hpc.jobfolder.records import Attempt, Submitted, read_json
 
 # Seconds by which the clocks of a node and of the file server may differ.
 _SKEW_S = 60

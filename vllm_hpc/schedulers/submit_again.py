@@ -9,7 +9,8 @@ import shlex
 import time
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Submitted, is_submission
+from vllm_hpc.jobfolder.job_ids import is_submission
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.jobfolder.submissions import last_submission, recorded_submission, times_resubmitted
 from vllm_hpc.schedulers.client import ClientError, ClientMissingError, ClientTimeoutError
 from vllm_hpc.schedulers.record_submission import record_submission

@@ -18,7 +18,8 @@ from collections.abc import Callable
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Again, Attempt, Submitted, is_submission, read_json, submission_of, write_json
+from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
+from vllm_hpc.jobfolder.records import Again, Attempt, Submitted, read_json, write_json
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.record_submission import DeletedAgainError
 from vllm_hpc.schedulers.scheduler import get_scheduler

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import is_submission, submission_of
+from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
 from vllm_hpc.schedulers.pbs.qstat import ENDED_JOB, UNKNOWN_JOB, Fields, plain_fields
 
