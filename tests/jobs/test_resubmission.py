@@ -334,6 +334,17 @@ def test_the_user_may_say_that_it_was_not_submitted(
     assert submitted(folder).job_id == "14.head"
 
 
+def test_a_folder_that_cannot_be_written_is_told(folder: JobFolder, pbs: Pbs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: JobFolder, job_id: str, number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JobFolder, "take", full)
+    status = find_job(str(folder.path)).status()
+    assert status.state == "PENDING"
+    assert "cannot write" in status.reason and "No space left on device: free some space" in status.reason
+    assert pbs.submitted == 0
+
+
 def test_a_full_disk_does_not_queue_a_job_at_every_look(
     folder: JobFolder, pbs: Pbs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from pathlib import Path
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission
@@ -28,15 +29,7 @@ def submit_again(folder: JobFolder, before: Submitted, number: int = 1) -> str:
     ``number``: of the mark to take, if earlier submissions after ``before`` were lost. Raises TakenError,
     ClientTimeoutError if the scheduler may have the job, another ClientError if it has not, FailedError.
     """
-    try:
-        taken = folder.take(before.job_id, number)
-    except FileExistsError:
-        mark = folder.taken(before.job_id, number)
-        raise TakenError(f"not submitted again: another process does so ({mark})") from None
-    recorded = recorded_submission(folder)
-    if recorded is not None and recorded.job_id != before.job_id:
-        taken.unlink(missing_ok=True)
-        raise TakenError(f"not submitted again: another process has done so, as {recorded.job_id}")
+    taken = _take(folder, before, number)
     scheduler = get_scheduler(before.scheduler)
     try:
         job_id = scheduler.submit(folder.path / scheduler.script)
@@ -48,6 +41,22 @@ def submit_again(folder: JobFolder, before: Submitted, number: int = 1) -> str:
         raise
     cancel_if_asked(folder, scheduler, job_id)
     return job_id
+
+
+def _take(folder: JobFolder, before: Submitted, number: int) -> Path:
+    """Take a mark, as the only process. Raises TakenError, or FailedError if the folder cannot be written."""
+    mark = folder.taken(before.job_id, number)
+    try:
+        folder.take(before.job_id, number)
+    except FileExistsError:
+        raise TakenError(f"not submitted again: another process does so ({mark})") from None
+    except OSError as error:  # a full disk
+        raise FailedError(f"not submitted again: cannot write {mark}: {error.strerror}: free some space") from None
+    recorded = recorded_submission(folder)
+    if recorded is not None and recorded.job_id != before.job_id:
+        mark.unlink(missing_ok=True)
+        raise TakenError(f"not submitted again: another process has done so, as {recorded.job_id}")
+    return mark
 
 
 def find_or_submit(folder: JobFolder, before: Submitted) -> str:

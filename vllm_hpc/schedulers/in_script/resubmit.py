@@ -26,6 +26,7 @@ from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submit_again import find_or_submit, submit_again
 from vllm_hpc.spec.errors import FailedError, VllmHpcError
 from vllm_hpc.spec.values import parse_walltime
+from vllm_hpc.spec.words import counted
 
 # Seconds between two tries: at first, and at most.
 _PAUSES_S = (5.0, 60.0)
@@ -70,7 +71,8 @@ def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
     if tasks > 1:
         wishes = _note_end(folder, submission, this.task, wants, tasks)
         if len(wishes) < tasks:
-            return f"{tasks - len(wishes)} task(s) of the array still run; the last one submits it again if necessary"
+            others = counted(tasks - len(wishes), "task")
+            return f"still to end: {others} of the array; the last one submits it again if necessary"
         wants = any(wishes)
     if not wants or folder.cancelled.exists() or folder.drain.exists():
         return "not submitted again"
