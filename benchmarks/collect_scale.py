@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.crafted import end, layout, make_job, start
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputIndex
-from vllm_hpc.jobfolder.records import Progress, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Progress
 from vllm_hpc.jobfolder.shards import beyond, finished
 
 CLAIM, IN_FLIGHT = 256, 512

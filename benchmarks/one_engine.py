@@ -24,7 +24,8 @@ from tests.crafted import make_job
 from vllm_hpc.engine import vllm_engine
 from vllm_hpc.engine.startup import devices, flashinfer, mp_workers
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import JobRecord, Progress, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import JobRecord, Progress
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Plan

@@ -9,16 +9,8 @@ from typing import Any
 from tests.published_models import SMALL_CONFIG
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputIndex
-from vllm_hpc.jobfolder.records import (
-    Attempt,
-    ExitRecord,
-    JobRecord,
-    Progress,
-    RankError,
-    RankRecord,
-    Submitted,
-    write_json,
-)
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Attempt, ExitRecord, JobRecord, Progress, RankError, RankRecord, Submitted
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout

@@ -15,7 +15,7 @@ import psutil
 
 from tests.real_jobs import processes_of
 from vllm_hpc import Job
-from vllm_hpc.jobfolder.records import read_json
+from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.schedulers.local import SupervisorRecord, find_supervisor
 
 TARGETS = ("rank", "agent", "script", "node")

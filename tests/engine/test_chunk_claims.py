@@ -17,7 +17,8 @@ from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
 from vllm_hpc.engine.loop.chunk_claims import Chunks, Lease, LeaseClaims, StoreClaims
 from vllm_hpc.engine.loop.suspect_rows import Prior
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Crash, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Crash
 
 
 class Known:

@@ -16,7 +16,8 @@ from vllm_hpc.engine.health.disk_reserve import RESERVE_BYTES, Reserve
 from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import RankRecord, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import RankRecord
 from vllm_hpc.jobs.collect import collect
 
 pytestmark = pytest.mark.timeout(60)

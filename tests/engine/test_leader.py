@@ -12,7 +12,8 @@ import pytest
 from tests import crafted
 from tests.marks import needs_torch
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Claimed, read_claimed
+from vllm_hpc.jobfolder.record_files import read_claimed
+from vllm_hpc.jobfolder.records import Claimed
 
 pytestmark = needs_torch
 

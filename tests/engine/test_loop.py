@@ -19,7 +19,8 @@ from vllm_hpc.engine.loop.suspect_rows import Prior
 from vllm_hpc.engine.rows import row_out
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
-from vllm_hpc.jobfolder.records import Claimed, JobRecord, read_claimed
+from vllm_hpc.jobfolder.record_files import read_claimed
+from vllm_hpc.jobfolder.records import Claimed, JobRecord
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.words import counted

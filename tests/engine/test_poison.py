@@ -15,7 +15,8 @@ from vllm_hpc.engine.loop.chunk_claims import Chunks
 from vllm_hpc.engine.loop.suspect_rows import Prior, earlier_attempts
 from vllm_hpc.jobfolder.early_faults import needs_probe
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Claimed, Crash, Progress, Run, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Claimed, Crash, Progress, Run
 from vllm_hpc.jobfolder.shards import Scan
 from vllm_hpc.rows.row import Row
 from vllm_hpc.schedulers.in_script.requeue import should_run_again

@@ -16,7 +16,8 @@ from vllm_hpc.engine.rehearsal.engine import RehearsalEngine, text_of, tokens_of
 from vllm_hpc.engine.rehearsal.faults import FaultPlan
 from vllm_hpc.engine.rehearsal.rows import RehearsalRows, prompt_tokens
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import JobRecord, RankRecord, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import JobRecord, RankRecord
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobs.collect import collect
 from vllm_hpc.jobs.status import read_status

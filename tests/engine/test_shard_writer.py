@@ -20,7 +20,8 @@ from vllm_hpc.engine.health import shard_writer
 from vllm_hpc.engine.health.disk_reserve import RESERVE_BYTES
 from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Progress, Run, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import Progress, Run
 from vllm_hpc.jobfolder.shards import Tally
 
 pytestmark = pytest.mark.timeout(60)

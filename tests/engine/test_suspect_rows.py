@@ -12,7 +12,8 @@ from tests import crafted
 from vllm_hpc.engine.loop.chunk_claims import Chunks
 from vllm_hpc.engine.loop.suspect_rows import Prior, Suspects, SuspectTrial, earlier_attempts, explain_suspects
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Claimed, Crash, Retry, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Claimed, Crash, Retry
 
 CHUNKS = Chunks(total=40, size=10)
 

@@ -29,7 +29,8 @@ from vllm_hpc.engine.vllm_patches import Patches, is_on, lookup, table
 from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
 from vllm_hpc.engine.vllm_patches.table import PATCHES
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import RankRecord, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import RankRecord
 
 NAMES = sorted({name for patch in PATCHES.values() for name in patch.names})
 VLLM = pytest.mark.vllm

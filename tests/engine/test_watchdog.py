@@ -16,7 +16,8 @@ from tests import crafted
 from vllm_hpc.engine.health import watchdog
 from vllm_hpc.engine.health.rank_record import Phase, RankReport
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Crash, RankRecord, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import Crash, RankRecord
 
 pytestmark = pytest.mark.timeout(60)
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ import pytest
 from tests import crafted
 from vllm_hpc.jobfolder.early_faults import EarlyFault, early_faults, needs_probe, repeated_fault
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Claimed, Crash, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Claimed, Crash
 from vllm_hpc.jobfolder.shards import has_result
 
 pytestmark = pytest.mark.inputs

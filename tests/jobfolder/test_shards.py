@@ -20,7 +20,7 @@ from vllm_hpc.cli import print_status
 from vllm_hpc.jobfolder import shard_lines as lines_module
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputIndex
-from vllm_hpc.jobfolder.records import read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan, finished
 from vllm_hpc.jobs.collect import collect

@@ -26,7 +26,8 @@ from tests.crafted import (
     write_lines,
 )
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, ExitRecord, Progress, RankError, Run, Submitted, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Attempt, ExitRecord, Progress, RankError, Run, Submitted
 from vllm_hpc.jobs import collect as collecting
 from vllm_hpc.jobs.collect import collect
 from vllm_hpc.jobs.job import Job

@@ -15,7 +15,8 @@ import pytest
 from tests import crafted
 from tests.conftest import FAKE_SBATCH, Cli
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, Lost, Submitted, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Attempt, Lost, Submitted
 from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.jobs import doubt
 from vllm_hpc.jobs.job import Job, find_job

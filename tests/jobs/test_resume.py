@@ -14,7 +14,8 @@ import pytest
 from tests import crafted
 from tests.conftest import FAKE_SBATCH, Cli
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Retry, Submitted
 from vllm_hpc.jobs import resume as resumption
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.resume import resume

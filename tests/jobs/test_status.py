@@ -12,7 +12,8 @@ import pytest
 
 from tests.crafted import end, error, layout, make_array, make_job, progress, rank, result, start, write_lines
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import LAUNCHER_LOST, Progress, RankError, Run, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import LAUNCHER_LOST, Progress, RankError, Run
 from vllm_hpc.jobs.failure import first_error
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.progress import Rows

@@ -20,7 +20,7 @@ import pytest
 from tests import real_jobs
 from tests.real_jobs import LONG, LONG_SAMPLING, PATIENCE_S, started, submit_long, submit_tiny, wait_for
 from vllm_hpc import Job
-from vllm_hpc.jobfolder.records import read_json
+from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.rows.row import Row
 from vllm_hpc.schedulers.local import SupervisorRecord
 

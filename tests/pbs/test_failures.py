@@ -20,7 +20,8 @@ import pytest
 from tests import real_jobs
 from tests.real_jobs import LONG, ONE_CORE, PATIENCE_S, started, submit_long, wait_for
 from vllm_hpc import Job
-from vllm_hpc.jobfolder.records import Submitted, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.spec.errors import SubmitError
 
 pytestmark = [pytest.mark.pbs, pytest.mark.usefixtures("pbs")]

@@ -17,7 +17,8 @@ import pytest
 from tests.pbs.test_failures import REHEARSED_DRAIN, ends_as, qdel
 from tests.real_jobs import ONE_CORE, PATIENCE_S, started, submit_tiny, wait_for
 from vllm_hpc import Job
-from vllm_hpc.jobfolder.records import Again, CannotSubmit, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import Again, CannotSubmit
 from vllm_hpc.rows.row import Row
 
 pytestmark = [pytest.mark.inputs, pytest.mark.full, pytest.mark.ranks, pytest.mark.pbs]

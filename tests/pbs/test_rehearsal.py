@@ -8,7 +8,8 @@ import pytest
 
 from tests.real_jobs import ONE_CORE, PATIENCE_S, ends_as, rehearsed_texts, submit_tiny, wait_for, worked
 from vllm_hpc import Job
-from vllm_hpc.jobfolder.records import Submitted, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.rows.row import Row
 
 pytestmark = [pytest.mark.ranks, pytest.mark.full, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]

@@ -12,7 +12,8 @@ from tests.conftest import Cli
 from tests.crafted import make_folder, make_job
 from tests.marks import needs_vllm
 from tests.published_models import PUBLISHED
-from vllm_hpc.jobfolder.records import JobRecord, RankRecord, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import JobRecord, RankRecord
 from vllm_hpc.planner.gpu_hours import START_S
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Plan

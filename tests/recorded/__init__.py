@@ -17,7 +17,8 @@ import pytest
 
 from tests.real_jobs import PATIENCE_S, ends_as
 from vllm_hpc import Job
-from vllm_hpc.jobfolder.records import Submitted, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Submitted
 
 ROOT = Path(__file__).parent
 ROWS = 200

@@ -14,7 +14,8 @@ import pytest
 from tests import crafted
 from vllm_hpc import Job, submit
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Submitted, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.schedulers.local import supervisor, this_process
 from vllm_hpc.spec.request import Request
 

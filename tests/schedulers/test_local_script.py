@@ -17,7 +17,8 @@ from tests.crafted import lay_out
 from tests.real_jobs import processes_of
 from tests.schedulers.setup_names import spoil_names
 from vllm_hpc import Job, submit
-from vllm_hpc.jobfolder.records import Ending, ExitRecord, Progress, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Ending, ExitRecord, Progress
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 from tests import crafted
 from tests.crafted import end, make_job, progress, rank
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, Submitted, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Attempt, Submitted
 from vllm_hpc.jobs.job import find_job
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.schedulers.client import ClientError

@@ -12,7 +12,8 @@ from tests.conftest import Cli
 from tests.crafted import layout, make_job
 from tests.schedulers.test_pbs_answers import HANGS, RECORDED
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Submitted, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.schedulers.client import Answer, ClientError
 from vllm_hpc.schedulers.pbs import SCHEDULER, many
 from vllm_hpc.schedulers.scheduler import Question

@@ -12,17 +12,8 @@ import pytest
 
 from tests import crafted
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import (
-    LAUNCHER_LOST,
-    Claimed,
-    Crash,
-    Progress,
-    RankError,
-    Retry,
-    Run,
-    read_json,
-    write_json,
-)
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import LAUNCHER_LOST, Claimed, Crash, Progress, RankError, Retry, Run
 from vllm_hpc.schedulers.in_script.requeue import main, note_fatal_signals, should_run_again
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from tests import crafted
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Again, Attempt, Submitted, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Again, Attempt, Submitted
 from vllm_hpc.schedulers.client import ClientError, ClientMissingError, ClientTimeoutError
 from vllm_hpc.schedulers.in_script.resubmit import main
 

@@ -12,7 +12,8 @@ import pytest
 from tests.conftest import Cli
 from tests.crafted import end, make_array, make_job, progress, start
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Submitted, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import FINAL

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Cli
 from tests.crafted import make_job
-from vllm_hpc.jobfolder.records import read_json
+from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.schedulers.client import as_text, plain
 from vllm_hpc.schedulers.slurm import SCHEDULER, Cluster
 

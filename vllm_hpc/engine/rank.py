@@ -16,7 +16,8 @@ from vllm_hpc.engine.loop.suspect_rows import earlier_attempts
 from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import network
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, JobRecord, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import Attempt, JobRecord
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Place
 

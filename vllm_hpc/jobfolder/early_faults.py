@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Crash, read_claimed, read_json
+from vllm_hpc.jobfolder.record_files import read_claimed, read_json
+from vllm_hpc.jobfolder.records import Crash
 from vllm_hpc.jobfolder.shards import has_result
 
 # What differs between two starts: paths, and words with a digit (numbers, addresses, hashes, hosts).

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from vllm_hpc.jobfolder.record_files import is_of_later_version, read_job, read_json
 from vllm_hpc.jobfolder.records import (
     JOB_RECORD_VERSION,
     Attempt,
@@ -19,9 +20,6 @@ from vllm_hpc.jobfolder.records import (
     Progress,
     RankRecord,
     Retry,
-    is_of_later_version,
-    read_job,
-    read_json,
 )
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
 from vllm_hpc.spec.ownership import NotMineError, read_mine

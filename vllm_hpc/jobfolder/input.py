@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import read_json
+from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.rows.blocks import Block, digest_of
 from vllm_hpc.rows.jsonl import numbered_lines, rows_of_lines
 from vllm_hpc.rows.notes import Notes

@@ -1,25 +1,14 @@
-"""Records: the JSON files of a job folder as frozen values, with functions that read and write them.
-
-A file that may be read while it is written is written under a temporary name and renamed.
-"""
+"""Records: the JSON files of a job folder as frozen values. ``record_files`` reads and writes them."""
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.lora import Adapter
-from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request
-
-T = TypeVar("T")
-
 
 # Version of job.json. 1 is vllm-hpc 0.1, whose file has no version and no origins. A larger number was written by a
 # later vllm-hpc, in which the same keys may mean something else.
@@ -226,61 +215,3 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
     def has_raised(self) -> bool:
         """Whether it died of its own error, not because another rank died."""
         return self.outcome == "error" and self.error is not None and not self.error.is_echo
-
-
-def read_json(path: Path, kind: type[T]) -> T | None:
-    """Read a record; None if it is missing or incomplete (its writer was killed)."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, RequestError):  # RequestError: from a version with other checks
-        return None
-
-
-def read_job(path: Path) -> JobRecord | None:
-    """Read a job.json of this version or 0.1; None if it is missing, incomplete, or of a later version."""
-    record = read_json(path, JobRecord)
-    return record if record is not None and record.version <= JOB_RECORD_VERSION else None
-
-
-def is_of_later_version(path: Path) -> bool:
-    """Whether a job.json was written by a later vllm-hpc."""
-    found = read_json(path, Version)
-    return found is not None and found.version > JOB_RECORD_VERSION
-
-
-def why_unreadable(path: Path) -> str:
-    """Why ``read_job`` cannot read a job.json, and what to do."""
-    if is_of_later_version(path):
-        return "it was submitted by a newer vllm-hpc: use that version, or upgrade"
-    try:
-        msgspec.json.decode(path.read_bytes(), type=JobRecord)
-    except OSError as error:
-        return f"its job.json cannot be read: {error.strerror}"
-    except (msgspec.DecodeError, RequestError) as error:
-        return f"its job.json is damaged ({error}): restore it, or remove the folder"
-    return "its job.json was changed while it was read: try again"
-
-
-def read_claimed(path: Path) -> list[Claimed]:
-    """The complete lines of the file, none if it does not exist. A line torn by a full disk is skipped."""
-    found = []
-    for line in (path.read_bytes() if path.exists() else b"").split(b"\n")[:-1]:
-        with suppress(msgspec.DecodeError):
-            found.append(msgspec.json.decode(line, type=Claimed))
-    return found
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write a record under a temporary name, then rename it, so that no reader sees half of it."""
-    temporary = temporary_name(path)
-    try:
-        write_mine(temporary, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-        temporary.rename(path)
-    except OSError:  # such as a full disk: keep the old record
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def temporary_name(path: Path) -> Path:
-    """A name in the folder of ``path`` that no other writer uses, on this host or another."""
-    return path.with_name(f".{path.name}.{os.urandom(6).hex()}")

@@ -14,7 +14,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import ZSTD_FRAMES, IndexedFile, InputIndex
-from vllm_hpc.jobfolder.records import write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.jsonl import LineSource
 from vllm_hpc.rows.notes import DROPPED

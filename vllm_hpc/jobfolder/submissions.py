@@ -10,7 +10,8 @@ from itertools import count
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of, submitted_as
-from vllm_hpc.jobfolder.records import Attempt, Submitted, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import Attempt, Submitted
 
 # Seconds by which the clocks of a node and of the file server may differ.
 _SKEW_S = 60

@@ -18,7 +18,8 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader, check_size
-from vllm_hpc.jobfolder.records import JobRecord, temporary_name, write_json
+from vllm_hpc.jobfolder.record_files import temporary_name, write_json
+from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan
 from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission
-from vllm_hpc.jobfolder.records import Lost, Submitted, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Lost, Submitted
 from vllm_hpc.jobfolder.submissions import is_in_doubt, times_resubmitted, was_resubmitted
 from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTimeoutError, call_client
 from vllm_hpc.schedulers.record_submission import record_submission

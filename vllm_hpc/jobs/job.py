@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import RankRecord, Submitted, read_job, read_json
+from vllm_hpc.jobfolder.record_files import read_job, read_json
+from vllm_hpc.jobfolder.records import RankRecord, Submitted
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.client import ClientTimeoutError

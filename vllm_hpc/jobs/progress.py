@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import JobRecord, Progress, Run, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import JobRecord, Progress, Run
 from vllm_hpc.jobfolder.shards import Scan, beyond, shard_numbers
 
 

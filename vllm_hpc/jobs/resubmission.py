@@ -14,7 +14,8 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission
-from vllm_hpc.jobfolder.records import Again, Submitted, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Again, Submitted
 from vllm_hpc.jobfolder.submissions import recorded_submission, times_resubmitted
 from vllm_hpc.jobs.task_states import State
 from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Again, CannotSubmit, ExitRecord, JobRecord, RankRecord, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import Again, CannotSubmit, ExitRecord, JobRecord, RankRecord
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.spec.words import counted
 

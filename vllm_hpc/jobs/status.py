@@ -10,7 +10,8 @@ from contextlib import suppress
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import JobRecord, why_unreadable
+from vllm_hpc.jobfolder.record_files import why_unreadable
+from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows

@@ -14,7 +14,8 @@ import submitit
 
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.doubt import noting_loss
 from vllm_hpc.jobs.job import Job

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, JobRecord, Progress, Run, Submitted, read_json
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.jobfolder.records import Attempt, JobRecord, Progress, Run, Submitted
 from vllm_hpc.jobfolder.shards import Tally
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.jobs.stage import read_ranks

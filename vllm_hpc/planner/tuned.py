@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.jobfolder.records import read_json
+from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.spec.errors import RefusedError
 from vllm_hpc.spec.layout import Layout

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Submitted, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import SubmitError, VllmHpcError

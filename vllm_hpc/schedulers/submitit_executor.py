@@ -18,7 +18,7 @@ from submitit.core import core
 from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.schedulers.scheduler import Scheduler
 from vllm_hpc.spec.errors import RefusedError, RequestError, SubmitError
 from vllm_hpc.spec.layout import Layout

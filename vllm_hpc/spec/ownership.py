@@ -10,8 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-# Enough for a record with thousands of options, and no more than a moment to read.
-_LIMIT = 64 * 2**20
+from vllm_hpc.spec.read_file import UnfitFileError, open_regular, read_whole
 
 
 class NotMineError(OSError):
@@ -62,8 +61,6 @@ def _is_fixed(folder: Path) -> bool:
 
 def why_not_mine(path: Path, there: os.stat_result) -> str | None:
     """Why this file must not be run or obeyed by this user; None if it may."""
-    if not stat.S_ISREG(there.st_mode):
-        return f"{str(path)!r} must be a regular file"
     if there.st_uid != os.geteuid():
         return f"{str(path)!r} belongs to another user ({_name(there.st_uid)})"
     if is_writable_by_others(there):
@@ -76,20 +73,23 @@ def open_mine(path: Path) -> BinaryIO:
 
     What is checked is what is read: the open file, which is not a link and is not waited for, as a FIFO would be.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if reason := why_not_mine(path, os.fstat(descriptor)):
-        os.close(descriptor)
+    try:
+        file = open_regular(path, follow_links=False)
+    except UnfitFileError as error:
+        raise NotMineError(f"{str(path)!r} cannot be used: {error.strerror}") from None
+    if reason := why_not_mine(path, os.fstat(file.fileno())):
+        file.close()
         raise NotMineError(reason)
-    return os.fdopen(descriptor, "rb")
+    return file
 
 
 def read_mine(path: Path) -> bytes:
     """Read such a file, of at most 64 MiB. Raises NotMineError, OSError."""
     with open_mine(path) as file:
-        found = file.read(_LIMIT + 1)
-    if len(found) > _LIMIT:
-        raise NotMineError(f"{str(path)!r} must be at most {_LIMIT // 2**20} MiB")
-    return found
+        try:
+            return read_whole(file, path)
+        except UnfitFileError as error:
+            raise NotMineError(f"{str(path)!r} cannot be used: {error.strerror}") from None
 
 
 def write_mine(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.jobfolder.records import write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
 from vllm_hpc.planner.resolve import check_is_here, resolve_options
 from vllm_hpc.planner.tuned import Finding, Setting, Subject, Trial, without_layout

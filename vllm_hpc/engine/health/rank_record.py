@@ -16,7 +16,8 @@ import msgspec
 
 from vllm_hpc.engine.health.awake_clock import Still
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord
 
 # Messages of torch.distributed, gloo, NCCL and the store when another rank is gone: its end is the cause, and the error
 # here only an echo. (Errors of the file system or CUDA are never echoes.)

@@ -18,7 +18,8 @@ import msgspec
 
 from vllm_hpc.engine.health.disk_reserve import Reserve, explain_os_error
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Progress, Run, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Progress, Run
 from vllm_hpc.jobfolder.shards import Tally
 from vllm_hpc.rows.row import Row
 

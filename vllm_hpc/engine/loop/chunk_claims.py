@@ -19,7 +19,7 @@ import msgspec
 
 from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import read_json, temporary_name
+from vllm_hpc.jobfolder.record_files import read_json, temporary_name
 
 # Chunks per replica, enough that replicas end together (a lease is a file, so arrays have fewer and larger ones), and
 # the most rows in a chunk, because it is read ahead.

@@ -22,7 +22,8 @@ import msgspec
 from vllm_hpc.engine.loop.chunk_claims import Chunks
 from vllm_hpc.jobfolder.early_faults import has_died
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Crash, JobRecord, Retry, read_claimed, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_claimed, read_json, write_json
+from vllm_hpc.jobfolder.records import Crash, JobRecord, Retry
 from vllm_hpc.jobfolder.shards import Scan, Tally, finished
 
 # Groups in a trial: an attempt costs a start of the engine, a group no more than its longest row.

@@ -26,7 +26,8 @@ from typing import IO
 
 import msgspec
 
-from vllm_hpc.jobfolder.records import JobRecord, temporary_name
+from vllm_hpc.jobfolder.record_files import temporary_name
+from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.layout import Place
 from vllm_hpc.spec.ownership import open_mine
 from vllm_hpc.spec.server_arguments import engine_only

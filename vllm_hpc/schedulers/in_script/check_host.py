@@ -9,7 +9,8 @@ import os
 from contextlib import suppress
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import CannotSubmit, write_json
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import CannotSubmit
 from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.schedulers.scheduler import get_scheduler
 

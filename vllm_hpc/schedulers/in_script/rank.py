@@ -19,7 +19,7 @@ from submitit.core.submission import process_job
 from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import read_job
+from vllm_hpc.jobfolder.record_files import read_job
 from vllm_hpc.schedulers.pbs.attach import attach_to_job
 from vllm_hpc.schedulers.scheduler import installed_scheduler
 from vllm_hpc.schedulers.submitit_environment import VllmHpcJobEnvironment

@@ -13,19 +13,8 @@ from vllm_hpc.jobfolder.early_faults import repeated_fault
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
-from vllm_hpc.jobfolder.records import (
-    LAUNCHER_LOST,
-    Attempt,
-    Crash,
-    JobRecord,
-    Progress,
-    RankRecord,
-    Submitted,
-    read_claimed,
-    read_json,
-    temporary_name,
-    write_json,
-)
+from vllm_hpc.jobfolder.record_files import read_claimed, read_json, temporary_name, write_json
+from vllm_hpc.jobfolder.records import LAUNCHER_LOST, Attempt, Crash, JobRecord, Progress, RankRecord, Submitted
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.spec.words import counted
 

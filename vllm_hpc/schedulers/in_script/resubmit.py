@@ -19,7 +19,8 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
-from vllm_hpc.jobfolder.records import Again, Attempt, Submitted, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Again, Attempt, Submitted
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.record_submission import DeletedAgainError
 from vllm_hpc.schedulers.scheduler import get_scheduler

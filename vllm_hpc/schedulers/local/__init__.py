@@ -13,7 +13,7 @@ import msgspec
 import psutil
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import read_json
+from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.schedulers.client import Ask, ClientTimeoutError
 from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 from vllm_hpc.spec.errors import FailedError

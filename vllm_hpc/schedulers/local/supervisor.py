@@ -21,7 +21,8 @@ from pathlib import Path
 import psutil
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord
 from vllm_hpc.schedulers.local import new_job_id, this_process
 from vllm_hpc.schedulers.own_script import read_script
 from vllm_hpc.spec.own_python import module_argv

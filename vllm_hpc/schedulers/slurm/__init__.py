@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import read_json, write_json
+from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
 from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler
 from vllm_hpc.schedulers.slurm.answers import parse_sacct, parse_scontrol, parse_squeue

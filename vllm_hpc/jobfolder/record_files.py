@@ -1,0 +1,101 @@
+"""Reads and writes the records of a job folder.
+
+One that may be read while it is written is written under a temporary name and renamed. What is read is a regular file
+of a bounded size: in a shared folder, anything may lie under its name.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, Claimed, JobRecord, Version
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.ownership import NotMineError, read_mine, write_mine
+from vllm_hpc.spec.read_file import MOST_BYTES, read_regular
+
+T = TypeVar("T")
+
+
+def read_json(path: Path, kind: type[T], most: int = MOST_BYTES) -> T | None:
+    """Read a record, to look at it; None if it is missing or incomplete (its writer was killed), or no such file."""
+    try:
+        return _decode(read_regular(path, most, follow_links=False), kind)
+    except OSError:
+        return None
+
+
+def read_own(path: Path, kind: type[T]) -> T | None:
+    """Read a record to act on it; None if it is missing or incomplete.
+
+    Raises RequestError if somebody else owns it or can write to it.
+    """
+    try:
+        return _decode(read_mine(path), kind)
+    except NotMineError as error:
+        raise RequestError(str(error)) from None
+    except OSError:
+        return None
+
+
+def _decode(content: bytes, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, RequestError, RecursionError):  # RequestError: from a version with other checks
+        return None
+
+
+def read_job(path: Path) -> JobRecord | None:
+    """Read a job.json of this version or 0.1; None if it is missing, incomplete, or of a later version."""
+    record = read_json(path, JobRecord)
+    return record if record is not None and record.version <= JOB_RECORD_VERSION else None
+
+
+def is_of_later_version(path: Path) -> bool:
+    """Whether a job.json was written by a later vllm-hpc."""
+    found = read_json(path, Version)
+    return found is not None and found.version > JOB_RECORD_VERSION
+
+
+def why_unreadable(path: Path) -> str:
+    """Why ``read_job`` cannot read a job.json, and what to do."""
+    if is_of_later_version(path):
+        return "it was submitted by a newer vllm-hpc: use that version, or upgrade"
+    try:
+        msgspec.json.decode(read_regular(path, follow_links=False), type=JobRecord)
+    except OSError as error:
+        return f"its job.json cannot be read: {error.strerror}"
+    except (msgspec.DecodeError, RequestError, RecursionError) as error:
+        return f"its job.json is damaged ({error}): restore it, or remove the folder"
+    return "its job.json was changed while it was read: try again"
+
+
+def read_claimed(path: Path) -> list[Claimed]:
+    """The complete lines of the file, none if it cannot be read. A line torn by a full disk is skipped."""
+    found, content = [], b""
+    with suppress(OSError):
+        content = read_regular(path, follow_links=False)
+    for line in content.split(b"\n")[:-1]:
+        with suppress(msgspec.DecodeError, RecursionError):
+            found.append(msgspec.json.decode(line, type=Claimed))
+    return found
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a record under a temporary name, then rename it, so that no reader sees half of it."""
+    temporary = temporary_name(path)
+    try:
+        write_mine(temporary, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        temporary.rename(path)
+    except OSError:  # such as a full disk: keep the old record
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_name(path: Path) -> Path:
+    """A name in the folder of ``path`` that no other writer uses, on this host or another."""
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}")
