@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from vllm_hpc.spec.errors import VllmHpcError
+
 # Verb -> what it takes, and the module whose ``main`` does it.
 VERBS = {
     "rank": ("FOLDER", "vllm_hpc.schedulers.in_script.rank"),
@@ -28,7 +30,11 @@ def main(argv: list[str]) -> int:
         print(f"usage: python -m vllm_hpc.in_job VERB ...\n{usage}", file=sys.stderr)
         return 2
     run: Callable[[list[str]], int] = import_module(VERBS[argv[0]][1]).main
-    return run(argv[1:])
+    try:
+        return run(argv[1:])
+    except VllmHpcError as error:
+        print(f"vllm-hpc: {error}", file=sys.stderr, flush=True)
+        return 1
 
 
 if __name__ == "__main__":

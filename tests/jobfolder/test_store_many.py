@@ -298,7 +298,7 @@ def test_a_resume_of_the_last_row_opens_one_file(
 
     monkeypatch.setattr(Path, "open", opening)
     assert InputReader(job).rows(64, 1) == expected[64:]
-    assert opened == ["input.json", "e.jsonl"]
+    assert opened == ["e.jsonl"]
 
 
 # -- changed between the check and the submission --------------------------------------------------------------------

@@ -339,8 +339,8 @@ def damage(folder: JobFolder, content: str) -> None:
         ("null", "its job.json is damaged (Expected `object`, got `null`)"),
         ('{"version": 2}', "its job.json is damaged (Object missing required field `request`)"),
         ('{"version": 99}', "it was submitted by a newer vllm-hpc: use that version, or upgrade"),
-        ("folder", "its job.json cannot be read: Is a directory"),
-        ("loop", "its job.json cannot be read: Too many levels of symbolic links"),
+        ("folder", "its job.json cannot be read: it must be a regular file"),
+        ("loop", "its job.json cannot be read: it must be a regular file, not a link"),
     ],
 )
 def test_list_tells_a_broken_job_and_why(tmp_path: Path, run_cli: Cli, content: str, reason: str) -> None:

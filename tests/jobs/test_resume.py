@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -267,10 +266,10 @@ def test_of_two_at_once_one_submits(folder: JobFolder, monkeypatch: pytest.Monke
 
 
 def test_another_users_folder(folder: JobFolder, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object) -> int:
+    def denied(*_: object) -> Path:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", denied)
+    monkeypatch.setattr(JobFolder, "take", denied)
     ran = run_cli("resume", "job")
     assert (ran.code, ran.err) == (2, f"Error: cannot write to {folder.path / 'state'}: Permission denied\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,7 @@ def dead_pid() -> int:
 
 def says(monkeypatch: pytest.MonkeyPatch, seen: dict[str, JobState]) -> None:
     """The scheduler, whichever it is, answers so."""
-    answer = replace(SCHEDULER, query=lambda job, job_id, tasks, ask: seen)
+    answer = replace(SCHEDULER, query=lambda job, job_id, tasks, ask: seen, id_alone=re.compile(".+"))
     monkeypatch.setattr("vllm_hpc.schedulers.polling.installed_scheduler", lambda name: answer)
 
 
@@ -560,7 +561,9 @@ def test_a_cancel_that_was_refused_leaves_no_mark(
         raise error
 
     says(monkeypatch, {"77": JobState("running")})
-    monkeypatch.setattr("vllm_hpc.jobs.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
+    monkeypatch.setattr(
+        "vllm_hpc.jobs.cancel.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse, id_alone=re.compile(".+"))
+    )
     with pytest.raises(FailedError):
         Job(folder.path).cancel()
     assert folder.cancelled.exists() == (stays or was_cancelled)
@@ -576,7 +579,9 @@ def test_a_job_that_the_scheduler_does_not_know_is_cancelled_by_the_users_word(
         raise ClientError("scancel refused: Invalid job id specified")
 
     says(monkeypatch, {"77": JobState(phase, "Slurm's words")})
-    monkeypatch.setattr("vllm_hpc.jobs.job.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse))
+    monkeypatch.setattr(
+        "vllm_hpc.jobs.cancel.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse, id_alone=re.compile(".+"))
+    )
     if state:
         assert Job(folder.path).cancel().state == state
     else:

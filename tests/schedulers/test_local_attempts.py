@@ -104,12 +104,13 @@ import os, signal, sys
 from pathlib import Path
 from vllm_hpc.schedulers.local import supervisor
 from vllm_hpc.jobfolder.folder import JobFolder
+job = JobFolder(Path(sys.argv[1]).parent)
 wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
 supervisor._prctl(supervisor._PR_SET_CHILD_SUBREAPER, 1)  # else what the script started outlives it, and the test waits
 if sys.argv[2] == "cancel":
     os.kill(os.getpid(), signal.SIGTERM)  # it came after the attempt before, and is met now
-print(supervisor._run_attempt(JobFolder(Path(sys.argv[1]).parent), Path(sys.argv[1]), "77-1000", wanted))
+print(supervisor._run_attempt(job, job.job(), ["bash", sys.argv[1]], "77-1000", wanted))
 """
 
 
@@ -195,7 +196,7 @@ def test_ranks_have_left_when_all_of_this_attempt_ended_well(tmp_path: Path) -> 
     crafted.start(folder, 1)
     crafted.rank(folder, 0, "ok")
     crafted.rank(folder, 1, "ok")
-    assert supervisor._has_left(folder, 0)
-    assert not supervisor._has_left(folder, 1), "of the attempt before"
+    assert supervisor._has_left(folder, folder.job(), 0)
+    assert not supervisor._has_left(folder, folder.job(), 1), "of the attempt before"
     crafted.rank(folder, 1, "running")
-    assert not supervisor._has_left(folder, 0)
+    assert not supervisor._has_left(folder, folder.job(), 0)

@@ -328,6 +328,7 @@ def test_qsub_within_a_job_gets_the_jobs_own_path(monkeypatch: pytest.MonkeyPatc
 
 def test_a_missing_client_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "script.pbs").write_text("")
     with pytest.raises(SubmitError, match="qsub was not found: run this on a login node"):
         SCHEDULER.submit(tmp_path / "script.pbs")
 
@@ -353,7 +354,7 @@ def test_a_cancel_follows_a_job_that_is_submitting_itself_again(
     deleted: list[str] = []
 
     def call(argv: list[str]) -> str:
-        deleted.append(argv[1])
+        deleted.append(argv[-1])
         write_json(folder.submitted, Submitted("pbs", "13.server", 0.0, ("12.server",)))
         return ""
 

@@ -41,7 +41,7 @@ class Qstat:
 
     def __call__(self, argv: list[str]) -> str:
         self.asked.append(argv)
-        ids = argv[argv.index("json") + 1 :]
+        ids = argv[argv.index("--") + 1 :]
         assert all(("[" in job_id) == ("-t" in argv) for job_id in ids)
         jobs: dict[str, Any] = {}
         failed: list[tuple[int, str]] = []
@@ -77,7 +77,7 @@ def phases(qstat: Qstat, *questions: Question) -> list[dict[str, str]]:
 def test_several_jobs_cost_one_call() -> None:
     qstat = Qstat()
     assert phases(qstat, *map(question, PHASES)) == [{job_id: phase} for job_id, phase in PHASES.items()]
-    assert qstat.asked == [["qstat", "-x", "-f", "-F", "json", *PHASES]]
+    assert qstat.asked == [["qstat", "-x", "-f", "-F", "json", "--", *PHASES]]
 
 
 def test_an_unknown_id_hides_no_other() -> None:
@@ -117,7 +117,7 @@ def test_what_is_not_described_is_asked_for_alone(answer: str) -> None:
     qstat = Qstat()
 
     def ask(argv: list[str]) -> str:
-        return answer if len(argv[argv.index("json") :]) > 2 else qstat(argv)
+        return answer if len(argv[argv.index("--") :]) > 2 else qstat(argv)
 
     assert SCHEDULER.query_all is not None
     found = SCHEDULER.query_all([question("37.pbshead"), question("4.pbshead")], ask)
@@ -163,4 +163,4 @@ def test_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(many, "_AT_ONCE", 2)
     qstat = Qstat()
     assert phases(qstat, *map(question, PHASES)) == [{job_id: phase} for job_id, phase in PHASES.items()]
-    assert [len(argv[5:]) for argv in qstat.asked] == [2, 2, 1]
+    assert [len(argv[6:]) for argv in qstat.asked] == [2, 2, 1]

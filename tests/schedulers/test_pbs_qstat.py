@@ -63,7 +63,7 @@ def test_without_history_a_job_is_asked_for_as_one_that_lives(
     seen = query(FOLDER, job_id, (), ask)[job_id]
     assert seen.phase == phase
     assert reason in seen.reason
-    assert asked == [["qstat", "-x", "-f", "-F", "json", job_id], ["qstat", "-f", "-F", "json", job_id]]
+    assert asked == [["qstat", "-x", "-f", "-F", "json", "--", job_id], ["qstat", "-f", "-F", "json", "--", job_id]]
 
 
 def test_without_history_an_array_is_asked_for_by_its_tasks() -> None:
@@ -213,7 +213,7 @@ def test_where_no_line_of_it_can_be_read_pbs_is_asked_for_the_plain_form(json: s
         return json if "json" in argv else recorded("plain_running.txt")
 
     assert query(FOLDER, "0.pbshead", (), ask)["0.pbshead"] == JobState("running")
-    assert asked[1] == ["qstat", "-x", "-f", "0.pbshead"]
+    assert asked[1] == ["qstat", "-x", "-f", "--", "0.pbshead"]
 
 
 def test_an_answer_that_says_nothing_in_any_form_is_unknown_and_says_so() -> None:

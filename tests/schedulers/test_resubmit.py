@@ -28,7 +28,7 @@ def qsub(monkeypatch: pytest.MonkeyPatch) -> Qsub:
 
     def call(argv: list[str], *rest: Any) -> str:
         if argv[0] == "qdel":
-            answers.append(f"deleted {argv[1]}")
+            answers.append(f"deleted {argv[-1]}")
             return ""
         answer = answers.pop(0)
         if isinstance(answer, ClientError):

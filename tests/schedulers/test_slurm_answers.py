@@ -273,7 +273,7 @@ def test_a_job_is_looked_for_and_cancelled_on_the_cluster_that_took_it(
     ]
     clients.asked.clear()
     run_cli("cancel", "run")
-    assert ["scancel", "--clusters=alpha", "12"] in clients.asked
+    assert ["scancel", "--clusters=alpha", "--", "12"] in clients.asked
     assert all("--clusters=alpha" in argv for argv in clients.asked)
 
 

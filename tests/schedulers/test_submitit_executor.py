@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from submitit.core.utils import DelayedSubmission
 
-from vllm_hpc.jobfolder.folder import JobFolder
+from tests.crafted import make_job
 from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.submit import submit
 from vllm_hpc.schedulers.submitit_environment import TASK_PICKLE
@@ -47,7 +47,7 @@ def test_a_checkout_that_is_not_installed_submits_nothing(
     assert not (desk / "runs").exists()
     assert not (desk / "bin" / "received").exists()
     with pytest.raises(RefusedError, match="not installed"):
-        resume(JobFolder(desk / "runs" / "earlier"))
+        resume(make_job(desk / "runs" / "earlier"))
 
 
 def test_a_supervisor_that_does_not_start_says_why(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ import click
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_bytes, print_json
+from vllm_hpc.spec.errors import FailedError
+from vllm_hpc.spec.read_file import UnfitFileError, open_regular
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
 # Seconds between two reads of the folder, and between two queries of the scheduler, which all users share.
 _FOLLOW_POLL_S = 0.5
 _FOLLOW_ASK_S = 30.0
+# Bytes of a log that are read at a time.
+_PIECE = 1 << 20
 NOT_SUBMITTED_HELP = (
     "You have checked that the scheduler does not have the job, although its submission was interrupted, or its state "
     "is UNKNOWN."
 )
+OUTPUT_HELP = "Write both into this folder instead of the job's, as another user's job needs."
 JOB_ID_HELP = "The scheduler's id of the job, if its submission was interrupted and its id is not known."
 
 
@@ -72,7 +77,7 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     found = find_job(job, job_dir)
     path = found.log_file(rank)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a library may print anything
-    for content in _follow(path, found) if follow else [path.read_bytes() if path.exists() else b""]:
+    for content in _follow(path, found) if follow else _new_bytes(path, 0):
         print_bytes(decoder.decode(content).encode())
     if not path.exists():
         status = read_status(found.folder)
@@ -86,8 +91,9 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
 
 @command("collect")
 @job_argument
+@click.option("--output", metavar="DIR", help=OUTPUT_HELP)
 @json_option
-def collect_command(job: str, job_dir: str, as_json: bool) -> int:
+def collect_command(job: str, job_dir: str, output: str | None, as_json: bool) -> int:
     """Merge finished rows into outputs.jsonl and summary.json.
 
     Exit code 3 if rows are missing or have errors; 1 if the job FAILED although every row is there, or its ranks
@@ -98,7 +104,7 @@ def collect_command(job: str, job_dir: str, as_json: bool) -> int:
     from vllm_hpc.jobs.job import find_job
 
     found = find_job(job, job_dir)
-    summary = found.collect()
+    summary = found.collect(output)
     if as_json:
         print_json(summary)
     else:
@@ -170,11 +176,21 @@ def _follow(path: Path, job: Job) -> Iterator[bytes]:
     """The file's new bytes as it grows, until the job has ended and everything was read."""
     position = 0
     for status, pause in job.statuses(ask_every_s=_FOLLOW_ASK_S):
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(position)
-                new = file.read()
+        for new in _new_bytes(path, position):
             position += len(new)
             yield new
         if not status.is_final:
             time.sleep(min(pause, _FOLLOW_POLL_S))
+
+
+def _new_bytes(path: Path, position: int) -> Iterator[bytes]:
+    """What a log has from that position on, a piece at a time; nothing if there is no log yet. Raises FailedError."""
+    try:
+        with open_regular(path, follow_links=False) as file:
+            file.seek(position)
+            while new := file.read(_PIECE):
+                yield new
+    except FileNotFoundError:
+        return
+    except UnfitFileError as error:
+        raise FailedError(f"{str(path)!r} cannot be read: {error.strerror}") from None

@@ -26,6 +26,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.layout import Place
+from vllm_hpc.spec.ownership import read_mine
 
 # A rank that is told to leave must be gone within 5 s.
 _FLUSH_S = 3.0
@@ -49,7 +50,7 @@ def _with_chat_template(job: JobFolder, record: JobRecord) -> JobRecord:
     """The record with the text of --chat-template as it was submitted, in place of its path. Raises OSError."""
     if record.request.chat_template is None:
         return record
-    text = job.chat_template.read_text(encoding="utf-8")
+    text = read_mine(job.chat_template).decode()
     return msgspec.structs.replace(record, request=msgspec.structs.replace(record.request, chat_template=text))
 
 

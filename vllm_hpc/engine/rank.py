@@ -16,6 +16,7 @@ from vllm_hpc.engine.loop.suspect_rows import earlier_attempts
 from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import network
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.own_folder import OwnJobFolder
 from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.jobfolder.records import Attempt, JobRecord
 from vllm_hpc.spec.errors import RequestError
@@ -38,11 +39,11 @@ class _Rank(NamedTuple):
 
 def run(folder: str) -> dict[str, Any]:
     """Run this rank and return its record. Raises whatever ended it, after recording that."""
-    job = JobFolder(folder)
+    job = OwnJobFolder(folder)
     standing = Standing.from_environment()
     _redirect_output(job, standing.global_rank)
     fatal_signals.tell_python_stack()
-    record = job.own_job()
+    record = job.job()
     place = record.plan.layout.place(standing.global_rank)
     report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
     if attempt := read_json(job.attempt(standing.attempt), Attempt):  # its time may be another node's clock

@@ -7,12 +7,12 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from vllm_hpc.jobfolder.record_files import is_of_later_version, read_job, read_json
 from vllm_hpc.jobfolder.records import (
-    JOB_RECORD_VERSION,
     Attempt,
     Ending,
     ExitRecord,
@@ -22,9 +22,9 @@ from vllm_hpc.jobfolder.records import (
     Retry,
 )
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
-from vllm_hpc.spec.ownership import NotMineError, read_mine
 
 _SHARD_NAME = re.compile(r"replica-(\d+)\.(\d+)\.jsonl")
+T = TypeVar("T")
 SUBFOLDERS = ("attempts", "state", "control", "logs", "ranks", "shards")
 
 
@@ -153,35 +153,41 @@ class JobFolder:
             raise JobNotFoundError(f"{str(self.path)!r} is not a job folder: it has no readable job.json")
         return record
 
-    def own_job(self) -> JobRecord:
-        """Read job.json to do what it says: it must be the user's own, and nobody else's to write.
+    def read(self, path: Path, kind: type[T]) -> T | None:
+        """Read a record that says what is done; None if it is missing or incomplete."""
+        return read_json(path, kind)
 
-        Raises RequestError if it is not, JobNotFoundError.
-        """
+    def read_kept(self, path: Path, kind: type[T]) -> T | None:
+        """Read a record that only spares work; None if there is none to be used."""
+        return read_json(path, kind)
+
+    def has(self, mark: Path) -> bool:
+        """Whether a mark was made."""
+        return mark.exists()
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the job is this user's. False if that cannot be known."""
         try:
-            record = msgspec.json.decode(read_mine(self.job_json), type=JobRecord)
-        except NotMineError as error:
-            raise RequestError(str(error)) from None
-        except (OSError, msgspec.DecodeError, RequestError) as error:
-            self.job()  # says in its own words what is wrong, as a rule
-            raise RequestError(f"cannot read {str(self.job_json)!r}: {error}") from None
-        return record if record.version <= JOB_RECORD_VERSION else self.job()
+            return self.job_json.lstat().st_uid == os.geteuid()
+        except OSError:
+            return False
 
     def attempts(self) -> list[Attempt]:
         """All attempts, oldest first."""
         names = [file.stem for file in (self.path / "attempts").glob("*.json")]
-        found = (read_json(self.attempt(number), Attempt) for number in sorted(int(n) for n in names if n.isdecimal()))
+        found = (self.read(self.attempt(number), Attempt) for number in sorted(int(n) for n in names if n.isdecimal()))
         return [attempt for attempt in found if attempt is not None]
 
     def exit_of(self, attempt: int) -> ExitRecord | None:
         """How attempt k ended, None while it runs. The local scheduler's reason replaces the signal that it sent."""
-        record = read_json(self.exit_record(attempt), ExitRecord)
-        meant = read_json(self.ending(attempt), Ending) if record else None
+        record = self.read(self.exit_record(attempt), ExitRecord)
+        meant = self.read(self.ending(attempt), Ending) if record else None
         return msgspec.structs.replace(record, cause=meant.cause) if record and meant else record
 
     def errors_up_to(self) -> int:
         """The last attempt whose errors 'resume --retry-errors' wants to run again; 0: none."""
-        retry = read_json(self.retry, Retry)
+        retry = self.read(self.retry, Retry)
         return retry.errors_up_to if retry else 0
 
     def last_number(self) -> int:

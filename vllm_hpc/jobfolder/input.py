@@ -24,8 +24,13 @@ from vllm_hpc.rows.row import Row
 from vllm_hpc.rows.row_maker import RowMaker
 from vllm_hpc.rows.unpack import unpack_frame
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.read_file import open_regular
 
 _ADVICE = "changed since the job was submitted: restore it, or submit a new job"
+# Bytes of an input.json: of some 100 for each block, of a thousand rows and more.
+_MOST_INDEX = 1 << 30
+# Bytes of a block, which ends at 4 MiB, or with the row that passes them.
+_MOST_BLOCK = 4 << 30
 # The only ``compression`` of an input.json, besides none.
 ZSTD_FRAMES = "zstd"
 
@@ -76,8 +81,10 @@ class _Stored(NamedTuple):
 
     def read(self) -> bytes:
         """Its bytes as they are stored. Raises InputError if they have changed."""
+        if not 0 <= self.size <= _MOST_BLOCK:
+            raise InputError(f"{self.file}: a block of {self.size} bytes: {_ADVICE}")
         try:
-            with self.file.open("rb") as stream:
+            with open_regular(self.file) as stream:
                 stream.seek(self.block.offset)
                 data = stream.read(self.size)
         except OSError as error:
@@ -180,7 +187,7 @@ def iter_rows(folder: JobFolder) -> Iterator[Row]:
 
 def read_index(folder: JobFolder) -> InputIndex:
     """Read input.json. Raises InputError."""
-    index = read_json(folder.input_json, InputIndex)
+    index = read_json(folder.input_json, InputIndex, _MOST_INDEX)
     if index is None:
         raise InputError(f"cannot read {folder.input_json}: submit the job again")
     return index

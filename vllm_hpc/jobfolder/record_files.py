@@ -75,9 +75,9 @@ def why_unreadable(path: Path) -> str:
 
 
 def read_claimed(path: Path) -> list[Claimed]:
-    """The complete lines of the file, none if it cannot be read. A line torn by a full disk is skipped."""
+    """The complete lines of the file, none if it does not exist. A line torn by a full disk is skipped."""
     found, content = [], b""
-    with suppress(OSError):
+    with suppress(FileNotFoundError):
         content = read_regular(path, follow_links=False)
     for line in content.split(b"\n")[:-1]:
         with suppress(msgspec.DecodeError, RecursionError):

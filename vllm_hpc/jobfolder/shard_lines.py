@@ -13,6 +13,7 @@ from types import TracebackType
 
 from vllm_hpc.jobfolder.shards import split_place
 from vllm_hpc.spec.errors import CollectError
+from vllm_hpc.spec.read_file import open_in_folder
 
 # Chunks are aligned, so the upper bits of a place are its chunk number.
 _CHUNK_BITS = 17
@@ -106,5 +107,6 @@ class LineReader:
         if file is None:
             if len(self._files) >= _FILES_OPEN:
                 os.close(self._files.pop(next(iter(self._files))))
-            file = self._files[shard] = os.open(self._shards[shard], os.O_RDONLY)
+            with open_in_folder(self._shards[shard]) as opened:
+                file = self._files[shard] = os.dup(opened.fileno())
         return file

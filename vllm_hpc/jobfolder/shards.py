@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.spec.read_file import open_in_folder
 
 # Bytes of lines read at a time: small enough that they and the decoded values stay in the CPU's cache.
 _READ = 1 << 17
@@ -198,13 +199,12 @@ def beyond(shard: Path, offset: int, is_rehearsal: bool = False) -> Tally:
 
 def has_result(shard: Path) -> bool:
     """Whether any row of a shard has a result, read up to the first one. False if there is no such shard."""
-    if not shard.exists():
-        return False
-    for lines in _whole_lines(shard):
-        for line in lines:
-            with suppress(msgspec.DecodeError, RecursionError):
-                if _DECODER.decode(line).error is None:
-                    return True
+    with suppress(FileNotFoundError):
+        for lines in _whole_lines(shard):
+            for line in lines:
+                with suppress(msgspec.DecodeError, RecursionError):
+                    if _DECODER.decode(line).error is None:
+                        return True
     return False
 
 
@@ -215,7 +215,7 @@ def split_place(place: int) -> tuple[int, int]:
 
 def _whole_lines(shard: Path, offset: int = 0) -> Iterator[list[bytes]]:
     """The complete lines of a shard up to its current end, many at a time, without a torn last line."""
-    with shard.open("rb") as file:
+    with open_in_folder(shard) as file:
         left = os.fstat(file.fileno()).st_size - offset
         file.seek(offset)
         while left > 0 and (lines := file.readlines(_READ)):

@@ -10,7 +10,6 @@ from itertools import count
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of, submitted_as
-from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.jobfolder.records import Attempt, Submitted
 
 # Seconds by which the clocks of a node and of the file server may differ.
@@ -19,7 +18,7 @@ _SKEW_S = 60
 
 def recorded_submission(folder: JobFolder) -> Submitted | None:
     """The record of the job's last submission, None if there is none."""
-    return read_json(folder.submitted, Submitted)
+    return folder.read(folder.submitted, Submitted)
 
 
 def last_submission(folder: JobFolder, attempts: list[Attempt] | None = None) -> str | None:
@@ -29,7 +28,7 @@ def last_submission(folder: JobFolder, attempts: list[Attempt] | None = None) ->
     """
     submitted = recorded_submission(folder)
     mark = folder.taken(submitted.job_id) if submitted else None
-    if submitted and mark and not mark.exists():
+    if submitted and mark and not folder.has(mark):
         return submitted.job_id
     attempts = folder.attempts() if attempts is None else attempts
     started = submission_of(attempts[-1].job_id) if attempts else None
@@ -43,14 +42,14 @@ def last_submission(folder: JobFolder, attempts: list[Attempt] | None = None) ->
 
 def times_resubmitted(folder: JobFolder, job_id: str | None) -> int:
     """How often it was tried to submit the job again after that submission (None: one whose id is not known)."""
-    return next(number for number in count() if not folder.taken(job_id, number + 1).exists())
+    return next(number for number in count() if not folder.has(folder.taken(job_id, number + 1)))
 
 
 def was_resubmitted(folder: JobFolder, job_id: str) -> bool:
     """Whether it was tried to submit the job again after the submission that the scheduler shows as ``job_id``."""
-    return any(folder.taken(one).exists() for one in submitted_as(job_id))
+    return any(folder.has(folder.taken(one)) for one in submitted_as(job_id))
 
 
 def is_in_doubt(folder: JobFolder, job_id: str | None) -> bool:
     """Whether the scheduler may have a submission later than ``job_id``, the last one that is known."""
-    return job_id is None or folder.taken(job_id).exists()
+    return job_id is None or folder.has(folder.taken(job_id))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import msgspec
 
@@ -25,7 +25,8 @@ from vllm_hpc.jobfolder.shards import Scan
 from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes
 from vllm_hpc.jobs.summary import Summary, summarise
 from vllm_hpc.rows.row import REHEARSED, Row, error_row
-from vllm_hpc.spec.errors import CollectError, InputError
+from vllm_hpc.spec.errors import CollectError, InputError, RequestError
+from vllm_hpc.spec.values import as_path
 
 # How many rows are copied at a time, and roughly how many bytes.
 _MOST_ROWS, _MOST_BYTES = 2048, 1 << 21
@@ -39,23 +40,34 @@ class _Wrapped(msgspec.Struct):
     line: msgspec.Raw = _NO_LINE
 
 
-def collect(folder: JobFolder) -> Summary:
-    """Merge the rows that the replicas have written so far. Raises CollectError, JobNotFoundError."""
+class Outputs(NamedTuple):
+    """Where the outputs of a job go."""
+
+    rows: Path
+    summary: Path
+
+
+def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> Summary:
+    """Merge the rows that the replicas have written so far, into the job's folder or the folder ``output``.
+
+    Raises RequestError if that is another user's job and there is no ``output``, CollectError, JobNotFoundError.
+    """
     began = time.time()
     record = folder.job()
+    outputs = _outputs(folder, output)
     shards = folder.shard_files()
     sizes = shard_sizes(folder)
     found = _scan(shards, record)
     check_input(folder)
-    temporary = temporary_name(folder.outputs)
+    temporary = temporary_name(outputs.rows)
     try:
         with LineReader(shards) as lines, temporary.open("wb", buffering=1 << 20) as out:
             _merge(folder, found, lines, out, _rows_at_a_time(shards, record.rows))
         # Dated before the scan of the shards, so that any later row makes it stale (Job.results).
         os.utime(temporary, (began, began))
-        temporary.rename(folder.outputs)
+        temporary.rename(outputs.rows)
     except OSError as error:
-        raise CollectError(f"cannot write {folder.outputs}: {error.strerror}: nothing is lost, collect again") from None
+        raise CollectError(f"cannot write {outputs.rows}: {error.strerror}: nothing is lost, collect again") from None
     finally:
         temporary.unlink(missing_ok=True)
     tally = found.tally
@@ -63,8 +75,26 @@ def collect(folder: JobFolder) -> Summary:
     # So that 'status' need not count again.
     save_count(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))
     summary = summarise(folder, record, tally, time.time() - began)
-    write_json(folder.summary, summary)
+    summary = msgspec.structs.replace(summary, outputs=str(outputs.rows))
+    write_json(outputs.summary, summary)
     return summary
+
+
+def _outputs(folder: JobFolder, output: str | os.PathLike[str] | None) -> Outputs:
+    """The files to write; the folder ``output`` is made if there is none. Raises RequestError."""
+    if output is None:
+        if not folder.is_mine:
+            raise RequestError(
+                f"{str(folder.path)!r} is a job of another user: add --output DIR, a folder of your own for "
+                "outputs.jsonl and summary.json"
+            )
+        return Outputs(folder.outputs, folder.summary)
+    path = as_path(os.fspath(output), "--output")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--output {str(path)!r} must be a folder that can be written: {error.strerror}") from None
+    return Outputs(path / folder.outputs.name, path / folder.summary.name)
 
 
 def check_input(folder: JobFolder) -> None:
@@ -87,7 +117,7 @@ def _refuse(shard: Path, what: str) -> NoReturn:
 
 
 def _rows_at_a_time(shards: list[Path], total: int) -> int:
-    size = sum(shard.stat().st_size for shard in shards)
+    size = sum(shard.lstat().st_size for shard in shards)
     return max(16, min(_MOST_ROWS, _MOST_BYTES * total // max(size, 1)))
 
 

@@ -6,7 +6,6 @@ the id, 'resume --not-submitted' says that there is none. Both are checked with 
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission
-from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Lost, Submitted
 from vllm_hpc.jobfolder.submissions import is_in_doubt, times_resubmitted, was_resubmitted
 from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTimeoutError, call_client
@@ -26,9 +25,6 @@ from vllm_hpc.spec.errors import FailedError, RefusedError, RequestError, Submit
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.status import Status
-
-# What an id may look like at all: it becomes a part of file names, and a word of commands.
-_ID = re.compile(r"\w[\w.:\[\]-]{0,99}", re.ASCII)
 
 
 @contextmanager
@@ -72,9 +68,9 @@ def adopt(folder: JobFolder, status: Status, answer: str) -> None:
     scheduler = get_scheduler(status.scheduler)
     printed = scheduler.id_pattern.fullmatch(answer.strip())
     job_id = printed[1] if printed else answer.strip()
-    if not _ID.fullmatch(job_id):
+    if not scheduler.is_id(job_id):
         raise RequestError(f"--job-id must be an id as {scheduler.name} prints it, not {answer[:100]!r}")
-    if folder.taken(job_id).exists() or job_id == status.job_id:
+    if folder.has(folder.taken(job_id)) or job_id == status.job_id:
         raise RequestError(f"--job-id {job_id} is an earlier submission of this job: give the id of the last one")
     cluster = folder.cluster.read_bytes() if folder.cluster.exists() else None
     scheduler.remember(folder, answer)
@@ -154,7 +150,7 @@ def _find(folder: JobFolder, scheduler: Scheduler) -> str | None:
 
 def _lost(folder: JobFolder, job_id: str | None) -> Lost | None:
     """The record of how the last submission after ``job_id`` ended; None if it may be going on."""
-    lost, number = read_json(folder.lost, Lost), times_resubmitted(folder, job_id)
+    lost, number = folder.read(folder.lost, Lost), times_resubmitted(folder, job_id)
     mark = folder.taken(job_id, number).name if number else ""
     return lost if lost and lost.mark == mark else None
 

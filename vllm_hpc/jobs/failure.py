@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, RankRecord
+from vllm_hpc.spec.read_file import open_regular
 
 # slurmstepd's words (Slurm, task_cgroup_memory.c: "Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have
 # been OOM Killed."; before 20.11 "oom-kill event(s)"), and srun's ("srun: error: n1: task 0: Out Of Memory").
@@ -100,9 +102,9 @@ def _said_of_memory(folder: JobFolder) -> str:
 def _last_lines(folder: JobFolder, size: int) -> list[str]:
     """The lines in the last ``size`` bytes of the log that are not blank."""
     try:
-        with folder.scheduler_log.open("rb") as log:
-            log.seek(max(0, folder.scheduler_log.stat().st_size - size))
-            return [line.strip() for line in log.read().decode(errors="replace").split("\n") if line.strip()]
+        with open_regular(folder.scheduler_log, follow_links=False) as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - size))
+            return [line.strip() for line in log.read(size).decode(errors="replace").split("\n") if line.strip()]
     except OSError:
         return []
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_job, read_json
 from vllm_hpc.jobfolder.records import RankRecord, Submitted
-from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
+from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.rows.row import Row, iter_jsonl
-from vllm_hpc.schedulers.client import ClientTimeoutError
 from vllm_hpc.schedulers.polling import StatusCache
-from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler, installed_scheduler
-from vllm_hpc.spec.errors import FailedError, JobFailedError, JobNotFoundError, RequestError
+from vllm_hpc.schedulers.scheduler import installed_scheduler
+from vllm_hpc.spec.errors import JobFailedError, JobNotFoundError, RequestError
+from vllm_hpc.spec.read_file import open_regular
 from vllm_hpc.spec.values import as_path
 
 if TYPE_CHECKING:
@@ -125,11 +125,14 @@ class Job:
             raise RequestError("dataframe() needs pandas: pip install 'vllm-hpc[notebook]'") from None
         return pd.DataFrame(list(self.results()))
 
-    def collect(self) -> Summary:
-        """Merge the rows that the replicas have written so far into outputs.jsonl and summary.json."""
+    def collect(self, output: str | os.PathLike[str] | None = None) -> Summary:
+        """Merge the rows that the replicas have written so far into outputs.jsonl and summary.json.
+
+        They go into the job's folder, or into the folder ``output``, which another user's job needs.
+        """
         from vllm_hpc.jobs.collect import collect
 
-        return collect(self.folder)
+        return collect(self.folder, output)
 
     def ranks(self) -> list[RankRecord]:
         """Where each rank ran and how it ended, without ranks that have not started."""
@@ -140,7 +143,13 @@ class Job:
     def logs(self, rank: int | None = None) -> str:
         """The scheduler's log, or the output of one rank. Raises RequestError for a rank that does not exist."""
         path = self.log_file(rank)
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        try:
+            with open_regular(path, follow_links=False) as file:
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise RequestError(f"{str(path)!r} cannot be read: {error.strerror}") from None
 
     def log_file(self, rank: int | None = None) -> Path:
         """The file of ``logs``. Raises RequestError for a rank that does not exist."""
@@ -159,24 +168,11 @@ class Job:
         """Cancel the job in its scheduler; finished rows can still be collected.
 
         ``job_id``: the scheduler's id of a job whose submission was interrupted; it is recorded first. Raises
-        FailedError, and RequestError if the id is known, or is not this job's.
+        FailedError, and RequestError if the id is known, or is not this job's, or the job is another user's.
         """
-        from vllm_hpc.jobs.doubt import adopt
+        from vllm_hpc.jobs.cancel import cancel
 
-        status = self._read()
-        if job_id is not None:
-            adopt(self.folder, status, str(job_id))
-            status = self._read()
-        if status.awaits_resubmission:
-            # From now on nobody submits it again. Who is doing so cancels it, once its id is known.
-            self.folder.cancelled.touch()
-            status = self._read()
-        if status.is_final:
-            return status
-        if is_in_doubt(self.folder, status.job_id):
-            raise FailedError(f"it is not known which job to cancel: {status.reason}")
-        self._cancel_on_record(status)
-        return self._read()
+        return cancel(self.folder, None if job_id is None else str(job_id))
 
     def resume(self, retry_errors: bool = False, not_submitted: bool = False) -> int:
         """Submit the job again for the rows that are missing, and on request for those with an error.
@@ -196,30 +192,10 @@ class Job:
 
         return read_status(self.folder)
 
-    def _cancel_on_record(self, status: Status) -> None:
-        """Record the cancel first: a scheduler without accounting soon forgets why the job ended."""
-        check_scheduler_installed(status.scheduler)
-        was_cancelled = self.folder.cancelled.exists()
-        self.folder.cancelled.touch()
-        scheduler = get_scheduler(status.scheduler)
-        try:
-            scheduler.cancel(self.folder, status.job_id or "")
-            if self.job_id not in (None, status.job_id):  # the job had just submitted itself again
-                scheduler.cancel(self.folder, str(self.job_id))
-        except ClientTimeoutError:
-            raise  # the job may have been cancelled
-        except FailedError:
-            if status.state == "UNKNOWN" and self._read().is_final:
-                return  # the scheduler now responds and does not know the job: the record of the cancel decides
-            # The job continues: however it ends later, it was not this cancel.
-            if not was_cancelled:
-                self.folder.cancelled.unlink(missing_ok=True)
-            raise
-
     def _is_collected(self) -> bool:
         """Whether outputs.jsonl is newer than every shard."""
         collected = self.folder.outputs.stat().st_mtime_ns
-        return all(shard.stat().st_mtime_ns <= collected for shard in self.folder.shard_files())
+        return all(shard.lstat().st_mtime_ns <= collected for shard in self.folder.shard_files())
 
 
 def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
@@ -229,7 +205,8 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
     for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
         if JobFolder(folder).job_json.is_file():
             return Job(folder)
-    for found in list_jobs(job_dir):
+    # One's own first: in a shared folder, another user's may claim any id.
+    for found in sorted(list_jobs(job_dir), key=lambda one: not one.folder.is_mine):
         if text in _ids(found):
             return found
     raise JobNotFoundError(f"no job {text!r}: give its folder, its name under {job_dir!r} (--job-dir), or its id")

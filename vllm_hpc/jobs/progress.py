@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord, Progress, Run
 from vllm_hpc.jobfolder.shards import Scan, beyond, shard_numbers
 
@@ -80,7 +80,7 @@ def _count_beyond(folder: JobFolder, record: JobRecord, progress: list[Progress]
     done, failed = reported.done, reported.failed
     for p in progress:
         shard = folder.shard(p.replica, p.attempt)
-        if last.get(p.replica) != p.attempt or p.shard_bytes is None or shard.stat().st_size < p.shard_bytes:
+        if last.get(p.replica) != p.attempt or p.shard_bytes is None or shard.lstat().st_size < p.shard_bytes:
             return None
         since = beyond(shard, p.shard_bytes, record.request.rehearse)
         done, failed = done + since.done, failed + since.failed
@@ -89,18 +89,20 @@ def _count_beyond(folder: JobFolder, record: JobRecord, progress: list[Progress]
 
 def shard_sizes(folder: JobFolder) -> dict[str, int]:
     """The size of each shard in bytes."""
-    return {shard.name: shard.stat().st_size for shard in folder.shard_files()}
+    return {shard.name: shard.lstat().st_size for shard in folder.shard_files()}
 
 
 def save_count(folder: JobFolder, counted: Counted) -> None:
     """Save a count for the next call."""
-    with suppress(OSError):  # another user's folder, or a full disk: the next call counts again
+    if not folder.is_mine:  # whose job it is could not use it
+        return
+    with suppress(OSError):  # a full disk: the next call counts again
         write_json(folder.counted, counted)
 
 
 def _count_once(folder: JobFolder, record: JobRecord) -> Rows:
     sizes = shard_sizes(folder)
-    known = read_json(folder.counted, Counted)
+    known = folder.read_kept(folder.counted, Counted)
     if known is not None and known.sizes == sizes:
         return known.rows
     counted = Counted(sizes, _count(folder.shard_files(), record))

@@ -5,7 +5,6 @@ The job's script has recorded that it wants one (state/again.json), and has ende
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from typing import NamedTuple
@@ -14,7 +13,8 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission
-from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.own_folder import OwnJobFolder
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Again, Submitted
 from vllm_hpc.jobfolder.submissions import recorded_submission, times_resubmitted
 from vllm_hpc.jobs.task_states import State
@@ -22,7 +22,7 @@ from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError
 from vllm_hpc.schedulers.record_submission import DeletedAgainError
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submit_again import TakenError, find_or_submit, submit_again
-from vllm_hpc.spec.errors import FailedError
+from vllm_hpc.spec.errors import FailedError, RequestError
 
 # Seconds until the next try: whoever waits looks more often.
 _PAUSE_S = 30.0
@@ -42,7 +42,7 @@ class Resubmission(NamedTuple):
 
 def pending_resubmission(folder: JobFolder, job_id: str | None) -> Again | None:
     """The attempt that a job wants whose last submission has ended; None if it wants none, or no longer."""
-    again = read_json(folder.again, Again)
+    again = folder.read(folder.again, Again)
     if again is None or job_id is None or not is_submission(again.job_id, job_id):
         return None
     if folder.cancelled.exists() or folder.drain.exists() or folder.last_number() > again.attempt:
@@ -61,15 +61,25 @@ def resubmit(folder: JobFolder, again: Again) -> Resubmission:
     """Submit that attempt, if it is due and this user's own. Does not raise if the scheduler refuses."""
     if again.is_lasting:
         return _refused_for_good(again)
-    if folder.job_json.stat().st_uid != os.geteuid():
+    if not folder.is_mine:
         return _pending(again, f"{_why(again)}: 'vllm-hpc status' of its owner submits it")
+    own = OwnJobFolder(folder.path)
+    try:
+        mine, last = pending_resubmission(own, again.job_id), recorded_submission(own)
+        if last is not None and not is_submission(again.job_id, last.job_id):
+            return Resubmission("PENDING", last.job_id, f"submitted again as {last.job_id}", is_awaited=False)
+        return _resubmit(own, mine, last) if mine else describe(again)
+    except RequestError as error:  # somebody else has written what says so
+        return _pending(again, f"not submitted again: {error}")
+
+
+def _resubmit(folder: OwnJobFolder, again: Again, last: Submitted | None) -> Resubmission:
+    """Raises RequestError if somebody else can write to what it acts on."""
     pause = again.next_at - time.time()
     if pause > 0:
         return _pending(again, f"{_why(again)}; next try in {pause:.0f} s")
     # None: the client that submitted it never answered.
-    before = recorded_submission(folder) or Submitted(folder.job().scheduler, again.job_id, 0.0)
-    if not is_submission(again.job_id, before.job_id):
-        return Resubmission("PENDING", before.job_id, f"submitted again as {before.job_id}", is_awaited=False)
+    before = last or Submitted(folder.job().scheduler, again.job_id, 0.0)
     try:
         job_id = _submit_or_find(folder, before)
     except DeletedAgainError as error:  # a full disk: each further try would queue a job and delete it

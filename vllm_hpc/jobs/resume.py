@@ -10,7 +10,8 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import check_unchanged
-from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.own_folder import own_folder
+from vllm_hpc.jobfolder.record_files import temporary_name, write_json
 from vllm_hpc.jobfolder.records import Retry, Submitted
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
@@ -35,15 +36,16 @@ class Left(msgspec.Struct, frozen=True):
     failed: int
 
 
-def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = False) -> int:
+def resume(job: JobFolder, retry_errors: bool = False, not_submitted: bool = False) -> int:
     """Submit the job again and return the number of rows left; 0: nothing was submitted.
 
     ``not_submitted``: the user says that the scheduler does not have a submission in doubt, or a job in state UNKNOWN.
     Raises InputError if the input has changed, SubmitError, FailedError if the job has not ended, or if its ranks
     diverged and no row is missing (those that are there may be wrong).
     """
+    folder = own_folder(job, "resume")
     check_installed()
-    check_scheduler_installed(folder.own_job().scheduler)
+    check_scheduler_installed(folder.job().scheduler)
     before = recorded_submission(folder)
     status = read_status(folder)
     number = 1
@@ -52,14 +54,14 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     elif not status.awaits_resubmission:
         _check_ended(folder, status)
     check_unchanged(folder)
-    check_lifecycle(folder, folder.path / get_scheduler(folder.own_job().scheduler).script)
+    check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
     left = rows_left(folder, retry_errors)
     if not left.missing + left.failed:
         if has_diverged(folder):
             raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
         return 0
-    taken = _take(folder, status.job_id, number)
     markers = _Markers(folder)
+    taken = _take(folder, status.job_id, number)
     try:
         if recorded_submission(folder) != before:
             raise FailedError(_GOING_ON.format(folder.path))
@@ -73,7 +75,7 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
 
 def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> None:
     """Submit and record it. The mark stays unless nothing was submitted for certain: the job must not run twice."""
-    record = folder.own_job()
+    record = folder.job()
     scheduler = get_scheduler(record.scheduler)
     try:
         with noting_loss(folder, taken):
@@ -126,15 +128,15 @@ class _Markers:
 
     def __init__(self, folder: JobFolder) -> None:
         self._file = folder.retry
-        self._retry = read_json(folder.retry, Retry)
-        self._markers = [marker for marker in (folder.cancelled, folder.drain) if marker.exists()]
+        self._retry = folder.read(folder.retry, Retry)
+        self._markers = {one: made for one in (folder.cancelled, folder.drain) if (made := _made_at(one))}
 
     def clear(self, retry: Retry | None) -> None:
-        """Remove the markers, and record whether errors are to be retried."""
+        """Remove the markers, and record whether errors are to be retried. Raises FailedError if one is new."""
+        for marker, made in self._markers.items():
+            _remove(marker, made)
         if retry is not None:
             write_json(self._file, retry)
-        for marker in self._markers:
-            marker.unlink(missing_ok=True)
 
     def restore(self) -> None:
         """Put everything back: the job was not submitted."""
@@ -144,3 +146,28 @@ class _Markers:
             self._file.unlink(missing_ok=True)
         else:
             write_json(self._file, self._retry)
+
+
+def _made_at(marker: Path) -> int:
+    """When a marker was made, or made again; 0 if there is none."""
+    try:
+        return marker.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _remove(marker: Path, made: int) -> None:
+    """Remove an earlier attempt's marker, but not one that was made since. Raises FailedError then.
+
+    It is looked at under a name of its own: whoever makes it at this moment makes another file.
+    """
+    aside = temporary_name(marker)
+    try:
+        marker.rename(aside)
+    except FileNotFoundError:
+        return
+    is_new = aside.stat().st_mtime_ns != made
+    aside.unlink()
+    if is_new:
+        marker.touch()
+        raise FailedError("nothing was submitted: the job was told to stop meanwhile")

@@ -25,7 +25,7 @@ def ending(folder: JobFolder, ended: ExitRecord) -> str:
     """What follows an attempt whose script has recorded its end, while its scheduler still shows the job."""
     if ended.cause != "requeue":
         return "ending"
-    again = read_json(folder.again, Again)
+    again = folder.read(folder.again, Again)
     if again is None or again.attempt != ended.attempt:
         return f"attempt {ended.attempt} has ended, the next one follows"
     pause = again.next_at - time.time()

@@ -10,7 +10,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission
-from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Attempt, ExitRecord, JobRecord
 from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.failure import cause_of_failure
@@ -102,7 +102,7 @@ class TaskStates:
         ended = self._exit_of(attempt)
         if ended is not None and self._is_last_word(ended):
             return self._from_exit(ended, task)
-        verdict = read_json(self._folder.verdict(task), Verdict)
+        verdict = self._folder.read_kept(self._folder.verdict(task), Verdict)
         if verdict and (verdict.attempt, verdict.job_id) == (attempt.attempt if attempt else 0, self._job_id):
             return self._by_verdict(verdict)
         if self._job_id is None:
@@ -215,9 +215,11 @@ class TaskStates:
         return any(_age(self._folder.heartbeat(one.rank)) < _ALIVE_S for one in running)
 
     def _save_verdict(self, task: int, verdict: Verdict) -> bool:
+        if not self._folder.is_mine:
+            return False
         try:
             write_json(self._folder.verdict(task), verdict)
-        except OSError:  # another user's folder, or a full disk: the next call asks again
+        except OSError:  # a full disk: the next call asks again
             return False
         return True
 

@@ -10,6 +10,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JobRecord, RankRecord
 from vllm_hpc.spec.gpus import recognise
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.read_file import read_regular
 
 # How many job folders are read, newest first: a plan must not read thousands.
 MOST_FOLDERS = 50
@@ -61,15 +62,15 @@ def _newest(job_dir: Path) -> list[Path]:
 
 def _rate(job: JobFolder, model: str, gpu: str, layout: Layout) -> float | None:
     try:
-        summary = msgspec.json.decode(job.summary.read_bytes(), type=_Summary)
+        summary = msgspec.json.decode(read_regular(job.summary, follow_links=False), type=_Summary)
         seconds = summary.timings.get("generate", 0.0)
         if summary.rehearsal or summary.state not in ("COMPLETED", "PARTIAL") or seconds < LEAST_SECONDS:
             return None
-        record = msgspec.json.decode(job.job_json.read_bytes(), type=JobRecord)
+        record = msgspec.json.decode(read_regular(job.job_json, follow_links=False), type=JobRecord)
         ran = record.plan.layout
         if (record.model, ran.tp, ran.pp) != (model, layout.tp, layout.pp):
             return None
-        rank = msgspec.json.decode(job.rank_record(0).read_bytes(), type=RankRecord)
+        rank = msgspec.json.decode(read_regular(job.rank_record(0), follow_links=False), type=RankRecord)
     except (OSError, msgspec.DecodeError, msgspec.ValidationError):
         return None
     if not rank.device_gib or recognise(rank.device_name, rank.device_gib).name != gpu:

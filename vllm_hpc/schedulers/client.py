@@ -71,7 +71,14 @@ class ClientMissingError(ClientError):
 
 
 class ClientTimeoutError(ClientError):
-    """A client did not answer, or lost its controller's answer: the request may have been carried out."""
+    """A client did not answer, or lost its controller's answer: the request may have been carried out.
+
+    ``job_id``: under which id, if it is known.
+    """
+
+    def __init__(self, words: str, job_id: str | None = None) -> None:
+        super().__init__(words)
+        self.job_id = job_id
 
 
 def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> Answer:

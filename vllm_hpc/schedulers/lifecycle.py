@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.read_file import read_regular
 
 
 def lifecycle_text() -> str:
@@ -32,7 +33,7 @@ def check_lifecycle(folder: JobFolder, script: Path) -> None:
     Scripts of vllm-hpc 0.1, and a site's own, need no such file. Raises RequestError.
     """
     try:
-        text = script.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(script).decode(errors="replace")
     except OSError as error:
         raise RequestError(
             f"cannot read {str(script)!r}: {error.strerror}: submit a new job, or restore the file"
@@ -41,7 +42,7 @@ def check_lifecycle(folder: JobFolder, script: Path) -> None:
     if asks is None:
         return
     try:
-        is_same = hashlib.sha256(folder.lifecycle.read_bytes()).hexdigest() == asks[0]
+        is_same = hashlib.sha256(read_regular(folder.lifecycle)).hexdigest() == asks[0]
     except OSError:
         is_same = False
     if not is_same:

@@ -40,6 +40,8 @@ class StatusCache:
         asked = installed_scheduler(scheduler)
         if asked is None:
             return dict.fromkeys(tasks, JobState("unknown", f"no scheduler {scheduler!r} is installed here"))
+        if not asked.is_id(job_id):
+            return dict.fromkeys(tasks, JobState("unknown", f"{job_id[:100]!r} is no job id of {scheduler}"))
         try:
             seen = asked.query(job, job_id, tasks, self._ask)
         except ClientError as error:  # ours catch it; another package's may not
@@ -51,7 +53,10 @@ class StatusCache:
         """Ask each scheduler once for several jobs, if it can be asked so, for ``query`` to find the answers."""
         for name, those in questions.items():
             asked = installed_scheduler(name)
-            if asked is None or asked.query_all is None or len(those) < 2:
+            if asked is None or asked.query_all is None:
+                continue
+            those = [one for one in those if asked.is_id(one.job_id)]
+            if len(those) < 2:
                 continue
             for question, seen in zip(those, asked.query_all(those, self._ask), strict=True):
                 self._seen[str(question.job.path)] = time.monotonic(), seen

@@ -33,7 +33,7 @@ def record_submission(folder: JobFolder, submitted: Submitted) -> None:
 def _delete(folder: JobFolder, submitted: Submitted, why: str) -> SubmitError:
     job_id = submitted.job_id
     try:
-        get_scheduler(submitted.scheduler).cancel(folder, job_id)
+        get_scheduler(submitted.scheduler).delete(folder, job_id)
     except (VllmHpcError, OSError):
         return SubmitError(
             f"the job was submitted as {job_id}, but that cannot be recorded ({why}), and the job could not be "

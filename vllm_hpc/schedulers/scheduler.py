@@ -23,7 +23,7 @@ from vllm_hpc.schedulers.client import (
     plain,
 )
 from vllm_hpc.schedulers.own_script import own_script
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.errors import FailedError, RequestError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import NodePart
 from vllm_hpc.spec.registry import SCHEDULERS
@@ -56,7 +56,8 @@ class Question:
 class Scheduler:
     """How to talk to one scheduler. ``script`` is the file name of the rendered template in the job folder.
 
-    ``id_pattern`` is searched in what the client printed; group 1 of its last match is the job's id.
+    ``id_pattern`` is searched in what the client printed; group 1 of its last match is the job's id. ``id_alone`` is
+    what an id looks like by itself: nothing else is handed to a client as one.
     ``query`` gets the job's id and the ids of the tasks to look up (ID_0, ID_1 ... of an array), and returns a state
     for each; it calls clients through the Ask it is given. ``query_all`` does so for several jobs with few calls, and
     returns the states in their order; without it, each job is asked for alone.
@@ -107,6 +108,7 @@ class Scheduler:
     runs_here: bool = False
     templates: Path | None = None
     client: tuple[str, re.Pattern[str]] | None = None
+    id_alone: re.Pattern[str] = re.compile(r"\w[\w.:\[\]-]{0,99}", re.ASCII)
 
     def submit(self, script: Path) -> str:
         """Submit a script and return the job's id. Raises ClientError with the scheduler's message and what to do."""
@@ -119,6 +121,7 @@ class Scheduler:
         except ClientError as error:
             hint = self.explain(str(error), script)
             error.args = (f"{error}: {hint}" if hint else str(error),)
+            self._check_refused(error)
             raise
         job_id = self.read_id(output)
         if job_id is None:
@@ -127,6 +130,22 @@ class Scheduler:
             )
         self.remember(JobFolder(script.parent), output)
         return job_id
+
+    def _check_refused(self, error: ClientError) -> None:
+        """Raise ClientTimeoutError if the client has printed a job's id although it failed, as a wrapper's hook may."""
+        job_id = self.read_id(as_text(error.output))
+        if job_id is not None:
+            raise ClientTimeoutError(f"its client printed the id {job_id}, and failed: {error}.", job_id) from None
+
+    def is_id(self, text: str) -> bool:
+        """Whether a text can be a job's id: records may be damaged, or another user's, and clients take options."""
+        return bool(self.id_alone.fullmatch(text))
+
+    def delete(self, job: JobFolder, job_id: str) -> None:
+        """Cancel the job of that id. Raises FailedError with the scheduler's message, and for what is no id."""
+        if not self.is_id(job_id):
+            raise FailedError(f"{job_id[:100]!r} is no job id of {self.name}: see the records in {str(job.path)!r}")
+        self.cancel(job, job_id)
 
     def read_id(self, answer: str) -> str | None:
         """The job's id in what the client printed, None if there is none.

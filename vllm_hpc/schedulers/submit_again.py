@@ -103,7 +103,7 @@ def cancel_if_asked(folder: JobFolder, scheduler: Scheduler, job_id: str) -> Non
     if not folder.cancelled.exists():
         return
     try:
-        scheduler.cancel(folder, job_id)
+        scheduler.delete(folder, job_id)
     except FailedError as error:
         raise FailedError(
             f"the job was cancelled while it was submitted as {job_id}, and that one could not be cancelled ({error}): "

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.read_file import UnfitFileError, read_regular
 from vllm_hpc.spec.values import as_path
 
 CONFIG = "adapter_config.json"
@@ -57,7 +58,9 @@ def _find(name: str, path: str, option: str) -> Adapter:
 
 def _read_config(folder: Path, option: str) -> dict[str, Any]:
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(read_regular(folder / CONFIG).decode())
+    except UnfitFileError as error:
+        raise RequestError(f"{option}: {str(folder / CONFIG)!r} cannot be read: {error.strerror}") from None
     except OSError:
         raise RequestError(f"{option} is not an adapter: there is no {str(folder / CONFIG)!r}") from None
     except ValueError as error:

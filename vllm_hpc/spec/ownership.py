@@ -62,7 +62,7 @@ def _is_fixed(folder: Path) -> bool:
 def why_not_mine(path: Path, there: os.stat_result) -> str | None:
     """Why this file must not be run or obeyed by this user; None if it may."""
     if there.st_uid != os.geteuid():
-        return f"{str(path)!r} belongs to another user ({_name(there.st_uid)})"
+        return f"{str(path)!r} belongs to another user ({name_of(there.st_uid)})"
     if is_writable_by_others(there):
         return f"others can write to {str(path)!r}: 'chmod go-w' it, if you trust what it says"
     return None
@@ -110,7 +110,8 @@ def _is_own_group(group: int) -> bool:
     return group == user.pw_gid and entry.gr_name == user.pw_name and set(entry.gr_mem) <= {user.pw_name}
 
 
-def _name(user: int) -> str:
+def name_of(user: int) -> str:
+    """A user's name; the number of one who has none."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:

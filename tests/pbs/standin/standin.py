@@ -194,8 +194,9 @@ def qalter(words: list[str]) -> None:
         write(ids[0], Job_Name=dict(given)["-N"])
 
 
-def qdel(ids: list[str]) -> None:
-    """Ask for a job's end; one that has not begun has ended at once."""
+def qdel(words: list[str]) -> None:
+    """``qdel ID``: ask for a job's end; one that has not begun has ended at once."""
+    _, ids = getopt.getopt(words, "W:x")
     with locked():
         state = read(ids[0])["job_state"]
         if state in ("F", "X"):

@@ -17,6 +17,7 @@ from vllm_hpc.planner.models.fields import NotCheckedError, shown
 from vllm_hpc.planner.models.mistral import CONFIG, PARAMS, translate
 from vllm_hpc.planner.models.overrides import override
 from vllm_hpc.planner.models.read_json import read_object, starts_with_mark
+from vllm_hpc.spec.read_file import read_regular
 
 FORMATS = ("auto", "hf", "mistral")
 # The quantisation of ModelOpt up to 0.29, which vLLM reads if config.json has none.
@@ -92,7 +93,7 @@ def _remarks(folder: Path, config: dict[str, Any], engine: Mapping[str, Any]) ->
 def _is_for_embedding(folder: Path) -> bool:
     """Whether sentence-transformers pools the model, as some decoders are published (vLLM: get_pooling_config)."""
     try:
-        modules = json.loads((folder / _MODULES).read_text(encoding="utf-8"))
+        modules = json.loads(read_regular(folder / _MODULES))
     except (OSError, ValueError, RecursionError):
         return False
     kinds = [one.get("type") for one in modules if isinstance(one, dict)] if isinstance(modules, list) else []

@@ -17,6 +17,7 @@ from vllm_hpc.planner.models.weight_files import check_files
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
+from vllm_hpc.spec.read_file import read_regular
 from vllm_hpc.spec.resolved_job import Model
 
 # The folder of a model in a Hugging Face cache; its snapshots lie in a folder of their own.
@@ -107,7 +108,7 @@ def _snapshot(cached: Path, needed: tuple[str, ...]) -> Model:
 
 def _main_commit(cached: Path) -> str | None:
     try:
-        text = (cached / "refs" / "main").read_text(encoding="utf-8").strip()
+        text = read_regular(cached / "refs" / "main", 1 << 20).decode().strip()
     except (OSError, UnicodeDecodeError):
         return None
     return text if _COMMIT.fullmatch(text) else None

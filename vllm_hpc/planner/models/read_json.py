@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.read_file import open_regular, read_regular
 
 MOST_BYTES = 64 << 20  # of a JSON file; the largest tokenizers have some ten million
 
@@ -22,7 +23,7 @@ def read_object(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise ModelError(f"{str(path)!r}: too large ({size} bytes): copy the model again")
-        content = json.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+        content = json.loads(read_regular(path, MOST_BYTES).removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except OSError as error:
         raise ModelError(f"cannot read {str(path)!r}: {error.strerror}: copy the model again") from None
     except UnicodeDecodeError:
@@ -36,5 +37,5 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def starts_with_mark(path: Path) -> bool:
     """Whether a file that was just read begins with a byte order mark, as some editors of Windows write it."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8

@@ -16,6 +16,7 @@ from vllm_hpc.planner.models.other_formats import other_format
 from vllm_hpc.planner.models.read_json import read_object
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.read_file import open_regular
 
 _SAFETENSORS, _ANY = ("*.safetensors",), ("*.safetensors", "*.bin", "*.pt")
 # load_format -> the patterns of its files, of which the first that matches is loaded. Others are not judged.
@@ -95,7 +96,7 @@ def _loaded(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
 def _is_pointer(file: Path) -> bool:
     if not file.is_file() or file.stat().st_size > _MOST_POINTER:
         return False
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         return stream.read(len(_POINTER)) == _POINTER
 
 

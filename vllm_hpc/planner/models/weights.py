@@ -20,6 +20,7 @@ from vllm_hpc.planner.models.describe import OLD_METHODS
 from vllm_hpc.planner.models.read_json import read_object
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.read_file import open_regular
 
 INDEX, CONSOLIDATED_INDEX = "model.safetensors.index.json", "consolidated.safetensors.index.json"
 MOST_HEADER = 100_000_000  # bytes: the limit of the safetensors library itself
@@ -98,7 +99,7 @@ def read_header(file: Path) -> dict[str, _Tensor]:
     """The tensors of one safetensors file. Raises ModelError if it is truncated or not such a file."""
     try:
         size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             length = int.from_bytes(stream.read(8), "little")
             if not 2 <= length <= min(MOST_HEADER, size - 8):
                 raise ModelError(f"{str(file)!r} is not a complete safetensors file ({size} bytes): copy it again")

@@ -13,7 +13,8 @@ from vllm_hpc.jobfolder.early_faults import repeated_fault
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
-from vllm_hpc.jobfolder.record_files import read_claimed, read_json, temporary_name, write_json
+from vllm_hpc.jobfolder.own_folder import OwnJobFolder
+from vllm_hpc.jobfolder.record_files import read_claimed, temporary_name, write_json
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, Attempt, Crash, JobRecord, Progress, RankRecord, Submitted
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.spec.words import counted
@@ -25,7 +26,7 @@ _PROBE = 1 << 16
 
 def main(argv: list[str]) -> int:
     """Print the answer and return it as an exit code."""
-    folder, attempt, code = JobFolder(argv[0]), int(argv[1]), int(argv[2])
+    folder, attempt, code = OwnJobFolder(argv[0]), int(argv[1]), int(argv[2])
     if code != 0:
         note_fatal_signals(folder, attempt)
     again, why = should_run_again(folder, attempt, code)
@@ -38,7 +39,7 @@ def note_fatal_signals(folder: JobFolder, attempt: int) -> None:
 
     Later their records and logs are the next attempt's. On a full disk nothing is recorded.
     """
-    record = folder.own_job()
+    record = folder.job()
     this = next(one for one in folder.attempts() if one.attempt == attempt)
     for rank in _ranks_of(folder, record, this):
         path = folder.crash(rank.replica, attempt)
@@ -52,7 +53,7 @@ def note_fatal_signals(folder: JobFolder, attempt: int) -> None:
 
 def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, str]:
     """Whether another attempt should follow ``attempt``, which ended with exit code ``code``; and why."""
-    record, attempts = folder.own_job(), folder.attempts()
+    record, attempts = folder.job(), folder.attempts()
     this = next(one for one in attempts if one.attempt == attempt)
     # Of this submission and those that its script made; 'vllm-hpc resume' starts a new count.
     ids = _same_submission(folder, this.job_id)
@@ -168,7 +169,7 @@ def _missing(folder: JobFolder, record: JobRecord) -> int:
 
 def _same_submission(folder: JobFolder, job_id: str) -> set[str]:
     """The ids of one submission: each time its script submits it again, PBS gives it a new one."""
-    own, submitted = submission_of(job_id), read_json(folder.submitted, Submitted)
+    own, submitted = submission_of(job_id), folder.read(folder.submitted, Submitted)
     ids = {submitted.job_id, *submitted.earlier} if submitted else set()
     return ids if any(is_submission(job_id, id_) for id_ in ids) else {own}
 

@@ -19,7 +19,8 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
-from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.own_folder import OwnJobFolder
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Again, Attempt, Submitted
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.record_submission import DeletedAgainError
@@ -46,7 +47,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 def main(argv: list[str]) -> int:
     """Do it and report in the job's log; returns 1 if that failed."""
-    folder, attempt, wants = JobFolder(argv[0]), int(argv[1]), argv[2] == "again"
+    folder, attempt, wants = OwnJobFolder(argv[0]), int(argv[1]), argv[2] == "again"
     try:
         said = chain(folder, attempt, wants)
     except VllmHpcError as error:
@@ -61,11 +62,11 @@ def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
 
     Raises FailedError if no other attempt will follow.
     """
-    record = folder.own_job()
+    record = folder.job()
     this = next(one for one in folder.attempts() if one.attempt == attempt)
     submission = submission_of(this.job_id)
     # None: the client that submitted it never answered.
-    before = read_json(folder.submitted, Submitted) or Submitted(record.scheduler, submission, record.created_at)
+    before = folder.read(folder.submitted, Submitted) or Submitted(record.scheduler, submission, record.created_at)
     if not is_submission(this.job_id, before.job_id):
         raise FailedError(f"not submitted again: the job now runs as {before.job_id}")
     tasks = record.plan.layout.tasks
@@ -83,7 +84,7 @@ def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
 def _note_end(folder: JobFolder, submission: str, task: int, wants: bool, tasks: int) -> list[bool]:
     """Record a task's end; returns the wishes of all tasks that have ended. Writing first refreshes NFS's view."""
     write_json(folder.task_end(submission, task), Ended(wants))
-    found = (read_json(folder.task_end(submission, one), Ended) for one in range(tasks))
+    found = (folder.read(folder.task_end(submission, one), Ended) for one in range(tasks))
     return [ended.wants for ended in found if ended is not None]
 
 

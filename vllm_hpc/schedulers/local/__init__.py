@@ -13,12 +13,12 @@ import msgspec
 import psutil
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.schedulers.client import Ask, ClientTimeoutError
 from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 from vllm_hpc.spec.errors import FailedError
 from vllm_hpc.spec.own_python import module_argv
 
+SUPERVISOR = "vllm_hpc.schedulers.local.supervisor"
 # Seconds that a cancelled job may take: ranks leave within 5 s of a TERM; torchrun and the sweep take longer.
 CANCEL_TIMEOUT_S = 45
 
@@ -39,7 +39,7 @@ class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def submit_argv(script: Path) -> list[str]:
     """The command that starts a supervisor, detached, and prints the job's id."""
-    return module_argv("vllm_hpc.schedulers.local.supervisor", "start", str(script))
+    return module_argv(SUPERVISOR, "start", str(script))
 
 
 def query(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[str, JobState]:
@@ -49,7 +49,7 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str], ask: Ask) -> dict[s
 
 def _query(job: JobFolder) -> JobState:
     """The state; UNKNOWN on any host but the job's own."""
-    record = read_json(job.supervisor, SupervisorRecord)
+    record = job.read(job.supervisor, SupervisorRecord)
     if record is None:
         return JobState("gone", "its supervisor left no record")
     if record.host != platform.node():
@@ -61,13 +61,14 @@ def _query(job: JobFolder) -> JobState:
 
 def cancel(job: JobFolder, job_id: str) -> None:
     """Tell the supervisor to end the job, and wait until it has. Raises FailedError."""
-    record = read_json(job.supervisor, SupervisorRecord)
+    record = job.read(job.supervisor, SupervisorRecord)
     if record is not None and record.host != platform.node():
         raise FailedError(f"the job runs on {record.host}: cancel it there")
     process = find_supervisor(record) if record else None
     if process is None:
         return
     try:
+        _check_supervises(process, job)
         process.terminate()
         process.wait(CANCEL_TIMEOUT_S)
     except psutil.NoSuchProcess:
@@ -82,9 +83,23 @@ def cancel(job: JobFolder, job_id: str) -> None:
         ) from None
 
 
+def _check_supervises(process: psutil.Process, job: JobFolder) -> None:
+    """Refuse to signal what is not the supervisor of this folder. Raises FailedError, psutil's errors.
+
+    A supervisor's working directory is its job's folder, by whatever name that is reached.
+    """
+    words = process.cmdline()
+    is_ours = words[words.index(SUPERVISOR) + 1 :][:1] == ["run"] if SUPERVISOR in words else False
+    if not is_ours or not job.path.samefile(f"/proc/{process.pid}/cwd"):
+        raise FailedError(
+            f"process {process.pid} is not the supervisor of {str(job.path)!r}, as {str(job.supervisor)!r} says: "
+            "nothing was cancelled"
+        )
+
+
 def find_job(job: JobFolder, known: Sequence[str]) -> str | None:
     """The id of the job if its supervisor runs on this host."""
-    record = read_json(job.supervisor, SupervisorRecord)
+    record = job.read(job.supervisor, SupervisorRecord)
     if record is None or record.job_id in known or record.host != platform.node():
         return None
     return record.job_id if find_supervisor(record) else None
@@ -127,6 +142,7 @@ SCHEDULER = Scheduler(
     template="local.sh.j2",
     script="script.sh",
     id_pattern=re.compile(r"^(\d+-\d+)$", re.MULTILINE),
+    id_alone=re.compile(r"\d+-\d+", re.ASCII),
     submit_argv=submit_argv,
     cancel=cancel,
     query=query,

@@ -21,9 +21,10 @@ from pathlib import Path
 import psutil
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.own_folder import OwnJobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
-from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord
-from vllm_hpc.schedulers.local import new_job_id, this_process
+from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, JobRecord
+from vllm_hpc.schedulers.local import SUPERVISOR, new_job_id, this_process
 from vllm_hpc.schedulers.own_script import read_script
 from vllm_hpc.spec.own_python import module_argv
 from vllm_hpc.spec.request import Request
@@ -44,7 +45,7 @@ def start(script: Path) -> str:
     with job.scheduler_log.open("ab") as log:
         before = log.tell()
         process = subprocess.Popen(
-            module_argv("vllm_hpc.schedulers.local.supervisor", "run", str(script)),
+            module_argv(SUPERVISOR, "run", str(script)),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=job.path, start_new_session=True,
         )  # fmt: skip
         assert process.stdout is not None
@@ -64,12 +65,12 @@ def run(script: Path) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     job = JobFolder(script.parent)
-    words = _keep(script)
+    record, words = OwnJobFolder(job.path).job(), _keep(script)
     job_id = new_job_id()
     write_json(job.supervisor, this_process(job_id))
     print(job_id, flush=True)
     os.dup2(2, 1)  # the pipe to `start` is not for the script
-    while _run_attempt(job, words, job_id, wanted):
+    while _run_attempt(job, record, words, job_id, wanted):
         pass
 
 
@@ -84,7 +85,7 @@ def _keep(script: Path) -> list[str]:
     return ["bash", f"/proc/{os.getpid()}/fd/{kept}", str(script)]
 
 
-def _run_attempt(job: JobFolder, words: list[str], job_id: str, wanted: set[signal.Signals]) -> bool:
+def _run_attempt(job: JobFolder, record: JobRecord, words: list[str], job_id: str, wanted: set[signal.Signals]) -> bool:
     """Run the script once, for one walltime. Returns whether it asks to run again."""
     before, began = job.last_number(), time.time()
     child = subprocess.Popen(
@@ -93,7 +94,7 @@ def _run_attempt(job: JobFolder, words: list[str], job_id: str, wanted: set[sign
         env={**os.environ, "VLLM_HPC_JOB_ID": job_id},
         preexec_fn=_prepare_child,
     )
-    cause = _wait(child, job.job().request, wanted, lambda: _has_left(job, before))
+    cause = _wait(child, record.request, wanted, lambda: _has_left(job, record, before))
     # The script's attempt number, or the one it would have taken if it had not died first.
     number = max(job.last_number(), before + 1)
     if cause != "exit":
@@ -136,12 +137,12 @@ def _wait(
     return "exit"
 
 
-def _has_left(job: JobFolder, before: int) -> bool:
+def _has_left(job: JobFolder, record: JobRecord, before: int) -> bool:
     """Whether every rank of the attempt after ``before`` has ended normally."""
     attempt = job.last_number()
-    ranks = job.records_of(range(job.job().plan.layout.world_size))
+    ranks = job.records_of(range(record.plan.layout.world_size))
     ended = [rank for rank in ranks if rank.attempt == attempt > before and rank.outcome == "ok"]
-    return len(ended) == job.job().plan.layout.world_size
+    return len(ended) == record.plan.layout.world_size
 
 
 def _sweep(child: subprocess.Popen[bytes]) -> None:

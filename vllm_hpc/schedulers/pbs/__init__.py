@@ -138,7 +138,7 @@ def query_all(questions: Sequence[Question], ask: Ask) -> list[dict[str, JobStat
 def cancel(job: JobFolder, job_id: str) -> None:
     """Delete the job in PBS, unless it has just ended. Raises ClientError with PBS's message."""
     try:
-        call_client(["qdel", job_id])
+        call_client(["qdel", "--", job_id])
     except ClientError as error:
         has_ended = error.code == ENDED_JOB or (error.code == UNKNOWN_JOB and forgotten_has_ended(job_id))
         if not has_ended:
@@ -155,6 +155,7 @@ SCHEDULER = Scheduler(
     template="pbs.sh.j2",
     script="script.pbs",
     id_pattern=_SUBMITTED,
+    id_alone=re.compile(f"{_ID}|{_NUMBER}", re.ASCII),
     submit_argv=submit_argv,
     cancel=cancel,
     query=query,

@@ -11,6 +11,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
 from vllm_hpc.schedulers.pbs.qstat import ENDED_JOB, UNKNOWN_JOB, Fields, plain_fields
+from vllm_hpc.spec.read_file import read_regular
 
 # Exit codes of clients are PBS's errors without their upper bits (src/include/pbs_error.h): a host that may not submit
 # is told PBSE_PERM 15007, PBSE_BADHOST 15008 or PBSE_BADUSER 15023 ("Bad UID for job execution": the server does not
@@ -101,7 +102,7 @@ def _logs_into(job: JobFolder, fields: Fields) -> bool:
 def _name(job: JobFolder) -> str | None:
     """The job's name in PBS, from its script."""
     try:
-        named = _NAME.search((job.path / "script.pbs").read_text(encoding="utf-8"))
+        named = _NAME.search(read_regular(job.path / "script.pbs").decode())
     except OSError:
         return None
     return named[1] if named else None

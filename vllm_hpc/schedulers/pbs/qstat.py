@@ -51,7 +51,7 @@ def describe(ids: Sequence[str], ask: Ask) -> Answered:
     qstat asks the server for one id after the other, prints the jobs that it has found at the end, names the others on
     stderr, and exits with the code of the last of these (src/cmds/qstat.c of OpenPBS 23.06).
     """
-    argv = ["qstat", "-x", *(["-t"] if "[" in ids[0] else []), "-f", "-F", "json", *ids]
+    argv = ["qstat", "-x", *(["-t"] if "[" in ids[0] else []), "-f", "-F", "json", "--", *ids]
     answered = _answered(argv, ask)
     if _NO_HISTORY.search(answered.said):
         answered = _answered([word for word in argv if word != "-x"], ask)

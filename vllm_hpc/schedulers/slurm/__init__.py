@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
 from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler
 from vllm_hpc.schedulers.slurm.answers import parse_sacct, parse_scontrol, parse_squeue
@@ -69,9 +69,10 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
     """What Slurm says of ``tasks``: ``ID`` by default, or ``ID_0``, ``ID_1`` ... of an array."""
     wanted = set(tasks or [job_id])
     on = _on_cluster(job)
-    questions: list[tuple[list[str], Callable[[str], dict[str, JobState]]]] = [
+    most = _most(wanted)
+    questions: list[tuple[list[str], Callable[[str, int], dict[str, JobState]]]] = [
         (_squeue(on, job_id), parse_squeue),
-        (["scontrol", *on, "show", "job", "--oneliner", job_id], parse_scontrol),
+        (["scontrol", *on, "--oneliner", "--", "show", "job", job_id], parse_scontrol),
         (_sacct(on, job_id), parse_sacct),
     ]
     found: dict[str, JobState] = {}
@@ -79,7 +80,7 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
     try:
         for argv, parse in questions:
             # Earlier answers win. In an array, some tasks may wait while others ended long ago.
-            found = parse(_answer(argv, ask)) | found
+            found = parse(_answer(argv, ask), most) | found
             if found.keys() >= wanted:
                 break
     except ClientError as error:
@@ -104,19 +105,25 @@ def query_all(questions: Sequence[Question], ask: Ask = call_client) -> list[dic
 def _query_some(questions: Sequence[Question], on: tuple[str, ...], ask: Ask) -> list[dict[str, JobState]]:
     if len(questions) == 1:
         return [query(one.job, one.job_id, one.tasks, ask) for one in questions]
+    most = _most(task for question in questions for task in question.tasks)
     found: dict[str, JobState] = {}
     missing = _FORGOTTEN
     try:
         # With --states=all squeue also prints what scontrol knows. Of several ids it skips those that it does not know.
-        found = parse_squeue(ask(_squeue(on, _join(questions), "--states=all")))
+        found = parse_squeue(ask(_squeue(on, _join(questions), "--states=all")), most)
         left = [question for question in questions if not found.keys() >= set(question.tasks)]
         if left:
-            found = parse_sacct(_answer(_sacct(on, _join(left)), ask)) | found
+            found = parse_sacct(_answer(_sacct(on, _join(left)), ask), most) | found
     except ClientError as error:
         if _NO_ANSWER.search(str(error)):  # because of one id: the others would pass for forgotten
             return [query(one.job, one.job_id, one.tasks, ask) for one in questions]
         missing = JobState("unknown", str(error))
     return [{task: found.get(task, missing) for task in question.tasks} for question in questions]
+
+
+def _most(ids: Iterable[str]) -> int:
+    """How many tasks, from 0, these are of: an answer may name any number of others."""
+    return 1 + max((int(task) for _, _, task in (one.partition("_") for one in ids) if task), default=0)
 
 
 def _join(questions: Sequence[Question]) -> str:
@@ -139,7 +146,7 @@ def _answer(argv: list[str], ask: Ask) -> str:
 
 def cancel(job: JobFolder, job_id: str) -> None:
     """Cancel the job in Slurm. Raises ClientError with Slurm's message."""
-    call_client(["scancel", *_on_cluster(job), job_id])
+    call_client(["scancel", *_on_cluster(job), "--", job_id])
 
 
 def find_job(job: JobFolder, known: Sequence[str], ask: Ask = call_client) -> str | None:
@@ -168,7 +175,7 @@ def _is_of(line: str, job: JobFolder) -> bool:
 
 
 def _on_cluster(job: JobFolder) -> list[str]:
-    cluster = read_json(job.cluster, Cluster)
+    cluster = job.read(job.cluster, Cluster)
     return [f"--clusters={cluster.name}"] if cluster else []
 
 
@@ -177,6 +184,7 @@ SCHEDULER = Scheduler(
     template="slurm.sbatch.j2",
     script="script.sbatch",
     id_pattern=_SUBMITTED,
+    id_alone=re.compile(r"\d{1,20}", re.ASCII),
     submit_argv=submit_argv,
     cancel=cancel,
     query=query,

@@ -23,10 +23,12 @@ _NOT_SHOWN = frozenset({"LAUNCH_FAILED", "RECONFIG_FAIL", "POWER_UP_NODE", "UPDA
 # Neither running nor ended as far as this cluster can know.
 _REVOKED = "REVOKED: another cluster of the federation has taken the job: ask for its status there"
 _IDS = re.compile(r"(?P<job>\d+)(?:_(?:\d+|\[(?P<listed>[^\]]*)\]))?")
-_RANGE = re.compile(r"(?P<a>\d+)(?:-(?P<b>\d+)(?::(?P<c>\d+))?)?")
+# The largest MaxArraySize that Slurm takes (man slurm.conf).
+MOST_TASKS = 4_000_001
+_RANGE = re.compile(r"(?P<a>\d{1,18})(?:-(?P<b>\d{1,18})(?::(?P<c>\d{1,18}))?)?")
 
 
-def parse_squeue(text: str) -> dict[str, JobState]:
+def parse_squeue(text: str, most: int = MOST_TASKS) -> dict[str, JobState]:
     """Lines of ``squeue --format=%i|%T|%r|%S``, with the reason and expected start of waiting jobs."""
     found: dict[str, JobState] = {}
     for line in text.splitlines():
@@ -41,7 +43,7 @@ def parse_squeue(text: str) -> dict[str, JobState]:
             seen = JobState("waiting", words)
         elif seen.phase == "running":
             seen = JobState("running")
-        found |= dict.fromkeys(task_ids(ids), seen)
+        found |= dict.fromkeys(task_ids(ids, most), seen)
     return found
 
 
@@ -53,7 +55,7 @@ def _squeue_fields(line: str) -> tuple[str, str, str, str]:
     return (ids, state, reason, start) if bar else (ids, state, rest, "")
 
 
-def parse_scontrol(text: str) -> dict[str, JobState]:
+def parse_scontrol(text: str, most: int = MOST_TASKS) -> dict[str, JobState]:
     """Lines of ``scontrol show job --oneliner``; tasks of an array that never started share one."""
     found: dict[str, JobState] = {}
     for line in text.splitlines():
@@ -61,24 +63,25 @@ def parse_scontrol(text: str) -> dict[str, JobState]:
         if "JobState" in fields and "JobId" in fields:
             is_task = "ArrayJobId" in fields
             ids = f"{fields['ArrayJobId']}_[{fields.get('ArrayTaskId')}]" if is_task else fields["JobId"]
-            found |= dict.fromkeys(task_ids(ids), _state(fields["JobState"], fields.get("Reason", "")))
+            found |= dict.fromkeys(task_ids(ids, most), _state(fields["JobState"], fields.get("Reason", "")))
     return found
 
 
-def parse_sacct(text: str) -> dict[str, JobState]:
+def parse_sacct(text: str, most: int = MOST_TASKS) -> dict[str, JobState]:
     """Lines of ``sacct --parsable2 --allocations --format=JobID,State``; 'CANCELLED by 1000' is one state."""
     found: dict[str, JobState] = {}
     for line in text.splitlines():
         ids, _, state = line.strip().partition("|")
         if state:
-            found |= dict.fromkeys(task_ids(ids), _state(state.split()[0], ""))
+            found |= dict.fromkeys(task_ids(ids, most), _state(state.split()[0], ""))
     return found
 
 
-def task_ids(text: str) -> list[str]:
+def task_ids(text: str, most: int = MOST_TASKS) -> list[str]:
     """The ids in Slurm's short form: ``12``, ``12_3`` or ``12_[0,3-5,8-12:2%4]``; none for anything else.
 
-    A list that Slurm itself cut short (``12_[1,3,...]``) gives the ids that it still names.
+    A list that Slurm itself cut short (``12_[1,3,...]``) gives the ids that it still names. ``most``: the number of
+    tasks that were asked for, from 0; others are left out.
     """
     match = _IDS.fullmatch(text)
     if match is None or match["listed"] is None:
@@ -90,7 +93,7 @@ def task_ids(text: str) -> list[str]:
             first, last, step = (
                 int(bounds[name] or default) for name, default in (("a", 0), ("b", bounds["a"]), ("c", 1))
             )
-            found += [f"{match['job']}_{task}" for task in range(first, last + 1, max(step, 1))]
+            found += [f"{match['job']}_{task}" for task in range(first, min(last + 1, most), max(step, 1))]
     return found
 
 

@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from vllm_hpc.schedulers.client import clean_environment
+from vllm_hpc.spec.read_file import read_regular
 
 _MEMORY = "--mem --mem-per-cpu --mem-per-gpu"  # they exclude one another
 # Variable -> the options that set the same (man sbatch, INPUT ENVIRONMENT VARIABLES). No others are ever passed on.
@@ -31,7 +32,7 @@ _DEFAULTS = {
 
 def submit_environment(script: Path) -> dict[str, str]:
     """This process's environment as sbatch should see it for that script."""
-    stated = stated_options(script.read_text(encoding="utf-8"))
+    stated = stated_options(read_regular(script).decode())
     return {key: value for key, value in clean_environment().items() if _is_handed_on(key, stated)}
 
 
@@ -49,7 +50,7 @@ def is_given(option: str, script: Path) -> bool:
     Another option that means the same counts too: its letter, or --mem-per-cpu for --mem.
     """
     variables = {name: answers.split() for name, answers in _DEFAULTS.items() if option in answers.split()}
-    stated = stated_options(script.read_text(encoding="utf-8"))
+    stated = stated_options(read_regular(script).decode())
     names = {option}.union(*variables.values())
     is_stated = any(_means(one, name) for one in stated for name in names)
     return is_stated or any(os.environ.get(name) for name in variables)

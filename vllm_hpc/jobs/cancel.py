@@ -1,0 +1,54 @@
+"""cancel: ends a job in its scheduler, also one that is being submitted at this moment."""
+
+from __future__ import annotations
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.own_folder import OwnJobFolder, own_folder
+from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
+from vllm_hpc.jobs.doubt import adopt
+from vllm_hpc.jobs.status import Status, read_status
+from vllm_hpc.schedulers.client import ClientTimeoutError
+from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler
+from vllm_hpc.spec.errors import FailedError
+
+
+def cancel(job: JobFolder, job_id: str | None = None) -> Status:
+    """Cancel a job and return its status, as ``vllm_hpc.Job.cancel`` does."""
+    folder = own_folder(job, "cancel")
+    status = read_status(folder)
+    if job_id is not None:
+        adopt(folder, status, job_id)
+        status = read_status(folder)
+    if status.awaits_resubmission or is_in_doubt(folder, status.job_id):
+        # From now on nobody submits it again. Who is doing so cancels it, once its id is known; and should the
+        # scheduler have it without that, its script ends as it starts.
+        folder.cancelled.touch()
+        status = read_status(folder)
+    if status.is_final:
+        return status
+    if is_in_doubt(folder, status.job_id):
+        raise FailedError(f"the cancel is on record, but it is not known which job to cancel: {status.reason}")
+    _cancel_on_record(folder, status)
+    return read_status(folder)
+
+
+def _cancel_on_record(folder: OwnJobFolder, status: Status) -> None:
+    """Record the cancel first: a scheduler without accounting soon forgets why the job ended."""
+    check_scheduler_installed(status.scheduler)
+    was_cancelled = folder.cancelled.exists()
+    folder.cancelled.touch()
+    scheduler = get_scheduler(status.scheduler)
+    try:
+        scheduler.delete(folder, status.job_id or "")
+        newest = last_submission(folder)
+        if newest not in (None, status.job_id):  # the job had just submitted itself again
+            scheduler.delete(folder, str(newest))
+    except ClientTimeoutError:
+        raise  # the job may have been cancelled
+    except FailedError:
+        if status.state == "UNKNOWN" and read_status(folder).is_final:
+            return  # the scheduler now responds and does not know the job: the record of the cancel decides
+        # The job continues: however it ends later, it was not this cancel.
+        if not was_cancelled:
+            folder.cancelled.unlink(missing_ok=True)
+        raise
