@@ -25,6 +25,12 @@ begin_attempt() {
   trap 'stop_work INT' INT
   # submitit finds its plugin by the first, and the ranks the job by the others.
   export SUBMITIT_EXECUTOR=vllmhpc VLLM_HPC_FOLDER="$job" VLLM_HPC_ATTEMPT="$attempt"
+  # Who cancelled it while it was submitted did not know yet which job to cancel.
+  if [ -e "$job/control/cancelled" ]; then
+    echo "vllm-hpc: it was cancelled while it was submitted" >&2
+    _vh_cause=cancelled
+    exit 1
+  fi
 }
 
 # The ledger: this run is attempt k of the job. A hard link is made whole and by one taker only, on NFS too.
@@ -175,7 +181,7 @@ take_head() {
 # make_task NODE: sets task to the words that a launcher starts on each node: a bash that marks the node as joined, and
 # then is run_ranks. NODE is the shell's word for the node's number there.
 make_task() {
-  task=(bash -c "$(declare -f join_node say_briefly run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
+  task=(bash -c "$(declare -f join_node say_briefly begin_ranks run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
 }
 
 # make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads
@@ -193,7 +199,7 @@ print_task_file() {
   printf 'cd %q || exit 1\n' "$PWD"
   echo 'unset OMP_NUM_THREADS' # PBS sets it for a task, too
   python -P -m vllm_hpc.in_job export "$@" || return 1
-  declare -f join_node nap is_due say_briefly run_briefly run_ranks stop_work start_work wait_for_work run_node
+  declare -f join_node nap is_due say_briefly begin_ranks run_briefly run_ranks stop_work start_work wait_for_work run_node
   # In one line: by the time it runs, the file may be gone.
   echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file= _vh_looked=; node=$node; run_node; exit"
 }
@@ -234,8 +240,21 @@ is_due() {
 
 # In a shell that run_ranks then replaces: one that stays would wait for say_briefly, which waits for it.
 run_briefly() {
-  exec 2> >(say_briefly >&2)
+  begin_ranks
   run_ranks
+}
+
+# begin_ranks: for a shell that then becomes what starts ranks: shortens what that says, and makes a folder for what
+# torchrun and the ranks leave behind, which is removed when the last of them has ended, however it did.
+begin_ranks() {
+  # Not in TMPDIR, which a container may not have. PET_LOG_DIR is torchrun's --log-dir.
+  VLLM_HPC_SCRATCH="$(mktemp -d /tmp/vllm-hpc-ranks-XXXXXXXXXX 2> /dev/null)" || VLLM_HPC_SCRATCH=
+  export VLLM_HPC_SCRATCH
+  if [ -n "$VLLM_HPC_SCRATCH" ]; then export PET_LOG_DIR="$VLLM_HPC_SCRATCH"; fi
+  exec 2> >(
+    say_briefly >&2
+    if [ -n "$VLLM_HPC_SCRATCH" ]; then rm -rf "$VLLM_HPC_SCRATCH"; fi
+  )
 }
 
 # Hands on what torchrun says, but for a signal: there one line stands for a warning for each rank and a traceback of 35

@@ -31,7 +31,7 @@ export VLLM_HPC_HEAD VLLM_HPC_PORT VLLM_HOST_IP=127.0.0.1 GLOO_SOCKET_IFNAME=lo
 
 # On this machine: torchrun starts one rank per GPU. "exec": ranks notice when this script is killed, torchrun's parent.
 launch() {
-  exec 2> >(say_briefly >&2)
+  begin_ranks
   exec torchrun --nnodes=1 --nproc-per-node=2 --node-rank=0 --master-addr="$VLLM_HPC_HEAD" \
     --master-port="$VLLM_HPC_PORT" --max-restarts=0 -m vllm_hpc.in_job rank "$VLLM_HPC_FOLDER"
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Retry, Submitted
 from vllm_hpc.jobs import resume as resumption
+from vllm_hpc.jobs.cancel import cancel
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.status import read_status
@@ -165,6 +167,46 @@ def test_a_cancel_while_it_is_submitted_is_carried_out(folder: JobFolder, monkey
     monkeypatch.setattr(resumption, "get_scheduler", lambda name: slurm)
     resume(folder)
     assert cancelled == ["4711"]
+
+
+def test_a_cancel_before_earlier_marks_are_removed_is_kept(
+    folder: JobFolder, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a job that was cancelled before: 'cancel' makes the same mark again, while the resume looks at the rows."""
+    folder.cancelled.touch()
+    os.utime(folder.cancelled, (1, 1))
+    taking = folder.take
+
+    def take(self: JobFolder, job_id: str | None, number: int = 1) -> Path:
+        folder.cancelled.touch()
+        return taking(job_id, number)
+
+    monkeypatch.setattr(JobFolder, "take", take)
+    with pytest.raises(FailedError, match="nothing was submitted: the job was told to stop meanwhile"):
+        resume(folder)
+    assert folder.cancelled.exists()
+    assert (sent(desk), folder.taken("77").exists()) == (False, False)
+
+
+def test_a_cancel_while_it_is_submitted_is_on_record_before_it_is_carried_out(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was lost: the command was refused, and the job ran."""
+    folder.cancelled.touch()
+    said: list[str] = []
+
+    def submit(folder: JobFolder, scheduler: object, layout: object) -> str:
+        with pytest.raises(FailedError, match="the cancel is on record, but it is not known which job to cancel") as no:
+            cancel(folder)
+        said.append(str(no.value))
+        return "4711"
+
+    cancelled: list[str] = []
+    slurm = replace(get_scheduler("slurm"), cancel=lambda folder, job_id: cancelled.append(job_id))
+    monkeypatch.setattr(resumption, "submit_script", submit)
+    monkeypatch.setattr(resumption, "get_scheduler", lambda name: slurm)
+    resume(folder)
+    assert (len(said), cancelled) == (1, ["4711"])
 
 
 def test_nothing_is_left(folder: JobFolder, desk: Path, run_cli: Cli) -> None:

@@ -63,8 +63,8 @@ def run(desk: Path, model: Path) -> Run:
         client(desk, "qsub", f'[ "$1" = --version ] && echo pbs_version = 23 || echo {job_id}')
         job = submit(str(model), scheduler="pbs", nodes=nodes, job_dir="runs", name="job", **options)
         real = 'exec /usr/bin/env PYTHONPATH="$REAL" "$PYTHON" "$@"'
-        port = f'case "$3" in rendezvous) echo 29500; exit;; export) {real};; esac'
-        client(desk, "python", f'{port}\necho "$2 $3 ${{@: -2}}" >> {desk}/asked\n{decide}')
+        port = f'case "$4" in rendezvous) echo 29500; exit;; export) {real};; esac'
+        client(desk, "python", f'{port}\necho "$3 $4 ${{@: -2}}" >> {desk}/asked\n{decide}')
         client(desk, "pbsdsh", pbsdsh.format(desk=desk))
         hosts_ = " ".join(dict.fromkeys(hosts.split()))
         client(desk, "pbs_tmrsh", f'i=0; for h in {hosts_}; do [ $h = $1 ] && break; i=$((i+1)); done; shift\n'
@@ -250,7 +250,7 @@ def test_the_script_is_its_own_timer(run: Run) -> None:
 
 
 def test_a_script_that_cannot_be_submitted_again_says_so(run: Run) -> None:
-    ran = run(decide='if [ "$3" = resubmit ]; then exit 1; fi', time="2")
+    ran = run(decide='if [ "$4" = resubmit ]; then exit 1; fi', time="2")
     assert (ran.code, ran.cause) == (0, "exit")
     assert "the scheduler does not run it again: 'vllm-hpc resume' does" in ran.err
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.brisk import brisk, whole
+from tests.real_jobs import wait_for
 from vllm_hpc.jobs.submit import prepare, submit
 
 # To the script, as the scheduler sends them; the launcher is a grandchild of its.
@@ -42,11 +43,13 @@ def run(desk: Path, model: Path) -> Run:
 
     def script(
         work: str = "", decide: str = "exit 0", again: str = "exit 0", scheduler: str = "slurm",
-        edit: tuple[str, str] = ("", ""), **options: Any,
+        edit: tuple[str, str] = ("", ""), is_cancelled: bool = False, **options: Any,
     ) -> Ended:  # fmt: skip
         text = prepare(str(model), scheduler=scheduler, job_dir="runs", name="job", **options).script
         job = submit(str(model), scheduler="slurm", job_dir="runs", name="job", **options)
-        port = 'if [ "$3" = rendezvous ]; then echo 29500; exit; fi'
+        if is_cancelled:
+            job.folder.cancelled.touch()
+        port = 'if [ "$4" = rendezvous ]; then echo 29500; exit; fi'
         client(desk, "python", f"{port}\n{said(desk)}\n{decide}")
         client(desk, "scontrol", f'if [ "$1" = show ]; then echo node1; exit; fi\n{said(desk)}\n{again}')
         joined = ': > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-0"\n'
@@ -90,6 +93,24 @@ def test_a_drain_lets_the_work_end_and_has_the_job_requeued(run: Run) -> None:
     assert ended.drained
     assert re.fullmatch(r"python -P -m vllm_hpc\.in_job requeue \S+ 1 0", ended.asked[0])
     assert "--requeue" in ended.text
+
+
+def test_a_script_of_a_job_that_was_cancelled_while_it_was_submitted_ends_as_it_starts(run: Run) -> None:
+    """Whoever cancelled it could not know its id, and the scheduler has it all the same."""
+    ended = run("echo works >&2", is_cancelled=True)
+    assert end(ended) == (1, "cancelled", False)
+    assert "works" not in ended.err
+    assert "vllm-hpc: it was cancelled while it was submitted" in ended.err
+
+
+def test_what_ranks_leave_behind_is_removed(run: Run, tmp_path: Path) -> None:
+    """torchrun's folder, and what a rank that was killed could not remove."""
+    ended = run(
+        f'mkdir "$PET_LOG_DIR/torchelastic_1"; echo "$VLLM_HPC_SCRATCH" > {tmp_path}/scratch', scheduler="local"
+    )
+    assert ended.code == 0, ended.err
+    scratch = Path((tmp_path / "scratch").read_text().strip())
+    wait_for(lambda: not scratch.exists(), "end of what watches the ranks")
 
 
 def test_the_code_of_the_work_is_told_and_kept(run: Run) -> None:

@@ -56,7 +56,8 @@ def _read_task(folder: JobFolder) -> RankTask:
 def _run(task: RankTask) -> int:
     """Run the task as submitit does, with its files in a folder of this rank alone, and return the exit code."""
     try:
-        with tempfile.TemporaryDirectory(prefix="vllm-hpc-rank-") as private:
+        # In the folder that the script removes: a rank that is killed removes nothing.
+        with tempfile.TemporaryDirectory(prefix="vllm-hpc-rank-", dir=_scratch()) as private:
             os.environ["SUBMITIT_FOLDER"] = private
             DelayedSubmission(task).dump(VllmHpcJobEnvironment().paths.submitted_pickle)
             process_job(private)
@@ -64,6 +65,12 @@ def _run(task: RankTask) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _scratch() -> str | None:
+    """The folder that this node's script removes in the end; None where there is none, as in some containers."""
+    folder = os.environ.get("VLLM_HPC_SCRATCH", "")
+    return folder if os.path.isdir(folder) else None  # noqa: PTH112 - "" is none
 
 
 def leave(code: int) -> NoReturn:
