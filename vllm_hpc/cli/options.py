@@ -90,6 +90,10 @@ INPUT_HELP = (
     ".parquet; compressed or not; also a folder, a quoted pattern ('shards/*.jsonl'), or - for standard input. May be "
     "repeated. Without it, two sample prompts (plan: none)."
 )
+ROWS_MISSING_HELP = (
+    "Run the rows that a job has no result for, in a new one with its model and options, where these are not given. "
+    "JOB, which may be another user's, is only read."
+)
 COLUMN_HELP = "The field with the prompt, if it is not called prompt."
 TEMPLATE_HELP = "Make each prompt from the row's fields, with a Jinja text: 'Summarise: {{ abstract }}'."
 RENAME_HELP = "Give a field of the input another name, before anything else: question=prompt."
@@ -124,6 +128,7 @@ PROFILE_HELP = (
 REQUEST_OPTIONS = [
     click.argument("model", required=False),
     click.option("--input", metavar="FILE", help=INPUT_HELP, **lines),
+    click.option("--rows-missing-from", metavar="JOB", help=ROWS_MISSING_HELP),
     click.option("--prompt-column", metavar="NAME", help=COLUMN_HELP),
     click.option("--prompt-template", metavar="TEXT", help=TEMPLATE_HELP),
     click.option("--rename", type=KeyValue(typed=False), metavar="OLD=NEW", help=RENAME_HELP, **many),

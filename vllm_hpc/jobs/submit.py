@@ -14,6 +14,7 @@ import submitit
 
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.missing_rows import intake_of
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
 from vllm_hpc.jobfolder.store_input import Intake
@@ -22,12 +23,12 @@ from vllm_hpc.jobs.job import Job
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.resolve import check_is_here, resolve_options
-from vllm_hpc.rows.reading import Reading
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import lifecycle_text
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_job
+from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
@@ -94,6 +95,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             with noting_loss(folder, None):
                 job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
                 record_submission(folder, Submitted(self.scheduler, job_id, time.time()))
+            cancel_if_asked(folder, get_scheduler(self.scheduler), job_id)
         except ClientTimeoutError as error:
             # It may have been submitted: removing the folder would break it, submitting again would run it twice.
             raise SubmitError(
@@ -131,7 +133,7 @@ def prepare_untuned(job: ResolvedJob) -> Prepared:
 
 
 def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) -> Prepared:
-    intake, lifecycle = Intake(job.request.input, reading=Reading.of(job.request)), lifecycle_text()
+    intake, lifecycle = intake_of(job.request), lifecycle_text()
     plan = make_plan(job, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(job.request.lora)
     check_fits(plan)

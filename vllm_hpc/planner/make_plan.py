@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.jobfolder.missing_rows import intake_of
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner import choose_layout, native_launcher, tuned
 from vllm_hpc.planner.candidate import PlanningProblem
@@ -22,7 +23,6 @@ from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import find_lacks, find_unready, with_lacks, with_template
 from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, measure_workload
-from vllm_hpc.rows.reading import Reading
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
@@ -58,7 +58,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     """
     job = job.asking(engine=typed("engine", job.request.engine))
     known = _inspect(job)
-    intake = intake or Intake(job.request.input, reading=Reading.of(job.request))
+    intake = intake or intake_of(job.request)
     rows = _measure_input(job.request, known, whole_input, intake)
     notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     if known.shape is None:
@@ -264,7 +264,7 @@ def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Work
 
 def _measure_input(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
     """Measure the input; 'plan' without --input does not read the sample prompts."""
-    if request.input is None and not whole:
+    if request.input is None and request.rows_missing_from is None and not whole:
         return None
     named = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
     sampling = {"max_tokens": known.max_tokens or DEFAULT_MAX_TOKENS, **request.sampling, **named}

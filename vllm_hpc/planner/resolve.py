@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from vllm_hpc.jobfolder.missing_rows import with_job
 from vllm_hpc.planner.device import find_device, gpus_here
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
@@ -22,7 +25,9 @@ _ELSEWHERE = "slurm"
 
 def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, str | None]:
     """The job that MODEL and options describe, and its job.toml if there is one. Raises RefusedError."""
-    given = with_default_profile(read_options({"model": model, **options}))
+    model, options, origins = with_job(model, options)
+    given = read_options({"model": model, **options})
+    given = with_default_profile(msgspec.structs.replace(given, origins=given.origins | origins))
     return resolve_at(given, load_profile(given.request.profile)), given.definition
 
 

@@ -54,6 +54,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     model: str
     input: str | tuple[str, ...] | None = None
+    rows_missing_from: str | None = None
     nodes: Count | None = None
     gpus_per_node: Count | None = None
     tp: Count | None = None

@@ -1,0 +1,141 @@
+"""--rows-missing-from: a new job of the rows that another one has no result for, with the options of that one.
+
+The other job is only read, and may be another user's. Then what could run code as the one who submits is not taken
+from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import InputReader
+from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.jobfolder.shards import finished
+from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.rows.reading import Reading
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
+from vllm_hpc.spec.job_definition import find_definition
+from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.values import as_path
+
+OPTION = "--rows-missing-from"
+# The rows come as they are: what made them has been done.
+_OF_ROWS = ("input", "prompt_column", "prompt_template", "rename", "drop_last_answer")
+_OWN = frozenset({*_OF_ROWS, "model", "name", "job_dir", "profile", "rows_missing_from", "lora", "chat_template"})
+# Options with which another user could have code run, or choose whose account pays.
+_RUNS_CODE = ("engine", "env", "directive", "template", "template_dir", "launcher", "account")
+_AT_A_TIME = 2048
+
+
+class MissingRows(Intake):
+    """The rows of a job that it has no result for: they never ran, or ended in an error."""
+
+    def __init__(self, job: JobFolder) -> None:
+        super().__init__(None)
+        self._job = job
+
+    @cached_property
+    def _has_result(self) -> bytearray:
+        """Read once: the job may go on."""
+        try:
+            return finished(self._job, self._job.job().rows, retry_errors_of=self._job.last_number() + 1).rows
+        except OSError as error:
+            raise InputError(f"{OPTION}: cannot read {error.filename or self._job.shards}: {error.strerror}") from None
+
+    def rows(self) -> Iterator[Row]:
+        """Those rows, with the ids that they have. Raises InputError if there are none."""
+        reader, is_done, index = InputReader(self._job), self._has_result, 0
+        for first in range(0, len(is_done), _AT_A_TIME):
+            for place, row in enumerate(reader.rows(first, _AT_A_TIME), start=first):
+                if not is_done[place]:
+                    yield {**row, "index": index}
+                    index += 1
+        if not index:
+            raise InputError(f"{OPTION} {str(self._job.path)!r}: every row of it has a result")
+
+
+def intake_of(request: Request) -> Intake:
+    """The input of a request."""
+    if request.rows_missing_from is not None:
+        return MissingRows(JobFolder(request.rows_missing_from))
+    return Intake(request.input, reading=Reading.of(request))
+
+
+def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, dict[str, Any], dict[str, str]]:
+    """MODEL and the options, filled in from the job that --rows-missing-from names, and where the new ones come from.
+
+    Raises RequestError, JobNotFoundError.
+    """
+    given = options.get("rows_missing_from")
+    if given is None:
+        return model, options, {}
+    if taken := [key for key in _OF_ROWS if options.get(key)]:
+        raise RequestError(f"{_option(taken[0])} and {OPTION}: the rows come as that job has them: leave out one")
+    if model is not None and find_definition(model):
+        raise RequestError(f"{OPTION} takes the options of that job: name a model, or leave MODEL out")
+    folder = _find(str(given), str(options.get("job_dir") or "runs"))
+    record = folder.job()
+    found = _asked(folder, record, {key for key, value in options.items() if value is not None})
+    merged = {**options, "rows_missing_from": str(folder.path)}
+    for key, value in found.items():
+        own = merged.get(key)
+        merged[key] = {**value, **own} if isinstance(value, dict) and isinstance(own, dict) else value
+    origins = {key: f"{OPTION} {folder.path}" for key in found if options.get(key) is None}
+    if model is None and not record.request.rehearse:
+        model = record.model if Path(record.model).exists() else record.request.model
+        origins["model"] = f"{OPTION} {folder.path}"
+    return model, merged, origins
+
+
+def _asked(folder: JobFolder, record: JobRecord, given: set[str]) -> dict[str, Any]:
+    """What was asked of that job and is not given now; of one's own, also tables of which a part is given."""
+    request = msgspec.to_builtins(record.request)
+    default = msgspec.to_builtins(Request(model=record.request.model))
+    profile = f"profile {record.request.profile!r}"
+    found = {
+        key: value
+        for key, value in request.items()
+        if value != default[key] and key not in _OWN and record.origins.get(key) != profile
+    }
+    if record.request.profile and folder.is_mine:
+        found["profile"] = record.request.profile
+    if record.adapters:
+        found["lora"] = [f"{one.name}={one.path}" for one in record.adapters]
+    if record.request.chat_template is not None:
+        found["chat_template"] = str(folder.chat_template)
+    if not folder.is_mine:
+        _check_foreign(folder, [key for key in _RUNS_CODE if key in found and key not in given])
+    merges = {key for key, value in found.items() if isinstance(value, dict) and folder.is_mine}
+    return {key: _without_none(value) for key, value in found.items() if key not in given or key in merges}
+
+
+def _check_foreign(folder: JobFolder, keys: list[str]) -> None:
+    if keys:
+        options = " and ".join(map(_option, keys))
+        raise RequestError(
+            f"{OPTION} {str(folder.path)!r}: it is another user's job, of which {options} would run or be charged as "
+            f"yours: look at its job.json, and give {options} yourself"
+        )
+
+
+def _find(given: str, job_dir: str) -> JobFolder:
+    """The folder of a job, by its path or by its name under --job-dir."""
+    for path in (as_path(given, OPTION), as_path(job_dir, "--job-dir") / given):
+        if JobFolder(path).job_json.is_file():
+            return JobFolder(path)
+    raise JobNotFoundError(f"{OPTION}: no job {given!r}: give its folder, or its name under {job_dir!r} (--job-dir)")
+
+
+def _without_none(value: Any) -> Any:
+    return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+
+
+def _option(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
