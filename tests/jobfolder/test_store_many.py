@@ -290,13 +290,12 @@ def test_a_resume_of_the_last_row_opens_one_file(
 ) -> None:
     expected = store(shards(tmp_path / "in"), job)
     opened: list[str] = []
-    original = Path.open
 
-    def opening(path: Path, *args: Any, **more: Any) -> Any:
+    def opening(path: Path) -> Any:
         opened.append(path.name)
-        return original(path, *args, **more)
+        return path.open("rb")
 
-    monkeypatch.setattr(Path, "open", opening)
+    monkeypatch.setattr("vllm_hpc.jobfolder.input.open_regular", opening)
     assert InputReader(job).rows(64, 1) == expected[64:]
     assert opened == ["e.jsonl"]
 

@@ -101,3 +101,16 @@ def test_of_a_long_refusal_slurms_own_words_are_kept() -> None:
     said = plain("Welcome!\n" * 500 + "sbatch: error: Batch job submission failed: Invalid qos specification\n")
     assert said.startswith("Welcome!") and said.endswith("Invalid qos specification")
     assert len(said) < 1010
+
+
+def test_an_id_beside_a_failure_may_be_a_job(desk: Path, model: Path, run_cli: Cli) -> None:
+    """As where a site's hook fails after the job was queued: its folder was removed under it."""
+    (desk / "bin" / "sbatch").write_text("#!/bin/sh\necho 4711; echo 'hook: no quota file' >&2; exit 1\n")
+    ran = run_cli("submit", model, "--scheduler", "slurm", "--name", "run")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "its client printed the id 4711, and failed: sbatch refused: hook: no quota file" in ran.err
+    assert "may or may not be submitted" in ran.err
+    ran = run_cli("status", "run", "--json")
+    found = json.loads(ran.out)
+    assert found["state"] == "UNKNOWN"
+    assert "printed the id 4711" in found["reason"]
