@@ -19,7 +19,7 @@ _LOWER_CASE = re.compile(r"(?!.*_proxy$)[a-z0-9_]+")
 # LD_PRELOAD is not reserved: vLLM's CPU build is meant to run with tcmalloc preloaded.
 _RESERVED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"PATH"), "the script sets it (extend PATH in a profile's setup lines)"),
-    (re.compile(rf"(?!({'|'.join(SETTABLE)})$)VLLM_HPC_.*|SUBMITIT_.*"), "vllm-hpc sets it"),
+    (re.compile(rf"(?!({'|'.join(SETTABLE)})$)VLLM_HPC_.*|SUBMITIT_.*|PET_LOG_DIR"), "vllm-hpc sets it"),
     (
         re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"),
         "each rank has its own",

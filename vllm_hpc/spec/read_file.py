@@ -29,7 +29,7 @@ def open_regular(path: Path, follow_links: bool = True, folder: int | None = Non
     try:
         descriptor = os.open(path if folder is None else path.name, flags, dir_fd=folder)
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno == errno.ELOOP and not follow_links:
             raise UnfitFileError(error.errno, "it must be a regular file, not a link", str(path)) from None
         if error.errno == errno.ENXIO:  # a socket
             raise _not_regular(path) from None
