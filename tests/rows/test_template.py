@@ -52,8 +52,8 @@ FIELDS: Row = {
         ),
         ("{{ words[::-1] }}{{ (words + [a])[1:] | join }}{{ 1.25 | round(1) }}{{ '7' | int + 1 }}", "['y', 'x']yA1.28"),
         (
-            "{% for k, v in {'items': 1, 'no': 0}.items() if v %}{{ loop.length }}{{ k }}{% endfor %}{{ a }}",
-            "1itemsA",
+            "{% for k, v in {'one': 1, 'no': 0}.items() if v %}{{ loop.length }}{{ k }}{% endfor %}{{ a }}",
+            "1oneA",
         ),
         ("{{ {'k': [a, (a, 1)]} | tojson(2) }}", '{\n  "k": [\n    "A",\n    [\n      "A",\n      1\n    ]\n  ]\n}'),
         ("{{ words | map('replace', 'x', a) | select('in', [a, 'y']) | sort | list }}", "['A', 'y']"),
