@@ -8,7 +8,7 @@
 # A profile's setup runs in this shell and may use any plain name: what is set before it and needed after it is _vh_*.
 _vh_cause=exit _vh_work='' _vh_group='' _vh_drain_at='' drain_due="${drain_due:-}"
 _vh_drain_lead='' _vh_time_limit='' _vh_requeues=''
-_vh_job='' _vh_attempt='' _vh_node_file='' _vh_looked=''
+_vh_job='' _vh_attempt='' _vh_drained='' _vh_node_file='' _vh_looked=''
 nodes=() places=() task=()
 
 # ---- An attempt: its number, its signals, the record of its end ---------------------------------------------------
@@ -45,7 +45,7 @@ take_attempt() {
     attempt=$((attempt + 1))
   done
   rm -f "$draft"
-  _vh_job=$job _vh_attempt=$attempt
+  _vh_job=$job _vh_attempt=$attempt _vh_drained="/tmp/vllm-hpc-drain-$VLLM_HPC_JOB_ID-$attempt"
 }
 
 # drain_work: has the ranks admit no more rows, finish what they can, and leave. USR2 calls it ahead of the walltime; it
@@ -53,6 +53,14 @@ take_attempt() {
 drain_work() {
   echo "vllm-hpc: draining: the walltime will be over in $_vh_drain_lead s" >&2
   : > "$_vh_job/control/drain-$_vh_attempt"
+  # Ranks look into the job folder once in ten seconds, those of this node each second for this folder (a folder, for
+  # which nobody can have put a link in its place).
+  mkdir "$_vh_drained" 2> /dev/null || :
+}
+
+# The mark of drain_work on this node, where there is one.
+remove_mark() {
+  if [ -d "$_vh_drained" ]; then rmdir "$_vh_drained" 2> /dev/null || :; fi
 }
 
 # drain_by_timer: drains ahead of the walltime, where the scheduler sends no signal then.
@@ -75,6 +83,7 @@ record_exit() {
 leave() {
   local code=$?
   rm -f "$_vh_job/state/.run-$_vh_attempt"
+  remove_mark
   record_exit "$code"
   job=$_vh_job attempt=$_vh_attempt # for tell_end: a line of the setup that fails may have changed them
   # Not after a signal: PBS may run this task of an array once more by itself, and who deletes it wants no other.
@@ -145,7 +154,7 @@ pbs_nodes() {
     esac
   done
   if [ "${#nodes[@]}" -ne "$1" ]; then
-    echo "vllm-hpc: $1 node(s) were asked for, and PBS gave: ${nodes[*]}" >&2
+    echo "vllm-hpc: PBS gave these nodes, and not $1 as asked for: ${nodes[*]}" >&2
     exit 1
   fi
 }
@@ -550,6 +559,7 @@ run_again() {
   python -m vllm_hpc.in_job requeue "$_vh_job" "$_vh_attempt" "$code" || return
   # Who cancels while that is decided has the last word.
   if [ "$_vh_cause" != "exit" ]; then return; fi
+  remove_mark
   # On record first: asked to run it again, the scheduler ends this script.
   trap '' TERM INT USR2
   _vh_cause="requeue"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,8 +15,8 @@ import hypothesis
 import pytest
 
 from tests.campaign.rows import decided, make_rows, with_answers
+from tests.crafted import make_folder
 from tests.plain_vllm import ask_plain_vllm
-from tests.published_models import SMALL_CONFIG
 from tests.real_jobs import GREEDY, PROMPTS, make_model, rehearsed_texts
 from tests.tiers import Tiers
 from vllm_hpc.cli import main
@@ -129,11 +128,8 @@ def homeless(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def model(desk: Path) -> Path:
-    """The least that counts as a model folder: ./model with a config.json."""
-    folder = desk / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(SMALL_CONFIG))
-    return folder
+    """A model folder, ./model: a config.json, and the least that counts as weights and tokenizer."""
+    return make_folder(desk / "model")
 
 
 @pytest.fixture

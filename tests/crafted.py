@@ -68,9 +68,18 @@ def write_index(folder: JobFolder) -> None:
 
 def lay_out(folder: Path) -> None:
     """What a job with a template of its own needs: a small model to plan for, and a folder for the template."""
-    (folder / "model").mkdir()
-    (folder / "model" / "config.json").write_text(json.dumps(SMALL_CONFIG))
+    make_folder(folder / "model")
     (folder / "template").mkdir()
+
+
+def make_folder(folder: Path, config: dict[str, Any] = SMALL_CONFIG) -> Path:
+    """A model folder that can be submitted: nothing reads its weights and its tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "pytorch_model.bin").write_text("weights")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    return folder
 
 
 def make_array(path: Path, tasks: int, rows: int = 3) -> JobFolder:

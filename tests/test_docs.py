@@ -85,3 +85,18 @@ def test_the_check_of_command_lines_sees_a_mistake() -> None:
 
 def test_the_changelog_says_something() -> None:
     assert (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").strip()
+
+
+def test_nothing_says_s_in_brackets() -> None:
+    """A count is written out: "1 row", "2 rows" (spec/words.py). The one exception is a message of Slurm's own."""
+    of_slurm = re.compile(r"oom-kill event\(s\)")
+    kept = {".py", ".sh", ".j2", ".toml", ".md", ".yaml"}
+    rooms = (ROOT / room for room in ("vllm_hpc", "templates", "docs", "jobs", "benchmarks"))
+    files = [file for room in rooms for file in room.rglob("*") if file.suffix in kept] + list(ROOT.glob("*.md"))
+    found = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in sorted(files)
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"\w\(e?s\)", of_slurm.sub("", line))
+    ]
+    assert found == []

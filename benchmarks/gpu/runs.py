@@ -84,7 +84,7 @@ def run_all(cases: list[Case], work: Path, left: Callable[[], float]) -> Iterato
     try:
         for number, case in enumerate(cases):
             if left() <= 0:
-                print(f"time is up before {len(cases) - number} case(s), the next of them {case.title}", flush=True)
+                print(f"time is up; not run: {len(cases) - number} of {len(cases)}, the next {case.title}", flush=True)
                 return
             print(case.title, flush=True)
             run, waiting = waiting or Run(case, work), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,10 +47,11 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    from vllm_hpc.engine.loop import leader
+    from vllm_hpc.engine.loop import drain_watch, leader
 
     found = Clock()
     monkeypatch.setattr(leader, "time", found)
+    monkeypatch.setattr(drain_watch, "time", found)
     return found
 
 
@@ -145,20 +147,70 @@ def test_a_late_sight_of_the_request_does_not_lift_the_deadline(
     assert order(third, clock, after=LEAD_S) == STOP
 
 
-def test_the_folder_is_looked_at_once_a_second(
+def test_a_rank_looks_each_second_in_the_first_minute_and_then_a_node_every_ten(
     folder: JobFolder, store: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chief = appoint(folder, store)
-    looks: list[Path] = []
+    """However many replicas the node has."""
+    chiefs = [appoint(folder, store, replica) for replica in range(4)]
+    looks: list[float] = []
 
     def absent(path: Path) -> bool:
-        looks.append(path)
+        looks.append(clock.now)
         return False
 
     monkeypatch.setattr(Path, "exists", absent)
-    for _ in range(100):
-        order(chief, clock, after=0.05)
-    assert 8 <= len(looks) <= 12  # two files, five seconds
+    for _ in range(6600):
+        order(chiefs[0], clock, after=0.05)
+        for chief in chiefs[1:]:
+            order(chief, clock, after=0.0)
+    early = [at for at in looks if at < 1060]
+    assert 4 * 116 <= len(early) <= 4 * 122  # four replicas, two files, sixty seconds
+    assert 50 <= len(looks) - len(early) <= 58  # 270 seconds
+
+
+def test_a_folder_that_is_seldom_looked_at_moves_no_deadline(folder: JobFolder, store: Any, clock: Clock) -> None:
+    """It counts from the look before, and all replicas leave by it, whoever saw the file."""
+    near, far = appoint(folder, store), appoint(folder, store, replica=1)
+    clock.now += 100
+    assert order(near, clock) == GO
+    began = clock.now
+    folder.drain_attempt(3).touch()
+    while order(near, clock) == GO:
+        assert order(far, clock, after=0.0) == GO
+    assert clock.now - began <= 10
+    assert order(far, clock, after=0.0) == DRAIN
+    clock.now = began + LEAD_S - 30 + 1
+    assert [order(near, clock, after=0.0), order(far, clock, after=0.0)] == [2, 2]
+
+
+def test_a_replica_that_has_finished_leaves_the_looks_to_the_others(
+    folder: JobFolder, store: Any, clock: Clock
+) -> None:
+    first, second = appoint(folder, store), appoint(folder, store, replica=1)
+    clock.now += 100
+    assert [order(first, clock), order(second, clock)] == [GO, GO]
+    folder.drain.touch()
+    assert order(second, clock, after=10) == DRAIN
+
+
+def test_the_scripts_own_node_sees_its_mark_at_once(
+    folder: JobFolder, store: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_HPC_JOB_ID", f"test-{os.getpid()}")
+    chief = appoint(folder, store)
+    clock.now += 105
+    assert [order(chief, clock), order(chief, clock)] == [GO, GO]
+    mark = Path(f"/tmp/vllm-hpc-drain-test-{os.getpid()}-3")
+    mark.symlink_to("/")  # somebody else's trick
+    try:
+        assert order(chief, clock) == GO
+        mark.unlink()
+        mark.mkdir()
+        assert order(chief, clock) == DRAIN
+    finally:
+        mark.rmdir()
+    assert order(chief, clock, after=LEAD_S - 31) == DRAIN
+    assert order(chief, clock) == STOP
 
 
 def test_a_disk_that_is_full_ends_the_work_at_the_next_decision(folder: JobFolder, store: Any) -> None:

@@ -22,6 +22,7 @@ from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import Claimed, JobRecord, read_claimed
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.words import counted
 
 pytestmark = [needs_torch, pytest.mark.timeout(120)]
 MOST = 8
@@ -263,7 +264,7 @@ def test_when_time_is_up_what_flies_is_left(tmp_path: Path, capsys: pytest.Captu
     left = len(rank.engine.left)
     assert left > 0
     assert len(rows_out(folder)) + left == len(rank.engine.admitted)
-    assert f"stopping: {left} row(s) in flight are left to the next attempt" in capsys.readouterr().out
+    assert f"stopping: {counted(left, 'row')} in flight left to the next attempt" in capsys.readouterr().out
 
 
 def test_trials_come_first_and_one_after_the_other(tmp_path: Path) -> None:

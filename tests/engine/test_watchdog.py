@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import pytest
 
 from tests import crafted
 from vllm_hpc.engine.health import watchdog
-from vllm_hpc.engine.health.rank_record import Phase
+from vllm_hpc.engine.health.rank_record import Phase, RankReport
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Crash, RankRecord, read_json
 
 pytestmark = pytest.mark.timeout(60)
+ROOT = Path(__file__).parents[2]
 
 # A rank whose watch has small limits: stalled after a second and a half, its neighbour dead after two, stopped when a
 # turn of a tenth of a second took more than one.
@@ -75,9 +77,9 @@ print("done", flush=True)
 
 def start(folder: JobFolder, what: str) -> subprocess.Popen[str]:
     code = RANK.replace("{0}", what)
-    root, pipe = Path(__file__).parents[2], subprocess.PIPE
+    pipe = subprocess.PIPE
     command = [sys.executable, "-c", code, str(folder.path)]
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root)
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
 
 
 def run(folder: JobFolder, what: str) -> tuple[int, str, str]:
@@ -213,3 +215,66 @@ def test_a_neighbour_that_does_not_wake_is_dead(tmp_path: Path) -> None:
     stop(rank, folder, 2.0)
     rank.communicate()
     assert error_of(folder)[:3] == ("terminated", "PeerLost", "rank 1 has shown no sign of life for 2 s")
+
+
+# A rank whose torchrun is killed: torchrun's store is gone first, and the main thread meets that before, while or after
+# the watch does.
+STARTER = """
+import os, subprocess, sys
+rank = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]], start_new_session=True)
+sys.stdin.read()
+"""
+LOSES_STORE = """
+import os, sys, time
+from vllm_hpc.engine.health import watchdog
+from vllm_hpc.engine.health.rank_record import RankReport
+from vllm_hpc.jobfolder.folder import JobFolder
+class DistNetworkError(RuntimeError): pass
+folder = JobFolder(sys.argv[1])
+report = RankReport(folder, 0, 0, 1)
+report.on_leave = lambda: time.sleep(FLUSH)
+starter = os.getppid()
+launcher = watchdog.start(report, 100.0, 100.0)
+folder.claimed(0, 1).touch()
+while os.getppid() == starter:
+    time.sleep(0.01)
+time.sleep(LATER)
+try:
+    raise DistNetworkError("Connection reset by peer")
+except Exception as error:
+    watchdog.record_error(report, launcher, error)
+    raise
+"""
+
+
+@pytest.mark.inputs
+@pytest.mark.parametrize(("flush", "later"), [(0.0, 0.0), (1.0, 0.0), (1.0, 0.3)], ids=["at once", "before", "amid"])
+def test_a_rank_whose_torchrun_was_killed_says_so_and_not_what_follows(
+    tmp_path: Path, flush: float, later: float
+) -> None:
+    folder = crafted.make_job(tmp_path / "job")
+    rank = LOSES_STORE.replace("FLUSH", str(flush)).replace("LATER", str(later))
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(folder.path), rank], stdin=subprocess.PIPE, cwd=ROOT)
+    wait_for(folder.claimed(0, 1).exists)
+    starter.kill()
+    starter.wait()
+
+    def outcome() -> str:
+        record = read_json(folder.rank_record(0), RankRecord)
+        return record.outcome if record else ""
+
+    wait_for(lambda: outcome() not in ("", "running"))
+    record = read_json(folder.rank_record(0), RankRecord)
+    assert record is not None and record.error is not None
+    assert (record.outcome, record.error.type, record.has_raised) == ("terminated", "LauncherLost", False)
+
+
+@pytest.mark.inputs
+def test_an_echo_beside_a_torchrun_that_lives_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "_DYING_S", 0.1)
+    folder = crafted.make_job(tmp_path / "job")
+    launcher = watchdog.Launcher(os.getppid(), watchdog._parent_of(os.getppid()))
+    watchdog.record_error(RankReport(folder, 0, 0, 1), launcher, RuntimeError("Connection reset by peer"))
+    record = read_json(folder.rank_record(0), RankRecord)
+    assert record is not None and record.error is not None
+    assert (record.outcome, record.error.is_echo) == ("error", True)

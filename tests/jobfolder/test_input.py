@@ -224,7 +224,7 @@ def test_a_path_that_json_cannot_hold_is_refused(
     write(desk / name)
     result = run_cli("submit", "model", "--input", name, "--scheduler", "slurm")
     assert result.code == 2
-    assert "its path is not valid UTF-8" in result.err
+    assert "is not valid UTF-8" in result.err
 
 
 # -- ids -------------------------------------------------------------------------------------------------------------

@@ -45,14 +45,14 @@ def test_a_job_of_several_inputs(
     monkeypatch.setenv(VARIABLE, over)
     shards(desk / "in")
     (desk / "more.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "last"}\n'))
-    given = ("--input", "in", "--input", "more.jsonl.gz")
+    given = ("--input", "in/*", "--input", "more.jsonl.gz")
     outcome = run_cli("submit", "model", *given, "--scheduler", "slurm", "--name", "many")
     assert outcome.code == 0, outcome.err
     assert "Note: 2 of 7 files have no row, the first: in/b.jsonl" in outcome.err
     job = JobFolder(desk / "runs" / "many")
     rows = list(iter_rows(job))
     assert (job.job().rows, len(rows), rows[65]) == (66, 66, {"index": 65, "id": "65", "prompt": "last"})
-    assert job.job().request.input == ("in", "more.jsonl.gz")
+    assert job.job().request.input == ("in/*", "more.jsonl.gz")
     assert read_index(job).path == ("input.jsonl.zst" if over == "100" else "input.jsonl")
 
 
@@ -64,7 +64,7 @@ def test_a_job_of_standard_input(desk: Path, model: Path, run_cli: Cli, monkeypa
 
 
 @pytest.mark.parametrize(
-    "given", ['"in"', '["in/a.jsonl", "in/e.jsonl"]', '"in/[ae].jsonl"', '["in/*.jsonl", "in/d.txt"]']
+    "given", ['"in/*"', '["in/a.jsonl", "in/e.jsonl"]', '"in/[ae].jsonl"', '["in/*.jsonl", "in/d.txt"]']
 )
 def test_a_definition_names_inputs_beside_it(
     desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, given: str
@@ -84,8 +84,8 @@ def test_a_definition_names_inputs_beside_it(
 def test_what_was_skipped_is_said(desk: Path, model: Path, run_cli: Cli, command: str) -> None:
     shards(desk / "in")
     (desk / "in" / "README.md").write_text("no rows")
-    outcome = run_cli(command, "model", "--input", "in", "--scheduler", "slurm")
+    outcome = run_cli(command, "model", "--input", "in/*", "--scheduler", "slurm")
     assert outcome.code == 0
     said = outcome.out if command == "plan" else outcome.err
-    assert "input 'in': 6 file(s) are read, 1 skipped ('README.md')" in said
+    assert "input 'in/*': 6 files read, 1 skipped ('README.md')" in said
     assert "2 of 6 files have no row" in said

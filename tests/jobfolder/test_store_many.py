@@ -48,7 +48,7 @@ def lines(first: int, count: int) -> bytes:
 
 
 def shards(folder: Path) -> str:
-    """Five files: the second and the last have no row; one has no newline at its end, one a BOM."""
+    """A pattern for six files: the second and the last have no row; one has no newline at its end, one a BOM."""
     folder.mkdir()
     (folder / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines(0, 30))
     (folder / "b.jsonl").write_bytes(b"\n" * 20)
@@ -56,7 +56,7 @@ def shards(folder: Path) -> str:
     (folder / "d.txt").write_text("plain\n" * 9)
     (folder / "e.jsonl").write_bytes(lines(40, 25))
     (folder / "f.jsonl").write_bytes(b"")
-    return str(folder)
+    return f"{folder}/*"
 
 
 def store(given: str | list[str], job: JobFolder, over: int = LIMIT) -> list[Row]:

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -314,26 +314,54 @@ def test_a_refusal_after_a_loss_leaves_the_doubt(folder: JobFolder, desk: Path, 
     assert run_cli("resume", "job", "--not-submitted").code == 0
 
 
-def test_an_id_that_cannot_be_recorded_is_told(
-    folder: JobFolder, slurm: Slurm, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def full() -> Iterator[pytest.MonkeyPatch]:
+    """A disk without room for a submission's id; ``undo`` frees some."""
+
+    def write(path: Path, record: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vllm_hpc.schedulers.record_submission.write_json", write)
+        yield patch
+
+
+def test_a_job_whose_id_cannot_be_recorded_is_deleted(
+    folder: JobFolder, slurm: Slurm, run_cli: Cli, full: pytest.MonkeyPatch
 ) -> None:
-    real = write_json
-
-    def full(path: Path, record: object) -> None:
-        if isinstance(record, Submitted):
-            raise OSError(28, "No space left on device")
-        real(path, record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(doubt, "write_json", full)
-        ran = run_cli("resume", "job")
+    folder.drain.touch()
+    ran = run_cli("resume", "job")
     told = (
-        "the job was submitted as 4711, but that cannot be recorded (No space left on device): it will run; 'vllm-hpc "
+        "the job was submitted as 4711, and deleted again, because its id cannot be recorded (No space left on "
+        "device): free some space, then submit it again"
+    )
+    assert (ran.code, ran.err, slurm.cancelled) == (1, f"Error: {told}\n", ["4711"])
+    assert (folder.drain.exists(), folder.lost.exists(), folder.taken("77").exists()) == (True, False, False)
+
+
+def test_so_is_a_first_submission_with_its_folder(
+    desk: Path, model: Path, slurm: Slurm, run_cli: Cli, full: pytest.MonkeyPatch
+) -> None:
+    ran = run_cli("submit", "model", "--scheduler", "slurm", "--name", "new")
+    assert (ran.code, slurm.cancelled) == (1, ["4711"])
+    assert "deleted again, because its id cannot be recorded" in ran.err
+    assert not (desk / "runs" / "new").exists()
+
+
+def test_an_id_that_cannot_be_recorded_is_told(
+    folder: JobFolder, slurm: Slurm, run_cli: Cli, full: pytest.MonkeyPatch
+) -> None:
+    """Where the job cannot be deleted, either."""
+    slurm.client("scancel", "#!/bin/sh\necho 'Unable to contact slurm controller (connect failure)' >&2; exit 1\n")
+    ran = run_cli("resume", "job")
+    told = (
+        "the job was submitted as 4711, but that cannot be recorded (No space left on device), and the job could not "
+        "be deleted: it may run; 'vllm-hpc "
     )
     assert (ran.code, ran.err) == (1, f"Error: {told}cancel {folder.path} --job-id 4711' records and cancels it.\n")
+    full.undo()
     slurm.has(line(folder, "4711"), jobs="4711|PENDING|None|N/A\n")
     assert "submitted as 4711" in json.loads(run_cli("status", "job", "--json").out)["reason"]
-    assert run_cli("cancel", "job", "--job-id", "4711").code == 0
 
 
 def test_the_status_of_a_lost_submission_quotes_the_client_and_both_ways_out(

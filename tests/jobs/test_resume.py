@@ -15,6 +15,7 @@ from tests.conftest import FAKE_SBATCH, Cli
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
 from vllm_hpc.jobs import resume as resumption
+from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import Verdict
@@ -127,6 +128,15 @@ def test_a_script_whose_lifecycle_is_gone_is_not_queued_to_fail(
     assert (ran.code, "lifecycle.sh' is missing or was changed" in ran.err, sent(desk)) == (2, True, False)
     folder.lifecycle.write_text("as submitted")
     assert (run_cli("resume", "job").code, sent(desk)) == (0, True)
+
+
+def test_a_script_that_is_gone_is_named(folder: JobFolder, desk: Path, run_cli: Cli) -> None:
+    script = folder.path / "script.sbatch"
+    script.unlink()
+    ran = run_cli("resume", "job")
+    advice = "No such file or directory: submit a new job, or restore the file"
+    assert (ran.code, ran.err) == (2, f"Error: cannot read {str(script)!r}: {advice}\n")
+    assert not sent(desk)
 
 
 def test_nothing_is_left(folder: JobFolder, desk: Path, run_cli: Cli) -> None:
@@ -258,6 +268,8 @@ def test_rows_of_ranks_that_diverged_are_doubted(folder: JobFolder, desk: Path, 
     ran = run_cli("resume", "job")
     doubt = "the ranks of a replica diverged, and its rows may be wrong: start a new job\n"
     if is_whole:
+        with pytest.raises(FailedError, match="no row is missing, but the ranks of a replica diverged"):
+            Job(folder.path).resume()
         assert (ran.code, ran.err) == (1, f"Error: nothing to resume: no row is missing, but {doubt}")
     else:
         assert (ran.code, ran.err) == (0, f"Note: {doubt}")

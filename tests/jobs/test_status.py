@@ -12,7 +12,7 @@ import pytest
 
 from tests.crafted import end, error, layout, make_array, make_job, progress, rank, result, start, write_lines
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Progress, Run, write_json
+from vllm_hpc.jobfolder.records import LAUNCHER_LOST, Progress, RankError, Run, write_json
 from vllm_hpc.jobs.failure import first_error
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.progress import Rows
@@ -465,6 +465,19 @@ def test_a_vanished_rank_comes_before_the_echoes(tmp_path: Path) -> None:
     found = first_error(folder)
     assert found is not None
     assert "rank 1 on node-1 (pid 101) vanished" in found[0]
+
+
+@pytest.mark.inputs
+def test_where_torchrun_was_killed_the_scheduler_may_say_why(tmp_path: Path) -> None:
+    folder = started(tmp_path, tp=2)
+    rank(folder, 0, "error", at=1, error=error("the store is gone", is_echo=True))
+    rank(folder, 1, "terminated", at=2, error=RankError(LAUNCHER_LOST, "torchrun was killed", ""))
+    end(folder, 1)
+    words = "rank 1 on node-1: LauncherLost: torchrun was killed"
+    assert first_error(folder) == (words, "")
+    oom = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed."
+    folder.scheduler_log.write_text(f"{oom}\n")
+    assert first_error(folder) == (f"{words}: out of memory ({oom})", "")
 
 
 def test_echoes_are_better_than_nothing(tmp_path: Path) -> None:

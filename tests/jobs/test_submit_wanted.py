@@ -170,6 +170,22 @@ def test_a_server_that_is_down_is_not_asked_at_every_look(folder: JobFolder, pbs
     assert find_job(str(folder.path)).status().job_id == "13.head"
 
 
+@pytest.mark.parametrize(
+    "words",  # as OpenPBS 23.06.06 printed them, of a hook with a reason, of one without, and of a broken one
+    [
+        "Illegal submission host: jobs may be submitted from the login nodes only",
+        "queuejob request rejected by 't24'",
+        "request rejected as filter hook 't24' encountered an exception. Please inform Admin",
+    ],
+)
+def test_what_a_hook_said_is_told_on_the_login_node(folder: JobFolder, pbs: Pbs, words: str) -> None:
+    refused = ClientError(f"qsub refused: {words}")
+    refused.code = 32
+    pbs.submissions = [refused, "13.head"]
+    assert f"attempt 1 wants another one, and qsub refused: {words}" in find_job(folder.path).status().reason
+    assert folder.again.exists(), "it is tried again"
+
+
 def test_only_one_of_two_who_look_at_once(folder: JobFolder, pbs: Pbs) -> None:
     folder.take("12.head")
     status = find_job(str(folder.path)).status()

@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ON_VLLM, REHEARSED
-from tests.published_models import SMALL_CONFIG
+from tests.crafted import make_folder
 from tests.real_jobs import ENGINE, PATIENCE_S, PROMPTS, check_complete, submit_tiny
 from vllm_hpc.rows.row import Row
 
@@ -82,17 +81,10 @@ def test_names_and_folders_that_shells_trip_over(subject: Path | None, answers: 
     work = tmp_path / "a b'c\"d $(touch pwned) `x` é ü; #"
     work.mkdir()
     strange = work / "model $HOME"
-    strange.symlink_to(subject or make_small(tmp_path / "small"))
+    strange.symlink_to(subject or make_folder(tmp_path / "small"))
     job = submit_tiny(
         strange, work, tp=1, name="naïve \"job\" 'of' $(id) & more", env={"A_VALUE": "$(id) 'é' \"x\" \\"},
         rehearse=None if subject else {},
     )  # fmt: skip
     check_complete(job, answers)
     assert not list(tmp_path.rglob("pwned"))
-
-
-def make_small(folder: Path) -> Path:
-    """The least that counts as a model folder."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(SMALL_CONFIG))
-    return folder

@@ -96,6 +96,16 @@ BAD: dict[str, Row] = {
     "response_format and a constraint": sampled(
         response_format={"type": "json_object"}, structured_outputs={"choice": ["a"]}
     ),
+    "constraint that is off": sampled(structured_outputs={"json_object": False}),
+    "choice of a text": sampled(structured_outputs={"choice": "yes"}),
+    "option of a constraint in words": sampled(structured_outputs={"choice": ["a"], "disable_any_whitespace": "x"}),
+    # Parameters that a rehearsal does not use.
+    "skip_special_tokens in words": sampled(skip_special_tokens="perhaps"),
+    "flag of a number with a point": sampled(include_stop_str_in_output=1.0),
+    "thinking budget below -1": sampled(thinking_token_budget=-5),
+    "repetition without a count": sampled(repetition_detection={"max_pattern_size": 2}),
+    "an array of numpy's": sampled(prompt_logprob_token_ids=[[1]]),
+    "a huge seed of a random row": sampled(seed=2**70, temperature=1),
     # Prompts, chats.
     "empty prompt": {"prompt": ""},
     "no tokens": {"prompt": []},
@@ -125,7 +135,9 @@ ODD: dict[str, Row] = {
     "nulls": sampled(stop=None, seed=None, logprobs=None),
     "null stays no limit": sampled(max_tokens=None),
     "a whole number with a point": sampled(max_tokens=8.0),
+    "whole numbers with a point": sampled(top_k=5.0, seed=1.0, truncate_prompt_tokens=4.0, stop_token_ids=[5.0]),
     "all tokens": sampled(top_k=-1),
+    "more tokens than there are": sampled(top_k=2**40, max_tokens=2**40),
     "stops": sampled(stop=["a", "b"], stop_token_ids=[5]),
     "a bias": sampled(logit_bias={"5": 1.5}),
     "a choice": sampled(structured_outputs={"choice": ["yes", "no"]}),
@@ -153,7 +165,6 @@ UNKNOWN: dict[str, str] = {
     "unknown role": _NO_TEMPLATE,
     "image for a text model": _NO_TEMPLATE,
     "part of an unknown type": _NO_TEMPLATE,
-    "extra_args beyond 64 bits": "a rehearsal looks at nothing in them: they are a plugin's",
 }
 
 

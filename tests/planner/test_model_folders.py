@@ -256,6 +256,81 @@ def test_a_hub_id_stays_one(desk: Path) -> None:
     assert find_model("org/name") == Model(str(desk / "org/name"), "name")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("jobs/quikstart", "did you mean 'jobs/quickstart'? Or for the Hub's model, use 'hf://jobs/quikstart'"),
+        ("jbos/quickstart", "did you mean 'jobs/quickstart'? Or"),
+        ("JOBS/QuickStart", "did you mean 'jobs/quickstart'? Or"),
+        ("./modles/llama", "did you mean './models/llama'?"),
+        ("models/llama-3.1-8b", "did you mean 'models/Llama-3.1-8B-Instruct'? Or"),
+        ("models/gemma", "the folder 'models' has 'Llama-3.1-8B-Instruct', 'llama'; for the Hub's model, use"),
+        ("models/llama/", "did you mean"),
+        ("models/lama/", "did you mean 'models/llama'?"),
+        ("models/lama/llama", "name a folder with a config.json"),
+        ("~/modles/llama", "did you mean '~/models/llama'?"),
+        ("../desk/models/lama", "did you mean '../desk/models/llama'?"),
+        ("lama", "did you mean 'llama'?"),
+        ("demmo", "did you mean 'demo'?"),
+        ("empty/Qwen3-8B", "the folder 'empty' has no folders; for the Hub's model, use 'hf://empty/Qwen3-8B'"),
+        ("elsewhere/job.toml", "a job definition is a folder with a job.toml"),
+        ("elsewhere/prompts.jsonl", "no such model folder"),
+        ("dangling", "it is a link to 'nowhere', which is not here"),
+        ("models/dangling", "it is a link to 'nowhere', which is not here"),
+    ],
+)
+def test_a_mistyped_folder_is_no_hub_id(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str, run_cli: Cli
+) -> None:
+    monkeypatch.setenv("HOME", str(desk))
+    for name in ("models/llama", "models/Llama-3.1-8B-Instruct", "llama"):
+        model_at(desk / name)
+    for name in ("jobs/quickstart", "empty"):
+        (desk / name).mkdir(parents=True)
+    (desk / "jobs/quickstart/job.toml").write_text('model = "demo"\n')
+    for folder in (desk, desk / "models"):
+        (folder / "dangling").symlink_to("nowhere")
+    if text == "models/llama/":
+        assert find_model(text).path == str(desk / "models/llama")
+        return
+    for command in ("plan", "submit"):
+        refused = run_cli(command, text, "--scheduler", "slurm")
+        assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+        assert said in refused.err
+
+
+@pytest.mark.parametrize("text", ["meta-models/llama", "models2x/gemma", "modles/gemma", "mine/llama"])
+def test_a_hub_id_that_is_only_a_little_like_a_folder_stays_one(desk: Path, text: str) -> None:
+    model_at(desk / "models" / "llama")
+    assert find_model(text).path == text
+
+
+def test_a_hub_id_is_named_beside_folders_too(desk: Path) -> None:
+    model_at(desk / "models" / "llama")
+    for text in ("hf://models/gemma", "hf://models/models/gemma", "HF://models/gemma"):
+        assert find_model(text) == Model("models/gemma", "gemma")
+    assert find_model("hf://models/llama") == Model("models/llama", "llama"), "of the Hub, though a folder is here"
+
+
+def test_a_mistyped_folder_of_a_job_definition_is_no_hub_id(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_at(desk / "job" / "models" / "llama")
+    (desk / "job" / "job.toml").write_text('model = "models/lama"\n')
+    refused = run_cli("plan", "job", "--scheduler", "slurm")
+    said = "no such model folder: 'job/models/lama': did you mean 'job/models/llama'?"
+    assert (refused.code, said in refused.err) == (2, True), refused
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (desk / "job" / "job.toml").write_text('model = "hf://models/lama"\n')
+    assert run_cli("plan", "job", "--scheduler", "slurm").code == 0
+
+
+def test_a_folder_of_job_definitions_names_them(desk: Path) -> None:
+    (desk / "jobs" / "first").mkdir(parents=True)
+    (desk / "jobs" / "first" / "job.toml").write_text('model = "demo"\n')
+    assert refusal("jobs").endswith(f"name a job definition in it: {str(desk / 'jobs/first')!r}")
+
+
 PARAMS = {
     "dim": 1024, "n_layers": 8, "head_dim": 64, "hidden_dim": 4096, "n_heads": 16, "n_kv_heads": 8, "norm_eps": 1e-5,
     "vocab_size": 32768,
@@ -382,6 +457,8 @@ def test_files_that_the_format_needs_are_named(tmp_path: Path) -> None:
 
 def test_a_model_of_mistral_is_submitted_as_asked(desk: Path, run_cli: Cli) -> None:
     shutil.copytree(CASES / "mistral-params", desk / "mistral")
+    (desk / "mistral").chmod(0o755)
+    safetensors(desk / "mistral" / "consolidated.safetensors", {"layers.0.x": ("BF16", [6_000_000_000])})
     engine = [f"--engine={one}" for one in ("config_format=mistral", "tokenizer_mode=mistral", "load_format=mistral")]
     outcome = run_cli("submit", "mistral", *engine, "--scheduler", "slurm", "--nodes", "1", "--json")
     assert outcome.code == 0, outcome

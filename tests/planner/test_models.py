@@ -271,7 +271,7 @@ def refused(folder: Path, said: str) -> None:
 
 
 def safetensors(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
-    """A file in the format's own layout, with zeros in it."""
+    """A file in the format's own layout, with zeros in it, which take no room on the disk."""
     sizes, header, offset = {"F32": 4, "BF16": 2, "F8_E4M3": 1}, {}, 0
     for name, (dtype, shape) in tensors.items():
         length = sizes[dtype]
@@ -280,4 +280,6 @@ def safetensors(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + length]}
         offset += length
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + offset)

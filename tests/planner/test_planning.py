@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Cli
-from tests.crafted import make_job
+from tests.crafted import make_folder, make_job
 from tests.marks import needs_vllm
 from tests.published_models import PUBLISHED
 from vllm_hpc.jobfolder.records import JobRecord, RankRecord, write_json
@@ -26,8 +26,7 @@ SMI = "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\necho 'NVIDIA H100 80GB HB
 @pytest.fixture
 def models(desk: Path) -> Path:
     for name, config in CONFIGS.items():
-        (desk / name).mkdir()
-        (desk / name / "config.json").write_text(json.dumps({"max_position_embeddings": 8192} | config))
+        (make_folder(desk / name, {"max_position_embeddings": 8192} | config) / "tokenizer_config.json").unlink()
     return desk
 
 

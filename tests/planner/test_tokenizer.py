@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Cli
+from tests.marks import beside_vllm
 from tests.published_models import SMALL_CONFIG
 from vllm_hpc.planner.make_plan import plan_only
 from vllm_hpc.spec.vllm_arguments import templated_models
@@ -20,7 +21,21 @@ WITH_TEMPLATE = {"chat_template": "{{ messages }}"}
 NO_TEMPLATE = "the input has chats, but '{folder}' has no chat template: use --chat-template FILE"
 NO_TOKENIZER = "'{folder}' has no tokenizer: use --engine tokenizer=PATH"
 TOKENIZER: dict[str, Any] = {"tokenizer.json": {}, "tokenizer_config.json": {"bos_token": "<s>"}}
+EMPTY_TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+}
 WEIGHTS = {"pytorch_model.bin": "x"}
+
+
+@pytest.fixture
+def model(model: Path) -> Path:
+    """A model folder of nothing but a config.json."""
+    for file in model.iterdir():
+        if file.name != "config.json":
+            file.unlink()
+    return model
 
 
 @pytest.fixture
@@ -46,7 +61,7 @@ TEMPLATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a string": ({"tokenizer_config.json": WITH_TEMPLATE}, {}),
     "named ones": ({"tokenizer_config.json": {"chat_template": [{"name": "default", "template": "{{ m }}"}]}}, {}),
     "a file": ({"chat_template.jinja": "{{ messages }}", **TOKENIZER}, {}),
-    "more files": ({"additional_chat_templates/tool_use.jinja": "{{ messages }}", **TOKENIZER}, {}),
+    "more files": ({"additional_chat_templates/default.jinja": "{{ messages }}", **TOKENIZER}, {}),
     "a processor's file": ({"chat_template.json": WITH_TEMPLATE, **TOKENIZER}, {}),
     "a processor's": ({"processor_config.json": WITH_TEMPLATE, **TOKENIZER}, {}),
     "an older processor's": ({"preprocessor_config.json": WITH_TEMPLATE, **TOKENIZER}, {}),
@@ -108,10 +123,72 @@ def test_chats_need_a_template(chats: Path, run_cli: Cli, name: str) -> None:
 )
 def test_a_processors_template_is_not_for_tools(chats: Path, files: dict[str, Any], is_refused: bool) -> None:
     """vllm/renderers/hf.py, resolve_chat_template (0.26 and 0.32); as in QwenLM/Qwen3-Omni's issue 105."""
-    add(chats, {**TOKENIZER, **files})
+    add(chats, {**TOKENIZER, **WEIGHTS, **files})
     (chats.parent / "in.jsonl").write_text(CHAT.replace("}\n", ', "tools": [{"type": "function"}]}\n'))
     assert ("takes no processor's chat template" in reasons(input="in.jsonl")) == is_refused
     assert "template" not in reasons(input="in.jsonl", chat_template="{{ messages }}")
+
+
+TOOLS = '"tools": [{"type": "function"}]'
+PLAIN, TOOLED = CHAT, CHAT.replace("}\n", f", {TOOLS}}}\n")
+
+
+def named(*names: str) -> dict[str, Any]:
+    return {
+        "tokenizer_config.json": {"chat_template": [{"name": name, "template": "{{ messages }}"} for name in names]}
+    }
+
+
+# Named templates, the rows, and what they lack: as transformers' get_chat_template and vLLM's resolve_chat_template.
+ONLY = "chats without tools, which need the chat template 'default', and '{folder}' has only 'rag', 'tool_use': write"
+NAMED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "default": (named("default", "tool_use"), PLAIN + TOOLED, ""),
+    "default alone": (named("default"), PLAIN + TOOLED, ""),
+    "without default": (named("tool_use", "rag"), PLAIN, ONLY),
+    "without default, with and without tools": (named("tool_use", "rag"), PLAIN + TOOLED, ONLY),
+    "tool_use, for tools": (named("tool_use"), TOOLED, ""),
+    "rag, for tools": (named("rag"), TOOLED, "chats with tools, which need the chat template 'tool_use' or 'default'"),
+    "files": ({"additional_chat_templates/tool_use.jinja": "{{ messages }}"}, PLAIN, "has only 'tool_use'"),
+    "files, for tools": ({"additional_chat_templates/tool_use.jinja": "{{ messages }}"}, TOOLED, ""),
+    "files replace the config's": (
+        {"additional_chat_templates/tool_use.jinja": "{{ messages }}", "tokenizer_config.json": WITH_TEMPLATE}, PLAIN,
+        "has only 'tool_use'",
+    ),
+    "files with a default": (
+        {"additional_chat_templates/tool_use.jinja": "{{ messages }}", "chat_template.jinja": "{{ messages }}"},
+        PLAIN + TOOLED, "",
+    ),
+    "a folder of another name": ({"chat_templates/default.jinja": "{{ messages }}"}, PLAIN, "has no chat template"),
+    "a processor's beside": ({**named("tool_use"), "chat_template.json": WITH_TEMPLATE}, PLAIN + TOOLED, ""),
+    "code": ({**named("tool_use"), "tokenization_x.py": ""}, PLAIN, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_templates_with_names_are_taken_as_transformers_does(chats: Path, run_cli: Cli, name: str) -> None:
+    files, rows, said = NAMED[name]
+    add(chats, {"tokenizer.json": {}, **WEIGHTS, **files})
+    (chats.parent / "in.jsonl").write_text(rows)
+    refused = run_cli("submit", "model", "--input", "in.jsonl", "--scheduler", "slurm")
+    assert (refused.code, said.format(folder=chats) in refused.err) == (2 if said else 0, True), refused
+    assert "which need the chat template" not in reasons(input="in.jsonl", chat_template="{{ messages }}")
+
+
+@beside_vllm
+@pytest.mark.parametrize("name", sorted(NAMED.keys() - {"a processor's beside", "code"}))
+def test_and_transformers_does(tmp_path: Path, name: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    files, rows, said = NAMED[name]
+    add(tmp_path, {"tokenizer.json": EMPTY_TOKENIZER, "tokenizer_config.json": {}, **files})
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    failures = 0
+    for row in map(json.loads, rows.splitlines()):
+        try:
+            tokenizer.get_chat_template(tools=row.get("tools"))
+        except ValueError:
+            failures += 1
+    assert bool(failures) == bool(said)
 
 
 def test_plan_says_what_submit_refuses(chats: Path, run_cli: Cli) -> None:
@@ -241,10 +318,16 @@ def test_weights_that_vllm_makes_up_need_one_too(model: Path, run_cli: Cli) -> N
     assert (refused.code, "no tokenizer" in refused.err) == (2, True)
 
 
-def test_a_folder_that_is_not_complete_is_only_spoken_of(chats: Path, run_cli: Cli) -> None:
+def test_a_folder_without_weights_is_planned_and_rendered_but_not_submitted(chats: Path, run_cli: Cli) -> None:
+    """It may still be copied; its script does not depend on what is missing."""
     assert NO_TOKENIZER.format(folder=chats) in reasons()
     assert NO_TEMPLATE.format(folder=chats) in reasons(input="in.jsonl")
-    assert run_cli("submit", "model", "--scheduler", "slurm", "--input", "in.jsonl").code == 0
+    said = f"{str(chats)!r} has no weights that vLLM loads (*.safetensors, *.bin or *.pt): copy or download"
+    for command, code in (("plan", 0), ("render", 0), ("submit", 2)):
+        told = run_cli(command, "model", "--scheduler", "slurm", "--input", "in.jsonl")
+        assert (told.code, said in told.err) == (code, True), told
+    assert not (chats.parent / "runs").exists()
+    assert run_cli("submit", "model", "--scheduler", "slurm", "--rehearse", "--dry-run").err == ""
 
 
 @pytest.mark.parametrize(
@@ -297,6 +380,7 @@ def test_vllms_own_templates_are_read_where_it_is_installed() -> None:
 def test_a_job_keeps_its_template(chats: Path, run_cli: Cli, given: str) -> None:
     from vllm_hpc import submit
 
+    add(chats, {**WEIGHTS, **TOKENIZER})
     text = "{% for m in messages %}{{ m.content }} – {% endfor %}"
     (chats.parent / "chat.jinja").write_text(text)
     template = "chat.jinja" if given == "file" else text
@@ -308,6 +392,7 @@ def test_a_job_keeps_its_template(chats: Path, run_cli: Cli, given: str) -> None
 
 
 def test_a_job_without_one_has_no_such_file(model: Path, run_cli: Cli) -> None:
+    add(model, {**WEIGHTS, **TOKENIZER})
     assert run_cli("submit", "model", "--name", "job", "--scheduler", "slurm").code == 0
     assert not (model.parent / "runs/job/chat-template.jinja").exists()
 

@@ -20,7 +20,7 @@ F = {"type": "function", "function": {"name": "f", "parameters": {"type": "objec
 NAMED = {"type": "function", "function": {"name": "f"}}
 BATCH = {"custom_id": "a", "url": "/v1/chat/completions", "model": "m"}
 TOO_DEEP = "{% if a %}" * 2000
-OF_TRAINING = {"chat_template": "{% generation %}a{% endgeneration %}"}
+OF_TRAINING = {"chat_template": "{% generation %}{{ messages }}{% endgeneration %}"}
 WITH_BREAK = {"chat_template": "{% for m in messages %}{% break %}{% endfor %}"}
 RIGHT = {"truncate_prompt_tokens": 5, "truncation_side": "right"}
 NO_PROMPT = {"add_generation_prompt": False}
@@ -92,7 +92,6 @@ BODIES: dict[str, tuple[Row, Row]] = {
         {"chat_template_kwargs": {"reasoning_effort": "high", "enable_thinking": False}},
     ),
     "hidden reasoning": ({"include_reasoning": False}, {"batch": {**BATCH, "include_reasoning": False}}),
-    "a template's name": ({"chat_template": "tool_use"}, {"chat_template": "tool_use"}),
     "of training": (OF_TRAINING, OF_TRAINING),
     "loop controls": (WITH_BREAK, WITH_BREAK),
     "older reasoning": (
@@ -164,6 +163,9 @@ WRONG: list[tuple[Row, str]] = [
     ({"chat_template": "{% for m in messages %}"}, "'chat_template' does not compile: line 1: "),
     ({"chat_template": "a\n{{ messages | nope }}"}, "'chat_template' does not compile: line 2: No filter named 'nope'"),
     ({"chat_template": "{% include 'x' %}{% nope %}"}, "'chat_template' does not compile: line 1: "),
+    ({"chat_template": "chatml"}, "'chat_template' does not use 'messages': write the text of a Jinja template"),
+    ({"chat_template": "templates/chatml.jinja"}, "'chat_template' does not use 'messages'"),
+    ({"chat_template": "{{ prompt }}"}, "'chat_template' does not use 'messages'"),
     ({"chat_template": TOO_DEEP}, "'chat_template' does not compile"),
     ({"chat_template_kwargs": [1]}, "'chat_template_kwargs' must be an object"),
     ({"chat_template_kwargs": []}, "'chat_template_kwargs' must be an object"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +68,7 @@ def test_a_folder_is_its_files_by_name(desk: Path, folder: str) -> None:
         "part-1.jsonl", "part-10.jsonl", "part-2.jsonl", "part-3.jsonl.gz",
     ]  # fmt: skip
     (note,) = found.notes
-    assert note.endswith("4 file(s) are read, 6 skipped ('.hidden.jsonl', '.part-1.jsonl.crc', 'README.md', ...)")
+    assert note.endswith("4 files read, 6 skipped ('.hidden.jsonl', '.part-1.jsonl.crc', 'README.md', ...)")
 
 
 PATTERNS = {
@@ -87,7 +88,7 @@ def test_a_pattern_is_what_it_matches_by_name(desk: Path, pattern: str) -> None:
 
 def test_a_pattern_says_what_it_skips(desk: Path) -> None:
     (note,) = find_sources("shards/*").notes
-    assert note == "input 'shards/*': 4 file(s) are read, 4 skipped ('README.md', '_SUCCESS', 'deeper', ...)"
+    assert note == "input 'shards/*': 4 files read, 4 skipped ('README.md', '_SUCCESS', 'deeper', ...)"
     assert find_sources("shards/*.jsonl").notes == ()
 
 
@@ -127,7 +128,7 @@ REFUSED = [
     Refusal(("shards", "broken.jsonl"), "broken.jsonl:2: "),
     Refusal(("broken.jsonl", "shards"), "broken.jsonl:2: "),
     Refusal(("shards", "other.csv"), "other.csv:1: no column 'prompt'"),
-    Refusal(("blank.jsonl", "blank.txt"), "blank.jsonl and 1 other file(s) have no prompt"),
+    Refusal(("blank.jsonl", "blank.txt"), "blank.jsonl and 1 other file have no prompt"),
     Refusal(("~no-such-user/*.jsonl",), "no-such-user"),
     Refusal(("s3://bucket/in.jsonl",), "--input 's3://bucket/in.jsonl' is an address: download it first"),
     Refusal(("hf://datasets/org/name/*.parquet",), "is an address: download it first"),
@@ -164,6 +165,57 @@ def test_a_file_that_cannot_be_opened_is_named(desk: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(InputFile, "_open", refuse)  # root may read everything
     assert refused("shards") == "cannot read input 'shards/part-1.jsonl': Permission denied"
+
+
+FOLDERS = [
+    (["a.jsonl", "log.txt"], "has files of several formats ('a.jsonl', 'log.txt'): choose by a quoted pattern, as in "
+     "--input 'in/*.jsonl'; give one"),
+    (["LICENSE.txt", "README.txt", "part.csv.gz"], "('LICENSE.txt', 'part.csv.gz'): choose by a quoted pattern, as in"),
+    (["data.parquet", "dataset_infos.json"], "('data.parquet', 'dataset_infos.json')"),
+    (["README.txt", "part-1.txt"], "input 'in' has 'README.txt', whose lines would be prompts: choose the others by a"),
+    (["a.csv", "b.tsv"], "('a.csv', 'b.tsv'): choose by a quoted pattern, as in --input 'in/*.csv'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "said"), FOLDERS, ids=lambda value: str(value)[:30])
+def test_a_folder_has_files_of_one_format(desk: Path, names: list[str], said: str) -> None:
+    (desk / "in").mkdir()
+    for name in names:
+        (desk / "in" / name).write_bytes(gzip.compress(b"prompt\na\n") if name.endswith("gz") else b"{}\n")
+    words = refused("in") if "whose lines" in said else refused("in/")
+    assert said in words.replace("in//", "in/")
+
+
+def test_the_pattern_in_the_advice_chooses(desk: Path) -> None:
+    folder = desk / "my [odd] folder"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(ROW % "a")
+    (folder / "b.ndjson.gz").write_bytes(gzip.compress((ROW % "b").encode()))
+    assert prompts(folder.name) == ["a", "b"], "two names of one format"
+    (folder / "log.txt").write_text("none\n")
+    words = refused(folder.name)
+    option, pattern = shlex.split(words.partition("as in ")[2].partition(";")[0])
+    assert (option, prompts(pattern)) == ("--input", ["a"])
+
+
+@pytest.mark.parametrize("pattern", ["in/*.txt", "in/**/*", "in/*"])
+def test_a_pattern_takes_no_readme_for_prompts(desk: Path, pattern: str) -> None:
+    (desk / "in").mkdir()
+    for name in ("part-1.txt", "ReadMe.txt"):
+        (desk / "in" / name).write_text("text\n")
+    assert "has 'ReadMe.txt', whose lines would be prompts" in refused(pattern)
+    assert prompts("in/part-*.txt") == prompts("in/ReadMe.txt") == ["text"]
+
+
+@pytest.mark.parametrize("row", [ROW % "a", '{"custom_id": "a", "body": {}}\n', '\n{"messages": []}\n'])
+def test_rows_in_json_are_no_prompts(desk: Path, row: str) -> None:
+    (desk / "in.txt").write_text(row)
+    assert refused("in.txt").endswith("but this is a row in JSON: name the file .jsonl")
+
+
+def test_a_prompt_may_be_json(desk: Path) -> None:
+    (desk / "in.txt").write_text('{"name": "a"}\n{"prompt": "b"}\n{{ c }}\n')
+    assert len(prompts("in.txt")) == 3
 
 
 # -- one input -------------------------------------------------------------------------------------------------------
@@ -270,6 +322,12 @@ def test_standard_input_that_gives_nothing_is_refused(desk: Path, monkeypatch: p
     assert refused(STDIN) == "standard input has no prompt: write one row per line"
     pipe(monkeypatch, b'{"prompt": "a"}\nplain text\n')
     assert refused(STDIN).startswith("standard input:2: not valid JSON")
+    for content in (b"id,prompt\n1,a\n", b"plain text\n", b"prompt\ta\n"):
+        pipe(monkeypatch, content)
+        assert refused(STDIN).startswith("standard input:1: not valid JSON")
+        assert refused(STDIN).endswith("a table or plain text is read from a file named .csv, .tsv or .txt")
+    pipe(monkeypatch, b"PAR1")
+    assert refused(STDIN) == "input 'standard input' is Parquet: write it to a file named .parquet, and give that"
     pipe(monkeypatch, b"PK\x03\x04")
     assert refused(STDIN).startswith("input 'standard input' is compressed")
     pipe(monkeypatch, b'{"prompt": "a"}\n')

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from vllm_hpc.rows.read import read_rows
+from vllm_hpc.rows.read import checked_rows, find_sources, read_rows
 from vllm_hpc.rows.row import Row, carried_fields
 from vllm_hpc.spec.errors import InputError
 
@@ -72,6 +72,46 @@ def test_a_batch_of_prompts(tmp_path: Path, line: str, prompt: Any) -> None:
     (row,) = read(tmp_path, line, "in.jsonl")
     assert row["prompt"] == prompt
     assert (row.get("task") == "embed") == (row["batch"]["url"] == EMBEDDINGS)
+
+
+@pytest.mark.parametrize(
+    ("url", "body"),
+    [(CHATS, {"messages": CHAT}), (COMPLETIONS, {"prompt": "p"}), (EMBEDDINGS, {"input": "p"})],
+)
+def test_a_url_without_a_version_is_azures(tmp_path: Path, url: str, body: Row) -> None:
+    lines = request(body, url.removeprefix("/v1")) + request(body, url, "b")
+    assert [row["batch"]["url"] for row in read(tmp_path, lines, "in.jsonl")] == [url, url]
+
+
+@pytest.mark.parametrize(
+    ("body", "url"), [({"messages": CHAT}, CHATS), ({"prompt": "p"}, COMPLETIONS), ({"input": "p"}, EMBEDDINGS)]
+)
+def test_a_request_without_a_url_is_told_which(tmp_path: Path, body: Row, url: str) -> None:
+    """As Mistral's, Together's and Fireworks'."""
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, json.dumps({"custom_id": "a", "body": body}), "in.jsonl")
+    said = """'url' is missing: a batch request has 'custom_id', 'url' and 'body': add it, as jq -c '. + """
+    assert f'{said}{{url: "{url}"}}\'' in str(caught.value)
+
+
+def test_a_prompt_of_a_request_is_not_told_about_columns(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'prompt' must be a string or a list of token ids$"):
+        read(tmp_path, completion(prompt={"text": "a"}), "in.jsonl")
+
+
+def test_other_keys_of_a_request_are_said_once(tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text(
+        request({"messages": CHAT}, metadata={"a": 1}, temperature=0, none=None)
+        + request({"messages": CHAT}, custom_id="b", metadata=2)
+    )
+    sources = find_sources(str(file))
+    rows = list(checked_rows(sources))
+    assert [carried_fields(row) for row in rows] == [{}, {}]
+    (note,) = sources.row_notes.lines()
+    assert note.startswith(
+        "2 rows: neither applied nor copied: 'metadata', 'temperature': a batch request has only custom_id"
+    )
 
 
 def test_an_embedding_may_be_shortened(tmp_path: Path) -> None:
@@ -157,7 +197,12 @@ REFUSED_BATCHES: list[tuple[str, int, str]] = [
     (request({"messages": CHAT}, custom_id=3), 1, "'custom_id'"),
     (request({"messages": CHAT}, custom_id=""), 1, "'custom_id'"),
     (request({"messages": CHAT}, method="GET"), 1, "'method'"),
-    (request({"messages": CHAT}, extra=1), 1, "'extra'"),
+    (
+        request({"messages": CHAT}, sampling={}),
+        1,
+        "'sampling' is not a field of a batch request: put it into the 'body'",
+    ),
+    (request({"messages": CHAT}, tools=[]), 1, "'tools' is not a field of a batch request"),
     (chat() + chat(), 2, "'a' was given before"),
     (chat() + completion(), 2, "use one url per file"),
     (chat() + '{"prompt": "x"}\n', 2, "like the first line: use one kind per file"),
@@ -293,9 +338,9 @@ PARQUETS: list[tuple[dict[str, Any], str]] = [
     ({"question": ["a"]}, "no column 'prompt' or 'messages', only 'question'"),
     ({"prompt": ["a", None]}, "row 2: a row needs either"),
     ({"prompt": [1.5]}, "row 1: 'prompt' must be"),
-    ({"prompt": ["a"], "picture": [b"x"]}, "row 1: column 'picture' contains bytes"),
-    ({"prompt": ["a"], "parts": [[{"data": b"x"}]]}, "row 1: column 'parts' contains bytes"),
-    ({"prompt": ["a"], "took": [datetime.timedelta(1)]}, "row 1: column 'took' contains timedelta"),
+    ({"prompt": [b"a"]}, "row 1: column 'prompt' (bytes) is of a type that JSON cannot express: convert it"),
+    ({"prompt": ["a"], "id": [b"x"]}, "row 1: column 'id' (bytes) is of a type that JSON cannot express"),
+    ({"prompt": ["a"], "sampling": [{"stop": [b"x"]}]}, "row 1: column 'sampling' (bytes) is of a type"),
     ({"prompt": ["a"], "id": [math.inf]}, "row 1: 'id' contains Infinity"),
     ({"prompt": ["a"], "id": [1.5]}, "row 1: 'id' must be"),
     ({"prompt": ["a", "b"], "id": [1, 1]}, "row 2: id 1 was given before"),

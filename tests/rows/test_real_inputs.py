@@ -369,7 +369,7 @@ def test_a_rename_that_does_not_fit_is_refused(tmp_path: Path, row: Row, said: s
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"instruction": "Add", "input": "1", "output": ""}, "'instruction', 'input', 'output': use --prompt-column"),
+        ({"instruction": "Add", "input": "1", "output": ""}, "'instruction', 'input', 'output': use --prompt-template"),
         ({"instruction": "Add"}, "--prompt-template with {{ instruction }}"),
         ({"dialog": HI}, "use --rename dialog=conversations"),
         ({"chosen": [{"from": "human", "value": "a"}]}, "use --rename chosen=conversations"),
@@ -396,7 +396,9 @@ def test_a_row_without_a_prompt_names_what_it_has(tmp_path: Path, row: Row, said
 
 
 def test_the_refusal_of_alpaca_names_the_keys() -> None:
-    with pytest.raises(InputError, match=r"'instruction', 'input', 'output': use --prompt-column instruction"):
+    with pytest.raises(
+        InputError, match=r"'instruction', 'input', 'output': use --prompt-template '{{ \[instruction, input\]"
+    ):
         case("alpaca.json")
 
 
@@ -478,7 +480,7 @@ def test_a_batch_that_ends_with_an_answer_is_told_its_own_way(tmp_path: Path) ->
 
 def test_what_a_batch_request_lacks_is_named(tmp_path: Path) -> None:
     """Mistral's, Together's and Fireworks' have no url."""
-    said = refusal(tmp_path, {"custom_id": "1", "body": {"messages": []}})
+    said = refusal(tmp_path, {"custom_id": "1", "body": {}})
     assert said.endswith(":1: 'url' is missing: a batch request has 'custom_id', 'url' and 'body'")
 
 
@@ -611,7 +613,7 @@ def test_half_a_character_in_an_openai_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{'prompt': 'a'}", "write json.dumps(row), not str(row)"),
+        ("{'prompt': 'a'}", "it was written by Python's str(): write it with json.dumps, not str"),
         ('{"prompt": "a"},', "remove the comma at the end of each line, or write one array"),
         ('{"prompt": "a"', "write one complete object per line"),
     ],

@@ -99,7 +99,7 @@ REFUSED = [
     ('{"prompt": null}\n', 1, "a row needs either"),
     ('{"prompt": ["a"]}\n', 1, "'prompt' must be"),
     ('{"prompt": [1, true]}\n', 1, "'prompt' must be"),
-    ('{"prompt": [1, 2.0]}\n', 1, "'prompt' must be"),
+    ('{"prompt": [1, 2.5]}\n', 1, "'prompt' must be"),
     ('{"messages": []}\n', 1, "'messages' must be"),
     ('{"messages": "hello"}\n', 1, "'messages' must be"),
     ('{"messages": ["hello"]}\n', 1, "every message"),

@@ -21,6 +21,7 @@ from vllm_hpc.rows.find import SUFFIXES
 from vllm_hpc.rows.read import find_sources, read_rows
 from vllm_hpc.rows.unpack import BZIP2, GZIP, XZ, ZSTD, Packing, UnpackedStream, packing_of
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.words import counted
 
 pytestmark = pytest.mark.inputs
 
@@ -179,7 +180,7 @@ def test_what_is_not_whole_is_refused_with_what_was_read(tmp_path: Path, packing
             rows += 1
     words = str(caught.value)
     assert words.startswith(f"{tmp_path}/in.jsonl: its {packing.name} data {CUT.get(break_it, 'is damaged')}")
-    assert f"after {rows} complete line(s)" in words
+    assert f"after {counted(rows, 'complete line')}" in words
     assert words.endswith("copy the file again")
     assert "\n" not in words
 
@@ -200,7 +201,7 @@ def test_what_is_not_whole_is_refused_with_what_was_read(tmp_path: Path, packing
         ("in.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "'git lfs pull'"),
         ("in.jsonl.gz", b"", "has no prompt"),
         ("in.jsonl.gz", gzip.compress(b""), "has no prompt"),
-        ("in.jsonl.gz", b"\x1f\x8b", "is cut off after 0 complete line(s)"),
+        ("in.jsonl.gz", b"\x1f\x8b", "is cut off after 0 complete lines"),
         ("in.jsonl.gz", gzip.compress(b'{"prompt": "a"}\n{"prompt": 3}\n'), "in.jsonl.gz:2: 'prompt' must be"),
     ],
     ids=[str(number) for number in range(15)],  # gzip writes the time, and workers must collect the same names

@@ -6,14 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.crafted import end, make_job, start
+from tests.crafted import end, make_job, result, start, write_lines
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.submit import prepare
-from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.scheduler import Scheduler, get_scheduler
 from vllm_hpc.spec.errors import RequestError
@@ -58,40 +56,47 @@ def test_an_array_is_refused_before_anything_is_made(lsf: Scheduler, desk: Path)
     assert not (desk / "runs").exists()
 
 
+# As in IBM's documentation of Spectrum LSF 10.1: the states of "LSF terms and concepts", the answers of the page
+# LSB_BJOBS_CONSISTENT_EXIT_CODE (its text and its examples differ about the exit code of a job that is not found, so
+# both are tried) and the default of LSB_MBD_DOWN_MSG.
+NOT_FOUND, FINISHED, DOWN = "Job <123> is not found", "No unfinished job found", "LSF is down. Please wait..."
+
+
 @pytest.mark.parametrize(
-    ("answer", "was_cancelled", "state", "reason"),
+    ("bjobs", "was_cancelled", "state", "reason"),
     [
-        ("PEND", False, "PENDING", ""),
-        ("EXIT", True, "CANCELLED", ""),
-        ("EXIT", False, "FAILED", "the script was ended by a signal (TERM)"),
-        ("UNKWN", False, "UNKNOWN", ""),
-        (ClientError("bjobs refused: Job <77> is not found"), True, "CANCELLED", "cancelled"),
-        (ClientError("bjobs refused: LSF is down"), True, "UNKNOWN", "bjobs refused: LSF is down"),
+        ("echo PEND", False, "PENDING", ""),
+        ("echo PSUSP", False, "PENDING", ""),
+        ("echo WAIT", False, "PENDING", ""),
+        ("echo RUN", False, "RUNNING", "starting"),
+        ("echo USUSP", False, "RUNNING", "starting"),
+        ("echo SSUSP", False, "RUNNING", "starting"),
+        ("echo DONE", False, "COMPLETED", "every row has a result"),
+        ("echo EXIT", True, "CANCELLED", ""),
+        ("echo EXIT", False, "FAILED", "the script was ended by a signal (TERM)"),
+        ("echo UNKWN", False, "UNKNOWN", "UNKWN"),
+        ("echo ZOMBI", False, "UNKNOWN", "ZOMBI"),
+        (f"echo '{NOT_FOUND}' >&2; exit 255", True, "CANCELLED", "cancelled"),
+        (f"echo '{NOT_FOUND}' >&2", True, "CANCELLED", "cancelled"),
+        (f"echo '{NOT_FOUND}'", True, "CANCELLED", "cancelled"),
+        (f"echo '{FINISHED}' >&2; exit 255", True, "CANCELLED", "cancelled"),
+        (f"echo '{FINISHED}'", False, "FAILED", "the script was ended by a signal (TERM)"),
+        (f"echo '{DOWN}' >&2; exit 255", True, "UNKNOWN", f"bjobs refused: {DOWN}"),
     ],
     ids=str,
 )
 def test_its_phases_are_the_states_of_the_page(
-    lsf: Scheduler,
-    desk: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    answer: Any,
-    was_cancelled: bool,
-    state: str,
-    reason: str,
+    lsf: Scheduler, desk: Path, bjobs: str, was_cancelled: bool, state: str, reason: str
 ) -> None:
+    (desk / "bin" / "bjobs").write_text(f"#!/bin/sh\n{bjobs}\n")
+    (desk / "bin" / "bjobs").chmod(0o755)
     folder = make_job(desk / "runs" / "job", scheduler="lsf")
-    if state not in ("PENDING", "UNKNOWN"):
+    if state not in ("PENDING", "RUNNING", "UNKNOWN"):
         start(folder)
-        end(folder, 143, "TERM")
+        end(folder, 0) if state == "COMPLETED" else end(folder, 143, "TERM")
+        write_lines(folder.shard(0, 1), [result(row) for row in range(3)] if state == "COMPLETED" else [])
     if was_cancelled:
         folder.cancelled.touch()
-
-    def call(argv: list[str]) -> str:
-        if isinstance(answer, ClientError):
-            raise answer
-        return f"{answer}\n"
-
-    monkeypatch.setattr("vllm_hpc.schedulers.polling.call_client", call)
     status = read_status(folder)
     assert (status.state, status.reason) == (state, reason)
 

@@ -158,6 +158,20 @@ def test_a_timer_drains_where_no_signal_comes(shell: Shell) -> None:
     assert (shell.job / "control" / "drain-1").exists()
 
 
+@pytest.mark.inputs
+@pytest.mark.parametrize("end", ["exit 3", "kill -TERM $$; :", "launch() { :; }; nodes=(); run_work x true"])
+def test_a_drain_marks_the_scripts_own_node_until_the_end(shell: Shell, end: str) -> None:
+    """engine/loop/drain_watch.py looks for it."""
+    job_id = f"mark-{os.getpid()}[].head_0"
+    mark = Path(f"/tmp/vllm-hpc-drain-{job_id}-1")
+    shell.environment["VLLM_HPC_JOB_ID"] = job_id
+    shell.program("python", "exit 0")  # 'requeue': run it again
+    begin = BEGIN.replace("max_requeues=0", "max_requeues=1")
+    assert shell.run(f"{begin}drain_work; ls -d /tmp/vllm-hpc-drain-{job_id}-1; {end}").out.splitlines()[0] == str(mark)
+    assert not mark.exists()
+    assert not shell.run(f"{begin}{end}").err.count("rmdir")
+
+
 # -- the set-up ------------------------------------------------------------------------------------------------------
 
 
@@ -203,7 +217,7 @@ def test_nodes_of_pbs_are_reached_by_their_first_slot(shell: Shell) -> None:
     (shell.job / "nodefile").write_text("n1\nn1\nn10\nn1\nn2\nn2\n")
     shell.environment |= {"PBS_NODEFILE": str(shell.job / "nodefile")}
     assert shell.run('pbs_nodes 3; echo "${nodes[*]}: ${places[*]}"').out == "n1 n10 n2: 0 2 4\n"
-    assert shell.run("pbs_nodes 2").err == "vllm-hpc: 2 node(s) were asked for, and PBS gave: n1 n10 n2\n"
+    assert shell.run("pbs_nodes 2").err == "vllm-hpc: PBS gave these nodes, and not 2 as asked for: n1 n10 n2\n"
 
 
 def test_the_first_address_is_the_heads(shell: Shell) -> None:

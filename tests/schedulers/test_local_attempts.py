@@ -45,7 +45,7 @@ def test_a_script_that_asks_for_it_is_run_again(start: Callable[..., Job]) -> No
     job = start(DRAIN_ONCE.format(0))
     status = job.wait(60)
     assert (status.attempts, job.folder.exit_of(1).cause, job.folder.exit_of(2).cause) == (2, "requeue", "exit")  # type: ignore[union-attr]
-    assert "running again: the walltime was almost reached; 2 row(s) are left" in job.logs()
+    assert "running again: the walltime was almost reached; 2 rows left" in job.logs()
     assert "not running again: it ended normally" in job.logs()
 
 

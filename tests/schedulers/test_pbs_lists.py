@@ -13,7 +13,7 @@ from tests.crafted import layout, make_job
 from tests.schedulers.test_pbs_answers import HANGS, RECORDED
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Submitted, write_json
-from vllm_hpc.schedulers.client import ClientError
+from vllm_hpc.schedulers.client import Answer, ClientError
 from vllm_hpc.schedulers.pbs import SCHEDULER, many
 from vllm_hpc.schedulers.scheduler import Question
 from vllm_hpc.spec.layout import Layout
@@ -44,9 +44,11 @@ class Qstat:
         assert all(("[" in job_id) == ("-t" in argv) for job_id in ids)
         jobs: dict[str, Any] = {}
         failed: list[tuple[int, str]] = []
+        beside: list[str] = []
         for job_id in ids:
             if "-x" in argv and not self.has_history:
-                continue  # on stderr: PBS is not configured to maintain job history; exit code 0
+                beside.append(f"qstat: PBS is not configured to maintain job history {job_id}")  # exit code 0
+                continue
             if job_id not in JOBS or (job_id in ENDED and not self.has_history):
                 failed.append((153, f"qstat: Unknown Job Id {job_id}"))
                 continue
@@ -56,7 +58,9 @@ class Qstat:
             error = ClientError(f"qstat refused: {failed[-1][1]}")
             error.code, error.output, error.err = failed[-1][0], answer, "\n".join(words for _, words in failed)
             raise error
-        return answer
+        printed = Answer(answer)
+        printed.err = "\n".join(beside)
+        return printed
 
 
 def question(job_id: str, tasks: int = 0) -> Question:
@@ -89,6 +93,13 @@ def test_a_server_without_history_is_asked_without_x() -> None:
     found = phases(qstat, *map(question, PHASES))
     assert found == [{job_id: "forgotten" if job_id in ENDED else phase} for job_id, phase in PHASES.items()]
     assert [("-x" in argv) for argv in qstat.asked] == [True, False]
+
+
+def test_jobs_that_a_server_with_a_history_forgot_are_not_asked_for_twice() -> None:
+    qstat = Qstat()
+    found = phases(qstat, question("1.pbshead"), question("2.pbshead"))
+    assert found == [{"1.pbshead": "forgotten"}, {"2.pbshead": "forgotten"}]
+    assert len(qstat.asked) == 1
 
 
 def test_arrays_are_asked_with_their_tasks() -> None:

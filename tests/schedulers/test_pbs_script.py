@@ -154,7 +154,7 @@ def test_a_host_is_reached_by_its_first_slot(run: Run, hosts: str, places: list[
 def test_another_number_of_hosts_than_asked_ends_the_job(run: Run, hosts: str) -> None:
     ran = run(hosts=hosts)
     assert (ran.code, ran.places) == (1, [])
-    assert "vllm-hpc: 2 node(s) were asked for, and PBS gave: " in ran.err
+    assert "vllm-hpc: PBS gave these nodes, and not 2 as asked for: " in ran.err
 
 
 def test_hosts_are_not_left_without_their_environment(run: Run) -> None:

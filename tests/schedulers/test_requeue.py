@@ -12,7 +12,17 @@ import pytest
 
 from tests import crafted
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Claimed, Crash, Progress, Retry, Run, read_json, write_json
+from vllm_hpc.jobfolder.records import (
+    LAUNCHER_LOST,
+    Claimed,
+    Crash,
+    Progress,
+    RankError,
+    Retry,
+    Run,
+    read_json,
+    write_json,
+)
 from vllm_hpc.schedulers.in_script.requeue import main, note_fatal_signals, should_run_again
 
 
@@ -56,7 +66,7 @@ def test_a_good_end_is_the_end(folder: JobFolder) -> None:
 
 def test_after_a_drain_it_goes_on(folder: JobFolder) -> None:
     drain(folder)
-    assert should_run_again(folder, 1, 0) == (True, "the walltime was almost reached; 5 row(s) are left")
+    assert should_run_again(folder, 1, 0) == (True, "the walltime was almost reached; 5 rows left")
 
 
 def test_a_drain_of_another_attempt_is_none(folder: JobFolder) -> None:
@@ -67,7 +77,7 @@ def test_a_drain_of_another_attempt_is_none(folder: JobFolder) -> None:
 
 def test_after_a_crash_it_goes_on(folder: JobFolder) -> None:
     crash(folder)
-    assert should_run_again(folder, 1, 1) == (True, "a rank died; 5 row(s) are left")
+    assert should_run_again(folder, 1, 1) == (True, "a rank died; 5 rows left")
 
 
 def test_where_no_row_ever_lived_it_is_the_engine(folder: JobFolder) -> None:
@@ -198,6 +208,15 @@ def test_who_died_while_rows_were_in_flight(
     assert should_run_again(folder, 1, 1)[0] is again
 
 
+@pytest.mark.inputs
+def test_that_torchrun_was_killed_is_said(folder: JobFolder) -> None:
+    claim(folder)
+    crafted.rank(folder, 0, "terminated", error=RankError(LAUNCHER_LOST, "it was killed", ""))
+    crafted.rank(folder, 1, "error", error=crafted.error("the store is gone", True))
+    why = "what starts the ranks (torchrun, or srun's step) was killed; 5 row(s) are left"
+    assert should_run_again(folder, 1, 137) == (True, why)
+
+
 def test_what_a_rank_said_in_an_earlier_attempt_does_not_count(folder: JobFolder) -> None:
     crafted.start(folder, 2)
     claim(folder, 2)
@@ -228,7 +247,7 @@ def test_so_many_requeues_and_no_more(folder: JobFolder) -> None:
         again, why = should_run_again(folder, attempt, 0)
         assert again is (attempt < 3)
         crafted.end(folder, 0, "requeue", attempt)
-    assert why == "it has asked for another attempt 2 time(s) (--max-requeues 2)"
+    assert why == "it has asked for another attempt 2 times (--max-requeues 2)"
 
 
 @pytest.mark.parametrize("cause", ["TERM", "exit", None])
@@ -244,7 +263,7 @@ def test_requeues_of_the_schedulers_own_are_not_counted(folder: JobFolder, cause
     drain(folder, 4)
     assert should_run_again(folder, 4, 0)[0]
     crafted.end(folder, 0, "requeue", 2)
-    assert should_run_again(folder, 4, 0) == (False, "it has asked for another attempt 1 time(s) (--max-requeues 1)")
+    assert should_run_again(folder, 4, 0) == (False, "it has asked for another attempt 1 time (--max-requeues 1)")
 
 
 def test_a_resume_counts_anew(folder: JobFolder) -> None:
@@ -324,13 +343,13 @@ def test_its_words_and_exit_codes(folder: JobFolder, capsys: pytest.CaptureFixtu
     assert main([str(folder.path), "1", "0"]) == 0
     assert capsys.readouterr().out == (
         "vllm-hpc: not running again: it ended normally\n"
-        "vllm-hpc: running again: the walltime was almost reached; 5 row(s) are left\n"
+        "vllm-hpc: running again: the walltime was almost reached; 5 rows left\n"
     )
 
 
 @pytest.mark.parametrize(
     ("rows", "again", "why"),
-    [(6, True, "the walltime was almost reached; 2 row(s) are left"), (4, False, "every row is done")],
+    [(6, True, "the walltime was almost reached; 2 rows left"), (4, False, "every row is done")],
 )
 def test_rows_that_two_tasks_wrote_do_not_stand_for_others(tmp_path: Path, rows: int, again: bool, why: str) -> None:
     folder = crafted.make_array(tmp_path / "job", 2, rows)
@@ -352,4 +371,4 @@ def test_errors_that_are_run_again_are_rows_that_are_left(tmp_path: Path) -> Non
     for replica in (0, 1):
         crafted.progress(folder, done=1, replica=replica)
     drain(folder, 2)
-    assert should_run_again(folder, 2, 0) == (True, "the walltime was almost reached; 1 row(s) are left")
+    assert should_run_again(folder, 2, 0) == (True, "the walltime was almost reached; 1 row left")

@@ -110,7 +110,7 @@ def test_one_that_was_cancelled_meanwhile_is_not_left_behind(tmp_path: Path, qsu
     original = submit_then(folder.cancelled.touch)
     qsub += ["13.head"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm_hpc.schedulers.submit_again.write_json", original)
+        patch.setattr("vllm_hpc.schedulers.record_submission.write_json", original)
         assert ask(folder, 1) == 0
     assert qsub == ["deleted 13.head"]
 
@@ -124,10 +124,13 @@ def test_an_id_that_cannot_be_written_down_is_not_left_to_itself(
     def full(path: Path, record: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vllm_hpc.schedulers.submit_again.write_json", full)
+    monkeypatch.setattr("vllm_hpc.schedulers.record_submission.write_json", full)
     assert ask(folder, 1) == 1
     assert qsub == ["deleted 13.head"]
-    assert "submitted again as 13.head, then deleted: its id cannot be recorded" in capsys.readouterr().err
+    assert (
+        "the job was submitted as 13.head, and deleted again, because its id cannot be recorded"
+        in capsys.readouterr().err
+    )
     assert not folder.taken("12.head").exists()
 
 
@@ -173,6 +176,6 @@ def test_requeues_are_counted_through_all_its_ids(tmp_path: Path) -> None:
     ids = tuple(f"{number}.head" for number in range(12, 22))
     write_json(folder.submitted, Submitted("pbs", "22.head", 0.0, ids))
     folder.drain_attempt(11).touch()
-    assert should_run_again(folder, 11, 0) == (False, "it has asked for another attempt 10 time(s) (--max-requeues 10)")
+    assert should_run_again(folder, 11, 0) == (False, "it has asked for another attempt 10 times (--max-requeues 10)")
     write_json(folder.submitted, Submitted("pbs", "22.head", 0.0))  # 'vllm-hpc resume' begins anew
     assert should_run_again(folder, 11, 0)[0]

@@ -33,6 +33,7 @@ DOWN = refusal("Connection refused cannot connect to server pbshead (errno=15010
 NOT_ENABLED = refusal("Queue is not enabled", 173)
 LIMIT = refusal("would exceed complex's per-user limit", 38)
 OF_A_HOOK = refusal("jobs may be submitted from the login nodes only", 32)
+HOOKS_OWN_WORDS = refusal("Illegal submission host: jobs may be submitted from the login nodes only", 32)
 UNKNOWN_HOST = refusal("Unknown Host. cannot connect to server pbshead (errno=15008)", 160)
 NO_TRUST = refusal("Bad UID for job execution", 175)
 NO_ACCESS = refusal("Access from host not allowed, or unknown host", 160)
@@ -107,7 +108,7 @@ def submitted(folder: JobFolder) -> str:
     return record.job_id
 
 
-@pytest.mark.parametrize("refused", [DOWN, NOT_ENABLED, LIMIT, OF_A_HOOK, UNKNOWN_HOST])
+@pytest.mark.parametrize("refused", [DOWN, NOT_ENABLED, LIMIT, OF_A_HOOK, HOOKS_OWN_WORDS, UNKNOWN_HOST])
 def test_a_refusal_that_may_pass_is_asked_again(
     folder: JobFolder, world: World, refused: ClientError, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ def test_a_template_is_taken_as_a_file_and_as_text(tmp_path: Path, text: str) ->
         (b"{{ messages }}{% nope %}", "does not compile: line 1: Encountered unknown tag 'nope'"),
         (b"{{ messages }}{% endfor %}", "does not compile: line 1: "),
         (b"{{ messages }" + b"{% if a %}" * 3000, "does not compile"),
+        (
+            b"{{ messages }}" + b"{% if a %}" * 3000 + b"{% endif %}" * 3000,
+            "blocks or expressions are nested too deeply",
+        ),
+        (b"{{ " + b"(" * 3000 + b"messages" + b")" * 3000 + b" }}", "blocks or expressions are nested too deeply"),
         (b"{{ messages }}\xff", "is not UTF-8"),
         (b"Be brief.", "does not use 'messages'"),
         (b"{{ prompt }}", "does not use 'messages'"),
@@ -69,6 +75,7 @@ def test_what_is_no_template_is_refused(tmp_path: Path, content: bytes, said: st
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
     for given, said in (
         (str(tmp_path / "nowhere.jinja"), "no such file"),
         (str(tmp_path), "is a folder"),
@@ -78,6 +85,8 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         ("~nobody-here/x", "home"),
         ("tool_use", "no such file"),
         ("{% for m in messages %}", "--chat-template does not compile: line 1"),
+        ("/dev/zero", "is a pipe or a device"),
+        (str(tmp_path / "pipe"), "is a pipe or a device"),  # without a writer, who opens it waits for ever
     ):
         with pytest.raises(RequestError, match="--chat-template") as caught:
             read_chat_template(given)

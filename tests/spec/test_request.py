@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import vllm_hpc
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.job_definition import make_request
-from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.request import Request, convert_options
 from vllm_hpc.spec.values import check_name, check_shell_lines, parse_walltime
 
 
@@ -388,3 +388,25 @@ def test_a_definition_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (job / "job.toml").write_bytes(b'model = "\xff"\n')
     with pytest.raises(RequestError, match=r"job\.toml: not valid TOML"):
         make_request({"model": str(job)})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("model", "m\udcff"),
+        ("input", "in\udcff.jsonl"),
+        ("prompt_column", "q\udcff"),
+        ("prompt_template", "{{ q }}\udcff"),
+        ("rename", {"q\udcff": "prompt"}),
+        ("rename", {"q": "prompt\udcff"}),
+        ("chat_template", "chat\udcff.jinja"),
+        ("chat_template", "{{ messages }}\udcff"),
+        ("lora", ["a=/adapters/\udcff"]),
+    ],
+    ids=["model", "input", "column", "template", "old name", "new name", "chat file", "chat template", "lora"],
+)
+def test_bytes_that_are_not_utf_8_are_refused(option: str, value: Any) -> None:
+    """They were a traceback: neither job.json nor the input that is stored can have them."""
+    name = "MODEL" if option == "model" else f"--{option.replace('_', '-')}"
+    with pytest.raises(RequestError, match=f"^{name} .+ is not valid UTF-8: write it in UTF-8, or rename the file$"):
+        convert_options({"model": "demo", option: value})

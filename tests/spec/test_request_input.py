@@ -82,3 +82,10 @@ def test_a_definition_with_another_input_is_refused_by_name(tmp_path: Path, give
 def test_the_command_line_s_inputs_replace_those_of_a_definition(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text('model = "demo"\ninput = ["a.jsonl", "b.jsonl"]\n')
     assert make_request({"model": str(tmp_path), "input": ["mine.jsonl"]}).input == "mine.jsonl"
+
+
+@pytest.mark.parametrize("option", ["input", "lora", "directive"])
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_a_set_is_refused_where_the_order_counts(option: str, kind: Any) -> None:
+    with pytest.raises(RequestError, match=rf"^--{option} must be a list, not a set, which has no order"):
+        make_request({"model": "demo", option: kind(["a", "b"])})

@@ -149,3 +149,11 @@ def test_the_limits_of_sampling_are_vllms() -> None:
             else:
                 with pytest.raises(Exception, match=name):
                     SamplingParams(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["guided_json", "stream", "max_new_tokens"])
+def test_a_name_of_servers_is_refused_without_vllm_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("vllm_hpc.spec.vllm_arguments._package", lambda: None)
+    with pytest.raises(RequestError, match=f"^--sampling: vLLM's SamplingParams has no {name!r}: "):
+        typed("sampling", {name: 1})
+    assert typed("sampling", {"n": 2}) == {"n": 2}

@@ -13,7 +13,6 @@ import click
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_bytes, print_json
-from vllm_hpc.spec.errors import FailedError
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ NOT_SUBMITTED_HELP = (
     "You have checked that the scheduler does not have the job, although its submission was interrupted, or its state "
     "is UNKNOWN."
 )
-_DIVERGED = "the ranks of a replica diverged, and its rows may be wrong: start a new job"
 JOB_ID_HELP = "The scheduler's id of the job, if its submission was interrupted and its id is not known."
 
 
@@ -121,16 +119,14 @@ def collect_command(job: str, job_dir: str, as_json: bool) -> int:
 def resume_command(job: str, job_dir: str, retry_errors: bool, not_submitted: bool, wait: bool, as_json: bool) -> int:
     """Submit a job again for the rows that are missing."""
     from vllm_hpc.cli import print_status
-    from vllm_hpc.jobs.failure import has_diverged
+    from vllm_hpc.jobs.failure import DIVERGED, has_diverged
     from vllm_hpc.jobs.job import find_job
 
     found = find_job(job, job_dir)
     diverged = has_diverged(found.folder)  # read first: the next attempt writes new records
     left = found.resume(retry_errors, not_submitted)
-    if diverged and not left:
-        raise FailedError(f"nothing to resume: no row is missing, but {_DIVERGED}")
     if diverged:
-        click.echo(f"Note: {_DIVERGED}", err=True)
+        click.echo(f"Note: {DIVERGED}", err=True)
     if not left:
         failed = found.status().rows.failed
         have = "has an error" if failed == 1 else "have errors"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import click
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from vllm_hpc.jobs.submit import Prepared
+    from vllm_hpc.spec.plan import Plan
 
 
 def print_json(record: Any) -> None:
@@ -38,6 +41,13 @@ def print_script(prepared: Prepared, as_json: bool) -> None:
         print_json({"job": prepared.folder, "job_id": None, **json_of(prepared)})
     else:
         print_bytes(prepared.script.encode())
+    print_refusals(prepared.plan)
+
+
+def print_refusals(plan: Plan) -> None:
+    """Print on stderr why submit would refuse what can be planned."""
+    for said in filter(None, (plan.missing, plan.unready)):
+        click.echo(f"Note: submit refuses this: {said}", err=True)
 
 
 def json_of(prepared: Prepared) -> dict[str, Any]:

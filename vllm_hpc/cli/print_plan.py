@@ -6,7 +6,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hpc.cli.output import stdout_console
+from vllm_hpc.cli.output import print_refusals, stdout_console
 from vllm_hpc.spec.plan import Cost, ModelFacts, Plan
 from vllm_hpc.spec.words import counted
 
@@ -38,11 +38,10 @@ def print_plan(plan: Plan) -> None:
 
 def _print_obstacles(plan: Plan) -> None:
     """Why the job would not run, on stderr."""
-    if plan.missing:
-        click.echo(f"Note: submit refuses this: {plan.missing}", err=True)
     if plan.misfit:
         word = "Error" if plan.fits is False else "Note"
         click.echo(f"{word}: the model {plan.misfit}", err=True)
+    print_refusals(plan)
 
 
 def _model(facts: ModelFacts) -> str:

@@ -48,15 +48,16 @@ def run(folder: str) -> dict[str, Any]:
         report.timings["launch"] = round(max(0.0, time.time() - attempt.started_at), 3)
     if standing.world_size > 1:  # a ring: at least one rank of a dead node is watched by a live rank
         report.neighbour = standing.task * standing.world_size + (standing.rank + 1) % standing.world_size
+    launcher = None
     try:
         sync_s, stall_s = seconds("VLLM_HPC_SYNC_S", SYNC_S), seconds("VLLM_HPC_STALL_S", watchdog.STALL_S)
-        watchdog.start(report, stall_s, seconds("VLLM_HPC_DEAD_S", watchdog.DEAD_AFTER_S))
+        launcher = watchdog.start(report, stall_s, seconds("VLLM_HPC_DEAD_S", watchdog.DEAD_AFTER_S))
         _check_world(record, standing)
         network.pin()
         _work(_Rank(job, record, standing, place, report, sync_s))
     except BaseException as error:
         with suppress(OSError):  # the disk may be full, and that may be the error itself; torchrun reports it
-            report.failed(error)
+            watchdog.record_error(report, launcher, error)
         raise
     outcome: dict[str, Any] = msgspec.to_builtins(report.finished())
     return outcome

@@ -181,6 +181,10 @@ class Retry(msgspec.Struct, frozen=True):
     errors_up_to: int
 
 
+# The type of a rank's error where torchrun, or what started that, was killed.
+LAUNCHER_LOST = "LauncherLost"
+
+
 class RankError(msgspec.Struct, frozen=True):
     """Why a rank died. ``is_echo``: only because another rank had died before."""
 

@@ -18,6 +18,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Lost, Submitted, read_json, write_json
 from vllm_hpc.jobfolder.submissions import is_in_doubt, times_resubmitted
 from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTimeoutError, call_client
+from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import Scheduler, check_scheduler_installed, get_scheduler
 from vllm_hpc.spec.errors import FailedError, RefusedError, RequestError, SubmitError
 
@@ -46,18 +47,6 @@ def noting_loss(folder: JobFolder, mark: Path | None) -> Iterator[None]:
 def _note(folder: JobFolder, mark: Path | None, words: str) -> None:
     with suppress(OSError):  # a full disk: the submission then counts as going on for a while
         write_json(folder.lost, Lost(mark.name if mark else "", words))
-
-
-def record_submission(folder: JobFolder, submitted: Submitted) -> None:
-    """Record the id under which the scheduler has taken the job. Raises SubmitError if that cannot be written."""
-    try:
-        write_json(folder.submitted, submitted)
-    except OSError as error:
-        raise SubmitError(
-            f"the job was submitted as {submitted.job_id}, but that cannot be recorded ({error.strerror}): it will "
-            f"run; 'vllm-hpc cancel {_path(folder)} --job-id {submitted.job_id}' records and cancels it."
-        ) from None
-    folder.lost.unlink(missing_ok=True)
 
 
 def describe_doubt(folder: JobFolder, job_id: str | None) -> str:

@@ -6,7 +6,7 @@ import re
 
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import RankRecord
+from vllm_hpc.jobfolder.records import LAUNCHER_LOST, RankRecord
 
 # slurmstepd's words (Slurm, task_cgroup_memory.c: "Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have
 # been OOM Killed."; before 20.11 "oom-kill event(s)"), and srun's ("srun: error: n1: task 0: Out Of Memory").
@@ -18,6 +18,8 @@ _NO_CAUSE = re.compile(
     r"vllm-hpc: (.* joined as node |(not )?running again: |torchrun on \S+ was told to end|PBS does not count"
     r"|\S+ cannot submit the next attempt)"
 )
+# What diverged ranks mean for users.
+DIVERGED = "the ranks of a replica diverged, and its rows may be wrong: start a new job"
 # What engine/loop/lockstep.py and engine/startup/replicas.py raise.
 _DIVERGED = re.compile(r"the ranks of replica \d+ diverged")
 
@@ -65,6 +67,8 @@ def _first_of(folder: JobFolder, ranks: list[RankRecord], has_ended: bool) -> tu
         if rank.error:
             who = f"rank {rank.rank} on {rank.host}"
             advice = ": rows may be wrong: start a new job" if _DIVERGED.search(rank.error.message) else ""
+            if rank.error.type == LAUNCHER_LOST:
+                advice = _said_of_memory(folder)
             return f"{who}: {rank.error.type}: {_one_line(rank.error.message)}{advice}", rank.error.traceback
         return _first_of_vanished(folder, vanished), ""
     return None
@@ -80,12 +84,17 @@ def _first_of_vanished(folder: JobFolder, ranks: list[RankRecord]) -> str:
 
 def _how_it_vanished(folder: JobFolder) -> str:
     """What the scheduler says of a rank's end."""
+    return f"vanished without an error{_said_of_memory(folder) or ': killed, or out of memory?'}"
+
+
+def _said_of_memory(folder: JobFolder) -> str:
+    """What the scheduler says in the last attempt if the kernel has killed a process for memory; else empty."""
     for line in reversed(_last_lines(folder, 1 << 16)):
         if _OUT_OF_MEMORY.search(line):
-            return f"vanished without an error: out of memory ({_one_line(line, 200)})"
+            return f": out of memory ({_one_line(line, 200)})"
         if line.startswith("vllm-hpc: running again: "):  # before it is the attempt before
             break
-    return "vanished without an error: killed, or out of memory?"
+    return ""
 
 
 def _last_lines(folder: JobFolder, size: int) -> list[str]:

@@ -178,7 +178,8 @@ class Job:
 
         ``not_submitted``: you have checked that the scheduler does not have the job, although its submission was
         interrupted or its state is UNKNOWN. Returns the number of these rows; 0: nothing was submitted. Raises
-        InputError if the input has changed, FailedError if the job has not ended, SubmitError.
+        InputError if the input has changed, SubmitError, FailedError if the job has not ended, or if its ranks diverged
+        and no row is missing: a resume cannot correct rows that are there. Where rows are missing, it runs those.
         """
         from vllm_hpc.jobs.resume import resume
 

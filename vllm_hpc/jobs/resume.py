@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -12,11 +13,13 @@ from vllm_hpc.jobfolder.input import check_unchanged
 from vllm_hpc.jobfolder.records import Retry, Submitted, read_json, write_json
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
-from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss, record_submission
+from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss
+from vllm_hpc.jobs.failure import DIVERGED, has_diverged
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.jobs.submit_wanted import is_wish
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import check_lifecycle
+from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
@@ -35,7 +38,8 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     """Submit the job again and return the number of rows left; 0: nothing was submitted.
 
     ``not_submitted``: the user says that the scheduler does not have a submission in doubt, or a job in state UNKNOWN.
-    Raises InputError if the input has changed, FailedError if the job has not ended, SubmitError.
+    Raises InputError if the input has changed, SubmitError, FailedError if the job has not ended, or if its ranks
+    diverged and no row is missing (those that are there may be wrong).
     """
     check_installed()
     check_scheduler_installed(folder.job().scheduler)
@@ -52,6 +56,8 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     check_lifecycle(folder, folder.path / scheduler.script)
     left = rows_left(folder, retry_errors)
     if not left.missing + left.failed:
+        if has_diverged(folder):
+            raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
         return 0
     taken = _take(folder, status.job_id, number)
     try:
@@ -70,7 +76,8 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     except ClientTimeoutError as error:
         raise FailedError(f"{error} The job may or may not be submitted; see 'vllm-hpc status {folder.path}'") from None
     except ClientError:
-        markers.restore()
+        with suppress(OSError):  # a full disk, which may be the error itself
+            markers.restore()
         taken.unlink(missing_ok=True)
         raise
     return left.missing + left.failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted, write_json
 from vllm_hpc.jobfolder.store_input import Intake
-from vllm_hpc.jobs.doubt import noting_loss, record_submission
+from vllm_hpc.jobs.doubt import noting_loss
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
@@ -23,10 +24,11 @@ from vllm_hpc.planner.resolve import check_is_here, resolve_options
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import lifecycle_text
+from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_job
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
-from vllm_hpc.spec.errors import RequestError, SubmitError
+from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
 from vllm_hpc.spec.plan import Plan
@@ -61,10 +63,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     def submit(self) -> Job:
         """Create the job folder and submit the script to the scheduler.
 
-        Raises RequestError if this machine has no scheduler for it, and SubmitError; the folder is then removed, unless
-        the scheduler may have accepted the script.
+        Raises RequestError if this machine has no scheduler for it, ModelError if the model's weights are not here, and
+        SubmitError; the folder is then removed, unless the scheduler may have accepted the script.
         """
         check_is_here(self.job)
+        if self.plan.unready:
+            raise ModelError(self.plan.unready)
         check_installed()
         if self.request.rehearse:
             check_torch()
@@ -87,6 +91,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         try:
             with noting_loss(folder, None):
                 job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
+                record_submission(folder, Submitted(self.scheduler, job_id, time.time()))
         except ClientTimeoutError as error:
             # It may have been submitted: removing the folder would break it, submitting again would run it twice.
             raise SubmitError(
@@ -96,7 +101,6 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         except ClientError:
             folder.remove()
             raise
-        record_submission(folder, Submitted(self.scheduler, job_id, time.time()))
         return Job(folder.path)
 
 
@@ -105,9 +109,12 @@ def submit(model: str | None = None, **options: Any) -> Job:
 
     ``options`` are the long options of ``vllm-hpc submit``, with underscores; ``rehearse`` is true, or the settings of
     ``--rehearse-set``: a rehearsal needs no model. Raises RefusedError before anything was created, SubmitError if the
-    scheduler refuses.
+    scheduler refuses. What the command line prints as notes is a UserWarning each.
     """
-    return prepare(model, **options).submit()
+    prepared = prepare(model, **options)
+    for note in prepared.notes:
+        warnings.warn(note, stacklevel=2)
+    return prepared.submit()
 
 
 def prepare(model: str | None = None, **options: Any) -> Prepared:
@@ -137,7 +144,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         intake=intake,
         folder=str(folder.path),
         adapters=adapters,
-        script=render_job(job, plan.layout, folder, lifecycle),
+        script=render_job(job, plan, folder, lifecycle),
         lifecycle=lifecycle,
         definition=definition,
         notes=(*_rehearsal_notes(job.request, plan), *intake.notes(job.request.engine), *unused_options(job)),

@@ -14,7 +14,8 @@ from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.gpus import GIB
-from vllm_hpc.spec.vllm_defaults import LARGEST_GRAPH, is_large_gpu, whole
+from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB, LARGEST_GRAPH, is_large_gpu, whole
 
 # vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults), by whether the GPU is large (not the A100).
 BATCHED_TOKENS = {True: 16_384, False: 8_192}
@@ -186,3 +187,12 @@ def _share(value: Any) -> float:
     if not 0 < share <= 1:
         raise RequestError(f"--engine gpu_memory_utilization={value!r} must be a number above 0 and at most 1")
     return share
+
+
+def cpu_kv_cache_gib(request: Request) -> int:
+    """The value of VLLM_CPU_KVCACHE_SPACE on the ranks, in GiB. Raises RequestError."""
+    name = "VLLM_CPU_KVCACHE_SPACE"
+    text = request.env.get(name) or os.environ.get(name) or str(CPU_KV_CACHE_GIB)
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1_000_000:
+        raise RequestError(f"{name} must be a whole number of GiB, not {text!r}")
+    return int(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import msgspec
@@ -12,14 +11,15 @@ from vllm_hpc.planner import choose_layout, native_launcher, tuned
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
 from vllm_hpc.planner.device import explain_device
-from vllm_hpc.planner.engine_settings import Settings, choose_settings, not_modelled
+from vllm_hpc.planner.engine_settings import Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
 from vllm_hpc.planner.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.count import count_parameters
+from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
-from vllm_hpc.planner.models.tokenizer import find_lacks, with_lacks, with_template
+from vllm_hpc.planner.models.tokenizer import find_lacks, find_unready, with_lacks, with_template
 from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.rows.reading import Reading
@@ -36,7 +36,6 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
-from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
 
 WHOLE_NODE = 4  # GPUs; if fewer were requested, a node may well have more
 
@@ -73,15 +72,16 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
         plan = plan_for(job.request)
         if use_tuned:
             plan = tuned.apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
-    plan = with_lacks(native_launcher.launched(plan, job), find_lacks(job, rows))
+    plan = with_lacks(native_launcher.launched(plan, job), find_lacks(job, rows), find_unready(job))
     count = rows.rows if rows and whole_input else None
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if job.runs_here:
         _check_local(job, plan.layout)
     _check_scheduler(job, plan.layout)
+    part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
     said = intake.notes(job.request.engine, rows is not None and rows.is_sample)
-    notes += [*plan.reasons, *filter(None, [job.model.note]), *known.notes, *said, *unused_options(job)]
-    return msgspec.structs.replace(plan, reasons=tuple(notes))
+    notes += [*plan.reasons, *filter(None, [job.model.note, why]), *known.notes, *said, *unused_options(job)]
+    return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 
 
 def find_subject(job: ResolvedJob, plan: Plan) -> tuned.Subject | None:
@@ -106,7 +106,13 @@ def _inspect(job: ResolvedJob) -> Knowledge:
     if job.model.path == NO_MODEL:
         return Knowledge(notes=("no MODEL: every layout is possible, and memory is not checked",))
     engine = job.request.engine
-    return with_template(inspect_model(job.model, engine.get("load_format") == "dummy", engine), job)
+    try:
+        known = inspect_model(job.model, engine.get("load_format") == "dummy", engine)
+    except NotOnHubError as error:
+        if asks_as_ranks_do(job) and not job.request.rehearse:
+            raise
+        known = Knowledge(notes=(f"nothing is known about the model: {error}",))
+    return with_template(known, job)
 
 
 def _obstacle(job: ResolvedJob, known: Knowledge) -> str | None:
@@ -144,7 +150,7 @@ def _settings(job: ResolvedJob, known: Knowledge, shape: Shape, rows: Workload |
     has_template = known.template_bytes is not None and engine.get("tokenizer_mode", "auto") in _MODES_WITH_TEMPLATE
     if rows and not (is_known and (has_template or not rows.has_chats)):
         rows = msgspec.structs.replace(rows, longest=None)
-    return choose_settings(shape, job.device, rows, engine, _cpu_kv_cache_gib(job.request))
+    return choose_settings(shape, job.device, rows, engine, cpu_kv_cache_gib(job.request))
 
 
 def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> PlanningProblem:
@@ -267,15 +273,6 @@ def _measure_input(request: Request, known: Knowledge, whole: bool, intake: Inta
 
 def _asked(request: Request) -> Asked:
     return Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
-
-
-def _cpu_kv_cache_gib(request: Request) -> int:
-    """The value of VLLM_CPU_KVCACHE_SPACE on the ranks, in GiB."""
-    name = "VLLM_CPU_KVCACHE_SPACE"
-    text = request.env.get(name) or os.environ.get(name) or str(CPU_KV_CACHE_GIB)
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1_000_000:
-        raise RequestError(f"{name} must be a whole number of GiB, not {text!r}")
-    return int(text)
 
 
 def _check_local(job: ResolvedJob, layout: Layout) -> None:

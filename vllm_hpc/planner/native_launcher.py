@@ -8,6 +8,7 @@ from vllm_hpc.schedulers.launchers import NATIVE
 from vllm_hpc.spec.errors import LayoutError
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.resolved_job import ResolvedJob
+from vllm_hpc.spec.words import counted
 
 
 def launched(plan: Plan, job: ResolvedJob) -> Plan:
@@ -37,8 +38,8 @@ def natively(plan: Plan) -> Plan:
     if max(size, procs) % min(size, procs):
         raise LayoutError(
             f"--launcher {NATIVE} needs the same number of a replica's workers on each of its nodes, but replicas of "
-            f"{size} GPU(s) cannot be split evenly over nodes of {procs}: change --tp, --pp or --gpus-per-node, or "
-            "leave it out"
+            f"{counted(size, 'GPU')} cannot be split evenly over nodes of {procs}: change --tp, --pp or "
+            "--gpus-per-node, or leave it out"
         )
     engine = {**plan.engine, "distributed_executor_backend": "mp"}
     reason = f"--launcher {NATIVE}: vLLM's mp back-end starts the workers, one process for each replica and node"

@@ -26,8 +26,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     None if a row has no limit that is known here. ``prompt_tokens`` and ``output_tokens`` are totals: estimated from
     bytes, and as if every row used its max_tokens. ``has_chats``: some row is a chat without a template of its own;
-    ``has_tools``: one of these has tools. ``outputs``: sequences of all rows (their n), if not one each.
-    ``most_output``: the most output tokens of one sequence.
+    ``has_tools``: one of these has tools; ``has_plain_chats``: one has none. ``outputs``: sequences of all rows (their
+    n), if not one each. ``most_output``: the most output tokens of one sequence.
     """
 
     rows: int
@@ -37,6 +37,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     is_sample: bool = False
     has_chats: bool = False
     has_tools: bool = False
+    has_plain_chats: bool = False
     outputs: int | None = None
     most_output: int = 0
 
@@ -60,14 +61,14 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
     """
     rows = prompt_tokens = output_tokens = sequences = most_output = 0
     longest: int | None = 0
-    is_sample = has_chats = has_tools = False
+    is_sample = has_tools = has_plain_chats = False
     share = 1.0
     for row in intake.rows():
         most, typical = _prompt(row, template_bytes)
         limit, outputs = _limits(row, sampling)
         each = DEFAULT_MAX_TOKENS if limit is None else limit
         if "messages" in row and not row.get("chat_template"):
-            has_chats, has_tools = True, has_tools or bool(row.get("tools"))
+            has_tools, has_plain_chats = has_tools or bool(row.get("tools")), has_plain_chats or not row.get("tools")
         rows, sequences = rows + 1, sequences + outputs
         longest = None if longest is None or limit is None else max(longest, most + limit)
         prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + outputs * each
@@ -77,7 +78,8 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
             break
     return Workload(
         rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
-        output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_chats, has_tools=has_tools,
+        output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_tools or has_plain_chats,
+        has_tools=has_tools, has_plain_chats=has_plain_chats,
         outputs=int(sequences * share), most_output=most_output,
     )  # fmt: skip
 

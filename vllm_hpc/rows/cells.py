@@ -6,73 +6,83 @@ import datetime
 import decimal
 import math
 import uuid
+from functools import cache
 from typing import Any
 
-from vllm_hpc.rows.chat import CHOICES
 from vllm_hpc.rows.conversations import CONVERSATIONS
-from vllm_hpc.rows.decode import LooseError, parse
+from vllm_hpc.rows.json_text import CHAT_TEXTS, TEXTS, JsonTexts, has_chat, has_text
 from vllm_hpc.rows.messages import without_nulls
-from vllm_hpc.rows.row import CHAT_FIELDS, NULLABLE, Row, RowError
+from vllm_hpc.rows.row import CHAT_FIELDS, NULLABLE, Row
 
-# Columns whose empty cells count as not given, and those that may contain JSON text; of chats there are more.
+# Columns whose empty cells count as not given; of chats there are more.
 _OWN = (NULLABLE - CHAT_FIELDS) | {CONVERSATIONS, "lora"}
-_JSON = frozenset({"messages", "sampling", CONVERSATIONS})
-_CHAT_JSON = frozenset({"tools", "tool_choice", "chat_template_kwargs"})
-_FLAGS = {"true": True, "false": False}
+# Of these a decimal is a number, as vLLM and templates need it; a decimal that is only copied keeps its digits.
+_NUMBERS = TEXTS | CHAT_TEXTS | {"id", "prompt"}
+
+
+_Names = frozenset[str]
+
+
+@cache
+def _names(column: str | None, is_chat: bool, has_prompt: bool) -> tuple[_Names, _Names, _Names]:
+    """The columns with a meaning of their own, those that may be JSON text, and those that make a prompt."""
+    own, texts = (_OWN | CHAT_FIELDS, TEXTS | CHAT_TEXTS) if is_chat else (_OWN, TEXTS)
+    prompts = frozenset({"prompt", "messages", column or "prompt"})
+    return own | {column or "prompt"}, texts, prompts if has_prompt else prompts | {CONVERSATIONS}
+
+
+class UnfitError(Exception):
+    """A value that JSON cannot express, such as bytes; ``str`` is the name of its type."""
 
 
 class Cells:
-    """Converts the cells of one row; ``column`` is the one with the prompt, if it has a name of its own.
-
-    ``is_loose``: some value is one that JSON cannot express.
-    """
+    """Converts the cells of one row; ``column`` is the one with the prompt, if it has a name of its own."""
 
     def __init__(self, column: str | None = None) -> None:
-        self._own = _OWN | {column}
-        self.is_loose = False
+        self._column = column
+        self._texts = JsonTexts(is_table=True)
+        self._has_infinity = False
+
+    @property
+    def is_loose(self) -> bool:
+        """Whether some value is one that JSON cannot express, but Python's json module writes."""
+        return self._has_infinity or self._texts.is_loose
 
     def fields(self, cells: Row, empty: Any = None) -> Row:
         """The fields of a row; ``empty`` is the content of a cell without a value. Raises RowError."""
-        is_chat = any(cells.get(name) not in (empty, None) for name in ("messages", CONVERSATIONS))
-        own, texts = (self._own | CHAT_FIELDS, _JSON | _CHAT_JSON) if is_chat else (self._own, _JSON)
-        fields = {name: cell for name, cell in cells.items() if name not in own or cell is None or cell != empty}
-        for name in fields.keys() & texts:
-            fields[name] = self._own_value(name, fields[name])
-        if is_chat and isinstance(flag := fields.get("parallel_tool_calls"), str):
-            fields["parallel_tool_calls"] = _FLAGS.get(flag.lower(), flag)
-        return fields
+        is_chat = has_chat(cells, empty)
+        own, texts, prompts = _names(self._column, is_chat, "prompt" in cells or "messages" in cells)
+        # A prompt that is empty stays, as null: the error says so.
+        fields = {
+            name: None if name in prompts and cell == empty else cell
+            for name, cell in cells.items()
+            if name not in own or name in prompts or cell is None or cell != empty
+        }
+        for name in texts & fields.keys():
+            fields[name] = without_nulls(fields[name])
+        return self._texts.read(fields) if has_text(fields) else fields
 
-    def _own_value(self, name: str, cell: Any) -> Any:
-        """The value of a column that may contain JSON text; a choice of tools may be a word."""
-        if name == "tool_choice" and cell in CHOICES:
-            return cell
-        return self._parse(name, cell) if isinstance(cell, str) else without_nulls(cell)
+    def value(self, value: Any, field: str) -> Any:
+        """A cell as a JSON value: dates as ISO strings, NaN as null, decimals as the field needs them.
 
-    def _parse(self, name: str, text: str) -> Any:
-        try:
-            return parse(text.encode("utf-8", "surrogatepass"))
-        except LooseError as error:
-            self.is_loose = True
-            return error.value
-        except RowError as error:
-            raise RowError(f"column {name!r}: {error}") from None
-
-    def value(self, value: Any, column: str) -> Any:
-        """A cell as a JSON value: dates as ISO strings, decimals as strings, NaN as null. Raises RowError."""
+        Raises UnfitError.
+        """
         if value is None or type(value) in (str, int, bool):
             return value
         if isinstance(value, float):
             return self._number(value)
         if isinstance(value, list):
-            return [self.value(one, column) for one in value]
+            return [self.value(one, field) for one in value]
         if isinstance(value, dict):
-            return {str(key): self.value(one, column) for key, one in value.items()}
+            return {str(key): self.value(one, field) for key, one in value.items()}
         if isinstance(value, datetime.date | datetime.time):
             return value.isoformat()
+        if isinstance(value, decimal.Decimal) and field in _NUMBERS:
+            return int(value) if value == value.to_integral_value() else self._number(float(value))
         if isinstance(value, decimal.Decimal | uuid.UUID):
             return str(value)
-        raise RowError(f"column {column!r} contains {type(value).__name__}, which JSON cannot express: leave it out")
+        raise UnfitError(type(value).__name__)
 
     def _number(self, value: float) -> float | None:
-        self.is_loose = self.is_loose or math.isinf(value)
+        self._has_infinity = self._has_infinity or math.isinf(value)
         return None if math.isnan(value) else value

@@ -84,6 +84,11 @@ def _check_template(text: Any, where: str) -> None:
         check_compiles(text)
     except ValueError as error:
         raise RowError(f"{where}'chat_template' does not compile: {error}") from None
+    if "messages" not in text:  # the name or the path of one, say: every prompt would be that word
+        raise RowError(
+            f"{where}'chat_template' does not use 'messages': write the text of a Jinja template, not its name, or use "
+            "--chat-template FILE"
+        )
 
 
 def _check_arguments(arguments: Any, where: str) -> None:

@@ -10,15 +10,24 @@ CONVERSATIONS = "conversations"
 
 # Who speaks, as the makers of such files call it (ShareGPT, FastChat, LLaMA-Factory, axolotl), and as vLLM does.
 _ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant",
-    "model": "assistant", "system": "system", "tool": "tool", "observation": "tool", "function_response": "tool",
-}  # fmt: skip
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "gpt4", "gpt-4", "bing", "bard", "claude", "bot", "ai"), "assistant"),
+    **dict.fromkeys(("model", "assistant"), "assistant"),
+    "system": "system",
+    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
+}
+
+
+class TurnsError(RowError):
+    """What is wrong with the turns of a row, which cannot be run, while the others are."""
 
 
 def messages_of(turns: Any) -> list[Row]:
-    """The turns as messages. Raises RowError, which names the turn."""
+    """The turns as messages. Raises TurnsError, which names the turn; RowError if they are no turns at all."""
     turns = rows_of_columns(turns)
-    if not isinstance(turns, list) or not turns:
+    if turns in (None, [], {}):
+        raise TurnsError(f"{CONVERSATIONS!r} is empty: it must be a list of turns")
+    if not isinstance(turns, list):
         raise RowError(f'{CONVERSATIONS!r} must be a list of turns, such as {{"from": "human", "value": "Hi"}}')
     return [_message(turn, number) for number, turn in enumerate(turns, 1)]
 
@@ -43,9 +52,9 @@ def _message(turn: Any, number: int) -> Row:
     if isinstance(turn, dict) and isinstance(turn.get("role"), str):
         return turn | {"role": _ROLES.get(turn["role"], turn["role"])}
     if not isinstance(turn, dict) or not isinstance(turn.get("from"), str) or not isinstance(turn.get("value"), str):
-        raise RowError(
+        raise TurnsError(
             f"turn {number} of {CONVERSATIONS!r} must have 'from' and 'value' (text), or 'role' and 'content'"
         )
     if turn["from"] not in _ROLES:
-        raise RowError(f"turn {number} of {CONVERSATIONS!r} is from {turn['from']!r}: use one of {', '.join(_ROLES)}")
+        raise TurnsError(f"turn {number} of {CONVERSATIONS!r} is from {turn['from']!r}: use one of {', '.join(_ROLES)}")
     return {"role": _ROLES[turn["from"]], "content": turn["value"]}

@@ -18,6 +18,10 @@ from vllm_hpc.rows.repeated_keys import check_keys, refuse_repeated
 from vllm_hpc.rows.row import Row, RowError
 
 _HALF = re.compile("[\ud800-\udfff]")
+# A list or an object as str() writes it, also numpy's without commas.
+_OF_STR = re.compile(rb"\s*[\[{][\[{\s]*'")
+BY_STR = "it was written by Python's str(): write it with json.dumps, not str"
+_MOST_DIGITS = 24
 # Unicode's character in place of one that cannot be read.
 _REPLACEMENT = "\ufffd"
 
@@ -144,17 +148,39 @@ def _refusal(line: bytes, error: Exception) -> RowError:
         odd.settle(value)
     except (RecursionError, ValueError):
         odd = _Odd()
+    if not odd.words and (number := _beyond_double(text)):
+        return RowError(
+            f"not valid JSON: the number {number} is beyond 1.8e308, and becomes infinite: write it in quotes, or null"
+        )
     if not odd.words:
         return RowError(f"not valid JSON: {error}: {_advice(line.strip())}")
     return LooseError(value, f"it contains {odd.words}")
 
 
 def _advice(line: bytes) -> str:
-    if line.startswith(b"{'"):
-        return "write json.dumps(row), not str(row)"
+    if _OF_STR.match(line):
+        return BY_STR
     if line.endswith(b"},"):
         return "remove the comma at the end of each line, or write one array"
-    return "write one complete object per line"
+    if not line.startswith((b"{", b"[")):
+        return "write one complete object per line; a table or plain text is read from a file named .csv, .tsv or .txt"
+    return f"write one complete object per line{'' if line.endswith((b'}', b']')) else ', as jq -c . does'}"
+
+
+def _beyond_double(text: str) -> str | None:
+    """The first number that no double can hold, shortened; None if there is none, or the text is not JSON."""
+    found: list[str] = []
+
+    def read(number: str) -> float:
+        if not found and math.isinf(float(number)):
+            found.append(number if len(number) <= _MOST_DIGITS else f"{number[:_MOST_DIGITS]}...")
+        return 0.0
+
+    try:
+        json.loads(text, parse_float=read, parse_int=read)
+    except (RecursionError, ValueError):
+        return None
+    return found[0] if found else None
 
 
 def _finite(text: str) -> float:

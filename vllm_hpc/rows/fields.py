@@ -6,10 +6,11 @@ from typing import Any
 
 from vllm_hpc.rows import notes
 from vllm_hpc.rows.answers import REFERENCE
-from vllm_hpc.rows.conversations import CONVERSATIONS, messages_of
+from vllm_hpc.rows.conversations import CONVERSATIONS, TurnsError, messages_of
+from vllm_hpc.rows.messages import Messages, checked_messages
 from vllm_hpc.rows.missing_prompt import some_names, with_hint, without_prompt
 from vllm_hpc.rows.notes import Notes
-from vllm_hpc.rows.plain import check_prompt
+from vllm_hpc.rows.plain import checked_prompt
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import CHAT_FIELDS, INPUT_FIELDS, NULLABLE, OUTPUT_FIELDS, TASKS, Row, RowError
 
@@ -61,16 +62,26 @@ class FieldReader:
 
     def __call__(self, fields: Row, number: int) -> Row:
         """Fields of which exactly one is a prompt or a chat, without nulls that mean 'not given'. Raises RowError."""
+        given = fields
         if None in fields.values():
             fields = {name: value for name, value in fields.items() if value is not None or name not in NULLABLE}
         if self._reading.makes_prompt:
             fields = self._with_prompt(fields, number)
         elif CONVERSATIONS in fields and not ("prompt" in fields or "messages" in fields):
             fields = {("messages" if name == CONVERSATIONS else name): value for name, value in fields.items()}
-            fields["messages"] = messages_of(fields["messages"])
+            fields["messages"] = _of_turns(fields["messages"])
         if ("prompt" in fields) == ("messages" in fields):
-            raise RowError(without_prompt(fields))
+            raise RowError(without_prompt(fields, self._missing(given)))
         return fields if self._taken.isdisjoint(fields) else self._apart(fields, self._clashing(fields), number)
+
+    def _missing(self, given: Row) -> str:
+        """Why a row has no prompt, if that is because of a null, or a --rename that finds nothing."""
+        empty = next((name for name in _PROMPTS if name in given and given[name] is None), None)
+        renamed = [(old, new) for old, new in self._reading.rename.items() if new in _PROMPTS and new not in given]
+        if renamed:
+            old, new = renamed[0]
+            return f"it has no {old!r} (--rename {old}={new}), only {some_names(given)}"
+        return f"its {empty!r} is null or empty: fill it in, or remove the row" if empty else ""
 
     def _with_prompt(self, fields: Row, number: int) -> Row:
         """The fields with a prompt from the column or the template; a prompt that was there is only copied."""
@@ -82,10 +93,11 @@ class FieldReader:
                 raise RowError(with_hint(str(error), fields)) from None
         elif fields.get(column or "") is None:
             words = f"the row has no {column!r} (--prompt-column), only {some_names(fields)}"
+            if column in fields:
+                words = f"the row has no {column!r} (--prompt-column): it is null or empty: fill it in, or remove it"
             raise RowError(with_hint(words, fields))
         else:
-            prompt = fields[column or ""]
-            check_prompt(prompt, str(column))
+            prompt = checked_prompt(fields[column or ""], str(column))
             fields = {name: value for name, value in fields.items() if name != column}
         fields = self._apart(fields, [name for name in _PROMPTS if name in fields], number)
         return {**fields, "prompt": prompt}
@@ -103,6 +115,15 @@ class FieldReader:
         new_names = {name: _free_name(name, fields) for name in names}
         self._notes.add(notes.RENAMED, number, (f"{old!r} as {new!r}" for old, new in new_names.items()))
         return {new_names.get(name, name): value for name, value in fields.items()}
+
+
+def _of_turns(turns: Any) -> Messages:
+    """The messages of ShareGPT's turns. Raises TurnsError if they cannot be run, RowError if they are no turns."""
+    messages = messages_of(turns)
+    try:
+        return checked_messages(messages)
+    except RowError as error:
+        raise TurnsError(str(error)) from None
 
 
 def _free_name(name: str, fields: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,10 +14,20 @@ from vllm_hpc.rows.input_file import STDIN, InputFile, StandardInput, split_suff
 from vllm_hpc.rows.unpack import PACKINGS
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.words import counted
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv", ".tab", ".parquet")
 KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 PACKED_KINDS = f"{KINDS}, or one of the first with {', '.join(one.suffixes[0] for one in PACKINGS)}"
+
+
+# Suffixes of one format.
+_SAME = {".ndjson": ".jsonl", ".tab": ".tsv"}
+# Texts that are about a folder; each line of them would be a prompt.
+_ABOUT = frozenset(
+    {"readme", "read_me", "license", "licence", "copying", "notice", "changelog", "changes", "authors", "citation"}
+    | {"requirements", "log", "todo"}
+)
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -59,11 +70,15 @@ def _expand(text: str) -> tuple[list[Path], list[str]]:
         raise InputError(f"--input {text!r} is an address: download it first, or pipe its rows into --input -")
     if path.is_dir():
         advice = f"name one, or give a pattern for the folders in it, as in '{text.rstrip('/')}/**/*'"
-        return _readable(text, sorted(path.iterdir()), f"is a folder without a {KINDS} file", advice)
-    if has_pattern(text) and not path.exists():
+        chosen, skipped = _readable(text, sorted(path.iterdir()), f"is a folder without a {KINDS} file", advice)
+        _check_alike(text, chosen)
+    elif has_pattern(text) and not path.exists():
         found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - of Path, ** finds hidden files
-        return _readable(text, map(Path, found), f"matches no {KINDS} file", "name one")
-    return [path], []
+        chosen, skipped = _readable(text, map(Path, found), f"matches no {KINDS} file", "name one")
+    else:
+        return [path], []
+    _check_about(text, chosen)
+    return chosen, skipped
 
 
 def _readable(text: str, paths: Iterable[Path], without: str, advice: str) -> tuple[list[Path], list[str]]:
@@ -78,9 +93,37 @@ def _readable(text: str, paths: Iterable[Path], without: str, advice: str) -> tu
     return chosen, skipped
 
 
+def _check_about(text: str, paths: list[Path]) -> None:
+    """Refuse a .txt that is about the folder, rather than a list of prompts."""
+    texts = [path.name for path in paths if split_suffix(path)[0] == ".txt"]
+    if about := next((name for name in texts if name.lower().partition(".")[0] in _ABOUT), None):
+        raise InputError(
+            f"input {text!r} has {about!r}, whose lines would be prompts: choose the others by a quoted pattern, such "
+            "as 'FOLDER/part-*.txt', or name each"
+        )
+
+
+def _check_alike(text: str, paths: list[Path]) -> None:
+    """Refuse a folder with files of several formats: some are rarely meant, as a log.txt or a config.json."""
+    firsts: dict[str, Path] = {}
+    for path in paths:
+        suffix = split_suffix(path)[0]
+        firsts.setdefault(_SAME.get(suffix, suffix), path)
+    if len(firsts) < 2:
+        return
+    names = ", ".join(repr(path.name) for path in firsts.values())
+    suffix = min(firsts, key=SUFFIXES.index)
+    ends = "" if all(split_suffix(path)[1] is None for path in paths) else "*"
+    pattern = f"{glob.escape(text.rstrip('/'))}/*{suffix}{ends}"
+    raise InputError(
+        f"input {text!r} has files of several formats ({names}): choose by a quoted pattern, as in --input "
+        f"{shlex.quote(pattern)}; give one for each format that is meant"
+    )
+
+
 def _skipped(text: str, read: int, skipped: list[str]) -> str:
     names = ", ".join(repr(name) for name in skipped[:3]) + ", ..." * (len(skipped) > 3)
-    return f"input {text!r}: {read} file(s) are read, {len(skipped)} skipped ({names})"
+    return f"input {text!r}: {counted(read, 'file')} read, {len(skipped)} skipped ({names})"
 
 
 def _open(path: Path) -> InputFile:

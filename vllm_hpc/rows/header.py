@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import shlex
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from vllm_hpc.rows import notes
 from vllm_hpc.rows.conversations import CONVERSATIONS
-from vllm_hpc.rows.missing_prompt import some_names, text_advice
+from vllm_hpc.rows.likely import is_known, prompt_advice
+from vllm_hpc.rows.missing_prompt import advice_for, some_names
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import Reading
-from vllm_hpc.rows.row import RowError
+from vllm_hpc.rows.row import Row, RowError
 
 # Fields whose name may be written as people write it in a spreadsheet. Not ``task`` and ``lora``, which are rare, and
 # words for data too.
 _FORGIVEN = ("prompt", "messages", "id", "sampling", "tools", "chat_template_kwargs", CONVERSATIONS)
 _PROMPTS = frozenset({"prompt", "messages", CONVERSATIONS})
+
+
+# All fields of a row in a template (template.ROW).
+_ROW = "row"
+# A longer text, of characters or words, is rather data than the name of a column.
+_LONGEST_NAME, _MOST_WORDS = 60, 6
+_NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 
 
 class Header(NamedTuple):
@@ -28,15 +38,22 @@ class Header(NamedTuple):
     aliases: dict[str, str]
 
 
-def read_header(cells: list[str], reading: Reading, found: Notes) -> Header:
-    """The header with these cells. Raises RowError for one without a prompt, or with a repeated name."""
+def read_header(
+    cells: list[str], reading: Reading, found: Notes, first_row: Callable[[], Row | None] = lambda: None
+) -> Header:
+    """The header with these cells. Raises RowError for one without a prompt, or with a repeated name.
+
+    ``first_row`` reads what is below it, which may be objects and lists, for advice; None if all cells are texts.
+    """
     spelled = _spelled(cells, found)
     names = [name and reading.rename.get(name, name) for name in spelled]
     found.renamed |= reading.rename.keys() & set(spelled)
+    if len(set(names)) < len(names) and (row := _if_a_row(names)):
+        raise RowError(f"{some_names(names)}: {row}")
     _check_once(names)
     fields = [name and own_name(name, names, reading) for name in names]
     _check_once(fields)
-    _check_prompt([name for name in fields if name], reading)
+    _check_prompt([name for name in fields if name], reading, first_row)
     aliases = {name: field for name, field in zip(names, fields, strict=True) if name and field and name != field}
     return Header(tuple(field or None for field in fields), aliases)
 
@@ -47,10 +64,14 @@ def has_prompt(cells: list[str], reading: Reading) -> bool:
     if reading.prompt_column is not None:
         return reading.prompt_column in names
     if reading.prompt_template is not None:
-        from vllm_hpc.rows.template import PromptTemplate
-
-        return not PromptTemplate(reading.prompt_template).names.isdisjoint(names)
+        return not _in_template(reading.prompt_template).isdisjoint(names)
     return not _PROMPTS.isdisjoint(name.lower() for name in names)
+
+
+def _in_template(template: str) -> frozenset[str]:
+    from vllm_hpc.rows.template import PromptTemplate
+
+    return PromptTemplate(template).names
 
 
 def own_name(name: str, names: Iterable[str], reading: Reading) -> str:
@@ -77,9 +98,38 @@ def _check_once(names: list[str]) -> None:
         raise RowError(f"column {twice!r} appears twice: rename one")
 
 
-def _check_prompt(names: list[str], reading: Reading) -> None:
+def _check_prompt(names: list[str], reading: Reading, first_row: Callable[[], Row | None]) -> None:
+    row = _if_a_row(names)
     if reading.prompt_column is not None:
         if reading.prompt_column not in names:
-            raise RowError(f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}")
-    elif reading.prompt_template is None and _PROMPTS.isdisjoint(names):
-        raise RowError(f"no column 'prompt' or 'messages', only {some_names(names)}: {text_advice(names)}")
+            words = f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}"
+            raise RowError(f"{words}: {row}" if row else words)
+    elif reading.prompt_template is not None:
+        if row and _in_template(reading.prompt_template).isdisjoint({_ROW, *names}):
+            raise RowError(f"no column that --prompt-template names, only {some_names(names)}: {row}")
+    elif _PROMPTS.isdisjoint(names):
+        lost = next((pair for pair in reading.rename.items() if pair[1] in _PROMPTS), None)
+        if lost:  # no column has the old name, or there would be a prompt
+            raise RowError(f"no column {lost[0]!r} (--rename {lost[0]}={lost[1]}), only {some_names(names)}")
+        below = None if row else first_row()
+        advice = row or (advice_for(below) if below else prompt_advice(dict.fromkeys(names, "")))
+        raise RowError(f"no column 'prompt' or 'messages', only {some_names(names)}: {advice}")
+
+
+def _if_a_row(names: list[str]) -> str:
+    """What to do about a header that looks like a row; nothing if it looks like names."""
+    is_numbered = names == [str(number) for number in range(len(names))]  # as pandas names columns without a name
+    is_lone = len(names) == 1 and not is_known(names[0])
+    if is_numbered or not (is_lone or any(map(_is_data, names))) or any(map(is_known, names)):
+        return ""
+    line = (
+        "'prompt' as the first line" if len(names) == 1 else f"a first line of {len(names)} names, one of them 'prompt'"
+    )
+    column = shlex.quote(names[0]) if is_lone and not _is_data(names[0]) else "NAME"
+    return f"does the file have a header? If not, write {line}; if it has, use --prompt-column {column}"
+
+
+def _is_data(cell: str) -> bool:
+    """Whether a cell is rather data than a name: a number, a sentence, or a long text."""
+    is_sentence = len(cell.split()) > 1 and cell.endswith((".", "?", "!"))
+    return is_sentence or len(cell) > _LONGEST_NAME or len(cell.split()) > _MOST_WORDS or bool(_NUMBER.fullmatch(cell))

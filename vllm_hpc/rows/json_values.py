@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from vllm_hpc.rows.decode import not_utf8
+from vllm_hpc.rows.decode import BY_STR, not_utf8
 from vllm_hpc.rows.file_source import FileSource
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.jsonl import BOM, MAX_LINE, kind_of_value, of_one_url, refuse_options
@@ -25,6 +25,7 @@ _LINE = 1 << 20
 _MOST_FIRST = 16 << 20
 # Characters before the end of a text in which the error is, where a word, a number or an escape is cut there.
 _CUT_WITHIN = 16
+_OF_STR = ("{'", "'")
 _SPACE = re.compile(r"[ \t\r\n]*")
 # A list of objects in an object, such as {"version": 1, "data": [{...}, ...]}.
 _ROWS = re.compile(r'"(?P<name>[A-Za-z_][A-Za-z0-9_]*)"\s*:\s*\[\s*\{')
@@ -193,6 +194,8 @@ class JsonValues:
         words = (
             error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply, or a number of 4300 digits"
         )
+        if self._text.startswith(_OF_STR, self._place):
+            return f"not valid JSON: {words}: {BY_STR}"
         return f"not valid JSON: {words}: write an array of objects, or one complete object per line"
 
     def _pass(self, end: int) -> None:

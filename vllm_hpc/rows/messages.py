@@ -32,7 +32,7 @@ def checked_messages(messages: Any) -> Messages:
     """
     messages = rows_of_columns(messages)
     if not isinstance(messages, list) or not messages:
-        raise RowError("'messages' must be a list of messages")
+        raise RowError(f"'messages' must be a list of messages{', not an empty one' if messages == [] else ''}")
     if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
         raise RowError(f"every message must be an object with a 'role', and its 'content'{_hint(messages)}")
     return [_checked(message, number) for number, message in enumerate(messages, 1)]

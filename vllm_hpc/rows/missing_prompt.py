@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from typing import Any
 
 from vllm_hpc.rows.conversations import CONVERSATIONS, is_turns
+from vllm_hpc.rows.likely import NEVER, QUESTIONS, has_one, prompt_advice, template_of, words_of
 from vllm_hpc.rows.row import Row
+from vllm_hpc.rows.wrapped import COLUMNS, take_out
 
-_MOST_NAMES = 8
-# What texts are called in public data sets; only for advice.
-_TEXTS = ("instruction", "question", "query", "problem", "input", "text", "article", "document", "context", "content")
-# The most fields of an object around the rows, such as {"version": 1, "data": [...]}.
-_WRAPPING = 3
+_MOST_NAMES, _LONGEST_NAME = 8, 60
 
 
-def without_prompt(fields: Row) -> str:
-    """Why a row has no prompt, and what to do."""
+def without_prompt(fields: Row, why: str = "") -> str:
+    """Why a row has no prompt, and what to do; ``why``: what is known of it."""
     if "prompt" in fields:
-        return "a row needs either 'prompt' or 'messages', not both"
+        return (
+            "a row needs either 'prompt' or 'messages', not both: use --rename prompt=NAME to run the messages, or "
+            "--prompt-column prompt to run the prompt"
+        )
     if "body" in fields and "custom_id" in fields:
         return "this is an OpenAI batch request, but the first line is not: use one kind per file"
+    if why:
+        return with_hint(f"a row needs either 'prompt' or 'messages', and {why}", fields)
     words = f"a row needs either 'prompt' or 'messages', this one has {some_names(fields)}"
     if (hinted := with_hint(words, fields)) != words:
         return hinted
-    advice = next(filter(None, (_of_field(name, value, fields) for name, value in fields.items())), None)
-    return f"{words}: {advice or text_advice([name for name, value in fields.items() if isinstance(value, str)])}"
+    return f"{words}: {advice_for(fields)}"
+
+
+def advice_for(fields: Row) -> str:
+    """What to do about fields without a prompt: the likeliest option, or how to take a chat or rows out of them."""
+    chats = {name: value for name, value in fields.items() if is_turns(value)}
+    others = {name: value for name, value in chats.items() if NEVER.isdisjoint(words_of(name))}
+    return _chat_advice(fields, others) or take_out(fields) or _chat_advice(fields, chats) or prompt_advice(fields)
 
 
 def with_hint(words: str, fields: Row) -> str:
@@ -33,8 +43,9 @@ def with_hint(words: str, fields: Row) -> str:
     error = fields.get("error")
     if isinstance(error, dict) and {"type", "message"} <= error.keys():
         hint = "an earlier job wrote it for a row with an error: leave these out, as jq -c 'select(.error | not)' does"
-    elif "custom_id" in fields and "response" in fields:
-        hint = "it is a line of an OpenAI batch's output, which has no prompt: use the batch's input"
+    elif "custom_id" in fields and ("response" in fields or "result" in fields):
+        maker = "an OpenAI" if "response" in fields else "an Anthropic"
+        hint = f"it is a line of {maker} batch's output, which has no prompt: use the batch's input"
     else:
         return words
     return f"{words}; {hint}"
@@ -42,28 +53,43 @@ def with_hint(words: str, fields: Row) -> str:
 
 def some_names(names: Collection[str]) -> str:
     """The names of fields for an error."""
-    shown = ", ".join(repr(name) for name in list(names)[:_MOST_NAMES])
+    shown = ", ".join(repr(_shortened(name)) for name in list(names)[:_MOST_NAMES])
     return f"{shown} ..." if len(names) > _MOST_NAMES else shown or "nothing"
 
 
-def text_advice(names: list[str]) -> str:
-    """The options that make a prompt from fields with these names, by the likeliest as an example."""
-    likely = [name for name in _TEXTS if name in names]
-    usable = (name for name in (*likely, *names) if name.isidentifier() and not name.endswith("id"))
-    text = next(usable, "NAME")
-    return f"use --prompt-column {text}, or --prompt-template with {{{{ {text} }}}}"
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
 
 
-def _of_field(name: str, value: Any, fields: Row) -> str | None:
-    """What to do about a field that may hold the chat, or all rows; None if it does not look so."""
-    if is_turns(value):
-        return f"use --rename {name}={CONVERSATIONS}"
-    if isinstance(value, dict) and isinstance(value.get("messages"), list):
-        return f"take the messages out of {name!r}, as jq -c '. + {{messages: .{name}.messages}}' does"
-    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+def of_another_kind(prompt: Any, name: str) -> str:
+    """What a prompt may be that is neither text nor token ids."""
+    if is_turns(prompt):
+        return f", not a chat: use --rename {name}=messages"
+    if isinstance(prompt, dict) and all(key.isdecimal() for key in prompt):
+        return f": {COLUMNS}"
+    template = template_of(name, prompt)
+    if template is None:
+        return ""
+    each = "write one row for each text, or " if isinstance(prompt, list) else ""
+    return f": {each}use --prompt-template {shlex.quote(template)}"
+
+
+def of_no_object(value: Any) -> str:
+    """What to do about a row that is a text or a chat; nothing for other values."""
+    if isinstance(value, str):
+        return ": write {\"prompt\": ...}, as jq -c '(arrays[] // .) | {prompt: .}' does"
+    return ": write {\"messages\": ...}, as jq -c '.[] | {messages: .}' does" if is_turns(value) else ""
+
+
+def _chat_advice(fields: Row, chats: Row) -> str | None:
+    """What to do about the first of the fields that are chats; None if there is none, or a question beside it."""
+    if is_turns([fields]):
+        program = '{messages: (if type == "array" then . else [.] end)}'
+        return f"if it is a message of a chat, write {{\"messages\": [...]}}, as jq -c '{program}' does"
+    if not chats or has_one({name: "" for name, value in fields.items() if isinstance(value, str)}, QUESTIONS):
         return None
-    if "parts" in value[0]:
-        return f"{name!r} is a chat in Gemini's form: write it as 'messages', with 'role' and 'content'"
-    if len(fields) > _WRAPPING:
-        return None
-    return f"if the rows are in {name!r}, take them out, as jq -c '.{name}[]' does"
+    name, turns = next(iter(chats.items()))
+    last = turns[-1]
+    is_answer = (last.get("role") or last.get("from")) in ("assistant", "gpt", "chatgpt", "model")
+    drop = " --drop-last-answer (it ends with an answer)" if is_answer else ""
+    return f"use --rename {shlex.quote(name)}={CONVERSATIONS}{drop}"

@@ -20,6 +20,12 @@ UNREADABLE = "unreadable"
 UNNAMED = "unnamed"
 SYSTEM = "system"
 NOT_APPLIED = "not applied"
+OUTSIDE = "outside"
+ABSENT = "absent"
+ESCAPES = "escapes"
+LEFT_OUT = "left out"
+WHOLE_IDS = "whole ids"
+LIST_AS_TEXT = "list as text"
 
 
 class _Found(msgspec.Struct):
@@ -120,6 +126,38 @@ def _not_applied(found: _Found) -> str:
     return f"{_rows(found)}: copied, and not applied: {_names(found)}: to have them applied, put them into 'sampling'"
 
 
+def _outside(found: _Found) -> str:
+    return (
+        f"{_rows(found)}: neither applied nor copied: {_names(found)}: a batch request has only custom_id, method, url "
+        "and body"
+    )
+
+
+def _absent(found: _Found) -> str:
+    advice = 'leave the cell of a missing value empty (R: write.csv(..., na = ""))'
+    return f"{_rows(found)}: read as that text: {_names(found)}: {advice}"
+
+
+def _escapes(found: _Found) -> str:
+    advice = 'if Spark wrote the file, write it with .option("escape", "\\"")'
+    return f"{_rows(found)}: a backslash before a quote is read as the end of a cell, in {_names(found)}: {advice}"
+
+
+def _left_out(found: _Found) -> str:
+    return f"{_rows(found)}: columns that JSON cannot express are not copied to the output: {_names(found)}"
+
+
+def _whole_ids(found: _Found) -> str:
+    return f"{_rows(found)}: ids that end in .0 are whole numbers, as pandas writes them beside a gap: {_names(found)}"
+
+
+def _list_as_text(found: _Found) -> str:
+    return (
+        f"{_rows(found)}: {_names(found)} looks like a list that was written as text, and is run as that text: write a "
+        "chat as 'messages', one row for each prompt, and token ids as a list"
+    )
+
+
 def _rows(found: _Found) -> str:
     return "1 row" if found.count == 1 else f"{found.count:,} rows"
 
@@ -140,4 +178,10 @@ _WORDS: dict[str, Callable[[_Found], str]] = {
     UNNAMED: _unnamed,
     SYSTEM: _system,
     NOT_APPLIED: _not_applied,
+    OUTSIDE: _outside,
+    ABSENT: _absent,
+    ESCAPES: _escapes,
+    LEFT_OUT: _left_out,
+    WHOLE_IDS: _whole_ids,
+    LIST_AS_TEXT: _list_as_text,
 }

@@ -7,12 +7,17 @@ from typing import Any
 from vllm_hpc.rows.messages import checked_messages
 from vllm_hpc.rows.openai_chat import take_chat_options, take_shown
 from vllm_hpc.rows.openai_sampling import IGNORED, check_neutral, sampling_of, take_cuts
-from vllm_hpc.rows.plain import check_prompt
-from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.rows.plain import checked_prompt
+from vllm_hpc.rows.row import CHAT_FIELDS, Row, RowError
+from vllm_hpc.rows.whole_numbers import with_whole_numbers
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 URLS = (CHAT, COMPLETIONS, EMBEDDINGS)
 _LINE_FIELDS = frozenset({"custom_id", "method", "url", "body"})
+# Fields that would change the answer of a row of our own.
+_OWN = CHAT_FIELDS | {"prompt", "messages", "sampling", "lora", "task"}
+# Azure's urls have no version.
+_VERSION = "/v1"
 
 
 def is_batch(fields: Any) -> bool:
@@ -29,9 +34,11 @@ def batch_row(fields: Any, index: int) -> Row:
             "must be a request with 'custom_id', 'url' and 'body', like the first line: use one kind per file"
         )
     if missing := [name for name in ("custom_id", "url", "body") if name not in fields]:
-        raise RowError(f"{missing[0]!r} is missing: a batch request has 'custom_id', 'url' and 'body'")
-    _check_line(fields)
-    url, body = fields["url"], {key: value for key, value in fields["body"].items() if value is not None}
+        words = f"{missing[0]!r} is missing: a batch request has 'custom_id', 'url' and 'body'"
+        raise RowError(f"{words}{_without_url(fields) if missing == ['url'] else ''}")
+    url = _url_of(fields["url"])
+    _check_line(fields, url)
+    body = with_whole_numbers({key: value for key, value in fields["body"].items() if value is not None})
     model = body.pop("model", None)
     if not isinstance(model, str | None):
         raise RowError("body: 'model' must be a string")
@@ -40,14 +47,32 @@ def batch_row(fields: Any, index: int) -> Row:
     return {"index": index, "id": fields["custom_id"], "batch": batch | asked.pop("batch", {}), **asked}
 
 
-def _check_line(fields: Row) -> None:
-    if unknown := sorted(fields.keys() - _LINE_FIELDS):
-        raise RowError(f"{unknown[0]!r} is not a field of a batch request (custom_id, method, url, body): remove it")
+def other_fields(fields: Row) -> list[str]:
+    """The fields of a request that no batch request has, and that are left out."""
+    return sorted(repr(name) for name, value in fields.items() if name not in _LINE_FIELDS and value is not None)
+
+
+def _url_of(given: Any) -> Any:
+    """A url as OpenAI writes it."""
+    versioned = f"{_VERSION}{given}"
+    return versioned if versioned in URLS else given
+
+
+def _without_url(fields: Row) -> str:
+    """What to do about a request without a url, as others than OpenAI write it; nothing if its body says too little."""
+    body = fields["body"] if isinstance(fields["body"], dict) else {}
+    url = next((url for name, url in _URL_BY_FIELD.items() if name in body), None)
+    return f": add it, as jq -c '. + {{url: \"{url}\"}}' does" if url else ""
+
+
+def _check_line(fields: Row, url: Any) -> None:
+    if own := sorted(name for name in _OWN & fields.keys() if fields[name] is not None):
+        raise RowError(f"{own[0]!r} is not a field of a batch request: put it into the 'body', or remove it")
     if not isinstance(fields["custom_id"], str) or not fields["custom_id"]:
         raise RowError("'custom_id' must be a string")
     if fields.get("method", "POST") != "POST":
         raise RowError("'method' must be \"POST\"")
-    if fields["url"] not in URLS:
+    if url not in URLS:
         raise RowError(f"url {fields['url']!r} is not supported: use one of {', '.join(URLS)}")
     if not isinstance(fields["body"], dict):
         raise RowError("'body' must be an object")
@@ -98,10 +123,11 @@ def _prompt(body: Row, name: str) -> Any:
         if len(prompt) > 1:
             raise RowError(f"body: {name!r} has {len(prompt)} prompts, but a row has one: write one line for each")
         prompt = prompt[0]
-    check_prompt(prompt, name)
+    prompt = checked_prompt(prompt, name, is_field=False)
     if not prompt:
         raise RowError(f"body: {name!r} is empty")
     return prompt
 
 
+_URL_BY_FIELD = {"messages": CHAT, "prompt": COMPLETIONS, "input": EMBEDDINGS}
 _REQUESTS = {CHAT: _chat, COMPLETIONS: _completion, EMBEDDINGS: _embedding}

@@ -2,9 +2,11 @@
 
 ``find`` finds the files of an input, ``input_file`` and ``unpack`` open them. ``jsonl`` reads .jsonl, .txt and OpenAI
 batch files (``openai_batch``, ``openai_sampling``), ``json_values`` .json, ``tables`` .csv, .tsv and .parquet
-(``header``, ``cells``). ``row_maker`` makes a row: it decodes a line (``decode``), gives fields their names and the row
-its prompt (``fields``, with ``reading``), and checks it (``plain``, ``messages``). ``ids`` checks that ids are unique,
-``blocks`` splits a file into pieces, ``notes`` counts what is said once.
+(``header``, ``cells``, ``writers``). ``row_maker`` makes a row: it decodes a line (``decode``), gives fields their
+names and the row its prompt (``fields``, with ``reading``), and checks it (``plain``, ``messages``). ``ids`` checks
+that ids are unique, ``blocks`` splits a file into pieces, ``notes`` counts what is said once. ``missing_prompt`` says
+what to do about a row without a prompt: which field it likely is (``likely``), or how rows are taken out of something
+else (``wrapped``, ``speakers``).
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import SAMPLE_PROMPTS, Row
 from vllm_hpc.rows.tables import TAB_SUFFIXES, CsvSource, ParquetSource
 from vllm_hpc.rows.unpack import packing_of
+from vllm_hpc.rows.writers import ABSENT, ABSENT_ID
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.words import counted
 
 Source = LineSource | JsonSource | CsvSource | ParquetSource
 _TAR = (257, b"ustar")
+_PARQUET = b"PAR1"
 _ZIP = "is compressed: unpack it first, or save a spreadsheet as .csv"
 _UNREADABLE = {
     b"PK\x03\x04": _ZIP,
@@ -34,6 +39,10 @@ _UNREADABLE = {
     b"\x04\x22\x4d\x18": "is compressed: unpack it first, with unlz4",
     b"\x1f\x9d": "is compressed: unpack it first, with uncompress",
     b"LZIP\x01": "is compressed: unpack it first, with lunzip",
+    b"ARROW1": "is an Arrow file: convert it to .parquet (datasets: to_parquet)",
+    b"Obj\x01": "is an Avro file: convert it to .jsonl",
+    b"SQLite format 3\0": "is a database: write its table as .csv, with sqlite3 -csv -header",
+    b"%PDF-": "is a PDF: write its text as .jsonl",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file: get that with 'git lfs pull'",
 }
 
@@ -205,8 +214,8 @@ def _check_notes(sources: Sources, is_unreadable: bool) -> None:
 
 
 def _all_of(sources: Sources) -> str:
-    first = sources.all[0].file
-    return f"{first} has" if len(sources.all) == 1 else f"{first} and {len(sources.all) - 1} other file(s) have"
+    first, others = sources.all[0].file, len(sources.all) - 1
+    return f"{first} and {counted(others, 'other file')} have" if others else f"{first} has"
 
 
 def _ids(sources: Sources) -> Iterator[tuple[tuple[Source, int], Id]]:
@@ -216,7 +225,12 @@ def _ids(sources: Sources) -> Iterator[tuple[tuple[Source, int], Id]]:
 
 def _repeated(place: tuple[Source, int], identity: Id) -> InputError:
     source, number = place
-    return InputError(f"{source.place(number)}: id {identity!r} was given before: ids must differ (or be left out)")
+    if identity in ABSENT:
+        return InputError(f"{source.place(number)}: id {identity!r} was given before{ABSENT_ID}")
+    words = f"{source.place(number)}: id {identity!r} was given before"
+    if isinstance(identity, str) and identity.isdecimal():
+        words += ", or is that of a row without one, which is its number in the input, from 0"
+    return InputError(f"{words}: ids must differ: give every row one, or none")
 
 
 def _check_head(file: InputFile) -> None:
@@ -230,6 +244,8 @@ def _check_head(file: InputFile) -> None:
     for magic, advice in _UNREADABLE.items():
         if head.startswith(magic):
             raise InputError(f"input {str(file)!r} {advice}")
+    if head.startswith(_PARQUET) and file.suffix != ".parquet":
+        raise InputError(f"input {str(file)!r} is Parquet: write it to a file named .parquet, and give that")
     if file.suffix not in SUFFIXES:
         raise InputError(f"input {str(file)!r}: only {KINDS} can be read: convert it to one of them")
     if file.packing and file.suffix == ".parquet":

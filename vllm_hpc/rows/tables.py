@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from vllm_hpc.rows.cells import Cells
+from vllm_hpc.rows import notes
+from vllm_hpc.rows.cells import Cells, UnfitError
 from vllm_hpc.rows.decode import decode_line
 from vllm_hpc.rows.file_source import FileSource
 from vllm_hpc.rows.header import Header, has_prompt, read_header
@@ -23,7 +24,9 @@ from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row, RowError, first_line
 from vllm_hpc.rows.row_maker import RowMaker
+from vllm_hpc.rows.writers import SPARK, has_escape, note_absent, note_escapes
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.words import counted
 
 _BATCH = 256  # Parquet rows in memory at a time
 TAB_SUFFIXES = (".tsv", ".tab")
@@ -33,6 +36,8 @@ _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertic
 _HEADER_LINES = 20
 # Excel's own first line, which says by what columns are separated.
 _SEP = re.compile(r'"?sep=(?P<delimiter>[^\r\n])"?\r?\n?', re.IGNORECASE)
+# A whole number as pandas writes it, which a float holds exactly.
+_WHOLE_ID = re.compile(r"(-?[1-9][0-9]{0,14}|0)\.0")
 
 
 class CsvSource(FileSource):
@@ -43,12 +48,12 @@ class CsvSource(FileSource):
     def __init__(self, file: InputFile, reading: Reading = AS_IT_IS) -> None:
         self.file, self.reading = file, reading
         self.notes = Notes(self.place)
-        self._line = 1
+        self._line, self._has_escape = 1, False
 
     def rows(self, first: int = 0) -> Iterator[tuple[int, Row]]:
         """Each normalised row with the line on which it begins; indices from ``first``. Raises InputError, OSError."""
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
-        self._line = 1
+        self._line, self._has_escape = 1, False
         self.notes = Notes(self.place)
         advice = ""
         try:
@@ -60,8 +65,10 @@ class CsvSource(FileSource):
             for index, (cells, maker) in enumerate(self._cells(reader, skipped, advice), first):
                 yield self._line, self._row(maker, cells, index)
         except RowError as error:
-            raise InputError(f"{self.place(self._line)}: {error}") from None
+            spark = SPARK if self._has_escape and advice in str(error) else ""
+            raise InputError(f"{self.place(self._line)}: {error}{spark}") from None
         except csv.Error as error:
+            advice = SPARK if self._has_escape else advice
             words = f"{error}{advice}" if "new-line" not in str(error) else _LONE_CR
             raise InputError(f"{self.place(self._line)}: {words}") from None
 
@@ -81,18 +88,31 @@ class CsvSource(FileSource):
             self._line = reader.line_num + 1 + skipped
 
     def _row(self, maker: RowMaker, named: Row, index: int) -> Row:
+        note_absent(named, ("id", self.reading.prompt_column or "prompt"), self._line, self.notes)
+        if self._has_escape:
+            note_escapes(named, self._line, self.notes)
         cells = Cells(self.reading.prompt_column)
         fields = cells.fields(named, empty="")
+        self._read_id(fields)
         make = maker.of_loose_fields if cells.is_loose else maker.of_fields
         return make(fields, index, self._line, is_renamed=True)
+
+    def _read_id(self, fields: Row) -> None:
+        """Read 4.0 as the id 4, as in JSON: pandas writes whole numbers so where a column has a gap."""
+        given = fields.get("id")
+        if isinstance(given, str) and _WHOLE_ID.fullmatch(given):
+            fields["id"] = whole = int(given.removesuffix(".0"))
+            self.notes.add(notes.WHOLE_IDS, self._line, [f"{given} as {whole}"])
 
     def _lines(self) -> Iterator[str]:
         with self.file.open() as stream:
             for number, raw in numbered_lines(stream, self.file):
                 try:
-                    yield decode_line(raw.removeprefix(BOM) if number == 1 else raw)
+                    line = decode_line(raw.removeprefix(BOM) if number == 1 else raw)
                 except RowError as error:
                     raise InputError(f"{self.place(number)}: {error}") from None
+                self._has_escape = self._has_escape or has_escape(line)
+                yield line
 
 
 _LONE_CR = "lines end in CR only: convert them, for example with 'dos2unix -c mac'"
@@ -119,7 +139,7 @@ def _advice(delimiter: str) -> str:
 def _by_name(header: Header, cells: list[str], advice: str) -> Row:
     if len(cells) != len(header.fields):
         r_names = " (R: row.names = FALSE)" if len(cells) == len(header.fields) + 1 else ""
-        raise RowError(f"{len(cells)} cell(s), but the header has {len(header.fields)}{advice}{r_names}")
+        raise RowError(f"{counted(len(cells), 'cell')}, but the header has {len(header.fields)}{advice}{r_names}")
     if None in header.fields:
         place = next((place for place, name in enumerate(header.fields) if name is None and cells[place].strip()), None)
         if place is not None:
@@ -146,7 +166,7 @@ class ParquetSource:
         self.unpacked = 0
         try:
             with parquet.ParquetFile(self.file.path) as table:
-                header, maker = self._header(table.schema_arrow.names)
+                header, maker = self._header(table)
                 for number, cells in enumerate(self._cells(table), 1):
                     self.share = number / table.metadata.num_rows
                     named = dict(zip(header.fields, cells.items(), strict=True))
@@ -165,10 +185,12 @@ class ParquetSource:
             ) from None
         return pyarrow, pyarrow.parquet
 
-    def _header(self, names: list[str]) -> tuple[Header, RowMaker]:
+    def _header(self, table: Any) -> tuple[Header, RowMaker]:
         self.notes = Notes(self.place)
         try:
-            header = read_header(names, self.reading, self.notes)
+            header = read_header(
+                table.schema_arrow.names, self.reading, self.notes, lambda: next(self._cells(table), None)
+            )
         except RowError as error:
             raise InputError(f"{self.file}: {error}") from None
         return header, RowMaker(self.kind, self.reading, self.notes, header.aliases)
@@ -181,9 +203,26 @@ class ParquetSource:
     def _row(self, maker: RowMaker, named: dict[str | None, tuple[str, Any]], number: int, index: int) -> Row:
         cells = Cells(self.reading.prompt_column)
         try:
-            values = {field: cells.value(cell, name) for field, (name, cell) in named.items() if field is not None}
-            fields = cells.fields(values)
+            fields = cells.fields(self._values(cells, maker, named, number))
             make = maker.of_loose_fields if cells.is_loose else maker.of_fields
             return make(fields, index, number, is_renamed=True)
         except RowError as error:
             raise InputError(f"{self.place(number)}: {error}") from None
+
+    def _values(self, cells: Cells, maker: RowMaker, named: dict[str | None, tuple[str, Any]], number: int) -> Row:
+        """The cells as JSON values, without those that JSON cannot express, which must not have a meaning."""
+        values: Row = {}
+        unfit: dict[str, str] = {}
+        for field, (name, cell) in named.items():
+            if field is None:
+                continue
+            try:
+                values[field] = cells.value(cell, field)
+            except UnfitError as error:
+                values[field], unfit[field] = None, f"{name!r} ({error})"
+        if not unfit:
+            return values
+        if meant := unfit.keys() & maker.meaning(values):
+            raise RowError(f"column {unfit[min(meant)]} is of a type that JSON cannot express: convert it")
+        self.notes.add(notes.LEFT_OUT, number, unfit.values())
+        return {field: value for field, value in values.items() if field not in unfit}

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.words import counted
 
 # Stored bytes that are read at once.
 CHUNK = 1 << 16
@@ -217,7 +218,7 @@ class UnpackedStream(StoredStream):
         return InputError(f"{self._name}: {self._where('is damaged')} ({error}): copy the file again")
 
     def _where(self, what: str) -> str:
-        return f"its {self._packing.name} data {what} after {self._lines} complete line(s)"
+        return f"its {self._packing.name} data {what} after {counted(self._lines, 'complete line')}"
 
 
 # What unpacks a file with a large window or dictionary.

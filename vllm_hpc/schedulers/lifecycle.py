@@ -27,11 +27,17 @@ def lifecycle_sha256() -> str:
 
 
 def check_lifecycle(folder: JobFolder, script: Path) -> None:
-    """Refuse to submit a script again whose lifecycle.sh is gone or was edited: it would wait in the queue and fail.
+    """Refuse to submit a script again that is gone, or whose lifecycle.sh is, or was edited: it would wait and fail.
 
     Scripts of vllm-hpc 0.1, and a site's own, need no such file. Raises RequestError.
     """
-    asks = re.search(r"\b[0-9a-f]{64}\b", script.read_text(encoding="utf-8", errors="replace"))
+    try:
+        text = script.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RequestError(
+            f"cannot read {str(script)!r}: {error.strerror}: submit a new job, or restore the file"
+        ) from None
+    asks = re.search(r"\b[0-9a-f]{64}\b", text)
     if asks is None:
         return
     try:

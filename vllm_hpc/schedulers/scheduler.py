@@ -24,6 +24,7 @@ from vllm_hpc.schedulers.client import (
 )
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.plan import NodePart
 from vllm_hpc.spec.registry import SCHEDULERS
 from vllm_hpc.spec.resolved_job import ResolvedJob
 
@@ -66,7 +67,8 @@ class Scheduler:
 
     ``launchers`` can start its ranks; the first one is the default. Before anything is made, ``check_request`` refuses
     what the scheduler cannot be asked for, ``check_folder`` folders that it cannot log into, and ``check_client`` a
-    client that belongs to another scheduler.
+    client that belongs to another scheduler. ``node_part`` says what to ask for on each node where neither the user nor
+    the profile does, and why; it does not raise.
 
     Of a refusal, ``is_lasting`` says whether this script will always be refused, and ``refuses_host`` whether all will
     be that this host submits. ``check_host``, called in a job, raises ClientError if its host certainly cannot submit
@@ -96,6 +98,7 @@ class Scheduler:
     check_client: Callable[[], None] = lambda: None
     check_request: Callable[[ResolvedJob, Layout], None] = lambda job, layout: None
     check_folder: Callable[[JobFolder], None] = lambda folder: None
+    node_part: Callable[[ResolvedJob, Layout], tuple[NodePart, str]] = lambda job, layout: (NodePart(), "")
     is_lasting: Callable[[ClientError], bool] = lambda error: False
     refuses_host: Callable[[ClientError], bool] = lambda error: False
     check_host: Callable[[JobFolder, str], None] | None = None

@@ -25,6 +25,7 @@ from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.schedulers.template_checks import check_blocks, check_script
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.plan import NodePart, Plan
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.user_cache import cache_folder
@@ -35,22 +36,25 @@ __all__ = ["FILTERS", "ScriptContext", "make_context", "render_job", "render_scr
 # What needs no quoting in a #SBATCH line.
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _WIDTH = 100
+_NOT_TOLD = NodePart()
 _CONTEXT = frozenset(ScriptContext.__struct_fields__)
 
 
-def render_job(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: str) -> str:
+def render_job(job: ResolvedJob, plan: Plan, folder: JobFolder, lifecycle: str) -> str:
     """Render a job's script, which runs this text of lifecycle.sh. Raises TemplateError with file and line."""
     scheduler = get_scheduler(job.scheduler)
     folders = [one for one in (job.request.template_dir, scheduler.templates) if one is not None]
-    context = make_context(job, layout, folder, lifecycle)
+    context = make_context(job, plan.layout, folder, lifecycle, plan.part)
     return render_script(job.request.template or scheduler.template, context, *folders)
 
 
-def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: str) -> ScriptContext:
+def make_context(
+    job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: str, part: NodePart = _NOT_TOLD
+) -> ScriptContext:
     """The values for a template: those of the profile, the request and the layout by name, and derived ones."""
     request, launcher = job.request, get_launcher(job.launcher)
     cpus, tasks_per_node = request.cpus_per_rank, launcher.tasks_per_node(layout.procs_per_node)
-    cores, memory = _share_of_node(job.site, layout, tasks_per_node)
+    cores, memory = _share_of_node(job.site, layout, tasks_per_node, part)
     named: dict[str, Any] = {}
     for values in (job.site, request, layout):  # the layout has the last word on nodes, GPUs, TP, PP and DP
         named |= {key: getattr(values, key) for key in values.__struct_fields__ if key in _CONTEXT}
@@ -77,17 +81,22 @@ def make_context(job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle:
     return ScriptContext(**named | derived)
 
 
-def _share_of_node(site: Profile, layout: Layout, tasks: int) -> tuple[int | None, str | None]:
+def _share_of_node(site: Profile, layout: Layout, tasks: int, part: NodePart) -> tuple[int | None, str | None]:
     """The cores of each of a node's tasks, and its memory, that belong to its GPUs in the job.
 
-    None where the profile does not say what a node has, or where a PBS queue gives both.
+    None where neither the profile nor the scheduler (``part``) says what a node has, or where a PBS queue gives both.
     """
-    if site.gpus_per_node is None or site.gpu_request == "queue":
+    if site.gpu_request == "queue":
         return None, None
-    gpus = site.gpus_per_node if site.exclusive else layout.gpus_per_node
-    cores = site.cpus_per_node * gpus // site.gpus_per_node if site.cpus_per_node else 0
-    memory = f"{megabytes(site.mem_per_node) * gpus // site.gpus_per_node}M" if site.mem_per_node else None
-    return max(cores // tasks, layout.procs_per_node // tasks) if cores else None, memory
+    cores, memory = part.cores or 0, part.memory_mb or 0
+    if site.gpus_per_node is not None:
+        gpus = site.gpus_per_node if site.exclusive else layout.gpus_per_node
+        if site.cpus_per_node:
+            cores = site.cpus_per_node * gpus // site.gpus_per_node
+        if site.mem_per_node:
+            memory = megabytes(site.mem_per_node) * gpus // site.gpus_per_node
+    at_least = layout.procs_per_node // tasks
+    return max(cores // tasks, at_least) if cores else None, f"{memory}M" if memory else None
 
 
 def _umask() -> str:

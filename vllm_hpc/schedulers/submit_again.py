@@ -6,12 +6,12 @@ A PBS job's script does so at its end, on a compute node (``in_script/resubmit``
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Submitted, write_json
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.record_submission import DeletedAgainError, record_submission
 from vllm_hpc.schedulers.scheduler import Scheduler, get_scheduler
 from vllm_hpc.spec.errors import FailedError
 
@@ -58,16 +58,11 @@ def find_lost(folder: JobFolder, before: Submitted) -> str | None:
 
 
 def _record(folder: JobFolder, scheduler: Scheduler, before: Submitted, job_id: str) -> None:
-    """Keep the new id. Raises FailedError, with the job deleted, if that cannot be."""
-    record = Submitted(before.scheduler, job_id, time.time(), (*before.earlier, before.job_id))
+    """Keep the new id. Raises SubmitError, with the job deleted if that is possible, if it cannot be kept."""
     try:
-        write_json(folder.submitted, record)
-    except OSError as error:  # a full disk: a job whose id is not recorded could not be found
-        with suppress(ClientError, OSError):
-            scheduler.cancel(folder, job_id)
-            folder.taken(before.job_id).unlink(missing_ok=True)
-        raise FailedError(f"submitted again as {job_id}, then deleted: its id cannot be recorded: {error}") from None
-    for done in (folder.again, folder.lost):
-        done.unlink(missing_ok=True)
+        record_submission(folder, Submitted(before.scheduler, job_id, time.time(), (*before.earlier, before.job_id)))
+    except DeletedAgainError:
+        folder.taken(before.job_id).unlink(missing_ok=True)
+        raise
     if folder.cancelled.exists():
         scheduler.cancel(folder, job_id)

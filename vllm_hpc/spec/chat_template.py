@@ -53,8 +53,10 @@ def check_compiles(text: str) -> None:
     try:
         _environment().from_string(text)
     except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"line {error.lineno}: {error.message}") from None
-    except (jinja2.TemplateError, RecursionError, MemoryError, SyntaxError, UnicodeError) as error:
+        raise ValueError(f"line {error.lineno}: {str(error.message).rstrip('.')}") from None
+    except (RecursionError, MemoryError):
+        raise ValueError("its blocks or expressions are nested too deeply") from None
+    except (jinja2.TemplateError, SyntaxError, ValueError) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
@@ -91,6 +93,8 @@ def _is_json(text: str) -> bool:
 def _read(given: str) -> str:
     path = as_path(given, OPTION)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe could wait for ever
+            raise RequestError(f"{OPTION} {given!r} is a pipe or a device: write the template to a file")
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except IsADirectoryError:

@@ -129,10 +129,15 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
         options["input"] = [_input_beside(path.parent, one) for one in ([given] if isinstance(given, str) else given)]
     if "lora" in options:
         options["lora"] = [_beside(path.parent, given) for given in options["lora"]]
-    beside = path.parent / as_path(options["model"], "model")
-    if options["model"] != NO_MODEL and (beside.exists() or options["model"].startswith((".", "~"))):
-        options["model"] = str(beside)
+    options["model"] = _model_beside(path.parent, options["model"])
     return options
+
+
+def _model_beside(folder: Path, model: str) -> str:
+    """A model's path resolved against a folder; a Hub id, 'demo', and what is not a path stay what they are."""
+    beside = folder / as_path(model, "model")
+    is_path = model.startswith((".", "~")) or ("/" in model and beside.parent.is_dir())
+    return str(beside) if model != NO_MODEL and (beside.exists() or is_path) else model
 
 
 def _with_model(options: dict[str, Any], missing: str, rehearses: bool = False) -> dict[str, Any]:

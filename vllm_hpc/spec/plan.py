@@ -46,6 +46,13 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     basis: str
 
 
+class NodePart(msgspec.Struct, frozen=True):
+    """What to ask for on each node, as the scheduler tells of its nodes (memory in MiB); None: it was not asked."""
+
+    cores: int | None = None
+    memory_mb: int | None = None
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What was computed from a Request: the layout, vLLM's arguments, and the reasons for them."""
 
@@ -54,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fits: bool | None = None
     misfit: str | None = None  # why it does not fit, and what would
     missing: str | None = None  # what the job would fail without; also among the reasons
+    unready: str | None = None  # what must be here before the job is submitted; also among the reasons
     reasons: tuple[str, ...] = ()
     memory: Memory = Memory()
     kv_tokens: int | None = None
@@ -61,6 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     runners_up: tuple[str, ...] = ()
     model: ModelFacts | None = None
     cost: Cost | None = None
+    part: NodePart = NodePart()
 
     @property
     def is_native(self) -> bool:

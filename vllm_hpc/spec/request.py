@@ -27,6 +27,8 @@ from vllm_hpc.spec.values import CHECKS
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
+# Options whose values have an order, which a Python set does not keep.
+_ORDERED = ("input", "lora", "directive")
 NOT_REHEARSED = "--rehearse-set is for rehearsals only: add --rehearse, or leave it out"
 # vLLM's arguments that the layout or MODEL already decides: setting one with --engine is a contradiction.
 PLANNED_ENGINE_ARGUMENTS = {
@@ -115,6 +117,20 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         for key in self.engine:
             if key in PLANNED_ENGINE_ARGUMENTS:
                 raise RequestError(f"--engine {key} cannot be set here: use {PLANNED_ENGINE_ARGUMENTS[key]}")
+        _check_utf8(self)
+
+
+def _check_utf8(request: Request) -> None:
+    """Refuse bytes that are not UTF-8, which Python reads from a command line as half characters: job.json is UTF-8."""
+    for key in request.__struct_fields__:
+        value = getattr(request, key)
+        try:
+            msgspec.json.encode(value)
+        except UnicodeEncodeError:
+            option = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
+            raise RequestError(
+                f"{option} {value!r} is not valid UTF-8: write it in UTF-8, or rename the file"
+            ) from None
 
 
 def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
@@ -139,6 +155,9 @@ def check_template(template: str, template_dir: str | None, scheduler: str) -> N
 
 def convert_options(options: dict[str, Any]) -> Request:
     """A Request from plain options with underscores. Raises RequestError, which names the option."""
+    for key in _ORDERED:
+        if isinstance(options.get(key), set | frozenset):
+            raise RequestError(f"--{key} must be a list, not a set, which has no order")
     given = options.get("input")
     if isinstance(given, list | tuple) and len(given) == 1 and isinstance(given[0], str):
         options = {**options, "input": given[0]}

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.sampling_names import first_of_others
 from vllm_hpc.spec.server_arguments import SERVER_ARGUMENTS, check_server_arguments
 
 _HOMES = {
@@ -84,9 +85,11 @@ def typed(kind: str, given: dict[str, Any]) -> dict[str, Any]:
     """The arguments with values of the types that the installed vLLM expects. Raises RequestError.
 
     ``kind`` is "engine" for fields of vLLM's EngineArgs, "sampling" for those of SamplingParams, which are not
-    converted. Without vLLM here, values stay unchanged.
+    converted. Without vLLM here, values stay unchanged, and only names of servers are refused.
     """
     given = {name: _plain(f"--{kind} {name}", value) for name, value in given.items()}
+    if kind == "sampling" and (said := first_of_others(given)):
+        raise RequestError(f"--sampling: {said}")
     package = _package() if given else None
     of_server = SERVER_ARGUMENTS if kind == "engine" else ()
     if kind == "engine":

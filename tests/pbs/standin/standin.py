@@ -274,7 +274,12 @@ def _task(host: str, argv: list[str], is_heard: bool) -> int:
 
 
 def pbsnodes(words: list[str]) -> None:
-    """Both hosts, always up."""
+    """Both hosts, always up; of their memory nothing is told."""
+    if "json" in words:
+        has = {"ncpus": CORES, "ngpus": GPUS}
+        nodes = {host: {"state": "free", "resources_available": {"host": host, **has}} for host in HOSTS}
+        print(json.dumps({**header(), "nodes": nodes}, indent=4))
+        return
     for host in HOSTS:
         print(f"{host}\n     Mom = {host}\n     state = free\n     resources_available.ncpus = {CORES}\n")
 

@@ -161,14 +161,20 @@ class RankReport:
             write_json(self._job.crash(self._replica, self._attempt), crash)
         self._end(self._record("error", RankError(type(error).__name__, message, trace, is_echo(error))))
 
-    def terminated(self, error: RankError | None = None) -> None:
-        """Record that the rank was told to leave, or lost what started it (``error``)."""
-        self._end(self._record("terminated", error))
+    def terminated(self, error: RankError | None = None, first: Callable[[], None] = lambda: None) -> None:
+        """Record that the rank was told to leave, or lost what started it (``error``), after what is done ``first``.
 
-    def _end(self, record: RankRecord) -> RankRecord:
+        Meanwhile no other end is recorded: the main thread soon meets what follows from this one, such as a store that
+        was torchrun's.
+        """
+        self._end(self._record("terminated", error), first)
+
+    def _end(self, record: RankRecord, first: Callable[[], None] = lambda: None) -> RankRecord:
         with self._lock:
-            if not self._ended:  # the first end is the cause; later ones are its consequences
-                self._ended = True
+            is_first = not self._ended  # the first end is the cause; later ones are its consequences
+            self._ended = True
+            first()
+            if is_first:
                 write_json(self._job.rank_record(self.rank), record)
                 if record.outcome != "ok":
                     self._job.failed(self._attempt).touch()

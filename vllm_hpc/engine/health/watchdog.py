@@ -15,12 +15,13 @@ import signal
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 import psutil
 
 from vllm_hpc.engine.health.awake_clock import AwakeClock, Still
-from vllm_hpc.engine.health.rank_record import Mark, PeerStalledError, Phase, RankReport
-from vllm_hpc.jobfolder.records import RankError
+from vllm_hpc.engine.health.rank_record import Mark, PeerStalledError, Phase, RankReport, is_echo
+from vllm_hpc.jobfolder.records import LAUNCHER_LOST, RankError
 
 HEARTBEAT_S = 5.0
 # Seconds that one step may take. The longest legitimate ones: a first step that compiles, a grammar, a huge prompt.
@@ -44,11 +45,35 @@ _WORDS = {
     Phase.AGREE: "the rank has been waiting for its replica's other ranks {limit}: one of them hangs, or is gone",
 }
 _LOOK_S = 1.0
+# Seconds within which a process that was killed is gone after its connections were closed.
+_DYING_S = 0.5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def start(report: RankReport, stall_s: float, dead_s: float) -> None:
-    """Watch this process until it ends. Call it once, on the main thread.
+class Launcher(NamedTuple):
+    """The process that started this rank, and the one that had started that."""
+
+    pid: int
+    above: int | None
+
+    def lost(self) -> str | None:
+        """Say which of the two is gone; None if both are there."""
+        if os.getppid() != self.pid:
+            return "the process that started this rank (torchrun, or srun's step) was killed"
+        if _parent_of(self.pid) != self.above:
+            return "the process that started torchrun (the script, or srun's step) was killed"
+        return None
+
+    def lost_soon(self, within_s: float) -> str | None:
+        """The same, for a process that may be dying: its sockets are closed before it is gone."""
+        give_up = time.monotonic() + within_s
+        while (lost := self.lost()) is None and time.monotonic() < give_up:
+            time.sleep(0.05)
+        return lost
+
+
+def start(report: RankReport, stall_s: float, dead_s: float) -> Launcher:
+    """Watch this process until it ends, and return what started it. Call it once, on the main thread.
 
     A step that takes more than ``stall_s`` seconds will not end: ranks wait for each other in it. The same limit holds
     for what the loop does between two steps. A rank whose heartbeat is ``dead_s`` seconds late is dead; if its node is
@@ -58,15 +83,28 @@ def start(report: RankReport, stall_s: float, dead_s: float) -> None:
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    launcher = os.getppid()
+    launcher = Launcher(os.getppid(), _parent_of(os.getppid()))
     # torchrun's workers lead sessions of their own and outlive torchrun when it is killed; the kernel tells us.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     threading.Thread(
         target=_watch, args=(report, reader, launcher, stall_s, dead_s), name="vllm-hpc-watch", daemon=True
     ).start()
+    return launcher
 
 
-def _watch(report: RankReport, reader: int, launcher: int, stall_s: float, dead_s: float) -> None:
+def record_error(report: RankReport, launcher: Launcher | None, error: BaseException) -> None:
+    """Record that this rank dies of ``error``, or, if that is only an echo of it, of the loss of what started it.
+
+    torchrun has the store of all ranks, and may be killed like them, also by the kernel, for memory.
+    """
+    lost = launcher.lost_soon(_DYING_S) if launcher and is_echo(error) else None
+    if lost:
+        report.terminated(RankError(LAUNCHER_LOST, lost, ""))
+    else:
+        report.failed(error)
+
+
+def _watch(report: RankReport, reader: int, launcher: Launcher, stall_s: float, dead_s: float) -> None:
     try:
         _look_around(report, reader, launcher, stall_s, dead_s)
     finally:  # without this thread nothing would answer TERM: end the rank instead
@@ -75,8 +113,7 @@ def _watch(report: RankReport, reader: int, launcher: int, stall_s: float, dead_
         os._exit(128 + signal.SIGTERM)
 
 
-def _look_around(report: RankReport, reader: int, launcher: int, stall_s: float, dead_s: float) -> None:
-    above = _parent_of(launcher)
+def _look_around(report: RankReport, reader: int, launcher: Launcher, stall_s: float, dead_s: float) -> None:
     clock, standing = AwakeClock(), Still()
     last_beat, failed_at = float("-inf"), float("inf")
     while True:
@@ -96,19 +133,10 @@ def _look_around(report: RankReport, reader: int, launcher: int, stall_s: float,
         ready, _, _ = select.select([reader], [], [], _LOOK_S)
         told_to_leave = bool(ready) and signal.SIGTERM in os.read(reader, 64)
         if told_to_leave:
-            _let_it_die(launcher)
-        lost = _lost(launcher, above)
+            _let_it_die(launcher.pid)
+        lost = launcher.lost()
         if lost or told_to_leave:
             return _leave(report, lost)
-
-
-def _lost(launcher: int, above: int | None) -> str | None:
-    """Say which of the processes that started this rank is gone."""
-    if os.getppid() != launcher:
-        return "the process that started this rank (torchrun, or srun's step) was killed"
-    if _parent_of(launcher) != above:
-        return "the process that started torchrun (the script, or srun's step) was killed"
-    return None
 
 
 def _beat(report: RankReport) -> bool:
@@ -141,13 +169,16 @@ def _stall(mark: Mark, stall_s: float) -> TimeoutError:
     )
 
 
-def _leave(report: RankReport, why: str | None, kind: str = "LauncherLost") -> None:
+def _leave(report: RankReport, why: str | None, kind: str = LAUNCHER_LOST) -> None:
     """Write what waits to be written, and record why this process ends now."""
-    report.on_leave()
+
+    def flush_and_say() -> None:
+        report.on_leave()
+        with contextlib.suppress(OSError):
+            print(f"vllm-hpc: {why or 'told to leave'}", flush=True)
+
     with contextlib.suppress(OSError):
-        print(f"vllm-hpc: {why or 'told to leave'}", flush=True)
-    with contextlib.suppress(OSError):
-        report.terminated(RankError(kind, why, "") if why else None)
+        report.terminated(RankError(kind, why, "") if why else None, flush_and_say)
 
 
 def kill_children(pid: int | None = None) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.engine.loop.chunk_claims import Claims
+from vllm_hpc.engine.loop.drain_watch import DrainWatch
 from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Decision, Order
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Claimed
 
-# Set by the chief that sees the file. Two keys: the walltime may come before a drain that a user asked for has ended.
-_ASKED_KEY, _WALLTIME_KEY = "vllm-hpc/drain-asked", "vllm-hpc/drain-walltime"
+# Seconds between two questions whether there is a drain (drain_watch.py).
 _LOOK_S = 1.0
 # The part of the drain's lead that is reserved for writing, for the ranks to leave and for the script to ask for
 # another attempt: ranks take 4-5 s to end, torchrun and srun as long again.
@@ -36,8 +35,8 @@ class Chief:
     """Takes the decisions of a replica; ``store`` is where chiefs tell each other of a drain."""
 
     def __init__(self, run: ReplicaRun, claims: Claims, writer: ShardWriter, store: Any) -> None:
-        self._job, self._attempt, self._lead_s = run.job, run.attempt, run.lead_s
-        self._claims, self._writer, self._store = claims, writer, store
+        self._lead_s, self._claims, self._writer = run.lead_s, claims, writer
+        self._watch = DrainWatch(run.job, run.attempt, store)
         claimed = run.job.claimed(run.replica, run.attempt)
         self._claimed = os.open(claimed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         self._order, self._stop_at, self._looked = Order.GO, float("inf"), 0.0
@@ -71,19 +70,14 @@ class Chief:
         if self._stop_at < float("inf") or now - self._looked < _LOOK_S:
             return
         self._looked = now
-        if self._is_told(self._job.drain_attempt(self._attempt), _WALLTIME_KEY):
-            self._stop_at = now + self._lead_s - max(_KEPT_S, _KEPT_SHARE * self._lead_s)
-        elif self._order is not Order.GO or not self._is_told(self._job.drain, _ASKED_KEY):
+        seen = self._watch.look()
+        if seen.late_s is not None:
+            self._stop_at = now - seen.late_s + self._lead_s - max(_KEPT_S, _KEPT_SHARE * self._lead_s)
+        elif self._order is not Order.GO or not seen.is_asked:
             return
         if self._order is Order.GO:
             print("vllm-hpc: draining: no more rows are admitted", flush=True)
         self._order = Order.DRAIN
-
-    def _is_told(self, marker: Path, key: str) -> bool:
-        """Whether the file exists. NFS may show it late on another node, so the chief that sees it tells the others."""
-        if marker.exists():
-            self._store.set(key, "seen")
-        return bool(self._store.check([key]))
 
     def _note(self, line: Claimed) -> None:
         os.write(self._claimed, msgspec.json.encode(line) + b"\n")

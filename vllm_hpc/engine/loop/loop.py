@@ -23,6 +23,7 @@ from vllm_hpc.engine.loop.probe import run_probe
 from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.rows.row_out import token_ids
+from vllm_hpc.spec.words import counted
 
 # Steps between two agreements: ranks hear of a drain a few steps late.
 _AGREE_EVERY = 4
@@ -126,7 +127,7 @@ class Loop:
             raise
         self._hand_over()
         if self._order is Order.STOP:
-            print(f"vllm-hpc: stopping: {len(self._in_flight)} row(s) in flight are left to the next attempt")
+            print(f"vllm-hpc: stopping: {counted(len(self._in_flight), 'row')} in flight left to the next attempt")
         self._report.leave_loop()
 
     def _run_probe(self, probe: Ready) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from functools import cache
@@ -20,6 +19,7 @@ from vllm_hpc.engine.rows.checks import (
     cuts_of,
     in_vllm_names,
 )
+from vllm_hpc.engine.rows.constraint import checked_constraint
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
@@ -29,16 +29,30 @@ from vllm_hpc.spec.vllm_defaults import whole
 # A tokenizer's average for English text.
 _CHARACTERS_A_TOKEN = 4
 
-_Count = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-_Whole = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
-_OrAll = Annotated[int, msgspec.Meta(ge=-1, le=2**31)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Whole = Annotated[int, msgspec.Meta(ge=0)]
+_OrAll = Annotated[int, msgspec.Meta(ge=-1)]
+# The longest answer that a rehearsal makes up where the model's length is not known; vLLM always knows it.
+_LONGEST = 1 << 31
 _Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 # vLLM's own: below it sampling is greedy; the most outputs of a row, and logprobs of a token, unless it is told.
 _GREEDY, _MAX_N, _MAX_LOGPROBS = 1e-5, 16384, 20
-_CONSTRAINTS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-_CONSTRAINT_OPTIONS = ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")
+
+
+class RepetitionLimits(msgspec.Struct, frozen=True):
+    """When an answer is ended because it repeats itself; as vLLM's RepetitionDetectionParams. Raises ValueError."""
+
+    max_pattern_size: _Whole = 0
+    min_pattern_size: _Whole = 0
+    min_count: int = 0
+
+    def __post_init__(self) -> None:
+        if self.min_pattern_size > self.max_pattern_size:
+            raise ValueError("min_pattern_size must be at most max_pattern_size")
+        if self.max_pattern_size and self.min_count < 2:
+            raise ValueError("min_count must be 2 or more")
 
 
 class RehearsedParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +84,19 @@ class RehearsedParams(msgspec.Struct, frozen=True, kw_only=True):
     detokenize: bool = True
     stream_interval: _Count | None = None
     extra_args: dict[str, Any] | None = None
+    thinking_token_budget: _OrAll | None = None
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    flat_logprobs: bool = False
+    watermarking: bool | None = None
+    skip_reading_prefix_cache: bool | None = None
+    logprob_token_ids: list[int] | None = None
+    trace_decode_token_ids: list[int] | None = None
+    prompt_logprob_start: int | None = None
+    routed_experts_prompt_start: int = 0
+    output_text_buffer_length: int = 0
+    repetition_detection: RepetitionLimits | None = None
     embeds: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +111,10 @@ class RehearsedParams(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if is_wrong:
                 raise ValueError(what)
+        try:
+            msgspec.msgpack.encode(self.extra_args)
+        except OverflowError:
+            raise ValueError("extra_args: a whole number must be from -2**63 to 2**64 - 1") from None
 
 
 class RehearsalRows:
@@ -121,7 +152,7 @@ class RehearsalRows:
         check_names(merged, sampling_names() or merged)
         merged.pop("embeds", None)
         if merged.get("structured_outputs") is not None:
-            _check_constraint(merged["structured_outputs"])
+            checked_constraint(merged["structured_outputs"])
         params = msgspec.convert(merged, RehearsedParams, strict=False)
         if params.max_tokens is not None and params.min_tokens > params.max_tokens:
             raise ValueError(f"min_tokens must be at most max_tokens={params.max_tokens}, not {params.min_tokens}")
@@ -140,13 +171,13 @@ class RehearsalRows:
 
     def _limited(self, params: RehearsedParams, length: int) -> RehearsedParams:
         """Limit max_tokens to the remaining room, if the maximum length is known."""
+        if not self._max_model_len and (params.max_tokens or 0) > _LONGEST:
+            raise ValueError(f"max_tokens must be at most {_LONGEST} if max_model_len is not known")
         room = self._max_model_len - length if self._max_model_len else params.max_tokens or DEFAULT_MAX_TOKENS
         return msgspec.structs.replace(params, max_tokens=max(1, min(params.max_tokens or room, room)))
 
     def _cut(self, length: int, given: dict[str, Any]) -> int:
         cuts = cuts_of(given)
-        if cuts.get("truncation_side", "left") not in ("left", "right"):
-            raise ValueError(f"truncation_side must be left or right, not {cuts['truncation_side']!r}")
         tokens = cuts.get("truncate_prompt_tokens", length)
         # vLLM cuts to max_model_len then, which leaves no room for an answer.
         return min(length, (self._max_model_len or length) if tokens == -1 else tokens)
@@ -170,20 +201,6 @@ def prompt_tokens(row: Row) -> int:
     if min(prompt) < 0:
         raise ValueError(f"token id {min(prompt)} is below 0")
     return len(prompt)
-
-
-def _check_constraint(given: Any) -> None:
-    """Check structured_outputs as far as that needs no grammar compiler. Raises ValueError, TypeError."""
-    if not isinstance(given, dict):
-        raise TypeError('structured_outputs must be an object, such as {"choice": ["yes", "no"]}')
-    if unknown := sorted(given.keys() - {*_CONSTRAINTS, *_CONSTRAINT_OPTIONS}):
-        raise ValueError(f"vLLM's structured_outputs has no {unknown[0]!r}")
-    if len(kinds := [kind for kind in _CONSTRAINTS if given.get(kind) is not None]) != 1:
-        raise ValueError(f"structured_outputs must have one of {', '.join(_CONSTRAINTS)}, not {kinds}")
-    if given.get("choice") == []:
-        raise ValueError("structured_outputs: choice is empty")
-    if isinstance(given.get("json"), str):
-        json.loads(given["json"])
 
 
 def _characters(message: Any) -> int:

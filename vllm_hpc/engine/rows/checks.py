@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.sampling_names import advice_on
 
 # How the prompt is cut. vLLM takes these beside the sampling parameters, and so do rows.
 CUTS = ("truncate_prompt_tokens", "truncation_side")
@@ -55,13 +56,22 @@ def cuts_of(given: dict[str, Any]) -> dict[str, Any]:
     tokens = cuts.get("truncate_prompt_tokens", 1)
     if type(tokens) is not int or tokens == 0 or tokens < -1:
         raise ValueError(f"truncate_prompt_tokens must be a whole number, 1 or more, or -1, not {tokens!r}")
+    if cuts.get("truncation_side", "left") not in ("left", "right"):
+        raise ValueError(f"truncation_side must be left or right, not {cuts['truncation_side']!r}")
     return cuts
 
 
 def check_names(given: dict[str, Any], known: Iterable[str]) -> None:
-    """Refuse a parameter that vLLM does not have, and an empty stop string, which would stop at once."""
+    """Refuse a parameter that vLLM does not have, and values that it takes and fails on later. Raises ValueError."""
     if unknown := sorted(given.keys() - known):
-        raise ValueError(f"vLLM's SamplingParams has no {unknown[0]!r}")
+        advice = advice_on(unknown[0])
+        raise ValueError(f"vLLM's SamplingParams has no {unknown[0]!r}{f': {advice}' if advice else ''}")
+    if given.get("prompt_logprob_token_ids") is not None:  # a numpy array, which JSON does not have
+        raise ValueError("prompt_logprob_token_ids cannot be given in a row: use logprob_token_ids")
+    seed = given.get("seed")
+    # torch's generators take no other seed, and end the engine; a greedy row has none.
+    if isinstance(seed, int) and not -(2**63) <= seed < 2**64 and given.get("temperature") != 0:
+        raise ValueError(f"seed must be from -2**63 to 2**64 - 1, not {seed}")
     if "" in (given.get("stop"), *(given["stop"] if isinstance(given.get("stop"), list) else ())):
         raise ValueError("stop cannot contain an empty string")
 
@@ -73,6 +83,8 @@ def check_embedding(given: dict[str, Any]) -> None:
     dimensions = given.get("dimensions")
     if dimensions is not None and type(dimensions) is not int:
         raise ValueError(f"dimensions must be a whole number, not {dimensions!r}")
+    if not isinstance(given.get("use_activation"), bool | None):
+        raise TypeError(f"use_activation must be true or false, not {given['use_activation']!r}")
 
 
 def adapter_of(row: Row, adapters: list[str]) -> str | None:

@@ -12,12 +12,14 @@ from vllm import LLMEngine, PoolingParams, SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from vllm_hpc.engine.rows.checks import CUTS, check_embedding, check_names, cuts_of, in_vllm_names
+from vllm_hpc.engine.rows.constraint import checked_constraint
 from vllm_hpc.engine.vllm_patches import is_on
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
 _NAMES = {name for name in SamplingParams.__struct_fields__ if not name.startswith("_")} - {"output_kind", "skip_clone"}
+
 _CONSTRAINTS = {field.name for field in dataclasses.fields(StructuredOutputsParams) if field.init}
 
 
@@ -41,7 +43,7 @@ class SamplingMaker:
         structured = given.pop("structured_outputs", None)
         chosen = _convert(given)
         if structured is not None:
-            chosen.structured_outputs = _structured(structured)
+            chosen.structured_outputs = StructuredOutputsParams(**checked_constraint(structured, _CONSTRAINTS))
         chosen.output_kind = RequestOutputKind.FINAL_ONLY
         if self._skips_clone:  # only this row uses them: the deep copy is a third of the time to admit a row
             chosen.skip_clone = True
@@ -69,12 +71,3 @@ def _convert(given: dict[str, Any]) -> SamplingParams:
     check_names(given, _NAMES)
     # msgspec checks and converts what JSON gives: integer keys of logit_bias, nested structures, wrong types.
     return msgspec.convert(given, SamplingParams, strict=False)
-
-
-def _structured(given: Any) -> StructuredOutputsParams:
-    """Use vLLM's own class, which checks everything but the names."""
-    if not isinstance(given, dict):
-        raise TypeError('structured_outputs must be an object, such as {"choice": ["yes", "no"]}')
-    if unknown := sorted(given.keys() - _CONSTRAINTS):
-        raise ValueError(f"vLLM's structured_outputs has no {unknown[0]!r}")
-    return StructuredOutputsParams(**given)

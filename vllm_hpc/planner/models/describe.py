@@ -5,7 +5,8 @@ The choice between the two is that of vLLM 0.32 (transformers_utils/config.py, g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from vllm_hpc.planner.models.read_json import read_object, starts_with_mark
 FORMATS = ("auto", "hf", "mistral")
 # The quantisation of ModelOpt up to 0.29, which vLLM reads if config.json has none.
 _QUANTIZATION = "hf_quant_config.json"
+_MODULES = "modules.json"  # of sentence-transformers
+# Where AutoGPTQ and AutoAWQ wrote the quantisation before config.json had it.
+OLD_METHODS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 # What vLLM takes for weights in Mistral's own format.
 CONSOLIDATED = "consolidated*.safetensors"
 
@@ -59,13 +63,46 @@ def describe(folder: Path, engine: Mapping[str, Any]) -> Description:
         config = translate(config, beside, origin)
     if config.get("quantization_config") is None and (folder / _QUANTIZATION).is_file():
         config["quantization_config"] = read_object(folder / _QUANTIZATION)
+    if config.get("quantization_config") is None and engine.get("quantization") in OLD_METHODS.values():
+        config["quantization_config"] = _old_quantization(folder, str(engine["quantization"]))
     config = override(config, engine.get("hf_overrides"))
+    notes += _remarks(folder, config, engine)
     if assumed := assumed_class(config, origin):
         notes.append(
             f"{assumed} is assumed, from the model_type: {CONFIG} has no 'architectures', and vLLM may take it for an "
             f"""embedding model; --engine 'hf_overrides={{"architectures": ["{assumed}"]}}' names the class"""
         )
     return Description(config, origin, tuple(notes))
+
+
+def _remarks(folder: Path, config: dict[str, Any], engine: Mapping[str, Any]) -> Iterator[str]:
+    """What a folder makes vLLM do that its config.json does not show, or what vLLM needs for it."""
+    if engine.get("runner", "auto") == "auto" and _is_for_embedding(folder):
+        yield (
+            f"vLLM takes it for an embedding model, since {_MODULES} has a pooling module: rows get an embedding, and "
+            "no text; --engine runner=generate makes text"
+        )
+    if config.get("auto_map") and not engine.get("trust_remote_code"):
+        yield (
+            f"{CONFIG} names code of the model's own (auto_map): if vLLM does not know the model, it needs --engine "
+            "trust_remote_code=true"
+        )
+
+
+def _is_for_embedding(folder: Path) -> bool:
+    """Whether sentence-transformers pools the model, as some decoders are published (vLLM: get_pooling_config)."""
+    try:
+        modules = json.loads((folder / _MODULES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    kinds = [one.get("type") for one in modules if isinstance(one, dict)] if isinstance(modules, list) else []
+    return any(str(kind).startswith("sentence_transformers.") and str(kind).endswith(".Pooling") for kind in kinds)
+
+
+def _old_quantization(folder: Path, method: str) -> dict[str, Any] | None:
+    """The quantisation of a file of its own, which vLLM reads if --engine quantization says how; None without one."""
+    name = next((name for name in OLD_METHODS if (folder / name).is_file()), None)
+    return {**read_object(folder / name), "quant_method": method} if name else None
 
 
 def has_consolidated(folder: Path) -> bool:

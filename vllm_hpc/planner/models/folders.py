@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vllm_hpc.planner.models.describe import has_consolidated
+from vllm_hpc.planner.models.describe import has_consolidated, needed_files
 from vllm_hpc.planner.models.mistral import CONFIG, PARAMS
+from vllm_hpc.planner.models.other_formats import other_format
 from vllm_hpc.planner.models.read_json import read_object
+from vllm_hpc.planner.models.weight_files import check_files
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.resolved_job import Model
 
 # The folder of a model in a Hugging Face cache; its snapshots lie in a folder of their own.
@@ -25,21 +29,21 @@ _MOST_NAMED = 5  # folders or files in an error
 _MOST_LISTED = 1000  # files and folders that are looked at in search of a model
 
 
-def find_in(path: Path, needed: tuple[str, ...]) -> Model:
-    """The model at an absolute path that exists; ``needed``: it must have one of these files, if any is named.
+def find_in(path: Path, engine: Mapping[str, Any]) -> Model:
+    """The model at an absolute path that exists. ``engine``: arguments of --engine say which files it must have.
 
     A model's folder in a Hugging Face cache stands for its snapshot. Raises ModelError that says what the path is
     instead, and what to give.
     """
+    needed = needed_files(engine)
     try:
         if not path.is_dir():
             raise ModelError(_not_a_folder(path))
         if _is_model(path, needed) and not _says_nothing(path):
-            if CONFIG in needed and _is_of_meta(path):
-                raise ModelError(
-                    f"{str(path)!r} holds weights in Meta's own format (*.pth), which vLLM does not load: use the "
-                    "model with config.json and safetensors files"
-                )
+            is_other = (CONFIG in needed and _is_of_meta(path)) or _names_no_model(path)
+            if is_other and (said := other_format(path)):
+                raise ModelError(said)
+            check_files(path, engine)
             return Model(str(path), _name(path))
         if (path / _SNAPSHOTS).is_dir():
             return _snapshot(path, needed)
@@ -61,6 +65,15 @@ def _says_nothing(folder: Path) -> bool:
     except ModelError:
         return False
     return not any(isinstance(value, int | float | dict) for value in values)
+
+
+def _names_no_model(folder: Path) -> bool:
+    """Whether config.json is another program's: transformers writes the kind of model into each."""
+    try:
+        config = read_object(folder / CONFIG)
+    except ModelError:  # missing, or damaged
+        return False
+    return not {"model_type", "architectures", "auto_map", "text_config"} & config.keys()
 
 
 def _is_of_meta(folder: Path) -> bool:
@@ -103,13 +116,10 @@ def _main_commit(cached: Path) -> str | None:
 def _not_a_folder(path: Path) -> str:
     said = f"{str(path)!r} is a file, not a model folder"
     if path.suffix == ".gguf":
-        return f"{said}: {_GGUF}"
+        return f"{said}: vLLM by itself does not load GGUF files: use the model with config.json and safetensors files"
     if path.suffix in _WEIGHTS and (path.parent / CONFIG).is_file():
         return f"{said}: name its folder, {str(path.parent)!r}"
     return f"{said}: name the folder that holds {CONFIG}"
-
-
-_GGUF = "vLLM by itself does not load GGUF files: use the model with config.json and safetensors files"
 
 
 def _why_not(folder: Path, needed: tuple[str, ...]) -> str:
@@ -117,6 +127,8 @@ def _why_not(folder: Path, needed: tuple[str, ...]) -> str:
     said = f"{str(folder)!r} is not a model folder: it has no {' or '.join(needed)}"
     if (folder / lora.CONFIG).is_file():
         return _adapter(folder)
+    if other := other_format(folder):
+        return other
     inside = _folders(folder)
     checkpoints = [one for one in inside if re.fullmatch(r"checkpoint-[0-9]{1,15}", one.name)]
     if checkpoints:
@@ -125,8 +137,9 @@ def _why_not(folder: Path, needed: tuple[str, ...]) -> str:
     models = [one for one in inside if _is_model(one, needed) or (one / _SNAPSHOTS).is_dir()]
     if models:
         return f"{said}; name a folder in it that is a model: {_listed(models, whole=True)}"
-    if next(folder.glob("*.gguf"), None):
-        return f"{str(folder)!r} holds GGUF files: {_GGUF}"
+    definitions = [one for one in inside if (one / JOB_DEFINITION).is_file()]
+    if definitions:
+        return f"{said}; name a job definition in it: {_listed(definitions, whole=True)}"
     others = [name for name in (CONFIG, PARAMS) if name not in needed and (folder / name).is_file()]
     if others:
         return f"{said}, but {others[0]}: leave out --engine config_format"

@@ -9,16 +9,42 @@ import os
 from importlib import util
 from pathlib import Path
 
+from vllm_hpc.planner.models.mistral import CONFIG, PARAMS
+from vllm_hpc.planner.models.other_formats import format_of
 from vllm_hpc.planner.models.weights import Weights
+from vllm_hpc.spec import lora
+from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.resolved_job import ResolvedJob
 
 # Seconds to wait for the Hub; a login node without internet access must not delay a submit.
 TIMEOUT_S = 5.0
+# What changes which models a rank finds, in a variable, a line of a profile's setup, or an engine argument.
+_OTHER_ACCESS = ("HF_", "HUGGING", "MODELSCOPE", "proxy", "PROXY", "source ", ". /", "download_dir", "hf_token")
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "I32": 4, "I64": 8}
 
 
+class NotOnHubError(ModelError):
+    """The Hub answered, and this user does not get the model."""
+
+
+def asks_as_ranks_do(job: ResolvedJob) -> bool:
+    """Whether ranks ask the same Hub, as the same user: unless the job or its site names another, or a cache."""
+    request = job.request
+    given = [
+        *request.env,
+        *job.site.setup,
+        *(name for name in ("download_dir", "hf_token") if request.engine.get(name)),
+    ]
+    is_elsewhere = bool(os.environ.get("VLLM_USE_MODELSCOPE"))
+    return not is_elsewhere and not any(sign in text for text in given for sign in _OTHER_ACCESS)
+
+
 def find_config(model: str) -> Path | str:
-    """The folder with the config.json of a Hub id, or the reason why there is none."""
+    """The folder with the config.json of a Hub id, or the reason why there is none.
+
+    Raises NotOnHubError if the Hub says that there is no such model, or that this user may not have it.
+    """
     if util.find_spec("huggingface_hub") is None:
         return "huggingface_hub is not installed here, so its config.json cannot be read"
     import huggingface_hub
@@ -30,11 +56,69 @@ def find_config(model: str) -> Path | str:
         return "it is not in the Hugging Face cache, and HF_HUB_OFFLINE is set"
     try:
         # One request without retries: a download would retry for half a minute on a node without internet access.
-        huggingface_hub.model_info(model, timeout=TIMEOUT_S)
+        info = huggingface_hub.model_info(model, timeout=TIMEOUT_S)
+        _check_files(model, [file.rfilename for file in info.siblings or ()])
         return Path(huggingface_hub.hf_hub_download(model, "config.json", etag_timeout=TIMEOUT_S)).parent
+    except NotOnHubError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever the reason, the compute nodes may still reach the Hub
+        if refusal := _refusal(model, error):
+            raise NotOnHubError(refusal) from None
         said = " ".join(str(error).split())[:120]
         return f"it is not in the Hugging Face cache, and the Hub did not return it ({type(error).__name__}: {said})"
+
+
+_BAD_TOKEN = "Invalid credentials in Authorization header"
+_TOKEN = "set HF_TOKEN, or log in with 'hf auth login'"
+
+
+def _refusal(model: str, error: Exception) -> str | None:
+    """What the Hub said of this model and this user, and what to do; None if it said nothing of them.
+
+    huggingface_hub (utils/_http.py, hf_raise_for_status) tells by X-Error-Code: GatedRepo, RepoNotFound. A 401 for a
+    repository without one also means that it is not there, or private.
+    """
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):  # it is a RepositoryNotFoundError too
+        return (
+            f"the model {model!r} is gated on the Hub, and this account may not read it: ask for access at "
+            f"{_endpoint()}/{model}, and {_TOKEN}"
+        )
+    response = error.response if isinstance(error, errors.HfHubHTTPError) else None
+    is_unauthorized, is_token = False, False
+    if response is not None:  # not its truth, which is false for errors in requests
+        is_unauthorized = response.status_code == 401
+        is_token = is_unauthorized and response.headers.get("X-Error-Message") == _BAD_TOKEN
+    if is_token:
+        return f"the Hub does not accept this account's token, for the model {model!r}: {_TOKEN}"
+    if isinstance(error, errors.RepositoryNotFoundError) or is_unauthorized:
+        return (
+            f"the Hub has no model {model!r} that this account may read: check how it is spelt, or, if it is private, "
+            f"{_TOKEN}"
+        )
+    if isinstance(error, errors.DisabledRepoError):
+        return f"the Hub has disabled the model {model!r}: use another one"
+    return None
+
+
+def _check_files(model: str, names: list[str]) -> None:
+    """Refuse a repository without a description of a model. Raises NotOnHubError: what it has instead."""
+    if not names or {CONFIG, PARAMS} & set(names):
+        return
+    raise NotOnHubError(f"the model {model!r} of the Hub has no {CONFIG} or {PARAMS}{_kind(names)}")
+
+
+def _kind(names: list[str]) -> str:
+    """What a repository is instead of a model, as a part of a sentence."""
+    if lora.CONFIG in names:
+        return ", and is an adapter: download it ('hf download'), and name it with --lora and its base model as MODEL"
+    other = format_of(names)
+    return f", and {other}" if other else ": use a model with one"
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def find_weights(model: str) -> Weights | None:

@@ -13,9 +13,10 @@ from vllm_hpc.planner.models import hub
 from vllm_hpc.planner.models.config import Shape, read_shape
 from vllm_hpc.planner.models.count import vision_parameters
 from vllm_hpc.planner.models.describe import describe
-from vllm_hpc.planner.models.fields import NotCheckedError, whole_number
+from vllm_hpc.planner.models.fields import Fields, NotCheckedError, whole_number
+from vllm_hpc.planner.models.quantization import check_loadable
 from vllm_hpc.planner.models.read_json import read_object
-from vllm_hpc.planner.models.weights import Weights, check_whole, read_weights
+from vllm_hpc.planner.models.weights import Weights, check_headers, check_whole, read_weights
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.resolved_job import Model
 
@@ -64,21 +65,17 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
     try:
         described = describe(folder, engine)
         notes += described.notes
+        check_loadable(Fields(described.config, described.origin), engine.get("quantization"))
         shape = read_shape(described.config, described.origin)
     except NotCheckedError as error:
+        if is_whole and not dummy_weights:
+            check_headers(folder, engine.get("load_format"))
         return Knowledge(notes=(*notes, f"memory is not checked: {error}"))
     tokenizer_config = folder / "tokenizer_config.json"
     tokenizer = read_object(tokenizer_config) if tokenizer_config.is_file() else {}
     shape = _shortened(shape, tokenizer)
-    weights, unweighed = None, None
-    if not dummy_weights:
-        try:
-            weights = read_weights(folder, shape, engine.get("load_format"))
-            if weights:
-                check_whole(folder, shape, weights)
-        except ModelError:
-            if is_whole:
-                raise
+    weights = None if dummy_weights else _weights(folder, shape, engine, is_whole)
+    unweighed = None
     if weights is None:
         if shape.quantization and shape.quantization.bits is None:
             unweighed = (
@@ -97,6 +94,19 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
         unweighed=unweighed,
         notes=tuple(notes),
     )
+
+
+def _weights(folder: Path, shape: Shape, engine: Mapping[str, Any], is_whole: bool) -> Weights | None:
+    """The weights in the folder's files. Raises ModelError if these are damaged and should be whole."""
+    weights = None
+    try:
+        weights = read_weights(folder, shape, engine.get("load_format"))
+        if weights:
+            check_whole(folder, shape, weights)
+    except ModelError:
+        if is_whole:
+            raise
+    return weights
 
 
 def _shortened(shape: Shape, tokenizer: dict[str, Any]) -> Shape:

@@ -8,11 +8,17 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.planner.models.fields import Fields, NotCheckedError
+from vllm_hpc.spec.errors import ModelError
 
 MOST_GROUP = 1_000_000
 UNKNOWN = "unknown"
 # Bits of the scale of a group of weights: half precision in AWQ and GPTQ, a byte in MX formats.
 _SCALE_BITS = 16
+# quant_method -> whose it is. vLLM 0.26 to 0.32 have none of them.
+_OTHERS = {
+    "mlx": "MLX", "exl2": "ExLlama", "exl3": "ExLlama", "eetq": "EETQ", "quanto": "Quanto", "vptq": "VPTQ",
+    "spqr": "SpQR", "higgs": "HIGGS",
+}  # fmt: skip
 
 
 class Quantization(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +58,29 @@ def _method(fields: Fields) -> str:
     if not name and Fields(fields.table("producer") or {}, fields.origin).word("name") == "modelopt":
         name = "modelopt"
     return name if re.fullmatch(r"[a-z0-9_.-]{1,40}", name) else UNKNOWN
+
+
+def check_loadable(config: Fields, given: Any = None) -> None:
+    """Refuse what another program has quantised, in a way that no vLLM reads. Raises ModelError.
+
+    ``given`` is --engine quantization, which may name a plug-in's method.
+    """
+    whose = None if given is not None else _OTHERS.get(_written_method(config))
+    if whose:
+        raise ModelError(
+            f"{config.origin}: quantised for {whose}, which vLLM does not load: use the original model, or one in FP8, "
+            "AWQ, GPTQ or compressed-tensors"
+        )
+
+
+def _written_method(config: Fields) -> str:
+    """The method as config.json spells it; MLX writes none, but an object of its own. Empty if it cannot be told."""
+    try:
+        named = Fields(config.table("quantization_config") or {}, config.origin).word("quant_method").lower()
+        is_mlx = {"group_size", "bits"} <= (config.table("quantization") or {}).keys()
+    except NotCheckedError:
+        return ""
+    return named or ("mlx" if is_mlx else "")
 
 
 def online(method: Any) -> Quantization | None:

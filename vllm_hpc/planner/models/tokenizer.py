@@ -14,6 +14,7 @@ import msgspec
 
 from vllm_hpc.planner.models.inspect import Knowledge
 from vllm_hpc.planner.models.read_json import read_object
+from vllm_hpc.planner.models.weight_files import lacks_weights
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.plan import Plan
@@ -33,6 +34,7 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 # processor's.
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 _CONFIGS = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+_MOST_NAMED = 5
 _MISTRAL, _MISTRAL_WEIGHTS = ("tekken.json", "tokenizer.model.v*"), ("consolidated*.safetensors",)
 # Model types that vLLM has a template for (vllm/transformers_utils/chat_templates/registry.py, 0.26 and 0.32).
 _FALLBACKS = frozenset({
@@ -89,13 +91,24 @@ def find_lacks(job: ResolvedJob, rows: Workload | None) -> list[Lack]:
         elif rows.has_tools and not _has_template(folder, model, _TEMPLATES[:1], _CONFIGS[:1]):
             said = f"the input has tools, with which vLLM takes no processor's chat template, and {str(folder)!r}"
             found.append(Lack(f"{said} has no other: {advice}", fails))
+        elif named := _lacks_named(folder, model, rows):
+            found.append(Lack(f"{named}: write one into a file, and {advice}", fails))
     return found
 
 
-def with_lacks(plan: Plan, lacks: list[Lack]) -> Plan:
+def find_unready(job: ResolvedJob) -> str | None:
+    """What must be in the model's folder before the job is submitted: weights, but for a rehearsal."""
+    folder = Path(job.model.path)
+    if job.request.rehearse or not folder.is_absolute() or not folder.is_dir():
+        return None
+    return lacks_weights(folder, job.request.engine)
+
+
+def with_lacks(plan: Plan, lacks: list[Lack], unready: str | None) -> Plan:
     """The plan, with what is missing among its reasons."""
     missing = next((lack.said for lack in lacks if lack.fails), None)
-    return msgspec.structs.replace(plan, missing=missing, reasons=(*plan.reasons, *(lack.said for lack in lacks)))
+    said = (*(lack.said for lack in lacks), *filter(None, [unready]))
+    return msgspec.structs.replace(plan, missing=missing, unready=unready, reasons=(*plan.reasons, *said))
 
 
 def _tokenizer_folder(job: ResolvedJob) -> Path | None:
@@ -150,16 +163,52 @@ def _makes_tokenizer(config: dict[str, Any] | None) -> bool:
     return names_code or config.get("tokenizer_class") is not None
 
 
+def _lacks_named(folder: Path, model: Path, rows: Workload) -> str | None:
+    """What rows find no template among several, each with a name.
+
+    transformers 5 (tokenization_utils_base.py, get_chat_template) takes tool_use for rows with tools, else default; and
+    fails without a default. vLLM takes a processor's before, for rows without tools.
+    """
+    names = _template_names(folder)
+    if not names or "default" in names or _may_be_elsewhere(folder, model):
+        return None
+    is_processors = (folder / _TEMPLATES[1]).is_file() or any(
+        _config_has_template(folder / one) for one in _CONFIGS[1:]
+    )
+    if rows.has_plain_chats and not is_processors:
+        missing = "chats without tools, which need the chat template 'default'"
+    elif rows.has_tools and "tool_use" not in names:
+        missing = "chats with tools, which need the chat template 'tool_use' or 'default'"
+    else:
+        return None
+    return f"the input has {missing}, and {str(folder)!r} has only {', '.join(map(repr, sorted(names)[:_MOST_NAMED]))}"
+
+
+def _template_names(folder: Path) -> set[str]:
+    """Names of the tokenizer's chat templates; a single one is the default. Files replace those of its config."""
+    files = {file.name.removesuffix(".jinja") for file in (folder / "additional_chat_templates").glob("*.jinja")}
+    if (folder / _TEMPLATES[0]).is_file():
+        files.add("default")
+    given = (_json(folder / _CONFIGS[0]) or {}).get("chat_template")
+    if files or given is None:
+        return files
+    named = given if isinstance(given, list) else []
+    return {str(one["name"]) for one in named if isinstance(one, dict) and "name" in one} or {"default"}
+
+
 def _has_template(folder: Path, model: Path, files: tuple[str, ...], configs: tuple[str, ...]) -> bool:
     """Whether these files have a chat template, or whether there may be one elsewhere."""
     if any((folder / name).is_file() for name in files) or _any(folder / "additional_chat_templates", ("*.jinja",)):
         return True
+    return _may_be_elsewhere(folder, model) or any(_config_has_template(folder / name) for name in configs)
+
+
+def _may_be_elsewhere(folder: Path, model: Path) -> bool:
+    """Whether there may be a template in code, in a GGUF, or in vLLM."""
     if _any(folder, ("*.gguf", "tokenization_*.py", "processing_*.py")):
         return True
     config = _json(model / "config.json") or {}
-    if str(config.get("model_type")) in _FALLBACKS | templated_models() or _makes_tokenizer(config):
-        return True
-    return any(_config_has_template(folder / name) for name in configs)
+    return str(config.get("model_type")) in _FALLBACKS | templated_models() or _makes_tokenizer(config)
 
 
 def _config_has_template(file: Path) -> bool:

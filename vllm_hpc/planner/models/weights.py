@@ -16,6 +16,7 @@ import msgspec
 
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.count import count_parameters
+from vllm_hpc.planner.models.describe import OLD_METHODS
 from vllm_hpc.planner.models.read_json import read_object
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
@@ -65,18 +66,32 @@ def read_weights(folder: Path, shape: Shape, load_format: Any = None) -> Weights
     return Weights(elements, other)
 
 
+def check_headers(folder: Path, load_format: Any = None) -> None:
+    """Refuse damaged or missing safetensors files of a model that is not in the table. Raises ModelError."""
+    for file in _files(folder, load_format):
+        read_header(file)
+
+
 def check_whole(folder: Path, shape: Shape, weights: Weights) -> None:
     """Refuse files with far less than config.json describes, as after a partial copy. Raises ModelError."""
     counted = count_parameters(shape)
     # For a quantisation with unknown bits, assume the smallest common number.
     bits = (shape.quantization.bits or 4.0) if shape.quantization else 16.0
     if counted and weights.loaded_bytes(2) < 0.5 * counted * min(16.0, bits) / 8:
-        is_adapter = (folder / lora.CONFIG).is_file()
         raise ModelError(
             f"{str(folder)!r}: the weights here ({weights.loaded_bytes(2) / 1e9:.3g} GB) are only part of the "
-            f"{counted / 1e9:.3g} B parameters that config.json describes: copy the model again"
-            f"{', or give its base model, with --lora and this adapter' if is_adapter else ''}"
+            f"{counted / 1e9:.3g} B parameters that config.json describes: {_advice(folder, shape)}"
         )
+
+
+def _advice(folder: Path, shape: Shape) -> str:
+    """What to do about weights that are too small for the model."""
+    old = next((name for name in OLD_METHODS if (folder / name).is_file()), None)
+    if old and not shape.quantization:
+        return f"they are quantised, says {old}: use --engine quantization={OLD_METHODS[old]}"
+    if (folder / lora.CONFIG).is_file():
+        return "copy the model again, or give its base model, with --lora and this adapter"
+    return "copy the model again"
 
 
 def read_header(file: Path) -> dict[str, _Tensor]:

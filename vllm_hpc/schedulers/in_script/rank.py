@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
+from typing import NoReturn
 
 from submitit.core.submission import process_job
 
@@ -16,13 +19,37 @@ from vllm_hpc.schedulers.scheduler import installed_scheduler
 
 
 def main(argv: list[str]) -> int:
-    """Run this process's rank of the job in ``argv[0]``. Raises whatever ended it, after that is on record."""
+    """Run this process's rank of the job in ``argv[0]``, and end this process: with 1 after an error, which is told."""
     folder = JobFolder(argv[0])
     _note_joined(folder)
     _attach()
     _check_host(folder)
-    process_job(folder.ranks)
+    leave(_run(folder))
+
+
+def _run(folder: JobFolder) -> int:
+    """Run what submitit has kept for this rank, and return its exit code."""
+    try:
+        process_job(folder.ranks)
+    except Exception:  # noqa: BLE001 - whatever ended it, and is on record
+        traceback.print_exc()
+        return 1
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, whose outcome is on record, with what packages do at exit, but without the interpreter's end.
+
+    A thread of torch (of gloo or NCCL) may still let go of a tensor: while the interpreter is taken down, that aborts
+    the process (pytorch/pytorch#117762, #190489), and a job that has all its rows would fail. Nor can a library's
+    destructor, or a thread that does not end, change the exit code.
+    """
+    with suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # a full disk, or a closed stream
+            stream.flush()
+    os._exit(code)
 
 
 def _attach() -> None:

@@ -13,6 +13,7 @@ from vllm_hpc.jobfolder.early_faults import repeated_fault
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import (
+    LAUNCHER_LOST,
     Attempt,
     Crash,
     JobRecord,
@@ -27,6 +28,7 @@ from vllm_hpc.jobfolder.records import (
     write_json,
 )
 from vllm_hpc.jobfolder.shards import finished
+from vllm_hpc.spec.words import counted
 
 _YES, _NO = 0, 1
 # Bytes: more than a full file system still has room for, for example in a directory's spare block.
@@ -88,7 +90,14 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
     full = _cannot_write(folder)
     if full:
         return False, f"the job folder cannot be written: {full}; free some space, then run 'vllm-hpc resume'"
-    return True, f"{'the walltime was almost reached' if code == 0 else 'a rank died'}; {missing} row(s) are left"
+    why = "the walltime was almost reached" if code == 0 else _what_died(_ranks_of(folder, record, this))
+    return True, f"{why}; {counted(missing, 'row')} left"
+
+
+def _what_died(ranks: list[RankRecord]) -> str:
+    """Ranks whose torchrun was killed leave by themselves: then no rank died."""
+    lost_launcher = any(rank.error and rank.error.type == LAUNCHER_LOST for rank in ranks)
+    return "what starts the ranks (torchrun, or srun's step) was killed" if lost_launcher else "a rank died"
 
 
 def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attempt], has_drained: bool) -> str | None:
@@ -104,7 +113,7 @@ def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attemp
         )
     asked, most = _times_asked(folder, attempts[:-1]), record.request.max_requeues
     if asked >= most:
-        return f"it has asked for another attempt {asked} time(s) (--max-requeues {most})"
+        return f"it has asked for another attempt {counted(asked, 'time')} (--max-requeues {most})"
     # After two attempts in a row that died, the third tries the suspect rows (engine/loop/suspect_rows.py).
     patience = 3 if not has_drained and len(attempts) > 1 and _has_died(folder, attempts[-2]) else 2
     last = attempts[-patience:]

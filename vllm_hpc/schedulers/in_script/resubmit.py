@@ -20,10 +20,12 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Again, Attempt, Submitted, is_submission, read_json, submission_of, write_json
 from vllm_hpc.schedulers.client import ClientError, ClientMissingError, ClientTimeoutError
+from vllm_hpc.schedulers.record_submission import DeletedAgainError
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submit_again import find_lost, submit_again
 from vllm_hpc.spec.errors import FailedError, VllmHpcError
 from vllm_hpc.spec.values import parse_walltime
+from vllm_hpc.spec.words import counted
 
 # Seconds between two tries: at first, and at most.
 _PAUSES_S = (5.0, 60.0)
@@ -69,7 +71,8 @@ def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
     if tasks > 1:
         wishes = _note_end(folder, submission, this.task, wants, tasks)
         if len(wishes) < tasks:
-            return f"{tasks - len(wishes)} task(s) of the array still run; the last one submits it again if necessary"
+            left = counted(tasks - len(wishes), "task")
+            return f"{left} of the array left to end; the last one submits it again if necessary"
         wants = any(wishes)
     if not wants or folder.cancelled.exists() or folder.drain.exists():
         return "not submitted again"
@@ -100,6 +103,8 @@ class _Tries:
         while True:
             try:
                 return f"submitted again as {attempt()}"
+            except DeletedAgainError:  # a full disk: each further try would queue a job and delete it
+                raise
             except ClientTimeoutError as error:
                 said, attempt = str(error), self._look
             except ClientError as error:

@@ -21,11 +21,19 @@ from vllm_hpc.schedulers.client import (
     call_client,
     clean_environment,
     plain,
-    said_beside,
 )
 from vllm_hpc.schedulers.pbs import many
 from vllm_hpc.schedulers.pbs.from_inside import check_host, find_job, is_lasting, refuses_host
-from vllm_hpc.schedulers.pbs.qstat import is_json, parse_plain, parse_qstat
+from vllm_hpc.schedulers.pbs.nodes import node_part
+from vllm_hpc.schedulers.pbs.qstat import (
+    ENDED_JOB,
+    FORGOTTEN,
+    UNKNOWN_JOB,
+    describe,
+    is_json,
+    parse_plain,
+    parse_qstat,
+)
 from vllm_hpc.schedulers.pbs.reasons import explain
 from vllm_hpc.schedulers.pbs.request import check_folder, check_request
 from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler
@@ -46,13 +54,6 @@ _SUBMITTED = re.compile(
     rf"(?s)\A(?:{_last_line(_ID)}|.*(?<![\w.\[\]-])(?={_ID}(?![\w\[\]:-]))"
     rf"|{_last_line(_NUMBER)}|.*\b[Jj]ob(?:\s+[Ii][Dd])?[\s:=#]+(?={_NUMBER}\b))({_ID}|{_NUMBER})"
 )
-# qstat's exit code for an id that the server does not know, or no longer knows.
-UNKNOWN_JOB = 153
-# qdel's exit code for a job that has ended, and that of qstat without -x.
-ENDED_JOB = 35
-# A server without a history refuses qstat -x, on stderr and with exit code 0, and does not know jobs that have ended.
-_NO_HISTORY = re.compile(r"not configured to maintain job history", re.IGNORECASE)
-FORGOTTEN = "PBS does not know the job (any more)"
 
 
 def submit_argv(script: Path) -> list[str]:
@@ -92,9 +93,7 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
     try:
         found, words = _described(job_id, ask)
     except ClientError as error:
-        is_gone = error.code == UNKNOWN_JOB
-        missing = JobState("forgotten", FORGOTTEN) if is_gone else JobState("unknown", str(error))
-        return dict.fromkeys(wanted, missing)
+        return dict.fromkeys(wanted, JobState("unknown", str(error)))
     # If an array ended before it was expanded, PBS may name only the parent.
     missing = found.get(job_id, JobState("unknown", words))
     return dict.fromkeys(wanted, missing) | found
@@ -102,26 +101,18 @@ def query(job: JobFolder, job_id: str, tasks: Sequence[str] = (), ask: Ask = cal
 
 def _described(job_id: str, ask: Ask) -> tuple[dict[str, JobState], str]:
     """The states that qstat tells, and why it may tell none. Raises ClientError."""
-    argv = ["qstat", "-x", *(["-t"] if "[" in job_id else []), "-f", "-F", "json", job_id]
-    answer = ""
-    try:
-        answer = ask(argv)
-        said = said_beside(answer)
-    except ClientError as error:
-        said = str(error)
-        if not _NO_HISTORY.search(said):
-            raise
-    if _NO_HISTORY.search(said):
-        argv = [word for word in argv if word != "-x"]
-        answer = ask(argv)
-    found = _named_as(job_id, parse_qstat(answer))
+    answered = describe([job_id], ask)
+    if answered.code == UNKNOWN_JOB:
+        return {job_id: FORGOTTEN}, ""
+    found = _named_as(job_id, parse_qstat(answered.text))
     if job_id in found and found[job_id].phase != "unknown":
         return found, ""
-    if is_json(answer):
+    if answered.code:
+        return found, plain(answered.said)
+    if is_json(answered.text):
         return found, "qstat did not describe the job"
-    words = "qstat's answer is not JSON"
-    plain_argv = [word for word in argv if word not in ("-F", "json")]
-    return found | _named_as(job_id, parse_plain(ask(plain_argv))), words
+    plain_argv = [word for word in answered.argv if word not in ("-F", "json")]
+    return found | _named_as(job_id, parse_plain(ask(plain_argv))), "qstat's answer is not JSON"
 
 
 def _named_as(job_id: str, found: dict[str, JobState]) -> dict[str, JobState]:
@@ -141,7 +132,7 @@ def forgotten_has_ended(job_id: str) -> bool:
 
 def query_all(questions: Sequence[Question], ask: Ask) -> list[dict[str, JobState]]:
     """What PBS says of many jobs, by one or two calls for every hundred."""
-    return many.query_all(questions, ask, parse_qstat, lambda one: query(one.job, one.job_id, one.tasks, ask))
+    return many.query_all(questions, ask, lambda one: query(one.job, one.job_id, one.tasks, ask))
 
 
 def cancel(job: JobFolder, job_id: str) -> None:
@@ -180,5 +171,6 @@ SCHEDULER = Scheduler(
     check_client=check_client,
     check_request=check_request,
     check_folder=check_folder,
+    node_part=node_part,
     client=("qsub", re.compile("pbs_version")),  # Slurm has its own qsub
 )

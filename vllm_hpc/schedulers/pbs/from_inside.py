@@ -14,7 +14,10 @@ from vllm_hpc.schedulers.pbs.qstat import plain_fields
 # is told PBSE_PERM 15007, PBSE_BADHOST 15008 or PBSE_BADUSER 15023 ("Bad UID for job execution": the server does not
 # trust the host, as a fresh one does not trust a compute node: flatuid is not set). Tried on OpenPBS 23.06.06.
 _OF_THE_HOST = frozenset({159, 160, 175})
-# What is wrong with the script itself.
+# A hook of the site has refused (PBSE_HOOKERROR 15136), in words of its own: "Illegal submission host", say. Its reason
+# may be the time, the host or a limit, so another try may succeed.
+_OF_A_HOOK = 32
+# What is wrong with the script itself, in PBS's words.
 _OF_THE_REQUEST = re.compile(r"unknown (queue|resource)|illegal |invalid option|bad gid|usage: qsub", re.IGNORECASE)
 _NAME = re.compile(r"^#PBS -N (\S+)$", re.MULTILINE)
 # As many of a user's jobs of one name are looked at, the newest first.
@@ -23,7 +26,7 @@ _MOST_JOBS = 20
 
 def is_lasting(error: ClientError) -> bool:
     """Whether qsub will refuse this script, however often and wherever it is submitted."""
-    return _OF_THE_REQUEST.search(str(error)) is not None
+    return error.code != _OF_A_HOOK and _OF_THE_REQUEST.search(str(error)) is not None
 
 
 def refuses_host(error: ClientError) -> bool:

@@ -1,4 +1,4 @@
-r"""Reads what ``qstat -f`` prints of jobs: JSON, JSON that is not JSON, and the plain form.
+r"""Asks qstat about jobs and reads what ``qstat -f`` prints: JSON, JSON that is not JSON, and the plain form.
 
 PBS before 20.0 wrote values into its JSON as they were: ``\,`` and ``\'`` of an environment variable, 005, .5, quotes
 (openpbs/openpbs#1255, #2049, #2603, #830), and closed no brace after several jobs (#585). The fields that say how a job
@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+from vllm_hpc.schedulers.client import Ask, ClientError, said_beside
 from vllm_hpc.schedulers.pbs.reasons import exit_state, waiting_reason
 from vllm_hpc.schedulers.scheduler import JobState
 
+# qstat's exit code for an id that the server does not know, or no longer knows.
+UNKNOWN_JOB = 153
+# qdel's exit code for a job that has ended, and that of qstat without -x.
+ENDED_JOB = 35
+FORGOTTEN = JobState("forgotten", "PBS does not know the job (any more)")
+# A server without a history refuses qstat -x, on stderr and with exit code 0, and does not know jobs that have ended.
+_NO_HISTORY = re.compile(r"not configured to maintain job history", re.IGNORECASE)
 _TASK = re.compile(r"(?P<number>\d+)\[(?P<task>\d+)\](?P<server>\..+)")
 _WAITING = frozenset("HQTW")
 _RUNNING = frozenset("REBSU")
@@ -26,6 +34,39 @@ _JSON_FIELD = re.compile(r'(\s*)"(\w+)"\s*:\s*(.*?),?\s*')
 _PLAIN_ID = re.compile(r"Job Id: (\S+)\s*")
 _PLAIN_FIELD = re.compile(r"    (\w+) = (.*)")
 Fields = dict[str, Any]
+
+
+class Answered(NamedTuple):
+    """What ``argv`` printed, what it said on stderr, and its exit code if that only tells of ids."""
+
+    argv: list[str]
+    text: str
+    said: str
+    code: int = 0
+
+
+def describe(ids: Sequence[str], ask: Ask) -> Answered:
+    """What qstat prints of these jobs, all arrays or none, also where the server keeps no history. Raises ClientError.
+
+    qstat asks the server for one id after the other, prints the jobs that it has found at the end, names the others on
+    stderr, and exits with the code of the last of these (src/cmds/qstat.c of OpenPBS 23.06).
+    """
+    argv = ["qstat", "-x", *(["-t"] if "[" in ids[0] else []), "-f", "-F", "json", *ids]
+    answered = _answered(argv, ask)
+    if _NO_HISTORY.search(answered.said):
+        answered = _answered([word for word in argv if word != "-x"], ask)
+    return answered
+
+
+def _answered(argv: list[str], ask: Ask) -> Answered:
+    try:
+        text = ask(argv)
+    except ClientError as error:
+        said = error.err or str(error)
+        if error.code not in (UNKNOWN_JOB, ENDED_JOB) and not ("-x" in argv and _NO_HISTORY.search(said)):
+            raise
+        return Answered(argv, error.output, said, error.code or 0)
+    return Answered(argv, text, said_beside(text))
 
 
 def parse_qstat(text: str) -> dict[str, JobState]:

@@ -30,7 +30,10 @@ _HINTS = [
     (r"bad uid|access from host not allowed", "PBS takes no jobs from this machine: submit on a login node"),
     (r"bad gid", "you are not in that group on this machine: check 'id' and --account"),
     (r"maximum number of|would exceed .*limit", "wait for a job of yours to end, or cancel one"),
-    (r"hook|filter", "a hook of the site refused the job: see its message or the site's documentation"),
+    (
+        r"hook|filter|request rejected by '",
+        "a hook of the site refused the job: see its message or the site's documentation",
+    ),
     (
         r"exceeds? .*(queue|server)|resource limits",
         "request less, or choose another --queue: 'qstat -Qf' shows the limits",
