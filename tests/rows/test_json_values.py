@@ -9,6 +9,7 @@ import pytest
 
 from vllm_hpc.rows import json_values
 from vllm_hpc.rows.read import read_rows
+from vllm_hpc.rows.row import RowError
 from vllm_hpc.spec.errors import InputError
 
 pytestmark = pytest.mark.inputs
@@ -81,7 +82,7 @@ def test_an_error_is_told_without_reading_on(tmp_path: Path, wrong: str) -> None
     (tmp_path / "in.json").write_text(f'[{{"prompt": "a"}}, {{"prompt": {wrong}}},' + '{"prompt": "b"},\n' * 100_000)
     with (tmp_path / "in.json").open("rb") as stream:
         values = _Counted(stream)
-        with pytest.raises(json_values.RowError, match="not valid JSON"):
+        with pytest.raises(RowError, match="not valid JSON"):
             list(values)
     assert values.reads < 4
 

@@ -24,7 +24,7 @@ from vllm_hpc.rows.template_limits import MOST_NODES, Limits
 # Statements and expressions that a prompt needs. Macros and blocks can call themselves, {% set %}...{% endset %} and
 # {% filter %} make text that is not counted.
 _STATEMENTS = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.With)
-_WRITTEN = {
+_WRITTEN: dict[type[nodes.Node], str] = {
     nodes.AssignBlock: "set NAME", nodes.FilterBlock: "filter", nodes.For: "for ... recursive",
     nodes.FromImport: "from", nodes.CallBlock: "call", nodes.Scope: "autoescape",
 }  # fmt: skip
@@ -56,7 +56,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(undefined=StrictUndefined, keep_trailing_newline=True, optimized=False, finalize=written)
         self._method = allowed.method
         self.globals = {"range": self.globals["range"], "dict": dict}
-        self.filters, self.tests = allowed.filters(), allowed.tests()
+        self.filters: dict[str, Any] = allowed.filters()
+        self.tests: dict[str, Any] = allowed.tests()
         self._names = {nodes.Filter: ("filter", sorted(self.filters)), nodes.Test: ("test", sorted(self.tests))}
         self.filters |= {_COUNTED: allowed.counted, _JOINED: allowed.joined}
         self.filters |= {_MADE: self.limits.made, _HELD: self.limits.held, _TIMED: self._timed}

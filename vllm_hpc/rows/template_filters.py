@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Undefined
 from jinja2.exceptions import SecurityError, UndefinedError
@@ -21,6 +21,8 @@ FILTER_NAMES = (
     "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "round", "select", "selectattr",
     "sort", "string", "title", "trim", "truncate", "unique", "upper", "wordcount",
 )  # fmt: skip
+# Those that write their value: of one that has no text, Python's name for it would be in the prompt.
+_WRITING = frozenset({"capitalize", "lower", "string", "title", "trim", "upper", "wordcount"})
 # Those that take a text apart.
 _SPLITTING = frozenset(
     {"groupby", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "title", "unique"}
@@ -61,7 +63,7 @@ class Filters:
 
     def tests(self) -> dict[str, Function]:
         """All tests by name."""
-        return {name: self._timed(TESTS[name]) for name in _TEST_NAMES}
+        return {name: self._timed(cast(Function, TESTS[name])) for name in _TEST_NAMES}
 
     def method(self, function: Any) -> Function | None:
         """The method of a value that a template calls, within limits; None if it is not one of a value's.
@@ -98,8 +100,9 @@ class Filters:
     def _made(self, function: Function, check: Callable[[Any], None] | None = None) -> Function:
         def made(*args: Any, **kwargs: Any) -> Any:
             self._limits.tick()
-            for one in (*args, *kwargs.values()) if check else ():
-                check(one)
+            if check is not None:
+                for one in (*args, *kwargs.values()):
+                    check(one)
             return self._limits.made(function(*args, **kwargs))
 
         return made
@@ -119,6 +122,8 @@ class Filters:
         @wraps(function)
         def limited(*args: Any, **kwargs: Any) -> Any:
             self._limits.tick()
+            if name in _WRITING:
+                args = (*args[:first], self.written(args[first]), *args[first + 1 :])
             self._check(name, *args[first:], **kwargs)
             result = function(*args, **kwargs)
             return self.counted(result) if isinstance(result, Iterator) else self._limits.made(result)

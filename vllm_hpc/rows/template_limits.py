@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
 
 from jinja2.exceptions import SecurityError
 
@@ -24,9 +25,13 @@ _MOST_DIGITS = 4300
 _MOST_PLACES = 100
 # Of an item in a list.
 _ITEM_BYTES = 64
-_LISTS = (list, tuple, type({}.items()), type({}.keys()), type({}.values()))
+_LISTS: tuple[type, ...] = (list, tuple, type({}.items()), type({}.keys()), type({}.values()))
 
 T = TypeVar("T")
+
+
+def _exceeded(words: str) -> SecurityError:
+    return SecurityError(f"{words}: use less of the row, such as a part of a text or a list")
 
 
 class Limits:
@@ -47,21 +52,21 @@ class Limits:
     def tick(self) -> None:
         """An operation."""
         if time.monotonic() > self._until:
-            raise SecurityError(f"it takes more than {MOST_SECONDS:g} s")
+            raise _exceeded(f"it takes more than {MOST_SECONDS:g} s")
 
     def step(self) -> None:
         """One item of a loop, or of a filter that goes over items."""
         self._steps += 1
         if self._steps > MOST_STEPS:
-            raise SecurityError(f"its loops take more than {MOST_STEPS:,} steps")
+            raise _exceeded(f"its loops take more than {MOST_STEPS:,} steps")
         self.tick()
 
     def fits(self, characters: int, items: int = 0) -> None:
         """The size of a value that is made, or that will be."""
         if characters > MOST_CHARACTERS:
-            raise SecurityError(f"it makes more than {MOST_CHARACTERS >> 20} Mi characters")
+            raise _exceeded(f"it makes more than {MOST_CHARACTERS >> 20} Mi characters")
         if items > MOST_STEPS:
-            raise SecurityError(f"it makes more than {MOST_STEPS:,} items")
+            raise _exceeded(f"it makes more than {MOST_STEPS:,} items")
 
     def made(self, value: T) -> T:
         """A value that was made: its size, and that of all together."""
@@ -84,7 +89,9 @@ class Limits:
     def sought(self, text: Any) -> None:
         """A text to look for, or the characters to strip."""
         if isinstance(text, str) and len(text) > MOST_SOUGHT:
-            raise SecurityError(f"what it strips or looks for has more than {MOST_SOUGHT} characters")
+            raise SecurityError(
+                f"what it strips or looks for has more than {MOST_SOUGHT} characters: use a shorter text"
+            )
 
     def split(self, text: Any) -> None:
         """A text that will be taken apart, at worst into its characters."""
@@ -98,24 +105,24 @@ class Limits:
     def number(self, value: Any) -> None:
         """A number that is computed with, or the text of one."""
         if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-            raise SecurityError(f"it computes with whole numbers of more than {_MOST_BITS} bits")
+            raise SecurityError(f"it computes with whole numbers of more than {_MOST_BITS} bits: use smaller ones")
         if isinstance(value, str) and len(value) > _MOST_DIGITS:
-            raise SecurityError(f"it reads a number from more than {_MOST_DIGITS} characters")
+            raise SecurityError(f"it reads a number from more than {_MOST_DIGITS} characters: use a shorter text")
 
     def power(self, base: Any, exponent: Any) -> None:
         """A power that will be computed."""
         if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > _MOST_BITS:
-            raise SecurityError(f"it computes with whole numbers of more than {_MOST_BITS} bits")
+            raise SecurityError(f"it computes with whole numbers of more than {_MOST_BITS} bits: use smaller ones")
 
     def places(self, precision: Any) -> None:
         """The places of a number that will be rounded."""
         if isinstance(precision, int) and abs(precision) > _MOST_PLACES:
-            raise SecurityError(f"it rounds to more than {_MOST_PLACES} places")
+            raise SecurityError(f"it rounds to more than {_MOST_PLACES} places: use fewer")
 
     def _charge(self, size: int) -> None:
         self._bytes += size
         if self._bytes > MOST_BYTES:
-            raise SecurityError(f"its values take more than {MOST_BYTES >> 20} MiB together")
+            raise _exceeded(f"its values take more than {MOST_BYTES >> 20} MiB together")
 
     def _measure(self, value: Any) -> tuple[int, int]:
         """The characters and the items of a value."""
@@ -128,7 +135,7 @@ class Limits:
             elif isinstance(one, dict):
                 left += [*one.keys(), *one.values()]
             elif isinstance(one, _LISTS):
-                left += one
+                left += cast(Iterable[Any], one)
             else:
                 characters += 1
             self.fits(characters, items)
