@@ -17,7 +17,7 @@ MOST_SECONDS = 20.0
 MOST_BYTES = 512 << 20
 # Characters to look for or to strip, where Python compares each with each.
 MOST_SOUGHT = 256
-# Statements and expressions of a template; they are compiled, which takes 50 KiB for each.
+# Statements and expressions of a template; they are compiled, which takes about 10 KiB for each.
 MOST_NODES = 20_000
 # Bits of a number to compute with, digits of one to read, and places to round to.
 _MOST_BITS = 4096
