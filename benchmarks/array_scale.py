@@ -30,7 +30,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vllm_hpc import Job, submit
-from vllm_hpc.jobfolder.records import submission_of
+from vllm_hpc.jobfolder.job_ids import submission_of
 from vllm_hpc.jobs.status import Status
 
 CLUSTER = Path(__file__).parents[1] / "tests" / "slurm" / "cluster.sh"

@@ -385,7 +385,8 @@ note_end() {
   done
 }
 
-# The launchers of these nodes have ended. One node takes no other down, so that it is said where that is no good end.
+# The launchers of these nodes have ended. A launcher that failed does not end those of other nodes: the file
+# state/failed-<k> tells them.
 note_left() {
   local i
   # To make a file shows an NFS client those that others have made.
@@ -528,8 +529,13 @@ outcome() {
   return "$silent"
 }
 
+# is_told_to_stop: whether the user has cancelled the job, or asked it to stop in good order.
+is_told_to_stop() {
+  [ -e "$_vh_job/control/cancelled" ] || [ -e "$_vh_job/control/drain" ]
+}
+
 # keep_asking COMMAND...: has the scheduler run the job again with that command, and asks it again as long as it cannot
-# be reached and the walltime lasts.
+# be reached, the walltime lasts, and the user does not stop the job.
 keep_asking() {
   local said pause=5 until="$((_vh_time_limit > 0 ? _vh_time_limit - 5 : SECONDS + 600))"
   until said="$("$@" 2>&1)"; do
@@ -541,6 +547,10 @@ keep_asking() {
     if [ $((SECONDS + pause)) -ge "$until" ]; then return 1; fi
     echo "vllm-hpc: the scheduler was not reached; next try in $pause s" >&2
     sleep "$pause"
+    if is_told_to_stop; then
+      echo "vllm-hpc: not asked again: the job was told to stop" >&2
+      return 1
+    fi
     pause=$((pause < 30 ? 2 * pause : 60))
   done
   if [ -n "$said" ]; then printf '%s\n' "$said"; fi

@@ -389,6 +389,21 @@ def test_an_attempt_of_an_earlier_submission_is_not_followed(folder: JobFolder, 
     assert last_submission(folder) == "78", "it began before the job was submitted again"
 
 
+@pytest.mark.parametrize("earlier", ["12", "12.head"])
+def test_an_earlier_submission_that_still_runs_is_not_taken_for_the_lost_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: str
+) -> None:
+    """A site's qsub may print the id without the server's name."""
+    folder = crafted.make_job(tmp_path / "job", scheduler="pbs")
+    write_json(folder.submitted, Submitted("pbs", earlier, 0.0))
+    folder.take(earlier)
+    there = ["12.head", "13.head"]
+    pbs = replace(LOCAL, find_job=lambda job, known: next((job_id for job_id in there if job_id not in known), None))
+    assert doubt._find(folder, pbs) == "13.head"
+    there.pop()
+    assert doubt._find(folder, pbs) is None
+
+
 FOUND = {
     # SCRIPT|NAME as squeue's %o|%j; {own} is the script's path
     "{own}|job": True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from vllm_hpc.jobs.status import read_status
 from vllm_hpc.jobs.task_states import Verdict
 from vllm_hpc.schedulers.client import ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import sha256
-from vllm_hpc.schedulers.scheduler import JobState
+from vllm_hpc.schedulers.scheduler import JobState, get_scheduler
 from vllm_hpc.spec.errors import FailedError, InputError, SubmitError
 
 StatusCache = Callable[[str], Any]
@@ -137,6 +138,33 @@ def test_a_script_that_is_gone_is_named(folder: JobFolder, desk: Path, run_cli: 
     advice = "No such file or directory: submit a new job, or restore the file"
     assert (ran.code, ran.err) == (2, f"Error: cannot read {str(script)!r}: {advice}\n")
     assert not sent(desk)
+
+
+def test_not_if_another_process_has_recorded_a_submission_meanwhile(
+    folder: JobFolder, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """'cancel --job-id', say, which makes no mark."""
+    other = Submitted("slurm", "78", 0.0)
+    monkeypatch.setattr(resumption, "check_unchanged", lambda folder: write_json(folder.submitted, other))
+    folder.drain.touch()
+    with pytest.raises(FailedError, match="another process is resuming this job"):
+        resume(folder)
+    assert not sent(desk)
+    assert (read_json(folder.submitted, Submitted), folder.taken("77").exists()) == (other, False)
+    assert folder.drain.exists()
+
+
+def test_a_cancel_while_it_is_submitted_is_carried_out(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def submit(folder: JobFolder, scheduler: object, layout: object) -> str:
+        folder.cancelled.touch()
+        return "4711"
+
+    cancelled: list[str] = []
+    slurm = replace(get_scheduler("slurm"), cancel=lambda folder, job_id: cancelled.append(job_id))
+    monkeypatch.setattr(resumption, "submit_script", submit)
+    monkeypatch.setattr(resumption, "get_scheduler", lambda name: slurm)
+    resume(folder)
+    assert cancelled == ["4711"]
 
 
 def test_nothing_is_left(folder: JobFolder, desk: Path, run_cli: Cli) -> None:

@@ -45,7 +45,7 @@ def test_a_server_that_is_down_at_the_drain_is_asked_until_it_is_up(
     wait_for(lambda: "not submitted again yet: qsub refused: Connection refused" in job.logs(), "it is asked again")
     again = read_json(job.folder.again, Again)
     assert again is not None
-    assert "cannot connect to server" in again.said
+    assert "cannot connect to server" in again.reason
     (server / "down").unlink()
     status = ends_as(job, "COMPLETED", limit=PATIENCE_S)
     assert status.attempts == 2
@@ -71,7 +71,7 @@ def test_a_node_that_may_not_submit_says_so_and_a_login_node_does(server: Path, 
     wait_for(lambda: job.folder.cannot_submit.exists(), "it is known early")
     found = read_json(job.folder.cannot_submit, CannotSubmit)
     assert found is not None
-    assert "Unauthorized Request" in found.said
+    assert "Unauthorized Request" in found.reason
     assert "cannot submit the next attempt" in job.status().reason
     status = ends_as(job, "COMPLETED", limit=PATIENCE_S)
     assert status.attempts == 2

@@ -123,6 +123,16 @@ def test_without_a_walltime_it_is_asked_for_ten_minutes(shell: Shell) -> None:
     assert 555 <= int(seconds) < 600  # see above
 
 
+@pytest.mark.parametrize("marker", ["cancelled", "drain"])
+def test_it_is_not_asked_again_once_the_job_is_told_to_stop(shell: Shell, marker: str) -> None:
+    stop = f"mkdir -p {shell.job}/control; touch {shell.job}/control/{marker}"
+    shell.program("ask", f"echo x >> {shell.job}/asked; {stop}; echo '{UNREACHED[0]}' >&2; exit 1")
+    ran = shell.run(f"{QUICK}{LIMIT}SECONDS=85; keep_asking ask; echo rc $?")
+    assert ran.out.splitlines() == ["slept 5", "rc 1"]
+    assert "not asked again: the job was told to stop" in ran.err
+    assert (shell.job / "asked").read_text() == "x\n"
+
+
 @pytest.mark.parametrize("words", REFUSED)
 def test_a_refusal_is_taken_as_it_is(shell: Shell, words: str) -> None:
     shell.program("ask", f"echo x >> {shell.job}/asked; echo '{words}' >&2; exit 1")

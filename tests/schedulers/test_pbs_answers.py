@@ -12,7 +12,8 @@ import pytest
 from tests.conftest import Cli
 from tests.crafted import end, make_job, progress, start
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Submitted, submission_of, write_json
+from vllm_hpc.jobfolder.job_ids import submission_of
+from vllm_hpc.jobfolder.records import Submitted, write_json
 from vllm_hpc.jobs.job import find_job
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
@@ -239,17 +240,20 @@ def test_auto_finds_pbs_where_qsub_is_its_own(desk: Path, monkeypatch: pytest.Mo
     assert find_scheduler()[0] == "slurm"
 
 
+# qsub exits with the error's number of src/include/pbs_error.h (OpenPBS 23.06.06, do_connect and do_submit of
+# src/cmds/qsub.c), of which eight bits are left: 15018 PBSE_UNKQUE is 170. Of an option that it does not know it exits
+# with 2.
 REFUSALS = {
     "qsub: Unknown queue": (170, "'qstat -Q' lists the queues"),
     "qsub: Unknown resource Resource_List.nosuch": (187, "gpu_request"),
     "qsub: Illegal attribute or resource value Resource_List.walltime": (166, "pbsnodes"),
     "Connection refused\nqsub: cannot connect to server pbshead (errno=15010)": (162, "nothing was submitted"),
-    "Unknown Host.\nqsub: cannot connect to server nohost (errno=15008)": (255, "nothing was submitted"),
-    "qsub: Job rejected by all possible destinations": (1, "qstat -Qf"),
-    "qsub: Bad GID for job execution": (31, "--account"),
+    "Unknown Host.\nqsub: cannot connect to server nohost (errno=15008)": (160, "nothing was submitted"),
+    "qsub: Job rejected by all possible destinations": (191, "qstat -Qf"),
+    "qsub: Bad GID for job execution": (197, "--account"),
     "qsub: Bad UID for job execution": (175, "PBS takes no jobs from this machine: submit on a login node"),
     "qsub: Access from host not allowed, or unknown host": (160, "submit on a login node"),
-    "qsub: hook \x1b]0;pwned\x07says no": (1, "a hook of the site refused the job"),
+    "qsub: hook \x1b]0;pwned\x07says no": (32, "a hook of the site refused the job"),
     "qsub: illegal -o value\nusage: qsub [-a date_time]\n\t[-z] [script | -- command [arg1 ...]]": (2, "--directive"),
 }
 
@@ -271,7 +275,7 @@ def test_a_refusal_is_one_line_with_pbs_words_and_a_hint(desk: Path, model: Path
 @pytest.mark.parametrize("words", ["qsub: End of File", "qsub: Premature end of message", "qsub: Batch protocol error"])
 def test_a_job_whose_id_was_lost_on_its_way_is_kept(desk: Path, model: Path, run_cli: Cli, words: str) -> None:
     """PBS may have it: taking its folder away would break it, submitting again would double it."""
-    client(desk, "qsub", f"echo '{words}' >&2; exit 1")
+    client(desk, "qsub", f"echo '{words}' >&2; exit 183")  # PBSE_PROTOCOL 15031
     ended = run_cli("submit", "model", "--scheduler", "pbs", "--name", "run")
     assert (ended.code, ended.err.count("\n")) == (1, 1)
     assert "may or may not be submitted" in ended.err

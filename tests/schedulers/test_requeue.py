@@ -213,7 +213,7 @@ def test_that_torchrun_was_killed_is_said(folder: JobFolder) -> None:
     claim(folder)
     crafted.rank(folder, 0, "terminated", error=RankError(LAUNCHER_LOST, "it was killed", ""))
     crafted.rank(folder, 1, "error", error=crafted.error("the store is gone", True))
-    why = "what starts the ranks (torchrun, or srun's step) was killed; 5 row(s) are left"
+    why = "what starts the ranks (torchrun, or srun's step) was killed; 5 rows left"
     assert should_run_again(folder, 1, 137) == (True, why)
 
 

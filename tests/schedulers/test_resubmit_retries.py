@@ -34,6 +34,7 @@ NOT_ENABLED = refusal("Queue is not enabled", 173)
 LIMIT = refusal("would exceed complex's per-user limit", 38)
 OF_A_HOOK = refusal("jobs may be submitted from the login nodes only", 32)
 HOOKS_OWN_WORDS = refusal("Illegal submission host: jobs may be submitted from the login nodes only", 32)
+# PBSE_BADHOST 15008, as below: where it finds no server, qsub exits with pbs_errno (src/cmds/qsub.c, do_connect).
 UNKNOWN_HOST = refusal("Unknown Host. cannot connect to server pbshead (errno=15008)", 160)
 NO_TRUST = refusal("Bad UID for job execution", 175)
 NO_ACCESS = refusal("Access from host not allowed, or unknown host", 160)
@@ -50,7 +51,8 @@ class World:
         self.described: dict[str, str] = {}
         self.asked: list[str] = []
         self.at: list[float] = []
-        self.at_each_step: Callable[[], None] = lambda: None
+        self.at_each_step: Callable[[], object] = lambda: None
+        self.after_qselect: Callable[[], object] = lambda: None
 
     def time(self) -> float:
         return self.now
@@ -62,10 +64,12 @@ class World:
     def call(self, argv: list[str], *rest: Any) -> str:
         self.asked.append(argv[0])
         if argv[0] == "qstat":
-            return self.described[argv[-1]]
+            return "\n".join(self.described[job_id] for job_id in argv[2:] if job_id in self.described)
         if argv[0] == "qsub":
             self.at.append(self.now)
         answer = self.answers[argv[0]].pop(0)
+        if argv[0] == "qselect":
+            self.after_qselect()
         if isinstance(answer, ClientError):
             raise answer
         return answer
@@ -85,9 +89,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 def folder(tmp_path: Path) -> JobFolder:
     """A job whose script began 85 s ago, of two minutes."""
     made = crafted.make_job(tmp_path / "job", 10, "pbs")
-    record = made.job()
-    request = msgspec.structs.replace(record.request, time="2:00")
-    write_json(made.job_json, msgspec.structs.replace(record, request=request))
+    limit(made, "2:00")
     (made.path / "script.pbs").write_text("#!/bin/sh\n#PBS -N job\n")
     write_json(made.submitted, Submitted("pbs", "12.head", 0.0))
     write_json(made.attempt(1), Attempt(attempt=1, task=0, job_id="12.head", host="n1", started_at=915.0))
@@ -131,7 +133,7 @@ def test_meanwhile_it_is_on_record(folder: JobFolder, world: World) -> None:
     (first,) = set(seen)
     assert first is not None
     assert (first.job_id, first.attempt, first.next_at) == ("12.head", 1, 1005.0)
-    assert first.said.startswith("qsub refused: Connection refused cannot connect to server pbshead (errno=15010)")
+    assert first.reason.startswith("qsub refused: Connection refused cannot connect to server pbshead (errno=15010)")
 
 
 def test_it_ends_ahead_of_the_walltime_and_leaves_it_to_a_login_node(
@@ -158,7 +160,7 @@ def test_a_host_that_may_not_submit_does_not_keep_its_gpus_waiting(
     assert world.now == 1000
     left = again(folder)
     assert left is not None
-    assert str(refused) in left.said
+    assert str(refused) in left.reason
 
 
 def test_a_script_that_will_always_be_refused_is_not_submitted_by_anybody(folder: JobFolder, world: World) -> None:
@@ -168,11 +170,14 @@ def test_a_script_that_will_always_be_refused_is_not_submitted_by_anybody(folder
     assert again(folder) is None
 
 
-def test_without_a_walltime_it_is_tried_for_a_while(folder: JobFolder, world: World) -> None:
+def limit(folder: JobFolder, time: str | None) -> None:
     record = folder.job()
-    write_json(
-        folder.job_json, msgspec.structs.replace(record, request=msgspec.structs.replace(record.request, time=None))
-    )
+    request = msgspec.structs.replace(record.request, time=time)
+    write_json(folder.job_json, msgspec.structs.replace(record, request=request))
+
+
+def test_without_a_walltime_it_is_tried_for_a_while(folder: JobFolder, world: World) -> None:
+    limit(folder, None)
     world.answers["qsub"] = [DOWN] * 100
     assert ask(folder) == 0
     assert 1500 < world.now < 1610
@@ -194,6 +199,17 @@ def test_who_deletes_it_meanwhile_wants_no_other(
     assert "not submitted again: the job was told to stop" in capsys.readouterr().err
 
 
+def test_also_who_does_so_in_the_last_moment(folder: JobFolder, world: World) -> None:
+    def end() -> None:
+        if world.now == 1005:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    world.at_each_step = end
+    world.answers["qsub"] = [DOWN, "13.head"]
+    assert ask(folder) == 1
+    assert world.at == [1000]
+
+
 def test_the_end_of_the_walltime_is_no_such_word(folder: JobFolder, world: World) -> None:
     def end() -> None:
         world.now = 915 + LIMIT_S
@@ -201,7 +217,7 @@ def test_the_end_of_the_walltime_is_no_such_word(folder: JobFolder, world: World
 
     world.at_each_step = end
     world.answers["qsub"] = [DOWN, DOWN]
-    assert ask(folder) == 0
+    assert ask(folder) == 0, "it is left to a login node"
     assert again(folder) is not None
 
 
@@ -228,15 +244,45 @@ def test_a_submission_whose_answer_was_lost_is_found(folder: JobFolder, world: W
     }
     assert ask(folder) == 0
     assert submitted(folder) == "13.head"
-    assert world.asked == ["qsub", "qselect", "qstat", "qstat"]
+    assert world.asked == ["qsub", "qselect", "qstat"]
 
 
-def test_one_that_pbs_does_not_have_is_submitted_again_after_a_second_look(folder: JobFolder, world: World) -> None:
-    world.answers |= {"qsub": [LOST, "13.head"], "qselect": ["", ""]}
+def test_the_job_itself_is_not_taken_for_the_new_one(folder: JobFolder, world: World) -> None:
+    """It still runs, and PBS names it with its server, as the site's qsub did not."""
+    write_json(folder.submitted, Submitted("pbs", "12", 0.0))
+    world.answers |= {"qsub": [LOST, "13"], "qselect": ["12.head\n"]}
+    world.described = {"12.head": described("12.head", folder.scheduler_log)}
+    assert ask(folder) == 0
+    assert submitted(folder) == "13"
+
+
+def test_one_that_pbs_does_not_have_is_submitted_again(folder: JobFolder, world: World) -> None:
+    """Not at once: a busy server may still be taking it."""
+    world.answers |= {"qsub": [LOST, "13.head"], "qselect": [""]}
     assert ask(folder) == 0
     assert submitted(folder) == "13.head"
-    assert world.asked == ["qsub", "qselect", "qselect", "qsub"]
-    assert world.at[1] >= 1000 + 5 + 10
+    assert world.asked == ["qsub", "qselect", "qsub"]
+    assert world.at[1] >= 1000 + 15
+
+
+def test_it_is_looked_for_once_more_after_a_refusal(folder: JobFolder, world: World) -> None:
+    limit(folder, "10:00")
+    world.answers |= {"qsub": [LOST, DOWN], "qselect": ["", "13.head\n"]}
+    world.described = {"13.head": described("13.head", folder.scheduler_log)}
+    assert ask(folder) == 0
+    assert submitted(folder) == "13.head"
+    assert world.asked == ["qsub", "qselect", "qsub", "qselect", "qstat"]
+
+
+def test_not_if_another_process_submits_it_meanwhile(
+    folder: JobFolder, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both have asked PBS, which has no such job."""
+    world.answers |= {"qsub": [LOST, "14.head"], "qselect": [""]}
+    world.after_qselect = lambda: folder.take("12.head", 2)
+    assert ask(folder) == 1
+    assert world.asked == ["qsub", "qselect"]
+    assert "another process does so" in capsys.readouterr().err
 
 
 def test_one_that_has_begun_meanwhile_is_known_by_its_attempt(folder: JobFolder, world: World) -> None:
@@ -255,7 +301,7 @@ def test_while_that_is_not_known_nothing_is_submitted(folder: JobFolder, world: 
     assert folder.taken("12.head").exists()
     left = again(folder)
     assert left is not None
-    assert "it may be submitted already" in left.said
+    assert "it may be submitted already" in left.reason
 
 
 def test_the_clock_of_these_tests_is_not_the_real_one(world: World) -> None:

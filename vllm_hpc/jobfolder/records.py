@@ -6,7 +6,6 @@ A file that may be read while it is written is written under a temporary name an
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,14 +76,16 @@ class Lost(msgspec.Struct, frozen=True):
 class Again(msgspec.Struct, frozen=True, kw_only=True):
     """state/again.json: attempt k of this submission wants another one, and the scheduler has not taken it yet.
 
-    ``said``: why not. ``next_at``: when it is tried again (Unix seconds), by the script as long as that runs, and after
-    that on a login node, by 'vllm-hpc status' and whoever waits for the job.
+    ``reason``: why not. ``next_at``: when it is tried again (Unix seconds), by the script as long as that runs, and
+    after that on a login node, by 'vllm-hpc status' and whoever waits for the job. ``is_lasting``: it is not tried
+    again, for the scheduler would refuse the script whenever it is submitted.
     """
 
     job_id: str
     attempt: int
-    said: str
+    reason: str = msgspec.field(name="said")
     next_at: float
+    is_lasting: bool = False
 
 
 class CannotSubmit(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +93,7 @@ class CannotSubmit(msgspec.Struct, frozen=True, kw_only=True):
 
     attempt: int
     host: str
-    said: str
+    reason: str = msgspec.field(name="said")
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,21 +225,6 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
     def has_raised(self) -> bool:
         """Whether it died of its own error, not because another rank died."""
         return self.outcome == "error" and self.error is not None and not self.error.is_echo
-
-
-def submission_of(job_id: str) -> str:
-    """The submitted id of a job or of an array task: 77 for 77_3, 12[].server for 12[].server_3."""
-    match = re.fullmatch(r"(\d+|\d+\[\]\..+)_\d+", job_id)
-    return match[1] if match else job_id
-
-
-def is_submission(job_id: str, submitted: str) -> bool:
-    """Whether a job, or an array's task, is of what was submitted as that id.
-
-    A site's own qsub may have printed it without the PBS server's name, which the job knows.
-    """
-    own = submission_of(job_id)
-    return submitted in (own, own.partition(".")[0])
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from itertools import count
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Attempt, Submitted, is_submission, read_json, submission_of
+from vllm_hpc.jobfolder.job_ids import is_submission, submission_of, submitted_as
+from vllm_hpc.jobfolder.records import Attempt, Submitted, read_json
 
 # Seconds by which the clocks of a node and of the file server may differ.
 _SKEW_S = 60
@@ -36,12 +37,17 @@ def last_submission(folder: JobFolder, attempts: list[Attempt] | None = None) ->
     if is_submission(attempts[-1].job_id, submitted.job_id):
         return submitted.job_id
     is_later = attempts[-1].started_at > mark.stat().st_mtime - _SKEW_S
-    return started if is_later and not folder.taken(started).exists() else submitted.job_id
+    return started if is_later and not was_resubmitted(folder, started) else submitted.job_id
 
 
 def times_resubmitted(folder: JobFolder, job_id: str | None) -> int:
     """How often it was tried to submit the job again after that submission (None: one whose id is not known)."""
     return next(number for number in count() if not folder.taken(job_id, number + 1).exists())
+
+
+def was_resubmitted(folder: JobFolder, job_id: str) -> bool:
+    """Whether it was tried to submit the job again after the submission that the scheduler shows as ``job_id``."""
+    return any(folder.taken(one).exists() for one in submitted_as(job_id))
 
 
 def is_in_doubt(folder: JobFolder, job_id: str | None) -> bool:

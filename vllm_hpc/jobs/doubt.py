@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.job_ids import is_submission
 from vllm_hpc.jobfolder.records import Lost, Submitted, read_json, write_json
-from vllm_hpc.jobfolder.submissions import is_in_doubt, times_resubmitted
+from vllm_hpc.jobfolder.submissions import is_in_doubt, times_resubmitted, was_resubmitted
 from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTimeoutError, call_client
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import Scheduler, check_scheduler_installed, get_scheduler
@@ -92,11 +93,11 @@ def check_not_submitted(folder: JobFolder, status: Status) -> int:
     Returns the number of the mark to take. It is counted before the scheduler is asked: of two processes that both find
     nothing there, one takes it.
     """
-    if status.state in ("PENDING", "RUNNING"):
+    if status.state in ("PENDING", "RUNNING") and not status.awaits_resubmission:
         raise FailedError(
             f"the scheduler has the job: it is {status.state} ({status.reason}): wait for it, or cancel it"
         )
-    if status.is_final:
+    if status.is_final and not is_in_doubt(folder, status.job_id):
         return 1
     number = times_resubmitted(folder, status.job_id) + 1
     if is_in_doubt(folder, status.job_id) and _lost(folder, status.job_id) is None:
@@ -104,7 +105,7 @@ def check_not_submitted(folder: JobFolder, status: Status) -> int:
     scheduler = get_scheduler(status.scheduler)
     found = _find(folder, scheduler)
     if found is not None:
-        option = "" if found == status.job_id else f" --job-id {found}"
+        option = "" if status.job_id and is_submission(found, status.job_id) else f" --job-id {found}"
         raise FailedError(
             f"{scheduler.name} has the job, as {found}: wait for it, or cancel it: 'vllm-hpc cancel "
             f"{_path(folder)}{option}'"
@@ -145,7 +146,7 @@ def _find(folder: JobFolder, scheduler: Scheduler) -> str | None:
     if scheduler.find_job is None:
         return None
     earlier: list[str] = []
-    while (found := scheduler.find_job(folder, earlier)) is not None and folder.taken(found).exists():
+    while (found := scheduler.find_job(folder, earlier)) is not None and was_resubmitted(folder, found):
         earlier.append(found)
     return found
 

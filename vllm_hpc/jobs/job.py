@@ -166,6 +166,10 @@ class Job:
         if job_id is not None:
             adopt(self.folder, status, str(job_id))
             status = self._read()
+        if status.awaits_resubmission:
+            # From now on nobody submits it again. Who is doing so cancels it, once its id is known.
+            self.folder.cancelled.touch()
+            status = self._read()
         if status.is_final:
             return status
         if is_in_doubt(self.folder, status.job_id):

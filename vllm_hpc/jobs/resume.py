@@ -16,11 +16,11 @@ from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
 from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss
 from vllm_hpc.jobs.failure import DIVERGED, has_diverged
 from vllm_hpc.jobs.status import Status, read_status
-from vllm_hpc.jobs.submit_wanted import is_wish
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import check_lifecycle
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler
+from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
 
@@ -48,31 +48,37 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     number = 1
     if not_submitted:
         number = check_not_submitted(folder, status)
-    elif not is_wish(folder, status.job_id, status.reason):
+    elif not status.awaits_resubmission:
         _check_ended(folder, status)
-    record = folder.job()
     check_unchanged(folder)
-    scheduler = get_scheduler(record.scheduler)
-    check_lifecycle(folder, folder.path / scheduler.script)
+    check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
     left = rows_left(folder, retry_errors)
     if not left.missing + left.failed:
         if has_diverged(folder):
             raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
         return 0
     taken = _take(folder, status.job_id, number)
+    markers = _Markers(folder)
     try:
         if recorded_submission(folder) != before:
             raise FailedError(_GOING_ON.format(folder.path))
-        markers = _Markers(folder)
         markers.clear(Retry(folder.last_number()) if retry_errors else None)
     except BaseException:
         taken.unlink(missing_ok=True)
         raise
-    # From here on the mark stays unless it is certain that nothing was submitted: the job must not run twice.
+    _submit(folder, taken, markers)
+    return left.missing + left.failed
+
+
+def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> None:
+    """Submit and record it. The mark stays unless nothing was submitted for certain: the job must not run twice."""
+    record = folder.job()
+    scheduler = get_scheduler(record.scheduler)
     try:
         with noting_loss(folder, taken):
             job_id = submit_script(folder, scheduler, record.plan.layout)
             record_submission(folder, Submitted(record.scheduler, job_id, time.time()))
+        cancel_if_asked(folder, scheduler, job_id)
     except ClientTimeoutError as error:
         raise FailedError(f"{error} The job may or may not be submitted; see 'vllm-hpc status {folder.path}'") from None
     except ClientError:
@@ -80,7 +86,6 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
             markers.restore()
         taken.unlink(missing_ok=True)
         raise
-    return left.missing + left.failed
 
 
 def rows_left(folder: JobFolder, retry_errors: bool = False) -> Left:

@@ -29,7 +29,7 @@ def ending(folder: JobFolder, ended: ExitRecord) -> str:
         return f"attempt {ended.attempt} has ended, the next one follows"
     pause = again.next_at - time.time()
     when = f", next try in {pause:.0f} s" if pause > 0 else ""
-    return f"attempt {ended.attempt} has ended, submitting again: {again.said}{when}"
+    return f"attempt {ended.attempt} has ended, submitting again: {again.reason}{when}"
 
 
 def stage(folder: JobFolder, record: JobRecord, current: set[int]) -> str:
@@ -44,7 +44,7 @@ def _cannot_submit(folder: JobFolder, record: JobRecord, current: set[int]) -> s
     found = read_json(folder.cannot_submit, CannotSubmit)
     if found is None or found.attempt not in current or not record.request.max_requeues:
         return ""
-    return f"; {found.host} cannot submit the next attempt ({found.said}): if there is one, 'vllm-hpc status' does"
+    return f"; {found.host} cannot submit the next attempt ({found.reason}): if there is one, 'vllm-hpc status' does"
 
 
 def _work(folder: JobFolder, record: JobRecord, current: set[int]) -> str:

@@ -14,8 +14,8 @@ from vllm_hpc.jobfolder.records import JobRecord, why_unreadable
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
+from vllm_hpc.jobs.resubmission import describe, pending_resubmission, resubmit
 from vllm_hpc.jobs.stage import is_drained, read_ranks
-from vllm_hpc.jobs.submit_wanted import go_on, tell, wanted
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Question
@@ -30,7 +30,8 @@ _LATE_S = 60
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What ``status --json`` prints. ``tokens_per_s`` counts output tokens, ``eta_s`` is seconds; None if unknown.
 
-    In a list, a job that cannot be read has no ``scheduler``, and ``reason`` says why.
+    In a list, a job that cannot be read has no ``scheduler``, and ``reason`` says why. ``awaits_resubmission``: the job
+    has ended and wants another attempt that it could not submit itself.
     """
 
     job: str
@@ -43,6 +44,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     eta_s: float | None = None
     attempts: int = 0
     rehearsal: bool = False
+    awaits_resubmission: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -97,10 +99,10 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
     tasks = TaskStates(folder, record, job_id, attempts, cache or StatusCache())
     state, reason = tasks.overall()
     # Who deletes a job in the scheduler wants no other attempt.
-    again = wanted(folder, job_id) if state in FINAL and state != "CANCELLED" else None
+    again = pending_resubmission(folder, job_id) if state in FINAL and state != "CANCELLED" else None
+    is_awaited = False
     if again is not None:
-        state = "PENDING"
-        job_id, reason = go_on(folder, again) if submits else tell(again)
+        state, job_id, reason, is_awaited = resubmit(folder, again) if submits else describe(again)
     elif state in FINAL and is_in_doubt(folder, job_id):
         state, reason = "UNKNOWN", describe_doubt(folder, job_id)
     progress = read_progress(folder, record)
@@ -128,6 +130,7 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
         eta_s=eta,
         attempts=max([1, *(sum(a.task == task for a in attempts) for task in range(record.plan.layout.tasks))]),
         rehearsal=record.request.rehearse,
+        awaits_resubmission=is_awaited,
     )
 
 

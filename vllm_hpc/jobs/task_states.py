@@ -9,14 +9,8 @@ from typing import Literal
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import (
-    Attempt,
-    ExitRecord,
-    JobRecord,
-    is_submission,
-    read_json,
-    write_json,
-)
+from vllm_hpc.jobfolder.job_ids import is_submission
+from vllm_hpc.jobfolder.records import Attempt, ExitRecord, JobRecord, read_json, write_json
 from vllm_hpc.jobs.doubt import describe_doubt
 from vllm_hpc.jobs.failure import cause_of_failure
 from vllm_hpc.jobs.stage import ending, read_ranks, stage

@@ -119,18 +119,19 @@ def chunks(fields: Fields) -> tuple[int, int, int]:
 
 
 def qstat(words: list[str]) -> None:
-    """``qstat [-x] [-t] -f [-F json] ID``."""
+    """``qstat [-x] [-t] -f [-F json] ID...``."""
     given, ids = getopt.getopt(words, "xtfF:")
     letters = {option for option, _ in given}
     found: Fields = {}
     refused: Refused | None = None
     if "-x" in letters and is_set("no-history"):
         print(f"qstat: PBS is not configured to maintain job history {ids[0]}", file=sys.stderr)
-    else:
+        ids = []
+    for job_id in ids:
         try:
-            found = _described(ids[0], letters)
+            found |= _described(job_id, letters)
         except Refused as error:
-            refused = error
+            refused = error  # the last one decides the exit code
     if "-F" in letters:
         print(json.dumps({**header(), **({"Jobs": found} if found else {})}, indent=4))
     else:
@@ -174,12 +175,12 @@ def _subjob(job_id: str, task: int) -> str | None:
 
 
 def qselect(words: list[str]) -> None:
-    """The ids of jobs that live, of all or those of one name."""
-    given, _ = getopt.getopt(words, "N:")
+    """The ids of jobs that live, of all or those of one name; all are of one user."""
+    given, _ = getopt.getopt(words, "N:u:")
     with locked():
         found = {path.stem: json.loads(path.read_text()) for path in sorted(SPOOL.glob("*.json"))}
     for name, fields in found.items():
-        is_one = all(fields["Job_Name"] == value for _, value in given)
+        is_one = all(fields["Job_Name"] == value for option, value in given if option == "-N")
         if is_one and fields["job_state"] not in ("F", "X") and not re.search(r"\[\d", name):
             print(name)
 

@@ -28,5 +28,5 @@ def main(argv: list[str]) -> int:
         words = "'vllm-hpc status' on a login node does, if there is to be one"
         print(f"vllm-hpc: {host} cannot submit the next attempt ({error}): {words}", flush=True)
         with suppress(OSError):  # a full disk is the rank's to report
-            write_json(folder.cannot_submit, CannotSubmit(attempt=attempt, host=host, said=str(error)))
+            write_json(folder.cannot_submit, CannotSubmit(attempt=attempt, host=host, reason=str(error)))
     return 0

@@ -12,6 +12,7 @@ from contextlib import suppress
 from vllm_hpc.jobfolder.early_faults import repeated_fault
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
 from vllm_hpc.jobfolder.records import (
     LAUNCHER_LOST,
     Attempt,
@@ -20,10 +21,8 @@ from vllm_hpc.jobfolder.records import (
     Progress,
     RankRecord,
     Submitted,
-    is_submission,
     read_claimed,
     read_json,
-    submission_of,
     temporary_name,
     write_json,
 )

@@ -18,11 +18,12 @@ from collections.abc import Callable
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import Again, Attempt, Submitted, is_submission, read_json, submission_of, write_json
-from vllm_hpc.schedulers.client import ClientError, ClientMissingError, ClientTimeoutError
+from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
+from vllm_hpc.jobfolder.records import Again, Attempt, Submitted, read_json, write_json
+from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.record_submission import DeletedAgainError
 from vllm_hpc.schedulers.scheduler import get_scheduler
-from vllm_hpc.schedulers.submit_again import find_lost, submit_again
+from vllm_hpc.schedulers.submit_again import find_or_submit, submit_again
 from vllm_hpc.spec.errors import FailedError, VllmHpcError
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.words import counted
@@ -31,9 +32,8 @@ from vllm_hpc.spec.words import counted
 _PAUSES_S = (5.0, 60.0)
 # Seconds before the end of the walltime after which no try begins, and for how long to try where that is not known.
 _LEFT_S, _UNLIMITED_S = 5.0, 600.0
-# Seconds between two looks for a job whose id was lost on its way. A server that was busy may still have been taking it
-# at the first.
-_LOOK_S = 10.0
+# Seconds until a job whose id was lost on its way is looked for: a busy server may still be taking it.
+_LOOK_AFTER_S = 15.0
 _STEP_S = 0.5
 
 
@@ -71,8 +71,8 @@ def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
     if tasks > 1:
         wishes = _note_end(folder, submission, this.task, wants, tasks)
         if len(wishes) < tasks:
-            left = counted(tasks - len(wishes), "task")
-            return f"{left} of the array left to end; the last one submits it again if necessary"
+            others = counted(tasks - len(wishes), "task")
+            return f"still to end: {others} of the array; the last one submits it again if necessary"
         wants = any(wishes)
     if not wants or folder.cancelled.exists() or folder.drain.exists():
         return "not submitted again"
@@ -99,75 +99,57 @@ class _Tries:
 
     def run(self) -> str:
         """Returns what was done, in words. Raises FailedError if no other attempt will follow."""
-        attempt: Callable[[], str] = self._submit
+        submit: Callable[[JobFolder, Submitted], str] = submit_again
         while True:
             try:
-                return f"submitted again as {attempt()}"
+                return f"submitted again as {submit(self._folder, self._before)}"
             except DeletedAgainError:  # a full disk: each further try would queue a job and delete it
                 raise
             except ClientTimeoutError as error:
-                said, attempt = str(error), self._look
+                # From now on it may be there.
+                reason, submit = str(error), find_or_submit
+                self._pause = max(self._pause, _LOOK_AFTER_S)
             except ClientError as error:
-                said, attempt = str(error), self._submit
+                reason = str(error)
                 if self._scheduler.is_lasting(error):
                     self._folder.again.unlink(missing_ok=True)
                     raise
                 if self._scheduler.refuses_host(error):
-                    return self._leave(said)
+                    return self._leave(reason)
             if time.time() + self._pause >= self._end:
-                return self._leave(said)
-            self._wait(said)
+                return self._leave(reason)
+            self._wait(reason)
 
-    def _submit(self) -> str:
-        return submit_again(self._folder, self._before)
-
-    def _look(self) -> str:
-        """Find what may be submitted already.
-
-        Raises ClientError if it is not, ClientTimeoutError if that is not known yet, FailedError if it never will be.
-        """
-        for is_second in (False, True):
-            try:
-                job_id = find_lost(self._folder, self._before)
-            except ClientMissingError as error:
-                raise FailedError(f"not submitted again: it may be submitted already, and {error}") from None
-            except ClientError as error:
-                raise ClientTimeoutError(f"it may be submitted already, and {error}") from None
-            if job_id is not None:
-                return job_id
-            if not is_second:
-                time.sleep(_LOOK_S)
-        self._folder.taken(self._before.job_id).unlink(missing_ok=True)
-        raise ClientError("the scheduler lost it on its way")
-
-    def _wait(self, said: str) -> None:
+    def _wait(self, reason: str) -> None:
         """Say it, wait, and wait longer the next time. Raises FailedError if the job is to stop meanwhile."""
         until = time.time() + self._pause
-        self._note(said, until)
-        words = f"not submitted again yet: {said}; next try in {self._pause:.0f} s"
+        self._note(reason, until)
+        words = f"not submitted again yet: {reason}; next try in {self._pause:.0f} s"
         print(f"vllm-hpc: {words}", file=sys.stderr, flush=True)
         # The script ignores TERM by now, and so would this: but who deletes the job wants no other.
         before = signal.signal(signal.SIGTERM, lambda *_: self._stop())
         try:
-            while time.time() < until:
+            while True:
                 if self._is_stopped or self._folder.cancelled.exists() or self._folder.drain.exists():
                     self._folder.again.unlink(missing_ok=True)
                     raise FailedError("not submitted again: the job was told to stop")
+                if time.time() >= until:  # only now: it may be told to stop until then
+                    break
                 time.sleep(_STEP_S)
         finally:
             signal.signal(signal.SIGTERM, before)
         self._pause = min(2 * self._pause, _PAUSES_S[1])
 
-    def _leave(self, said: str) -> str:
-        self._note(said, time.time())
-        return f"not submitted again from here: {said}; 'vllm-hpc status' on a login node does it"
+    def _leave(self, reason: str) -> str:
+        self._note(reason, time.time())
+        return f"not submitted again from here: {reason}; 'vllm-hpc status' on a login node does it"
 
-    def _note(self, said: str, next_at: float) -> None:
-        record = Again(job_id=self._before.job_id, attempt=self._attempt, said=said, next_at=next_at)
+    def _note(self, reason: str, next_at: float) -> None:
+        record = Again(job_id=self._before.job_id, attempt=self._attempt, reason=reason, next_at=next_at)
         try:
             write_json(self._folder.again, record)
         except OSError as error:  # a full disk
-            raise FailedError(f"not submitted again: {said}; and that cannot be recorded: {error}") from None
+            raise FailedError(f"not submitted again: {reason}; and that cannot be recorded: {error}") from None
 
     def _stop(self) -> None:
         # At the end of the walltime PBS sends the same signal: then a login node goes on.

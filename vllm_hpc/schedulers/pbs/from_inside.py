@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 from collections.abc import Sequence
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import submission_of
+from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, call_client
-from vllm_hpc.schedulers.pbs.qstat import plain_fields
+from vllm_hpc.schedulers.pbs.qstat import ENDED_JOB, UNKNOWN_JOB, Fields, plain_fields
 
 # Exit codes of clients are PBS's errors without their upper bits (src/include/pbs_error.h): a host that may not submit
 # is told PBSE_PERM 15007, PBSE_BADHOST 15008 or PBSE_BADUSER 15023 ("Bad UID for job execution": the server does not
@@ -20,8 +22,8 @@ _OF_A_HOOK = 32
 # What is wrong with the script itself, in PBS's words.
 _OF_THE_REQUEST = re.compile(r"unknown (queue|resource)|illegal |invalid option|bad gid|usage: qsub", re.IGNORECASE)
 _NAME = re.compile(r"^#PBS -N (\S+)$", re.MULTILINE)
-# As many of a user's jobs of one name are looked at, the newest first.
-_MOST_JOBS = 20
+# As many jobs are described by one call of qstat, and as many of a user's jobs of one name are looked at.
+_AT_ONCE, _MOST_JOBS = 100, 1000
 
 
 def is_lasting(error: ClientError) -> bool:
@@ -54,19 +56,45 @@ def check_host(job: JobFolder, job_id: str, ask: Ask = call_client) -> None:
 def find_job(job: JobFolder, known: Sequence[str], ask: Ask = call_client) -> str | None:
     """The id of the folder's job, waiting or running, that has none of these ids, None if there is none.
 
-    Raises ClientError.
+    ``known`` may lack the server's name, as where a site's qsub prints none. Raises ClientError, also if there are too
+    many jobs to look at all of them.
     """
     name = _name(job)
-    found = ask(["qselect", *(["-N", name] if name else [])]).split()
-    for job_id in sorted(set(found) - set(known), key=_number, reverse=True)[:_MOST_JOBS]:
-        if _logs_into(job, ask(["qstat", "-f", job_id]), job_id):
-            return job_id
+    found = set(ask(["qselect", *_own_jobs(), *(["-N", name] if name else [])]).split())
+    others = [job_id for job_id in found if not any(is_submission(job_id, one) for one in known)]
+    newest = sorted(others, key=_number, reverse=True)
+    for first in range(0, min(len(newest), _MOST_JOBS), _AT_ONCE):
+        some = newest[first : first + _AT_ONCE]
+        described = plain_fields(_describe(some, ask))
+        for job_id in some:
+            if _logs_into(job, described.get(job_id, {})):
+                return job_id
+    if len(newest) > _MOST_JOBS:
+        raise ClientError(f"more than {_MOST_JOBS} jobs of yours have its name: not all of them were looked at")
     return None
 
 
-def _logs_into(job: JobFolder, described: str, job_id: str) -> bool:
+def _own_jobs() -> list[str]:
+    """Words for qselect that leave out other users' jobs of the same name."""
+    try:
+        return ["-u", pwd.getpwuid(os.geteuid()).pw_name]
+    except KeyError:  # a node without the site's user database: then all are looked at
+        return []
+
+
+def _describe(ids: list[str], ask: Ask) -> str:
+    """What qstat prints of these jobs, without those that have ended since. Raises ClientError."""
+    try:
+        return ask(["qstat", "-f", *ids])
+    except ClientError as error:
+        if error.code not in (UNKNOWN_JOB, ENDED_JOB):
+            raise
+        return error.output
+
+
+def _logs_into(job: JobFolder, fields: Fields) -> bool:
     """Whether a job's log is that of the folder, as of no other folder's job."""
-    _, _, path = plain_fields(described).get(job_id, {}).get("Output_Path", "").partition(":")
+    _, _, path = fields.get("Output_Path", "").partition(":")
     return bool(path == str(job.scheduler_log))
 
 
