@@ -110,11 +110,12 @@ def test_rows_are_those_of_the_unpacked_file(tmp_path: Path, packing: Packing, s
 
 
 @pytest.mark.parametrize("packing", PLAIN, ids=lambda packing: packing.name)
-@pytest.mark.parametrize("most", [1, 100, 4096])
+@pytest.mark.parametrize("most", [7, 4096])
 def test_what_was_unpacked_is_given_before_more_is_asked_for(packing: Packing, most: int) -> None:
     """Else the lines before a cut are lost: all input may be taken while the output waits."""
-    for end in (200, 201, 300, 5_000):
-        begun = PLAIN[packing](b"a" * 3_000 + LINES)[:end]
+    packed = PLAIN[packing](b"a" * 3_000 + LINES[:9_000])
+    for end in (200, 201, 300, len(packed) - 9):
+        begun = packed[:end]
         whole = packing.begin()[0].decompress(begun, 1 << 30)
         member, _ = packing.begin()
         found = member.decompress(begun, most)
