@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Cli
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import InputReader, check_size, check_unchanged, input_files, iter_rows, read_index
+from vllm_hpc.jobfolder.input import InputReader, check_size, check_unchanged, iter_rows, read_index
 from vllm_hpc.jobfolder.store_input import VARIABLE, Intake
 from vllm_hpc.rows import blocks, read
 from vllm_hpc.rows.ids import UniqueIds
@@ -53,8 +53,8 @@ def store(path: Path, job: JobFolder, over: int) -> list[Row]:
 
 
 def input_file(job: JobFolder) -> Path:
-    (file,) = input_files(job)
-    return file
+    (part,) = read_index(job).parts
+    return job.path / part.path
 
 
 @pytest.mark.parametrize("over", [REFERENCED, COPIED])

@@ -183,7 +183,9 @@ def test_a_full_disk_leaves_the_old_outputs(tmp_path: Path) -> None:
         "import resource, sys; from vllm_hpc.cli import main; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000));"
         "sys.argv = ['vllm-hpc', 'collect', sys.argv[1]]; main()"
     )
-    ran = subprocess.run([sys.executable, "-c", program, str(folder.path)], capture_output=True, text=True, check=False)
+    # -B: Python would leave half of a module's bytecode, for every later process to stumble over.
+    command = [sys.executable, "-B", "-c", program, str(folder.path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
     assert "cannot write" in ran.stderr
     assert folder.outputs.read_text() == "as before\n"

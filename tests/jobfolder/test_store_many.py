@@ -16,7 +16,7 @@ from backports import zstd
 
 from vllm_hpc.jobfolder import input as job_input
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import InputReader, check_size, check_unchanged, input_files, iter_rows, read_index
+from vllm_hpc.jobfolder.input import InputReader, check_size, check_unchanged, iter_rows, read_index
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.rows import blocks
 from vllm_hpc.rows.read import read_rows
@@ -91,7 +91,7 @@ def test_several_large_files_are_referenced(tmp_path: Path, job: JobFolder) -> N
     ]  # fmt: skip
     assert all(Path(file["path"]).stat().st_size == file["size"] for file in found["files"])
     assert set(found) == {"files", "rows"}
-    assert input_files(job) == sorted((tmp_path / "in").iterdir())
+    assert [job.path / part.path for part in read_index(job).parts] == sorted((tmp_path / "in").iterdir())
 
 
 def test_small_ones_are_copied_together(tmp_path: Path, job: JobFolder) -> None:
@@ -272,7 +272,8 @@ def test_a_claim_from_the_middle_reads_its_blocks_alone(
 ) -> None:
     given: str | list[str] = shards(tmp_path / "in") if name == "shards" else STORED[name](tmp_path / "in")
     expected = store(given, job, over)
-    sizes = {file.name: file.stat().st_size for file in input_files(job)}
+    files = [job.path / part.path for part in read_index(job).parts]
+    sizes = {file.name: file.stat().st_size for file in files}
     counted, middle = Counted(monkeypatch), len(expected) - 20
     reader = InputReader(job)
     assert reader.rows(middle, 3) == expected[middle : middle + 3]

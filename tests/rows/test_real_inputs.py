@@ -11,7 +11,7 @@ import pytest
 
 from vllm_hpc.rows.read import checked_rows, find_sources, read_rows
 from vllm_hpc.rows.reading import Reading
-from vllm_hpc.rows.row import Row, carried_fields
+from vllm_hpc.rows.row import Row, carried_fields, error_row
 from vllm_hpc.spec.errors import InputError
 
 pytestmark = pytest.mark.inputs
@@ -550,6 +550,17 @@ def test_nan_in_an_openai_batch_is_refused(tmp_path: Path) -> None:
 )
 def test_what_python_does_not_write_stays_refused(tmp_path: Path, line: str) -> None:
     assert "in.jsonl:1: not valid JSON" in refusal(tmp_path, line)
+
+
+def test_a_row_that_cannot_be_read_keeps_its_other_fields_at_the_rank(tmp_path: Path) -> None:
+    """What only a chat has is data beside a prompt, also of a row whose prompt is gone."""
+    given = {"prompt": "\ud83d", "tools": [1], "chat_template": "t", "meta": 2}
+    unreadable, _ = lines(tmp_path, given, {"prompt": "b"})
+    out = error_row(unreadable, "UnreadableRowError", "why")
+    assert (out["tools"], out["chat_template"], out["meta"]) == ([1], "t", 2)
+    chat = {"messages": [{"role": "user", "content": "\ud83d"}], "tools": [], "meta": 2}
+    unreadable, _ = lines(tmp_path, chat, {"prompt": "b"})
+    assert carried_fields(unreadable) == {"meta": 2}
 
 
 def test_a_key_twice_is_refused_beside_nan_too(tmp_path: Path) -> None:

@@ -37,6 +37,16 @@ def refusal(folder: Path, name: str, content: str | bytes, **options: Any) -> st
     return str(caught.value)
 
 
+def test_a_cell_may_be_longer_than_pythons_limit(tmp_path: Path) -> None:
+    """csv refuses one of over 128 KiB, which a document soon has."""
+    before = csv.field_size_limit(128 << 10)
+    try:
+        (row,), _ = read_text(tmp_path, "in.csv", f"id,prompt\n1,{'word ' * 100_000}\n")
+    finally:
+        csv.field_size_limit(before)
+    assert len(row["prompt"]) == 500_000
+
+
 # -- headers and delimiters ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("name", "identity"), [("cap.csv", "0"), ("semi.csv", "1"), ("tabs.tsv", "1")])
 def test_a_header_is_forgiven_and_a_delimiter_found(name: str, identity: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_hpc.rows.read import check_rows, read_rows
+from vllm_hpc.rows.read import read_rows
 from vllm_hpc.rows.row import (
     INPUT_FIELDS,
     OUTPUT_FIELDS,
@@ -173,16 +173,20 @@ def test_an_input_without_a_row_is_refused(tmp_path: Path, name: str, content: s
 def test_what_is_no_input_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "in.xlsx").write_text("x")
-    for name, said in (("none.jsonl", "no such input"), ("folder.jsonl", "is a folder"), ("in.xlsx", "can be read")):
+    for name, said in (
+        ("none.jsonl", "no such input"),
+        ("folder.jsonl", "is a folder"),
+        ("in.xlsx", r"can be read, and these but Parquet also compressed \(\.gz, \.zst, \.bz2, \.xz\): convert it"),
+    ):
         with pytest.raises(InputError, match=said):
-            check_rows(str(tmp_path / name))
+            list(read_rows(str(tmp_path / name)))
 
 
 def test_the_rows_before_a_wrong_one_do_not_hide_it(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text('{"prompt": "a"}\n' * 500 + "{\n")
     with pytest.raises(InputError, match=r"in\.jsonl:501: "):
-        check_rows(str(path))
+        list(read_rows(str(path)))
 
 
 values = st.recursive(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
-from vllm_hpc.rows import sandbox
+from vllm_hpc.rows import sandbox, template_limits
+from vllm_hpc.rows.read import read_rows
+from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row, RowError
 from vllm_hpc.rows.template import PromptTemplate
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.errors import InputError, RequestError
 
 pytestmark = pytest.mark.inputs
 
@@ -33,6 +36,7 @@ FIELDS: Row = {
         ("{{ words | map('upper') | join }}", "XY"),
         ("{{ [d] | join(', ', attribute='items') }}", "3"),
         ("{% for w in words %}{{ loop.index }}. {{ w }}{{ loop.cycle('!', '?') }}\n{% endfor %}", "1. x!\n2. y?\n"),
+        ("{% for w in words %}{{ loop.changed(w) }}{% endfor %}", "TrueTrue"),
         ("{% for w in words if w == 'x' %}{{ w }}{% else %}none{% endfor %}", "x"),
         ("{% set b = a ~ num %}{% with c = b %}{{ c }}{% endwith %}", "A3"),
         ("{{ d.items }} {{ num * 2 + 1 }} {{ 2 ** 10 }} {{ num % 2 }} {{ 1.5 }}{{ a }}", "3 7 1024 1 1.5A"),
@@ -42,6 +46,21 @@ FIELDS: Row = {
         ("{{ words }} {{ range(2) | list }}", "['x', 'y'] [0, 1]"),
         ("{% raw %}{{ x }}{% endraw %}{# a comment #}{{ a }}", "{{ x }}A"),
         ("{{ 'é' }}{{ a[:1] }}{{ words[-1] }}", "éAy"),
+        (
+            "{{ 'a, b,c'.split(',', 1) }}{{ 'a b c'.rsplit(maxsplit=1) }}{{ 'a\n\nb'.splitlines() }}{{ a }}",
+            "['a', ' b,c']['a b', 'c']['a', '', 'b']A",
+        ),
+        ("{{ words[::-1] }}{{ (words + [a])[1:] | join }}{{ 1.25 | round(1) }}{{ '7' | int + 1 }}", "['y', 'x']yA1.28"),
+        (
+            "{% for k, v in {'one': 1, 'no': 0}.items() if v %}{{ loop.length }}{{ k }}{% endfor %}{{ a }}",
+            "1oneA",
+        ),
+        ("{{ {'k': [a, (a, 1)]} | tojson(2) }}", '{\n  "k": [\n    "A",\n    [\n      "A",\n      1\n    ]\n  ]\n}'),
+        ("{{ words | map('replace', 'x', a) | select('in', [a, 'y']) | sort | list }}", "['A', 'y']"),
+        (
+            "{{ 'A' in row.values() }}{{ 7 // 2 - 1 }}{{ -7 % 3 }}{{ a is divisibleby(2) if num is string else a }}",
+            "True22A",
+        ),
         ("{{ (a, a) | length }}{{ s | replace('<b>', '') | trim(\"'\") }}{{ a | truncate(5) }}", "2A"),
     ],
 )
@@ -62,6 +81,12 @@ def test_a_template_says_what_jinja_says(text: str, prompt: str) -> None:
         ("{{ d.missing }}", "'dict object' has no attribute 'missing'"),
         ("{{ d.keys }}", "a value that it writes is a builtin_function_or_method: use |list or |join, or call it"),
         ("{{ words | map('upper') }}", "a value that it writes is a generator: use |list or |join"),
+        ("{{ words | reverse | upper }}", "a value that it writes is a generator: use |list or |join"),
+        ("{{ words | map('upper') | string }}", "a value that it writes is a generator"),
+        ("{{ range(num) | trim }}", "a value that it writes is a range"),
+        ("{{ d.k | upper }}{{ a }}", "a value that it writes is null"),
+        ("{{ n | lower }}{{ a }}", "the field 'n' is null"),
+        ("{{ d.k | replace('N', 'x') }}{{ a }}", "a value that it writes is null"),
         ("{{ self }}{{ a }}", "a value that it writes is a TemplateReference"),
         ("{{ ' ' if a }}", "--prompt-template gives an empty prompt"),
         ("{% if n %}{{ n }}{% endif %}", "--prompt-template gives an empty prompt"),
@@ -72,6 +97,10 @@ def test_a_template_says_what_jinja_says(text: str, prompt: str) -> None:
         ("{{ a['__class__'] }}", "is unsafe"),
         ("{{ words.append('z') }}", "'append' of 'list' object is unsafe"),
         ("{{ '{0.__class__}'.format(a) }}", "format cannot be called"),
+        ("{{ a.replace('x') }}", "--prompt-template: replace() missing 1 required positional argument"),
+        ("{{ a.zfill(9) }}", "zfill cannot be called: only capitalize, casefold,"),
+        ("{{ d.keys() - d.keys() }}{{ a }}", "- needs two numbers"),
+        ("{{ a + missing }}", "no field 'missing'"),
         ("{{ cycler('a') }}{{ a }}", "no field 'cycler'"),
         ("{{ namespace(x=a) }}", "no field 'namespace'"),
     ],
@@ -104,7 +133,15 @@ def test_what_a_template_cannot_say_of_a_row_is_refused(text: str, said: str) ->
             "{% for w in words recursive %}{{ loop(words) }}{% endfor %}",
             "{% for ... recursive %} on line 1 cannot be used",
         ),
-        ("{{" + "(" * 3000 + "a", "recursion"),
+        ("{% autoescape true %}{{ a }}{% endautoescape %}", "{% autoescape %} on line 1 cannot be used"),
+        ("{% set x = a %}\n{% autoescape true %}{{ a }}{% endautoescape %}", "{% autoescape %} on line 2 cannot be"),
+        ("{{ a }}{{ " + "1" * 5000 + " }}", "has a number of more than 4300 digits: write it as a text"),
+        ("{{ a }}{{ 1e999 }}", "a number is too large (line 1 of the template)"),
+        ("{% if not a %}{{ a | center }}{% endif %}{{ a }}", "No filter named 'center', only abs, "),
+        ("{{ a is escaped }}", "No test named 'escaped', only !=, <,"),
+        ("{{" + "(" * 3000 + "a", "is nested too deeply (maximum recursion depth exceeded"),
+        ("{{ " + "not " * 5000 + "a }}", "is nested too deeply"),
+        ("{% for i in words %}" * 25 + "{{ a }}" + "{% endfor %}" * 25, "is nested too deeply (too many statically"),
     ],
     ids=lambda value: value[:30],
 )
@@ -140,21 +177,81 @@ def test_a_template_that_is_none_is_refused_before_any_row(text: str, said: str)
         "{% set x = big %}" + "{% set x = x + x %}" * 40 + "{{ x }}",
         "{{ d | tojson(indent=10 ** 9) }}",
         "{{ lipsum(n=10 ** 6) }}{{ a }}",
+        # What Python computes before it can be stopped: arguments, and items that come one after another.
+        "{{ a }}{{ 1.5 | round(20000000, 'ceil') }}",
+        "{{ a }}{{ 3 | round(precision=20000000, method='floor') }}",
+        "{% set n = big | replace('x', 'f') | int(0, 16) %}{{ n * n }}",
+        "{{ (big | replace('x', '1')) | float }}",
+        "{{ range(9999) | map('string') | map('upper') | max }}{{ a }}",
+        "{{ range(999) | map('string') | map('replace', '1', big) | map('length') | max }}{{ a }}",
+        "{{ range(999) | map('replace', '1', big) | list | length }}{{ a }}",
+        "{{ big | list | length }}",
+        "{{ big | title | length }}",
+        "{{ big | wordcount }}",
+        "{{ big.split('x') | length }}",
+        "{{ (big | replace('x', ' y')).rsplit() | length }}",
+        "{{ (big | replace('x', '\n')).splitlines() | length }}",
+        "{{ big.strip(big) }}{{ a }}",
+        "{{ big.rfind(big) }}{{ a }}",
+        "{{ big.rsplit(big) }}{{ a }}",
+        "{{ big | trim(chars=big) }}{{ a }}",
+        "{% set x = [words] %}" + "{% set x = [x] %}" * 300 + "{{ x | tojson(8) }}",
+        "{% with x = [a, a] %}" + "{% with x = [x, x] %}" * 40 + "{{ x == x }}" + "{% endwith %}" * 41,
+        "{% set x = {'k': a} %}" + "{% set x = {'k': x, 'l': x} %}" * 40 + "{{ a }}",
+        "{% set x = d %}" + "{% set x = [x.items(), x.items()] %}{% set x = {'k': x} %}" * 40 + "{{ a }}",
+        "{% set x = big %}" + "{% set x = x[:] ~ '' %}" * 50 + "{{ a }}",
+        "{% for i in range(900) %}{% set x = big | upper %}{% endfor %}{{ a }}",
+        "{% for i in range(900) %}{% if big[1:] == big[:1] %}{% endif %}{% endfor %}{{ a }}",
     ],
     ids=lambda value: value[:40],
 )
 def test_a_template_is_bounded(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With limits a thousandth as large, so that the test is fast; each would take minutes or gigabytes."""
-    monkeypatch.setattr(sandbox, "MOST_STEPS", 1_000)
-    monkeypatch.setattr(sandbox, "MOST_CHARACTERS", 1 << 14)
-    monkeypatch.setattr("vllm_hpc.rows.template.MOST_CHARACTERS", 1 << 14)
+    monkeypatch.setattr(template_limits, "MOST_STEPS", 1_000)
+    monkeypatch.setattr(template_limits, "MOST_CHARACTERS", 1 << 14)
+    monkeypatch.setattr(template_limits, "MOST_BYTES", 1 << 19)
     began = time.process_time()
     with pytest.raises(RowError, match="--prompt-template: "):
         PromptTemplate(text).render(FIELDS)
     assert time.process_time() - began < 5
 
 
+def test_a_template_of_very_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MOST_NODES", 9)
+    assert PromptTemplate("x" * 100 + "{{ a }}" * 7).render(FIELDS).endswith("AAAAAAA")
+    with pytest.raises(RequestError, match="has more than 9 statements and expressions: use loops"):
+        PromptTemplate("{{ a }}" * 9)
+
+
 def test_a_template_that_takes_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MOST_SECONDS", -1.0)
-    with pytest.raises(RowError, match="its loops take more than"):
-        PromptTemplate("{% for i in range(9) %}{{ a }}{% endfor %}").render(FIELDS)
+    monkeypatch.setattr(template_limits, "MOST_SECONDS", -1.0)
+    for text in (
+        "{% for i in range(9) %}{{ a }}{% endfor %}",
+        "{{ a | upper }}",
+        "{{ a.upper() }}",
+        "{{ a + a }}",
+        "{{ a ~ a }}",
+        "{{ a[:1] }}",
+        "{{ [a] }}",
+        "{{ a == a }}",
+        "{{ a is upper }}",
+    ):
+        with pytest.raises(RowError, match="it takes more than"):
+            PromptTemplate(text).render(FIELDS)
+
+
+@pytest.mark.parametrize("text", ["{{ q }} {{ ctx }}", "{{ q }} {{ row['ctx'] }}", "{{ q ~ ctx }}"])
+def test_an_empty_cell_that_a_template_would_write_is_refused(text: str, tmp_path: Path) -> None:
+    """As a null in JSON is: the model would be asked about nothing."""
+    (tmp_path / "rows.csv").write_text("q,ctx\nWho,abc\nWhat,\n")
+    with pytest.raises(
+        InputError, match=r"rows.csv:3: --prompt-template: .* is (empty: write \{\{ ctx or '' \}\}|null)"
+    ):
+        list(read_rows(str(tmp_path / "rows.csv"), Reading(prompt_template=text)))
+
+
+def test_a_template_may_ask_for_an_empty_cell(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("q,ctx\nWho,abc\nWhat,\n")
+    reading = Reading(prompt_template="{{ q }}{% if ctx %} {{ ctx }}{% endif %}{{ ctx or '' }}")
+    rows = list(read_rows(str(tmp_path / "rows.csv"), reading))
+    assert [(row["prompt"], row["ctx"]) for row in rows] == [("Who abcabc", "abc"), ("What", "")]

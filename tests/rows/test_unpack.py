@@ -109,6 +109,21 @@ def test_rows_are_those_of_the_unpacked_file(tmp_path: Path, packing: Packing, s
         assert list(read_rows(str(file))) == expected
 
 
+@pytest.mark.parametrize("packing", PLAIN, ids=lambda packing: packing.name)
+@pytest.mark.parametrize("most", [7, 4096])
+def test_what_was_unpacked_is_given_before_more_is_asked_for(packing: Packing, most: int) -> None:
+    """Else the lines before a cut are lost: all input may be taken while the output waits."""
+    packed = PLAIN[packing](b"a" * 3_000 + LINES[:9_000])
+    for end in (200, 201, 300, len(packed) - 9):
+        begun = packed[:end]
+        whole = packing.begin()[0].decompress(begun, 1 << 30)
+        member, _ = packing.begin()
+        found = member.decompress(begun, most)
+        while not member.needs_input:
+            found += member.decompress(b"", most)
+        assert found == whole
+
+
 def test_a_packed_batch_is_a_batch(tmp_path: Path) -> None:
     line = b'{"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "p"}}\n'
     (tmp_path / "in.jsonl.zst").write_bytes(zstd.compress(line))

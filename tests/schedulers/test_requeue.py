@@ -322,7 +322,9 @@ def test_a_full_disk_is_no_reason_to_run_again(folder: JobFolder) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); sys.exit(main(sys.argv[1:]))"
     )
     before = sorted(folder.path.rglob("*"))
-    ran = subprocess.run([sys.executable, "-c", program, str(folder.path), "1", "1"], capture_output=True, text=True)
+    # -B: Python would leave half of a module's bytecode, for every later process to stumble over.
+    command = [sys.executable, "-B", "-c", program, str(folder.path), "1", "1"]
+    ran = subprocess.run(command, capture_output=True, text=True)
     said = "the job folder cannot be written: File too large; free some space, then run 'vllm-hpc resume'"
     assert (ran.returncode, ran.stdout) == (1, f"vllm-hpc: not running again: {said}\n")
     assert sorted(folder.path.rglob("*")) == before

@@ -91,7 +91,7 @@ def fatal_signal(folder: JobFolder, rank: RankRecord) -> FatalSignal | None:
     code = _exit_code(_tail(folder.scheduler_log, _TAIL_OF_SCHEDULER), rank.pid)
     log = _BEGINNING.split(_tail(folder.rank_log(rank.rank), _TAIL_OF_RANK))[-1]
     titles = list(_TITLE.finditer(log))
-    # What is no signal's title is the interpreter's reason to abort (Py_FatalError).
+    # Any other title than a signal's is the interpreter's reason to abort (Py_FatalError).
     seen = _TITLES.get(titles[-1][1], "SIGABRT") if titles else None
     name = seen if code is None else _NUMBERS.get(-code)
     if name is None:

@@ -64,7 +64,7 @@ class InputIndex(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def parts(self) -> tuple[IndexedFile, ...]:
-        """The files, also if it is one."""
+        """The files, of which there may be only one."""
         one = IndexedFile(path=self.path, size=self.size, row=0, format=self.format, blocks=self.blocks)
         return self.files or (one,)
 
@@ -191,11 +191,6 @@ def read_index(folder: JobFolder) -> InputIndex:
     if index is None:
         raise InputError(f"cannot read {folder.input_json}: submit the job again")
     return index
-
-
-def input_files(folder: JobFolder) -> list[Path]:
-    """The files with the rows, in the job folder or at the user's paths. Raises InputError."""
-    return _Index(folder).files
 
 
 def check_size(folder: JobFolder) -> None:

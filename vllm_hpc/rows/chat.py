@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from vllm_hpc.rows.conversations import rows_of_columns
+from vllm_hpc.rows.repeated_keys import refuse_repeated
 from vllm_hpc.rows.row import Row, RowError
 from vllm_hpc.spec.chat_template import check_compiles
 
@@ -31,7 +32,7 @@ def read_tools(given: Any) -> Any:
     """The tools of a plain row, also from the text or the object of lists as which datasets keep them."""
     if isinstance(given, str):
         try:
-            given = json.loads(given)
+            given = json.loads(given, object_pairs_hook=refuse_repeated)
         except (ValueError, RecursionError):
             return given  # check_chat says what it must be
     return rows_of_columns(given)

@@ -14,16 +14,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from vllm_hpc.rows.repeated_keys import check_keys, refuse_repeated
 from vllm_hpc.rows.row import Row, RowError
 
-# With a repeated key it is unclear which value counts. JSON parsers do not report it, so such lines are parsed again.
-_KEYS = tuple(f'"{key}"'.encode() for key in ("prompt", "messages", "id", "custom_id"))
 _HALF = re.compile("[\ud800-\udfff]")
 # A list or an object as str() writes it, also numpy's without commas.
 _OF_STR = re.compile(rb"\s*[\[{][\[{\s]*'")
 BY_STR = "it was written by Python's str(): write it with json.dumps, not str"
 _MOST_DIGITS = 24
-# Unicode's character for what is none.
+# Unicode's character in place of one that cannot be read.
 _REPLACEMENT = "\ufffd"
 
 _decode = msgspec.json.Decoder().decode
@@ -58,7 +57,7 @@ def parse(line: bytes) -> Any:
         raise RowError(not_utf8(line)) from None
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise _refusal(line, error) from None
-    _check_keys(line)
+    check_keys(line, value)
     return value
 
 
@@ -125,10 +124,16 @@ class _Odd:
                 self.not_finite = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
                 return None
         elif isinstance(value, dict):
-            return {self.settle(key): self.settle(one) for key, one in value.items()}
+            return self._object(value)
         elif isinstance(value, list):
             return [self.settle(one) for one in value]
         return value
+
+    def _object(self, value: Row) -> Row:
+        settled = {self.settle(key): self.settle(one) for key, one in value.items()}
+        if len(settled) < len(value):
+            raise RowError("two keys of one object differ only in half of a surrogate pair: remove one")
+        return settled
 
 
 def _refusal(line: bytes, error: Exception) -> RowError:
@@ -139,7 +144,7 @@ def _refusal(line: bytes, error: Exception) -> RowError:
         return RowError(not_utf8(line))
     odd = _Odd()
     try:
-        value = json.loads(text, parse_float=_finite)
+        value = json.loads(text, parse_float=_finite, object_pairs_hook=refuse_repeated)
         odd.settle(value)
     except (RecursionError, ValueError):
         odd = _Odd()
@@ -149,7 +154,6 @@ def _refusal(line: bytes, error: Exception) -> RowError:
         )
     if not odd.words:
         return RowError(f"not valid JSON: {error}: {_advice(line.strip())}")
-    _check_keys(line)
     return LooseError(value, f"it contains {odd.words}")
 
 
@@ -185,19 +189,3 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError(text)
     return value
-
-
-def _check_keys(line: bytes) -> None:
-    if not any(line.count(key) > 1 for key in _KEYS):
-        return
-
-    def check(pairs: list[tuple[str, Any]]) -> None:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise RowError(f"{twice!r} appears twice in one object: remove one")
-
-    try:
-        json.loads(line, object_pairs_hook=check)
-    except (RecursionError, ValueError) as error:
-        raise RowError(f"not valid JSON: {error}") from None

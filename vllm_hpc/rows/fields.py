@@ -20,10 +20,15 @@ _PROMPTS = ("prompt", "messages")
 
 
 class FieldReader:
-    """Reads the fields of rows. ``aliases``: other names that a template may use, for fields of the rows."""
+    """Reads the fields of rows. ``aliases``: other names that a template may use, for fields of the rows.
 
-    def __init__(self, reading: Reading, found: Notes, aliases: dict[str, str] | None = None) -> None:
-        self._reading, self._notes, self._aliases = reading, found, aliases or {}
+    ``empty``: what a cell without a value contains, which a template takes for null.
+    """
+
+    def __init__(
+        self, reading: Reading, found: Notes, aliases: dict[str, str] | None = None, empty: str | None = None
+    ) -> None:
+        self._reading, self._notes, self._aliases, self._empty = reading, found, aliases or {}, empty
         self._taken = _TAKEN | {REFERENCE} if reading.drop_last_answer else _TAKEN
         self._template = None
         if reading.prompt_template is not None:
@@ -83,7 +88,7 @@ class FieldReader:
         column = self._reading.prompt_column
         if self._template is not None:
             try:
-                prompt: Any = self._template.render(fields | self._aliased(fields))
+                prompt: Any = self._template.render(fields | self._aliased(fields), self._empty)
             except RowError as error:
                 raise RowError(with_hint(str(error), fields)) from None
         elif fields.get(column or "") is None:

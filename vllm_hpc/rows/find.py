@@ -18,7 +18,7 @@ from vllm_hpc.spec.words import counted
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv", ".tab", ".parquet")
 KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-PACKED_KINDS = f"{KINDS}, or one of the first with {', '.join(one.suffixes[0] for one in PACKINGS)}"
+PACKED = ", ".join(one.suffixes[0] for one in PACKINGS)
 
 
 # Suffixes of one format.
@@ -57,7 +57,7 @@ def find_files(given: Sequence[str]) -> Found:
 
 
 def has_pattern(text: str) -> bool:
-    """Whether it is a pattern, if it is not the name of a file."""
+    """Whether a text that names no file is a pattern."""
     return any(sign in text for sign in "*?[")
 
 

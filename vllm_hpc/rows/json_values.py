@@ -20,10 +20,20 @@ from vllm_hpc.spec.errors import InputError
 
 _CHUNK = 1 << 16
 # Bytes of a line that are looked at, to see what the file is.
-_LINE = 1 << 16
+_LINE = 1 << 20
+# Characters of the first value. A larger one is hardly a row, but an object around all of them, and is read whole.
+_MOST_FIRST = 16 << 20
+# Characters before the end of a text in which the error is, where a word, a number or an escape is cut there.
+_CUT_WITHIN = 16
 _OF_STR = ("{'", "'")
 _SPACE = re.compile(r"[ \t\r\n]*")
+# A list of objects in an object, such as {"version": 1, "data": [{...}, ...]}.
+_ROWS = re.compile(r'"(?P<name>[A-Za-z_][A-Za-z0-9_]*)"\s*:\s*\[\s*\{')
 _scan = json.JSONDecoder().raw_decode
+
+
+class TooLongError(RowError):
+    """A value that is longer than a row may be."""
 
 
 def is_array_or_spread(file: InputFile) -> bool:
@@ -35,8 +45,31 @@ def is_array_or_spread(file: InputFile) -> bool:
         line = stream.readline(_LINE).removeprefix(BOM)
         while line.isspace():
             line = stream.readline(_LINE)
-    begin = line.lstrip()
-    return begin.startswith(b"[") or begin.rstrip() == b"{"
+    begin = line.strip()
+    if begin.startswith(b"[") or begin == b"{":
+        return True
+    return begin.startswith(b"{") and line.endswith(b"\n") and _is_cut(begin) and _has_value(file)
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a line is the beginning of a JSON value, and ends between two words or signs of it."""
+    try:
+        text = line.decode("utf-8")
+        _scan(text)
+    except json.JSONDecodeError as error:
+        return error.pos == len(text)
+    except (RecursionError, ValueError):
+        pass
+    return False
+
+
+def _has_value(file: InputFile) -> bool:
+    """Whether a file begins with a JSON value, on one line or on several."""
+    with file.open() as stream:
+        try:
+            return next(iter(JsonValues(stream)), None) is not None
+        except RowError:
+            return False
 
 
 class JsonSource(FileSource):
@@ -78,6 +111,8 @@ class JsonSource(FileSource):
         with self.file.open() as stream:
             try:
                 return next(iter(JsonValues(stream)), b"")
+            except TooLongError as error:  # reading it again would take as long again
+                raise InputError(f"{self.file}: {error}") from None
             except RowError:  # raised again when it is read as a row
                 return None
 
@@ -124,15 +159,34 @@ class JsonValues:
             try:
                 _, end = _scan(self._text, self._place)
             except (RecursionError, ValueError) as error:
-                is_cut = isinstance(error, json.JSONDecodeError) and not self._is_whole
-                if not is_cut or len(self._text) - self._place > MAX_LINE:
+                if not self._is_unfinished(error):
                     raise RowError(self._explain(error)) from None
+                self._check_length(len(self._text))
             else:
+                self._check_length(end)
                 if end < len(self._text) or self._is_whole:
                     text = self._text[self._place : end]
                     self._pass(end)
                     return text.encode("utf-8", "surrogatepass")
             self._read()
+
+    def _is_unfinished(self, error: Exception) -> bool:
+        """Whether the value may only be cut where the text ends that was read so far."""
+        if self._is_whole or not isinstance(error, json.JSONDecodeError):
+            return False
+        return error.msg.startswith("Unterminated string") or error.pos > len(self._text) - _CUT_WITHIN
+
+    def _check_length(self, end: int) -> None:
+        is_first = self.count == 1
+        most = _MOST_FIRST if is_first else MAX_LINE
+        if end - self._place <= most:
+            return
+        words = f"{'the first row' if is_first else 'a row'} has more than {most >> 20} Mi characters"
+        found = _ROWS.search(self._text, self._place, self._place + _CHUNK) if is_first else None
+        if found is None:
+            raise TooLongError(f"{words}: write one row per line, as jq -c . does")
+        name = found["name"]
+        raise TooLongError(f"{words}: if the rows are in {name!r}, take them out, as jq -c '.{name}[]' does")
 
     def _explain(self, error: Exception) -> str:
         if not self._text[self._place :]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vllm_hpc.rows.find import KINDS, SUFFIXES, find_files
+from vllm_hpc.rows.find import KINDS, PACKED, SUFFIXES, find_files
 from vllm_hpc.rows.ids import Id, UniqueIds
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.json_values import JsonSource, is_array_or_spread
@@ -130,11 +130,6 @@ def read_rows(given: str | Sequence[str] | None, reading: Reading = AS_IT_IS) ->
     return sample_rows() if given is None else checked_rows(find_sources(given, reading))
 
 
-def check_rows(given: str | Sequence[str] | None) -> int:
-    """Check every row of an input and count the rows. Raises InputError."""
-    return sum(1 for _ in read_rows(given))
-
-
 def sample_rows() -> Iterator[Row]:
     """The rows of a job without an input."""
     yield from ({"index": index, "id": str(index), "prompt": text} for index, text in enumerate(SAMPLE_PROMPTS))
@@ -247,7 +242,8 @@ def _check_head(file: InputFile) -> None:
     if head.startswith(_PARQUET) and file.suffix != ".parquet":
         raise InputError(f"input {str(file)!r} is Parquet: write it to a file named .parquet, and give that")
     if file.suffix not in SUFFIXES:
-        raise InputError(f"input {str(file)!r}: only {KINDS} can be read: convert it to one of them")
+        words = f"only {KINDS} can be read, and these but Parquet also compressed ({PACKED})"
+        raise InputError(f"input {str(file)!r}: {words}: convert it to one of them")
     if file.packing and file.suffix == ".parquet":
         raise InputError(f"input {str(file)!r}: Parquet is read from its end: unpack the file first")
     if file.claimed and not file.packing and b"\0" in head and file.suffix != ".parquet":  # pandas: df.parquet.gzip

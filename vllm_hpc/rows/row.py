@@ -44,6 +44,11 @@ class UnreadableRowError(ValueError):
     """What is wrong with a row that cannot be run, while the others are."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library says, as the part of an error of our own."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def write_rows(rows: Iterable[Row], path: Path) -> int:
     """Write rows as JSON lines and return their number."""
     count = 0
@@ -66,8 +71,11 @@ def iter_jsonl(path: Path) -> Iterator[Row]:
 
 
 def carried_fields(row: Row) -> Row:
-    """The fields of an input row that are copied unchanged to its output row."""
-    own = INPUT_FIELDS if "prompt" in row else INPUT_FIELDS | CHAT_FIELDS
+    """The fields of an input row that are copied unchanged to its output row.
+
+    In a row with an ``error`` instead of its prompt, those of a chat were left out before.
+    """
+    own = INPUT_FIELDS | CHAT_FIELDS if "messages" in row else INPUT_FIELDS
     return {key: value for key, value in row.items() if key not in own}
 
 

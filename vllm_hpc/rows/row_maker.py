@@ -46,7 +46,7 @@ class RowMaker:
 
     def __init__(self, kind: str, reading: Reading, found: Notes, aliases: dict[str, str] | None = None) -> None:
         self._kind, self._reading, self._notes = kind, reading, found
-        self._fields = FieldReader(reading, found, aliases)
+        self._fields = FieldReader(reading, found, aliases, empty="" if kind == "csv" else None)
 
     def of_line(self, raw: bytes, index: int, number: int) -> Row | None:
         """The row of a line; None if it is blank."""

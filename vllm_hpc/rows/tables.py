@@ -22,7 +22,7 @@ from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.jsonl import BOM, MAX_LINE, numbered_lines
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
-from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.rows.row import Row, RowError, first_line
 from vllm_hpc.rows.row_maker import RowMaker
 from vllm_hpc.rows.writers import SPARK, has_escape, note_absent, note_escapes
 from vllm_hpc.spec.errors import InputError
@@ -172,7 +172,7 @@ class ParquetSource:
                     named = dict(zip(header.fields, cells.items(), strict=True))
                     yield number, self._row(maker, named, number, first + number - 1)
         except (arrow.ArrowException, ValueError, OverflowError, KeyError) as error:
-            raise InputError(f"{self.file}: not readable as Parquet: {_first_line(error)}: write it again") from None
+            raise InputError(f"{self.file}: not readable as Parquet: {first_line(error)}: write it again") from None
 
     def _pyarrow(self) -> tuple[Any, Any]:
         try:
@@ -226,7 +226,3 @@ class ParquetSource:
             raise RowError(f"column {unfit[min(meant)]} is of a type that JSON cannot express: convert it")
         self.notes.add(notes.LEFT_OUT, number, unfit.values())
         return {field: value for field, value in values.items() if field not in unfit}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

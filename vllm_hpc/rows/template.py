@@ -8,15 +8,17 @@ from typing import Any
 from jinja2 import TemplateError, meta
 from jinja2.exceptions import TemplateSyntaxError
 
-from vllm_hpc.rows.row import Row, RowError
-from vllm_hpc.rows.sandbox import MOST_CHARACTERS, NullField, Sandbox
+from vllm_hpc.rows.missing_prompt import some_names
+from vllm_hpc.rows.row import Row, RowError, first_line
+from vllm_hpc.rows.sandbox import NullField, Sandbox
 from vllm_hpc.spec.errors import RequestError
 
 OPTION = "--prompt-template"
 # All fields of a row, for names that are no identifiers: {{ row["Question text"] }}.
 ROW = "row"
 _UNDEFINED = re.compile(r"'(?P<name>.+)' is undefined")
-_MOST_NAMES = 8
+# Python's names for our own functions, in what it says of their arguments.
+_OWN = re.compile(r"\bFilters\.(\w+\.<locals>\.)?_?")
 
 
 class PromptTemplate:
@@ -29,21 +31,31 @@ class PromptTemplate:
             self.names = frozenset(meta.find_undeclared_variables(tree)) - self._sandbox.globals.keys()
             self._template = self._sandbox.from_string(tree)
         except TemplateSyntaxError as error:
-            raise RequestError(f"{OPTION}: {_first_line(error)} (line {error.lineno} of the template)") from None
-        except (TemplateError, RecursionError, SyntaxError, OverflowError) as error:
-            raise RequestError(f"{OPTION}: {_first_line(error)}") from None
+            raise RequestError(f"{OPTION}: {first_line(error)} (line {error.lineno} of the template)") from None
+        except TemplateError as error:
+            raise RequestError(f"{OPTION}: {first_line(error)}") from None
+        except (RecursionError, MemoryError, SyntaxError, OverflowError) as error:  # by Python, which compiles it
+            raise RequestError(f"{OPTION} is nested too deeply ({first_line(error)}): make it simpler") from None
+        except ValueError:
+            raise RequestError(f"{OPTION} has a number of more than 4300 digits: write it as a text") from None
         if not self.names:
             raise RequestError(f"{OPTION} names no field: write {{{{ NAME }}}}, or use --prompt-column NAME")
 
-    def render(self, fields: Row) -> str:
-        """The prompt of a row with these fields. Raises RowError for whatever the template raises."""
+    def render(self, fields: Row, empty: Any = None) -> str:
+        """The prompt of a row with these fields; ``empty`` is the content of a field without a value, beside null.
+
+        Raises RowError for whatever the template raises.
+        """
+        if empty is not None:
+            fields = {name: None if value == empty else value for name, value in fields.items()}
         values: Row = {ROW: fields, **fields}
+        what = "null" if empty is None else "empty"
         for name in self.names & fields.keys():
             if fields[name] is None:
                 values[name] = NullField(
-                    f"the field {name!r} is null: write {{{{ {name} or '' }}}}, or {{% if {name} %}}"
+                    f"the field {name!r} is {what}: write {{{{ {name} or '' }}}}, or {{% if {name} %}}"
                 )
-        self._sandbox.begin()
+        self._sandbox.limits.begin()
         try:
             prompt = self._join(values)
         except Exception as error:  # noqa: BLE001 - a template can raise anything that Python can
@@ -57,18 +69,11 @@ class PromptTemplate:
         for text in self._template.generate(values):
             texts.append(text)
             size += len(text)
-            if size > MOST_CHARACTERS:
-                raise RowError(f"the prompt has more than {MOST_CHARACTERS >> 20} Mi characters")
+            self._sandbox.limits.fits(size)
         return "".join(texts)
 
     def _explain(self, error: Exception, fields: Row) -> str:
         missing = _UNDEFINED.fullmatch(str(error))
         if missing is None or missing["name"] in fields:
-            return _first_line(error)
-        names = ", ".join(repr(name) for name in list(fields)[:_MOST_NAMES])
-        more = " ..." if len(fields) > _MOST_NAMES else ""
-        return f"no field {missing['name']!r}, only {names}{more}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            return _OWN.sub("", first_line(error))
+        return f"no field {missing['name']!r}, only {some_names(fields)}"

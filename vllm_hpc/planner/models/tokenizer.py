@@ -47,7 +47,7 @@ _RENDERED = ("DeepseekV32", "DeepseekV4", "KimiK3", "Inkling", "MoonshotKimia")
 _PLAIN_MODES = (None, "auto", "hf", "slow")
 
 
-class Lack(msgspec.Struct, frozen=True):
+class MissingFile(msgspec.Struct, frozen=True):
     """Something that a job needs and that is not here. ``fails``: the job would fail for it, so it is not submitted."""
 
     said: str
@@ -63,7 +63,7 @@ def with_template(known: Knowledge, job: ResolvedJob) -> Knowledge:
     return known
 
 
-def find_lacks(job: ResolvedJob, rows: Workload | None) -> list[Lack]:
+def find_missing(job: ResolvedJob, rows: Workload | None) -> list[MissingFile]:
     """What the job lacks of tokenizer and chat template; nothing for a rehearsal, or where it cannot be told.
 
     ``rows``: what is known of the input, None without one.
@@ -74,7 +74,9 @@ def find_lacks(job: ResolvedJob, rows: Workload | None) -> list[Lack]:
         return []
     if job.chat_template is not None and _is_mistral(engine, folder):
         advice = "leave --chat-template out, or use --engine tokenizer_mode=hf"
-        return [Lack(f"vLLM takes no chat template with the Mistral tokenizer of {str(folder)!r}: {advice}", True)]
+        return [
+            MissingFile(f"vLLM takes no chat template with the Mistral tokenizer of {str(folder)!r}: {advice}", True)
+        ]
     if _is_special(engine) or not _can_judge(folder, model):
         return []
     found = []
@@ -82,17 +84,19 @@ def find_lacks(job: ResolvedJob, rows: Workload | None) -> list[Lack]:
     # A folder with neither weights nor tokenizer is not complete yet.
     fails = has_tokenizer or folder != model or engine.get("load_format") == "dummy" or _any(model, _WEIGHTS)
     if not has_tokenizer:
-        found.append(Lack(f"{str(folder)!r} has no tokenizer: use --engine tokenizer=PATH, or copy its files", fails))
+        found.append(
+            MissingFile(f"{str(folder)!r} has no tokenizer: use --engine tokenizer=PATH, or copy its files", fails)
+        )
     if rows and rows.has_chats and job.chat_template is None:
         advice = "use --chat-template FILE"
         if not _has_template(folder, model, _TEMPLATES, _CONFIGS):
             said = f"the input has chats, but {str(folder)!r} has no chat template"
-            found.append(Lack(f"{said}: {advice}, or a model that is made for chats", fails))
+            found.append(MissingFile(f"{said}: {advice}, or a model that is made for chats", fails))
         elif rows.has_tools and not _has_template(folder, model, _TEMPLATES[:1], _CONFIGS[:1]):
             said = f"the input has tools, with which vLLM takes no processor's chat template, and {str(folder)!r}"
-            found.append(Lack(f"{said} has no other: {advice}", fails))
+            found.append(MissingFile(f"{said} has no other: {advice}", fails))
         elif named := _lacks_named(folder, model, rows):
-            found.append(Lack(f"{named}: write one into a file, and {advice}", fails))
+            found.append(MissingFile(f"{named}: write one into a file, and {advice}", fails))
     return found
 
 
@@ -104,10 +108,10 @@ def find_unready(job: ResolvedJob) -> str | None:
     return lacks_weights(folder, job.request.engine)
 
 
-def with_lacks(plan: Plan, lacks: list[Lack], unready: str | None) -> Plan:
+def with_missing(plan: Plan, files: list[MissingFile], unready: str | None) -> Plan:
     """The plan, with what is missing among its reasons."""
-    missing = next((lack.said for lack in lacks if lack.fails), None)
-    said = (*(lack.said for lack in lacks), *filter(None, [unready]))
+    missing = next((file.said for file in files if file.fails), None)
+    said = (*(file.said for file in files), *filter(None, [unready]))
     return msgspec.structs.replace(plan, missing=missing, unready=unready, reasons=(*plan.reasons, *said))
 
 
