@@ -61,6 +61,10 @@ STATES = {
         ("", []),
     ],
 )
+def test_the_short_form_of_task_ids(text: str, ids: list[str]) -> None:
+    assert task_ids(text) == ids
+
+
 def test_a_range_without_end_is_that_of_the_jobs_own_tasks(tmp_path: Path) -> None:
     """It filled the memory, and took for ever."""
     line = "4711_[0-99999999999]|PENDING|Priority|N/A\n"
@@ -69,10 +73,6 @@ def test_a_range_without_end_is_that_of_the_jobs_own_tasks(tmp_path: Path) -> No
     found = query(job, "4711", ["4711_0", "4711_1"], lambda argv: line)
     assert {name: state.phase for name, state in found.items()} == {"4711_0": "waiting", "4711_1": "waiting"}
     assert task_ids(f"1_[{'9' * 5000}]") == []
-
-
-def test_the_short_form_of_task_ids(text: str, ids: list[str]) -> None:
-    assert task_ids(text) == ids
 
 
 @pytest.mark.parametrize(("state", "phase"), STATES.items())

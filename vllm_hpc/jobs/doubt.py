@@ -22,6 +22,7 @@ from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTim
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import Scheduler, check_scheduler_installed, get_scheduler
 from vllm_hpc.spec.errors import FailedError, RefusedError, RequestError, SubmitError
+from vllm_hpc.spec.read_file import read_regular
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.status import Status
@@ -72,7 +73,7 @@ def adopt(folder: JobFolder, status: Status, answer: str) -> None:
         raise RequestError(f"--job-id must be an id as {scheduler.name} prints it, not {answer[:100]!r}")
     if folder.has(folder.taken(job_id)) or job_id == status.job_id:
         raise RequestError(f"--job-id {job_id} is an earlier submission of this job: give the id of the last one")
-    cluster = folder.cluster.read_bytes() if folder.cluster.exists() else None
+    cluster = read_regular(folder.cluster, follow_links=False) if folder.cluster.exists() else None
     scheduler.remember(folder, answer)
     try:
         _check_has(folder, scheduler, job_id)

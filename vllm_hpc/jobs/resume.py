@@ -46,6 +46,8 @@ def resume(job: JobFolder, retry_errors: bool = False, not_submitted: bool = Fal
     folder = own_folder(job, "resume")
     check_installed()
     check_scheduler_installed(folder.job().scheduler)
+    # First: what is marked from now on is not an earlier attempt's.
+    markers = _Markers(folder)
     before = recorded_submission(folder)
     status = read_status(folder)
     number = 1
@@ -60,7 +62,6 @@ def resume(job: JobFolder, retry_errors: bool = False, not_submitted: bool = Fal
         if has_diverged(folder):
             raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
         return 0
-    markers = _Markers(folder)
     taken = _take(folder, status.job_id, number)
     try:
         if recorded_submission(folder) != before:
@@ -133,8 +134,12 @@ class _Markers:
 
     def clear(self, retry: Retry | None) -> None:
         """Remove the markers, and record whether errors are to be retried. Raises FailedError if one is new."""
-        for marker, made in self._markers.items():
-            _remove(marker, made)
+        try:
+            for marker, made in self._markers.items():
+                _remove(marker, made)
+        except FailedError:
+            self.restore()
+            raise
         if retry is not None:
             write_json(self._file, retry)
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.spec.read_file import open_regular
+
 Row = dict[str, Any]
 
 SAMPLE_PROMPTS = ("Hello, my name is", "The capital of France is")
@@ -63,7 +65,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
 def iter_jsonl(path: Path) -> Iterator[Row]:
     """The rows of a JSON-lines file that vllm-hpc wrote, without a torn last line (the writer was killed)."""
     decoder = msgspec.json.Decoder()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for line in file:
             if not line.endswith(b"\n"):
                 return
