@@ -7,6 +7,7 @@ import platform
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -89,8 +90,10 @@ def _check_supervises(process: psutil.Process, job: JobFolder) -> None:
     A supervisor's working directory is its job's folder, by whatever name that is reached.
     """
     words = process.cmdline()
-    is_ours = words[words.index(SUPERVISOR) + 1 :][:1] == ["run"] if SUPERVISOR in words else False
-    if not is_ours or not job.path.samefile(f"/proc/{process.pid}/cwd"):
+    is_one, is_here = (SUPERVISOR, "run") in zip(words, words[1:], strict=False), False
+    with suppress(OSError):  # of another user's process it cannot be known
+        is_here = job.path.samefile(f"/proc/{process.pid}/cwd")
+    if not (is_one and is_here):
         raise FailedError(
             f"process {process.pid} is not the supervisor of {str(job.path)!r}, as {str(job.supervisor)!r} says: "
             "nothing was cancelled"
