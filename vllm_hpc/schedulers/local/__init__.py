@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -90,7 +91,7 @@ def _check_supervises(process: psutil.Process, job: JobFolder) -> None:
     A supervisor's working directory is its job's folder, by whatever name that is reached.
     """
     words = process.cmdline()
-    is_one, is_here = (SUPERVISOR, "run") in zip(words, words[1:], strict=False), False
+    is_one, is_here = (SUPERVISOR, "run") in pairwise(words), False
     with suppress(OSError):  # of another user's process it cannot be known
         is_here = job.path.samefile(f"/proc/{process.pid}/cwd")
     if not (is_one and is_here):
