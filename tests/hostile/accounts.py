@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import psutil
 
-# Of users that no distribution makes by itself (Debian: adduser.conf, LAST_UID 59999), ten for each of xdist's workers.
+# Of users that no distribution makes by itself (Debian: adduser.conf, LAST_UID 59999), up to 64799.
 _FIRST_UID = 61_000
 VLLM_HPC = (str(Path(sys.executable).parent / "vllm-hpc"),)
 # A rehearsed job is submitted, run and waited for within this; a machine under load takes several times what it needs.

@@ -26,14 +26,15 @@ class Neighbours(NamedTuple):
 @pytest.fixture
 def neighbours() -> Iterator[Neighbours]:
     """Two fresh users; whatever they left running is ended, and what they left behind removed."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    # Other runs on this machine, and other workers of this one, end the processes of their own users.
+    run = os.getpid() % 1900
     common = Path(tempfile.mkdtemp(prefix="vllm-hpc-hostile-", dir="/tmp"))
     common.chmod(0o755)
     if reason := why_not(common):
         shutil.rmtree(common)
         pytest.skip(reason)
     victim, attacker = (
-        make_account(name, 10 * worker + place, common, 61_900 + worker)
+        make_account(name, 2 * run + place, common, 64_900 + run % 100)
         for place, name in enumerate(("victim", "attacker"))
     )
     project = common / "project"
