@@ -68,3 +68,13 @@ def test_a_rank_that_does_not_come_is_named() -> None:
     rank = start(0, "127.0.0.1", choose_port("alone"), size=3, seconds=1)
     _, error = rank.communicate(timeout=300)
     assert "RuntimeError: ranks [1, 2] did not connect to rank 0 within 0:00:01" in error
+
+
+@pytest.mark.parametrize("said", ["", "here", "127.0.0.1 x", "127.0.0.1 1 2", "\udcff 1"], ids=range(5))
+def test_what_another_process_wrote_in_torchs_store_is_told(said: str) -> None:
+    from vllm_hpc.engine.startup import replicas
+    from vllm_hpc.engine.store.client import ForeignStoreError
+
+    assert replicas._read_address(b"10.0.0.1 4711") == ("10.0.0.1", 4711)
+    with pytest.raises(ForeignStoreError, match="another process wrote 'vllm-hpc/store' in torch's store"):
+        replicas._read_address(said.encode(errors="surrogateescape"))

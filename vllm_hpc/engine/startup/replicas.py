@@ -22,7 +22,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from vllm_hpc.engine.health.rank_record import node_name
 from vllm_hpc.engine.loop.lockstep import DivergedError, Lockstep
-from vllm_hpc.engine.store.client import JobStore
+from vllm_hpc.engine.store.client import ForeignStoreError, JobStore
 from vllm_hpc.engine.store.messages import Address
 from vllm_hpc.engine.store.server import StoreServer
 from vllm_hpc.spec.layout import Layout, Place
@@ -86,8 +86,7 @@ def meet(secret: bytes, rank: int, world_size: int) -> World:
         address = StoreServer(secret, _own_address()).address
         rendezvous.set(_ADDRESS, f"{address.host} {address.port}")
     else:
-        host, port = rendezvous.get(_ADDRESS).decode().split()
-        address = Address(host, int(port))
+        address = _read_address(rendezvous.get(_ADDRESS))
     store = JobStore(address, secret, _JOIN_TIMEOUT.total_seconds())
     store.set(f"here/{rank}", node_name())
     nodes = store.wait([f"here/{other}" for other in range(world_size)], _JOIN_TIMEOUT.total_seconds())
@@ -96,12 +95,25 @@ def meet(secret: bytes, rank: int, world_size: int) -> World:
     return World(store, rendezvous, rank, world_size)
 
 
+def _read_address(said: bytes) -> Address:
+    """Where the job's store is, as torch's says it. Raises ForeignStoreError if rank 0 cannot have written that."""
+    try:
+        host, port = said.decode().split()
+        return Address(host, int(port))
+    except ValueError:
+        raise ForeignStoreError(
+            f"another process wrote {_ADDRESS!r} in torch's store, which anybody can: {said[:80]!r}; run the job again"
+        ) from None
+
+
 def _rendezvous(rank: int) -> TCPStore:
     """Torch's store, which torchrun's agent on the head runs, or rank 0 without torchrun."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    # torch's own choice is to listen on all addresses; it closes the socket.
-    listening = socket.create_server((host, port)).detach() if is_host and _is_loopback(host) else None
+    listening = None  # torch's own choice is to listen on all addresses
+    if is_host and _is_loopback(host):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family).detach()
     return TCPStore(
         host, port, is_master=is_host, wait_for_workers=False, timeout=_JOIN_TIMEOUT, master_listen_fd=listening
     )
