@@ -32,7 +32,8 @@ UPDATE = "VLLM_HPC_UPDATE_DOCS=1 pytest tests/test_templates_page.py"
 BLOCKS = {
     "directives": "the lines of `#SBATCH` or `#PBS`; not in the local script",
     "environment": "the profile's `setup`, then `PATH` and what the ranks need",
-    "rendezvous": "sets `nodes`, `VLLM_HPC_HEAD`, `VLLM_HPC_PORT` and `VLLM_HPC_SECOND_NODE`",
+    "rendezvous": "sets `nodes`, `VLLM_HPC_HEAD`, `VLLM_HPC_PORT` and `VLLM_HPC_SECOND_NODE`; on one node the "
+    "head is 127.0.0.1",
     "launch": 'starts `"${task[@]}"` on all nodes; in the local script, torchrun',
 }
 LAUNCHER = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.case import SAMPLING, Case, Started
-from benchmarks.one_engine import Barrier, Run, digest_of, wait_for_turn
+from benchmarks.one_engine import SECRET, Barrier, Run, digest_of, wait_for_turn
 from vllm_hpc.engine.startup import devices, replicas
 from vllm_hpc.engine.vllm_engine import meet_started
 from vllm_hpc.engine.vllm_patches import Patches
@@ -32,7 +32,7 @@ def start_raw(case: Case, model: Path) -> Started:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     way, rank, world = case.ways[0], int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     os.environ["VLLM_HPC_RANK"] = str(rank)
-    barrier = Barrier(replicas.meet(rank, world) if world > 1 else None, world)
+    barrier = Barrier(replicas.meet(SECRET, rank, world).store if world > 1 else None, world)
     if way == "independent":
         layout = Layout(nodes=1, gpus_per_node=world, procs_per_node=world, tp=1, pp=1, dp=world)
         devices.show_only_own(layout, rank, rank)

@@ -16,6 +16,8 @@ from tests import crafted
 from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
 from vllm_hpc.engine.loop.chunk_claims import Chunks, Lease, LeaseClaims, StoreClaims
 from vllm_hpc.engine.loop.suspect_rows import Prior
+from vllm_hpc.engine.store.client import JobStore
+from vllm_hpc.engine.store.server import StoreServer
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Crash
@@ -61,12 +63,11 @@ def test_every_chunk_is_in_one_part_and_parts_are_alike(total: int, replicas: in
 
 
 def test_the_counter_of_a_real_store_gives_each_chunk_once() -> None:
-    dist = pytest.importorskip("torch.distributed")
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    address = StoreServer(b"secret", "127.0.0.1").address
     chunks = Chunks(total=400, size=2)
 
     def drain(number: int) -> list[int]:
-        client = dist.TCPStore("127.0.0.1", store.port, is_master=False)
+        client = JobStore(address, b"secret", 5)
         claims = StoreClaims(client, chunks, Known(400, done=range(100, 121)), number % 3, 3)
         return list(iter(claims.take, None))
 
@@ -77,8 +78,7 @@ def test_the_counter_of_a_real_store_gives_each_chunk_once() -> None:
 
 
 def test_another_replicas_part_is_for_who_has_nothing_left_to_run() -> None:
-    dist = pytest.importorskip("torch.distributed")
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = JobStore(StoreServer(b"secret", "127.0.0.1").address, b"secret", 5)
     one, other, third = (StoreClaims(store, Chunks(12, 1), Known(12), number, 3) for number in range(3))
     assert [one.take(any_part=False) for _ in range(5)] == [0, 1, 2, 3, None]
     assert [other.take(any_part=False), third.take()] == [4, 8]
@@ -132,6 +132,8 @@ def test_a_task_reads_ahead_in_its_own_part_only(folder: JobFolder) -> None:
 TAKER = """
 import sys
 from tests.engine.test_chunk_claims import take_all, task
+from vllm_hpc.engine.store.client import JobStore
+from vllm_hpc.engine.store.server import StoreServer
 from vllm_hpc.jobfolder.folder import JobFolder
 claims = task(JobFolder(sys.argv[1]), int(sys.argv[2]), int(sys.argv[2]) + 1)
 print("ready", flush=True)

@@ -14,6 +14,8 @@ import pytest
 
 from tests.real_jobs import check_complete, submit_tiny
 from vllm_hpc.engine.startup import flashinfer
+from vllm_hpc.engine.store.client import JobStore
+from vllm_hpc.engine.store.server import StoreServer
 from vllm_hpc.spec.errors import RequestError
 
 VARIABLE = flashinfer.VARIABLE
@@ -21,17 +23,18 @@ VARIABLE = flashinfer.VARIABLE
 RANK = """
 import contextlib, io, json, os, sys
 from pathlib import Path
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 from vllm_hpc.engine.startup import flashinfer
+from vllm_hpc.engine.store.client import JobStore
+from vllm_hpc.engine.store.messages import Address
 rank, port, environments = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 sys.path = [entry for entry in sys.path if "site-packages" not in entry]
 flashinfer._CUDA_HOME = Path("/nonexistent")
-store = TCPStore("127.0.0.1", port, is_master=False)
+store = JobStore(Address("127.0.0.1", port), b"secret", 60)
 for number, environment in enumerate(environments):
     os.environ.clear()
     os.environ.update(environment)
     with contextlib.redirect_stdout(io.StringIO()) as told:
-        flashinfer.agree(PrefixStore(str(number), store), rank, 2)
+        flashinfer.agree(store.under(f"{number}/"), rank, 2)
     print(json.dumps([os.environ.get(flashinfer.VARIABLE), told.getvalue().splitlines()]))
 """
 # Which of two ranks has a compiler, what the job has set; and what each has then.
@@ -117,14 +120,11 @@ def test_nothing_is_missing_where_it_is_compiled_already_or_asked_for_or_absent(
 @pytest.fixture(scope="module")
 def agreed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str | None, list[str]]]]:
     """What each of two ranks has and says, by case: two processes for all of them."""
-    pytest.importorskip("torch")
-    from torch._C._distributed_c10d import TCPStore
-
     work = tmp_path_factory.mktemp("agreed")
     _install(work / "site", "flashinfer")
     tools = _program(work / "bin/ninja")
     _program(work / "bin/nvcc")
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = StoreServer(b"secret", "127.0.0.1")
     path = {"PYTHONPATH": f"{work / 'site'}:{Path(__file__).parents[2]}"}
     ranks = []
     for rank in (0, 1):
@@ -132,7 +132,16 @@ def agreed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str
             {"PATH": tools if has_compiler[rank] else "/nonexistent"} | ({VARIABLE: given} if given else {})
             for has_compiler, given, _ in AGREED.values()
         ]
-        words = [sys.executable, "-W", "ignore", "-c", RANK, str(rank), str(store.port), json.dumps(environments)]
+        words = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            RANK,
+            str(rank),
+            str(store.address.port),
+            json.dumps(environments),
+        ]
         ranks.append(subprocess.Popen(words, env=os.environ | path, stdout=subprocess.PIPE, text=True))
     said = [map(json.loads, rank.communicate(timeout=300)[0].splitlines()) for rank in ranks]
     return dict(zip(AGREED, map(list, zip(*said, strict=True)), strict=True))
@@ -149,11 +158,8 @@ def test_all_ranks_sample_alike(agreed: dict[str, list[tuple[str | None, list[st
 
 
 def test_ranks_that_are_told_different_things_end_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
-    from torch._C._distributed_c10d import TCPStore
-
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    store.set("vllm-hpc/flashinfer/1", "no nvcc")
+    store = JobStore(StoreServer(b"secret", "127.0.0.1").address, b"secret", 5)
+    store.set("flashinfer/1", "no nvcc")
     monkeypatch.setenv(VARIABLE, "1")
     with pytest.raises(RequestError, match=f"{VARIABLE}=1 here, but not for rank 1: set it for all ranks"):
         flashinfer.agree(store, 0, 2)

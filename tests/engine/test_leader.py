@@ -11,6 +11,8 @@ import pytest
 
 from tests import crafted
 from tests.marks import needs_torch
+from vllm_hpc.engine.store.client import JobStore
+from vllm_hpc.engine.store.server import StoreServer
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_claimed
 from vllm_hpc.jobfolder.records import Claimed
@@ -57,10 +59,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def store() -> Any:
-    from torch._C._distributed_c10d import TCPStore
-
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+def store() -> JobStore:
+    return JobStore(StoreServer(b"secret", "127.0.0.1").address, b"secret", 5)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> JobFolder:
     return crafted.make_job(tmp_path / "job", 20, shape=crafted.layout(dp=2))
 
 
-def appoint(folder: JobFolder, store: Any, replica: int = 0, attempt: int = 3) -> Any:
+def appoint(folder: JobFolder, store: JobStore, replica: int = 0, attempt: int = 3) -> Any:
     from vllm_hpc.engine.loop.leader import Chief, ReplicaRun
 
     writer: Any = Writer()
@@ -81,14 +81,14 @@ def order(chief: Any, clock: Clock, after: float = 1.0) -> int:
     return int(chief.it.decide(wants_chunk=False).order)
 
 
-def test_a_chunk_is_on_record_before_it_is_begun(folder: JobFolder, store: Any) -> None:
+def test_a_chunk_is_on_record_before_it_is_begun(folder: JobFolder, store: JobStore) -> None:
     chief = appoint(folder, store)
     assert [chief.it.decide(wants).chunk for wants in (False, True, True, True)] == [-1, 7, 8, -1]
     chief.it.begin_trial([1, 2])
     assert read_claimed(folder.claimed(0, 3)) == [Claimed(chunk=7), Claimed(chunk=8), Claimed(trial=[1, 2])]
 
 
-def test_a_drain_that_is_asked_for_has_no_deadline(folder: JobFolder, store: Any, clock: Clock) -> None:
+def test_a_drain_that_is_asked_for_has_no_deadline(folder: JobFolder, store: JobStore, clock: Clock) -> None:
     chief = appoint(folder, store)
     assert order(chief, clock) == GO
     folder.drain.touch()
@@ -98,7 +98,7 @@ def test_a_drain_that_is_asked_for_has_no_deadline(folder: JobFolder, store: Any
     assert read_claimed(folder.claimed(0, 3)) == []
 
 
-def test_a_drain_of_the_walltime_ends_in_time_to_leave(folder: JobFolder, store: Any, clock: Clock) -> None:
+def test_a_drain_of_the_walltime_ends_in_time_to_leave(folder: JobFolder, store: JobStore, clock: Clock) -> None:
     chief = appoint(folder, store)
     folder.drain_attempt(3).touch()
     assert order(chief, clock) == DRAIN
@@ -108,7 +108,7 @@ def test_a_drain_of_the_walltime_ends_in_time_to_leave(folder: JobFolder, store:
     assert order(chief, clock) == STOP
 
 
-def test_the_walltime_overtakes_a_drain_that_was_asked_for(folder: JobFolder, store: Any, clock: Clock) -> None:
+def test_the_walltime_overtakes_a_drain_that_was_asked_for(folder: JobFolder, store: JobStore, clock: Clock) -> None:
     """Else a long row in flight would be killed at the walltime, and the rank with it."""
     chief = appoint(folder, store)
     folder.drain.touch()
@@ -118,7 +118,7 @@ def test_the_walltime_overtakes_a_drain_that_was_asked_for(folder: JobFolder, st
     assert order(chief, clock, after=LEAD_S) == STOP
 
 
-def test_the_file_of_another_attempt_is_not_ours(folder: JobFolder, store: Any, clock: Clock) -> None:
+def test_the_file_of_another_attempt_is_not_ours(folder: JobFolder, store: JobStore, clock: Clock) -> None:
     chief = appoint(folder, store)
     folder.drain_attempt(2).touch()
     assert order(chief, clock) == GO
@@ -126,7 +126,7 @@ def test_the_file_of_another_attempt_is_not_ours(folder: JobFolder, store: Any, 
 
 @pytest.mark.parametrize("is_walltime", [True, False])
 def test_who_sees_the_file_tells_the_other_replicas(
-    folder: JobFolder, tmp_path: Path, store: Any, clock: Clock, is_walltime: bool
+    folder: JobFolder, tmp_path: Path, store: JobStore, clock: Clock, is_walltime: bool
 ) -> None:
     near = appoint(folder, store)
     far = appoint(crafted.make_job(tmp_path / "nfs-shows-it-later", 20), store, replica=1)
@@ -136,7 +136,7 @@ def test_who_sees_the_file_tells_the_other_replicas(
 
 
 def test_a_late_sight_of_the_request_does_not_lift_the_deadline(
-    folder: JobFolder, tmp_path: Path, store: Any, clock: Clock
+    folder: JobFolder, tmp_path: Path, store: JobStore, clock: Clock
 ) -> None:
     """One sees both files, another only the request, after it: a third hears of the walltime all the same."""
     other = crafted.make_job(tmp_path / "sees-the-request", 20)
@@ -149,7 +149,7 @@ def test_a_late_sight_of_the_request_does_not_lift_the_deadline(
 
 
 def test_a_rank_looks_each_second_in_the_first_minute_and_then_a_node_every_ten(
-    folder: JobFolder, store: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    folder: JobFolder, store: JobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many replicas the node has."""
     chiefs = [appoint(folder, store, replica) for replica in range(4)]
@@ -169,7 +169,7 @@ def test_a_rank_looks_each_second_in_the_first_minute_and_then_a_node_every_ten(
     assert 50 <= len(looks) - len(early) <= 58  # 270 seconds
 
 
-def test_a_folder_that_is_seldom_looked_at_moves_no_deadline(folder: JobFolder, store: Any, clock: Clock) -> None:
+def test_a_folder_that_is_seldom_looked_at_moves_no_deadline(folder: JobFolder, store: JobStore, clock: Clock) -> None:
     """It counts from the look before, and all replicas leave by it, whoever saw the file."""
     near, far = appoint(folder, store), appoint(folder, store, replica=1)
     clock.now += 100
@@ -185,7 +185,7 @@ def test_a_folder_that_is_seldom_looked_at_moves_no_deadline(folder: JobFolder, 
 
 
 def test_a_replica_that_has_finished_leaves_the_looks_to_the_others(
-    folder: JobFolder, store: Any, clock: Clock
+    folder: JobFolder, store: JobStore, clock: Clock
 ) -> None:
     first, second = appoint(folder, store), appoint(folder, store, replica=1)
     clock.now += 100
@@ -195,7 +195,7 @@ def test_a_replica_that_has_finished_leaves_the_looks_to_the_others(
 
 
 def test_the_scripts_own_node_sees_its_mark_at_once(
-    folder: JobFolder, store: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    folder: JobFolder, store: JobStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_HPC_JOB_ID", f"test-{os.getpid()}")
     chief = appoint(folder, store)
@@ -214,7 +214,7 @@ def test_the_scripts_own_node_sees_its_mark_at_once(
     assert order(chief, clock) == STOP
 
 
-def test_a_disk_that_is_full_ends_the_work_at_the_next_decision(folder: JobFolder, store: Any) -> None:
+def test_a_disk_that_is_full_ends_the_work_at_the_next_decision(folder: JobFolder, store: JobStore) -> None:
     chief = appoint(folder, store)
     chief.writer.error = OSError(28, "No space left on device")
     with pytest.raises(OSError, match="No space left"):

@@ -85,6 +85,37 @@ def test_a_rank_that_is_out_of_step_says_so(tmp_path: Path, how: str) -> None:
     assert "DivergedError: the ranks of replica 0 diverged: rank 0 was at step" in err
 
 
+SHARES = """
+import os, pickle, sys
+from datetime import timedelta
+import torch.distributed as dist
+from vllm_hpc.engine.loop.lockstep import Lockstep
+def refuse(*_, **__): raise AssertionError("a pickle")
+pickle.loads = pickle.Unpickler = dist.distributed_c10d._unpickler = refuse
+path, rank = sys.argv[1], int(sys.argv[2])
+store = dist.FileStore(path + "/store", 2)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=30))
+lockstep = Lockstep(rank, 0, dist.group.WORLD)
+print([lockstep.share(value if rank == 0 else b"") for value in (b"", b"one", b"\\0" * 3, b"x" * 100_000)] ==
+      [b"", b"one", b"\\0" * 3, b"x" * 100_000], lockstep.gather(b"of %d" % rank), flush=True)
+dist.barrier()
+os._exit(0)
+"""
+
+
+def test_nothing_that_ranks_share_is_a_pickle(tmp_path: Path) -> None:
+    """gloo takes whoever connects for a rank."""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARES, str(tmp_path), str(rank)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    for words, error in [rank.communicate(timeout=100) for rank in ranks]:
+        assert words == "True [b'of 0', b'of 1']\n", error
+
+
 TELLS = """
 import os, sys, time
 from datetime import timedelta

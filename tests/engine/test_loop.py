@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -17,6 +19,8 @@ from vllm_hpc.engine.loop.chunk_claims import Chunks, StoreClaims
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.loop.suspect_rows import Prior
 from vllm_hpc.engine.rows import row_out
+from vllm_hpc.engine.store.client import JobStore
+from vllm_hpc.engine.store.server import StoreServer
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.record_files import read_claimed
@@ -105,21 +109,18 @@ def _output(key: str) -> Any:
     return SimpleNamespace(request_id=key, finished=True, outputs=[one], prompt_token_ids=[1], prompt_logprobs=None)
 
 
-class Counter:
-    """The store of one process."""
+@cache
+def host() -> StoreServer:
+    """The store of this process."""
+    return StoreServer(b"secret", "127.0.0.1")
 
-    def __init__(self) -> None:
-        self.counts, self.keys = dict[str, int](), dict[str, bytes]()
 
-    def add(self, key: str, more: int) -> int:
-        self.counts[key] = self.counts.get(key, 0) + more
-        return self.counts[key]
+NUMBERS = count()
 
-    def set(self, key: str, value: str) -> None:
-        self.keys[key] = value.encode()
 
-    def check(self, keys: list[str]) -> bool:
-        return all(key in self.keys for key in keys)
+def new_store() -> JobStore:
+    """One that nobody else uses."""
+    return JobStore(host().address, b"secret", 5).under(f"{next(NUMBERS)}/")
 
 
 class Rank:
@@ -156,8 +157,9 @@ class Rank:
             prior.rows[:] = done
             done = prior.rows
             self.writer = ShardWriter(folder, 0, 1, prior.tally(0), self.meter.run, 5.0)
-            claims = StoreClaims(Counter(), chunks, prior, 0, replicas)
-            chief = Chief(ReplicaRun(folder, 0, 1, 40.0), claims, self.writer, Counter())
+            store = new_store()
+            claims = StoreClaims(store, chunks, prior, 0, replicas)
+            chief = Chief(ReplicaRun(folder, 0, 1, 40.0), claims, self.writer, store)
             chief._looked = float("-inf")
         self.chief = chief
         work = Work(0, chunks, done, list(trials), rows if share is None else share, probe)

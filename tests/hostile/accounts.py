@@ -36,11 +36,22 @@ class Account(NamedTuple):
         self, argv: Sequence[str | Path], cwd: Path, text: str | None = None, umask: int = 0o022, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as this user, with an environment of its own and ``text`` on its stdin."""
-        become = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", f"--groups={self.uid},{self.group}", "--"]
         return subprocess.run(
-            [*opened_way(self.home.parent), *become, *map(str, argv)], cwd=cwd, env=self._environment() | variables,
+            self._words(argv), cwd=cwd, env=self._environment() | variables,
             input=text or "", text=True, capture_output=True, timeout=_LIMIT_S, umask=umask, start_new_session=True,
         )  # fmt: skip
+
+    def start(self, argv: Sequence[str | Path], cwd: Path) -> subprocess.Popen[str]:
+        """Start a command as this user, which is spoken to over its stdin and stdout."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self._words(argv), cwd=cwd, env=self._environment(), text=True, stdin=pipe, stdout=pipe, stderr=pipe,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def _words(self, argv: Sequence[str | Path]) -> list[str]:
+        become = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", f"--groups={self.uid},{self.group}", "--"]
+        return [*opened_way(self.home.parent), *become, *map(str, argv)]
 
     def vllm_hpc(
         self, *words: str | Path, cwd: Path | None = None, umask: int = 0o022, **variables: str

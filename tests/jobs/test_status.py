@@ -71,9 +71,27 @@ def test_partial_ended_in_good_order_with_rows_missing_or_in_error(
 ) -> None:
     folder = started(tmp_path)
     progress(folder, done=done, failed=failed)
+    folder.drain.touch()
     end(folder)
     status = read_status(folder)
     assert (status.state, status.reason) == ("PARTIAL", said)
+
+
+def lost(rows: int) -> str:
+    missing = "1 row missing" if rows == 1 else f"{rows} rows missing"
+    return f"the script ended normally, but {missing}: see the logs, then 'vllm-hpc resume'"
+
+
+@pytest.mark.parametrize(("failed", "rows"), [(0, 2), (1, 1)])
+def test_rows_that_are_missing_although_nobody_stopped_the_job_are_a_failure(
+    tmp_path: Path, failed: int, rows: int
+) -> None:
+    folder = started(tmp_path)
+    progress(folder, done=1, failed=failed)
+    end(folder)
+    assert (read_status(folder).state, read_status(folder).reason) == ("FAILED", lost(rows))
+    folder.cancelled.touch()
+    assert read_status(folder).state == "PARTIAL"
 
 
 def test_a_cancel_that_the_script_took_for_its_end_is_one(tmp_path: Path) -> None:
@@ -606,7 +624,7 @@ def test_completed_by_the_schedulers_word_waits_for_records_that_are_seen_late(
     now += 59
     assert read_status(folder).state == "RUNNING"
     now += 2
-    assert (read_status(folder).state, read_status(folder).reason) == ("PARTIAL", "2 rows missing")
+    assert (read_status(folder).state, read_status(folder).reason) == ("FAILED", lost(2))
     progress(folder, done=3)
     assert read_status(folder).state == "COMPLETED"
 
@@ -625,7 +643,7 @@ def test_nothing_is_waited_for_once_all_is_seen(
         write_lines(folder.shard(0, 1), [result(index) for index in range(3)])
     else:
         end(folder)
-    assert read_status(folder).state == ("PARTIAL" if seen_first == "exit record" else "COMPLETED")
+    assert read_status(folder).state == ("FAILED" if seen_first == "exit record" else "COMPLETED")
 
 
 def test_who_cannot_write_into_the_folder_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -637,7 +655,7 @@ def test_who_cannot_write_into_the_folder_does_not_wait(tmp_path: Path, monkeypa
         raise PermissionError
 
     monkeypatch.setattr("vllm_hpc.jobs.task_states.write_json", refuse)
-    assert read_status(folder).state == "PARTIAL"
+    assert read_status(folder).state == "FAILED"
 
 
 def twice(tmp_path: Path, rows: int, shards: list[list[int]]) -> JobFolder:
@@ -655,9 +673,9 @@ def twice(tmp_path: Path, rows: int, shards: list[list[int]]) -> JobFolder:
     ("shards", "state", "reason"),
     [
         ([[0, 1, 2, 3], [2, 3, 4, 5]], "COMPLETED", "every row has a result"),
-        ([[0, 1, 2], [0, 1, 2]], "PARTIAL", "3 rows missing"),
-        ([[0, 1, 2, 3], [1, 2, 3]], "PARTIAL", "2 rows missing"),
-        ([[0, 1, 2], [1, 2]], "PARTIAL", "3 rows missing"),
+        ([[0, 1, 2], [0, 1, 2]], "FAILED", lost(3)),
+        ([[0, 1, 2, 3], [1, 2, 3]], "FAILED", lost(2)),
+        ([[0, 1, 2], [1, 2]], "FAILED", lost(3)),
     ],
 )
 def test_a_row_that_two_tasks_wrote_counts_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from tests import crafted
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, Claimed, Crash, Progress, RankError, Retry, Run
+from vllm_hpc.schedulers.in_script import requeue
 from vllm_hpc.schedulers.in_script.requeue import main, note_fatal_signals, should_run_again
+from vllm_hpc.spec.layout import Layout
+
+LOST = "its ranks ended normally, but not with every row"
 
 
 @pytest.fixture
@@ -51,7 +56,56 @@ def limited(folder: JobFolder, most: int) -> None:
     write_json(folder.job_json, msgspec.structs.replace(job, request=request))
 
 
+def all_rows(folder: JobFolder, attempt: int = 1) -> None:
+    write(folder, attempt, 10, done=9)
+
+
 def test_a_good_end_is_the_end(folder: JobFolder) -> None:
+    all_rows(folder)
+    assert should_run_again(folder, 1, 0) == (False, "it ended normally")
+
+
+def test_an_end_without_every_row_is_none(folder: JobFolder) -> None:
+    """As where another user moved what the ranks count together."""
+    assert should_run_again(folder, 1, 0) == (False, "it ended normally"), "no rank has begun"
+    crafted.rank(folder, 0, "ok")
+    assert should_run_again(folder, 1, 0) == (True, f"{LOST}; 5 rows left")
+    limited(folder, 0)
+    assert should_run_again(folder, 1, 0)[0] is False
+
+
+def test_it_is_tried_as_often_as_it_gets_on(folder: JobFolder) -> None:
+    crafted.start(folder, 2)
+    crafted.rank(folder, 0, "ok", attempt=2)
+    assert should_run_again(folder, 2, 0) == (True, f"{LOST}; 5 rows left")
+    crafted.start(folder, 3)
+    crafted.rank(folder, 0, "ok", attempt=3)
+    assert should_run_again(folder, 3, 0) == (False, "two attempts in a row finished no row")
+
+
+@pytest.mark.parametrize("stopped", ["cancelled", "drain"])
+def test_who_stopped_it_wants_no_other_attempt(folder: JobFolder, stopped: str) -> None:
+    crafted.rank(folder, 0, "ok")
+    getattr(folder, stopped).touch()
+    assert should_run_again(folder, 1, 0)[0] is False
+
+
+def test_rows_that_show_late_are_waited_for(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another node wrote."""
+    job = folder.job()
+    layout = Layout(nodes=2, gpus_per_node=1, procs_per_node=1, tp=1, pp=1, dp=2)
+    write_json(folder.job_json, msgspec.structs.replace(job, plan=msgspec.structs.replace(job.plan, layout=layout)))
+    monkeypatch.setattr(requeue, "_AGAIN_S", 0.01)
+    crafted.rank(folder, 0, "ok")
+    threading.Timer(0.2, all_rows, [folder]).start()
+    assert should_run_again(folder, 1, 0) == (False, "it ended normally")
+
+
+def test_rows_that_a_task_of_an_array_leaves_are_the_others(tmp_path: Path) -> None:
+    folder = crafted.make_array(tmp_path / "job", 2, 6)
+    crafted.start(folder, 1, 0)
+    crafted.progress(folder, done=3, replica=0)
+    crafted.rank(folder, 0, "ok")
     assert should_run_again(folder, 1, 0) == (False, "it ended normally")
 
 
@@ -63,6 +117,7 @@ def test_after_a_drain_it_goes_on(folder: JobFolder) -> None:
 def test_a_drain_of_another_attempt_is_none(folder: JobFolder) -> None:
     drain(folder)
     crafted.start(folder, 2)
+    all_rows(folder, 2)
     assert should_run_again(folder, 2, 0) == (False, "it ended normally")
 
 
@@ -331,8 +386,10 @@ def test_a_full_disk_is_no_reason_to_run_again(folder: JobFolder) -> None:
 
 
 def test_its_words_and_exit_codes(folder: JobFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    all_rows(folder)
     assert main([str(folder.path), "1", "0"]) == 1
     drain(folder)
+    write(folder, 1, 5)
     assert main([str(folder.path), "1", "0"]) == 0
     assert capsys.readouterr().out == (
         "vllm-hpc: not running again: it ended normally\n"

@@ -21,6 +21,7 @@ from vllm_hpc.engine.loop.probe import make_probe
 from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.loop.suspect_rows import Prior, SuspectTrial, earlier_attempts, explain_suspects
+from vllm_hpc.engine.store.client import JobStore
 from vllm_hpc.jobfolder.early_faults import needs_probe
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
@@ -66,7 +67,7 @@ class ReplicaAttempt:
         if place.rank == 0:
             self._prior = ThreadPoolExecutor(1).submit(Prior, job, record)
 
-    def run(self, engine: Engine, lockstep: Lockstep, store: Any, report: RankReport) -> Digest:
+    def run(self, engine: Engine, lockstep: Lockstep, store: JobStore, report: RankReport) -> Digest:
         """Run this replica's share of the rows and return the digest of what was generated."""
         prior = self._prior.result() if self._prior else None
         most = engine.max_num_seqs
@@ -112,7 +113,7 @@ class ReplicaAttempt:
         layout = self._record.plan.layout
         return [self._place.replica] if layout.is_array else range(layout.dp)
 
-    def _lead(self, prior: Prior, gauges: Gauges, store: Any) -> Lead:
+    def _lead(self, prior: Prior, gauges: Gauges, store: JobStore) -> Lead:
         writer = self._open_writer(prior, gauges)
         return Lead(self._appoint(prior, writer, store, gauges.report.rank), writer)
 
@@ -138,7 +139,7 @@ class ReplicaAttempt:
         gauges.report.on_leave = flush
         return writer
 
-    def _appoint(self, prior: Prior, writer: ShardWriter, store: Any, rank: int) -> Chief:
+    def _appoint(self, prior: Prior, writer: ShardWriter, store: JobStore, rank: int) -> Chief:
         layout, replica = self._record.plan.layout, self._place.replica
         claims: Claims = StoreClaims(store, self._chunks, prior, replica, layout.dp)
         if layout.is_array:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from vllm_hpc.engine.rows.detokenize import TextMaker
     from vllm_hpc.engine.rows.reasoning import ReasoningSplit
     from vllm_hpc.engine.rows.tool_calls import ToolReader
-    from vllm_hpc.engine.startup.replicas import Replica
+    from vllm_hpc.engine.startup.replicas import Replica, World
+    from vllm_hpc.engine.store.client import JobStore
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -79,11 +80,11 @@ class EngineMaker(Protocol):
     def load(self, report: RankReport) -> None:
         """Import the engine's libraries; ``report`` gets their versions and the seconds it took."""
 
-    def join(self, store: Any) -> Replica:
-        """Initialise torch.distributed over this rank's replica; ``store`` belongs to its torchrun world."""
+    def join(self, world: World) -> Replica:
+        """Initialise torch.distributed over this rank's replica, a part of its torchrun world."""
 
     def make(self, report: RankReport) -> Engine:
         """Start the engine, which loads the model; ``report`` gets the device, and the seconds of the start's parts."""
 
-    def release(self, store: Any) -> None:
+    def release(self, store: JobStore) -> None:
         """Release whatever waits for the loop, which has ended with equal digests."""

@@ -19,6 +19,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.own_folder import OwnJobFolder
 from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.jobfolder.records import Attempt, JobRecord
+from vllm_hpc.jobfolder.secret import job_secret
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Place
 
@@ -80,7 +81,7 @@ def _work(rank: _Rank) -> None:
     if maker.leads:
         _generate(rank, maker)
     else:
-        maker.serve(rank.report)
+        maker.serve(rank.report, rank.job)
 
 
 def _generate(rank: _Rank, maker: EngineMaker) -> None:
@@ -93,16 +94,16 @@ def _generate(rank: _Rank, maker: EngineMaker) -> None:
 
     attempt = ReplicaAttempt(job, record, place, standing.attempt, standing.task, sync_s)
     with report.timed("load"):
-        store = replicas.meet(standing.rank, standing.world_size)
-        replica = maker.join(store)
+        world = replicas.meet(job_secret(job), standing.rank, standing.world_size)
+        replica = maker.join(world)
         report.device = replica.device
         engine = maker.make(report)
     with report.timed("generate"):
-        digest = attempt.run(engine, replica.lockstep(), store, report)
+        digest = attempt.run(engine, replica.lockstep(), world.store, report)
         report.digest, report.rows = digest.hexdigest, digest.rows
     replica.check_digests(digest.hexdigest)
-    maker.release(store)
-    replicas.leave_together(store, standing.rank, standing.world_size)
+    maker.release(world.store)
+    world.leave()
 
 
 def seconds(name: str, default: float) -> float:

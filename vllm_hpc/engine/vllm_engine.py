@@ -22,7 +22,9 @@ from vllm_hpc.engine.startup.compile_cache import CompiledCode
 from vllm_hpc.engine.startup.weights_readahead import ReadAhead
 from vllm_hpc.engine.vllm_patches import Patches
 from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
+from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.jobfolder.secret import job_secret
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout, Place
 from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
@@ -30,7 +32,8 @@ from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
 if TYPE_CHECKING:
     from vllm import LLMEngine
 
-    from vllm_hpc.engine.startup.replicas import Replica
+    from vllm_hpc.engine.startup.replicas import Replica, World
+    from vllm_hpc.engine.store.client import JobStore
 
 _SHM = Path("/dev/shm")
 
@@ -110,15 +113,15 @@ class VllmMaker:
         report.versions = {"vllm": vllm.__version__, "torch": str(torch.__version__)}
         _tell_of_bytecode(vllm)
 
-    def join(self, store: Any) -> Replica:
+    def join(self, world: World) -> Replica:
         """Initialise torch.distributed over this rank's replica; vLLM then skips its own set-up."""
-        flashinfer.agree(store, self._standing.rank, self._standing.world_size)
+        flashinfer.agree(world.store, world.rank, world.size)
         if self._seat is not None:
-            self._where = mp_workers.workers(self._seat, store)
+            self._where = mp_workers.workers(self._seat, world.store)
             self._patches.leave("shm-name", "vLLM starts its own workers")
             return mp_workers.lead(self._seat)
         rank = RankPlace(self._record.plan.layout, self._place, self._standing.run_name)
-        replica, self._segments = join(rank, store, self._patches)
+        replica, self._segments = join(rank, world.rendezvous, self._patches)
         return replica
 
     def make(self, report: RankReport) -> VllmEngine:
@@ -135,13 +138,13 @@ class VllmMaker:
         self._compiled.keep()
         return VllmEngine(engine)
 
-    def release(self, store: Any) -> None:
+    def release(self, store: JobStore) -> None:
         """Keep what rows caused to be compiled, and let other nodes' workers end."""
         self._compiled.keep()
         if self._seat is not None:
             mp_workers.release(self._seat, store)
 
-    def serve(self, report: RankReport) -> None:
+    def serve(self, report: RankReport, job: JobFolder) -> None:
         """Be a rank that runs no loop: start this node's workers, or only wait."""
         from vllm_hpc.engine.startup import replicas
 
@@ -150,13 +153,13 @@ class VllmMaker:
         if self._seat.starts_workers:
             with report.timed("restore"):
                 self._compiled.restore()
-        store = replicas.meet(standing.rank, standing.world_size)
-        flashinfer.agree(store, standing.rank, standing.world_size)
+        world = replicas.meet(job_secret(job), standing.rank, standing.world_size)
+        flashinfer.agree(world.store, world.rank, world.size)
         report.device = "native"  # the node's first rank uses its GPU
         if self._seat.starts_workers:
-            mp_workers.serve(self._record, self._seat, store)
+            mp_workers.serve(self._record, self._seat, world.store)
             self._compiled.keep()
-        replicas.leave_together(store, standing.rank, standing.world_size)
+        world.leave()
 
 
 class RankPlace(NamedTuple):
@@ -167,7 +170,7 @@ class RankPlace(NamedTuple):
     run: str
 
 
-def join(rank: RankPlace, store: Any, patches: Patches) -> tuple[Replica, str | None]:
+def join(rank: RankPlace, rendezvous: Any, patches: Patches) -> tuple[Replica, str | None]:
     """Initialise torch.distributed over this rank's replica, with vLLM's device and back-end on this machine.
 
     Also returns the prefix of the names of the CPU back-end's shared memory; None on GPUs, or if vLLM names it.
@@ -181,7 +184,7 @@ def join(rank: RankPlace, store: Any, patches: Patches) -> tuple[Replica, str | 
     if not is_cpu:
         torch.accelerator.set_device_index(local_rank)
     device = "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}"
-    replica = replicas.join(rank.layout, rank.place, store, current_platform.dist_backend, device, _cpu_group)
+    replica = replicas.join(rank.layout, rank.place, rendezvous, current_platform.dist_backend, device, _cpu_group)
     if not is_cpu:
         patches.leave("shm-name", "it is only for vLLM's CPU back-end")
         return replica, None

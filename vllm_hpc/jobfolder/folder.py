@@ -54,6 +54,7 @@ class JobFolder:
         self.scheduler_log = self.path / "logs" / "scheduler.out"
         self.ranks = self.path / "ranks"
         self.task = self.ranks / "task.json"
+        self.secret = self.path / "state" / "secret"
         self.shards = self.path / "shards"
         self.claims = self.path / "state" / "claims"
 

@@ -109,7 +109,7 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
     progress = read_progress(folder, record)
     rows = final_rows(folder, record, progress) if state in FINAL else reported_rows(progress, record)
     if state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):
-        state, reason = _completeness(rows, is_drained(folder, tasks.current))
+        state, reason = _completeness(rows, is_drained(folder, tasks.current) or folder.cancelled.exists())
         if state != "COMPLETED" and time.time() - tasks.without_record_since < _LATE_S:
             state, reason = (
                 "RUNNING",
@@ -146,10 +146,12 @@ def _was_only_ended(folder: JobFolder, record: JobRecord, state: State) -> bool:
     return not any(rank.has_raised for rank in read_ranks(folder, record))
 
 
-def _completeness(rows: Rows, was_drained: bool) -> tuple[State, str]:
+def _completeness(rows: Rows, was_stopped: bool) -> tuple[State, str]:
+    """``was_stopped``: whether somebody, or the walltime, wanted the ranks to end before they had every row."""
     missing = rows.missing
-    if missing == rows.total and not was_drained:
-        return "FAILED", "the script ended normally, but no rank wrote a row: see the logs"
+    if missing and not was_stopped:
+        what = "no rank wrote a row" if missing == rows.total else f"{counted(missing, 'row')} missing"
+        return "FAILED", f"the script ended normally, but {what}: see the logs, then 'vllm-hpc resume'"
     parts = [f"{counted(rows.failed, 'row')} with errors"] * bool(rows.failed)
     parts += [f"{counted(missing, 'row')} missing"] * bool(missing)
     return ("PARTIAL", " and ".join(parts)) if parts else ("COMPLETED", "every row has a result")

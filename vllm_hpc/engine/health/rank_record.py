@@ -15,6 +15,7 @@ from enum import Enum
 import msgspec
 
 from vllm_hpc.engine.health.awake_clock import Still
+from vllm_hpc.engine.store.client import StoreLostError
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord
@@ -58,7 +59,7 @@ class PeerStalledError(TimeoutError):
 
 def is_echo(error: BaseException) -> bool:
     """Whether an error only says that another rank is gone."""
-    if isinstance(error, PeerStalledError) or type(error).__name__ in _OF_TORCH_DISTRIBUTED:
+    if isinstance(error, PeerStalledError | StoreLostError) or type(error).__name__ in _OF_TORCH_DISTRIBUTED:
         return True
     return type(error) is RuntimeError and bool(_PEER_LOST.search(str(error)))
 

@@ -2,9 +2,9 @@
 
 It takes chunks from another's part only when its own is used up, and then only as many rows as it has free slots for:
 if all rows have the same length, a few more rows than the other replicas have cost a whole extra wave. Inside one
-torchrun world, counters in its store are enough. The tasks of a job array share no store, start whenever the scheduler
-lets them, and may die alone, so they take leases, which are files in the job folder. Only a replica's first rank
-claims, and tells the others.
+torchrun world, counters in the job's store are enough. The tasks of a job array share no store, start whenever the
+scheduler lets them, and may die alone, so they take leases, which are files in the job folder. Only a replica's first
+rank claims, and tells the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -25,7 +25,7 @@ from vllm_hpc.jobfolder.record_files import read_json, temporary_name
 # the most rows in a chunk, because it is read ahead.
 _CHUNKS_A_REPLICA, _LEASES_A_REPLICA = 128, 32
 _LARGEST_CHUNK = 1024
-_COUNTER = "vllm-hpc/claimed"
+_COUNTER = "claimed"
 
 
 class Chunks(msgspec.Struct, frozen=True):
@@ -71,10 +71,17 @@ class Claims(Protocol):
         """Claim a chunk of our own part or, if that is used up, of any part; None if none is free."""
 
 
-class StoreClaims:
-    """Counters in this torchrun world's store, one for each part; they last as long as the attempt."""
+class Counters(Protocol):
+    """Where this world's replicas count together (engine/store)."""
 
-    def __init__(self, store: Any, chunks: Chunks, known: Known, replica: int, replicas: int) -> None:
+    def add(self, key: str, amount: int) -> int:
+        """Add to a counter, which begins at 0, and return what it is then."""
+
+
+class StoreClaims:
+    """Counters in the job's store, one for each part of this torchrun world; they last as long as the attempt."""
+
+    def __init__(self, store: Counters, chunks: Chunks, known: Known, replica: int, replicas: int) -> None:
         self._store, self._chunks, self._known, self._mine = store, chunks, known, replica
         self._parts = {one: chunks.part(one, replicas) for one in range(replicas)}
 
@@ -89,7 +96,7 @@ class StoreClaims:
 
     def _next(self, part: int) -> int | None:
         chunks = self._parts.get(part, range(0))
-        while chunks and (number := int(self._store.add(f"{_COUNTER}/{part}", 1)) - 1) < len(chunks):
+        while chunks and (number := self._store.add(f"{_COUNTER}/{part}", 1) - 1) < len(chunks):
             if not _is_done(self._chunks.rows(chunks[number]), self._known):
                 return chunks[number]
         self._parts.pop(part, None)
@@ -97,9 +104,7 @@ class StoreClaims:
 
     def _fullest(self) -> int | None:
         """The part that has the most chunks left."""
-        left = {
-            part: len(chunks) - int(self._store.add(f"{_COUNTER}/{part}", 0)) for part, chunks in self._parts.items()
-        }
+        left = {part: len(chunks) - self._store.add(f"{_COUNTER}/{part}", 0) for part, chunks in self._parts.items()}
         fullest = max(left, key=left.__getitem__, default=None)
         return fullest if fullest is not None and left[fullest] > 0 else None
 

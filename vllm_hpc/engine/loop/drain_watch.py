@@ -12,13 +12,14 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vllm_hpc.engine.health.rank_record import node_name
+from vllm_hpc.engine.store.client import JobStore
 from vllm_hpc.jobfolder.folder import JobFolder
 
 # Two keys: the walltime may come before a drain that a user asked for has ended.
-_ASKED_KEY, _WALLTIME_KEY = "vllm-hpc/drain-asked", "vllm-hpc/drain-walltime"
+_ASKED_KEY, _WALLTIME_KEY = "drain-asked", "drain-walltime"
 # Seconds in which each rank looks whenever it is asked to, and then those between two looks of a node.
 _FIRST_S, _PAUSE_S = 60.0, 10.0
 # The longest time between two looks of a node: its ranks are asked to look each second.
@@ -35,12 +36,12 @@ class Seen(NamedTuple):
 class DrainWatch:
     """The eyes of a replica's first rank, for one attempt; ``store`` is where these ranks tell each other."""
 
-    def __init__(self, job: JobFolder, attempt: int, store: Any) -> None:
+    def __init__(self, job: JobFolder, attempt: int, store: JobStore) -> None:
         self._asked, self._walltime, self._store = job.drain, job.drain_attempt(attempt), store
         # lifecycle.sh makes it (drain_work).
         self._local = Path(f"/tmp/vllm-hpc-drain-{os.environ.get('VLLM_HPC_JOB_ID', '')}-{attempt}")
         # How often this node has looked, and since when this rank knows it.
-        self._looks_key, self._looks, self._since = f"vllm-hpc/looks-{node_name()}", 0, float("-inf")
+        self._looks_key, self._looks, self._since = f"looks/{node_name()}", 0, float("-inf")
         self._began = time.monotonic()
 
     def look(self) -> Seen:
@@ -54,8 +55,8 @@ class DrainWatch:
                 self._store.set(_WALLTIME_KEY, "0" if is_early else str(_LATEST_S))
             if self._asked.exists():
                 self._store.set(_ASKED_KEY, "")
-        late_s = float(self._store.get(_WALLTIME_KEY)) if self._store.check([_WALLTIME_KEY]) else None
-        return Seen(bool(self._store.check([_ASKED_KEY])), late_s)
+        asked, late_s = self._store.read([_ASKED_KEY, _WALLTIME_KEY])
+        return Seen(asked is not None, None if late_s is None else float(late_s))
 
     def _has_turn(self, now: float) -> bool:
         """Whether this rank looks at the folder now: no rank of its node has for ten seconds.
@@ -68,7 +69,7 @@ class DrainWatch:
         if now - self._since < _PAUSE_S:
             return False
         self._looks, self._since = self._store.add(self._looks_key, 1), now
-        return bool(self._looks == looks + 1)  # else another was faster
+        return self._looks == looks + 1  # else another was faster
 
 
 def _is_own_folder(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,6 +12,7 @@ from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.engine.loop.chunk_claims import Claims
 from vllm_hpc.engine.loop.drain_watch import DrainWatch
 from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Decision, Order
+from vllm_hpc.engine.store.client import JobStore
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Claimed
 
@@ -34,7 +35,7 @@ class ReplicaRun(NamedTuple):
 class Chief:
     """Takes the decisions of a replica; ``store`` is where chiefs tell each other of a drain."""
 
-    def __init__(self, run: ReplicaRun, claims: Claims, writer: ShardWriter, store: Any) -> None:
+    def __init__(self, run: ReplicaRun, claims: Claims, writer: ShardWriter, store: JobStore) -> None:
         self._lead_s, self._claims, self._writer = run.lead_s, claims, writer
         self._watch = DrainWatch(run.job, run.attempt, store)
         claimed = run.job.claimed(run.replica, run.attempt)

@@ -102,9 +102,23 @@ class Lockstep:
         return agreement
 
     def share(self, value: bytes) -> bytes:
-        """The first rank's bytes, on every rank."""
+        """The first rank's bytes, on every rank.
+
+        Not as torch's objects: those are pickles, and gloo does not ask who connects.
+        """
         if self._group is None:
             return value
-        values = [value]
-        dist.broadcast_object_list(values, group=self._group, group_src=0)
-        return values[0]
+        size = torch.tensor([len(value)])
+        dist.broadcast(size, group=self._group, group_src=0)
+        word = torch.frombuffer(bytearray(value.ljust(int(size), b"\0") or b"\0"), dtype=torch.uint8)
+        dist.broadcast(word, group=self._group, group_src=0)
+        return word.numpy().tobytes()[: int(size)]
+
+    def gather(self, value: bytes) -> list[bytes]:
+        """The bytes of every rank, which are as many on each."""
+        if self._group is None:
+            return [value]
+        mine = torch.frombuffer(bytearray(value), dtype=torch.uint8)
+        words = [torch.empty_like(mine) for _ in range(self._group.size())]
+        dist.all_gather(words, mine, group=self._group)
+        return [word.numpy().tobytes() for word in words]

@@ -31,7 +31,8 @@ from vllm_hpc.spec.rehearsal import Rehearsal
 from vllm_hpc.spec.vllm_defaults import whole
 
 if TYPE_CHECKING:
-    from vllm_hpc.engine.startup.replicas import Replica
+    from vllm_hpc.engine.startup.replicas import Replica, World
+    from vllm_hpc.engine.store.client import JobStore
 
 # vLLM's own default.
 _MAX_NUM_SEQS = 256
@@ -166,14 +167,14 @@ class RehearsalMaker:
             import torch.distributed
         report.versions = {"rehearsal": __version__, "torch": str(torch.__version__)}
 
-    def join(self, store: Any) -> Replica:
+    def join(self, world: World) -> Replica:
         """Join over gloo, which needs no GPU."""
         import torch.distributed as dist
 
         from vllm_hpc.engine.startup import replicas
 
         layout = self._record.plan.layout
-        return replicas.join(layout, self._place, store, "gloo", "rehearsal", lambda: dist.group.WORLD)
+        return replicas.join(layout, self._place, world.rendezvous, "gloo", "rehearsal", lambda: dist.group.WORLD)
 
     def make(self, report: RankReport) -> RehearsalEngine:
         """Take as long as the job asks for."""
@@ -185,7 +186,7 @@ class RehearsalMaker:
         faults = FaultPlan.of(self._settings, self._standing.global_rank, self._place, self._is_first)
         return RehearsalEngine(self._record, self._settings, faults)
 
-    def release(self, store: Any) -> None:
+    def release(self, store: JobStore) -> None:
         """Nothing waits for it."""
 
 

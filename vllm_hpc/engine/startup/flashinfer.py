@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from vllm_hpc.spec.errors import RequestError
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import TCPStore
+    from vllm_hpc.engine.store.client import JobStore
 
 VARIABLE = "VLLM_USE_FLASHINFER_SAMPLER"
 # Where FlashInfer looks last (0.6, flashinfer/jit/cpp_ext.py, get_cuda_path).
@@ -33,15 +33,15 @@ def find_scripts() -> None:
         os.environ["PATH"] = f"{path}{os.pathsep}{scripts}"
 
 
-def agree(store: TCPStore, rank: int, world_size: int) -> None:
+def agree(store: JobStore, rank: int, world_size: int) -> None:
     """Let all ranks use vLLM's own sampler if one cannot compile FlashInfer's. Call it before the engine starts.
 
     A job that has set VLLM_USE_FLASHINFER_SAMPLER keeps its choice. Raises RequestError if the ranks' choices differ.
     """
     own = lack(os.environ)
-    store.set(f"vllm-hpc/flashinfer/{rank}", own)
-    said = store.multi_get([f"vllm-hpc/flashinfer/{other}" for other in range(world_size)])  # waits for them
-    lacking = {other: text.decode() for other, text in enumerate(said) if text}
+    store.set(f"flashinfer/{rank}", own)
+    said = store.wait([f"flashinfer/{other}" for other in range(world_size)])
+    lacking = {other: text for other, text in enumerate(said) if text}
     if not lacking or os.environ.get(VARIABLE) == "0":
         return
     if VARIABLE in os.environ:

@@ -24,9 +24,8 @@ from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.layout import Layout, Place
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import TCPStore
-
     from vllm_hpc.engine.startup.replicas import Replica
+    from vllm_hpc.engine.store.client import JobStore
 
 _POLL_S = 0.5
 
@@ -54,16 +53,16 @@ def prepare_environment() -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
-def workers(seat: Seat, store: TCPStore) -> dict[str, Any]:
+def workers(seat: Seat, store: JobStore) -> dict[str, Any]:
     """Engine arguments that say where the replica's workers are, and where they meet. Waits for its first rank."""
     os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # they meet at a store of their own
     if seat.nodes == 1:
         return {}
-    key = f"vllm-hpc/native/{seat.place.replica}"
+    key = f"native/{seat.place.replica}"
     if seat.node == 0:
         with socket.create_server(("", 0)) as free:
             store.set(key, f"{os.environ['VLLM_HOST_IP']} {free.getsockname()[1]}")
-    address, port = store.get(key).decode().split()
+    address, port = store.get(key).split()
     return {"nnodes": seat.nodes, "node_rank": seat.node, "master_addr": address, "master_port": int(port)}
 
 
@@ -86,7 +85,7 @@ def unlink_shared_memory() -> None:
                     Path(mapped.path).unlink(missing_ok=True)
 
 
-def serve(record: JobRecord, seat: Seat, store: TCPStore) -> None:
+def serve(record: JobRecord, seat: Seat, store: JobStore) -> None:
     """Start this node's workers, and keep them until the replica has ended. Raises RuntimeError if one dies."""
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.executor.multiproc_executor import MultiprocExecutor
@@ -96,17 +95,17 @@ def serve(record: JobRecord, seat: Seat, store: TCPStore) -> None:
     arguments = engine_arguments(record, **workers(seat, store))
     executor = MultiprocExecutor(arguments.create_engine_config(UsageContext.LLM_CLASS, headless=True))
     unlink_shared_memory()
-    while not store.check([_over(seat)]):
+    while store.read([_over(seat)]) == [None]:
         if executor.is_failed:
             raise RuntimeError("a worker that vLLM started died: this rank's log has its last output")
         time.sleep(_POLL_S)
     executor.shutdown()
 
 
-def release(seat: Seat, store: TCPStore) -> None:
+def release(seat: Seat, store: JobStore) -> None:
     """Say, as the first rank, that the loop is over: other nodes' workers may end."""
     store.set(_over(seat), "")
 
 
 def _over(seat: Seat) -> str:
-    return f"vllm-hpc/native/{seat.place.replica}/over"
+    return f"native/{seat.place.replica}/over"

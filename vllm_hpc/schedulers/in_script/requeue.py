@@ -6,6 +6,7 @@ Exit code 0: yes. Either way it prints the reason, to the scheduler's log.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -22,6 +23,9 @@ from vllm_hpc.spec.words import counted
 _YES, _NO = 0, 1
 # Bytes: more than a full file system still has room for, for example in a directory's spare block.
 _PROBE = 1 << 16
+# Seconds until everything that other nodes wrote is visible here: NFS clients cache attributes for up to 60 s (nfs(5),
+# acregmax and acdirmax); and those between two looks.
+_LATE_S, _AGAIN_S = 65.0, 5.0
 
 
 def main(argv: list[str]) -> int:
@@ -62,7 +66,7 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
         if one.task == this.task and one.attempt < attempt and any(is_submission(one.job_id, id_) for id_ in ids)
     ]  # fmt: skip
     has_drained = folder.drain_attempt(attempt).exists()
-    if code == 0 and not has_drained:
+    if code == 0 and not has_drained and not _has_lost_rows(folder, record, this):
         return False, "it ended normally"
     if code != 0 and not _has_died_generating(folder, record, this):
         return False, "another attempt would end the same way"
@@ -79,8 +83,27 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
     full = _cannot_write(folder)
     if full:
         return False, f"the job folder cannot be written: {full}; free some space, then run 'vllm-hpc resume'"
-    why = "the walltime was almost reached" if code == 0 else _what_died(_ranks_of(folder, record, this))
+    why = "the walltime was almost reached" if has_drained else "its ranks ended normally, but not with every row"
+    if code != 0:
+        why = _what_died(_ranks_of(folder, record, this))
     return True, f"{why}; {counted(missing, 'row')} left"
+
+
+def _has_lost_rows(folder: JobFolder, record: JobRecord, this: Attempt) -> bool:
+    """Whether rows have no result though nobody asked the ranks to stop: they should not have ended.
+
+    Not before what other nodes wrote is visible here. The rows that a task of an array leaves are other tasks', and
+    where no rank began, none would the next time.
+    """
+    layout = record.plan.layout
+    if layout.is_array or folder.drain.exists() or not _ranks_of(folder, record, this):
+        return False
+    until = time.monotonic() + (_LATE_S if layout.nodes > 1 else 0.0)
+    while _missing(folder, record) > 0:
+        if time.monotonic() >= until:
+            return True
+        time.sleep(_AGAIN_S)
+    return False
 
 
 def _what_died(ranks: list[RankRecord]) -> str:

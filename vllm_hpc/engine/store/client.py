@@ -1,0 +1,139 @@
+"""A rank's connection to the job's store."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from copy import copy
+from typing import Self
+
+import msgspec
+
+from vllm_hpc.engine.store.messages import REFUSED, Address, Answer, Call, Numbers, is_same, nonce, proof
+
+# Seconds: the store answers within milliseconds, but its process may be stopped for a while.
+_ANSWER_S = 600.0
+_CONNECT_S, _RETRY_S = 10.0, 0.2
+# What tells, on a connection that is silent, that the other node is dead: after 2 minutes.
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}
+
+
+class StoreLostError(ConnectionError):
+    """The store's process, which is the first rank's, is gone: its end is the cause."""
+
+
+class ForeignStoreError(ConnectionError):
+    """Who answers, or who asks, does not know the job's secret."""
+
+
+class JobStore:
+    """Values and counters that this world's ranks share. Safe to use from several threads, which wait for each other.
+
+    Raises ForeignStoreError if it is another job's, or somebody's who wants to be taken for it; OSError if nobody
+    listens there within ``limit_s``. All methods raise StoreLostError.
+    """
+
+    def __init__(self, address: Address, secret: bytes, limit_s: float) -> None:
+        self._lock = threading.Lock()
+        self._encoder, self._decoder = msgspec.json.Encoder(), msgspec.json.Decoder(Answer)
+        self._socket = _connect(address, secret, time.monotonic() + limit_s)
+        self._lines, self._prefix = self._socket.makefile("rb"), ""
+
+    def under(self, prefix: str) -> Self:
+        """The same store, where all keys begin with ``prefix``."""
+        found = copy(self)
+        found._prefix += prefix
+        return found
+
+    def set(self, key: str, value: str) -> None:
+        """Store a value."""
+        self._call(Call("set", [key], value))
+
+    def add(self, key: str, amount: int) -> int:
+        """Add to a counter, which begins at 0, and return what it is then."""
+        (value,) = self._call(Call("add", [key], amount=amount))
+        return int(value or 0)
+
+    def read(self, keys: Sequence[str]) -> list[str | None]:
+        """The values of these keys; None for those that have none."""
+        return self._call(Call("read", list(keys)))
+
+    def wait(self, keys: Sequence[str], limit_s: float = 0) -> list[str | None]:
+        """The same, when all of them have values or the time is over; 0: wait for ever."""
+        return self._call(Call("wait", list(keys), amount=limit_s), limit_s + _ANSWER_S if limit_s else None)
+
+    def get(self, key: str) -> str:
+        """A key's value; waits for it."""
+        (value,) = self.wait([key])
+        assert value is not None
+        return value
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._lines.close()
+        self._socket.close()
+
+    def _call(self, call: Call, limit_s: float | None = _ANSWER_S) -> list[str | None]:
+        call = msgspec.structs.replace(call, keys=[self._prefix + key for key in call.keys])
+        with self._lock:
+            try:
+                self._socket.settimeout(limit_s)
+                self._socket.sendall(self._encoder.encode(call) + b"\n")
+                line = self._lines.readline()
+            except OSError as error:
+                raise StoreLostError(f"the store of rank 0 was lost: {error}") from None
+        if not line:
+            raise StoreLostError("the store of rank 0 was lost: it closed the connection")
+        return self._decoder.decode(line).values
+
+
+def _connect(address: Address, secret: bytes, until: float) -> socket.socket:
+    while True:
+        try:
+            return _try_to_connect(address, secret)
+        except ForeignStoreError:
+            raise
+        except OSError as error:
+            if time.monotonic() > until:
+                raise OSError(
+                    f"rank 0's store at {address.host} port {address.port} does not answer: {error}"
+                ) from None
+        time.sleep(_RETRY_S)
+
+
+def _try_to_connect(address: Address, secret: bytes) -> socket.socket:
+    """Connect, and prove the secret to each other."""
+    found = socket.create_connection(address, _CONNECT_S)
+    try:
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            found.setsockopt(socket.IPPROTO_TCP, option, value)
+        _prove(found, address, secret)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _prove(connection: socket.socket, address: Address, secret: bytes) -> None:
+    numbers = Numbers(_line(connection), address, nonce())
+    connection.sendall(b"%s %s\n" % (numbers.ranks, proof(secret, "rank", numbers)))
+    said = _line(connection)
+    if said == REFUSED:
+        raise ForeignStoreError("rank 0's store refused this rank: they do not have the same secret")
+    if not is_same(said, proof(secret, "store", numbers)):
+        raise ForeignStoreError("who answers in the place of rank 0's store does not know the job's secret")
+
+
+def _line(connection: socket.socket) -> bytes:
+    """A line of the exchange of proofs; nothing follows it before the next one is sent."""
+    found = b""
+    while not found.endswith(b"\n"):
+        more = connection.recv(256)
+        if not more or len(found) > 256:
+            raise ConnectionError("the connection was closed before the secret was proved")
+        found += more
+    return found[:-1]

@@ -1,0 +1,128 @@
+"""The store itself, on the first rank of the world: a thread that answers those who know the job's secret."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from vllm_hpc.engine.store.messages import LONGEST_PROOF, REFUSED, Address, Answer, Call, Numbers, is_same, nonce, proof
+
+# Seconds in which a connection must have proved the secret, and how many may stand without proof: beyond that the
+# oldest is closed, for a rank needs no more than a moment.
+_PROOF_S, _UNPROVED = 10.0, 128
+
+
+class _Waiting(NamedTuple):
+    keys: list[str]
+    answer: Callable[[], None]
+
+
+class StoreServer:
+    """Holds the values, on a thread that ends with this process. Raises OSError if it cannot listen on ``host``."""
+
+    def __init__(self, secret: bytes, host: str) -> None:
+        self.secret = secret
+        # The connections that have proved nothing, oldest first.
+        self.unproved: dict[_Session, None] = {}
+        self._values: dict[str, str] = {}
+        self._waiting: list[_Waiting] = []
+        self.loop = asyncio.SelectorEventLoop()
+        server = self.loop.run_until_complete(self.loop.create_server(lambda: _Session(self), host, 0, backlog=1024))
+        self.address = Address(*server.sockets[0].getsockname()[:2])
+        threading.Thread(target=self.loop.run_forever, name="vllm-hpc-store", daemon=True).start()
+
+    def call(self, call: Call, answer: Callable[[Answer], None]) -> None:
+        """Do what a rank asks for, and answer at once or, if it waits for keys, when they are there."""
+        if call.verb == "set":
+            self._values.update(dict.fromkeys(call.keys, call.value))
+        elif call.verb == "add":
+            self._values.update((key, str(int(self._values.get(key, "0")) + int(call.amount))) for key in call.keys)
+        if call.verb == "wait" and not self._has(call.keys):
+            return self._wait(call, answer)
+        answer(self._read(call.keys))
+        if call.verb in ("set", "add"):
+            self._wake()
+        return None
+
+    def _wait(self, call: Call, answer: Callable[[Answer], None]) -> None:
+        def end() -> None:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+                answer(self._read(call.keys))
+
+        waiting = _Waiting(call.keys, end)
+        self._waiting.append(waiting)
+        if call.amount:
+            self.loop.call_later(call.amount, end)
+
+    def _wake(self) -> None:
+        for waiting in [one for one in self._waiting if self._has(one.keys)]:
+            waiting.answer()
+
+    def _has(self, keys: list[str]) -> bool:
+        return all(key in self._values for key in keys)
+
+    def _read(self, keys: list[str]) -> Answer:
+        return Answer([self._values.get(key) for key in keys])
+
+
+class _Session(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, server: StoreServer) -> None:
+        self._server, self._nonce, self._buffer = server, nonce(), bytearray()
+        self._decoder, self._encoder = msgspec.json.Decoder(Call), msgspec.json.Encoder()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport, unproved = transport, self._server.unproved
+        unproved[self] = None
+        self._deadline = self._server.loop.call_later(_PROOF_S, transport.abort)
+        if len(unproved) > _UNPROVED:
+            next(iter(unproved)).drop()
+        self._send(self._nonce)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.unproved.pop(self, None)
+        self._deadline.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = rest
+        for line in lines:
+            self._take(bytes(line))
+        if self in self._server.unproved and len(rest) > LONGEST_PROOF:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the connection of somebody who has proved nothing."""
+        self._server.unproved.pop(self, None)
+        self._transport.abort()
+
+    def _take(self, line: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        if self in self._server.unproved:
+            self._check(line)
+        else:
+            self._server.call(self._decoder.decode(line), lambda answer: self._send(self._encoder.encode(answer)))
+
+    def _check(self, line: bytes) -> None:
+        theirs, _, said = line.partition(b" ")
+        numbers = Numbers(self._nonce, self._server.address, theirs)
+        if not is_same(said, proof(self._server.secret, "rank", numbers)):
+            self._send(REFUSED)
+            self._transport.close()
+            return
+        del self._server.unproved[self]
+        self._deadline.cancel()
+        self._send(proof(self._server.secret, "store", numbers))
+
+    def _send(self, line: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(line + b"\n")
