@@ -60,7 +60,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     known = _inspect(job)
     intake = intake or Intake(job.request.input, reading=Reading.of(job.request))
     rows = _measure_input(job.request, known, whole_input, intake)
-    notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
+    notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}", *job.sources]
     if known.shape is None:
         plan = _plan_unknown(job)
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from vllm_hpc.planner.device import find_device, gpus_here
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
@@ -12,7 +14,7 @@ from vllm_hpc.spec.chat_template import read_chat_template
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
 from vllm_hpc.spec.layout import Asked, solve
-from vllm_hpc.spec.profile import Profile, load_profile
+from vllm_hpc.spec.profile import Profile, find_profile
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.vllm_arguments import typed
 
@@ -23,7 +25,9 @@ _ELSEWHERE = "slurm"
 def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, str | None]:
     """The job that MODEL and options describe, and its job.toml if there is one. Raises RefusedError."""
     given = with_default_profile(read_options({"model": model, **options}))
-    return resolve_at(given, load_profile(given.request.profile)), given.definition
+    found = find_profile(given.request.profile)
+    sources = filter(None, (found.where(given.request.profile), given.said))
+    return msgspec.structs.replace(resolve_at(given, found.profile), sources=tuple(sources)), given.definition
 
 
 def resolve_at(given: Given, site: Profile) -> ResolvedJob:
