@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES, LEAST_LEAD_S
+from vllm_hpc.spec.bounds import LEAST_LEAD_S
+from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS, Registry
+from vllm_hpc.spec.repeats import first_repeated
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,10 +73,8 @@ def _parse(text: str) -> Any:
 
 
 def _as_dict(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]) -> dict[str, Any] | None:
-    keys = [key for key, _ in value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise RequestError(f"{param.opts[0]} {key} was given twice: give it once")
+    if twice := first_repeated(key for key, _ in value):
+        raise RequestError(f"{param.opts[0]} {twice} was given twice: give it once")
     return dict(value) or None
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.spec.repeats import first_repeated
 
 # With a repeated key it is unclear which value counts. JSON parsers do not report it, so such lines are parsed again.
 _KEYS = tuple(f'"{key}"'.encode() for key in ("prompt", "messages", "id", "custom_id"))
@@ -192,9 +193,8 @@ def _check_keys(line: bytes) -> None:
         return
 
     def check(pairs: list[tuple[str, Any]]) -> None:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
+        twice = first_repeated(key for key, _ in pairs)
+        if twice is not None:
             raise RowError(f"{twice!r} appears twice in one object: remove one")
 
     try:

@@ -12,12 +12,12 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from vllm_hpc.spec.bounds import MOST_GPU_GIB, Cores, Gpus
 from vllm_hpc.spec.config_files import PROJECT_FILE, profile_files
 from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
-from vllm_hpc.spec.request import Count
 from vllm_hpc.spec.toml_file import parse_toml
 from vllm_hpc.spec.trusted_owners import TRUSTED_OWNERS, NotTrustedError, check_trusted_owners, owner_of, read_trusted
 from vllm_hpc.spec.values import CHECKS, as_path, check_words, megabytes
@@ -45,9 +45,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     qos: str | None = None
     time: str | None = None
     mem: str | None = None
-    cpus_per_rank: Count | None = None
-    gpus_per_node: Count | None = None
-    cpus_per_node: Count | None = None
+    cpus_per_rank: Cores | None = None
+    gpus_per_node: Gpus | None = None
+    cpus_per_node: Cores | None = None
     mem_per_node: str | None = None
     gpu: str | None = None
     gpu_memory_gib: float | None = None
@@ -188,8 +188,8 @@ def _check(profile: Profile, key: str) -> None:
         check_words(value, key)
     if key == "gpu":
         find_gpu(value, "'gpu'")
-    if key == "gpu_memory_gib" and not 0 < value < float("inf"):
-        raise RequestError(f"'gpu_memory_gib' must be a GPU's memory in GiB, such as 80, not {value}")
+    if key == "gpu_memory_gib" and not 1 <= value <= MOST_GPU_GIB:
+        raise RequestError(f"'gpu_memory_gib' must be a GPU's memory in GiB, from 1 to {MOST_GPU_GIB:g}, not {value}")
     if key == "head_command" and profile.head_suffix:
         raise RequestError("'head_command' and 'head_suffix' are both given, but both name the head node: choose one")
 
