@@ -116,6 +116,7 @@ REHEARSE_SET_HELP = (
     "A setting of the rehearsal: tokens_per_s, load_s, fault=die|hang|diverge|oom with fault_row or fault_s, "
     "fault=step, fault_rank."
 )
+PRIVATE_HELP = "Let nobody else read the job: its folder gets mode 0700, its files 0600, whatever your umask."
 PROFILE_HELP = (
     "A table [profiles.NAME] in ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "
     "/etc/xdg/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
@@ -144,6 +145,7 @@ REQUEST_OPTIONS = [
     click.option("--cpus-per-rank", type=count, help="Cores for each rank."),
     click.option("--name", help="Name of the job and its folder. Without it, MODEL-yyyymmdd-hhmmss."),
     click.option("--job-dir", metavar="DIR", help="Where job folders are created.  [default: runs]"),
+    click.option("--private", is_flag=True, default=None, help=PRIVATE_HELP),
     click.option("--max-tokens", type=count, help=f"Most output tokens per row.  [default: {DEFAULT_MAX_TOKENS}]"),
     click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy."),
     click.option("--top-p", type=float, help="Nucleus sampling."),

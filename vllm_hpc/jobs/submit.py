@@ -14,6 +14,7 @@ import submitit
 
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.private import private_files
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted, write_json
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.doubt import noting_loss
@@ -78,12 +79,17 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         get_scheduler(self.scheduler).check_client()
         folder = JobFolder(self.folder)
         try:
-            folder.create()
+            folder.create(self.request.private)
         except FileExistsError:
             if self.request.name:
                 raise RequestError(_taken(folder)) from None
             # Another job has taken the generated name in the meantime: use the next one.
             return _render(self.job, self.definition).submit()
+        with private_files(self.request.private):
+            self._submit_in(folder)
+        return Job(folder.path)
+
+    def _submit_in(self, folder: JobFolder) -> None:
         try:
             _write_folder(folder, self)
         except BaseException:
@@ -102,7 +108,6 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         except ClientError:
             folder.remove()
             raise
-        return Job(folder.path)
 
 
 def submit(model: str | None = None, **options: Any) -> Job:

@@ -16,6 +16,7 @@ import jinja2
 
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.private import PRIVATE_UMASK
 from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.lifecycle import sha256
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -74,7 +75,7 @@ def make_context(
         "resources": tuple(_filled(text, layout) for text in job.site.resources),
         "launcher": job.launcher,
         "wrapper": (*launcher.wrapper, *job.site.wrapper),
-        "umask": _umask(),
+        "umask": f"{PRIVATE_UMASK:03o}" if request.private else _umask(),
         "lifecycle_sha256": sha256(lifecycle),
     }
     return ScriptContext(**named | derived)

@@ -66,6 +66,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cpus_per_rank: Cores | None = None
     name: str | None = None
     job_dir: str = "runs"
+    private: bool = False
     max_tokens: Tokens | None = None
     temperature: float | None = None
     top_p: float | None = None
