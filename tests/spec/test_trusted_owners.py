@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
+from vllm_hpc.jobs.submit import submit
 from vllm_hpc.spec.errors import ProfileError
 from vllm_hpc.spec.job_definition import RUNS_CODE
 from vllm_hpc.spec.profile import find_profile, load_profile
@@ -129,6 +130,8 @@ def test_another_users_job_definition_is_said_to_be_theirs(desk: Path, run_cli: 
     said = f"'job/job.toml' belongs to another user ({OTHERS})"
     assert said in run_cli("plan", "job").out
     assert f"Note: {said}\n" in run_cli("submit", "job").err
+    with pytest.warns(UserWarning, match="belongs to another user"):
+        submit("job", name="second")
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         script=render_job(job, plan, folder, lifecycle),
         lifecycle=lifecycle,
         definition=definition,
-        notes=(*_rehearsal_notes(job.request, plan), *intake.notes(job.request.engine), *unused_options(job)),
+        notes=(*_first_notes(job, plan), *intake.notes(job.request.engine), *unused_options(job)),
     )
 
 
@@ -167,9 +167,12 @@ def _choose_folder(job: ResolvedJob) -> JobFolder:
     return folder
 
 
-def _rehearsal_notes(request: Request, plan: Plan) -> list[str]:
-    """Notes on what would be refused in a real job, and on a fault that may come too late."""
-    notes = [f"the model {plan.misfit}; only a rehearsal can run like this"] if request.rehearse and plan.misfit else []
+def _first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
+    """Notes on whose the job.toml is, on what a real job would be refused for, on a fault that may come too late."""
+    request = job.request
+    notes = [job.doubt] if job.doubt else []
+    if request.rehearse and plan.misfit:
+        notes.append(f"the model {plan.misfit}; only a rehearsal can run like this")
     settings = request.rehearse_set
     if settings.fault_s and settings.tokens_per_s is None:
         notes.append(f"fault_s={settings.fault_s:g} without tokens_per_s: all rows may be done before then")

@@ -26,8 +26,9 @@ def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[Resolve
     """The job that MODEL and options describe, and its job.toml if there is one. Raises RefusedError."""
     given = with_default_profile(read_options({"model": model, **options}))
     found = find_profile(given.request.profile)
-    sources = filter(None, (found.where(given.request.profile), given.said))
-    return msgspec.structs.replace(resolve_at(given, found.profile), sources=tuple(sources)), given.definition
+    job = resolve_at(given, found.profile)
+    source = found.where(given.request.profile)
+    return msgspec.structs.replace(job, source=source, doubt=given.doubt), given.definition
 
 
 def resolve_at(given: Given, site: Profile) -> ResolvedJob:

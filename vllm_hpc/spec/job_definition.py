@@ -30,13 +30,13 @@ RUNS_CODE = frozenset({"directive", "engine", "env", "job_dir", "template", "tem
 class Given(msgspec.Struct, frozen=True):
     """A Request and the origin of each value: "--tp", or the path of the job.toml (``definition``).
 
-    ``said``: who else may have written that, if anybody.
+    ``doubt``: who else may have written that, if anybody.
     """
 
     request: Request
     origins: dict[str, str] = {}
     definition: str | None = None
-    said: str | None = None
+    doubt: str | None = None
 
 
 def read_options(options: dict[str, Any]) -> Given:

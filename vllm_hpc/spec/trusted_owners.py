@@ -75,13 +75,18 @@ def _doubt(path: Path, there: os.stat_result) -> Doubt | None:
             written = name if name == str(owner) else f'"{name}"'
             return Doubt(
                 f"{str(path)!r} belongs to another user ({name})",
-                f"if what they write may run as you, add {TRUSTED_OWNERS} = [{written}] to {settled_files()[0]}, or "
+                f"if what they write may run as you, add {TRUSTED_OWNERS} = [{written}] to {_where()}, or "
                 "make a copy of your own",
             )
     if is_writable_by_others(there):
         whom = "" if there.st_uid == os.geteuid() else f"have {user_name(there.st_uid)} "
         return Doubt(f"others can write to {str(path)!r}", f"{whom}'chmod go-w' it, if you trust what it says")
     return None
+
+
+def _where() -> str:
+    """The file in which the user says whom they trust."""
+    return next(map(str, settled_files()), "the site's config file")
 
 
 def _trusted() -> frozenset[int]:
