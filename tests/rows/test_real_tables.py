@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +267,23 @@ def test_a_value_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(json_values, "MAX_LINE", 1 << 16)
     said = refusal(tmp_path, "in.json", '[{"prompt": "' + "x" * (1 << 20))
     assert "in.json:1: item 1: not valid JSON: Unterminated string" in said
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(["prompt", *(f"c{number}" for number in range(50_000))], id="names"),
+        pytest.param(["prompt", *[""] * 50_000], id="without names"),
+        pytest.param(["", *(f"Unnamed: 0.{n}" for n in range(50_000)), "Unnamed: 0", "prompt"], id="as pandas names"),
+        pytest.param(["prompt", *(f"c{number}" for number in range(50_000)), "c49999"], id="the last one twice"),
+        pytest.param([f"c{number}" for number in range(50_000)], id="no prompt"),
+    ],
+)
+def test_a_table_of_many_columns_is_read_or_refused_soon(tmp_path: Path, head: list[str]) -> None:
+    """It took a minute: each name was looked for among all."""
+    lines = [head, ["x" if name else "" for name in head]]
+    began = time.monotonic()
+    with suppress(InputError):
+        read_text(tmp_path, "in.csv", "".join(",".join(line) + "\n" for line in lines))
+    assert time.monotonic() - began < 10

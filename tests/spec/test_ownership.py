@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vllm_hpc.spec import ownership, user_cache
-from vllm_hpc.spec.ownership import NotMineError, is_private, read_mine
+from vllm_hpc.spec.ownership import NotMineError, is_private, is_writable_by_others, read_mine
 
 OTHERS = 61_999
 
@@ -75,6 +76,21 @@ def test_a_group_of_the_user_alone_is_the_user(tmp_path: Path, monkeypatch: pyte
     os.chown(tmp_path / "file", -1, pwd.getpwuid(os.geteuid()).pw_gid)
     ownership._is_own_group.cache_clear()
     assert read_mine(tmp_path / "file") == b"mine"
+
+
+def test_a_group_of_the_owner_alone_is_the_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trusted owner's file, as that owner's umask of 002 leaves it."""
+    if os.geteuid() != 0:
+        pytest.skip("a file of another user needs root")
+    (tmp_path / "file").write_text("theirs")
+    os.chown(tmp_path / "file", OTHERS, OTHERS)
+    (tmp_path / "file").chmod(0o664)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: pwd.struct_passwd((f"u{uid}", "x", uid, uid, "", "/", "")))
+    for members, others in (([], False), (["u7"], True)):
+        monkeypatch.setattr("grp.getgrgid", lambda gid, also=members: grp.struct_group((f"u{gid}", "x", gid, also)))
+        ownership._is_own_group.cache_clear()
+        assert is_writable_by_others((tmp_path / "file").stat()) == others
+    ownership._is_own_group.cache_clear()
 
 
 @pytest.fixture

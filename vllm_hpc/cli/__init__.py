@@ -6,6 +6,7 @@ Only click is imported before a command runs, so that ``vllm-hpc --help`` is fas
 from __future__ import annotations
 
 import io
+import re
 import sys
 from importlib import import_module
 
@@ -13,6 +14,8 @@ import click
 
 from vllm_hpc.spec.errors import StillRunning, VllmHpcError
 
+# Longer than paths are, and how much of it is shown: an error quotes what was given.
+_LONG_WORD, _SHOWN = re.compile(r"\S{1000,}"), 80
 # command -> module of this package, and its line in `vllm-hpc --help`
 COMMANDS = {
     "submit": ("submit", "Plan, render and submit a job."),
@@ -117,8 +120,12 @@ def _prepare_output() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo("Error: " + " ".join(message.split()), err=True)
+    click.echo("Error: " + _LONG_WORD.sub(_shortened, " ".join(message.split())), err=True)
     sys.exit(code)
+
+
+def _shortened(word: re.Match[str]) -> str:
+    return f"{word[0][:_SHOWN]}... ({len(word[0])} characters)"
 
 
 def _in_one_line(error: click.ClickException) -> str:

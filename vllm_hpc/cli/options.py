@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES, LEAST_LEAD_S
+from vllm_hpc.spec.bounds import LEAST_LEAD_S
+from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS, Registry
+from vllm_hpc.spec.repeats import first_repeated
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,10 +73,8 @@ def _parse(text: str) -> Any:
 
 
 def _as_dict(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]) -> dict[str, Any] | None:
-    keys = [key for key, _ in value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise RequestError(f"{param.opts[0]} {key} was given twice: give it once")
+    if twice := first_repeated(key for key, _ in value):
+        raise RequestError(f"{param.opts[0]} {twice} was given twice: give it once")
     return dict(value) or None
 
 
@@ -120,6 +120,7 @@ REHEARSE_SET_HELP = (
     "A setting of the rehearsal: tokens_per_s, load_s, fault=die|hang|diverge|oom with fault_row or fault_s, "
     "fault=step, fault_rank."
 )
+PRIVATE_HELP = "Let nobody else read the job: its folder gets mode 0700, its files 0600, whatever your umask."
 PROFILE_HELP = (
     "A table [profiles.NAME] in ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "
     "/etc/xdg/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
@@ -149,6 +150,7 @@ REQUEST_OPTIONS = [
     click.option("--cpus-per-rank", type=count, help="Cores for each rank."),
     click.option("--name", help="Name of the job and its folder. Without it, MODEL-yyyymmdd-hhmmss."),
     click.option("--job-dir", metavar="DIR", help="Where job folders are created.  [default: runs]"),
+    click.option("--private", is_flag=True, default=None, help=PRIVATE_HELP),
     click.option("--max-tokens", type=count, help=f"Most output tokens per row.  [default: {DEFAULT_MAX_TOKENS}]"),
     click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy."),
     click.option("--top-p", type=float, help="Nucleus sampling."),

@@ -25,7 +25,7 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
         print_script(prepared, as_json)
         return 0
     job = prepared.submit()
-    for note in prepared.notes:
+    for note in filter(None, (prepared.job.source, *prepared.notes)):
         click.echo(f"Note: {note}", err=True)
     submitted = {"job": str(job.path), "job_id": job.job_id, **json_of(prepared)}
     if not as_json:

@@ -215,11 +215,14 @@ class JobFolder:
         return [file for match, file in sorted(found, key=lambda pair: (int(pair[0][2]), int(pair[0][1])))]
 
     # -- create --------------------------------------------------------------------------------------------------
-    def create(self) -> None:
-        """Create the folder. Raises FileExistsError if it exists, RequestError if it cannot be created."""
+    def create(self, is_private: bool = False) -> None:
+        """Create the folder, if ``is_private`` with mode 0700, whatever the umask or the parent's ACL.
+
+        Raises FileExistsError if it exists, RequestError if it cannot be created.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir()
+            self.path.mkdir(0o700 if is_private else 0o777)
         except FileExistsError:
             if not self.path.parent.is_dir():
                 raise RequestError(f"{str(self.path.parent)!r} is not a folder: choose another --job-dir") from None
@@ -229,7 +232,7 @@ class JobFolder:
                 f"cannot create {str(self.path)!r}: {error.strerror}: choose another --job-dir"
             ) from None
         for name in SUBFOLDERS:
-            (self.path / name).mkdir()
+            (self.path / name).mkdir(0o700 if is_private else 0o777)
 
     def remove(self) -> None:
         """Delete a folder whose job was never submitted."""

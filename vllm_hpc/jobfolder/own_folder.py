@@ -16,7 +16,7 @@ from vllm_hpc.jobfolder.folder import JobFolder, T
 from vllm_hpc.jobfolder.record_files import read_own
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
-from vllm_hpc.spec.ownership import NotMineError, name_of, read_mine
+from vllm_hpc.spec.ownership import NotMineError, user_name, read_mine
 
 
 class OwnJobFolder(JobFolder):
@@ -51,7 +51,7 @@ class OwnJobFolder(JobFolder):
         except FileNotFoundError:
             return False
         if owner != os.geteuid():
-            raise RequestError(f"{str(mark)!r} belongs to another user ({name_of(owner)}): remove it, and try again")
+            raise RequestError(f"{str(mark)!r} belongs to another user ({user_name(owner)}): remove it, and try again")
         return True
 
 
@@ -67,7 +67,7 @@ def own_folder(folder: JobFolder, deed: str) -> OwnJobFolder:
         raise JobNotFoundError(f"{str(folder.path)!r} is not a job folder: it has no readable job.json") from None
     if owner != os.geteuid():
         raise RequestError(
-            f"{str(folder.path)!r} is a job of another user ({name_of(owner)}), and only they can {deed} it: "
+            f"{str(folder.path)!r} is a job of another user ({user_name(owner)}), and only they can {deed} it: "
             f"'vllm-hpc submit --rows-missing-from {shlex.quote(str(folder.path))}' runs what it has no result for in "
             "a job of your own"
         )

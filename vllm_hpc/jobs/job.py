@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.private import is_private, private_files
 from vllm_hpc.jobfolder.record_files import read_job, read_json
 from vllm_hpc.jobfolder.records import RankRecord, Submitted
 from vllm_hpc.jobfolder.submissions import last_submission
@@ -132,7 +133,8 @@ class Job:
         """
         from vllm_hpc.jobs.collect import collect
 
-        return collect(self.folder, output)
+        with private_files(is_private(self.path)):
+            return collect(self.folder, output)
 
     def ranks(self) -> list[RankRecord]:
         """Where each rank ran and how it ended, without ranks that have not started."""
@@ -184,7 +186,8 @@ class Job:
         """
         from vllm_hpc.jobs.resume import resume
 
-        return resume(self.folder, retry_errors, not_submitted)
+        with private_files(is_private(self.path)):
+            return resume(self.folder, retry_errors, not_submitted)
 
     def _read(self) -> Status:
         """Its status as it is, with nothing submitted."""

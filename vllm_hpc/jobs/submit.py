@@ -15,6 +15,7 @@ import submitit
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.missing_rows import intake_of
+from vllm_hpc.jobfolder.private import private_files
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
 from vllm_hpc.jobfolder.store_input import Intake
@@ -80,12 +81,17 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         get_scheduler(self.scheduler).check_client()
         folder = JobFolder(self.folder)
         try:
-            folder.create()
+            folder.create(self.request.private)
         except FileExistsError:
             if self.request.name:
                 raise RequestError(_taken(folder)) from None
             # Another job has taken the generated name in the meantime: use the next one.
             return _render(self.job, self.definition).submit()
+        with private_files(self.request.private):
+            self._submit_in(folder)
+        return Job(folder.path)
+
+    def _submit_in(self, folder: JobFolder) -> None:
         try:
             _write_folder(folder, self)
         except BaseException:
@@ -105,7 +111,6 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         except ClientError:
             folder.remove()
             raise
-        return Job(folder.path)
 
 
 def submit(model: str | None = None, **options: Any) -> Job:
@@ -151,7 +156,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         script=render_job(job, plan, folder, lifecycle),
         lifecycle=lifecycle,
         definition=definition,
-        notes=(*_rehearsal_notes(job.request, plan), *intake.notes(job.request.engine), *unused_options(job)),
+        notes=(*_first_notes(job, plan), *intake.notes(job.request.engine), *unused_options(job)),
     )
 
 
@@ -165,9 +170,12 @@ def _choose_folder(job: ResolvedJob) -> JobFolder:
     return folder
 
 
-def _rehearsal_notes(request: Request, plan: Plan) -> list[str]:
-    """Notes on what would be refused in a real job, and on a fault that may come too late."""
-    notes = [f"the model {plan.misfit}; only a rehearsal can run like this"] if request.rehearse and plan.misfit else []
+def _first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
+    """Notes on whose the job.toml is, on what a real job would be refused for, on a fault that may come too late."""
+    request = job.request
+    notes = [job.doubt] if job.doubt else []
+    if request.rehearse and plan.misfit:
+        notes.append(f"the model {plan.misfit}; only a rehearsal can run like this")
     settings = request.rehearse_set
     if settings.fault_s and settings.tokens_per_s is None:
         notes.append(f"fault_s={settings.fault_s:g} without tokens_per_s: all rows may be done before then")

@@ -15,7 +15,7 @@ from vllm_hpc.spec.chat_template import read_chat_template
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
 from vllm_hpc.spec.layout import Asked, solve
-from vllm_hpc.spec.profile import Profile, load_profile
+from vllm_hpc.spec.profile import Profile, find_profile
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.vllm_arguments import typed
 
@@ -28,7 +28,10 @@ def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[Resolve
     model, options, origins = with_job(model, options)
     given = read_options({"model": model, **options})
     given = with_default_profile(msgspec.structs.replace(given, origins=given.origins | origins))
-    return resolve_at(given, load_profile(given.request.profile)), given.definition
+    found = find_profile(given.request.profile)
+    job = resolve_at(given, found.profile)
+    source = found.where(given.request.profile)
+    return msgspec.structs.replace(job, source=source, doubt=given.doubt), given.definition
 
 
 def resolve_at(given: Given, site: Profile) -> ResolvedJob:

@@ -14,6 +14,7 @@ from vllm_hpc.rows.missing_prompt import advice_for, some_names
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.spec.repeats import first_repeated
 
 # Fields whose name may be written as people write it in a spreadsheet. Not ``task`` and ``lora``, which are rare, and
 # words for data too.
@@ -86,15 +87,16 @@ def _spelled(cells: list[str], found: Notes) -> list[str]:
     names = [cell.strip() for cell in cells]
     if names and not names[0] and any(names):
         # The row names of pandas and R; pandas calls them so when it reads them again.
+        others = frozenset(names)
         names[0], number = "Unnamed: 0", 1
-        while names[0] in names[1:]:
+        while names[0] in others:
             names[0], number = f"Unnamed: 0.{number}", number + 1
         found.add(notes.UNNAMED, 1, [repr(names[0])])
     return names
 
 
 def _check_once(names: list[str]) -> None:
-    if twice := next((name for name in names if name and names.count(name) > 1), None):
+    if twice := first_repeated(filter(None, names)):
         raise RowError(f"column {twice!r} appears twice: rename one")
 
 

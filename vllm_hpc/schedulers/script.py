@@ -7,30 +7,27 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.bccache import Bucket, FileSystemBytecodeCache
-from jinja2.sandbox import SandboxedEnvironment
 
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.private import PRIVATE_UMASK
 from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.lifecycle import sha256
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.schedulers.template_checks import check_blocks, check_script
+from vllm_hpc.schedulers.template_environment import make_environment
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.layout import Layout
-from vllm_hpc.spec.ownership import open_mine
 from vllm_hpc.spec.plan import NodePart, Plan
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.resolved_job import ResolvedJob
-from vllm_hpc.spec.user_cache import cache_folder
 from vllm_hpc.spec.values import megabytes, parse_walltime
 from vllm_hpc.spec.words import counted
 
@@ -38,8 +35,6 @@ __all__ = ["FILTERS", "ScriptContext", "make_context", "render_job", "render_scr
 # What needs no quoting in a #SBATCH line.
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 _WIDTH = 100
-# Increased when the environment below changes: templates compiled in an earlier one are not used.
-_CODE_FORMAT = 1
 _NOT_TOLD = NodePart()
 _CONTEXT = frozenset(ScriptContext.__struct_fields__)
 
@@ -47,9 +42,10 @@ _CONTEXT = frozenset(ScriptContext.__struct_fields__)
 def render_job(job: ResolvedJob, plan: Plan, folder: JobFolder, lifecycle: str) -> str:
     """Render a job's script, which runs this text of lifecycle.sh. Raises TemplateError with file and line."""
     scheduler = get_scheduler(job.scheduler)
-    folders = [one for one in (job.request.template_dir, scheduler.templates) if one is not None]
+    folders = [job.request.template_dir] if job.request.template_dir is not None else []
     context = make_context(job, plan.layout, folder, lifecycle, plan.part)
-    return render_script(job.request.template or scheduler.template, context, *folders)
+    name = job.request.template or scheduler.template
+    return render_script(name, context, *folders, installed=scheduler.templates)
 
 
 def make_context(
@@ -79,7 +75,7 @@ def make_context(
         "resources": tuple(_filled(text, layout) for text in job.site.resources),
         "launcher": job.launcher,
         "wrapper": (*launcher.wrapper, *job.site.wrapper),
-        "umask": _umask(),
+        "umask": f"{PRIVATE_UMASK:03o}" if request.private else _umask(),
         "lifecycle_sha256": sha256(lifecycle),
     }
     return ScriptContext(**named | derived)
@@ -116,22 +112,23 @@ def _filled(resource: str, layout: Layout) -> str:
     return resource.replace("{nodes}", str(layout.nodes)).replace("{gpus}", str(gpus))
 
 
-def render_script(template: str, context: ScriptContext, *folders: str | Path) -> str:
+def render_script(template: str, context: ScriptContext, *folders: str | Path, installed: Path | None = None) -> str:
     """Render the template of that name, searched in ``folders`` first, then among the packaged ones.
 
     A template in a folder may extend the packaged one of the same name as ``packaged/NAME``. It gets the context as
-    ``job`` and the launcher object as ``launcher``. What comes of a folder's templates is checked as well. Raises
-    TemplateError with file and line.
+    ``job`` and the launcher object as ``launcher``. What comes of a folder's templates is checked as well. Of a package
+    that adds the scheduler, ``installed`` is the folder. Raises TemplateError with file and line.
     """
     launcher = get_launcher(context.launcher)
-    missing = next((folder for folder in folders if not Path(folder).is_dir()), None)
+    own = [*folders, *([installed] if installed else [])]
+    missing = next((folder for folder in own if not Path(folder).is_dir()), None)
     if missing is not None:
         raise TemplateError(f"no such template folder: {str(missing)!r}")
     with as_file(files("vllm_hpc") / "templates") as packaged:
-        environment = _environment(packaged, folders)
+        environment = make_environment(packaged, folders, installed, FILTERS)
         try:
-            script = environment.get_template(template).render(job=context, launcher=launcher)
-            if folders:
+            script = environment.render_script(template, job=context, launcher=launcher)
+            if own:
                 check_blocks(environment, template)
                 check_script(script, template)
             return script
@@ -148,7 +145,7 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path) -
                 f"template {template!r} extends or includes itself: extend 'packaged/{template}'"
             ) from None
         except Exception as error:  # noqa: BLE001 - a template is its author's code, and may raise anything
-            raise TemplateError(f"{_place(error, template)}: cannot be rendered: {error}") from None
+            raise TemplateError(f"{_place(error, template)}: cannot be rendered: {_words(error)}") from None
 
 
 def sh(value: object) -> str:
@@ -211,50 +208,12 @@ FILTERS: dict[str, Callable[..., str]] = {
 }  # fmt: skip
 
 
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _place(error: Exception, template: str) -> str:
     """File and line of the template that raised: Jinja rewrites tracebacks to say so."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if frame.filename.endswith(".j2") or frame.filename == "<template>"]
     return f"{inside[-1].filename}:{inside[-1].lineno}" if inside else f"template {template!r}"
-
-
-class _CompiledTemplates(FileSystemBytecodeCache):
-    """Jinja's cache of compiled templates: compiling takes most of the rendering time (27 of 33 ms).
-
-    Jinja compares a digest of the template's source and its bytecode version. The environment's class and options are
-    not compared, and code that was compiled outside the sandbox is not held by it: the folder's name stands for them.
-    """
-
-    @classmethod
-    def of_user(cls) -> _CompiledTemplates | None:
-        """The cache in the user's cache folder, None if no folder can be made there."""
-        try:
-            folder = cache_folder() / f"templates-{__version__}-sandboxed-{_CODE_FORMAT}"
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            return None
-        return cls(str(folder))
-
-    def load_bytecode(self, bucket: Bucket) -> None:
-        """Load only what this user has written."""
-        with suppress(OSError), open_mine(Path(self._get_cache_filename(bucket))) as file:
-            bucket.load_bytecode(file)
-
-    def dump_bytecode(self, bucket: Bucket) -> None:
-        with suppress(OSError):  # a full or read-only disk only makes the next rendering slower
-            super().dump_bytecode(bucket)
-
-
-def _environment(packaged: Path, folders: Sequence[str | Path]) -> jinja2.Environment:
-    own = jinja2.FileSystemLoader(packaged)
-    loaders: list[jinja2.BaseLoader] = [jinja2.FileSystemLoader(folder) for folder in folders]
-    environment = SandboxedEnvironment(
-        loader=jinja2.ChoiceLoader([*loaders, own, jinja2.PrefixLoader({"packaged": own})]),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # shell scripts, not HTML: |sh and |directive do the quoting
-        trim_blocks=False,
-        keep_trailing_newline=True,
-        bytecode_cache=_CompiledTemplates.of_user(),
-    )
-    environment.filters.update(FILTERS)
-    return environment

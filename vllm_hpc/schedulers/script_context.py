@@ -58,7 +58,8 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     resources: Annotated[tuple[str, ...], Meta(description="more of PBS's -l lines, numbers filled in")] = ()
     launcher_options: Annotated[tuple[str, ...], Meta(description="more words of PBS's launcher")] = ()
     wrapper: Annotated[tuple[str, ...], Meta(description="words before torchrun, or python, on each node")] = ()
-    umask: Annotated[str, Meta(description="the submitter's umask, in octal digits")] = "022"
+    umask: Annotated[str, Meta(description="the submitter's umask, in octal digits; 077 with --private")] = "022"
+    private: Annotated[bool, Meta(description="whether nobody else may read the job's files")] = False
     lifecycle_sha256: Annotated[str, Meta(description="the digest of lifecycle.sh")] = msgspec.field(
         default_factory=lifecycle_sha256
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllm_hpc.spec.bounds import LEAST_LEAD_S
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import parse_walltime
 
@@ -9,8 +10,6 @@ from vllm_hpc.spec.values import parse_walltime
 DEFAULT_MAX_REQUEUES = 10
 # Seconds of --drain-lead where it is not given.
 DEFAULT_LEAD_S = 120
-# The shortest time in which ranks can exit; the longest that Slurm accepts (man sbatch, --signal).
-LEAST_LEAD_S, LONGEST_LEAD_S = 30, 65_535
 
 
 def lead_s(drain_lead: int | None, time: str | None) -> int:

@@ -1,6 +1,7 @@
 """Build a Request from options and from the job.toml in the folder MODEL, if it has one; keep each value's origin.
 
-An option given on the command line (or from Python) overrides job.toml.
+An option given on the command line (or from Python) overrides job.toml. One that another user wrote, or others can
+write to, is read, but for the keys that run code.
 """
 
 from __future__ import annotations
@@ -17,18 +18,25 @@ from vllm_hpc.spec.errors import ModelError, RequestError
 from vllm_hpc.spec.prompt_options import with_prompt, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
-from vllm_hpc.spec.toml_file import read_toml
+from vllm_hpc.spec.toml_file import parse_toml
+from vllm_hpc.spec.trusted_owners import Doubt, read_judged
 from vllm_hpc.spec.values import as_path
 
 JOB_DEFINITION = "job.toml"
+# Keys by which a job.toml has something run as whoever submits it, or written where its author says.
+RUNS_CODE = frozenset({"directive", "engine", "env", "job_dir", "template", "template_dir"})
 
 
 class Given(msgspec.Struct, frozen=True):
-    """A Request and the origin of each value: "--tp", or the path of the job.toml (``definition``)."""
+    """A Request and the origin of each value: "--tp", or the path of the job.toml (``definition``).
+
+    ``doubt``: who else may have written that, if anybody.
+    """
 
     request: Request
     origins: dict[str, str] = {}
     definition: str | None = None
+    doubt: str | None = None
 
 
 def read_options(options: dict[str, Any]) -> Given:
@@ -45,10 +53,11 @@ def read_options(options: dict[str, Any]) -> Given:
         return Given(convert_options(_with_model(with_rehearsal(given), missing)), _options(given))
     del given["model"]
     asked = with_rehearsal(given)
-    below = read_job_definition(definition, bool(asked.get("rehearse")))
+    below, doubt = _read_definition(definition, bool(asked.get("rehearse")))
     merged = _merge(below, asked)
     request = convert_options(in_earnest(merged) if asked.get("rehearse") is False else merged)
-    return Given(request, dict.fromkeys(below, str(definition)) | _options(asked), str(definition))
+    origins = dict.fromkeys(below, str(definition)) | _options(asked)
+    return Given(request, origins, str(definition), doubt.fact if doubt else None)
 
 
 def _plain(value: Any) -> Any:
@@ -77,10 +86,10 @@ def _options(given: dict[str, Any]) -> dict[str, str]:
 
 
 def find_definition(model: str) -> Path | None:
-    """The job.toml in the folder MODEL, None if there is none."""
+    """The job.toml in the folder MODEL, None if there is none; what else has that name is refused when it is read."""
     try:
         definition = Path(model).expanduser() / JOB_DEFINITION
-        return definition if definition.is_file() else None
+        return definition if os.path.lexists(definition) else None
     except (OSError, RuntimeError, ValueError):  # a name too long, the home of an unknown user, a NUL
         return None
 
@@ -107,10 +116,25 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
 
     A rehearsal, requested by job.toml or by the caller (``rehearses``), needs no model.
     """
+    return _read_definition(path, rehearses)[0]
+
+
+def _read_definition(path: Path, rehearses: bool) -> tuple[dict[str, Any], Doubt | None]:
+    """The options of a job.toml, and why it is not all that it says that may be run."""
     try:
-        options = read_toml(path)
+        content, doubt = read_judged(path)
+        options = parse_toml(content, path)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise RequestError(str(error)) from None
+    if doubt and (found := sorted(RUNS_CODE & options.keys())):
+        raise RequestError(f"{path}: '{found[0]}' may run code as you, but {doubt}")
+    return _checked(path, options, rehearses), doubt
+
+
+def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, Any]:
+    """The options of that file, with paths resolved against its folder. Raises RequestError."""
     unknown = sorted(set(options) - set(Request.__struct_fields__))
     if unknown:
         raise RequestError(f"{path}: unknown key '{unknown[0]}': use submit's long options, with underscores")

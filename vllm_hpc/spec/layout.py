@@ -8,15 +8,14 @@ initialize_model_parallel: ranks are laid out as PP × TP).
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import gcd
 
 import msgspec
 
+from vllm_hpc.spec.bounds import MOST_GPUS, MOST_NODES, MOST_RANKS, Gpus, Nodes, Parts
 from vllm_hpc.spec.errors import LayoutError
 from vllm_hpc.spec.nearest_layout import nearest_changes
 from vllm_hpc.spec.words import counted
-
-MOST_NODES = 100_000  # more than the largest machine has; keeps typos out of the arithmetic
-MOST_GPUS = 1024  # per node; some systems have 72 in one NVLink domain
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -34,13 +33,18 @@ class Layout(msgspec.Struct, frozen=True):
     In a job array each task is one replica, and every number except ``dp`` is per task.
     """
 
-    nodes: int
-    gpus_per_node: int
-    procs_per_node: int
-    tp: int
-    pp: int
-    dp: int
+    nodes: Nodes
+    gpus_per_node: Gpus
+    procs_per_node: Gpus
+    tp: Parts
+    pp: Parts
+    dp: Parts
     is_array: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a layout of too many ranks: a job.json may say anything."""
+        if self.all_ranks > MOST_RANKS:
+            raise ValueError(f"{self.all_ranks} ranks, of at most {MOST_RANKS}")
 
     @property
     def world_size(self) -> int:
@@ -117,6 +121,10 @@ def solve_array(
     if asked.dp is None:
         raise LayoutError("--array needs the number of replicas: add --dp, one task for each")
     layout, reasons = solve(msgspec.structs.replace(asked, dp=1), capacity, rule, advise)
+    if layout.world_size * asked.dp > MOST_RANKS:
+        raise LayoutError(
+            f"--dp {asked.dp} tasks of {counted(layout.world_size, 'rank')}: use at most {MOST_RANKS} ranks"
+        )
     reasons.append(f"array of {counted(asked.dp, 'task')}, each one replica of {counted(layout.world_size, 'GPU')}")
     return msgspec.structs.replace(layout, dp=asked.dp, is_array=True), reasons
 
@@ -132,6 +140,8 @@ def _solve(asked: Asked, capacity: int | None, rule: Rule) -> tuple[Layout, list
     nodes, procs = _hardware(asked, capacity, reasons)
     if nodes > MOST_NODES or procs > MOST_GPUS:
         raise _Misfit(f"{counted(nodes, 'node')} of {counted(procs, 'GPU')}: more than any machine has")
+    if nodes * procs > MOST_RANKS:
+        raise _Misfit(f"{counted(nodes * procs, 'rank')}: more than any machine has")
     tp, pp, dp = _parallel(asked, nodes * procs, procs, reasons)
     if (why_not := rule(tp, pp)) is not None:
         raise _Misfit(why_not)
@@ -155,6 +165,8 @@ def _hardware(asked: Asked, capacity: int | None, reasons: list[str]) -> tuple[i
     """Nodes and ranks per node."""
     replica = (asked.tp or 1) * (asked.pp or 1)
     wanted = replica * (asked.dp or 1)
+    if wanted > MOST_RANKS:
+        raise _Misfit(f"TP × PP × DP = {wanted}: more than any machine has")
     if asked.nodes and asked.gpus_per_node:
         return asked.nodes, asked.gpus_per_node
     if asked.gpus_per_node:
@@ -179,7 +191,8 @@ def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, rea
     open_ended = asked.dp is None or asked.tp is None or asked.pp is None
     if open_ended and capacity is not None:
         unit = wanted if asked.dp else replica
-        fitting = [size for size in range(1, capacity + 1) if (nodes * size) % unit == 0]
+        step = unit // gcd(unit, nodes)  # nodes times size must be a multiple of the unit
+        fitting = range(step, capacity + 1, step)
         if fitting:
             best = max(fitting, key=lambda size: (_keeps_groups(size, asked.tp or 1), size))
             if best < capacity:

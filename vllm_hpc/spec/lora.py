@@ -10,6 +10,7 @@ import msgspec
 
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.read_file import UnfitFileError, read_regular
+from vllm_hpc.spec.repeats import first_repeated
 from vllm_hpc.spec.values import as_path
 
 CONFIG = "adapter_config.json"
@@ -35,10 +36,8 @@ def split_adapter(given: str) -> tuple[str, str]:
 def find_adapters(given: list[str]) -> tuple[Adapter, ...]:
     """The adapters given with --lora, each a folder written by PEFT. Raises RequestError."""
     found = tuple(_find(*split_adapter(text), f"--lora {text!r}") for text in given)
-    names = [adapter.name for adapter in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise RequestError(f"--lora names {name!r} more than once: give each adapter a name, NAME=PATH")
+    if twice := first_repeated(adapter.name for adapter in found):
+        raise RequestError(f"--lora names {twice!r} more than once: give each adapter a name, NAME=PATH")
     return found
 
 

@@ -18,6 +18,8 @@ OPTIONS = {"nodes": "--nodes", "gpus_per_node": "--gpus-per-node", "tp": "--tp",
 _NEAR = 4.0
 _TWO_OPTIONS = 2.0
 _FARTHEST, _MOST_VALUES = 32.0, 24
+# Layouts that are tried. A hundred thousand, of numbers that no machine has, would take seconds.
+_MOST_TRIES = 20_000
 
 Works = Callable[["Asked"], bool]
 _Change = tuple[float, str]  # how far, and the options to give
@@ -29,6 +31,7 @@ def nearest_changes(asked: Asked, works: Works, node: int | None) -> list[str]:
     ``node`` is the number of GPUs of a node, None if unknown. If there is none, as few options as possible are dropped
     too: "--tp 4 without --dp".
     """
+    works = _until_tried(works)
     given = [name for name in OPTIONS if getattr(asked, name) is not None]
     values = {name: _values(asked, name, node) for name in given}
     found = [change for name in given if (change := _one_change(asked, name, values[name], works))]
@@ -45,6 +48,12 @@ def nearest_changes(asked: Asked, works: Works, node: int | None) -> list[str]:
         if found:
             break
     return [text for _, text in sorted(found, key=lambda change: change[0])[:2]]
+
+
+def _until_tried(works: Works) -> Works:
+    """The same, until so many were tried; after that no layout is said to work."""
+    left = iter(range(_MOST_TRIES))
+    return lambda asked: next(left, None) is not None and works(asked)
 
 
 def _one_change(asked: Asked, name: str, values: list[tuple[float, int]], works: Works) -> _Change | None:

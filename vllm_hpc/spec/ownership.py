@@ -18,14 +18,15 @@ class NotMineError(OSError):
 
 
 def is_writable_by_others(there: os.stat_result) -> bool:
-    """Whether anybody but the owner may write.
+    """Whether anybody but the owner and the user may write.
 
-    A group that has the user's name and no other member counts as the user: distributions that give everyone such a
-    group also give them the umask 002 (as OpenSSH on Debian, user-group-modes.patch).
+    A group that has the name of one of them and no other member counts as that user: distributions that give everyone
+    such a group also give them the umask 002 (as OpenSSH on Debian, user-group-modes.patch).
     """
     if there.st_mode & stat.S_IWOTH:
         return True
-    return bool(there.st_mode & stat.S_IWGRP) and not _is_own_group(there.st_gid)
+    owners = {there.st_uid, os.geteuid()}
+    return bool(there.st_mode & stat.S_IWGRP) and not any(_is_own_group(there.st_gid, one) for one in owners)
 
 
 def is_mine_alone(there: os.stat_result) -> bool:
@@ -62,7 +63,7 @@ def _is_fixed(folder: Path) -> bool:
 def why_not_mine(path: Path, there: os.stat_result) -> str | None:
     """Why this file must not be run or obeyed by this user; None if it may."""
     if there.st_uid != os.geteuid():
-        return f"{str(path)!r} belongs to another user ({name_of(there.st_uid)})"
+        return f"{str(path)!r} belongs to another user ({user_name(there.st_uid)})"
     if is_writable_by_others(there):
         return f"others can write to {str(path)!r}: 'chmod go-w' it, if you trust what it says"
     return None
@@ -102,17 +103,17 @@ def write_mine(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 @cache
-def _is_own_group(group: int) -> bool:
+def _is_own_group(group: int, uid: int) -> bool:
     try:
-        user, entry = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+        user, entry = pwd.getpwuid(uid), grp.getgrgid(group)
     except KeyError:
         return False
     return group == user.pw_gid and entry.gr_name == user.pw_name and set(entry.gr_mem) <= {user.pw_name}
 
 
-def name_of(user: int) -> str:
-    """A user's name; the number of one who has none."""
+def user_name(uid: int) -> str:
+    """The user's name, or the number of one that this machine does not know."""
     try:
-        return pwd.getpwuid(user).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(user)
+        return str(uid)

@@ -1,29 +1,27 @@
 """Site and user profiles: TOML tables ``[profiles.NAME]`` that fill in options that were not given.
 
-Read from ./vllm-hpc.toml first, then from the user's config folder (``$XDG_CONFIG_HOME/vllm-hpc/config.toml``, by
-default ~/.config/vllm-hpc/config.toml), then from the site's (vllm-hpc/config.toml in each of ``$XDG_CONFIG_DIRS``, by
-default /etc/xdg); the first file with that name wins. The variables follow the XDG Base Directory Specification.
+The first of the files (spec/config_files.py) with that name wins. A profile says what is run as whoever submits: a
+file of another user is refused, unless that user is trusted (spec/trusted_owners.py).
 """
 
 from __future__ import annotations
 
-import os
 import re
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from vllm_hpc.spec.bounds import MOST_GPU_GIB, Cores, Gpus
+from vllm_hpc.spec.config_files import PROJECT_FILE, profile_files
 from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
-from vllm_hpc.spec.request import Count
-from vllm_hpc.spec.toml_file import read_toml
+from vllm_hpc.spec.toml_file import parse_toml
+from vllm_hpc.spec.trusted_owners import TRUSTED_OWNERS, NotTrustedError, check_trusted_owners, owner_of, read_trusted
 from vllm_hpc.spec.values import CHECKS, as_path, check_words, megabytes
 
-PROJECT_FILE = "vllm-hpc.toml"
 # How many names an error lists.
 _MOST_NAMES = 30
 
@@ -47,9 +45,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     qos: str | None = None
     time: str | None = None
     mem: str | None = None
-    cpus_per_rank: Count | None = None
-    gpus_per_node: Count | None = None
-    cpus_per_node: Count | None = None
+    cpus_per_rank: Cores | None = None
+    gpus_per_node: Gpus | None = None
+    cpus_per_node: Cores | None = None
     mem_per_node: str | None = None
     gpu: str | None = None
     gpu_memory_gib: float | None = None
@@ -70,24 +68,34 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     template_dir: str | None = None
 
 
-def profile_files() -> list[Path]:
-    """The files that profiles are read from, in order of precedence."""
-    site = [Path(folder) for folder in (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
-    folders = [folder for folder in site if folder.is_absolute()]
-    with suppress(RuntimeError):  # a user without a home folder, as in some containers
-        folders.insert(0, Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"))
-    return [Path(PROJECT_FILE), *(folder / "vllm-hpc" / "config.toml" for folder in folders)]
+class FoundProfile(NamedTuple):
+    """A profile, and the file that it comes from; None without a profile."""
+
+    profile: Profile = Profile()
+    file: Path | None = None
+
+    def where(self, name: str | None) -> str | None:
+        """Which profile it is, of which file, and whose if it is not the user's own; None without a profile."""
+        if self.file is None:
+            return None
+        owner = owner_of(self.file)
+        return f"profile {name!r} is of {self.file}" + (f", which belongs to {owner}" if owner else "")
 
 
 def load_profile(name: str | None) -> Profile:
-    """Read the profile ``name``; None gives an empty one. Raises ProfileError with file and line."""
+    """The profile of that name; None gives an empty one. Raises ProfileError with file and line."""
+    return find_profile(name).profile
+
+
+def find_profile(name: str | None) -> FoundProfile:
+    """Read that profile, and say from where; None gives an empty one. Raises ProfileError with file and line."""
     if name is None:
-        return Profile()
+        return FoundProfile()
     known: list[str] = []
     for path in profile_files():
         tables = _read_tables(path)
         if name in tables:
-            return _build(path, name, tables[name])
+            return FoundProfile(_build(path, name, tables[name]), path.absolute())
         known += tables
     where = " or ".join(str(path) for path in profile_files())
     names = sorted(set(known))
@@ -99,24 +107,41 @@ def load_profile(name: str | None) -> Profile:
 def _read_tables(path: Path) -> dict[str, Any]:
     """The profiles in a file; none if the file does not exist."""
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would block forever
-            raise ProfileError(f"{path}: cannot be read: it is not a file")
-        content = read_toml(path)
+        content = parse_toml(read_trusted(path), path)
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise ProfileError(f"{path}: cannot be read: it is a link to a file that does not exist") from None
         return {}
+    except NotTrustedError as error:
+        raise ProfileError(str(error)) from None
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ProfileError(str(error)) from None
-    for key in content:
-        if key != "profiles":
-            raise ProfileError(
-                f"{path}:{_line_of(path, None, key)}: unknown key '{key}': profiles are tables [profiles.NAME]"
-            )
+    _check_keys(path, content)
     tables = content.get("profiles", {})
     if not isinstance(tables, dict):
         raise ProfileError(f"{path}:{_line_of(path, None, 'profiles')}: 'profiles' must hold tables [profiles.NAME]")
     return tables
+
+
+def _check_keys(path: Path, content: dict[str, Any]) -> None:
+    for key in content:
+        if key not in ("profiles", TRUSTED_OWNERS):
+            raise ProfileError(
+                f"{path}:{_line_of(path, None, key)}: unknown key '{key}': profiles are tables [profiles.NAME]"
+            )
+    if TRUSTED_OWNERS not in content:
+        return
+    place = f"{path}:{_line_of(path, None, TRUSTED_OWNERS)}"
+    if path == Path(PROJECT_FILE):
+        raise ProfileError(
+            f"{place}: '{TRUSTED_OWNERS}' must be in the user's or the site's file, not in the working directory's"
+        )
+    try:
+        check_trusted_owners(content[TRUSTED_OWNERS])
+    except ValueError as error:
+        raise ProfileError(f"{place}: {error}") from None
 
 
 def _build(path: Path, name: str, table: Any) -> Profile:
@@ -163,8 +188,8 @@ def _check(profile: Profile, key: str) -> None:
         check_words(value, key)
     if key == "gpu":
         find_gpu(value, "'gpu'")
-    if key == "gpu_memory_gib" and not 0 < value < float("inf"):
-        raise RequestError(f"'gpu_memory_gib' must be a GPU's memory in GiB, such as 80, not {value}")
+    if key == "gpu_memory_gib" and not 1 <= value <= MOST_GPU_GIB:
+        raise RequestError(f"'gpu_memory_gib' must be a GPU's memory in GiB, from 1 to {MOST_GPU_GIB:g}, not {value}")
     if key == "head_command" and profile.head_suffix:
         raise RequestError("'head_command' and 'head_suffix' are both given, but both name the head node: choose one")
 

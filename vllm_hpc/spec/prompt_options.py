@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.repeats import first_repeated
 
 # A template is compiled, and a job.toml may hold a long one.
 _MOST_CHARACTERS = 1 << 20
@@ -24,8 +25,8 @@ def check_prompt_options(column: str | None, template: str | None, rename: dict[
     for old, new in rename.items():
         if not old.strip() or not new.strip():
             raise RequestError(f"--rename must be OLD=NEW, two names, not '{old}={new}'")
-        if list(rename.values()).count(new) > 1:
-            raise RequestError(f"--rename gives two fields the name {new!r}: give each its own")
+    if twice := first_repeated(rename.values()):
+        raise RequestError(f"--rename gives two fields the name {twice!r}: give each its own")
 
 
 def with_prompt(options: dict[str, Any]) -> dict[str, Any]:

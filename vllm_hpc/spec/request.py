@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
+from vllm_hpc.spec.bounds import Cores, Gpus, LeadSeconds, Nodes, Parts, Requeues, Tokens
 from vllm_hpc.spec.directives import check_owned
-from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, LEAST_LEAD_S, LONGEST_LEAD_S, check_lead, lead_s
+from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, check_lead, lead_s
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.prompt_options import check_prompt_options
@@ -22,10 +23,6 @@ from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
 from vllm_hpc.spec.sampling import check_sampling
 from vllm_hpc.spec.values import CHECKS
-
-# vLLM's longest contexts are a few million tokens.
-Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
 # Options whose values have an order, which a Python set does not keep.
 _ORDERED = ("input", "lora", "directive")
@@ -55,11 +52,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     model: str
     input: str | tuple[str, ...] | None = None
     rows_missing_from: str | None = None
-    nodes: Count | None = None
-    gpus_per_node: Count | None = None
-    tp: Count | None = None
-    pp: Count | None = None
-    dp: Count | None = None
+    nodes: Nodes | None = None
+    gpus_per_node: Gpus | None = None
+    tp: Parts | None = None
+    pp: Parts | None = None
+    dp: Parts | None = None
     scheduler: str = "auto"
     profile: str | None = None
     partition: str | None = None
@@ -67,9 +64,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     qos: str | None = None
     time: str | None = None
     mem: str | None = None
-    cpus_per_rank: Count | None = None
+    cpus_per_rank: Cores | None = None
     name: str | None = None
     job_dir: str = "runs"
+    private: bool = False
     max_tokens: Tokens | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -90,8 +88,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     array: bool = False
     template: str | None = None
     template_dir: str | None = None
-    max_requeues: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = DEFAULT_MAX_REQUEUES
-    drain_lead: Annotated[int, msgspec.Meta(ge=LEAST_LEAD_S, le=LONGEST_LEAD_S)] | None = None
+    max_requeues: Requeues = DEFAULT_MAX_REQUEUES
+    drain_lead: LeadSeconds | None = None
     rehearse: bool = False
     rehearse_set: Rehearsal = Rehearsal()
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.spec.bash_syntax import find_fault
+from vllm_hpc.spec.bounds import MOST_MEMORY_MB
 from vllm_hpc.spec.directives import OWNED_RESOURCES, check_directive
 from vllm_hpc.spec.environment_variables import ADVICE, check_env, check_no_secret, is_secret
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.repeats import first_repeated
 
 # Slurm's time formats: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
 _WALLTIME = re.compile(r"(?:(?P<days>[0-9]{1,4})-)?(?P<clock>[0-9]{1,6}(?::[0-9]{1,2}){0,2})")
@@ -55,6 +57,8 @@ def check_memory(text: str, origin: str) -> None:
         raise RequestError(
             f"{origin} must be an amount of memory (64G, 64000M, or 0 for all of the node's), not {text!r}"
         )
+    if megabytes(text) > MOST_MEMORY_MB:
+        raise RequestError(f"{origin} must be at most {MOST_MEMORY_MB >> 20}T, a node's memory, not {text!r}")
 
 
 def megabytes(text: str) -> int:
@@ -142,9 +146,7 @@ def check_resources(resources: tuple[str, ...], origin: str) -> None:
 
 def _check_once(parts: tuple[str, ...], origin: str) -> None:
     """Refuse a name given twice: qsub would silently use the first."""
-    names = [part.partition("=")[0].lower() for part in parts]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
+    if twice := first_repeated(part.partition("=")[0].lower() for part in parts):
         raise RequestError(f"{origin} {twice} is given twice, and PBS uses only the first: merge them")
 
 

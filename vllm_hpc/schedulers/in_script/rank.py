@@ -19,6 +19,7 @@ from submitit.core.submission import process_job
 from submitit.core.utils import DelayedSubmission
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.private import PRIVATE_UMASK, is_private
 from vllm_hpc.jobfolder.record_files import read_job
 from vllm_hpc.schedulers.pbs.attach import attach_to_job
 from vllm_hpc.schedulers.scheduler import installed_scheduler
@@ -32,6 +33,8 @@ from vllm_hpc.spec.ownership import read_mine
 def main(argv: list[str]) -> int:
     """Run this process's rank of the job in ``argv[0]``, and end this process: with 1 after an error, which is told."""
     folder = JobFolder(argv[0])
+    if is_private(folder.path):  # not every launcher hands on the script's umask
+        os.umask(PRIVATE_UMASK)
     _note_joined(folder)
     _attach()
     task = _read_task(folder)

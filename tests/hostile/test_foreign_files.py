@@ -1,0 +1,63 @@
+"""Profiles, templates and job definitions that another user left where the victim works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.conftest import Neighbours
+
+pytestmark = pytest.mark.trust
+
+_RENDER = ("render", "--rehearse", "--scheduler", "slurm")
+_PROFILE = '[profiles.site]\nsetup = ["planted=1"]\n'
+_TEMPLATE = '{% extends "packaged/slurm.sbatch.j2" %}{% block environment %}{{ super() }}\nplanted=1\n{% endblock %}'
+
+
+def trust(neighbours: Neighbours) -> None:
+    """The victim writes down that the attacker is trusted."""
+    victim, attacker, _ = neighbours
+    folder = victim.home / ".config" / "vllm-hpc"
+    victim.run(["mkdir", "-p", folder], victim.home)
+    victim.plant(folder / "config.toml", f"trusted_owners = [{attacker.uid}]\n{_PROFILE.replace('=1', '=2')}", 0o644)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o666])
+def test_a_planted_profile_is_not_taken(neighbours: Neighbours, mode: int) -> None:
+    """Before the victim's own of that name, as vllm-hpc 0.1 did; which file it was, it did not say."""
+    victim, attacker, project = neighbours
+    attacker.plant(project / "vllm-hpc.toml", _PROFILE, mode)
+    done = victim.vllm_hpc(*_RENDER, "--profile", "site", cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"belongs to another user ({attacker.uid})" in done.stderr
+    trust(neighbours)
+    done = victim.vllm_hpc(*_RENDER, "--profile", "site", cwd=project)
+    assert (done.returncode, "planted=1" in done.stdout) == ((0, True) if mode == 0o644 else (2, False)), done.stderr
+    (project / "vllm-hpc.toml").unlink()
+    assert "planted=2" in victim.vllm_hpc(*_RENDER, "--profile", "site", cwd=project).stdout
+
+
+def test_a_planted_template_is_not_rendered(neighbours: Neighbours) -> None:
+    victim, attacker, project = neighbours
+    victim.run(["mkdir", "-m", "2770", project / "templates"], project)
+    attacker.plant(project / "templates" / "slurm.sbatch.j2", _TEMPLATE, 0o644)
+    done = victim.vllm_hpc(*_RENDER, "--template-dir", "templates", cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"slurm.sbatch.j2' belongs to another user ({attacker.uid})" in done.stderr
+    trust(neighbours)
+    assert "planted=1" in victim.vllm_hpc(*_RENDER, "--template-dir", "templates", cwd=project).stdout
+
+
+@pytest.mark.parametrize("name", ["demo", "model"])
+def test_a_planted_job_definition_runs_no_code(neighbours: Neighbours, name: str) -> None:
+    """MODEL is a folder of that name in the working directory, if there is one."""
+    victim, attacker, project = neighbours
+    attacker.run(["mkdir", project / name], project)
+    attacker.plant(project / name / "job.toml", "rehearse = true\nenv = { LD_PRELOAD = '/tmp/planted.so' }\n", 0o644)
+    done = victim.vllm_hpc(*_RENDER, name, cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"'env' may run code as you, but '{Path(name)}/job.toml' belongs to another user" in done.stderr
+    attacker.plant(project / name / "job.toml", "rehearse = true\nmax_tokens = 7\n", 0o644)
+    done = victim.vllm_hpc("plan", name, cwd=project)
+    assert f"'{name}/job.toml' belongs to another user" in done.stdout

@@ -1,0 +1,165 @@
+"""Whose profiles and job definitions are obeyed, and how another user becomes trusted."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+from vllm_hpc.jobs.submit import submit
+from vllm_hpc.spec.errors import ProfileError
+from vllm_hpc.spec.job_definition import RUNS_CODE
+from vllm_hpc.spec.profile import find_profile, load_profile
+from vllm_hpc.spec.request import Request
+
+pytestmark = pytest.mark.trust
+
+OTHERS = 61_999
+PROFILE = '[profiles.site]\nqos = "q"\n'
+
+
+@pytest.fixture
+def foreign(desk: Path) -> Path:
+    """./vllm-hpc.toml of another user."""
+    return give(desk / "vllm-hpc.toml", PROFILE)
+
+
+def give(path: Path, text: str) -> Path:
+    if os.geteuid() != 0:
+        pytest.skip("a file of another user needs root")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.chown(path, OTHERS, OTHERS)
+    return path
+
+
+def user_file(desk: Path, text: str) -> Path:
+    path = desk / "config" / "vllm-hpc" / "config.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_another_users_profile_is_refused_until_they_are_trusted(desk: Path, foreign: Path) -> None:
+    """It says what is run (setup, wrapper, head_command), and came before the user's own."""
+    path = user_file(desk, PROFILE)
+    with pytest.raises(ProfileError) as refused:
+        load_profile("site")
+    said = f"'vllm-hpc.toml' belongs to another user ({OTHERS}): if what they write may run as you, add "
+    assert str(refused.value) == f"{said}trusted_owners = [{OTHERS}] to {path}, or make a copy of your own"
+    user_file(desk, f"trusted_owners = [{OTHERS}]\n")
+    assert find_profile("site").where("site") == f"profile 'site' is of {foreign}, which belongs to {OTHERS}"
+
+
+def test_the_site_says_whom_all_its_users_trust(desk: Path, foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pwd.getpwnam", lambda name: pwd.struct_passwd(("pi", "x", OTHERS, 0, "", "/", "")))
+    path = Path(os.environ["XDG_CONFIG_DIRS"], "vllm-hpc", "config.toml")
+    path.parent.mkdir(parents=True)
+    path.write_text('trusted_owners = ["pi"]\n')
+    assert load_profile("site").qos == "q"
+    path.chmod(0o666)
+    with pytest.raises(ProfileError, match="belongs to another user"):
+        load_profile("site")
+    path.chmod(0o644)
+    os.chown(path, OTHERS, OTHERS)
+    with pytest.raises(ProfileError, match="belongs to another user"):
+        load_profile("site")
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_trusted_user_does_not_say_whom_else_to_trust(desk: Path) -> None:
+    os.chown(user_file(desk, f"trusted_owners = [{OTHERS}]\n"), OTHERS + 1, OTHERS + 1)
+    with pytest.raises(ProfileError, match=r"'vllm-hpc\.toml' belongs to another user"):
+        load_profile("site")
+
+
+def test_the_working_directory_does_not_say_whom_to_trust(desk: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text(f'\ntrusted_owners = ["root"]\n{PROFILE}')
+    with pytest.raises(ProfileError, match=r"^vllm-hpc\.toml:2: 'trusted_owners' must be in the user's or the site's"):
+        load_profile("site")
+
+
+@pytest.mark.parametrize("value", ['"alice"', "1.5", "[1.5]", "[true]", "{ a = 1 }", '[["a"]]'])
+def test_what_names_no_users_is_refused_with_its_line(desk: Path, value: str) -> None:
+    path = user_file(desk, f"trusted_owners = {value}\n{PROFILE}")
+    with pytest.raises(ProfileError) as refused:
+        load_profile("site")
+    assert f"{path}:1: 'trusted_owners' must be a list of names or uids" in str(refused.value)
+
+
+@pytest.mark.usefixtures("foreign")
+def test_an_unknown_user_is_named(desk: Path) -> None:
+    user_file(desk, 'trusted_owners = ["nobody-of-that-name"]\n')
+    with pytest.raises(ProfileError, match="no user is called 'nobody-of-that-name' here"):
+        load_profile("site")
+
+
+def test_what_others_can_write_to_is_refused(desk: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text(PROFILE)
+    (desk / "vllm-hpc.toml").chmod(0o666)
+    with pytest.raises(ProfileError, match=r"^others can write to 'vllm-hpc\.toml': 'chmod go-w' it, if you trust"):
+        load_profile("site")
+
+
+def test_whoever_made_a_link_chose_the_file(desk: Path) -> None:
+    user_file(desk, PROFILE).rename(desk / "other.toml")
+    (desk / "vllm-hpc.toml").symlink_to("other.toml")
+    assert load_profile("site").qos == "q"
+    if os.geteuid() == 0:
+        os.chown(desk / "vllm-hpc.toml", OTHERS, OTHERS, follow_symlinks=False)
+        with pytest.raises(ProfileError, match="belongs to another user"):
+            load_profile("site")
+
+
+def test_plan_and_submit_name_the_file(desk: Path, run_cli: Cli) -> None:
+    (desk / "vllm-hpc.toml").write_text(PROFILE)
+    user_file(desk, PROFILE)
+    said = f"profile 'site' is of {desk}/vllm-hpc.toml"
+    assert said in run_cli("plan", "--rehearse", "--profile", "site", "--scheduler", "slurm").out
+    assert said not in run_cli("plan", "--rehearse", "--scheduler", "slurm").out
+    words = ["--rehearse", "--profile", "site", "--scheduler", "slurm", "--name", "first"]
+    assert f"Note: {said}\n" in run_cli("submit", *words).err
+    assert said in (desk / "runs/first/job.json").read_text()
+
+
+def test_another_users_job_definition_is_said_to_be_theirs(desk: Path, run_cli: Cli) -> None:
+    give(desk / "job" / "job.toml", 'rehearse = true\nscheduler = "slurm"\nmax_tokens = 5\n')
+    said = f"'job/job.toml' belongs to another user ({OTHERS})"
+    assert said in run_cli("plan", "job").out
+    assert f"Note: {said}\n" in run_cli("submit", "job").err
+    with pytest.warns(UserWarning, match="belongs to another user"):
+        submit("job", name="second")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("env", "{ LD_PRELOAD = '/tmp/x.so' }"), ("engine", "{ trust_remote_code = true }"), ("job_dir", "'/tmp'"),
+        ("directive", "['--constraint=x']"), ("template", "'x.j2'"), ("template_dir", "'.'"),
+    ],
+)  # fmt: skip
+def test_what_runs_code_in_it_is_refused(desk: Path, run_cli: Cli, key: str, value: str) -> None:
+    """Whoever can write in a model's folder, or in the working directory, could leave it there: MODEL is then that."""
+    text = f"rehearse = true\nscheduler = 'slurm'\n{key} = {value}\n"
+    give(desk / "demo" / "job.toml", text)
+    outcome = run_cli("submit", "demo")
+    assert (outcome.code, outcome.out) == (2, "")
+    said = f"Error: demo/job.toml: '{key}' may run code as you, but 'demo/job.toml' belongs to another user ({OTHERS})"
+    assert outcome.err.startswith(said) and len(outcome.err.splitlines()) == 1
+    os.chown(desk / "demo" / "job.toml", 0, 0)
+    (desk / "demo" / "job.toml").chmod(0o666)
+    assert "but others can write to 'demo/job.toml': 'chmod go-w' it" in run_cli("submit", "demo").err
+
+
+def test_each_key_of_a_job_definition_is_known_to_run_code_or_not() -> None:
+    harmless = (
+        "model input nodes gpus_per_node tp pp dp scheduler profile partition account qos time mem cpus_per_rank name "
+        "max_tokens temperature top_p seed seed_rows chat_template lora prompt_column prompt_template rename "
+        "drop_last_answer sampling gpu launcher array max_requeues drain_lead rehearse rehearse_set private"
+    )
+    assert {*harmless.split(), *RUNS_CODE} == set(Request.__struct_fields__), (
+        "may a stranger's job.toml have the new key?"
+    )

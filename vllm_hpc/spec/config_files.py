@@ -1,0 +1,29 @@
+"""The files that profiles are read from, and which of them say whom the user trusts.
+
+They are ./vllm-hpc.toml, then the user's own (``$XDG_CONFIG_HOME/vllm-hpc/config.toml``, by default in ~/.config),
+then the site's (vllm-hpc/config.toml in each of ``$XDG_CONFIG_DIRS``, by default /etc/xdg). The variables follow the
+XDG Base Directory Specification.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+PROJECT_FILE = "vllm-hpc.toml"
+_NAME = Path("vllm-hpc", "config.toml")
+
+
+def profile_files() -> list[Path]:
+    """The files that profiles are read from, in order of precedence."""
+    return [Path(PROJECT_FILE), *settled_files()]
+
+
+def settled_files() -> list[Path]:
+    """The user's file and the site's: those that do not depend on the working directory."""
+    site = [Path(folder) for folder in (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
+    folders = [folder for folder in site if folder.is_absolute()]
+    with suppress(RuntimeError):  # a user without a home folder, as in some containers
+        folders.insert(0, Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"))
+    return [folder / _NAME for folder in folders]
