@@ -14,6 +14,7 @@ import msgspec
 
 from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import ModelError, RequestError
+from vllm_hpc.spec.no_secrets import check_comments
 from vllm_hpc.spec.prompt_options import with_prompt, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
@@ -109,6 +110,7 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
     """
     try:
         options = read_toml(path)
+        check_comments(path.read_text(encoding="utf-8-sig"), str(path))
     except ValueError as error:
         raise RequestError(str(error)) from None
     unknown = sorted(set(options) - set(Request.__struct_fields__))

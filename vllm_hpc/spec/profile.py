@@ -18,6 +18,7 @@ import msgspec
 from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.messages import explain_mismatch
+from vllm_hpc.spec.no_secrets import check_no_secret
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.request import Count
 from vllm_hpc.spec.toml_file import read_toml
@@ -151,6 +152,7 @@ def _check_node(profile: Profile, key: str) -> None:
 def _check(profile: Profile, key: str) -> None:
     """Check one value of a profile, alone and against the others. Raises RequestError."""
     value = getattr(profile, key)
+    check_no_secret(value, key)
     if key in CHECKS:
         CHECKS[key](value, key)
     if key == "scheduler" and (value == "auto" or not SCHEDULERS.has(value)):

@@ -17,6 +17,7 @@ from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, LEAST_LEAD_S, LONGEST_LEAD_S, check_lead, lead_s
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.messages import explain_mismatch
+from vllm_hpc.spec.no_secrets import check_no_secret
 from vllm_hpc.spec.prompt_options import check_prompt_options
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
@@ -100,10 +101,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return lead_s(self.drain_lead, self.time)
 
     def __post_init__(self) -> None:
+        for key in self.__struct_fields__:
+            check_no_secret(getattr(self, key), _option(key))
         for key, check in CHECKS.items():
             value = getattr(self, key, None)
             if value is not None:
-                check(value, f"--{key.replace('_', '-')}")
+                check(value, _option(key))
         if self.scheduler != "auto":  # otherwise checked once the scheduler is known
             check_owned(self.directive, self.scheduler)
         if self.input == ():
@@ -120,6 +123,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _check_utf8(self)
 
 
+def _option(key: str) -> str:
+    """The option of a field, for messages."""
+    return "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
+
+
 def _check_utf8(request: Request) -> None:
     """Refuse bytes that are not UTF-8, which Python reads from a command line as half characters: job.json is UTF-8."""
     for key in request.__struct_fields__:
@@ -127,9 +135,8 @@ def _check_utf8(request: Request) -> None:
         try:
             msgspec.json.encode(value)
         except UnicodeEncodeError:
-            option = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
             raise RequestError(
-                f"{option} {value!r} is not valid UTF-8: write it in UTF-8, or rename the file"
+                f"{_option(key)} {value!r} is not valid UTF-8: write it in UTF-8, or rename the file"
             ) from None
 
 
