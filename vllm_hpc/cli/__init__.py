@@ -11,7 +11,9 @@ from importlib import import_module
 
 import click
 
+from vllm_hpc.cli.output import say
 from vllm_hpc.spec.errors import StillRunning, VllmHpcError
+from vllm_hpc.spec.secret_shapes import redact
 
 # command -> module of this package, and its line in `vllm-hpc --help`
 COMMANDS = {
@@ -92,7 +94,7 @@ def main() -> None:
     except click.ClickException as error:
         _fail(_in_one_line(error), error.exit_code)
     except StillRunning as error:
-        click.echo(f"Interrupted: {error}", err=True)
+        say(f"Interrupted: {error}", err=True)
         sys.exit(error.exit_code)
     except VllmHpcError as error:
         _fail(str(error), error.exit_code)
@@ -117,7 +119,7 @@ def _prepare_output() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo("Error: " + " ".join(message.split()), err=True)
+    say("Error: " + redact(" ".join(message.split())), err=True)
     sys.exit(code)
 
 
