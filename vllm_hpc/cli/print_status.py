@@ -89,6 +89,8 @@ def print_summary(summary: Summary) -> None:
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
     if summary.state in ("PENDING", "RUNNING"):
         say(f"The job is still {summary.state}: collect again when it has ended.", err=True)
+    for what, count in summary.ignored.items():
+        say(f"Note: {counted(count, 'line')} of the shards {'is' if count == 1 else 'are'} ignored: {what}", err=True)
     tokens = "rehearsed tokens" if summary.rehearsal else "output tokens"
     say(f"{counts}, {summary.completion_tokens} {tokens}{seconds}{speed}: {summary.outputs}")
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.spec.errors import CollectError
+
 Row = dict[str, Any]
 
 SAMPLE_PROMPTS = ("Hello, my name is", "The capital of France is")
@@ -56,13 +58,19 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
 
 
 def iter_jsonl(path: Path) -> Iterator[Row]:
-    """The rows of a JSON-lines file that vllm-hpc wrote, without a torn last line (the writer was killed)."""
+    """The rows of a JSON-lines file that vllm-hpc wrote, without a torn last line (the writer was killed).
+
+    Raises CollectError for a line that it did not write.
+    """
     decoder = msgspec.json.Decoder()
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
-            yield decoder.decode(line)
+            try:
+                yield decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise CollectError(f"{path}: line {number} is no row: {error}: collect again") from None
 
 
 def carried_fields(row: Row) -> Row:
