@@ -23,6 +23,7 @@ from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
+from vllm_hpc.spec.passed_variables import check_set
 
 _GOING_ON = "another process is resuming this job: see 'vllm-hpc status {}'"
 
@@ -51,6 +52,7 @@ def resume(folder: JobFolder, retry_errors: bool = False, not_submitted: bool = 
     elif not is_wish(folder, status.job_id, status.reason):
         _check_ended(folder, status)
     record = folder.own_job()
+    check_set(record.request.pass_env)
     check_unchanged(folder)
     scheduler = get_scheduler(record.scheduler)
     check_lifecycle(folder, folder.path / scheduler.script)

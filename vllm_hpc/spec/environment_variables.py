@@ -38,16 +38,26 @@ _RESERVED: tuple[tuple[re.Pattern[str], str], ...] = (
 )  # fmt: skip
 
 
+def check_names(names: list[str], origin: str) -> None:
+    """Refuse names of variables that no job may be given. Raises RequestError."""
+    for name in names:
+        _check_name(name, origin)
+
+
 def check_env(env: dict[str, str], origin: str) -> None:
     """Refuse variables that cannot be exported, are reserved, or look like a secret. Raises RequestError."""
     for key, value in env.items():
-        if not _NAME.fullmatch(key):
-            raise RequestError(f"{origin} {key!r} is not a valid name for an environment variable")
         check_variable(key, value, origin)
-        for names, reason in _RESERVED:
-            if names.fullmatch(key):
-                raise RequestError(f"{origin} {key} cannot be set: {reason}: leave it out, or use another name")
+        _check_name(key, origin)
         if value and not value.isprintable():
             raise RequestError(f"{origin} {key}={value!r} contains a newline or another control character")
         if key in SETTABLE and not _SECONDS.fullmatch(value):
             raise RequestError(f"{origin} {key} must be a whole number of seconds (600 is ten minutes), not {value!r}")
+
+
+def _check_name(name: str, origin: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise RequestError(f"{origin} {name!r} is not a valid name for an environment variable")
+    for names, reason in _RESERVED:
+        if names.fullmatch(name):
+            raise RequestError(f"{origin} {name} cannot be set: {reason}: leave it out, or use another name")

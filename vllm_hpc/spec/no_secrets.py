@@ -13,8 +13,9 @@ from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.secret_shapes import ASSIGNMENT, REFERENCE, is_secret, is_secret_value, shown_secret
 
 ADVICE = (
-    "export it in your shell instead; if the profile has export_environment = false, read it from a file in the "
-    "profile's setup (on PBS no rank gets either: download a gated model before you submit)"
+    "export it in your shell instead (--env NAME checks that the job gets it); if the profile has export_environment = "
+    "false, read it from a file in the profile's setup (on PBS no rank gets either: download a gated "
+    "model before you submit)"
 )
 _WORD = r"(?!\$|`|-|\"\$|<)[^\s;&|<>]+"
 _NAMED = re.compile(rf"(?<![\w-])(--?[A-Za-z][\w-]*)\s+({_WORD})")

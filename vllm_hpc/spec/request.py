@@ -49,6 +49,7 @@ PLANNED_ENGINE_ARGUMENTS = {
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was asked: the options of ``vllm-hpc submit``, with None for those not given.
 
+    ``pass_env`` names variables with secrets, which the job inherits from the shell that submits it, and nobody writes.
     Paths are kept as given, relative to the working directory; ``chat_template`` is a path, or the template itself.
     Raises RequestError for a value that is invalid by itself; the planner checks whether the numbers match.
     """
@@ -84,6 +85,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sampling: dict[str, Any] = {}
     engine: dict[str, Any] = {}
     env: dict[str, str] = {}
+    pass_env: list[str] = []
     directive: list[str] = []
     gpu: str | None = None
     launcher: str | None = None

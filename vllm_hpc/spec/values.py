@@ -14,7 +14,7 @@ from typing import Any
 
 from vllm_hpc.spec.bash_syntax import find_fault
 from vllm_hpc.spec.directives import OWNED_RESOURCES, check_directive
-from vllm_hpc.spec.environment_variables import check_env
+from vllm_hpc.spec.environment_variables import check_env, check_names
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.no_secrets import check_line, check_named
 
@@ -234,6 +234,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "template": check_path,
     "template_dir": check_path,
     "env": check_env,
+    "pass_env": check_names,
     "directive": check_directives,
     "setup": check_shell_lines,
     "head_command": check_shell_command,
