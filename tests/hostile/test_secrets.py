@@ -16,7 +16,7 @@ from vllm_hpc.jobs.resume import resume
 from vllm_hpc.schedulers.in_script.export_environment import to_shell
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.secret_shapes import redact, shown_secret
-from vllm_hpc.spec.values import check_words
+from vllm_hpc.spec.values import check_shell_lines, check_words
 
 pytestmark = pytest.mark.trust
 
@@ -150,6 +150,13 @@ WAYS = {
     "setup echo": setup(f"export HF_TOKEN=$(echo {WORD})"),
     "setup sshpass": setup(f"sshpass -p {WORD} ssh x"),
     "setup netrc": setup(f"echo machine x login me password {WORD} >> ~/.netrc"),
+    "setup aws": setup(f"aws configure set aws_secret_access_key {WORD}"),
+    "setup wandb": setup(f"wandb login {WORD}"),
+    "setup redis": setup(f"redis-cli -a {WORD} ping"),
+    "setup standard input": setup(f"echo {WORD} | docker login -u me --password-stdin"),
+    "setup file": setup(f"printf %s {WORD} > ~/.cache/huggingface/token"),
+    "setup attached user": setup(f"curl -ume:{WORD} https://example.org"),
+    "setup psql": setup(f"psql 'host=x user=me password={WORD}'"),
     "setup json": setup(f'echo {{"password": "{WORD}"}} > x.json'),
     "profile env": site(f"env = {{ OPENAI_KEY = '{WORD}' }}"),
     "profile env by value": site(f"env = {{ A = '{URL}' }}"),
@@ -231,6 +238,22 @@ PLAIN = (
     "12345678-1234-1234-1234-123456789012", "a" * 64, "gpt-oss-120b", "npm_config_cache", "pypi-mirror-of-the-site",
     "max_tokens=5, stop_token_ids=[1]", "a:b@c", "eyJ is how base64 of JSON begins", "git@example.org:a/b.git",
 )  # fmt: skip
+
+
+LINES = (
+    "module load cuda/12.1", 'eval "$(conda shell.bash hook)"', "export HF_HOME=/scratch/$USER/hf",
+    "export NCCL_IB_HCA=mlx5_0:1,mlx5_1:1", "export HF_TOKEN=$(<~/.hf)", 'export HF_TOKEN="$(< ~/.hf)"',
+    """[ -n "$HF_TOKEN" ] || echo 'HF_TOKEN is not set' >&2""", "test -f ~/.hf && export HF_TOKEN=$(cat ~/.hf)",
+    "export SLURM_JWT=$(scontrol token | cut -d= -f2)", 'echo "token: ok"', "conda activate bearer env",
+    "ssh -p 22 me@host:dir", "docker run -u 1000:1000 x", "login=me; echo $login", "mkdir -p /x/tokens",
+    "export SSL_CERT_FILE=/etc/ssl/cert.pem", "export HF_TOKEN_PATH=$HOME/.hf", "echo starting > log.txt",
+    'echo "$HF_TOKEN" > ~/.cache/huggingface/token', "export KEY=x", "curl -u me:$PASSWORD https://example.org",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_plain_line_of_set_up_is_taken(line: str) -> None:
+    check_shell_lines((line,), "setup")
 
 
 @pytest.mark.parametrize("text", PLAIN)

@@ -21,17 +21,26 @@ _WORD = r"(?!\$|`|-|\"\$|<)[^\s;&|<>]+"
 _NAMED = re.compile(rf"(?<![\w-])(--?[A-Za-z][\w-]*)\s+({_WORD})")
 # A header of HTTP, or an entry of JSON or YAML.
 _ENTRY = re.compile(
-    rf"(?<![\w{{$-])[\"']?([A-Za-z][\w-]*)[\"']?\s*:\s*[\"']?(?!(?i:bearer|basic|token|digest)\s)({_WORD})"
+    rf"(?<![\w{{$-])[\"']?([A-Za-z][\w-]*)[\"']?\s*:\s*[\"']?(?!(?i:bearer|basic|token|digest)\s)(?=[^\s;&|<>]{{6}})({_WORD})"
 )
 # Ways of a shell to give a variable a value without '='.
-_GIVEN = re.compile(rf"(?:setenv|printf\s+-v)\s+(\w+)\s+({_WORD})|\bread\b[^<]{{0,200}}?(\w+)\s*<<<\s*({_WORD})")
-_DEFAULT = re.compile(r"\$\{(\w+):?[=-]([^}$`]+)\}")
-# Options of clients whose value is a password, or a user with one.
-_PAIRS = re.compile(
-    rf"\b(?:curl|wget|lftp|http)\b[^;&|]{{0,200}}\s(?:-u|-U|--user|--proxy-user)[\s=]*[\"']?[^\s:\"'$]+:{_WORD}"
-    rf"|sshpass\s+-p\s*{_WORD}|\blogin\s+\S{{1,99}}\s+password\s+{_WORD}|\blogin\b[^;&|]{{0,200}}\s-p\s+{_WORD}"
-    rf"|\bmysql\w*\b[^;&|]{{0,200}}\s-p(?=\S){_WORD}|(?i:bearer)\s+{_WORD}"
+_GIVEN = re.compile(
+    rf"(?:setenv|printf\s+-v|configure\s+set)\s+(\w+)\s+({_WORD})|\bread\b[^<]{{0,200}}?(\w+)\s*<<<\s*({_WORD})"
 )
+_DEFAULT = re.compile(r"\$\{(\w+):?[=-]([^}$`]+)\}")
+# Commands with a password: as the value of an option, as a word, and written or piped to where one is read.
+_COMMANDS = (
+    rf"\b(?:curl|wget|lftp|http)\b[^;&|]{{0,200}}\s(?:-u|-U|--user|--proxy-user)[\s=]*[\"']?[^\s:\"'$]+:{_WORD}",
+    rf"\b(?:sshpass|login)\b[^;&|]{{0,200}}\s-p\s*{_WORD}",
+    rf"\blogin\s+\S{{1,99}}\s+password\s+{_WORD}",
+    rf"\bmysql\w*\b[^;&|]{{0,200}}\s-p(?=\S){_WORD}",
+    rf"\b(?:redis-cli\b[^;&|]{{0,200}}\s-a|ssh-keygen\b[^;&|]{{0,200}}\s-N|openssl\b[^;&|]{{0,200}}\s-[kK])\s+{_WORD}",
+    rf"\bwandb\s+login\s+{_WORD}",
+    r"\b(?:echo|printf)\s[^;&|$`<>]{4,200}\|[^;&|]{0,200}(?:--(?:password|token|api-key)-stdin|\bsudo\s[^;&|]{0,99}-S)",
+    r"\b(?:echo|printf)\s[^;&|$`<>]{4,200}>{1,2}\s*[^\s;&|]{0,200}(?i:token|passw|secret|credential|netrc|pgpass|api_?key)",
+    rf"[:=\"']\s{{0,9}}(?i:bearer)\s+{_WORD}",
+)
+_COMMAND = re.compile("|".join(_COMMANDS))
 _COMMENT = re.compile(r"""#.{0,200}?(?<![\w-])([\w-]+)\s*[=:]\s*["']?([^\s"']+)""")
 _PROXY_PAIR = re.compile(r"[^\s:@/]+:[^\s@]+@\S+")
 
@@ -97,7 +106,7 @@ def check_line(line: str, origin: str, is_shell: bool) -> None:
     for name, value in _given(line):
         if is_secret_value(name.strip("-"), value.strip("\"'")):
             raise _looks_like(f"{origin} {name.strip('-')} ...")
-    if _PAIRS.search(line):
+    if _COMMAND.search(line):
         raise _looks_like(f"{origin} has a password, which")
 
 

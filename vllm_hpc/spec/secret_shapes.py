@@ -32,8 +32,8 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 # A name that says where a secret is, if its value is a path.
 _PLACE_NAME = re.compile(r"(.*_)?(FILE|PATH|DIR|HOME|CREDENTIALS|KEY|NETRC)", re.IGNORECASE)
 _PLACE = re.compile(r"(/|~/|\./|\.\./|\$HOME/|\$\{HOME\}/)[^\s:]*")
-# What no secret is: switches, as of HF_HUB_DISABLE_IMPLICIT_TOKEN=1, and nothing.
-_SWITCH = re.compile(r"|0|1|true|false|yes|no|on|off|none|null", re.IGNORECASE)
+# What no secret is: nothing, switches (HF_HUB_DISABLE_IMPLICIT_TOKEN=1), and special tokens of tokenizers (<s>, [PAD]).
+_SWITCH = re.compile(r"|0|1|true|false|yes|no|on|off|none|null|<\S{0,40}>|\[\S{0,40}\]", re.IGNORECASE)
 
 # In the words of tokens: letters and digits, of which some are no lower-case letters unless it is long.
 _WORD = r"(?:(?=[a-z]{0,60}[A-Z0-9])[A-Za-z0-9]{14,}|[a-z]{30,})"
