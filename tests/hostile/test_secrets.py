@@ -79,7 +79,8 @@ def definition(text: str, secret: str = WORD) -> Way:
 
 NAMES = (
     "HF_TOKEN", "DB_PASS", "PGPASS", "PGPASSWORD", "MYSQL_PWD", "OPENAI_KEY", "OPENAI_API_KEY", "APIKEY", "GITHUB_PAT",
-    "AWS_SECRET_ACCESS_KEY", "ENCRYPTION_KEY", "SSH_PASSPHRASE", "REDIS_AUTH", "SESSION_COOKIE", "clientSecret",
+    "AWS_SECRET_ACCESS_KEY", "API_TOKENS", "MY_CREDS", "USERPWD", "OPENAIKEY", "SLACK_WEBHOOK",
+    "ENCRYPTION_KEY", "SSH_PASSPHRASE", "REDIS_AUTH", "SESSION_COOKIE", "clientSecret",
     "SMTP_PASSWD", "AZURE_CREDENTIAL", "SLURM_API_JWT", "WANDB_API_KEYS", "DB_PW", "accountKey", "PROXY_AUTHORIZATION",
 )  # fmt: skip
 WAYS = {
@@ -274,12 +275,13 @@ def test_plain_options_are_taken(desk: Path, model: Path, run_cli: Cli) -> None:
     variables = (
         "HF_HUB_DISABLE_IMPLICIT_TOKEN=1", "TOKENIZERS_PARALLELISM=false", "PASSES=3", "SSL_KEY=/etc/ssl/a.key",
         "GOOGLE_APPLICATION_CREDENTIALS=/home/me/a.json", "BYPASS=x", "NO_PROXY=localhost,a:b", "CACHE_KEY=x",
-        "https_proxy=http://proxy:3128", "PGPASSFILE=/home/me/.pgpass", "VLLM_MAX_TOKENS=5", "PUBLIC_KEY=abc",
+        "https_proxy=http://proxy:3128", "PGPASSFILE=/home/me/.pgpass", "TOKEN_LIMIT=5", "PUBLIC_KEY=abc",
     )  # fmt: skip
     done = run_cli(
         "submit", "model", "--profile", "site", "--name", "run",
         *(word for pair in variables for word in ("--env", pair)),
         *("--engine", f"hf_overrides={json.dumps(overrides)}", "--engine", "hf_token=true"),
+        *("--sampling", 'structured_outputs={"regex": "token=[a-z]+"}', "--sampling", 'stop=["password: "]'),
         *("--sampling", "stop_token_ids=[5]", "--directive", "--wckey=alpha"),
     )  # fmt: skip
     assert done.code == 0, done.err

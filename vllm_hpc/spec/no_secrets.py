@@ -52,20 +52,24 @@ def check_no_secret(value: Any, origin: str) -> None:
             raise _looks_like(f"{origin} has {shown}, which")
 
 
-def check_named(value: Any, origin: str, name: str = "") -> None:
-    """The same for a tree of values with names, as of JSON: also by names. Raises RequestError."""
+def check_named(value: Any, origin: str, name: str = "", is_prose: bool = False) -> None:
+    """The same for a tree of values with names, as of JSON: also by names, in texts too unless they are prose.
+
+    Raises RequestError.
+    """
     if isinstance(value, dict):
         for key, one in value.items():
             check_no_secret(str(key), origin)
-            check_named(one, f"{origin} {key}" if not name else origin, str(key))
+            check_named(one, f"{origin} {key}" if not name else origin, str(key), is_prose)
     elif isinstance(value, list | tuple):
         for one in value:
-            check_named(one, origin, name)
+            check_named(one, origin, name, is_prose)
     elif isinstance(value, str):
         if is_secret_value(name, value):
             raise _looks_like(f"{origin}{'' if origin.endswith(name) else f', its {name},'}")
         check_no_secret(value, origin)
-        _check_assignments(value, origin, is_shell=False)
+        if not is_prose:
+            _check_assignments(value, origin, is_shell=False)
 
 
 def check_comments(text: str, origin: str) -> None:

@@ -210,6 +210,13 @@ def check_arguments(arguments: dict[str, Any], origin: str) -> None:
     check_named(arguments, origin)
 
 
+def check_sampling_arguments(arguments: dict[str, Any], origin: str) -> None:
+    """The same for SamplingParams, whose texts are what a model may say."""
+    for key, value in arguments.items():
+        check_json(value, f"{origin} {key}")
+    check_named(arguments, origin, is_prose=True)
+
+
 def as_path(text: str, origin: str) -> Path:
     """A path with ~ expanded that is valid on this system's file systems."""
     try:
@@ -242,6 +249,6 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "chunk": check_chunk,
     "resources": check_resources,
     "launcher_options": check_words,
-    "sampling": check_arguments,
+    "sampling": check_sampling_arguments,
     "engine": check_arguments,
 }
