@@ -27,7 +27,7 @@ def test_collect_reads_missing_rows_of_many_files(tmp_path: Path) -> None:
     expected = list(intake.rows())
     intake.store(folder)
     folder.input.unlink()
-    write_lines(folder.shard(0, 1), [result(0), result(50)])
+    write_lines(folder.shard(0, 1), [result(n, id=expected[n]["id"]) for n in (0, 50)])
     assert collect(folder).rows == {"total": 65, "done": 2, "failed": 0, "missing": 63}
     out = [json.loads(line) for line in folder.outputs.read_text().splitlines()]
     assert [row["id"] for row in out if row.get("error")] == [

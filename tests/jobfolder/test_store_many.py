@@ -83,14 +83,14 @@ def test_several_large_files_are_referenced(tmp_path: Path, job: JobFolder) -> N
     expected = store(given, job)
     assert expected == list(read_rows(given))
     check_reading(job, expected)
-    assert sorted(path.name for path in job.path.iterdir() if path.is_file()) == ["input.json"]
+    assert sorted(path.name for path in job.path.iterdir() if path.is_file()) == ["input.ids", "input.json"]
     found = json.loads(job.input_json.read_bytes())
     assert [(Path(file["path"]).name, file["row"], file["format"]) for file in found["files"]] == [
         ("a.jsonl", 0, "jsonl"), ("b.jsonl", 30, "jsonl"), ("c.jsonl", 30, "jsonl"), ("d.txt", 31, "txt"),
         ("e.jsonl", 40, "jsonl"), ("f.jsonl", 65, "jsonl"),
     ]  # fmt: skip
     assert all(Path(file["path"]).stat().st_size == file["size"] for file in found["files"])
-    assert set(found) == {"files", "rows"}
+    assert set(found) == {"files", "rows", "ids"}
     assert [job.path / part.path for part in read_index(job).parts] == sorted((tmp_path / "in").iterdir())
 
 
@@ -103,7 +103,7 @@ def test_small_ones_are_copied_together(tmp_path: Path, job: JobFolder) -> None:
 def test_one_file_has_the_form_of_before(tmp_path: Path, job: JobFolder) -> None:
     (tmp_path / "in.jsonl").write_bytes(lines(0, 60))
     check_reading(job, store(str(tmp_path / "in.jsonl"), job))
-    assert set(json.loads(job.input_json.read_bytes())) == {"path", "size", "rows", "format", "blocks"}
+    assert set(json.loads(job.input_json.read_bytes())) == {"path", "size", "rows", "format", "blocks", "ids"}
 
 
 def test_an_index_of_one_path_is_still_read(tmp_path: Path, job: JobFolder) -> None:

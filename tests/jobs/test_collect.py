@@ -161,7 +161,7 @@ def test_collecting_again_takes_what_came_since(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["hello\n", "{}\n", "[]\n", '{"index": "0"}\n', '{"index": 3}\n', '{"index": -1}\n', '{"index": 0', "\n", "\xff\n"],
+    ["hello\n", "{}\n", "[]\n", '{"index": "0"}\n', '{"index": 3}\n', '{"index": -1}\n', '{"index": 0', "\n"],
     ids=repr,
 )
 def test_a_line_that_no_rank_wrote_is_refused_with_its_file(tmp_path: Path, line: str) -> None:

@@ -12,7 +12,9 @@ from importlib import import_module
 
 import click
 
+from vllm_hpc.cli.output import say
 from vllm_hpc.spec.errors import StillRunning, VllmHpcError
+from vllm_hpc.spec.secret_shapes import redact
 
 # Longer than paths are, and how much of it is shown: an error quotes what was given.
 _LONG_WORD, _SHOWN = re.compile(r"\S{1000,}"), 80
@@ -95,7 +97,7 @@ def main() -> None:
     except click.ClickException as error:
         _fail(_in_one_line(error), error.exit_code)
     except StillRunning as error:
-        click.echo(f"Interrupted: {error}", err=True)
+        say(f"Interrupted: {error}", err=True)
         sys.exit(error.exit_code)
     except VllmHpcError as error:
         _fail(str(error), error.exit_code)
@@ -120,7 +122,7 @@ def _prepare_output() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo("Error: " + _LONG_WORD.sub(_shortened, " ".join(message.split())), err=True)
+    say("Error: " + _LONG_WORD.sub(_shortened, redact(" ".join(message.split()))), err=True)
     sys.exit(code)
 
 

@@ -12,7 +12,7 @@ import click
 
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
-from vllm_hpc.cli.output import print_bytes, print_json
+from vllm_hpc.cli.output import print_json, print_raw, say
 from vllm_hpc.spec.errors import FailedError
 from vllm_hpc.spec.read_file import UnfitFileError, open_regular
 from vllm_hpc.spec.words import counted
@@ -70,7 +70,10 @@ def list_command(job_dir: str, as_json: bool) -> int:
 @click.option("--rank", type=int, help="One rank's own log instead of the scheduler's.")
 @click.option("--follow", is_flag=True, help="Keep printing until the job ends.")
 def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
-    """Print the scheduler's log, or one rank's; and the first real error, if there was one."""
+    """Print the scheduler's log, or one rank's; and the first real error, if there was one.
+
+    On a terminal without colours and escape sequences, into a file or a pipe as it is.
+    """
     from vllm_hpc.jobs.job import find_job
     from vllm_hpc.jobs.status import read_status
 
@@ -78,14 +81,14 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     path = found.log_file(rank)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a library may print anything
     for content in _follow(path, found) if follow else _new_bytes(path, 0):
-        print_bytes(decoder.decode(content).encode())
+        print_raw(decoder.decode(content))
     if not path.exists():
         status = read_status(found.folder)
-        click.echo(f"No log yet: the job is {status.state}{f' ({status.reason})' if status.reason else ''}.", err=True)
+        say(f"No log yet: the job is {status.state}{f' ({status.reason})' if status.reason else ''}.", err=True)
     error = found.first_error() if rank is None and read_status(found.folder).is_final else None
     if error:
         line, trace = error
-        click.echo(f"\n{trace.rstrip()}\nFirst error: {line}".lstrip("\n"))
+        say(f"\n{trace.rstrip()}\nFirst error: {line}".lstrip("\n"))
     return 0
 
 
@@ -132,14 +135,14 @@ def resume_command(job: str, job_dir: str, retry_errors: bool, not_submitted: bo
     diverged = has_diverged(found.folder)  # read first: the next attempt writes new records
     left = found.resume(retry_errors, not_submitted)
     if diverged:
-        click.echo(f"Note: {DIVERGED}", err=True)
+        say(f"Note: {DIVERGED}", err=True)
     if not left:
         failed = found.status().rows.failed
         have = "has an error" if failed == 1 else "have errors"
         hint = f": {counted(failed, 'row')} {have}, which --retry-errors runs again" if failed else ""
-        click.echo(f"Nothing to resume: no row is missing{' or in error' if retry_errors else hint}.", err=True)
+        say(f"Nothing to resume: no row is missing{' or in error' if retry_errors else hint}.", err=True)
     elif not as_json:
-        click.echo(f"Submitted {found.path.name} again as {found.job_id}, for {counted(left, 'row')}", err=wait)
+        say(f"Submitted {found.path.name} again as {found.job_id}, for {counted(left, 'row')}", err=wait)
     if wait and left:
         if not as_json:
             return print_status.wait_and_show(found)
@@ -161,14 +164,14 @@ def cancel_command(job: str, job_dir: str, job_id: str | None, as_json: bool) ->
 
     found = find_job(job, job_dir)
     if job_id is None and read_status(found.folder).is_final:
-        click.echo("Nothing to cancel: the job has ended.", err=True)
+        say("Nothing to cancel: the job has ended.", err=True)
     status = found.cancel(job_id)
     if as_json:
         print_json(status)
     else:
         print_status.print_status(status)
     if not status.is_final:
-        click.echo("The job is being cancelled: check its status in a few seconds.", err=True)
+        say("The job is being cancelled: check its status in a few seconds.", err=True)
     return 0
 
 

@@ -26,16 +26,21 @@ else:  # not subscriptable at runtime before click 8.3
 
 
 class KeyValue(PairType):
-    """K=V; if ``typed``, V is parsed as JSON if it is valid (8, 0.5, true, null, [..], {..}), else it is a string."""
+    """K=V; if ``typed``, V is parsed as JSON if it is valid (8, 0.5, true, null, [..], {..}), else it is a string.
+
+    With ``may_be_name`` also K alone, of which the value is None.
+    """
 
     name = "K=V"
 
-    def __init__(self, typed: bool) -> None:
-        self.typed = typed
+    def __init__(self, typed: bool, may_be_name: bool = False) -> None:
+        self.typed, self.may_be_name = typed, may_be_name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
         """Split at the first '='."""
         key, sign, text = str(value).partition("=")
+        if key and not sign and self.may_be_name:
+            return key, None
         if not sign or not key:
             self.fail(f"must be K=V, not {value!r}", param, ctx)
         try:
@@ -98,6 +103,7 @@ COLUMN_HELP = "The field with the prompt, if it is not called prompt."
 TEMPLATE_HELP = "Make each prompt from the row's fields, with a Jinja text: 'Summarise: {{ abstract }}'."
 RENAME_HELP = "Give a field of the input another name, before anything else: question=prompt."
 DROP_HELP = "Leave the assistant's last turn out of the prompt; it is copied to the output as reference."
+ENV_HELP = "An environment variable for the job; K alone has the value of this shell, and is how to pass a secret."
 GPU_HELP = "The nodes' GPU, for the memory check: h100-80, a100-40, mi250x ..., or its memory: 80G."
 SCHEDULER_HELP = (
     "Scheduler (one of these, or of an installed package). auto: the profile's; else Slurm if sbatch works, PBS "
@@ -160,7 +166,7 @@ REQUEST_OPTIONS = [
     click.option("--lora", metavar="[NAME=]PATH", help=LORA_HELP, **lines),
     click.option("--sampling", type=KeyValue(typed=True), help="Any SamplingParams argument of vLLM.", **many),
     click.option("--engine", type=KeyValue(typed=True), help="Any engine argument of vLLM.", **many),
-    click.option("--env", type=KeyValue(typed=False), help="An environment variable for the job.", **many),
+    click.option("--env", type=KeyValue(typed=False, may_be_name=True), metavar="K=V|K", help=ENV_HELP, **many),
     click.option("--directive", metavar="TEXT", help="An extra option, as after #SBATCH or #PBS.", **lines),
     click.option("--launcher", type=Registered(LAUNCHERS), help=LAUNCHER_HELP),
     click.option("--array", is_flag=True, default=None, help="A job array: --dp tasks of --nodes each."),

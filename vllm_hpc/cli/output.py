@@ -1,4 +1,7 @@
-"""stdout: JSON and bytes for programs, a console for people. rich is slow to import, so only the latter loads it."""
+"""stdout and stderr: JSON and bytes for programs, text for people, which has nothing that a terminal obeys.
+
+rich is slow to import, so only the console for people loads it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vllm_hpc.cli.visible import visible, visible_json, visible_log
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -14,11 +19,16 @@ if TYPE_CHECKING:
     from vllm_hpc.spec.plan import Plan
 
 
+def say(text: str, err: bool = False) -> None:
+    """Print a line for people, or with ``err`` on stderr. Nothing else prints text that is not a constant."""
+    click.echo(visible(text), err=err)
+
+
 def print_json(record: Any) -> None:
     """Print one value as JSON."""
     import msgspec
 
-    print_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    print_bytes(visible_json(msgspec.json.format(msgspec.json.encode(record), indent=2)) + b"\n")
 
 
 def print_bytes(content: bytes) -> None:
@@ -28,11 +38,16 @@ def print_bytes(content: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+def print_raw(text: str) -> None:
+    """Print a file's text: as it is into a pipe or a file, and on a terminal without what it would obey."""
+    print_bytes((visible_log(text) if sys.stdout.isatty() else text).encode(errors="replace"))
+
+
 def stdout_console() -> Console:
     """A console on stdout; if that is not a terminal, it is wide enough that lines are not wrapped."""
-    from rich.console import Console
+    from vllm_hpc.cli.console import make_console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+    return make_console(width=None if sys.stdout.isatty() else 240)
 
 
 def print_script(prepared: Prepared, as_json: bool) -> None:
@@ -40,14 +55,14 @@ def print_script(prepared: Prepared, as_json: bool) -> None:
     if as_json:
         print_json({"job": prepared.folder, "job_id": None, **json_of(prepared)})
     else:
-        print_bytes(prepared.script.encode())
+        print_raw(prepared.script)
     print_refusals(prepared.plan)
 
 
 def print_refusals(plan: Plan) -> None:
     """Print on stderr why submit would refuse what can be planned."""
     for said in filter(None, (plan.missing, plan.unready)):
-        click.echo(f"Note: submit refuses this: {said}", err=True)
+        say(f"Note: submit refuses this: {said}", err=True)
 
 
 def json_of(prepared: Prepared) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import click
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hpc.cli.output import print_refusals, stdout_console
+from vllm_hpc.cli.output import print_refusals, say, stdout_console
 from vllm_hpc.spec.plan import Cost, ModelFacts, Plan
 from vllm_hpc.spec.words import counted
 
@@ -40,7 +39,7 @@ def _print_obstacles(plan: Plan) -> None:
     """Why the job would not run, on stderr."""
     if plan.misfit:
         word = "Error" if plan.fits is False else "Note"
-        click.echo(f"{word}: the model {plan.misfit}", err=True)
+        say(f"{word}: the model {plan.misfit}", err=True)
     print_refusals(plan)
 
 

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import click
 import msgspec
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,7 +21,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hpc.cli.output import print_json, stdout_console
+from vllm_hpc.cli.console import make_console
+from vllm_hpc.cli.output import print_json, say, stdout_console
 from vllm_hpc.jobfolder.input import iter_rows
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import StillRunning
@@ -67,7 +66,7 @@ def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
         print_json(statuses)
         return
     if not statuses:
-        click.echo(f"No jobs under {job_dir!r}.", err=True)
+        say(f"No jobs under {job_dir!r}.", err=True)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("job", "state", "rows", "tokens/s", "scheduler", "id"):
@@ -89,14 +88,16 @@ def print_summary(summary: Summary) -> None:
     speed = f" ({rate} tokens/s while generating)" if rate else ""
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
     if summary.state in ("PENDING", "RUNNING"):
-        click.echo(f"The job is still {summary.state}: collect again when it has ended.", err=True)
+        say(f"The job is still {summary.state}: collect again when it has ended.", err=True)
+    for what, count in summary.ignored.items():
+        say(f"Note: {counted(count, 'line')} of the shards {'is' if count == 1 else 'are'} ignored: {what}", err=True)
     tokens = "rehearsed tokens" if summary.rehearsal else "output tokens"
-    click.echo(f"{counts}, {summary.completion_tokens} {tokens}{seconds}{speed}: {summary.outputs}")
+    say(f"{counts}, {summary.completion_tokens} {tokens}{seconds}{speed}: {summary.outputs}")
 
 
 def print_failure(job: Job, state: str, reason: str) -> None:
     """Print one line on stderr: how a job ended, why, and where to look."""
-    click.echo(f"Error: {state}: {reason}; see: vllm-hpc logs {shlex.quote(str(job.path))}", err=True)
+    say(f"Error: {state}: {reason}; see: vllm-hpc logs {shlex.quote(str(job.path))}", err=True)
 
 
 def wait_quietly(job: Job) -> dict[str, Any]:
@@ -108,14 +109,14 @@ def wait_quietly(job: Job) -> dict[str, Any]:
 def wait_and_show(job: Job) -> int:
     """Wait with a progress bar, or a line per change; collect and show some answers. Returns the exit code."""
     if sys.stderr.isatty():
-        console = Console(stderr=True, highlight=False)
+        console = make_console(stderr=True)
         with Progress(
             SpinnerColumn(), TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
             TimeElapsedColumn(), console=console, transient=True,
         ) as progress:  # fmt: skip
             _wait(job, lambda line: console.print(Text(line)), progress)
     else:
-        _wait(job, lambda line: click.echo(line, err=True))
+        _wait(job, lambda line: say(line, err=True))
     status = job.status()
     summary = job.collect()
     if summary.rows["done"] + summary.rows["failed"]:

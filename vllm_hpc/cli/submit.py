@@ -8,7 +8,7 @@ import click
 
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import json_option, request_options
-from vllm_hpc.cli.output import json_of, print_json, print_script
+from vllm_hpc.cli.output import json_of, print_json, print_script, say
 
 
 @command("submit")
@@ -26,10 +26,10 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
         return 0
     job = prepared.submit()
     for note in filter(None, (prepared.job.source, *prepared.notes)):
-        click.echo(f"Note: {note}", err=True)
+        say(f"Note: {note}", err=True)
     submitted = {"job": str(job.path), "job_id": job.job_id, **json_of(prepared)}
     if not as_json:
-        click.echo(f"Submitted {job.path.name} to {prepared.scheduler} as {job.job_id}: {job.path}", err=wait)
+        say(f"Submitted {job.path.name} to {prepared.scheduler} as {job.job_id}: {job.path}", err=wait)
     if wait:
         from vllm_hpc.cli import print_status
 

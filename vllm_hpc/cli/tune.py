@@ -9,7 +9,7 @@ import click
 
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import count, json_option, request_options
-from vllm_hpc.cli.output import print_json
+from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.tuning.signals import handled
 
 if TYPE_CHECKING:
@@ -58,15 +58,15 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
         )
         return 0
     if found.file is None:
-        click.echo(f"{found.finding.best}: found in a rehearsal, and not saved")
+        say(f"{found.finding.best}: found in a rehearsal, and not saved")
         return 0
     if min(trial.seconds for trial in found.finding.trials if trial.tokens_per_s) < SHORT_S:
-        click.echo(f"Note: trials of under {SHORT_S} s mostly measure their ramp-up: use more --rows", err=True)
+        say(f"Note: trials of under {SHORT_S} s mostly measure their ramp-up: use more --rows", err=True)
     if found.finding.best == found.finding.trials[0].setting:
-        click.echo(f"{found.finding.best}: nothing was faster than this, the planner's own choice: {found.file}")
+        say(f"{found.finding.best}: nothing was faster than this, the planner's own choice: {found.file}")
         return 0
-    click.echo(f"{found.finding.best}: {found.finding.gain:.2f} times the planner's own choice")
-    click.echo(f"plan and submit use it for this model, GPU and number of nodes: {found.file}")
+    say(f"{found.finding.best}: {found.finding.gain:.2f} times the planner's own choice")
+    say(f"plan and submit use it for this model, GPU and number of nodes: {found.file}")
     return 0
 
 
@@ -75,13 +75,13 @@ def _leave(number: int, frame: object) -> NoReturn:
 
 
 def _begin(setting: Setting, folder: Path) -> None:
-    click.echo(f"{setting}: runs as {folder}", err=True)
+    say(f"{setting}: runs as {folder}", err=True)
 
 
 def _tell(trial: Trial) -> None:
     rate = f"failed: {trial.why}" if trial.tokens_per_s is None else _rate(trial.tokens_per_s)
     aside = "" if trial.counts else " (the first run, which compiles: it does not count)"
-    click.echo(f"{trial.setting}: {rate}{aside}", err=True)
+    say(f"{trial.setting}: {rate}{aside}", err=True)
 
 
 def _rate(tokens_per_s: float) -> str:

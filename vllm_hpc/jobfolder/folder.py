@@ -37,6 +37,7 @@ class JobFolder:
         self.input = self.path / "input.jsonl"
         self.input_zst = self.path / "input.jsonl.zst"
         self.input_json = self.path / "input.json"
+        self.input_ids = self.path / "input.ids"
         self.lifecycle = self.path / "lifecycle.sh"
         self.chat_template = self.path / "chat-template.jinja"
         self.outputs = self.path / "outputs.jsonl"

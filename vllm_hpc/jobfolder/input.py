@@ -33,6 +33,8 @@ _MOST_INDEX = 1 << 30
 _MOST_BLOCK = 4 << 30
 # The only ``compression`` of an input.json, besides none.
 ZSTD_FRAMES = "zstd"
+# The ``ids`` of an input.json: each row's is its number, or input.ids has a sum of each.
+IDS_ARE_NUMBERS, IDS_HAVE_SUMS = "numbers", "crc32"
 
 
 class IndexedFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,7 @@ class InputIndex(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``format``: rows (normalised by vllm-hpc), jsonl, txt or openai. ``blocks``: see rows/blocks.py. ``compression``:
     zstd if each block is a frame of its own. Several referenced files are in ``files``, instead of ``path``.
-    ``reading``: how the rows of files that were not copied become prompts.
+    ``reading``: how the rows of files that were not copied become prompts. ``ids``: see jobfolder/row_ids.py.
     """
 
     path: str = ""
@@ -61,6 +63,7 @@ class InputIndex(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     compression: str = ""
     files: tuple[IndexedFile, ...] = ()
     reading: Reading = AS_IT_IS
+    ids: str = ""
 
     @property
     def parts(self) -> tuple[IndexedFile, ...]:

@@ -16,7 +16,7 @@ from vllm_hpc.jobfolder.folder import JobFolder, T
 from vllm_hpc.jobfolder.record_files import read_own
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
-from vllm_hpc.spec.ownership import NotMineError, user_name, read_mine
+from vllm_hpc.spec.ownership import NotMineError, read_mine, user_name
 
 
 class OwnJobFolder(JobFolder):

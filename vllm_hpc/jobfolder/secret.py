@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import temporary_name
+from vllm_hpc.jobfolder.record_files import temporary_name
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.ownership import open_mine
 

@@ -1,7 +1,8 @@
 """Reads shards: what the replicas wrote over all attempts, one line per finished row.
 
 Used by resume, status and collect. A torn last line (its writer was killed, or is still writing) is not a row, nor is
-a line that the file system partly lost and filled with zeros. If a row was written twice, a result wins over an error,
+a line that the file system partly lost and filled with zeros, or one that is not UTF-8, or one with another id than the
+input's row has. If a row was written twice, a result wins over an error,
 then the lowest attempt.
 
 Shards may contain tens of millions of short rows, and the loops here decide how long ``collect`` takes: they use local
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate
@@ -21,6 +23,7 @@ from typing import Annotated, Any
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.spec.read_file import open_in_folder
 
 # Bytes of lines read at a time: small enough that they and the decoded values stay in the CPU's cache.
@@ -40,6 +43,7 @@ class Line(msgspec.Struct, gc=False):
     error: Any = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    id: Any = None
     line: msgspec.Raw = _NO_LINE
     rehearsal: Any = None
 
@@ -47,6 +51,10 @@ class Line(msgspec.Struct, gc=False):
 _DECODER = msgspec.json.Decoder(Line)
 # Placeholders for a line that no rank wrote, and for one with a hole, with an index that no input has.
 _FOREIGN, _HOLE = Line(1 << 62), Line(1 << 62)
+# Why a line is no row, as ``Scan.ignored`` counts them and people are told.
+NOT_UTF8, OTHER_ID = "not valid UTF-8", "with another id than the row of the input"
+# What decoding a line may raise.
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Tally(msgspec.Struct):
@@ -75,7 +83,7 @@ class Finished(msgspec.Struct, frozen=True):
 def finished(folder: JobFolder, total: int, retry_errors_of: int = 0) -> Finished:
     """Which of ``total`` rows are finished. Errors of attempts up to ``retry_errors_of`` do not count."""
     shards = folder.shard_files()
-    found = Scan(shards, total, folder.job().request.rehearse, retry_errors_of=retry_errors_of)
+    found = Scan(shards, total, folder.job().request.rehearse, retry_errors_of=retry_errors_of, ids=RowIds(folder))
     by_replica: dict[int, Tally] = {}
     for shard, tally in zip(shards, found.tallies, strict=True):
         by_replica.setdefault(shard_numbers(shard)[0], Tally()).add(tally)
@@ -87,7 +95,9 @@ class Scan:
 
     ``places``: by index, as ``split_place`` reads them. Lines that no rank wrote are skipped unless ``refuse`` raises;
     lines with a hole of zeros are always skipped, and their rows run again. Rows of a rehearsal count only in a
-    rehearsal (``is_rehearsal``), and its job accepts no others. Raises OSError if a shard cannot be read.
+    rehearsal (``is_rehearsal``), and its job accepts no others. ``ids``: those of the rows, if the lines may be of
+    others; ``ignored`` counts the lines that are passed over for that, and those that are not UTF-8. Raises OSError if
+    a shard cannot be read.
     """
 
     def __init__(
@@ -97,7 +107,10 @@ class Scan:
         is_rehearsal: bool = False,
         refuse: Refuse | None = None,
         retry_errors_of: int = 0,
+        ids: RowIds | None = None,
     ) -> None:
+        self.ignored: Counter[str] = Counter()
+        self._ids = ids if ids and ids.is_known else None
         self.places = array("Q", [0]) * total
         self.tallies = [Tally() for _ in shards]
         self.is_wrapped = False  # whether any row has a ``line``
@@ -125,17 +138,15 @@ class Scan:
 
     def _take(self, rows: list[Line], starts: Iterable[int], shard: Path, skips_errors: bool) -> Tally:
         """Record the rows of one read and count the accepted results. Nearly every row is a new result."""
-        places, total, is_rehearsal = self.places, len(self.places), self._is_rehearsal
+        places, total, is_rehearsal, ids = self.places, len(self.places), self._is_rehearsal, self._ids
         done = prompt_tokens = completion_tokens = 0
         for row, place in zip(rows, starts, strict=False):  # the last start belongs to the next read
             index = row.index
-            if index >= total:
-                if self._refuse and row is not _HOLE:
-                    self._refuse(shard, f"row {index}, but the input has {total}")
+            if index >= total or (row.rehearsal is True) is not is_rehearsal:
+                self._pass_over(row, shard)
                 continue
-            if (row.rehearsal is True) is not is_rehearsal:
-                if self._refuse:
-                    self._refuse(shard, f"row {index}, which is {'not ' if is_rehearsal else ''}from a rehearsal")
+            if ids is not None and not ids.is_of(index, row.id):
+                self.ignored[OTHER_ID] += 1
                 continue
             if (places[index] or row.error is not None) and not self._is_better(row, place, skips_errors):
                 continue
@@ -147,6 +158,14 @@ class Scan:
                 prompt_tokens += row.prompt_tokens
                 completion_tokens += row.completion_tokens
         return Tally(done, 0, prompt_tokens, completion_tokens)
+
+    def _pass_over(self, row: Line, shard: Path) -> None:
+        """Refuse a line that no rank of this job wrote, if that is wanted."""
+        if self._refuse is None or row is _HOLE:
+            return
+        if row.index >= len(self.places):
+            self._refuse(shard, f"row {row.index}, but the input has {len(self.places)}")
+        self._refuse(shard, f"row {row.index}, which is {'not ' if self._is_rehearsal else ''}from a rehearsal")
 
     def _is_better(self, row: Line, place: int, skips_errors: bool) -> bool:
         """Whether to record ``place`` for a row: its first error, or a result after an error."""
@@ -166,19 +185,30 @@ class Scan:
     def _decode(self, lines: list[bytes], shard: Path) -> list[Line]:
         # Line by line: decode_lines accepts two values on one line, and one value over two lines.
         try:
+            _check_utf8(b"".join(lines))
             return list(map(_DECODER.decode, lines))
-        except (msgspec.DecodeError, RecursionError):
+        except _MALFORMED:
             return [self._decode_one(line, shard) for line in lines]
 
     def _decode_one(self, line: bytes, shard: Path) -> Line:
         try:
+            _check_utf8(line)
             return _DECODER.decode(line)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except _MALFORMED as error:
             if b"\0" in line:  # never in JSON: a block that a failed file server did not write
+                return _HOLE
+            if isinstance(error, UnicodeDecodeError):
+                self.ignored[NOT_UTF8] += 1
                 return _HOLE
             if self._refuse:
                 self._refuse(shard, f"a line that no rank wrote ({error})")
             return _FOREIGN
+
+
+def _check_utf8(data: bytes) -> None:
+    """Raise UnicodeDecodeError: the decoder does not look into the strings that it passes over."""
+    if not data.isascii():
+        data.decode()
 
 
 def beyond(shard: Path, offset: int, is_rehearsal: bool = False) -> Tally:
@@ -188,8 +218,9 @@ def beyond(shard: Path, offset: int, is_rehearsal: bool = False) -> Tally:
     for lines in _whole_lines(shard, offset):
         for line in lines:
             try:
+                _check_utf8(line)
                 row = _DECODER.decode(line)
-            except (msgspec.DecodeError, RecursionError):
+            except _MALFORMED:
                 continue
             if row.index not in seen and (row.rehearsal is True) is is_rehearsal:
                 seen.add(row.index)
@@ -202,7 +233,7 @@ def has_result(shard: Path) -> bool:
     with suppress(FileNotFoundError):
         for lines in _whole_lines(shard):
             for line in lines:
-                with suppress(msgspec.DecodeError, RecursionError):
+                with suppress(*_MALFORMED):
                     if _DECODER.decode(line).error is None:
                         return True
     return False

@@ -15,6 +15,7 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import ZSTD_FRAMES, IndexedFile, InputIndex
 from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.row_ids import IdSums
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.jsonl import LineSource
 from vllm_hpc.rows.notes import DROPPED
@@ -44,6 +45,7 @@ class Intake:
         # The state of the files when their rows were checked, and the blocks of those that will be referenced.
         self._checked: tuple[tuple[int, ...], ...] | None = None
         self._makers: list[BlockMaker] = []
+        self._ids = IdSums()
 
     @property
     def size(self) -> int:
@@ -70,13 +72,16 @@ class Intake:
 
     def rows(self) -> Iterator[Row]:
         """Read the rows, normalised and checked. Raises InputError."""
+        self._ids = ids = IdSums()
         if self._given is None:
             yield from sample_rows()
             return
         self._sources = sources = find_sources(self._given, self._reading)
         self._checked, state = None, _state(sources)
         self._makers = _block_makers(sources) if self._is_referenced(sources) else []
-        yield from checked_rows(sources)
+        for row in checked_rows(sources):
+            ids.add(row["id"])
+            yield row
         self._checked = state
 
     def store(self, folder: JobFolder) -> int:
@@ -88,6 +93,7 @@ class Intake:
             for _ in self.rows():
                 pass
         index = self._refer() if self._makers else self._copy(folder)
+        index = msgspec.structs.replace(index, ids=self._ids.store(folder.input_ids))
         write_json(folder.input_json, index)
         return index.rows
 

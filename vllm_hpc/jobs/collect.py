@@ -20,6 +20,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader, check_size
 from vllm_hpc.jobfolder.record_files import temporary_name, write_json
 from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan
 from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes
@@ -57,7 +58,7 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
     outputs = _outputs(folder, output)
     shards = folder.shard_files()
     sizes = shard_sizes(folder)
-    found = _scan(shards, record)
+    found = _scan(folder, shards, record)
     check_input(folder)
     temporary = temporary_name(outputs.rows)
     try:
@@ -70,12 +71,12 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
         raise CollectError(f"cannot write {outputs.rows}: {error.strerror}: nothing is lost, collect again") from None
     finally:
         temporary.unlink(missing_ok=True)
-    tally = found.tally
+    tally, ignored = found.tally, dict(found.ignored)
     del found
     # So that 'status' need not count again.
     save_count(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))
     summary = summarise(folder, record, tally, time.time() - began)
-    summary = msgspec.structs.replace(summary, outputs=str(outputs.rows))
+    summary = msgspec.structs.replace(summary, outputs=str(outputs.rows), ignored=ignored)
     write_json(outputs.summary, summary)
     return summary
 
@@ -105,9 +106,11 @@ def check_input(folder: JobFolder) -> None:
         raise CollectError(str(error)) from None
 
 
-def _scan(shards: list[Path], record: JobRecord) -> Scan:
+def _scan(folder: JobFolder, shards: list[Path], record: JobRecord) -> Scan:
     try:
-        return Scan(shards, record.rows, record.request.rehearse, _refuse)
+        return Scan(shards, record.rows, record.request.rehearse, _refuse, ids=RowIds(folder))
+    except InputError as error:
+        raise CollectError(str(error)) from None
     except OSError as error:
         raise CollectError(f"cannot read {error.filename or 'a shard'}: {error.strerror}") from None
 

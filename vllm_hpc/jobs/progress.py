@@ -11,6 +11,7 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord, Progress, Run
+from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shards import Scan, beyond, shard_numbers
 
 
@@ -105,14 +106,14 @@ def _count_once(folder: JobFolder, record: JobRecord) -> Rows:
     known = folder.read_kept(folder.counted, Counted)
     if known is not None and known.sizes == sizes:
         return known.rows
-    counted = Counted(sizes, _count(folder.shard_files(), record))
+    counted = Counted(sizes, _count(folder, folder.shard_files(), record))
     save_count(folder, counted)
     return counted.rows
 
 
-def _count(shards: list[Path], record: JobRecord) -> Rows:
+def _count(folder: JobFolder, shards: list[Path], record: JobRecord) -> Rows:
     """Count each row once, a result before an error, as collect does."""
-    tally = Scan(shards, record.rows, record.request.rehearse).tally
+    tally = Scan(shards, record.rows, record.request.rehearse, ids=RowIds(folder)).tally
     return Rows(record.rows, tally.done, tally.failed)
 
 

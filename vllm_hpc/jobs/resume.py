@@ -25,6 +25,7 @@ from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_schedul
 from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
+from vllm_hpc.spec.passed_variables import check_set
 
 _GOING_ON = "another process is resuming this job: see 'vllm-hpc status {}'"
 
@@ -55,6 +56,7 @@ def resume(job: JobFolder, retry_errors: bool = False, not_submitted: bool = Fal
         number = check_not_submitted(folder, status)
     elif not status.awaits_resubmission:
         _check_ended(folder, status)
+    check_set(folder.job().request.pass_env)
     check_unchanged(folder)
     check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
     left = rows_left(folder, retry_errors)

@@ -34,6 +34,7 @@ from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, 
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
+from vllm_hpc.spec.no_secrets import check_no_secret
 from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request, check_template
@@ -147,13 +148,15 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         check_template(job.request.template, job.request.template_dir, job.scheduler)
     folder = _choose_folder(job)
     scheduler.check_folder(folder)
+    script = render_job(job, plan, folder, lifecycle)
+    check_no_secret(script, "the script, from a template,")
     return Prepared(
         job=job,
         plan=plan,
         intake=intake,
         folder=str(folder.path),
         adapters=adapters,
-        script=render_job(job, plan, folder, lifecycle),
+        script=script,
         lifecycle=lifecycle,
         definition=definition,
         notes=(*_first_notes(job, plan), *intake.notes(job.request.engine), *unused_options(job)),

@@ -24,6 +24,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ``timings``: seconds, summed over the attempts, of the slowest replica or array task, since these run in parallel.
     ``occupancy``: mean sequences in flight / max_num_seqs. ``idle``: share of the time in which rows were in flight
     but the engine took no step. ``state`` and ``reason`` as ``vllm-hpc status`` gave them when the rows were collected.
+    ``ignored``: lines of the shards that are no rows of this job, by what they are.
     """
 
     rows: dict[str, int]
@@ -40,6 +41,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     state: str = "UNKNOWN"
     reason: str = ""
     rehearsal: bool = False
+    ignored: dict[str, int] = {}
 
 
 def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: float) -> Summary:

@@ -15,6 +15,7 @@ from vllm_hpc.spec.chat_template import read_chat_template
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
 from vllm_hpc.spec.layout import Asked, solve
+from vllm_hpc.spec.passed_variables import check_passes
 from vllm_hpc.spec.profile import Profile, find_profile
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.vllm_arguments import typed
@@ -48,6 +49,8 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
         reason = f"no scheduler on this machine ({reason}): planned for Slurm; --scheduler pbs for PBS"
         name = _ELSEWHERE
     scheduler = get_scheduler(name)
+    is_passed = scheduler.passes_environment and (scheduler.runs_here or site.export_environment)
+    check_passes(given.request.pass_env, name if not scheduler.passes_environment else "the profile", is_passed)
     return ResolvedJob(
         request=filled.request,
         site=site,

@@ -26,6 +26,7 @@ ESCAPES = "escapes"
 LEFT_OUT = "left out"
 WHOLE_IDS = "whole ids"
 LIST_AS_TEXT = "list as text"
+MISSPELT = "misspelt"
 
 
 class _Found(msgspec.Struct):
@@ -52,10 +53,10 @@ class Notes:
         if len(found.names) <= _MOST_NAMES:
             found.names.update(dict.fromkeys(names))
 
-    def first(self, kind: str) -> str:
-        """The place and the name of the first row of a kind that was found."""
+    def first(self, kind: str, words: str = "") -> str:
+        """The place and the name of the first row of a kind that was found, with ``words`` before the name."""
         found = self._found[kind]
-        return f"{found.first}: {next(iter(found.names))}"
+        return f"{found.first}: {words}{next(iter(found.names))}"
 
     def join(self, other: Notes) -> None:
         """Add the notes of a later file."""
@@ -68,6 +69,10 @@ class Notes:
     def has(self, kind: str) -> bool:
         """Whether there is a row of a kind."""
         return kind in self._found
+
+    def count(self, kind: str) -> int:
+        """How many rows of a kind there are."""
+        return self._found[kind].count if kind in self._found else 0
 
     def lines(self, embeds: bool = False) -> list[str]:
         """The notes as sentences. ``embeds``: the job makes embeddings, of which a chat may end with any turn."""
@@ -158,6 +163,11 @@ def _list_as_text(found: _Found) -> str:
     )
 
 
+def _misspelt(found: _Found) -> str:
+    becomes = "becomes an error row" if found.count == 1 else "become error rows"
+    return f"{_rows(found)}: 'sampling' has {_names(found)}: {'it' if found.count == 1 else 'they'} {becomes}"
+
+
 def _rows(found: _Found) -> str:
     return "1 row" if found.count == 1 else f"{found.count:,} rows"
 
@@ -169,6 +179,7 @@ def _names(found: _Found) -> str:
 
 _WORDS: dict[str, Callable[[_Found], str]] = {
     UNREADABLE: _unreadable,
+    MISSPELT: _misspelt,
     ANSWERED: _answered,
     BATCH_ANSWERED: _batch_answered,
     DROPPED: _dropped,

@@ -18,7 +18,7 @@ from vllm_hpc.rows.ids import Id, UniqueIds
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.json_values import JsonSource, is_array_or_spread
 from vllm_hpc.rows.jsonl import LineSource
-from vllm_hpc.rows.notes import UNREADABLE, Notes
+from vllm_hpc.rows.notes import MISSPELT, UNREADABLE, Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import SAMPLE_PROMPTS, Row
 from vllm_hpc.rows.tables import TAB_SUFFIXES, CsvSource, ParquetSource
@@ -184,7 +184,7 @@ def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
                 yield row
         if not index:
             raise InputError(f"{_all_of(sources)} no prompt: write one row per line")
-        _check_notes(sources, unreadable == index)
+        _check_notes(sources, unreadable == index, index)
         if repeated := unique.first_repeated(lambda: _ids(sources)):
             raise _repeated(*repeated)
         for source, old, new in zip(sources.all, before, sources.state(), strict=True):
@@ -196,11 +196,14 @@ def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
         raise _cannot_read(source.file, error) from None
 
 
-def _check_notes(sources: Sources, is_unreadable: bool) -> None:
+def _check_notes(sources: Sources, is_unreadable: bool, rows: int) -> None:
     """Refuse an input of which no row can be run, and a --rename that no row needs."""
     found = sources.row_notes
     if is_unreadable:
         raise InputError(f"{found.first(UNREADABLE)} (no other row can be run)")
+    if found.count(MISSPELT) == rows:
+        first = found.first(MISSPELT, "'sampling' has ")
+        raise InputError(f"{first}: correct it (no other row can be run)")
     for old, new in sources.reading.rename.items():
         if old not in found.renamed:
             raise InputError(

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.spec.errors import CollectError
 from vllm_hpc.spec.read_file import open_regular
 
 Row = dict[str, Any]
@@ -63,13 +64,19 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
 
 
 def iter_jsonl(path: Path) -> Iterator[Row]:
-    """The rows of a JSON-lines file that vllm-hpc wrote, without a torn last line (the writer was killed)."""
+    """The rows of a JSON-lines file that vllm-hpc wrote, without a torn last line (the writer was killed).
+
+    Raises CollectError for a line that it did not write.
+    """
     decoder = msgspec.json.Decoder()
     with open_regular(path) as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
-            yield decoder.decode(line)
+            try:
+                yield decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise CollectError(f"{path}: line {number} is no row: {error}: collect again") from None
 
 
 def carried_fields(row: Row) -> Row:

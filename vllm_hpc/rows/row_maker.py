@@ -19,6 +19,7 @@ from vllm_hpc.rows.openai_batch import batch_row, other_fields
 from vllm_hpc.rows.plain import plain_row
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row, RowError, UnreadableRowError, error_row
+from vllm_hpc.spec.sampling_names import misspelt
 
 # What the lines of a file are. "rows" is the input.jsonl of a job folder, already normalised.
 KINDS = ("jsonl", "openai", "txt", "rows")
@@ -97,6 +98,8 @@ class RowMaker:
             except TurnsError as error:
                 return self._without_turns(fields, str(error), index, number)
             self._note_copied(row, number)
+            if row.get("sampling") and (names := misspelt(row["sampling"])):
+                self._notes.add(notes.MISSPELT, number, names)
         if ends_with_answer(row):
             if self._reading.drop_last_answer:
                 try:

@@ -79,6 +79,8 @@ class Scheduler:
     ``runs_here``: jobs run on this machine, which is their only node. They get its GPUs or its memory, a cluster's
     options have no meaning, and a script's exit record is final.
 
+    ``passes_environment``: a job inherits the environment of the shell that submits it, unless its profile says no.
+
     ``template`` is in the folder ``templates``; None means the packaged ones. ``client`` is the command that "auto"
     calls with --version, and a pattern that its output must contain; a scheduler without one must be named.
     """
@@ -106,6 +108,7 @@ class Scheduler:
     check_host: Callable[[JobFolder, str], None] | None = None
     forgotten_has_ended: Callable[[str], bool] = lambda job_id: False
     runs_here: bool = False
+    passes_environment: bool = True
     templates: Path | None = None
     client: tuple[str, re.Pattern[str]] | None = None
     id_alone: re.Pattern[str] = re.compile(r"\w[\w.:\[\]-]{0,99}", re.ASCII)

@@ -1,4 +1,4 @@
-"""Environment variables: names that users cannot set, and secrets that must not be written to a file.
+"""Environment variables: names that users cannot set; spec/no_secrets.py says which hold secrets.
 
 The job's script exports the variables of ``--env`` after the site's setup lines and before vLLM starts.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.no_secrets import check_variable
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 JOIN_TIMEOUT = "VLLM_HPC_JOIN_TIMEOUT"
@@ -36,52 +37,27 @@ _RESERVED: tuple[tuple[re.Pattern[str], str], ...] = (
     (_LOWER_CASE, "lower-case names are the script's own variables"),
 )  # fmt: skip
 
-_SECRET_NAME = re.compile(
-    r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|PRIVATE_?KEY|ACCESS_?KEY$|CREDENTIAL|JWT|(^|_)PAT(_|$)",
-    re.IGNORECASE,
-)
-# Names that only sound like a secret.
-_NO_SECRET = re.compile(r"TOKENIZERS?(_|$)|SKIP_TOKENIZER|MAX_.*TOKENS|.*_TOKENS$|.*_TOKEN_IDS?$", re.IGNORECASE)
-ADVICE = (
-    "export it in your shell instead; if the profile has export_environment = false, read it from a file in the "
-    "profile's setup (on PBS no rank gets either: download a gated model before you submit)"
-)
-# The lookahead does not consume the value: in --export=API_KEY=x it starts with the next name.
-# The lookbehind stops a long word from being matched again from each of its letters.
-_ASSIGNMENT = re.compile(r"(?<![\w-])([\w-]+)=(?=\S)")
-# A value that the shell gets from elsewhere ($(...), `...`, $NAME, ${NAME}, ${NAME:-}, ${NAME:?...}), or an empty one.
-_REFERENCE = re.compile(
-    r""""?(\$\(.*\)|`[^`]*`|\$\w+|\$\{\w+(:?-|:?\?[^}]*)?\})"?(?=[\s;&|)]|$)|(""|'')(?=[\s;&|)]|$)"""
-)
+
+def check_names(names: list[str], origin: str) -> None:
+    """Refuse names of variables that no job may be given. Raises RequestError."""
+    for name in names:
+        _check_name(name, origin)
 
 
 def check_env(env: dict[str, str], origin: str) -> None:
     """Refuse variables that cannot be exported, are reserved, or look like a secret. Raises RequestError."""
     for key, value in env.items():
-        if not _NAME.fullmatch(key):
-            raise RequestError(f"{origin} {key!r} is not a valid name for an environment variable")
-        if is_secret(key):
-            raise RequestError(f"{origin} {key} looks like a secret, and would be written into the script: {ADVICE}")
-        for names, reason in _RESERVED:
-            if names.fullmatch(key):
-                raise RequestError(f"{origin} {key} cannot be set: {reason}: leave it out, or use another name")
+        check_variable(key, value, origin)
+        _check_name(key, origin)
         if value and not value.isprintable():
             raise RequestError(f"{origin} {key}={value!r} contains a newline or another control character")
         if key in SETTABLE and not _SECONDS.fullmatch(value):
             raise RequestError(f"{origin} {key} must be a whole number of seconds (600 is ten minutes), not {value!r}")
 
 
-def is_secret(name: str) -> bool:
-    """Whether the name of a variable or an argument looks like that of a secret."""
-    plain = name.strip("-").replace("-", "_")
-    return bool(_SECRET_NAME.search(plain)) and not _NO_SECRET.match(plain)
-
-
-def check_no_secret(line: str, origin: str, is_shell: bool) -> None:
-    """Refuse a line that sets a secret; a shell line may say where to read it from. Raises RequestError."""
-    for found in _ASSIGNMENT.finditer(line):
-        if is_secret(found[1]) and not (is_shell and _REFERENCE.match(line, found.end())):
-            name = found[1].lstrip("-")
-            raise RequestError(
-                f"{origin} {name}=... looks like a secret, and would be written into the script: {ADVICE}"
-            )
+def _check_name(name: str, origin: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise RequestError(f"{origin} {name!r} is not a valid name for an environment variable")
+    for names, reason in _RESERVED:
+        if names.fullmatch(name):
+            raise RequestError(f"{origin} {name} cannot be set: {reason}: leave it out, or use another name")

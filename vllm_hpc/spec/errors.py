@@ -20,11 +20,16 @@ The command line prints ``Error: <message>`` and exits with ``exit_code``.
 
 from __future__ import annotations
 
+from vllm_hpc.spec.secret_shapes import redact
+
 
 class VllmHpcError(Exception):
-    """Base of all errors of vllm-hpc."""
+    """Base of all errors of vllm-hpc. What is wrong is repeated without the secrets in it."""
 
     exit_code = 1
+
+    def __init__(self, *words: object) -> None:
+        super().__init__(*(redact(word) if isinstance(word, str) else word for word in words))
 
 
 class RefusedError(VllmHpcError):

@@ -15,6 +15,8 @@ import msgspec
 
 from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import ModelError, RequestError
+from vllm_hpc.spec.no_secrets import check_comments
+from vllm_hpc.spec.passed_variables import with_passed
 from vllm_hpc.spec.prompt_options import with_prompt, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
@@ -45,7 +47,7 @@ def read_options(options: dict[str, Any]) -> Given:
     The keys of ``options`` are the long options with underscores; None means not given. If ``model`` is a folder
     with a job.toml, it is read first and the options override it. Raises RequestError.
     """
-    given = with_prompt({key: _plain(value) for key, value in options.items() if value is not None})
+    given = with_passed(with_prompt({key: _plain(value) for key, value in options.items() if value is not None}))
     definition = find_definition(str(given["model"])) if "model" in given else None
     if definition is None:
         _check_misnamed(str(given.get("model", "")))
@@ -124,6 +126,7 @@ def _read_definition(path: Path, rehearses: bool) -> tuple[dict[str, Any], Doubt
     try:
         content, doubt = read_judged(path)
         options = parse_toml(content, path)
+        check_comments(content.decode("utf-8-sig"), str(path))
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

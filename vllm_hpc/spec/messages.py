@@ -16,6 +16,7 @@ _EXAMPLES = {
     "chunk": '["system=polaris"]', "resources": '["filesystems=home"]', "launcher_options": '["--cpu-bind=none"]',
     "prompt_column": '"question"', "prompt_template": '"Summarise: {{ abstract }}"',
     "rename": '{ question = "prompt" }',
+    "pass_env": '["HF_TOKEN"]',
     "env": '{ NCCL_DEBUG = "INFO" }', "sampling": "{ top_k = 20 }", "engine": "{ max_num_seqs = 64 }",
 }  # fmt: skip
 

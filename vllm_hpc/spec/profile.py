@@ -17,6 +17,7 @@ from vllm_hpc.spec.config_files import PROJECT_FILE, profile_files
 from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.messages import explain_mismatch
+from vllm_hpc.spec.no_secrets import check_no_secret
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.toml_file import parse_toml
 from vllm_hpc.spec.trusted_owners import TRUSTED_OWNERS, NotTrustedError, check_trusted_owners, owner_of, read_trusted
@@ -176,6 +177,7 @@ def _check_node(profile: Profile, key: str) -> None:
 def _check(profile: Profile, key: str) -> None:
     """Check one value of a profile, alone and against the others. Raises RequestError."""
     value = getattr(profile, key)
+    check_no_secret(value, key)
     if key in CHECKS:
         CHECKS[key](value, key)
     if key == "scheduler" and (value == "auto" or not SCHEDULERS.has(value)):

@@ -18,6 +18,7 @@ from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, check_lead, lead_s
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.messages import explain_mismatch
+from vllm_hpc.spec.no_secrets import check_no_secret
 from vllm_hpc.spec.prompt_options import check_prompt_options
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
@@ -45,6 +46,7 @@ PLANNED_ENGINE_ARGUMENTS = {
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was asked: the options of ``vllm-hpc submit``, with None for those not given.
 
+    ``pass_env`` names variables with secrets, which the job inherits from the shell that submits it, and nobody writes.
     Paths are kept as given, relative to the working directory; ``chat_template`` is a path, or the template itself.
     Raises RequestError for a value that is invalid by itself; the planner checks whether the numbers match.
     """
@@ -82,6 +84,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sampling: dict[str, Any] = {}
     engine: dict[str, Any] = {}
     env: dict[str, str] = {}
+    pass_env: list[str] = []
     directive: list[str] = []
     gpu: str | None = None
     launcher: str | None = None
@@ -99,10 +102,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return lead_s(self.drain_lead, self.time)
 
     def __post_init__(self) -> None:
+        for key in self.__struct_fields__:
+            check_no_secret(getattr(self, key), _option(key))
         for key, check in CHECKS.items():
             value = getattr(self, key, None)
             if value is not None:
-                check(value, f"--{key.replace('_', '-')}")
+                check(value, _option(key))
         if self.scheduler != "auto":  # otherwise checked once the scheduler is known
             check_owned(self.directive, self.scheduler)
         if self.input == ():
@@ -119,6 +124,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _check_utf8(self)
 
 
+def _option(key: str) -> str:
+    """The option of a field, for messages."""
+    return "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
+
+
 def _check_utf8(request: Request) -> None:
     """Refuse bytes that are not UTF-8, which Python reads from a command line as half characters: job.json is UTF-8."""
     for key in request.__struct_fields__:
@@ -126,9 +136,8 @@ def _check_utf8(request: Request) -> None:
         try:
             msgspec.json.encode(value)
         except UnicodeEncodeError:
-            option = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
             raise RequestError(
-                f"{option} {value!r} is not valid UTF-8: write it in UTF-8, or rename the file"
+                f"{_option(key)} {value!r} is not valid UTF-8: write it in UTF-8, or rename the file"
             ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 _NOT_IN_BATCH = "leave it out: a batch has no stream"
 _BEAM = "leave it out: vLLM's engine has no beam search"
@@ -52,6 +53,41 @@ _ADVICE = {
     ),
     **dict.fromkeys(("user", "metadata", "store", "request_id"), "leave it out, or write it beside 'sampling'"),
 }  # fmt: skip
+
+
+# The names that a row's sampling may have: those of SamplingParams in the versions of vLLM that are supported, OpenAI's
+# that are translated, and an embedding's.
+KNOWN = frozenset({
+    "n", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "logprobs", "prompt_logprobs", "seed", "stop", "stop_token_ids", "ignore_eos", "bad_words",
+    "logit_bias", "allowed_token_ids", "detokenize", "stream_interval", "extra_args", "thinking_token_budget",
+    "skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output", "flat_logprobs",
+    "watermarking", "skip_reading_prefix_cache", "logprob_token_ids", "trace_decode_token_ids", "prompt_logprob_start",
+    "prompt_logprob_token_ids", "routed_experts_prompt_start", "output_text_buffer_length", "repetition_detection",
+    "structured_outputs", "response_format", "max_completion_tokens", "top_logprobs", "truncate_prompt_tokens",
+    "truncation_side", "dimensions", "use_activation",
+})  # fmt: skip
+
+
+def misspelt(sampling: Mapping[str, Any]) -> list[str]:
+    """What to say of the names that are nobody's: each with the one that is meant, if any is near.
+
+    Without vLLM here, a name that is like none may be a newer vLLM's, and is not said.
+    """
+    if KNOWN.issuperset(sampling):
+        return []
+    from vllm_hpc.spec.vllm_arguments import sampling_names
+
+    installed = sampling_names()
+    unknown = [name for name in sampling if name not in KNOWN and name not in installed and sampling[name] is not None]
+    import difflib
+
+    near = {name: difflib.get_close_matches(name, [*KNOWN, *installed], n=1) for name in unknown}
+    return [
+        f"{name!r}, which vLLM does not have{f' (did you mean {near[name][0]!r}?)' if near[name] else ''}"
+        for name in unknown
+        if near[name] or installed
+    ]
 
 
 def advice_on(name: str) -> str | None:

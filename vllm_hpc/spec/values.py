@@ -15,8 +15,9 @@ from typing import Any
 from vllm_hpc.spec.bash_syntax import find_fault
 from vllm_hpc.spec.bounds import MOST_MEMORY_MB
 from vllm_hpc.spec.directives import OWNED_RESOURCES, check_directive
-from vllm_hpc.spec.environment_variables import ADVICE, check_env, check_no_secret, is_secret
+from vllm_hpc.spec.environment_variables import check_env, check_names
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.no_secrets import check_line, check_named
 from vllm_hpc.spec.repeats import first_repeated
 
 # Slurm's time formats: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS (man sbatch, --time).
@@ -118,8 +119,8 @@ def check_path(path: str, origin: str) -> None:
 def check_directives(lines: list[str], origin: str) -> None:
     """Options for the scheduler, each on its own line; ``check_owned`` refuses those that vllm-hpc sets."""
     for line in lines:
+        check_line(line, origin, is_shell=False)
         check_one_line(line, origin)
-        check_no_secret(line, origin, is_shell=False)
         check_directive(line, origin)
 
 
@@ -152,24 +153,24 @@ def _check_once(parts: tuple[str, ...], origin: str) -> None:
 
 def check_words(words: tuple[str, ...], origin: str) -> None:
     """Words for a command line."""
+    check_line(" ".join(words), origin, is_shell=False)
     for word in words:
         check_one_line(word, origin)
-        check_no_secret(word, origin, is_shell=False)
 
 
 def check_shell_lines(lines: tuple[str, ...], origin: str) -> None:
     """Single lines for the job's shell that together are complete commands."""
     for line in lines:
+        check_line(line, origin, is_shell=True)
         check_one_line(line, origin)
-        check_no_secret(line, origin, is_shell=True)
     if lines:
         _check_syntax("\n".join(lines), origin)
 
 
 def check_shell_command(line: str, origin: str) -> None:
     """A command whose output the job's shell reads, as in $(hostname -i)."""
+    check_line(line, origin, is_shell=True)
     check_one_line(line, origin)
-    check_no_secret(line, origin, is_shell=True)
     # Checked alone too: inside the quotes, an extra ')' would become part of the address.
     _check_syntax(line, origin)
     _check_syntax(f'address="$({line})"', origin)
@@ -208,8 +209,14 @@ def check_arguments(arguments: dict[str, Any], origin: str) -> None:
     """Arguments for vLLM that fit in job.json and are not secrets."""
     for key, value in arguments.items():
         check_json(value, f"{origin} {key}")
-        if isinstance(value, str) and is_secret(key):
-            raise RequestError(f"{origin} {key} looks like a secret, and it would be written into job.json: {ADVICE}")
+    check_named(arguments, origin)
+
+
+def check_sampling_arguments(arguments: dict[str, Any], origin: str) -> None:
+    """The same for SamplingParams, whose texts are what a model may say."""
+    for key, value in arguments.items():
+        check_json(value, f"{origin} {key}")
+    check_named(arguments, origin, is_prose=True)
 
 
 def as_path(text: str, origin: str) -> Path:
@@ -236,6 +243,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "template": check_path,
     "template_dir": check_path,
     "env": check_env,
+    "pass_env": check_names,
     "directive": check_directives,
     "setup": check_shell_lines,
     "head_command": check_shell_command,
@@ -243,6 +251,6 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "chunk": check_chunk,
     "resources": check_resources,
     "launcher_options": check_words,
-    "sampling": check_arguments,
+    "sampling": check_sampling_arguments,
     "engine": check_arguments,
 }

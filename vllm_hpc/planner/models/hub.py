@@ -15,6 +15,7 @@ from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.resolved_job import ResolvedJob
+from vllm_hpc.spec.secret_shapes import redact
 
 # Seconds to wait for the Hub; a login node without internet access must not delay a submit.
 TIMEOUT_S = 5.0
@@ -64,7 +65,7 @@ def find_config(model: str) -> Path | str:
     except Exception as error:  # noqa: BLE001 - whatever the reason, the compute nodes may still reach the Hub
         if refusal := _refusal(model, error):
             raise NotOnHubError(refusal) from None
-        said = " ".join(str(error).split())[:120]
+        said = redact(" ".join(str(error).split()))[:120]
         return f"it is not in the Hugging Face cache, and the Hub did not return it ({type(error).__name__}: {said})"
 
 

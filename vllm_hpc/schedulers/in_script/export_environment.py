@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 
-from vllm_hpc.spec.environment_variables import is_secret
+from vllm_hpc.spec.no_secrets import is_secret_variable
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OF_THE_HOST = re.compile(
@@ -27,7 +27,9 @@ def to_shell(environment: Mapping[str, str], named: list[str]) -> str:
     lines = [
         f"export {name}={shlex.quote(value)}\n"
         for name, value in environment.items()
-        if _NAME.fullmatch(name) and not is_secret(name) and (name in named or not _OF_THE_HOST.fullmatch(name))
+        if _NAME.fullmatch(name)
+        and (name in named or not _OF_THE_HOST.fullmatch(name))
+        and not is_secret_variable(name, value)
     ]
     return "".join(lines)
 

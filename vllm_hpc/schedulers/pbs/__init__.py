@@ -173,5 +173,6 @@ SCHEDULER = Scheduler(
     check_request=check_request,
     check_folder=check_folder,
     node_part=node_part,
+    passes_environment=False,
     client=("qsub", re.compile("pbs_version")),  # Slurm has its own qsub
 )

@@ -1,0 +1,34 @@
+"""What may reach a terminal: text without the characters by which it could be told what to do.
+
+Names, reasons, errors and logs come from schedulers, ranks, models and other users. An escape sequence in one could
+move the cursor over what was printed, write the clipboard (OSC 52), or have the terminal answer as if the user had
+typed; a control of direction (bidi) makes text read as other text.
+"""
+
+from __future__ import annotations
+
+import re
+
+REPLACEMENT = "\ufffd"
+# Controls of C0 but for newline and tab, DEL and C1, and those of Unicode that set the direction or end a line.
+_BEYOND_ASCII = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}]")
+_OUTSIDE_JSON = re.compile(f"[{_BEYOND_ASCII}]")
+# Colours are only left out: libraries write them into logs. A progress bar begins its line again with a return.
+_COLOUR = re.compile(r"\x1b\[[0-9;:]{0,40}m")
+_RETURN = re.compile(r"\r+\n?")
+
+
+def visible(text: str) -> str:
+    """The text with U+FFFD for every control character but newline and tab."""
+    return _CONTROL.sub(REPLACEMENT, text)
+
+
+def visible_log(text: str) -> str:
+    """The same for a log: without colours, and with a newline for each return."""
+    return visible(_RETURN.sub("\n", _COLOUR.sub("", text)))
+
+
+def visible_json(content: bytes) -> bytes:
+    """JSON with escapes for what msgspec leaves as it is: in JSON these can only be in strings."""
+    return _OUTSIDE_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", content.decode()).encode()

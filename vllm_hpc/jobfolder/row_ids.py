@@ -1,0 +1,83 @@
+"""Whether a shard's row is of the job: its id must be the one that the input has at its index.
+
+A submission keeps four bytes for each row (input.ids), so that collect does not read the input again, which may be a
+hundred times as large. Where the ids are the rows' numbers, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.input import IDS_ARE_NUMBERS, IDS_HAVE_SUMS, read_index
+from vllm_hpc.spec.errors import InputError
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _sum_of(identity: Any) -> int:
+    return crc32(_encode(identity))
+
+
+class IdSums:
+    """Takes the ids of an input in the order of its rows."""
+
+    def __init__(self) -> None:
+        self._numbered = 0
+        self._sums: array[int] | None = None
+
+    def add(self, identity: Any) -> None:
+        """Add the id of the next row."""
+        if self._sums is None:
+            if identity == str(self._numbered):
+                self._numbered += 1
+                return
+            self._sums = array("I", (_sum_of(str(number)) for number in range(self._numbered)))
+        self._sums.append(_sum_of(identity))
+
+    def store(self, path: Path) -> str:
+        """Write the sums, if there are any. Returns what input.json says of the ids."""
+        if self._sums is None:
+            return IDS_ARE_NUMBERS
+        path.write_bytes(_little_endian(self._sums).tobytes())
+        return IDS_HAVE_SUMS
+
+
+class RowIds:
+    """The ids of a job's rows; one submitted by vllm-hpc 0.1 has none (``is_known``), and any id is taken."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        kind = read_index(folder).ids if folder.input_json.exists() else ""
+        self.is_known = bool(kind)
+        self._sums = _read(folder.input_ids, folder.job().rows) if kind == IDS_HAVE_SUMS else None
+
+    def is_of(self, index: int, identity: Any) -> bool:
+        """Whether row ``index`` has that id."""
+        if self._sums is None:
+            return bool(identity == str(index))
+        return self._sums[index] == _sum_of(identity)
+
+
+def _read(path: Path, rows: int) -> array[int]:
+    sums = array("I")
+    try:
+        with path.open("rb") as file:
+            sums.fromfile(file, rows)
+    except (OSError, EOFError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is too short"
+        raise InputError(f"cannot read {path}: {why}: restore it, or submit a new job") from None
+    return _little_endian(sums)
+
+
+def _little_endian(sums: array[int]) -> array[int]:
+    """As they are stored, or the other way round: a folder may be read on another machine."""
+    if sys.byteorder == "big":
+        sums = sums[:]
+        sums.byteswap()
+    return sums
