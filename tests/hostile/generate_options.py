@@ -50,8 +50,7 @@ def request(random: Random) -> Case:
     """submit, plan, render and tune with hostile options, and a list of what there is then."""
     command = random.choice(("submit", "submit", "submit", "plan", "render", "tune"))
     jobs = word(random) if random.random() < 0.15 else JOBS
-    # A job folder that the caller wants elsewhere is no fault.
-    jobs = jobs.replace("/", "_").replace("..", "_").lstrip("~-") or JOBS
+    jobs = _beside(jobs)
     options = [one for _ in range(random.choice((1, 1, 2, 3))) for one in _option(random, command)]
     model = (word(random),) if random.random() < 0.1 else ()
     tail = ("--", *model) if model else ()
@@ -72,6 +71,8 @@ def shell_words(random: Random) -> Case:
         if scheduler == "pbs" and option == "--qos":
             continue
         said = word(random) if random.random() < 0.1 else mild(random)
+        if option == "--job-dir":
+            said = _beside(said)
         head = {"--env": "WORDS=", "--engine": "served_model_name=", "--directive": directive}.get(option, "")
         options += [option, f"{head}{said}"]
     jobs = () if "--job-dir" in options else ("--job-dir", JOBS)
@@ -93,6 +94,11 @@ def job(random: Random) -> Case:
     if random.random() < 0.2:
         options = [word(random)]
     return Case(((command, *options, "--", *which),), has_job=True)
+
+
+def _beside(jobs: str) -> str:
+    """A folder of the desk: one that the caller wants elsewhere is no fault."""
+    return jobs.replace("/", "_").replace("..", "_").lstrip("~- ") or JOBS
 
 
 def _option(random: Random, command: str) -> tuple[str, ...]:

@@ -129,8 +129,8 @@ def _gzip(content: bytes) -> bytes:
 
 
 def _bomb(content: bytes) -> bytes:
-    """A file of 64 MiB in 64 KiB."""
-    return gzip.compress(content + b"x" * (64 << 20), 1, mtime=0)
+    """A file of 16 MiB in 16 KiB."""
+    return gzip.compress(content + b"x" * (16 << 20), 1, mtime=0)
 
 
 _WRITERS: dict[str, Callable[[Random, list[Any]], bytes]] = {
