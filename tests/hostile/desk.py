@@ -85,7 +85,7 @@ class Desk:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError:  # what was damaged before is the folder above
             return
-        before = path.read_bytes() if path.is_file() else b""
+        before = path.read_bytes() if path.is_file() and path.stat().st_size < _SPARSE else b""
         if edit.how not in ("append", "write", "json", "truncate"):
             _remove(path)
         _DAMAGE[edit.how](path, before, edit)

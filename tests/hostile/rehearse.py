@@ -14,7 +14,7 @@ from vllm_hpc.engine.rehearsal.engine import RehearsalEngine
 from vllm_hpc.engine.rehearsal.faults import FaultPlan
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
-from vllm_hpc.jobfolder.records import Attempt, ExitRecord, write_json
+from vllm_hpc.jobfolder.records import Attempt, ExitRecord
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.rehearsal import Rehearsal
 
@@ -54,5 +54,7 @@ def _answer(engine: RehearsalEngine, make: Any, row: Row) -> Row:
 
 def _end(folder: JobFolder, code: int) -> None:
     now = time.time()
-    write_json(folder.attempt(1), Attempt(attempt=1, job_id="4711", host="node-1", started_at=now))
-    write_json(folder.exit_record(1), ExitRecord(attempt=1, exit_code=code, cause="exit", ended_at=now))
+    folder.attempt(1).write_bytes(msgspec.json.encode(Attempt(attempt=1, job_id="4711", host="node-1", started_at=now)))
+    folder.exit_record(1).write_bytes(
+        msgspec.json.encode(ExitRecord(attempt=1, exit_code=code, cause="exit", ended_at=now))
+    )
