@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from tests.brisk import READS, brisk, whole
 from tests.crafted import end, make_job, progress, rank, result, start, write_lines
 from tests.hostile.cases import DONE, Case, Edit
 from tests.hostile.generate_values import changed, json_bytes, value
@@ -28,6 +29,8 @@ _TAKES = {
     "sbatch": f"{_KEEP}; echo 4711",
     "qsub": f'[ "$*" != --version ] || {{ echo pbs_version = 23.06.06; exit; }}; {_KEEP}; echo 4711.server',
     "qstat": "echo pbs_version = 23.06.06",
+    # It starts the task here, whose torchrun does nothing.
+    "srun": 'while case "$1" in -*) ;; *) false;; esac; do shift; done; "$@"',
     "nvidia-smi": "exit 6",
     "rocm-smi": "exit 6",
 }
@@ -76,7 +79,9 @@ class Desk:
         if not self.kept.exists():
             return None
         self.program("python", _PYTHON)
-        return self.kept.read_text(encoding="utf-8").replace(f"{Path(sys.executable).parent}:", f"{self.bin}:")
+        self.program("scontrol", "echo localhost")
+        kept = self.kept.read_text(encoding="utf-8").replace(f"{Path(sys.executable).parent}:", f"{self.bin}:")
+        return brisk(whole(kept)) if READS in kept else kept
 
     def edit(self, edit: Edit) -> None:
         """Do to a file what the edit says; what cannot be done (there is no such file) is left."""

@@ -71,7 +71,8 @@ def job_toml(random: Random) -> Case:
 
 def profile(random: Random) -> Case:
     """A profile with hostile values, of the working directory or of the user."""
-    table = {key: _of(random, key) for key in random.sample(_PROFILE_KEYS, random.choice((1, 1, 2, 3)))}
+    keys = random.sample(_PROFILE_KEYS, random.choice((1, 1, 2, 3)))
+    table = _words(random) if random.random() < 0.4 else {key: _of(random, key) for key in keys}
     name = random.choice(("p", "p", "p", text(random).replace("\0", "")))
     file = random.choice(("vllm-hpc.toml", "config/vllm-hpc/config.toml"))
     asked = (random.choice(("submit", "submit", "plan", "render")), *_ASK[1:], f"--profile={name}")
@@ -101,6 +102,12 @@ def chat_template(random: Random) -> Case:
         return Case(((*_ASK, f"--prompt-template={said}"),), (ROWS,))
     file = Edit("chat.jinja", content=said.encode(errors="surrogatepass"))
     return Case(((*_ASK, "--chat-template", "chat.jinja"),), (ROWS, file))
+
+
+def _words(random: Random) -> dict[str, Any]:
+    """A profile that is taken, whose words a shell must see quoted."""
+    texts = {key: mild(random) for key in ("partition", "account", "qos") if random.random() < 0.3}
+    return {**texts, "wrapper": [mild(random), mild(random)], "env": {"WORDS": mild(random)}}
 
 
 def _of(random: Random, key: str) -> Any:
