@@ -20,7 +20,7 @@ _SAMPLING = ("temperature", "max_tokens", "seed", "n", "stop", "logit_bias", "to
 def rows(random: Random) -> Case:
     """Rows, of which some are hostile, in some format, or as standard input."""
     format_, write = random.choice(tuple(_WRITERS.items()))
-    content = _damaged(random, write(random, [_row(random) for _ in range(random.choice((1, 2, 5)))]))
+    content = _damaged(random, write(random, [make_row(random) for _ in range(random.choice((1, 2, 5)))]))
     suffix, pack = random.choice((("", bytes),) * 4 + _PACKS)
     name = random.choice(("rows", "rows", text(random).replace("/", "_").replace("\0", "_")[:40]))
     path = f"in/{name}.{format_}{suffix}".encode("utf-8", "replace").decode()
@@ -49,10 +49,13 @@ def files(random: Random) -> Case:
     return Case(((command, "--rehearse", "--scheduler", "slurm", "--input", given),), (good, bad))
 
 
-def _row(random: Random) -> Any:
+def make_row(random: Random) -> Any:
+    """A row, of which most are plain."""
     kind = random.random()
     if kind < 0.5:
-        return {"prompt": mild(random), "id": mild(random) + str(random.random())}
+        return (
+            {"prompt": mild(random)} if random.random() < 0.5 else {"prompt": mild(random), "id": str(random.random())}
+        )
     if kind < 0.53:
         return value(random)
     row: dict[str, Any] = {"prompt": text(random) if kind < 0.7 else "a"}

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,11 +19,21 @@ from tests.hostile.cases import CANARY, Case, Edit
 from tests.hostile.desk import make_finished
 from tests.hostile.generate import SURFACES, make
 from tests.hostile.generate_options import ROWS
+from tests.hostile.generate_rows import make_row
+from tests.hostile.generate_values import json_bytes
 from tests.hostile.oracle import Complaint, judge
 from tests.hostile.pending import why_pending
 from tests.marks import needs_torch
+from tests.real_jobs import PATIENCE_S, submit_tiny
+from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.rows.reading import Reading
+from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.request import Request
 
 pytestmark = pytest.mark.trust
+# Keys with which a row is another thing, or refused before the job is made.
+_REFUSED = {"body", "custom_id", "error", "index"}
 _FEWEST, _FEWEST_IN_ALL = 300, 2000
 
 
@@ -68,6 +79,31 @@ def test_a_seed_is_one_case(surface: str) -> None:
     made = [make(surface, seed) for seed in range(20)]
     assert made == [make(surface, seed) for seed in range(20)]
     assert len({repr(one) for one in made}) > 10
+
+
+@pytest.mark.ranks
+@pytest.mark.full
+def test_generated_rows_run(tmp_path: Path) -> None:
+    """Through real ranks: each row has a result or an error, in order, whatever is in it."""
+    rows = [row for seed in range(400) if (row := runnable(seed, tmp_path / "row.jsonl"))]
+    job = submit_tiny(None, tmp_path, rows, max_tokens=4)
+    status = job.wait(PATIENCE_S)
+    assert status.state in ("COMPLETED", "PARTIAL"), (status, job.logs()[-2000:])
+    assert [row["index"] for row in job.results()] == list(range(len(rows)))
+    assert status.rows.done + status.rows.failed == len(rows) > 200
+
+
+def runnable(seed: int, file: Path) -> Row | None:
+    """A generated row that a submission takes, without a limit that the rehearsal would take literally."""
+    made = make_row(Random(f"row {seed}"))
+    if not isinstance(made, dict) or made.keys() & _REFUSED or "max_tokens" in str(made) or "'n'" in str(made):
+        return None
+    file.write_bytes(json_bytes(made))
+    try:
+        (row,) = Intake(str(file), reading=Reading.of(Request(model="none"))).rows()
+    except InputError:
+        return None
+    return {**made, "id": str(seed)} if "error" not in row else None
 
 
 # -- the oracle sees what it is for ----------------------------------------------------------------------------------
