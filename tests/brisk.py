@@ -6,13 +6,13 @@ import re
 
 from vllm_hpc.schedulers.lifecycle import lifecycle_text
 
-_READS = 'eval "$lifecycle"\n'
+READS = 'eval "$lifecycle"\n'
 
 
 def whole(script: str) -> str:
     """The script with the text of lifecycle.sh where it runs that: what a test edits may stand in either."""
-    assert script.count(_READS) == 1
-    return script.replace(_READS, lifecycle_text())
+    assert script.count(READS) == 1
+    return script.replace(READS, lifecycle_text())
 
 
 def brisk(script: str) -> str:
