@@ -147,7 +147,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         script=render_job(job, plan, folder, lifecycle),
         lifecycle=lifecycle,
         definition=definition,
-        notes=(*_rehearsal_notes(job.request, plan), *intake.notes(job.request.engine), *unused_options(job)),
+        notes=(*_rehearsal_notes(job.request, plan), *intake.notes(job.request), *unused_options(job)),
     )
 
 

@@ -79,7 +79,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
         _check_local(job, plan.layout)
     _check_scheduler(job, plan.layout)
     part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
-    said = intake.notes(job.request.engine, rows is not None and rows.is_sample)
+    said = intake.notes(job.request, rows is not None and rows.is_sample)
     notes += [*plan.reasons, *filter(None, [job.model.note, why]), *known.notes, *said, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 
