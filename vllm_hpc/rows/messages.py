@@ -27,8 +27,8 @@ _TEXT = {"text": "text", "input_text": "text", "output_text": "text", "refusal":
 _EXAMPLE = '{"type": "text", "text": "Hi"}'
 
 
-def checked_messages(messages: Any) -> Messages:
-    """A chat's messages without fields that are null. Raises RowError, which names the message.
+def checked_messages(messages: Any, path: str = ".messages") -> Messages:
+    """The messages at ``path`` of a row, without fields that are null. Raises RowError, which names the message.
 
     A null ``content`` stays: OpenAI writes it beside ``tool_calls``.
     """
@@ -37,7 +37,7 @@ def checked_messages(messages: Any) -> Messages:
         such_as = ', such as [{"role": "user", "content": "Hi"}]'
         raise RowError(f"'messages' must be a list of messages{', not an empty one' if messages == [] else such_as}")
     if not all(map(_has_role, messages)):
-        raise RowError(f"every message must be an object with a 'role', and its 'content'{_hint(messages)}")
+        raise RowError(f"every message must be an object with a 'role', and its 'content'{_hint(messages, path)}")
     return [_checked(message, number) for number, message in enumerate(messages, 1)]
 
 
@@ -48,14 +48,14 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
-def _hint(messages: list[Any]) -> str:
+def _hint(messages: list[Any], path: str) -> str:
     """Which message has no role, what it has, and what to do."""
     if all(isinstance(message, dict) and "from" in message for message in messages):
         return f": use --rename messages={CONVERSATIONS}"
     number, message = next((number, one) for number, one in enumerate(messages, 1) if not _has_role(one))
     found = f", but message {number} {_found(message)}"
-    program = messages_program(".messages", messages)
-    return f"{found}: write them so, as jq -c {shlex.quote(f'. + {{messages: {program}}}')} does" if program else found
+    program = messages_program(".", messages)
+    return f"{found}: write them so, as jq -c {shlex.quote(f'{path} |= {program}')} does" if program else found
 
 
 def _has_role(message: Any) -> bool:

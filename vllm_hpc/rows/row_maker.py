@@ -124,8 +124,8 @@ class RowMaker:
         """Note fields that look as if they change the answer, and do not. A template of the job may use them."""
         if self._reading.prompt_template is not None:
             return
-        if "prompt" in row and (names := [name for name in sorted(CHAT_FIELDS) if row.get(name)]):
-            self._notes.add(notes.NO_CHAT, number, map(repr, names))
+        if "prompt" in row and (idle := [name for name in sorted(CHAT_FIELDS) if row.get(name)]):
+            self._notes.add(notes.NO_CHAT, number, map(repr, idle))
         prompt = row.get("prompt")
         if isinstance(prompt, str) and prompt.startswith("[") and _LIST_AS_TEXT.match(prompt):
             self._notes.add(notes.LIST_AS_TEXT, number, [repr(self._reading.prompt_column or "prompt")])
