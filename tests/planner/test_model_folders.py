@@ -458,6 +458,7 @@ def test_files_that_the_format_needs_are_named(tmp_path: Path) -> None:
 def test_a_model_of_mistral_is_submitted_as_asked(desk: Path, run_cli: Cli) -> None:
     shutil.copytree(CASES / "mistral-params", desk / "mistral")
     (desk / "mistral").chmod(0o755)
+    (desk / "mistral" / "tekken.json").write_text('{"vocab": [{"rank": 0}]}')
     safetensors(desk / "mistral" / "consolidated.safetensors", {"layers.0.x": ("BF16", [6_000_000_000])})
     engine = [f"--engine={one}" for one in ("config_format=mistral", "tokenizer_mode=mistral", "load_format=mistral")]
     outcome = run_cli("submit", "mistral", *engine, "--scheduler", "slurm", "--nodes", "1", "--json")
