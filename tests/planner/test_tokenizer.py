@@ -377,6 +377,7 @@ def test_params_json_needs_a_tokenizer_too(model: Path, name: str) -> None:
     (model / "config.json").unlink()
     add(model, {"params.json": PARAMS})
     assert NO_TOKENIZER.format(folder=model) in reasons(engine=MISTRALS[name])
+    assert "weights are counted from params.json" in reasons(engine=MISTRALS[name])
     with pytest.raises(ModelError, match="no tokenizer"):
         prepare("model", scheduler="slurm", engine={**MISTRALS[name], "load_format": "dummy"})
     add(model, {"tekken.json": EMPTY_TOKENIZER})
