@@ -9,8 +9,9 @@ import pytest
 
 from tests.engine.test_rehearsal import record
 from vllm_hpc.engine.rehearsal.rows import RehearsalRows
-from vllm_hpc.engine.rows.checks import CUTS, check_embedding, cuts_of, in_vllm_names
+from vllm_hpc.engine.rows.checks import check_embedding, cuts_of, in_vllm_names
 from vllm_hpc.engine.rows.constraint import checked_constraint
+from vllm_hpc.spec.sampling_names import CUTS
 
 TAKEN: list[dict[str, Any]] = [
     {"max_tokens": 1.0}, {"max_tokens": "5"}, {"max_tokens": 2**40}, {"top_k": 2**40}, {"temperature": "0.5"},

@@ -36,10 +36,12 @@ def is_drained(job: Job) -> bool:
     return job.folder.drain_attempt(1).exists()
 
 
+@pytest.mark.parametrize("history", [False, True], ids=["history off", "history on"])
 def test_a_server_that_is_down_at_the_drain_is_asked_until_it_is_up(
     server: Path, tmp_path: Path, history: bool
 ) -> None:
-    (server / "no-history").touch()
+    if not history:
+        (server / "no-history").touch()
     job = submit(tmp_path, **REHEARSED_DRAIN, max_requeues=5)
     wait_for(lambda: is_drained(job), "it is drained")
     (server / "down").touch()
@@ -49,8 +51,8 @@ def test_a_server_that_is_down_at_the_drain_is_asked_until_it_is_up(
     assert "cannot connect to server" in again.reason
     (server / "down").unlink()
     status = ends_as(job, "COMPLETED", limit=PATIENCE_S)
-    assert status.attempts == 2
-    assert job.logs().count("submitted again as") == 1
+    assert status.attempts >= 2  # on a busy machine the second may be drained, too
+    assert job.logs().count("submitted again as") == status.attempts - 1
 
 
 def test_a_server_that_stays_down_has_a_login_node_go_on(server: Path, tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def test_a_server_that_stays_down_has_a_login_node_go_on(server: Path, tmp_path:
     wait_for(lambda: "not submitted again from here" in job.logs(), "it has given up")
     (server / "down").unlink()
     status = ends_as(job, "COMPLETED", limit=PATIENCE_S)
-    assert status.attempts == 2
+    assert status.attempts >= 2  # on a busy machine the second may be drained, too
 
 
 def test_a_node_that_may_not_submit_says_so_and_a_login_node_does(server: Path, tmp_path: Path) -> None:

@@ -129,7 +129,13 @@ def cached(root: Path, *snapshots: str, refs: dict[str, str] | None = None) -> P
         (["new", "old"], {"main": "old"}, "old", "refs/main"),
         (["new", "old"], {"main": "old\n"}, "old", "refs/main"),
         (["new", "old"], None, "new", "the newest of 'new', 'old'"),
-        (["new", "old"], {"main": "gone"}, "new", "the newest of 'new', 'old'"),
+        (
+            ["new", "old"],
+            {"main": "gone"},
+            "new",
+            "the newest of 'new', 'old'; refs/main names gone, which is not here",
+        ),
+        (["abc"], {"main": "gone"}, "abc", "the only one; refs/main names gone, which is not here, or not whole"),
         (["new", "old"], {"main": "../../elsewhere"}, "new", "the newest"),
         (["new", "old"], {"main": "\x00"}, "new", "the newest"),
         (["new", "old"], {"v1.0": "old"}, "new", "the newest"),
@@ -418,7 +424,8 @@ def test_the_format_is_chosen_as_vllm_does(tmp_path: Path) -> None:
         known = inspect_model(find_model(str(folder), engine=engine), engine=engine)
         assert known.shape is not None
         assert known.shape.layers == layers
-        assert not any("params.json" in note for note in known.notes)
+        counted = f"weights are counted from {'params.json' if name == 'mistral' else 'config.json'}"
+        assert [note.partition(":")[0] for note in known.notes] == [counted]
     safetensors(folder / "consolidated.safetensors", {"layers.0.x": ("BF16", [9])})
     known = inspect_model(find_model(str(folder)), dummy_weights=True)
     assert known.shape is not None
@@ -458,6 +465,7 @@ def test_files_that_the_format_needs_are_named(tmp_path: Path) -> None:
 def test_a_model_of_mistral_is_submitted_as_asked(desk: Path, run_cli: Cli) -> None:
     shutil.copytree(CASES / "mistral-params", desk / "mistral")
     (desk / "mistral").chmod(0o755)
+    (desk / "mistral" / "tekken.json").write_text('{"vocab": [{"rank": 0}]}')
     safetensors(desk / "mistral" / "consolidated.safetensors", {"layers.0.x": ("BF16", [6_000_000_000])})
     engine = [f"--engine={one}" for one in ("config_format=mistral", "tokenizer_mode=mistral", "load_format=mistral")]
     outcome = run_cli("submit", "mistral", *engine, "--scheduler", "slurm", "--nodes", "1", "--json")

@@ -6,6 +6,7 @@ What vLLM itself does with a value is that of vLLM 0.32 with transformers 5.19, 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -365,6 +366,25 @@ def test_overrides_are_those_of_vllm(
 def test_overrides_that_keep_an_unknown_head_dim_are_not_checked(tmp_path: Path) -> None:
     """LlamaConfig computes head_dim before vLLM overrides the heads; Qwen2Config does not."""
     assert "add it" in look(tmp_path, SMALL_CONFIG, hf_overrides={"num_attention_heads": 32}).notes[0]
+
+
+BLAMED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    # config.json, the overrides, what is said
+    "no number": ({}, {"num_hidden_layers": "x"}, "--engine hf_overrides: 'num_hidden_layers' is 'x', not a"),
+    "impossible": ({}, {"num_hidden_layers": 0}, "--engine hf_overrides: 'num_hidden_layers' must be .*: correct it$"),
+    "heads": ({}, {"num_key_value_heads": 3}, "--engine hf_overrides: .* attention heads .*: correct it$"),
+    "of the file": ({"num_hidden_layers": 0}, {"rope_theta": 1}, "config.json': 'num_hidden_layers' .*: copy config"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BLAMED)
+def test_a_bad_value_is_blamed_on_where_it_stands(tmp_path: Path, name: str) -> None:
+    config, overrides, said = BLAMED[name]
+    try:
+        told = look(tmp_path, {**SMALL_CONFIG, **config}, hf_overrides=overrides).notes[0]
+    except ModelError as error:
+        told = str(error)
+    assert re.search(said, told), told
 
 
 @pytest.mark.parametrize("overrides", ["x", [1], 3, True])

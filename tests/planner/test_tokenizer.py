@@ -11,7 +11,9 @@ import pytest
 from tests.conftest import Cli
 from tests.marks import beside_vllm
 from tests.published_models import SMALL_CONFIG
+from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.planner.make_plan import plan_only
+from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.vllm_arguments import templated_models
 
 pytestmark = pytest.mark.inputs
@@ -20,12 +22,12 @@ CHAT = '{"messages": [{"role": "user", "content": "Hi"}]}\n'
 WITH_TEMPLATE = {"chat_template": "{{ messages }}"}
 NO_TEMPLATE = "the input has chats, but '{folder}' has no chat template: use --chat-template FILE"
 NO_TOKENIZER = "'{folder}' has no tokenizer: use --engine tokenizer=PATH"
-TOKENIZER: dict[str, Any] = {"tokenizer.json": {}, "tokenizer_config.json": {"bos_token": "<s>"}}
 EMPTY_TOKENIZER = {
     "version": "1.0",
     "added_tokens": [],
     "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
 }
+TOKENIZER: dict[str, Any] = {"tokenizer.json": EMPTY_TOKENIZER, "tokenizer_config.json": {"bos_token": "<s>"}}
 WEIGHTS = {"pytorch_model.bin": "x"}
 
 
@@ -88,9 +90,9 @@ def test_where_a_template_is_or_may_be_nothing_is_said(chats: Path, name: str) -
 # Files that hold no template.
 BARE: dict[str, dict[str, Any]] = {
     "tokenizer alone": TOKENIZER,
-    "null": {"tokenizer_config.json": {"chat_template": None}},
+    "null": {"tokenizer.json": EMPTY_TOKENIZER, "tokenizer_config.json": {"chat_template": None}},
     "sentencepiece": {"tokenizer.model": "x"},
-    "with infinity": {"tokenizer_config.json": '{"model_max_length": Infinity}'},
+    "with infinity": {"tokenizer.json": EMPTY_TOKENIZER, "tokenizer_config.json": '{"model_max_length": Infinity}'},
     "weights, and no tokenizer either": WEIGHTS,
     "an empty folder of more": {**TOKENIZER, "additional_chat_templates/readme.txt": ""},
     "with weights": {**TOKENIZER, "model.gguf.txt": "", "pytorch_model.bin": "x"},
@@ -167,7 +169,7 @@ NAMED: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("name", NAMED)
 def test_templates_with_names_are_taken_as_transformers_does(chats: Path, run_cli: Cli, name: str) -> None:
     files, rows, said = NAMED[name]
-    add(chats, {"tokenizer.json": {}, **WEIGHTS, **files})
+    add(chats, {"tokenizer.json": EMPTY_TOKENIZER, **WEIGHTS, **files})
     (chats.parent / "in.jsonl").write_text(rows)
     refused = run_cli("submit", "model", "--input", "in.jsonl", "--scheduler", "slurm")
     assert (refused.code, said.format(folder=chats) in refused.err) == (2 if said else 0, True), refused
@@ -292,16 +294,94 @@ def test_tools_and_a_rows_own_template_count(chats: Path) -> None:
 
 # -- tokenizers --------------------------------------------------------------------------------------------------------
 FILES = (
-    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "tekken.json", "qwen.tiktoken",
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "qwen.tiktoken",
     "tiktoken.model", "spiece.model", "sentencepiece.bpe.model", "model-q4.gguf", "tokenizer.model.v3", "target.spm",
-    "tokenization_internlm.py", "ice_text.model", "special_tokens_map.json", "rwkv_vocab_v20230424.txt",
+    "tokenization_internlm.py", "ice_text.model", "rwkv_vocab_v20230424.txt",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_any_file_of_a_tokenizer_will_do(model: Path, name: str) -> None:
-    add(model, {**WEIGHTS, name: "x"})
+    add(model, {**WEIGHTS, name: EMPTY_TOKENIZER})
     assert "no tokenizer" not in reasons()
+
+
+NO_VOCABULARY = "has no tokenizer: there is no vocabulary in "
+CUT = "has no tokenizer: its 'tokenizer.json' is empty or not whole"
+# Files of which transformers makes no tokenizer, or one of a few tokens.
+EMPTY: dict[str, tuple[dict[str, Any], str]] = {
+    "a config": ({"tokenizer_config.json": {}}, f"{NO_VOCABULARY}'tokenizer_config.json': use --engine tokenizer=PATH"),
+    "a config with a class": ({"tokenizer_config.json": {"tokenizer_class": "LlamaTokenizer"}}, NO_VOCABULARY),
+    "names of tokens": ({"special_tokens_map.json": {"eos_token": "a"}, "added_tokens.json": {"a": 1}}, NO_VOCABULARY),
+    "an empty vocabulary": ({"vocab.json": {}, "merges.txt": ""}, f"{NO_VOCABULARY}'merges.txt', 'vocab.json'"),
+    "merges": ({"merges.txt": "#version: 0.2\na b\n"}, NO_VOCABULARY),
+    "an empty model": ({"tokenizer.model": ""}, NO_VOCABULARY),
+    "no object": ({"tokenizer.json": " {} \n", "vocab.json": {"a": 0}}, CUT),
+    "half of a file": ({"tokenizer.json": json.dumps(EMPTY_TOKENIZER)[:-9]}, CUT),
+    "many": (
+        dict.fromkeys(("a.model", "added_tokens.json", "merges.txt", "vocab.json", "vocab.txt"), ""),
+        "'a.model', 'added_tokens.json', 'merges.txt' and 2 more: use",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_files_without_a_vocabulary_are_no_tokenizer(model: Path, run_cli: Cli, name: str) -> None:
+    files, said = EMPTY[name]
+    add(model, {**WEIGHTS, **files})
+    told = run_cli("plan", "model", "--scheduler", "slurm")
+    assert (told.code, said in told.err) == (0, True), told
+    for command in ("render", "submit"):
+        refused = run_cli(command, "model", "--scheduler", "slurm")
+        assert (refused.code, said in refused.err, refused.err.count("\n")) == (2, True, 1), refused
+
+
+@beside_vllm
+@pytest.mark.parametrize("name", sorted(EMPTY))
+def test_and_transformers_makes_none(tmp_path: Path, name: str) -> None:
+    from transformers import AutoTokenizer
+
+    add(tmp_path, {"config.json": {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, **EMPTY[name][0]})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    except Exception:  # noqa: BLE001 - a ValueError, KeyError or JSONDecodeError
+        return
+    assert len(tokenizer) < 10
+
+
+@pytest.mark.parametrize(
+    "config", [{"tokenizer_class": "ByT5Tokenizer"}, {"auto_map": {"AutoTokenizer": ["a.B", None]}}]
+)
+def test_some_classes_need_no_vocabulary(model: Path, config: dict[str, Any]) -> None:
+    add(model, {**WEIGHTS, "tokenizer_config.json": config})
+    assert "no tokenizer" not in reasons()
+
+
+PARAMS = {
+    "dim": 256,
+    "n_layers": 4,
+    "head_dim": 32,
+    "hidden_dim": 512,
+    "n_heads": 8,
+    "n_kv_heads": 4,
+    "vocab_size": 1000,
+}
+MISTRALS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "as Mistral says": {"tokenizer_mode": "mistral", "config_format": "mistral", "load_format": "mistral"},
+}
+
+
+@pytest.mark.parametrize("name", MISTRALS)
+def test_params_json_needs_a_tokenizer_too(model: Path, name: str) -> None:
+    (model / "config.json").unlink()
+    add(model, {"params.json": PARAMS})
+    assert NO_TOKENIZER.format(folder=model) in reasons(engine=MISTRALS[name])
+    assert "weights are counted from params.json" in reasons(engine=MISTRALS[name])
+    with pytest.raises(ModelError, match="no tokenizer"):
+        prepare("model", scheduler="slurm", engine={**MISTRALS[name], "load_format": "dummy"})
+    add(model, {"tekken.json": EMPTY_TOKENIZER})
+    assert "tokenizer" not in reasons(engine=MISTRALS[name])
 
 
 @pytest.mark.parametrize("weights", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])
@@ -344,7 +424,7 @@ def test_a_folder_without_weights_is_planned_and_rendered_but_not_submitted(chat
 )
 def test_a_tokenizer_may_come_from_elsewhere(model: Path, options: dict[str, Any]) -> None:
     add(model, WEIGHTS)
-    add(model.parent, {"other/tokenizer.json": {}})
+    add(model.parent, {"other/tokenizer.json": EMPTY_TOKENIZER})
     assert "no tokenizer" not in reasons(**options)
 
 

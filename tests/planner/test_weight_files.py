@@ -193,7 +193,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "deepspeed's inner folder": ({"zero_pp_rank_0_mp_rank_00_optim_states.pt": "x"}, "is a checkpoint of DeepSpeed"),
     "fsdp": ({"pytorch_model_fsdp_0/__0_0.distcp": "x"}, "is a checkpoint of PyTorch (FSDP)"),
-    "fsdp's inner folder": ({"__0_0.distcp": "x", ".metadata": "x"}, "'accelerate merge-weights'"),
+    "fsdp's inner folder": ({"__0_0.distcp": "x", ".metadata": "x"}, "'accelerate merge-weights SHARDS OUT'"),
     "verl": ({"model_world_size_8_rank_0.pt": "x", "huggingface/config.json": SMALL_CONFIG}, "verl.model_merger"),
     "megatron": (
         {"latest_checkpointed_iteration.txt": "100", "iter_0000100/mp_rank_00/model_optim_rng.pt": "x"},

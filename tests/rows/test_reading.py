@@ -259,7 +259,7 @@ def test_arrays_of_requests_are_for_one_url(desk: Path, model: Path, run_cli: Cl
     write(desk / "d.jsonl", {"prompt": "a"})
     for files, said in (
         (("a.json", "b.json"), "b.json: url '/v1/completions', but a.json has '/v1/chat/completions'"),
-        (("c.json",), "c.json:1: url '/v1/completions', but the first line has '/v1/chat/completions'"),
+        (("c.json",), "c.json:1: item 2: url '/v1/completions', but the first line has '/v1/chat/completions'"),
         (("a.json", "d.jsonl"), "a.json is an OpenAI batch, but d.jsonl is not"),
     ):
         given = [word for file in files for word in ("--input", file)]

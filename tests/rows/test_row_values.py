@@ -181,10 +181,17 @@ def test_several_texts_have_advice(tmp_path: Path) -> None:
 
 
 # -- ids -------------------------------------------------------------------------------------------------------------
-def test_ids_of_a_column_with_a_gap_are_whole_in_csv(tmp_path: Path) -> None:
-    rows, (note,) = read(tmp_path, "in.csv", "id,prompt\n1.0,a\n2.0,b\n,c\n4.0,d\n")
-    assert [row["id"] for row in rows] == [1, 2, "2", 4]
-    assert note.startswith("3 rows: ids that end in .0 are whole numbers, as pandas writes them beside a gap: 1.0 as 1")
+def test_ids_of_a_column_with_a_gap_are_those_of_one_without(tmp_path: Path) -> None:
+    rows, (note,) = read(tmp_path, "in.csv", "id;prompt\n11.0;a\n12;b\n;c\n14,0;d\n")
+    assert [row["id"] for row in rows] == ["11", "12", "2", "14"]
+    begin = "2 rows: ids that end in .0, as pandas writes them beside a gap, are read without it"
+    assert note == f"{begin}: 11.0 as '11', 14,0 as '14' (the first: {tmp_path / 'in.csv'}:2)"
+
+
+def test_one_id_of_a_csv_written_in_two_ways_is_refused(tmp_path: Path) -> None:
+    assert "in.csv:3: id '7' was given before" in refusal(tmp_path, "in.csv", "id,prompt\n7,b\n7.0,c\n")
+    words = refusal(tmp_path, "in.csv", "id,prompt\n1.0,a\n2.0,b\n,c\n4.0,d\n")
+    assert "in.csv:4: id '2' was given before, or is that of a row without one, which is its number" in words
 
 
 def test_other_ids_of_a_csv_stay_text(tmp_path: Path) -> None:
@@ -197,7 +204,8 @@ def test_a_clash_with_a_default_id_is_explained(tmp_path: Path) -> None:
     words = refusal(tmp_path, "in.jsonl", [{"prompt": "a", "id": "1"}, {"prompt": "b"}])
     assert "in.jsonl:2: id '1' was given before, or is that of a row without one, which is its number" in words
     words = refusal(tmp_path, "in.jsonl", [{"prompt": "a", "id": "x"}, {"prompt": "b", "id": "x"}])
-    assert words.endswith("in.jsonl:2: id 'x' was given before: ids must differ: give every row one, or none")
+    first = f"(the first: {tmp_path / 'in.jsonl'}:1)"
+    assert words.endswith(f"in.jsonl:2: id 'x' was given before: ids must differ: give every row one, or none {first}")
 
 
 # -- prompts that are not there --------------------------------------------------------------------------------------

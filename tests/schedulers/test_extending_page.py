@@ -103,7 +103,7 @@ def test_its_phases_are_the_states_of_the_page(
 
 def test_every_phase_of_a_job_state_is_on_the_page() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    phases = ("waiting", "running", "completed", "failed", "gone", "cancelled", "timeout", "preempted", "forgotten",
-              "unknown")  # fmt: skip
+    phases = ("waiting", "running", "completed", "failed", "gone", "node_failed", "cancelled", "timeout", "preempted",
+              "forgotten", "unknown")  # fmt: skip
     table = page.partition("| phase | when |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:]))) == set(phases)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.conftest import Cli
@@ -30,8 +31,8 @@ HANGS = ClientTimeoutError("sacct did not answer within 15 s: is the controller 
 STATES = {
     "PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUE_HOLD": "waiting", "SPECIAL_EXIT": "waiting",
     "RUNNING": "running", "COMPLETING": "running", "SUSPENDED": "running", "STAGE_OUT": "running",
-    "COMPLETED": "completed", "FAILED": "failed", "OUT_OF_MEMORY": "failed", "NODE_FAIL": "failed",
-    "BOOT_FAIL": "failed",
+    "COMPLETED": "completed", "FAILED": "failed", "OUT_OF_MEMORY": "failed", "NODE_FAIL": "node_failed",
+    "BOOT_FAIL": "node_failed",
     "CANCELLED": "cancelled", "CANCELLED by 1000": "cancelled", "TIMEOUT": "timeout", "DEADLINE": "timeout",
     "PREEMPTED": "preempted", "REVOKED": "unknown", "POWER_UP_NODE": "waiting", "SOMETHING_NEW": "unknown",
     "EXPEDITING": "waiting", "LAUNCH_FAILED": "waiting", "RECONFIG_FAIL": "waiting", "UPDATE_DB": "waiting",
@@ -78,7 +79,8 @@ def test_a_range_without_end_is_that_of_the_jobs_own_tasks(tmp_path: Path) -> No
 @pytest.mark.parametrize(("state", "phase"), STATES.items())
 def test_every_parser_knows_every_state(state: str, phase: str) -> None:
     one = state.split()[0]
-    assert parse_sacct(f"12|{state}\n")["12"].phase == phase
+    # What accounting has is no longer in the queue.
+    assert parse_sacct(f"12|{state}\n")["12"].phase == phase.replace("node_failed", "failed")
     assert parse_scontrol(f"JobId=12 JobName=x JobState={one} Reason=None Dependency=(null)\n")["12"].phase == phase
     assert parse_squeue(f"12|{one}|None|N/A\n")["12"].phase == phase
     if phase not in ("waiting", "running"):
@@ -134,11 +136,11 @@ def test_squeue(text: str, found: dict[str, JobState]) -> None:
          "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=x JobState=NODE_FAIL Reason=NodeDown Dependency=(null)\n"
          "JobId=12 ArrayJobId=12 ArrayTaskId=2-3,5%2 JobName=x JobState=CANCELLED Reason=JobHeldUser\n",
          {"12_1": JobState("completed", "Slurm says COMPLETED"),
-          "12_0": JobState("failed", "Slurm says NODE_FAIL (NodeDown)"),
+          "12_0": JobState("node_failed", "Slurm says NODE_FAIL (NodeDown)"),
           **dict.fromkeys(["12_2", "12_3", "12_5"], JobState("cancelled", "Slurm says CANCELLED (JobHeldUser)"))}),
         # 23.02 and later name a failed node in between
         ("JobId=12 JobName=x JobState=NODE_FAIL Reason=NodeDown FailedNode=n1 Dependency=(null)\n",
-         {"12": JobState("failed", "Slurm says NODE_FAIL (NodeDown)")}),
+         {"12": JobState("node_failed", "Slurm says NODE_FAIL (NodeDown)")}),
     ],
 )  # fmt: skip
 def test_scontrol(text: str, found: dict[str, JobState]) -> None:
@@ -501,3 +503,46 @@ def test_a_scheduler_that_cannot_be_asked_so_is_asked_for_each_job(
     found = {job["job_id"]: job["state"] for job in json.loads(run_cli("list", "--json").out)}
     assert found == {"0": "RUNNING", "1": "RUNNING", "2": "RUNNING", "77-1000": "UNKNOWN"}
     assert sorted(asked) == ["0", "1", "2"]
+
+
+# -- a node that died ------------------------------------------------------------------------------------------------
+NODE_FAIL = "JobId=77 JobName=x JobState=NODE_FAIL Reason=NodeDown\n"
+FAILED_NODE = ("FAILED", "Slurm says NODE_FAIL (NodeDown)")
+
+
+def node_job(tmp_path: Path, max_requeues: int) -> JobFolder:
+    folder = make_job(tmp_path / "job", scheduler="slurm")
+    request = msgspec.structs.replace(folder.job().request, max_requeues=max_requeues)
+    write_json(folder.job_json, msgspec.structs.replace(folder.job(), request=request))
+    start(folder)
+    return folder
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, folder: JobFolder, **answers: str | ClientError) -> tuple[str, str]:
+    slurm(monkeypatch, **answers)
+    status = read_status(folder)
+    return status.state, status.reason
+
+
+def test_a_job_that_may_be_queued_again_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = node_job(tmp_path, 4)
+    state, reason = seen(monkeypatch, folder, squeue="77|NODE_FAIL|NodeDown|x\n")
+    assert (state, "may queue it again" in reason) == ("UNKNOWN", True)
+    assert seen(monkeypatch, folder, squeue="77|PENDING|BeginTime|N/A\n")[0] == "PENDING"
+    assert seen(monkeypatch, folder, squeue="77|RUNNING|None|x\n")[0] == "RUNNING"
+
+
+@pytest.mark.parametrize("sacct", ["77|NODE_FAIL\n", NO_ACCOUNTING], ids=["accounting", "none"])
+def test_once_slurm_no_longer_has_it_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sacct: str | ClientError
+) -> None:
+    folder = node_job(tmp_path, 4)
+    assert seen(monkeypatch, folder, scontrol=NODE_FAIL)[0] == "UNKNOWN"
+    assert seen(monkeypatch, folder, sacct=sacct)[0] == "FAILED"
+    assert "NODE_FAIL" in seen(monkeypatch, folder, squeue=HANGS)[1]  # it is not asked any more
+
+
+def test_without_requeues_a_nodes_failure_is_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = node_job(tmp_path, 0)
+    assert seen(monkeypatch, folder, scontrol=NODE_FAIL) == FAILED_NODE
+    assert seen(monkeypatch, folder, squeue=HANGS) == FAILED_NODE

@@ -40,6 +40,7 @@ RECORDED: dict[str, str] = {
     "Job submit/allocate failed: Unspecified error": "a plugin of the site refused the job",
     "Unable to allocate resources: Unspecified error": "a plugin of the site refused the job",
     f"job 17: no account {_FAILED}Invalid account or account/partition combination specified": "lists your accounts",
+    f"You must specify a project with -A {_FAILED}Unspecified error": "lists your accounts",
     # src/common/slurm_errno.c (Slurm 26.05)
     _POLICY: "you have too many jobs, or this one asks for too much: 'sacctmgr show qos'",
     f"AssocMaxSubmitJobLimit {_POLICY}": "as many jobs are queued as your --account allows",

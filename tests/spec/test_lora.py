@@ -58,6 +58,41 @@ def test_names_must_differ(tmp_path: Path) -> None:
         find_adapters([str(folder), str(folder)])
 
 
+def test_the_refusal_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, model = tmp_path / "run", tmp_path / "whole"
+    for folder in (run, model, tmp_path / "mine", tmp_path / "bare"):
+        folder.mkdir()
+    for step in (500, 1000, 90):
+        make_adapter(run / f"checkpoint-{step}")
+    make_adapter(tmp_path / "mine/my sql")
+    (model / "config.json").write_text("{}")
+    said = {
+        "run": f"name the adapter in it, as --lora {run}/checkpoint-1000",
+        "mine": f"name the adapter in it, as --lora '{tmp_path}/mine/my sql'",
+        "whole": "it is a whole model: give it as MODEL, without --lora",
+        "bare": "name a folder with adapter_config.json, as PEFT writes it",
+        "nowhere": "name a folder with adapter_config.json, as PEFT writes it",
+        "run/checkpoint-90/adapter_model.safetensors": f"name its folder, '{run}/checkpoint-90'",
+        "org/sql-lora": "get it with 'hf download org/sql-lora --local-dir sql-lora', and use --lora sql-lora",
+        "x=org/sql-lora": "get it with 'hf download org/sql-lora --local-dir sql-lora', and use --lora sql-lora",
+    }
+    for given, words in said.items():
+        with pytest.raises(RequestError) as raised:
+            find_adapters([given])
+        assert str(raised.value).endswith(words), raised.value
+        assert str(raised.value).startswith(f"--lora {given!r} is not an adapter: ")
+
+
+def test_plan_says_what_submit_refuses(run_cli: Cli, model: Path) -> None:
+    folder = make_adapter(model.parent / "tuned", {**CONFIG, "peft_type": "PROMPT_TUNING"})
+    for given, word in (("nowhere", "not an adapter"), (folder, "PROMPT_TUNING"), (model, "it is a whole model")):
+        told = run_cli("plan", model, "--scheduler", "slurm", "--lora", given)
+        assert (told.code, "Note: submit refuses this: --lora" in told.err, word in told.err) == (0, True, True), told
+        printed = json.loads(run_cli("plan", model, "--scheduler", "slurm", "--lora", given, "--json").out)
+        assert any(word in reason for reason in printed["reasons"])
+
+
 @pytest.mark.parametrize(("given", "word"), [("nowhere", "not an adapter"), ("=x", "NAME=PATH"), ("x=", "NAME=PATH")])
 def test_the_command_line_refuses_it_in_a_line(run_cli: Cli, model: Path, given: str, word: str) -> None:
     outcome = run_cli("render", model, "--scheduler", "slurm", "--lora", given)

@@ -39,6 +39,21 @@ def test_what_is_no_path_is_refused(given: Any) -> None:
         make_request({"model": "demo", "input": given})
 
 
+class Frame:
+    """As a DataFrame of pandas, or a Dataset: something that can be written."""
+
+    def to_json(self) -> None:
+        """Not called."""
+
+
+@pytest.mark.parametrize("given", [[{"prompt": "Hi"}], ({"prompt": "Hi"},), ["a", {"b": 1}], Frame()], ids=range(4))
+def test_rows_are_refused_with_how_to_write_them(given: Any) -> None:
+    with pytest.raises(
+        RequestError, match=r"^--input must be a file or a list of files, not rows: write them as JSONL"
+    ):
+        make_request({"model": "demo", "input": given})
+
+
 def test_an_empty_list_is_refused() -> None:
     with pytest.raises(RequestError, match=r"^--input must be a file or a list of files, not an empty list"):
         make_request({"model": "demo", "input": []})

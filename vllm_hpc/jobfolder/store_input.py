@@ -8,7 +8,7 @@ is normalised into input.jsonl.zst if it is larger, a frame for each block.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -24,6 +24,8 @@ from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row
 from vllm_hpc.rows.unpack import pack_frame
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.lora import split_adapter
+from vllm_hpc.spec.request import Request
 
 REFERENCE_OVER = 1 << 30
 VARIABLE = "VLLM_HPC_REFERENCE_OVER"
@@ -57,8 +59,8 @@ class Intake:
         """The share of the files that was read, from 0 to 1."""
         return self._sources.share if self._sources else 1.0
 
-    def notes(self, engine: Mapping[str, object], is_sample: bool = False) -> list[str]:
-        """What was left out, and what is to be said once of the rows, in a job with these engine arguments.
+    def notes(self, request: Request, is_sample: bool = False) -> list[str]:
+        """What was left out, and what is to be said once of the rows, in a job with these options.
 
         Complete after all rows were read; ``is_sample``: only the first ones were.
         """
@@ -67,7 +69,10 @@ class Intake:
         found = self._sources.row_notes
         is_vain = self._reading.drop_last_answer and not found.has(DROPPED)
         vain = ["--drop-last-answer: no row ends with the assistant's turn"] if is_vain else []
-        said = [*vain, *found.lines(embeds=engine.get("runner") == "pooling")]
+        if request.chat_template is not None and not found.has_chats:
+            vain.append("--chat-template is not used: no row has 'messages' without a template of its own")
+        adapters = [split_adapter(text)[0] for text in request.lora]
+        said = [*vain, *found.lines(request.engine.get("runner") == "pooling", adapters)]
         return [*self._sources.notes, *(f"in the first rows: {note}" if is_sample else note for note in said)]
 
     def rows(self) -> Iterator[Row]:

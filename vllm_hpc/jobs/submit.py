@@ -159,7 +159,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
         script=script,
         lifecycle=lifecycle,
         definition=definition,
-        notes=(*_first_notes(job, plan), *intake.notes(job.request.engine), *unused_options(job)),
+        notes=(*_first_notes(job, plan), *intake.notes(job.request), *unused_options(job)),
     )
 
 

@@ -44,8 +44,9 @@ _ALIVE_S = 30
 class Verdict(msgspec.Struct, frozen=True):
     """state/verdict-<task>.json: how a task ended according to the scheduler, after ``attempt`` attempts.
 
-    ``heard_at`` says when it was asked. ``job_id`` tells submissions apart: before its first attempt, a new one has
-    the same number of attempts as the previous one.
+    ``state`` is UNKNOWN if a node of it died, and the scheduler, which may queue it again, still had it: then it is
+    asked again, and the reason counts once it has forgotten the job. ``heard_at`` says when it was asked. ``job_id``
+    tells submissions apart: before its first attempt, a new one has the same number of attempts as the previous one.
     """
 
     attempt: int
@@ -102,21 +103,30 @@ class TaskStates:
         ended = self._exit_of(attempt)
         if ended is not None and self._is_last_word(ended):
             return self._from_exit(ended, task)
-        verdict = self._folder.read_kept(self._folder.verdict(task), Verdict)
-        if verdict and (verdict.attempt, verdict.job_id) == (attempt.attempt if attempt else 0, self._job_id):
+        verdict = self._verdict(task)
+        if verdict and verdict.state in FINAL:
             return self._by_verdict(verdict)
         if self._job_id is None:
             return "UNKNOWN", describe_doubt(self._folder, None)
         return None
 
+    def _verdict(self, task: int) -> Verdict | None:
+        """What the scheduler has said of a task's last attempt, None if that is not known."""
+        attempt, verdict = self._last.get(task), self._folder.read_kept(self._folder.verdict(task), Verdict)
+        is_of_it = verdict and (verdict.attempt, verdict.job_id) == (attempt.attempt if attempt else 0, self._job_id)
+        return verdict if is_of_it else None
+
     def _from_query(self, task: int, seen: JobState) -> tuple[State, str]:
         attempt = self._last.get(task)
         state, reason = self._from_scheduler(seen, self._exit_of(attempt), task)
-        if state not in FINAL or self._runs_here:
+        may_return = state == "UNKNOWN" and seen.phase == "node_failed"
+        if self._runs_here or not (state in FINAL or may_return):
             return state, reason
-        verdict = Verdict(attempt.attempt if attempt else 0, state, reason, time.time(), self._job_id)
+        heard = seen.reason if may_return else reason
+        verdict = Verdict(attempt.attempt if attempt else 0, state, heard, time.time(), self._job_id)
         # If it cannot be saved, do not wait for the exit record: every call would start a new wait.
-        return self._by_verdict(verdict) if self._save_verdict(task, verdict) else (state, reason)
+        is_saved = self._save_verdict(task, verdict)
+        return self._by_verdict(verdict) if is_saved and not may_return else (state, reason)
 
     def _by_verdict(self, verdict: Verdict) -> tuple[State, str]:
         if verdict.state == "COMPLETED":
@@ -167,13 +177,18 @@ class TaskStates:
         return any(rank.attempt == attempt for rank in read_ranks(self._folder, self._record))
 
     def _from_scheduler(self, seen: JobState, ended: ExitRecord | None, task: int) -> tuple[State, str]:
-        if seen.phase in ("completed", "failed", "gone"):
+        if seen.phase in ("completed", "failed", "gone", "node_failed"):
             # The exit record may have been written since it was last read.
             late = self._exit_of(self._newest(task))
             if late is not None and self._is_last_word(late):
                 return self._from_exit(late, task)
             if seen.phase == "completed":
                 return "COMPLETED", ""
+            if seen.phase == "node_failed" and self._record.request.max_requeues:
+                return (
+                    "UNKNOWN",
+                    f"{seen.reason}: the scheduler may queue it again, and else forgets it: ask again later",
+                )
             if not seen.reason:
                 return "FAILED", cause_of_failure(self._folder, _how(late) if late else "it left no exit record", task)
             error = cause_of_failure(self._folder, "", task)
@@ -194,6 +209,8 @@ class TaskStates:
             return "CANCELLED", f"{seen.reason}: its script was told to end (TERM): it was deleted{or_else}"
         if ended is not None:
             return self._from_exit(ended, task)
+        if verdict := self._verdict(task):
+            return "FAILED", verdict.reason
         return self._without_trace(seen, task) if self._has_ended else ("UNKNOWN", seen.reason)
 
     def _without_trace(self, seen: JobState, task: int) -> tuple[State, str]:

@@ -20,7 +20,7 @@ from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
-from vllm_hpc.planner.models.tokenizer import find_missing, find_unready, with_missing, with_template
+from vllm_hpc.planner.models.tokenizer import with_missing, with_template
 from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher
@@ -72,14 +72,14 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
         plan = plan_for(job.request)
         if use_tuned:
             plan = tuned.apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
-    plan = with_missing(native_launcher.launched(plan, job), find_missing(job, rows), find_unready(job))
+    plan = with_missing(native_launcher.launched(plan, job), job, rows)
     count = rows.rows if rows and whole_input else None
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if job.runs_here:
         _check_local(job, plan.layout)
     _check_scheduler(job, plan.layout)
     part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
-    said = intake.notes(job.request.engine, rows is not None and rows.is_sample)
+    said = intake.notes(job.request, rows is not None and rows.is_sample)
     notes += [*plan.reasons, *filter(None, [*job.told, why]), *known.notes, *said, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 

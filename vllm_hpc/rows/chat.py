@@ -52,6 +52,11 @@ def function_name(tool: Row) -> Any:
     return inner.get("name") if isinstance(inner, dict) else None
 
 
+def is_openais(tool: Row) -> bool:
+    """Whether a tool is in OpenAI's form, as models' templates expect it."""
+    return tool.get("type") == "function" and isinstance(tool.get("function"), dict) and bool(function_name(tool))
+
+
 def _check_choice(fields: Row, where: str) -> None:
     choice, tools = fields.get("tool_choice", "auto"), fields.get("tools", [])
     if isinstance(choice, dict):

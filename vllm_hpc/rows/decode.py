@@ -93,8 +93,14 @@ def not_utf8(raw: bytes) -> str:
     if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "not UTF-8 but UTF-32: convert the file with iconv -f UTF-32 -t UTF-8"
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "not UTF-8 but UTF-16 (as Excel's 'Unicode Text'): convert the file with iconv -f UTF-16 -t UTF-8"
+        words = "not UTF-8 but UTF-16 (as Excel's 'Unicode Text'): convert the file with iconv -f UTF-16 -t UTF-8"
+        return f"{words}, and name it .tsv, since tabs separate its columns" if _has_tab(raw) else words
     return "not UTF-8: convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
+
+
+def _has_tab(raw: bytes) -> bool:
+    """Whether a line in UTF-16 has a tab, of two bytes like every other character in it."""
+    return b"\t\0" in raw or b"\0\t" in raw
 
 
 class _Odd:

@@ -69,6 +69,7 @@ def _expand(text: str) -> tuple[list[Path], list[str]]:
     if "://" in text and not path.exists():
         raise InputError(f"--input {text!r} is an address: download it first, or pipe its rows into --input -")
     if path.is_dir():
+        _check_saved([path / "dataset"])
         advice = f"name one, or give a pattern for the folders in it, as in '{text.rstrip('/')}/**/*'"
         chosen, skipped = _readable(text, sorted(path.iterdir()), f"is a folder without a {KINDS} file", advice)
         _check_alike(text, chosen)
@@ -76,7 +77,9 @@ def _expand(text: str) -> tuple[list[Path], list[str]]:
         found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - of Path, ** finds hidden files
         chosen, skipped = _readable(text, map(Path, found), f"matches no {KINDS} file", "name one")
     else:
+        _check_saved([path])
         return [path], []
+    _check_saved(chosen)
     _check_about(text, chosen)
     return chosen, skipped
 
@@ -91,6 +94,18 @@ def _readable(text: str, paths: Iterable[Path], without: str, advice: str) -> tu
     if not chosen:
         raise InputError(f"input {text!r} {without}: {advice}")
     return chosen, skipped
+
+
+def _check_saved(paths: list[Path]) -> None:
+    """Refuse files of a folder that datasets' save_to_disk wrote: its rows are in .arrow files, not in the .json."""
+    for folder in dict.fromkeys(path.parent for path in paths):
+        is_dict = (folder / "dataset_dict.json").is_file()
+        if is_dict or all((folder / name).is_file() for name in ("dataset_info.json", "state.json")):
+            split = "['train']" if is_dict else ""
+            raise InputError(
+                f"input {str(folder)!r} was written by datasets' save_to_disk: convert it, in Python with "
+                f"datasets.load_from_disk({str(folder)!r}){split}.to_parquet('rows.parquet'), and give that"
+            )
 
 
 def _check_about(text: str, paths: list[Path]) -> None:
@@ -131,13 +146,21 @@ def _open(path: Path) -> InputFile:
     if not _is_utf8(os.path.abspath(path)):  # noqa: PTH100 - as it will be written into input.json
         raise InputError(f"input {str(path)!r}: its path is not valid UTF-8: rename it")
     if not path.exists():
-        raise InputError(f"no such input: {str(path)!r}: give a {KINDS} file")
+        raise InputError(f"no such input: {str(path)!r}: {_advice(str(path))}")
     if not path.is_file():
         raise InputError(
             f"input {str(path)!r} is a pipe or a device, but an input is read more than once: write it to a file, or "
             "pipe it into --input -"
         )
     return InputFile(path)
+
+
+def _advice(path: str) -> str:
+    """What to give instead of a path that does not exist."""
+    parts = [part.strip() for part in path.split(",")]
+    if len(parts) > 1 and all(parts) and any(map(os.path.exists, parts)):
+        return f"repeat --input for each file, as in {' '.join(f'--input {shlex.quote(part)}' for part in parts)}"
+    return f"give a {KINDS} file"
 
 
 def _is_utf8(path: str) -> bool:

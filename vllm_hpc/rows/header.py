@@ -40,21 +40,24 @@ class Header(NamedTuple):
 
 
 def read_header(
-    cells: list[str], reading: Reading, found: Notes, first_row: Callable[[], Row | None] = lambda: None
+    cells: list[str], reading: Reading, found: Notes, first_row: Callable[[], Row | None] | None = None
 ) -> Header:
     """The header with these cells. Raises RowError for one without a prompt, or with a repeated name.
 
-    ``first_row`` reads what is below it, which may be objects and lists, for advice; None if all cells are texts.
+    ``first_row`` reads what is below it, for advice, in a format whose columns always have names and may have objects
+    and lists; without it the header is the first line of a text, and may be a row.
     """
     spelled = _spelled(cells, found)
     names = [name and reading.rename.get(name, name) for name in spelled]
     found.renamed |= reading.rename.keys() & set(spelled)
-    if len(set(names)) < len(names) and (row := _if_a_row(names)):
+    row = "" if first_row else _if_a_row(names)
+    if len(set(names)) < len(names) and row:
         raise RowError(f"{some_names(names)}: {row}")
     _check_once(names)
     fields = [name and own_name(name, names, reading) for name in names]
     _check_once(fields)
-    _check_prompt([name for name in fields if name], reading, first_row)
+    named = [name for name in fields if name]
+    _check_prompt(named, reading, "" if first_row else _if_a_row(named), first_row or (lambda: None))
     aliases = {name: field for name, field in zip(names, fields, strict=True) if name and field and name != field}
     return Header(tuple(field or None for field in fields), aliases)
 
@@ -100,8 +103,8 @@ def _check_once(names: list[str]) -> None:
         raise RowError(f"column {twice!r} appears twice: rename one")
 
 
-def _check_prompt(names: list[str], reading: Reading, first_row: Callable[[], Row | None]) -> None:
-    row = _if_a_row(names)
+def _check_prompt(names: list[str], reading: Reading, row: str, first_row: Callable[[], Row | None]) -> None:
+    """Refuse a header without a prompt; ``row`` says what to do if it is a row rather."""
     if reading.prompt_column is not None:
         if reading.prompt_column not in names:
             words = f"no column {reading.prompt_column!r} (--prompt-column), only {some_names(names)}"

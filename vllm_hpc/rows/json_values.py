@@ -48,10 +48,10 @@ def is_array_or_spread(file: InputFile) -> bool:
     begin = line.strip()
     if begin.startswith(b"[") or begin == b"{":
         return True
-    return begin.startswith(b"{") and line.endswith(b"\n") and _is_cut(begin) and _has_value(file)
+    return begin.startswith(b"{") and line.endswith(b"\n") and is_cut(begin) and _has_value(file)
 
 
-def _is_cut(line: bytes) -> bool:
+def is_cut(line: bytes) -> bool:
     """Whether a line is the beginning of a JSON value, and ends between two words or signs of it."""
     try:
         text = line.decode("utf-8")
@@ -75,7 +75,7 @@ def _has_value(file: InputFile) -> bool:
 class JsonSource(FileSource):
     """A .json file, or a .jsonl that is in fact one. Rows are read one at a time, whatever the file's size.
 
-    ``is_blank``, ``url``, ``notes``: see jsonl.LineSource.
+    ``is_blank``, ``url``, ``notes``: see jsonl.LineSource. A row's number is its item's: an array may be one line.
     """
 
     def __init__(self, file: InputFile, reading: Reading = AS_IT_IS) -> None:
@@ -87,9 +87,14 @@ class JsonSource(FileSource):
         refuse_options(file, self.kind, reading)
         self.notes = Notes(self.place)
         self.url: str | None = None
+        self._line = 1
+
+    def place(self, number: int) -> str:
+        """The position of item ``number``, the one that was read last, for errors."""
+        return f"{self.file}:{self._line}: item {number}"
 
     def rows(self, first: int = 0) -> Iterator[tuple[int, Row]]:
-        """Line number and normalised row; the first row gets the index ``first``. Raises InputError, OSError."""
+        """The item's number and the normalised row; indices from ``first``. Raises InputError, OSError."""
         self.notes = Notes(self.place)
         with self.file.open() as stream:
             rows = self._rows(stream, first)
@@ -100,11 +105,13 @@ class JsonSource(FileSource):
         maker = RowMaker(self._line_kind, self.reading, self.notes)
         try:
             for index, text in enumerate(values, first):
-                row = maker.of_line(text, index, values.line)
+                self._line = values.line
+                row = maker.of_line(text, index, values.count)
                 assert row is not None  # a value is never blank
-                yield values.line, row
+                yield values.count, row
         except RowError as error:
-            raise InputError(f"{self.place(values.line)}: item {values.count}: {error}") from None
+            self._line = values.line
+            raise InputError(f"{self.place(values.count)}: {error}") from None
 
     def _first(self) -> bytes | None:
         """The first value; empty if there is none, None if it is not JSON."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from vllm_hpc.rows.blocks import BlockMaker
-from vllm_hpc.rows.conversations import CONVERSATIONS
 from vllm_hpc.rows.decode import LooseError, parse
 from vllm_hpc.rows.file_source import FileSource
 from vllm_hpc.rows.input_file import InputFile
@@ -21,8 +20,6 @@ from vllm_hpc.spec.errors import InputError
 
 # A longer line is not a prompt but a file without newlines, and would be read into memory whole.
 MAX_LINE = 128 << 20
-# Of a row in JSON, one of them is there.
-_ROW_FIELDS = frozenset({"prompt", "messages", "custom_id", CONVERSATIONS})
 BOM = b"\xef\xbb\xbf"
 
 
@@ -116,21 +113,8 @@ def kind_of(file: InputFile, reading: Reading) -> str | None:
         for number, raw in numbered_lines(stream, file):
             line = raw.removeprefix(BOM) if number == 1 else raw
             if line and not line.isspace():
-                if file.suffix == ".txt":
-                    return _text(line, f"{file}:{number}")
-                return kind_of_value(line, reading)
+                return "txt" if file.suffix == ".txt" else kind_of_value(line, reading)
     return "txt" if file.suffix == ".txt" else None
-
-
-def _text(line: bytes, place: str) -> str:
-    """The kind of a .txt with this first line. Raises InputError if that is a row in JSON, and no prompt."""
-    try:
-        fields = parse(line) if line.lstrip().startswith(b"{") else None
-    except RowError:
-        return "txt"
-    if isinstance(fields, dict) and not _ROW_FIELDS.isdisjoint(fields):
-        raise InputError(f"{place}: a .txt has a prompt on each line, but this is a row in JSON: name the file .jsonl")
-    return "txt"
 
 
 def kind_of_value(text: bytes, reading: Reading) -> str:

@@ -6,10 +6,12 @@ so answers a misspelt one as if nothing had been said.
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from vllm_hpc.rows.conversations import CONVERSATIONS, rows_of_columns
 from vllm_hpc.rows.row import Row, RowError
+from vllm_hpc.rows.speakers import messages_program
 
 Messages = list[dict[str, Any]]
 
@@ -25,16 +27,17 @@ _TEXT = {"text": "text", "input_text": "text", "output_text": "text", "refusal":
 _EXAMPLE = '{"type": "text", "text": "Hi"}'
 
 
-def checked_messages(messages: Any) -> Messages:
-    """A chat's messages without fields that are null. Raises RowError, which names the message.
+def checked_messages(messages: Any, path: str = ".messages") -> Messages:
+    """The messages at ``path`` of a row, without fields that are null. Raises RowError, which names the message.
 
     A null ``content`` stays: OpenAI writes it beside ``tool_calls``.
     """
     messages = rows_of_columns(messages)
     if not isinstance(messages, list) or not messages:
-        raise RowError(f"'messages' must be a list of messages{', not an empty one' if messages == [] else ''}")
-    if not all(isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages):
-        raise RowError(f"every message must be an object with a 'role', and its 'content'{_hint(messages)}")
+        such_as = ', such as [{"role": "user", "content": "Hi"}]'
+        raise RowError(f"'messages' must be a list of messages{', not an empty one' if messages == [] else such_as}")
+    if not all(map(_has_role, messages)):
+        raise RowError(f"every message must be an object with a 'role', and its 'content'{_hint(messages, path)}")
     return [_checked(message, number) for number, message in enumerate(messages, 1)]
 
 
@@ -45,9 +48,26 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
-def _hint(messages: list[Any]) -> str:
-    is_sharegpt = all(isinstance(message, dict) and "from" in message for message in messages)
-    return f": use --rename messages={CONVERSATIONS}" if is_sharegpt else ""
+def _hint(messages: list[Any], path: str) -> str:
+    """Which message has no role, what it has, and what to do."""
+    if all(isinstance(message, dict) and "from" in message for message in messages):
+        return f": use --rename messages={CONVERSATIONS}"
+    number, message = next((number, one) for number, one in enumerate(messages, 1) if not _has_role(one))
+    found = f", but message {number} {_found(message)}"
+    program = messages_program(".", messages)
+    return f"{found}: write them so, as jq -c {shlex.quote(f'{path} |= {program}')} does" if program else found
+
+
+def _has_role(message: Any) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("role"), str)
+
+
+def _found(message: Any) -> str:
+    if not isinstance(message, dict):
+        return "is text" if isinstance(message, str) else f"is {_kind(message)}"
+    if "role" in message:
+        return f"has a 'role' that is {_kind(message['role'])}"
+    return f"has {', '.join(repr(_shorten(name)) for name in list(message)[:8]) or 'nothing'}"
 
 
 def _checked(message: Row, number: int) -> Row:

@@ -45,10 +45,33 @@ def with_hint(words: str, fields: Row) -> str:
         hint = "an earlier job wrote it for a row with an error: leave these out, as jq -c 'select(.error | not)' does"
     elif "custom_id" in fields and ("response" in fields or "result" in fields):
         maker = "an OpenAI" if "response" in fields else "an Anthropic"
-        hint = f"it is a line of {maker} batch's output, which has no prompt: use the batch's input"
+        hint = f"it is a line of {maker} batch's output, {_of_output(fields)}"
     else:
         return words
     return f"{words}; {hint}"
+
+
+def _of_output(fields: Row) -> str:
+    """What to do about a line of a batch's output: its prompt is in the input; its answer may be worked on."""
+    name = "response" if "response" in fields else "result"
+    answers = ("body.choices[0].message.content", "body.choices[0].text", "message.content[0].text")
+    if answer := next((path for path in answers if _is_text(fields[name], path)), None):
+        template = shlex.quote(f"{{{{ {name}.{answer} }}}}")
+        return f"which has no prompt: use the batch's input, or --prompt-template {template} for its answers"
+    if name == "response":
+        good = "jq -c 'select(.response.status_code == 200)'"
+        return f"of a request without an answer in text: use the batch's input, or leave these out, as {good} does"
+    return "which has no prompt: use the batch's input"
+
+
+def _is_text(value: Any, path: str) -> bool:
+    """Whether there is a text at a path of names and first items."""
+    for step in path.replace("[0]", ".0").split("."):
+        if step == "0":
+            value = value[0] if isinstance(value, list) and value else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return isinstance(value, str)
 
 
 def some_names(names: Collection[str]) -> str:
@@ -62,9 +85,11 @@ def _shortened(name: str) -> str:
 
 
 def of_another_kind(prompt: Any, name: str) -> str:
-    """What a prompt may be that is neither text nor token ids."""
+    """What a prompt may be that is neither text nor token ids; another ``name`` than its own is --prompt-column's."""
     if is_turns(prompt):
-        return f", not a chat: use --rename {name}=messages"
+        return f", not a chat: {_as_chat(prompt, name)}"
+    if isinstance(prompt, int | float):
+        return f": write it in quotes, or use --prompt-template {shlex.quote(str(template_of(name, '')))}"
     if isinstance(prompt, dict) and all(key.isdecimal() for key in prompt):
         return f": {COLUMNS}"
     template = template_of(name, prompt)
@@ -72,6 +97,15 @@ def of_another_kind(prompt: Any, name: str) -> str:
         return ""
     each = "write one row for each text, or " if isinstance(prompt, list) else ""
     return f": {each}use --prompt-template {shlex.quote(template)}"
+
+
+def _as_chat(turns: Any, name: str) -> str:
+    """How a field that is a chat is run as one."""
+    if name in ("messages", CONVERSATIONS):
+        return f"leave --prompt-column {name} out, and the chat is run"
+    new = "messages" if "role" in turns[0] else CONVERSATIONS
+    rename = f"use --rename {shlex.quote(name)}={new}"
+    return rename if name == "prompt" else f"{rename} instead of --prompt-column"
 
 
 def of_no_object(value: Any) -> str:

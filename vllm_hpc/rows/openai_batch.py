@@ -79,7 +79,7 @@ def _check_line(fields: Row, url: Any) -> None:
 
 
 def _chat(body: Row) -> Row:
-    messages = checked_messages(body.pop("messages", None))
+    messages = checked_messages(body.pop("messages", None), ".body.messages")
     options, shown = take_chat_options(body), take_shown(body)
     sampling = sampling_of(body, is_chat=True)
     if shown.get("echo"):  # as vLLM's server, which then also gives the log probabilities of the prompt

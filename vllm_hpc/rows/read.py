@@ -12,6 +12,7 @@ else (``wrapped``, ``speakers``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from vllm_hpc.rows.find import KINDS, PACKED, SUFFIXES, find_files
 from vllm_hpc.rows.ids import Id, UniqueIds
@@ -22,6 +23,7 @@ from vllm_hpc.rows.notes import MISSPELT, UNREADABLE, Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import SAMPLE_PROMPTS, Row
 from vllm_hpc.rows.tables import TAB_SUFFIXES, CsvSource, ParquetSource
+from vllm_hpc.rows.text_file import refuse_json
 from vllm_hpc.rows.unpack import packing_of
 from vllm_hpc.rows.writers import ABSENT, ABSENT_ID
 from vllm_hpc.spec.errors import InputError
@@ -30,6 +32,7 @@ from vllm_hpc.spec.words import counted
 Source = LineSource | JsonSource | CsvSource | ParquetSource
 _TAR = (257, b"ustar")
 _PARQUET = b"PAR1"
+_ARROW = b"ARROW1"
 _ZIP = "is compressed: unpack it first, or save a spreadsheet as .csv"
 _UNREADABLE = {
     b"PK\x03\x04": _ZIP,
@@ -39,7 +42,7 @@ _UNREADABLE = {
     b"\x04\x22\x4d\x18": "is compressed: unpack it first, with unlz4",
     b"\x1f\x9d": "is compressed: unpack it first, with uncompress",
     b"LZIP\x01": "is compressed: unpack it first, with lunzip",
-    b"ARROW1": "is an Arrow file: convert it to .parquet (datasets: to_parquet)",
+    _ARROW: "is an Arrow file: convert it to .parquet (datasets: to_parquet)",
     b"Obj\x01": "is an Avro file: convert it to .jsonl",
     b"SQLite format 3\0": "is a database: write its table as .csv, with sqlite3 -csv -header",
     b"%PDF-": "is a PDF: write its text as .jsonl",
@@ -150,7 +153,10 @@ def _source(file: InputFile, reading: Reading) -> Source:
             return ParquetSource(file, reading)
         if file.suffix in (".csv", *TAB_SUFFIXES):
             return CsvSource(file, reading)
-        is_json = file.suffix != ".txt" and is_array_or_spread(file)
+        if file.suffix == ".txt":
+            refuse_json(file)
+            return LineSource(file, reading)
+        is_json = is_array_or_spread(file)
         return JsonSource(file, reading) if is_json else LineSource(file, reading)
     except OSError as error:
         raise _cannot_read(file, error) from None
@@ -178,7 +184,7 @@ def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
         for source, rows in sources.each():
             for number, row in rows:
                 if check_ids and not unique.add(index, row["id"]):
-                    raise _repeated((source, number), row["id"])
+                    raise _repeated(sources, (source, number), row)
                 index += 1
                 unreadable += "error" in row
                 yield row
@@ -186,7 +192,8 @@ def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
             raise InputError(f"{_all_of(sources)} no prompt: write one row per line")
         _check_notes(sources, unreadable == index, index)
         if repeated := unique.first_repeated(lambda: _ids(sources)):
-            raise _repeated(*repeated)
+            (source, number), row = _find(sources, repeated[1], 2)
+            raise _repeated(sources, (source, number), row)
         for source, old, new in zip(sources.all, before, sources.state(), strict=True):
             if new != old:
                 raise InputError(
@@ -221,14 +228,24 @@ def _ids(sources: Sources) -> Iterator[tuple[tuple[Source, int], Id]]:
         yield from (((source, number), row["id"]) for number, row in rows)
 
 
-def _repeated(place: tuple[Source, int], identity: Id) -> InputError:
+def _find(sources: Sources, identity: Id, time: int = 1) -> tuple[tuple[Source, int], Row]:
+    """The row with an id, and its place: the first or the second one. They are read again."""
+    rows = (((source, number), row) for source, rows in sources.each() for number, row in rows)
+    return next(islice((found for found in rows if found[1]["id"] == identity), time - 1, None))
+
+
+def _repeated(sources: Sources, place: tuple[Source, int], row: Row) -> InputError:
     source, number = place
+    identity, where = row["id"], source.place(number)
+    (source, number), _ = _find(sources, identity)
+    words, first = f"{where}: id {identity!r} was given before", f" (the first: {source.place(number)})"
     if identity in ABSENT:
-        return InputError(f"{source.place(number)}: id {identity!r} was given before{ABSENT_ID}")
-    words = f"{source.place(number)}: id {identity!r} was given before"
+        return InputError(f"{words}{ABSENT_ID}{first}")
+    if "batch" in row:
+        return InputError(f"{words}: give every request a custom_id of its own{first}")
     if isinstance(identity, str) and identity.isdecimal():
         words += ", or is that of a row without one, which is its number in the input, from 0"
-    return InputError(f"{words}: ids must differ: give every row one, or none")
+    return InputError(f"{words}: ids must differ: give every row one, or none{first}")
 
 
 def _check_head(file: InputFile) -> None:
@@ -240,7 +257,7 @@ def _check_head(file: InputFile) -> None:
     if file.packing and packing_of(head):
         raise InputError(f"input {str(file)!r} is compressed twice: unpack it once")
     for magic, advice in _UNREADABLE.items():
-        if head.startswith(magic):
+        if head.startswith(magic) or (magic == _ARROW and file.suffix == ".arrow"):  # datasets': without a magic
             raise InputError(f"input {str(file)!r} {advice}")
     if head.startswith(_PARQUET) and file.suffix != ".parquet":
         raise InputError(f"input {str(file)!r} is Parquet: write it to a file named .parquet, and give that")

@@ -9,6 +9,7 @@ import msgspec
 
 from vllm_hpc.rows import notes
 from vllm_hpc.rows.answers import ends_with_answer, without_answer
+from vllm_hpc.rows.chat import is_openais
 from vllm_hpc.rows.conversations import CONVERSATIONS, TurnsError
 from vllm_hpc.rows.decode import LooseError, decode_line, parse, settle
 from vllm_hpc.rows.fields import FieldReader
@@ -18,7 +19,9 @@ from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.openai_batch import batch_row, other_fields
 from vllm_hpc.rows.plain import plain_row
 from vllm_hpc.rows.reading import Reading
-from vllm_hpc.rows.row import Row, RowError, UnreadableRowError, error_row
+from vllm_hpc.rows.row import CHAT_FIELDS, Row, RowError, UnreadableRowError, error_row
+from vllm_hpc.rows.text_header import separator_of_header
+from vllm_hpc.rows.will_fail import note_failing
 from vllm_hpc.spec.sampling_names import misspelt
 
 # What the lines of a file are. "rows" is the input.jsonl of a job folder, already normalised.
@@ -46,7 +49,7 @@ class RowMaker:
     """
 
     def __init__(self, kind: str, reading: Reading, found: Notes, aliases: dict[str, str] | None = None) -> None:
-        self._kind, self._reading, self._notes = kind, reading, found
+        self._kind, self._reading, self._notes, self._is_first = kind, reading, found, True
         self._fields = FieldReader(reading, found, aliases, empty="" if kind == "csv" else None)
 
     def of_line(self, raw: bytes, index: int, number: int) -> Row | None:
@@ -54,8 +57,7 @@ class RowMaker:
         if self._kind == "rows":
             return _own_row(raw)
         if self._kind == "txt":
-            text = decode_line(raw).rstrip("\r\n")
-            return self.of_fields({"prompt": text}, index, number) if text.strip() else None
+            return self._of_text(decode_line(raw).rstrip("\r\n"), index, number)
         if not raw or raw.isspace():
             return None
         try:
@@ -68,6 +70,14 @@ class RowMaker:
             make = self.of_loose_fields if is_loose else self.of_fields
             return make(fields, index, number)
         return self._of_object(fields, is_loose, index, number)
+
+    def _of_text(self, text: str, index: int, number: int) -> Row | None:
+        if not text.strip():
+            return None
+        if self._is_first and (sign := separator_of_header(text)):
+            self._notes.add(notes.HEADER, number, [".tsv" if sign == "\t" else ".csv"])
+        self._is_first = False
+        return self.of_fields({"prompt": text}, index, number)
 
     def meaning(self, fields: Row) -> set[str]:
         """The fields that have a meaning, and are not only copied."""
@@ -100,6 +110,8 @@ class RowMaker:
             self._note_copied(row, number)
             if row.get("sampling") and (names := misspelt(row["sampling"])):
                 self._notes.add(notes.MISSPELT, number, names)
+        self._note_chat(row, number)
+        note_failing(row, number, self._notes)
         if ends_with_answer(row):
             if self._reading.drop_last_answer:
                 try:
@@ -115,6 +127,8 @@ class RowMaker:
         """Note fields that look as if they change the answer, and do not. A template of the job may use them."""
         if self._reading.prompt_template is not None:
             return
+        if "prompt" in row and (idle := [name for name in sorted(CHAT_FIELDS) if row.get(name)]):
+            self._notes.add(notes.NO_CHAT, number, map(repr, idle))
         prompt = row.get("prompt")
         if isinstance(prompt, str) and prompt.startswith("[") and _LIST_AS_TEXT.match(prompt):
             self._notes.add(notes.LIST_AS_TEXT, number, [repr(self._reading.prompt_column or "prompt")])
@@ -123,6 +137,13 @@ class RowMaker:
         has_own = "messages" in row and row["messages"][0]["role"] in ("system", "developer")
         if not has_own and (said := [name for name in _SYSTEM if isinstance(row.get(name), str)]):
             self._notes.add(notes.SYSTEM, number, map(repr, said))
+
+    def _note_chat(self, row: Row, number: int) -> None:
+        if "messages" not in row:
+            return
+        self._notes.has_chats = self._notes.has_chats or not row.get("chat_template")
+        if not all(map(is_openais, row.get("tools", ()))):
+            self._notes.add(notes.OTHER_TOOLS, number)
 
     def of_loose_fields(self, fields: Row, index: int, number: int, is_renamed: bool = False) -> Row:
         """The row with fields that may contain what JSON cannot express.

@@ -18,8 +18,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import pass_context
 from jinja2.visitor import NodeTransformer
 
+from vllm_hpc.rows.missing_prompt import some_names
 from vllm_hpc.rows.template_filters import Filters
 from vllm_hpc.rows.template_limits import MOST_NODES, Limits
+from vllm_hpc.spec.words import counted
 
 # Statements and expressions that a prompt needs. Macros and blocks can call themselves, {% set %}...{% endset %} and
 # {% filter %} make text that is not counted.
@@ -40,6 +42,26 @@ class NullField(StrictUndefined):
         return False
 
 
+class Missing(StrictUndefined):
+    """A field that is not there: an error where it is used, which names what is there."""
+
+    __slots__ = ()
+
+    @property
+    def _undefined_message(self) -> str:
+        name, within = self._undefined_name, self._undefined_obj
+        if self._undefined_hint or not isinstance(within, dict | list):
+            return super()._undefined_message
+        if isinstance(within, list):
+            return f"a list of {counted(len(within), 'item')} has no item {name!r}: {if_absent('NAME[0]')}"
+        return f"no field {name!r} in an object that has {some_names(within)}: {if_absent(f'NAME.{name}')}"
+
+
+def if_absent(name: str) -> str:
+    """How a template takes a field that some rows do not have."""
+    return f'for rows without it write {{{{ {name} | default("") }}}}, or {{% if {name} is defined %}}'
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of one template. ``limits.begin`` before each row; for one thread at a time."""
 
@@ -53,7 +75,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         def written(_: Context, value: Any) -> Any:
             return allowed.written(value)
 
-        super().__init__(undefined=StrictUndefined, keep_trailing_newline=True, optimized=False, finalize=written)
+        super().__init__(undefined=Missing, keep_trailing_newline=True, optimized=False, finalize=written)
         self._method = allowed.method
         self.globals = {"range": self.globals["range"], "dict": dict}
         self.filters: dict[str, Any] = allowed.filters()

@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 # What the speaker and the text of a turn are called.
-_WHO = ("role", "sender", "speaker", "author", "from")
+_WHO = ("role", "sender", "speaker", "author", "from", "type")
 _WHAT = ("content", "text", "value", "utterance", "message")
+# Objects in which LangChain has the text of a turn (messages_to_dict).
+_WITHIN = "data"
 # Who speaks, in lower case, and the role.
 _ROLES = {
     "user": "user", "human": "user", "customer": "user", "prompter": "user", "assistant": "assistant",
@@ -20,7 +22,11 @@ def messages_program(path: str, turns: Any) -> str | None:
     """The jq program for the messages of turns; None if they are none, or speakers are not known as roles."""
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         return None
-    who, what = (next((name for name in names if _are_texts(turns, name)), None) for names in (_WHO, _WHAT))
+    who = _name(turns, _WHO)
+    what = _name(turns, _WHAT)
+    inner = [turn.get(_WITHIN) for turn in turns]
+    if what is None and all(isinstance(one, dict) for one in inner) and (found := _name(inner, _WHAT)):
+        what = f"{_WITHIN}.{found}"
     if who is None or what is None:
         return None
     speakers = dict.fromkeys(turn[who] for turn in turns)
@@ -28,6 +34,11 @@ def messages_program(path: str, turns: Any) -> str | None:
         return None
     roles = {speaker: _ROLES[speaker.lower()] for speaker in speakers}
     return f"[{path}[] | {{role: {json.dumps(roles)}[.{who}], content: .{what}}}]"
+
+
+def _name(turns: list[Any], names: tuple[str, ...]) -> str | None:
+    """The first of some names that is a text in every turn."""
+    return next((name for name in names if _are_texts(turns, name)), None)
 
 
 def _are_texts(turns: list[dict[str, Any]], name: str) -> bool:

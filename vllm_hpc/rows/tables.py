@@ -36,8 +36,8 @@ _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertic
 _HEADER_LINES = 20
 # Excel's own first line, which says by what columns are separated.
 _SEP = re.compile(r'"?sep=(?P<delimiter>[^\r\n])"?\r?\n?', re.IGNORECASE)
-# A whole number as pandas writes it, which a float holds exactly.
-_WHOLE_ID = re.compile(r"(-?[1-9][0-9]{0,14}|0)\.0")
+# A whole number as pandas writes it, also with a decimal comma, which a float holds exactly.
+_WHOLE_ID = re.compile(r"(-?[1-9][0-9]{0,14}|0)[.,]0")
 
 
 class CsvSource(FileSource):
@@ -98,11 +98,11 @@ class CsvSource(FileSource):
         return make(fields, index, self._line, is_renamed=True)
 
     def _read_id(self, fields: Row) -> None:
-        """Read 4.0 as the id 4, as in JSON: pandas writes whole numbers so where a column has a gap."""
+        """Read 4.0 as the id 4, which is a text as all of a .csv: pandas writes 4 so where a column has a gap."""
         given = fields.get("id")
-        if isinstance(given, str) and _WHOLE_ID.fullmatch(given):
-            fields["id"] = whole = int(given.removesuffix(".0"))
-            self.notes.add(notes.WHOLE_IDS, self._line, [f"{given} as {whole}"])
+        if isinstance(given, str) and (whole := _WHOLE_ID.fullmatch(given)):
+            fields["id"] = whole[1]
+            self.notes.add(notes.WHOLE_IDS, self._line, [f"{given} as {whole[1]!r}"])
 
     def _lines(self) -> Iterator[str]:
         with self.file.open() as stream:

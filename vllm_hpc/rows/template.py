@@ -10,7 +10,7 @@ from jinja2.exceptions import TemplateSyntaxError
 
 from vllm_hpc.rows.missing_prompt import some_names
 from vllm_hpc.rows.row import Row, RowError, first_line
-from vllm_hpc.rows.sandbox import NullField, Sandbox
+from vllm_hpc.rows.sandbox import NullField, Sandbox, if_absent
 from vllm_hpc.spec.errors import RequestError
 
 OPTION = "--prompt-template"
@@ -76,4 +76,5 @@ class PromptTemplate:
         missing = _UNDEFINED.fullmatch(str(error))
         if missing is None or missing["name"] in fields:
             return _OWN.sub("", first_line(error))
-        return f"no field {missing['name']!r}, only {some_names(fields)}"
+        name = missing["name"]
+        return f"no field {name!r}, only {some_names(fields)}: {if_absent(name)}"

@@ -35,8 +35,9 @@ class JobState:
     """What a scheduler says of a job, or of one task of an array.
 
     ``phase``: waiting, running, completed (its script ended with exit code 0), failed, gone (it ended, and only its own
-    record can say how), cancelled, timeout, preempted, forgotten (the scheduler answers, but does not know the job) or
-    unknown (it does not answer); ``reason`` quotes the scheduler.
+    record can say how), node_failed (a node of it died, and it has ended unless the scheduler queues it again),
+    cancelled, timeout, preempted, forgotten (the scheduler answers, but does not know the job) or unknown (it does not
+    answer); ``reason`` quotes the scheduler.
     """
 
     phase: str

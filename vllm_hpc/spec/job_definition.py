@@ -16,8 +16,9 @@ import msgspec
 from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import ModelError, RequestError
 from vllm_hpc.spec.no_secrets import check_comments
+from vllm_hpc.spec.other_names import instead_of
 from vllm_hpc.spec.passed_variables import with_passed
-from vllm_hpc.spec.prompt_options import with_prompt, without_overridden
+from vllm_hpc.spec.prompt_options import check_has_rows, with_prompt, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
 from vllm_hpc.spec.toml_file import parse_toml
@@ -50,6 +51,7 @@ def read_options(options: dict[str, Any]) -> Given:
     given = with_passed(with_prompt({key: _plain(value) for key, value in options.items() if value is not None}))
     definition = find_definition(str(given["model"])) if "model" in given else None
     if definition is None:
+        check_has_rows(options)
         _check_misnamed(str(given.get("model", "")))
         missing = "MODEL is missing: name a model folder, a Hub id, 'demo', or a folder with a job.toml"
         return Given(convert_options(_with_model(with_rehearsal(given), missing)), _options(given))
@@ -140,7 +142,8 @@ def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, 
     """The options of that file, with paths resolved against its folder. Raises RequestError."""
     unknown = sorted(set(options) - set(Request.__struct_fields__))
     if unknown:
-        raise RequestError(f"{path}: unknown key '{unknown[0]}': use submit's long options, with underscores")
+        advice = instead_of(unknown[0]) or "use submit's long options, with underscores"
+        raise RequestError(f"{path}: unknown key '{unknown[0]}': {advice}")
     try:
         options = _with_model(with_rehearsal(options), "'model' is missing", rehearses)
         # The caller may add what a fault needs, so the settings are checked together only after merging.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from vllm_hpc.spec.errors import RequestError
@@ -9,6 +10,8 @@ from vllm_hpc.spec.repeats import first_repeated
 
 # A template is compiled, and a job.toml may hold a long one.
 _MOST_CHARACTERS = 1 << 20
+# A field as Python's own format() has it.
+_SINGLE = re.compile(r"\{\s*([A-Za-z_]\w*)\s*\}")
 _BOTH = "--prompt-column and --prompt-template are both given: keep one"
 
 
@@ -40,7 +43,19 @@ def with_prompt(options: dict[str, Any]) -> dict[str, Any]:
     if given := {"prompt_column", "prompt_template"} & options.keys():
         raise RequestError(f"prompt and {min(given)} are both given: keep one")
     is_template = "{{" in prompt or "{%" in prompt
+    if not is_template and (field := _SINGLE.search(prompt)):
+        template = _SINGLE.sub(r"{{ \1 }}", prompt)
+        raise RequestError(f"prompt {prompt!r} has {field[0]!r}: a template has double braces, as in {template!r}")
     return {**options, "prompt_template" if is_template else "prompt_column": prompt}
+
+
+def check_has_rows(options: dict[str, Any]) -> None:
+    """Refuse ``prompt`` without the input that it is about, such as a question itself. Raises RequestError."""
+    if options.get("prompt") is not None and options.get("input") is None:
+        raise RequestError(
+            "prompt is the name of a column, or a template, for the rows of 'input', which is missing: write the "
+            "prompts themselves into a file, such as prompts.txt with one on each line, and use input='prompts.txt'"
+        )
 
 
 def without_overridden(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, check_lead, lead_s
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.no_secrets import check_no_secret
+from vllm_hpc.spec.other_names import instead_of, refuse_rows
 from vllm_hpc.spec.prompt_options import check_prompt_options
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
@@ -27,6 +28,11 @@ from vllm_hpc.spec.values import CHECKS
 
 # Options whose values have an order, which a Python set does not keep.
 _ORDERED = ("input", "lora", "directive")
+# Tables as a caller from Python writes them; messages show them as in job.toml.
+_IN_PYTHON = {
+    "rename": '{"question": "prompt"}', "env": '{"NCCL_DEBUG": "INFO"}', "sampling": '{"top_k": 20}',
+    "engine": '{"max_num_seqs": 64}',
+}  # fmt: skip
 NOT_REHEARSED = "--rehearse-set is for rehearsals only: add --rehearse, or leave it out"
 # vLLM's arguments that the layout or MODEL already decides: setting one with --engine is a contradiction.
 PLANNED_ENGINE_ARGUMENTS = {
@@ -167,6 +173,8 @@ def convert_options(options: dict[str, Any]) -> Request:
         if isinstance(options.get(key), set | frozenset):
             raise RequestError(f"--{key} must be a list, not a set, which has no order")
     given = options.get("input")
+    if said := refuse_rows(given):
+        raise RequestError(f"--input {said}")
     if isinstance(given, list | tuple) and len(given) == 1 and isinstance(given[0], str):
         options = {**options, "input": given[0]}
     if "rehearse_set" in options:
@@ -184,11 +192,20 @@ def _option_message(error: msgspec.ValidationError) -> str:
     """msgspec's error in words about the option."""
     mismatch = explain_mismatch(error, Request)
     if mismatch:
-        return f"--{mismatch[0].replace('_', '-')} {mismatch[1]}"
+        key, words = mismatch
+        in_python = f", or in Python {_IN_PYTHON[key]}" if key in _IN_PYTHON else ""
+        return f"--{key.replace('_', '-')} {words}{in_python}"
     field = re.search(r"unknown field `(\w+)`", str(error))
     if field:
-        import difflib
-
-        near = difflib.get_close_matches(field[1], Request.__struct_fields__, n=1)
-        return f"no such option: {field[1]!r}" + (f": did you mean {near[0]!r}?" if near else "")
+        return f"no such option: {field[1]!r}" + _near(field[1])
     return str(error).replace("`", "")
+
+
+def _near(name: str) -> str:
+    """What to use instead of an option that does not exist, as the end of a sentence; empty if nothing is near."""
+    if known := instead_of(name):
+        return f": {known}"
+    import difflib
+
+    near = difflib.get_close_matches(name, Request.__struct_fields__, n=1)
+    return f": did you mean {near[0]!r}?" if near else ""

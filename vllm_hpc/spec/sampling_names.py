@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# How the prompt is cut. vLLM takes these beside the sampling parameters, and so do rows.
+CUTS = ("truncate_prompt_tokens", "truncation_side")
+# Names in a row's sampling that vLLM's SamplingParams does not have, and that are translated.
+TRANSLATED = ("response_format", "max_completion_tokens", "top_logprobs", *CUTS)
 _NOT_IN_BATCH = "leave it out: a batch has no stream"
 _BEAM = "leave it out: vLLM's engine has no beam search"
 _OF_ROW = "write it beside 'sampling', as a field of the row"

@@ -11,7 +11,6 @@ import msgspec
 
 from vllm_hpc.engine.interface import Ready
 from vllm_hpc.engine.rows.checks import (
-    CUTS,
     adapter_of,
     check_embedding,
     check_names,
@@ -23,6 +22,7 @@ from vllm_hpc.engine.rows.constraint import checked_constraint
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
+from vllm_hpc.spec.sampling_names import CUTS
 from vllm_hpc.spec.vllm_arguments import sampling_names
 from vllm_hpc.spec.vllm_defaults import whole
 

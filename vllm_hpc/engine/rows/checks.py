@@ -10,12 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.sampling_names import advice_on
+from vllm_hpc.spec.sampling_names import CUTS, TRANSLATED, advice_on
 
-# How the prompt is cut. vLLM takes these beside the sampling parameters, and so do rows.
-CUTS = ("truncate_prompt_tokens", "truncation_side")
-# Names in a row's sampling that vLLM's SamplingParams does not have, and that are translated.
-OPENAI_NAMES = ("response_format", "max_completion_tokens", "top_logprobs", *CUTS)
 _POOLING_NAMES = ("dimensions", "use_activation")
 _TASKS = ("generate", "embed")
 
@@ -38,7 +34,7 @@ def check_task(row: Row, pools: bool) -> str:
 def in_vllm_names(given: dict[str, Any]) -> dict[str, Any]:
     """Sampling in vLLM's names, from OpenAI's. A null counts as absent; for max_tokens it means no limit."""
     known = {name: value for name, value in given.items() if value is not None or name == "max_tokens"}
-    translated = {name: value for name, value in known.items() if name not in OPENAI_NAMES}
+    translated = {name: value for name, value in known.items() if name not in TRANSLATED}
     if "max_completion_tokens" in known:
         translated["max_tokens"] = known["max_completion_tokens"]
     if isinstance(known.get("logprobs"), bool):  # in a chat; in a completion it is the number itself

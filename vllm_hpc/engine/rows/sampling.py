@@ -11,12 +11,13 @@ import msgspec
 from vllm import LLMEngine, PoolingParams, SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-from vllm_hpc.engine.rows.checks import CUTS, check_embedding, check_names, cuts_of, in_vllm_names
+from vllm_hpc.engine.rows.checks import check_embedding, check_names, cuts_of, in_vllm_names
 from vllm_hpc.engine.rows.constraint import checked_constraint
 from vllm_hpc.engine.vllm_patches import is_on
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
+from vllm_hpc.spec.sampling_names import CUTS
 
 _NAMES = {name for name in SamplingParams.__struct_fields__ if not name.startswith("_")} - {"output_kind", "skip_clone"}
 

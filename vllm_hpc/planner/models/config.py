@@ -177,9 +177,7 @@ def _kv_heads(text: Fields, architecture: str, heads: int) -> int:
         return text.optional_count("n_head_kv", "num_kv_heads", most=MOST_WIDTH) or heads
     kv_heads = text.given_count("num_key_value_heads", "num_kv_heads", most=MOST_WIDTH) or heads
     if heads % kv_heads:
-        raise ModelError(
-            f"{text.origin}: {heads} attention heads cannot share {kv_heads} kv heads: copy config.json again"
-        )
+        raise ModelError(f"{text.origin}: {heads} attention heads cannot share {kv_heads} kv heads: {text.advice}")
     return kv_heads
 
 
@@ -188,7 +186,7 @@ def _head_dim(text: Fields, hidden: int, heads: int, family: Family) -> int:
     if given is None and not family.mla and hidden % heads:
         raise ModelError(
             f"{text.origin}: hidden_size {hidden} is not a multiple of {heads} attention heads, "
-            "and there is no head_dim: copy config.json again"
+            f"and there is no head_dim: {text.advice}"
         )
     return given or hidden // heads
 

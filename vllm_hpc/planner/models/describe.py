@@ -30,10 +30,11 @@ CONSOLIDATED = "consolidated*.safetensors"
 
 
 class Description(msgspec.Struct, frozen=True):
-    """The keys of a config.json, from whatever file; ``origin`` names it in errors."""
+    """The keys of a config.json, from whatever ``file``; ``origin`` is its path in errors."""
 
     config: dict[str, Any]
     origin: str
+    file: str
     notes: tuple[str, ...] = ()
 
 
@@ -73,7 +74,7 @@ def describe(folder: Path, engine: Mapping[str, Any]) -> Description:
             f"{assumed} is assumed, from the model_type: {CONFIG} has no 'architectures', and vLLM may take it for an "
             f"""embedding model; --engine 'hf_overrides={{"architectures": ["{assumed}"]}}' names the class"""
         )
-    return Description(config, origin, tuple(notes))
+    return Description(config, origin, name, tuple(notes))
 
 
 def _remarks(folder: Path, config: dict[str, Any], engine: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,10 @@ MOST_WIDTH = 10_000_000
 MOST_TOKENS = 1_000_000_000
 
 
+# The origin of values that the user gave in place of the file's.
+OVERRIDES = "--engine hf_overrides"
+
+
 class NotCheckedError(ModelError):
     """The planner cannot tell a model's memory, for the reason in the message: nothing is checked, nothing refused."""
 
@@ -42,6 +46,13 @@ class Fields:
     def __init__(self, content: dict[str, Any], origin: str) -> None:
         self._content = {key: value for key, value in content.items() if value is not None}
         self.origin = origin
+
+    @property
+    def advice(self) -> str:
+        """What to do about a number that no model can have."""
+        if self.origin.startswith(OVERRIDES):
+            return "correct it"
+        return f"copy {'params.json' if '/params.json' in self.origin else 'config.json'} again"
 
     def architecture(self) -> str | None:
         """The class name in ``architectures``, None if there is none. Raises NotCheckedError."""
@@ -91,8 +102,7 @@ class Fields:
             raise self._odd(name, "a whole number")
         if number is None or not 1 <= number <= most:
             raise ModelError(
-                f"{self.origin}: {name!r} must be a whole number from 1 to {most}, not {shown(value)}: "
-                "copy config.json again"
+                f"{self.origin}: {name!r} must be a whole number from 1 to {most}, not {shown(value)}: {self.advice}"
             )
         return number
 

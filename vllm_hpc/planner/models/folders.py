@@ -98,9 +98,11 @@ def _snapshot(cached: Path, needed: tuple[str, ...]) -> Model:
             f"{' or '.join(needed)}): download the model again"
         )
     newest = max(found, key=lambda folder: (folder.stat().st_mtime, folder.name))
-    main = next((folder for folder in found if folder.name == _main_commit(cached)), None)
+    commit = _main_commit(cached)
+    main = next((folder for folder in found if folder.name == commit), None)
     chosen = main or newest
     why = "refs/main" if main else "the only one" if len(found) == 1 else f"the newest of {_listed(found)}"
+    why += f"; refs/main names {commit}, which is not here, or not whole" if commit and not main else ""
     match = _CACHED.fullmatch(cached.resolve().name)
     note = f"MODEL is a folder of a Hugging Face cache: its snapshot {chosen.name} is used ({why})"
     return Model(str(chosen), match[1] if match else cached.name, note)

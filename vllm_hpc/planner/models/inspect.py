@@ -12,8 +12,8 @@ import msgspec
 from vllm_hpc.planner.models import hub
 from vllm_hpc.planner.models.config import Shape, read_shape
 from vllm_hpc.planner.models.count import vision_parameters
-from vllm_hpc.planner.models.describe import describe
-from vllm_hpc.planner.models.fields import Fields, NotCheckedError, whole_number
+from vllm_hpc.planner.models.describe import Description, describe
+from vllm_hpc.planner.models.fields import OVERRIDES, Fields, NotCheckedError, whole_number
 from vllm_hpc.planner.models.quantization import check_loadable
 from vllm_hpc.planner.models.read_json import read_object
 from vllm_hpc.planner.models.weights import Weights, check_headers, check_whole, read_weights
@@ -22,7 +22,7 @@ from vllm_hpc.spec.resolved_job import Model
 
 
 class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's shape, None if unknown, for the reason in ``notes``; weights None: counted from config.json.
+    """A model's shape, None if unknown, for the reason in ``notes``; weights None: counted from its config.
 
     ``template_bytes``: the length of its chat template, None if it has none; ``max_tokens``: the default from its
     generation_config.json, None if it sets none. ``is_whole``: all of its small files are here. ``unweighed``: why its
@@ -66,7 +66,7 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
         described = describe(folder, engine)
         notes += described.notes
         check_loadable(Fields(described.config, described.origin), engine.get("quantization"))
-        shape = read_shape(described.config, described.origin)
+        shape = _shape(folder, described, engine)
     except NotCheckedError as error:
         if is_whole and not dummy_weights:
             check_headers(folder, engine.get("load_format"))
@@ -78,13 +78,12 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
     unweighed = None
     if weights is None:
         if shape.quantization and shape.quantization.bits is None:
-            unweighed = (
-                f"memory is not checked: the planner cannot size {shape.quantization.method} weights from config.json"
-            )
+            method = shape.quantization.method
+            unweighed = f"memory is not checked: the planner cannot size {method} weights from {described.file}"
         elif vision_parameters(shape) is None:
             unweighed = "memory is not checked: the model's vision part is unknown, and its weights are not here"
         else:
-            notes.append("weights are counted from config.json: there are no safetensors files here")
+            notes.append(f"weights are counted from {described.file}: there are no safetensors files here")
     return Knowledge(
         shape=shape,
         weights=weights,
@@ -94,6 +93,21 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
         unweighed=unweighed,
         notes=tuple(notes),
     )
+
+
+def _shape(folder: Path, described: Description, engine: Mapping[str, Any]) -> Shape:
+    """The shape; what only the overrides have made unreadable is said of them. Raises ModelError."""
+    try:
+        return read_shape(described.config, described.origin)
+    except ModelError:
+        if not engine.get("hf_overrides"):
+            raise
+    try:
+        plain = describe(folder, {**engine, "hf_overrides": None})
+        read_shape(plain.config, plain.origin)
+    except ModelError:  # so the file is to blame
+        return read_shape(described.config, described.origin)
+    return read_shape(described.config, OVERRIDES)
 
 
 def _weights(folder: Path, shape: Shape, engine: Mapping[str, Any], is_whole: bool) -> Weights | None:

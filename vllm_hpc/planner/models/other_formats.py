@@ -48,7 +48,8 @@ FORMATS = (
     Format(
         ("*.distcp", "pytorch_model_fsdp_*", "*/*.distcp"),
         "is a checkpoint of PyTorch (FSDP), in shards",
-        f"join them with 'accelerate merge-weights' and the folder with the *.distcp files, {_BESIDE}",
+        f"join them with 'accelerate merge-weights SHARDS OUT', where SHARDS is the folder with the *.distcp files, "
+        f"{_BESIDE}",
     ),
     Format(
         ("_CHECKPOINT_METADATA", "_METADATA", "*/_METADATA"),

@@ -13,22 +13,18 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.planner.models.inspect import Knowledge
+from vllm_hpc.planner.models.mistral import CONFIG, PARAMS
 from vllm_hpc.planner.models.read_json import read_object
+from vllm_hpc.planner.models.tokenizer_files import has_files, lacks_vocabulary
 from vllm_hpc.planner.models.weight_files import lacks_weights
 from vllm_hpc.planner.workload import Workload
-from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.errors import ModelError, RequestError
+from vllm_hpc.spec.lora import find_adapters
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import templated_models
 
-# Names of the files that tokenizers of transformers 5 and vLLM 0.32 load (VOCAB_FILES_NAMES of transformers' models;
-# tekken.json and *.tiktoken beside them; a GGUF has its own), and of code that makes one.
-_TOKENIZER = (
-    "tokenizer*", "tokenization_*.py", "*vocab*", "merges.txt", "tekken.json", "*.tiktoken", "*tiktoken*", "*.model",
-    "*.spm", "spm*", "*.gguf", "*.tokenizer", "bpe.codes", "byte_maps.json", "dict.txt", "special_tokens_map.json",
-    "added_tokens.json", "word_*.json",
-)  # fmt: skip
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 # Files with chat templates, and files with a key chat_template; the first of each are a tokenizer's, the others only a
 # processor's.
@@ -77,17 +73,19 @@ def find_missing(job: ResolvedJob, rows: Workload | None) -> list[MissingFile]:
         return [
             MissingFile(f"vLLM takes no chat template with the Mistral tokenizer of {str(folder)!r}: {advice}", True)
         ]
-    if _is_special(engine) or not _can_judge(folder, model):
+    can_judge = _can_judge(folder, model)
+    if _is_special(engine) or not (can_judge or _is_of_mistral(model)):
         return []
     found = []
-    has_tokenizer = _any(folder, _TOKENIZER) or _makes_tokenizer(_json(model / "config.json"))
+    config = _json(model / CONFIG)
+    lacks = None if _makes_tokenizer(config) else lacks_vocabulary(folder)
     # A folder with neither weights nor tokenizer is not complete yet.
-    fails = has_tokenizer or folder != model or engine.get("load_format") == "dummy" or _any(model, _WEIGHTS)
-    if not has_tokenizer:
-        found.append(
-            MissingFile(f"{str(folder)!r} has no tokenizer: use --engine tokenizer=PATH, or copy its files", fails)
-        )
-    if rows and rows.has_chats and job.chat_template is None:
+    is_begun = lacks is None or has_files(folder)
+    fails = is_begun or folder != model or engine.get("load_format") == "dummy" or _any(model, _WEIGHTS)
+    if lacks:
+        found.append(MissingFile(f"{str(folder)!r} {lacks}: use --engine tokenizer=PATH, or copy its files", fails))
+    is_judged = can_judge and not _is_mistrals(engine)
+    if is_judged and rows and rows.has_chats and job.chat_template is None:
         advice = "use --chat-template FILE"
         if not _has_template(folder, model, _TEMPLATES, _CONFIGS):
             said = f"the input has chats, but {str(folder)!r} has no chat template"
@@ -100,6 +98,15 @@ def find_missing(job: ResolvedJob, rows: Workload | None) -> list[MissingFile]:
     return found
 
 
+def find_unusable_adapters(job: ResolvedJob) -> list[MissingFile]:
+    """Why the adapters of --lora are refused, which a plan says and does not depend on."""
+    try:
+        find_adapters(job.request.lora)
+    except RequestError as error:
+        return [MissingFile(str(error), True)]
+    return []
+
+
 def find_unready(job: ResolvedJob) -> str | None:
     """What must be in the model's folder before the job is submitted: weights, but for a rehearsal."""
     folder = Path(job.model.path)
@@ -108,8 +115,9 @@ def find_unready(job: ResolvedJob) -> str | None:
     return lacks_weights(folder, job.request.engine)
 
 
-def with_missing(plan: Plan, files: list[MissingFile], unready: str | None) -> Plan:
-    """The plan, with what is missing among its reasons."""
+def with_missing(plan: Plan, job: ResolvedJob, rows: Workload | None) -> Plan:
+    """The plan, with what the job lacks among its reasons; ``rows`` is what is known of the input, None without one."""
+    files, unready = [*find_missing(job, rows), *find_unusable_adapters(job)], find_unready(job)
     missing = next((file.said for file in files if file.fails), None)
     said = (*(file.said for file in files), *filter(None, [unready]))
     return msgspec.structs.replace(plan, missing=missing, unready=unready, reasons=(*plan.reasons, *said))
@@ -132,12 +140,22 @@ def _is_special(engine: dict[str, Any]) -> bool:
     """Whether the engine's arguments make the tokenizer, or what the model is, another thing than its files say."""
     return bool(
         engine.get("skip_tokenizer_init")
-        or engine.get("tokenizer_mode") not in _PLAIN_MODES
+        or engine.get("tokenizer_mode") not in (*_PLAIN_MODES, "mistral")
         or _makes_another(engine.get("hf_overrides"))
         or engine.get("hf_config_path")
         or engine.get("model_impl") == "terratorch"
-        or engine.get("config_format") not in (None, "auto", "hf")
+        or engine.get("config_format") not in (None, "auto", "hf", "mistral")
     )
+
+
+def _is_mistrals(engine: dict[str, Any]) -> bool:
+    """Whether the engine's arguments ask for Mistral's own formats, in which chats need no template."""
+    return engine.get("tokenizer_mode") == "mistral" or engine.get("config_format") == "mistral"
+
+
+def _is_of_mistral(model: Path) -> bool:
+    """Whether a model is described by Mistral's params.json alone: it needs a tokenizer, and chats may need nothing."""
+    return (model / PARAMS).is_file() and not (model / CONFIG).exists()
 
 
 def _makes_another(overrides: object) -> bool:
@@ -149,7 +167,7 @@ def _makes_another(overrides: object) -> bool:
 
 def _can_judge(folder: Path, model: Path) -> bool:
     """Whether the files tell: vLLM may take a Mistral tokenizer, and renders some models' chats itself."""
-    config = _json(model / "config.json")
+    config = _json(model / CONFIG)
     names = config.get("architectures") if config else None
     architectures = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
     return config is not None and not _any(folder, _MISTRAL) and not any(map(_is_rendered, architectures))
@@ -211,7 +229,7 @@ def _may_be_elsewhere(folder: Path, model: Path) -> bool:
     """Whether there may be a template in code, in a GGUF, or in vLLM."""
     if _any(folder, ("*.gguf", "tokenization_*.py", "processing_*.py")):
         return True
-    config = _json(model / "config.json") or {}
+    config = _json(model / CONFIG) or {}
     return str(config.get("model_type")) in _FALLBACKS | templated_models() or _makes_tokenizer(config)
 
 

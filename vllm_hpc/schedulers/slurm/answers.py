@@ -12,7 +12,7 @@ from vllm_hpc.schedulers.slurm.reasons import HELD_STATES, explain_reason
 # put back into the queue, or waits for its nodes to boot.
 PHASES = {
     "PENDING": "waiting", "RUNNING": "running", "SUSPENDED": "running", "COMPLETED": "completed", "FAILED": "failed",
-    "BOOT_FAIL": "failed", "NODE_FAIL": "failed", "OUT_OF_MEMORY": "failed", "CANCELLED": "cancelled",
+    "BOOT_FAIL": "node_failed", "NODE_FAIL": "node_failed", "OUT_OF_MEMORY": "failed", "CANCELLED": "cancelled",
     "TIMEOUT": "timeout", "DEADLINE": "timeout", "PREEMPTED": "preempted",
     "COMPLETING": "running", "STOPPED": "running", "SIGNALING": "running", "STAGE_OUT": "running",
     "RESIZING": "running", "CONFIGURING": "waiting", "EXPEDITING": "waiting", "REQUEUED": "waiting",
@@ -68,12 +68,17 @@ def parse_scontrol(text: str, most: int = MOST_TASKS) -> dict[str, JobState]:
 
 
 def parse_sacct(text: str, most: int = MOST_TASKS) -> dict[str, JobState]:
-    """Lines of ``sacct --parsable2 --allocations --format=JobID,State``; 'CANCELLED by 1000' is one state."""
+    """Lines of ``sacct --parsable2 --allocations --format=JobID,State``; 'CANCELLED by 1000' is one state.
+
+    It is asked about what the controller no longer has: a node's failure is then the job's end.
+    """
     found: dict[str, JobState] = {}
     for line in text.splitlines():
         ids, _, state = line.strip().partition("|")
         if state:
-            found |= dict.fromkeys(task_ids(ids, most), _state(state.split()[0], ""))
+            seen = _state(state.split()[0], "")
+            phase = "failed" if seen.phase == "node_failed" else seen.phase
+            found |= dict.fromkeys(task_ids(ids, most), JobState(phase, seen.reason))
     return found
 
 

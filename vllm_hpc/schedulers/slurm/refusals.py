@@ -49,7 +49,8 @@ _HINTS = [
     ),
     _Hint(r"not permitted to use this partition", "choose another --partition, or ask the site for access"),
     _Hint(
-        r"invalid account|account/partition combination|\bno account|specify .*\baccount",
+        r"invalid account|account/partition combination|\b(no|missing) (account|project)"
+        r"|specify .*\b(account|project|allocation)\b",
         "'sacctmgr show assoc user=$USER' lists your accounts, and their partitions",
         "--account",
         "give --account: 'sacctmgr show assoc user=$USER' lists your accounts",
