@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Cli
 from tests.crafted import end, make_job, start
-from vllm_hpc.jobfolder.records import write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.resume import resume
 from vllm_hpc.schedulers.in_script.export_environment import to_shell
 from vllm_hpc.spec.errors import RequestError

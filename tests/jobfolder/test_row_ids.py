@@ -13,7 +13,7 @@ from tests.conftest import Cli
 from tests.crafted import end, make_job, read_lines, result, start, write_lines
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputIndex, read_index
-from vllm_hpc.jobfolder.records import write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.row_ids import IdSums, RowIds
 from vllm_hpc.jobfolder.shards import NOT_UTF8, OTHER_ID, finished
 from vllm_hpc.jobfolder.store_input import Intake

@@ -27,9 +27,14 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def check_modes(folder: Path, umask: int) -> None:
-    """Everybody whom the umask lets in can do to each file, folder and script what its owner can."""
+    """Everybody whom the umask lets in can do to each folder and file of rows what its owner can.
+
+    Nobody else can write to what is run or obeyed: scripts and records.
+    """
     for path in (folder, *folder.rglob("*")):
         full = 0o777 if path.is_dir() or path.name.startswith("script.") else 0o666
+        if path.is_file() and (path.name.startswith("script.") or path.suffix in (".json", ".sh")):
+            full &= ~0o022
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == full & ~umask, f"{path.relative_to(folder)}: {mode:o}"
 

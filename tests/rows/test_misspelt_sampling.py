@@ -14,6 +14,7 @@ from vllm_hpc.engine.rehearsal.rows import RehearsedParams
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.spec import vllm_arguments
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.sampling_names import KNOWN, misspelt
 
 pytestmark = pytest.mark.trust
@@ -76,6 +77,6 @@ def test_each_file_counts(tmp_path: Path) -> None:
     write_lines(tmp_path / "b.jsonl", rows({"temperature": 1}))
     both = Intake([str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
     assert len(list(both.rows())) == 2
-    assert "1 row: 'sampling' has 'temprature'" in "".join(both.notes({}))
+    assert "1 row: 'sampling' has 'temprature'" in "".join(both.notes(Request(model="m")))
     with pytest.raises(InputError, match=r"a\.jsonl:1: 'sampling' has 'temprature'"):
         list(Intake(str(tmp_path / "a.jsonl")).rows())

@@ -16,6 +16,7 @@ from vllm_hpc.spec.errors import RefusedError
 
 def lines(desk: Path, model: Path, profile: str = "", **options: Any) -> list[str]:
     (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\n{profile}\n")
+    (desk / "vllm-hpc.toml").chmod(0o644)
     given = {"scheduler": "pbs", "name": "run", "profile": "p", **options}
     script = prepare(str(model), **given).script
     return [line.removeprefix("#PBS ") for line in script.splitlines() if line.startswith("#PBS ")]

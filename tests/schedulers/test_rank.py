@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,8 @@ def test_what_it_leaves_behind_does_not_change_its_exit_code(tmp_path: Path, lef
     """As where a thread of torch lets go of a tensor while the interpreter ends: all rows were there, and exit -6."""
     code = RANK.format(leftover=LEFTOVERS[leftover].replace("\n", "\n    "), ending=ending)
     argv = [sys.executable, "-c", code, str(tmp_path)]
-    ran = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, "VLLM_HPC_JOB_ID": "4711", "TMPDIR": str(tmp_path)}
+    ran = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout) == (0 if ending == "pass" else 1, "the last row")
     assert ran.stderr.startswith("its log")
     assert ("RuntimeError: the disk is full" in ran.stderr) == (ending != "pass")

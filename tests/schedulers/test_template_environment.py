@@ -118,11 +118,11 @@ def _huge(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        pytest.param(os.mkfifo, "'{}' is in its place: it is not a file", id="fifo"),
-        pytest.param(os.mkdir, "'{}' is in its place: it is not a file", id="folder"),
+        pytest.param(os.mkfifo, "'{}' is in its place: it must be a regular file", id="fifo"),
+        pytest.param(os.mkdir, "'{}' is in its place: it must be a regular file", id="folder"),
         pytest.param(lambda path: path.symlink_to("nowhere"), "'{}' is in its place: a link to no file", id="broken"),
         pytest.param(lambda path: path.symlink_to(path.name), "Too many levels", id="loop"),
-        pytest.param(lambda path: path.symlink_to("/dev/zero"), "it is not a file", id="device"),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), "it must be a regular file", id="device"),
         pytest.param(_foreign, "'{}' belongs to another user (61999)", id="another user's"),
         pytest.param(_linked_by_another, "'{}' belongs to another user (61999)", id="another user's link"),
         pytest.param(_shared, "others can write to '{}'", id="everybody's"),

@@ -74,7 +74,7 @@ def test_a_file_that_cannot_be_read_is_named(desk: Path) -> None:
 
 def test_what_is_no_file_is_not_waited_for(desk: Path) -> None:
     os.mkfifo(desk / "vllm-hpc.toml")
-    with pytest.raises(ProfileError, match=r"vllm-hpc\.toml: cannot be read: it is not a file"):
+    with pytest.raises(ProfileError, match=r"vllm-hpc\.toml: cannot be read: it must be a regular file"):
         load_profile("any")
 
 

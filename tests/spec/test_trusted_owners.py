@@ -158,7 +158,8 @@ def test_each_key_of_a_job_definition_is_known_to_run_code_or_not() -> None:
     harmless = (
         "model input nodes gpus_per_node tp pp dp scheduler profile partition account qos time mem cpus_per_rank name "
         "max_tokens temperature top_p seed seed_rows chat_template lora prompt_column prompt_template rename "
-        "drop_last_answer sampling gpu launcher array max_requeues drain_lead rehearse rehearse_set private"
+        "drop_last_answer sampling gpu launcher array max_requeues drain_lead rehearse rehearse_set private "
+        "rows_missing_from"
     )
     assert {*harmless.split(), *RUNS_CODE} == set(Request.__struct_fields__), (
         "may a stranger's job.toml have the new key?"

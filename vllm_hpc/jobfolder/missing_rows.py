@@ -49,7 +49,7 @@ class MissingRows(Intake):
         except OSError as error:
             raise InputError(f"{OPTION}: cannot read {error.filename or self._job.shards}: {error.strerror}") from None
 
-    def rows(self) -> Iterator[Row]:
+    def _read(self) -> Iterator[Row]:
         """Those rows, with the ids that they have. Raises InputError if there are none."""
         reader, is_done, index = InputReader(self._job), self._has_result, 0
         for first in range(0, len(is_done), _AT_A_TIME):

@@ -78,15 +78,18 @@ class Intake:
     def rows(self) -> Iterator[Row]:
         """Read the rows, normalised and checked. Raises InputError."""
         self._ids = ids = IdSums()
+        for row in self._read():
+            ids.add(row["id"])
+            yield row
+
+    def _read(self) -> Iterator[Row]:
         if self._given is None:
             yield from sample_rows()
             return
         self._sources = sources = find_sources(self._given, self._reading)
         self._checked, state = None, _state(sources)
         self._makers = _block_makers(sources) if self._is_referenced(sources) else []
-        for row in checked_rows(sources):
-            ids.add(row["id"])
-            yield row
+        yield from checked_rows(sources)
         self._checked = state
 
     def store(self, folder: JobFolder) -> int:

@@ -27,7 +27,7 @@ from vllm_hpc.spec.values import as_path
 
 JOB_DEFINITION = "job.toml"
 # Keys by which a job.toml has something run as whoever submits it, or written where its author says.
-RUNS_CODE = frozenset({"directive", "engine", "env", "job_dir", "template", "template_dir"})
+RUNS_CODE = frozenset({"directive", "engine", "env", "job_dir", "pass_env", "template", "template_dir"})
 
 
 class Given(msgspec.Struct, frozen=True):

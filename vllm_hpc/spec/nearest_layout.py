@@ -19,7 +19,7 @@ _NEAR = 4.0
 _TWO_OPTIONS = 2.0
 _FARTHEST, _MOST_VALUES = 32.0, 24
 # Layouts that are tried. A hundred thousand, of numbers that no machine has, would take seconds.
-_MOST_TRIES = 20_000
+_MOST_TRIES = 200_000
 
 Works = Callable[["Asked"], bool]
 _Change = tuple[float, str]  # how far, and the options to give
