@@ -255,6 +255,8 @@ begin_ranks() {
     say_briefly >&2
     if [ -n "$VLLM_HPC_SCRATCH" ]; then rm -rf "$VLLM_HPC_SCRATCH"; fi
   )
+  # Held open until this process has ended: a rank that no torchrun started sends its stderr to its own log.
+  exec 8>&2
 }
 
 # Hands on what torchrun says, but for a signal: there one line stands for a warning for each rank and a traceback of 35
