@@ -29,11 +29,6 @@ def is_writable_by_others(there: os.stat_result) -> bool:
     return bool(there.st_mode & stat.S_IWGRP) and not any(_is_own_group(there.st_gid, one) for one in owners)
 
 
-def is_mine_alone(there: os.stat_result) -> bool:
-    """Whether the user owns it and nobody else may write to it."""
-    return there.st_uid == os.geteuid() and not is_writable_by_others(there)
-
-
 def is_private(folder: Path) -> bool:
     """Whether an existing folder is the user's alone, and nobody else can put another one in its place.
 

@@ -1,4 +1,4 @@
-"""Reads TOML files (job.toml, profiles) with errors that name the file.
+"""Parses TOML files (job.toml, profiles) with errors that name the file.
 
 One may be another user's, and neither hold up nor fill a login node.
 """
@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vllm_hpc.spec.read_file import read_regular
-
 # More than a thousand profiles, and read in a moment.
 MOST_BYTES = 512 << 10
 # tomllib takes the square of a key's parts (Python 3.11 to 3.14), in time and in memory. A key that is written in many
@@ -18,11 +16,6 @@ MOST_BYTES = 512 << 10
 _MOST_PARTS = 32
 _PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+"""
 _LONG_KEY = re.compile(rf"(?<![\w\"'-]){_PART}(?:\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file. Raises ValueError, which says what is wrong in which file, and OSError."""
-    return parse_toml(read_regular(path, MOST_BYTES), path)
 
 
 def parse_toml(content: bytes, path: Path) -> dict[str, Any]:
