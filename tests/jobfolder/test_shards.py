@@ -26,10 +26,20 @@ from vllm_hpc.jobfolder.shards import Scan, finished
 from vllm_hpc.jobs.collect import collect
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.spec.errors import CollectError
+from vllm_hpc.spec.read_file import UnfitFileError
 
 
 def error(index: int) -> dict[str, Any]:
     return {"index": index, "id": str(index), "error": {"type": "E", "message": "m"}}
+
+
+def vllm_hpc_in(*words: str) -> subprocess.CompletedProcess[str]:
+    """A command with two gigabytes of memory, and twenty seconds."""
+    program = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30));"
+    command = [sys.executable, "-c", f"{program} from vllm_hpc.cli import main; main()", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert "Traceback" not in done.stderr
+    return done
 
 
 def batch_line(index: int) -> dict[str, Any]:
@@ -157,6 +167,23 @@ def test_lines_of_many_megabytes(tmp_path: Path) -> None:
     write_lines(folder.shard(0, 2), [result(3, "z" * 300_000)], torn="{" + "w" * 1_000_000)
     collect(folder)
     assert [len(row["text"]) for row in read_lines(folder.outputs)] == [9, 5000, 10_000_000, 300_000, 9]
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_shard_with_a_terabyte_in_one_line_is_soon_one_error(tmp_path: Path, end: str) -> None:
+    """A sparse file takes no space, so that anybody can leave one."""
+    folder = make_job(tmp_path / "job", rows=1)
+    write_lines(folder.shard(0, 1), [result(0)])
+    size = folder.shard(0, 1).stat().st_size
+    with folder.shard(0, 1).open("ab") as file:
+        file.truncate(1 << 40)
+        file.write(end.encode())
+    with pytest.raises(CollectError, match=f"replica-0.1.jsonl: its line from byte {size} on has more than 512 MiB"):
+        collect(folder)
+    assert vllm_hpc_in("status", str(folder.path)).returncode == 0
+    with pytest.raises(UnfitFileError):
+        finished(folder, 1)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -11,6 +11,8 @@ names, read many lines at a time, and keep nine bytes per row.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 from array import array
 from collections import Counter
@@ -18,16 +20,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.row_ids import RowIds
-from vllm_hpc.spec.read_file import open_in_folder
+from vllm_hpc.spec.read_file import UnfitFileError, open_in_folder
 
 # Bytes of lines read at a time: small enough that they and the decoded values stay in the CPU's cache.
 _READ = 1 << 17
+# Reads that a line may take. A row of the input has at most 128 MiB; a file with a hole may be longer than any disk.
+_MOST_READS = (1 << 29) // _READ
 # A place is a shard's number (from 1) in the upper bits and a line's offset in the lower: 16 TiB per shard. 0 is unset.
 OFFSET_BITS = 44
 _NO_LINE = msgspec.Raw()
@@ -245,16 +249,28 @@ def split_place(place: int) -> tuple[int, int]:
 
 
 def _whole_lines(shard: Path, offset: int = 0) -> Iterator[list[bytes]]:
-    """The complete lines of a shard up to its current end, many at a time, without a torn last line."""
+    """The complete lines of a shard up to its current end, many at a time, without a torn last line.
+
+    Raises UnfitFileError for a line that is longer than any that a rank writes.
+    """
     with open_in_folder(shard) as file:
         left = os.fstat(file.fileno()).st_size - offset
         file.seek(offset)
-        while left > 0 and (lines := file.readlines(_READ)):
-            if not lines[-1].endswith(b"\n"):  # perhaps still being written: the next read would get its other half
-                yield lines[:-1]
-                return
-            yield lines
-            left -= sum(map(len, lines))
+        begun: list[bytes] = []  # the pieces of a line
+        while left > 0 and (data := file.read(min(_READ, left))):
+            left -= len(data)
+            end = data.rfind(b"\n") + 1
+            if end:
+                yield io.BytesIO(b"".join([*begun, data[:end]])).readlines()
+                begun = []
+            begun.append(data[end:])
+            if len(begun) > _MOST_READS:
+                _refuse_line(shard, file.tell() - sum(map(len, begun)))
+
+
+def _refuse_line(shard: Path, begin: int) -> NoReturn:
+    what = f"its line from byte {begin:,} on has more than {(_MOST_READS * _READ) >> 20} MiB"
+    raise UnfitFileError(errno.EFBIG, f"{what}, which no rank writes: move the file away", str(shard))
 
 
 def shard_numbers(shard: Path) -> tuple[int, int]:
