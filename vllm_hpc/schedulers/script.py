@@ -8,6 +8,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.private import PRIVATE_UMASK
 from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.lifecycle import sha256
+from vllm_hpc.schedulers.memory_limit import memory_limit
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.schedulers.template_checks import check_blocks, check_script
-from vllm_hpc.schedulers.template_environment import make_environment
+from vllm_hpc.schedulers.template_environment import MOST_MEMORY, make_environment
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import NodePart, Plan
@@ -127,7 +129,8 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path, i
     with as_file(files("vllm_hpc") / "templates") as packaged:
         environment = make_environment(packaged, folders, installed, FILTERS)
         try:
-            script = environment.render_script(template, job=context, launcher=launcher)
+            with memory_limit(MOST_MEMORY) if own else nullcontext():
+                script = environment.render_script(template, job=context, launcher=launcher)
             if own:
                 check_blocks(environment, template)
                 check_script(script, template)
@@ -209,6 +212,8 @@ FILTERS: dict[str, Callable[..., str]] = {
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"it takes more than {MOST_MEMORY >> 20} MiB of memory"
     return " ".join(str(error).split()) or type(error).__name__
 
 

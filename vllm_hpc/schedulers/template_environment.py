@@ -7,7 +7,6 @@ while it is rendered is bounded too, against mistakes: a script's size, and the 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,15 +28,15 @@ from vllm_hpc.spec.trusted_owners import NotTrustedError, read_trusted
 from vllm_hpc.spec.user_cache import cache_folder
 
 # Increased when the environment below changes: templates compiled in an earlier one are not used.
-_CODE_FORMAT = 2
+_CODE_FORMAT = 3
 # What Slurm takes by default (slurm.conf, SchedulerParameters: max_script_size).
 MOST_BYTES = 4 << 20
 # Turns of all loops, and calls of macros and functions. A script of ours takes some hundred.
 MOST_STEPS = 300_000
-# The longest text, list and whole number that a product may be.
-_MOST_VALUES, _MOST_BITS = MOST_BYTES, 4096
-_LONG_WIDTH = re.compile("[0-9]{5}")
-_LARGEST_BASE, _MOST_POWER = 1 << 63, 64
+# Memory that a script may take to be made: it holds for all filters, methods and operators. Ours take a few MiB.
+MOST_MEMORY = 256 << 20
+# Whole numbers, which take longer than they take memory.
+_MOST_BITS, _LARGEST_BASE, _MOST_POWER = 4096, 1 << 63, 64
 _STEP = "step "  # with a space: no template can name it
 
 
@@ -89,7 +88,7 @@ class TrustedLoader(jinja2.BaseLoader):
 class Environment(SandboxedEnvironment):
     """Jinja's sandbox, in which a script can neither grow nor be made without an end; for one script."""
 
-    intercepted_binops = frozenset({"*", "**", "%"})
+    intercepted_binops = frozenset({"*", "**"})
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -113,11 +112,9 @@ class Environment(SandboxedEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Compute, unless the result would be huge."""
+        """Compute, unless the result would be a huge number."""
         if operator == "**" and not (abs(left) < _LARGEST_BASE and abs(right) < _MOST_POWER):
             raise SecurityError("a power must be of small numbers")
-        if operator == "%" and isinstance(left, str) and _LONG_WIDTH.search(left):
-            raise SecurityError("a text is formatted with too large a width")
         if operator == "*" and _is_huge(left, right):
             raise SecurityError("a product is too large")
         return super().call_binop(context, operator, left, right)
@@ -137,11 +134,9 @@ class Environment(SandboxedEnvironment):
 
 
 def _is_huge(left: Any, right: Any) -> bool:
-    """Whether a product would be: of two numbers, or of a text or a list and a number."""
-    if isinstance(left, int) and isinstance(right, int):
-        return left.bit_length() + right.bit_length() > _MOST_BITS
-    values, times = (left, right) if hasattr(left, "__len__") else (right, left)
-    return hasattr(values, "__len__") and isinstance(times, int) and len(values) * times > _MOST_VALUES
+    """Whether a product would be."""
+    both = (left, right)
+    return all(isinstance(one, int) for one in both) and sum(one.bit_length() for one in both) > _MOST_BITS
 
 
 class _CountedLoops(NodeTransformer):
