@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.crafted import make_job
 from vllm_hpc.cli.console import make_console
 from vllm_hpc.cli.output import print_json, print_raw, say
 from vllm_hpc.cli.visible import visible, visible_json, visible_log
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Submitted
 
 pytestmark = pytest.mark.trust
 
@@ -104,6 +107,58 @@ def test_reasons_logs_and_names_of_a_job(desk: Path, run_cli: Cli, command: str)
 def test_words_of_the_command_line(desk: Path, model: Path, run_cli: Cli, words: tuple[str, ...]) -> None:
     done = run_cli(*words)
     assert is_clean(done.out + done.err)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--input", "rows.jsonl", "--rename", f"{HOSTILE}=prompt"), ("--input", "rows.jsonl", "--rename", HOSTILE),
+     ("--input", "rows.jsonl", "--prompt-column", HOSTILE), ("--input", "rows.jsonl", "--prompt-template", HOSTILE),
+     ("--input", "rows.jsonl"), ("--input", f"bad{HOSTILE}.jsonl"), ("--profile", "no"), ("--lora", HOSTILE),
+     ("--sampling", f"{HOSTILE}=1"), ("--engine", f"{HOSTILE}=1"), ("--env", f"{HOSTILE}=1"), (HOSTILE, HOSTILE),
+     ("--time", HOSTILE), ("--gpu", HOSTILE), ("--template-dir", HOSTILE), ("--launcher", HOSTILE)],
+    ids=range(16),
+)  # fmt: skip
+def test_names_that_errors_and_advice_repeat(desk: Path, model: Path, run_cli: Cli, words: tuple[str, ...]) -> None:
+    (desk / "vllm-hpc.toml").write_text('[profiles."a\\u001b[2J\\u009b1m"]\n')
+    row = {"prompt": "a", "other": "b", f"x{HOSTILE}": "c", "sampling": {f"temperatur{HOSTILE}": 1}}
+    (desk / "rows.jsonl").write_text(json.dumps(row) + "\n{}\n")
+    (desk / f"bad{HOSTILE}.jsonl").write_text("{")
+    done = run_cli("plan", "model", *words)
+    assert is_clean(done.out + done.err), repr(done.err)
+
+
+def test_what_libraries_say(desk: Path) -> None:
+    """They write to stderr by themselves: Python's warnings, logging, and whoever prints."""
+    program = f"""
+import logging, sys, warnings
+import vllm_hpc.jobs.job
+from vllm_hpc.cli import main
+
+def list_statuses(job_dir):
+    warnings.warn({HOSTILE!r})
+    logging.warning({HOSTILE!r})
+    print({HOSTILE!r}, file=sys.stderr)
+    return []
+
+vllm_hpc.jobs.job.list_statuses = list_statuses
+sys.argv = ["vllm-hpc", "list"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=desk, capture_output=True, check=True)
+    said = done.stderr.decode()
+    assert is_clean(said), said
+    assert said.count("]52;c;cm0=") == 3
+
+
+def test_names_are_no_markup(desk: Path, run_cli: Cli) -> None:
+    """rich's, which could hide a name, or end a command with its own error."""
+    job = make_job(desk / "runs" / "a[red]b[", scheduler="local")
+    write_json(job.submitted, Submitted("local", "[bold]7-1000[/x]:smile:", 0.0))
+    for words in (["status", str(job.path)], ["list"]):
+        done = run_cli(*words)
+        assert (done.code, done.err) == (0, "")
+        assert "[bold]7-1000[/x]:smile:" in done.out
+        assert "a[red]b[" in done.out
 
 
 def test_hostile_profile_and_folder(desk: Path, model: Path, run_cli: Cli) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 import re
 import sys
+from contextlib import nullcontext, redirect_stderr
 from importlib import import_module
 
 import click
 
 from vllm_hpc.cli.output import say
+from vllm_hpc.cli.visible import VisibleStream
 from vllm_hpc.spec.errors import StillRunning, VllmHpcError
 from vllm_hpc.spec.secret_shapes import redact
 
@@ -87,8 +89,13 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: prints one line for every error that a user can cause; exits with the codes of ``cli``."""
+    _prepare_output()
+    with redirect_stderr(VisibleStream(sys.stderr)) if sys.stderr else nullcontext():
+        _run()
+
+
+def _run() -> None:
     try:
-        _prepare_output()
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:

@@ -13,8 +13,8 @@ from vllm_hpc.cli.visible import visible
 
 
 def make_console(**options: Any) -> Console:
-    """A console that shows every text as ``visible`` does."""
-    console = Console(highlight=False, **options)
+    """A console that shows every text as ``visible`` does, and as it is: a name may have ``[red]`` or ``:x:``."""
+    console = Console(highlight=False, markup=False, emoji=False, **options)
     console.push_render_hook(_Filter())
     return console
 

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from vllm_hpc.cli.console import make_console
 from vllm_hpc.cli.output import print_json, say, stdout_console
+from vllm_hpc.cli.visible import VisibleStream
 from vllm_hpc.jobfolder.input import iter_rows
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import StillRunning
@@ -109,7 +110,7 @@ def wait_quietly(job: Job) -> dict[str, Any]:
 def wait_and_show(job: Job) -> int:
     """Wait with a progress bar, or a line per change; collect and show some answers. Returns the exit code."""
     if sys.stderr.isatty():
-        console = make_console(stderr=True)
+        console = make_console(file=sys.stderr.stream if isinstance(sys.stderr, VisibleStream) else sys.stderr)
         with Progress(
             SpinnerColumn(), TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
             TimeElapsedColumn(), console=console, transient=True,

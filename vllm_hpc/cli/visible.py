@@ -7,7 +7,9 @@ typed; a control of direction (bidi) makes text read as other text.
 
 from __future__ import annotations
 
+import io
 import re
+from typing import TextIO
 
 REPLACEMENT = "\ufffd"
 # Controls of C0 but for newline and tab, DEL and C1, and those of Unicode that set the direction or end a line.
@@ -32,3 +34,35 @@ def visible_log(text: str) -> str:
 def visible_json(content: bytes) -> bytes:
     """JSON with escapes for what msgspec leaves as it is: in JSON these can only be in strings."""
     return _OUTSIDE_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", content.decode()).encode()
+
+
+class VisibleStream(io.TextIOBase):
+    """A stream on which nothing but what is visible is written, whoever writes: Python's warnings and logging, too.
+
+    It has no ``buffer``, by which the filter could be passed by.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # an attribute there
+        """That of the stream."""
+        return self.stream.encoding
+
+    def write(self, text: str, /) -> int:
+        """Write what is visible of a text."""
+        self.stream.write(visible(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        """Its descriptor, for processes that inherit it."""
+        return self.stream.fileno()
