@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ def make(path: Path, ids: list[str | int]) -> JobFolder:
     start(folder)
     end(folder)
     return folder
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("target", ["", "/dev/zero", "real"], ids=["fifo", "device", "link"])
+def test_ids_are_a_file_of_the_folder(tmp_path: Path, target: str) -> None:
+    folder = make(tmp_path / "job", ["a", "b"])
+    folder.input_ids.rename(folder.path / "real")
+    folder.input_ids.symlink_to(target) if target else os.mkfifo(folder.input_ids)
+    with pytest.raises(CollectError, match=r"cannot read .*input\.ids: it must be a regular file"):
+        collect(folder)
 
 
 @pytest.mark.parametrize("ids", [["0", "1", "2"], ["a", "é", 7], ["0", "1", "x"]], ids=["numbers", "own", "late"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -481,3 +482,11 @@ def test_a_job_without_one_has_no_such_file(model: Path, run_cli: Cli) -> None:
 def test_a_template_that_is_missing_is_refused(chats: Path, run_cli: Cli, command: str) -> None:
     refused = run_cli(command, "model", "--input", "in.jsonl", "--chat-template", "nowhere.jinja")
     assert (refused.code, refused.err) == (2, "Error: --chat-template 'nowhere.jinja': no such file\n")
+
+
+@pytest.mark.trust
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "tokenizer_config.json"])
+def test_a_pipe_for_a_tokenizer_is_not_waited_for(model: Path, name: str) -> None:
+    os.mkfifo(model / name)
+    plan_only("model", scheduler="slurm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vllm_hpc.jobfolder.input import InputIndex, InputReader, iter_rows, read_in
 from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.jobfolder.store_input import VARIABLE, Intake
 from vllm_hpc.planner.make_plan import plan_only
+from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.notes import ANSWERED, RENAMED, Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row, UnreadableRowError
@@ -328,3 +330,16 @@ def test_notes_list_some_names_only() -> None:
     (line,) = notes.lines()
     assert line.endswith("'10', '11' ... (the first: 0)")
     assert line.startswith("1,000 rows: ")
+
+
+@pytest.mark.trust
+@pytest.mark.timeout(20)
+def test_an_input_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever can write in its folder can replace it after it was looked at."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a"}\n')
+    file = InputFile(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="regular file"):
+        file.open()

@@ -17,6 +17,7 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import IDS_ARE_NUMBERS, IDS_HAVE_SUMS, read_index
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.read_file import open_regular
 
 _encode = msgspec.json.Encoder().encode
 
@@ -67,7 +68,7 @@ class RowIds:
 def _read(path: Path, rows: int) -> array[int]:
     sums = array("I")
     try:
-        with path.open("rb") as file:
+        with open_regular(path, follow_links=False) as file:
             sums.fromfile(file, rows)
     except (OSError, EOFError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is too short"

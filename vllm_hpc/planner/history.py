@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.records import JobRecord, RankRecord
+from vllm_hpc.jobfolder.record_files import read_job, read_json
+from vllm_hpc.jobfolder.records import RankRecord
 from vllm_hpc.spec.gpus import recognise
 from vllm_hpc.spec.layout import Layout
-from vllm_hpc.spec.read_file import read_regular
 
 # How many job folders are read, newest first: a plan must not read thousands.
 MOST_FOLDERS = 50
 # Shorter runs mostly measure their ramp-up.
 LEAST_SECONDS = 10.0
+# Of a summary, which has some thirty values.
+_MOST_BYTES = 1 << 20
+# Any that a float can hold: others' summaries are read, too.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -30,8 +36,8 @@ class _Summary(msgspec.Struct):
 
     state: str = ""
     rehearsal: bool = False
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
     timings: dict[str, float] = {}
 
 
@@ -54,25 +60,33 @@ def measured_rate(job_dir: Path, model: str, gpu: str, layout: Layout) -> Measur
 
 def _newest(job_dir: Path) -> list[Path]:
     try:
-        summaries = [(path.stat().st_mtime, path.parent) for path in job_dir.glob("*/summary.json")]
+        paths = list(job_dir.glob("*/summary.json"))
     except OSError:
         return []
-    return [folder for _, folder in sorted(summaries, reverse=True)[:MOST_FOLDERS]]
+    found = []
+    for path in paths:
+        with suppress(OSError):  # removed meanwhile
+            found.append((path.lstat().st_mtime, path.parent))
+    return [folder for _, folder in sorted(found, reverse=True)[:MOST_FOLDERS]]
 
 
 def _rate(job: JobFolder, model: str, gpu: str, layout: Layout) -> float | None:
-    try:
-        summary = msgspec.json.decode(read_regular(job.summary, follow_links=False), type=_Summary)
-        seconds = summary.timings.get("generate", 0.0)
-        if summary.rehearsal or summary.state not in ("COMPLETED", "PARTIAL") or seconds < LEAST_SECONDS:
-            return None
-        record = msgspec.json.decode(read_regular(job.job_json, follow_links=False), type=JobRecord)
-        ran = record.plan.layout
-        if (record.model, ran.tp, ran.pp) != (model, layout.tp, layout.pp):
-            return None
-        rank = msgspec.json.decode(read_regular(job.rank_record(0), follow_links=False), type=RankRecord)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+    speed = _speed(read_json(job.summary, _Summary, _MOST_BYTES) or _Summary())
+    record = read_job(job.job_json) if speed else None
+    if not speed or record is None:
         return None
-    if not rank.device_gib or recognise(rank.device_name, rank.device_gib).name != gpu:
+    ran = record.plan.layout
+    if (record.model, ran.tp, ran.pp) != (model, layout.tp, layout.pp):
         return None
-    return (summary.prompt_tokens + summary.completion_tokens) / seconds / ran.all_ranks
+    rank = read_json(job.rank_record(0), RankRecord)
+    if rank is None or not rank.device_gib or recognise(rank.device_name, rank.device_gib).name != gpu:
+        return None
+    return speed / ran.all_ranks
+
+
+def _speed(summary: _Summary) -> float | None:
+    """Tokens per second of a job that says enough."""
+    seconds = summary.timings.get("generate", 0.0)
+    if summary.rehearsal or summary.state not in ("COMPLETED", "PARTIAL") or seconds < LEAST_SECONDS:
+        return None
+    return (summary.prompt_tokens + summary.completion_tokens) / seconds

@@ -13,6 +13,7 @@ from typing import IO, TextIO
 
 from vllm_hpc.rows.unpack import PACKINGS, Packing, StoredStream, UnpackedStream, packing_of
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.read_file import open_regular
 
 STDIN = "-"
 # Bytes from which a file's kind is known: a tar archive says so at 257.
@@ -83,7 +84,7 @@ class InputFile:
         return _state_of(os.stat(self.path))  # noqa: PTH116 - the same as Path.stat, but faster
 
     def _open(self) -> io.RawIOBase:
-        return self.path.open("rb", buffering=0)
+        return open_regular(self.path).detach()
 
 
 class StandardInput(InputFile):

@@ -22,6 +22,7 @@ from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.schedulers.scheduler import Scheduler
 from vllm_hpc.spec.errors import RefusedError, RequestError, SubmitError
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.read_file import read_regular
 
 
 class RankTask(msgspec.Struct, frozen=True):
@@ -94,7 +95,7 @@ class ScriptExecutor(core.PicklingExecutor):
         return self._world_size
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
-        return self.script.read_text(encoding="utf-8")
+        return read_regular(self.script).decode()
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         return self._scheduler.submit_argv(submission_file_path)

@@ -210,7 +210,7 @@ def _line_of(path: Path, name: str | None, key: str) -> int:
     tomllib gives no positions, but TOML headers and keys start a line, which is enough here.
     """
     table: str | None = None
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_trusted(path).decode("utf-8-sig").splitlines()
     for number, line in enumerate(lines, start=1):
         header = re.match(r"\s*\[+\s*(.+?)\s*\]+", line)
         if header:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.spec.read_file import open_regular, read_regular
 
 _PIECE = 1 << 28
 _BLOCK = 1 << 24
@@ -78,7 +79,7 @@ def _files(model: Path, engine: dict[str, Any]) -> list[Path]:
     if consolidated and engine.get("load_format", "auto") == "auto":  # it takes Mistral's own files first
         return consolidated
     if (model / _INDEX).exists():
-        named = json.loads((model / _INDEX).read_bytes())["weight_map"].values()
+        named = json.loads(read_regular(model / _INDEX))["weight_map"].values()
         return [model / name for name in sorted(set(named))]
     return sorted(model.glob("*.safetensors"))
 
@@ -93,7 +94,7 @@ def _cut(files: list[Path]) -> Iterator[Piece]:
 def _read(piece: Piece, block: memoryview) -> int:
     """Read the blocks that are not in the page cache, and return how many bytes of them it took."""
     read, end = 0, piece.first + piece.size
-    with piece.file.open("rb", buffering=0) as file:
+    with open_regular(piece.file) as file:
         for first in range(piece.first, end, len(block)):
             size = min(len(block), end - first)
             if not _is_cached(file.fileno(), first + size - 1):

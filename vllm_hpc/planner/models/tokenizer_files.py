@@ -6,12 +6,14 @@ some models, and gives others a tokenizer of a few tokens, with which every answ
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from vllm_hpc.planner.models.read_json import read_object
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.read_file import open_regular, read_regular
 
 # Names of the files that tokenizers of transformers 5 and vLLM 0.32 load (VOCAB_FILES_NAMES of transformers' models;
 # tekken.json and *.tiktoken beside them; a GGUF has its own), and of code that makes one.
@@ -27,6 +29,7 @@ _CONFIG = "tokenizer_config.json"
 # The classes of transformers whose tokens are bytes or characters.
 _WITHOUT_VOCABULARY = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
 _MOST_BLANK = 16  # bytes of a file that holds nothing: {}, [], with spaces
+_END = 4096  # bytes at the end of a file
 _MOST_NAMED = 3
 
 
@@ -74,7 +77,7 @@ def _is_blank(file: Path) -> bool:
     if file.suffix == ".py":
         return False
     try:
-        return file.stat().st_size <= _MOST_BLANK and file.read_bytes().strip() in (b"", b"{}", b"[]")
+        return read_regular(file, _MOST_BLANK).strip() in (b"", b"{}", b"[]")
     except FileNotFoundError:  # a broken link
         return True
     except OSError:
@@ -86,9 +89,9 @@ def _is_cut(file: Path) -> bool:
     if _is_blank(file):
         return True
     try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - 4096))
-            end = stream.read().rstrip()
+        with open_regular(file) as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _END))
+            end = stream.read(_END).rstrip()
     except OSError:
         return False
     return bool(end) and not end.endswith(b"}")
