@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,14 @@ PLUGIN = PACKAGE / "schedulers" / "submitit_environment.py"
 HEAVY = {"vllm", "torch", "transformers", "ray"}
 # The compute side stands beside the login side, and may use only this of it.
 ENGINE_MAY_USE = {"engine", "spec", "rows", "jobfolder"}
+# What opens a file to read it, and those that may: for /proc and /sys, installed packages, and /etc/pbs.conf.
+_READS = re.compile(r"""\.read_text\(|\.read_bytes\(|open\([^)]*["']r|\.open\(\)\.read""")
+READ_DIRECTLY = {
+    "spec/read_file", "spec/vllm_arguments", "schedulers/lifecycle", "schedulers/memory_limit",
+    "schedulers/in_script/master_port", "schedulers/local/__init__", "schedulers/pbs/attach",
+    "engine/startup/compile_cache", "engine/startup/weights_readahead",
+    "schedulers/local/supervisor",  # its own log, which it has opened to write
+}  # fmt: skip
 
 
 def room(path: Path) -> str:
@@ -120,3 +129,9 @@ def test_a_file_stays_readable(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 300
     assert not path.stem.endswith(("_utils", "_util", "_helper", "_helpers"))
     assert path.stem not in ("utils", "util", "helpers", "helper", "common", "misc")
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if shim(path) not in READ_DIRECTLY], ids=names)
+def test_files_are_read_by_one_reader(path: Path) -> None:
+    """spec/read_file.py, which neither waits for a pipe nor reads without end."""
+    assert _READS.findall(path.read_text(encoding="utf-8")) == []

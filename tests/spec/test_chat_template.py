@@ -60,7 +60,7 @@ def test_a_template_is_taken_as_a_file_and_as_text(tmp_path: Path, text: str) ->
         (b"{{ prompt }}", "does not use 'messages'"),
         (b'{"chat_template": "{{ messages }}"}', "is JSON: write the template in it"),  # it compiles
         (b'{"bos_token": "<s>"}', "is JSON"),
-        (b"a" * (4 << 20) + b"{{ messages }}", "is longer than 4 MiB"),
+        (b"a" * (4 << 20) + b"{{ messages }}", "it must be at most 4 MiB: name a Jinja file"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -78,15 +78,15 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for given, said in (
         (str(tmp_path / "nowhere.jinja"), "no such file"),
-        (str(tmp_path), "is a folder"),
+        (str(tmp_path), "it must be a regular file"),
         ("", "is empty"),
         ("a" * 5000, "File name too long"),
         ("a\0b", "null byte"),
         ("~nobody-here/x", "home"),
         ("tool_use", "no such file"),
         ("{% for m in messages %}", "--chat-template does not compile: line 1"),
-        ("/dev/zero", "is a pipe or a device"),
-        (str(tmp_path / "pipe"), "is a pipe or a device"),  # without a writer, who opens it waits for ever
+        ("/dev/zero", "it must be a regular file: name a Jinja file"),
+        (str(tmp_path / "pipe"), "it must be a regular file"),  # without a writer, who opens it waits for ever
     ):
         with pytest.raises(RequestError, match="--chat-template") as caught:
             read_chat_template(given)

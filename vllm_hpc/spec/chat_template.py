@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.read_file import UnfitFileError, read_regular
 from vllm_hpc.spec.values import as_path
 
 if TYPE_CHECKING:
@@ -91,21 +92,15 @@ def _is_json(text: str) -> bool:
 
 
 def _read(given: str) -> str:
-    path = as_path(given, OPTION)
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe could wait for ever
-            raise RequestError(f"{OPTION} {given!r} is a pipe or a device: write the template to a file")
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except IsADirectoryError:
-        raise RequestError(f"{OPTION} {given!r} is a folder: name the template's file") from None
+        content = read_regular(as_path(given, OPTION), _MOST_BYTES)
     except FileNotFoundError:
         raise RequestError(f"{OPTION} {given!r}: no such file") from None
+    except UnfitFileError as error:
+        raise RequestError(f"{OPTION} {given!r}: {error.strerror}: name a Jinja file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise RequestError(f"{OPTION} {given!r} cannot be read: {reason}") from None
-    if len(content) > _MOST_BYTES:
-        raise RequestError(f"{OPTION} {given!r} is longer than {_MOST_BYTES >> 20} MiB: name a Jinja file")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -62,8 +62,12 @@ def read_whole(file: BinaryIO, path: Path, most: int = MOST_BYTES) -> bytes:
     is_large = os.fstat(file.fileno()).st_size > most
     found = b"" if is_large else file.read(most + 1)
     if is_large or len(found) > most:
-        raise UnfitFileError(errno.EFBIG, f"it must be at most {most // 2**20} MiB", str(path))
+        raise UnfitFileError(errno.EFBIG, f"it must be at most {_size(most)}", str(path))
     return found
+
+
+def _size(most: int) -> str:
+    return f"{most >> 20} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
 
 
 def _not_regular(path: Path) -> UnfitFileError:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-# More than a thousand profiles, and read in a moment.
+# What a file may have, for whoever reads it. More than a thousand profiles, and read in a moment.
 MOST_BYTES = 512 << 10
 # tomllib takes the square of a key's parts (Python 3.11 to 3.14), in time and in memory. A key that is written in many
 # parts is a long run of names, with or without quotes, and dots.
@@ -20,8 +20,6 @@ _LONG_KEY = re.compile(rf"(?<![\w\"'-]){_PART}(?:\.[ \t]*+{_PART}){{{_MOST_PARTS
 
 def parse_toml(content: bytes, path: Path) -> dict[str, Any]:
     """The content of that file. Raises ValueError, which says what is wrong in it."""
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"{path}: must be at most {MOST_BYTES >> 10} KiB")
     import tomllib  # only if there is a file: to import it takes longer than to look for one
 
     try:

@@ -6,7 +6,6 @@ the site's config file: a PI, a software account. Nobody else may be able to wri
 
 from __future__ import annotations
 
-import errno
 import os
 import pwd
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 from vllm_hpc.spec.config_files import settled_files
 from vllm_hpc.spec.errors import ProfileError
 from vllm_hpc.spec.ownership import is_writable_by_others, user_name
-from vllm_hpc.spec.read_file import open_regular
+from vllm_hpc.spec.read_file import open_regular, read_whole
 from vllm_hpc.spec.toml_file import MOST_BYTES, parse_toml
 
 TRUSTED_OWNERS = "trusted_owners"
@@ -44,8 +43,6 @@ def read_trusted(path: Path) -> bytes:
     content, doubt = read_judged(path)
     if doubt:
         raise NotTrustedError(str(doubt))
-    if len(content) > MOST_BYTES:
-        raise OSError(errno.EFBIG, f"it must be at most {MOST_BYTES >> 10} KiB")
     return content
 
 
@@ -53,7 +50,7 @@ def read_judged(path: Path) -> tuple[bytes, Doubt | None]:
     """Read a regular file, with the reason why what it says must not be run. Raises ProfileError, OSError."""
     with open_regular(path) as file:
         doubt = _doubt(path, os.fstat(file.fileno()))
-        return file.read(MOST_BYTES + 1), doubt
+        return read_whole(file, path, MOST_BYTES), doubt
 
 
 def owner_of(path: Path) -> str | None:
@@ -99,10 +96,10 @@ def _trusted_by(path: Path) -> list[int]:
     """Those of one file, which only the user or root may have written, and nobody else can."""
     try:
         with open_regular(path) as file:
-            there, content = os.fstat(file.fileno()), file.read(MOST_BYTES + 1)
+            there, content = os.fstat(file.fileno()), read_whole(file, path, MOST_BYTES)
     except OSError:  # reading profiles says so
         return []
-    if there.st_uid not in (0, os.geteuid()) or is_writable_by_others(there) or len(content) > MOST_BYTES:
+    if there.st_uid not in (0, os.geteuid()) or is_writable_by_others(there):
         return []
     try:
         names = parse_toml(content, path).get(TRUSTED_OWNERS, [])
