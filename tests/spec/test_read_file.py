@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_hpc.spec.read_file import UnfitFileError, open_in_folder, read_regular
+from vllm_hpc.spec.read_file import UnfitFileError, open_in_folder, read_end, read_regular
 
 
 def _sparse(path: Path) -> None:
@@ -62,6 +62,12 @@ def test_a_link_is_followed_only_if_it_may_be(tmp_path: Path) -> None:
         assert file.read() == b"here"
     with pytest.raises(OSError, match="other"):
         open_in_folder(tmp_path / "other" / "file")
+
+
+def test_of_a_log_the_end_is_read(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("abc")
+    assert read_end(tmp_path / "log", 2) == (b"bc", 1)
+    assert read_end(tmp_path / "log", 3) == read_end(tmp_path / "log", 4) == (b"abc", 0)
 
 
 def test_what_is_missing_is_missing(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ The log has what Python's faulthandler writes (Modules/faulthandler.c), and the 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +13,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import RankRecord
-from vllm_hpc.spec.read_file import open_regular
+from vllm_hpc.spec.read_file import read_end
 
 # Bytes at the end of a log: stacks of some hundred threads, and torchrun's table of failures.
 _TAIL_OF_RANK, _TAIL_OF_SCHEDULER = 1 << 22, 1 << 18
@@ -151,8 +150,6 @@ def _reason(before: str, title: str) -> str:
 def _tail(path: Path, most: int) -> str:
     """The end of a log; "" if there is none."""
     try:
-        with open_regular(path, follow_links=False) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - most))
-            return file.read(most).decode(errors="replace")
+        return read_end(path, most)[0].decode(errors="replace")
     except OSError:
         return ""

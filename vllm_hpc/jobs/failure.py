@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, RankRecord
-from vllm_hpc.spec.read_file import open_regular
+from vllm_hpc.spec.read_file import read_end
 
 # slurmstepd's words (Slurm, task_cgroup_memory.c: "Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have
 # been OOM Killed."; before 20.11 "oom-kill event(s)"), and srun's ("srun: error: n1: task 0: Out Of Memory").
@@ -102,9 +101,8 @@ def _said_of_memory(folder: JobFolder) -> str:
 def _last_lines(folder: JobFolder, size: int) -> list[str]:
     """The lines in the last ``size`` bytes of the log that are not blank."""
     try:
-        with open_regular(folder.scheduler_log, follow_links=False) as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - size))
-            return [line.strip() for line in log.read(size).decode(errors="replace").split("\n") if line.strip()]
+        end, _ = read_end(folder.scheduler_log, size)
+        return [line.strip() for line in end.decode(errors="replace").split("\n") if line.strip()]
     except OSError:
         return []
 

@@ -24,7 +24,7 @@ from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import installed_scheduler
 from vllm_hpc.spec.errors import JobFailedError, JobNotFoundError, RequestError
-from vllm_hpc.spec.read_file import open_regular
+from vllm_hpc.spec.read_file import MOST_BYTES, read_end
 from vllm_hpc.spec.values import as_path
 
 if TYPE_CHECKING:
@@ -143,15 +143,19 @@ class Job:
         return read_ranks(self.folder, self.folder.job())
 
     def logs(self, rank: int | None = None) -> str:
-        """The scheduler's log, or the output of one rank. Raises RequestError for a rank that does not exist."""
+        """The scheduler's log, or the output of one rank. Raises RequestError for a rank that does not exist.
+
+        Of a longer one than 64 MiB the end; the first line says so, and ``log_file`` has all.
+        """
         path = self.log_file(rank)
         try:
-            with open_regular(path, follow_links=False) as file:
-                return file.read().decode(errors="replace")
+            end, before = read_end(path, MOST_BYTES)
         except FileNotFoundError:
             return ""
         except OSError as error:
             raise RequestError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        note = f"[vllm-hpc: {before:,} bytes before this are left out: {str(path)!r} has all]\n" if before else ""
+        return note + end.decode(errors="replace")
 
     def log_file(self, rank: int | None = None) -> Path:
         """The file of ``logs``. Raises RequestError for a rank that does not exist."""

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from vllm_hpc.schedulers.capture import MOST_BYTES, PrintsTooMuchError, capture
 from vllm_hpc.spec.errors import SubmitError
 
 # Seconds that a scheduler's client may take. A busy controller answers in seconds; a dead one lets clients hang.
@@ -89,15 +90,7 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
     name = Path(argv[0]).name
     timeout = timeout or QUERY_TIMEOUT_S
     try:
-        done = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            env=clean_environment() if environment is None else environment,
-        )
+        done = capture(argv, timeout, clean_environment() if environment is None else environment)
     except FileNotFoundError:
         raise ClientMissingError(
             f"{name} was not found: run this on a login node of the cluster, or use --scheduler local"
@@ -106,17 +99,21 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
         raise ClientMissingError(f"{name} cannot be run ({error.strerror}): 'type {name}' shows the file") from None
     except subprocess.TimeoutExpired:
         raise ClientTimeoutError(f"{name} did not answer within {timeout:.0f} s: is the controller up?") from None
-    if done.returncode:
-        said = plain(done.stderr or done.stdout)
-        words = re.sub(r"(?<=\S) usage: .*", "", said) or f"exit code {done.returncode}"
+    except PrintsTooMuchError:  # killed, so that what it was asked for may have been done
+        raise ClientTimeoutError(
+            f"{name} printed more than {MOST_BYTES >> 20} MiB, and was stopped: try it by hand"
+        ) from None
+    if done.code:
+        said = plain(done.err or done.out)
+        words = re.sub(r"(?<=\S) usage: .*", "", said) or f"exit code {done.code}"
         is_lost = bool(_ANSWER_LOST.search(words)) and not _NEVER_REACHED.search(words)
-        if done.returncode < 0 or is_lost:
+        if done.code < 0 or is_lost:
             raise ClientTimeoutError(f"{name} got no answer from its controller: {words}: is it overloaded?")
         refused = ClientError(f"{name} refused: {re.sub(rf'{re.escape(name)}: (error: )?', '', words)}")
-        refused.code, refused.output, refused.err = done.returncode, done.stdout, done.stderr
+        refused.code, refused.output, refused.err = done.code, done.out, done.err
         raise refused
-    answer = Answer(done.stdout)
-    answer.err = done.stderr
+    answer = Answer(done.out)
+    answer.err = done.err
     return answer
 
 

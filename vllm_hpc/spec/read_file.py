@@ -66,6 +66,14 @@ def read_whole(file: BinaryIO, path: Path, most: int = MOST_BYTES) -> bytes:
     return found
 
 
+def read_end(path: Path, most: int) -> tuple[bytes, int]:
+    """The last ``most`` bytes of a log, which is no link, and how many there are before them. Raises OSError."""
+    with open_regular(path, follow_links=False) as file:
+        before = max(0, os.fstat(file.fileno()).st_size - most)
+        file.seek(before)
+        return file.read(most), before
+
+
 def _size(most: int) -> str:
     return f"{most >> 20} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
 
