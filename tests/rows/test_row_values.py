@@ -75,7 +75,7 @@ def test_a_whole_number_with_a_point_is_one_in_sampling(tmp_path: Path, name: st
 
 def test_other_numbers_stay(tmp_path: Path) -> None:
     sampling = {"temperature": 1.0, "max_tokens": 1.5, "top_k": 1e300, "ignore_eos": True, "stop": ["1.0"]}
-    (row,), _ = read(tmp_path, "in.jsonl", [{"prompt": "a", "sampling": sampling}])
+    (row, _), _ = read(tmp_path, "in.jsonl", [{"prompt": "a", "sampling": sampling}, {"prompt": "a"}])
     assert list(map(repr, row["sampling"].values())) == list(map(repr, sampling.values()))
 
 

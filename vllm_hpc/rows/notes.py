@@ -27,7 +27,6 @@ ESCAPES = "escapes"
 LEFT_OUT = "left out"
 WHOLE_IDS = "whole ids"
 LIST_AS_TEXT = "list as text"
-MISSPELT = "misspelt"
 HEADER = "header"
 NO_CHAT = "no chat"
 OTHER_TOOLS = "other tools"
@@ -240,11 +239,6 @@ def _list_as_text(found: _Found) -> str:
     )
 
 
-def _misspelt(found: _Found) -> str:
-    becomes = "becomes an error row" if found.count == 1 else "become error rows"
-    return f"{_rows(found)}: 'sampling' has {_names(found)}: {'it' if found.count == 1 else 'they'} {becomes}"
-
-
 def _rows(found: _Found) -> str:
     return "1 row" if found.count == 1 else f"{found.count:,} rows"
 
@@ -255,10 +249,9 @@ def _names(found: _Found) -> str:
 
 
 # What is not said of a job that makes embeddings.
-_OF_GENERATING = (ANSWERED, BATCH_ANSWERED, WRONG_SAMPLING, EMBEDS)
+_OF_GENERATING = (ANSWERED, BATCH_ANSWERED, EMBEDS)
 _WORDS: dict[str, Callable[[_Found], str]] = {
     UNREADABLE: _unreadable,
-    MISSPELT: _misspelt,
     EMPTY: _empty,
     WRONG_SAMPLING: _wrong_sampling,
     EMBEDS: _embeds,

@@ -19,7 +19,7 @@ from vllm_hpc.rows.ids import Id, UniqueIds
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.json_values import JsonSource, is_array_or_spread
 from vllm_hpc.rows.jsonl import LineSource
-from vllm_hpc.rows.notes import MISSPELT, UNREADABLE, Notes
+from vllm_hpc.rows.notes import UNREADABLE, WRONG_SAMPLING, Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import SAMPLE_PROMPTS, Row
 from vllm_hpc.rows.tables import TAB_SUFFIXES, CsvSource, ParquetSource
@@ -208,8 +208,8 @@ def _check_notes(sources: Sources, is_unreadable: bool, rows: int) -> None:
     found = sources.row_notes
     if is_unreadable:
         raise InputError(f"{found.first(UNREADABLE)} (no other row can be run)")
-    if found.count(MISSPELT) == rows:
-        first = found.first(MISSPELT, "'sampling' has ")
+    if found.count(WRONG_SAMPLING) == rows:
+        first = found.first(WRONG_SAMPLING, "in 'sampling', ")
         raise InputError(f"{first}: correct it (no other row can be run)")
     for old, new in sources.reading.rename.items():
         if old not in found.renamed:

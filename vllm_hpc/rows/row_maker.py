@@ -22,7 +22,6 @@ from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import CHAT_FIELDS, Row, RowError, UnreadableRowError, error_row
 from vllm_hpc.rows.text_header import separator_of_header
 from vllm_hpc.rows.will_fail import note_failing
-from vllm_hpc.spec.sampling_names import misspelt
 
 # What the lines of a file are. "rows" is the input.jsonl of a job folder, already normalised.
 KINDS = ("jsonl", "openai", "txt", "rows")
@@ -108,8 +107,6 @@ class RowMaker:
             except TurnsError as error:
                 return self._without_turns(fields, str(error), index, number)
             self._note_copied(row, number)
-            if row.get("sampling") and (names := misspelt(row["sampling"])):
-                self._notes.add(notes.MISSPELT, number, names)
         self._note_chat(row, number)
         note_failing(row, number, self._notes)
         if ends_with_answer(row):

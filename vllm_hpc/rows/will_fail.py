@@ -8,8 +8,7 @@ from vllm_hpc.rows import notes
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.row import TASKS, Row
 from vllm_hpc.spec.sampling import LIMITS
-from vllm_hpc.spec.sampling_names import TRANSLATED
-from vllm_hpc.spec.vllm_arguments import sampling_names
+from vllm_hpc.spec.sampling_names import misspelt
 
 # The limits of a row are the engine's, which takes more seeds and tokens than an option does.
 _WIDER = {"seed": (-(2**63), 2**64 - 1), "max_tokens": (1, float("inf"))}
@@ -24,16 +23,14 @@ def note_failing(row: Row, number: int, found: Notes) -> None:
     asks = "embed" if str(row.get("batch", {}).get("url")).endswith("/embeddings") else row.get("task")
     if asks in TASKS:
         found.add(notes.EMBEDS if asks == "embed" else notes.GENERATES, number)
-    if asks != "embed" and (wrong := _wrong(row.get("sampling") or {})):
+    if wrong := _wrong(row.get("sampling") or {}):
         found.add(notes.WRONG_SAMPLING, number, wrong)
 
 
 def _wrong(sampling: Row) -> list[str]:
     """What vLLM does not take in a row's sampling: names that it does not have, and values out of its limits."""
-    known = sampling_names()  # none without vLLM
     given = {name: value for name, value in sampling.items() if value is not None}
-    unknown = [f"there is no {name!r}" for name in given if known and name not in known and name not in TRANSLATED]
-    return unknown + [
+    return misspelt(given) + [
         f"{name!r} {LIMITS[name][3]}" for name in LIMITS.keys() & given.keys() if _is_out(name, given[name])
     ]
 

@@ -83,12 +83,12 @@ def misspelt(sampling: Mapping[str, Any]) -> list[str]:
     from vllm_hpc.spec.vllm_arguments import sampling_names
 
     installed = sampling_names()
-    unknown = [name for name in sampling if name not in KNOWN and name not in installed and sampling[name] is not None]
+    unknown = [name for name in sampling if name not in KNOWN and name not in installed]
     import difflib
 
     near = {name: difflib.get_close_matches(name, [*KNOWN, *installed], n=1) for name in unknown}
     return [
-        f"{name!r}, which vLLM does not have{f' (did you mean {near[name][0]!r}?)' if near[name] else ''}"
+        f"vLLM has no {name!r}{f' (did you mean {near[name][0]!r}?)' if near[name] else ''}"
         for name in unknown
         if near[name] or installed
     ]
