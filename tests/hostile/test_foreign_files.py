@@ -49,7 +49,21 @@ def test_a_planted_template_is_not_rendered(neighbours: Neighbours) -> None:
     assert "planted=1" in victim.vllm_hpc(*_RENDER, "--template-dir", "templates", cwd=project).stdout
 
 
-@pytest.mark.parametrize("name", ["demo", "model"])
+def test_a_planted_folder_is_not_the_demo(neighbours: Neighbours) -> None:
+    """Neither a job definition nor a model: the name is the built-in one's, as README has everybody type it."""
+    victim, attacker, project = neighbours
+    attacker.run(["mkdir", project / "demo"], project)
+    attacker.plant(project / "demo" / "job.toml", "rehearse = true\nmax_tokens = 7\n", 0o644)
+    assert "'demo/job.toml' belongs to another user" in victim.vllm_hpc("plan", "./demo", cwd=project).stdout
+    done = victim.vllm_hpc("plan", "demo", cwd=project)
+    assert "'demo' is the built-in model: for the folder of that name, write ./demo" in done.stdout
+    assert "job.toml" not in done.stdout
+    script = victim.vllm_hpc(*_RENDER, "demo", "--name", "a", cwd=project)
+    (project / "demo" / "job.toml").unlink()
+    assert victim.vllm_hpc(*_RENDER, "demo", "--name", "a", cwd=project).stdout == script.stdout
+
+
+@pytest.mark.parametrize("name", ["./demo", "model"])
 def test_a_planted_job_definition_runs_no_code(neighbours: Neighbours, name: str) -> None:
     """MODEL is a folder of that name in the working directory, if there is one."""
     victim, attacker, project = neighbours
@@ -60,4 +74,4 @@ def test_a_planted_job_definition_runs_no_code(neighbours: Neighbours, name: str
     assert f"'env' may run code as you, but '{Path(name)}/job.toml' belongs to another user" in done.stderr
     attacker.plant(project / name / "job.toml", "rehearse = true\nmax_tokens = 7\n", 0o644)
     done = victim.vllm_hpc("plan", name, cwd=project)
-    assert f"'{name}/job.toml' belongs to another user" in done.stdout
+    assert f"'{Path(name)}/job.toml' belongs to another user" in done.stdout

@@ -144,14 +144,14 @@ def test_another_users_job_definition_is_said_to_be_theirs(desk: Path, run_cli: 
 def test_what_runs_code_in_it_is_refused(desk: Path, run_cli: Cli, key: str, value: str) -> None:
     """Whoever can write in a model's folder, or in the working directory, could leave it there: MODEL is then that."""
     text = f"rehearse = true\nscheduler = 'slurm'\n{key} = {value}\n"
-    give(desk / "demo" / "job.toml", text)
-    outcome = run_cli("submit", "demo")
+    give(desk / "job" / "job.toml", text)
+    outcome = run_cli("submit", "job")
     assert (outcome.code, outcome.out) == (2, "")
-    said = f"Error: demo/job.toml: '{key}' may run code as you, but 'demo/job.toml' belongs to another user ({OTHERS})"
+    said = f"Error: job/job.toml: '{key}' may run code as you, but 'job/job.toml' belongs to another user ({OTHERS})"
     assert outcome.err.startswith(said) and len(outcome.err.splitlines()) == 1
-    os.chown(desk / "demo" / "job.toml", 0, 0)
-    (desk / "demo" / "job.toml").chmod(0o666)
-    assert "but others can write to 'demo/job.toml': 'chmod go-w' it" in run_cli("submit", "demo").err
+    os.chown(desk / "job" / "job.toml", 0, 0)
+    (desk / "job" / "job.toml").chmod(0o666)
+    assert "but others can write to 'job/job.toml': 'chmod go-w' it" in run_cli("submit", "job").err
 
 
 def test_each_key_of_a_job_definition_is_known_to_run_code_or_not() -> None:

@@ -174,9 +174,12 @@ def _choose_folder(job: ResolvedJob) -> JobFolder:
 
 
 def _first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
-    """Notes on whose the job.toml is, on what a real job would be refused for, on a fault that may come too late."""
+    """Notes on whose the job.toml is, on how the model was found, on what a real job would be refused for.
+
+    And on a fault that may come too late.
+    """
     request = job.request
-    notes = [job.doubt] if job.doubt else []
+    notes = [note for note in (job.doubt, job.model.note) if note]
     if request.rehearse and plan.misfit:
         notes.append(f"the model {plan.misfit}; only a rehearsal can run like this")
     settings = request.rehearse_set

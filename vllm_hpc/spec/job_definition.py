@@ -26,6 +26,8 @@ from vllm_hpc.spec.trusted_owners import Doubt, read_judged
 from vllm_hpc.spec.values import as_path
 
 JOB_DEFINITION = "job.toml"
+# The built-in model, whatever folders are here: whoever can write in a folder could leave one of that name there.
+DEMO = "demo"
 # Keys by which a job.toml has something run as whoever submits it, or written where its author says.
 RUNS_CODE = frozenset({"directive", "engine", "env", "job_dir", "pass_env", "template", "template_dir"})
 
@@ -91,6 +93,8 @@ def _options(given: dict[str, Any]) -> dict[str, str]:
 
 def find_definition(model: str) -> Path | None:
     """The job.toml in the folder MODEL, None if there is none; what else has that name is refused when it is read."""
+    if model == DEMO:
+        return None
     try:
         definition = Path(model).expanduser() / JOB_DEFINITION
         return definition if os.path.lexists(definition) else None
@@ -100,6 +104,8 @@ def find_definition(model: str) -> Path | None:
 
 def _check_misnamed(model: str) -> None:
     """Refuse a MODEL that was meant as a job definition, and an empty folder, which is neither. Raises ModelError."""
+    if model == DEMO:
+        return
     try:
         path = Path(model).expanduser()
         is_file, is_empty = path.is_file(), path.is_dir() and not any(path.iterdir())
@@ -167,7 +173,7 @@ def _model_beside(folder: Path, model: str) -> str:
     """A model's path resolved against a folder; a Hub id, 'demo', and what is not a path stay what they are."""
     beside = folder / as_path(model, "model")
     is_path = model.startswith((".", "~")) or ("/" in model and beside.parent.is_dir())
-    return str(beside) if model != NO_MODEL and (beside.exists() or is_path) else model
+    return str(beside) if model not in (NO_MODEL, DEMO) and (beside.exists() or is_path) else model
 
 
 def _with_model(options: dict[str, Any], missing: str, rehearses: bool = False) -> dict[str, Any]:

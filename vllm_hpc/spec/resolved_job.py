@@ -23,7 +23,7 @@ FILLED = tuple(sorted(set(Request.__struct_fields__) & set(Profile.__struct_fiel
 class Model(msgspec.Struct, frozen=True):
     """A model for vLLM: ``path`` is a folder or a Hub id, ``name`` is used in the names of job folders.
 
-    ``note`` says how it was found, if MODEL named something else.
+    ``note`` says how it was found, if MODEL named something else, or something else has its name.
     """
 
     path: str

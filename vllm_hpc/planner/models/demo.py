@@ -15,10 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.job_definition import DEMO
 from vllm_hpc.spec.own_python import module_argv
 from vllm_hpc.spec.user_cache import cache_folder
 
-NAME = "demo"
+NAME = DEMO
 # Increased when the conversion changes, so that a folder from an older version is not used.
 _RECIPE = 1
 _FOLDER = f"SmolLM2-135M-Instruct-{_RECIPE}"

@@ -38,7 +38,8 @@ def find_model(text: str, is_rehearsed: bool = False, engine: Mapping[str, Any] 
     if is_rehearsed and text == NO_MODEL:
         return Model(NO_MODEL, "rehearsal")
     if text == demo.NAME:
-        return Model(str(demo.model_folder()), demo.NAME)
+        note = f"'{demo.NAME}' is the built-in model: for the folder of that name, write ./{demo.NAME}"
+        return Model(str(demo.model_folder()), demo.NAME, note if is_folder(demo.NAME) else "")
     if not text:
         raise ModelError("MODEL is empty: name a model folder, a Hub id (org/name), or 'demo'")
     folder = as_path(text, "model folder")
