@@ -15,11 +15,13 @@ from tests.crafted import end, make_job, read_lines, result, start, write_lines
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputIndex, read_index
 from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Progress
 from vllm_hpc.jobfolder.row_ids import IdSums, RowIds
 from vllm_hpc.jobfolder.shards import NOT_UTF8, OTHER_ID, finished
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.collect import collect
-from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.job import Job, list_statuses
+from vllm_hpc.jobs.progress import Rows
 from vllm_hpc.spec.errors import CollectError, InputError
 
 pytestmark = pytest.mark.trust
@@ -59,6 +61,27 @@ def test_row_with_another_id_is_missing(tmp_path: Path, ids: list[str | int]) ->
     assert [row["id"] for row in read_lines(folder.outputs)] == ids
     write_lines(folder.shard(0, 2), [result(1, id=ids[1])])
     assert collect(folder).rows["missing"] == 0, "a later attempt's is taken"
+
+
+def test_status_counts_no_row_with_another_id(tmp_path: Path) -> None:
+    """Where a killed rank did not count its last rows, those behind its count are looked at."""
+    folder = make(tmp_path / "job", ["a", "b", "c", "d", "e"])
+    write_lines(folder.shard(0, 1), [result(0, id="a")])
+    counted = folder.shard(0, 1).stat().st_size
+    write_json(folder.progress(0), Progress(replica=0, attempt=1, done=1, shard_bytes=counted))
+    planted = [result(1, id="else"), result(9, id="a"), result(2, id="c")]
+    write_lines(folder.shard(0, 1), [result(0, id="a"), *planted])
+    assert Job(folder.path).status().rows == Rows(5, done=2)
+
+
+@pytest.mark.timeout(20)
+def test_ids_that_cannot_be_read_do_not_end_a_list(tmp_path: Path) -> None:
+    folder = make(tmp_path / "theirs", ["a", "b"])
+    write_lines(folder.shard(0, 1), [result(0, id="a")])
+    folder.input_ids.unlink()
+    os.mkfifo(folder.input_ids)
+    (status,) = list_statuses(str(tmp_path))
+    assert status.rows == Rows(2)
 
 
 @pytest.mark.parametrize("identity", [None, 1, 1.0, True, "01", ["1"], {}], ids=str)

@@ -215,8 +215,8 @@ def _check_utf8(data: bytes) -> None:
         data.decode()
 
 
-def beyond(shard: Path, offset: int, is_rehearsal: bool = False) -> Tally:
-    """Counts of the rows that begin at ``offset`` or later, only a rehearsal's or only others. Raises OSError."""
+def beyond(shard: Path, offset: int, total: int, is_rehearsal: bool = False, ids: RowIds | None = None) -> Tally:
+    """Counts of the rows that begin at ``offset`` or later, and are what ``Scan`` takes for rows. Raises OSError."""
     tally = Tally()
     seen = set[int]()
     for lines in _whole_lines(shard, offset):
@@ -226,7 +226,11 @@ def beyond(shard: Path, offset: int, is_rehearsal: bool = False) -> Tally:
                 row = _DECODER.decode(line)
             except _MALFORMED:
                 continue
-            if row.index not in seen and (row.rehearsal is True) is is_rehearsal:
+            if row.index >= total or (row.rehearsal is True) is not is_rehearsal:
+                continue
+            if ids is not None and ids.is_known and not ids.is_of(row.index, row.id):
+                continue
+            if row.index not in seen:
                 seen.add(row.index)
                 tally.add(Tally(row.error is None, row.error is not None, row.prompt_tokens, row.completion_tokens))
     return tally

@@ -13,6 +13,7 @@ from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord, Progress, Run
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shards import Scan, beyond, shard_numbers
+from vllm_hpc.spec.errors import InputError
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -64,7 +65,7 @@ def final_rows(folder: JobFolder, record: JobRecord, progress: list[Progress]) -
         if not summed.missing:
             return summed
         counted = _count_beyond(folder, record, progress, summed) or _count_once(folder, record)
-    except OSError:  # removed by its owner, or not readable by this user
+    except (OSError, InputError):  # removed by its owner, or not readable by this user
         return reported_rows(progress, record)
     return min(summed, counted, key=lambda rows: rows.missing)
 
@@ -78,12 +79,12 @@ def _count_beyond(folder: JobFolder, record: JobRecord, progress: list[Progress]
     last = dict(sorted(map(shard_numbers, folder.shard_files())))  # the highest attempt of each replica
     if not last.keys() <= {p.replica for p in progress}:
         return None
-    done, failed = reported.done, reported.failed
+    done, failed, ids = reported.done, reported.failed, RowIds(folder)
     for p in progress:
         shard = folder.shard(p.replica, p.attempt)
         if last.get(p.replica) != p.attempt or p.shard_bytes is None or shard.lstat().st_size < p.shard_bytes:
             return None
-        since = beyond(shard, p.shard_bytes, record.request.rehearse)
+        since = beyond(shard, p.shard_bytes, record.rows, record.request.rehearse, ids)
         done, failed = done + since.done, failed + since.failed
     return Rows(reported.total, done, failed) if done + failed <= reported.total else None
 
