@@ -331,6 +331,42 @@ def damage(folder: JobFolder, content: str) -> None:
         folder.job_json.write_text(content)
 
 
+@pytest.mark.trust
+@pytest.mark.parametrize("rows", [-1, 10**9 + 1, 10**18, 10**30])
+def test_a_neighbours_number_of_rows_does_not_end_a_list(tmp_path: Path, run_cli: Cli, rows: int) -> None:
+    """It was what memory was taken for."""
+    job = make_job(tmp_path / "runs" / "theirs", rows=2)
+    write_lines(job.shard(0, 1), [result(0)])
+    start(job)
+    end(job)
+    job.job_json.write_text(json.dumps({**json.loads(job.job_json.read_text()), "rows": rows}))
+    done = run_cli("list", "--job-dir", tmp_path / "runs")
+    assert (done.code, done.err) == (0, "")
+    assert "UNKNOWN  its job.json is damaged (Expected `int`" in done.out
+    done = run_cli("collect", job.path)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.trust
+def test_rows_that_do_not_fit_into_memory_are_one_line(
+    tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path / "runs" / "theirs", rows=2)
+    write_lines(job.shard(0, 1), [result(0)])
+    start(job)
+    end(job)
+
+    def scan(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("vllm_hpc.jobs.progress.Scan", scan)
+    done = run_cli("list", "--job-dir", tmp_path / "runs")
+    assert "UNKNOWN  its rows need more memory than there is here" in done.out
+    done = run_cli("status", job.path)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert done.err.startswith("Error: there is not enough memory here")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -343,3 +343,10 @@ def test_an_input_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(OSError, match="regular file"):
         file.open()
+
+
+def test_an_input_of_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_hpc.rows.read.MOST_ROWS", 2)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n' * 3)
+    with pytest.raises(InputError, match=r"in\.jsonl has more than 2 rows: submit several jobs"):
+        list(Intake(str(tmp_path / "in.jsonl")).rows())

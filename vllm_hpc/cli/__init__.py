@@ -110,6 +110,8 @@ def _run() -> None:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
+    except MemoryError:
+        _fail("there is not enough memory here: use another machine, such as a compute node", 1)
     except BrokenPipeError:
         # The reader of the output (head, less) has exited, so nothing can be reported.
         sys.stdout = None

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.spec.bounds import RowCount
 from vllm_hpc.spec.lora import Adapter
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request
@@ -28,7 +29,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     scheduler: str
     model: str
     sampling: dict[str, Any]
-    rows: int
+    rows: RowCount
     created_at: float
     adapters: tuple[Adapter, ...] = ()
     versions: dict[str, str] = {}

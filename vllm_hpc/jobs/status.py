@@ -89,6 +89,8 @@ def _read_or_explain(folder: JobFolder, cache: StatusCache) -> Status:
         reason = why_unreadable(folder.job_json)
     except OSError as error:
         reason = f"{error.filename or folder.path} cannot be read: {error.strerror}"
+    except MemoryError:
+        reason = "its rows need more memory than there is here"
     return Status(job=str(folder.path), job_id=None, scheduler="", state="UNKNOWN", reason=reason, rows=Rows(0))
 
 

@@ -26,6 +26,7 @@ from vllm_hpc.rows.tables import TAB_SUFFIXES, CsvSource, ParquetSource
 from vllm_hpc.rows.text_file import refuse_json
 from vllm_hpc.rows.unpack import packing_of
 from vllm_hpc.rows.writers import ABSENT, ABSENT_ID
+from vllm_hpc.spec.bounds import MOST_ROWS
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.words import counted
 
@@ -204,7 +205,9 @@ def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
 
 
 def _check_notes(sources: Sources, is_unreadable: bool, rows: int) -> None:
-    """Refuse an input of which no row can be run, and a --rename that no row needs."""
+    """Refuse an input of too many rows or of which none can be run, and a --rename that no row needs."""
+    if rows > MOST_ROWS:
+        raise InputError(f"{_all_of(sources)} more than {MOST_ROWS:,} rows: submit several jobs")
     found = sources.row_notes
     if is_unreadable:
         raise InputError(f"{found.first(UNREADABLE)} (no other row can be run)")

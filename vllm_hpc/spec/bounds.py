@@ -17,6 +17,8 @@ MOST_RANKS = 200_000
 MOST_MEMORY_MB, MOST_GPU_GIB = 1 << 30, 9999.0
 # Seconds: the shortest time in which ranks can exit; the longest that Slurm accepts (man sbatch, --signal).
 LEAST_LEAD_S, LONGEST_LEAD_S = 30, 65_535
+# Rows of a job, for which status and collect take nine bytes each.
+MOST_ROWS = 1_000_000_000
 
 Nodes = Annotated[int, Meta(ge=1, le=MOST_NODES)]
 Gpus = Annotated[int, Meta(ge=1, le=MOST_GPUS)]
@@ -25,5 +27,6 @@ Parts = Annotated[int, Meta(ge=1, le=100_000)]
 Cores = Annotated[int, Meta(ge=1, le=100_000)]
 # vLLM's longest contexts are a few million tokens.
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+RowCount = Annotated[int, Meta(ge=0, le=MOST_ROWS)]
 Requeues = Annotated[int, Meta(ge=0, le=10_000)]
 LeadSeconds = Annotated[int, Meta(ge=LEAST_LEAD_S, le=LONGEST_LEAD_S)]
