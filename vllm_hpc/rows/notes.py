@@ -99,10 +99,12 @@ class Notes:
         ``adapters``: the job's; without them no job is known, and nothing is said of what it can run.
         """
         unsaid = (*(_OF_GENERATING if embeds else (GENERATES,)), *((EMBEDS, GENERATES) if adapters is None else ()))
-        said = [(_WORDS[kind], self._found[kind]) for kind in _WORDS if kind in self._found and kind not in unsaid]
+        said = [
+            _said(_SENTENCES[kind], self._found[kind]) for kind in _SENTENCES if self.has(kind) and kind not in unsaid
+        ]
         if adapters is not None and (without := self._without(adapters)):
-            said.insert(0, (_no_adapter, without))
-        return [f"{words(found)} (the first: {found.first})" for words, found in said]
+            said.insert(0, _said(_NO_ADAPTER, without))
+        return said
 
     def _without(self, adapters: Collection[str]) -> _Found | None:
         """The rows that ask for an adapter that is none of these."""
@@ -112,135 +114,18 @@ class Notes:
         return _Found(next(iter(lost.values())).first, count, names) if lost else None
 
 
-def _answered(found: _Found) -> str:
-    return f"{_end(found)}: use --drop-last-answer, or continue_final_message in chat_template_kwargs"
-
-
-def _batch_answered(found: _Found) -> str:
-    advice = 'to have it continued, add "continue_final_message": true and "add_generation_prompt": false to the body'
-    return f"{_end(found)}: {advice}"
-
-
-def _end(found: _Found) -> str:
-    rows = "1 row ends" if found.count == 1 else f"{found.count:,} rows end"
-    return f"{rows} with the assistant's turn"
-
-
-def _dropped(found: _Found) -> str:
-    return f"{_rows(found)}: the last answer is not in the prompt, but copied to the output as 'reference'"
-
-
-def _renamed(found: _Found) -> str:
-    return f"{_rows(found)}: fields whose names have a meaning here are copied under others: {_names(found)}"
-
-
-def _not_finite(found: _Found) -> str:
-    return f"{_rows(found)}: NaN or infinity is read as null, in {_names(found)}"
-
-
-def _halves(found: _Found) -> str:
-    return f"{_rows(found)}: half of a surrogate pair is read as U+FFFD, in {_names(found)}"
-
-
-def _unreadable(found: _Found) -> str:
-    first, *others = found.names
-    more = f"; and {'another reason' if len(others) == 1 else 'other reasons'}, such as {others[0]}" if others else ""
-    return f"{_rows(found)} cannot be run and {_become(found)}: {first}{more}"
-
-
-def _empty(found: _Found) -> str:
-    return f"{_rows(found)} will {_become(found, True)}: the prompt is empty"
-
-
-def _wrong_sampling(found: _Found) -> str:
-    return f"{_rows(found)} will {_become(found, True)}: in 'sampling', {_names(found)}"
-
-
-def _embeds(found: _Found) -> str:
-    asking = "asking to embed, which needs --engine runner=pooling"
-    return f"{_rows(found)} will {_become(found, True)}: {asking}"
-
-
-def _generates(found: _Found) -> str:
-    asking = "asking to generate, which a job with --engine runner=pooling cannot"
-    return f"{_rows(found)} will {_become(found, True)}: {asking}"
-
-
-def _no_adapter(found: _Found) -> str:
-    return f"{_rows(found)} will {_become(found, True)}: no adapter {_names(found)}: add it with --lora"
-
-
-def _become(found: _Found, is_later: bool = False) -> str:
-    if found.count == 1:
-        return "become an error row" if is_later else "becomes an error row"
-    return "become error rows"
-
-
-def _header(found: _Found) -> str:
-    (name,) = found.names
-    return f"the first line looks like a table's header, and is run as a prompt: if it is one, name the file {name}"
-
-
-def _no_chat(found: _Found) -> str:
-    return f"{_rows(found)}: {_names(found)} is copied, and has no effect beside a prompt: only 'messages' use it"
-
-
-def _other_tools(found: _Found) -> str:
-    form = '{"type": "function", "function": {"name": ...}}'
-    return f"{_rows(found)}: 'tools' without the form {form} are written into the prompt as they are"
-
-
-def _unnamed(found: _Found) -> str:
-    return (
-        f"column 1 has no name and is copied as {_names(found)}: leave it out with to_csv(..., index=False) in pandas, "
-        "row.names = FALSE in R"
+def _said(sentence: str, found: _Found) -> str:
+    """A sentence of the table for the rows that were found, with the place of the first."""
+    is_one = found.count == 1
+    words = sentence.format(
+        rows="1 row" if is_one else f"{found.count:,} rows",
+        names=_names(found),
+        reasons=_reasons(found),
+        becomes="becomes an error row" if is_one else "become error rows",
+        will_become="will become an error row" if is_one else "will become error rows",
+        ends="ends" if is_one else "end",
     )
-
-
-def _system(found: _Found) -> str:
-    return f"{_rows(found)}: {_names(found)} is copied, and no part of the prompt: write it as the first message"
-
-
-def _not_applied(found: _Found) -> str:
-    return f"{_rows(found)}: copied, and not applied: {_names(found)}: to have them applied, put them into 'sampling'"
-
-
-def _outside(found: _Found) -> str:
-    return (
-        f"{_rows(found)}: neither applied nor copied: {_names(found)}: a batch request has only custom_id, method, url "
-        "and body"
-    )
-
-
-def _absent(found: _Found) -> str:
-    advice = 'leave the cell of a missing value empty (R: write.csv(..., na = ""))'
-    return f"{_rows(found)}: read as that text: {_names(found)}: {advice}"
-
-
-def _escapes(found: _Found) -> str:
-    advice = 'if Spark wrote the file, write it with .option("escape", "\\"")'
-    return f"{_rows(found)}: a backslash before a quote is read as the end of a cell, in {_names(found)}: {advice}"
-
-
-def _left_out(found: _Found) -> str:
-    return f"{_rows(found)}: columns that JSON cannot express are not copied to the output: {_names(found)}"
-
-
-def _whole_ids(found: _Found) -> str:
-    return (
-        f"{_rows(found)}: ids that end in .0, as pandas writes them beside a gap, are read without it: {_names(found)}"
-    )
-
-
-def _list_as_text(found: _Found) -> str:
-    return (
-        f"{_rows(found)}: {_names(found)} looks like a list that was written as text, and is run as that text: write a "
-        "chat as 'messages', one row for each prompt, and token ids as a list"
-    )
-
-
-def _rows(found: _Found) -> str:
-    return "1 row" if found.count == 1 else f"{found.count:,} rows"
+    return f"{words} (the first: {found.first})"
 
 
 def _names(found: _Found) -> str:
@@ -248,30 +133,45 @@ def _names(found: _Found) -> str:
     return ", ".join(shown) + (" ..." if len(found.names) > _MOST_NAMES else "")
 
 
+def _reasons(found: _Found) -> str:
+    """The first of several reasons, and one more."""
+    first, *others = found.names or ("",)
+    more = f"; and {'another reason' if len(others) == 1 else 'other reasons'}, such as {others[0]}" if others else ""
+    return first + more
+
+
 # What is not said of a job that makes embeddings.
 _OF_GENERATING = (ANSWERED, BATCH_ANSWERED, EMBEDS)
-_WORDS: dict[str, Callable[[_Found], str]] = {
-    UNREADABLE: _unreadable,
-    EMPTY: _empty,
-    WRONG_SAMPLING: _wrong_sampling,
-    EMBEDS: _embeds,
-    GENERATES: _generates,
-    HEADER: _header,
-    ANSWERED: _answered,
-    BATCH_ANSWERED: _batch_answered,
-    DROPPED: _dropped,
-    RENAMED: _renamed,
-    NOT_FINITE: _not_finite,
-    HALVES: _halves,
-    UNNAMED: _unnamed,
-    SYSTEM: _system,
-    NOT_APPLIED: _not_applied,
-    OUTSIDE: _outside,
-    ABSENT: _absent,
-    ESCAPES: _escapes,
-    LEFT_OUT: _left_out,
-    WHOLE_IDS: _whole_ids,
-    LIST_AS_TEXT: _list_as_text,
-    NO_CHAT: _no_chat,
-    OTHER_TOOLS: _other_tools,
+_NO_ADAPTER = "{rows} {will_become}: no adapter {names}: add it with --lora"
+# In the order in which they are said; {{ and }} are braces.
+_SENTENCES = {
+    UNREADABLE: "{rows} cannot be run and {becomes}: {reasons}",
+    EMPTY: "{rows} {will_become}: the prompt is empty",
+    WRONG_SAMPLING: "{rows} {will_become}: in 'sampling', {names}",
+    EMBEDS: "{rows} {will_become}: asking to embed, which needs --engine runner=pooling",
+    GENERATES: "{rows} {will_become}: asking to generate, which a job with --engine runner=pooling cannot",
+    HEADER: "the first line looks like a table's header, and is run as a prompt: if it is one, name the file {names}",
+    ANSWERED: "{rows} {ends} with the assistant's turn: use --drop-last-answer, or continue_final_message in "
+    "chat_template_kwargs",
+    BATCH_ANSWERED: "{rows} {ends} with the assistant's turn: to have it continued, add "
+    '"continue_final_message": true and "add_generation_prompt": false to the body',
+    DROPPED: "{rows}: the last answer is not in the prompt, but copied to the output as 'reference'",
+    RENAMED: "{rows}: fields whose names have a meaning here are copied under others: {names}",
+    NOT_FINITE: "{rows}: NaN or infinity is read as null, in {names}",
+    HALVES: "{rows}: half of a surrogate pair is read as U+FFFD, in {names}",
+    UNNAMED: "column 1 has no name and is copied as {names}: leave it out with to_csv(..., index=False) in pandas, "
+    "row.names = FALSE in R",
+    SYSTEM: "{rows}: {names} is copied, and no part of the prompt: write it as the first message",
+    NOT_APPLIED: "{rows}: copied, and not applied: {names}: to have them applied, put them into 'sampling'",
+    OUTSIDE: "{rows}: neither applied nor copied: {names}: a batch request has only custom_id, method, url and body",
+    ABSENT: '{rows}: read as that text: {names}: leave the cell of a missing value empty (R: write.csv(..., na = ""))',
+    ESCAPES: "{rows}: a backslash before a quote is read as the end of a cell, in {names}: if Spark wrote the file, "
+    """write it with .option("escape", "\\"")""",
+    LEFT_OUT: "{rows}: columns that JSON cannot express are not copied to the output: {names}",
+    WHOLE_IDS: "{rows}: ids that end in .0, as pandas writes them beside a gap, are read without it: {names}",
+    LIST_AS_TEXT: "{rows}: {names} looks like a list that was written as text, and is run as that text: write a chat "
+    "as 'messages', one row for each prompt, and token ids as a list",
+    NO_CHAT: "{rows}: {names} is copied, and has no effect beside a prompt: only 'messages' use it",
+    OTHER_TOOLS: "{rows}: 'tools' without the form "
+    '{{"type": "function", "function": {{"name": ...}}}} are written into the prompt as they are',
 }
