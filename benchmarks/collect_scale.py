@@ -82,7 +82,7 @@ def write_counts(folder: JobFolder, rows: int) -> None:
         with shard.open("rb") as file:
             file.seek(said)
             said += len(file.readline())
-        later = beyond(shard, said)
+        later = beyond(shard, said, rows)
         done, failed = tally.done - later.done, tally.failed - later.failed
         counts = Progress(replica=replica, attempt=2, done=done, failed=failed, shard_bytes=said)
         write_json(folder.progress(replica), counts)

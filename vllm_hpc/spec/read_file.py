@@ -6,6 +6,7 @@ A FIFO would keep its reader waiting, and /dev/zero or a sparse file fill the me
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
@@ -19,7 +20,7 @@ class UnfitFileError(OSError):
     """No regular file, or too large a one; ``strerror`` says which."""
 
 
-def open_regular(path: Path, follow_links: bool = True, folder: int | None = None) -> BinaryIO:
+def open_regular(path: Path, follow_links: bool = True, folder: int | None = None) -> io.BufferedReader:
     """Open a regular file to read it. Raises OSError, whose strerror says what is wrong.
 
     What is checked is what is read: the open file. ``folder``: a descriptor of the folder that it is looked up in, by
