@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vllm_hpc.spec import ownership, user_cache
-from vllm_hpc.spec.ownership import NotMineError, is_private, is_writable_by_others, read_mine
+from vllm_hpc.spec.ownership import NotMineError, is_mine_alone, is_writable_by_others, read_mine
 
 OTHERS = 61_999
 
@@ -115,12 +115,12 @@ def shared(common: Path) -> Path:
 def test_a_folder_is_private_where_nobody_else_can_replace_it(shared: Path) -> None:
     """In a folder that a group writes to, any of it can rename the user's own and put theirs in its place."""
     (shared / "cache").mkdir(mode=0o700)
-    assert not is_private(shared)
-    assert not is_private(shared / "cache")
+    assert not is_mine_alone(shared)
+    assert not is_mine_alone(shared / "cache")
     shared.chmod(0o3770)  # sticky
-    assert is_private(shared / "cache")
+    assert is_mine_alone(shared / "cache")
     shared.chmod(0o700)
-    assert is_private(shared)
+    assert is_mine_alone(shared)
 
 
 def test_what_nobody_reaches_is_private(shared: Path) -> None:
@@ -129,9 +129,9 @@ def test_what_nobody_reaches_is_private(shared: Path) -> None:
     (shared / "closed").chmod(0o700)
     os.chown(inner.parent, -1, OTHERS if os.geteuid() == 0 else -1)
     inner.parent.chmod(0o2770)
-    assert not is_private(inner)  # "closed" itself may be replaced
+    assert not is_mine_alone(inner)  # "closed" itself may be replaced
     shared.chmod(0o750)
-    assert is_private(inner)
+    assert is_mine_alone(inner)
 
 
 def test_an_own_link_is_private_where_both_its_ends_are(shared: Path, common: Path) -> None:
@@ -139,7 +139,7 @@ def test_an_own_link_is_private_where_both_its_ends_are(shared: Path, common: Pa
     (common / "link").symlink_to("disk")
     (shared / "link").symlink_to(common / "disk")
     (common / "into").symlink_to(shared)
-    assert [is_private(one) for one in (common / "link", shared / "link", common / "into")] == [True, False, False]
+    assert [is_mine_alone(one) for one in (common / "link", shared / "link", common / "into")] == [True, False, False]
 
 
 def test_a_cache_that_others_write_to_moves_to_a_private_folder(

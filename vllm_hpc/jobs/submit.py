@@ -176,7 +176,7 @@ def _choose_folder(job: ResolvedJob) -> JobFolder:
 def _first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
     """Notes on whose the job.toml is, on what a real job would be refused for, on a fault that may come too late."""
     request = job.request
-    notes = [job.doubt] if job.doubt else []
+    notes = [job.distrust] if job.distrust else []
     if request.rehearse and plan.misfit:
         notes.append(f"the model {plan.misfit}; only a rehearsal can run like this")
     settings = request.rehearse_set

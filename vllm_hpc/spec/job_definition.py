@@ -22,7 +22,7 @@ from vllm_hpc.spec.prompt_options import check_has_rows, with_prompt, without_ov
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
 from vllm_hpc.spec.toml_file import parse_toml
-from vllm_hpc.spec.trusted_owners import Doubt, read_judged
+from vllm_hpc.spec.trusted_owners import Distrust, read_judged
 from vllm_hpc.spec.values import as_path
 
 JOB_DEFINITION = "job.toml"
@@ -33,13 +33,13 @@ RUNS_CODE = frozenset({"directive", "engine", "env", "job_dir", "pass_env", "tem
 class Given(msgspec.Struct, frozen=True):
     """A Request and the origin of each value: "--tp", or the path of the job.toml (``definition``).
 
-    ``doubt``: who else may have written that, if anybody.
+    ``distrust``: who else may have written that, if anybody.
     """
 
     request: Request
     origins: dict[str, str] = {}
     definition: str | None = None
-    doubt: str | None = None
+    distrust: str | None = None
 
 
 def read_options(options: dict[str, Any]) -> Given:
@@ -57,11 +57,11 @@ def read_options(options: dict[str, Any]) -> Given:
         return Given(convert_options(_with_model(with_rehearsal(given), missing)), _options(given))
     del given["model"]
     asked = with_rehearsal(given)
-    below, doubt = _read_definition(definition, bool(asked.get("rehearse")))
+    below, distrust = _read_definition(definition, bool(asked.get("rehearse")))
     merged = _merge(below, asked)
     request = convert_options(in_earnest(merged) if asked.get("rehearse") is False else merged)
     origins = dict.fromkeys(below, str(definition)) | _options(asked)
-    return Given(request, origins, str(definition), doubt.fact if doubt else None)
+    return Given(request, origins, str(definition), distrust.fact if distrust else None)
 
 
 def _plain(value: Any) -> Any:
@@ -123,19 +123,19 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
     return _read_definition(path, rehearses)[0]
 
 
-def _read_definition(path: Path, rehearses: bool) -> tuple[dict[str, Any], Doubt | None]:
+def _read_definition(path: Path, rehearses: bool) -> tuple[dict[str, Any], Distrust | None]:
     """The options of a job.toml, and why it is not all that it says that may be run."""
     try:
-        content, doubt = read_judged(path)
+        content, distrust = read_judged(path)
         options = parse_toml(content, path)
         check_comments(content.decode("utf-8-sig"), str(path))
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise RequestError(str(error)) from None
-    if doubt and (found := sorted(RUNS_CODE & options.keys())):
-        raise RequestError(f"{path}: '{found[0]}' may run code as you, but {doubt}")
-    return _checked(path, options, rehearses), doubt
+    if distrust and (found := sorted(RUNS_CODE & options.keys())):
+        raise RequestError(f"{path}: '{found[0]}' may run code as you, but {distrust}")
+    return _checked(path, options, rehearses), distrust
 
 
 def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def is_writable_by_others(there: os.stat_result) -> bool:
     return bool(there.st_mode & stat.S_IWGRP) and not any(_is_own_group(there.st_gid, one) for one in owners)
 
 
-def is_private(folder: Path) -> bool:
+def is_mine_alone(folder: Path) -> bool:
     """Whether an existing folder is the user's alone, and nobody else can put another one in its place.
 
     A link is the user's own, as to a larger disk, and what it leads to is private as well. Raises OSError.
@@ -38,7 +38,7 @@ def is_private(folder: Path) -> bool:
     if there.st_uid != os.geteuid() or not _is_fixed(folder.parent.resolve(strict=True)):
         return False
     if stat.S_ISLNK(there.st_mode):
-        return is_private(folder.resolve(strict=True))
+        return is_mine_alone(folder.resolve(strict=True))
     return stat.S_ISDIR(there.st_mode) and not is_writable_by_others(there)
 
 

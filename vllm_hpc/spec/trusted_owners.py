@@ -26,7 +26,7 @@ class NotTrustedError(OSError):
     """A file that somebody else owns or can write to; the message says who, and what to do."""
 
 
-class Doubt(NamedTuple):
+class Distrust(NamedTuple):
     """Why what a file says must not be run: ``fact``; and what to do, if it should."""
 
     fact: str
@@ -41,19 +41,19 @@ def read_trusted(path: Path) -> bytes:
 
     Raises NotTrustedError, ProfileError for a wrong ``trusted_owners``, and OSError.
     """
-    content, doubt = read_judged(path)
-    if doubt:
-        raise NotTrustedError(str(doubt))
+    content, distrust = read_judged(path)
+    if distrust:
+        raise NotTrustedError(str(distrust))
     if len(content) > MOST_BYTES:
         raise OSError(errno.EFBIG, f"it must be at most {MOST_BYTES >> 10} KiB")
     return content
 
 
-def read_judged(path: Path) -> tuple[bytes, Doubt | None]:
+def read_judged(path: Path) -> tuple[bytes, Distrust | None]:
     """Read a regular file, with the reason why what it says must not be run. Raises ProfileError, OSError."""
     with open_regular(path) as file:
-        doubt = _doubt(path, os.fstat(file.fileno()))
-        return file.read(MOST_BYTES + 1), doubt
+        distrust = _distrust(path, os.fstat(file.fileno()))
+        return file.read(MOST_BYTES + 1), distrust
 
 
 def owner_of(path: Path) -> str | None:
@@ -68,20 +68,20 @@ def check_trusted_owners(value: Any) -> None:
         raise ValueError(f"'{TRUSTED_OWNERS}' {_ADVICE}")
 
 
-def _doubt(path: Path, there: os.stat_result) -> Doubt | None:
+def _distrust(path: Path, there: os.stat_result) -> Distrust | None:
     # Whoever made a link chose the file.
     for owner in (there.st_uid, path.lstat().st_uid):
         if owner not in (0, os.geteuid()) and owner not in _trusted():
             name = user_name(owner)
             written = name if name == str(owner) else f'"{name}"'
-            return Doubt(
+            return Distrust(
                 f"{str(path)!r} belongs to another user ({name})",
                 f"if what they write may run as you, add {TRUSTED_OWNERS} = [{written}] to {_where()}, or "
                 "make a copy of your own",
             )
     if is_writable_by_others(there):
         whom = "" if there.st_uid == os.geteuid() else f"have {user_name(there.st_uid)} "
-        return Doubt(f"others can write to {str(path)!r}", f"{whom}'chmod go-w' it, if you trust what it says")
+        return Distrust(f"others can write to {str(path)!r}", f"{whom}'chmod go-w' it, if you trust what it says")
     return None
 
 
