@@ -74,7 +74,7 @@ def test_a_group_of_the_user_alone_is_the_user(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").write_text("mine")
     (tmp_path / "file").chmod(0o664)
     os.chown(tmp_path / "file", -1, pwd.getpwuid(os.geteuid()).pw_gid)
-    ownership._is_own_group.cache_clear()
+    forget_groups()
     assert read_mine(tmp_path / "file") == b"mine"
 
 
@@ -86,11 +86,18 @@ def test_a_group_of_the_owner_alone_is_the_owner(tmp_path: Path, monkeypatch: py
     os.chown(tmp_path / "file", OTHERS, OTHERS)
     (tmp_path / "file").chmod(0o664)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: pwd.struct_passwd((f"u{uid}", "x", uid, uid, "", "/", "")))
-    for members, others in (([], False), (["u7"], True)):
+    user = pwd.struct_passwd(("u7", "x", 7, OTHERS, "", "/", ""))
+    for members, listed, others in (([], [], False), (["u7"], [], True), ([], [user], True)):
         monkeypatch.setattr("grp.getgrgid", lambda gid, also=members: grp.struct_group((f"u{gid}", "x", gid, also)))
-        ownership._is_own_group.cache_clear()
+        monkeypatch.setattr("pwd.getpwall", lambda listed=listed: listed)
+        forget_groups()
         assert is_writable_by_others((tmp_path / "file").stat()) == others
+    forget_groups()
+
+
+def forget_groups() -> None:
     ownership._is_own_group.cache_clear()
+    ownership._listed_members.cache_clear()
 
 
 @pytest.fixture
@@ -155,3 +162,24 @@ def test_a_cache_that_others_write_to_moves_to_a_private_folder(
         user_cache.cache_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     assert user_cache.cache_folder() == tmp_path / "own" / "vllm-hpc"
+
+
+def test_a_hidden_owner_is_root_where_only_the_owner_writes(
+    shared: Path, common: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner that a container shows for all whom it does not map; the group of that name is not that user alone."""
+    if os.geteuid() != 0:
+        pytest.skip("a folder of another user needs root")
+    (shared / "cache").mkdir(mode=0o700)
+    monkeypatch.setattr("vllm_hpc.spec.user_namespace._hidden_uid", lambda: OTHERS)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: pwd.struct_passwd((f"u{uid}", "x", uid, uid, "", "/", "")))
+    monkeypatch.setattr("grp.getgrgid", lambda gid: grp.struct_group((f"u{gid}", "x", gid, [])))
+    forget_groups()
+    os.chown(shared, OTHERS, OTHERS)
+    found = []
+    for mode in (0o755, 0o775, 0o777, 0o1777):
+        shared.chmod(mode)
+        found.append(is_mine_alone(shared / "cache"))
+    monkeypatch.setattr(ownership, "COMMON_FOLDERS", (shared,))
+    assert [*found, is_mine_alone(shared / "cache")] == [True, False, False, False, True]
+    forget_groups()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Cli
 from vllm_hpc.jobs.submit import submit
-from vllm_hpc.spec.errors import ProfileError
+from vllm_hpc.spec.errors import ProfileError, TemplateError
 from vllm_hpc.spec.job_definition import RUNS_CODE
 from vllm_hpc.spec.profile import find_profile, load_profile
 from vllm_hpc.spec.request import Request
@@ -114,6 +116,29 @@ def test_whoever_made_a_link_chose_the_file(desk: Path) -> None:
             load_profile("site")
 
 
+def test_so_did_whoever_made_a_link_above_it(desk: Path) -> None:
+    """Or one that a link leads to: 'templates' is then a folder of their choice, with files of the user's."""
+    (desk / "made" / "templates").mkdir(parents=True)
+    (desk / "made" / "templates" / "slurm.sbatch.j2").write_text('{% extends "packaged/slurm.sbatch.j2" %}')
+    (desk / "theirs").symlink_to("made")
+    (desk / "own").symlink_to("theirs/templates")
+    submit(rehearse=True, scheduler="slurm", template_dir="own", name="first")
+    if os.geteuid() == 0:
+        os.chown(desk / "theirs", OTHERS, OTHERS, follow_symlinks=False)
+        with pytest.raises(TemplateError, match=rf"^the link '{desk}/theirs' belongs to another user \({OTHERS}\): if"):
+            submit(rehearse=True, scheduler="slurm", template_dir="own", name="second")
+
+
+def test_root_is_known_by_the_place_where_a_container_hides_owners(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site's file, in /etc of a container that maps the user alone."""
+    monkeypatch.setattr("vllm_hpc.spec.user_namespace._hidden_uid", lambda: OTHERS)
+    path = give(Path(os.environ["XDG_CONFIG_DIRS"], "vllm-hpc", "config.toml"), PROFILE)
+    with pytest.raises(ProfileError, match=r"config\.toml' belongs to a user whom this container does not show: make"):
+        load_profile("site")
+    monkeypatch.setattr("vllm_hpc.spec.trusted_owners.SYSTEM_FOLDERS", (path.parents[1],))
+    assert load_profile("site").qos == "q"
+
+
 def test_plan_and_submit_name_the_file(desk: Path, run_cli: Cli) -> None:
     (desk / "vllm-hpc.toml").write_text(PROFILE)
     user_file(desk, PROFILE)
@@ -123,6 +148,17 @@ def test_plan_and_submit_name_the_file(desk: Path, run_cli: Cli) -> None:
     words = ["--rehearse", "--profile", "site", "--scheduler", "slurm", "--name", "first"]
     assert f"Note: {said}\n" in run_cli("submit", *words).err
     assert said in (desk / "runs/first/job.json").read_text()
+
+
+def test_they_say_that_others_can_replace_it(desk: Path) -> None:
+    """With another file of the user's, as any of a project's group can: it is taken, for so do all its users work."""
+    (desk / "vllm-hpc.toml").write_text(PROFILE)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        (desk / "vllm-hpc.toml").rename(Path(folder, "vllm-hpc.toml"))
+        Path(folder).chmod(0o757)
+        with contextlib.chdir(folder):
+            found = find_profile("site").where("site")
+    assert found == f"profile 'site' is of {folder}/vllm-hpc.toml, in a folder that others can write to"
 
 
 def test_another_users_job_definition_is_said_to_be_theirs(desk: Path, run_cli: Cli) -> None:
