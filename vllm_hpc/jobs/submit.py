@@ -13,6 +13,7 @@ import msgspec
 import submitit
 
 from vllm_hpc import __version__
+from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.missing_rows import intake_of
 from vllm_hpc.jobfolder.private import private_files
@@ -202,6 +203,7 @@ def _free_name(parent: Path, model: str) -> str:
 
 def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     """Write everything that the ranks and the scheduler need; job.json last, since it makes the folder a job."""
+    check_file_system(folder.path)
     request = prepared.request
     rows = prepared.intake.store(folder)
     script = folder.path / get_scheduler(prepared.scheduler).script
