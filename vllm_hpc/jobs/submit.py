@@ -35,7 +35,7 @@ from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, 
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
-from vllm_hpc.spec.no_secrets import check_no_secret
+from vllm_hpc.spec.no_secrets import check_script
 from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request, check_template
@@ -150,7 +150,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
     folder = _choose_folder(job)
     scheduler.check_folder(folder)
     script = render_job(job, plan, folder, lifecycle)
-    check_no_secret(script, "the script, from a template,")
+    check_script(script, "the script, from a template,")
     return Prepared(
         job=job,
         plan=plan,

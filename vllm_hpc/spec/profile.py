@@ -17,7 +17,7 @@ from vllm_hpc.spec.config_files import PROJECT_FILE, profile_files
 from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.messages import explain_mismatch
-from vllm_hpc.spec.no_secrets import check_no_secret
+from vllm_hpc.spec.no_secrets import check_option
 from vllm_hpc.spec.ownership import is_fixed
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.toml_file import parse_toml
@@ -180,7 +180,7 @@ def _check_node(profile: Profile, key: str) -> None:
 def _check(profile: Profile, key: str) -> None:
     """Check one value of a profile, alone and against the others. Raises RequestError."""
     value = getattr(profile, key)
-    check_no_secret(value, key)
+    check_option(value, key)
     if key in CHECKS:
         CHECKS[key](value, key)
     if key == "scheduler" and (value == "auto" or not SCHEDULERS.has(value)):
