@@ -165,6 +165,13 @@ def test_a_linked_shard_is_not_followed(neighbours: Neighbours, clients: dict[st
     assert (done.returncode, "must be a regular file, not a link" in done.stderr) == (1, True), done.stderr
     assert not (victim.home / "out" / "outputs.jsonl").exists()
     assert victim.vllm_hpc("status", job.path, PATH=clients["PATH"]).returncode == 0
+    crafted.end(job)
+    give(job, victim if is_mine else attacker)
+    done = victim.vllm_hpc("status", job.path, "--json", PATH=clients["PATH"])
+    found = json.loads(done.stdout)
+    assert (found["state"], "replica-0.2.jsonl: it must be a regular file, not a link" in found["reason"]) == (
+        "FAILED" if is_mine else "UNKNOWN", True,
+    ), found  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero", "sparse"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 import warnings
 from pathlib import Path
@@ -53,7 +52,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     script: str
     lifecycle: str
     adapters: tuple[Adapter, ...] = ()
-    definition: str | None = None
+    definition: bytes | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -139,7 +138,7 @@ def prepare_untuned(job: ResolvedJob) -> Prepared:
     return _render(job, None, use_tuned=False)
 
 
-def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) -> Prepared:
+def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) -> Prepared:
     intake, lifecycle = intake_of(job.request), lifecycle_text()
     plan = make_plan(job, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(job.request.lora)
@@ -211,8 +210,8 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     write_mine(folder.lifecycle, prepared.lifecycle.encode())
     if prepared.job.chat_template is not None:
         write_mine(folder.chat_template, prepared.job.chat_template.encode())
-    if prepared.definition:
-        shutil.copyfile(prepared.definition, folder.path / JOB_DEFINITION)
+    if prepared.definition is not None:
+        write_mine(folder.path / JOB_DEFINITION, prepared.definition)
     record = JobRecord(
         version=JOB_RECORD_VERSION,
         request=request,

@@ -24,7 +24,7 @@ from vllm_hpc.spec.vllm_arguments import typed
 _ELSEWHERE = "slurm"
 
 
-def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, str | None]:
+def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, bytes | None]:
     """The job that MODEL and options describe, and its job.toml if there is one. Raises RefusedError."""
     model, options, origins = with_job(model, options)
     given = read_options({"model": model, **options})

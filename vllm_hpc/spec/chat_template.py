@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.read_file import open_regular
 from vllm_hpc.spec.values import as_path
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ def _read(given: str) -> str:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # opening a pipe could wait for ever
             raise RequestError(f"{OPTION} {given!r} is a pipe or a device: write the template to a file")
-        with path.open("rb") as file:
+        if path.is_dir():
+            raise RequestError(f"{OPTION} {given!r} is a folder: name the template's file")
+        with open_regular(path) as file:
             content = file.read(_MOST_BYTES + 1)
-    except IsADirectoryError:
-        raise RequestError(f"{OPTION} {given!r} is a folder: name the template's file") from None
     except FileNotFoundError:
         raise RequestError(f"{OPTION} {given!r}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL

@@ -31,14 +31,15 @@ RUNS_CODE = frozenset({"directive", "engine", "env", "job_dir", "pass_env", "tem
 
 
 class Given(msgspec.Struct, frozen=True):
-    """A Request and the origin of each value: "--tp", or the path of the job.toml (``definition``).
+    """A Request and the origin of each value: "--tp", or the path of the job.toml.
 
-    ``distrust``: who else may have written that, if anybody.
+    ``definition``: the bytes of that, which were checked; whatever its name leads to later was not. ``distrust``: who else
+    may have written it, if anybody.
     """
 
     request: Request
     origins: dict[str, str] = {}
-    definition: str | None = None
+    definition: bytes | None = None
     distrust: str | None = None
 
 
@@ -57,11 +58,11 @@ def read_options(options: dict[str, Any]) -> Given:
         return Given(convert_options(_with_model(with_rehearsal(given), missing)), _options(given))
     del given["model"]
     asked = with_rehearsal(given)
-    below, distrust = _read_definition(definition, bool(asked.get("rehearse")))
+    below, content, distrust = _read_definition(definition, bool(asked.get("rehearse")))
     merged = _merge(below, asked)
     request = convert_options(in_earnest(merged) if asked.get("rehearse") is False else merged)
     origins = dict.fromkeys(below, str(definition)) | _options(asked)
-    return Given(request, origins, str(definition), distrust.fact if distrust else None)
+    return Given(request, origins, content, distrust.fact if distrust else None)
 
 
 def _plain(value: Any) -> Any:
@@ -123,8 +124,8 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
     return _read_definition(path, rehearses)[0]
 
 
-def _read_definition(path: Path, rehearses: bool) -> tuple[dict[str, Any], Distrust | None]:
-    """The options of a job.toml, and why it is not all that it says that may be run."""
+def _read_definition(path: Path, rehearses: bool) -> tuple[dict[str, Any], bytes, Distrust | None]:
+    """The options of a job.toml, its bytes, and why it is not all that it says that may be run."""
     try:
         content, distrust = read_judged(path)
         options = parse_toml(content, path)
@@ -135,7 +136,7 @@ def _read_definition(path: Path, rehearses: bool) -> tuple[dict[str, Any], Distr
         raise RequestError(str(error)) from None
     if distrust and (found := sorted(RUNS_CODE & options.keys())):
         raise RequestError(f"{path}: '{found[0]}' may run code as you, but {distrust}")
-    return _checked(path, options, rehearses), distrust
+    return _checked(path, options, rehearses), content, distrust
 
 
 def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, Any]:
