@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Cli
 from vllm_hpc.jobs.submit import submit
 from vllm_hpc.spec.errors import ProfileError, TemplateError
-from vllm_hpc.spec.job_definition import RUNS_CODE
+from vllm_hpc.spec.foreign_options import ACTS_AS_YOU
 from vllm_hpc.spec.profile import find_profile, load_profile
 from vllm_hpc.spec.request import Request
 
@@ -174,29 +174,75 @@ def test_another_users_job_definition_is_said_to_be_theirs(desk: Path, run_cli: 
     ("key", "value"),
     [
         ("env", "{ LD_PRELOAD = '/tmp/x.so' }"), ("engine", "{ trust_remote_code = true }"), ("job_dir", "'/tmp'"),
-        ("directive", "['--constraint=x']"), ("template", "'x.j2'"), ("template_dir", "'.'"),
+        ("directive", "['--constraint=x']"), ("template", "'x.j2'"), ("template_dir", "'.'"), ("account", "'rich'"),
+        ("launcher", "'srun'"), ("pass_env", "['HF_TOKEN']"),
     ],
 )  # fmt: skip
-def test_what_runs_code_in_it_is_refused(desk: Path, run_cli: Cli, key: str, value: str) -> None:
+def test_what_acts_as_the_user_in_it_is_refused(desk: Path, run_cli: Cli, key: str, value: str) -> None:
     """Whoever can write in a model's folder, or in the working directory, could leave it there: MODEL is then that."""
     text = f"rehearse = true\nscheduler = 'slurm'\n{key} = {value}\n"
     give(desk / "demo" / "job.toml", text)
     outcome = run_cli("submit", "demo")
     assert (outcome.code, outcome.out) == (2, "")
-    said = f"Error: demo/job.toml: '{key}' may run code as you, but 'demo/job.toml' belongs to another user ({OTHERS})"
-    assert outcome.err.startswith(said) and len(outcome.err.splitlines()) == 1
+    said = f"'{key}' may run or be charged as yours, but 'demo/job.toml' belongs to another user ({OTHERS})"
+    assert outcome.err.startswith(f"Error: demo/job.toml: {said}") and len(outcome.err.splitlines()) == 1
     os.chown(desk / "demo" / "job.toml", 0, 0)
     (desk / "demo" / "job.toml").chmod(0o666)
     assert "but others can write to 'demo/job.toml': 'chmod go-w' it" in run_cli("submit", "demo").err
 
 
-def test_each_key_of_a_job_definition_is_known_to_run_code_or_not() -> None:
+def test_what_the_user_gives_in_its_place_is_taken(desk: Path, run_cli: Cli) -> None:
+    text = "rehearse = true\nscheduler = 'slurm'\naccount = 'rich'\nlauncher = 'torchrun'\nenv = { A = '1' }\n"
+    give(desk / "job" / "job.toml", text)
+    own = ("--account", "mine", "--launcher", "srun")
+    assert "'env' may run or be charged as yours" in run_cli("render", "job", *own, "--env", "B=1").err
+    give(desk / "job" / "job.toml", text.replace("env =", "#"))
+    outcome = run_cli("render", "job", *own)
+    assert (outcome.code, "--account=mine" in outcome.out, "rich" in outcome.out) == (0, True, False), outcome.err
+
+
+@pytest.mark.parametrize(
+    ("given", "is_taken"),
+    [
+        ("'rows.jsonl'", True), ("'{home}/private.jsonl'", False), ("'../private.jsonl'", False),
+        ("'link.jsonl'", False), ("'folder'", False), ("'f*/*.jsonl'", False), ("'../*.jsonl'", False),
+        ("['rows.jsonl', 'link.jsonl']", False), ("'r*.jsonl'", True), ("'more'", True),
+    ],
+)  # fmt: skip
+def test_its_input_is_in_its_folder(desk: Path, run_cli: Cli, given: str, is_taken: bool) -> None:
+    """What it names is copied into the job's folder: another file of the user's may be private."""
+    (desk / "job" / "folder").mkdir(parents=True)
+    (desk / "job" / "more").mkdir()
+    for name in ("private.jsonl", "job/rows.jsonl", "job/more/a.jsonl"):
+        (desk / name).write_text('{"prompt": "a"}\n')
+    for name in ("link.jsonl", "folder/a.jsonl"):
+        (desk / "job" / name).symlink_to(desk / "private.jsonl")
+    text = f"rehearse = true\nscheduler = 'slurm'\ninput = {given.replace('{home}', str(desk))}\n"
+    (desk / "job" / "job.toml").write_text(text)
+    assert run_cli("render", "job").code == 0
+    give(desk / "job" / "job.toml", text)
+    outcome = run_cli("render", "job")
+    assert outcome.code == (0 if is_taken else 2), outcome.err
+    if not is_taken:
+        assert outcome.err.startswith("Error: job/job.toml: 'input' must name what is in its folder, not '")
+        assert f"for 'job/job.toml' belongs to another user ({OTHERS}): give --input yourself" in outcome.err
+        assert run_cli("render", "job", "--input", "private.jsonl").code == 0
+
+
+@pytest.mark.parametrize("key", ["chat_template", "rows_missing_from"])
+def test_so_is_whatever_else_would_be_copied(desk: Path, run_cli: Cli, key: str) -> None:
+    (desk / "private").write_text("{{ messages }}")
+    give(desk / "job" / "job.toml", f"rehearse = true\nscheduler = 'slurm'\n{key} = '../private'\n")
+    assert f"'{key}' must name what is in its folder, not '" in run_cli("render", "job").err
+
+
+def test_each_key_of_a_job_definition_is_known_to_act_as_the_user_or_not() -> None:
     harmless = (
-        "model input nodes gpus_per_node tp pp dp scheduler profile partition account qos time mem cpus_per_rank name "
+        "model input nodes gpus_per_node tp pp dp scheduler profile partition qos time mem cpus_per_rank name "
         "max_tokens temperature top_p seed seed_rows chat_template lora prompt_column prompt_template rename "
-        "drop_last_answer sampling gpu launcher array max_requeues drain_lead rehearse rehearse_set private "
+        "drop_last_answer sampling gpu array max_requeues drain_lead rehearse rehearse_set private "
         "rows_missing_from"
     )
-    assert {*harmless.split(), *RUNS_CODE} == set(Request.__struct_fields__), (
+    assert {*harmless.split(), *ACTS_AS_YOU} == set(Request.__struct_fields__), (
         "may a stranger's job.toml have the new key?"
     )
