@@ -17,12 +17,12 @@ _RENDER = ("render", "--rehearse", "--scheduler", "slurm", "--profile", "site")
 _MACHINE_FOLDER = "from vllm_hpc.spec.user_cache import machine_folder; print(machine_folder())"
 
 
-def contained(user: Account, *argv: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as the user in such a container."""
+def contained(user: Account, *argv: str | Path, cwd: Path, tmp: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command as the user in such a container, with ``tmp`` as TMPDIR."""
     alone = ("unshare", "--user", f"--map-user={user.uid}", f"--map-group={user.uid}", "--")
     if (tried := user.run([*alone, "stat", "-c", "%u", "/"], cwd)).stdout.strip() != "65534":
         pytest.skip(f"a container of one user cannot be had here: {tried.stderr.strip()}")
-    return user.run([*alone, *argv], cwd, **variables)
+    return user.run([*alone, *argv], cwd, TMPDIR=str(tmp or user.home))
 
 
 def test_the_users_folder_on_the_node_is_used(neighbours: Neighbours) -> None:
@@ -30,7 +30,7 @@ def test_the_users_folder_on_the_node_is_used(neighbours: Neighbours) -> None:
     victim = neighbours.victim
     home = contained(victim, sys.executable, "-c", _MACHINE_FOLDER, cwd=victim.home)
     assert home.stdout.strip() == str(victim.home / f"vllm-hpc-{victim.uid}"), home.stderr
-    in_tmp = contained(victim, sys.executable, "-c", _MACHINE_FOLDER, cwd=victim.home, TMPDIR="/tmp")
+    in_tmp = contained(victim, sys.executable, "-c", _MACHINE_FOLDER, cwd=victim.home, tmp=Path("/tmp"))
     victim.run(["rmdir", f"/tmp/vllm-hpc-{victim.uid}"], Path("/"))
     assert in_tmp.stdout.strip() == f"/tmp/vllm-hpc-{victim.uid}", in_tmp.stderr
 
@@ -44,7 +44,7 @@ def test_one_that_others_may_replace_is_not(neighbours: Neighbours, mode: str) -
     victim.run(["mkdir", "-m", "700", open_folder / f"vllm-hpc-{victim.uid}"], victim.home)
     moved = attacker.run(["mv", open_folder / f"vllm-hpc-{victim.uid}", open_folder / "mine"], attacker.home)
     assert moved.returncode == 0
-    done = contained(victim, sys.executable, "-c", _MACHINE_FOLDER, cwd=victim.home, TMPDIR=str(open_folder))
+    done = contained(victim, sys.executable, "-c", _MACHINE_FOLDER, cwd=victim.home, tmp=open_folder)
     assert (done.stdout, done.stderr.splitlines()[-1].partition(":")[0]) == ("", "PermissionError")
 
 
