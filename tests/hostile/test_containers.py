@@ -35,6 +35,16 @@ def test_the_users_folder_on_the_node_is_used(neighbours: Neighbours) -> None:
     assert in_tmp.stdout.strip() == f"/tmp/vllm-hpc-{victim.uid}", in_tmp.stderr
 
 
+def test_it_is_where_the_user_is_called_root(neighbours: Neighbours) -> None:
+    """As with 'apptainer --fakeroot': root itself is not mapped, and its files are not the user's."""
+    victim = neighbours.victim
+    words = ("unshare", "--user", "--map-root-user", "--", sys.executable, "-c", _MACHINE_FOLDER)
+    done = victim.run(words, victim.home)
+    if "unshare failed" in done.stderr:
+        pytest.skip(f"a container of one user cannot be had here: {done.stderr.strip()}")
+    assert done.stdout.strip() == str(victim.home / "vllm-hpc-0"), done.stderr
+
+
 @pytest.mark.parametrize("mode", ["777", "1777"])
 def test_one_that_others_may_replace_is_not(neighbours: Neighbours, mode: str) -> None:
     """Also a sticky one looks as if it were root's, and its owner may rename what is in it."""
