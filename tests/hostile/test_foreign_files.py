@@ -71,7 +71,7 @@ def test_a_planted_job_definition_runs_no_code(neighbours: Neighbours, name: str
     attacker.plant(project / name / "job.toml", "rehearse = true\nenv = { LD_PRELOAD = '/tmp/planted.so' }\n", 0o644)
     done = victim.vllm_hpc(*_RENDER, name, cwd=project)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"'env' may run code as you, but '{Path(name)}/job.toml' belongs to another user" in done.stderr
+    assert f"'env' may run or be charged as yours, but '{Path(name)}/job.toml' belongs to another user" in done.stderr
     attacker.plant(project / name / "job.toml", "rehearse = true\nmax_tokens = 7\n", 0o644)
     done = victim.vllm_hpc("plan", name, cwd=project)
     assert f"'{Path(name)}/job.toml' belongs to another user" in done.stdout

@@ -165,6 +165,13 @@ def test_a_linked_shard_is_not_followed(neighbours: Neighbours, clients: dict[st
     assert (done.returncode, "must be a regular file, not a link" in done.stderr) == (1, True), done.stderr
     assert not (victim.home / "out" / "outputs.jsonl").exists()
     assert victim.vllm_hpc("status", job.path, PATH=clients["PATH"]).returncode == 0
+    crafted.end(job)
+    give(job, victim if is_mine else attacker)
+    done = victim.vllm_hpc("status", job.path, "--json", PATH=clients["PATH"])
+    found = json.loads(done.stdout)
+    assert (found["state"], "replica-0.2.jsonl: it must be a regular file, not a link" in found["reason"]) == (
+        "FAILED" if is_mine else "UNKNOWN", True,
+    ), found  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero", "sparse"])
@@ -209,8 +216,45 @@ def test_no_option_of_a_foreign_job_runs_code(neighbours: Neighbours) -> None:
     record = json.loads(job.job_json.read_text())
     for key, value in {
         "env": {"LD_PRELOAD": "/tmp/evil.so"}, "template_dir": "/tmp/evil", "engine": {"trust_remote_code": True},
+        "pass_env": ["HF_TOKEN"],
     }.items():  # fmt: skip
         attacker.plant(job.job_json, json.dumps(record | {"request": record["request"] | {key: value}}))
         done = victim.vllm_hpc("render", "--rows-missing-from", job.path, "--rehearse")
-        option = f"--{key.replace('_', '-')}"
+        option = f"--{'env' if key == 'pass_env' else key.replace('_', '-')}"
         assert (done.returncode, f"of which {option} would run" in done.stderr) == (2, True), done.stderr
+
+
+def test_the_variables_that_one_gives_stand_for_those_of_a_foreign_job(neighbours: Neighbours) -> None:
+    victim, attacker, project = neighbours
+    job = make(project, attacker, "theirs", "local")
+    record = json.loads(job.job_json.read_text())
+    wanted = record["request"] | {"pass_env": ["HF_TOKEN"], "env": {"A": "theirs"}, "rehearse": True}
+    attacker.plant(job.job_json, json.dumps(record | {"request": wanted}))
+    words = ("render", "--rows-missing-from", job.path)
+    assert "of which --env would run" in victim.vllm_hpc(*words, HF_TOKEN="x").stderr
+    done = victim.vllm_hpc(*words, "--env", "A=mine", HF_TOKEN="x")
+    assert (done.returncode, "A=mine" in done.stdout, "HF_TOKEN" in done.stdout) == (0, True, False), done.stderr
+
+
+@pytest.mark.parametrize("kind", ["link", "path"])
+def test_a_foreign_chat_template_is_read_where_it_is(neighbours: Neighbours, kind: str) -> None:
+    """A link to a file of the victim's was followed, and its text copied; so must not be a path that it names."""
+    victim, attacker, project = neighbours
+    private = victim.home / "private.jinja"
+    victim.plant(private, "private {{ messages }}", 0o600)
+    job = make(project, attacker, "bait", "local")
+    record = json.loads(job.job_json.read_text())
+    wanted = record["request"] | {"chat_template": "x.jinja", "rehearse": True}
+    attacker.plant(job.job_json, json.dumps(record | {"request": wanted}))
+    words = ("submit", "--rows-missing-from", job.path, "--scheduler", "local", "--job-dir", project)
+    attacker.plant(job.chat_template, "{{ messages }}", 0o644)
+    done = victim.vllm_hpc(*words, "--name", "fine")
+    assert done.returncode == 0, done.stderr
+    assert (project / "fine" / "chat-template.jinja").read_text() == "{{ messages }}"
+    if kind == "link":
+        assert attacker.run(["ln", "-sf", private, job.chat_template], project).returncode == 0
+    else:
+        attacker.plant(job.chat_template, str(private), 0o644)
+    done = victim.vllm_hpc(*words, "--name", "copied")
+    said = "must be a regular file, not a link" if kind == "link" else "must be a Jinja template"
+    assert (done.returncode, said in done.stderr, (project / "copied").exists()) == (2, True, False), done.stderr

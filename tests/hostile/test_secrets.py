@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,6 +84,24 @@ NAMES = (
     "ENCRYPTION_KEY", "SSH_PASSPHRASE", "REDIS_AUTH", "SESSION_COOKIE", "clientSecret",
     "SMTP_PASSWD", "AZURE_CREDENTIAL", "SLURM_API_JWT", "WANDB_API_KEYS", "DB_PW", "accountKey", "PROXY_AUTHORIZATION",
 )  # fmt: skip
+
+
+def template(line: str) -> Way:
+    """A template of one's own with a line."""
+    blocks = '{% extends "packaged/slurm.sbatch.j2" %}{% block rendezvous %}' + line + "\n{% endblock %}"
+    return Way(("--template-dir", "own"), HF if HF in line else WORD, "own/slurm.sbatch.j2", blocks)
+
+
+TEMPLATE_LINES = {
+    "value": f"export A={HF}",
+    "variable": f"export DB_PASS={WORD}",
+    "directive": f"#SBATCH --comment=password={WORD}",
+    "comment": f"# export HF_TOKEN={WORD}",
+    "header": f'curl -H "X-Api-Key: {WORD}" https://example.org',
+    "login": f"wandb login {WORD}",
+}
+
+
 WAYS = {
     **{f"env {name}": env(name) for name in NAMES},
     **{f"env {kind}": env("SOME_VALUE", f"a {text} b", text) for kind, text in SHAPES.items()},
@@ -119,6 +138,12 @@ WAYS = {
     "mail": option("directive", f"--mail-user={HF}@x.org", HF),
     "name": option("name", HF, HF),
     "account": option("account", HF, HF),
+    "account by name": option("account", f"alpha --token={WORD}"),
+    "partition by name": option("partition", f"gpu,password={WORD}"),
+    "qos by name": option("qos", f"HF_TOKEN={WORD}"),
+    "job-dir by name": option("job-dir", f"runs/db_password={WORD}"),
+    "model by name": Way((f"/models/api_key={WORD}/x",)),
+    "profile account by name": site(f"account = 'alpha --token={WORD}'"),
     "partition": option("partition", HF, HF),
     "qos": option("qos", HF, HF),
     "job-dir": option("job-dir", f"runs/{HF}", HF),
@@ -178,11 +203,41 @@ WAYS = {
     "model url": Way((f"https://me:{WORD}@example.org/org/model",)),
     "model token": Way((HF,), HF),
     "model path": Way((f"/models/{HF}/x",), HF),
-    "template of one's own": Way(
-        ("--template-dir", "own"), HF, "own/slurm.sbatch.j2",
-        '{% extends "packaged/slurm.sbatch.j2" %}{% block rendezvous %}export A=' + HF + "\n{% endblock %}",
-    ),
+    **{f"template {name}": template(line) for name, line in TEMPLATE_LINES.items()},
 }  # fmt: skip
+
+
+PLAIN_TEMPLATE = (
+    "# The password: ask the administrators for it; token: see below", "# HF_TOKEN=$(cat ~/.hf) or HF_TOKEN=",
+    "export HF_TOKEN=$(cat ~/.hf)", '[ -n "$HF_TOKEN" ] || echo "HF_TOKEN: not set" >&2', "#SBATCH --wckey=alpha",
+    "export NCCL_NET_KEY=1 MASTER_PORT=29500", "readonly TOKENS=8192",
+)  # fmt: skip
+
+
+def test_plain_lines_of_a_template_are_taken(desk: Path, model: Path, run_cli: Cli) -> None:
+    way = template("\n".join(PLAIN_TEMPLATE))
+    (desk / "own").mkdir()
+    (desk / way.file).write_text(way.text)
+    done = run_cli("render", *words_of(way, "template"))
+    assert done.code == 0, done.err
+    assert all(line in done.out for line in PLAIN_TEMPLATE)
+
+
+def test_the_line_of_the_script_is_named(desk: Path, model: Path, run_cli: Cli) -> None:
+    way = template(f"export DB_PASS={WORD}")
+    (desk / "own").mkdir()
+    (desk / way.file).write_text(way.text)
+    assert re.search(
+        r"the script, from a template, in line \d+ DB_PASS=\.\.\. looks like a secret",
+        run_cli("render", *words_of(way, "x")).err,
+    )
+
+
+def test_prompts_may_speak_of_secrets(desk: Path, model: Path, run_cli: Cli) -> None:
+    (desk / "rows.jsonl").write_text('{"question": "a"}\n')
+    words = ("--input", "rows.jsonl", "--prompt-template", "What does password=hunter22 mean in {{ question }}?")
+    done = run_cli("render", "model", "--rehearse", "--scheduler", "slurm", *words)
+    assert done.code == 0, done.err
 
 
 def words_of(way: Way, name: str) -> list[str]:
@@ -208,7 +263,7 @@ def test_secret_is_refused_and_nowhere(desk: Path, model: Path, run_cli: Cli, na
         done = run_cli(command, *words_of(way, name))
         said = done.out + done.err
         if command == "plan" and done.code == 0:
-            assert name == "template of one's own", "plan renders no script"
+            assert way.file.startswith("own/"), "plan renders no script"
         else:
             assert done.code == 2, said
             assert len(done.err.splitlines()) == 1

@@ -101,7 +101,7 @@ def test_job_of_an_earlier_version_has_no_ids_to_compare(tmp_path: Path) -> None
 def test_sums_that_are_gone_are_said(tmp_path: Path) -> None:
     folder = make(tmp_path / "job", ["a", "b"])
     folder.input_ids.write_bytes(b"1234")
-    with pytest.raises(InputError, match=r"input\.ids: it is too short"):
+    with pytest.raises(InputError, match=r"input\.ids: it must have 8 bytes"):
         finished(folder, 2)
     folder.input_ids.unlink()
     with pytest.raises(CollectError, match=r"cannot read .*input\.ids"):

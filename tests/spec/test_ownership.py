@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vllm_hpc.spec import ownership, user_cache
-from vllm_hpc.spec.ownership import NotMineError, is_private, is_writable_by_others, read_mine
+from vllm_hpc.spec.ownership import NotMineError, is_mine_alone, is_writable_by_others, read_mine
 
 OTHERS = 61_999
 
@@ -74,7 +74,7 @@ def test_a_group_of_the_user_alone_is_the_user(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").write_text("mine")
     (tmp_path / "file").chmod(0o664)
     os.chown(tmp_path / "file", -1, pwd.getpwuid(os.geteuid()).pw_gid)
-    ownership._is_own_group.cache_clear()
+    forget_groups()
     assert read_mine(tmp_path / "file") == b"mine"
 
 
@@ -86,11 +86,18 @@ def test_a_group_of_the_owner_alone_is_the_owner(tmp_path: Path, monkeypatch: py
     os.chown(tmp_path / "file", OTHERS, OTHERS)
     (tmp_path / "file").chmod(0o664)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: pwd.struct_passwd((f"u{uid}", "x", uid, uid, "", "/", "")))
-    for members, others in (([], False), (["u7"], True)):
+    user = pwd.struct_passwd(("u7", "x", 7, OTHERS, "", "/", ""))
+    for members, listed, others in (([], [], False), (["u7"], [], True), ([], [user], True)):
         monkeypatch.setattr("grp.getgrgid", lambda gid, also=members: grp.struct_group((f"u{gid}", "x", gid, also)))
-        ownership._is_own_group.cache_clear()
+        monkeypatch.setattr("pwd.getpwall", lambda listed=listed: listed)
+        forget_groups()
         assert is_writable_by_others((tmp_path / "file").stat()) == others
+    forget_groups()
+
+
+def forget_groups() -> None:
     ownership._is_own_group.cache_clear()
+    ownership._listed_members.cache_clear()
 
 
 @pytest.fixture
@@ -115,12 +122,12 @@ def shared(common: Path) -> Path:
 def test_a_folder_is_private_where_nobody_else_can_replace_it(shared: Path) -> None:
     """In a folder that a group writes to, any of it can rename the user's own and put theirs in its place."""
     (shared / "cache").mkdir(mode=0o700)
-    assert not is_private(shared)
-    assert not is_private(shared / "cache")
+    assert not is_mine_alone(shared)
+    assert not is_mine_alone(shared / "cache")
     shared.chmod(0o3770)  # sticky
-    assert is_private(shared / "cache")
+    assert is_mine_alone(shared / "cache")
     shared.chmod(0o700)
-    assert is_private(shared)
+    assert is_mine_alone(shared)
 
 
 def test_what_nobody_reaches_is_private(shared: Path) -> None:
@@ -129,9 +136,9 @@ def test_what_nobody_reaches_is_private(shared: Path) -> None:
     (shared / "closed").chmod(0o700)
     os.chown(inner.parent, -1, OTHERS if os.geteuid() == 0 else -1)
     inner.parent.chmod(0o2770)
-    assert not is_private(inner)  # "closed" itself may be replaced
+    assert not is_mine_alone(inner)  # "closed" itself may be replaced
     shared.chmod(0o750)
-    assert is_private(inner)
+    assert is_mine_alone(inner)
 
 
 def test_an_own_link_is_private_where_both_its_ends_are(shared: Path, common: Path) -> None:
@@ -139,7 +146,7 @@ def test_an_own_link_is_private_where_both_its_ends_are(shared: Path, common: Pa
     (common / "link").symlink_to("disk")
     (shared / "link").symlink_to(common / "disk")
     (common / "into").symlink_to(shared)
-    assert [is_private(one) for one in (common / "link", shared / "link", common / "into")] == [True, False, False]
+    assert [is_mine_alone(one) for one in (common / "link", shared / "link", common / "into")] == [True, False, False]
 
 
 def test_a_cache_that_others_write_to_moves_to_a_private_folder(
@@ -155,3 +162,24 @@ def test_a_cache_that_others_write_to_moves_to_a_private_folder(
         user_cache.cache_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     assert user_cache.cache_folder() == tmp_path / "own" / "vllm-hpc"
+
+
+def test_a_hidden_owner_is_root_where_only_the_owner_writes(
+    shared: Path, common: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner that a container shows for all whom it does not map; the group of that name is not that user alone."""
+    if os.geteuid() != 0:
+        pytest.skip("a folder of another user needs root")
+    (shared / "cache").mkdir(mode=0o700)
+    monkeypatch.setattr("vllm_hpc.spec.user_namespace._hidden_uid", lambda: OTHERS)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: pwd.struct_passwd((f"u{uid}", "x", uid, uid, "", "/", "")))
+    monkeypatch.setattr("grp.getgrgid", lambda gid: grp.struct_group((f"u{gid}", "x", gid, [])))
+    forget_groups()
+    os.chown(shared, OTHERS, OTHERS)
+    found = []
+    for mode in (0o755, 0o775, 0o777, 0o1777):
+        shared.chmod(mode)
+        found.append(is_mine_alone(shared / "cache"))
+    monkeypatch.setattr(ownership, "COMMON_FOLDERS", (shared,))
+    assert [*found, is_mine_alone(shared / "cache")] == [True, False, False, False, True]
+    forget_groups()

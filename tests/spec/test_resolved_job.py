@@ -50,7 +50,7 @@ def test_each_value_and_where_it_is_from(desk: Path) -> None:
     assert request.env == {"A": "profile", "B": "option"}
     assert (job.scheduler, job.scheduler_reason) == ("slurm", "from profile 'alpine'")
     assert (job.launcher, job.is_native, job.device) == ("torchrun", False, None)
-    assert definition == str(Path("job/job.toml"))
+    assert definition == Path("job/job.toml").read_bytes()
     assert {key: job.origin(key) for key in ("partition", "account", "qos", "env", "mem", "profile")} == {
         "partition": "profile 'alpine'", "account": "job/job.toml", "qos": "--qos", "env": "--env",
         "mem": "the default", "profile": "job/job.toml",

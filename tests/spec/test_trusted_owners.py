@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Cli
 from vllm_hpc.jobs.submit import submit
-from vllm_hpc.spec.errors import ProfileError
-from vllm_hpc.spec.job_definition import RUNS_CODE
+from vllm_hpc.spec.errors import ProfileError, TemplateError
+from vllm_hpc.spec.foreign_options import ACTS_AS_YOU
 from vllm_hpc.spec.profile import find_profile, load_profile
 from vllm_hpc.spec.request import Request
 
@@ -114,6 +116,29 @@ def test_whoever_made_a_link_chose_the_file(desk: Path) -> None:
             load_profile("site")
 
 
+def test_so_did_whoever_made_a_link_above_it(desk: Path) -> None:
+    """Or one that a link leads to: 'templates' is then a folder of their choice, with files of the user's."""
+    (desk / "made" / "templates").mkdir(parents=True)
+    (desk / "made" / "templates" / "slurm.sbatch.j2").write_text('{% extends "packaged/slurm.sbatch.j2" %}')
+    (desk / "theirs").symlink_to("made")
+    (desk / "own").symlink_to("theirs/templates")
+    submit(rehearse=True, scheduler="slurm", template_dir="own", name="first")
+    if os.geteuid() == 0:
+        os.chown(desk / "theirs", OTHERS, OTHERS, follow_symlinks=False)
+        with pytest.raises(TemplateError, match=rf"^the link '{desk}/theirs' belongs to another user \({OTHERS}\): if"):
+            submit(rehearse=True, scheduler="slurm", template_dir="own", name="second")
+
+
+def test_root_is_known_by_the_place_where_a_container_hides_owners(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site's file, in /etc of a container that maps the user alone."""
+    monkeypatch.setattr("vllm_hpc.spec.user_namespace._hidden_uid", lambda: OTHERS)
+    path = give(Path(os.environ["XDG_CONFIG_DIRS"], "vllm-hpc", "config.toml"), PROFILE)
+    with pytest.raises(ProfileError, match=r"config\.toml' belongs to a user whom this container does not show: make"):
+        load_profile("site")
+    monkeypatch.setattr("vllm_hpc.spec.trusted_owners.SYSTEM_FOLDERS", (path.parents[1],))
+    assert load_profile("site").qos == "q"
+
+
 def test_plan_and_submit_name_the_file(desk: Path, run_cli: Cli) -> None:
     (desk / "vllm-hpc.toml").write_text(PROFILE)
     user_file(desk, PROFILE)
@@ -123,6 +148,17 @@ def test_plan_and_submit_name_the_file(desk: Path, run_cli: Cli) -> None:
     words = ["--rehearse", "--profile", "site", "--scheduler", "slurm", "--name", "first"]
     assert f"Note: {said}\n" in run_cli("submit", *words).err
     assert said in (desk / "runs/first/job.json").read_text()
+
+
+def test_they_say_that_others_can_replace_it(desk: Path) -> None:
+    """With another file of the user's, as any of a project's group can: it is taken, for so do all its users work."""
+    (desk / "vllm-hpc.toml").write_text(PROFILE)
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        (desk / "vllm-hpc.toml").rename(Path(folder, "vllm-hpc.toml"))
+        Path(folder).chmod(0o757)
+        with contextlib.chdir(folder):
+            found = find_profile("site").where("site")
+    assert found == f"profile 'site' is of {folder}/vllm-hpc.toml, in a folder that others can write to"
 
 
 def test_another_users_job_definition_is_said_to_be_theirs(desk: Path, run_cli: Cli) -> None:
@@ -138,29 +174,75 @@ def test_another_users_job_definition_is_said_to_be_theirs(desk: Path, run_cli: 
     ("key", "value"),
     [
         ("env", "{ LD_PRELOAD = '/tmp/x.so' }"), ("engine", "{ trust_remote_code = true }"), ("job_dir", "'/tmp'"),
-        ("directive", "['--constraint=x']"), ("template", "'x.j2'"), ("template_dir", "'.'"),
+        ("directive", "['--constraint=x']"), ("template", "'x.j2'"), ("template_dir", "'.'"), ("account", "'rich'"),
+        ("launcher", "'srun'"), ("pass_env", "['HF_TOKEN']"),
     ],
 )  # fmt: skip
-def test_what_runs_code_in_it_is_refused(desk: Path, run_cli: Cli, key: str, value: str) -> None:
+def test_what_acts_as_the_user_in_it_is_refused(desk: Path, run_cli: Cli, key: str, value: str) -> None:
     """Whoever can write in a model's folder, or in the working directory, could leave it there: MODEL is then that."""
     text = f"rehearse = true\nscheduler = 'slurm'\n{key} = {value}\n"
     give(desk / "job" / "job.toml", text)
     outcome = run_cli("submit", "job")
     assert (outcome.code, outcome.out) == (2, "")
-    said = f"Error: job/job.toml: '{key}' may run code as you, but 'job/job.toml' belongs to another user ({OTHERS})"
-    assert outcome.err.startswith(said) and len(outcome.err.splitlines()) == 1
+    said = f"'{key}' may run or be charged as yours, but 'job/job.toml' belongs to another user ({OTHERS})"
+    assert outcome.err.startswith(f"Error: job/job.toml: {said}") and len(outcome.err.splitlines()) == 1
     os.chown(desk / "job" / "job.toml", 0, 0)
     (desk / "job" / "job.toml").chmod(0o666)
     assert "but others can write to 'job/job.toml': 'chmod go-w' it" in run_cli("submit", "job").err
 
 
-def test_each_key_of_a_job_definition_is_known_to_run_code_or_not() -> None:
+def test_what_the_user_gives_in_its_place_is_taken(desk: Path, run_cli: Cli) -> None:
+    text = "rehearse = true\nscheduler = 'slurm'\naccount = 'rich'\nlauncher = 'torchrun'\nenv = { A = '1' }\n"
+    give(desk / "job" / "job.toml", text)
+    own = ("--account", "mine", "--launcher", "srun")
+    assert "'env' may run or be charged as yours" in run_cli("render", "job", *own, "--env", "B=1").err
+    give(desk / "job" / "job.toml", text.replace("env =", "#"))
+    outcome = run_cli("render", "job", *own)
+    assert (outcome.code, "--account=mine" in outcome.out, "rich" in outcome.out) == (0, True, False), outcome.err
+
+
+@pytest.mark.parametrize(
+    ("given", "is_taken"),
+    [
+        ("'rows.jsonl'", True), ("'{home}/private.jsonl'", False), ("'../private.jsonl'", False),
+        ("'link.jsonl'", False), ("'folder'", False), ("'f*/*.jsonl'", False), ("'../*.jsonl'", False),
+        ("['rows.jsonl', 'link.jsonl']", False), ("'r*.jsonl'", True), ("'more'", True),
+    ],
+)  # fmt: skip
+def test_its_input_is_in_its_folder(desk: Path, run_cli: Cli, given: str, is_taken: bool) -> None:
+    """What it names is copied into the job's folder: another file of the user's may be private."""
+    (desk / "job" / "folder").mkdir(parents=True)
+    (desk / "job" / "more").mkdir()
+    for name in ("private.jsonl", "job/rows.jsonl", "job/more/a.jsonl"):
+        (desk / name).write_text('{"prompt": "a"}\n')
+    for name in ("link.jsonl", "folder/a.jsonl"):
+        (desk / "job" / name).symlink_to(desk / "private.jsonl")
+    text = f"rehearse = true\nscheduler = 'slurm'\ninput = {given.replace('{home}', str(desk))}\n"
+    (desk / "job" / "job.toml").write_text(text)
+    assert run_cli("render", "job").code == 0
+    give(desk / "job" / "job.toml", text)
+    outcome = run_cli("render", "job")
+    assert outcome.code == (0 if is_taken else 2), outcome.err
+    if not is_taken:
+        assert outcome.err.startswith("Error: job/job.toml: 'input' must name what is in its folder, not '")
+        assert f"for 'job/job.toml' belongs to another user ({OTHERS}): give --input yourself" in outcome.err
+        assert run_cli("render", "job", "--input", "private.jsonl").code == 0
+
+
+@pytest.mark.parametrize("key", ["chat_template", "rows_missing_from"])
+def test_so_is_whatever_else_would_be_copied(desk: Path, run_cli: Cli, key: str) -> None:
+    (desk / "private").write_text("{{ messages }}")
+    give(desk / "job" / "job.toml", f"rehearse = true\nscheduler = 'slurm'\n{key} = '../private'\n")
+    assert f"'{key}' must name what is in its folder, not '" in run_cli("render", "job").err
+
+
+def test_each_key_of_a_job_definition_is_known_to_act_as_the_user_or_not() -> None:
     harmless = (
-        "model input nodes gpus_per_node tp pp dp scheduler profile partition account qos time mem cpus_per_rank name "
+        "model input nodes gpus_per_node tp pp dp scheduler profile partition qos time mem cpus_per_rank name "
         "max_tokens temperature top_p seed seed_rows chat_template lora prompt_column prompt_template rename "
-        "drop_last_answer sampling gpu launcher array max_requeues drain_lead rehearse rehearse_set private "
+        "drop_last_answer sampling gpu array max_requeues drain_lead rehearse rehearse_set private "
         "rows_missing_from"
     )
-    assert {*harmless.split(), *RUNS_CODE} == set(Request.__struct_fields__), (
+    assert {*harmless.split(), *ACTS_AS_YOU} == set(Request.__struct_fields__), (
         "may a stranger's job.toml have the new key?"
     )

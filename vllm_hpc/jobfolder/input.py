@@ -16,7 +16,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json
-from vllm_hpc.rows.blocks import Block, digest_of
+from vllm_hpc.rows.blocks import BLOCK_ROWS, Block, digest_of
 from vllm_hpc.rows.jsonl import numbered_lines, rows_of_lines
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
@@ -27,6 +27,7 @@ from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.read_file import open_regular
 
 _ADVICE = "changed since the job was submitted: restore it, or submit a new job"
+_RESTORE = "restore it, or submit a new job"
 # Bytes of an input.json: of some 100 for each block, of a thousand rows and more.
 _MOST_INDEX = 1 << 30
 # Bytes of a block, which ends at 4 MiB, or with the row that passes them.
@@ -193,7 +194,17 @@ def read_index(folder: JobFolder) -> InputIndex:
     index = read_json(folder.input_json, InputIndex, _MOST_INDEX)
     if index is None:
         raise InputError(f"cannot read {folder.input_json}: submit the job again")
+    # Memory is taken for each row that there is said to be.
+    if not 0 <= index.rows <= BLOCK_ROWS * sum(len(part.blocks) for part in index.parts):
+        raise InputError(f"{folder.input_json} has no blocks for {index.rows} rows: {_RESTORE}")
     return index
+
+
+def check_rows(folder: JobFolder, index: InputIndex) -> None:
+    """Refuse a job.json that says another number of rows than input.json. Raises InputError, JobNotFoundError."""
+    rows = folder.job().rows
+    if rows != index.rows:
+        raise InputError(f"{folder.job_json} says {rows} rows, and {folder.input_json} {index.rows}: {_RESTORE}")
 
 
 def check_size(folder: JobFolder) -> None:
@@ -210,4 +221,4 @@ def check_unchanged(folder: JobFolder) -> None:
 
 
 def _cannot_read(file: Path, error: OSError) -> InputError:
-    return InputError(f"cannot read {file}: {error.strerror}: restore it, or submit a new job")
+    return InputError(f"cannot read {file}: {error.strerror}: {_RESTORE}")

@@ -20,8 +20,11 @@ from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
+from vllm_hpc.spec.foreign_options import acting, option_of
 from vllm_hpc.spec.job_definition import find_definition
+from vllm_hpc.spec.read_file import open_in_folder, read_whole
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import as_path
 
@@ -29,8 +32,6 @@ OPTION = "--rows-missing-from"
 # The rows come as they are: what made them has been done.
 _OF_ROWS = ("input", "prompt_column", "prompt_template", "rename", "drop_last_answer")
 _OWN = frozenset({*_OF_ROWS, "model", "name", "job_dir", "profile", "rows_missing_from", "lora", "chat_template"})
-# Options with which another user could have code run, or choose whose account pays.
-_RUNS_CODE = ("engine", "env", "directive", "template", "template_dir", "launcher", "account")
 _AT_A_TIME = 2048
 
 
@@ -77,7 +78,7 @@ def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, di
     if given is None:
         return model, options, {}
     if taken := [key for key in _OF_ROWS if options.get(key)]:
-        raise RequestError(f"{_option(taken[0])} and {OPTION}: the rows come as that job has them: leave out one")
+        raise RequestError(f"{option_of(taken[0])} and {OPTION}: the rows come as that job has them: leave out one")
     if model is not None and find_definition(model):
         raise RequestError(f"{OPTION} takes the options of that job: name a model, or leave MODEL out")
     folder = _find(str(given), str(options.get("job_dir") or "runs"))
@@ -108,17 +109,31 @@ def _asked(folder: JobFolder, record: JobRecord, given: set[str]) -> dict[str, A
         found["profile"] = record.request.profile
     if record.adapters:
         found["lora"] = [f"{one.name}={one.path}" for one in record.adapters]
-    if record.request.chat_template is not None:
-        found["chat_template"] = str(folder.chat_template)
+    if record.request.chat_template is not None and "chat_template" not in given:
+        found["chat_template"] = _chat_template(folder)
     if not folder.is_mine:
-        _check_foreign(folder, [key for key in _RUNS_CODE if key in found and key not in given])
+        _check_foreign(folder, acting(found, given))
+        found.pop("pass_env", None)  # --env was given in its place
     merges = {key for key, value in found.items() if isinstance(value, dict) and folder.is_mine}
     return {key: _without_none(value) for key, value in found.items() if key not in given or key in merges}
 
 
+def _chat_template(folder: JobFolder) -> str:
+    """The text of its template, read where it is: a link would have another file copied. Raises RequestError."""
+    try:
+        with open_in_folder(folder.chat_template) as file:
+            text = read_whole(file, folder.chat_template).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(f"{OPTION}: cannot read {str(folder.chat_template)!r}: {reason}") from None
+    if not is_template_text(text):  # it would be taken as a path
+        raise RequestError(f"{OPTION}: {str(folder.chat_template)!r} must be a Jinja template: give --chat-template")
+    return text
+
+
 def _check_foreign(folder: JobFolder, keys: list[str]) -> None:
     if keys:
-        options = " and ".join(map(_option, keys))
+        options = " and ".join(dict.fromkeys(map(option_of, keys)))
         raise RequestError(
             f"{OPTION} {str(folder.path)!r}: it is another user's job, of which {options} would run or be charged as "
             f"yours: look at its job.json, and give {options} yourself"
@@ -135,7 +150,3 @@ def _find(given: str, job_dir: str) -> JobFolder:
 
 def _without_none(value: Any) -> Any:
     return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
-
-
-def _option(key: str) -> str:
-    return f"--{key.replace('_', '-')}"

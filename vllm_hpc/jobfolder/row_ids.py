@@ -6,6 +6,7 @@ hundred times as large. Where the ids are the rows' numbers, nothing is kept.
 
 from __future__ import annotations
 
+import errno
 import sys
 from array import array
 from pathlib import Path
@@ -15,10 +16,11 @@ from zlib import crc32
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import IDS_ARE_NUMBERS, IDS_HAVE_SUMS, read_index
+from vllm_hpc.jobfolder.input import IDS_ARE_NUMBERS, IDS_HAVE_SUMS, check_rows, read_index
 from vllm_hpc.spec.errors import InputError
-from vllm_hpc.spec.read_file import open_regular
+from vllm_hpc.spec.read_file import read_regular
 
+_ADVICE = "restore it, or submit a new job"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -51,12 +53,16 @@ class IdSums:
 
 
 class RowIds:
-    """The ids of a job's rows; one submitted by vllm-hpc 0.1 has none (``is_known``), and any id is taken."""
+    """The ids of a job's rows; one submitted by vllm-hpc 0.1 has none (``is_known``), and any id is taken.
+
+    Raises InputError if input.json or input.ids is damaged, or they are not of as many rows as job.json says.
+    """
 
     def __init__(self, folder: JobFolder) -> None:
-        kind = read_index(folder).ids if folder.input_json.exists() else ""
-        self.is_known = bool(kind)
-        self._sums = _read(folder.input_ids, folder.job().rows) if kind == IDS_HAVE_SUMS else None
+        index = read_index(folder)
+        check_rows(folder, index)
+        self.is_known = bool(index.ids)
+        self._sums = _read(folder.input_ids, index.rows) if index.ids == IDS_HAVE_SUMS else None
 
     def is_of(self, index: int, identity: Any) -> bool:
         """Whether row ``index`` has that id."""
@@ -67,12 +73,15 @@ class RowIds:
 
 def _read(path: Path, rows: int) -> array[int]:
     sums = array("I")
+    size = rows * sums.itemsize
     try:
-        with open_regular(path, follow_links=False) as file:
-            sums.fromfile(file, rows)
-    except (OSError, EOFError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is too short"
-        raise InputError(f"cannot read {path}: {why}: restore it, or submit a new job") from None
+        content = read_regular(path, size, follow_links=False)
+    except OSError as error:
+        why = f"it must have {size} bytes" if error.errno == errno.EFBIG else error.strerror
+        raise InputError(f"cannot read {path}: {why}: {_ADVICE}") from None
+    if len(content) != size:
+        raise InputError(f"cannot read {path}: it must have {size} bytes: {_ADVICE}")
+    sums.frombytes(content)
     return _little_endian(sums)
 
 

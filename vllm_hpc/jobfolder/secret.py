@@ -11,6 +11,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from vllm_hpc.jobfolder.file_system import check_is_kept
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import temporary_name
 from vllm_hpc.spec.errors import RequestError
@@ -52,6 +53,8 @@ def _make(path: Path) -> None:
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(secrets.token_bytes(_BYTES))
     try:
+        with draft.open("rb") as file:
+            check_is_kept(file.fileno(), path.parent)
         os.link(draft, path)
     except FileExistsError:
         pass  # another rank was faster

@@ -13,7 +13,7 @@ from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord, Progress, Run
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shards import Scan, beyond, shard_numbers
-from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.errors import FailedError, InputError
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -27,6 +27,10 @@ class Rows(msgspec.Struct, frozen=True):
     def missing(self) -> int:
         """Rows without a result or an error yet."""
         return self.total - self.done - self.failed
+
+
+class CountError(FailedError):
+    """The rows of a job cannot be counted; the message says why."""
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -56,7 +60,7 @@ def final_rows(folder: JobFolder, record: JobRecord, progress: list[Progress]) -
 
     The shards are read only if rows seem to be missing, if possible only from where the counts end; else whole, but
     only once unless they grow. Those of an array are always read whole: the sum of its tasks' counts does not show
-    which rows two tasks both wrote.
+    which rows two tasks both wrote. Raises CountError if a shard is refused or cannot be read.
     """
     summed = _summed(progress, record)
     try:
@@ -65,8 +69,12 @@ def final_rows(folder: JobFolder, record: JobRecord, progress: list[Progress]) -
         if not summed.missing:
             return summed
         counted = _count_beyond(folder, record, progress, summed) or _count_once(folder, record)
-    except (OSError, InputError):  # removed by its owner, or not readable by this user
+    except FileNotFoundError:  # removed by its owner
         return reported_rows(progress, record)
+    except OSError as error:
+        raise CountError(f"its rows cannot be counted: {error.filename or folder.shards}: {error.strerror}") from None
+    except InputError as error:
+        raise CountError(f"its rows cannot be counted: {error}") from None
     return min(summed, counted, key=lambda rows: rows.missing)
 
 

@@ -11,16 +11,24 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import why_unreadable
-from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.jobfolder.records import JobRecord, Progress
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.jobs.doubt import describe_doubt
-from vllm_hpc.jobs.progress import Rows, current_speed, final_rows, mean_speed, read_progress, reported_rows
+from vllm_hpc.jobs.progress import (
+    CountError,
+    Rows,
+    current_speed,
+    final_rows,
+    mean_speed,
+    read_progress,
+    reported_rows,
+)
 from vllm_hpc.jobs.resubmission import describe, pending_resubmission, resubmit
 from vllm_hpc.jobs.stage import is_drained, read_ranks
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Question
-from vllm_hpc.spec.errors import JobNotFoundError
+from vllm_hpc.spec.errors import JobNotFoundError, VllmHpcError
 from vllm_hpc.spec.words import counted
 
 # Seconds until everything that a compute node wrote is visible here: NFS clients cache attributes for up to 60 s
@@ -73,7 +81,7 @@ def read_statuses(folders: Iterable[JobFolder]) -> list[Status]:
     cache = StatusCache(float("inf"))
     folders, questions = list(folders), defaultdict[str, list[Question]](list)
     for folder in folders:
-        with suppress(JobNotFoundError, OSError):
+        with suppress(VllmHpcError, OSError):
             record, attempts = folder.job(), folder.attempts()
             question = TaskStates(folder, record, last_submission(folder, attempts), attempts, cache).question()
             if question is not None:
@@ -87,6 +95,8 @@ def _read_or_explain(folder: JobFolder, cache: StatusCache) -> Status:
         return read_status(folder, cache)
     except JobNotFoundError:
         reason = why_unreadable(folder.job_json)
+    except VllmHpcError as error:
+        reason = str(error)
     except OSError as error:
         reason = f"{error.filename or folder.path} cannot be read: {error.strerror}"
     except MemoryError:
@@ -109,8 +119,10 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
     elif state in FINAL and is_in_doubt(folder, job_id):
         state, reason = "UNKNOWN", describe_doubt(folder, job_id)
     progress = read_progress(folder, record)
-    rows = final_rows(folder, record, progress) if state in FINAL else reported_rows(progress, record)
-    if state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):
+    rows, uncounted = _count(folder, record, progress, state in FINAL)
+    if uncounted:
+        state, reason = _without_count(folder, state, reason, uncounted)
+    elif state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):
         state, reason = _completeness(rows, is_drained(folder, tasks.current) or folder.cancelled.exists())
         if state != "COMPLETED" and time.time() - tasks.without_record_since < _LATE_S:
             state, reason = (
@@ -135,6 +147,24 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
         rehearsal=record.request.rehearse,
         awaits_resubmission=is_awaited,
     )
+
+
+def _count(folder: JobFolder, record: JobRecord, progress: list[Progress], is_final: bool) -> tuple[Rows, str]:
+    """The rows, and why those of a job that has ended are only as its replicas counted them, if they are."""
+    try:
+        return final_rows(folder, record, progress) if is_final else reported_rows(progress, record), ""
+    except CountError as error:
+        return reported_rows(progress, record), str(error)
+
+
+def _without_count(folder: JobFolder, state: State, reason: str, why: str) -> tuple[State, str]:
+    """The state of a job that has ended and whose rows cannot be counted.
+
+    Whoever waits for a job of their own is told so; of another user's that may only be what they do not show.
+    """
+    if state != "COMPLETED":
+        return state, f"{reason}; {why}"
+    return ("FAILED" if folder.is_mine else "UNKNOWN"), f"the script ended normally, but {why}"
 
 
 def _was_only_ended(folder: JobFolder, record: JobRecord, state: State) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 import submitit
 
 from vllm_hpc import __version__
+from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.missing_rows import intake_of
 from vllm_hpc.jobfolder.private import private_files
@@ -34,7 +34,7 @@ from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, 
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
-from vllm_hpc.spec.no_secrets import check_no_secret
+from vllm_hpc.spec.no_secrets import check_script
 from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request, check_template
@@ -52,7 +52,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     script: str
     lifecycle: str
     adapters: tuple[Adapter, ...] = ()
-    definition: str | None = None
+    definition: bytes | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -138,7 +138,7 @@ def prepare_untuned(job: ResolvedJob) -> Prepared:
     return _render(job, None, use_tuned=False)
 
 
-def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) -> Prepared:
+def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) -> Prepared:
     intake, lifecycle = intake_of(job.request), lifecycle_text()
     plan = make_plan(job, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(job.request.lora)
@@ -149,7 +149,7 @@ def _render(job: ResolvedJob, definition: str | None, use_tuned: bool = True) ->
     folder = _choose_folder(job)
     scheduler.check_folder(folder)
     script = render_job(job, plan, folder, lifecycle)
-    check_no_secret(script, "the script, from a template,")
+    check_script(script, "the script, from a template,")
     return Prepared(
         job=job,
         plan=plan,
@@ -179,7 +179,7 @@ def _first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
     And on a fault that may come too late.
     """
     request = job.request
-    notes = [note for note in (job.doubt, job.model.note) if note]
+    notes = [note for note in (job.distrust, job.model.note) if note]
     if request.rehearse and plan.misfit:
         notes.append(f"the model {plan.misfit}; only a rehearsal can run like this")
     settings = request.rehearse_set
@@ -205,6 +205,7 @@ def _free_name(parent: Path, model: str) -> str:
 
 def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     """Write everything that the ranks and the scheduler need; job.json last, since it makes the folder a job."""
+    check_file_system(folder.path)
     request = prepared.request
     rows = prepared.intake.store(folder)
     script = folder.path / get_scheduler(prepared.scheduler).script
@@ -212,8 +213,8 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     write_mine(folder.lifecycle, prepared.lifecycle.encode())
     if prepared.job.chat_template is not None:
         write_mine(folder.chat_template, prepared.job.chat_template.encode())
-    if prepared.definition:
-        shutil.copyfile(prepared.definition, folder.path / JOB_DEFINITION)
+    if prepared.definition is not None:
+        write_mine(folder.path / JOB_DEFINITION, prepared.definition)
     record = JobRecord(
         version=JOB_RECORD_VERSION,
         request=request,

@@ -24,7 +24,7 @@ from vllm_hpc.spec.vllm_arguments import typed
 _ELSEWHERE = "slurm"
 
 
-def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, str | None]:
+def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, bytes | None]:
     """The job that MODEL and options describe, and its job.toml if there is one. Raises RefusedError."""
     model, options, origins = with_job(model, options)
     given = read_options({"model": model, **options})
@@ -32,7 +32,7 @@ def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[Resolve
     found = find_profile(given.request.profile)
     job = resolve_at(given, found.profile)
     source = found.where(given.request.profile)
-    return msgspec.structs.replace(job, source=source, doubt=given.doubt), given.definition
+    return msgspec.structs.replace(job, source=source, distrust=given.distrust), given.definition
 
 
 def resolve_at(given: Given, site: Profile) -> ResolvedJob:

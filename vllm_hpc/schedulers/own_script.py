@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_hpc.schedulers.client import ClientError
-from vllm_hpc.spec.ownership import is_private, read_mine, write_mine
+from vllm_hpc.spec.ownership import is_mine_alone, read_mine, write_mine
 
 
 def read_script(script: Path) -> bytes:
@@ -26,7 +26,7 @@ def own_script(script: Path) -> Iterator[Path]:
     In a project's folder any of its group can rename the script after it was looked at and before sbatch reads it.
     """
     content = read_script(script)
-    if is_private(script.parent):
+    if is_mine_alone(script.parent):
         yield script
         return
     with tempfile.TemporaryDirectory(prefix="vllm-hpc-submit-") as private:

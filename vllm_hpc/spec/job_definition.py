@@ -1,7 +1,7 @@
 """Build a Request from options and from the job.toml in the folder MODEL, if it has one; keep each value's origin.
 
 An option given on the command line (or from Python) overrides job.toml. One that another user wrote, or others can
-write to, is read, but for the keys that run code.
+write to, is read, but for what may act as the user or copies what is theirs (``spec/foreign_options.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 
 from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import ModelError, RequestError
+from vllm_hpc.spec.foreign_options import acting, check_is_inside
 from vllm_hpc.spec.no_secrets import check_comments
 from vllm_hpc.spec.other_names import instead_of
 from vllm_hpc.spec.passed_variables import with_passed
@@ -22,26 +23,25 @@ from vllm_hpc.spec.prompt_options import check_has_rows, with_prompt, without_ov
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
 from vllm_hpc.spec.toml_file import parse_toml
-from vllm_hpc.spec.trusted_owners import Doubt, read_judged
+from vllm_hpc.spec.trusted_owners import Distrust, read_judged
 from vllm_hpc.spec.values import as_path
 
 JOB_DEFINITION = "job.toml"
 # The built-in model, whatever folders are here: whoever can write in a folder could leave one of that name there.
 DEMO = "demo"
-# Keys by which a job.toml has something run as whoever submits it, or written where its author says.
-RUNS_CODE = frozenset({"directive", "engine", "env", "job_dir", "pass_env", "template", "template_dir"})
 
 
 class Given(msgspec.Struct, frozen=True):
-    """A Request and the origin of each value: "--tp", or the path of the job.toml (``definition``).
+    """A Request and the origin of each value: "--tp", or the path of the job.toml.
 
-    ``doubt``: who else may have written that, if anybody.
+    ``definition``: the bytes of that, which were checked; whatever its name leads to later was not. ``distrust``: who
+    else may have written it, if anybody.
     """
 
     request: Request
     origins: dict[str, str] = {}
-    definition: str | None = None
-    doubt: str | None = None
+    definition: bytes | None = None
+    distrust: str | None = None
 
 
 def read_options(options: dict[str, Any]) -> Given:
@@ -59,11 +59,11 @@ def read_options(options: dict[str, Any]) -> Given:
         return Given(convert_options(_with_model(with_rehearsal(given), missing)), _options(given))
     del given["model"]
     asked = with_rehearsal(given)
-    below, doubt = _read_definition(definition, bool(asked.get("rehearse")))
+    below, content, distrust = _read_definition(definition, asked)
     merged = _merge(below, asked)
     request = convert_options(in_earnest(merged) if asked.get("rehearse") is False else merged)
     origins = dict.fromkeys(below, str(definition)) | _options(asked)
-    return Given(request, origins, str(definition), doubt.fact if doubt else None)
+    return Given(request, origins, content, distrust.fact if distrust else None)
 
 
 def _plain(value: Any) -> Any:
@@ -126,22 +126,41 @@ def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
 
     A rehearsal, requested by job.toml or by the caller (``rehearses``), needs no model.
     """
-    return _read_definition(path, rehearses)[0]
+    return _read_definition(path, {"rehearse": rehearses})[0]
 
 
-def _read_definition(path: Path, rehearses: bool) -> tuple[dict[str, Any], Doubt | None]:
-    """The options of a job.toml, and why it is not all that it says that may be run."""
+def _read_definition(path: Path, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes, Distrust | None]:
+    """The options of a job.toml, its bytes, and why not to do all that it says. ``asked``: what overrides it."""
     try:
-        content, doubt = read_judged(path)
+        content, distrust = read_judged(path)
         options = parse_toml(content, path)
         check_comments(content.decode("utf-8-sig"), str(path))
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise RequestError(str(error)) from None
-    if doubt and (found := sorted(RUNS_CODE & options.keys())):
-        raise RequestError(f"{path}: '{found[0]}' may run code as you, but {doubt}")
-    return _checked(path, options, rehearses), doubt
+    if distrust:
+        _check_acts(path, options, asked, distrust)
+    options = _checked(path, options, bool(asked.get("rehearse")))
+    if distrust:
+        _check_copies(path, {key: value for key, value in options.items() if key not in asked}, distrust)
+    return options, content, distrust
+
+
+def _check_acts(path: Path, options: dict[str, Any], asked: dict[str, Any], distrust: Distrust) -> None:
+    # Of tables only a part may be overridden.
+    overridden = [key for key, value in asked.items() if not isinstance(value, dict)]
+    if found := acting(options, overridden):
+        raise RequestError(f"{path}: '{found[0]}' may run or be charged as yours, but {distrust}")
+
+
+def _check_copies(path: Path, options: dict[str, Any], distrust: Distrust) -> None:
+    try:
+        check_is_inside(path.parent, options, distrust.fact)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:  # a folder that cannot be read, a loop of links; a NUL
+        raise RequestError(f"{path}: what it names cannot be looked at: {error}") from None
 
 
 def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, Any]:

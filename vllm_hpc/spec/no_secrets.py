@@ -42,6 +42,8 @@ _COMMANDS = (
 )
 _COMMAND = re.compile("|".join(_COMMANDS))
 _COMMENT = re.compile(r"""#.{0,200}?(?<![\w-])([\w-]+)\s*[=:]\s*["']?([^\s"']+)""")
+# A comment that is no line of options for a scheduler.
+_PROSE = re.compile(r"\s*#(?!SBATCH|PBS)")
 _PROXY_PAIR = re.compile(r"[^\s:@/]+:[^\s@]+@\S+")
 
 
@@ -50,6 +52,14 @@ def check_no_secret(value: Any, origin: str) -> None:
     for text in _texts(value):
         if shown := shown_secret(text):
             raise _looks_like(f"{origin} has {shown}, which")
+
+
+def check_option(value: Any, origin: str) -> None:
+    """Refuse the value of an option that has a secret; a text also by the names in it. Raises RequestError."""
+    if isinstance(value, str):
+        check_line(value, origin, is_shell=False)
+    else:
+        check_no_secret(value, origin)
 
 
 def check_named(value: Any, origin: str, name: str = "", is_prose: bool = False) -> None:
@@ -112,6 +122,20 @@ def check_line(line: str, origin: str, is_shell: bool) -> None:
             raise _looks_like(f"{origin} {name.strip('-')} ...")
     if _COMMAND.search(line):
         raise _looks_like(f"{origin} has a password, which")
+
+
+def check_script(text: str, origin: str) -> None:
+    """Refuse a script that has a secret. Raises RequestError.
+
+    A comment is prose ("# The password: ask the admins"): only what is assigned in it counts.
+    """
+    check_no_secret(text, origin)
+    for number, line in enumerate(text.splitlines(), start=1):
+        where = f"{origin} in line {number}"
+        if _PROSE.match(line):
+            _check_assignments(line, where, is_shell=True)
+        else:
+            check_line(line, where, is_shell=True)
 
 
 def _given(line: str) -> Iterator[tuple[str, str]]:

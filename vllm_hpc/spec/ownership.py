@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vllm_hpc.spec.read_file import UnfitFileError, open_regular, read_whole
+from vllm_hpc.spec.user_namespace import COMMON_FOLDERS, is_hidden
 
 
 class NotMineError(OSError):
@@ -21,38 +22,52 @@ def is_writable_by_others(there: os.stat_result) -> bool:
     """Whether anybody but the owner and the user may write.
 
     A group that has the name of one of them and no other member counts as that user: distributions that give everyone
-    such a group also give them the umask 002 (as OpenSSH on Debian, user-group-modes.patch).
+    such a group also give them the umask 002 (as OpenSSH on Debian, user-group-modes.patch). Members that the name
+    service does not list are not seen: SSSD lists none of a group with ignore_group_members, and of the users with that
+    primary group only those of /etc/passwd, unless it has 'enumerate = true'.
     """
     if there.st_mode & stat.S_IWOTH:
         return True
-    owners = {there.st_uid, os.geteuid()}
+    owners = {uid for uid in (there.st_uid, os.geteuid()) if not is_hidden(uid)}
     return bool(there.st_mode & stat.S_IWGRP) and not any(_is_own_group(there.st_gid, one) for one in owners)
 
 
-def is_private(folder: Path) -> bool:
+def is_mine_alone(folder: Path) -> bool:
     """Whether an existing folder is the user's alone, and nobody else can put another one in its place.
 
-    A link is the user's own, as to a larger disk, and what it leads to is private as well. Raises OSError.
+    A link is the user's own, as to a larger disk, and what it leads to is the user's alone as well. Raises OSError.
     """
     there = folder.lstat()
-    if there.st_uid != os.geteuid() or not _is_fixed(folder.parent.resolve(strict=True)):
+    if there.st_uid != os.geteuid() or not is_fixed(folder.parent.resolve(strict=True)):
         return False
     if stat.S_ISLNK(there.st_mode):
-        return is_private(folder.resolve(strict=True))
+        return is_mine_alone(folder.resolve(strict=True))
     return stat.S_ISDIR(there.st_mode) and not is_writable_by_others(there)
 
 
-def _is_fixed(folder: Path) -> bool:
-    """Whether nobody but the user and root can rename or replace what is in the folder, or in one above it."""
+def is_fixed(folder: Path) -> bool:
+    """Whether nobody but the user and root can rename or replace what is in the folder, or in one above it.
+
+    ``folder`` is without links. Raises OSError.
+    """
     for one in reversed((folder, *folder.parents)):
         status = one.stat()
-        if status.st_uid not in (0, os.geteuid()):
-            return False
-        if is_writable_by_others(status) and not status.st_mode & stat.S_ISVTX:
+        if not _may_hold_mine(one, status):
             return False
         if status.st_uid == os.geteuid() and not status.st_mode & 0o011:  # nobody gets to what is below
             return True
     return True
+
+
+def _may_hold_mine(folder: Path, there: os.stat_result) -> bool:
+    """Whether nobody but the user and root can rename what the user has in this folder.
+
+    Where the owner is hidden, root is believed to have made a folder of the user's in one that only its owner writes.
+    """
+    is_sticky = bool(there.st_mode & stat.S_ISVTX)
+    if is_hidden(there.st_uid):
+        return not is_writable_by_others(there) or (is_sticky and folder in COMMON_FOLDERS)
+    return there.st_uid in (0, os.geteuid()) and (is_sticky or not is_writable_by_others(there))
 
 
 def why_not_mine(path: Path, there: os.stat_result) -> str | None:
@@ -103,7 +118,14 @@ def _is_own_group(group: int, uid: int) -> bool:
         user, entry = pwd.getpwuid(uid), grp.getgrgid(group)
     except KeyError:
         return False
-    return group == user.pw_gid and entry.gr_name == user.pw_name and set(entry.gr_mem) <= {user.pw_name}
+    is_named_so = group == user.pw_gid and entry.gr_name == user.pw_name and set(entry.gr_mem) <= {user.pw_name}
+    return is_named_so and _listed_members(group) <= {uid}
+
+
+@cache
+def _listed_members(group: int) -> set[int]:
+    """The uids of the users that are listed with this primary group, which need not be in gr_mem."""
+    return {user.pw_uid for user in pwd.getpwall() if user.pw_gid == group}
 
 
 def user_name(uid: int) -> str:

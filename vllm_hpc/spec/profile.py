@@ -17,7 +17,8 @@ from vllm_hpc.spec.config_files import PROJECT_FILE, profile_files
 from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.messages import explain_mismatch
-from vllm_hpc.spec.no_secrets import check_no_secret
+from vllm_hpc.spec.no_secrets import check_option
+from vllm_hpc.spec.ownership import is_fixed
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.toml_file import parse_toml
 from vllm_hpc.spec.trusted_owners import TRUSTED_OWNERS, NotTrustedError, check_trusted_owners, owner_of, read_trusted
@@ -76,11 +77,13 @@ class FoundProfile(NamedTuple):
     file: Path | None = None
 
     def where(self, name: str | None) -> str | None:
-        """Which profile it is, of which file, and whose if it is not the user's own; None without a profile."""
+        """Which profile it is, of which file, whose, and whether others can replace it; None without a profile."""
         if self.file is None:
             return None
         owner = owner_of(self.file)
-        return f"profile {name!r} is of {self.file}" + (f", which belongs to {owner}" if owner else "")
+        belongs = f", which belongs to {owner}" if owner else ""
+        place = "" if is_fixed(self.file.resolve().parent) else ", in a folder that others can write to"
+        return f"profile {name!r} is of {self.file}{belongs}{place}"
 
 
 def load_profile(name: str | None) -> Profile:
@@ -177,7 +180,7 @@ def _check_node(profile: Profile, key: str) -> None:
 def _check(profile: Profile, key: str) -> None:
     """Check one value of a profile, alone and against the others. Raises RequestError."""
     value = getattr(profile, key)
-    check_no_secret(value, key)
+    check_option(value, key)
     if key in CHECKS:
         CHECKS[key](value, key)
     if key == "scheduler" and (value == "auto" or not SCHEDULERS.has(value)):

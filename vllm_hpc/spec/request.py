@@ -18,7 +18,7 @@ from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, check_lead, lead_s
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.messages import explain_mismatch
-from vllm_hpc.spec.no_secrets import check_no_secret
+from vllm_hpc.spec.no_secrets import check_no_secret, check_option
 from vllm_hpc.spec.other_names import instead_of, refuse_rows
 from vllm_hpc.spec.prompt_options import check_prompt_options
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
@@ -28,6 +28,8 @@ from vllm_hpc.spec.values import CHECKS
 
 # Options whose values have an order, which a Python set does not keep.
 _ORDERED = ("input", "lora", "directive")
+# Texts of rows, in which the name of a secret says nothing ("What is token=x?").
+_PROSE = ("prompt_template", "chat_template")
 # Tables as a caller from Python writes them; messages show them as in job.toml.
 _IN_PYTHON = {
     "rename": '{"question": "prompt"}', "env": '{"NCCL_DEBUG": "INFO"}', "sampling": '{"top_k": 20}',
@@ -109,11 +111,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         for key in self.__struct_fields__:
-            check_no_secret(getattr(self, key), _option(key))
-        for key, check in CHECKS.items():
+            check = check_no_secret if key in _PROSE else check_option
+            check(getattr(self, key), _option(key))
+        for key, check_value in CHECKS.items():
             value = getattr(self, key, None)
             if value is not None:
-                check(value, _option(key))
+                check_value(value, _option(key))
         if self.scheduler != "auto":  # otherwise checked once the scheduler is known
             check_owned(self.directive, self.scheduler)
         if self.input == ():

@@ -62,7 +62,7 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     ``scheduler_reason`` says why this scheduler; ``runs_here``: it runs jobs on this machine. ``not_here`` says why the
     job can be planned and rendered, but not submitted: this machine has no scheduler for it. ``launcher`` starts the
     ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown. ``chat_template`` is the
-    text of --chat-template, None without. ``source``: which file the profile is of; ``doubt``: whose job.toml it is.
+    text of --chat-template, None without. ``source``: which file the profile is of; ``distrust``: whose job.toml it is.
     """
 
     scheduler: str
@@ -75,12 +75,12 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     model: Model
     chat_template: str | None = None
     source: str | None = None
-    doubt: str | None = None
+    distrust: str | None = None
 
     @property
     def told(self) -> tuple[str | None, ...]:
         """What a plan says of where the job's values and its model are from."""
-        return self.source, self.doubt, self.model.note
+        return self.source, self.distrust, self.model.note
 
     def asking(self, **changes: Any) -> ResolvedJob:
         """The same job with changes to its request, as ``tune`` tries them."""

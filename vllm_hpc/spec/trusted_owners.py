@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 from vllm_hpc.spec.config_files import settled_files
 from vllm_hpc.spec.errors import ProfileError
-from vllm_hpc.spec.ownership import is_writable_by_others, user_name
-from vllm_hpc.spec.read_file import open_regular, read_whole
+from vllm_hpc.spec.links import Reached, open_noting_links
+from vllm_hpc.spec.ownership import is_fixed, is_writable_by_others, user_name
+from vllm_hpc.spec.read_file import read_whole
 from vllm_hpc.spec.toml_file import MOST_BYTES, parse_toml
+from vllm_hpc.spec.user_namespace import SYSTEM_FOLDERS, is_hidden
 
 TRUSTED_OWNERS = "trusted_owners"
 _ADVICE = f'must be a list of names or uids of users, such as {TRUSTED_OWNERS} = ["alice"]'
@@ -25,7 +27,7 @@ class NotTrustedError(OSError):
     """A file that somebody else owns or can write to; the message says who, and what to do."""
 
 
-class Doubt(NamedTuple):
+class Distrust(NamedTuple):
     """Why what a file says must not be run: ``fact``; and what to do, if it should."""
 
     fact: str
@@ -40,17 +42,17 @@ def read_trusted(path: Path) -> bytes:
 
     Raises NotTrustedError, ProfileError for a wrong ``trusted_owners``, and OSError.
     """
-    content, doubt = read_judged(path)
-    if doubt:
-        raise NotTrustedError(str(doubt))
+    content, distrust = read_judged(path)
+    if distrust:
+        raise NotTrustedError(str(distrust))
     return content
 
 
-def read_judged(path: Path) -> tuple[bytes, Doubt | None]:
+def read_judged(path: Path) -> tuple[bytes, Distrust | None]:
     """Read a regular file, with the reason why what it says must not be run. Raises ProfileError, OSError."""
-    with open_regular(path) as file:
-        doubt = _doubt(path, os.fstat(file.fileno()))
-        return read_whole(file, path, MOST_BYTES), doubt
+    reached = open_noting_links(path)
+    with reached.file as file:
+        return read_whole(file, path, MOST_BYTES), _distrust(path, reached)
 
 
 def owner_of(path: Path) -> str | None:
@@ -65,21 +67,45 @@ def check_trusted_owners(value: Any) -> None:
         raise ValueError(f"'{TRUSTED_OWNERS}' {_ADVICE}")
 
 
-def _doubt(path: Path, there: os.stat_result) -> Doubt | None:
-    # Whoever made a link chose the file.
-    for owner in (there.st_uid, path.lstat().st_uid):
-        if owner not in (0, os.geteuid()) and owner not in _trusted():
-            name = user_name(owner)
-            written = name if name == str(owner) else f'"{name}"'
-            return Doubt(
-                f"{str(path)!r} belongs to another user ({name})",
-                f"if what they write may run as you, add {TRUSTED_OWNERS} = [{written}] to {_where()}, or "
-                "make a copy of your own",
-            )
+def _distrust(path: Path, reached: Reached) -> Distrust | None:
+    """Why not to trust a file, or a link on the way to it: whoever made that chose the file."""
+    there = os.fstat(reached.file.fileno())
+    for link, uid in reached.links:
+        if not _is_trusted(uid, link):
+            return _distrust_owner(f"the link {str(link)!r}", uid)
+    if not _is_trusted(there.st_uid, reached.path):
+        return _distrust_owner(repr(str(path)), there.st_uid)
     if is_writable_by_others(there):
         whom = "" if there.st_uid == os.geteuid() else f"have {user_name(there.st_uid)} "
-        return Doubt(f"others can write to {str(path)!r}", f"{whom}'chmod go-w' it, if you trust what it says")
+        return Distrust(f"others can write to {str(path)!r}", f"{whom}'chmod go-w' it, if you trust what it says")
     return None
+
+
+def _is_trusted(uid: int, path: Path) -> bool:
+    return _is_settled(uid, path) or (not is_hidden(uid) and uid in _trusted())
+
+
+def _is_settled(uid: int, path: Path) -> bool:
+    """Whether what is at a path, which is without links, is the user's own or root's.
+
+    Where this container does not show the owner, root's is what lies where nobody else makes files: as /home, a link.
+    """
+    if is_hidden(uid):
+        is_of_system = path.parent == Path("/") or any(folder in path.parents for folder in SYSTEM_FOLDERS)
+        return is_of_system and is_fixed(path.parent)
+    return uid in (0, os.geteuid())
+
+
+def _distrust_owner(what: str, uid: int) -> Distrust:
+    if is_hidden(uid):
+        return Distrust(f"{what} belongs to a user whom this container does not show", "make a copy of your own")
+    name = user_name(uid)
+    written = name if name == str(uid) else f'"{name}"'
+    return Distrust(
+        f"{what} belongs to another user ({name})",
+        f"if what they write may run as you, add {TRUSTED_OWNERS} = [{written}] to {_where()}, or "
+        "make a copy of your own",
+    )
 
 
 def _where() -> str:
@@ -95,11 +121,13 @@ def _trusted() -> frozenset[int]:
 def _trusted_by(path: Path) -> list[int]:
     """Those of one file, which only the user or root may have written, and nobody else can."""
     try:
-        with open_regular(path) as file:
+        reached = open_noting_links(path)
+        with reached.file as file:
             there, content = os.fstat(file.fileno()), read_whole(file, path, MOST_BYTES)
     except OSError:  # reading profiles says so
         return []
-    if there.st_uid not in (0, os.geteuid()) or is_writable_by_others(there):
+    made = (*reached.links, (reached.path, there.st_uid))
+    if is_writable_by_others(there) or not all(_is_settled(uid, one) for one, uid in made):
         return []
     try:
         names = parse_toml(content, path).get(TRUSTED_OWNERS, [])

@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from vllm_hpc.spec.ownership import is_private
+from vllm_hpc.spec.ownership import is_mine_alone
 
 
 def cache_folder() -> Path:
@@ -25,13 +25,13 @@ def cache_folder() -> Path:
         raise FileNotFoundError(str(error)) from None
     with suppress(OSError):  # a cache that cannot be made holds nothing; whoever writes to it will say so
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder if not folder.is_dir() or is_private(folder) else machine_folder() / "cache"
+    return folder if not folder.is_dir() or is_mine_alone(folder) else machine_folder() / "cache"
 
 
 def machine_folder() -> Path:
     """A folder of this machine that nobody else can write to, under $TMPDIR. Raises PermissionError."""
     folder = Path(tempfile.gettempdir()) / f"vllm-hpc-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or not is_private(folder):
+    if folder.is_symlink() or not is_mine_alone(folder):
         raise PermissionError(f"{folder} must be your own folder, which only you can write to")
     return folder
