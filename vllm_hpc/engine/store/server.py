@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from vllm_hpc.engine.store.messages import LONGEST_PROOF, REFUSED, Address, Answer, Call, Numbers, is_same, nonce, proof
+from vllm_hpc.spec.errors import RequestError
 
 # Seconds in which a connection must have proved the secret, and how many may stand without proof: beyond that the
 # oldest is closed, for a rank needs no more than a moment.
@@ -22,7 +23,7 @@ class _Waiting(NamedTuple):
 
 
 class StoreServer:
-    """Holds the values, on a thread that ends with this process. Raises OSError if it cannot listen on ``host``."""
+    """Holds the values, on a thread that ends with this process. Raises RequestError if ``host`` is not this host's."""
 
     def __init__(self, secret: bytes, host: str) -> None:
         self.secret = secret
@@ -31,7 +32,13 @@ class StoreServer:
         self._values: dict[str, str] = {}
         self._waiting: list[_Waiting] = []
         self.loop = asyncio.SelectorEventLoop()
-        server = self.loop.run_until_complete(self.loop.create_server(lambda: _Session(self), host, 0, backlog=1024))
+        listen = self.loop.create_server(lambda: _Session(self), host, 0, backlog=1024)
+        try:
+            server = self.loop.run_until_complete(listen)
+        except OSError as error:  # behind NAT, say: the others know the host by an address that it does not have
+            raise RequestError(
+                f"rank 0 cannot listen on {host}: {error.strerror}: VLLM_HOST_IP must be an address of this host"
+            ) from None
         self.address = Address(*server.sockets[0].getsockname()[:2])
         threading.Thread(target=self.loop.run_forever, name="vllm-hpc-store", daemon=True).start()
 
