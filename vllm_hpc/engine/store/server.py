@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,7 +24,7 @@ class _Waiting(NamedTuple):
 
 
 class StoreServer:
-    """Holds the values, on a thread that ends with this process. Raises RequestError if ``host`` is not this host's."""
+    """Holds the values, on a thread that ends with this process. Raises OSError if it cannot listen on ``host``."""
 
     def __init__(self, secret: bytes, host: str) -> None:
         self.secret = secret
@@ -35,10 +36,11 @@ class StoreServer:
         listen = self.loop.create_server(lambda: _Session(self), host, 0, backlog=1024)
         try:
             server = self.loop.run_until_complete(listen)
-        except OSError as error:  # behind NAT, say: the others know the host by an address that it does not have
-            raise RequestError(
-                f"rank 0 cannot listen on {host}: {error.strerror}: VLLM_HOST_IP must be an address of this host"
-            ) from None
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            # Behind NAT, say: the others know the host by an address that it does not have.
+            raise RequestError(f"VLLM_HOST_IP must be an address of the host of rank 0, not {host}") from None
         self.address = Address(*server.sockets[0].getsockname()[:2])
         threading.Thread(target=self.loop.run_forever, name="vllm-hpc-store", daemon=True).start()
 
