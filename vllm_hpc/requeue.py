@@ -2,7 +2,7 @@
 
 import sys
 
-from vllm_hpc.schedulers.in_script.requeue import main
+from vllm_hpc.schedulers.in_script.requeue import main_of_0_1 as main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -18,6 +18,7 @@ from vllm_hpc.engine.store import server as server_module
 from vllm_hpc.engine.store.client import ForeignStoreError, JobStore, StoreLostError
 from vllm_hpc.engine.store.messages import Address, Numbers, nonce, proof
 from vllm_hpc.engine.store.server import StoreServer
+from vllm_hpc.spec.errors import RequestError
 
 SECRET = b"s" * 32
 
@@ -168,6 +169,12 @@ def test_who_says_nothing_is_left_after_a_while(monkeypatch: pytest.MonkeyPatch)
         rank = JobStore(server.address, SECRET, 5)
         assert ended(silent)
         assert rank.add("n", 1) == 1
+
+
+def test_an_address_of_another_host_is_one_line() -> None:
+    """As VLLM_HOST_IP behind NAT."""
+    with pytest.raises(RequestError, match=r"^VLLM_HOST_IP must be an address of the host of rank 0, not 192\.0\.2\.1"):
+        StoreServer(SECRET, "192.0.2.1")
 
 
 def test_it_listens_at_the_address_that_is_used_alone(server: StoreServer) -> None:

@@ -47,3 +47,18 @@ def neighbours() -> Iterator[Neighbours]:
         process.kill()
     psutil.wait_procs(left, timeout=30)
     shutil.rmtree(common)
+
+
+@pytest.fixture
+def clients(neighbours: Neighbours) -> dict[str, str]:
+    """PATH with clients of Slurm that note what they are called with, in a file that everybody can write."""
+    folder = neighbours.project.parent / "bin"
+    folder.mkdir()
+    log = folder / "log"
+    log.touch()
+    log.chmod(0o666)
+    for name in ("squeue", "scontrol", "sacct", "scancel", "sbatch"):
+        client = folder / name
+        client.write_text(f'#!/bin/sh\necho "{name} $*" >> {log}\n{"echo 4711" if name == "sbatch" else ""}\n')
+        client.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "LOG": str(log)}

@@ -37,8 +37,8 @@ def make(parent: Path, name: str) -> JobFolder:
     return job
 
 
-def _edit(path: Path, key: str, value: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+def _edit(path: Path, key: str, value: object) -> int:
+    return path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
 
 
 def _pipe(path: Path) -> None:

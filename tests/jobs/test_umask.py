@@ -33,7 +33,8 @@ def check_modes(folder: Path, umask: int) -> None:
     """
     for path in (folder, *folder.rglob("*")):
         full = 0o777 if path.is_dir() or path.name.startswith("script.") else 0o666
-        if path.is_file() and (path.name.startswith("script.") or path.suffix in (".json", ".sh", ".toml")):
+        is_obeyed = path.name.startswith(("script.", "resumed-")) or path.suffix in (".json", ".sh", ".toml")
+        if path.is_file() and is_obeyed:
             full &= ~0o022
         if path.name == "secret":
             full = 0o600

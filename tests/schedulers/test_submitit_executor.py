@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import msgspec
 import pytest
-from submitit.core.utils import DelayedSubmission
+from submitit.core.submission import process_job
 
 from tests.crafted import make_job
+from tests.recorded import replay
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.own_folder import EarlierJobFolder
 from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.submit import submit
-from vllm_hpc.schedulers.submitit_environment import TASK_PICKLE
+from vllm_hpc.schedulers.submitit_environment import VllmHpcJobEnvironment
 from vllm_hpc.schedulers.submitit_executor import RankTask
 from vllm_hpc.spec.errors import RefusedError, SubmitError
 
@@ -78,25 +79,25 @@ def test_a_submit_that_timed_out_leaves_all_that_the_job_needs(
 
 
 @pytest.mark.parametrize("job_id", ["4711", "4711_3"], ids=["a job", "a task of an array"])
-def test_ranks_of_0_1_that_start_at_once_all_find_the_task(tmp_path: Path, job_id: str) -> None:
-    DelayedSubmission(os.getenv, "RANK").dump(tmp_path / TASK_PICKLE)
-    environment = {**os.environ, "SUBMITIT_EXECUTOR": "vllmhpc", "VLLM_HPC_JOB_ID": job_id, "WORLD_SIZE": "4"}
-    command = [sys.executable, "-m", "submitit.core._submit", str(tmp_path)]
-    ranks = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stderr=subprocess.DEVNULL)
-        for rank in range(4)
-    ]
-    assert [rank.wait(50) for rank in ranks] == [0] * 4
-    results = [pickle.loads((tmp_path / f"{job_id}_{rank}_result.pkl").read_bytes()) for rank in range(4)]
-    assert results == [("success", str(rank)) for rank in range(4)]
-    assert (tmp_path / f"{job_id}_submitted.pkl").samefile(tmp_path / TASK_PICKLE)
-
-
-def test_a_rank_of_0_1_killed_as_it_wrote_its_result_does_not_fail_the_next(tmp_path: Path) -> None:
-    DelayedSubmission(os.getenv, "RANK").dump(tmp_path / TASK_PICKLE)
-    (tmp_path / "4711_0_result.pkl.save_tmp").write_bytes(b"half a pick")
-    environment = {**os.environ, "SUBMITIT_EXECUTOR": "vllmhpc", "VLLM_HPC_JOB_ID": "4711", "RANK": "0"}
-    command = [sys.executable, "-m", "submitit.core._submit", str(tmp_path)]
-    subprocess.run(command, env={**environment, "WORLD_SIZE": "1"}, check=True, stderr=subprocess.DEVNULL)
-    assert pickle.loads((tmp_path / "4711_0_result.pkl").read_bytes()) == ("success", "0")
-    assert not (tmp_path / "4711_0_result.pkl.save_tmp").exists()
+def test_a_rank_of_0_1_runs_its_task_and_loads_no_pickle_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job_id: str
+) -> None:
+    """Its script starts submitit on ranks/, where anybody may have put another pickle in the place of either."""
+    script = replay("local", tmp_path)
+    planted = Path(tmp_path / "planted")
+    pickled = f"cos\nsystem\n(S'touch {planted}'\ntR.".encode()
+    ranks = script.parent / "ranks"
+    for name in ("task.pkl", f"{job_id}_submitted.pkl"):
+        (ranks / name).write_bytes(pickled)
+        pickle.loads((ranks / name).read_bytes())
+        planted.unlink()
+    ran: list[tuple[str, type[JobFolder]]] = []
+    monkeypatch.setattr("vllm_hpc.engine.rank.run", lambda *given: ran.append(given))
+    for name, value in {"SUBMITIT_EXECUTOR": "vllmhpc", "VLLM_HPC_JOB_ID": job_id, "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SUBMITIT_FOLDER", "")
+    monkeypatch.setattr(VllmHpcJobEnvironment, "private", None)
+    process_job(ranks)
+    assert ran == [(str(script.parent), EarlierJobFolder)]
+    assert not planted.exists()
+    assert sorted(one.name for one in ranks.iterdir()) == sorted(["task.pkl", f"{job_id}_submitted.pkl"])

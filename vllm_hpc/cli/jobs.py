@@ -159,11 +159,12 @@ def resume_command(job: str, job_dir: str, retry_errors: bool, not_submitted: bo
 def cancel_command(job: str, job_dir: str, job_id: str | None, as_json: bool) -> int:
     """Cancel a job in its scheduler; finished rows can still be collected."""
     from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.cancel import folder_to_cancel
     from vllm_hpc.jobs.job import find_job
     from vllm_hpc.jobs.status import read_status
 
     found = find_job(job, job_dir)
-    if job_id is None and read_status(found.folder).is_final:
+    if job_id is None and read_status(folder_to_cancel(found.folder)).is_final:
         say("Nothing to cancel: the job has ended.", err=True)
     status = found.cancel(job_id)
     if as_json:

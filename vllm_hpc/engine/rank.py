@@ -38,9 +38,12 @@ class _Rank(NamedTuple):
     sync_s: float
 
 
-def run(folder: str) -> dict[str, Any]:
-    """Run this rank and return its record. Raises whatever ended it, after recording that."""
-    job = OwnJobFolder(folder)
+def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
+    """Run this rank and return its record. Raises whatever ended it, after recording that.
+
+    ``kind``: who may have written the job's records.
+    """
+    job = kind(folder)
     standing = Standing.from_environment()
     _redirect_output(job, standing.global_rank)
     fatal_signals.tell_python_stack()

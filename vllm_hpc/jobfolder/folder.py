@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -92,8 +93,19 @@ class JobFolder:
     def take(self, job_id: str | None, number: int = 1) -> Path:
         """Create that mark. Raises FileExistsError if another process already has."""
         mark = self.taken(job_id, number)
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        with os.fdopen(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file, suppress(OSError):
+            file.write(self.mark_content(mark))
         return mark
+
+    def mark_content(self, mark: Path) -> bytes:
+        """What is in a mark of this job: so that it is not taken for another's, or under another name."""
+        return f"{self.uuid} {mark.name}\n".encode() if self.uuid else b""
+
+    @property
+    def uuid(self) -> str:
+        """The job's own identity; empty if an earlier version submitted it, or if it cannot be read."""
+        record = read_job(self.job_json)
+        return record.uuid if record else ""
 
     def task_end(self, job_id: str, task: int) -> Path:
         """The end of an array task, for jobs whose script submits itself again."""

@@ -15,7 +15,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, Claimed, JobRecord, Version
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.ownership import NotMineError, read_mine, write_mine
+from vllm_hpc.spec.ownership import NotMineError, WhyNot, read_mine, why_not_mine, write_mine
 from vllm_hpc.spec.read_file import MOST_BYTES, read_regular
 
 T = TypeVar("T")
@@ -29,13 +29,13 @@ def read_json(path: Path, kind: type[T], most: int = MOST_BYTES) -> T | None:
         return None
 
 
-def read_own(path: Path, kind: type[T]) -> T | None:
+def read_own(path: Path, kind: type[T], why_not: WhyNot = why_not_mine) -> T | None:
     """Read a record to act on it; None if it is missing or incomplete.
 
     Raises RequestError if somebody else owns it or can write to it.
     """
     try:
-        return _decode(read_mine(path), kind)
+        return _decode(read_mine(path, why_not), kind)
     except NotMineError as error:
         raise RequestError(str(error)) from None
     except OSError:

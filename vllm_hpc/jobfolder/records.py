@@ -19,7 +19,8 @@ JOB_RECORD_VERSION = 2
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """job.json: what was asked and what was computed. ``model`` is passed to vLLM; times are Unix seconds.
 
-    ``request`` is filled in from the profile; ``origins`` says where each value came from.
+    ``request`` is filled in from the profile; ``origins`` says where each value came from. ``uuid``: the job's own,
+    which the records that are acted on have, too, so that another job's are not taken for them.
     """
 
     version: int = 1
@@ -33,6 +34,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     adapters: tuple[Adapter, ...] = ()
     versions: dict[str, str] = {}
+    uuid: str = ""
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -51,6 +53,7 @@ class Submitted(msgspec.Struct, frozen=True):
     job_id: str
     submitted_at: float
     earlier: tuple[str, ...] = ()
+    uuid: str = ""
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -77,6 +80,7 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = msgspec.field(name="said")
     next_at: float
     is_lasting: bool = False
+    uuid: str = ""
 
 
 class CannotSubmit(msgspec.Struct, frozen=True, kw_only=True):

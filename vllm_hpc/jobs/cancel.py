@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+
+import msgspec
+
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.own_folder import OwnJobFolder, own_folder
+from vllm_hpc.jobfolder.own_folder import JobToCancel, job_to_cancel
+from vllm_hpc.jobfolder.record_files import read_job
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.jobs.doubt import adopt
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.schedulers.client import ClientTimeoutError
-from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler
+from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler, installed_scheduler
 from vllm_hpc.spec.errors import FailedError
 
 
 def cancel(job: JobFolder, job_id: str | None = None) -> Status:
     """Cancel a job and return its status, as ``vllm_hpc.Job.cancel`` does."""
-    folder = own_folder(job, "cancel")
+    folder = folder_to_cancel(job)
+    status = _cancel(folder, job_id)
+    if not folder.left_out:
+        return status
+    names = ", ".join(sorted(folder.left_out))
+    return msgspec.structs.replace(
+        status, reason=f"{status.reason}; left out, for others have written or can write to it: {names}"
+    )
+
+
+def folder_to_cancel(job: JobFolder) -> JobToCancel:
+    """The job's folder, to cancel it. Raises RequestError if it is another user's, JobNotFoundError."""
+    return job_to_cancel(job, _as_root(job) if os.geteuid() == 0 else "")
+
+
+def _as_root(job: JobFolder) -> str:
+    """How the superuser cancels another user's job: nothing in that folder is obeyed, and least of all as root."""
+    record, submitted = read_job(job.job_json), job.read(job.submitted, Submitted)
+    scheduler = installed_scheduler(record.scheduler) if record else None
+    if scheduler is None or submitted is None or not scheduler.cancel_client or not scheduler.is_id(submitted.job_id):
+        return ""
+    return f"; as root, '{scheduler.cancel_client} {shlex.quote(submitted.job_id)}' cancels theirs, if that is its id"
+
+
+def _cancel(folder: JobToCancel, job_id: str | None) -> Status:
     status = read_status(folder)
     if job_id is not None:
         adopt(folder, status, job_id)
@@ -32,7 +63,7 @@ def cancel(job: JobFolder, job_id: str | None = None) -> Status:
     return read_status(folder)
 
 
-def _cancel_on_record(folder: OwnJobFolder, status: Status) -> None:
+def _cancel_on_record(folder: JobToCancel, status: Status) -> None:
     """Record the cancel first: a scheduler without accounting soon forgets why the job ended."""
     check_scheduler_installed(status.scheduler)
     was_cancelled = folder.cancelled.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         created_at=time.time(),
         adapters=prepared.adapters,
         versions=_versions(),
+        uuid=uuid.uuid4().hex,
     )
     write_json(folder.job_json, record)
 

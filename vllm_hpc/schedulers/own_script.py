@@ -8,13 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_hpc.schedulers.client import ClientError
-from vllm_hpc.spec.ownership import is_mine_alone, read_mine, write_mine
+from vllm_hpc.spec.ownership import NotMineError, is_mine_alone, read_mine, write_mine
+
+
+class ForeignScriptError(ClientError):
+    """The script is not the user's own, or others can write to it."""
 
 
 def read_script(script: Path) -> bytes:
-    """The script's text. Raises ClientError if it is not the user's own, or others can write to it."""
+    """The script's text. Raises ForeignScriptError, or ClientError if it cannot be read."""
     try:
         return read_mine(script)
+    except NotMineError as error:
+        raise ForeignScriptError(f"the job's script cannot be used: {error}") from None
     except OSError as error:
         raise ClientError(f"the job's script cannot be used: {error}") from None
 

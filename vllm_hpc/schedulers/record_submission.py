@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+import msgspec
+
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Submitted
@@ -23,7 +25,7 @@ def record_submission(folder: JobFolder, submitted: Submitted) -> None:
     that was not possible either.
     """
     try:
-        write_json(folder.submitted, submitted)
+        write_json(folder.submitted, msgspec.structs.replace(submitted, uuid=folder.uuid))
     except OSError as error:  # a full disk
         raise _delete(folder, submitted, error.strerror or str(error)) from None
     for done in (folder.again, folder.lost):

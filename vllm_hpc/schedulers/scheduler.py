@@ -84,6 +84,7 @@ class Scheduler:
 
     ``template`` is in the folder ``templates``; None means the packaged ones. ``client`` is the command that "auto"
     calls with --version, and a pattern that its output must contain; a scheduler without one must be named.
+    ``cancel_client`` is the command with which an administrator cancels any job, given its id.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Scheduler:
     passes_environment: bool = True
     templates: Path | None = None
     client: tuple[str, re.Pattern[str]] | None = None
+    cancel_client: str | None = None
     id_alone: re.Pattern[str] = re.compile(r"\w[\w.:\[\]-]{0,99}", re.ASCII)
 
     def submit(self, script: Path) -> str:

@@ -7,21 +7,24 @@ started them, so they are read from torchrun's. submitit finds this through its 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from importlib import import_module
 from typing import ClassVar
 
 from submitit.core.job_environment import JobEnvironment
 from submitit.core.utils import DelayedSubmission, JobPaths
 
-from vllm_hpc.spec.ownership import open_mine
-
-# What all ranks of vllm-hpc 0.1 run, in ranks/, where submitit itself looks for it.
-TASK_PICKLE = "task.pkl"
+# Imported by name and only there: whoever uses submitit for anything loads this file.
+_RANK_OF_0_1 = "vllm_hpc.schedulers.in_script.rank_of_0_1"
 
 
 class VllmHpcJobEnvironment(JobEnvironment):
-    """The environment of a vllm-hpc rank. SUBMITIT_EXECUTOR must be set to its name, ``vllmhpc``."""
+    """The environment of a vllm-hpc rank. SUBMITIT_EXECUTOR must be set to its name, ``vllmhpc``.
 
+    ``private``: this process's own folder, in which it has written what submitit loads. That is code, so nothing is
+    loaded from anywhere else, such as a job's folder, where others may write.
+    """
+
+    private: ClassVar[str | None] = None
     _env: ClassVar[dict[str, str]] = {
         "job_id": "VLLM_HPC_JOB_ID",
         "num_tasks": "WORLD_SIZE",
@@ -38,22 +41,10 @@ class VllmHpcJobEnvironment(JobEnvironment):
 
     @property
     def paths(self) -> JobPaths:
-        """submitit's files of this rank. Of a job of 0.1, the pickle gets a name with the id of this job or array task.
-
-        Raises NotMineError if somebody else can write it, for it is code.
-        """
-        paths = super().paths
-        if not (paths.folder / TASK_PICKLE).exists():
-            return paths
-        # The first rank makes a hard link, in one step; a copy could be read while it is being written.
-        with suppress(FileExistsError):
-            os.link(paths.folder / TASK_PICKLE, paths.submitted_pickle)
-        open_mine(paths.submitted_pickle).close()
-        # Left behind by a rank that was killed while it wrote its result. submitit refuses to overwrite it: every later
-        # attempt of this job would do its work and then fail.
-        result = paths.result_pickle
-        result.with_suffix(f"{result.suffix}.save_tmp").unlink(missing_ok=True)
-        return paths
+        """submitit's files of this rank, in ``private``; of a job of 0.1, they are made now."""
+        if self.private is None:
+            import_module(_RANK_OF_0_1).keep_task(os.environ["SUBMITIT_FOLDER"])
+        return JobPaths(str(self.private), job_id=self.job_id, task_id=self.global_rank)
 
     def _handle_signals(self, paths: JobPaths, submission: DelayedSubmission) -> None:
         """Leave signals to the worker: submitit ignores TERM, so every failure would cost torchrun's 30 s of grace."""

@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -70,16 +71,25 @@ def _may_hold_mine(folder: Path, there: os.stat_result) -> bool:
     return there.st_uid in (0, os.geteuid()) and (is_sticky or not is_writable_by_others(there))
 
 
-def why_not_mine(path: Path, there: os.stat_result) -> str | None:
-    """Why this file must not be run or obeyed by this user; None if it may."""
+# Why this file must not be run or obeyed by this user; None if it may.
+WhyNot = Callable[[Path, os.stat_result], str | None]
+
+
+def why_foreign(path: Path, there: os.stat_result) -> str | None:
+    """Because it belongs to another user."""
     if there.st_uid != os.geteuid():
         return f"{str(path)!r} belongs to another user ({user_name(there.st_uid)})"
-    if is_writable_by_others(there):
-        return f"others can write to {str(path)!r}: 'chmod go-w' it, if you trust what it says"
     return None
 
 
-def open_mine(path: Path) -> BinaryIO:
+def why_not_mine(path: Path, there: os.stat_result) -> str | None:
+    """Because it belongs to another user, or others can write to it."""
+    if is_writable_by_others(there) and there.st_uid == os.geteuid():
+        return f"others can write to {str(path)!r}: 'chmod go-w' it, if you trust what it says"
+    return why_foreign(path, there)
+
+
+def open_mine(path: Path, why_not: WhyNot = why_not_mine) -> BinaryIO:
     """Open a file of the user's own that nobody else can write. Raises NotMineError, OSError.
 
     What is checked is what is read: the open file, which is not a link and is not waited for, as a FIFO would be.
@@ -88,15 +98,15 @@ def open_mine(path: Path) -> BinaryIO:
         file = open_regular(path, follow_links=False)
     except UnfitFileError as error:
         raise NotMineError(f"{str(path)!r} cannot be used: {error.strerror}") from None
-    if reason := why_not_mine(path, os.fstat(file.fileno())):
+    if reason := why_not(path, os.fstat(file.fileno())):
         file.close()
         raise NotMineError(reason)
     return file
 
 
-def read_mine(path: Path) -> bytes:
+def read_mine(path: Path, why_not: WhyNot = why_not_mine) -> bytes:
     """Read such a file, of at most 64 MiB. Raises NotMineError, OSError."""
-    with open_mine(path) as file:
+    with open_mine(path, why_not) as file:
         try:
             return read_whole(file, path)
         except UnfitFileError as error:

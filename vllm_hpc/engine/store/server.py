@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from vllm_hpc.engine.store.messages import LONGEST_PROOF, REFUSED, Address, Answer, Call, Numbers, is_same, nonce, proof
+from vllm_hpc.spec.errors import RequestError
 
 # Seconds in which a connection must have proved the secret, and how many may stand without proof: beyond that the
 # oldest is closed, for a rank needs no more than a moment.
@@ -31,7 +33,14 @@ class StoreServer:
         self._values: dict[str, str] = {}
         self._waiting: list[_Waiting] = []
         self.loop = asyncio.SelectorEventLoop()
-        server = self.loop.run_until_complete(self.loop.create_server(lambda: _Session(self), host, 0, backlog=1024))
+        listen = self.loop.create_server(lambda: _Session(self), host, 0, backlog=1024)
+        try:
+            server = self.loop.run_until_complete(listen)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            # Behind NAT, say: the others know the host by an address that it does not have.
+            raise RequestError(f"VLLM_HOST_IP must be an address of the host of rank 0, not {host}") from None
         self.address = Address(*server.sockets[0].getsockname()[:2])
         threading.Thread(target=self.loop.run_forever, name="vllm-hpc-store", daemon=True).start()
 

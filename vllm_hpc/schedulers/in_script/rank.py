@@ -61,7 +61,7 @@ def _run(task: RankTask) -> int:
     try:
         # In the folder that the script removes: a rank that is killed removes nothing.
         with tempfile.TemporaryDirectory(prefix="vllm-hpc-rank-", dir=_scratch()) as private:
-            os.environ["SUBMITIT_FOLDER"] = private
+            VllmHpcJobEnvironment.private = private
             DelayedSubmission(task).dump(VllmHpcJobEnvironment().paths.submitted_pickle)
             process_job(private)
     except Exception:  # noqa: BLE001 - whatever ended it, and is on record

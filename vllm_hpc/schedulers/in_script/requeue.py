@@ -14,7 +14,7 @@ from vllm_hpc.jobfolder.early_faults import repeated_fault
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
-from vllm_hpc.jobfolder.own_folder import OwnJobFolder
+from vllm_hpc.jobfolder.own_folder import EarlierJobFolder, OwnJobFolder
 from vllm_hpc.jobfolder.record_files import read_claimed, temporary_name, write_json
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, Attempt, Crash, JobRecord, Progress, RankRecord, Submitted
 from vllm_hpc.jobfolder.shards import finished
@@ -28,14 +28,19 @@ _PROBE = 1 << 16
 _LATE_S, _AGAIN_S = 65.0, 5.0
 
 
-def main(argv: list[str]) -> int:
-    """Print the answer and return it as an exit code."""
-    folder, attempt, code = OwnJobFolder(argv[0]), int(argv[1]), int(argv[2])
+def main(argv: list[str], kind: type[OwnJobFolder] = OwnJobFolder) -> int:
+    """Print the answer and return it as an exit code. ``kind``: who may have written the job's records."""
+    folder, attempt, code = kind(argv[0]), int(argv[1]), int(argv[2])
     if code != 0:
         note_fatal_signals(folder, attempt)
     again, why = should_run_again(folder, attempt, code)
     print(f"vllm-hpc: {'running again' if again else 'not running again'}: {why}", flush=True)
     return _YES if again else _NO
+
+
+def main_of_0_1(argv: list[str]) -> int:
+    """The same for a script of 0.1."""
+    return main(argv, EarlierJobFolder)
 
 
 def note_fatal_signals(folder: JobFolder, attempt: int) -> None:

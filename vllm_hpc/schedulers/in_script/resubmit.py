@@ -19,10 +19,11 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
-from vllm_hpc.jobfolder.own_folder import OwnJobFolder
+from vllm_hpc.jobfolder.own_folder import EarlierJobFolder, OwnJobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Again, Attempt, Submitted
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.own_script import ForeignScriptError
 from vllm_hpc.schedulers.record_submission import DeletedAgainError
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submit_again import find_or_submit, submit_again
@@ -45,9 +46,9 @@ class Ended(msgspec.Struct, frozen=True):
     wants: bool
 
 
-def main(argv: list[str]) -> int:
-    """Do it and report in the job's log; returns 1 if that failed."""
-    folder, attempt, wants = OwnJobFolder(argv[0]), int(argv[1]), argv[2] == "again"
+def main(argv: list[str], kind: type[OwnJobFolder] = OwnJobFolder) -> int:
+    """Do it and report in the job's log; returns 1 if that failed. ``kind``: who may have written its records."""
+    folder, attempt, wants = kind(argv[0]), int(argv[1]), argv[2] == "again"
     try:
         said = chain(folder, attempt, wants)
     except VllmHpcError as error:
@@ -55,6 +56,11 @@ def main(argv: list[str]) -> int:
         return 1
     print(f"vllm-hpc: {said}", flush=True)
     return 0
+
+
+def main_of_0_1(argv: list[str]) -> int:
+    """The same for a script of 0.1."""
+    return main(argv, EarlierJobFolder)
 
 
 def chain(folder: JobFolder, attempt: int, wants: bool) -> str:
@@ -116,7 +122,7 @@ class _Tries:
                 if self._scheduler.is_lasting(error):
                     self._folder.again.unlink(missing_ok=True)
                     raise
-                if self._scheduler.refuses_host(error):
+                if isinstance(error, ForeignScriptError) or self._scheduler.refuses_host(error):
                     return self._leave(reason)
             if time.time() + self._pause >= self._end:
                 return self._leave(reason)
@@ -147,9 +153,10 @@ class _Tries:
         return f"not submitted again from here: {reason}; 'vllm-hpc status' on a login node does it"
 
     def _note(self, reason: str, next_at: float) -> None:
-        record = Again(job_id=self._before.job_id, attempt=self._attempt, reason=reason, next_at=next_at)
+        folder, job_id = self._folder, self._before.job_id
+        record = Again(job_id=job_id, attempt=self._attempt, reason=reason, next_at=next_at, uuid=folder.uuid)
         try:
-            write_json(self._folder.again, record)
+            write_json(folder.again, record)
         except OSError as error:  # a full disk
             raise FailedError(f"not submitted again: {reason}; and that cannot be recorded: {error}") from None
 

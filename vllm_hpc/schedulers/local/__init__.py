@@ -20,7 +20,7 @@ from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 from vllm_hpc.spec.errors import FailedError
 from vllm_hpc.spec.own_python import module_argv
 
-SUPERVISOR = "vllm_hpc.schedulers.local.supervisor"
+SUPERVISOR, _SUPERVISOR_OF_0_1 = "vllm_hpc.schedulers.local.supervisor", "vllm_hpc.supervisor"
 # Seconds that a cancelled job may take: ranks leave within 5 s of a TERM; torchrun and the sweep take longer.
 CANCEL_TIMEOUT_S = 45
 
@@ -37,6 +37,7 @@ class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     boot: str
     started: int
+    uuid: str = ""
 
 
 def submit_argv(script: Path) -> list[str]:
@@ -91,7 +92,7 @@ def _check_supervises(process: psutil.Process, job: JobFolder) -> None:
     A supervisor's working directory is its job's folder, by whatever name that is reached.
     """
     words = process.cmdline()
-    is_one, is_here = (SUPERVISOR, "run") in pairwise(words), False
+    is_one, is_here = any((name, "run") in pairwise(words) for name in (SUPERVISOR, _SUPERVISOR_OF_0_1)), False
     with suppress(OSError):  # of another user's process it cannot be known
         is_here = job.path.samefile(f"/proc/{process.pid}/cwd")
     if not (is_one and is_here):
@@ -120,10 +121,12 @@ def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
         return None
 
 
-def this_process(job_id: str) -> SupervisorRecord:
-    """The record of the calling process."""
+def this_process(job_id: str, uuid: str = "") -> SupervisorRecord:
+    """The record of the calling process, which watches the job of that ``uuid``."""
     pid = os.getpid()
-    return SupervisorRecord(job_id=job_id, host=platform.node(), pid=pid, boot=_boot_id(), started=_start_ticks(pid))
+    return SupervisorRecord(
+        job_id=job_id, host=platform.node(), pid=pid, boot=_boot_id(), started=_start_ticks(pid), uuid=uuid
+    )
 
 
 def _boot_id() -> str:

@@ -67,7 +67,7 @@ def run(script: Path) -> None:
     job = JobFolder(script.parent)
     record, words = OwnJobFolder(job.path).job(), _keep(script)
     job_id = new_job_id()
-    write_json(job.supervisor, this_process(job_id))
+    write_json(job.supervisor, this_process(job_id, record.uuid))
     print(job_id, flush=True)
     os.dup2(2, 1)  # the pipe to `start` is not for the script
     while _run_attempt(job, record, words, job_id, wanted):

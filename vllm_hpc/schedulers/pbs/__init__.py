@@ -164,6 +164,7 @@ SCHEDULER = Scheduler(
     explain=lambda words, script: explain(words),
     find_job=find_job,
     is_lasting=is_lasting,
+    cancel_client="qdel",
     refuses_host=refuses_host,
     check_host=check_host,
     forgotten_has_ended=forgotten_has_ended,

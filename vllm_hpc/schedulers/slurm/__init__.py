@@ -43,6 +43,7 @@ class Cluster(msgspec.Struct, frozen=True):
     """state/cluster.json: which of several clusters took the job. On the others its id is another job's."""
 
     name: str
+    uuid: str = ""
 
 
 def submit_argv(script: Path) -> list[str]:
@@ -54,7 +55,7 @@ def remember(job: JobFolder, output: str) -> None:
     """Keep the cluster that sbatch printed with the id."""
     named = _SUBMITTED.search(output)
     if named and named["cluster"]:
-        write_json(job.cluster, Cluster(named["cluster"]))
+        write_json(job.cluster, Cluster(named["cluster"], job.uuid))
 
 
 def _squeue(on: Sequence[str], ids: str, *more: str) -> list[str]:
@@ -195,4 +196,5 @@ SCHEDULER = Scheduler(
     find_job=find_job,
     launchers=("torchrun", "srun"),
     client=("sbatch", re.compile("")),
+    cancel_client="scancel",
 )
