@@ -8,7 +8,7 @@
 # A profile's setup runs in this shell and may use any plain name: what is set before it and needed after it is _vh_*.
 _vh_cause=exit _vh_work='' _vh_group='' _vh_drain_at='' drain_due="${drain_due:-}"
 _vh_drain_lead='' _vh_time_limit='' _vh_requeues=''
-_vh_job='' _vh_attempt='' _vh_drained='' _vh_node_file='' _vh_looked=''
+_vh_job='' _vh_attempt='' _vh_drained='' _vh_hosts='' _vh_node_file='' _vh_looked=''
 nodes=() places=() task=()
 
 # ---- An attempt: its number, its signals, the record of its end ---------------------------------------------------
@@ -53,6 +53,7 @@ take_attempt() {
   done
   rm -f "$draft"
   _vh_job=$job _vh_attempt=$attempt _vh_drained="/tmp/vllm-hpc-drain-$VLLM_HPC_JOB_ID-$attempt"
+  _vh_hosts="/tmp/vllm-hpc-hosts-$VLLM_HPC_JOB_ID-$attempt"
 }
 
 # drain_work: has the ranks admit no more rows, finish what they can, and leave. USR2 calls it ahead of the walltime; it
@@ -65,9 +66,11 @@ drain_work() {
   mkdir "$_vh_drained" 2> /dev/null || :
 }
 
-# The mark of drain_work on this node, where there is one.
-remove_mark() {
+# What the attempt is done with: the mark of drain_work on this node, what nodes have read, and the file of hosts.
+remove_files() {
   if [ -d "$_vh_drained" ]; then rmdir "$_vh_drained" 2> /dev/null || :; fi
+  if [ -n "$_vh_node_file" ]; then rm -f "$_vh_node_file"; fi
+  rm -f "$_vh_hosts"-?????????? 2> /dev/null || :
 }
 
 # drain_by_timer: drains ahead of the walltime, where the scheduler sends no signal then.
@@ -90,8 +93,7 @@ record_exit() {
 
 leave() {
   local code=$?
-  rm -f "$_vh_job/state/.run-$_vh_attempt"
-  remove_mark
+  remove_files
   record_exit "$code"
   job=$_vh_job attempt=$_vh_attempt # for tell_end: a line of the setup that fails may have changed them
   # Not after a signal: PBS may run this task of an array once more by itself, and who deletes it wants no other.
@@ -188,10 +190,25 @@ make_task() {
 # both from a file, without secrets. The NAMEs are those of --env. Each node's end is on record, for the launcher may
 # not tell it.
 make_task_file() {
-  _vh_node_file="$_vh_job/state/.run-$_vh_attempt"
-  task=(bash "$_vh_node_file")
-  (umask 077 && print_task_file "$@" > "$_vh_node_file") || exit 1
+  local text digest code
+  text="$(print_task_file "$@")" || exit 1
+  digest="$(printf '%s\n' "$text" | sha256sum)" || exit 1
+  _vh_node_file="$(mktemp -u "$_vh_job/state/.run-$_vh_attempt-XXXXXXXXXX")" || exit 1
+  (umask 077 && set -C && printf '%s\n' "$text" > "$_vh_node_file") || exit 1
+  # shellcheck disable=SC2059
+  printf -v code "${_vh_run_checked//$'\n'/ }" "$1"
+  task=(bash -c "$code" bash "$_vh_node_file" "${digest%% *}" "$_vh_job/state" "$_vh_attempt")
 }
+
+# What a node does with that file. A project's group can put another one in its place: so it is read once, and run if
+# it has the digest that the task's words hold. Else this node has failed, and all others are told. The words have no
+# end of line and no backslash, whatever hands them on.
+# shellcheck disable=SC2016
+_vh_run_checked='_vh_file="$1" _vh_digest="$2" _vh_state="$3" _vh_attempt="$4"; shift 4; node=%s;
+{ _vh_text="$(head -c 16M "$_vh_file")"; } 2> /dev/null;
+if [ "$(echo "$_vh_text" | sha256sum)" = "$_vh_digest  -" ]; then eval "$_vh_text"; exit; fi;
+echo "vllm-hpc: $(uname -n) ran nothing: $_vh_file cannot be read, or is not what the job wrote: use a --job-dir that others cannot write to" >&2;
+set -C; { echo 1 > "$_vh_state/node-$_vh_attempt-$node"; : > "$_vh_state/failed-$_vh_attempt"; } 2> /dev/null; exit 1'
 
 print_task_file() {
   local node=$1
@@ -200,7 +217,6 @@ print_task_file() {
   echo 'unset OMP_NUM_THREADS' # PBS sets it for a task, too
   python -P -m vllm_hpc.in_job export "$@" || return 1
   declare -f join_node nap is_due say_briefly begin_ranks run_briefly run_ranks stop_work start_work wait_for_work run_node
-  # In one line: by the time it runs, the file may be gone.
   echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file= _vh_looked=; node=$node; run_node; exit"
 }
 
@@ -288,10 +304,11 @@ say_briefly() {
   printf '%s' "$block"
 }
 
-# hosts_file: writes the nodes' names into a file, a line each, and prints the file's name.
+# hosts_file: writes the nodes' names into a file, a line each, and prints the file's name. It is this node's, where no
+# project's group can name other hosts to the launcher.
 hosts_file() {
-  printf '%s\n' "${nodes[@]}" > "$_vh_job/state/hosts-$_vh_attempt"
-  echo "$_vh_job/state/hosts-$_vh_attempt"
+  local file
+  file="$(mktemp "$_vh_hosts-XXXXXXXXXX")" && printf '%s\n' "${nodes[@]}" > "$file" && echo "$file"
 }
 
 # ---- The work: what launch starts, until all of it has ended ------------------------------------------------------
@@ -592,7 +609,7 @@ run_again() {
   python -P -m vllm_hpc.in_job requeue "$_vh_job" "$_vh_attempt" "$code" || return
   # Who cancels while that is decided has the last word.
   if [ "$_vh_cause" != "exit" ]; then return; fi
-  remove_mark
+  remove_files
   # On record first: asked to run it again, the scheduler ends this script.
   trap '' TERM INT USR2
   _vh_cause="requeue"
@@ -602,6 +619,5 @@ run_again() {
     _vh_cause="exit"
     record_exit "$code"
   }
-  rm -f "$_vh_job/state/.run-$_vh_attempt"
   trap - EXIT
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,8 @@ trap 'kill -TERM $!; exit 1' TERM
 wait
 exit 0
 """
+# Which of a task's words is the file.
+FILE = 'for file; do case "$file" in */state/.run-1*) break ;; esac; done'
 IDLE = "for _ in {1..90}; do sleep 0.2; done"
 # The second host fails, once the first can hear of it: then that ends with 3.
 LISTENS = f"""trap 'exit 3' TERM; : > "$VLLM_HPC_FOLDER/listens"; {IDLE}"""
@@ -61,7 +64,7 @@ def run(desk: Path, model: Path) -> Run:
     ) -> Ran:  # fmt: skip
         job_id = f"12{'[]' if 'array' in options else ''}.head"
         client(desk, "qsub", f'[ "$1" = --version ] && echo pbs_version = 23 || echo {job_id}')
-        job = submit(str(model), scheduler="pbs", nodes=nodes, job_dir="runs", name="job", **options)
+        job = submit(str(model), scheduler="pbs", nodes=nodes, job_dir="runs", **{"name": "job", **options})
         real = 'exec /usr/bin/env PYTHONPATH="$REAL" "$PYTHON" "$@"'
         port = f'case "$4" in rendezvous) echo 29500; exit;; export) {real};; esac'
         client(desk, "python", f'{port}\necho "$3 $4 ${{@: -2}}" >> {desk}/asked\n{decide}')
@@ -139,8 +142,49 @@ def test_a_setup_that_fails_has_changed_nothing_that_is_told_at_the_end(run: Run
 
 
 def test_what_the_hosts_read_is_only_its_owners(run: Run, desk: Path) -> None:
-    ran = run(pbsdsh=PBSDSH.replace("shift 3", 'stat -c %a "$5" > {desk}/mode; shift 3'))
+    ran = run(pbsdsh=PBSDSH.replace("shift 3", f'{FILE}; stat -c %a "$file" > {{desk}}/mode; shift 3'))
     assert (ran.code, (desk / "mode").read_text()) == (0, "600\n")
+
+
+# The second host's file is another's by the time it is read. A member of the project's group can do that.
+REPLACES = f"""{FILE}
+if [ "$2" = 1 ]; then until [ -e "${{{{file%/*}}}}/joined-1-0" ]; do sleep 0.1; done; HOW; fi; shift 3"""
+PLANTED = 'echo "touch {desk}/planted" > "$file.new"; mv -f "$file.new" "$file"'
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize("launcher", ["pbsdsh", "pbs_tmrsh"])
+@pytest.mark.parametrize(
+    "how", [PLANTED, 'rm -f "$file"', 'ln -sf /dev/zero "$file"'], ids=["replaced", "removed", "endless"]
+)
+def test_a_host_runs_only_what_the_script_wrote(run: Run, desk: Path, launcher: str, how: str) -> None:
+    ran = run(LISTENS, pbsdsh=PBSDSH.replace("shift 3", REPLACES.replace("HOW", how)), launcher=launcher)
+    assert ran.code == 3
+    assert not (desk / "planted").exists()
+    assert not ran.seen
+    said = r"vllm-hpc: \S+ ran nothing: \S*/state/\.run-1-\w+ cannot be read, or is not what the job wrote: .*"
+    assert re.fullmatch(said, ran.err.splitlines()[0])
+    assert (ran.folder.path / "state" / "node-1-1").read_text() == "1\n"
+
+
+def test_the_words_of_a_task_survive_any_launcher(run: Run, desk: Path) -> None:
+    """They have no end of line and no backslash, whatever the folder is called."""
+    words = PBSDSH.replace("shift 3", "shift 3; printf '%s\\0' \"$@\" > {desk}/words")
+    ran = run(pbsdsh=words, name="naive $(id) #2 50% 'q' \"d\" `x` & job")
+    assert (ran.code, ran.err) == (0, "")
+    told = (desk / "words").read_text()
+    assert "naive $(id) #2" in told
+    assert not {"\n", "\\"} & set(told)
+
+
+def test_a_shell_may_read_the_words_once_more(run: Run) -> None:
+    """As ssh's does: docs/templates.md says how a site's launch block then writes them."""
+    ran = run(
+        edit=('"${task[@]}" "$node" &', '"${task[*]@Q} $node" &'),
+        pbsdsh=PBSDSH.replace('"$@" &', 'bash -c "$*" &'), name="naive $(id) #2 'q' & job",
+    )  # fmt: skip
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.seen
 
 
 @pytest.mark.parametrize(
@@ -176,7 +220,7 @@ def test_a_host_that_fails_takes_the_others_down(run: Run) -> None:
 
 def test_what_the_hosts_read_is_gone_when_all_have_read_it(run: Run) -> None:
     """A script that is killed removes nothing."""
-    gone = 'until [ ! -e "$VLLM_HPC_FOLDER"/state/.run-1 ]; do sleep 0.1; done'
+    gone = 'until [ ! -e "$(echo "$VLLM_HPC_FOLDER"/state/.run-1-*)" ]; do sleep 0.1; done'
     assert run(gone).code == 0
 
 
@@ -191,8 +235,11 @@ def test_hosts_that_hear_no_signal_end_too(run: Run, launcher: str) -> None:
 
 # As an MPI's: one client starts all tasks, gives them the environment and a number, and has a signal passed on.
 MPIEXEC = """
+while [ "$1" != --hostfile ]; do shift; done
+printf '%s ' "$2" $(cat "$2") >&2
+shift 2
 for rank in 0 1; do
-  (cd /; PMI_RANK=$rank exec setsid "${{@: -2}}") &
+  (cd /; PMI_RANK=$rank exec setsid "$@") &
 done
 {}
 """
@@ -213,7 +260,11 @@ def test_an_mpi_that_dies_has_its_hosts_end(run: Run, desk: Path, launcher: str)
 def test_an_mpi_that_ends_well_has_not_failed(run: Run, desk: Path) -> None:
     client(desk, "mpiexec", MPIEXEC.format("wait"))
     ran = run(launcher="mpiexec")
-    assert (ran.code, ran.err) == (0, "")
+    assert ran.code == 0
+    hosts, *names = ran.err.split()
+    assert names == ["n1", "n2"]
+    assert hosts.startswith("/tmp/vllm-hpc-hosts-12.head-1-"), "not where a project's group can name other hosts"
+    assert not Path(hosts).exists()
     assert not (ran.folder.path / "state" / "failed-1").exists()
 
 
