@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from vllm_hpc.engine.health.rank_record import node_name
 from vllm_hpc.engine.loop.lockstep import DivergedError, Lockstep
-from vllm_hpc.engine.startup import network
+from vllm_hpc.engine.startup import gloo_peers, network
 from vllm_hpc.engine.store.client import ForeignStoreError, JobStore
 from vllm_hpc.engine.store.messages import Address
 from vllm_hpc.engine.store.server import StoreServer
@@ -127,7 +127,7 @@ def _read_address(said: bytes) -> Address:
 def join(
     layout: Layout, place: Place, world: World, backend: str, device: str, cpu_group: Callable[[], Any]
 ) -> Replica:
-    """Initialise torch.distributed over this rank's replica, with that back-end."""
+    """Initialise torch.distributed over this rank's replica, with that back-end. Raises ForeignRankError."""
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(place.rank), str(layout.replica_size)
     dist.init_process_group(
         backend=backend,
@@ -135,4 +135,5 @@ def join(
         rank=place.rank,
         world_size=layout.replica_size,
     )
+    gloo_peers.check_all(world.store, place)
     return Replica(place, device, layout.replica_size, cpu_group)
