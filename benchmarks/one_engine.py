@@ -150,7 +150,7 @@ class OneEngine:
         else:
             run = f"benchmark-{os.environ['MASTER_PORT']}"
             self._replica, segments = vllm_engine.join(
-                vllm_engine.RankPlace(layout, self._place, run), self._meeting.rendezvous, patches
+                vllm_engine.RankPlace(layout, self._place, run), self._meeting, patches
             )
         parts: dict[str, float] = {}
         self.engine = make_engine(self._job([{"prompt": "a"}], f"engine-{self._rank}").job(), parts, patches)

@@ -1,4 +1,4 @@
-"""How the ranks of a world meet without torchrun: over stores on rank 0, at the address that is used, and no other."""
+"""How the ranks of a world meet: in the job's store, at the address that is used, and no other."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ RANK = """
 import json, os, sys
 from datetime import timedelta
 import psutil
-from vllm_hpc.engine.startup import replicas
+from vllm_hpc.engine.startup import replicas, torchs_store
 rank, size, seconds = map(int, sys.argv[1:])
 replicas._JOIN_TIMEOUT = timedelta(seconds=seconds)
 world = replicas.meet(b"secret", rank, size)
-listening = {one.laddr.ip for one in psutil.Process().net_connections("tcp") if one.status == "LISTEN"}
+store = torchs_store.open_store(world) if "TORCHS" in os.environ else world.torch_store
+listening = [one.laddr.ip for one in psutil.Process().net_connections("tcp") if one.status == "LISTEN"]
 numbers = [world.store.add("counter", 1) for _ in range(100)]
-world.rendezvous.set(f"of-torch/{rank}", "here")
-world.rendezvous.wait([f"of-torch/{other}" for other in range(size)])
+store.set(f"of-torch/{rank}", "here")
+store.wait([f"of-torch/{other}" for other in range(size)])
 world.leave()
 print(json.dumps([sorted(listening), numbers]))
 """
@@ -50,18 +51,42 @@ def address_of_host() -> str:
         return str(probe.getsockname()[0])
 
 
+def numbers_of(ranks: list[subprocess.Popen[str]]) -> tuple[list[list[str]], list[int]]:
+    """The addresses at which each rank listened, and the numbers that all of them counted."""
+    said = [rank.communicate(timeout=300) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * len(ranks), said
+    listening, numbers = zip(*(json.loads(out.splitlines()[-1]) for out, _ in said), strict=True)
+    return list(listening), sorted(number for part in numbers for number in part)
+
+
 @pytest.mark.parametrize("is_one_node", [True, False])
 def test_ranks_meet_count_and_leave(is_one_node: bool) -> None:
+    """Without torchrun: rank 0 has the store."""
     address = "127.0.0.1" if is_one_node else address_of_host()
     port = choose_port(f"meeting-{is_one_node}")
-    ranks = [start(rank, address, port, VLLM_HOST_IP=address) for rank in range(2)]
-    said = [rank.communicate(timeout=300) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
-    (host, first), (none, second) = (json.loads(out) for out, _ in said)
-    assert sorted(first + second) == list(range(1, 201))
-    assert none == []
-    # Of several nodes, torch's own store listens on all addresses.
-    assert set(host) - (set() if is_one_node else {"::", "0.0.0.0"}) == {address}
+    listening, numbers = numbers_of([start(rank, address, port, VLLM_HOST_IP=address) for rank in range(2)])
+    assert numbers == list(range(1, 201))
+    assert listening == [[address], []]
+
+
+def test_a_store_of_torchs_listens_at_the_address_that_is_used() -> None:
+    """Which AITER needs (AMD's GPUs); not torch's own choice, all addresses."""
+    port = choose_port("torchs")
+    listening, numbers = numbers_of([start(rank, "127.0.0.1", port, TORCHS="1") for rank in range(2)])
+    assert numbers == list(range(1, 201))
+    assert listening == [["127.0.0.1", "127.0.0.1"], []]
+
+
+def test_ranks_meet_where_torchrun_has_a_store_of_torchs() -> None:
+    """As with 0.1's scripts: it only says where rank 0 has the job's store."""
+    from torch._C._distributed_c10d import TCPStore
+
+    torchs = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = [start(rank, "127.0.0.1", torchs.port, TORCHELASTIC_USE_AGENT_STORE="True") for rank in range(2)]
+    listening, numbers = numbers_of(ranks)
+    assert numbers == list(range(1, 201))
+    assert listening == [["127.0.0.1"], []]
+    assert torchs.num_keys() == 1
 
 
 def test_a_rank_that_does_not_come_is_named() -> None:

@@ -17,7 +17,7 @@ from vllm_hpc.schedulers.in_script.master_port import choose_port
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "VLLM_HPC_SECOND_NODE", "GROUP_RANK"):
+    for name in ("VLLM_HOST_IP", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "VLLM_HPC_SECOND_NODE", "GROUP_RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     return monkeypatch
@@ -31,6 +31,25 @@ def test_a_node_pins_the_device_on_its_way_to_the_head(environment: pytest.Monke
     environment.setenv("GROUP_RANK", "1")
     pin()
     assert seen() == ("127.0.0.1", "lo")
+
+
+def test_nccl_stays_on_the_loopback_device_of_a_job_on_one_node(environment: pytest.MonkeyPatch) -> None:
+    """It would listen on a network, which it takes for the better one."""
+    pin()
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "lo"
+    environment.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    pin()
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "ib0"
+
+
+def test_nccl_chooses_its_device_on_several_nodes(environment: pytest.MonkeyPatch) -> None:
+    devices = psutil.net_if_addrs()
+    devices["ib0"] = [devices["lo"][0]._replace(address="10.9.8.7")]
+    environment.setattr(psutil, "net_if_addrs", lambda: devices)
+    environment.setenv("MASTER_ADDR", "10.9.8.7")
+    pin()
+    assert seen() == ("10.9.8.7", "ib0")
+    assert "NCCL_SOCKET_IFNAME" not in os.environ
 
 
 def test_the_head_looks_towards_the_second_node(environment: pytest.MonkeyPatch) -> None:

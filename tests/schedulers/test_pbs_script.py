@@ -72,7 +72,7 @@ def run(desk: Path, model: Path) -> Run:
         hosts_ = " ".join(dict.fromkeys(hosts.split()))
         client(desk, "pbs_tmrsh", f'i=0; for h in {hosts_}; do [ $h = $1 ] && break; i=$((i+1)); done; shift\n'
                'exec pbsdsh -n $i -- "$@"')  # fmt: skip
-        client(desk, "torchrun", f'[[ "$*" =~ --node-rank=([0-9]+) ]]; node=${{BASH_REMATCH[1]}}\n'
+        client(desk, "torchrun", f'[[ "$*" =~ --rdzv-conf=rank=([0-9]+) ]]; node=${{BASH_REMATCH[1]}}\n'
                f'env -0 > {desk}/seen-$node; pwd > {desk}/cwd\n{work}')  # fmt: skip
         text = whole((job.path / "script.pbs").read_text())
         code = text.replace(f"PATH={Path(sys.executable).parent}:", f"PATH={desk}/bin:")

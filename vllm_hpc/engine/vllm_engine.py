@@ -115,13 +115,17 @@ class VllmMaker:
 
     def join(self, world: World) -> Replica:
         """Initialise torch.distributed over this rank's replica; vLLM then skips its own set-up."""
+        from vllm_hpc.engine.startup import torchs_store
+
         flashinfer.agree(world.store, world.rank, world.size)
         if self._seat is not None:
             self._where = mp_workers.workers(self._seat, world.store)
             self._patches.leave("shm-name", "vLLM starts its own workers")
             return mp_workers.lead(self._seat)
         rank = RankPlace(self._record.plan.layout, self._place, self._standing.run_name)
-        replica, self._segments = join(rank, world.rendezvous, self._patches)
+        if torchs_store.is_needed():
+            world = world._replace(torch_store=torchs_store.open_store(world))
+        replica, self._segments = join(rank, world, self._patches)
         return replica
 
     def make(self, report: RankReport) -> VllmEngine:
@@ -170,7 +174,7 @@ class RankPlace(NamedTuple):
     run: str
 
 
-def join(rank: RankPlace, rendezvous: Any, patches: Patches) -> tuple[Replica, str | None]:
+def join(rank: RankPlace, world: World, patches: Patches) -> tuple[Replica, str | None]:
     """Initialise torch.distributed over this rank's replica, with vLLM's device and back-end on this machine.
 
     Also returns the prefix of the names of the CPU back-end's shared memory; None on GPUs, or if vLLM names it.
@@ -184,7 +188,7 @@ def join(rank: RankPlace, rendezvous: Any, patches: Patches) -> tuple[Replica, s
     if not is_cpu:
         torch.accelerator.set_device_index(local_rank)
     device = "cpu" if is_cpu else f"{current_platform.device_type}:{local_rank}"
-    replica = replicas.join(rank.layout, rank.place, rendezvous, current_platform.dist_backend, device, _cpu_group)
+    replica = replicas.join(rank.layout, rank.place, world, current_platform.dist_backend, device, _cpu_group)
     if not is_cpu:
         patches.leave("shm-name", "it is only for vLLM's CPU back-end")
         return replica, None

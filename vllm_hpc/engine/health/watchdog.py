@@ -38,7 +38,7 @@ LINGER_S = 20.0
 _LATER_S = {Phase.STEP: LINGER_S + 2 * HEARTBEAT_S, Phase.AGREE: 2 * (LINGER_S + 2 * HEARTBEAT_S)}
 _WORDS = {
     Phase.STEP: "the engine has been in one step {limit}: ranks wait for each other, or a kernel hangs",
-    Phase.CLAIM: "the rank has been claiming rows {limit}: the job folder's file system or rank 0's store hangs",
+    Phase.CLAIM: "the rank has been claiming rows {limit}: the job folder's file system or the job's store hangs",
     Phase.READ: "the rank has been waiting for a row {limit}: the input's file system, tokenizer or grammar hangs",
     Phase.ADMIT: "the rank has been admitting row {row} {limit}: vLLM, or the row's grammar, does not finish",
     Phase.WRITE: "the rank has been waiting to hand over finished rows {limit}: the job folder's file system hangs",

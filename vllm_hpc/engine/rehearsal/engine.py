@@ -174,7 +174,7 @@ class RehearsalMaker:
         from vllm_hpc.engine.startup import replicas
 
         layout = self._record.plan.layout
-        return replicas.join(layout, self._place, world.rendezvous, "gloo", "rehearsal", lambda: dist.group.WORLD)
+        return replicas.join(layout, self._place, world, "gloo", "rehearsal", lambda: dist.group.WORLD)
 
     def make(self, report: RankReport) -> RehearsalEngine:
         """Take as long as the job asks for."""

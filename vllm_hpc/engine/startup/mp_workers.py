@@ -60,7 +60,7 @@ def workers(seat: Seat, store: JobStore) -> dict[str, Any]:
         return {}
     key = f"native/{seat.place.replica}"
     if seat.node == 0:
-        with socket.create_server(("", 0)) as free:
+        with socket.create_server((os.environ["VLLM_HOST_IP"], 0)) as free:
             store.set(key, f"{os.environ['VLLM_HOST_IP']} {free.getsockname()[1]}")
     address, port = store.get(key).split()
     return {"nnodes": seat.nodes, "node_rank": seat.node, "master_addr": address, "master_port": int(port)}

@@ -16,19 +16,24 @@ import psutil
 
 
 def pin() -> None:
-    """Set VLLM_HOST_IP and GLOO_SOCKET_IFNAME for this process, unless they are set. Raises OSError."""
+    """Set VLLM_HOST_IP and GLOO_SOCKET_IFNAME for this process, unless they are set. Raises OSError.
+
+    Where the job has one node, also NCCL_SOCKET_IFNAME: NCCL would listen on a network, without need.
+    """
     is_head = int(os.environ.get("GROUP_RANK", "0")) == 0
     head = os.environ["MASTER_ADDR"]
-    address = _address_of_head(head) if is_head else _address_towards(head)
+    address = address_of_head(head) if is_head else _address_towards(head)
     os.environ.setdefault("VLLM_HOST_IP", address)
     device = _device_of(address)
     if device is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", device)
+    if device is not None and ipaddress.ip_address(address).is_loopback:
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", device)
     print(f"vllm-hpc: address {os.environ['VLLM_HOST_IP']}, device {os.environ.get('GLOO_SOCKET_IFNAME')}", flush=True)
 
 
-def _address_of_head(head: str) -> str:
-    """The head's own address for the name that the others use.
+def address_of_head(head: str) -> str:
+    """The head's own address for the name that the others use. Raises OSError.
 
     Its /etc/hosts may map that name to 127.0.1.1: then its address on the route to the second node.
     """

@@ -21,7 +21,7 @@ _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEP
 
 
 class StoreLostError(ConnectionError):
-    """The store's process, which is the first rank's, is gone: its end is the cause."""
+    """The store's process, on the head, is gone: its end is the cause."""
 
 
 class ForeignStoreError(ConnectionError):
@@ -49,20 +49,20 @@ class JobStore:
 
     def set(self, key: str, value: str) -> None:
         """Store a value."""
-        self._call(Call("set", [key], value))
+        self.ask(Call("set", [key], [value.encode()]))
 
     def add(self, key: str, amount: int) -> int:
         """Add to a counter, which begins at 0, and return what it is then."""
-        (value,) = self._call(Call("add", [key], amount=amount))
+        (value,) = self.ask(Call("add", [key], amount=amount))
         return int(value or 0)
 
     def read(self, keys: Sequence[str]) -> list[str | None]:
         """The values of these keys; None for those that have none."""
-        return self._call(Call("read", list(keys)))
+        return _texts(self.ask(Call("read", list(keys))))
 
     def wait(self, keys: Sequence[str], limit_s: float = 0) -> list[str | None]:
         """The same, when all of them have values or the time is over; 0: wait for ever."""
-        return self._call(Call("wait", list(keys), amount=limit_s), limit_s + _ANSWER_S if limit_s else None)
+        return _texts(self.ask(Call("wait", list(keys), amount=limit_s)))
 
     def get(self, key: str) -> str:
         """A key's value; waits for it."""
@@ -70,23 +70,36 @@ class JobStore:
         assert value is not None
         return value
 
+    def ask(self, call: Call) -> list[bytes | None]:
+        """The store's answer to a call, in bytes."""
+        if self._prefix:
+            call = msgspec.structs.replace(call, keys=[self._prefix + key for key in call.keys])
+        with self._lock:
+            try:
+                self._socket.settimeout(_limit_s(call))
+                self._socket.sendall(self._encoder.encode(call) + b"\n")
+                line = self._lines.readline()
+            except OSError as error:
+                raise StoreLostError(f"the job's store was lost: {error}") from None
+        if not line:
+            raise StoreLostError("the job's store was lost: it closed the connection")
+        return self._decoder.decode(line).values
+
     def close(self) -> None:
         """Close the connection."""
         self._lines.close()
         self._socket.close()
 
-    def _call(self, call: Call, limit_s: float | None = _ANSWER_S) -> list[str | None]:
-        call = msgspec.structs.replace(call, keys=[self._prefix + key for key in call.keys])
-        with self._lock:
-            try:
-                self._socket.settimeout(limit_s)
-                self._socket.sendall(self._encoder.encode(call) + b"\n")
-                line = self._lines.readline()
-            except OSError as error:
-                raise StoreLostError(f"the store of rank 0 was lost: {error}") from None
-        if not line:
-            raise StoreLostError("the store of rank 0 was lost: it closed the connection")
-        return self._decoder.decode(line).values
+
+def _limit_s(call: Call) -> float | None:
+    """How long the answer may take; None: for ever."""
+    if call.verb != "wait":
+        return _ANSWER_S
+    return _ANSWER_S + call.amount if call.amount else None
+
+
+def _texts(values: list[bytes | None]) -> list[str | None]:
+    return [None if value is None else value.decode() for value in values]
 
 
 def _connect(address: Address, secret: bytes, until: float) -> socket.socket:
@@ -98,7 +111,7 @@ def _connect(address: Address, secret: bytes, until: float) -> socket.socket:
         except OSError as error:
             if time.monotonic() > until:
                 raise OSError(
-                    f"rank 0's store at {address.host} port {address.port} does not answer: {error}"
+                    f"the job's store at {address.host} port {address.port} does not answer: {error}"
                 ) from None
         time.sleep(_RETRY_S)
 
@@ -107,6 +120,8 @@ def _try_to_connect(address: Address, secret: bytes) -> socket.socket:
     """Connect, and prove the secret to each other."""
     found = socket.create_connection(address, _CONNECT_S)
     try:
+        # Where this connection ends, whatever the name of the host stands for here.
+        address = Address(*found.getpeername()[:2])
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE.items():
@@ -123,9 +138,9 @@ def _prove(connection: socket.socket, address: Address, secret: bytes) -> None:
     connection.sendall(b"%s %s\n" % (numbers.ranks, proof(secret, "rank", numbers)))
     said = _line(connection)
     if said == REFUSED:
-        raise ForeignStoreError("rank 0's store refused this rank: they do not have the same secret")
+        raise ForeignStoreError("the job's store refused this rank: they do not have the same secret")
     if not is_same(said, proof(secret, "store", numbers)):
-        raise ForeignStoreError("who answers in the place of rank 0's store does not know the job's secret")
+        raise ForeignStoreError("who answers in the place of the job's store does not know the job's secret")
 
 
 def _line(connection: socket.socket) -> bytes:

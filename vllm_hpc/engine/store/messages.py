@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 Role = Literal["rank", "store"]
+Verb = Literal["set", "add", "read", "wait", "append", "compare", "delete", "count"]
 REFUSED = b"refused"
 # Bytes: the longest line of somebody who has proved nothing.
 LONGEST_PROOF = 256
@@ -35,18 +36,22 @@ class Numbers(NamedTuple):
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True):
-    """What a rank asks for. ``amount`` is what ``add`` adds, or for how many seconds ``wait`` waits (0: no limit)."""
+    """What a rank asks for. ``amount`` is what ``add`` adds, or for how many seconds ``wait`` waits (0: no limit).
 
-    verb: Literal["set", "add", "read", "wait"]
-    keys: list[str]
-    value: str = ""
-    amount: float = 0
+    ``values`` has one value a key for ``set`` and ``append``; for ``compare`` what the key must have (b"": nothing)
+    and what it gets then. ``count`` counts all keys.
+    """
+
+    verb: Verb
+    keys: list[str] = []
+    values: list[bytes] = []
+    amount: int | float = 0
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):
-    """The keys' values afterwards; None: there is none."""
+    """The keys' values afterwards, before for ``delete``; None: there is none."""
 
-    values: list[str | None]
+    values: list[bytes | None]
 
 
 def nonce() -> bytes:

@@ -1,21 +1,27 @@
-"""The store itself, on the first rank of the world: a thread that answers those who know the job's secret."""
+"""The store itself: a thread that answers those who know the job's secret.
+
+It is in torchrun's agent on the head, or in the first rank where no torchrun starts the ranks.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
 from vllm_hpc.engine.store.messages import LONGEST_PROOF, REFUSED, Address, Answer, Call, Numbers, is_same, nonce, proof
+from vllm_hpc.engine.store.values import Values
 from vllm_hpc.spec.errors import RequestError
 
 # Seconds in which a connection must have proved the secret, and how many may stand without proof: beyond that the
 # oldest is closed, for a rank needs no more than a moment.
 _PROOF_S, _UNPROVED = 10.0, 128
+_LOOK_S = 0.02
 
 
 class _Waiting(NamedTuple):
@@ -24,16 +30,20 @@ class _Waiting(NamedTuple):
 
 
 class StoreServer:
-    """Holds the values, on a thread that ends with this process. Raises OSError if it cannot listen on ``host``."""
+    """Holds the values, on a thread that ends with this process. Raises OSError if it cannot listen on ``host``.
 
-    def __init__(self, secret: bytes, host: str) -> None:
+    ``port`` 0: a free one.
+    """
+
+    def __init__(self, secret: bytes, host: str, port: int = 0) -> None:
         self.secret = secret
-        # The connections that have proved nothing, oldest first.
+        # The connections that have proved the secret; and those that have not, oldest first.
+        self.proved: set[_Session] = set()
         self.unproved: dict[_Session, None] = {}
-        self._values: dict[str, str] = {}
+        self._values = Values()
         self._waiting: list[_Waiting] = []
         self.loop = asyncio.SelectorEventLoop()
-        listen = self.loop.create_server(lambda: _Session(self), host, 0, backlog=1024)
+        listen = self.loop.create_server(lambda: _Session(self), host, port, backlog=1024)
         try:
             server = self.loop.run_until_complete(listen)
         except OSError as error:
@@ -46,22 +56,24 @@ class StoreServer:
 
     def call(self, call: Call, answer: Callable[[Answer], None]) -> None:
         """Do what a rank asks for, and answer at once or, if it waits for keys, when they are there."""
-        if call.verb == "set":
-            self._values.update(dict.fromkeys(call.keys, call.value))
-        elif call.verb == "add":
-            self._values.update((key, str(int(self._values.get(key, "0")) + int(call.amount))) for key in call.keys)
-        if call.verb == "wait" and not self._has(call.keys):
+        if call.verb == "wait" and not self._values.has(call.keys):
             return self._wait(call, answer)
-        answer(self._read(call.keys))
-        if call.verb in ("set", "add"):
+        answer(Answer(self._values.do(call)))
+        if call.verb in ("set", "add", "append", "compare"):
             self._wake()
         return None
+
+    def wait_until_left(self, limit_s: float) -> None:
+        """Wait until all who have proved the secret have closed their connections; at most for these seconds."""
+        until = time.monotonic() + limit_s
+        while self.proved and time.monotonic() < until:
+            time.sleep(_LOOK_S)
 
     def _wait(self, call: Call, answer: Callable[[Answer], None]) -> None:
         def end() -> None:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-                answer(self._read(call.keys))
+                answer(Answer(self._values.do(call)))
 
         waiting = _Waiting(call.keys, end)
         self._waiting.append(waiting)
@@ -69,14 +81,8 @@ class StoreServer:
             self.loop.call_later(call.amount, end)
 
     def _wake(self) -> None:
-        for waiting in [one for one in self._waiting if self._has(one.keys)]:
+        for waiting in [one for one in self._waiting if self._values.has(one.keys)]:
             waiting.answer()
-
-    def _has(self, keys: list[str]) -> bool:
-        return all(key in self._values for key in keys)
-
-    def _read(self, keys: list[str]) -> Answer:
-        return Answer([self._values.get(key) for key in keys])
 
 
 class _Session(asyncio.Protocol):
@@ -89,6 +95,8 @@ class _Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport, unproved = transport, self._server.unproved
+        # Where the rank has reached it.
+        self._reached = Address(*transport.get_extra_info("sockname")[:2])
         unproved[self] = None
         self._deadline = self._server.loop.call_later(_PROOF_S, transport.abort)
         if len(unproved) > _UNPROVED:
@@ -97,6 +105,7 @@ class _Session(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.unproved.pop(self, None)
+        self._server.proved.discard(self)
         self._deadline.cancel()
 
     def data_received(self, data: bytes) -> None:
@@ -123,12 +132,13 @@ class _Session(asyncio.Protocol):
 
     def _check(self, line: bytes) -> None:
         theirs, _, said = line.partition(b" ")
-        numbers = Numbers(self._nonce, self._server.address, theirs)
+        numbers = Numbers(self._nonce, self._reached, theirs)
         if not is_same(said, proof(self._server.secret, "rank", numbers)):
             self._send(REFUSED)
             self._transport.close()
             return
         del self._server.unproved[self]
+        self._server.proved.add(self)
         self._deadline.cancel()
         self._send(proof(self._server.secret, "store", numbers))
 

@@ -1,0 +1,82 @@
+"""torchrun's agents, and their ranks, in the job's own store."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import crafted
+from tests.engine.test_meeting import address_of_host
+from tests.marks import needs_torch
+from vllm_hpc.schedulers.in_script.master_port import choose_port
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+
+pytestmark = needs_torch
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = crafted.make_job(tmp_path / "job")
+    monkeypatch.setenv("VLLM_HPC_FOLDER", str(folder.path))
+    return folder.path
+
+
+def parameters(endpoint: str, node: int | None, nodes: int = 2) -> RendezvousParameters:
+    from torch.distributed.elastic.rendezvous import RendezvousParameters
+
+    config: dict[str, Any] = {} if node is None else {"rank": str(node)}
+    return RendezvousParameters("vllm-hpc", endpoint, "none", nodes, nodes, **config)
+
+
+def test_torchrun_finds_it() -> None:
+    from vllm_hpc.engine.startup import torchrun
+
+    found = entry_points(group="torchrun.handlers")
+    if "vllm-hpc" not in found.names:
+        pytest.skip("this installation is older than the entry point: pip install -e . again")
+    assert found["vllm-hpc"].load() is torchrun.creator
+
+
+@pytest.mark.usefixtures("job")
+def test_agents_of_two_nodes_meet_and_leave() -> None:
+    """Through torch's own registry, at an address of the network and at no other."""
+    from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
+    from torch.distributed.elastic.utils.store import barrier
+
+    from vllm_hpc.engine.startup import torchrun
+
+    rendezvous_handler_registry.register("vllm-hpc", torchrun.creator())
+    address, left = address_of_host(), []
+    endpoint = f"{address}:{choose_port('agents')}"
+    agents = [rendezvous_handler_registry.create_handler(parameters(endpoint, node)) for node in (1, 0)]
+
+    def run(agent: Any) -> None:
+        found = agent.next_rendezvous()
+        found.store.set(f"node-{found.rank}", "here")
+        assert found.store.multi_get(["node-0", "node-1"]) == [b"here", b"here"]
+        barrier(found.store, found.world_size, "end", 30)
+        left.append((agent.shutdown(), found.rank, found.bootstrap_store_info.master_addr))
+
+    threads = [threading.Thread(target=run, args=(agent,), daemon=True) for agent in agents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(left) == [(True, 0, address), (True, 1, address)]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(endpoint.split(":")[1])), 5)
+
+
+@pytest.mark.parametrize(("endpoint", "node"), [("127.0.0.1", 0), ("", 0), ("127.0.0.1:4711", None)])
+def test_an_incomplete_line_says_what_it_needs(endpoint: str, node: int | None) -> None:
+    from vllm_hpc.engine.startup.torchrun import JobRendezvous
+
+    with pytest.raises(ValueError, match="needs --rdzv-endpoint HOST:PORT and --rdzv-conf rank=NODE"):
+        JobRendezvous(parameters(endpoint, node))

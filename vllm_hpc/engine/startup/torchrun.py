@@ -1,0 +1,102 @@
+"""How torchrun's agents meet: ``torchrun --rdzv-backend vllm-hpc``, found by the entry point group torchrun.handlers.
+
+torchrun's own ways make a store of torch's, which listens on all addresses and asks nobody who they are. Here the
+head's agent runs the job's store (engine/store) at the endpoint, and the ranks meet in it, too. Every torchrun of this
+Python loads this file, those of other programs as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+)
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
+
+if TYPE_CHECKING:
+    from vllm_hpc.engine.store.server import StoreServer
+    from vllm_hpc.engine.store.torch_store import TorchStore
+
+BACKEND = "vllm-hpc"
+# Seconds: for the other nodes' agents, and until these have heard that all have ended.
+_JOIN_S, _LEAVE_S = 600.0, 2.0
+
+
+def creator() -> Callable[[RendezvousParameters], RendezvousHandler]:
+    """What makes the handler: the form in which torchrun wants an entry point."""
+    return JobRendezvous
+
+
+class JobRendezvous(RendezvousHandler):
+    """One agent's way into the job's store; the configuration's ``rank`` is the number of its node."""
+
+    def __init__(self, params: RendezvousParameters) -> None:
+        host, port = parse_rendezvous_endpoint(params.endpoint, -1)
+        node = params.get_as_int("rank")
+        if port < 1 or node is None:
+            raise ValueError(f"--rdzv-backend {BACKEND} needs --rdzv-endpoint HOST:PORT and --rdzv-conf rank=NODE")
+        self._host, self._port, self._node = host, port, node
+        self._nodes, self._run_id = params.max_nodes, params.run_id
+        self._server: StoreServer | None = None
+        self._store: TorchStore | None = None
+
+    def get_backend(self) -> str:
+        """The name on torchrun's command line."""
+        return BACKEND
+
+    @property
+    def use_agent_store(self) -> bool:
+        """False: what listens at MASTER_ADDR is no store of torch's. The ranks know the case by this (replicas.py)."""
+        return False
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Meet the other agents. Raises OSError, RequestError, ForeignStoreError."""
+        store = self._store = self._store or self._open()
+        return RendezvousInfo(store, self._node, self._nodes, RendezvousStoreInfo(self._host, self._port))
+
+    def _open(self) -> TorchStore:
+        from vllm_hpc.engine.startup import network
+        from vllm_hpc.engine.store.client import JobStore
+        from vllm_hpc.engine.store.messages import Address
+        from vllm_hpc.engine.store.server import StoreServer
+        from vllm_hpc.engine.store.torch_store import TorchStore
+        from vllm_hpc.jobfolder.folder import JobFolder
+        from vllm_hpc.jobfolder.secret import job_secret
+
+        secret = job_secret(JobFolder(os.environ["VLLM_HPC_FOLDER"]))
+        address = Address(self._host, self._port)
+        if self._node == 0:
+            self._server = StoreServer(secret, network.address_of_head(self._host), self._port)
+            address = self._server.address
+        return TorchStore(partial(JobStore, address, secret, _JOIN_S), timedelta(seconds=_JOIN_S))
+
+    def is_closed(self) -> bool:
+        """Never: the agents meet once."""
+        return False
+
+    def set_closed(self) -> None:
+        """Nothing to do: nobody could come later."""
+
+    def num_nodes_waiting(self) -> int:
+        """None: all nodes are there from the start."""
+        return 0
+
+    def get_run_id(self) -> str:
+        """What --rdzv-id says."""
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        """Leave; the store ends with the head's agent, once the others have left."""
+        if self._store is not None:
+            self._store.close()
+        if self._server is not None:
+            self._server.wait_until_left(_LEAVE_S)
+        return True
