@@ -27,14 +27,16 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def check_modes(folder: Path, umask: int) -> None:
-    """Everybody whom the umask lets in can do to each folder and file of rows what its owner can.
+    """Everybody whom the umask lets in reads all, and writes to rows and logs as their owner does.
 
-    Nobody else can write to what is run or obeyed: scripts and records.
+    Nobody else writes to folders, scripts, records and marks.
     """
     for path in (folder, *folder.rglob("*")):
         full = 0o777 if path.is_dir() or path.name.startswith("script.") else 0o666
-        if path.is_file() and (path.name.startswith("script.") or path.suffix in (".json", ".sh")):
+        if path.is_dir() or path.suffix not in (".jsonl", ".ids", ".log", ".out"):
             full &= ~0o022
+        if path.name == "secret":
+            full = 0o600
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == full & ~umask, f"{path.relative_to(folder)}: {mode:o}"
 

@@ -17,6 +17,7 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import IDS_ARE_NUMBERS, IDS_HAVE_SUMS, read_index
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.write_file import replacing
 
 _encode = msgspec.json.Encoder().encode
 
@@ -45,7 +46,8 @@ class IdSums:
         """Write the sums, if there are any. Returns what input.json says of the ids."""
         if self._sums is None:
             return IDS_ARE_NUMBERS
-        path.write_bytes(_little_endian(self._sums).tobytes())
+        with replacing(path) as file:
+            file.write(_little_endian(self._sums).tobytes())
         return IDS_HAVE_SUMS
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 import warnings
 from pathlib import Path
@@ -37,6 +36,7 @@ from vllm_hpc.spec.lora import Adapter, find_adapters
 from vllm_hpc.spec.no_secrets import check_no_secret
 from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.read_file import read_regular
 from vllm_hpc.spec.request import Request, check_template
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path, check_name, check_path
@@ -210,7 +210,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     if prepared.job.chat_template is not None:
         write_mine(folder.chat_template, prepared.job.chat_template.encode())
     if prepared.definition:
-        shutil.copyfile(prepared.definition, folder.path / JOB_DEFINITION)
+        write_mine(folder.path / JOB_DEFINITION, read_regular(Path(prepared.definition)))
     record = JobRecord(
         version=JOB_RECORD_VERSION,
         request=request,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vllm_hpc.spec.read_file import UnfitFileError, open_regular, read_whole
+from vllm_hpc.spec.write_file import open_new
 
 
 class NotMineError(OSError):
@@ -93,7 +94,7 @@ def write_mine(path: Path, content: bytes, mode: int = 0o644) -> None:
 
     Raises OSError.
     """
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+    with open_new(path, mode) as file:
         file.write(content)
 
 
