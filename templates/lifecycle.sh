@@ -11,6 +11,42 @@ _vh_drain_lead='' _vh_time_limit='' _vh_requeues=''
 _vh_job='' _vh_attempt='' _vh_drained='' _vh_hosts='' _vh_node_file='' _vh_looked=''
 nodes=() places=() task=()
 
+# ---- Files of the job folder --------------------------------------------------------------------------------------
+
+# In a folder in which others may write, too, anything may have a file's name: a link would lead to another file of the
+# job's owner. So a file is made under a name that nobody can guess, and then takes the place of what is there.
+
+# What COMMAND... prints becomes FILE, which must not be there yet (set -C). It is not for a project's group to edit,
+# whatever the umask lets it do with rows.
+new_file() {
+  local file=$1
+  shift
+  (set -C && umask go-w && "$@" > "$file") || return 1
+  # Where the folder has a default ACL, the umask says nothing. chmod may fail where there is nothing to take.
+  if chmod go-w "$file" 2> /dev/null || [ -n "$(find "$file" ! -perm /022)" ]; then return 0; fi
+  echo "vllm-hpc: others can write to ${file%/*}, and chmod cannot change that: choose another --job-dir" >&2
+  return 2
+}
+
+# Prints a name beside FILE, for a draft of it.
+draft_of() {
+  echo "${1%/*}/.${1##*/}.$HOSTNAME.$BASHPID.$RANDOM$RANDOM"
+}
+
+# What COMMAND... prints takes the place of whatever is called FILE, in one step. On a full disk there is no file rather
+# than an empty one.
+put_file() {
+  local file=$1 draft
+  shift
+  draft="$(draft_of "$file")"
+  if new_file "$draft" "$@" && mv -T "$draft" "$file"; then return 0; fi # in a trap, return alone is another code
+  rm -f "$draft"
+  return 1
+}
+
+# The same with an empty FILE, which says something by being there.
+put_mark() { put_file "$1" :; }
+
 # ---- An attempt: its number, its signals, the record of its end ---------------------------------------------------
 
 # begin_attempt: takes the next number of the job's attempts, and sees to signals and to the record of the end.
@@ -35,32 +71,44 @@ begin_attempt() {
 
 # The ledger: this run is attempt k of the job. A hard link is made whole and by one taker only, on NFS too.
 take_attempt() {
-  local draft="$job/attempts/.draft-$VLLM_HPC_JOB_ID-$$"
+  local record draft made
   attempt=1
   while true; do
-    # Not for a project's group to edit, whatever the umask lets it do with rows.
-    if ! : > "$draft" || ! chmod go-w "$draft" || ! printf '{"attempt": %d, "task": %d, "job_id": "%s", "host": "%s", "started_at": %s}\n' \
-      "$attempt" "$VLLM_HPC_TASK" "$VLLM_HPC_JOB_ID" "$(uname -n)" "$(date +%s.%N)" > "$draft"; then
-      echo "vllm-hpc: cannot write into $job/attempts: full, over quota, or not mounted here?" >&2
+    record="$job/attempts/$attempt.json"
+    draft="$(draft_of "$record")"
+    new_file "$draft" print_attempt
+    made=$?
+    if [ "$made" -ne 0 ]; then
+      rm -f "$draft"
+      if [ "$made" -ne 2 ]; then # it has said why
+        echo "vllm-hpc: cannot write into $job/attempts: full, over quota, or not mounted here?" >&2
+      fi
       exit 1
     fi
-    if ln "$draft" "$job/attempts/$attempt.json" 2> /dev/null; then break; fi
-    if [ ! -e "$job/attempts/$attempt.json" ]; then
-      echo "vllm-hpc: cannot make $job/attempts/$attempt.json" >&2
+    ln -T "$draft" "$record" 2> /dev/null
+    made=$?
+    rm -f "$draft"
+    if [ "$made" -eq 0 ]; then break; fi
+    if [ ! -e "$record" ] && [ ! -L "$record" ]; then
+      echo "vllm-hpc: cannot make $record" >&2
       exit 1
     fi
     attempt=$((attempt + 1))
   done
-  rm -f "$draft"
   _vh_job=$job _vh_attempt=$attempt _vh_drained="/tmp/vllm-hpc-drain-$VLLM_HPC_JOB_ID-$attempt"
   _vh_hosts="/tmp/vllm-hpc-hosts-$VLLM_HPC_JOB_ID-$attempt"
+}
+
+print_attempt() {
+  printf '{"attempt": %d, "task": %d, "job_id": "%s", "host": "%s", "started_at": %s}\n' \
+    "$attempt" "$VLLM_HPC_TASK" "$VLLM_HPC_JOB_ID" "$(uname -n)" "$(date +%s.%N)"
 }
 
 # drain_work: has the ranks admit no more rows, finish what they can, and leave. USR2 calls it ahead of the walltime; it
 # never reaches torchrun, which would kill the ranks.
 drain_work() {
   echo "vllm-hpc: draining: the walltime will be over in $_vh_drain_lead s" >&2
-  : > "$_vh_job/control/drain-$_vh_attempt"
+  put_mark "$_vh_job/control/drain-$_vh_attempt"
   # Ranks look into the job folder once in ten seconds, those of this node each second for this folder (a folder, for
   # which nobody can have put a link in its place).
   mkdir "$_vh_drained" 2> /dev/null || :
@@ -80,15 +128,8 @@ drain_by_timer() {
 
 # However the script ends, state/exit-<k>.json says so; only SIGKILL or a dead node leaves none.
 record_exit() {
-  local code=${1:-$?} draft="$_vh_job/state/.exit-$_vh_attempt.json"
-  # On a full disk there is no record rather than an empty one.
-  if printf '{"attempt": %d, "exit_code": %d, "cause": "%s", "ended_at": %s}\n' \
-    "$_vh_attempt" "$code" "$_vh_cause" "$(date +%s.%N)" > "$draft"; then
-    chmod go-w "$draft"
-    mv "$draft" "$_vh_job/state/exit-$_vh_attempt.json"
-  else
-    rm -f "$draft"
-  fi
+  put_file "$_vh_job/state/exit-$_vh_attempt.json" printf '{"attempt": %d, "exit_code": %d, "cause": "%s", "ended_at": %s}\n' \
+    "$_vh_attempt" "${1:-$?}" "$_vh_cause" "$(date +%s.%N)"
 }
 
 leave() {
@@ -183,7 +224,7 @@ take_head() {
 # make_task NODE: sets task to the words that a launcher starts on each node: a bash that marks the node as joined, and
 # then is run_ranks. NODE is the shell's word for the node's number there.
 make_task() {
-  task=(bash -c "$(declare -f join_node say_briefly begin_ranks run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
+  task=(bash -c "$(declare -f new_file draft_of put_file put_mark join_node say_briefly begin_ranks run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
 }
 
 # make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads
@@ -216,7 +257,7 @@ print_task_file() {
   printf 'cd %q || exit 1\n' "$PWD"
   echo 'unset OMP_NUM_THREADS' # PBS sets it for a task, too
   python -P -m vllm_hpc.in_job export "$@" || return 1
-  declare -f join_node nap is_due say_briefly begin_ranks run_briefly run_ranks stop_work start_work wait_for_work run_node
+  declare -f new_file draft_of put_file put_mark join_node nap is_due say_briefly begin_ranks run_briefly run_ranks stop_work start_work wait_for_work run_node
   echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file= _vh_looked=; node=$node; run_node; exit"
 }
 
@@ -224,7 +265,7 @@ print_task_file() {
 join_node() {
   if [ "${SLURM_LOCALID:-0}" -ne 0 ]; then return; fi
   echo "vllm-hpc: ${SLURMD_NODENAME:-$(uname -n)} joined as node $node"
-  : > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-$node"
+  put_mark "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-$node"
 }
 
 run_node() {
@@ -240,8 +281,7 @@ run_node() {
   done
   wait_for_work
   code=$?
-  echo "$code" > "$state/.node-$VLLM_HPC_ATTEMPT-$node"
-  mv "$state/.node-$VLLM_HPC_ATTEMPT-$node" "$state/node-$VLLM_HPC_ATTEMPT-$node"
+  put_file "$state/node-$VLLM_HPC_ATTEMPT-$node" echo "$code"
   return "$code"
 }
 
@@ -430,9 +470,9 @@ note_end() {
 note_left() {
   local i
   # To make a file shows an NFS client those that others have made.
-  : > "$_vh_job/state/left-$_vh_attempt-$1"
+  put_mark "$_vh_job/state/left-$_vh_attempt-$1"
   for i in "$@"; do
-    if [ "$(code_of "$i")" != 0 ]; then : > "$_vh_job/state/failed-$_vh_attempt"; fi
+    if [ "$(code_of "$i")" != 0 ]; then put_mark "$_vh_job/state/failed-$_vh_attempt"; fi
   done
 }
 
@@ -454,7 +494,7 @@ stop_work() {
   if [ -n "$_vh_time_limit" ] && [ "$SECONDS" -ge "$_vh_time_limit" ]; then _vh_cause="timeout"; fi
   # Before the work has begun there is nothing to wait for.
   if [ -z "$_vh_work" ]; then exit 143; fi
-  if [ -n "$_vh_node_file" ]; then : > "$_vh_job/state/failed-$_vh_attempt"; fi
+  if [ -n "$_vh_node_file" ]; then put_mark "$_vh_job/state/failed-$_vh_attempt"; fi
   kill -TERM -- "$_vh_group$_vh_work" 2> /dev/null
 }
 

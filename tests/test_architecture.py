@@ -28,6 +28,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 SHIMS = {"chain", "environment", "executor", "handover", "rendezvous", "requeue", "supervisor", "engine/worker"}
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 PLUGIN = PACKAGE / "schedulers" / "submitit_environment.py"
+WRITER = PACKAGE / "spec" / "write_file.py"
+WRITES = re.compile(
+    r"""\.(touch|write_text|write_bytes)\(|\bos\.truncate\(|\bO_(CREAT|WRONLY|RDWR)\b|\bshutil\.(copy|copy2|copyfile|move)\("""
+    r"""|\bopen\((?!fileobj)[^()]*"[rbt]*[wax+][bt+]*\""""
+)
 HEAVY = {"vllm", "torch", "transformers", "ray"}
 # The compute side stands beside the login side, and may use only this of it.
 ENGINE_MAY_USE = {"engine", "spec", "rows", "jobfolder"}
@@ -135,3 +140,11 @@ def test_a_file_stays_readable(path: Path) -> None:
 def test_files_are_read_by_one_reader(path: Path) -> None:
     """spec/read_file.py, which neither waits for a pipe nor reads without end."""
     assert _READS.findall(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=names)
+def test_only_one_module_writes_files_by_name(path: Path) -> None:
+    """It follows no link that somebody else may have put there."""
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+    found = [f"{names(path)}:{number}: {line.strip()}" for number, line in lines if WRITES.search(line)]
+    assert path == WRITER or found == [], f"use {names(WRITER)}"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests import crafted
 from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
+from vllm_hpc.engine.loop import chunk_claims
 from vllm_hpc.engine.loop.chunk_claims import Chunks, Lease, LeaseClaims, StoreClaims
 from vllm_hpc.engine.loop.suspect_rows import Prior
 from vllm_hpc.engine.store.client import JobStore
@@ -249,12 +251,12 @@ def test_a_link_whose_answer_nfs_lost_is_ours(folder: JobFolder, monkeypatch: py
 
 
 def test_a_full_disk_leaves_no_draft(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, mode: int) -> BinaryIO:
         path.touch()
-        raise OSError(28, "No space left on device")
+        return Path("/dev/full").open("wb")
 
     claims = task(folder, 0, 1)
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(chunk_claims, "open_new", full)
     with pytest.raises(OSError, match="No space"):
         claims.take()
     assert not list(folder.claims.iterdir())

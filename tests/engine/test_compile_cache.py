@@ -113,6 +113,19 @@ def test_folders_that_go_while_they_are_listed_are_passed_over(tmp_path: Path) -
         other.join()
 
 
+def test_an_archive_is_used_again_whatever_the_umask(
+    tmp_path: Path, node: Path, request: pytest.FixtureRequest
+) -> None:
+    """With 002 in a project's group, others could write to it: every start compiled again."""
+    before = os.umask(0o002)
+    request.addfinalizer(lambda: os.umask(before))
+    code, folder = start(tmp_path)
+    compile_something(folder)
+    code.keep()
+    (archive,) = archives(tmp_path)
+    assert oct(archive.stat().st_mode & 0o777) == "0o644"
+
+
 def test_nothing_new_is_not_packed_again(tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, folder = start(tmp_path)
     compile_something(folder)

@@ -143,7 +143,7 @@ def test_a_folder_in_the_place_of_the_archive_costs_nothing(
 
 
 STEPS = ("_key", "machine_folder", "_unpack", "_extract", "_names", "_files", "_pack", "_others", "_remove_unused",
-         "cache_folder", "temporary_name")  # fmt: skip
+         "cache_folder", "replacing")  # fmt: skip
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -39,7 +39,7 @@ def test_a_private_folder_is_for_nobody_else(desk: Path) -> None:
 
 def test_any_other_follows_the_umask(desk: Path, run_cli: Cli) -> None:
     assert run_cli("submit", "--rehearse", "--scheduler", "slurm", "--name", "first").code == 0
-    assert (desk / "runs/first").stat().st_mode & 0o777 == 0o775
+    assert (desk / "runs/first").stat().st_mode & 0o777 == 0o755
     assert run_cli("collect", "runs/first").code in (0, 3)
     assert (desk / "runs/first/outputs.jsonl").stat().st_mode & 0o777 == 0o664
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.hostile.accounts import Account
 from tests.hostile.conftest import Neighbours
-from tests.hostile.test_two_users import SLOW, submit
+from tests.hostile.test_two_users import SLOW, let_group_write, submit
 from tests.marks import needs_torch
 from tests.real_jobs import wait_for
 
@@ -129,6 +129,7 @@ def test_a_planted_secret_is_not_used(neighbours: Neighbours) -> None:
     """In a project's folder, where the group may replace the file: the job ends, and says why."""
     victim, attacker, project = neighbours
     job = submit(neighbours, *SLOW)
+    let_group_write(job)
     secret = job / "state" / "secret"
     wait_for(secret.exists, "the secret")
     assert attacker.run(["cat", secret], project).returncode != 0

@@ -10,6 +10,7 @@ import pytest
 from tests.hostile.accounts import Account
 from tests.hostile.conftest import Neighbours
 from tests.real_jobs import wait_for
+from vllm_hpc.jobfolder.folder import SUBFOLDERS
 
 pytestmark = pytest.mark.trust
 
@@ -41,6 +42,12 @@ def submit(neighbours: Neighbours, *options: str) -> Path:
     return project / "shared"
 
 
+def let_group_write(job: Path) -> None:
+    """Make the job's folders as vllm-hpc 0.1 did with umask 002, and as its group can put in the place of any other."""
+    for folder in (job, *(job / name for name in SUBFOLDERS)):
+        folder.chmod(0o2775)
+
+
 def state(user: Account, job: Path) -> str:
     return str(json.loads(user.vllm_hpc("status", job, "--json").stdout)["state"])
 
@@ -50,7 +57,7 @@ def test_job_in_project_folder_runs(neighbours: Neighbours) -> None:
     """A project's folder is setgid and its group may write; a job in it works as in any other."""
     job = submit(neighbours, "--wait")
     assert state(neighbours.victim, job) == "COMPLETED"
-    assert job.stat().st_mode & 0o7777 == 0o2775
+    assert job.stat().st_mode & 0o7777 == 0o2755
     own = [file for file in job.rglob("*") if file.suffix in (".json", ".sh")]
     assert own
     assert not [file for file in own if file.stat().st_mode & 0o022]
@@ -62,6 +69,7 @@ def test_job_in_project_folder_runs(neighbours: Neighbours) -> None:
 def test_planted_pickle_is_not_loaded(neighbours: Neighbours, mark: Path, name: str) -> None:
     """As vllm-hpc 0.1 and submitit's own ranks do: they load what is named like their job."""
     job = submit(neighbours, *SLOW)
+    let_group_write(job)
     job_id = json.loads((job / "state" / "submitted.json").read_text())["job_id"]
     pickled = f"cos\nsystem\n(S'{_RUN.format(mark=mark)}'\ntR."
     neighbours.attacker.plant(job / "ranks" / name.replace("1", job_id), pickled)
@@ -74,6 +82,7 @@ def test_planted_pickle_is_not_loaded(neighbours: Neighbours, mark: Path, name: 
 @pytest.mark.parametrize("name", ["script.sh", "job.json", "lifecycle.sh"])
 def test_replaced_file_is_refused_by_resume(neighbours: Neighbours, mark: Path, name: str) -> None:
     job = submit(neighbours, *SLOW)
+    let_group_write(job)
     neighbours.victim.vllm_hpc("cancel", job)
     text = (job / name).read_text()
     neighbours.attacker.plant(job / name, f"{_RUN.format(mark=mark)}\n{text}" if name.endswith(".sh") else text)
@@ -88,6 +97,7 @@ def test_replaced_file_is_refused_by_resume(neighbours: Neighbours, mark: Path, 
 def test_script_replaced_while_the_job_runs_is_not_run_again(neighbours: Neighbours, mark: Path) -> None:
     """The local scheduler runs it again where rows are left: here the first attempt dies as it generates."""
     job = submit(neighbours, *SLOW, "--rehearse-set", "fault_s=2", "--rehearse-set", "fault=die")
+    let_group_write(job)
     text = (job / "script.sh").read_text()
     neighbours.attacker.plant(job / "script.sh", f"{_RUN.format(mark=mark)}\n{text}", 0o777)
     wait_for(lambda: state(neighbours.victim, job) not in ("PENDING", "RUNNING"), "end of the job")

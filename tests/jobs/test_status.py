@@ -23,7 +23,7 @@ from vllm_hpc.jobs.task_states import FINAL
 from vllm_hpc.schedulers.client import Ask, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.local import SCHEDULER, SupervisorRecord, this_process
 from vllm_hpc.schedulers.scheduler import JobState
-from vllm_hpc.spec.errors import FailedError, JobNotFoundError
+from vllm_hpc.spec.errors import FailedError, JobNotFoundError, RequestError, VllmHpcError
 
 
 def started(tmp_path: Path, rows: int = 3, tp: int = 1, scheduler: str = "local") -> JobFolder:
@@ -563,12 +563,13 @@ def test_what_a_rank_raised_after_its_last_row_is_a_failure(tmp_path: Path) -> N
     [
         (ClientError("scancel refused: Access/permission denied"), False),
         (FailedError("it runs on another host: cancel it there"), False),
+        (RequestError("its supervisor.json belongs to another user"), False),
         (ClientTimeoutError("scancel did not answer within 15 s"), True),
     ],
 )
 @pytest.mark.parametrize("was_cancelled", [False, True])
 def test_a_cancel_that_was_refused_leaves_no_mark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: FailedError, stays: bool, was_cancelled: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: VllmHpcError, stays: bool, was_cancelled: bool
 ) -> None:
     folder = started(tmp_path, scheduler="slurm")
     if was_cancelled:
@@ -582,9 +583,30 @@ def test_a_cancel_that_was_refused_leaves_no_mark(
     monkeypatch.setattr(
         "vllm_hpc.jobs.cancel.get_scheduler", lambda name: replace(SCHEDULER, cancel=refuse, id_alone=re.compile(".+"))
     )
-    with pytest.raises(FailedError):
+    with pytest.raises(type(error)):
         Job(folder.path).cancel()
     assert folder.cancelled.exists() == (stays or was_cancelled)
+
+
+def test_a_cancel_after_which_rows_cannot_be_counted_says_that_it_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2 is for what was refused before anything was done."""
+    folder = started(tmp_path, scheduler="slurm")
+    write_lines(folder.shard(0, 1), [result(0)])
+    folder.input_json.write_text("damaged")
+    answers = {"77": JobState("running")}
+    says(monkeypatch, answers)
+
+    def cancel(job: JobFolder, job_id: str) -> None:
+        answers["77"] = JobState("cancelled")
+
+    monkeypatch.setattr(
+        "vllm_hpc.jobs.cancel.get_scheduler", lambda name: replace(SCHEDULER, cancel=cancel, id_alone=re.compile(".+"))
+    )
+    with pytest.raises(FailedError, match="the cancel is on record, but the job's rows cannot be counted: cannot read"):
+        Job(folder.path).cancel()
+    assert folder.cancelled.exists()
 
 
 @pytest.mark.parametrize(("phase", "state"), [("forgotten", "CANCELLED"), ("unknown", None)])

@@ -27,14 +27,13 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def check_modes(folder: Path, umask: int) -> None:
-    """Everybody whom the umask lets in can do to each folder and file of rows what its owner can.
+    """Everybody whom the umask lets in reads all, and writes to rows and logs as their owner does.
 
-    Nobody else can write to what is run or obeyed, scripts and records, or read the job's secret.
+    Nobody else writes to folders, scripts, records and marks.
     """
     for path in (folder, *folder.rglob("*")):
         full = 0o777 if path.is_dir() or path.name.startswith("script.") else 0o666
-        is_obeyed = path.name.startswith(("script.", "resumed-")) or path.suffix in (".json", ".sh", ".toml")
-        if path.is_file() and is_obeyed:
+        if path.is_dir() or path.suffix not in (".jsonl", ".ids", ".log", ".out"):
             full &= ~0o022
         if path.name == "secret":
             full = 0o600

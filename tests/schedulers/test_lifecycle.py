@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,13 @@ def test_it_is_clean(command: list[str]) -> None:
     assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
 
 
+def test_it_writes_into_the_job_folder_in_one_place() -> None:
+    """> follows links, which somebody else may have put there."""
+    code = re.sub(r"(?m)^ *#.*|'[^'\n]*'", "", lifecycle_text())
+    redirects = re.findall(r"(?<![0-9&<])>>? *(?!/dev/null|\(|&)\S+", code)
+    assert [one for one in redirects if "$" in one] == ['> "$file")']
+
+
 def test_it_is_only_functions_and_starts_nothing(shell: Shell) -> None:
     ran = shell.run(":")
     assert ran == (0, "", "")
@@ -97,7 +105,7 @@ def test_attempts_that_begin_at_once_get_a_number_each(shell: Shell) -> None:
     assert numbers == list(range(1, 9))
     records = [json.loads((shell.job / "attempts" / f"{number}.json").read_text()) for number in numbers]
     assert [record["attempt"] for record in records] == numbers
-    assert not list((shell.job / "attempts").glob(".draft*"))
+    assert not list((shell.job / "attempts").glob(".*"))
 
 
 def test_a_folder_that_cannot_be_written_is_said(shell: Shell) -> None:
@@ -105,6 +113,26 @@ def test_a_folder_that_cannot_be_written_is_said(shell: Shell) -> None:
     ran = shell.run(BEGIN)
     assert ran.code == 1
     assert f"vllm-hpc: cannot write into {shell.job}/attempts: full, over quota, or not mounted here?" in ran.err
+
+
+def test_others_who_can_write_are_said(shell: Shell) -> None:
+    """Where chmod is not allowed: it does no harm if nobody else can write anyhow."""
+    shell.program("chmod", 'echo "chmod: Operation not permitted" >&2; exit 1')
+    assert shell.run(BEGIN).err == ""
+    shell.program("find", "")  # none that others cannot write to
+    ran = shell.run(BEGIN)
+    said = (
+        f"vllm-hpc: others can write to {shell.job}/attempts, and chmod cannot change that: choose another --job-dir\n"
+    )
+    assert (ran.code, ran.err) == (1, said)
+
+
+@pytest.mark.parametrize("umask", ["000", "002", "077"])
+def test_what_it_writes_is_not_for_others_to_change(shell: Shell, umask: str) -> None:
+    shell.run(f"umask {umask}\n{BEGIN}kill -USR2 $$; hosts_file; exit 1")
+    made = [file for name in ("attempts", "state", "control") for file in (shell.job / name).iterdir()]
+    assert sorted(file.name for file in made) == ["1.json", "drain-1", "exit-1.json", "hosts-1"]
+    assert {oct(file.stat().st_mode & 0o777) for file in made} == {oct(0o644 & ~int(umask, 8))}
 
 
 def test_the_ranks_find_the_job_and_the_attempt(shell: Shell) -> None:

@@ -76,7 +76,7 @@ def test_a_script_that_cannot_write_says_so_and_stops(tmp_path: Path, start: Cal
     """A full disk: every write fails, and the ledger does not count up for ever."""
     job = start(torchrun="exit 0")
     job.wait(60)
-    script = whole((job.path / "script.sh").read_text()).replace('> "$draft"', "> /dev/full")
+    script = whole((job.path / "script.sh").read_text()).replace('> "$file"', "> /dev/full")
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, timeout=60, env={**os.environ, "VLLM_HPC_JOB_ID": "1-1"}
     )

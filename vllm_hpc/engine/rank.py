@@ -22,6 +22,7 @@ from vllm_hpc.jobfolder.records import Attempt, JobRecord
 from vllm_hpc.jobfolder.secret import job_secret
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Place
+from vllm_hpc.spec.write_file import open_append
 
 # Seconds between two fsyncs of the finished rows: the most that a power cut can lose.
 SYNC_S = 5.0
@@ -129,7 +130,7 @@ def _check_world(record: JobRecord, standing: Standing) -> None:
 
 def _redirect_output(job: JobFolder, rank: int) -> None:
     """Redirect everything that this process prints, C libraries included, to its own log."""
-    log = os.open(job.rank_log(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    log = open_append(job.rank_log(rank))
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

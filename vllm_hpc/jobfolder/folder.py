@@ -23,6 +23,7 @@ from vllm_hpc.jobfolder.records import (
     Retry,
 )
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
+from vllm_hpc.spec.write_file import open_new
 
 _SHARD_NAME = re.compile(r"replica-(\d+)\.(\d+)\.jsonl")
 T = TypeVar("T")
@@ -93,7 +94,7 @@ class JobFolder:
     def take(self, job_id: str | None, number: int = 1) -> Path:
         """Create that mark. Raises FileExistsError if another process already has."""
         mark = self.taken(job_id, number)
-        with os.fdopen(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file, suppress(OSError):
+        with open_new(mark, 0o644) as file, suppress(OSError):
             file.write(self.mark_content(mark))
         return mark
 
@@ -229,13 +230,15 @@ class JobFolder:
 
     # -- create --------------------------------------------------------------------------------------------------
     def create(self, is_private: bool = False) -> None:
-        """Create the folder, if ``is_private`` with mode 0700, whatever the umask or the parent's ACL.
+        """Create the folder, in which only its owner writes, whatever the umask or the parent's ACL.
+
+        Others could put links under the names of what a job is going to write. ``is_private``: mode 0700.
 
         Raises FileExistsError if it exists, RequestError if it cannot be created.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir(0o700 if is_private else 0o777)
+            self.path.mkdir(0o700 if is_private else 0o755)
         except FileExistsError:
             if not self.path.parent.is_dir():
                 raise RequestError(f"{str(self.path.parent)!r} is not a folder: choose another --job-dir") from None
@@ -245,7 +248,7 @@ class JobFolder:
                 f"cannot create {str(self.path)!r}: {error.strerror}: choose another --job-dir"
             ) from None
         for name in SUBFOLDERS:
-            (self.path / name).mkdir(0o700 if is_private else 0o777)
+            (self.path / name).mkdir(0o700 if is_private else 0o755)
 
     def remove(self) -> None:
         """Delete a folder whose job was never submitted."""

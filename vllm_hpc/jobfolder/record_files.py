@@ -6,7 +6,6 @@ of a bounded size: in a shared folder, anything may lie under its name.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +14,9 @@ import msgspec
 
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, Claimed, JobRecord, Version
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.ownership import NotMineError, WhyNot, read_mine, why_not_mine, write_mine
+from vllm_hpc.spec.ownership import NotMineError, WhyNot, read_mine, why_not_mine
 from vllm_hpc.spec.read_file import MOST_BYTES, read_regular
+from vllm_hpc.spec.write_file import replacing
 
 T = TypeVar("T")
 
@@ -87,15 +87,6 @@ def read_claimed(path: Path) -> list[Claimed]:
 
 def write_json(path: Path, record: Any) -> None:
     """Write a record under a temporary name, then rename it, so that no reader sees half of it."""
-    temporary = temporary_name(path)
-    try:
-        write_mine(temporary, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-        temporary.rename(path)
-    except OSError:  # such as a full disk: keep the old record
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def temporary_name(path: Path) -> Path:
-    """A name in the folder of ``path`` that no other writer uses, on this host or another."""
-    return path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+    content = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+    with replacing(path, 0o644) as file:  # an error, such as a full disk, keeps the old record
+        file.write(content)

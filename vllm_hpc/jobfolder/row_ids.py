@@ -19,6 +19,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import IDS_ARE_NUMBERS, IDS_HAVE_SUMS, check_rows, read_index
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.read_file import read_regular
+from vllm_hpc.spec.write_file import replacing
 
 _ADVICE = "restore it, or submit a new job"
 _encode = msgspec.json.Encoder().encode
@@ -48,7 +49,8 @@ class IdSums:
         """Write the sums, if there are any. Returns what input.json says of the ids."""
         if self._sums is None:
             return IDS_ARE_NUMBERS
-        path.write_bytes(_little_endian(self._sums).tobytes())
+        with replacing(path) as file:
+            file.write(_little_endian(self._sums).tobytes())
         return IDS_HAVE_SUMS
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from vllm_hpc.jobfolder.file_system import check_is_kept
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.record_files import temporary_name
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.ownership import open_mine
+from vllm_hpc.spec.write_file import open_new, temporary_name
 
 _BYTES = 32
 
@@ -50,7 +50,7 @@ def _advice(path: Path) -> str:
 def _make(path: Path) -> None:
     """Write it under another name first: a hard link is made whole and by one taker only, on NFS too."""
     draft = temporary_name(path)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+    with open_new(draft, 0o600) as file:
         file.write(secrets.token_bytes(_BYTES))
     try:
         with draft.open("rb") as file:

@@ -26,6 +26,7 @@ from vllm_hpc.rows.unpack import pack_frame
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.lora import split_adapter
 from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.write_file import replacing
 
 REFERENCE_OVER = 1 << 30
 VARIABLE = "VLLM_HPC_REFERENCE_OVER"
@@ -137,7 +138,7 @@ class Intake:
         path = folder.input_zst if is_large else folder.input
         maker = BlockMaker(pack_frame) if is_large else BlockMaker()
         encoder = msgspec.json.Encoder()
-        with path.open("wb") as file:
+        with replacing(path) as file:
             for row in checked_rows(sources, check_ids=False) if sources else self.rows():
                 file.write(maker.add(encoder.encode(row) + b"\n", is_row=True))
             file.write(maker.finish())

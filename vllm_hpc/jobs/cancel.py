@@ -16,7 +16,8 @@ from vllm_hpc.jobs.doubt import adopt
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.schedulers.client import ClientTimeoutError
 from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler, installed_scheduler
-from vllm_hpc.spec.errors import FailedError
+from vllm_hpc.spec.errors import FailedError, RefusedError
+from vllm_hpc.spec.write_file import make_mark
 
 
 def cancel(job: JobFolder, job_id: str | None = None) -> Status:
@@ -53,21 +54,29 @@ def _cancel(folder: JobToCancel, job_id: str | None) -> Status:
     if status.awaits_resubmission or is_in_doubt(folder, status.job_id):
         # From now on nobody submits it again. Who is doing so cancels it, once its id is known; and should the
         # scheduler have it without that, its script ends as it starts.
-        folder.cancelled.touch()
-        status = read_status(folder)
+        make_mark(folder.cancelled)
+        status = _status_after(folder)
     if status.is_final:
         return status
     if is_in_doubt(folder, status.job_id):
         raise FailedError(f"the cancel is on record, but it is not known which job to cancel: {status.reason}")
     _cancel_on_record(folder, status)
-    return read_status(folder)
+    return _status_after(folder)
+
+
+def _status_after(folder: OwnJobFolder) -> Status:
+    """The status once the cancel is on record. Raises FailedError where it cannot be told: something was done."""
+    try:
+        return read_status(folder)
+    except RefusedError as error:
+        raise FailedError(f"the cancel is on record, but the job's rows cannot be counted: {error}") from None
 
 
 def _cancel_on_record(folder: JobToCancel, status: Status) -> None:
     """Record the cancel first: a scheduler without accounting soon forgets why the job ended."""
     check_scheduler_installed(status.scheduler)
     was_cancelled = folder.cancelled.exists()
-    folder.cancelled.touch()
+    make_mark(folder.cancelled)
     scheduler = get_scheduler(status.scheduler)
     try:
         scheduler.delete(folder, status.job_id or "")
@@ -76,8 +85,8 @@ def _cancel_on_record(folder: JobToCancel, status: Status) -> None:
             scheduler.delete(folder, str(newest))
     except ClientTimeoutError:
         raise  # the job may have been cancelled
-    except FailedError:
-        if status.state == "UNKNOWN" and read_status(folder).is_final:
+    except (FailedError, RefusedError):
+        if status.state == "UNKNOWN" and _status_after(folder).is_final:
             return  # the scheduler now responds and does not know the job: the record of the cancel decides
         # The job continues: however it ends later, it was not this cancel.
         if not was_cancelled:

@@ -18,7 +18,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader, check_size
-from vllm_hpc.jobfolder.record_files import temporary_name, write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
@@ -28,6 +28,7 @@ from vllm_hpc.jobs.summary import Summary, summarise
 from vllm_hpc.rows.row import REHEARSED, Row, error_row
 from vllm_hpc.spec.errors import CollectError, InputError, RequestError
 from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.write_file import replacing
 
 # How many rows are copied at a time, and roughly how many bytes.
 _MOST_ROWS, _MOST_BYTES = 2048, 1 << 21
@@ -60,17 +61,14 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
     sizes = shard_sizes(folder)
     found = _scan(folder, shards, record)
     check_input(folder)
-    temporary = temporary_name(outputs.rows)
     try:
-        with LineReader(shards) as lines, temporary.open("wb", buffering=1 << 20) as out:
+        with LineReader(shards) as lines, replacing(outputs.rows, buffering=1 << 20) as out:
             _merge(folder, found, lines, out, _rows_at_a_time(shards, record.rows))
-        # Dated before the scan of the shards, so that any later row makes it stale (Job.results).
-        os.utime(temporary, (began, began))
-        temporary.rename(outputs.rows)
+            out.flush()
+            # Dated before the scan of the shards, so that any later row makes it stale (Job.results).
+            os.utime(out.fileno(), (began, began))
     except OSError as error:
         raise CollectError(f"cannot write {outputs.rows}: {error.strerror}: nothing is lost, collect again") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     tally, ignored = found.tally, dict(found.ignored)
     del found
     # So that 'status' need not count again.

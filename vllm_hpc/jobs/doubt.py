@@ -23,6 +23,7 @@ from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import Scheduler, check_scheduler_installed, get_scheduler
 from vllm_hpc.spec.errors import FailedError, RefusedError, RequestError, SubmitError
 from vllm_hpc.spec.read_file import read_regular
+from vllm_hpc.spec.write_file import replacing
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.status import Status
@@ -81,7 +82,8 @@ def adopt(folder: JobFolder, status: Status, answer: str) -> None:
     except BaseException:
         folder.cluster.unlink(missing_ok=True)
         if cluster is not None:
-            folder.cluster.write_bytes(cluster)
+            with replacing(folder.cluster, 0o644) as file:
+                file.write(cluster)
         raise
 
 

@@ -11,7 +11,7 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import check_unchanged
 from vllm_hpc.jobfolder.own_folder import own_folder
-from vllm_hpc.jobfolder.record_files import temporary_name, write_json
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Retry, Submitted
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
@@ -26,6 +26,7 @@ from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
 from vllm_hpc.spec.passed_variables import check_set
+from vllm_hpc.spec.write_file import make_mark, temporary_name
 
 _GOING_ON = "another process is resuming this job: see 'vllm-hpc status {}'"
 
@@ -148,7 +149,7 @@ class _Markers:
     def restore(self) -> None:
         """Put everything back: the job was not submitted."""
         for marker in self._markers:
-            marker.touch()
+            make_mark(marker)
         if self._retry is None:
             self._file.unlink(missing_ok=True)
         else:
@@ -158,7 +159,7 @@ class _Markers:
 def _made_at(marker: Path) -> int:
     """When a marker was made, or made again; 0 if there is none."""
     try:
-        return marker.stat().st_mtime_ns
+        return marker.lstat().st_mtime_ns
     except FileNotFoundError:
         return 0
 
@@ -173,8 +174,8 @@ def _remove(marker: Path, made: int) -> None:
         marker.rename(aside)
     except FileNotFoundError:
         return
-    is_new = aside.stat().st_mtime_ns != made
+    is_new = aside.lstat().st_mtime_ns != made
     aside.unlink()
     if is_new:
-        marker.touch()
+        make_mark(marker)
         raise FailedError("nothing was submitted: the job was told to stop meanwhile")

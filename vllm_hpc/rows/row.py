@@ -17,6 +17,7 @@ import msgspec
 
 from vllm_hpc.spec.errors import CollectError
 from vllm_hpc.spec.read_file import open_regular
+from vllm_hpc.spec.write_file import replacing
 
 Row = dict[str, Any]
 
@@ -56,7 +57,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
     """Write rows as JSON lines and return their number."""
     count = 0
     encoder = msgspec.json.Encoder()
-    with path.open("wb") as file:
+    with replacing(path) as file:
         for row in rows:
             file.write(encoder.encode(row) + b"\n")
             count += 1

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from vllm_hpc.spec.read_file import UnfitFileError, open_regular, read_whole
 from vllm_hpc.spec.user_namespace import COMMON_FOLDERS, is_hidden
+from vllm_hpc.spec.write_file import open_new
 
 
 class NotMineError(OSError):
@@ -118,7 +119,7 @@ def write_mine(path: Path, content: bytes, mode: int = 0o644) -> None:
 
     Raises OSError.
     """
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+    with open_new(path, mode) as file:
         file.write(content)
 
 

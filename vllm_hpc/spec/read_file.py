@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 # Enough for a record with thousands of options, and no more than a moment to read.
 MOST_BYTES = 64 * 2**20
+NOT_A_LINK = "it must be a regular file, not a link"
 
 
 class UnfitFileError(OSError):
@@ -31,13 +32,13 @@ def open_regular(path: Path, follow_links: bool = True, folder: int | None = Non
         descriptor = os.open(path if folder is None else path.name, flags, dir_fd=folder)
     except OSError as error:
         if error.errno == errno.ELOOP and not follow_links:
-            raise UnfitFileError(error.errno, "it must be a regular file, not a link", str(path)) from None
+            raise UnfitFileError(error.errno, NOT_A_LINK, str(path)) from None
         if error.errno == errno.ENXIO:  # a socket
-            raise _not_regular(path) from None
+            raise not_regular(path) from None
         raise OSError(error.errno, error.strerror, str(path)) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise _not_regular(path)
+        raise not_regular(path)
     return os.fdopen(descriptor, "rb")
 
 
@@ -79,5 +80,6 @@ def _size(most: int) -> str:
     return f"{most >> 20} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
 
 
-def _not_regular(path: Path) -> UnfitFileError:
+def not_regular(path: Path) -> UnfitFileError:
+    """The error for a FIFO, a socket, a device or a folder."""
     return UnfitFileError(errno.EINVAL, "it must be a regular file", str(path))

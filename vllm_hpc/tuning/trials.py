@@ -29,6 +29,7 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_defaults import whole
 from vllm_hpc.spec.words import counted
+from vllm_hpc.spec.write_file import open_new
 from vllm_hpc.tuning.signals import handled
 from vllm_hpc.tuning.sweep import DEFAULTS
 
@@ -120,7 +121,7 @@ class Bench:
 
     def _make_folder(self) -> None:
         try:
-            self._folder.mkdir(parents=True)
+            self._folder.mkdir(0o755, parents=True)
         except FileExistsError:
             raise self._taken() from None
         except OSError as error:
@@ -136,9 +137,9 @@ class Bench:
         chance = random.Random(0)
         file = self._folder / "rows.jsonl"
         tokens = range(self._subject.shape.vocabulary)
-        with file.open("w") as out:
+        with open_new(file) as out:
             for _ in range(rows):
-                out.write(json.dumps({"prompt": chance.choices(tokens, k=prompt)}) + "\n")
+                out.write(json.dumps({"prompt": chance.choices(tokens, k=prompt)}).encode() + b"\n")
         request = self._job.request
         return self._job.asking(
             input=str(file), max_tokens=output_tokens(request), sampling={"ignore_eos": True, **request.sampling}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
+
+from vllm_hpc.spec.write_file import open_append, open_new
 
 # A rank's record is some 10 KB, and a few more files are written when a job ends.
 RESERVE_BYTES = 256 << 10
@@ -21,8 +24,10 @@ class Reserve:
     def take(self) -> None:
         """Make the file. If the disk has no space for it, takes none and raises OSError."""
         with suppress(OSError):
-            if self._path.stat().st_size == RESERVE_BYTES:
+            there = self._path.lstat()
+            if stat.S_ISREG(there.st_mode) and there.st_size == RESERVE_BYTES:
                 return
+        self.give_back()  # what is left of one, or whatever has its name
         try:
             self._fill()
         except OSError as error:
@@ -34,12 +39,16 @@ class Reserve:
         """Remove the file: its space is needed now, or the work has ended."""
         # Truncate it first: a server may be slow to free the space of a removed file.
         with suppress(OSError):
-            os.truncate(self._path, 0)
+            descriptor = open_append(self._path, makes=False)
+            try:
+                os.ftruncate(descriptor, 0)
+            finally:
+                os.close(descriptor)
         with suppress(OSError):
             self._path.unlink()
 
     def _fill(self) -> None:
-        with self._path.open("wb") as file:
+        with open_new(self._path) as file:
             file.write(os.urandom(RESERVE_BYTES))  # zeros would take no space on a file system that compresses
             file.flush()
             os.fdatasync(file.fileno())  # some file systems allocate, and NFS reports a quota, only here

@@ -19,6 +19,7 @@ from vllm_hpc.engine.store.client import StoreLostError
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord
+from vllm_hpc.spec.write_file import make_mark
 
 # Messages of torch.distributed, gloo, NCCL and the store when another rank is gone: its end is the cause, and the error
 # here only an echo. (Errors of the file system or CUDA are never echoes.)
@@ -179,7 +180,7 @@ class RankReport:
             if is_first:
                 write_json(self._job.rank_record(self.rank), record)
                 if record.outcome != "ok":
-                    self._job.failed(self._attempt).touch()
+                    make_mark(self._job.failed(self._attempt))
         return record
 
     def _record(self, outcome: str, error: RankError | None = None) -> RankRecord:

@@ -22,6 +22,7 @@ from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Progress, Run
 from vllm_hpc.jobfolder.shards import Tally
 from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.write_file import open_append
 
 # Seconds between two updates of the counts.
 _COUNT_S = 1.0
@@ -79,7 +80,7 @@ class ShardWriter:
 
     def _open(self, shard: Path) -> int:
         try:
-            return os.open(shard, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            return open_append(shard)
         except OSError as error:
             self._reserve.give_back()
             raise explain_os_error(error) from None

@@ -19,7 +19,8 @@ import msgspec
 
 from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.record_files import read_json, temporary_name
+from vllm_hpc.jobfolder.record_files import read_json
+from vllm_hpc.spec.write_file import make_folder, open_new, temporary_name
 
 # Chunks per replica, enough that replicas end together (a lease is a file, so arrays have fewer and larger ones), and
 # the most rows in a chunk, because it is read ahead.
@@ -126,7 +127,7 @@ class LeaseClaims:
         self._part = chunks.part(mine.replica, replicas)
         self._order = [(self._part.start + number) % chunks.count for number in range(chunks.count)]
         self._dead: set[Lease] = set()
-        job.claims.mkdir(exist_ok=True)
+        make_folder(job.claims)
 
     def take(self, any_part: bool = True) -> int | None:
         """Claim a chunk that nobody has, or whose owner is dead."""
@@ -146,7 +147,8 @@ class LeaseClaims:
         target = self._path(chunk, number + 1)
         draft = temporary_name(target)
         try:
-            draft.write_bytes(msgspec.json.encode(self._mine))
+            with open_new(draft, 0o644) as file:
+                file.write(msgspec.json.encode(self._mine))
             os.link(draft, target)  # complete, and for one taker only; on NFS too
         except FileExistsError:
             # NFS repeats a call whose answer was lost: the name may exist because we made it (man 2 open).

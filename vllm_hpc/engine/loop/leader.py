@@ -15,6 +15,7 @@ from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Decision, Order
 from vllm_hpc.engine.store.client import JobStore
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import Claimed
+from vllm_hpc.spec.write_file import open_append
 
 # Seconds between two questions whether there is a drain (drain_watch.py).
 _LOOK_S = 1.0
@@ -38,8 +39,7 @@ class Chief:
     def __init__(self, run: ReplicaRun, claims: Claims, writer: ShardWriter, store: JobStore) -> None:
         self._lead_s, self._claims, self._writer = run.lead_s, claims, writer
         self._watch = DrainWatch(run.job, run.attempt, store)
-        claimed = run.job.claimed(run.replica, run.attempt)
-        self._claimed = os.open(claimed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        self._claimed = open_append(run.job.claimed(run.replica, run.attempt))
         self._order, self._stop_at, self._looked = Order.GO, float("inf"), 0.0
 
     def decide(self, wants_chunk: bool, any_part: bool = True) -> Decision:

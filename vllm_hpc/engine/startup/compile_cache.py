@@ -26,12 +26,12 @@ from typing import IO
 
 import msgspec
 
-from vllm_hpc.jobfolder.record_files import temporary_name
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.layout import Place
 from vllm_hpc.spec.ownership import open_mine
 from vllm_hpc.spec.server_arguments import engine_only
 from vllm_hpc.spec.user_cache import cache_folder, machine_folder
+from vllm_hpc.spec.write_file import open_new, replacing
 
 # A user who sets one of these has chosen a place already.
 _VARIABLES = {"VLLM_CACHE_ROOT": "vllm", "TRITON_CACHE_DIR": "triton"}
@@ -187,7 +187,7 @@ def _extract(tar: tarfile.TarFile, folder: Path) -> None:
     for member, content in _files_of(tar):
         target = folder / member.name
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with content, target.open("xb") as file:
+        with content, open_new(target) as file:
             shutil.copyfileobj(content, file)
         target.chmod(0o700 if member.mode & 0o100 else 0o600)
         os.utime(target, (member.mtime, member.mtime))
@@ -225,17 +225,13 @@ def _rename(fresh: Path, folder: Path) -> None:
 def _pack(folder: Path, files: list[str], archive: Path) -> None:
     """Replace the archive by one with these files and those that other nodes have put into it."""
     archive.parent.mkdir(parents=True, exist_ok=True)
-    fresh = temporary_name(archive)
-    try:
-        with tarfile.open(fresh, "w") as tar:
-            for file in files:
-                with suppress(FileNotFoundError):
-                    tar.add(folder / file, file)
-            for member, content in _others(archive, set(files)):
-                tar.addfile(member, io.BytesIO(content))
-        fresh.replace(archive)
-    finally:
-        fresh.unlink(missing_ok=True)
+    # Not for a group to write to, whatever the umask: nobody would use it.
+    with replacing(archive, 0o644) as out, tarfile.open(fileobj=out, mode="w") as tar:
+        for file in files:
+            with suppress(FileNotFoundError):
+                tar.add(folder / file, file)
+        for member, content in _others(archive, set(files)):
+            tar.addfile(member, io.BytesIO(content))
 
 
 def _others(archive: Path, files: set[str]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:

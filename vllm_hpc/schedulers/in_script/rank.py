@@ -28,6 +28,7 @@ from vllm_hpc.schedulers.submitit_executor import RankTask
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.own_python import module_argv
 from vllm_hpc.spec.ownership import read_mine
+from vllm_hpc.spec.write_file import make_mark
 
 
 def main(argv: list[str]) -> int:
@@ -118,4 +119,4 @@ def _note_joined(folder: JobFolder) -> None:
     attempt, node = os.environ.get("VLLM_HPC_ATTEMPT"), os.environ.get("GROUP_RANK")
     if attempt and node and os.environ.get("VLLM_HPC_WATCHED"):
         with suppress(OSError):  # a full disk is the rank's to report
-            folder.joined(int(attempt), int(node)).touch()
+            make_mark(folder.joined(int(attempt), int(node)))

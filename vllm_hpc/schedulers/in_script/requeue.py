@@ -15,10 +15,11 @@ from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission, submission_of
 from vllm_hpc.jobfolder.own_folder import EarlierJobFolder, OwnJobFolder
-from vllm_hpc.jobfolder.record_files import read_claimed, temporary_name, write_json
+from vllm_hpc.jobfolder.record_files import read_claimed, write_json
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, Attempt, Crash, JobRecord, Progress, RankRecord, Submitted
 from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.spec.words import counted
+from vllm_hpc.spec.write_file import open_new, temporary_name
 
 _YES, _NO = 0, 1
 # Bytes: more than a full file system still has room for, for example in a directory's spare block.
@@ -168,7 +169,7 @@ def _cannot_write(folder: JobFolder) -> str | None:
     """Why nothing can be written, None if it can. On a full disk a rank cannot record why it died, either."""
     probe = temporary_name(folder.path / "state" / "probe")
     try:
-        with probe.open("wb") as file:
+        with open_new(probe) as file:
             file.write(bytes(_PROBE))
             file.flush()
             os.fsync(file.fileno())  # only here does NFS report that a quota is used up

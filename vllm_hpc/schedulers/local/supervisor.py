@@ -27,8 +27,10 @@ from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, JobRecord
 from vllm_hpc.schedulers.local import SUPERVISOR, new_job_id, this_process
 from vllm_hpc.schedulers.own_script import read_script
 from vllm_hpc.spec.own_python import module_argv
+from vllm_hpc.spec.read_file import open_regular
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import parse_walltime
+from vllm_hpc.spec.write_file import open_append
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -42,7 +44,7 @@ _LEAVE_S = 10
 def start(script: Path) -> str:
     """Start a supervisor for the script, detached, and return the job's id once it is on record."""
     job = JobFolder(script.parent)
-    with job.scheduler_log.open("ab") as log:
+    with os.fdopen(open_append(job.scheduler_log), "ab") as log:
         before = log.tell()
         process = subprocess.Popen(
             module_argv(SUPERVISOR, "run", str(script)),
@@ -51,7 +53,7 @@ def start(script: Path) -> str:
         assert process.stdout is not None
         job_id = process.stdout.readline().decode().strip()
     if not job_id:  # quote its log: the folder will be gone by the time someone reads this
-        with job.scheduler_log.open("rb") as log:
+        with open_regular(job.scheduler_log, follow_links=False) as log:
             log.seek(before)
             words = log.read().decode(errors="replace").split("\n")
         raise SystemExit(f"the supervisor did not start: {next(filter(None, reversed(words)), 'it printed nothing')}")
