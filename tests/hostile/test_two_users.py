@@ -94,6 +94,22 @@ def test_replaced_file_is_refused_by_resume(neighbours: Neighbours, mark: Path, 
 
 
 @pytest.mark.ranks
+def test_another_file_of_the_victims_is_not_run_as_the_script(neighbours: Neighbours, mark: Path) -> None:
+    """The attacker cannot write as the victim, but can hand over a chat template, and move what a job keeps of it."""
+    job, (victim, attacker, project) = submit(neighbours, *SLOW), neighbours
+    victim.vllm_hpc("cancel", job)
+    attacker.plant(attacker.home / "chat.jinja", f"{{#\n{_RUN.format(mark=mark)}\n#}}{{{{ messages }}}}", 0o644)
+    words = ("submit", "--rehearse", "--scheduler", "local", "--job-dir", project, "--name", "other")
+    done = victim.vllm_hpc(*words, "--chat-template", attacker.home / "chat.jinja", umask=0o002)
+    assert done.returncode == 0, done.stderr
+    moved = attacker.run(["mv", project / "other" / "chat-template.jinja", job / "script.sh"], Path("/"))
+    assert moved.returncode == 0, moved.stderr
+    done = victim.vllm_hpc("resume", job, "--wait")
+    assert (done.returncode, "is not the one that was submitted" in done.stderr) == (1, True), done.stderr
+    assert not mark.exists()
+
+
+@pytest.mark.ranks
 def test_script_replaced_while_the_job_runs_is_not_run_again(neighbours: Neighbours, mark: Path) -> None:
     """The local scheduler runs it again where rows are left: here the first attempt dies as it generates."""
     job = submit(neighbours, *SLOW, "--rehearse-set", "fault_s=2", "--rehearse-set", "fault=die")

@@ -64,7 +64,7 @@ def _cancel(folder: JobToCancel, job_id: str | None) -> Status:
     return _status_after(folder)
 
 
-def _status_after(folder: OwnJobFolder) -> Status:
+def _status_after(folder: JobToCancel) -> Status:
     """The status once the cancel is on record. Raises FailedError where it cannot be told: something was done."""
     try:
         return read_status(folder)

@@ -26,7 +26,7 @@ from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.resolve import check_is_here, resolve_options
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
-from vllm_hpc.schedulers.lifecycle import lifecycle_text
+from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_job
@@ -229,6 +229,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         adapters=prepared.adapters,
         versions=_versions(),
         uuid=uuid.uuid4().hex,
+        script_sha256=sha256(prepared.script),
     )
     write_json(folder.job_json, record)
 

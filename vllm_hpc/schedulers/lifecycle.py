@@ -18,7 +18,7 @@ def lifecycle_text() -> str:
 
 
 def sha256(text: str) -> str:
-    """The digest of a text of lifecycle.sh, which the script compares with what it has read."""
+    """The digest of a text of lifecycle.sh, which the script compares with what it has read, or of a script."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
