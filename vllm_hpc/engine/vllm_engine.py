@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.jobfolder.secret import job_secret
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout, Place
+from vllm_hpc.spec.shared_memory import remove_segments
 from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from vllm_hpc.engine.startup.replicas import Replica, World
     from vllm_hpc.engine.store.client import JobStore
 
-_SHM = Path("/dev/shm")
+# Where the first rank puts what nobody can guess of the names of shared memory.
+_NONCE = "shared-memory"
 
 
 class VllmEngine:
@@ -122,7 +125,7 @@ class VllmMaker:
             self._where = mp_workers.workers(self._seat, world.store)
             self._patches.leave("shm-name", "vLLM starts its own workers")
             return mp_workers.lead(self._seat)
-        rank = RankPlace(self._record.plan.layout, self._place, self._standing.run_name)
+        rank = RankPlace(self._record.plan.layout, self._place, f"{self._standing.run_name}-{_nonce(world)}")
         if torchs_store.is_needed():
             world = world._replace(torch_store=torchs_store.open_store(world))
         replica, self._segments = join(rank, world, self._patches)
@@ -166,8 +169,15 @@ class VllmMaker:
         world.leave()
 
 
+def _nonce(world: World) -> str:
+    """Letters that another user of the machine cannot know, to make a file of that name before the ranks do."""
+    if world.rank == 0:
+        world.store.set(_NONCE, secrets.token_hex(8))
+    return world.store.get(_NONCE)
+
+
 class RankPlace(NamedTuple):
-    """A rank's place in its world; ``run`` distinguishes this attempt from all others."""
+    """A rank's place in its world; ``run`` distinguishes this attempt from all others, and cannot be guessed."""
 
     layout: Layout
     place: Place
@@ -205,8 +215,8 @@ def meet_started(ident: str | None) -> None:
     import torch.distributed as dist
 
     dist.barrier(group=_cpu_group())
-    for segment in _SHM.glob(f"{ident}*") if ident else ():
-        segment.unlink(missing_ok=True)
+    if ident:
+        remove_segments(ident)
 
 
 def describe_device() -> tuple[str, float | None]:

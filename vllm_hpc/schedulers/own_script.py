@@ -34,7 +34,8 @@ def read_script(script: Path) -> bytes:
 def _check_is_the_jobs(script: Path, content: bytes) -> None:
     """Refuse any other file of the user's own: in a project's folder, its group can give one the script's name.
 
-    Nearly every text is something to a shell: it runs what stands in a record between $( and ). Raises ForeignScriptError.
+    Nearly every text is something to a shell: it runs what stands in a record between $( and ). Raises
+    ForeignScriptError.
     """
     try:
         wanted = OwnJobFolder(script.parent).job().script_sha256

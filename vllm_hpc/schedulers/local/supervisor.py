@@ -29,6 +29,7 @@ from vllm_hpc.schedulers.own_script import read_script
 from vllm_hpc.spec.own_python import module_argv
 from vllm_hpc.spec.read_file import open_regular
 from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.shared_memory import remove_segments
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.write_file import open_append
 
@@ -110,8 +111,7 @@ def _run_attempt(job: JobFolder, record: JobRecord, words: list[str], job_id: st
         this = Attempt(attempt=number, job_id=job_id, host=platform.node(), started_at=began)
         _put_on_record(job.attempt(number), this)
     _finish(job, child, cause, number)
-    for segment in Path("/dev/shm").glob(f"vllm-hpc-{job_id}-*"):  # of ranks that died while they loaded
-        segment.unlink(missing_ok=True)
+    remove_segments(f"vllm-hpc-{job_id}-")  # of ranks that died while they loaded
     ended = job.exit_of(number)
     return ended is not None and ended.cause == "requeue"
 
