@@ -302,25 +302,17 @@ def test_who_has_chosen_a_place_keeps_it(tmp_path: Path, node: Path, monkeypatch
     assert not list(node.iterdir())
 
 
-def test_code_is_not_run_from_a_folder_that_others_can_write_to(
-    tmp_path: Path, node: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (node / f"vllm-hpc-{os.getuid()}").mkdir()
-    (node / f"vllm-hpc-{os.getuid()}").chmod(0o777)
-    compiled, folder = start(tmp_path)
-    compiled.keep()
-    assert str(folder) == "/none"
-    assert "compiled code is not kept" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("what", ["file", "link"])
-def test_neither_is_a_file_or_a_link_in_its_place(
-    tmp_path: Path, node: Path, what: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("what", ["open", "file", "link"])
+def test_code_is_not_run_from_a_folder_that_others_can_write_to(tmp_path: Path, node: Path, what: str) -> None:
     place = node / f"vllm-hpc-{os.getuid()}"
-    place.touch() if what == "file" else place.symlink_to(tmp_path)
-    assert str(start(tmp_path)[1]) == "/none"
-    assert "compiled code is not kept" in capsys.readouterr().out
+    {"open": place.mkdir, "file": place.touch, "link": lambda: place.symlink_to(tmp_path)}[what]()
+    if what == "open":
+        place.chmod(0o777)
+    folders = [start(tmp_path)[1] for _ in range(2)]
+    assert folders[0] == folders[1], "it is found again"
+    own = folders[0].relative_to(node).parts[0]
+    assert own.startswith(f"{place.name}-")
+    assert (node / own).stat().st_mode & 0o777 == 0o700
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing(

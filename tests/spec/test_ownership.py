@@ -158,6 +158,10 @@ def test_a_cache_that_others_write_to_moves_to_a_private_folder(
     moved = user_cache.cache_folder()
     assert moved == tmp_path / "node" / f"vllm-hpc-{os.getuid()}" / "cache"
     (tmp_path / "node" / f"vllm-hpc-{os.getuid()}").chmod(0o777)
+    another = user_cache.cache_folder()
+    assert another.parent.match(f"vllm-hpc-{os.getuid()}-*")
+    assert user_cache.cache_folder() == another
+    monkeypatch.setattr("tempfile.tempdir", str(shared))
     with pytest.raises(PermissionError, match="must be your own folder"):
         user_cache.cache_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))

@@ -29,6 +29,7 @@ from vllm_hpc.jobfolder.secret import job_secret
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout, Place
 from vllm_hpc.spec.shared_memory import remove_segments
+from vllm_hpc.spec.user_cache import use_private_temporary_folder
 from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
 
 if TYPE_CHECKING:
@@ -243,6 +244,7 @@ def prepare_environment(record: JobRecord) -> None:
     for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
         del os.environ[name]
     flashinfer.find_scripts()
+    use_private_temporary_folder()
     if os.path.isabs(record.model):  # noqa: PTH117 - a Hub id is not a path
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

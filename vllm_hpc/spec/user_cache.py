@@ -29,9 +29,39 @@ def cache_folder() -> Path:
 
 
 def machine_folder() -> Path:
-    """A folder of this machine that nobody else can write to, under $TMPDIR. Raises PermissionError."""
-    folder = Path(tempfile.gettempdir()) / f"vllm-hpc-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or not is_mine_alone(folder):
-        raise PermissionError(f"{folder} must be your own folder, which only you can write to")
-    return folder
+    """A folder of this machine that nobody else can write to, under $TMPDIR. Raises PermissionError.
+
+    Anybody can take its name in /tmp first: then it has another, which is found again, as nobody else can make a folder
+    of this user's.
+    """
+    place, name = Path(tempfile.gettempdir()), f"vllm-hpc-{os.getuid()}"
+    if place.name.startswith(name) and _is_own(place):  # a rank's $TMPDIR
+        return place
+    folder = place / name
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    for one in (folder, *sorted(place.glob(f"{name}-*"))):
+        if _is_own(one):
+            return one
+    made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))
+    if not _is_own(made):
+        made.rmdir()
+        raise PermissionError(f"$TMPDIR ({place}) must be your own folder, or have the sticky bit, as /tmp has")
+    return made
+
+
+def use_private_temporary_folder() -> None:
+    """Make $TMPDIR of this process, and of those that it starts, a folder that nobody else can write to.
+
+    torch and vLLM load code from files of known names in it (torchinductor_<user>, nccl_allocator.so). Raises
+    PermissionError.
+    """
+    if not is_mine_alone(Path(tempfile.gettempdir())):
+        os.environ["TMPDIR"] = str(machine_folder())
+        tempfile.tempdir = None
+
+
+def _is_own(folder: Path) -> bool:
+    with suppress(OSError):
+        return not folder.is_symlink() and is_mine_alone(folder)
+    return False
