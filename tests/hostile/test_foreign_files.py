@@ -75,3 +75,23 @@ def test_a_planted_job_definition_runs_no_code(neighbours: Neighbours, name: str
     attacker.plant(project / name / "job.toml", "rehearse = true\nmax_tokens = 7\n", 0o644)
     done = victim.vllm_hpc("plan", name, cwd=project)
     assert f"'{Path(name)}/job.toml' belongs to another user" in done.stdout
+
+
+def test_a_link_to_the_victims_own_file_is_no_input(neighbours: Neighbours) -> None:
+    """What the attacker cannot read would be copied into the job's folder, where the group reads it."""
+    victim, attacker, project = neighbours
+    victim.run(["mkdir", "-m", "700", victim.home / "private"], project)
+    victim.plant(victim.home / "private" / "rows.txt", "a secret\n", 0o644)
+    attacker.run(["ln", "-s", victim.home / "private" / "rows.txt", "rows.txt"], project)
+    attacker.run(["ln", "-s", victim.home / "private", "inputs"], project)
+    for given in ("rows.txt", "inputs/rows.txt", "inputs"):
+        words = ("--scheduler", "local", "--rehearse", "--job-dir", project, "--name", "job", "--input", given)
+        done = victim.vllm_hpc("submit", *words, cwd=project)
+        assert (done.returncode, f"is a link of another user ({attacker.uid}) to your own" in done.stderr) == (2, True)
+        assert not (project / "job").exists()
+    victim.run(["ln", "-s", victim.home / "private", victim.home / "own"], project)
+    plan = ("plan", "--rehearse", "--scheduler", "slurm", "--input", victim.home / "own" / "rows.txt")
+    assert victim.vllm_hpc(*plan).returncode == 0
+    attacker.plant(project / "theirs.txt", "a\n", 0o644)
+    attacker.run(["ln", "-sf", project / "theirs.txt", "rows.txt"], project)
+    assert victim.vllm_hpc(*plan[:-1], project / "rows.txt").returncode == 0

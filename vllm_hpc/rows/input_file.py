@@ -13,6 +13,7 @@ from typing import IO, TextIO
 
 from vllm_hpc.rows.unpack import PACKINGS, Packing, StoredStream, UnpackedStream, packing_of
 from vllm_hpc.spec.errors import InputError
+from vllm_hpc.spec.ownership import NotMineError, check_is_meant
 from vllm_hpc.spec.read_file import open_regular
 
 STDIN = "-"
@@ -84,7 +85,13 @@ class InputFile:
         return _state_of(os.stat(self.path))  # noqa: PTH116 - the same as Path.stat, but faster
 
     def _open(self) -> io.RawIOBase:
-        return open_regular(self.path).detach()
+        file = open_regular(self.path).detach()
+        try:
+            check_is_meant(self.path, file.fileno())
+        except NotMineError as error:
+            file.close()
+            raise InputError(f"input {error}") from None
+        return file
 
 
 class StandardInput(InputFile):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -14,6 +15,9 @@ from typing import BinaryIO
 from vllm_hpc.spec.read_file import UnfitFileError, open_regular, read_whole
 from vllm_hpc.spec.user_namespace import COMMON_FOLDERS, is_hidden
 from vllm_hpc.spec.write_file import open_new
+
+# As the kernel follows them (path_resolution(7)).
+_MOST_LINKS = 40
 
 
 class NotMineError(OSError):
@@ -112,6 +116,36 @@ def read_mine(path: Path, why_not: WhyNot = why_not_mine) -> bytes:
             return read_whole(file, path)
         except UnfitFileError as error:
             raise NotMineError(f"{str(path)!r} cannot be used: {error.strerror}") from None
+
+
+def check_is_meant(path: Path, descriptor: int) -> None:
+    """Refuse an open file of the user's own if another user's link led to it: they cannot read it, but have it copied.
+
+    Raises NotMineError, OSError.
+    """
+    found = os.fstat(descriptor)
+    if found.st_uid != os.geteuid():
+        return
+    end, makers = _follow(path)
+    foreign = [maker for maker in makers if maker not in (0, os.geteuid())]
+    if foreign or not os.path.samestat(found, end.lstat()):
+        who = f"another user ({user_name(foreign[0])})" if foreign else "somebody who changed it meanwhile"
+        raise NotMineError(f"{str(path)!r} is a link of {who} to your own {str(end)!r}: name that, if you mean it")
+
+
+def _follow(path: Path) -> tuple[Path, list[int]]:
+    """Where a path leads, and who made the links on the way. Raises OSError."""
+    left, place, makers = list(reversed(Path(os.path.abspath(path)).parts)), Path("/"), list[int]()  # noqa: PTH100
+    while left:
+        place = place.parent if (part := left.pop()) == ".." else place / part
+        there = place.lstat()
+        if stat.S_ISLNK(there.st_mode):
+            makers.append(there.st_uid)
+            if len(makers) > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            left += reversed(place.readlink().parts)
+            place = place.parent
+    return place, makers
 
 
 def write_mine(path: Path, content: bytes, mode: int = 0o644) -> None:
