@@ -95,3 +95,18 @@ def test_a_link_to_the_victims_own_file_is_no_input(neighbours: Neighbours) -> N
     attacker.plant(project / "theirs.txt", "a\n", 0o644)
     attacker.run(["ln", "-sf", project / "theirs.txt", "rows.txt"], project)
     assert victim.vllm_hpc(*plan[:-1], project / "rows.txt").returncode == 0
+
+
+def test_what_a_job_keeps_of_a_colleagues_file_is_no_profile(neighbours: Neighbours) -> None:
+    """The job's copy of a chat template is the victim's own, which the attacker moves to where a profile is read."""
+    victim, attacker, project = neighbours
+    attacker.plant(project / "chat.jinja", f"# {{{{ messages }}}}\n{_PROFILE}", 0o644)
+    words = ("submit", "--rehearse", "--scheduler", "local", "--job-dir", project, "--name", "job")
+    done = victim.vllm_hpc(*words, "--chat-template", project / "chat.jinja", umask=0o002)
+    assert done.returncode == 0, done.stderr
+    moved = attacker.run(["mv", "job/chat-template.jinja", "vllm-hpc.toml"], project)
+    assert moved.returncode != 0, "a job's folder is its owner's alone to write"
+    attacker.run(["ln", "-s", "job/chat-template.jinja", "vllm-hpc.toml"], project)
+    done = victim.vllm_hpc(*_RENDER, "--profile", "site", cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'vllm-hpc.toml'" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -26,8 +27,9 @@ from vllm_hpc.jobfolder.early_faults import needs_probe
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Place
-from vllm_hpc.spec.ownership import read_mine
+from vllm_hpc.spec.read_file import read_regular
 
 # A rank that is told to leave must be gone within 5 s.
 _FLUSH_S = 3.0
@@ -48,11 +50,18 @@ class EngineDiedError(RuntimeError):
 
 
 def _with_chat_template(job: JobFolder, record: JobRecord) -> JobRecord:
-    """The record with the text of --chat-template as it was submitted, in place of its path. Raises OSError."""
+    """The record with the text of --chat-template as it was submitted, in place of its path.
+
+    Raises OSError, RequestError if it was changed.
+    """
     if record.request.chat_template is None:
         return record
-    text = read_mine(job.chat_template).decode()
-    return msgspec.structs.replace(record, request=msgspec.structs.replace(record.request, chat_template=text))
+    text = read_regular(job.chat_template, follow_links=False)
+    wanted = record.chat_template_sha256  # none in jobs of earlier versions
+    if wanted and hashlib.sha256(text).hexdigest() != wanted:
+        raise RequestError(f"{str(job.chat_template)!r} was changed since the job was submitted: submit a new job")
+    request = msgspec.structs.replace(record.request, chat_template=text.decode())
+    return msgspec.structs.replace(record, request=request)
 
 
 class ReplicaAttempt:

@@ -20,8 +20,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """job.json: what was asked and what was computed. ``model`` is passed to vLLM; times are Unix seconds.
 
     ``request`` is filled in from the profile; ``origins`` says where each value came from. ``uuid``: the job's own,
-    which the records that are acted on have, too, so that another job's are not taken for them. ``script_sha256`` is
-    the script's digest. vllm-hpc 0.1 has neither.
+    which the records that are acted on have, too, so that another job's are not taken for them. ``script_sha256`` and
+    ``chat_template_sha256`` are digests of the files in the job folder. vllm-hpc 0.1 has none of these.
     """
 
     version: int = 1
@@ -37,6 +37,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     uuid: str = ""
     script_sha256: str = ""
+    chat_template_sha256: str = ""
 
 
 class Version(msgspec.Struct, frozen=True):

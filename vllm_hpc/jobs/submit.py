@@ -230,6 +230,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         versions=_versions(),
         uuid=uuid.uuid4().hex,
         script_sha256=sha256(prepared.script),
+        chat_template_sha256=sha256(prepared.job.chat_template or ""),
     )
     write_json(folder.job_json, record)
 
