@@ -235,7 +235,7 @@ make_task_file() {
   text="$(print_task_file "$@")" || exit 1
   digest="$(printf '%s\n' "$text" | sha256sum)" || exit 1
   _vh_node_file="$(mktemp -u "$_vh_job/state/.run-$_vh_attempt-XXXXXXXXXX")" || exit 1
-  (umask 077 && set -C && printf '%s\n' "$text" > "$_vh_node_file") || exit 1
+  (umask 077 && new_file "$_vh_node_file" printf '%s\n' "$text") || exit 1
   # shellcheck disable=SC2059
   printf -v code "${_vh_run_checked//$'\n'/ }" "$1"
   task=(bash -c "$code" bash "$_vh_node_file" "${digest%% *}" "$_vh_job/state" "$_vh_attempt")
@@ -348,7 +348,7 @@ say_briefly() {
 # project's group can name other hosts to the launcher.
 hosts_file() {
   local file
-  file="$(mktemp "$_vh_hosts-XXXXXXXXXX")" && printf '%s\n' "${nodes[@]}" > "$file" && echo "$file"
+  file="$(mktemp "$_vh_hosts-XXXXXXXXXX")" && put_file "$file" printf '%s\n' "${nodes[@]}" && echo "$file"
 }
 
 # ---- The work: what launch starts, until all of it has ended ------------------------------------------------------

@@ -79,6 +79,7 @@ def test_what_0_1_left_open_is_said_once(neighbours: Neighbours, clients: dict[s
     job = make(project, victim, "mine")
     script = job.path / "script.sbatch"
     script.write_text("#!/bin/bash\n")
+    os.chown(script, victim.uid, -1)
     for path in (job.job_json, job.submitted, job.attempt(1), script):
         path.chmod(0o664)
     done = victim.vllm_hpc(command, job.path, PATH=clients["PATH"])

@@ -109,4 +109,4 @@ def test_what_a_job_keeps_of_a_colleagues_file_is_no_profile(neighbours: Neighbo
     attacker.run(["ln", "-s", "job/chat-template.jinja", "vllm-hpc.toml"], project)
     done = victim.vllm_hpc(*_RENDER, "--profile", "site", cwd=project)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "'vllm-hpc.toml'" in done.stderr
+    assert "vllm-hpc.toml' belongs to another user" in done.stderr

@@ -71,7 +71,7 @@ REFUSED = tuple(PARTS)[:4]
 # All that the script itself writes, and the drafts that it wrote in 0.1.
 OF_THE_SCRIPT = (
     "control/drain-1", "state/exit-1.json", "state/.exit-1.json", "state/joined-1-0", "state/failed-1",
-    "state/left-1-0", "state/node-1-0", "state/.node-1-0", "state/hosts-1", "state/.run-1",
+    "state/left-1-0", "state/node-1-0", "state/.node-1-0",
 )  # fmt: skip
 SHELL = """
 lead_s=60 time_limit_s= max_requeues=0 begin_attempt

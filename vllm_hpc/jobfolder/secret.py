@@ -15,6 +15,7 @@ from vllm_hpc.jobfolder.file_system import check_is_kept
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.ownership import open_mine
+from vllm_hpc.spec.read_file import open_regular
 from vllm_hpc.spec.write_file import open_new, temporary_name
 
 _BYTES = 32
@@ -53,7 +54,7 @@ def _make(path: Path) -> None:
     with open_new(draft, 0o600) as file:
         file.write(secrets.token_bytes(_BYTES))
     try:
-        with draft.open("rb") as file:
+        with open_regular(draft, follow_links=False) as file:
             check_is_kept(file.fileno(), path.parent)
         os.link(draft, path)
     except FileExistsError:

@@ -55,21 +55,13 @@ def _cancel(folder: JobToCancel, job_id: str | None) -> Status:
         # From now on nobody submits it again. Who is doing so cancels it, once its id is known; and should the
         # scheduler have it without that, its script ends as it starts.
         make_mark(folder.cancelled)
-        status = _status_after(folder)
+        status = read_status(folder)
     if status.is_final:
         return status
     if is_in_doubt(folder, status.job_id):
         raise FailedError(f"the cancel is on record, but it is not known which job to cancel: {status.reason}")
     _cancel_on_record(folder, status)
-    return _status_after(folder)
-
-
-def _status_after(folder: JobToCancel) -> Status:
-    """The status once the cancel is on record. Raises FailedError where it cannot be told: something was done."""
-    try:
-        return read_status(folder)
-    except RefusedError as error:
-        raise FailedError(f"the cancel is on record, but the job's rows cannot be counted: {error}") from None
+    return read_status(folder)
 
 
 def _cancel_on_record(folder: JobToCancel, status: Status) -> None:
@@ -86,7 +78,7 @@ def _cancel_on_record(folder: JobToCancel, status: Status) -> None:
     except ClientTimeoutError:
         raise  # the job may have been cancelled
     except (FailedError, RefusedError):
-        if status.state == "UNKNOWN" and _status_after(folder).is_final:
+        if status.state == "UNKNOWN" and read_status(folder).is_final:
             return  # the scheduler now responds and does not know the job: the record of the cancel decides
         # The job continues: however it ends later, it was not this cancel.
         if not was_cancelled:
