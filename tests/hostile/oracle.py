@@ -197,7 +197,7 @@ def _about(outcome: Outcome) -> Iterator[Complaint]:
     if outcome.code not in (0, 1, 2, 3):
         yield Complaint("code", f"{name}: exit code {outcome.code}: {outcome.err[-500:]}")
     errors = [line for line in outcome.err.splitlines() if line.startswith("Error: ")]
-    is_said_otherwise = outcome.code == 1 and outcome.command[0] in ("plan", "collect")
+    is_said_otherwise = outcome.code in (1, 3) and outcome.command[0] in ("plan", "collect")
     if len(errors) != (outcome.code in (1, 2)) and not is_said_otherwise:
         said = outcome.err[-1500:]
         yield Complaint("line", f"{name}: exit code {outcome.code}, {len(errors)} lines of error: {said!r}")
