@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 import re
 import sys
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import EntryPoint, EntryPoints, PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -49,6 +50,22 @@ def test_a_checkout_that_is_not_installed_submits_nothing(
     assert not (desk / "bin" / "received").exists()
     with pytest.raises(RefusedError, match="not installed"):
         resume(make_job(desk / "runs" / "earlier"))
+
+
+def test_a_checkout_that_has_changed_since_it_was_installed_submits_nothing(
+    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a git pull: torchrun would not know its backend."""
+    earlier = EntryPoint(
+        "job_environment", "vllm_hpc.schedulers.submitit_environment:VllmHpcJobEnvironment", "submitit"
+    )
+    stub = SimpleNamespace(entry_points=EntryPoints([earlier]))
+    monkeypatch.setattr("vllm_hpc.schedulers.submitit_executor.distribution", lambda name: stub)
+    with pytest.raises(
+        RefusedError, match=r"has changed since it was installed in .*: install it with '.*pip install -e"
+    ):
+        submit(str(model), scheduler="slurm", job_dir="runs")
+    assert not (desk / "runs").exists()
 
 
 def test_a_supervisor_that_does_not_start_says_why(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,9 @@ from vllm_hpc.spec.errors import RefusedError, RequestError, SubmitError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.read_file import read_regular
 
+# What ranks and torchrun find by entry points of vllm-hpc's installation: (group, name).
+_ENTRY_POINTS = (("submitit", "job_environment"), ("torchrun.handlers", "vllm-hpc"))
+
 
 class RankTask(msgspec.Struct, frozen=True):
     """What submitit runs on every rank, and ranks/task.json. The worker is imported there by name, not here."""
@@ -106,24 +109,30 @@ class ScriptExecutor(core.PicklingExecutor):
 
 
 def check_installed() -> None:
-    """Check that ranks will find their side of this plugin, by its entry point. Raises RefusedError.
+    """Check that ranks and torchrun will find what they look for by entry points. Raises RefusedError.
 
-    They do not if vllm-hpc runs from a checkout that is only on PYTHONPATH, or is the working directory.
+    They do not if vllm-hpc runs from a checkout that is only on PYTHONPATH, or is the working directory, or that was
+    installed (pip install -e) before it had all of them.
     """
-    if not _is_plugin_installed():
+    found = _installed_entry_points()
+    if not all(found):
+        state = "is not installed" if not any(found) else "has changed since it was installed"
         raise RefusedError(
-            f"vllm-hpc is not installed in {sys.prefix}, whose Python runs the ranks: "
+            f"vllm-hpc {state} in {sys.prefix}, whose Python runs the ranks: "
             f"install it with '{sys.executable} -m pip install -e {Path(__file__).parents[2]}'"
         )
 
 
-def _is_plugin_installed() -> bool:
-    """Read only our own metadata: searching every installed package takes a third of a submission's time."""
+def _installed_entry_points() -> list[bool]:
+    """Which of them there are; read from our own metadata: searching all packages is a third of a submission's time."""
     try:
-        points = distribution("vllm-hpc").entry_points.select(group="submitit", name="job_environment")
+        points = distribution("vllm-hpc").entry_points
     except PackageNotFoundError:
-        return False
-    return any(point.value.startswith("vllm_hpc.") for point in points)
+        return [False]
+    return [
+        any(point.value.startswith("vllm_hpc.") for point in points.select(group=group, name=name))
+        for group, name in _ENTRY_POINTS
+    ]
 
 
 def check_torch() -> None:
