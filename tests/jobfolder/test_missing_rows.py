@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests import crafted
+from tests.conftest import Cli
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.missing_rows import MissingRows, with_job
 from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
@@ -65,3 +66,17 @@ def test_it_is_found_by_its_name(job: JobFolder) -> None:
     assert with_job(None, given)[1]["rows_missing_from"] == str(job.path)
     with pytest.raises(JobNotFoundError, match="no job 'two'"):
         with_job(None, {**given, "rows_missing_from": "two"})
+
+
+def test_in_a_job_definition_it_is_a_folder_relative_to_that(job: JobFolder, desk: Path, run_cli: Cli) -> None:
+    folder = desk / "again"
+    folder.mkdir()
+    definition = folder / "job.toml"
+    definition.write_text(f"rehearse = true\nscheduler = 'local'\nrows_missing_from = '{job.path.name}'\n")
+    ran = run_cli("submit", folder, "--job-dir", job.path.parent)
+    said = (
+        f"no job in '{folder / job.path.name}': in job.toml, rows_missing_from must be a job's folder, relative to it"
+    )
+    assert (ran.code, ran.err) == (2, f"Error: --rows-missing-from: {said}\n")
+    job.path.rename(folder / job.path.name)
+    assert run_cli("render", "again").code == 0

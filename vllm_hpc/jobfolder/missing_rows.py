@@ -65,7 +65,7 @@ class MissingRows(Intake):
 def intake_of(request: Request) -> Intake:
     """The input of a request."""
     if request.rows_missing_from is not None:
-        return MissingRows(JobFolder(request.rows_missing_from))
+        return MissingRows(_at(request.rows_missing_from))
     return Intake(request.input, reading=Reading.of(request))
 
 
@@ -138,6 +138,15 @@ def _check_foreign(folder: JobFolder, keys: list[str]) -> None:
             f"{OPTION} {str(folder.path)!r}: it is another user's job, of which {options} would run or be charged as "
             f"yours: look at its job.json, and give {options} yourself"
         )
+
+
+def _at(path: str) -> JobFolder:
+    """The job in a folder: what a job.toml names, and what the option's value has become. Raises JobNotFoundError."""
+    if not JobFolder(path).job_json.is_file():
+        raise JobNotFoundError(
+            f"{OPTION}: no job in {path!r}: in job.toml, rows_missing_from must be a job's folder, relative to it"
+        )
+    return JobFolder(path)
 
 
 def _find(given: str, job_dir: str) -> JobFolder:
