@@ -11,6 +11,8 @@ from tests import crafted
 from tests.conftest import Cli
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.missing_rows import MissingRows, with_job
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.schedulers.local.supervisor import this_process
 from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
 
 
@@ -80,3 +82,52 @@ def test_in_a_job_definition_it_is_a_folder_relative_to_that(job: JobFolder, des
     assert (ran.code, ran.err) == (2, f"Error: --rows-missing-from: {said}\n")
     job.path.rename(folder / job.path.name)
     assert run_cli("render", "again").code == 0
+
+
+def test_it_says_how_many_rows_and_which_can_only_fail_again(job: JobFolder, desk: Path, run_cli: Cli) -> None:
+    crafted.write_lines(
+        job.input,
+        [{"index": n, "id": str(n), "prompt": "p", "sampling": {"top_p": 5} if n == 2 else {}} for n in range(3)],
+    )
+    crafted.write_index(job)
+    crafted.make_folder(desk / "model")
+    words = ("./model", "--rehearse", "--scheduler", "slurm", "--rows-missing-from", job.path)
+    ran = run_cli("submit", *words)
+    assert ran.code == 0, ran.err
+    fails = "1 row will become an error row: in 'sampling', 'top_p' must be "
+    assert "Note: --rows-missing-from: 2 rows of one (1 not run, 1 with an error)\n" in ran.err
+    assert f"Note: {fails}" in ran.err
+    assert "(the first: index 2 of one)\n" in ran.err
+    planned = run_cli("plan", *words)
+    assert "2 rows of one (1 not run, 1 with an error)" in planned.out
+    assert fails in planned.out
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_it_says_if_the_other_job_has_not_ended(job: JobFolder, desk: Path, run_cli: Cli, runs: bool) -> None:
+    write_json(job.supervisor, this_process("77-1000"))
+    if not runs:
+        crafted.end(job)
+    crafted.make_folder(desk / "model")
+    ran = run_cli("submit", "./model", "--rehearse", "--scheduler", "slurm", "--rows-missing-from", job.path)
+    assert ran.code == 0, ran.err
+    assert ("Note: one is RUNNING, so rows may be run twice\n" in ran.err) == runs
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sampling": {"top_p": 5}}, "index 0 of one: in 'sampling', 'top_p' must be "),
+        (
+            {"error": {"type": "UnreadableRowError", "message": "a.csv:2: no"}},
+            "index 0 of one: a.csv:2: no (no other row",
+        ),
+    ],
+)
+def test_rows_that_can_all_only_fail_again_are_refused(job: JobFolder, fields: dict[str, Any], said: str) -> None:
+    crafted.write_lines(job.input, [{"index": n, "id": str(n), "prompt": "p", **fields} for n in range(3)])
+    crafted.write_index(job)
+    with pytest.raises(InputError) as refused:
+        list(MissingRows(job).rows())
+    assert said in str(refused.value)
+    assert "(no other row can be run)" in str(refused.value)

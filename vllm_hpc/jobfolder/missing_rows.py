@@ -16,17 +16,21 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
-from vllm_hpc.jobfolder.shards import finished
+from vllm_hpc.jobfolder.shards import Results, results
 from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.rows.notes import UNREADABLE, Notes
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row
+from vllm_hpc.rows.will_fail import check_sampling, note_kept
 from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
 from vllm_hpc.spec.foreign_options import acting, option_of
 from vllm_hpc.spec.job_definition import find_definition
+from vllm_hpc.spec.lora import split_adapter
 from vllm_hpc.spec.read_file import open_in_folder, read_whole
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.words import counted
 
 OPTION = "--rows-missing-from"
 # The rows come as they are: what made them has been done.
@@ -41,25 +45,51 @@ class MissingRows(Intake):
     def __init__(self, job: JobFolder) -> None:
         super().__init__(None)
         self._job = job
+        self._notes = Notes(self._place)
+
+    def notes(self, request: Request, is_sample: bool = False) -> list[str]:
+        """How many rows there are, and which of them can only fail again."""
+        adapters = [split_adapter(text)[0] for text in request.lora]
+        said = self._notes.lines(request.engine.get("runner") == "pooling", adapters)
+        return [self._counts(), *(f"in the first rows: {note}" if is_sample else note for note in said)]
+
+    def _counts(self) -> str:
+        missing, failed = self._results.rows.count(0), self._results.failed
+        kinds = (missing - failed, "not run"), (failed, "with an error")
+        of_which = ", ".join(f"{count} {what}" for count, what in kinds if count)
+        return f"{OPTION}: {counted(missing, 'row')} of {self._job.path.name} ({of_which})"
 
     @cached_property
-    def _has_result(self) -> bytearray:
+    def _results(self) -> Results:
         """Read once: the job may go on."""
         try:
-            return finished(self._job, self._job.job().rows, retry_errors_of=self._job.last_number() + 1).rows
+            return results(self._job, self._job.job().rows)
         except OSError as error:
             raise InputError(f"{OPTION}: cannot read {error.filename or self._job.shards}: {error.strerror}") from None
 
     def _read(self) -> Iterator[Row]:
         """Those rows, with the ids that they have. Raises InputError if there are none."""
-        reader, is_done, index = InputReader(self._job), self._has_result, 0
-        for first in range(0, len(is_done), _AT_A_TIME):
+        reader, has_result, index = InputReader(self._job), self._results.rows, 0
+        self._notes = Notes(self._place)
+        for first in range(0, len(has_result), _AT_A_TIME):
             for place, row in enumerate(reader.rows(first, _AT_A_TIME), start=first):
-                if not is_done[place]:
+                if not has_result[place]:
+                    note_kept(row, place, self._notes)
                     yield {**row, "index": index}
                     index += 1
         if not index:
             raise InputError(f"{OPTION} {str(self._job.path)!r}: every row of it has a result")
+        _check_some_run(self._notes, index)
+
+    def _place(self, index: int) -> str:
+        return f"index {index} of {self._job.path.name}"
+
+
+def _check_some_run(found: Notes, rows: int) -> None:
+    """Refuse rows that can only fail again, all of them. Raises InputError."""
+    if found.count(UNREADABLE) == rows:
+        raise InputError(f"{OPTION}: {found.first(UNREADABLE)} (no other row can be run)")
+    check_sampling(found, rows)
 
 
 def intake_of(request: Request) -> Intake:
