@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests import crafted
 from tests.conftest import Cli
@@ -131,3 +132,34 @@ def test_rows_that_can_all_only_fail_again_are_refused(job: JobFolder, fields: d
         list(MissingRows(job).rows())
     assert said in str(refused.value)
     assert "(no other row can be run)" in str(refused.value)
+
+
+def test_an_empty_value_takes_none_of_what_the_job_has(job: JobFolder) -> None:
+    record = job.job()
+    request = replace(record.request, env={"A": "1"}, pass_env=("HF_TOKEN",), account="a", directive=("--x=1",))
+    write_json(job.job_json, replace(record, request=request))
+    given = {"rows_missing_from": str(job.path)}
+    assert with_job(None, given)[1]["account"] == "a"
+    _, options, origins = with_job(None, {**given, "env": {}, "account": "", "directive": [""]})
+    assert {key: options[key] for key in ("env", "pass_env", "account", "directive")} == dict.fromkeys(
+        ("env", "pass_env", "account", "directive")
+    )
+    assert "pass_env" not in origins
+
+
+@pytest.mark.parametrize("option", ["--env", "--engine", "--account", "--directive", "--launcher"])
+def test_elsewhere_an_empty_value_is_refused(desk: Path, run_cli: Cli, option: str) -> None:
+    assert run_cli("render", "--rehearse", "--scheduler", "slurm", option, "").code == 2
+
+
+@pytest.mark.parametrize("option", ["--sampling", "--rehearse-set", "--rename", "--job-dir", "--name"])
+def test_an_empty_value_of_another_option_is_refused(job: JobFolder, desk: Path, run_cli: Cli, option: str) -> None:
+    crafted.make_folder(desk / "model")
+    words = ("render", "./model", "--rehearse", "--scheduler", "slurm", "--rows-missing-from", job.path)
+    assert run_cli(*words).code == 0
+    assert run_cli(*words, option, "").code == 2
+
+
+def test_none_of_it_and_some_is_refused(job: JobFolder, desk: Path, run_cli: Cli) -> None:
+    ran = run_cli("render", "--env", "", "--env", "A=1", "--rows-missing-from", job.path)
+    assert (ran.code, ran.err) == (2, "Error: --env '' means none of that job's: leave it out, or the others\n")

@@ -24,7 +24,7 @@ from vllm_hpc.rows.row import Row
 from vllm_hpc.rows.will_fail import check_sampling, note_kept
 from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
-from vllm_hpc.spec.foreign_options import acting, option_of
+from vllm_hpc.spec.foreign_options import ACTS_AS_YOU, acting, option_of
 from vllm_hpc.spec.job_definition import find_definition
 from vllm_hpc.spec.lora import split_adapter
 from vllm_hpc.spec.read_file import open_in_folder, read_whole
@@ -36,6 +36,7 @@ OPTION = "--rows-missing-from"
 # The rows come as they are: what made them has been done.
 _OF_ROWS = ("input", "prompt_column", "prompt_template", "rename", "drop_last_answer")
 _OWN = frozenset({*_OF_ROWS, "model", "name", "job_dir", "profile", "rows_missing_from", "lora", "chat_template"})
+_NONE: tuple[Any, ...] = ("", {}, [], [""], ())
 _AT_A_TIME = 2048
 
 
@@ -113,8 +114,10 @@ def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, di
         raise RequestError(f"{OPTION} takes the options of that job: name a model, or leave MODEL out")
     folder = _find(str(given), str(options.get("job_dir") or "runs"))
     record = folder.job()
-    found = _asked(folder, record, {key for key, value in options.items() if value is not None})
-    merged = {**options, "rows_missing_from": str(folder.path)}
+    none = _without(options)
+    asked = _asked(folder, record, {key for key, value in options.items() if value is not None})
+    found = {key: value for key, value in asked.items() if key not in none}
+    merged = {**options, **dict.fromkeys(none), "rows_missing_from": str(folder.path)}
     for key, value in found.items():
         own = merged.get(key)
         merged[key] = {**value, **own} if isinstance(value, dict) and isinstance(own, dict) else value
@@ -123,6 +126,12 @@ def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, di
         model = record.model if Path(record.model).exists() else record.request.model
         origins["model"] = f"{OPTION} {folder.path}"
     return model, merged, origins
+
+
+def _without(options: dict[str, Any]) -> set[str]:
+    """What the user wants none of, whatever that job has: given, but empty."""
+    none = {key for key in ACTS_AS_YOU if key not in _OWN and options.get(key) in _NONE}
+    return {*none, "pass_env"} if "env" in none else none
 
 
 def _asked(folder: JobFolder, record: JobRecord, given: set[str]) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def _check_foreign(folder: JobFolder, keys: list[str]) -> None:
         options = " and ".join(dict.fromkeys(map(option_of, keys)))
         raise RequestError(
             f"{OPTION} {str(folder.path)!r}: it is another user's job, of which {options} would run or be charged as "
-            f"yours: look at its job.json, and give {options} yourself"
+            f"yours: look at its job.json, and give {options} yourself, or '' for none of it"
         )
 
 
