@@ -218,9 +218,8 @@ def test_an_empty_value_takes_none_of_what_a_foreign_job_has(neighbours: Neighbo
     words = ("render", "--scheduler", "slurm", "--rows-missing-from", job.path)
     done = victim.vllm_hpc(*words)
     assert (done.returncode, "--env" in done.stderr, "yourself, or '' for none of it" in done.stderr) == (2, True, True)
-    for option in ("account", "directive", "engine", "env", "launcher", "template", "template-dir"):
-        words = (words[0], f"--{option}", "", *words[1:])
-    done = victim.vllm_hpc(*words)
+    options = ("account", "directive", "engine", "env", "launcher", "template", "template-dir")
+    done = victim.vllm_hpc(*words, *(word for option in options for word in (f"--{option}", "")))
     assert (done.returncode, "theirs" in done.stdout.replace(str(job.path), "")) == (0, False), done.stderr
     assert "HF_TOKEN" not in done.stdout
 

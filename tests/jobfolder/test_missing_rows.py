@@ -13,7 +13,7 @@ from tests.conftest import Cli
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.missing_rows import MissingRows, with_job
 from vllm_hpc.jobfolder.record_files import write_json
-from vllm_hpc.schedulers.local.supervisor import this_process
+from vllm_hpc.schedulers.local import this_process
 from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
 
 
