@@ -34,6 +34,8 @@ def test_a_slow_job_has_a_speed_and_one_without_rows_has_none(
     assert "1 attempt\n" in "\n".join(line.rstrip() for line in shown.splitlines()) + "\n"
     print_summary(
         Summary(
+            job="/runs/one",
+            uuid="",
             rows={"total": 3, "done": 3, "failed": 0, "missing": 0},
             prompt_tokens=1,
             completion_tokens=2,

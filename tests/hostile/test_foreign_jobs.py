@@ -206,6 +206,24 @@ def test_the_variables_that_one_gives_stand_for_those_of_a_foreign_job(neighbour
     assert (done.returncode, "A=mine" in done.stdout, "HF_TOKEN" in done.stdout) == (0, True, False), done.stderr
 
 
+def test_an_empty_value_takes_none_of_what_a_foreign_job_has(neighbours: Neighbours) -> None:
+    victim, attacker, project = neighbours
+    job = make(project, attacker, "theirs", "local")
+    record = json.loads(job.job_json.read_text())
+    theirs = {
+        "account": "theirs", "directive": ["--reservation=theirs"], "engine": {"max_num_seqs": 7}, "launcher": "srun",
+        "env": {"A": "theirs"}, "pass_env": ["HF_TOKEN"], "template": "theirs.j2", "template_dir": "/tmp/theirs",
+    }  # fmt: skip
+    attacker.plant(job.job_json, json.dumps(record | {"request": record["request"] | theirs | {"rehearse": True}}))
+    words = ("render", "--scheduler", "slurm", "--rows-missing-from", job.path)
+    done = victim.vllm_hpc(*words)
+    assert (done.returncode, "--env" in done.stderr, "yourself, or '' for none of it" in done.stderr) == (2, True, True)
+    options = ("account", "directive", "engine", "env", "launcher", "template", "template-dir")
+    done = victim.vllm_hpc(*words, *(word for option in options for word in (f"--{option}", "")))
+    assert (done.returncode, "theirs" in done.stdout.replace(str(job.path), "")) == (0, False), done.stderr
+    assert "HF_TOKEN" not in done.stdout
+
+
 @pytest.mark.parametrize("kind", ["link", "path"])
 def test_a_foreign_chat_template_is_read_where_it_is(neighbours: Neighbours, kind: str) -> None:
     """A link to a file of the victim's was followed, and its text copied; so must not be a path that it names."""

@@ -25,6 +25,19 @@ else:  # not subscriptable at runtime before click 8.3
     PairType, ChoiceType = click.ParamType, click.Choice
 
 
+def _is_none_of_it(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+    """Whether an empty value says that nothing of the job that --rows-missing-from names is taken."""
+    from vllm_hpc.spec.foreign_options import ACTS_AS_YOU
+
+    if value != "" or param is None or param.name not in ACTS_AS_YOU or ctx is None:
+        return False
+    return isinstance(ctx.params.get("rows_missing_from"), str)  # without it, click 8.3 has a mark of its own there
+
+
+# What KeyValue makes of such a value.
+_NONE_OF_IT = ("", None)
+
+
 class KeyValue(PairType):
     """K=V; if ``typed``, V is parsed as JSON if it is valid (8, 0.5, true, null, [..], {..}), else it is a string.
 
@@ -38,6 +51,8 @@ class KeyValue(PairType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
         """Split at the first '='."""
+        if _is_none_of_it(value, param, ctx):
+            return _NONE_OF_IT
         key, sign, text = str(value).partition("=")
         if key and not sign and self.may_be_name:
             return key, None
@@ -58,7 +73,7 @@ class Registered(ChoiceType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the name; refuse an unknown one."""
-        if not self._registry.has(value):
+        if not _is_none_of_it(value, param, ctx) and not self._registry.has(value):
             names = ", ".join(repr(name) for name in self._registry.names())
             self.fail(f"{value!r} is not one of {names}.", param, ctx)
         return value
@@ -80,6 +95,10 @@ def _parse(text: str) -> Any:
 def _as_dict(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]) -> dict[str, Any] | None:
     if twice := first_repeated(key for key, _ in value):
         raise RequestError(f"{param.opts[0]} {twice} was given twice: give it once")
+    if _NONE_OF_IT in value:
+        if len(value) > 1:
+            raise RequestError(f"{param.opts[0]} '' means none of that job's: leave it out, or the others")
+        return {}
     return dict(value) or None
 
 
@@ -135,7 +154,8 @@ PROFILE_HELP = (
 REQUEST_OPTIONS = [
     click.argument("model", required=False),
     click.option("--input", metavar="FILE", help=INPUT_HELP, **lines),
-    click.option("--rows-missing-from", metavar="JOB", help=ROWS_MISSING_HELP),
+    # Eager: it is known when the others are read, of which some may then be empty.
+    click.option("--rows-missing-from", metavar="JOB", is_eager=True, help=ROWS_MISSING_HELP),
     click.option("--prompt-column", metavar="NAME", help=COLUMN_HELP),
     click.option("--prompt-template", metavar="TEXT", help=TEMPLATE_HELP),
     click.option("--rename", type=KeyValue(typed=False), metavar="OLD=NEW", help=RENAME_HELP, **many),

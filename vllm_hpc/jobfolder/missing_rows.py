@@ -16,22 +16,27 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
-from vllm_hpc.jobfolder.shards import finished
+from vllm_hpc.jobfolder.shards import Results, results
 from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.rows.notes import UNREADABLE, Notes
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row
+from vllm_hpc.rows.will_fail import check_sampling, note_kept
 from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
-from vllm_hpc.spec.foreign_options import acting, option_of
+from vllm_hpc.spec.foreign_options import ACTS_AS_YOU, acting, option_of
 from vllm_hpc.spec.job_definition import find_definition
+from vllm_hpc.spec.lora import split_adapter
 from vllm_hpc.spec.read_file import open_in_folder, read_whole
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.words import counted
 
 OPTION = "--rows-missing-from"
 # The rows come as they are: what made them has been done.
 _OF_ROWS = ("input", "prompt_column", "prompt_template", "rename", "drop_last_answer")
 _OWN = frozenset({*_OF_ROWS, "model", "name", "job_dir", "profile", "rows_missing_from", "lora", "chat_template"})
+_NONE: tuple[Any, ...] = ("", {}, [], [""], ())
 _AT_A_TIME = 2048
 
 
@@ -41,31 +46,57 @@ class MissingRows(Intake):
     def __init__(self, job: JobFolder) -> None:
         super().__init__(None)
         self._job = job
+        self._notes = Notes(self._place)
+
+    def notes(self, request: Request, is_sample: bool = False) -> list[str]:
+        """How many rows there are, and which of them can only fail again."""
+        adapters = [split_adapter(text)[0] for text in request.lora]
+        said = self._notes.lines(request.engine.get("runner") == "pooling", adapters)
+        return [self._counts(), *(f"in the first rows: {note}" if is_sample else note for note in said)]
+
+    def _counts(self) -> str:
+        missing, failed = self._results.rows.count(0), self._results.failed
+        kinds = (missing - failed, "not run"), (failed, "with an error")
+        of_which = ", ".join(f"{count} {what}" for count, what in kinds if count)
+        return f"{OPTION}: {counted(missing, 'row')} of {self._job.path.name} ({of_which})"
 
     @cached_property
-    def _has_result(self) -> bytearray:
+    def _results(self) -> Results:
         """Read once: the job may go on."""
         try:
-            return finished(self._job, self._job.job().rows, retry_errors_of=self._job.last_number() + 1).rows
+            return results(self._job, self._job.job().rows)
         except OSError as error:
             raise InputError(f"{OPTION}: cannot read {error.filename or self._job.shards}: {error.strerror}") from None
 
     def _read(self) -> Iterator[Row]:
         """Those rows, with the ids that they have. Raises InputError if there are none."""
-        reader, is_done, index = InputReader(self._job), self._has_result, 0
-        for first in range(0, len(is_done), _AT_A_TIME):
+        reader, has_result, index = InputReader(self._job), self._results.rows, 0
+        self._notes = Notes(self._place)
+        for first in range(0, len(has_result), _AT_A_TIME):
             for place, row in enumerate(reader.rows(first, _AT_A_TIME), start=first):
-                if not is_done[place]:
+                if not has_result[place]:
+                    note_kept(row, place, self._notes)
                     yield {**row, "index": index}
                     index += 1
         if not index:
             raise InputError(f"{OPTION} {str(self._job.path)!r}: every row of it has a result")
+        _check_some_run(self._notes, index)
+
+    def _place(self, index: int) -> str:
+        return f"index {index} of {self._job.path.name}"
+
+
+def _check_some_run(found: Notes, rows: int) -> None:
+    """Refuse rows that can only fail again, all of them. Raises InputError."""
+    if found.count(UNREADABLE) == rows:
+        raise InputError(f"{OPTION}: {found.first(UNREADABLE)} (no other row can be run)")
+    check_sampling(found, rows)
 
 
 def intake_of(request: Request) -> Intake:
     """The input of a request."""
     if request.rows_missing_from is not None:
-        return MissingRows(JobFolder(request.rows_missing_from))
+        return MissingRows(_at(request.rows_missing_from))
     return Intake(request.input, reading=Reading.of(request))
 
 
@@ -83,8 +114,10 @@ def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, di
         raise RequestError(f"{OPTION} takes the options of that job: name a model, or leave MODEL out")
     folder = _find(str(given), str(options.get("job_dir") or "runs"))
     record = folder.job()
-    found = _asked(folder, record, {key for key, value in options.items() if value is not None})
-    merged = {**options, "rows_missing_from": str(folder.path)}
+    none = _without(options)
+    asked = _asked(folder, record, {key for key, value in options.items() if value is not None})
+    found = {key: value for key, value in asked.items() if key not in none}
+    merged = {**options, **dict.fromkeys(none), "rows_missing_from": str(folder.path)}
     for key, value in found.items():
         own = merged.get(key)
         merged[key] = {**value, **own} if isinstance(value, dict) and isinstance(own, dict) else value
@@ -93,6 +126,12 @@ def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, di
         model = record.model if Path(record.model).exists() else record.request.model
         origins["model"] = f"{OPTION} {folder.path}"
     return model, merged, origins
+
+
+def _without(options: dict[str, Any]) -> set[str]:
+    """What the user wants none of, whatever that job has: given, but empty."""
+    none = {key for key in ACTS_AS_YOU if key not in _OWN and options.get(key) in _NONE}
+    return {*none, "pass_env"} if "env" in none else none
 
 
 def _asked(folder: JobFolder, record: JobRecord, given: set[str]) -> dict[str, Any]:
@@ -136,8 +175,17 @@ def _check_foreign(folder: JobFolder, keys: list[str]) -> None:
         options = " and ".join(dict.fromkeys(map(option_of, keys)))
         raise RequestError(
             f"{OPTION} {str(folder.path)!r}: it is another user's job, of which {options} would run or be charged as "
-            f"yours: look at its job.json, and give {options} yourself"
+            f"yours: look at its job.json, and give {options} yourself, or '' for none of it"
         )
+
+
+def _at(path: str) -> JobFolder:
+    """The job in a folder: what a job.toml names, and what the option's value has become. Raises JobNotFoundError."""
+    if not JobFolder(path).job_json.is_file():
+        raise JobNotFoundError(
+            f"{OPTION}: no job in {path!r}: in job.toml, rows_missing_from must be a job's folder, relative to it"
+        )
+    return JobFolder(path)
 
 
 def _find(given: str, job_dir: str) -> JobFolder:

@@ -94,6 +94,20 @@ def finished(folder: JobFolder, total: int, retry_errors_of: int = 0) -> Finishe
     return Finished(bytearray(map(bool, found.places)), by_replica)
 
 
+class Results(msgspec.Struct, frozen=True):
+    """Which rows have a result (``rows[index]`` is 1), and how many of the others have an error."""
+
+    rows: bytearray
+    failed: int
+
+
+def results(folder: JobFolder, total: int) -> Results:
+    """The results among ``total`` rows."""
+    found = Scan(folder.shard_files(), total, folder.job().request.rehearse, ids=RowIds(folder))
+    rows = bytearray(place > 0 and not failed for place, failed in zip(found.places, found.has_error, strict=True))
+    return Results(rows, found.tally.failed)
+
+
 class Scan:
     """Finds the place of each of ``total`` rows in the shards, given with the lowest attempt first.
 
@@ -118,7 +132,7 @@ class Scan:
         self.places = array("Q", [0]) * total
         self.tallies = [Tally() for _ in shards]
         self.is_wrapped = False  # whether any row has a ``line``
-        self._has_error = bytearray(total)
+        self.has_error = bytearray(total)
         self._is_rehearsal, self._refuse, self._retry_errors_of = is_rehearsal, refuse, retry_errors_of
         for number, shard in enumerate(shards):
             self._read(number, shard)
@@ -177,12 +191,12 @@ class Scan:
         if row.error is not None:
             if before or skips_errors:
                 return False
-            self._has_error[index] = 1
+            self.has_error[index] = 1
             self.tallies[split_place(place)[0]].failed += 1
             return True
-        if not self._has_error[index]:
+        if not self.has_error[index]:
             return False
-        self._has_error[index] = 0
+        self.has_error[index] = 0
         self.tallies[split_place(before)[0]].failed -= 1
         return True
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
@@ -23,11 +23,11 @@ from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan
+from vllm_hpc.jobs.output_folder import find_outputs
 from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes
 from vllm_hpc.jobs.summary import Summary, summarise
 from vllm_hpc.rows.row import REHEARSED, Row, error_row
-from vllm_hpc.spec.errors import CollectError, InputError, RequestError
-from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.errors import CollectError, InputError
 from vllm_hpc.spec.write_file import replacing
 
 # How many rows are copied at a time, and roughly how many bytes.
@@ -42,13 +42,6 @@ class _Wrapped(msgspec.Struct):
     line: msgspec.Raw = _NO_LINE
 
 
-class Outputs(NamedTuple):
-    """Where the outputs of a job go."""
-
-    rows: Path
-    summary: Path
-
-
 def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> Summary:
     """Merge the rows that the replicas have written so far, into the job's folder or the folder ``output``.
 
@@ -56,7 +49,7 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
     """
     began = time.time()
     record = folder.job()
-    outputs = _outputs(folder, output)
+    outputs = find_outputs(folder, output)
     shards = folder.shard_files()
     sizes = shard_sizes(folder)
     found = _scan(folder, shards, record)
@@ -67,33 +60,16 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
             out.flush()
             # Dated before the scan of the shards, so that any later row makes it stale (Job.results).
             os.utime(out.fileno(), (began, began))
+            tally, ignored = found.tally, dict(found.ignored)
+            # So that 'status' need not count again.
+            save_count(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))
+            summary = summarise(folder, record, tally, time.time() - began)
+            summary = msgspec.structs.replace(summary, outputs=str(outputs.rows), ignored=ignored)
+            # Before the rows have their name: it says whose they are, and an interrupt must not leave them without.
+            write_json(outputs.summary, summary)
     except OSError as error:
         raise CollectError(f"cannot write {outputs.rows}: {error.strerror}: nothing is lost, collect again") from None
-    tally, ignored = found.tally, dict(found.ignored)
-    del found
-    # So that 'status' need not count again.
-    save_count(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))
-    summary = summarise(folder, record, tally, time.time() - began)
-    summary = msgspec.structs.replace(summary, outputs=str(outputs.rows), ignored=ignored)
-    write_json(outputs.summary, summary)
     return summary
-
-
-def _outputs(folder: JobFolder, output: str | os.PathLike[str] | None) -> Outputs:
-    """The files to write; the folder ``output`` is made if there is none. Raises RequestError."""
-    if output is None:
-        if not folder.is_mine:
-            raise RequestError(
-                f"{str(folder.path)!r} is a job of another user: add --output DIR, a folder of your own for "
-                "outputs.jsonl and summary.json"
-            )
-        return Outputs(folder.outputs, folder.summary)
-    path = as_path(os.fspath(output), "--output")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"--output {str(path)!r} must be a folder that can be written: {error.strerror}") from None
-    return Outputs(path / folder.outputs.name, path / folder.summary.name)
 
 
 def check_input(folder: JobFolder) -> None:

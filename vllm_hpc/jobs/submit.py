@@ -160,7 +160,7 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
         script=script,
         lifecycle=lifecycle,
         definition=definition,
-        notes=(*_first_notes(job, plan), *intake.notes(job.request), *unused_options(job)),
+        notes=(*_first_notes(job, plan), *intake.notes(job.request), *_overlap(job.request), *unused_options(job)),
     )
 
 
@@ -187,6 +187,17 @@ def _first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
     if settings.fault_s and settings.tokens_per_s is None:
         notes.append(f"fault_s={settings.fault_s:g} without tokens_per_s: all rows may be done before then")
     return notes
+
+
+def _overlap(request: Request) -> list[str]:
+    """A note if the job whose missing rows these are has not ended."""
+    if request.rows_missing_from is None:
+        return []
+    from vllm_hpc.jobs.status import read_status  # slow to import, and rarely needed
+
+    other = JobFolder(request.rows_missing_from)
+    status = read_status(other)
+    return [] if status.is_final else [f"{other.path.name} is {status.state}, so rows may be run twice"]
 
 
 def _taken(folder: JobFolder) -> str:

@@ -24,9 +24,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ``timings``: seconds, summed over the attempts, of the slowest replica or array task, since these run in parallel.
     ``occupancy``: mean sequences in flight / max_num_seqs. ``idle``: share of the time in which rows were in flight
     but the engine took no step. ``state`` and ``reason`` as ``vllm-hpc status`` gave them when the rows were collected.
-    ``ignored``: lines of the shards that are no rows of this job, by what they are.
+    ``ignored``: lines of the shards that are no rows of this job, by what they are. ``uuid`` and ``job``, its folder,
+    say of which job this is; the uuid of one that an earlier version submitted is empty.
     """
 
+    job: str
+    uuid: str
     rows: dict[str, int]
     prompt_tokens: int
     completion_tokens: int
@@ -58,6 +61,8 @@ def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: fl
     missing = record.rows - tally.done - tally.failed
     status = read_status(folder)
     return Summary(
+        job=str(folder.path),
+        uuid=record.uuid,
         rows={"total": record.rows, "done": tally.done, "failed": tally.failed, "missing": missing},
         prompt_tokens=tally.prompt_tokens,
         completion_tokens=tally.completion_tokens,

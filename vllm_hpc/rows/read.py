@@ -19,12 +19,13 @@ from vllm_hpc.rows.ids import Id, UniqueIds
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.json_values import JsonSource, is_array_or_spread
 from vllm_hpc.rows.jsonl import LineSource
-from vllm_hpc.rows.notes import UNREADABLE, WRONG_SAMPLING, Notes
+from vllm_hpc.rows.notes import UNREADABLE, Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import SAMPLE_PROMPTS, Row
 from vllm_hpc.rows.tables import TAB_SUFFIXES, CsvSource, ParquetSource
 from vllm_hpc.rows.text_file import refuse_json
 from vllm_hpc.rows.unpack import packing_of
+from vllm_hpc.rows.will_fail import check_sampling
 from vllm_hpc.rows.writers import ABSENT, ABSENT_ID
 from vllm_hpc.spec.bounds import MOST_ROWS
 from vllm_hpc.spec.errors import InputError
@@ -211,9 +212,7 @@ def _check_notes(sources: Sources, is_unreadable: bool, rows: int) -> None:
     found = sources.row_notes
     if is_unreadable:
         raise InputError(f"{found.first(UNREADABLE)} (no other row can be run)")
-    if found.count(WRONG_SAMPLING) == rows:
-        first = found.first(WRONG_SAMPLING, "in 'sampling', ")
-        raise InputError(f"{first}: correct it (no other row can be run)")
+    check_sampling(found, rows)
     for old, new in sources.reading.rename.items():
         if old not in found.renamed:
             raise InputError(

@@ -7,6 +7,7 @@ from typing import Any
 from vllm_hpc.rows import notes
 from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.row import TASKS, Row
+from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.sampling import LIMITS
 from vllm_hpc.spec.sampling_names import misspelt
 
@@ -25,6 +26,21 @@ def note_failing(row: Row, number: int, found: Notes) -> None:
         found.add(notes.EMBEDS if asks == "embed" else notes.GENERATES, number)
     if wrong := _wrong(row.get("sampling") or {}):
         found.add(notes.WRONG_SAMPLING, number, wrong)
+
+
+def note_kept(row: Row, number: int, found: Notes) -> None:
+    """The same for a row that a job keeps, of which some were noted as unreadable when it was submitted."""
+    if isinstance(error := row.get("error"), dict):
+        found.add(notes.UNREADABLE, number, [str(error.get("message"))])
+    else:
+        note_failing(row, number, found)
+
+
+def check_sampling(found: Notes, rows: int) -> None:
+    """Refuse rows that vLLM takes none of. Raises InputError."""
+    if found.count(notes.WRONG_SAMPLING) == rows:
+        first = found.first(notes.WRONG_SAMPLING, "in 'sampling', ")
+        raise InputError(f"{first}: correct it (no other row can be run)")
 
 
 def _wrong(sampling: Row) -> list[str]:

@@ -176,7 +176,7 @@ def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, 
         convert_options({key: value for key, value in options.items() if key != "rehearse_set"})
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None
-    for key in ("template_dir", "chat_template"):
+    for key in ("template_dir", "chat_template", "rows_missing_from"):
         if isinstance(options.get(key), str) and not (key == "chat_template" and is_template_text(options[key])):
             options[key] = str(path.parent / Path(options[key]).expanduser())
     given = options.get("input")
