@@ -24,6 +24,7 @@ from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
 from vllm_hpc.spec.foreign_options import acting, option_of
 from vllm_hpc.spec.job_definition import find_definition
+from vllm_hpc.spec.passed_variables import merge_variables
 from vllm_hpc.spec.read_file import open_in_folder, read_whole
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import as_path
@@ -84,6 +85,7 @@ def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, di
     folder = _find(str(given), str(options.get("job_dir") or "runs"))
     record = folder.job()
     found = _asked(folder, record, {key for key, value in options.items() if value is not None})
+    found |= merge_variables(found, options)
     merged = {**options, "rows_missing_from": str(folder.path)}
     for key, value in found.items():
         own = merged.get(key)
