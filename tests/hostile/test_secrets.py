@@ -101,6 +101,9 @@ TEMPLATE_LINES = {
 WAYS = {
     **{f"env {name}": env(name) for name in NAMES},
     **{f"env {kind}": env("SOME_VALUE", f"a {text} b", text) for kind, text in SHAPES.items()},
+    **{f"env number {name}": env(name, "724519", "724519") for name in ("DB_PASS", "API_KEY", "PIN_TOKEN")},
+    "env long number": env("SITE_KEY", "7245197", "7245197"),
+    "env number in the word": env("SITE_KEY", "72451a", "72451a"),
     "env proxy": env("HTTPS_PROXY", URL),
     "env proxy in lower case": env("https_proxy", URL),
     "env proxy without a user": env("ALL_PROXY", f"socks5://:{WORD}@proxy:1080"),
@@ -277,7 +280,27 @@ def test_refusal_says_what_to_do(desk: Path, model: Path, run_cli: Cli, name: st
         (desk / way.file).write_text(way.text)
     said = run_cli("render", *words_of(way, name)).err
     assert "looks like a secret" in said
-    assert "export it in your shell" in said
+    assert ("export in your shell" if name.startswith("engine") else "export it in your shell") in said
+
+
+WRITTEN = "looks like a secret, and would be written into the job folder"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--env", f"A={HF}"), f"--env A has hf_…, which {WRITTEN}: export it in your shell instead"),
+        (("--account", HF), f"--account has hf_…, which {WRITTEN}: leave it out\n"),
+        (("--qos", f"HF_TOKEN={WORD}"), f"--qos HF_TOKEN=... {WRITTEN}: leave it out\n"),
+        (("--engine", f"revision={HF}"), f"--engine revision has hf_…, which {WRITTEN}: leave it out; what the engine"),
+        (("--engine", f'hf_overrides={{"a": ["{HF}"]}}'), f"--engine hf_overrides has hf_…, which {WRITTEN}: leave it"),
+    ],
+    ids=["env", "account", "qos", "engine", "overrides"],
+)  # fmt: skip
+def test_refusal_names_the_key_and_fits_the_option(
+    desk: Path, model: Path, run_cli: Cli, words: tuple[str, ...], said: str
+) -> None:
+    assert f"Error: {said}" in run_cli("plan", "model", "--rehearse", *words).err
 
 
 # What looks a little like a secret, and is none.
@@ -327,6 +350,7 @@ def test_plain_options_are_taken(desk: Path, model: Path, run_cli: Cli) -> None:
         "HF_HUB_DISABLE_IMPLICIT_TOKEN=1", "TOKENIZERS_PARALLELISM=false", "PASSES=3", "SSL_KEY=/etc/ssl/a.key",
         "GOOGLE_APPLICATION_CREDENTIALS=/home/me/a.json", "BYPASS=x", "NO_PROXY=localhost,a:b", "CACHE_KEY=x",
         "https_proxy=http://proxy:3128", "PGPASSFILE=/home/me/.pgpass", "TOKEN_LIMIT=5", "PUBLIC_KEY=abc",
+        "NUM_KEYS=3", "SEED_KEY=12", "PASS=2", "SORT_BY_KEY=123456",
     )  # fmt: skip
     done = run_cli(
         "submit", "model", "--profile", "site", "--name", "run",

@@ -35,8 +35,6 @@ _IN_PYTHON = {
     "rename": '{"question": "prompt"}', "env": '{"NCCL_DEBUG": "INFO"}', "sampling": '{"top_k": 20}',
     "engine": '{"max_num_seqs": 64}',
 }  # fmt: skip
-# Fields that no option is named like: pass_env is --env NAME on the command line, and a key in job.toml and in Python.
-_NO_OPTIONS = {"model": "MODEL", "pass_env": "pass_env"}
 NOT_REHEARSED = "--rehearse-set is for rehearsals only: add --rehearse, or leave it out"
 # vLLM's arguments that the layout or MODEL already decides: setting one with --engine is a contradiction.
 PLANNED_ENGINE_ARGUMENTS = {
@@ -136,8 +134,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def _option(key: str) -> str:
-    """The option of a field, for messages."""
-    return _NO_OPTIONS.get(key) or f"--{key.replace('_', '-')}"
+    """The option of a field, for messages. pass_env is --env NAME there, and a key in job.toml and in Python."""
+    return {"model": "MODEL", "pass_env": "pass_env"}.get(key) or f"--{key.replace('_', '-')}"
 
 
 def _check_utf8(request: Request) -> None:
@@ -207,7 +205,7 @@ def _option_message(error: msgspec.ValidationError) -> str:
     if mismatch:
         key, words = mismatch
         in_python = f", or in Python {_IN_PYTHON[key]}" if key in _IN_PYTHON else ""
-        return f"{_option(key)} {words}{in_python}"
+        return f"{'--model' if key == 'model' else _option(key)} {words}{in_python}"
     field = re.search(r"unknown field `(\w+)`", str(error))
     if field:
         return f"no such option: {field[1]!r}" + _near(field[1])
