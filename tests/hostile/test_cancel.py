@@ -97,6 +97,6 @@ def test_root_is_told_the_command(tmp_path: Path, run_cli: Cli) -> None:
         pytest.skip("only root can")
     job = crafted.make_job(tmp_path / "job", scheduler="slurm")
     os.chown(job.job_json, 61_999, 61_999)
-    assert "; as root, 'scancel 77' cancels theirs, if that is its id" in run_cli("cancel", job.path).err
+    assert "; as root you may run, if that is its id: scancel 77" in run_cli("cancel", job.path).err
     write_json(job.submitted, Submitted("slurm", "$(reboot)", 0.0))
     assert "as root" not in run_cli("cancel", job.path).err

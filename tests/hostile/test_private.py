@@ -37,6 +37,18 @@ def test_a_private_folder_is_for_nobody_else(desk: Path) -> None:
     assert job.folder.outputs.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_is_closed_is_said_with_whom_to_ask(neighbours: Neighbours) -> None:
+    """Not as a job that is broken, nor from Python as an error of Python's own."""
+    victim, colleague, project = neighbours
+    words = ("submit", "--rehearse", "--scheduler", "local", "--job-dir", project, "--name", "theirs", "--private")
+    assert colleague.vllm_hpc(*words).returncode == 0
+    said = f"is closed to you (--private, or {colleague.uid}'s umask): ask {colleague.uid}"
+    for command in ("status", "logs", "collect", "cancel", "resume"):
+        done = victim.vllm_hpc(command, project / "theirs")
+        assert (done.returncode, said in done.stderr, len(done.stderr.splitlines())) == (2, True, 1), done.stderr
+    assert said in victim.vllm_hpc("list", "--job-dir", project, "--json").stdout
+
+
 def test_any_other_follows_the_umask(desk: Path, run_cli: Cli) -> None:
     assert run_cli("submit", "--rehearse", "--scheduler", "slurm", "--name", "first").code == 0
     assert (desk / "runs/first").stat().st_mode & 0o777 == 0o755

@@ -72,6 +72,24 @@ def test_the_site_says_whom_all_its_users_trust(desk: Path, foreign: Path, monke
 
 
 @pytest.mark.usefixtures("foreign")
+def test_a_file_that_others_can_write_to_trusts_nobody_and_is_named(desk: Path) -> None:
+    path = user_file(desk, f"trusted_owners = [{OTHERS}]\n")
+    path.chmod(0o666)
+    with pytest.raises(ProfileError) as refused:
+        load_profile("site")
+    assert f"to {path}, and 'chmod go-w' that file, to which others can write, or make a copy" in str(refused.value)
+
+
+@pytest.mark.usefixtures("foreign")
+def test_the_key_is_not_one_of_a_profile(desk: Path) -> None:
+    path = user_file(desk, f"[profiles.site]\ntrusted_owners = [{OTHERS}]\n")
+    with pytest.raises(ProfileError) as refused:
+        load_profile("site")
+    assert str(refused.value).startswith(f"{path}")
+    assert "'trusted_owners' must stand at the top of the file, not below [profiles.site]" in str(refused.value)
+
+
+@pytest.mark.usefixtures("foreign")
 def test_a_trusted_user_does_not_say_whom_else_to_trust(desk: Path) -> None:
     os.chown(user_file(desk, f"trusted_owners = [{OTHERS}]\n"), OTHERS + 1, OTHERS + 1)
     with pytest.raises(ProfileError, match=r"'vllm-hpc\.toml' belongs to another user"):

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from vllm_hpc.jobfolder.record_files import is_of_later_version, read_job, read_json
+from vllm_hpc.jobfolder.record_files import is_of_later_version, read_job, read_json, why_closed
 from vllm_hpc.jobfolder.records import (
     Attempt,
     Ending,
@@ -157,6 +157,13 @@ class JobFolder:
         return self.shards / f"replica-{replica}.{attempt}.jsonl"
 
     # -- read ----------------------------------------------------------------------------------------------------
+    def is_there(self) -> bool:
+        """Whether it has a job.json. Raises JobNotFoundError if this user may not look into the folder."""
+        try:
+            return self.job_json.is_file()
+        except PermissionError:
+            raise JobNotFoundError(f"{str(self.path)!r} {why_closed(self.path)}") from None
+
     def job(self) -> JobRecord:
         """Read job.json. Raises JobNotFoundError."""
         record = read_job(self.job_json)

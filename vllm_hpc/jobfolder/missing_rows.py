@@ -145,7 +145,7 @@ def _check_foreign(folder: JobFolder, keys: list[str]) -> None:
 def _find(given: str, job_dir: str) -> JobFolder:
     """The folder of a job, by its path or by its name under --job-dir."""
     for path in (as_path(given, OPTION), as_path(job_dir, "--job-dir") / given):
-        if JobFolder(path).job_json.is_file():
+        if JobFolder(path).is_there():
             return JobFolder(path)
     raise JobNotFoundError(f"{OPTION}: no job {given!r}: give its folder, or its name under {job_dir!r} (--job-dir)")
 

@@ -14,7 +14,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, Claimed, JobRecord, Version
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.ownership import NotMineError, WhyNot, read_mine, why_not_mine
+from vllm_hpc.spec.ownership import NotMineError, WhyNot, read_mine, user_name, why_not_mine
 from vllm_hpc.spec.read_file import MOST_BYTES, read_regular
 from vllm_hpc.spec.write_file import replacing
 
@@ -67,11 +67,22 @@ def why_unreadable(path: Path) -> str:
         return "it was submitted by a newer vllm-hpc: use that version, or upgrade"
     try:
         msgspec.json.decode(read_regular(path, follow_links=False), type=JobRecord)
+    except PermissionError:
+        return why_closed(path.parent)
     except OSError as error:
         return f"its job.json cannot be read: {error.strerror}"
     except (msgspec.DecodeError, RequestError, RecursionError) as error:
         return f"its job.json is damaged ({error}): restore it, or remove the folder"
     return "its job.json was changed while it was read: try again"
+
+
+def why_closed(folder: Path) -> str:
+    """Why this user may not look into a job's folder, and what to do."""
+    try:
+        owner = user_name(folder.stat().st_uid)
+    except OSError:
+        owner = "its owner"
+    return f"is closed to you (--private, or {owner}'s umask): ask {owner}"
 
 
 def read_claimed(path: Path) -> list[Claimed]:

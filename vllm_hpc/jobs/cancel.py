@@ -43,7 +43,7 @@ def _as_root(job: JobFolder) -> str:
     scheduler = installed_scheduler(record.scheduler) if record else None
     if scheduler is None or submitted is None or not scheduler.cancel_client or not scheduler.is_id(submitted.job_id):
         return ""
-    return f"; as root, '{scheduler.cancel_client} {shlex.quote(submitted.job_id)}' cancels theirs, if that is its id"
+    return f"; as root you may run, if that is its id: {scheduler.cancel_client} {shlex.quote(submitted.job_id)}"
 
 
 def _cancel(folder: JobToCancel, job_id: str | None) -> Status:

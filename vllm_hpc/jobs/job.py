@@ -210,7 +210,7 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
     text = os.fspath(job) if isinstance(job, os.PathLike) else str(job)
     parent = as_path(job_dir, "--job-dir")
     for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
-        if JobFolder(folder).job_json.is_file():
+        if JobFolder(folder).is_there():
             return Job(folder)
     # One's own first: in a shared folder, another user's may claim any id.
     for found in sorted(list_jobs(job_dir), key=lambda one: not one.folder.is_mine):

@@ -43,8 +43,8 @@ def _check_is_the_jobs(script: Path, content: bytes) -> None:
         raise ForeignScriptError(f"the job's script cannot be used: {error}") from None
     if wanted and hashlib.sha256(content).hexdigest() != wanted:
         raise ForeignScriptError(
-            f"the job's script cannot be used: {str(script)!r} is not the one that was submitted, and others can write "
-            "to its folder: restore it, or submit a new job"
+            f"the job's script cannot be used: {str(script)!r} is not the one that was submitted, and others can put "
+            "files into its folder, or one above: restore it, or submit a new job"
         )
 
 

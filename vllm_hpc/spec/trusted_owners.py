@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +111,12 @@ def _distrust_owner(what: str, uid: int) -> Distrust:
 
 def _where() -> str:
     """The file in which the user says whom they trust."""
-    return next(map(str, settled_files()), "the site's config file")
+    for path in settled_files():
+        with suppress(OSError):
+            if is_writable_by_others(path.stat()):
+                return f"{path}, and 'chmod go-w' that file, to which others can write"
+        return str(path)
+    return "the site's config file"
 
 
 def _trusted() -> frozenset[int]:
@@ -130,11 +136,21 @@ def _trusted_by(path: Path) -> list[int]:
     if is_writable_by_others(there) or not all(_is_settled(uid, one) for one, uid in made):
         return []
     try:
-        names = parse_toml(content, path).get(TRUSTED_OWNERS, [])
+        given = parse_toml(content, path)
+        names = given.get(TRUSTED_OWNERS, [])
+        _check_place(given)
         check_trusted_owners(names)
     except ValueError as error:
         raise ProfileError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     return [_uid(path, name) for name in names]
+
+
+def _check_place(given: dict[str, Any]) -> None:
+    """Raises ValueError if the key stands below the header of a profile, where it would be that profile's."""
+    profiles = given.get("profiles")
+    for name, keys in profiles.items() if isinstance(profiles, dict) else ():
+        if isinstance(keys, dict) and TRUSTED_OWNERS in keys:
+            raise ValueError(f"'{TRUSTED_OWNERS}' must stand at the top of the file, not below [profiles.{name}]")
 
 
 def _uid(path: Path, name: str | int) -> int:
