@@ -171,6 +171,25 @@ rank_environment() {
   unset VLLM_PORT
 }
 
+# keep_passed NAME...: remembers the variables of --env NAME before the profile's setup, which may set them, too. Ends
+# the job if it has not inherited one.
+keep_passed() {
+  local name
+  _vh_passed=()
+  for name; do
+    if [ -z "${!name:-}" ]; then
+      echo "vllm-hpc: the job has not inherited $name: export it where you submit (--env $name)" >&2
+      exit 1
+    fi
+    _vh_passed+=("$name=${!name}")
+  done
+}
+
+# restore_passed: sets them as they were.
+restore_passed() {
+  export "${_vh_passed[@]}"
+}
+
 # setup_failed COMMAND: ends the job for a line of the profile's setup. A trap on ERR calls it while these lines run.
 setup_failed() {
   echo "vllm-hpc: this line of the profile's setup failed: $1" >&2

@@ -75,6 +75,8 @@ def test_vllm_does_the_same() -> None:
             with pytest.raises(ValueError, match="SamplingParams has no"):
                 convert(sampling)
     for sampling in REFUSED:
+        if "watermarking" not in known and "extra_args" in sampling:
+            continue  # an older vLLM does not look into it
         with pytest.raises(Exception):  # noqa: B017 - vLLM's own class is no ValueError in every version
             convert(sampling)
 

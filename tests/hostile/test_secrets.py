@@ -7,13 +7,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import pytest
 
 from tests.conftest import Cli
-from tests.crafted import end, make_job, start
-from vllm_hpc.jobfolder.record_files import write_json
-from vllm_hpc.jobs.resume import resume
 from vllm_hpc.schedulers.in_script.export_environment import to_shell
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.secret_shapes import redact, shown_secret
@@ -105,6 +101,9 @@ TEMPLATE_LINES = {
 WAYS = {
     **{f"env {name}": env(name) for name in NAMES},
     **{f"env {kind}": env("SOME_VALUE", f"a {text} b", text) for kind, text in SHAPES.items()},
+    **{f"env number {name}": env(name, "724519", "724519") for name in ("DB_PASS", "API_KEY", "PIN_TOKEN")},
+    "env long number": env("SITE_KEY", "7245197", "7245197"),
+    "env number in the word": env("SITE_KEY", "72451a", "72451a"),
     "env proxy": env("HTTPS_PROXY", URL),
     "env proxy in lower case": env("https_proxy", URL),
     "env proxy without a user": env("ALL_PROXY", f"socks5://:{WORD}@proxy:1080"),
@@ -281,7 +280,27 @@ def test_refusal_says_what_to_do(desk: Path, model: Path, run_cli: Cli, name: st
         (desk / way.file).write_text(way.text)
     said = run_cli("render", *words_of(way, name)).err
     assert "looks like a secret" in said
-    assert "export it in your shell" in said
+    assert ("export in your shell" if name.startswith("engine") else "export it in your shell") in said
+
+
+WRITTEN = "looks like a secret, and would be written into the job folder"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--env", f"A={HF}"), f"--env A has hf_…, which {WRITTEN}: export it in your shell instead"),
+        (("--account", HF), f"--account has hf_…, which {WRITTEN}: leave it out\n"),
+        (("--qos", f"HF_TOKEN={WORD}"), f"--qos HF_TOKEN=... {WRITTEN}: leave it out\n"),
+        (("--engine", f"revision={HF}"), f"--engine revision has hf_…, which {WRITTEN}: leave it out; what the engine"),
+        (("--engine", f'hf_overrides={{"a": ["{HF}"]}}'), f"--engine hf_overrides has hf_…, which {WRITTEN}: leave it"),
+    ],
+    ids=["env", "account", "qos", "engine", "overrides"],
+)  # fmt: skip
+def test_refusal_names_the_key_and_fits_the_option(
+    desk: Path, model: Path, run_cli: Cli, words: tuple[str, ...], said: str
+) -> None:
+    assert f"Error: {said}" in run_cli("plan", "model", "--rehearse", *words).err
 
 
 # What looks a little like a secret, and is none.
@@ -331,6 +350,7 @@ def test_plain_options_are_taken(desk: Path, model: Path, run_cli: Cli) -> None:
         "HF_HUB_DISABLE_IMPLICIT_TOKEN=1", "TOKENIZERS_PARALLELISM=false", "PASSES=3", "SSL_KEY=/etc/ssl/a.key",
         "GOOGLE_APPLICATION_CREDENTIALS=/home/me/a.json", "BYPASS=x", "NO_PROXY=localhost,a:b", "CACHE_KEY=x",
         "https_proxy=http://proxy:3128", "PGPASSFILE=/home/me/.pgpass", "TOKEN_LIMIT=5", "PUBLIC_KEY=abc",
+        "NUM_KEYS=3", "SEED_KEY=12", "PASS=2", "SORT_BY_KEY=123456",
     )  # fmt: skip
     done = run_cli(
         "submit", "model", "--profile", "site", "--name", "run",
@@ -352,71 +372,6 @@ def test_exported_secrets_stay_out_of_the_folder(
     files = [path.read_bytes().decode() for path in (desk / "runs").rglob("*") if path.is_file()]
     assert len(files) > 3
     assert not [text for text in [done.out, done.err, *files] if HF in text or WORD in text]
-
-
-# -- by name --------------------------------------------------------------------------------------------------------
-def test_secret_that_is_named_reaches_sbatch_and_no_file(
-    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sbatch = desk / "bin" / "sbatch"
-    sbatch.write_text(sbatch.read_text().replace("echo 4711", 'env > "$(dirname "$0")/seen"; echo 4711'))
-    for name, value in (("HF_TOKEN", HF), ("https_proxy", URL), ("COLOUR", "blue")):
-        monkeypatch.setenv(name, value)
-    named = ("--env", "HF_TOKEN", "--env", "https_proxy", "--env", "COLOUR", "--env", "SIZE=3")
-    done = run_cli("submit", "model", *named, "--scheduler", "slurm", "--name", "run", "--json")
-    assert done.code == 0, done.err
-    request = json.loads((desk / "runs" / "run" / "job.json").read_text())["request"]
-    assert (request["env"], request["pass_env"]) == ({"COLOUR": "blue", "SIZE": "3"}, ["HF_TOKEN", "https_proxy"])
-    files = [path.read_text() for path in (desk / "runs").rglob("*") if path.is_file()]
-    assert not [text for text in [done.out, done.err, *files] if HF in text or WORD in text]
-    seen = (desk / "bin" / "seen").read_text()
-    assert f"HF_TOKEN={HF}\n" in seen
-    assert f"https_proxy={URL}\n" in seen
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--env", "NOWHERE"), "--env NOWHERE names a variable that is not set here"),
-        (("--env", "HF_TOKEN", "--scheduler", "pbs"), "pbs does not hand on the environment of your shell"),
-        (("--env", "HF_TOKEN", "--profile", "bare"), "the profile does not hand on the environment of your shell"),
-        (("--env", "PATH"), "--env PATH cannot be set"),
-        (("--env", "A-B"), "not set here"),
-    ],
-    ids=["unset", "pbs", "profile", "reserved", "no name"],
-)
-def test_name_that_cannot_be_passed_is_refused(
-    desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
-) -> None:
-    (desk / "vllm-hpc.toml").write_text("[profiles.bare]\nscheduler = 'slurm'\nexport_environment = false\n")
-    monkeypatch.setenv("HF_TOKEN", HF)
-    done = run_cli("plan", "model", *words)
-    assert done.code == 2
-    assert said in done.err
-    assert HF not in done.out + done.err
-
-
-def test_job_definition_names_secrets(desk: Path, model: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    (desk / "definition").mkdir()
-    (desk / "definition" / "job.toml").write_text("model = '../model'\npass_env = ['HF_TOKEN']\n")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert "--env HF_TOKEN names a variable that is not set here" in run_cli("submit", "definition").err
-    monkeypatch.setenv("HF_TOKEN", HF)
-    done = run_cli("submit", "definition", "--scheduler", "slurm", "--name", "run")
-    assert done.code == 0, done.err
-    assert HF not in (desk / "runs" / "run" / "job.json").read_text()
-
-
-def test_resume_needs_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = make_job(tmp_path / "job")
-    start(folder)
-    end(folder, 1)
-    record = folder.job()
-    request = msgspec.structs.replace(record.request, pass_env=["HF_TOKEN"])
-    write_json(folder.job_json, msgspec.structs.replace(record, request=request))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(RequestError, match="--env HF_TOKEN names a variable that is not set here"):
-        resume(folder)
 
 
 def test_file_for_the_tasks_of_pbs_has_no_secret() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -62,6 +63,15 @@ def test_options_are_those_of_the_job_where_not_given(job: JobFolder) -> None:
 def test_what_would_make_other_rows_is_refused(job: JobFolder, options: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         with_job(None, {"rows_missing_from": str(job.path), **options})
+
+
+def test_variables_are_given_anew_name_by_name(job: JobFolder) -> None:
+    record = job.job()
+    request = msgspec.structs.replace(record.request, env={"C": "c", "D": "d"}, pass_env=["A", "B"])
+    write_json(job.job_json, msgspec.structs.replace(record, request=request))
+    _, options, _ = with_job(None, {"rows_missing_from": str(job.path), "env": {"A": "given", "C": None}})
+    assert options["env"] == {"A": "given", "C": None, "D": "d"}
+    assert options["pass_env"] == ["B"]
 
 
 def test_it_is_found_by_its_name(job: JobFolder) -> None:

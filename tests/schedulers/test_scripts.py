@@ -103,6 +103,7 @@ SCRIPTS: dict[str, dict[str, Any]] = {
     },
     "5-cores-env-setup.sbatch": {
         "nodes": 2, "tp": 4, "dp": 2, "cpus_per_rank": 6, "profile": "setup", "env": {"NCCL_DEBUG": "WARN", "A": "b c"},
+        "pass_env": ["SITE_LOGIN", "https_proxy"],
         "directive": ["--constraint=h100", "--mail-type=END --mail-user=ada@example.org"],
     },
     "6-hostile.sbatch": {
@@ -142,6 +143,8 @@ SCRIPTS: dict[str, dict[str, Any]] = {
 def render(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Render a script of the table, with nothing of this machine in it."""
     (desk / "vllm-hpc.toml").write_text(PROFILES)
+    monkeypatch.setenv("SITE_LOGIN", "hunter2")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
     monkeypatch.setattr("vllm_hpc.schedulers.script.__version__", "VERSION")
     monkeypatch.setattr("vllm_hpc.schedulers.script._umask", lambda: "022")
@@ -251,6 +254,7 @@ def test_every_branch_of_the_template_is_in_a_golden_script(render: Any) -> None
     assert "--export=NONE" in directives(srun)
     assert "--ntasks-per-node=8" in directives(srun)
     assert 'head_words="$(hostname -i)"' in srun
+    assert "keep_passed SITE_LOGIN https_proxy\n" in render("5-cores-env-setup.sbatch")
     assert "exec env RANK=" in srun
     assert "torchrun \\" not in srun
 

@@ -209,6 +209,19 @@ def test_what_acts_as_the_user_in_it_is_refused(desk: Path, run_cli: Cli, key: s
     assert "but others can write to 'job/job.toml': 'chmod go-w' it" in run_cli("submit", "job").err
 
 
+def test_names_that_the_user_passes_add_to_theirs_and_so_do_not_stand_for_them(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINE", "x")
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
+    give(desk / "job" / "job.toml", "rehearse = true\nscheduler = 'slurm'\npass_env = ['HF_TOKEN']\n")
+    outcome = run_cli("render", "job", "--env", "MINE")
+    assert outcome.code == 2
+    assert "'pass_env' may run or be charged as yours" in outcome.err
+    give(desk / "job" / "job.toml", "rehearse = true\nscheduler = 'slurm'\n")
+    assert "keep_passed MINE\n" in run_cli("render", "job", "--env", "MINE").out
+
+
 def test_what_the_user_gives_in_its_place_is_taken(desk: Path, run_cli: Cli) -> None:
     text = "rehearse = true\nscheduler = 'slurm'\naccount = 'rich'\nlauncher = 'torchrun'\nenv = { A = '1' }\n"
     give(desk / "job" / "job.toml", text)

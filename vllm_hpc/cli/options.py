@@ -122,7 +122,10 @@ COLUMN_HELP = "The field with the prompt, if it is not called prompt."
 TEMPLATE_HELP = "Make each prompt from the row's fields, with a Jinja text: 'Summarise: {{ abstract }}'."
 RENAME_HELP = "Give a field of the input another name, before anything else: question=prompt."
 DROP_HELP = "Leave the assistant's last turn out of the prompt; it is copied to the output as reference."
-ENV_HELP = "An environment variable for the job; K alone has the value of this shell, and is how to pass a secret."
+ENV_HELP = (
+    "An environment variable for the job; K alone has the value of this shell, which is not written: this is how to "
+    "pass a secret."
+)
 GPU_HELP = "The nodes' GPU, for the memory check: h100-80, a100-40, mi250x ..., or its memory: 80G."
 SCHEDULER_HELP = (
     "Scheduler (one of these, or of an installed package). auto: the profile's; else Slurm if sbatch works, PBS "

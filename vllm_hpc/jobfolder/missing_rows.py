@@ -27,6 +27,7 @@ from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
 from vllm_hpc.spec.foreign_options import ACTS_AS_YOU, acting, option_of
 from vllm_hpc.spec.job_definition import find_definition
 from vllm_hpc.spec.lora import split_adapter
+from vllm_hpc.spec.passed_variables import merge_variables
 from vllm_hpc.spec.read_file import open_in_folder, read_whole
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import as_path
@@ -117,6 +118,7 @@ def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, di
     none = _without(options)
     asked = _asked(folder, record, {key for key, value in options.items() if value is not None})
     found = {key: value for key, value in asked.items() if key not in none}
+    found |= merge_variables(found, options)
     merged = {**options, **dict.fromkeys(none), "rows_missing_from": str(folder.path)}
     for key, value in found.items():
         own = merged.get(key)

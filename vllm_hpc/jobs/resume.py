@@ -57,7 +57,6 @@ def resume(job: JobFolder, retry_errors: bool = False, not_submitted: bool = Fal
         number = check_not_submitted(folder, status)
     elif not status.awaits_resubmission:
         _check_ended(folder, status)
-    check_set(folder.job().request.pass_env)
     check_unchanged(folder)
     check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
     left = rows_left(folder, retry_errors)
@@ -65,6 +64,7 @@ def resume(job: JobFolder, retry_errors: bool = False, not_submitted: bool = Fal
         if has_diverged(folder):
             raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
         return 0
+    check_set(folder.job().request.pass_env, is_resume=True)
     taken = _take(folder, status.job_id, number)
     try:
         if recorded_submission(folder) != before:

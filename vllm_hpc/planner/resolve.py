@@ -10,13 +10,14 @@ from vllm_hpc.jobfolder.missing_rows import with_job
 from vllm_hpc.planner.device import find_device, gpus_here
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
-from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
+from vllm_hpc.schedulers.scheduler import Scheduler, find_scheduler, get_scheduler
 from vllm_hpc.spec.chat_template import read_chat_template
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
 from vllm_hpc.spec.layout import Asked, solve
-from vllm_hpc.spec.passed_variables import check_passes
+from vllm_hpc.spec.passed_variables import check_set, describe_written, with_values
 from vllm_hpc.spec.profile import Profile, find_profile
+from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.vllm_arguments import typed
 
@@ -49,10 +50,9 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
         reason = f"no scheduler on this machine ({reason}): planned for Slurm; --scheduler pbs for PBS"
         name = _ELSEWHERE
     scheduler = get_scheduler(name)
-    is_passed = scheduler.passes_environment and (scheduler.runs_here or site.export_environment)
-    check_passes(given.request.pass_env, name if not scheduler.passes_environment else "the profile", is_passed)
+    request, written = _with_variables(filled, scheduler)
     return ResolvedJob(
-        request=filled.request,
+        request=request,
         site=site,
         origins=filled.origins,
         from_profile=filled.from_profile,
@@ -65,7 +65,21 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
         device=find_device(filled, scheduler.runs_here),
         model=model,
         chat_template=None if template is None else read_chat_template(template),
+        written=written,
     )
+
+
+def _with_variables(filled: FilledRequest, scheduler: Scheduler) -> tuple[Request, str | None]:
+    """The request with the variables of --env NAME as the job can have them, and what to tell of that.
+
+    Raises RequestError.
+    """
+    names = filled.request.pass_env
+    check_set(names)
+    if scheduler.passes_environment and (scheduler.runs_here or filled.site.export_environment):
+        return filled.request, None
+    whose = "the profile" if scheduler.passes_environment else scheduler.name
+    return with_values(filled.request, whose), describe_written(names, whose)
 
 
 def check_is_here(job: ResolvedJob) -> None:

@@ -51,8 +51,13 @@ def check_env(env: dict[str, str], origin: str) -> None:
         _check_name(key, origin)
         if value and not value.isprintable():
             raise RequestError(f"{origin} {key}={value!r} contains a newline or another control character")
-        if key in SETTABLE and not _SECONDS.fullmatch(value):
-            raise RequestError(f"{origin} {key} must be a whole number of seconds (600 is ten minutes), not {value!r}")
+        check_seconds(key, value, origin)
+
+
+def check_seconds(name: str, value: str, origin: str) -> None:
+    """Refuse a value that vllm-hpc's own variables cannot have. Raises RequestError."""
+    if name in SETTABLE and not _SECONDS.fullmatch(value):
+        raise RequestError(f"{origin} {name} must be a whole number of seconds (600 is ten minutes), not {value!r}")
 
 
 def _check_name(name: str, origin: str) -> None:

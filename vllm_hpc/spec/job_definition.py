@@ -15,10 +15,10 @@ import msgspec
 
 from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import ModelError, RequestError
-from vllm_hpc.spec.foreign_options import acting, check_is_inside
+from vllm_hpc.spec.foreign_options import acting, check_is_inside, option_of
 from vllm_hpc.spec.no_secrets import check_comments
 from vllm_hpc.spec.other_names import instead_of
-from vllm_hpc.spec.passed_variables import with_passed
+from vllm_hpc.spec.passed_variables import merge_variables, with_passed
 from vllm_hpc.spec.prompt_options import check_has_rows, with_prompt, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
@@ -88,7 +88,7 @@ def with_default_profile(given: Given) -> Given:
 
 
 def _options(given: dict[str, Any]) -> dict[str, str]:
-    return {key: f"--{key.replace('_', '-')}" for key in given}
+    return {key: option_of(key) for key in given}
 
 
 def find_definition(model: str) -> Path | None:
@@ -148,8 +148,8 @@ def _read_definition(path: Path, asked: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def _check_acts(path: Path, options: dict[str, Any], asked: dict[str, Any], distrust: Distrust) -> None:
-    # Of tables only a part may be overridden.
-    overridden = [key for key, value in asked.items() if not isinstance(value, dict)]
+    # Of tables, and of names that are passed, only a part may be overridden.
+    overridden = [key for key, value in asked.items() if not isinstance(value, dict) and key != "pass_env"]
     if found := acting(options, overridden):
         raise RequestError(f"{path}: '{found[0]}' may run or be charged as yours, but {distrust}")
 
@@ -224,7 +224,9 @@ def _beside(folder: Path, given: str) -> str:
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Merge options; ``above`` overrides ``below``, in tables (sampling, engine, env, rehearse) key by key."""
     below = without_overridden(below, above)
-    merged = {**below, **above}
+    variables = merge_variables(below, above)
+    below = {**below, **variables}
+    merged = {**below, **above, **{key: value for key, value in variables.items() if key != "env"}}
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(below.get(key), dict):
             merged[key] = {**below[key], **value}

@@ -17,6 +17,16 @@ ADVICE = (
     "false, read it from a file in the profile's setup (on PBS no rank gets either: download a gated "
     "model before you submit)"
 )
+# For the options whose value is a name, a path or a text, of which no environment can take the place.
+_LEAVE_OUT = "leave it out"
+_NO_VARIABLE = re.compile(
+    r"MODEL|(--)?(account|partition|qos|name|job[_-]dir|time|mem|gpu|launcher|profile|template([_-]dir)?|input|lora|rename"
+    r"|rows[_-]missing[_-]from|sampling|prompt[_-](column|template)|chat[_-]template|chunk|resources|head_suffix)"
+)
+_OF_THE_ENGINE = (
+    "leave it out; what the engine can take from its environment, as it does HF_TOKEN, export in your shell (--env "
+    "NAME checks that the job gets it)"
+)
 _WORD = r"(?!\$|`|-|\"\$|<)[^\s;&|<>]+"
 _NAMED = re.compile(rf"(?<![\w-])(--?[A-Za-z][\w-]*)\s+({_WORD})")
 # A header of HTTP, or an entry of JSON or YAML.
@@ -49,6 +59,15 @@ _PROXY_PAIR = re.compile(r"[^\s:@/]+:[^\s@]+@\S+")
 
 def check_no_secret(value: Any, origin: str) -> None:
     """Refuse what is known as a secret by its shape, however deep it is in ``value``. Raises RequestError."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            check_no_secret(key, origin)
+            _check_texts(one, f"{origin} {key}")
+    else:
+        _check_texts(value, origin)
+
+
+def _check_texts(value: Any, origin: str) -> None:
     for text in _texts(value):
         if shown := shown_secret(text):
             raise _looks_like(f"{origin} has {shown}, which")
@@ -157,7 +176,15 @@ def _check_assignments(line: str, origin: str, is_shell: bool) -> None:
 
 
 def _looks_like(what: str) -> RequestError:
-    return RequestError(f"{what} looks like a secret, and would be written into the job folder: {ADVICE}")
+    return RequestError(f"{what} looks like a secret, and would be written into the job folder: {_advice(what)}")
+
+
+def _advice(what: str) -> str:
+    """What to do, by the option that ``what`` begins with."""
+    option = what.split(maxsplit=1)[0].rstrip(",") if what.strip() else ""
+    if option in ("--engine", "engine"):
+        return _OF_THE_ENGINE
+    return _LEAVE_OUT if _NO_VARIABLE.fullmatch(option) else ADVICE
 
 
 def _texts(value: Any) -> Iterator[str]:

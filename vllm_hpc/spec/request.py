@@ -54,7 +54,7 @@ PLANNED_ENGINE_ARGUMENTS = {
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was asked: the options of ``vllm-hpc submit``, with None for those not given.
 
-    ``pass_env`` names variables with secrets, which the job inherits from the shell that submits it, and nobody writes.
+    ``pass_env`` names variables that the job inherits from the shell that submits it, and of which no value is written.
     Paths are kept as given, relative to the working directory; ``chat_template`` is a path, or the template itself.
     Raises RequestError for a value that is invalid by itself; the planner checks whether the numbers match.
     """
@@ -134,8 +134,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def _option(key: str) -> str:
-    """The option of a field, for messages."""
-    return "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
+    """The option of a field, for messages. pass_env is --env NAME there, and a key in job.toml and in Python."""
+    return {"model": "MODEL", "pass_env": "pass_env"}.get(key) or f"--{key.replace('_', '-')}"
 
 
 def _check_utf8(request: Request) -> None:
@@ -186,9 +186,17 @@ def convert_options(options: dict[str, Any]) -> Request:
         if isinstance(name := options.get(key), str) and not registry.has(name):
             raise RequestError(f"--{key} {registry.must_be(name)}")
     try:
-        return msgspec.convert(options, Request)
+        request = msgspec.convert(options, Request)
     except msgspec.ValidationError as error:
         raise RequestError(_option_message(error)) from None
+    _check_variables(request)
+    return request
+
+
+def _check_variables(request: Request) -> None:
+    """Refuse a variable with a value that is to be inherited, too. Not in a job.json, which is read as it is."""
+    if twice := next((name for name in request.pass_env if name in request.env), None):
+        raise RequestError(f"pass_env has {twice}, which has a value in env: leave out one")
 
 
 def _option_message(error: msgspec.ValidationError) -> str:
@@ -197,7 +205,7 @@ def _option_message(error: msgspec.ValidationError) -> str:
     if mismatch:
         key, words = mismatch
         in_python = f", or in Python {_IN_PYTHON[key]}" if key in _IN_PYTHON else ""
-        return f"--{key.replace('_', '-')} {words}{in_python}"
+        return f"{'--model' if key == 'model' else _option(key)} {words}{in_python}"
     field = re.search(r"unknown field `(\w+)`", str(error))
     if field:
         return f"no such option: {field[1]!r}" + _near(field[1])

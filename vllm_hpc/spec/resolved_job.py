@@ -63,6 +63,7 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     job can be planned and rendered, but not submitted: this machine has no scheduler for it. ``launcher`` starts the
     ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown. ``chat_template`` is the
     text of --chat-template, None without. ``source``: which file the profile is of; ``distrust``: whose job.toml it is.
+    ``written`` says which variables of --env NAME have their values written.
     """
 
     scheduler: str
@@ -76,11 +77,12 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     chat_template: str | None = None
     source: str | None = None
     distrust: str | None = None
+    written: str | None = None
 
     @property
     def told(self) -> tuple[str | None, ...]:
         """What a plan says of where the job's values and its model are from."""
-        return self.source, self.distrust, self.model.note
+        return self.source, self.distrust, self.model.note, self.written
 
     def asking(self, **changes: Any) -> ResolvedJob:
         """The same job with changes to its request, as ``tune`` tries them."""
@@ -94,6 +96,8 @@ def fill(given: Given, site: Profile) -> FilledRequest:
     for key in FILLED:
         asked, of_site = getattr(request, key), getattr(site, key)
         filled[key] = {**of_site, **asked} if isinstance(of_site, dict) else asked or of_site
+    # Those that the job inherits override the profile's, too.
+    filled["env"] = {name: value for name, value in filled["env"].items() if name not in request.pass_env}
     from_profile = frozenset(key for key in FILLED if getattr(site, key) and not getattr(request, key))
     return FilledRequest(
         request=msgspec.structs.replace(request, **filled),

@@ -16,10 +16,13 @@ SHORT = "…"
 # Parts of names, after camelCase was split with underscores. KEY, PASS and the like count at the end of a name only.
 _SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASSWORT|PASSCODE|(API|PRIVATE|ACCESS)_?KEY|CREDENTIAL|JWT|BEARER"
-    r"|AUTHORIZATION|WEBHOOK|CONN(ECTION)?_STR(ING)?|(^|_)(PAT|PWD|PW|PSWD|CREDS?)(_|$)|(_|^)(AUTH|COOKIE)$|(PASS|PWD)$"
-    r"|.(_KEY|(API|AI|AUTH)KEY|_KEYS)$",
+    r"|AUTHORIZATION|WEBHOOK|CONN(ECTION)?_STR(ING)?|(^|_)(PAT|PWD|PW|PSWD|CREDS?)(_|$)|(_|^)(AUTH|COOKIE)$|.PASS$|PWD$"
+    r"|.(API|AI|AUTH)KEY$",
     re.IGNORECASE,
 )
+# Names that are only guessed to be a secret's: a short number is none (NUM_KEYS=3, SEED_KEY=12, PASS=2).
+_GUESSED_NAME = re.compile(r"._KEYS?$|^PASS$", re.IGNORECASE)
+_SHORT_NUMBER = re.compile(r"[0-9]{1,6}")
 # Names that only sound like a secret: numbers of tokens, special tokens of tokenizers, keys of tables, passes.
 _NO_SECRET = re.compile(
     r"TOKENIZERS?(_|$).*|SKIP_TOKENIZER.*|(.*_)?MAX_.*TOKENS|(?!.*(API|AUTH|ACCESS|SECRET)_TOKENS)(.*_)?TOKENS(_PER_.*)?"
@@ -86,16 +89,23 @@ _ASSIGNED = re.compile(r"(?<![\w-])([\w-]+)=(\"[^\"]*\"|'[^']*'|[^\s'\",;)]+)")
 
 def is_secret(name: str) -> bool:
     """Whether the name of a variable or an argument looks like that of a secret."""
-    plain = name.strip("-").replace("-", "_")
-    plain = _CAMEL.sub("_", plain)
-    return bool(_SECRET_NAME.search(plain)) and not _NO_SECRET.fullmatch(plain)
+    plain = _words(name)
+    is_like_one = _SECRET_NAME.search(plain) or _GUESSED_NAME.search(plain)
+    return bool(is_like_one) and not _NO_SECRET.fullmatch(plain)
 
 
 def is_secret_value(name: str, value: str) -> bool:
     """Whether ``value`` is a secret because of its name: not a switch, nor the path of a file that has it."""
     if not is_secret(name) or _SWITCH.fullmatch(value):
         return False
+    if _SHORT_NUMBER.fullmatch(value) and not _SECRET_NAME.search(_words(name)):
+        return False
     return not (_PLACE_NAME.fullmatch(_CAMEL.sub("_", name)) and _PLACE.fullmatch(value))
+
+
+def _words(name: str) -> str:
+    """A name with its words apart: clientSecret as client_Secret."""
+    return _CAMEL.sub("_", name.strip("-").replace("-", "_"))
 
 
 def shown_secret(text: str) -> str | None:
