@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,8 @@ def neighbours() -> Iterator[Neighbours]:
     yield Neighbours(victim, attacker, project)
     left = [process for one in (victim, attacker) for process in one.processes()]
     for process in left:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            process.kill()
     psutil.wait_procs(left, timeout=30)
     shutil.rmtree(common)
 
