@@ -121,16 +121,11 @@ def _check_misnamed(model: str) -> None:
         )
 
 
-def read_job_definition(path: Path, rehearses: bool = False) -> dict[str, Any]:
-    """Read a job.toml into options; paths in it are relative to its folder. Raises RequestError.
-
-    A rehearsal, requested by job.toml or by the caller (``rehearses``), needs no model.
-    """
-    return _read_definition(path, {"rehearse": rehearses})[0]
-
-
 def _read_definition(path: Path, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes, Distrust | None]:
-    """The options of a job.toml, its bytes, and why not to do all that it says. ``asked``: what overrides it."""
+    """The options of a job.toml, its bytes, and why not to do all that it says. ``asked``: what overrides it.
+
+    Paths in it are relative to its folder. Raises RequestError.
+    """
     try:
         content, distrust = read_judged(path)
         options = parse_toml(content, path)
