@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Cli
 from tests.crafted import end, make_job, result, start, write_lines
 from tests.hostile.test_secrets import HF, URL, WORD
+from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.submit import prepare
@@ -143,14 +144,19 @@ def test_job_definition_names_secrets(desk: Path, model: Path, run_cli: Cli, mon
     assert HF not in (desk / "runs" / "run" / "job.json").read_text()
 
 
-def test_resume_needs_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = make_job(tmp_path / "job")
-    start(folder)
-    end(folder, 1)
+def let_pass_token(folder: JobFolder) -> None:
+    """As if the job had been submitted with --env HF_TOKEN."""
     (folder.path / "script.sh").write_text("true\n")
     record = folder.job()
     request = msgspec.structs.replace(record.request, pass_env=["HF_TOKEN"])
     write_json(folder.job_json, msgspec.structs.replace(record, request=request))
+
+
+def test_resume_needs_them_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_job(tmp_path / "job")
+    start(folder)
+    end(folder, 1)
+    let_pass_token(folder)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(RequestError, match=r"takes HF_TOKEN from .* not set here: export it and run resume again$"):
         resume(folder)
@@ -161,9 +167,6 @@ def test_resume_with_nothing_left_needs_no_secret(tmp_path: Path, monkeypatch: p
     start(folder)
     write_lines(folder.shards / "replica-0.1.jsonl", [result(index) for index in range(3)])
     end(folder, 1)
-    (folder.path / "script.sh").write_text("true\n")
-    record = folder.job()
-    request = msgspec.structs.replace(record.request, pass_env=["HF_TOKEN"])
-    write_json(folder.job_json, msgspec.structs.replace(record, request=request))
+    let_pass_token(folder)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert resume(folder) == 0
