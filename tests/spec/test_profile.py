@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import Cli
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.spec.errors import ProfileError, RefusedError
-from vllm_hpc.spec.profile import Profile, load_profile
+from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.profile_files import load_profile
 
 
 def write_project(desk: Path, text: str) -> Path:

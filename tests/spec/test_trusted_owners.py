@@ -14,7 +14,7 @@ from tests.conftest import Cli
 from vllm_hpc.jobs.submit import submit
 from vllm_hpc.spec.errors import ProfileError, TemplateError
 from vllm_hpc.spec.foreign_options import ACTS_AS_YOU
-from vllm_hpc.spec.profile import find_profile, load_profile
+from vllm_hpc.spec.profile_files import find_profile, load_profile
 from vllm_hpc.spec.request import Request
 
 pytestmark = pytest.mark.trust

@@ -16,7 +16,8 @@ from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
 from vllm_hpc.spec.layout import Asked, solve
 from vllm_hpc.spec.passed_variables import check_set, describe_written, with_values
-from vllm_hpc.spec.profile import Profile, find_profile
+from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.profile_files import find_profile
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.vllm_arguments import typed

@@ -1,228 +1,134 @@
-"""Site and user profiles: TOML tables ``[profiles.NAME]`` that fill in options that were not given.
+"""Profile: a site's settings. Its fields are the one table of a profile's keys: type, meaning, which schedulers.
 
-The first of the files (spec/config_files.py) with that name wins. A profile says what is run as whoever submits: a
-file of another user is refused, unless that user is trusted (spec/trusted_owners.py).
+The checks (spec/profile_checks.py), docs/profiles.md and ``profiles show`` are made from it. A value may hold variables
+($USER, ${SCRATCH:-/tmp}) where its key says when they are expanded: at submission, or on the node.
 """
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from vllm_hpc.spec.bounds import MOST_GPU_GIB, Cores, Gpus
-from vllm_hpc.spec.config_files import PROJECT_FILE, profile_files
-from vllm_hpc.spec.errors import ProfileError, RequestError
-from vllm_hpc.spec.gpus import find_gpu
-from vllm_hpc.spec.messages import explain_mismatch
-from vllm_hpc.spec.no_secrets import check_option
-from vllm_hpc.spec.ownership import is_fixed
-from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
-from vllm_hpc.spec.toml_file import parse_toml
-from vllm_hpc.spec.trusted_owners import TRUSTED_OWNERS, NotTrustedError, check_trusted_owners, owner_of, read_trusted
-from vllm_hpc.spec.values import CHECKS, as_path, check_words, megabytes
+from vllm_hpc.spec.bounds import Cores, Gpus, LeadSeconds, Nodes, Requeues
+from vllm_hpc.spec.container import Container
 
-# How many names an error lists.
-_MOST_NAMES = 30
+Expanded = Literal["", "at submission", "on the node"]
+_CLUSTERS = ("slurm", "pbs")
+_SLURM, _PBS = ("slurm",), ("pbs",)
+
+
+def _key(meaning: str, schedulers: tuple[str, ...] = (), expanded: Expanded = "") -> Meta:
+    """A row of the table. ``schedulers``: those that use the key, none for all."""
+    return Meta(description=meaning, extra={"schedulers": schedulers, "expanded": expanded})
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A partition or queue of a site: what it takes, and what a job in it asks for instead of the profile's values."""
+
+    description: Annotated[str, _key("what it is for, in a line")] = ""
+    partition: Annotated[str | None, _key("its name for the scheduler, if that is not the table's")] = None
+    min_nodes: Annotated[Nodes | None, _key("the fewest nodes of a job")] = None
+    max_nodes: Annotated[Nodes | None, _key("the most nodes of a job")] = None
+    max_gpus: Annotated[Gpus | None, _key("the most GPUs of a job")] = None
+    max_time: Annotated[str | None, _key("the longest walltime")] = None
+    by_request: Annotated[bool, _key("jobs go there only when asked to (--queue): it costs more, or may be cut")] = (
+        False
+    )
+    account: Annotated[str | None, _key("as the profile's", _CLUSTERS, "at submission")] = None
+    qos: Annotated[str | None, _key("as the profile's", _SLURM)] = None
+    time: Annotated[str | None, _key("as the profile's: the walltime where none is asked for", _CLUSTERS)] = None
+    gpu: Annotated[str | None, _key("as the profile's", _CLUSTERS)] = None
+    gpu_memory_gib: Annotated[float | None, _key("as the profile's", _CLUSTERS)] = None
+    gpu_type: Annotated[str | None, _key("as the profile's", _SLURM)] = None
+    gpus_per_node: Annotated[Gpus | None, _key("as the profile's")] = None
+    cpus_per_node: Annotated[Cores | None, _key("as the profile's", _CLUSTERS)] = None
+    mem_per_node: Annotated[str | None, _key("as the profile's", _CLUSTERS)] = None
+    cpus_per_rank: Annotated[Cores | None, _key("as the profile's")] = None
+    mem_per_gpu: Annotated[str | None, _key("as the profile's", _CLUSTERS)] = None
+    mem: Annotated[str | None, _key("as the profile's", _CLUSTERS)] = None
+    exclusive: Annotated[bool | None, _key("as the profile's", _CLUSTERS)] = None
+    whole_nodes: Annotated[bool | None, _key("as the profile's", _CLUSTERS)] = None
+    gpu_request: Annotated[Literal["select", "queue", "totals", "nodes"] | None, _key("as the profile's", _PBS)] = None
+    directives: Annotated[tuple[str, ...], _key("added to the profile's", _CLUSTERS, "at submission")] = ()
+    chunk: Annotated[tuple[str, ...], _key("added to the profile's", _PBS, "at submission")] = ()
+    resources: Annotated[tuple[str, ...], _key("added to the profile's", _PBS, "at submission")] = ()
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A site's settings. ``gpu`` is a name for --gpu; ``gpu_memory_gib`` (GiB) describes a GPU that has none.
+    """A site's settings, merged from its layers (spec/profile_layers.py). Each field is a key that a file may have."""
 
-    ``setup`` lines run in the job's shell before anything else. ``wrapper`` is put before torchrun on each node.
-
-    Nodes reach the head node by its host name plus ``head_suffix`` ("i" on JUWELS, ".hsn.cm.polaris.alcf.anl.gov"),
-    or by what ``head_command`` prints on it ("hostname -i" on Frontier). ``export_environment`` false is --export=NONE.
-
-    For PBS, ``gpu_request`` is the form of the resource request (chunks with ngpus; chunks in a queue that implies the
-    GPUs; job totals; TORQUE's nodes=); ``chunk`` and ``resources`` are added, with {nodes} and {gpus} filled in. Of
-    ``cpus_per_node`` and ``mem_per_node``, what a node has, it is asked for the part that belongs to a job's GPUs.
-    """
-
-    scheduler: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str | None = None
-    mem: str | None = None
-    cpus_per_rank: Cores | None = None
-    gpus_per_node: Gpus | None = None
-    cpus_per_node: Cores | None = None
-    mem_per_node: str | None = None
-    gpu: str | None = None
-    gpu_memory_gib: float | None = None
-    gpu_flag: Literal["gpus-per-node", "gres", "none"] = "gpus-per-node"
-    exclusive: bool = False
-    gpu_request: Literal["select", "queue", "totals", "nodes"] = "select"
-    account_flag: Literal["-A", "-P", "-W group_list"] = "-A"
-    chunk: tuple[str, ...] = ()
-    resources: tuple[str, ...] = ()
-    launcher: str | None = None
-    launcher_options: tuple[str, ...] = ()
-    wrapper: tuple[str, ...] = ()
-    head_suffix: str = ""
-    head_command: str | None = None
-    export_environment: bool = True
-    setup: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    template_dir: str | None = None
-
-
-class FoundProfile(NamedTuple):
-    """A profile, and the file that it comes from; None without a profile."""
-
-    profile: Profile = Profile()
-    file: Path | None = None
-
-    def where(self, name: str | None) -> str | None:
-        """Which profile it is, of which file, whose, and whether others can replace it; None without a profile."""
-        if self.file is None:
-            return None
-        owner = owner_of(self.file)
-        belongs = f", which belongs to {owner}" if owner else ""
-        place = "" if is_fixed(self.file.resolve().parent) else ", in a folder that others can write to"
-        return f"profile {name!r} is of {self.file}{belongs}{place}"
-
-
-def load_profile(name: str | None) -> Profile:
-    """The profile of that name; None gives an empty one. Raises ProfileError with file and line."""
-    return find_profile(name).profile
-
-
-def find_profile(name: str | None) -> FoundProfile:
-    """Read that profile, and say from where; None gives an empty one. Raises ProfileError with file and line."""
-    if name is None:
-        return FoundProfile()
-    known: list[str] = []
-    for path in profile_files():
-        tables = _read_tables(path)
-        if name in tables:
-            return FoundProfile(_build(path, name, tables[name]), path.absolute())
-        known += tables
-    where = " or ".join(str(path) for path in profile_files())
-    names = sorted(set(known))
-    shown = ", ".join([*names[:_MOST_NAMES], *(["..."] if len(names) > _MOST_NAMES else [])])
-    hint = f"known: {shown}" if known else f"write a [profiles.{name}] table there"
-    raise ProfileError(f"no profile {name!r} in {where}: {hint}")
-
-
-def _read_tables(path: Path) -> dict[str, Any]:
-    """The profiles in a file; none if the file does not exist."""
-    try:
-        content = parse_toml(read_trusted(path), path)
-    except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():
-            raise ProfileError(f"{path}: cannot be read: it is a link to a file that does not exist") from None
-        return {}
-    except NotTrustedError as error:
-        raise ProfileError(str(error)) from None
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ProfileError(str(error)) from None
-    _check_keys(path, content)
-    tables = content.get("profiles", {})
-    if not isinstance(tables, dict):
-        raise ProfileError(f"{path}:{_line_of(path, None, 'profiles')}: 'profiles' must hold tables [profiles.NAME]")
-    return tables
-
-
-def _check_keys(path: Path, content: dict[str, Any]) -> None:
-    for key in content:
-        if key not in ("profiles", TRUSTED_OWNERS):
-            raise ProfileError(
-                f"{path}:{_line_of(path, None, key)}: unknown key '{key}': profiles are tables [profiles.NAME]"
-            )
-    if TRUSTED_OWNERS not in content:
-        return
-    place = f"{path}:{_line_of(path, None, TRUSTED_OWNERS)}"
-    if path == Path(PROJECT_FILE):
-        raise ProfileError(
-            f"{place}: '{TRUSTED_OWNERS}' must be in the user's or the site's file, not in the working directory's"
-        )
-    try:
-        check_trusted_owners(content[TRUSTED_OWNERS])
-    except ValueError as error:
-        raise ProfileError(f"{place}: {error}") from None
-
-
-def _build(path: Path, name: str, table: Any) -> Profile:
-    if not isinstance(table, dict):
-        raise ProfileError(f"{path}:{_line_of(path, None, name)}: 'profiles.{name}' must be a table [profiles.{name}]")
-    for key in table:
-        if key not in Profile.__struct_fields__:
-            takes = ", ".join(Profile.__struct_fields__)
-            raise ProfileError(f"{path}:{_line_of(path, name, key)}: unknown key '{key}': a profile takes {takes}")
-    try:
-        profile = msgspec.convert(table, Profile)
-    except msgspec.ValidationError as error:
-        key, words = explain_mismatch(error, Profile) or (name, str(error))
-        raise ProfileError(f"{path}:{_line_of(path, name, key)}: '{key}' {words}") from None
-    for key in table:
-        try:
-            _check(profile, key)
-            if key == "template_dir":
-                profile = msgspec.structs.replace(profile, template_dir=_template_folder(path, table[key]))
-        except RequestError as error:
-            raise ProfileError(f"{path}:{_line_of(path, name, key)}: {error}") from None
-    return profile
-
-
-def _check_node(profile: Profile, key: str) -> None:
-    if profile.gpus_per_node is None:
-        raise RequestError(f"'{key}' needs gpus_per_node, for the part of it that belongs to a job's GPUs")
-    if key == "mem_per_node" and not megabytes(profile.mem_per_node or ""):
-        raise RequestError(f"'mem_per_node' must be an amount of memory, such as 480G, not {profile.mem_per_node!r}")
-
-
-def _check(profile: Profile, key: str) -> None:
-    """Check one value of a profile, alone and against the others. Raises RequestError."""
-    value = getattr(profile, key)
-    check_option(value, key)
-    if key in CHECKS:
-        CHECKS[key](value, key)
-    if key == "scheduler" and (value == "auto" or not SCHEDULERS.has(value)):
-        raise RequestError(f"'scheduler' {SCHEDULERS.must_be(value, but=['auto'])}")
-    if key == "launcher" and not LAUNCHERS.has(value):
-        raise RequestError(f"'launcher' {LAUNCHERS.must_be(value)}")
-    if key in ("cpus_per_node", "mem_per_node"):
-        _check_node(profile, key)
-    if key == "wrapper":
-        check_words(value, key)
-    if key == "gpu":
-        find_gpu(value, "'gpu'")
-    if key == "gpu_memory_gib" and not 1 <= value <= MOST_GPU_GIB:
-        raise RequestError(f"'gpu_memory_gib' must be a GPU's memory in GiB, from 1 to {MOST_GPU_GIB:g}, not {value}")
-    if key == "head_command" and profile.head_suffix:
-        raise RequestError("'head_command' and 'head_suffix' are both given, but both name the head node: choose one")
-
-
-def _template_folder(path: Path, given: str) -> str:
-    """The folder of templates, resolved against the folder of the profile's file. Raises RequestError."""
-    folder = path.parent / as_path(given, "template_dir")
-    if not folder.is_dir():
-        raise RequestError(f"'template_dir': no such folder: {str(folder)!r}: make it, or leave the key out")
-    return str(folder)
-
-
-def _line_of(path: Path, name: str | None, key: str) -> int:
-    """The line (from 1) of ``key`` in the table of profile ``name``, or at the top level if name is None.
-
-    tomllib gives no positions, but TOML headers and keys start a line, which is enough here.
-    """
-    table: str | None = None
-    lines = read_trusted(path).decode("utf-8-sig").splitlines()
-    for number, line in enumerate(lines, start=1):
-        header = re.match(r"\s*\[+\s*(.+?)\s*\]+", line)
-        if header:
-            table = header[1].replace('"', "").replace("'", "")
-            if table.split(".")[0] == key and name is None:
-                return number
-            if table == f"profiles.{name}.{key}":
-                return number
-        inside = table in (None, "profiles") if name is None else table == f"profiles.{name}"
-        if inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line):
-            return number
-    return 1
+    description: Annotated[str, _key("what the profile is for, in a line")] = ""
+    extends: Annotated[str | None, _key("a profile beneath this one, such as site/polaris")] = None
+    replace: Annotated[bool, _key("whether the files below with the same profile do not count")] = False
+    required: Annotated[tuple[str, ...], _key("keys that an option, job.toml or a file above must give")] = ()
+    scheduler: Annotated[str | None, _key("slurm, pbs, local, or another package's")] = None
+    partition: Annotated[str | None, _key("the partition or queue", _CLUSTERS)] = None
+    account: Annotated[str | None, _key("the account that pays", _CLUSTERS, "at submission")] = None
+    qos: Annotated[str | None, _key("the quality of service", _SLURM)] = None
+    time: Annotated[str | None, _key("the walltime where none is asked for", _CLUSTERS)] = None
+    gpus_per_node: Annotated[Gpus | None, _key("GPUs that a node has")] = None
+    cpus_per_node: Annotated[Cores | None, _key("cores that a node has for jobs", _CLUSTERS)] = None
+    mem_per_node: Annotated[str | None, _key("memory that a node has for jobs", _CLUSTERS)] = None
+    cpus_per_rank: Annotated[Cores | None, _key("cores of each rank, and so of each GPU")] = None
+    mem_per_gpu: Annotated[str | None, _key("memory of a node to ask for, for each of a job's GPUs", _CLUSTERS)] = None
+    mem: Annotated[str | None, _key("memory of a node to ask for, whatever its GPUs", _CLUSTERS)] = None
+    gpu: Annotated[str | None, _key("the GPU, a name for --gpu", _CLUSTERS)] = None
+    gpu_memory_gib: Annotated[float | None, _key("its memory in GiB, if it has no such name", _CLUSTERS)] = None
+    gpu_flag: Annotated[
+        Literal["gpus-per-node", "gres", "none"], _key("how GPUs are asked for; none: not at all", _CLUSTERS)
+    ] = "gpus-per-node"
+    gpu_type: Annotated[str | None, _key("the type in that request: h100 of gpu:h100:4", _SLURM)] = None
+    exclusive: Annotated[
+        bool, _key("whether nodes are asked for whole (--exclusive, place=scatter:excl)", _CLUSTERS)
+    ] = False
+    whole_nodes: Annotated[
+        bool, _key("whether a node is billed whole: all of its GPUs, cores and memory are asked for", _CLUSTERS)
+    ] = False
+    gpu_request: Annotated[
+        Literal["select", "queue", "totals", "nodes"], _key("the grammar of the request (docs/pbs.md)", _PBS)
+    ] = "select"
+    account_flag: Annotated[Literal["-A", "-P", "-W group_list"], _key("the flag of the account", _PBS)] = "-A"
+    chunk: Annotated[tuple[str, ...], _key("added to each chunk of select=", _PBS, "at submission")] = ()
+    resources: Annotated[
+        tuple[str, ...], _key("more -l lines, with {nodes} and {gpus} filled in", _PBS, "at submission")
+    ] = ()
+    directives: Annotated[
+        tuple[str, ...],
+        _key("more lines as after #SBATCH or #PBS, before those of --directive", _CLUSTERS, "at submission"),
+    ] = ()
+    queues: Annotated[
+        dict[str, Queue],
+        _key("tables [profiles.NAME.queues.QUEUE], of which a job gets the first that fits", _CLUSTERS),
+    ] = {}
+    launcher: Annotated[str | None, _key("what starts the ranks: a name for --launcher")] = None
+    launcher_options: Annotated[tuple[str, ...], _key("more words of PBS's launcher", _PBS)] = ()
+    srun_options: Annotated[tuple[str, ...], _key("more words of srun", _SLURM)] = ()
+    cpu_bind: Annotated[str, _key("srun's --cpu-bind", _SLURM)] = "none"
+    torchrun_options: Annotated[tuple[str, ...], _key("more words of torchrun")] = ()
+    wrapper: Annotated[tuple[str, ...], _key("words before torchrun, or python, on each node")] = ()
+    container: Annotated[Container | None, _key("the image that the ranks run in, a table (docs/containers.md)")] = None
+    head_suffix: Annotated[str, _key("added to a host's name for the fast network", _CLUSTERS)] = ""
+    head_command: Annotated[str | None, _key("prints, on the head, how nodes reach it", _CLUSTERS)] = None
+    export_environment: Annotated[bool, _key("false is sbatch --export=NONE", _SLURM)] = True
+    setup: Annotated[tuple[str, ...], _key("lines of shell, run first in the job, on its first node")] = ()
+    node_setup: Annotated[tuple[str, ...], _key("lines of shell, run on each node before its ranks")] = ()
+    env: Annotated[dict[str, str], _key("variables of the ranks", (), "on the node")] = {}
+    secrets: Annotated[tuple[str, ...], _key("variables of the shell that submits, whose values no file shows")] = ()
+    offline: Annotated[bool, _key("whether nodes have no internet: models must be here (vllm-hpc fetch)")] = False
+    scratch: Annotated[str | None, _key("a folder of each node for temporary files and caches", (), "on the node")] = (
+        None
+    )
+    python: Annotated[str | None, _key("the Python of the nodes, if not the one that submits", (), "at submission")] = (
+        None
+    )
+    job_dir: Annotated[str | None, _key("where job folders are created", (), "at submission")] = None
+    cache_dir: Annotated[
+        str | None, _key("the shared cache: models, and vLLM's compiled code", (), "at submission")
+    ] = None
+    template_dir: Annotated[str | None, _key("a folder of templates, beside the file", (), "at submission")] = None
+    engine: Annotated[dict[str, Any], _key("engine arguments of vLLM, as --engine")] = {}
+    sampling: Annotated[dict[str, Any], _key("sampling parameters, as --sampling")] = {}
+    max_requeues: Annotated[Requeues | None, _key("as --max-requeues")] = None
+    drain_lead: Annotated[LeadSeconds | None, _key("as --drain-lead")] = None
