@@ -30,6 +30,7 @@ from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_job
+from vllm_hpc.schedulers.template_folders import folders_of
 from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
@@ -146,7 +147,7 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
     check_fits(plan)
     scheduler = get_scheduler(job.scheduler)
     if job.request.template is not None:
-        check_template(job.request.template, job.request.template_dir, job.scheduler)
+        check_template(job.request.template, folders_of(job.request.template_dir, job.site), job.scheduler)
     folder = _choose_folder(job)
     scheduler.check_folder(folder)
     script = render_job(job, plan, folder, lifecycle)
