@@ -142,7 +142,7 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path, i
         except TemplateError:
             raise
         except jinja2.TemplateNotFound as error:
-            raise TemplateError(environment.layers.why_missing(error.name or template)) from None
+            raise TemplateError(environment.layers.why_missing(str(error.name))) from None
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{error.filename or error.name}:{error.lineno}: {error.message}") from None
         except RecursionError:

@@ -24,7 +24,7 @@ def check_blocks(environment: jinja2.Environment, template: str) -> None:
     checked where it is computed which template is extended.
     """
     parsed, file = _parse(environment, template)
-    parent = _parent(environment, parsed, template)
+    parent = parent_of(environment, parsed, template)
     if parent is None:
         return
     check_blocks(environment, parent)
@@ -74,7 +74,7 @@ def _parse(environment: jinja2.Environment, template: str) -> tuple[nodes.Templa
     return environment.parse(source, template, file), file or template
 
 
-def _parent(environment: jinja2.Environment, parsed: nodes.Template, template: str) -> str | None:
+def parent_of(environment: jinja2.Environment, parsed: nodes.Template, template: str) -> str | None:
     """The template that this one always extends; None if there is none, or it is computed."""
     found = [node.template for node in parsed.find_all(nodes.Extends)]
     is_fixed = len(found) == 1 and any(isinstance(node, nodes.Extends) for node in parsed.body)
@@ -87,7 +87,7 @@ def _blocks(environment: jinja2.Environment, template: str) -> list[str] | None:
     """The blocks of a template and of those that it extends; None if it is computed which these are."""
     parsed, _ = _parse(environment, template)
     own = [block.name for block in parsed.find_all(nodes.Block)]
-    parent = _parent(environment, parsed, template)
+    parent = parent_of(environment, parsed, template)
     if parent is None:
         return None if parsed.find(nodes.Extends) else own
     above = _blocks(environment, parent)

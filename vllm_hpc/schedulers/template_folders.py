@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 from jinja2 import nodes
 
-from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.schedulers.scheduler import installed_scheduler
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.registry import SCHEDULERS
@@ -42,11 +42,11 @@ def packaged_names() -> dict[str, str | None]:
 
 def known_names() -> dict[str, str | None]:
     """The names under which a template is found without --template: ours, and those of installed schedulers."""
-    added = {}
+    added = dict[str, str | None]()
     for name in SCHEDULERS.names():
         if name not in SCHEDULERS.built_in:
-            scheduler = get_scheduler(name)
-            added[scheduler.template] = name
+            scheduler = installed_scheduler(name)
+            added |= {scheduler.template: name} if scheduler else {}
     return packaged_names() | added
 
 
@@ -64,13 +64,13 @@ def unused_files(folders: Sequence[str], template: str | None = None) -> list[st
     """What to say of files that no job's script has anything of; ``template`` is that of --template."""
     known = known_names()
     own = {Path(folder): files_in(Path(folder)) for folder in folders}
-    names = {name for found in own.values() for name in found}
     used = _reached({*known, *([template] if template else [])}, own)
     said = []
     for folder, found in own.items():
         unused = [name for name in found if name not in used]
-        if unused and names - used:
-            said.append(f"nothing uses {_listed(unused)} in the template folder {str(folder)!r}: {_advice(unused, known)}")
+        if unused:
+            where = f"in the template folder {str(folder)!r}"
+            said.append(f"nothing uses {_listed(unused)} {where}: {_advice(unused, known)}")
     return said
 
 
@@ -84,10 +84,11 @@ def _listed(names: list[str]) -> str:
 
 
 def _advice(unused: list[str], known: Iterable[str]) -> str:
-    near = get_close_matches(unused[0], sorted(known), n=1)
-    if near:
-        return f"did you mean {near[0]!r}? (--template takes any name)"
-    return f"a template is called {', '.join(sorted(known))}, or --template names it, as in a subfolder"
+    names = sorted(name for name in known if not name.startswith("_"))
+    for name in unused:
+        if near := get_close_matches(name, names, n=1):
+            return f"is {name!r} meant to be {near[0]!r}? --template takes any name"
+    return f"a job's template is {', '.join(names)}, or what --template names, which may be in a subfolder"
 
 
 def _reached(start: set[str], own: dict[Path, list[str]]) -> set[str]:
@@ -111,6 +112,7 @@ def _names_in(path: Path, beside: list[str]) -> Iterator[str]:
     except (OSError, UnicodeDecodeError, jinja2.TemplateSyntaxError, NotTrustedError, RecursionError):
         return  # rendering it says so
     for node in parsed.find_all((nodes.Extends, nodes.Include, nodes.Import, nodes.FromImport)):
+        assert isinstance(node, nodes.Extends | nodes.Include | nodes.Import | nodes.FromImport)
         target = node.template
         if isinstance(target, nodes.Const):
             values = target.value if isinstance(target.value, tuple | list) else [target.value]

@@ -1,4 +1,4 @@
-"""Layers of template folders, highest first; ours are the lowest. A template that extends its own name goes one down."""
+"""Layers of template folders, highest first, ours lowest. A template that extends its own name goes one down."""
 
 from __future__ import annotations
 

@@ -112,7 +112,8 @@ def check_directive(line: str, origin: str) -> list[str]:
 def check_owned(lines: Sequence[str], scheduler: str, origin: str = "--directive") -> None:
     """Refuse lines with an option of the scheduler that vllm-hpc sets itself. Raises RequestError.
 
-    ``origin`` is where they were given, for the message: --directive, or directives of a profile. For another package's scheduler, its ``check_request`` decides which options these are.
+    ``origin`` is where they were given, for the message: --directive, or directives of a profile. For another package's
+    scheduler, its ``check_request`` decides which options these are.
     """
     for line in lines:
         words = check_directive(line, origin)

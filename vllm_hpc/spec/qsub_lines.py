@@ -23,7 +23,7 @@ def resource_lines(lines: Sequence[str]) -> list[str]:
 
 
 def other_lines(lines: Sequence[str]) -> list[str]:
-    """All that is not ``-l``, to stand behind the template's own: as given, but with one ``-v``, of which qsub uses one."""
+    """All that is not ``-l``, to stand behind the template's own: as given, but with one ``-v`` for all variables."""
     kept = [line for line in (_without(line, "l") for line in lines) if line]
     return _with_one_v(kept)
 
