@@ -71,6 +71,8 @@ def _chain(environment: Environment, name: str) -> list[tuple[str, str, str]]:
             raise TemplateError(environment.layers.why_missing(left or name)) from None
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{error.filename or error.name}:{error.lineno}: {error.message}") from None
+        except RecursionError:
+            raise TemplateError(f"template {name!r} is nested too deeply") from None
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,9 @@ from vllm_hpc.spec.registry import SCHEDULERS
 from vllm_hpc.spec.trusted_owners import NotTrustedError, read_trusted
 
 # What stands beside templates and is none.
-_OTHER_SUFFIXES = frozenset({".md", ".txt", ".rst", ".toml"})
+_OTHER_SUFFIXES = frozenset(
+    {".md", ".txt", ".rst", ".toml", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".py", ".out", ".log"}
+)
 _OTHER_NAMES = frozenset({"README", "LICENSE", "Makefile"})
 
 
@@ -63,7 +66,10 @@ def files_in(folder: Path) -> list[str]:
 def unused_files(folders: Sequence[str], template: str | None = None) -> list[str]:
     """What to say of files that no job's script has anything of; ``template`` is that of --template."""
     known = known_names()
-    own = {Path(folder): files_in(Path(folder)) for folder in folders}
+    own = {}
+    for folder in folders:
+        with suppress(TemplateError):  # one that cannot be listed may still be searched
+            own[Path(folder)] = files_in(Path(folder))
     used = _reached({*known, *([template] if template else [])}, own)
     said = []
     for folder, found in own.items():
