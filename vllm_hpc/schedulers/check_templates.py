@@ -128,7 +128,7 @@ def _render(one: TemplateFile, case: Case, folders: Sequence[str], found: _Found
         hint = ": is a value without |sh? Folders may have quotes in their names" if is_of_names else ""
         found.add(Finding("fail", f"{error}{hint}", key), case)
         return None
-    packaged = render_sample(get_scheduler(case.scheduler).template, case, ())
+    packaged = render_sample(get_scheduler(case.scheduler).template, case, ()) if folders else text
     for finding in findings_of(text, packaged, sample_context(case), case.scheduler):
         found.add(finding, case)
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from importlib.resources import as_file, files
@@ -42,7 +43,7 @@ def find_templates(folders: Sequence[str]) -> list[TemplateFile]:
         if not Path(folder).is_dir():
             raise TemplateError(f"no such template folder: {folder!r}")
     known = known_names()
-    own = {name for folder in folders for name in files_in(Path(folder))}
+    own = {name for folder in folders for name in files_in(Path(folder)) if _is_utf8(name)}
     return [_find(name, folders, name in own) for name in [*known, *sorted(own - known.keys())]]
 
 
@@ -74,6 +75,11 @@ def _chain(environment: Environment, name: str) -> list[tuple[str, str, str]]:
         except RecursionError:
             raise TemplateError(f"template {name!r} is nested too deeply") from None
     return found
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether it can be named: --template takes no other."""
+    return os.fsencode(name).decode(errors="ignore") == name
 
 
 def _find(name: str, folders: Sequence[str], is_own: bool) -> TemplateFile:

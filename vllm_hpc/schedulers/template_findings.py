@@ -80,7 +80,7 @@ def _environment(code: str, context: ScriptContext) -> Iterator[Finding]:
 def _rendezvous(code: str, scheduler: str) -> Iterator[Finding]:
     lost = [name for name in ("VLLM_HPC_HEAD", "VLLM_HPC_PORT") if not re.search(rf"\b{name}=", code)]
     lost += [name for name in ("VLLM_HPC_HEAD", "VLLM_HPC_PORT") if name not in lost and not _is_exported(code, name)]
-    if scheduler != "local" and not re.search(r"\b(slurm_nodes|pbs_nodes)\b|\bnodes=|\bmapfile\b.*\bnodes\b", code):
+    if scheduler != "local" and not re.search(r"\b(slurm_nodes|pbs_nodes)\b|(?<![-\w])nodes=|\bmapfile\b.*\bnodes\b", code):
         lost.append("nodes")
     if lost:
         yield Finding(

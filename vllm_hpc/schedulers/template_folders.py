@@ -57,7 +57,7 @@ def files_in(folder: Path) -> list[str]:
     """The names of what may be a template in a folder, none of its subfolders. Raises TemplateError."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entry.name for entry in entries if not entry.is_dir())
+            found = sorted(entry.name for entry in entries if not _is_folder(entry))
     except OSError as error:
         raise TemplateError(f"template folder {str(folder)!r} cannot be read: {error.strerror}") from None
     return [name for name in found if not name.startswith(".") and not _is_other(name)]
@@ -78,6 +78,13 @@ def unused_files(folders: Sequence[str], template: str | None = None) -> list[st
             where = f"in the template folder {str(folder)!r}"
             said.append(f"nothing uses {_listed(unused)} {where}: {_advice(unused, known)}")
     return said
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere
+        return False
 
 
 def _is_other(name: str) -> bool:

@@ -93,7 +93,7 @@ OWNED_OF_TORCHRUN: Table = {
     ("help", "h"): _NOT_STARTED,
 }
 # Letters of srun without a value (srun 22.05 to 24.11).
-_FLAGS_OF_SRUN = frozenset("EhHjlOQuvVXZ")
+_FLAGS_OF_SRUN = frozenset("EhHjlOQsuvVXZ")
 _FLAGS_OF_TORCHRUN = frozenset("hm")
 
 
