@@ -26,7 +26,12 @@ def test_the_users_directive_wins(tmp_path: Path, pbs: list[str]) -> None:
     (tmp_path / "templates" / "pbs.sh.j2").write_text(SITE)
     given = ["-l cput=2:00:00 -v BOTH=user", "-v USERS=own", "-a 203112312359"]
     job = submit_long(
-        None, tmp_path, scheduler="pbs", nodes=2, template_dir=str(tmp_path / "templates"), directive=given,
+        None,
+        tmp_path,
+        scheduler="pbs",
+        nodes=2,
+        template_dir=str(tmp_path / "templates"),
+        directive=given,
         max_requeues=3,
     )
     said = subprocess.run(["qstat", "-f", "-F", "json", str(job.job_id)], capture_output=True, text=True, check=True)

@@ -12,9 +12,8 @@ from tests.conftest import Cli
 from tests.schedulers.test_script import CONTEXT
 from vllm_hpc.schedulers.find_templates import find_templates, template_files
 from vllm_hpc.schedulers.script import render_script
-from vllm_hpc.schedulers.template_folders import folders_of, unused_files
+from vllm_hpc.schedulers.template_folders import distinct_folders, unused_files
 from vllm_hpc.spec.errors import TemplateError
-from vllm_hpc.spec.profile import Profile
 
 pytestmark = pytest.mark.admins
 
@@ -117,17 +116,17 @@ def test_another_users_template_or_link_is_refused_below(tmp_path: Path) -> None
     (tmp_path / "b" / NAME).symlink_to(tmp_path / "own")
     assert exports(render_script(NAME, CONTEXT, *folders)) == ["1", "1"]
     os.chown(tmp_path / "b" / NAME, OTHERS, OTHERS, follow_symlinks=False)
-    with pytest.raises(TemplateError, match="the link .* belongs to another user"):
+    with pytest.raises(TemplateError, match=r"the link .* belongs to another user"):
         render_script(NAME, CONTEXT, *folders)
 
 
 def test_a_folder_that_is_named_twice_counts_once(tmp_path: Path) -> None:
     folder = layer(tmp_path / "a", "export L=a")
     (tmp_path / "link").symlink_to("a")
-    folders = folders_of(str(tmp_path / "link"), Profile(template_dir=folder))
+    folders = distinct_folders([str(tmp_path / "link"), folder, folder + "/"])
     assert folders == (str(tmp_path / "link"),)
     assert exports(render_script(NAME, CONTEXT, *folders)) == ["a"]
-    assert folders_of(None, Profile()) == ()
+    assert distinct_folders([]) == ()
 
 
 def test_the_files_of_a_template_are_told_from_the_top(tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def test_a_refusal_is_one_line_and_names_the_proper_way(word: str, said: str) ->
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["--nnode=2", "--rdzv_end=x", "--max-r=1", "--no_py", "--virtual", "-mfoo", "script.py"])
+@pytest.mark.parametrize(
+    "word", ["--nnode=2", "--rdzv_end=x", "--max-r=1", "--no_py", "--virtual", "-mfoo", "script.py"]
+)
 def test_abbreviations_of_torchrun_are_refused(word: str) -> None:
     with pytest.raises(RequestError, match="torchrun_options"):
         check_torchrun_options([word], "torchrun_options")
@@ -118,5 +120,5 @@ def test_a_profiles_directives_are_held_to_the_same_table() -> None:
     for name, _ in OWNED:
         with pytest.raises(RequestError, match=rf"^directives of profile 'x' --{name} cannot be set here"):
             check_owned((f"--{name}=1",), "slurm", "directives of profile 'x'")
-    with pytest.raises(RequestError, match="^directives of profile 'x' -l select cannot be set here"):
+    with pytest.raises(RequestError, match=r"^directives of profile 'x' -l select cannot be set here"):
         check_owned(("-l select=3",), "pbs", "directives of profile 'x'")

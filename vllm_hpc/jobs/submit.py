@@ -24,7 +24,8 @@ from vllm_hpc.jobs.doubt import noting_loss
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
-from vllm_hpc.planner.resolve import check_is_here, resolve_options
+from vllm_hpc.planner.queues import resolve_options
+from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
 from vllm_hpc.schedulers.record_submission import record_submission
@@ -32,7 +33,7 @@ from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_job
 from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
-from vllm_hpc.schedulers.template_folders import folders_of, unused_files
+from vllm_hpc.schedulers.template_folders import distinct_folders, unused_files
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
@@ -146,7 +147,7 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
     plan = make_plan(job, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(job.request.lora)
     check_fits(plan)
-    scheduler, folders = get_scheduler(job.scheduler), folders_of(job.request.template_dir, job.site)
+    scheduler, folders = get_scheduler(job.scheduler), distinct_folders(job.template_dirs)
     if job.request.template is not None:
         check_template(job.request.template, folders, job.scheduler)
     folder = _choose_folder(job)

@@ -83,7 +83,7 @@ def check_templates(folders: Sequence[str], profile: Profile | None = None) -> C
 
 
 def _to_check(folders: Sequence[str], profile: Profile | None) -> list[TemplateFile]:
-    """The templates that folders change, each with a scheduler: their own, and where they have the shared macros all that use these."""
+    """The templates that folders change: their own, and where they have shared macros all that use these."""
     known = find_templates(folders)
     has_macros = any(one.name.startswith("_") and one.is_own for one in known)
     found = [one for one in known if one.scheduler and (one.is_own or has_macros or not folders)]

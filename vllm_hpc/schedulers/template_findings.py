@@ -14,6 +14,7 @@ from vllm_hpc.spec.errors import RequestError
 
 _TASK = re.compile(r'"\$\{task\[[@*]\](@Q)?[}" ]|\brun_ranks\b|"\$\{task\[\*\]@Q\}')
 _RANK = "vllm_hpc.in_job rank"
+_SETS_NODES = re.compile(r"\b(slurm_nodes|pbs_nodes)\b|(?<![-\w])nodes=|\bmapfile\b.*\bnodes\b")
 # Options of sbatch of which any asks for GPUs.
 _GPUS = frozenset({"--gpus-per-node", "--gres", "--gpus", "--gpus-per-task", "--gpus-per-socket"})
 _LAYOUT_OF_PBS = frozenset({"-l select", "-l nodes"})
@@ -68,7 +69,7 @@ def _environment(code: str, context: ScriptContext) -> Iterator[Finding]:
         *([] if re.search(r"^\s*rank_environment\b", code, re.M) else ["rank_environment"]),
         *([] if re.search(r"^\s*(export |declare -x )?PATH=", code, re.M) else ["PATH"]),
         *(line for line in context.setup if line not in code),
-        *(name for name in context.env if not re.search(rf"\b{name}=", code)),
+        *(name for name in (*context.env, *context.site_env) if not re.search(rf"\b{name}=", code)),
         *(["restore_passed"] if context.pass_env and "restore_passed" not in code else []),
     ]
     if lost:
@@ -80,7 +81,7 @@ def _environment(code: str, context: ScriptContext) -> Iterator[Finding]:
 def _rendezvous(code: str, scheduler: str) -> Iterator[Finding]:
     lost = [name for name in ("VLLM_HPC_HEAD", "VLLM_HPC_PORT") if not re.search(rf"\b{name}=", code)]
     lost += [name for name in ("VLLM_HPC_HEAD", "VLLM_HPC_PORT") if name not in lost and not _is_exported(code, name)]
-    if scheduler != "local" and not re.search(r"\b(slurm_nodes|pbs_nodes)\b|(?<![-\w])nodes=|\bmapfile\b.*\bnodes\b", code):
+    if scheduler != "local" and not _SETS_NODES.search(code):
         lost.append("nodes")
     if lost:
         yield Finding(

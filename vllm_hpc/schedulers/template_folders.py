@@ -14,7 +14,6 @@ from jinja2 import nodes
 
 from vllm_hpc.schedulers.scheduler import installed_scheduler
 from vllm_hpc.spec.errors import TemplateError
-from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.registry import SCHEDULERS
 from vllm_hpc.spec.trusted_owners import NotTrustedError, read_trusted
 
@@ -25,15 +24,11 @@ _OTHER_SUFFIXES = frozenset(
 _OTHER_NAMES = frozenset({"README", "LICENSE", "Makefile"})
 
 
-def folders_of(template_dir: str | None, site: Profile) -> tuple[str, ...]:
-    """A job's template folders, highest first: that of the option or job.toml, then the profile's.
-
-    A folder that is named twice counts where it is highest: else a template of it would extend itself.
-    """
+def distinct_folders(folders: Iterable[str]) -> tuple[str, ...]:
+    """Template folders, highest first, each once: where it is highest. Else a template of it would extend itself."""
     seen: dict[str, str] = {}
-    for folder in (template_dir, site.template_dir):
-        if folder is not None:
-            seen.setdefault(os.path.realpath(folder), folder)
+    for folder in folders:
+        seen.setdefault(os.path.realpath(folder), folder)
     return tuple(seen.values())
 
 
@@ -66,10 +61,10 @@ def files_in(folder: Path) -> list[str]:
 def unused_files(folders: Sequence[str], template: str | None = None) -> list[str]:
     """What to say of files that no job's script has anything of; ``template`` is that of --template."""
     known = known_names()
-    own = {}
-    for folder in folders:
+    own = dict[Path, list[str]]()
+    for one in map(Path, folders):
         with suppress(TemplateError):  # one that cannot be listed may still be searched
-            own[Path(folder)] = files_in(Path(folder))
+            own[one] = files_in(one)
     used = _reached({*known, *([template] if template else [])}, own)
     said = []
     for folder, found in own.items():

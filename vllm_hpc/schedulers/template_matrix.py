@@ -135,6 +135,7 @@ def _job(case: Case) -> ResolvedJob:
         site=case.site,
         origins=filled.origins,
         from_profile=filled.from_profile,
+        site_env=filled.site_env,
         scheduler=case.scheduler,
         scheduler_reason="a sample",
         runs_here=get_scheduler(case.scheduler).runs_here,
