@@ -205,6 +205,16 @@ def test_each_block_of_what_init_writes_can_be_used(desk: Path, run_cli: Cli, na
     assert "GLOO_SOCKET_IFNAME=hsn0" in script
 
 
+def test_templates_in_a_subfolder_are_listed_shown_and_checked(desk: Path, run_cli: Cli, few: None) -> None:
+    (desk / "t" / "big").mkdir(parents=True)
+    (desk / "t" / "big" / "two nodes.j2").write_text(block("launch", "  true", f"packaged/{SLURM}"))
+    assert "big/two nodes.j2" in run_cli("templates", "list", "--template-dir", "t").out
+    assert "\n  true\n}" in run_cli("templates", "show", "big/two nodes.j2", "--template-dir", "t").out
+    ran = run_cli("templates", "check", "t")
+    assert (ran.code, ran.err) == (1, "")
+    assert ran.out.startswith("fail: big/two nodes.j2: block launch starts no rank")
+
+
 def test_check_says_what_is_wrong_and_its_code(desk: Path, run_cli: Cli, few: None) -> None:
     (desk / "t").mkdir()
     (desk / "t" / SLURM).write_text(block("launch", "  true"))

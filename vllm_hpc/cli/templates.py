@@ -53,7 +53,7 @@ def list_command(template_dir: str | None, profile: str | None, as_json: bool) -
         return 0
     for one in found:
         kind = one.scheduler or ("macros" if one.name.startswith("_") else "-")
-        say(f"{one.name:20} {kind:8} {' > '.join(one.files) or one.fault}")
+        say(f"{one.name:24} {kind:8} {' > '.join(one.files) or one.fault}")
     for said in unused:
         say(f"Note: {said}", err=True)
     return 0

@@ -15,7 +15,7 @@ from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import FILTERS
 from vllm_hpc.schedulers.template_checks import parent_of
 from vllm_hpc.schedulers.template_environment import Environment, make_environment
-from vllm_hpc.schedulers.template_folders import files_in, known_names
+from vllm_hpc.schedulers.template_folders import alternates_in, files_in, known_names
 from vllm_hpc.schedulers.template_layers import plain_name
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.registry import SCHEDULERS
@@ -43,7 +43,8 @@ def find_templates(folders: Sequence[str]) -> list[TemplateFile]:
         if not Path(folder).is_dir():
             raise TemplateError(f"no such template folder: {folder!r}")
     known = known_names()
-    own = {name for folder in folders for name in files_in(Path(folder)) if _is_utf8(name)}
+    places = [Path(folder) for folder in folders]
+    own = {name for place in places for name in (*files_in(place), *alternates_in(place)) if _is_utf8(name)}
     return [_find(name, folders, name in own) for name in [*known, *sorted(own - known.keys())]]
 
 

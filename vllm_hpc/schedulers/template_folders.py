@@ -58,8 +58,19 @@ def files_in(folder: Path) -> list[str]:
     return [name for name in found if not name.startswith(".") and not _is_other(name)]
 
 
+def alternates_in(folder: Path) -> list[str]:
+    """Templates in its subfolders, one level down, which --template can name: SUBFOLDER/NAME."""
+    found = []
+    for below in sorted(one for one in folder.iterdir() if one.is_dir() and not one.is_symlink()):
+        with suppress(TemplateError):
+            found += [f"{below.name}/{name}" for name in files_in(below) if name.endswith(".j2")]
+    return found
+
+
 def unused_files(folders: Sequence[str], template: str | None = None) -> list[str]:
     """What to say of files that no job's script has anything of; ``template`` is that of --template."""
+    if not folders:
+        return []
     known = known_names()
     own = dict[Path, list[str]]()
     for one in map(Path, folders):
