@@ -205,6 +205,17 @@ def test_each_block_of_what_init_writes_can_be_used(desk: Path, run_cli: Cli, na
     assert "GLOO_SOCKET_IFNAME=hsn0" in script
 
 
+def test_a_profiles_own_lines_are_checked_where_its_folder_has_no_template(desk: Path, run_cli: Cli, few: None) -> None:
+    (desk / "t").mkdir()
+    (desk / "t" / SLURM).write_text(block("launch", "  true"))
+    (desk / "vllm-hpc.toml").write_text(
+        '[profiles.x]\nscheduler = "pbs"\ntemplate_dir = "t"\nsetup = ["cd $no_quotes"]\nenv = { A = "$USER b" }\n'
+    )
+    ran = run_cli("templates", "check", "--profile", "x")
+    assert (ran.code, ran.out) == (0, "ok: 3 scripts of pbs.sh.j2, read by bash (not here: shellcheck)\n")
+    assert "export A=" in run_cli("templates", "show", PBS, "--profile", "x").out
+
+
 def test_templates_in_a_subfolder_are_listed_shown_and_checked(desk: Path, run_cli: Cli, few: None) -> None:
     (desk / "t" / "big").mkdir(parents=True)
     (desk / "t" / "big" / "two nodes.j2").write_text(block("launch", "  true", f"packaged/{SLURM}"))

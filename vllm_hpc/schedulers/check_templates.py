@@ -73,7 +73,7 @@ def check_templates(folders: Sequence[str], profile: Profile | None = None) -> C
             if text is not None:
                 scripts.append(_Script(one.name, case, text))
         faults += found.faults()
-    tools = {"bash": bool(shutil.which("bash")), "shellcheck": bool(shutil.which("shellcheck")), "sbatch": False}
+    tools = {"bash": bool(shutil.which("bash")), "shellcheck": bool(shutil.which("shellcheck"))}
     faults += _shellcheck(scripts) if tools["shellcheck"] else []
     submittable = [one for one in scripts if one.case.scheduler == "slurm"]
     if submittable:
@@ -83,12 +83,16 @@ def check_templates(folders: Sequence[str], profile: Profile | None = None) -> C
 
 
 def _to_check(folders: Sequence[str], profile: Profile | None) -> list[TemplateFile]:
-    """The templates that folders change: their own, and where they have shared macros all that use these."""
+    """The templates that folders change: their own, and where they have shared macros all that use these.
+
+    Of a profile with a scheduler those for it, and always that scheduler's own: its set-up lines stand in it.
+    """
     known = find_templates(folders)
     has_macros = any(one.name.startswith("_") and one.is_own for one in known)
-    found = [one for one in known if one.scheduler and (one.is_own or has_macros or not folders)]
-    wanted = profile.scheduler if profile else None
-    return [one for one in found if wanted in (None, "auto", one.scheduler)]
+    wanted = profile.scheduler if profile and profile.scheduler != "auto" else None
+    default = get_scheduler(wanted).template if wanted else None
+    found = [one for one in known if one.is_own or has_macros or not folders or one.name == default]
+    return [one for one in found if one.scheduler and wanted in (None, one.scheduler)]
 
 
 class _Found:
