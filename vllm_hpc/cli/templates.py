@@ -142,14 +142,14 @@ def _site(template_dir: str | None, profile: str | None) -> _Site:
     """The profile of the option, or VLLM_HPC_PROFILE, and the folders. Raises ProfileError, RequestError."""
     import os
 
-    from vllm_hpc.planner.resolve import read_profile
+    from vllm_hpc.planner.resolve import find_site
     from vllm_hpc.schedulers.template_folders import distinct_folders
     from vllm_hpc.spec.values import check_path
 
     if template_dir is not None:
         check_path(template_dir, "DIR")
     name = profile or os.environ.get("VLLM_HPC_PROFILE") or None
-    found = read_profile(name)
+    found = find_site(name)
     folders = [*([template_dir] if template_dir else []), *found.template_dirs]
     return _Site(found.profile if name else None, distinct_folders(folders))
 

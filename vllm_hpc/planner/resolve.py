@@ -34,11 +34,11 @@ def read_given(model: str | None, options: dict[str, Any]) -> tuple[Given, Found
     model, options, origins = with_job(model, options)
     given = read_options({"model": model, **options})
     given = with_default_profile(msgspec.structs.replace(given, origins=given.origins | origins))
-    return given, read_profile(given.request.profile)
+    return given, find_site(given.request.profile)
 
 
-def read_profile(name: str | None) -> FoundProfile:
-    """The merged profile of that name, of which variables are expanded. Raises ProfileError with file and line."""
+def find_site(name: str | None) -> FoundProfile:
+    """The profile of that name, of which variables are expanded. Raises ProfileError."""
     found = find_profile(name)
     try:
         profile = expand_table(found.profile, os.environ, f"profile {name!r}")
@@ -84,6 +84,7 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
         source=found.where(request.profile),
         news=found.news,
         template_dirs=_template_dirs(filled, found),
+        profile_files=tuple(dict.fromkeys(str(layer.file) for layer in found.layers)),
         distrust=given.distrust,
         site_env=filled.site_env,
     )
