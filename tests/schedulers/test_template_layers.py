@@ -90,6 +90,23 @@ def test_a_circle_is_refused_in_one_line(tmp_path: Path, said: str) -> None:
     assert bool(row.fault) == said.startswith("{% extends")
 
 
+def test_a_circle_through_three_folders_is_refused(tmp_path: Path) -> None:
+    circle = {"a": (NAME, "x.j2"), "b": ("x.j2", "y y.j2"), "c": ("y y.j2", NAME)}
+    folders = [layer(tmp_path / name, "true", extends, own) for name, (own, extends) in circle.items()]
+    with pytest.raises(TemplateError, match="by way of another"):
+        render_script(NAME, CONTEXT, *folders)
+    assert "extends itself by way of another" in next(one.fault for one in find_templates(folders) if one.name == NAME)
+
+
+def test_steps_are_counted_over_all_layers(tmp_path: Path) -> None:
+    loop = "{% for i in range(90000) %}{% endfor %}true"
+    folders = [layer(tmp_path / name, loop) for name in ("a", "b", "c")]
+    assert render_script(NAME, CONTEXT, *folders)
+    folders.append(layer(tmp_path / "d", loop))
+    with pytest.raises(TemplateError, match="more than 300,000 steps"):
+        render_script(NAME, CONTEXT, *folders)
+
+
 def test_a_misspelt_block_is_found_in_every_layer(tmp_path: Path) -> None:
     folders = [layer(tmp_path / name, "export L=1") for name in ("a", "b", "c")]
     (tmp_path / "c" / NAME).write_text(f'{{% extends "{NAME}" %}}\n{{% block enviroment %}}{{% endblock %}}')
@@ -178,6 +195,13 @@ def test_render_and_submit_say_it(desk: Path, model: Path, run_cli: Cli) -> None
         assert ran.err.count("\n") == 1
     ran = run_cli("render", model, "--scheduler", "slurm", "--template-dir", "t", "--template", "alternates/big.j2")
     assert ran.code == 0
+
+
+def test_a_templates_name_may_have_spaces(desk: Path, model: Path, run_cli: Cli) -> None:
+    layer(desk / "my templates", "export L=1", name="it's my own.j2")
+    words = ["--scheduler", "slurm", "--template-dir", "my templates", "--template", "it's my own.j2"]
+    ran = run_cli("render", model, *words)
+    assert (ran.code, ran.err, exports(ran.out)) == (0, "", ["1"])
 
 
 def test_a_folder_that_cannot_be_listed_is_searched(tmp_path: Path) -> None:

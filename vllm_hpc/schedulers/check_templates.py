@@ -25,6 +25,8 @@ from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.qsub_lines import merge_variables
 
 _SHELLCHECK_S = 30
+# Jobs that a template is tried with before it is given up.
+_ENOUGH_WITHOUT = 4
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -68,10 +70,7 @@ def check_templates(folders: Sequence[str], profile: Profile | None = None) -> C
     templates = _to_check(folders, profile)
     for one in templates:
         found = _Found(one.name)
-        for case in sample_cases(str(one.scheduler), profile):
-            text = _render(one, case, folders, found)
-            if text is not None:
-                scripts.append(_Script(one.name, case, text))
+        scripts += _scripts_of(one, folders, profile, found)
         faults += found.faults()
     tools = {"bash": bool(shutil.which("bash")), "shellcheck": bool(shutil.which("shellcheck"))}
     faults += _shellcheck(scripts) if tools["shellcheck"] else []
@@ -80,6 +79,18 @@ def check_templates(folders: Sequence[str], profile: Profile | None = None) -> C
         tools["sbatch"], said = _test_only(submittable, "fail" if profile else "warn")
         faults += said
     return Checked(tuple(folders), tuple(one.name for one in templates), len(scripts), tools, tuple(faults))
+
+
+def _scripts_of(one: TemplateFile, folders: Sequence[str], profile: Profile | None, found: _Found) -> list[_Script]:
+    """A template's scripts; where the first jobs give none, the others are left out: each may take a second."""
+    made: list[_Script] = []
+    for number, case in enumerate(sample_cases(str(one.scheduler), profile)):
+        if number == _ENOUGH_WITHOUT and not made:
+            break
+        text = _render(one, case, folders, found)
+        if text is not None:
+            made.append(_Script(one.name, case, text))
+    return made
 
 
 def _to_check(folders: Sequence[str], profile: Profile | None) -> list[TemplateFile]:
