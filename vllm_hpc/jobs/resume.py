@@ -11,6 +11,7 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import check_unchanged
 from vllm_hpc.jobfolder.own_folder import own_folder
+from vllm_hpc.jobfolder.passed import remove_passed, write_passed
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Retry, Submitted
 from vllm_hpc.jobfolder.shards import finished
@@ -69,6 +70,8 @@ def resume(job: JobFolder, retry_errors: bool = False, not_submitted: bool = Fal
     try:
         if recorded_submission(folder) != before:
             raise FailedError(_GOING_ON.format(folder.path))
+        if folder.job().passes_by_file:
+            write_passed(folder, folder.job().request.pass_env)
         markers.clear(Retry(folder.last_number()) if retry_errors else None)
     except BaseException:
         taken.unlink(missing_ok=True)
@@ -91,6 +94,7 @@ def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> None:
     except ClientError:
         with suppress(OSError):  # a full disk, which may be the error itself
             markers.restore()
+        remove_passed(folder)
         taken.unlink(missing_ok=True)
         raise
 

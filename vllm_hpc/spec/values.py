@@ -244,6 +244,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "template_dir": check_path,
     "env": check_env,
     "pass_env": check_names,
+    "secrets": check_names,
     "directive": check_directives,
     "setup": check_shell_lines,
     "head_command": check_shell_command,
