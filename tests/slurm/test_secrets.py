@@ -10,11 +10,19 @@ from tests.hostile.test_secrets import HF, WORD
 from tests.real_jobs import PATIENCE_S, ends_as
 from tests.secret_jobs import check_hidden, note_secrets, submit_with_secrets
 
-pytestmark = [pytest.mark.admins, pytest.mark.ranks, pytest.mark.slurm, pytest.mark.full, pytest.mark.usefixtures("slurm")]
+pytestmark = [
+    pytest.mark.admins,
+    pytest.mark.ranks,
+    pytest.mark.slurm,
+    pytest.mark.full,
+    pytest.mark.usefixtures("slurm"),
+]
 
 
 @pytest.mark.parametrize("profile", ["closed", "open"])
-def test_on_slurm_ranks_have_them_whether_or_not_it_exports_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str) -> None:
+def test_on_slurm_ranks_have_them_whether_or_not_it_exports_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
     seen = note_secrets(tmp_path, monkeypatch)
     job = submit_with_secrets(tmp_path, "slurm", profile, nodes=2)
     assert job.folder.passed.exists() == (profile == "closed")

@@ -51,4 +51,3 @@ def remove_passed(folder: JobFolder, which: int | None = None) -> None:
     if which is None or passed_file(folder) == which:
         with suppress(OSError):  # another user's folder, or it is gone
             folder.passed.unlink()
-

@@ -27,6 +27,7 @@ from vllm_hpc.schedulers.template_checks import check_blocks, check_script
 from vllm_hpc.schedulers.template_environment import MOST_MEMORY, make_environment
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.model_cache import cache_variables
 from vllm_hpc.spec.plan import NodePart, Plan
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.resolved_job import ResolvedJob
@@ -73,6 +74,7 @@ def make_context(
         "mem": request.mem or memory,
         "time_limit_s": parse_walltime(request.time) if request.time else None,
         "lead_s": request.lead_s,
+        "env": {**cache_variables(request, job.site), **request.env},
         "directives": tuple(request.directive),
         "resources": tuple(_filled(text, layout) for text in job.site.resources),
         "launcher": job.launcher,

@@ -240,6 +240,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "mem_per_node": check_memory,
     "name": check_job_name,
     "job_dir": check_path,
+    "cache_dir": check_path,
     "template": check_path,
     "template_dir": check_path,
     "env": check_env,
