@@ -268,7 +268,7 @@ take_head() {
 # make_task NODE: sets task to the words that a launcher starts on each node: a bash that marks the node as joined, and
 # then is run_ranks. NODE is the shell's word for the node's number there.
 make_task() {
-  task=(bash -c "$(declare -f new_file draft_of put_file put_mark join_node say_briefly begin_ranks run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
+  task=(bash -c "$(declare -f new_file draft_of put_file put_mark join_node say_briefly scratch_folder use_scratch begin_ranks run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
 }
 
 # make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads
@@ -306,7 +306,7 @@ print_task_file() {
     declare -f read_passed
     printf 'read_passed %q %s\n' "$_vh_job/state/passed" "$names"
   fi
-  declare -f new_file draft_of put_file put_mark join_node nap is_due say_briefly begin_ranks run_briefly run_ranks stop_work start_work wait_for_work run_node
+  declare -f new_file draft_of put_file put_mark join_node nap is_due say_briefly scratch_folder use_scratch begin_ranks run_briefly run_ranks stop_work start_work wait_for_work run_node
   echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file= _vh_looked=; node=$node; run_node; exit"
 }
 
@@ -349,11 +349,32 @@ run_briefly() {
   run_ranks
 }
 
+# scratch_folder: prints the profile's scratch, as it is on this node. The script has its own where there is one.
+scratch_folder() { :; }
+
+# use_scratch FOLDER: temporary files, and what vLLM, torch and Triton compile, go into a private folder of this job's in
+# FOLDER. Without it the node ends: the site says that there is no room elsewhere.
+use_scratch() {
+  VLLM_HPC_SCRATCH=
+  case "$1" in /*) VLLM_HPC_SCRATCH="$(mktemp -d "$1/vllm-hpc-XXXXXXXX" 2> /dev/null)" ;; esac
+  if [ -z "$VLLM_HPC_SCRATCH" ]; then
+    echo "vllm-hpc: the profile's scratch must be a folder of $HOSTNAME in which you can write, not $1" >&2
+    exit 1
+  fi
+  export TMPDIR="$VLLM_HPC_SCRATCH"
+}
+
 # begin_ranks: for a shell that then becomes what starts ranks: shortens what that says, and makes a folder for what
 # torchrun and the ranks leave behind, which is removed when the last of them has ended, however it did.
 begin_ranks() {
+  local place
   # Not in TMPDIR, which a container may not have. PET_LOG_DIR is torchrun's --log-dir.
-  VLLM_HPC_SCRATCH="$(mktemp -d /tmp/vllm-hpc-ranks-XXXXXXXXXX 2> /dev/null)" || VLLM_HPC_SCRATCH=
+  place="$(scratch_folder 2> /dev/null)" || place="a variable that is not set"
+  if [ -n "$place" ]; then
+    use_scratch "$place"
+  else
+    VLLM_HPC_SCRATCH="$(mktemp -d /tmp/vllm-hpc-ranks-XXXXXXXXXX 2> /dev/null)" || VLLM_HPC_SCRATCH=
+  fi
   export VLLM_HPC_SCRATCH
   if [ -n "$VLLM_HPC_SCRATCH" ]; then export PET_LOG_DIR="$VLLM_HPC_SCRATCH"; fi
   exec 2> >(

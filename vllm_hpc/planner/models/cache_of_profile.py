@@ -9,7 +9,7 @@ from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.model_cache import home_in, hub_cache
 from vllm_hpc.spec.profile_files import find_profile
 from vllm_hpc.spec.request import Request
-from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.values import as_path, check_path
 
 
 def cache_to_fill(model: str, profile: str | None, cache_dir: str | None) -> Path:
@@ -20,6 +20,7 @@ def cache_to_fill(model: str, profile: str | None, cache_dir: str | None) -> Pat
     if cache_dir is not None:
         if not cache_dir:
             raise RequestError("--cache-dir is empty: name a folder, or leave it out")
+        check_path(cache_dir, "--cache-dir")
         return home_in(str(as_path(cache_dir, "--cache-dir").absolute())) / "hub"
     name = profile or os.environ.get("VLLM_HPC_PROFILE") or None
     site = find_profile(name).profile
