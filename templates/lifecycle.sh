@@ -369,7 +369,10 @@ use_scratch() {
 begin_ranks() {
   local place
   # Not in TMPDIR, which a container may not have. PET_LOG_DIR is torchrun's --log-dir.
-  place="$(scratch_folder 2> /dev/null)" || place="a variable that is not set"
+  if ! place="$(scratch_folder 2>&1)"; then
+    echo "vllm-hpc: the profile's scratch, on $HOSTNAME: ${place##*line *: }" >&2
+    exit 1
+  fi
   if [ -n "$place" ]; then
     use_scratch "$place"
   else

@@ -1,4 +1,4 @@
-"""Jobs that take a profile's secret and one of --env NAME, and what of these shows: tests/{pbs,slurm,local} run them."""
+"""Jobs that take a profile's secret and one of --env NAME, and what shows of them; tests/{pbs,slurm,local} run them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,32 @@ from tests.real_jobs import ONE_CORE, submit_tiny
 from vllm_hpc import Job
 
 # What stands before torchrun on each node: it notes what the ranks inherit.
-WRAPPER = 'echo "$(uname -n) $HF_TOKEN $SITE_LOGIN" >> "$1"; shift; exec "$@"'
+WRAPPER = 'echo "$(stat -c %a "$TMPDIR") $TMPDIR $HF_TOKEN $SITE_LOGIN" >> "$1"; shift; exec "$@"'
 
 
-def note_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set them here, and make profiles that take them. Returns the file in which each node notes what its ranks have; not in a job folder."""
+def note_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set them here, and make profiles that take them. Each node notes in a file what its ranks have."""
     (tmp_path / "note.sh").write_text(WRAPPER)
     words = [f'"{word}"' for word in ("sh", tmp_path / "note.sh", tmp_path / "seen")]
+    scratch = f'scratch = "{tmp_path}/${{NOWHERE_SET:-scratch}}"\n'
+    (tmp_path / "scratch").mkdir()
     for name, more in (("open", ""), ("closed", "export_environment = false\n")):
-        profile = f'[profiles.{name}]\nsecrets = ["HF_TOKEN"]\nwrapper = [{", ".join(words)}]\n{more}'
+        profile = f'[profiles.{name}]\nsecrets = ["HF_TOKEN"]\nwrapper = [{", ".join(words)}]\n{more}{scratch}'
         with (tmp_path / "vllm-hpc.toml").open("a") as file:
             file.write(profile)
     monkeypatch.setenv("HF_TOKEN", HF)
     monkeypatch.setenv("SITE_LOGIN", WORD)
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "seen"
+
+
+def check_seen(tmp_path: Path, nodes: int) -> None:
+    """What each node's ranks had: the secrets, and a folder of their own for temporary files, which is gone."""
+    lines = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
+    assert [(mode, *secrets) for mode, _, *secrets in lines] == [("700", HF, WORD)] * nodes
+    folders = {Path(folder) for _, folder, *_ in lines}
+    assert {folder.parent for folder in folders} == {tmp_path / "scratch"}
+    assert len(folders) == nodes
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def check_hidden(job: Job) -> None:

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.test_secrets import HF, WORD
 from tests.real_jobs import PATIENCE_S, ends_as
-from tests.secret_jobs import check_hidden, note_secrets, submit_with_secrets
+from tests.secret_jobs import check_hidden, check_seen, note_secrets, submit_with_secrets
 
 pytestmark = [pytest.mark.admins, pytest.mark.ranks, pytest.mark.full]
 
 
 def test_on_this_machine_ranks_inherit_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = note_secrets(tmp_path, monkeypatch)
+    note_secrets(tmp_path, monkeypatch)
     job = submit_with_secrets(tmp_path, "local", "open")
     assert not job.folder.passed.exists()
     ends_as(job, "COMPLETED", PATIENCE_S)
-    assert [line.split()[1:] for line in seen.read_text().splitlines()] == [[HF, WORD]]
+    check_seen(tmp_path, nodes=1)
     check_hidden(job)

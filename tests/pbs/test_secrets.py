@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.test_secrets import HF, WORD
 from tests.real_jobs import PATIENCE_S, ends_as, wait_for
-from tests.secret_jobs import check_hidden, note_secrets, submit_with_secrets
+from tests.secret_jobs import check_hidden, check_seen, note_secrets, submit_with_secrets
 
 pytestmark = [pytest.mark.admins, pytest.mark.ranks, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
 
 
 def test_on_pbs_every_node_has_them_after_a_resubmission_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = note_secrets(tmp_path, monkeypatch)
+    note_secrets(tmp_path, monkeypatch)
     job = submit_with_secrets(tmp_path, "pbs", "open", nodes=2)
     assert job.folder.passed.stat().st_mode & 0o777 == 0o600
     wait_for(lambda: job.status().rows.done > 0, "rows are written")
@@ -22,7 +21,6 @@ def test_on_pbs_every_node_has_them_after_a_resubmission_too(tmp_path: Path, mon
     job.folder.drain_attempt(1).touch()
     status = ends_as(job, "COMPLETED", PATIENCE_S)
     assert status.attempts == 2
-    lines = seen.read_text().splitlines()
-    assert [line.split()[1:] for line in lines] == [[HF, WORD]] * 4
+    check_seen(tmp_path, nodes=4)
     assert not job.folder.passed.exists()
     check_hidden(job)

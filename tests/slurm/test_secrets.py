@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.test_secrets import HF, WORD
 from tests.real_jobs import PATIENCE_S, ends_as
-from tests.secret_jobs import check_hidden, note_secrets, submit_with_secrets
+from tests.secret_jobs import check_hidden, check_seen, note_secrets, submit_with_secrets
 
 pytestmark = [
     pytest.mark.admins,
@@ -23,10 +22,10 @@ pytestmark = [
 def test_on_slurm_ranks_have_them_whether_or_not_it_exports_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str
 ) -> None:
-    seen = note_secrets(tmp_path, monkeypatch)
+    note_secrets(tmp_path, monkeypatch)
     job = submit_with_secrets(tmp_path, "slurm", profile, nodes=2)
     assert job.folder.passed.exists() == (profile == "closed")
     ends_as(job, "COMPLETED", PATIENCE_S)
-    assert [line.split()[1:] for line in seen.read_text().splitlines()] == [[HF, WORD]] * 2
+    check_seen(tmp_path, nodes=2)
     assert not job.folder.passed.exists()
     check_hidden(job)

@@ -257,7 +257,6 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "description": check_description,
     "name": check_job_name,
     "job_dir": check_path,
-    "cache_dir": check_path,
     "template": check_path,
     "template_dir": check_path,
     "env": check_env,
