@@ -370,7 +370,7 @@ begin_ranks() {
   local place
   # Not in TMPDIR, which a container may not have. PET_LOG_DIR is torchrun's --log-dir.
   if ! place="$(scratch_folder 2>&1)"; then
-    echo "vllm-hpc: the profile's scratch, on $HOSTNAME: ${place##*line *: }" >&2
+    echo "vllm-hpc: the profile's scratch, on $HOSTNAME: ${place#*line *: }" >&2
     exit 1
   fi
   if [ -n "$place" ]; then

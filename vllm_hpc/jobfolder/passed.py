@@ -24,6 +24,7 @@ def write_passed(folder: JobFolder, names: list[str]) -> None:
     draft = temporary_name(folder.passed)
     try:
         with open_new(draft, 0o600) as file:
+            os.fchmod(file.fileno(), 0o600)  # with a umask of 0777, its owner could not read it
             check_is_kept(file.fileno(), folder.passed.parent)
             file.writelines(_entry(name) for name in names)
         draft.rename(folder.passed)
