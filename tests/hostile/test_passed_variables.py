@@ -84,7 +84,8 @@ def test_passed_variable_overrides_the_profile_and_its_setup(
     kept, setup, restored = map(lines.index, ("keep_passed COLOUR", "export COLOUR=green", "restore_passed"))
     assert kept < setup < restored
     assert "COLOUR=red" not in script
-    shell = f"set -uo pipefail\n. {LIFECYCLE}\n_vh_job={desk}\nkeep_passed COLOUR\nexport COLOUR=green\nrestore_passed\nprintenv COLOUR"
+    shell = f"set -uo pipefail\n. {LIFECYCLE}\n_vh_job={desk}\n"
+    shell += "keep_passed COLOUR\nexport COLOUR=green\nrestore_passed\nprintenv COLOUR"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False, timeout=20)
     assert (done.stdout, done.returncode) == ("a 'blue' $(touch no)\n", 0), done.stderr
     monkeypatch.delenv("COLOUR")

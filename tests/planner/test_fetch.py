@@ -161,9 +161,9 @@ def test_it_is_fetched_for_an_offline_site_and_found_by_the_ranks_client(
     # What the script tells the ranks, and what vLLM then does with it (weight_utils.py, download_weights_from_hf).
     script = run(tmp_path, "render", "org/llama", "--profile", "site", HF_ENDPOINT=hub).stdout
     lines = dict(re.findall(r"^export ((?:HF|TRANSFORMERS|VLLM_HPC)_\w+)=(.*)$", script, re.MULTILINE))
-    told = {key: lines[key] for key in ("HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_HPC_CACHE_DIR")}
+    told = {key: lines[key] for key in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "VLLM_HPC_CACHE_DIR")}
     assert told == {
-        "HF_HOME": f"{profile}/huggingface", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_CACHE": f"{profile}/huggingface/hub", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
         "VLLM_HPC_CACHE_DIR": str(profile),
     }  # fmt: skip
     ask = "import huggingface_hub as h; print(h.snapshot_download('org/llama', allow_patterns='*.safetensors'))"
@@ -190,7 +190,7 @@ def test_what_broke_off_goes_on(tmp_path: Path, hub: str, monkeypatch: pytest.Mo
         "model.safetensors"
     }
     assert (cache / "snapshots" / COMMIT / "model.safetensors").read_bytes() == WEIGHTS
-    home = f"--env HF_HOME={tmp_path}/cache/huggingface"
+    home = f"--env HF_HUB_CACHE={tmp_path}/cache/huggingface/hub"
     assert done.stdout.endswith(f"vllm-hpc submit org/llama {home} --input prompts.jsonl\n")
 
 

@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +16,8 @@ from vllm_hpc.cli.options import PROFILE_HELP, json_option
 from vllm_hpc.cli.output import print_json, say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vllm_hpc.planner.models.fetch import Fetched, Listing
 
 # Seconds between two lines of progress that nobody sees as they come, and on a terminal.
@@ -51,7 +52,7 @@ def fetch_command(model: str, revision: str | None, profile: str | None, cache_d
     if as_json:
         print_json(msgspec.to_builtins(fetched))
     else:
-        _say_end(fetched, listing, _options(profile, revision, cache_dir))
+        _say_end(fetched, listing, _options(profile, revision, cache_dir, cache))
 
 
 def _keep_quiet() -> None:
@@ -60,11 +61,11 @@ def _keep_quiet() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
 
-def _options(profile: str | None, revision: str | None, cache_dir: str | None) -> list[str]:
+def _options(profile: str | None, revision: str | None, cache_dir: str | None, cache: Path) -> list[str]:
     """The options with which a job finds the model."""
-    home = {"--env": f"HF_HOME={Path(cache_dir).expanduser().absolute() / 'huggingface'}"} if cache_dir else {}
+    place = {"--env": f"HF_HUB_CACHE={cache}"} if cache_dir else {}
     engine = {"--engine": f"revision={revision}"} if revision else {}
-    given = {"--profile": profile, **home, **engine}
+    given = {"--profile": profile, **place, **engine}
     return [f"{option} {shlex.quote(value)}" for option, value in given.items() if value]
 
 

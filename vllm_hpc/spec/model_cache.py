@@ -19,7 +19,8 @@ from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.user_cache import SHARED
 
 OFFLINE = "HF_HUB_OFFLINE"
-_HOME, _HUB = "HF_HOME", "HF_HUB_CACHE"
+_HOME, _HUB, _HUB_OF_OLD = "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"
+_PLACES = (_HOME, _HUB, _HUB_OF_OLD)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # As huggingface_hub reads its switches (constants.py, ENV_VARS_TRUE_VALUES).
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
@@ -28,19 +29,23 @@ _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 def cache_variables(request: Request, site: Profile) -> dict[str, str]:
     """What ranks get for ``cache_dir`` and ``offline``, but for what --env, job.toml or the profile's env sets.
 
-    An HF_HOME or HF_HUB_CACHE of the shell that submits is the user's own choice: ranks get that, on every scheduler.
-    Raises RequestError if cache_dir is not absolute.
+    An HF_HOME or HF_HUB_CACHE of the shell that submits is the user's own choice: ranks look there, on every scheduler.
+    HF_HOME itself stays the user's: it also holds their token, and code of models, which they must not share. Raises
+    RequestError if cache_dir is not absolute.
     """
+    given = {*request.env, *request.pass_env}
     found = {OFFLINE: "1", "TRANSFORMERS_OFFLINE": "1"} if site.offline else {}
     if site.cache_dir is not None:
-        found |= {SHARED: _absolute(site.cache_dir), _HOME: str(home_in(site.cache_dir))}
-        found |= {name: os.environ[name] for name in (_HOME, _HUB) if os.environ.get(name)}
-    return {name: value for name, value in found.items() if name not in (*request.env, *request.pass_env)}
+        found[SHARED] = _absolute(site.cache_dir)
+        own = cache_folder_of(os.environ) if any(os.environ.get(name) for name in _PLACES) else None
+        if not given.intersection(_PLACES):
+            found[_HUB] = str(own or hub_in(site.cache_dir))
+    return {name: value for name, value in found.items() if name not in given}
 
 
-def home_in(cache_dir: str) -> Path:
-    """HF_HOME in a shared cache. Raises RequestError if that is not absolute."""
-    return Path(_absolute(cache_dir)) / "huggingface"
+def hub_in(cache_dir: str) -> Path:
+    """The Hub's models in a shared cache. Raises RequestError if that is not absolute."""
+    return Path(_absolute(cache_dir)) / "huggingface" / "hub"
 
 
 def _absolute(cache_dir: str) -> str:
@@ -64,7 +69,7 @@ def hub_cache(request: Request, site: Profile) -> Path | None:
 
 def cache_folder_of(variables: Mapping[str, str]) -> Path | None:
     """The cache that these variables lead to (huggingface_hub, constants.py); None if it cannot be known here."""
-    named = variables.get(_HUB) or variables.get("HUGGINGFACE_HUB_CACHE")
+    named = variables.get(_HUB) or variables.get(_HUB_OF_OLD)
     home = variables.get(_HOME) or f"{variables.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     with suppress(RuntimeError):  # no home folder
         folder = Path(named or f"{home}/hub").expanduser()
