@@ -173,6 +173,8 @@ rank_environment() {
   export VLLM_ALLREDUCE_USE_SYMM_MEM="${VLLM_ALLREDUCE_USE_SYMM_MEM:-0}"
   # vLLM would take the same ports on every node from it.
   unset VLLM_PORT
+  # Some PBS and containers leave it out; a profile's env may name it.
+  export USER="${USER:-$(id -un)}"
 }
 
 # keep_passed NAME...: remembers the variables of --env NAME, and the profile's secrets, before the profile's setup, which

@@ -170,7 +170,7 @@ def test_resume_writes_it_again_and_the_end_removes_it(tmp_path: Path, monkeypat
         return "1-1"
 
     monkeypatch.setattr("vllm_hpc.jobs.resume.submit_script", submit)
-    assert resume(job) == 2
+    assert resume(job).left == 2
     assert submitted == [f"HF_TOKEN={HF}\0".encode()]
 
 

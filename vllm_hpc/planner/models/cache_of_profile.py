@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vllm_hpc.planner.resolve import find_site
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.expand import expand_table
 from vllm_hpc.spec.model_cache import hub_cache, hub_in
-from vllm_hpc.spec.profile_layers import find_profile
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import as_path, check_path
 
@@ -24,7 +23,7 @@ def cache_to_fill(model: str, profile: str | None, cache_dir: str | None) -> Pat
         check_path(cache_dir, "--cache-dir")
         return hub_in(str(as_path(cache_dir, "--cache-dir").absolute()))
     name = profile or os.environ.get("VLLM_HPC_PROFILE") or None
-    site = expand_table(find_profile(name).profile, os.environ, f"profile {name!r}")
+    site = find_site(name).profile
     cache = hub_cache(Request(model=model, env=dict(site.env)), site)
     if cache is None:
         raise RequestError(
