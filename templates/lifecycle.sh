@@ -9,6 +9,7 @@
 _vh_cause=exit _vh_work='' _vh_group='' _vh_drain_at='' drain_due="${drain_due:-}"
 _vh_drain_lead='' _vh_time_limit='' _vh_requeues=''
 _vh_job='' _vh_attempt='' _vh_drained='' _vh_hosts='' _vh_node_file='' _vh_looked=''
+_vh_passed=()
 nodes=() places=() task=()
 
 # ---- Files of the job folder --------------------------------------------------------------------------------------
@@ -139,7 +140,10 @@ leave() {
   job=$_vh_job attempt=$_vh_attempt # for tell_end: a line of the setup that fails may have changed them
   # Not after a signal: PBS may run this task of an array once more by itself, and who deletes it wants no other.
   case "$_vh_cause" in
-    exit | timeout) tell_end ;;
+    exit | timeout)
+      forget_passed
+      tell_end
+      ;;
   esac
 }
 
@@ -173,18 +177,39 @@ rank_environment() {
   export USER="${USER:-$(id -un)}"
 }
 
-# keep_passed NAME...: remembers the variables of --env NAME before the profile's setup, which may set them, too. Ends
-# the job if it has not inherited one.
+# keep_passed NAME...: remembers the variables of --env NAME, and the profile's secrets, before the profile's setup, which
+# may set them, too. Where the job does not inherit them, a file has them. Ends the job if one has not reached it.
 keep_passed() {
   local name
   _vh_passed=()
+  if [ -e "$_vh_job/state/passed" ]; then read_passed "$_vh_job/state/passed" "$@"; fi
   for name; do
     if [ -z "${!name:-}" ]; then
-      echo "vllm-hpc: the job has not inherited $name: export it where you submit (--env $name)" >&2
+      echo "vllm-hpc: the job has not got $name: export it where you submit (--env $name), and use 'vllm-hpc resume'" >&2
       exit 1
     fi
     _vh_passed+=("$name=${!name}")
   done
+}
+
+# read_passed FILE NAME...: sets those of the NAMEs that FILE has, as NAME=value with a NUL behind each. Nothing in it is
+# run. Ends the job if others can read or write it, or have put another in its place.
+read_passed() {
+  local file=$1 entry
+  shift
+  if [ -L "$file" ] || [ ! -O "$file" ] || [ -n "$(find "$file" -perm /077)" ]; then
+    echo "vllm-hpc: $file must be a file that only you can read: use 'vllm-hpc resume', which writes it anew" >&2
+    exit 1
+  fi
+  while IFS= read -r -d '' entry; do
+    case " $* " in *" ${entry%%=*} "*) export "${entry?}" ;; esac
+  done < "$file"
+}
+
+# forget_passed: removes that file, once no attempt needs it any more. Other tasks of an array may still need it.
+forget_passed() {
+  case "$VLLM_HPC_JOB_ID" in *_*) return ;; esac
+  if [ -O "$_vh_job/state/passed" ]; then rm -f "$_vh_job/state/passed"; fi
 }
 
 # restore_passed: sets them as they were.
@@ -245,11 +270,11 @@ take_head() {
 # make_task NODE: sets task to the words that a launcher starts on each node: a bash that marks the node as joined, and
 # then is run_ranks. NODE is the shell's word for the node's number there.
 make_task() {
-  task=(bash -c "$(declare -f new_file draft_of put_file put_mark join_node say_briefly begin_ranks run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
+  task=(bash -c "$(declare -f new_file draft_of put_file put_mark join_node say_briefly scratch_folder use_scratch begin_ranks run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
 }
 
 # make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads
-# both from a file, without secrets. The NAMEs are those of --env. Each node's end is on record, for the launcher may
+# both from a file, without secrets: those it reads from state/passed. The NAMEs are those of --env. Each node's end is on record, for the launcher may
 # not tell it.
 make_task_file() {
   local text digest code
@@ -273,12 +298,17 @@ echo "vllm-hpc: $(uname -n) ran nothing: $_vh_file cannot be read, or is not wha
 set -C; { echo 1 > "$_vh_state/node-$_vh_attempt-$node"; : > "$_vh_state/failed-$_vh_attempt"; } 2> /dev/null; exit 1'
 
 print_task_file() {
-  local node=$1
+  local node=$1 names=''
   shift
+  if [ "${#_vh_passed[@]}" -gt 0 ]; then names="${_vh_passed[*]%%=*}"; fi
   printf 'cd %q || exit 1\n' "$PWD"
   echo 'unset OMP_NUM_THREADS' # PBS sets it for a task, too
-  python -P -m vllm_hpc.in_job export "$@" || return 1
-  declare -f new_file draft_of put_file put_mark join_node nap is_due say_briefly begin_ranks run_briefly run_ranks stop_work start_work wait_for_work run_node
+  VLLM_HPC_PASSED="$names" python -P -m vllm_hpc.in_job export "$@" || return 1
+  if [ -n "$names" ]; then
+    declare -f read_passed
+    printf 'read_passed %q %s\n' "$_vh_job/state/passed" "$names"
+  fi
+  declare -f new_file draft_of put_file put_mark join_node nap is_due say_briefly scratch_folder use_scratch begin_ranks run_briefly run_ranks stop_work start_work wait_for_work run_node
   echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file= _vh_looked=; node=$node; run_node; exit"
 }
 
@@ -321,11 +351,35 @@ run_briefly() {
   run_ranks
 }
 
+# scratch_folder: prints the profile's scratch, as it is on this node. The script has its own where there is one.
+scratch_folder() { :; }
+
+# use_scratch FOLDER: temporary files, and what vLLM, torch and Triton compile, go into a private folder of this job's in
+# FOLDER. Without it the node ends: the site says that there is no room elsewhere.
+use_scratch() {
+  VLLM_HPC_SCRATCH=
+  case "$1" in /*) VLLM_HPC_SCRATCH="$(mktemp -d "$1/vllm-hpc-XXXXXXXX" 2> /dev/null)" ;; esac
+  if [ -z "$VLLM_HPC_SCRATCH" ]; then
+    echo "vllm-hpc: the profile's scratch must be a folder of $HOSTNAME in which you can write, not $1" >&2
+    exit 1
+  fi
+  export TMPDIR="$VLLM_HPC_SCRATCH"
+}
+
 # begin_ranks: for a shell that then becomes what starts ranks: shortens what that says, and makes a folder for what
 # torchrun and the ranks leave behind, which is removed when the last of them has ended, however it did.
 begin_ranks() {
+  local place
   # Not in TMPDIR, which a container may not have. PET_LOG_DIR is torchrun's --log-dir.
-  VLLM_HPC_SCRATCH="$(mktemp -d /tmp/vllm-hpc-ranks-XXXXXXXXXX 2> /dev/null)" || VLLM_HPC_SCRATCH=
+  if ! place="$(scratch_folder 2>&1)"; then
+    echo "vllm-hpc: the profile's scratch, on $HOSTNAME: ${place#*line *: }" >&2
+    exit 1
+  fi
+  if [ -n "$place" ]; then
+    use_scratch "$place"
+  else
+    VLLM_HPC_SCRATCH="$(mktemp -d /tmp/vllm-hpc-ranks-XXXXXXXXXX 2> /dev/null)" || VLLM_HPC_SCRATCH=
+  fi
   export VLLM_HPC_SCRATCH
   if [ -n "$VLLM_HPC_SCRATCH" ]; then export PET_LOG_DIR="$VLLM_HPC_SCRATCH"; fi
   exec 2> >(
@@ -678,6 +732,7 @@ run_again() {
   "$@" || {
     echo "vllm-hpc: the scheduler does not run it again: 'vllm-hpc resume' does" >&2
     _vh_cause="exit"
+    forget_passed
     record_exit "$code"
   }
   trap - EXIT

@@ -25,6 +25,7 @@ COMMANDS = {
     "submit": ("submit", "Plan, render and submit a job."),
     "plan": ("plan", "Compute the layout and say why."),
     "render": ("render", "Print the script that submit sends."),
+    "fetch": ("fetch", "Put a model of the Hub into the shared cache."),
     "tune": ("tune", "Find the fastest layout and settings with short jobs."),
     "status": ("jobs", "Show state, rows and speed of a job, or of all."),
     "list": ("jobs", "List the jobs under --job-dir, oldest first."),

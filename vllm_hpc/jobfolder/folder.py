@@ -58,6 +58,7 @@ class JobFolder:
         self.ranks = self.path / "ranks"
         self.task = self.ranks / "task.json"
         self.secret = self.path / "state" / "secret"
+        self.passed = self.path / "state" / "passed"
         self.shards = self.path / "shards"
         self.claims = self.path / "state" / "claims"
 

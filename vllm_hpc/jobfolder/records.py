@@ -21,7 +21,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ``request`` is filled in from the profile; ``origins`` says where each value came from. ``uuid``: the job's own,
     which the records that are acted on have, too, so that another job's are not taken for them. ``script_sha256`` and
-    ``chat_template_sha256`` are digests of the files in the job folder. vllm-hpc 0.1 has none of these.
+    ``chat_template_sha256`` are digests of the files in the job folder. ``passes_by_file``: the scheduler does not hand
+    on the values of ``request.pass_env``, but state/passed does. vllm-hpc 0.1 has none of these.
     """
 
     version: int = 1
@@ -39,6 +40,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str = ""
     script_sha256: str = ""
     chat_template_sha256: str = ""
+    passes_by_file: bool = False
 
 
 class Version(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.own_folder import JobToCancel, job_to_cancel
+from vllm_hpc.jobfolder.passed import passed_file, remove_passed
 from vllm_hpc.jobfolder.record_files import read_job
 from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
@@ -23,7 +24,10 @@ from vllm_hpc.spec.write_file import make_mark
 def cancel(job: JobFolder, job_id: str | None = None) -> Status:
     """Cancel a job and return its status, as ``vllm_hpc.Job.cancel`` does."""
     folder = folder_to_cancel(job)
+    passed = passed_file(folder)
     status = _cancel(folder, job_id)
+    if passed is not None and status.is_final:
+        remove_passed(folder, passed)
     if not folder.left_out:
         return status
     names = ", ".join(sorted(folder.left_out))

@@ -81,7 +81,9 @@ def render_again(folder: OwnJobFolder, changes: Changes) -> Anew:
     if _without_title(script) == _without_title(old):
         return Anew()
     request = _with_kept(job.request, record.request)
-    new = msgspec.structs.replace(record, request=request, origins=job.origins, script_sha256=sha256(script))
+    new = msgspec.structs.replace(
+        record, request=request, origins=job.origins, script_sha256=sha256(script), passes_by_file=job.passes_by_file
+    )
     what = "today's profile" if record.request.profile else "the options given"
     return Anew(script, lifecycle, new, f"the script is rendered anew, with {what}: {path}")
 

@@ -11,6 +11,7 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import check_unchanged
 from vllm_hpc.jobfolder.own_folder import own_folder
+from vllm_hpc.jobfolder.passed import remove_passed, write_passed
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Retry, Submitted
 from vllm_hpc.jobfolder.shards import finished
@@ -76,11 +77,14 @@ def resume(
         if has_diverged(folder):
             raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
         return Resumed(0)
-    check_set(folder.job().request.pass_env, is_resume=True)
+    record = anew.record or folder.job()
+    check_set(record.request.pass_env, is_resume=True)
     taken = _take(folder, status.job_id, number)
     try:
         if recorded_submission(folder) != before:
             raise FailedError(_GOING_ON.format(folder.path))
+        if record.passes_by_file:
+            write_passed(folder, record.request.pass_env)
         markers.clear(Retry(folder.last_number()) if retry_errors else None)
         write_again(folder, anew)
     except BaseException:
@@ -104,6 +108,7 @@ def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> None:
     except ClientError:
         with suppress(OSError):  # a full disk, which may be the error itself
             markers.restore()
+        remove_passed(folder)
         taken.unlink(missing_ok=True)
         raise
 

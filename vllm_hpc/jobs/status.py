@@ -10,6 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.passed import passed_file, remove_passed
 from vllm_hpc.jobfolder.record_files import why_unreadable
 from vllm_hpc.jobfolder.records import JobRecord, Progress
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
@@ -66,10 +67,13 @@ def read_status(folder: JobFolder, cache: StatusCache | None = None, submits: bo
 
     ``submits``: whether to submit an attempt that the job wants and could not submit itself.
     """
+    passed = passed_file(folder) if submits else None
     status = _read_status(folder, cache, submits)
     # It may have submitted itself again, and so marked the previous id, while the scheduler was asked about that one.
     while (status.is_final or status.state == "UNKNOWN") and status.job_id != last_submission(folder):
         status = _read_status(folder, cache, submits)
+    if passed is not None and status.is_final:
+        remove_passed(folder, passed)
     return status
 
 

@@ -16,6 +16,7 @@ from vllm_hpc import __version__
 from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.missing_rows import intake_of
+from vllm_hpc.jobfolder.passed import write_passed
 from vllm_hpc.jobfolder.private import private_files
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
@@ -191,7 +192,7 @@ def _first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
     And on a fault that may come too late.
     """
     request = job.request
-    notes = [note for note in (job.distrust, job.model.note, job.written) if note]
+    notes = [note for note in (job.distrust, job.model.note) if note]
     if request.rehearse and plan.misfit:
         notes.append(f"the model {plan.misfit}; only a rehearsal can run like this")
     settings = request.rehearse_set
@@ -234,6 +235,8 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
     script = folder.path / get_scheduler(prepared.scheduler).script
     write_mine(script, prepared.script.encode(), 0o755)
     write_mine(folder.lifecycle, prepared.lifecycle.encode())
+    if prepared.job.passes_by_file:
+        write_passed(folder, request.pass_env)
     if prepared.job.chat_template is not None:
         write_mine(folder.chat_template, prepared.job.chat_template.encode())
     if prepared.definition is not None:
@@ -254,6 +257,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         uuid=uuid.uuid4().hex,
         script_sha256=sha256(prepared.script),
         chat_template_sha256=sha256(prepared.job.chat_template or ""),
+        passes_by_file=prepared.job.passes_by_file,
     )
     write_json(folder.job_json, record)
 

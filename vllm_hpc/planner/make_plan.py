@@ -28,6 +28,7 @@ from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Asked, Layout, solve, solve_array
+from vllm_hpc.spec.model_cache import hub_cache
 from vllm_hpc.spec.plan import Cost, Memory, ModelFacts, Plan
 from vllm_hpc.spec.profile import ignored_keys
 from vllm_hpc.spec.queues import billed_whole
@@ -104,7 +105,7 @@ def _inspect(job: ResolvedJob) -> Knowledge:
         return Knowledge(notes=("no MODEL: every layout is possible, and memory is not checked",))
     engine = job.request.engine
     try:
-        known = inspect_model(job.model, engine.get("load_format") == "dummy", engine)
+        known = inspect_model(job.model, engine.get("load_format") == "dummy", engine, hub_cache(job.request, job.site))
     except NotOnHubError as error:
         if asks_as_ranks_do(job) and not job.request.rehearse:
             raise

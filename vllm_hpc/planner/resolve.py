@@ -11,16 +11,15 @@ from vllm_hpc.jobfolder.missing_rows import with_job
 from vllm_hpc.planner.device import find_device, gpus_here
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
-from vllm_hpc.schedulers.scheduler import Scheduler, find_scheduler, get_scheduler
+from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
 from vllm_hpc.spec.chat_template import read_chat_template
 from vllm_hpc.spec.errors import LayoutError, ProfileError, RequestError
 from vllm_hpc.spec.expand import expand, expand_table
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
 from vllm_hpc.spec.layout import Asked, solve
-from vllm_hpc.spec.passed_variables import check_set, describe_written, with_values
+from vllm_hpc.spec.passed_variables import check_set
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
-from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.vllm_arguments import typed
 
@@ -57,7 +56,8 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
     typed("sampling", given.request.sampling)
     typed("engine", given.request.engine)
     template = given.request.chat_template
-    filled = fill(given, site)
+    filled = _with_secrets(fill(given, site))
+    check_set(filled.request.pass_env, site.secrets)
     name, reason = _choose_scheduler(filled)
     not_here = None
     if not filled.is_named_scheduler and get_scheduler(name).runs_here and _needs_cluster(filled, name):
@@ -65,9 +65,9 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
         reason = f"no scheduler on this machine ({reason}): planned for Slurm; --scheduler pbs for PBS"
         name = _ELSEWHERE
     scheduler = get_scheduler(name)
-    request, written = _with_variables(filled, scheduler)
+    is_inherited = scheduler.passes_environment and (scheduler.runs_here or site.export_environment)
     return ResolvedJob(
-        request=request,
+        request=filled.request,
         site=site,
         origins=filled.origins,
         from_profile=filled.from_profile,
@@ -80,8 +80,8 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
         device=find_device(filled, scheduler.runs_here),
         model=model,
         chat_template=None if template is None else read_chat_template(template),
-        written=written,
-        source=found.where(request.profile),
+        passes_by_file=bool(filled.request.pass_env) and not is_inherited,
+        source=found.where(filled.request.profile),
         news=found.news,
         template_dirs=_template_dirs(filled, found),
         profile_files=tuple(dict.fromkeys(str(layer.file) for layer in found.layers)),
@@ -97,17 +97,23 @@ def _template_dirs(filled: FilledRequest, found: FoundProfile) -> tuple[str, ...
     return tuple(dict.fromkeys([*own, *found.template_dirs]))
 
 
-def _with_variables(filled: FilledRequest, scheduler: Scheduler) -> tuple[Request, str | None]:
-    """The request with the variables of --env NAME as the job can have them, and what to tell of that.
+def _with_secrets(filled: FilledRequest) -> FilledRequest:
+    """The request with the profile's secrets among the variables that it takes by name.
 
-    Raises RequestError.
+    Raises RequestError if one has a value in --env or job.toml, which the script would show.
     """
-    names = filled.request.pass_env
-    check_set(names)
-    if scheduler.passes_environment and (scheduler.runs_here or filled.site.export_environment):
-        return filled.request, None
-    whose = "the profile" if scheduler.passes_environment else scheduler.name
-    return with_values(filled.request, whose), describe_written(names, whose)
+    secrets, request = filled.site.secrets, filled.request
+    if not secrets:
+        return filled
+    for name in secrets:
+        if name in request.env and request.env[name] != filled.site.env.get(name):
+            raise RequestError(
+                f"--env {name} has a value, but the profile's secrets name it: export it, and leave the value out"
+            )
+    env = {name: value for name, value in request.env.items() if name not in secrets}
+    names = list(dict.fromkeys([*request.pass_env, *secrets]))
+    request = msgspec.structs.replace(request, env=env, pass_env=names)
+    return msgspec.structs.replace(filled, request=request, site_env=filled.site_env.difference(secrets))
 
 
 def check_is_here(job: ResolvedJob) -> None:

@@ -29,6 +29,7 @@ from vllm_hpc.schedulers.template_folders import distinct_folders
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.expand import has_variables, on_node
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.model_cache import cache_variables
 from vllm_hpc.spec.plan import NodePart, Plan
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.qsub_lines import merge_variables, other_lines, resource_lines
@@ -71,7 +72,8 @@ def make_context(
         "scheduler_log": str(folder.scheduler_log),
         "bin": str(Path(job.site.python or sys.executable).parent),
         "gpus_per_node": _gpus_to_ask(job.site, layout),
-        "env": {name: value for name, value in request.env.items() if name not in varying},
+        "env": cache_variables(request, job.site)
+        | {name: value for name, value in request.env.items() if name not in varying},
         "site_env": {name: value for name, value in request.env.items() if name in varying},
         "world_size": layout.world_size,
         "tasks": layout.tasks,

@@ -50,6 +50,7 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, str], Meta(description="variables of the profile's env with $NAMES that the node sets in: |on_node")
     ] = {}
     pass_env: Annotated[list[str], Meta(description="names of --env NAME, which the job inherits")] = []
+    scratch: Annotated[str | None, Meta(description="a node's folder for temporary files, for |on_node")] = None
     launcher: Annotated[str, Meta(description="the launcher's name")] = "torchrun"
     is_array: Annotated[bool, Meta(description="whether the job is an array of replicas")] = False
     tasks_per_node: Annotated[int, Meta(description="what the launcher starts on each node: 1 with torchrun")] = 1

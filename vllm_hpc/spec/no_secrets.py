@@ -12,11 +12,7 @@ from typing import Any
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.secret_shapes import ASSIGNMENT, REFERENCE, is_secret, is_secret_value, shown_secret
 
-ADVICE = (
-    "export it in your shell instead (--env NAME checks that the job gets it); if the profile has export_environment = "
-    "false, read it from a file in the profile's setup (on PBS no rank gets either: download a gated "
-    "model before you submit)"
-)
+ADVICE = "export it in your shell instead, and hand it over by its name: --env NAME, or a profile's 'secrets'"
 # For the options whose value is a name, a path or a text, of which no environment can take the place.
 _LEAVE_OUT = "leave it out"
 _NO_VARIABLE = re.compile(

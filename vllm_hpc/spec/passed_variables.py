@@ -1,20 +1,18 @@
 """Variables that are given by their name alone: ``--env NAME``, None as a value in Python, ``pass_env`` in job.toml.
 
-The job inherits them from the shell that submits, and their names alone are written. Where the scheduler does not hand
-that environment on, the values have to be written, and a secret is refused.
+A profile's ``secrets`` are such variables of every job. Their names alone are in job.json and the script. The job
+inherits them from the shell that submits; where the scheduler does not hand that environment on, a file of the job's
+owner alone has the values (jobfolder/passed.py).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import msgspec
-
-from vllm_hpc.spec.environment_variables import check_env, check_names, check_seconds
+from vllm_hpc.spec.environment_variables import check_names, check_seconds
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.no_secrets import is_secret_variable
-from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.secret_shapes import is_secret
 
 
@@ -43,8 +41,11 @@ def merge_variables(below: dict[str, Any], above: dict[str, Any]) -> dict[str, A
     return merged
 
 
-def check_set(names: list[str], is_resume: bool = False) -> None:
-    """Refuse to submit from a shell in which these variables are not set, or empty. Raises RequestError."""
+def check_set(names: Sequence[str], secrets: Collection[str] = (), is_resume: bool = False) -> None:
+    """Refuse to submit from a shell in which these variables are not set, or empty; ``secrets``: the profile's.
+
+    Raises RequestError.
+    """
     for name in names:
         if os.environ.get(name):
             check_seconds(name, os.environ[name], "--env")
@@ -53,31 +54,11 @@ def check_set(names: list[str], is_resume: bool = False) -> None:
                 f"the job takes {name} from the shell that submits it (--env), but it is not set here: "
                 "export it and run resume again"
             )
+        elif name in secrets:
+            raise RequestError(
+                f"the profile's secrets name {name}, which is not set here: export it, or leave it out of 'secrets' in "
+                "a profile file of your own"
+            )
         else:
             advice = "export it" if is_secret(name) else "export it, or give a value, as K=V"
             raise RequestError(f"--env {name} names a variable that is not set here: {advice}")
-
-
-def with_values(request: Request, whose: str) -> Request:
-    """The request for a job that does not inherit the variables, with their values in ``env``.
-
-    ``whose`` does not hand them on. Raises RequestError if one is a secret, or cannot be written.
-    """
-    values = {name: os.environ[name] for name in request.pass_env}
-    for name, value in values.items():
-        if is_secret_variable(name, value):
-            raise RequestError(
-                f"--env {name} has a secret, and {whose} does not hand on the environment of your shell: read it "
-                "from a file in the profile's setup, as in export HF_TOKEN=$(cat ~/.hf_token), or download a gated "
-                "model first"
-            )
-    check_env(values, "--env")
-    return msgspec.structs.replace(request, env={**request.env, **values}, pass_env=[])
-
-
-def describe_written(names: list[str], whose: str) -> str | None:
-    """What to tell the user of variables whose values are written; None without any."""
-    if not names:
-        return None
-    what = f"value of {names[0]} is" if len(names) == 1 else f"values of {', '.join(names)} are"
-    return f"the {what} written into the job folder, for {whose} does not hand on the environment of your shell"

@@ -69,9 +69,10 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     job can be planned and rendered, but not submitted: this machine has no scheduler for it. ``launcher`` starts the
     ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown. ``chat_template`` is the
     text of --chat-template, None without. ``source``: which file the profile is of; ``distrust``: whose job.toml it is.
-    ``written`` says which variables of --env NAME have their values written. ``template_dirs`` are the folders searched
-    for templates, the first one first; ``profile_files`` those that the profile is of. ``queue`` says which of the
-    profile's queues was chosen, and why; ``news``, what of the profile counts since its files are merged.
+    ``passes_by_file``: the scheduler does not hand on the variables of ``request.pass_env``, so a file does.
+    ``template_dirs`` are the folders searched for templates, the first one first; ``profile_files`` those that the
+    profile is of. ``queue`` says which of the profile's queues was chosen, and why; ``news``, what of the profile
+    counts since its files are merged.
     """
 
     scheduler: str
@@ -85,7 +86,7 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     chat_template: str | None = None
     source: str | None = None
     distrust: str | None = None
-    written: str | None = None
+    passes_by_file: bool = False
     template_dirs: tuple[str, ...] = ()
     profile_files: tuple[str, ...] = ()
     queue: str | None = None
@@ -94,7 +95,7 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     @property
     def told(self) -> tuple[str | None, ...]:
         """What a plan says of where the job's values and its model are from."""
-        return self.source, self.news, self.queue, self.distrust, self.model.note, self.written
+        return self.source, self.news, self.queue, self.distrust, self.model.note
 
     def asking(self, **changes: Any) -> ResolvedJob:
         """The same job with changes to its request, as ``tune`` tries them."""

@@ -12,13 +12,23 @@ from pathlib import Path
 
 from vllm_hpc.spec.ownership import is_mine_alone
 
+# The profile's cache_dir, for ranks: a name of vllm-hpc's own, which users do not set.
+SHARED = "VLLM_HPC_CACHE_DIR"
+
 
 def cache_folder() -> Path:
-    """The user's cache folder: $XDG_CACHE_HOME/vllm-hpc, by default ~/.cache/vllm-hpc.
+    """The user's cache folder: $XDG_CACHE_HOME/vllm-hpc, by default ~/.cache/vllm-hpc; of ranks, in ``cache_dir``.
 
-    Where others can write to that, or put another in its place, a private folder of this machine. Raises
-    FileNotFoundError if the user has no home folder, as in some containers, PermissionError if there is no private one.
+    The shared cache has one for each user, for what is in it runs as them. Where others can write to that, or put
+    another in its place, a private folder of this machine. Raises FileNotFoundError if the user has no home folder, as
+    in some containers, PermissionError if there is no private one.
     """
+    if shared := os.environ.get(SHARED):
+        own = Path(shared) / f"vllm-hpc-{os.getuid()}"
+        with suppress(OSError):
+            own.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if is_mine_alone(own):
+                return own
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-hpc"
     except RuntimeError as error:

@@ -14,6 +14,7 @@ from vllm_hpc.planner.models.other_formats import format_of
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
+from vllm_hpc.spec.model_cache import find_snapshot
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.secret_shapes import redact
 
@@ -41,11 +42,15 @@ def asks_as_ranks_do(job: ResolvedJob) -> bool:
     return not is_elsewhere and not any(sign in text for text in given for sign in _OTHER_ACCESS)
 
 
-def find_config(model: str) -> Path | str:
+def find_config(model: str, cache: Path | None = None) -> Path | str:
     """The folder with the config.json of a Hub id, or the reason why there is none.
 
-    Raises NotOnHubError if the Hub says that there is no such model, or that this user may not have it.
+    ``cache``: where the job's ranks look first; what is downloaded here goes into the user's own. Raises NotOnHubError
+    if the Hub says that there is no such model, or that this user may not have it.
     """
+    snapshot = find_snapshot(cache, model) if cache else None
+    if snapshot and any((snapshot / name).is_file() for name in (CONFIG, PARAMS)):
+        return snapshot
     if util.find_spec("huggingface_hub") is None:
         return "huggingface_hub is not installed here, so its config.json cannot be read"
     import huggingface_hub
@@ -53,7 +58,7 @@ def find_config(model: str) -> Path | str:
     cached = huggingface_hub.try_to_load_from_cache(model, "config.json")
     if isinstance(cached, str):
         return Path(cached).parent
-    if _is_offline():
+    if is_offline_here():
         return "it is not in the Hugging Face cache, and HF_HUB_OFFLINE is set"
     try:
         # One request without retries: a download would retry for half a minute on a node without internet access.
@@ -63,8 +68,8 @@ def find_config(model: str) -> Path | str:
     except NotOnHubError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever the reason, the compute nodes may still reach the Hub
-        if refusal := _refusal(model, error):
-            raise NotOnHubError(refusal) from None
+        if no := refusal(model, error):
+            raise NotOnHubError(no) from None
         said = redact(" ".join(str(error).split()))[:120]
         return f"it is not in the Hugging Face cache, and the Hub did not return it ({type(error).__name__}: {said})"
 
@@ -73,7 +78,7 @@ _BAD_TOKEN = "Invalid credentials in Authorization header"
 _TOKEN = "set HF_TOKEN, or log in with 'hf auth login'"
 
 
-def _refusal(model: str, error: Exception) -> str | None:
+def refusal(model: str, error: Exception) -> str | None:
     """What the Hub said of this model and this user, and what to do; None if it said nothing of them.
 
     huggingface_hub (utils/_http.py, hf_raise_for_status) tells by X-Error-Code: GatedRepo, RepoNotFound. A 401 for a
@@ -84,7 +89,7 @@ def _refusal(model: str, error: Exception) -> str | None:
     if isinstance(error, errors.GatedRepoError):  # it is a RepositoryNotFoundError too
         return (
             f"the model {model!r} is gated on the Hub, and this account may not read it: ask for access at "
-            f"{_endpoint()}/{model}, and {_TOKEN}"
+            f"{endpoint()}/{model}, and {_TOKEN}"
         )
     response = error.response if isinstance(error, errors.HfHubHTTPError) else None
     is_unauthorized, is_token = False, False
@@ -118,13 +123,14 @@ def _kind(names: list[str]) -> str:
     return f", and {other}" if other else ": use a model with one"
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """The Hub, or a mirror of it."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def find_weights(model: str) -> Weights | None:
     """The Hub's metadata of a model's safetensors files, None if it has none."""
-    if _is_offline():
+    if is_offline_here():
         return None
     import huggingface_hub
 
@@ -136,5 +142,6 @@ def find_weights(model: str) -> Weights | None:
     return Weights(floats, sum(count * _BYTES.get(dtype, 1) for dtype, count in counts.items() if dtype not in _FLOATS))
 
 
-def _is_offline() -> bool:
+def is_offline_here() -> bool:
+    """Whether this process must not ask the Hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")

@@ -38,18 +38,20 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def inspect_model(model: Model, dummy_weights: bool = False, engine: Mapping[str, Any] | None = None) -> Knowledge:
+def inspect_model(
+    model: Model, dummy_weights: bool = False, engine: Mapping[str, Any] | None = None, cache: Path | None = None
+) -> Knowledge:
     """Inspect a model's folder, the Hugging Face cache, or the Hub. Raises ModelError for a damaged model.
 
     ``dummy_weights``: vLLM generates random weights, so the files are not needed. Of the arguments of ``engine``,
-    config_format, hf_overrides and load_format count.
+    config_format, hf_overrides and load_format count. ``cache``: where ranks look for models of the Hub.
     """
     engine, folder = engine or {}, Path(model.path)
     if folder.is_absolute():
         if not folder.is_dir():
             return Knowledge(notes=("nothing is known about the model: it is created when the job is submitted",))
         return _of_folder(folder, dummy_weights, engine, is_whole=True)
-    found = hub.find_config(model.path)
+    found = hub.find_config(model.path, cache)
     if isinstance(found, str):
         return Knowledge(notes=(f"nothing is known about the model: {found}",))
     known = _of_folder(found, dummy_weights, engine, is_whole=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.planner.models.cached import why_not_cached
 from vllm_hpc.planner.models.inspect import Knowledge
 from vllm_hpc.planner.models.mistral import CONFIG, PARAMS
 from vllm_hpc.planner.models.read_json import read_object
@@ -110,9 +111,11 @@ def find_unusable_adapters(job: ResolvedJob) -> list[MissingFile]:
 def find_unready(job: ResolvedJob) -> str | None:
     """What must be in the model's folder before the job is submitted: weights, but for a rehearsal."""
     folder = Path(job.model.path)
-    if job.request.rehearse or not folder.is_absolute() or not folder.is_dir():
+    if job.request.rehearse:
         return None
-    return lacks_weights(folder, job.request.engine)
+    if not folder.is_absolute() or not folder.is_dir():
+        return why_not_cached(job)
+    return lacks_weights(folder, job.request.engine) or why_not_cached(job)
 
 
 def with_missing(plan: Plan, job: ResolvedJob, rows: Workload | None) -> Plan:

@@ -2,7 +2,7 @@
 
 PBS starts processes on the nodes with an almost empty environment, so they read it from a file. The file does not have
 the scheduler's own variables or those of one host (its GPUs, its TMPDIR), unless ``--env`` named them (NAMES). It never
-has secrets.
+has secrets, nor the variables that VLLM_HPC_PASSED names: each node reads those by itself, from state/passed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ _OF_THE_HOST = re.compile(
 
 def to_shell(environment: Mapping[str, str], named: list[str]) -> str:
     """An ``export`` line for each variable that is valid on every host."""
+    passed = ("VLLM_HPC_PASSED", *environment.get("VLLM_HPC_PASSED", "").split())
     lines = [
         f"export {name}={shlex.quote(value)}\n"
         for name, value in environment.items()
         if _NAME.fullmatch(name)
         and (name in named or not _OF_THE_HOST.fullmatch(name))
+        and name not in passed
         and not is_secret_variable(name, value)
     ]
     return "".join(lines)

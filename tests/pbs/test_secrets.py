@@ -1,0 +1,26 @@
+"""Secrets on PBS, which hands on nothing of the shell that submits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.real_jobs import PATIENCE_S, ends_as, wait_for
+from tests.secret_jobs import check_hidden, check_seen, note_secrets, submit_with_secrets
+
+pytestmark = [pytest.mark.admins, pytest.mark.ranks, pytest.mark.pbs, pytest.mark.usefixtures("pbs")]
+
+
+def test_on_pbs_every_node_has_them_after_a_resubmission_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note_secrets(tmp_path, monkeypatch)
+    job = submit_with_secrets(tmp_path, "pbs", "open", nodes=2)
+    assert job.folder.passed.stat().st_mode & 0o777 == 0o600
+    wait_for(lambda: job.status().rows.done > 0, "rows are written")
+    check_hidden(job)
+    job.folder.drain_attempt(1).touch()
+    status = ends_as(job, "COMPLETED", PATIENCE_S)
+    assert status.attempts == 2
+    check_seen(tmp_path, nodes=4)
+    assert not job.folder.passed.exists()
+    check_hidden(job)
