@@ -154,9 +154,18 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path, i
 def sh(value: object) -> str:
     """Quote a value for a line that a shell reads, or for a #PBS line: qsub takes quotes as a shell does.
 
-    Use it outside quotes. (OpenPBS 23.06, src/cmds/qsub.c, make_argv: within quotes nothing has a meaning.)
+    Use it outside quotes. (OpenPBS 23.06, src/cmds/qsub.c, make_argv: within quotes nothing has a meaning.) What is not
+    ASCII is written in octal, for the sites whose qsub refuses it in a script; no #PBS line has any.
     """
-    return shlex.quote(str(value))
+    text = str(value)
+    if text.isascii():
+        return shlex.quote(text)
+    return "$'" + "".join(_in_octal(byte) for byte in text.encode("utf-8", "surrogateescape")) + "'"
+
+
+def _in_octal(byte: int) -> str:
+    """A byte of a word in $'...': itself if it is ASCII that can be printed and has no meaning there."""
+    return chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\{byte:03o}"
 
 
 def directive(value: object) -> str:
