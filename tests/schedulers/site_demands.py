@@ -99,7 +99,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         "scheduler": PBS,
         **torchrun(4, 12),
         "request": (
-            "^#PBS -l ncpus=96$", "^#PBS -l ngpus=8$", "^#PBS -l mem=760gb$", "^#PBS -l jobfs=200GB$", "!select=",
+            "^#PBS -l ncpus=96$", "^#PBS -l ngpus=8$", "^#PBS -l mem=778240mb$", "^#PBS -l jobfs=200GB$", "!select=",
             "^#PBS -l storage=gdata/xx00[+]scratch/xx00$", "^#PBS -l walltime=01:00:00$", "^#PBS -l wd$",
         ),
         "account": ("^#PBS -P proj$",),
@@ -135,7 +135,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         "scheduler": PBS,
         **torchrun(4, 16),
         "request": (
-            "^#PBS -l select=2:ncpus=64:ngpus=4:mpiprocs=1:mem=480gb$", "^#PBS -l walltime=01:00:00$",
+            "^#PBS -l select=2:ncpus=64:ngpus=4:mpiprocs=1:mem=491520mb$", "^#PBS -l walltime=01:00:00$",
             "^#PBS -l job_priority=regular$",
         ),
         "account": ("^#PBS -A proj$",),
@@ -305,7 +305,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         **torchrun(8, 7),
         "request": (
             "^#SBATCH --partition=standard-g$", "^#SBATCH --gpus-per-node=8$", "^#SBATCH --ntasks-per-node=1$",
-            "^#SBATCH --cpus-per-task=56$", "^#SBATCH --mem=480G$",
+            "^#SBATCH --cpus-per-task=56$", "^#SBATCH --mem=491520M$",
         ),
         "account": ("^#SBATCH --account=project_465000001$",),
         "queue": ("^#SBATCH --partition=standard-g$",),
@@ -321,7 +321,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
     "snellius": {
         "scheduler": SLURM,
         **torchrun(4, 16),
-        "request": ("^#SBATCH --partition=gpu_h100$", "^#SBATCH --gpus-per-node=4$", "^#SBATCH --mem=720G$"),
+        "request": ("^#SBATCH --partition=gpu_h100$", "^#SBATCH --gpus-per-node=4$", "^#SBATCH --mem=737280M$"),
         "account": NF,  # often left out
         "queue": ("^#SBATCH --partition=gpu_h100$",),
         "exclusive": ("!--exclusive",),

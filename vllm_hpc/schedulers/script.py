@@ -55,7 +55,7 @@ def make_context(
 ) -> ScriptContext:
     """The values for a template: those of the profile, the request and the layout by name, and derived ones."""
     request, launcher = job.request, get_launcher(job.launcher)
-    cpus, tasks_per_node = request.cpus_per_rank, launcher.tasks_per_node(layout.procs_per_node)
+    tasks_per_node = launcher.tasks_per_node(layout.procs_per_node)
     cores, memory = _share_of_node(job.site, layout, tasks_per_node, part)
     named: dict[str, Any] = {}
     for values in (job.site, request, layout):  # the layout has the last word on nodes, GPUs, TP, PP and DP
@@ -73,7 +73,7 @@ def make_context(
         "world_size": layout.world_size,
         "tasks": layout.tasks,
         "tasks_per_node": tasks_per_node,
-        "cpus_per_task": cpus * layout.procs_per_node // tasks_per_node if cpus else cores,
+        "cpus_per_task": _cores_of_task(job, layout, tasks_per_node, cores),
         "mem": request.mem or memory,
         "time_limit_s": parse_walltime(request.time) if request.time else None,
         "lead_s": request.lead_s,
@@ -85,6 +85,14 @@ def make_context(
         "lifecycle_sha256": sha256(lifecycle),
     }
     return ScriptContext(**named | derived)
+
+
+def _cores_of_task(job: ResolvedJob, layout: Layout, tasks: int, share: int | None) -> int | None:
+    """Cores of each of a node's tasks: those of its ranks, or more where the job has the whole node; else its share."""
+    if not job.request.cpus_per_rank:
+        return share
+    wanted = job.request.cpus_per_rank * layout.procs_per_node // tasks
+    return max(wanted, share or 0) if job.site.whole_nodes else wanted
 
 
 def _share_of_node(site: Profile, layout: Layout, tasks: int, part: NodePart) -> tuple[int | None, str | None]:
