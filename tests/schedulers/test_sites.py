@@ -30,7 +30,8 @@ GALLERY = ROOT / "vllm_hpc" / "sites"
 SITES = sorted(path.stem for path in GALLERY.glob("*.toml"))
 UPDATE = "VLLM_HPC_UPDATE_GOLDEN=1 pytest tests/schedulers/test_sites.py"
 DIGEST = "0" * 64
-IMAGE = "/images/vllm.sif"
+# Shifter has images by name.
+IMAGES = {"perlmutter": "vllm/vllm-openai:latest"}
 # What somebody at the site gives beside the profile, for two nodes. A job_dir where only they know the project.
 OPTIONS: dict[str, dict[str, Any]] = {
     "polaris": {"tp": 4, "dp": 2, "job_dir": "/eagle/proj/runs"},
@@ -138,16 +139,29 @@ def is_not_possible(site: str, column: str) -> bool:
     return isinstance(DEMANDS[site][column], NotPossible)
 
 
-@pytest.mark.parametrize(
-    ("site", "column"),
-    [(site, column) for site in DEMANDS for column in COLUMNS if isinstance(DEMANDS[site][column], tuple)
-     and not is_not_possible(site, column)],
-)  # fmt: skip
-def test_the_script_has_what_the_site_demands(render: Render, site: str, column: str) -> None:
-    script = joined(golden(render, site, container=IMAGE) if column == "container" else golden(render, site))
-    for wanted in DEMANDS[site][column]:
-        found = re.search(wanted.removeprefix("!"), script, re.MULTILINE)
+def check_demand(site: str, column: str, script: str) -> None:
+    demand = DEMANDS[site][column]
+    assert not isinstance(demand, str)
+    assert not isinstance(demand, NotPossible)
+    for wanted in demand:
+        found = re.search(wanted.removeprefix("!"), joined(script), re.MULTILINE)
         assert (found is None) == wanted.startswith("!"), f"{site}, {column}: {wanted}\n{script}"
+
+
+def demanded(*columns: str) -> list[tuple[str, str]]:
+    """Sites and columns of which a script must have something."""
+    found = [(site, column) for site in DEMANDS for column in columns]
+    return [one for one in found if not is_not_possible(*one) and DEMANDS[one[0]][one[1]] != NF]
+
+
+@pytest.mark.parametrize(("site", "column"), demanded(*(name for name in COLUMNS if name != "container")))
+def test_the_script_has_what_the_site_demands(site: str, column: str) -> None:
+    check_demand(site, column, (GOLDEN / f"{site}{end(site)}").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("site", "column"), demanded("container"))
+def test_a_script_runs_the_sites_container(render: Render, site: str, column: str) -> None:
+    check_demand(site, column, golden(render, site, container=IMAGES.get(site, "/images/vllm.sif")))
 
 
 def test_what_no_source_tells_is_not_guessed() -> None:
@@ -163,6 +177,17 @@ def test_what_no_source_tells_is_not_guessed() -> None:
     nf = [site for site, row in DEMANDS.items() for demand in row.values() if demand == NF]
     assert set(nf) <= {"gadi", "abci", "derecho", "miyabi", "delta", "leonardo", "juwels-booster", "mn5", "lumi",
                        "snellius"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "is_told"), [({}, False), ({"launcher": "torchrun"}, True), ({"launcher": "srun"}, False)]
+)
+def test_torchrun_on_frontier_is_warned_of(render: Render, model: Path, options: dict[str, Any], is_told: bool) -> None:
+    """OLCF advises against it: its workers end up on one core."""
+    given = {"profile": "site/frontier", "account": "proj", "job_dir": "/runs", "tp": 8, **options}
+    reasons = prepare(str(model), **given).plan.reasons
+    warning = "--launcher torchrun: the profile has srun, which the site may want for its cores and GPUs"
+    assert (warning in reasons) == is_told, reasons
 
 
 # -- what is billed --------------------------------------------------------------------------------------------------
