@@ -258,6 +258,24 @@ def test_what_no_queue_takes_is_refused(render: Render, site: str, options: dict
         render(site, **{"tp": 4, "job_dir": "/runs", **options})
 
 
+@pytest.mark.parametrize(
+    ("site", "options", "queue"),
+    [
+        ("polaris", {"nodes": 9, "time": "3:00:00", "tp": 4}, "--queue preemptable (1 to 10 nodes, at most 72:00:00)"),
+        ("delta", {"nodes": 1, "tp": 8}, "--queue gpuH200x8 (1 to 8 nodes, at most 48:00:00, h200)"),
+        ("delta", {"nodes": 1, "tp": 4, "gpu": "h200"}, "--queue gpuH200x8"),
+        ("lumi", {"nodes": 8, "tp": 8, "time": "2:00:00", "partition": "small-g"}, "--queue standard-g"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_queue_that_takes_the_job(
+    render: Render, site: str, options: dict[str, Any], queue: str
+) -> None:
+    """Also one that jobs get by request only."""
+    with pytest.raises(RefusedError) as refused:
+        render(site, job_dir="/runs", **options)
+    assert f": use {queue}" in str(refused.value)
+
+
 # -- the files -------------------------------------------------------------------------------------------------------
 
 MARK = re.compile(r"# (ours: \S|[A-Za-z_-]+ \d{4}(-\d\d-\d\d)? [HML]\b)")

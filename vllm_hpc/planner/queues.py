@@ -51,9 +51,9 @@ def _choose(given: Given, found: FoundProfile, job: ResolvedJob) -> ResolvedJob:
     if asked and not named:
         note = f"queue {asked!r} has no table in the profile, so its limits are not checked"
         return msgspec.structs.replace(job, queue=note)
-    others = [name for name in site.queues if name not in named]
     intake = intake_of(job.request)
-    first = named if asked else [*named, *(name for name in others if not site.queues[name].by_request)]
+    first = named if asked else list(dict.fromkeys([*named, *_by_themselves(site)]))
+    others = [name for name in site.queues if name not in first]
     tried = []
     for name in first:
         one = _try(given, found, name, intake)
@@ -62,7 +62,12 @@ def _choose(given: Given, found: FoundProfile, job: ResolvedJob) -> ResolvedJob:
         tried.append(one)
     if fallback := next((one for one in tried if one.is_memory), None):
         return _chosen(fallback, site, asked)  # the plan says what does not fit, and what would
-    raise LayoutError(_refusal(given, found, tried, others if asked else [], intake))
+    raise LayoutError(_refusal(given, found, tried, others, intake))
+
+
+def _by_themselves(site: Profile) -> list[str]:
+    """The queues that a job may get without having asked for one."""
+    return [name for name, one in site.queues.items() if not one.by_request]
 
 
 def _try(given: Given, found: FoundProfile, name: str, intake: Intake) -> _Tried:
@@ -90,10 +95,12 @@ def _chosen(tried: _Tried, site: Profile, asked: str | None) -> ResolvedJob:
 def _refusal(given: Given, found: FoundProfile, tried: list[_Tried], others: list[str], intake: Intake) -> str:
     """Why no queue takes the job, and which of the ``others`` would."""
     reasons = list(dict.fromkeys(one.why for one in tried))
-    if len(reasons) == 1 and tried[0].job is None:
-        return str(reasons[0])  # the layout itself is impossible, whatever the queue
     said = "; ".join(f"queue {one.queue} {one.why}" for one in tried)
     nearest = next((one for name in others if (one := _try(given, found, name, intake)).why is None), None)
+    if len(reasons) == 1 and tried[0].job is None:
+        if nearest is None:
+            return str(reasons[0])  # the layout itself is impossible, whatever the queue
+        said = str(reasons[0])
     if nearest is not None:
         return f"{said}: use --queue {nearest.queue} ({limits(found.profile.queues[nearest.queue])})"
     asks = " and ".join(("--nodes", "--time")[: 2 if given.request.time else 1])
