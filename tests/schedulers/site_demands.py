@@ -90,7 +90,9 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         ),
         "container": (r"\bapptainer exec\b", "^module load apptainer$"),
         "modules": ("^module load frameworks$",),
-        "network": exports(CCL_PROCESS_LAUNCHER="hydra", CCL_ZE_IPC_EXCHANGE="sockets", TORCH_LLM_ALLREDUCE="1"),
+        "network": (  # oneCCL, with the module's own values
+            *exports(CCL_PROCESS_LAUNCHER="hydra", CCL_ZE_IPC_EXCHANGE="sockets", TORCH_LLM_ALLREDUCE="1"), "!NCCL_",
+        ),
         "internet": (*ALCF_PROXY, *OFFLINE),
         "paths": ("^job=/flare/proj/runs/run$", "^#PBS -l filesystems=home:flare$", "/tmp"),
         "device": (*exports(ZE_FLAT_DEVICE_HIERARCHY="FLAT"), *DEVICE),

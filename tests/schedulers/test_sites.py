@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,24 @@ def test_one_gpu_is_not_billed_as_a_node(render: Render, site: str) -> None:
     assert not any(line in ("#SBATCH --exclusive", "#SBATCH --mem=0", "#PBS -l place=scatter:excl") for line in lines)
 
 
+OTHER_GPUS = [
+    ("delta", {"partition": "gpuH200x8", "tp": 8}, ("--gpus-per-node=8", "--cpus-per-task=96")),
+    ("delta", {"partition": "gpuA40x4", "tp": 4}, ("--gpus-per-node=4", "--cpus-per-task=64")),
+    ("snellius", {"partition": "gpu_a100", "tp": 4}, ("--gpus-per-node=4", "--cpus-per-task=72", "--mem=491520M")),
+    ("gadi", {"partition": "gpuhopper", "tp": 4, "mem": "500G"}, ("-l ncpus=96", "-l ngpus=8", "-l mem=1000gb")),
+    ("gadi", {"partition": "dgxa100", "nodes": 1, "gpus_per_node": 2, "tp": 2}, ("-l ncpus=32", "-l ngpus=2")),
+    ("abci", {"partition": "rt_HG", "nodes": 1, "tp": 1}, ("-q rt_HG", "-l select=1:mpiprocs=1")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("site", "options", "lines"), OTHER_GPUS)
+def test_a_queue_of_other_gpus_has_its_own_shares(
+    render: Render, site: str, options: dict[str, Any], lines: tuple[str, ...]
+) -> None:
+    script = render(site, job_dir="/runs", **{"nodes": 2, **options})
+    assert {f"{'#PBS' if end(site) == '.pbs' else '#SBATCH'} {line}" for line in lines} <= set(script.splitlines())
+
+
 @pytest.mark.parametrize(
     ("site", "line"),
     [("jupiter", "#SBATCH --gres=gpu:4"), ("jupiter", "#SBATCH --cpus-per-task=288"),
@@ -303,10 +322,8 @@ def test_each_fact_has_its_source_and_date(site: str) -> None:
         assert tag == "ours:" or tag in tags, f"{site}: {line}"
 
 
-def test_the_gallery_is_in_the_wheel() -> None:
-    from importlib.resources import files
-
-    packaged = files("vllm_hpc") / "sites"
-    assert (
-        sorted(path.name.removesuffix(".toml") for path in packaged.iterdir() if path.name.endswith(".toml")) == SITES
-    )
+def test_the_wheel_has_the_gallery(tmp_path: Path) -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel", reason="needs hatchling")
+    made = next(wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
+    names = zipfile.ZipFile(made).namelist()
+    assert sorted(Path(name).stem for name in names if name.startswith("vllm_hpc/sites/")) == SITES
