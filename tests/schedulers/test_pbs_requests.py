@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "another flag": ('account_flag = "-X"', {}, "'account_flag' must be one of"),
     "a chunk of two": ('chunk = ["a=b:ncpus=3"]', {}, "chunk 'a=b:ncpus=3' cannot be added"),
     "a chunk's cores": ('chunk = ["ncpus=3"]', {}, "cannot be added to a chunk"),
-    "a chunk that is shell": ('chunk = ["a=$(id)"]', {}, "cannot be added to a chunk"),
+    "a chunk that is shell": ('chunk = ["a=$(id)"]', {}, "after '$' must come a variable"),
     "a resource without a value": ('resources = ["filesystems"]', {}, "must be resources as in"),
     "a resource of two words": ('resources = ["a=b c"]', {}, "must be resources as in"),
     "a walltime": ('resources = ["walltime=1"]', {}, "use --time"),
