@@ -43,6 +43,11 @@ def torchrun(ranks: int, cores: int) -> dict[str, Demand]:
     return {"gpus": (rf"torchrun .*--nproc-per-node={ranks} ",), "cores": (rf"^export OMP_NUM_THREADS={cores}$",)}
 
 
+def scratch(folder: str) -> str:
+    """The line with a node's folder for temporary files."""
+    return rf"^scratch_folder\(\) {{ printf %s {folder}; }}$"
+
+
 CXI = {"FI_CXI_DISABLE_HOST_REGISTER": "1", "FI_CXI_DEFAULT_CQ_SIZE": "131072"}
 ALCF_PROXY = exports(
     http_proxy="http://proxy.alcf.anl.gov:3128", https_proxy="http://proxy.alcf.anl.gov:3128",
@@ -71,7 +76,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
             "^export LD_LIBRARY_PATH=.*/soft/libraries/aws-ofi-nccl/v1.9.1-aws/lib",
         ),
         "internet": ALCF_PROXY,
-        "paths": ("^job=/eagle/proj/runs/run$", "^#PBS -l filesystems=home:eagle$", "/local/scratch"),
+        "paths": ("^job=/eagle/proj/runs/run$", "^#PBS -l filesystems=home:eagle$", scratch("/local/scratch")),
         "device": DEVICE,
     },
     "aurora": {
@@ -94,7 +99,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
             *exports(CCL_PROCESS_LAUNCHER="hydra", CCL_ZE_IPC_EXCHANGE="sockets", TORCH_LLM_ALLREDUCE="1"), "!NCCL_",
         ),
         "internet": (*ALCF_PROXY, *OFFLINE),
-        "paths": ("^job=/flare/proj/runs/run$", "^#PBS -l filesystems=home:flare$", "/tmp"),
+        "paths": ("^job=/flare/proj/runs/run$", "^#PBS -l filesystems=home:flare$", scratch("/tmp")),
         "device": (*exports(ZE_FLAT_DEVICE_HIERARCHY="FLAT"), *DEVICE),
     },
     "gadi": {
@@ -112,7 +117,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         "modules": ("^module use /g/data/dk92/apps/Modules/modulefiles$", "^module load NCI-ai-ml/23.05$"),
         "network": NF,
         "internet": OFFLINE,
-        "paths": ("^job=/scratch/xx00/ada/vllm-hpc/run$", r"\bPBS_JOBFS\b"),
+        "paths": ("^job=/scratch/xx00/ada/vllm-hpc/run$", scratch(r'"\$\{PBS_JOBFS:-/tmp\}"')),
         "device": NF,
     },
     "abci": {
@@ -130,7 +135,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         ),
         "network": ("^export NCCL_SOCKET_IFNAME=bond0$", "^export NCCL_IB_HCA=mlx5_ibn1,.*,mlx5_ibn8$"),
         "internet": ONLINE,
-        "paths": ("^job=/groups/proj/runs/run$", r"\bPBS_LOCALDIR\b"),
+        "paths": ("^job=/groups/proj/runs/run$", scratch(r'"\$\{PBS_LOCALDIR:-/tmp\}"')),
         "device": NF,
     },
     "derecho": {
@@ -166,7 +171,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         "modules": ("^module load nvidia/25.3 nv-hpcx/25.3 cuda/12.8$", "^unset OMPI_MCA_mca_base_env_list$"),
         "network": exports(NCCL_SOCKET_IFNAME="ibP2s2"),
         "internet": NF,
-        "paths": ("^job=/work/proj/runs/run$", "/local"),
+        "paths": ("^job=/work/proj/runs/run$", scratch("/local")),
         "device": NF,
     },
     "perlmutter": {
@@ -187,7 +192,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
             "^#SBATCH --network=job_vni$",
         ),
         "internet": ONLINE,
-        "paths": ("^job=/pscratch/sd/a/ada/vllm-hpc/run$", "/tmp"),
+        "paths": ("^job=/pscratch/sd/a/ada/vllm-hpc/run$", scratch("/tmp")),
         "device": DEVICE,
     },
     "frontier": {
@@ -217,7 +222,9 @@ DEMANDS: dict[str, dict[str, Demand]] = {
             http_proxy="http://proxy.ccs.ornl.gov:3128", https_proxy="http://proxy.ccs.ornl.gov:3128",
             no_proxy="localhost,127.0.0.1",
         ),
-        "paths": ("^job=/lustre/orion/proj/runs/run$", "/mnt/bb/", "^#SBATCH --constraint=nvme$"),
+        "paths": (
+            "^job=/lustre/orion/proj/runs/run$", scratch(r'/mnt/bb/"\$\{USER:.*\}"'), "^#SBATCH --constraint=nvme$",
+        ),
         "device": DEVICE,
     },
     "delta": {
@@ -234,7 +241,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         "modules": ("^module load aws-ofi-nccl ",),
         "network": exports(NCCL_SOCKET_IFNAME="hsn"),
         "internet": NF,  # sources contradict each other
-        "paths": ("^job=/work/hdd/abcd/runs/run$", "/tmp"),
+        "paths": ("^job=/work/hdd/abcd/runs/run$", scratch("/tmp")),
         "device": NF,
     },
     "leonardo": {
@@ -299,7 +306,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         "modules": ("^module load miniforge/24.3.0-0$",),
         "network": (*exports(NCCL_SOCKET_IFNAME="ib0"), "^export UCX_NET_DEVICES=mlx5_0:1,"),
         "internet": OFFLINE,
-        "paths": ("^job=/gpfs/scratch/proj/runs/run$", r"\bTMPDIR\b"),
+        "paths": ("^job=/gpfs/scratch/proj/runs/run$", scratch(r'"\$\{TMPDIR:-/tmp\}"')),
         "device": NF,
     },
     "lumi": {
@@ -332,7 +339,10 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         "modules": ("^module load 2024$", "^module load CUDA$"),
         "network": NotPossible("two sources name different interfaces, and NCCL stops at one that is not there"),
         "internet": OFFLINE,
-        "paths": ("^job=/scratch-shared/ada/vllm-hpc/run$", r"\bTMPDIR\b", "^#SBATCH --constraint=scratch-node$"),
+        "paths": (
+            "^job=/scratch-shared/ada/vllm-hpc/run$", scratch(r'"\$\{TMPDIR:-/tmp\}"'),
+            "^#SBATCH --constraint=scratch-node$",
+        ),
         "device": DEVICE,
     },
 }  # fmt: skip
