@@ -240,20 +240,37 @@ slurm_nodes() {
 
 # pbs_nodes NUMBER: sets nodes to the names of that many nodes, and places to the first slot of each.
 pbs_nodes() {
-  local i slots
+  local i slots step=1
   nodes=() places=()
   # The node file names a host once, or once for each of its slots.
   mapfile -t slots < "$PBS_NODEFILE"
+  # On NCI's Gadi a node has a slot for each core, also where the file names it once.
+  if [ "${#slots[@]}" -eq "$1" ]; then step="${PBS_NCI_NCPUS_PER_NODE:-1}"; fi
   for i in "${!slots[@]}"; do
     case " ${nodes[*]} " in
       *" ${slots[$i]} "*) ;;
-      *) nodes+=("${slots[$i]}") places+=("$i") ;;
+      *) nodes+=("${slots[$i]}") places+=("$((i * step))") ;;
     esac
   done
   if [ "${#nodes[@]}" -ne "$1" ]; then
     echo "vllm-hpc: PBS gave these nodes, and not $1 as asked for: ${nodes[*]}" >&2
     exit 1
   fi
+}
+
+# add_suffix NAME SUFFIX: prints the name of a node with the profile's head_suffix. The scheduler may give the name in
+# full already, and of another network: a suffix that has a domain takes the place of the name's, another goes before it.
+add_suffix() {
+  local short="${1%%.*}" domain=''
+  case "$1" in
+    '') return ;;
+    *"$2") printf '%s\n' "$1" && return ;;
+    *.*) domain=".${1#*.}" ;;
+  esac
+  case "$2" in
+    *.*) printf '%s\n' "$short$2" ;;
+    *) printf '%s\n' "${short%"$2"}$2$domain" ;;
+  esac
 }
 
 # take_head WORDS COMMAND: sets VLLM_HPC_HEAD to the first of the addresses that the site's head_command has printed.

@@ -20,9 +20,11 @@ def layout(nodes: int, procs: int, tp: int, dp: int) -> Layout:
 def nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node without AMD's driver, on which nothing is said yet."""
     monkeypatch.setattr(devices, "_AMD_DRIVER", Path("/no-such-device"))
-    for name in ("CUDA", "HIP", "ROCR"):
-        monkeypatch.setenv(f"{name}_VISIBLE_DEVICES", "set, so that the test's own end takes it back")
-        monkeypatch.delenv(f"{name}_VISIBLE_DEVICES")
+    monkeypatch.setattr(devices, "_NVIDIA_DRIVER", Path("/no-such-device"))
+    monkeypatch.setattr(devices, "_INTEL_DRIVERS", ())
+    for name in (*(f"{one}_VISIBLE_DEVICES" for one in ("CUDA", "HIP", "ROCR")), "ZE_AFFINITY_MASK"):
+        monkeypatch.setenv(name, "set, so that the test's own end takes it back")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("LOCAL_RANK", "none")
 
 
@@ -109,7 +111,46 @@ def test_amd_gpus_are_shared_out_between_replicas(
     assert end == {"CUDA": cuda, "HIP": hip, "ROCR": rocr, "LOCAL_RANK": "0"}
 
 
+@pytest.mark.admins
 @pytest.mark.usefixtures("amd")
-def test_a_rank_that_is_alone_on_its_node_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = run(monkeypatch, layout(1, 1, tp=1, dp=1), 0, ROCR="3")
-    assert seen == {"CUDA": None, "HIP": None, "ROCR": "3", "LOCAL_RANK": "0"}
+@pytest.mark.parametrize(("procs", "rank", "rocr"), [(1, 0, "3"), (4, 2, "0,1,2,3")])
+def test_of_a_single_replica_slurms_list_becomes_hips(
+    monkeypatch: pytest.MonkeyPatch, procs: int, rank: int, rocr: str
+) -> None:
+    """vLLM stops where ROCR_VISIBLE_DEVICES is set, as by LUMI's Slurm, and HIP_VISIBLE_DEVICES is not."""
+    seen = run(monkeypatch, layout(1, procs, tp=procs, dp=1), rank, ROCR=rocr)
+    assert seen == {"CUDA": rocr, "HIP": rocr, "ROCR": None, "LOCAL_RANK": str(rank)}
+
+
+@pytest.mark.usefixtures("amd")
+def test_a_single_replica_keeps_hips_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = run(monkeypatch, layout(1, 2, tp=2, dp=1), 1, HIP="4,5")
+    assert seen == {"CUDA": None, "HIP": "4,5", "ROCR": None, "LOCAL_RANK": "1"}
+
+
+@pytest.mark.admins
+@pytest.mark.parametrize(
+    ("mask", "rank", "seen", "local"),
+    [
+        (None, 0, "0,1,2,3", "0"), (None, 7, "4,5,6,7", "3"), (None, 11, "8,9,10,11", "3"),
+        ("6,7,8,9,10,11,0,1,2,3,4,5", 4, "10,11,0,1", "0"), ("0.0,0.1,1.0,1.1,2.0,2.1,3.0,3.1,4.0,4.1,5.0,5.1", 4,
+        "2.0,2.1,3.0,3.1", "0"),
+    ],
+)  # fmt: skip
+def test_replicas_do_not_share_auroras_tiles(
+    monkeypatch: pytest.MonkeyPatch, mask: str | None, rank: int, seen: str, local: str
+) -> None:
+    monkeypatch.setattr(devices, "_INTEL_DRIVERS", (Path("/no-such-device"), Path("/dev/null")))
+    if mask is not None:
+        monkeypatch.setenv("ZE_AFFINITY_MASK", mask)
+    found = run(monkeypatch, layout(1, 12, tp=4, dp=3), rank)
+    assert (os.environ["ZE_AFFINITY_MASK"], found["LOCAL_RANK"], found["CUDA"]) == (seen, local, None)
+
+
+@pytest.mark.admins
+@pytest.mark.parametrize("other", ["_NVIDIA_DRIVER", "_AMD_DRIVER"])
+def test_intels_gpu_for_the_screen_is_not_what_ranks_use(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    monkeypatch.setattr(devices, "_INTEL_DRIVERS", (Path("/dev/null"),))
+    monkeypatch.setattr(devices, other, Path("/dev/null"))
+    assert run(monkeypatch, layout(1, 4, tp=2, dp=2), 2)["CUDA"] == "2,3"
+    assert "ZE_AFFINITY_MASK" not in os.environ

@@ -250,6 +250,35 @@ def test_nodes_of_pbs_are_reached_by_their_first_slot(shell: Shell) -> None:
     assert shell.run("pbs_nodes 2").err == "vllm-hpc: PBS gave these nodes, and not 2 as asked for: n1 n10 n2\n"
 
 
+@pytest.mark.admins
+@pytest.mark.parametrize(("names", "places"), [("g1 g2", "0 48"), ("g1 g1 g2 g2", "0 2")])
+def test_on_gadi_a_node_has_a_slot_for_each_core(shell: Shell, names: str, places: str) -> None:
+    (shell.job / "nodefile").write_text("\n".join([*names.split(), ""]))
+    shell.environment |= {"PBS_NODEFILE": str(shell.job / "nodefile"), "PBS_NCI_NCPUS_PER_NODE": "48"}
+    assert shell.run('pbs_nodes 2; echo "${nodes[*]}: ${places[*]}"').out == f"g1 g2: {places}\n"
+
+
+HSN = ".hsn.cm.polaris.alcf.anl.gov"
+
+
+@pytest.mark.admins
+@pytest.mark.parametrize(
+    ("name", "suffix", "full"),
+    [
+        ("x3004c0s1b0n0", HSN, f"x3004c0s1b0n0{HSN}"), (f"x3004c0s1b0n0{HSN}", HSN, f"x3004c0s1b0n0{HSN}"),
+        ("x3004c0s1b0n0.cm.polaris.alcf.anl.gov", HSN, f"x3004c0s1b0n0{HSN}"),
+        ("jwb0001", "i", "jwb0001i"), ("jwb0001.juwels", "i", "jwb0001i.juwels"), ("jwb0001i.juwels", "i",
+        "jwb0001i.juwels"), ("jwb0001i", "i", "jwb0001i"),
+        ("jpbo-001-01.jupiter.internal", "-interconnect-1.jupiter.internal",
+         "jpbo-001-01-interconnect-1.jupiter.internal"),
+        ("n1", "-ib", "n1-ib"), ("n1.a.b", "-ib", "n1-ib.a.b"), ("*", ".x", "*.x"), ("", ".x", ""),
+    ],
+)  # fmt: skip
+def test_a_suffix_is_not_added_to_a_name_that_has_it(shell: Shell, name: str, suffix: str, full: str) -> None:
+    ran = shell.run(f"add_suffix '{name}' '{suffix}'")
+    assert (ran.code, ran.out, ran.err) == (0, f"{full}\n" if full else "", "")
+
+
 def test_the_first_address_is_the_heads(shell: Shell) -> None:
     assert shell.run("take_head $'\\n 10.0.0.1 fe80::1\\n' x; echo \"$VLLM_HPC_HEAD\"").out == "10.0.0.1\n"
     ran = shell.run("take_head ' ' 'hostname -i'")

@@ -25,7 +25,7 @@ def lines(desk: Path, model: Path, profile: str = "", **options: Any) -> list[st
 def test_every_grammar_asks_for_the_same_gpus(desk: Path, model: Path) -> None:
     asked: dict[str, Any] = {"nodes": 2, "gpus_per_node": 4, "tp": 4, "dp": 2, "mem": "100G", "cpus_per_rank": 12}
     found = {
-        grammar: lines(desk, model, f'gpu_request = "{grammar}"', **asked)
+        grammar: lines(desk, model, f'gpus_per_node = 4\ngpu_request = "{grammar}"', **asked)
         for grammar in ("select", "queue", "totals", "nodes")
     }
     assert "-l select=2:ncpus=48:ngpus=4:mpiprocs=1:mem=100gb" in found["select"]
@@ -61,8 +61,8 @@ def test_cores_and_memory_follow_the_nodes_share_of_the_gpus(
 
 @pytest.mark.inputs
 def test_totals_are_those_of_all_nodes(desk: Path, model: Path) -> None:
-    given = lines(desk, model, f"{NODE}\ngpu_request = 'totals'", nodes=2, gpus_per_node=2, tp=2, dp=2)
-    assert {"-l ncpus=48", "-l ngpus=4", "-l mem=524288mb"} <= set(given)
+    given = lines(desk, model, f"{NODE}\ngpu_request = 'totals'", nodes=2, gpus_per_node=8, tp=8, dp=2)
+    assert {"-l ncpus=192", "-l ngpus=16", "-l mem=2097152mb"} <= set(given)
 
 
 @pytest.mark.inputs
@@ -168,6 +168,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a qos of the profile": ('qos = "high"', {}, "choose a queue with --queue"),
     "all memory": ("", {"mem": "0"}, "PBS cannot be asked for all"),
     "totals without cores": ('gpu_request = "totals"', {"nodes": 2, "dp": 2}, "--cpus-per-rank"),
+    "totals of parts of nodes": (
+        'gpu_request = "totals"\ngpus_per_node = 4\ncpus_per_node = 48', {"nodes": 2, "gpus_per_node": 2, "dp": 4},
+        "totals' must be of whole nodes for a job of 2 nodes",
+    ),
+    "totals of unknown nodes": (
+        'gpu_request = "totals"', {"nodes": 2, "gpus_per_node": 4, "dp": 8, "cpus_per_rank": 12}, "(gpus_per_node)",
+    ),
+    "setup beyond ASCII": ('setup = ["module load é"]', {}, "setup must be ASCII for PBS"),
+    "a directive beyond ASCII": ("", {"directive": ["-m é"]}, "directive must be ASCII for PBS"),
+    "a head_command beyond ASCII": ('head_command = "echo é"', {}, "head_command must be ASCII for PBS"),
     "totals of whole nodes": ('gpu_request = "totals"\nexclusive = true', {}, "exclusive = true cannot be expressed"),
     "nodes, whole ones": ('gpu_request = "nodes"\nexclusive = true', {}, "exclusive = true cannot be expressed"),
     "srun": ("", {"launcher": "srun"}, "use one of pbsdsh, pbs_tmrsh, mpiexec, openmpi"),
@@ -181,7 +191,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "another flag": ('account_flag = "-X"', {}, "'account_flag' must be one of"),
     "a chunk of two": ('chunk = ["a=b:ncpus=3"]', {}, "chunk 'a=b:ncpus=3' cannot be added"),
     "a chunk's cores": ('chunk = ["ncpus=3"]', {}, "cannot be added to a chunk"),
-    "a chunk that is shell": ('chunk = ["a=$(id)"]', {}, "cannot be added to a chunk"),
+    "a chunk that is shell": ('chunk = ["a=$(id)"]', {}, "after '$' must come a variable"),
     "a resource without a value": ('resources = ["filesystems"]', {}, "must be resources as in"),
     "a resource of two words": ('resources = ["a=b c"]', {}, "must be resources as in"),
     "a walltime": ('resources = ["walltime=1"]', {}, "use --time"),

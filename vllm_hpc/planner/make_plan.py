@@ -22,7 +22,7 @@ from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
 from vllm_hpc.planner.workload import Workload, measure_workload
-from vllm_hpc.schedulers.launchers import NATIVE, check_launcher
+from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_override
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
@@ -77,7 +77,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     check_scheduler(job, plan.layout)
     part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
     said = intake.notes(job.request, rows is not None and rows.is_sample)
-    told = filter(None, [*job.told, why, billed_whole(job.site, plan.layout)])
+    told = filter(None, [*job.told, why, billed_whole(job.site, plan.layout), explain_override(job)])
     notes += [*plan.reasons, *told, *known.notes, *said, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 

@@ -68,7 +68,8 @@ def _candidates(given: Given, found: FoundProfile, job: ResolvedJob) -> tuple[li
     others = [name for name in site.queues if name not in named]
     if given.request.partition:
         return named, others
-    return [*named, *(name for name in others if not site.queues[name].by_request)], []
+    by_request = [name for name in others if site.queues[name].by_request]
+    return [*named, *(name for name in others if name not in by_request)], by_request
 
 
 def _choose(given: Given, found: FoundProfile, job: ResolvedJob) -> ResolvedJob:
@@ -120,10 +121,12 @@ def _chosen(tried: _Tried, site: Profile, asked: str | None) -> ResolvedJob:
 def _refusal(given: Given, found: FoundProfile, tried: list[_Tried], others: list[str], intake: Intake) -> str:
     """Why no queue takes the job, and which of the ``others`` would."""
     reasons = list(dict.fromkeys(one.why for one in tried))
-    if len(reasons) == 1 and tried[0].job is None:
-        return str(reasons[0])  # the layout itself is impossible, whatever the queue
     said = "; ".join(f"queue {one.queue} {one.why}" for one in tried)
     nearest = next((one for name in others if (one := _try(given, found, name, intake)).why is None), None)
+    if len(reasons) == 1 and tried[0].job is None:
+        if nearest is None:
+            return str(reasons[0])  # the layout itself is impossible, whatever the queue
+        said = str(reasons[0])
     if nearest is not None:
         return f"{said}: use --queue {nearest.queue} ({limits(found.profile.queues[nearest.queue])})"
     asks = " and ".join(("--nodes", "--time")[: 2 if given.request.time else 1])

@@ -75,6 +75,19 @@ def choose_launcher(filled: FilledRequest, scheduler: Scheduler) -> str:
     return next(asked, None) or scheduler.launchers[0]
 
 
+def explain_override(job: ResolvedJob) -> str | None:
+    """What to tell of a launcher that takes the place of the profile's; None if none does.
+
+    A site may have good reasons: on Frontier torchrun's workers end up on one core, and srun's do not.
+    """
+    asked, of_site = job.request.launcher, job.site.launcher
+    if asked in (None, NATIVE, of_site) or of_site in (None, NATIVE) or job.runs_here:
+        return None
+    return (
+        f"{job.origin('launcher')} {asked}: the profile has {of_site}, which the site may want for its cores and GPUs"
+    )
+
+
 def _usable(scheduler: Scheduler) -> list[str]:
     """The scheduler's own launchers, and those of other packages that name it, but for one that cannot be imported."""
     found = list(scheduler.launchers)

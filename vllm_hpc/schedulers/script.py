@@ -59,7 +59,7 @@ def make_context(
 ) -> ScriptContext:
     """The values for a template: those of the profile, the request and the layout by name, and derived ones."""
     request, launcher = job.request, get_launcher(job.launcher)
-    cpus, tasks_per_node = request.cpus_per_rank, launcher.tasks_per_node(layout.procs_per_node)
+    tasks_per_node = launcher.tasks_per_node(layout.procs_per_node)
     cores, memory = _share_of_node(job.site, layout, tasks_per_node, part)
     named: dict[str, Any] = {}
     for values in (job.site, request, layout):  # the layout has the last word on nodes, GPUs, TP, PP and DP
@@ -78,7 +78,7 @@ def make_context(
         "world_size": layout.world_size,
         "tasks": layout.tasks,
         "tasks_per_node": tasks_per_node,
-        "cpus_per_task": cpus * layout.procs_per_node // tasks_per_node if cpus else cores,
+        "cpus_per_task": _cores_of_task(job, layout, tasks_per_node, cores),
         "mem": request.mem or memory,
         "time_limit_s": parse_walltime(request.time) if request.time else None,
         "lead_s": request.lead_s,
@@ -90,6 +90,14 @@ def make_context(
         "lifecycle_sha256": sha256(lifecycle),
     }
     return ScriptContext(**named | derived)
+
+
+def _cores_of_task(job: ResolvedJob, layout: Layout, tasks: int, share: int | None) -> int | None:
+    """Cores of each of a node's tasks: those of its ranks, or more where the job has the whole node; else its share."""
+    if not job.request.cpus_per_rank:
+        return share
+    wanted = job.request.cpus_per_rank * layout.procs_per_node // tasks
+    return max(wanted, share or 0) if job.site.whole_nodes else wanted
 
 
 def _share_of_node(site: Profile, layout: Layout, tasks: int, part: NodePart) -> tuple[int | None, str | None]:
@@ -170,9 +178,18 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path, i
 def sh(value: object) -> str:
     """Quote a value for a line that a shell reads, or for a #PBS line: qsub takes quotes as a shell does.
 
-    Use it outside quotes. (OpenPBS 23.06, src/cmds/qsub.c, make_argv: within quotes nothing has a meaning.)
+    Use it outside quotes. (OpenPBS 23.06, src/cmds/qsub.c, make_argv: within quotes nothing has a meaning.) What is not
+    ASCII is written in octal, for the sites whose qsub refuses it in a script; no #PBS line has any.
     """
-    return shlex.quote(str(value))
+    text = str(value)
+    if text.isascii():
+        return shlex.quote(text)
+    return "$'" + "".join(_in_octal(byte) for byte in text.encode("utf-8", "surrogateescape")) + "'"
+
+
+def _in_octal(byte: int) -> str:
+    """A byte of a word in $'...': itself if it is ASCII that can be printed and has no meaning there."""
+    return chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\{byte:03o}"
 
 
 def directive(value: object) -> str:

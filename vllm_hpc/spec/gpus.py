@@ -37,6 +37,7 @@ _TABLE = (
     Gpu("v100-16", 15.8, 0.90, 125), Gpu("v100-32", 31.7, 0.90, 125), Gpu("t4", 14.6, 0.32, 65),
     Gpu("rtx-4090", 23.5, 1.01, 165), Gpu("rtx-6000-ada", 47.4, 0.96, 364), Gpu("mi250x", 63.9, 1.64, 191),
     Gpu("mi300a", 127.5, 5.3, 981), Gpu("mi300x", 191.5, 5.3, 1307),
+    Gpu("max-1550-tile", 64.0, 1.64, 419),  # half of a card, which vLLM sees as a GPU
 )  # fmt: skip
 GPUS = {gpu.name: gpu for gpu in _TABLE}
 

@@ -13,14 +13,17 @@ from pathlib import Path
 from vllm_hpc.spec.layout import Layout
 
 _CUDA, _HIP, _ROCR = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
-_AMD_DRIVER = Path("/dev/kfd")
+_ZE = "ZE_AFFINITY_MASK"
+_AMD_DRIVER, _NVIDIA_DRIVER = Path("/dev/kfd"), Path("/dev/nvidiactl")
+_INTEL_DRIVERS = (Path("/sys/module/xe"), Path("/sys/module/i915"))
 
 
 def show_only_own(layout: Layout, rank: int, local_rank: int) -> None:
     """Set the variables that say which GPUs this process sees, and LOCAL_RANK. Call it before torch is imported.
 
     ``rank`` is in the torchrun world, ``local_rank`` on this node. If each task has one GPU (--gpus-per-task=1), its
-    rank uses that. Otherwise the GPUs are divided among the replicas; a single replica keeps what it has.
+    rank uses that. Otherwise the GPUs are divided among the replicas; a single replica keeps what it has. On Intel's a
+    GPU is what ZE_AFFINITY_MASK lists: a tile, as Aurora's ZE_FLAT_DEVICE_HIERARCHY=FLAT counts them.
     """
     visible = _visible() or [str(number) for number in range(layout.procs_per_node)]
     if len(visible) == 1 < layout.procs_per_node:
@@ -28,6 +31,8 @@ def show_only_own(layout: Layout, rank: int, local_rank: int) -> None:
     elif layout.replica_size < layout.world_size and len(visible) >= layout.procs_per_node:
         first, count = own_slots(layout, rank, local_rank)
         _show(visible[first : first + count], local_rank - first)
+    elif _vllm_would_refuse():
+        _show(visible, local_rank)
 
 
 def own_slots(layout: Layout, rank: int, local_rank: int) -> tuple[int, int]:
@@ -42,8 +47,19 @@ def own_slots(layout: Layout, rank: int, local_rank: int) -> tuple[int, int]:
 def _visible() -> list[str]:
     """The GPUs that this process may use; empty if no variable lists them."""
     if not _AMD_DRIVER.exists():
-        return _list(_CUDA)
+        return _list(_ZE if _is_intel() else _CUDA)
     return _list(_ROCR) if _rocr_counts() else _list(_HIP) or _list(_CUDA)
+
+
+def _is_intel() -> bool:
+    """Whether the node's GPUs are Intel's. Beside others, Intel's driver is that of a small one for the screen."""
+    others = _NVIDIA_DRIVER.exists() or _AMD_DRIVER.exists()
+    return not others and any(driver.exists() for driver in _INTEL_DRIVERS)
+
+
+def _vllm_would_refuse() -> bool:
+    """Whether only ROCR_VISIBLE_DEVICES lists GPUs, as Slurm does on LUMI: vLLM then asks for HIP's list, and stops."""
+    return _AMD_DRIVER.exists() and bool(_list(_ROCR)) and not _list(_HIP)
 
 
 def _rocr_counts() -> bool:
@@ -59,12 +75,15 @@ def _rocr_counts() -> bool:
 
 def _show(devices: list[str], local_rank: int) -> None:
     """Set one list: HIP's replaces ROCR's, and CUDA's gets the same, because vLLM refuses two that differ."""
+    os.environ["LOCAL_RANK"] = str(local_rank)
+    if _is_intel():
+        os.environ[_ZE] = ",".join(devices)
+        return
     if _AMD_DRIVER.exists():
         if _rocr_counts():
             del os.environ[_ROCR]
         os.environ[_HIP] = ",".join(devices)
     os.environ[_CUDA] = ",".join(devices)
-    os.environ["LOCAL_RANK"] = str(local_rank)
 
 
 def _list(variable: str) -> list[str]:

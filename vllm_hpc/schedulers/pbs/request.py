@@ -38,11 +38,38 @@ def check_request(job: ResolvedJob, layout: Layout) -> None:
         raise RequestError(
             f"exclusive = true cannot be expressed with gpu_request = {grammar!r}: leave it out of the profile"
         )
-    if grammar == "totals" and layout.nodes > 1 and not (request.cpus_per_rank or site.cpus_per_node):
+    if grammar == "totals" and layout.nodes > 1:
+        _check_totals(job, layout)
+    _check_ascii(job)
+
+
+def _check_totals(job: ResolvedJob, layout: Layout) -> None:
+    """Totals do not say how many nodes: only those of whole nodes cannot be met on fewer. Raises RequestError."""
+    request, site = job.request, job.site
+    if not (request.cpus_per_rank or site.cpus_per_node):
         raise RequestError(
             f"gpu_request = 'totals' requests cores, which PBS spreads over {layout.nodes} nodes: give the cores of "
             "each rank with --cpus-per-rank, or cpus_per_rank in the profile"
         )
+    if site.gpus_per_node != layout.gpus_per_node:
+        has = f"{site.gpus_per_node} (gpus_per_node)" if site.gpus_per_node else "not told (gpus_per_node)"
+        raise RequestError(
+            f"gpu_request = 'totals' must be of whole nodes for a job of {layout.nodes} nodes, which may else land on "
+            f"fewer: it has {layout.gpus_per_node} GPUs of each node, of which the profile says that it has {has}; use "
+            "all of them, or --nodes 1"
+        )
+
+
+def _check_ascii(job: ResolvedJob) -> None:
+    """Check the lines that get into the script as they are: Miyabi's qsub refuses a script that is not ASCII."""
+    site = job.site
+    lines = {"directive": job.request.directive, "directives": site.directives, "setup": site.setup}
+    lines |= {"node_setup": site.node_setup, "head_command": (site.head_command or "",)}
+    for key, values in lines.items():
+        odd = next((text for text in values if not text.isascii()), None)
+        if odd is not None:
+            advice = "" if key.startswith("directive") else "; in a shell's line $'\\303\\251' is 'é'"
+            raise RequestError(f"{key} must be ASCII for PBS: some sites take no other script; not {odd!r}{advice}")
 
 
 def _origin(job: ResolvedJob, key: str) -> str:
