@@ -49,6 +49,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     sources: Mapping[str, str] = {}
     notes: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """What an admin should know beside the profile: what was left out, and notes, by queue."""
+        by_queue = {found.name: list(found.notes) for found in self.queues if found.notes}
+        return {"left_out": dict(self.left_out), "notes": list(self.notes), "queue_notes": by_queue}
+
 
 class NodeKind(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes of a partition with the same GPUs: how many, and the least that one of them has for jobs.
@@ -105,7 +110,7 @@ def words_of_nodes(kind: NodeKind) -> list[str]:
     if kind.most_memory_mb > kind.memory_mb:
         said.append(f"mem_per_node is that of its smallest nodes: the largest have {kind.most_memory_mb}M")
     if kind.unavailable:
-        said.append(f"{kind.unavailable} of its {kind.nodes} nodes were out of service")
+        said.append(f"nodes out of service then: {kind.unavailable} of {kind.nodes}")
     return said
 
 
@@ -116,8 +121,30 @@ def gpu_of(kind: NodeKind) -> tuple[str | None, str]:
         return names[0], ""
     if not kind.gpus:
         return None, ""
-    choice = " or ".join(f'"{name}"' for name in names) if names else "a name of --gpu, or gpu_memory_gib = 80"
+    choice = (
+        " or ".join(f'"{name}"' for name in names)
+        if names
+        else '"h100-80" or another name of --gpu, or gpu_memory_gib = 80'
+    )
     return None, f"say which GPU it is, so that plan can check memory: gpu = {choice}"
+
+
+def make_queue(partition: str | None, told: Iterable[tuple[str, Any, str]]) -> tuple[Queue, dict[str, str]]:
+    """A table of what is told, as key, value and source, and the sources; a value that no table can have is no limit.
+
+    Slurm stands for "no limit" with 4294967295, too.
+    """
+    kept = [(key, value, source) for key, value, source in told if value and _is_value(key, value)]
+    queue = Queue(partition=partition, **{key: value for key, value, _ in kept})
+    return queue, {key: source for key, _, source in kept}
+
+
+def _is_value(key: str, value: Any) -> bool:
+    try:
+        msgspec.convert({key: value}, Queue)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def why_by_request(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Writes a profile of what a scheduler tells of its cluster: TOML, with a comment that says where each value is from."""
+"""Writes a profile of what a scheduler tells: TOML, with a comment that says where each value is from."""
 
 from __future__ import annotations
 
@@ -33,19 +33,25 @@ def _profile(name: str, inventory: Inventory, shared: Mapping[str, Any], date: s
         yield _line(key, value, inventory.sources.get(key, ""))
     for key, value in shared.items():
         yield _line(key, value, inventory.queues[0].sources.get(key, ""))
-    yield from (toml_comment(note) for note in inventory.notes)
+    yield from (toml_comment(note) for note in (*inventory.notes, *_shared_notes(inventory.queues)))
     for partition, why in inventory.left_out.items():
         yield toml_comment(f"left out: {partition}: {why}")
 
 
+def _shared_notes(queues: tuple[FoundQueue, ...]) -> list[str]:
+    """What is said of every table."""
+    return [note for note in (queues[0].notes if queues else ()) if all(note in found.notes for found in queues)]
+
+
 def _queues(name: str, inventory: Inventory, shared: Mapping[str, Any]) -> Iterator[str]:
+    said = _shared_notes(inventory.queues)
     for found in inventory.queues:
         yield ""
         if found.is_default:
             yield toml_comment(
                 "where jobs go that name no partition" if inventory.scheduler == "slurm" else "the default queue"
             )
-        yield from (toml_comment(note) for note in found.notes)
+        yield from (toml_comment(note) for note in found.notes if note not in said)
         yield f"[profiles.{toml_key(name)}.queues.{toml_key(found.name)}]"
         for key, value in _values(found.queue).items():
             if key not in shared:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,11 @@ import msgspec
 from vllm_hpc.spec.errors import FailedError, ProfileError
 from vllm_hpc.spec.toml_file import parse_toml
 from vllm_hpc.spec.trusted_owners import NotTrustedError, read_trusted
-from vllm_hpc.spec.write_file import append_to, open_new
+from vllm_hpc.spec.write_file import append_to, make_folder, open_new
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 # A gallery's profiles are called site/NAME.
 _PROFILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-# What TOML does not allow as it is in a string or a comment, and JSON's escapes leave.
-_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 def toml_key(name: str) -> str:
@@ -38,10 +35,7 @@ def toml_value(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            text = json.dumps(value, ensure_ascii=False)
-            return _CONTROL.sub(
-                lambda found: f"\\u{min(ord(found[0]), 0xFFFD):04x}" if ord(found[0]) < 0xD800 else "\\ufffd", text
-            )
+            return f'"{"".join(_escaped(character) for character in value)}"'
         case int() | float():
             return repr(value)
         case list() | tuple():
@@ -52,9 +46,21 @@ def toml_value(value: Any) -> str:
     raise TypeError(f"TOML has no form for {value!r}")
 
 
+def _escaped(character: str) -> str:
+    """A character of a string: as it is if it can be seen, for a file is read by people, too."""
+    if character in '"\\':
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    number = ord(character)
+    if 0xD800 <= number < 0xE000:  # half of a pair, which TOML has no form for
+        number = 0xFFFD
+    return f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
+
+
 def toml_comment(text: str) -> str:
     """A comment of one line."""
-    return f"# {_CONTROL.sub(' ', text)}".rstrip()
+    return f"# {''.join(one if one.isprintable() else ' ' for one in text)}".rstrip()
 
 
 def check_profile_name(name: str) -> None:
@@ -63,6 +69,11 @@ def check_profile_name(name: str) -> None:
         raise ProfileError(
             f"a profile's name must be letters, digits and '_.-' (at most 64), such as my_cluster, not {name!r}"
         )
+
+
+def usable_name(name: str) -> str:
+    """A name for a profile like this one, of a cluster."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:64] or "cluster"
 
 
 def add_profile(path: Path, name: str, text: str) -> bool:
@@ -79,7 +90,7 @@ def add_profile(path: Path, name: str, text: str) -> bool:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         if before is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folders(path.parent)
             with open_new(path, 0o644) as file:
                 file.write(text.encode())
             return True
@@ -87,6 +98,13 @@ def add_profile(path: Path, name: str, text: str) -> bool:
         return False
     except OSError as error:
         raise FailedError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder and those above it that are not there. Raises OSError."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        make_folder(one)
 
 
 def _content(path: Path) -> bytes | None:

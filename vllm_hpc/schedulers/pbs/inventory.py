@@ -17,6 +17,7 @@ from vllm_hpc.schedulers.inventory import (
     Inventory,
     NodeKind,
     gpu_of,
+    make_queue,
     merged,
     table_names,
     why_by_request,
@@ -25,7 +26,6 @@ from vllm_hpc.schedulers.inventory import (
 from vllm_hpc.schedulers.pbs.inventory_answers import AMOUNT, Fields, Host, clock, parse_hosts, told
 from vllm_hpc.schedulers.pbs.nodes import count
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.profile import Queue
 from vllm_hpc.spec.values import parse_walltime
 
 _QUEUES, _SERVER, _NODES = ["qstat", "-Q", "-f"], ["qstat", "-B", "-f"], ["pbsnodes", "-a", "-v"]
@@ -98,7 +98,7 @@ def _tables(
         if str(fields.get(key, "True")) != "True":
             return [], f"it is not {key}"
     if str(fields.get("from_route_only")) == "True":
-        return [], "from_route_only: jobs reach it by a routing queue"
+        return [], ""  # it is part of a routing queue's tables
     if str(fields.get("queue_type", "Execution")).lower().startswith("r"):
         return _routed(name, queues, hosts, knows_gpus)
     own = _hosts_of(name, fields, hosts)
@@ -114,8 +114,7 @@ def _routed(
     name: str, queues: Mapping[str, Fields], hosts: list[Host], knows_gpus: bool
 ) -> tuple[list[FoundQueue], str]:
     """A table for each destination with limits or nodes of its own: the first that takes a job gets it."""
-    given = queues[name].get("route_destinations", "")
-    ends = [one.strip().partition("@")[0] for one in (given if isinstance(given, str) else ",".join(given)).split(",")]
+    ends = [end.strip().partition("@")[0] for end in str(queues[name].get("route_destinations", "")).split(",")]
     known = [end for end in ends if end in queues and str(queues[end].get("enabled", "True")) == "True"]
     tables: list[FoundQueue] = []
     for end in known:
@@ -182,17 +181,11 @@ def _limits(chain: list[Fields]) -> _Limits:
 
 
 def _table(name: str, queue: str, kind: NodeKind, limits: _Limits, hosts: list[Host]) -> FoundQueue:
-    values: dict[str, Any] = {"partition": queue} if name != queue else {}
-    sources: dict[str, str] = {}
     gpu, advice = gpu_of(kind)
-    for key, value, source in (
-        *_values(kind, limits, hosts),
-        ("gpu", gpu, f"from {kind.gpu_type}"),
-    ):
-        if value:
-            values[key], sources[key] = value, source
+    told = (*_values(kind, limits, hosts), ("gpu", gpu, f"from {kind.gpu_type}"))
+    made, sources = make_queue(queue if name != queue else None, told)
     notes = (*words_of_nodes(kind), *([advice] if advice else []))
-    return FoundQueue(name=name, queue=Queue(**values), sources=sources, notes=notes)
+    return FoundQueue(name=name, queue=made, sources=sources, notes=notes)
 
 
 def _values(kind: NodeKind, limits: _Limits, hosts: list[Host]) -> Iterator[tuple[str, Any, str]]:

@@ -95,7 +95,7 @@ def _in_service(nodes: dict[str, Any]) -> Iterator[tuple[str, Host]]:
 def count(has: dict[str, Any], name: str) -> int:
     """A number; 0 for what a vnode has not, or shares with another (``@other``)."""
     value = str(has.get(name, ""))
-    return int(value) if value.isascii() and value.isdigit() else 0
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else 0
 
 
 def mebibytes(has: dict[str, Any]) -> int:

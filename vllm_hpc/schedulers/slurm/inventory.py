@@ -17,6 +17,7 @@ from vllm_hpc.schedulers.inventory import (
     Inventory,
     NodeKind,
     gpu_of,
+    make_queue,
     merged,
     table_names,
     why_by_request,
@@ -33,7 +34,6 @@ from vllm_hpc.schedulers.slurm.inventory_answers import (
     parse_sinfo,
 )
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.profile import Queue
 from vllm_hpc.spec.values import parse_walltime
 
 _NODES = ["sinfo", "--all", "--exact", "--noheader", "--format=%R|%D|%c|%m|%G|%T|%f|%N"]
@@ -181,22 +181,18 @@ def _queues(fields: Fields, groups: list[NodeGroup], site: _Site) -> Iterator[Fo
 
 def _queue(fields: Fields, kind: NodeKind, name: str, site: _Site) -> FoundQueue:
     partition = fields["PartitionName"]
-    values: dict[str, Any] = {"partition": partition} if name != partition else {}
-    sources: dict[str, str] = {}
-    for key, value, source in (
+    gpu, advice = gpu_of(kind)
+    told = (
         *_limits(fields, kind, site),
         *_node_values(fields, kind),
         ("by_request", *_by_request(fields, partition, site)),
-    ):
-        if value:
-            values[key], sources[key] = value, source
-    gpu, advice = gpu_of(kind)
-    if gpu:
-        values["gpu"], sources["gpu"] = gpu, f"from {', '.join(sorted({kind.gpu_type, *kind.words} - {''}))}"
+        ("gpu", gpu, f"from {', '.join(sorted({kind.gpu_type, *kind.words} - {''}))}"),
+    )
+    made, sources = make_queue(partition if name != partition else None, told)
     notes = [*words_of_nodes(kind), *([advice] if advice else []), *_said_of(fields)]
     return FoundQueue(
         name=name,
-        queue=Queue(**values),
+        queue=made,
         sources=sources,
         is_default=fields.get("Default") == "YES",
         notes=tuple(notes),
