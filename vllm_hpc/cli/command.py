@@ -13,12 +13,10 @@ from vllm_hpc.spec.errors import RequestError
 
 def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     """Declare a command of vllm-hpc."""
-    return click.command(name, cls=Subcommand)
+    return click.command(name, cls=_Command)
 
 
-class Subcommand(click.Command):
-    """A command, alone or in a group."""
-
+class _Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, but refuse an option with one value that is given twice, of which click uses the last.
 

@@ -7,25 +7,19 @@ from pathlib import Path
 
 import click
 
-from vllm_hpc.cli.command import Subcommand
+from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import Registered, json_option
 from vllm_hpc.cli.output import print_json, print_raw, say
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.registry import SCHEDULERS
 from vllm_hpc.spec.words import counted
 
-INIT_HELP = (
-    "Ask the cluster what it has, and write a profile: a table for each partition or queue, with its limits and GPUs, "
-    "and a comment that says where each value is from."
-)
-
-
 @click.group("profiles")
 def profiles_command() -> None:
     """Write, show and check the profiles of a site (docs/admin.md)."""
 
 
-@profiles_command.command("init", cls=Subcommand, help=f"{INIT_HELP} NAME is by default the cluster's own.")
+@command("init")
 @click.argument("name", required=False)
 @click.option("--scheduler", type=Registered(SCHEDULERS), help="Which to ask, if not the one that is found here.")
 @click.option("--user", is_flag=True, help="Write it into your own file, ~/.config/vllm-hpc/config.toml.")
@@ -35,7 +29,11 @@ def profiles_command() -> None:
 def init_command(
     name: str | None, scheduler: str | None, user: bool, project: bool, output: str | None, as_json: bool
 ) -> int:
-    """See INIT_HELP."""
+    """Ask the cluster what it has, and write a profile called NAME, by default as the cluster.
+
+    It has a table for each partition or queue, with its limits and GPUs, and comments that say where values are from.
+    Without --user, --project or --output it is printed. A profile that is there is never overwritten.
+    """
     from vllm_hpc.schedulers.ask_cluster import ask_cluster
     from vllm_hpc.schedulers.profile_text import profile_text
     from vllm_hpc.spec.toml_file import parse_toml
@@ -70,3 +68,6 @@ def _target(user: bool, project: bool, output: str | None) -> Path | None:
             raise RequestError(f"--output must be a file, such as vllm-hpc.toml, not {output!r}")
         return Path(output)
     return user_file() if user else Path(PROJECT_FILE) if project else None
+
+
+profiles_command.add_command(init_command)
