@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,13 @@ from vllm_hpc.cli.output import print_json, print_raw, say
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.registry import SCHEDULERS
 from vllm_hpc.spec.words import counted
+
+if TYPE_CHECKING:
+    from vllm_hpc.jobs.check_profile import Finding
+
+# Names in a list are lined up to this width.
+_WIDEST = 30
+
 
 @click.group("profiles")
 def profiles_command() -> None:
@@ -70,4 +78,68 @@ def _target(user: bool, project: bool, output: str | None) -> Path | None:
     return user_file() if user else Path(PROJECT_FILE) if project else None
 
 
-profiles_command.add_command(init_command)
+@command("list")
+@json_option
+def list_command(as_json: bool) -> int:
+    """List the profiles: those of ./vllm-hpc.toml, of your own file and the site's, then the gallery's."""
+    from vllm_hpc.spec.list_profiles import list_profiles
+
+    found = list_profiles()
+    if as_json:
+        print_json([one.to_json() for one in found])
+        return 0
+    width = min(max((len(one.name) for one in found), default=0), _WIDEST)
+    for one in found:
+        says = f"broken: {one.fault}" if one.fault else one.description or "(no description)"
+        say(f"{one.name:{width}}  {says}  [{' over '.join(one.files)}]")
+    return 0
+
+
+@command("show")
+@click.argument("name")
+@click.option("--origin", is_flag=True, help="Say beside each value which file and line it is from.")
+@json_option
+def show_command(name: str, origin: bool, as_json: bool) -> int:
+    """Print a profile as its files say together: as TOML, which gives the same profile by itself."""
+    from vllm_hpc.spec.profile_layers import find_profile
+    from vllm_hpc.spec.show_profile import profile_json, show_profile
+
+    found = find_profile(name)
+    if as_json:
+        print_json(profile_json(name, found))
+    else:
+        print_raw(show_profile(name, found, origin))
+    return 0
+
+
+@command("check")
+@click.argument("name", required=False)
+@json_option
+def check_command(name: str | None, as_json: bool) -> int:
+    """Check a profile, or all that are not of the gallery: files, values, queues, the cluster, a script in each queue.
+
+    Exit codes: 0 nothing failed, 1 a check failed.
+    """
+    from vllm_hpc.jobs.check_profile import Clusters, check_profile, has_failed
+    from vllm_hpc.spec.list_profiles import own_names
+
+    names = [name] if name is not None else own_names()
+    clusters = Clusters()
+    findings = {one: check_profile(one, clusters) for one in names}
+    if as_json:
+        print_json(findings)
+    else:
+        for one, found in findings.items():
+            _print_findings(one, found)
+    return 1 if any(map(has_failed, findings.values())) else 0
+
+
+def _print_findings(name: str, findings: list[Finding]) -> None:
+    say(f"profile {name}:")
+    for one in findings:
+        advice = f" -> {one.advice}" if one.advice else ""
+        say(f"  {one.status:4}  {one.check:9}  {one.found}{advice}")
+
+
+for one in (list_command, show_command, init_command, check_command):
+    profiles_command.add_command(one)

@@ -200,7 +200,11 @@ def _values(kind: NodeKind, limits: _Limits, hosts: list[Host]) -> Iterator[tupl
     if kind.gpus:
         yield "cpus_per_node", kind.cores, "ncpus"
         yield "mem_per_node", f"{kind.memory_mb}M" if kind.memory_mb else None, "mem"
-    yield "whole_nodes", bool(hosts) and all(host.is_whole for host in hosts), "sharing = *_excl"
+    yield (
+        "whole_nodes" if kind.gpus else "exclusive",
+        bool(hosts) and all(host.is_whole for host in hosts),
+        "sharing = *_excl",
+    )
 
 
 def _marked(table: FoundQueue, is_default: bool, fields: Fields) -> FoundQueue:

@@ -240,7 +240,7 @@ def _node_values(fields: Fields, kind: NodeKind) -> Iterator[tuple[str, Any, str
         least, source = _least(memory)
         yield "mem_per_node", f"{least}M" if least else None, source
     is_whole = fields.get("OverSubscribe", "").upper() == "EXCLUSIVE"
-    yield "whole_nodes", is_whole, "OverSubscribe=EXCLUSIVE"
+    yield "whole_nodes" if kind.gpus else "exclusive", is_whole, "OverSubscribe=EXCLUSIVE"
 
 
 def _least(told: list[tuple[int, str]]) -> tuple[int, str]:
