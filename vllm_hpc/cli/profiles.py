@@ -122,7 +122,11 @@ def check_command(name: str | None, as_json: bool) -> int:
     """
     from vllm_hpc.jobs.check_profile import Clusters, check_profile, has_failed
     from vllm_hpc.spec.list_profiles import own_names
+    from vllm_hpc.spec.profile_files import all_names
+    from vllm_hpc.spec.profile_layers import find_profile
 
+    if name is not None and name not in all_names():
+        find_profile(name)  # says which there are
     names = [name] if name is not None else own_names()
     clusters = Clusters()
     findings = {one: check_profile(one, clusters) for one in names}

@@ -69,8 +69,6 @@ def check_profile(name: str, clusters: Clusters) -> list[Finding]:
     except ProfileError as error:
         return [Finding("files", "fail", str(error))]
     findings = [Finding("files", "ok", "; ".join(layer_names(found)))]
-    if found.news:
-        findings.append(Finding("files", "warn", found.news))
     try:
         site = expand_table(found.profile, os.environ, f"profile {name!r}")
     except RefusedError as error:

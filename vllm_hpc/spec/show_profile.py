@@ -10,11 +10,12 @@ import msgspec
 
 from vllm_hpc.spec.config_files import gallery_files
 from vllm_hpc.spec.keys import is_table_of_tables, keys_of, table_of
-from vllm_hpc.spec.profile import Profile, ignored_keys
+from vllm_hpc.spec.profile import Profile, Queue, ignored_keys
 from vllm_hpc.spec.profile_layers import FoundProfile
 from vllm_hpc.spec.toml_text import toml_comment, toml_key, toml_value
 
 _COLUMN = 48
+BUILT_IN = ("slurm", "pbs", "local")
 THE_DEFAULT = "the default"
 # They say how the files were put together, which is done.
 _OF_A_FILE = ("extends", "replace")
@@ -71,7 +72,16 @@ def layer_names(found: FoundProfile) -> list[str]:
 
 def unused_keys(found: FoundProfile) -> list[str]:
     """Keys with a value that the profile's scheduler does not use; none if the scheduler is found when a job is."""
-    return ignored_keys(found.profile, found.profile.scheduler) if found.profile.scheduler else []
+    profile = found.profile
+    if not profile.scheduler:
+        return []
+    inside = [
+        f"queues.{name}.{key}"
+        for name, queue in profile.queues.items()
+        for key in set_values(queue)
+        if (used := keys_of(Queue)[key].schedulers) and profile.scheduler in BUILT_IN and profile.scheduler not in used
+    ]
+    return [*ignored_keys(profile, profile.scheduler), *inside]
 
 
 def missing_keys(profile: Profile) -> list[str]:
