@@ -216,7 +216,7 @@ def test_check_passes_what_fits_the_cluster(site: Path, run_cli: Cli) -> None:
             "warn queues: all have by_request",
         ),
         (
-            '[profiles.x]\nscheduler = "slurm"\ntime = "2:00:00"\ngpus_per_node = 4\nqueues.l40s = { max_time = "60" }\n',
+            '[profiles.x]\nscheduler = "slurm"\ntime = "90"\ngpus_per_node = 4\nqueues.l40s = { max_time = "60" }\n',
             "fail script: queue l40s: ",
         ),
     ],
