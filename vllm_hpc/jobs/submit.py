@@ -232,6 +232,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         version=JOB_RECORD_VERSION,
         request=request,
         origins=prepared.job.origins,
+        profile_files=prepared.job.profile_files,
         plan=prepared.plan,
         scheduler=prepared.scheduler,
         model=prepared.job.model.path,

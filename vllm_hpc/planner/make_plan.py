@@ -73,7 +73,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if job.runs_here:
         _check_local(job, plan.layout)
-    _check_scheduler(job, plan.layout)
+    check_scheduler(job, plan.layout)
     part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
     said = intake.notes(job.request, rows is not None and rows.is_sample)
     told = filter(None, [*job.told, why, billed_whole(job.site, plan.layout)])
@@ -284,7 +284,7 @@ def _check_local(job: ResolvedJob, layout: Layout) -> None:
         raise RequestError(f"{option} needs a cluster, but {local}: leave it out, or {cluster}")
 
 
-def _check_scheduler(job: ResolvedJob, layout: Layout) -> None:
+def check_scheduler(job: ResolvedJob, layout: Layout) -> None:
     """The checks that depend on the scheduler. Raises RequestError."""
     scheduler = get_scheduler(job.scheduler)
     if not job.runs_here:  # where no option of a cluster is used

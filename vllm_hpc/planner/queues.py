@@ -13,6 +13,7 @@ from vllm_hpc.planner.resolve import read_given, resolve_at
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given
 from vllm_hpc.spec.keys import keys_of
+from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.profile_layers import FoundProfile
@@ -40,21 +41,44 @@ def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[Resolve
     job = resolve_at(given, found.profile, found)
     if found.profile.queues and not job.runs_here:
         job = _choose(given, found, job)
-    _check_required(job)
+    check_required(job)
     return job, given.definition
+
+
+def in_fitting_queue(given: Given, found: FoundProfile, layout: Layout) -> ResolvedJob:
+    """The job of a layout that is settled, in the queue asked for or the first that takes it. Raises RefusedError."""
+    job = resolve_at(given, found.profile, found)
+    names, _ = _candidates(given, found, job)
+    reasons = []
+    for name in names:
+        one = _resolve_in(given, found, name)
+        why = misfit(found.profile.queues[name], layout, one.request.time, (given.request.gpu, one.site.gpu))
+        if why is None:
+            return one
+        reasons.append(f"queue {name} {why}")
+    if reasons:
+        raise LayoutError("; ".join(reasons) + ": use another --queue or --time, or submit a new job")
+    return job
+
+
+def _candidates(given: Given, found: FoundProfile, job: ResolvedJob) -> tuple[list[str], list[str]]:
+    """The queues to try, in order, and those that are left out unless they are asked for."""
+    site, partition = found.profile, job.request.partition
+    named = queues_called(site, partition) if partition else []
+    others = [name for name in site.queues if name not in named]
+    if given.request.partition:
+        return named, others
+    return [*named, *(name for name in others if not site.queues[name].by_request)], []
 
 
 def _choose(given: Given, found: FoundProfile, job: ResolvedJob) -> ResolvedJob:
     """The job in the queue asked for, or in the first that takes it. Raises RefusedError."""
     site, asked = found.profile, given.request.partition
-    named = queues_called(site, job.request.partition) if job.request.partition else []
-    if asked and not named:
+    first, others = _candidates(given, found, job)
+    if asked and not first:
         note = f"queue {asked!r} has no table in the profile, so its limits are not checked"
         return msgspec.structs.replace(job, queue=note)
-    others = [name for name in site.queues if name not in named]
-    intake = intake_of(job.request)
-    first = named if asked else [*named, *(name for name in others if not site.queues[name].by_request)]
-    tried = []
+    intake, tried = intake_of(job.request), []
     for name in first:
         one = _try(given, found, name, intake)
         if one.why is None and one.job is not None:
@@ -62,22 +86,28 @@ def _choose(given: Given, found: FoundProfile, job: ResolvedJob) -> ResolvedJob:
         tried.append(one)
     if fallback := next((one for one in tried if one.is_memory), None):
         return _chosen(fallback, site, asked)  # the plan says what does not fit, and what would
-    raise LayoutError(_refusal(given, found, tried, others if asked else [], intake))
+    raise LayoutError(_refusal(given, found, tried, others, intake))
 
 
 def _try(given: Given, found: FoundProfile, name: str, intake: Intake) -> _Tried:
     """The job in that queue, or why it does not take it. Raises RefusedError for what no queue would take."""
-    site = in_queue(found.profile, name)
-    request = msgspec.structs.replace(given.request, partition=site.partition)
     try:
-        job = resolve_at(msgspec.structs.replace(given, request=request), site, found)
+        job = _resolve_in(given, found, name)
         plan = make_plan(job, whole_input=False, intake=intake)
     except LayoutError as error:
         return _Tried(name, None, str(error))
-    why = misfit(found.profile.queues[name], plan.layout, job.request.time, (given.request.gpu, site.gpu))
+    why = misfit(found.profile.queues[name], plan.layout, job.request.time, (given.request.gpu, job.site.gpu))
     if why is None and plan.fits is False:
         return _Tried(name, job, plan.misfit, is_memory=True)
     return _Tried(name, job, why)
+
+
+def _resolve_in(given: Given, found: FoundProfile, name: str) -> ResolvedJob:
+    """The job with the values of that queue. Raises RefusedError."""
+    site = in_queue(found.profile, name)
+    partition = site.partition if given.request.partition else None
+    request = msgspec.structs.replace(given.request, partition=partition)
+    return resolve_at(msgspec.structs.replace(given, request=request), site, found)
 
 
 def _chosen(tried: _Tried, site: Profile, asked: str | None) -> ResolvedJob:
@@ -100,7 +130,7 @@ def _refusal(given: Given, found: FoundProfile, tried: list[_Tried], others: lis
     return f"no queue of profile {given.request.profile!r} takes the job: {said}: change {asks}"
 
 
-def _check_required(job: ResolvedJob) -> None:
+def check_required(job: ResolvedJob) -> None:
     """Refuse a job without what its profile requires. Raises RequestError."""
     for name in job.site.required:
         value = getattr(job.request, name, None) or getattr(job.site, name)

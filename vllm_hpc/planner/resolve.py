@@ -34,14 +34,18 @@ def read_given(model: str | None, options: dict[str, Any]) -> tuple[Given, Found
     model, options, origins = with_job(model, options)
     given = read_options({"model": model, **options})
     given = with_default_profile(msgspec.structs.replace(given, origins=given.origins | origins))
-    name = given.request.profile
+    return given, find_site(given.request.profile)
+
+
+def find_site(name: str | None) -> FoundProfile:
+    """The profile of that name, of which variables are expanded. Raises ProfileError."""
     found = find_profile(name)
     try:
         profile = expand_table(found.profile, os.environ, f"profile {name!r}")
         dirs = tuple(expand(one, os.environ, f"profile {name!r}: 'template_dir'") for one in found.template_dirs)
     except RequestError as error:
         raise ProfileError(str(error)) from None
-    return given, found._replace(profile=profile, template_dirs=dirs)
+    return found._replace(profile=profile, template_dirs=dirs)
 
 
 def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) -> ResolvedJob:
@@ -80,6 +84,7 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
         source=found.where(request.profile),
         news=found.news,
         template_dirs=_template_dirs(filled, found),
+        profile_files=tuple(dict.fromkeys(str(layer.file) for layer in found.layers)),
         distrust=given.distrust,
         site_env=filled.site_env,
     )

@@ -6,6 +6,7 @@ says which (spec/profile.py). Nothing else of a shell's is: no commands, no patt
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import msgspec
 
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.keys import is_table_of_tables, keys_of, table_of
+from vllm_hpc.spec.ownership import user_name
 from vllm_hpc.spec.secret_shapes import is_secret
 from vllm_hpc.spec.values import CHECKS
 
@@ -51,7 +53,7 @@ def expand(text: str, environment: Mapping[str, str], origin: str) -> str:
             return "$"
         if is_secret(name):
             raise RequestError(f"{origin} {text!r}: ${name} is a secret, and the value would be written: leave it out")
-        found = environment.get(name) or match["default"]
+        found = environment.get(name) or match["default"] or (user_name(os.geteuid()) if name == "USER" else None)
         if found is None:
             raise RequestError(
                 f"{origin} {text!r}: ${name} is not set here: export it, or write ${{{name}:-VALUE}} in the profile"

@@ -39,6 +39,7 @@ class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request filled in from its profile. ``site`` is the profile, ``origins`` says where each value came from.
 
     ``from_profile`` names the values that only the profile gave, ``site_env`` the variables of its env that count.
+    Within tables, an origin is that of "env.NAME".
     """
 
     request: Request
@@ -69,8 +70,8 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown. ``chat_template`` is the
     text of --chat-template, None without. ``source``: which file the profile is of; ``distrust``: whose job.toml it is.
     ``written`` says which variables of --env NAME have their values written. ``template_dirs`` are the folders searched
-    for templates, the first one first. ``queue`` says which of the profile's queues was chosen, and why; ``news``,
-    what of the profile counts that did not before its files were merged.
+    for templates, the first one first; ``profile_files`` those that the profile is of. ``queue`` says which of the
+    profile's queues was chosen, and why; ``news``, what of the profile counts since its files are merged.
     """
 
     scheduler: str
@@ -86,6 +87,7 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     distrust: str | None = None
     written: str | None = None
     template_dirs: tuple[str, ...] = ()
+    profile_files: tuple[str, ...] = ()
     queue: str | None = None
     news: str | None = None
 
@@ -115,12 +117,17 @@ def fill(given: Given, site: Profile) -> FilledRequest:
         if getattr(request, key) is not None and key not in request.sampling:
             filled["sampling"].pop(key, None)
     from_profile = frozenset(key for key in FILLED if _is_of_site(given, site, key))
+    within = {
+        key: [name for name in getattr(site, key) if name in filled[key] and name not in getattr(request, key)]
+        for key in ("engine", "env", "sampling")
+    }
+    of_profile = [*sorted(from_profile), *(f"{key}.{name}" for key, names in within.items() for name in names)]
     return FilledRequest(
         request=msgspec.structs.replace(request, **filled),
         site=site,
-        origins=given.origins | dict.fromkeys(sorted(from_profile), f"profile {request.profile!r}"),
+        origins=given.origins | dict.fromkeys(of_profile, f"profile {request.profile!r}"),
         from_profile=from_profile,
-        site_env=frozenset(name for name in site.env if name in filled["env"] and name not in request.env),
+        site_env=frozenset(within["env"]),
     )
 
 
