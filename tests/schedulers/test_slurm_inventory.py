@@ -87,7 +87,8 @@ def test_a_feature_says_which_memory_the_gpu_has(mixed: Inventory) -> None:
     assert found(mixed, "gpu-a100-8").queue.gpu == "a100-80", "its feature is 80gb"
     vague = found(mixed, "gpu-a100-4")
     assert vague.queue.gpu is None
-    assert any('"a100-40" or "a100-64" or "a100-80"' in note for note in vague.notes)
+    assert '"a100-40" or "a100-64" or "a100-80"' in vague.gpu_advice
+    assert profile_text("x", mixed, "today").count("say which GPU 'a100' is") == 1, "for three tables"
 
 
 def test_limits_are_those_of_the_partition_and_of_its_nodes(mixed: Inventory) -> None:

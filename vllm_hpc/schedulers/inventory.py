@@ -23,13 +23,17 @@ _WORD = re.compile(r"[a-zA-Z]+")
 
 
 class FoundQueue(msgspec.Struct, frozen=True, kw_only=True):
-    """A table [profiles.NAME.queues.QUEUE]: its values, where each is from, by key, and what an admin should know."""
+    """A table [profiles.NAME.queues.QUEUE]: its values, where each is from, by key, and what an admin should know.
+
+    ``gpu_advice``: what to write of its GPU, where the scheduler does not tell which it is.
+    """
 
     name: str
     queue: Queue
     sources: Mapping[str, str]
     is_default: bool = False
     notes: tuple[str, ...] = ()
+    gpu_advice: str = ""
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +56,12 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     def to_json(self) -> dict[str, Any]:
         """What an admin should know beside the profile: what was left out, and notes, by queue."""
         by_queue = {found.name: list(found.notes) for found in self.queues if found.notes}
-        return {"left_out": dict(self.left_out), "notes": list(self.notes), "queue_notes": by_queue}
+        notes = [*self.notes, *self.gpu_advice()]
+        return {"left_out": dict(self.left_out), "notes": notes, "queue_notes": by_queue}
+
+    def gpu_advice(self) -> list[str]:
+        """What to write of GPUs that are not told: one line for each kind."""
+        return list(dict.fromkeys(found.gpu_advice for found in self.queues if found.gpu_advice))
 
 
 class NodeKind(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +135,8 @@ def gpu_of(kind: NodeKind) -> tuple[str | None, str]:
         if names
         else '"h100-80" or another name of --gpu, or gpu_memory_gib = 80'
     )
-    return None, f"say which GPU it is, so that plan can check memory: gpu = {choice}"
+    which = f"GPU {kind.gpu_type!r}" if kind.gpu_type else "the GPU"
+    return None, f"say which {which} is, so that plan can check memory: gpu = {choice}"
 
 
 def make_queue(partition: str | None, told: Iterable[tuple[str, Any, str]]) -> tuple[Queue, dict[str, str]]:

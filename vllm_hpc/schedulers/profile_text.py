@@ -33,7 +33,9 @@ def _profile(name: str, inventory: Inventory, shared: Mapping[str, Any], date: s
         yield _line(key, value, inventory.sources.get(key, ""))
     for key, value in shared.items():
         yield _line(key, value, inventory.queues[0].sources.get(key, ""))
-    yield from (toml_comment(note) for note in (*inventory.notes, *_shared_notes(inventory.queues)))
+    yield from (
+        toml_comment(note) for note in (*inventory.gpu_advice(), *inventory.notes, *_shared_notes(inventory.queues))
+    )
     for partition, why in inventory.left_out.items():
         yield toml_comment(f"left out: {partition}: {why}")
 

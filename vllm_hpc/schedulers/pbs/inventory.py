@@ -184,8 +184,8 @@ def _table(name: str, queue: str, kind: NodeKind, limits: _Limits, hosts: list[H
     gpu, advice = gpu_of(kind)
     told = (*_values(kind, limits, hosts), ("gpu", gpu, f"from {kind.gpu_type}"))
     made, sources = make_queue(queue if name != queue else None, told)
-    notes = (*words_of_nodes(kind), *([advice] if advice else []))
-    return FoundQueue(name=name, queue=made, sources=sources, notes=notes)
+    notes = tuple(words_of_nodes(kind))
+    return FoundQueue(name=name, queue=made, sources=sources, notes=notes, gpu_advice=advice)
 
 
 def _values(kind: NodeKind, limits: _Limits, hosts: list[Host]) -> Iterator[tuple[str, Any, str]]:

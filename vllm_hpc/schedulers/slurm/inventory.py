@@ -189,13 +189,14 @@ def _queue(fields: Fields, kind: NodeKind, name: str, site: _Site) -> FoundQueue
         ("gpu", gpu, f"from {', '.join(sorted({kind.gpu_type, *kind.words} - {''}))}"),
     )
     made, sources = make_queue(partition if name != partition else None, told)
-    notes = [*words_of_nodes(kind), *([advice] if advice else []), *_said_of(fields)]
+    notes = [*words_of_nodes(kind), *_said_of(fields)]
     return FoundQueue(
         name=name,
         queue=made,
         sources=sources,
         is_default=fields.get("Default") == "YES",
         notes=tuple(notes),
+        gpu_advice=advice,
     )
 
 
