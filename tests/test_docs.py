@@ -33,6 +33,10 @@ def check_command_line(line: str) -> None:
         return
     command = cli.get_command(click.Context(cli), words[0])
     assert command is not None, f"no command {words[0]!r}: {line}"
+    if isinstance(command, click.Group):  # profiles init
+        words = words[1:]
+        command = command.get_command(click.Context(command), words[0])
+        assert command is not None, f"no such command: {line}"
     try:
         command.make_context(words[0], words[1:])
     except click.exceptions.Exit:

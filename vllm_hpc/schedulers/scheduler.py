@@ -22,6 +22,7 @@ from vllm_hpc.schedulers.client import (
     call_client,
     plain,
 )
+from vllm_hpc.schedulers.inventory import Inventory
 from vllm_hpc.schedulers.own_script import own_script
 from vllm_hpc.spec.errors import FailedError, RequestError
 from vllm_hpc.spec.layout import Layout
@@ -68,6 +69,9 @@ class Scheduler:
     looks for a folder's job, waiting or running, whose id was lost, and which has none of these ids; without it, what a
     user says of such a job is checked with ``query`` alone.
 
+    ``take_inventory`` asks its clients what the cluster has, for ``profiles init`` and ``profiles check``. It raises
+    ClientError, and RequestError where nothing can be made of the answer.
+
     ``launchers`` can start its ranks; the first one is the default. Before anything is made, ``check_request`` refuses
     what the scheduler cannot be asked for, ``check_folder`` folders that it cannot log into, and ``check_client`` a
     client that belongs to another scheduler. ``node_part`` says what to ask for on each node where neither the user nor
@@ -99,6 +103,7 @@ class Scheduler:
     explain: Callable[[str, Path], str] = lambda words, script: ""
     query_all: Callable[[Sequence[Question], Ask], list[dict[str, JobState]]] | None = None
     find_job: Callable[[JobFolder, Sequence[str]], str | None] | None = None
+    take_inventory: Callable[[Ask], Inventory] | None = None
     task_name: Callable[[str, int], str] = lambda job_id, task: f"{job_id}_{task}"
     launchers: tuple[str, ...] = ("torchrun",)
     check_client: Callable[[], None] = lambda: None

@@ -12,6 +12,8 @@ from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
+from vllm_hpc.spec.errors import RequestError
+
 PROJECT_FILE = "vllm-hpc.toml"
 # Profiles of the gallery are called site/NAME, as their files.
 GALLERY = "site/"
@@ -21,6 +23,14 @@ _NAME = Path("vllm-hpc", "config.toml")
 def profile_files() -> list[Path]:
     """The files that profiles are read from, in order of precedence."""
     return [Path(PROJECT_FILE), *settled_files()]
+
+
+def user_file() -> Path:
+    """The user's own file, which need not be there. Raises RequestError for a user without a home folder."""
+    try:
+        return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / _NAME
+    except RuntimeError:
+        raise RequestError("you have no home folder: give --output FILE, or set XDG_CONFIG_HOME") from None
 
 
 def settled_files() -> list[Path]:

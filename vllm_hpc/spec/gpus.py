@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -53,6 +54,21 @@ def find_gpu(text: str, origin: str = "--gpu") -> Gpu:
     related = [known for known in GPUS if known.startswith(name.split("-")[0])]
     which = related or sorted(GPUS)
     raise RequestError(f"{origin} {text!r} is not known: use {', '.join(which)}, or its memory, such as 80G")
+
+
+def names_of_gpu(texts: Iterable[str]) -> list[str]:
+    """The names that fit what a scheduler tells of a GPU: its type in a gres, a node's features; none if it is unknown.
+
+    nvidia_h100_80gb_hbm3 is h100-80; a100 may be a100-40, a100-64 or a100-80. Cards are SXM unless told otherwise.
+    """
+    words = {word for text in texts for word in re.split(r"[^a-z0-9.]+", text.lower())}
+    sizes = {size[1] for word in words if (size := re.fullmatch(r"(?:hbm|vram|mem)?(\d+)gb?", word))}
+    families = {word.removeprefix("hbm") for word in words}
+    named = [gpu.name for gpu in _TABLE if _words(gpu) - {"pcie"} <= families]
+    is_pcie = "pcie" in words
+    fitting = [name for name in named if ("pcie" in name) == is_pcie] or named
+    sized = [name for name in fitting if name.rpartition("-")[2] in sizes]
+    return sized or fitting
 
 
 def recognise(device: str, memory_gib: float) -> Gpu:

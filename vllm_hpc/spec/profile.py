@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from vllm_hpc.spec.bounds import Cores, Gpus, LeadSeconds, Nodes, Requeues
+from vllm_hpc.spec.bounds import Cores, Gpus, JobGpus, LeadSeconds, Nodes, Requeues
 from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.keys import key, keys_of
 
@@ -25,7 +25,7 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     partition: Annotated[str | None, key("its name for the scheduler, if that is not the table's")] = None
     min_nodes: Annotated[Nodes | None, key("the fewest nodes of a job")] = None
     max_nodes: Annotated[Nodes | None, key("the most nodes of a job")] = None
-    max_gpus: Annotated[Gpus | None, key("the most GPUs of a job")] = None
+    max_gpus: Annotated[JobGpus | None, key("the most GPUs of a job")] = None
     max_time: Annotated[str | None, key("the longest walltime")] = None
     by_request: Annotated[bool, key("jobs go there only when asked to (--queue): it costs more, or may be cut")] = False
     account: Annotated[str | None, key("as the profile's", _CLUSTERS, "at submission")] = None

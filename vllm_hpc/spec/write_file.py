@@ -88,3 +88,10 @@ def make_folder(path: Path) -> None:
 def temporary_name(path: Path) -> Path:
     """A name in the folder of ``path`` that no other writer uses, on this host or another."""
     return path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+
+
+def append_to(path: Path, content: bytes) -> None:
+    """Add to the end of a file of the user's own, in one write. Raises OSError."""
+    descriptor = open_append(path, makes=False)
+    with os.fdopen(descriptor, "ab", buffering=0) as file:
+        file.write(content)

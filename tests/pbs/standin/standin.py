@@ -119,9 +119,15 @@ def chunks(fields: Fields) -> tuple[int, int, int]:
 
 
 def qstat(words: list[str]) -> None:
-    """``qstat [-x] [-t] -f [-F json] ID...``."""
-    given, ids = getopt.getopt(words, "xtfF:")
+    """``qstat [-x] [-t] -f [-F json] ID...``, and ``qstat -Q|-B -f -F json``."""
+    given, ids = getopt.getopt(words, "xtfF:QB")
     letters = {option for option, _ in given}
+    if letters & {"-Q", "-B"}:
+        workq = {"queue_type": "Execution", "total_jobs": 0, "enabled": "True", "started": "True"}
+        server = {"server_state": "Active", "default_queue": "workq", "pbs_version": "23.06.06"}
+        tables = {"Queue": {"workq": workq}} if "-Q" in letters else {"Server": {SERVER: server}}
+        print(json.dumps({**header(), **tables}, indent=4))
+        return
     found: Fields = {}
     refused: Refused | None = None
     if "-x" in letters and is_set("no-history"):

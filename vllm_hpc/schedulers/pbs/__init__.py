@@ -24,6 +24,7 @@ from vllm_hpc.schedulers.client import (
 )
 from vllm_hpc.schedulers.pbs import many
 from vllm_hpc.schedulers.pbs.from_inside import check_host, find_job, is_lasting, refuses_host
+from vllm_hpc.schedulers.pbs.inventory import take_inventory
 from vllm_hpc.schedulers.pbs.nodes import node_part
 from vllm_hpc.schedulers.pbs.qstat import (
     ENDED_JOB,
@@ -163,6 +164,7 @@ SCHEDULER = Scheduler(
     environment=submit_environment,
     explain=lambda words, script: explain(words),
     find_job=find_job,
+    take_inventory=take_inventory,
     is_lasting=is_lasting,
     cancel_client="qdel",
     refuses_host=refuses_host,

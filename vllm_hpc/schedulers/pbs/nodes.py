@@ -19,7 +19,7 @@ from vllm_hpc.spec.words import counted
 # Vnodes, which are summed up here: of a host with two vnodes of two GPUs each, plain ``pbsnodes -a`` says 2 (OpenPBS
 # 23.06.06; src/lib/Libifl/pbsD_stathost.c adds up only what is assigned to a job).
 _ARGV = ["pbsnodes", "-a", "-v", "-F", "json"]
-_OUT_OF_SERVICE = re.compile(r"down|offline|stale|unknown|unresolvable|maintenance|provisioning")
+OUT_OF_SERVICE = re.compile(r"down|offline|stale|unknown|unresolvable|maintenance|provisioning")
 _SIZE = re.compile(r"(\d+)([kmgtp]?)b", re.IGNORECASE)
 _ADVICE = "cpus_per_node and mem_per_node in the profile, or --cpus-per-rank and --mem, say what to ask for"
 
@@ -86,19 +86,20 @@ def _in_service(nodes: dict[str, Any]) -> Iterator[tuple[str, Host]]:
     """Each vnode that is in service, with the name of its host."""
     for name, node in nodes.items():
         has = node.get("resources_available", {})
-        if _OUT_OF_SERVICE.search(str(node.get("state", ""))):
+        if OUT_OF_SERVICE.search(str(node.get("state", ""))):
             continue
         queues = frozenset([str(node["queue"])]) if "queue" in node else frozenset[str]()
-        yield str(has.get("host", name)), Host(_count(has, "ngpus"), _count(has, "ncpus"), _mebibytes(has), queues)
+        yield str(has.get("host", name)), Host(count(has, "ngpus"), count(has, "ncpus"), mebibytes(has), queues)
 
 
-def _count(has: dict[str, Any], name: str) -> int:
+def count(has: dict[str, Any], name: str) -> int:
     """A number; 0 for what a vnode has not, or shares with another (``@other``)."""
     value = str(has.get(name, ""))
-    return int(value) if value.isascii() and value.isdigit() else 0
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else 0
 
 
-def _mebibytes(has: dict[str, Any]) -> int:
+def mebibytes(has: dict[str, Any]) -> int:
+    """The memory in MiB; 0 where it is not told."""
     size = _SIZE.fullmatch(str(has.get("mem", "")))
     return int(size[1]) << 10 * " kmgtp".index(size[2].lower() or " ") >> 20 if size else 0
 

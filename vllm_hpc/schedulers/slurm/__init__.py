@@ -19,6 +19,7 @@ from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, cal
 from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler
 from vllm_hpc.schedulers.slurm.answers import parse_sacct, parse_scontrol, parse_squeue
 from vllm_hpc.schedulers.slurm.environment import submit_environment
+from vllm_hpc.schedulers.slurm.inventory import take_inventory
 from vllm_hpc.schedulers.slurm.refusals import explain
 
 # sbatch --parsable prints a line ID, or ID;CLUSTER if it was given several clusters. A site's wrapper may leave out
@@ -194,6 +195,7 @@ SCHEDULER = Scheduler(
     remember=remember,
     explain=explain,
     find_job=find_job,
+    take_inventory=take_inventory,
     launchers=("torchrun", "srun"),
     client=("sbatch", re.compile("")),
     cancel_client="scancel",
