@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -35,7 +34,7 @@ def _judge(report: NodeReport, expected: Expected) -> Iterator[Finding]:
     """What a node's report says by itself."""
     yield from _versions(report, expected)
     yield _gpus(report, expected)
-    yield _network(report, expected)
+    yield _network(report)
     yield from _interfaces(report)
     yield _folder(report)
     if report.node:
@@ -103,11 +102,11 @@ def _gpus(report: NodeReport, expected: Expected) -> Finding:
     return Finding("gpus", "ok", words + memory, node=report.host)
 
 
-def _network(report: NodeReport, expected: Expected) -> Finding:
+def _network(report: NodeReport) -> Finding:
     advice = "see head_suffix and head_command in the profile, which say how nodes reach the head"
     if report.network_error:
         return Finding("network", "fail", report.network_error, advice, report.host)
-    if expected.nodes > 1 and ipaddress.ip_address(report.address).is_loopback:
+    if report.head_error and report.address.startswith("127."):
         return Finding("network", "fail", f"{report.address} is this node's own loopback device", advice, report.host)
     return Finding("network", "ok", f"{report.address} on {report.interface or 'an unknown interface'}", node=report.host)
 

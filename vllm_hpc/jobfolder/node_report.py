@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
+from vllm_hpc.spec.environment_variables import DOCTOR
 from vllm_hpc.spec.seen import Seen
 
 # Set in a job of doctor, for its nodes and ranks: what they look at (Subject), as JSON.
-VARIABLE = "VLLM_HPC_DOCTOR"
+VARIABLE = DOCTOR
 # Begins the line that a node prints where it cannot write its report into the job folder.
 MARK = "vllm-hpc doctor: "
 MIB = 1 << 20

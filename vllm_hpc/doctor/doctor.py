@@ -1,0 +1,39 @@
+"""The checks in their order: this machine first, then the nodes if nothing here stands in a job's way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vllm_hpc.doctor.finding import Finding
+from vllm_hpc.doctor.login import NEEDED, look_here
+from vllm_hpc.doctor.on_nodes import look_at_nodes
+from vllm_hpc.planner.resolve import resolve_options
+
+
+def examine(
+    model: str | None = None,
+    *,
+    on_nodes: bool = False,
+    begin: Callable[[Path], None] = lambda folder: None,
+    tell: Callable[[list[Finding]], None] = lambda findings: None,
+    **options: Any,
+) -> list[Finding]:
+    """Check this machine, and with ``on_nodes`` a real allocation, for jobs with these options of ``submit``.
+
+    ``tell`` gets the findings as they come, ``begin`` the folder of the job. Raises RefusedError for options, job.toml
+    or a profile that no job could have.
+    """
+    job, _ = resolve_options(None, {**options, "rehearse": True})
+    here = look_here(job, model)
+    found = list(here.findings)
+    tell(found)
+    if not on_nodes:
+        return found
+    if here.prepared is None or any(one.status == "fail" and one.check in NEEDED for one in found):
+        rest = [Finding("nodes", "skip", "not tried: no job can be submitted", "correct what failed first")]
+    else:
+        rest = look_at_nodes(here.prepared.job, here.prepared.plan.layout, here.model, begin)
+    tell(rest)
+    return [*found, *rest]
