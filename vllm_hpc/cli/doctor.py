@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # The options of submit that say where and how a job runs, not what it computes.
-_OPTIONS = frozenset(
-    "model nodes gpus_per_node gpu scheduler profile partition account qos time mem cpus_per_rank job_dir private "
-    "engine env directive launcher template template_dir container".split()
-)
+_OPTIONS = frozenset({
+    "model", "nodes", "gpus_per_node", "gpu", "scheduler", "profile", "partition", "account", "qos", "time", "mem",
+    "cpus_per_rank", "job_dir", "private", "engine", "env", "directive", "launcher", "template", "template_dir",
+    "container",
+})  # fmt: skip
 ON_NODES_HELP = "Run a short rehearsal in a real allocation, and say what its nodes and ranks find."
 
 

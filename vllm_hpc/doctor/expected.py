@@ -8,6 +8,7 @@ from importlib import metadata
 import msgspec
 
 from vllm_hpc import __version__
+from vllm_hpc.doctor.runtimes import program_of
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.seen import Seen
@@ -17,7 +18,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """What a node should have. ``gpus`` None: none is asked for; ``gpu_gib``: the memory of each, None if unknown.
 
     ``model`` is what this machine sees of it, None without MODEL; ``is_on_hub``: it is a Hub id, which a rank may
-    download. ``has_image``: ranks run in a container, which has a Python and packages of its own.
+    download. ``has_image``: ranks run in a container, which has a Python and packages of its own; ``has_program``: a
+    program of the node runs it.
     """
 
     nodes: int
@@ -29,11 +31,12 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     is_on_hub: bool = False
     offline: bool = False
     has_image: bool = False
+    has_program: bool = False
 
 
 def expect(job: ResolvedJob, layout: Layout, model: Seen | None) -> Expected:
     """What the nodes of that job should have."""
-    device = job.device
+    device, container = job.device, job.site.container
     has_gpus = device is not None and device.gpu is not None if job.runs_here else job.site.gpu_flag != "none"
     return Expected(
         nodes=layout.nodes,
@@ -44,7 +47,8 @@ def expect(job: ResolvedJob, layout: Layout, model: Seen | None) -> Expected:
         model=model,
         is_on_hub=model is not None and not model.path.startswith("/"),
         offline=job.site.offline,
-        has_image=job.site.container is not None,
+        has_image=container is not None,
+        has_program=container is not None and bool(program_of(container)),
     )
 
 

@@ -48,7 +48,9 @@ def _judge(report: NodeReport, expected: Expected) -> Iterator[Finding]:
 
 def _versions(report: NodeReport, expected: Expected) -> Iterator[Finding]:
     host, own = report.versions, expected.versions
-    wrong = [f"{name} {host.get(name, 'is missing')}, not {own[name]}" for name in _EXACT if host.get(name) != own[name]]
+    wrong = [
+        f"{name} {host.get(name, 'is missing')}, not {own[name]}" for name in _EXACT if host.get(name) != own[name]
+    ]
     minor = host.get("python", "").split(".")[:2]
     if minor != own["python"].split(".")[:2]:
         wrong.append(f"Python {host.get('python')}, not {own['python']}")
@@ -58,7 +60,9 @@ def _versions(report: NodeReport, expected: Expected) -> Iterator[Finding]:
         return
     words = ", ".join(f"{name} {version}" for name, version in host.items())
     if "vllm" not in host and not expected.has_image:
-        yield Finding("versions", "warn", f"no vllm ({words})", "install vLLM: without it only rehearsals run", report.host)
+        yield Finding(
+            "versions", "warn", f"no vllm ({words})", "install vLLM: without it only rehearsals run", report.host
+        )
         return
     yield Finding("versions", "ok", words, node=report.host)
 
@@ -69,7 +73,9 @@ def _among(report: NodeReport, reports: Sequence[NodeReport]) -> Iterator[Findin
         own, usual = report.versions.get(name, "none"), _usual([one.versions.get(name, "none") for one in reports])
         if own != usual:
             words = f"{name} {own}, and {usual} on the other nodes"
-            yield Finding("versions", "fail", words, "install the same on all nodes, on a shared file system", report.host)
+            yield Finding(
+                "versions", "fail", words, "install the same on all nodes, on a shared file system", report.host
+            )
     drivers = [one.gpus.driver if one.gpus else "" for one in reports]
     own, usual = (report.gpus.driver if report.gpus else ""), _usual([one for one in drivers if one])
     if own and own != usual:
@@ -108,7 +114,9 @@ def _network(report: NodeReport) -> Finding:
         return Finding("network", "fail", report.network_error, advice, report.host)
     if report.head_error and report.address.startswith("127."):
         return Finding("network", "fail", f"{report.address} is this node's own loopback device", advice, report.host)
-    return Finding("network", "ok", f"{report.address} on {report.interface or 'an unknown interface'}", node=report.host)
+    return Finding(
+        "network", "ok", f"{report.address} on {report.interface or 'an unknown interface'}", node=report.host
+    )
 
 
 def _interfaces(report: NodeReport) -> Iterator[Finding]:
@@ -160,9 +168,13 @@ def judge_writes(median_s: float, worst_s: float, free_gib: float | None, node: 
     """What the speed of a file system means, and what is free there."""
     words = f"a small file takes {median_s * 1000:.2g} ms, at most {worst_s * 1000:.2g}"
     if free_gib is not None and free_gib < _LEAST_FREE_GIB:
-        return Finding("job-dir", "warn", f"{words}; {free_gib:.2g} GiB free", "free some, or use another --job-dir", node)
+        return Finding(
+            "job-dir", "warn", f"{words}; {free_gib:.2g} GiB free", "free some, or use another --job-dir", node
+        )
     if median_s > _SLOW_WRITE_S:
-        return Finding("job-dir", "warn", words, "use a --job-dir on a faster file system: rows are written there", node)
+        return Finding(
+            "job-dir", "warn", words, "use a --job-dir on a faster file system: rows are written there", node
+        )
     return Finding("job-dir", "ok", words, node=node)
 
 
@@ -176,10 +188,14 @@ def _sharing(report: NodeReport) -> Finding:
     words = f"the head's file came after {seen.visible_s:.3g} s"
     if seen.torn:
         said = f"{words}, but {seen.torn} of {seen.reads} reads found no file, or part of one, while it was replaced"
-        return Finding("rename", "fail", said, "use another --job-dir: its file system does not rename in one step", report.host)
+        return Finding(
+            "rename", "fail", said, "use another --job-dir: its file system does not rename in one step", report.host
+        )
     words = f"{words}, whole in {seen.reads} reads"
     if seen.visible_s > _SLOW_SIGHT_S:
-        return Finding("rename", "warn", words, "use another --job-dir: nodes would wait for each other's files", report.host)
+        return Finding(
+            "rename", "warn", words, "use another --job-dir: nodes would wait for each other's files", report.host
+        )
     return Finding("rename", "ok", words, node=report.host)
 
 
@@ -189,7 +205,9 @@ def _memory(report: NodeReport, expected: Expected) -> Finding:
         return Finding("memory", "skip", "unknown", node=report.host)
     words = f"{free:.4g} GiB free for the job" + (f", the model has {size:.3g}" if size else "")
     if size and free < size:
-        return Finding("memory", "warn", words, "ask for more with --mem: weights are read again for each rank", report.host)
+        return Finding(
+            "memory", "warn", words, "ask for more with --mem: weights are read again for each rank", report.host
+        )
     return Finding("memory", "ok", words, node=report.host)
 
 
@@ -208,12 +226,13 @@ def _model(seen: Seen, report: NodeReport, expected: Expected) -> Finding:
 def _container(report: NodeReport, expected: Expected) -> Iterator[Finding]:
     if not expected.has_image:
         return
-    if not report.runtime:
+    if expected.has_program and not report.runtime:
         advice = "load its module in setup of the profile, or correct container.runtime"
         yield Finding("container", "fail", "what runs the image is not in PATH", advice, report.host)
     elif report.image is not None and report.image.error:
         words = f"{report.image.path}: {report.image.error}"
         yield Finding("container", "fail", words, "put the image where all nodes can read it", report.host)
     else:
-        words = f"{report.image.path}, run by {report.runtime}" if report.image else f"run by {report.runtime}"
+        runs = report.runtime or "a plugin of the scheduler"
+        words = f"{report.image.path}, run by {runs}" if report.image else f"run by {runs}"
         yield Finding("container", "ok", words, node=report.host)

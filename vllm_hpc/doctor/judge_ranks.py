@@ -11,7 +11,10 @@ from vllm_hpc.jobfolder.node_report import MIB, RankFacts
 
 # GB/s: less than a 100 Gb/s network gives over several nodes, and what TCP gives.
 _SLOW_GB_S = 5.0
-_ADVICE = "see NCCL's lines in logs/rank-0.log, and env of the profile (NCCL_SOCKET_IFNAME, NCCL_IB_HCA, NCCL_NET_PLUGIN)"
+_EXACT = ("vllm-hpc", "submitit")
+_ADVICE = (
+    "see NCCL's lines in logs/rank-0.log, and env of the profile (NCCL_SOCKET_IFNAME, NCCL_IB_HCA, NCCL_NET_PLUGIN)"
+)
 
 
 def judge_ranks(facts: Sequence[RankFacts], expected: Expected, log: str = "") -> list[Finding]:
@@ -24,17 +27,26 @@ def judge_ranks(facts: Sequence[RankFacts], expected: Expected, log: str = "") -
 
 
 def _versions(one: RankFacts, first: RankFacts, expected: Expected) -> Iterator[Finding]:
-    own = expected.versions
-    wrong = [f"{name} {one.versions.get(name, 'is missing')}, not {own[name]}, as here"
-             for name in ("vllm-hpc", "submitit") if one.versions.get(name) != own[name]]  # fmt: skip
-    wrong += [f"{name} {one.versions.get(name, 'is missing')}, not {first.versions.get(name)}, as on {first.host}"
-              for name in ("python", "torch", "vllm", "cuda") if one.versions.get(name) != first.versions.get(name)]  # fmt: skip
+    own, here = expected.versions, one.versions
+    wrong = [_differs(name, here, own[name], "here") for name in _EXACT if here.get(name) != own[name]]
+    usual = first.versions
+    wrong += [
+        _differs(name, here, usual.get(name, "none"), f"on {first.host}")
+        for name in ("python", "torch", "vllm", "cuda")
+        if here.get(name) != usual.get(name)
+    ]
     where = "in the image" if expected.has_image else "in the ranks"
     if wrong:
-        yield Finding("ranks", "fail", f"{where}: {'; '.join(wrong)}", "use the same environment on all nodes", one.host)
+        yield Finding(
+            "ranks", "fail", f"{where}: {'; '.join(wrong)}", "use the same environment on all nodes", one.host
+        )
     elif expected.has_image:
         words = ", ".join(f"{name} {version}" for name, version in one.versions.items())
         yield Finding("ranks", "ok", f"{where}: {words}", node=one.host)
+
+
+def _differs(name: str, here: dict[str, str], other: str, where: str) -> str:
+    return f"{name} {here.get(name, 'is missing')}, not {other} as {where}"
 
 
 def _gpus(one: RankFacts, expected: Expected) -> Iterator[Finding]:
@@ -62,7 +74,8 @@ def _sums(facts: Sequence[RankFacts], expected: Expected, log: str) -> Iterator[
         return
     best = max(first.sums, key=lambda one: one.size)
     rate = bus_gb_s(best.size, best.seconds, first.ranks)
-    words = f"{rate:.3g} GB/s by {first.backend}{_network(log)} over {first.ranks} ranks ({best.size // MIB} MiB in {best.seconds * 1000:.3g} ms)"
+    measured = f"{best.size // MIB} MiB in {best.seconds * 1000:.3g} ms"
+    words = f"{rate:.3g} GB/s by {first.backend}{_network(log)} over {first.ranks} ranks ({measured})"
     if expected.gpus is not None and first.backend == "gloo":
         yield Finding("all-reduce", "fail", words, "the ranks do not have a GPU each: see the other checks")
     elif expected.gpus is not None and expected.nodes > 1 and rate < _SLOW_GB_S:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -16,6 +17,7 @@ from vllm_hpc.doctor.expected import own_versions
 from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.judge_nodes import judge_writes
 from vllm_hpc.doctor.queues import ASKED, judge_queue
+from vllm_hpc.doctor.runtimes import program_of
 from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.timed_writes import free_gib, time_writes
 from vllm_hpc.jobs.submit import Prepared, prepare_untuned
@@ -34,6 +36,8 @@ from vllm_hpc.spec.write_file import open_new
 
 # Seconds that the file system's clock may differ from this machine's.
 _SKEW_S = 2.0
+# What clients say of a server that is down, or that they do not reach.
+_DOWN = re.compile(r"contact|connect|not respond|unknown host", re.IGNORECASE)
 # What a job cannot be submitted without.
 NEEDED = frozenset({"environment", "scheduler", "partition", "account", "qos", "job-dir", "script", "test-only"})
 
@@ -115,11 +119,10 @@ def _prepare(job: ResolvedJob) -> tuple[Prepared | None, Finding]:
 
 def _scheduler(job: ResolvedJob, prepared: Prepared | None) -> Iterator[Finding]:
     """Whether the scheduler answers, and takes such a job."""
-    scheduler = get_scheduler(job.scheduler)
     try:
         check_is_here(job)
-        scheduler.check_client()
-        queues = ASKED[job.scheduler](call_client) if job.scheduler in ASKED else None
+        get_scheduler(job.scheduler).check_client()
+        queue = _queue(job, prepared)
     except RequestError as error:
         yield Finding("scheduler", "fail", str(error), "run this on a login node of the cluster")
         return
@@ -127,14 +130,26 @@ def _scheduler(job: ResolvedJob, prepared: Prepared | None) -> Iterator[Finding]
         yield Finding("scheduler", "fail", str(error), "run this on a login node, while the scheduler is up")
         return
     yield Finding("scheduler", "ok", f"{job.scheduler} ({job.scheduler_reason})")
-    nodes = prepared.plan.layout.nodes if prepared else job.request.nodes or 1
-    if queues is not None:
-        time_s = parse_walltime(job.request.time) if job.request.time else None
-        yield judge_queue(queues, job.request.partition, nodes, time_s)
+    yield from queue
     if job.scheduler == "slurm":
         yield from judge_accounts(call_client, job.request.account, job.request.qos)
         if prepared is not None:
             yield _test_only(prepared)
+
+
+def _queue(job: ResolvedJob, prepared: Prepared | None) -> list[Finding]:
+    """Whether the partition or queue takes the job. Raises ClientError if the scheduler does not answer."""
+    if job.scheduler not in ASKED:
+        return []
+    try:
+        queues = ASKED[job.scheduler](call_client)
+    except ClientError as error:
+        if error.code is None or _DOWN.search(str(error)):
+            raise
+        return [Finding("partition", "skip", f"not looked up: {error}")]
+    nodes = prepared.plan.layout.nodes if prepared else job.request.nodes or 1
+    time_s = parse_walltime(job.request.time) if job.request.time else None
+    return [judge_queue(queues, job.request.partition, nodes, time_s)]
 
 
 def _test_only(prepared: Prepared) -> Finding:
@@ -165,7 +180,9 @@ def _model(job: ResolvedJob, model: str) -> tuple[Seen | None, Finding]:
     except ModelError as error:
         return Seen(model, error="missing"), Finding("model", "fail", str(error), advice)
     if isinstance(here, str) and not Path(here).is_absolute():
-        status, todo = ("fail", "run 'vllm-hpc fetch' first") if job.site.offline else ("warn", "fetch it on this machine first")
+        status, todo = (
+            ("fail", "run 'vllm-hpc fetch' first") if job.site.offline else ("warn", "fetch it on this machine first")
+        )
         return Seen(found.path), Finding("model", status, f"{found.path}: {here}", todo)  # type: ignore[arg-type]
     seen = see_model(str(here), os.environ)
     if seen.error:
@@ -179,14 +196,16 @@ def _container(job: ResolvedJob) -> Iterator[Finding]:
     if container is None:
         return
     if not container.image:
-        yield Finding("container", "fail", "the profile's container has no image", "set container.image, or --container")
+        yield Finding(
+            "container", "fail", "the profile's container has no image", "set container.image, or --container"
+        )
         return
     seen = see_image(container.image)
     if seen is not None and seen.error:
         words = f"{seen.path}: {seen.error}"
         yield Finding("container", "fail", words, "correct container.image in the profile, or pull the image")
-    elif container.runtime and not shutil.which(container.runtime):
-        words = f"{container.runtime} is not in PATH here"
+    elif (program := program_of(container)) and not shutil.which(program):
+        words = f"{program} is not in PATH here"
         yield Finding("container", "warn", words, "it must be on the nodes: see doctor --on-nodes")
     else:
         kind = "a name in a registry, which is not looked up" if seen is None else "there"

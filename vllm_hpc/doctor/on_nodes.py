@@ -13,6 +13,7 @@ from vllm_hpc.doctor.expected import Expected, expect
 from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.judge_nodes import judge_nodes
 from vllm_hpc.doctor.judge_ranks import judge_ranks
+from vllm_hpc.doctor.runtimes import program_of
 from vllm_hpc.jobfolder.node_report import MARK, VARIABLE, NodeReport, RankFacts, Subject
 from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.jobs.job import Job
@@ -29,11 +30,12 @@ _TIME, _JOIN_S = "10", "120"
 _JOINED = re.compile(r"^vllm-hpc: (\S+) joined as node (\d+)", re.MULTILINE)
 _NOT_JOINED = re.compile(r"^vllm-hpc: not joined within \d+ s:(.*)$", re.MULTILINE)
 _MOST_WORDS = 300
+# What a vllm-hpc says that has no such verb, and words of what went wrong.
+_OLDER = "usage: python -m vllm_hpc.in_job VERB"
+_WRONG = re.compile(r"error|cannot|no such|not found|not joined|denied|failed", re.IGNORECASE)
 
 
-def look_at_nodes(
-    job: ResolvedJob, layout: Layout, model: Seen | None, begin: Callable[[Path], None]
-) -> list[Finding]:
+def look_at_nodes(job: ResolvedJob, layout: Layout, model: Seen | None, begin: Callable[[Path], None]) -> list[Finding]:
     """Submit the job, wait for its end, and say what its nodes found; ``begin`` gets its folder once it is submitted.
 
     An exception or interrupt cancels the job. Raises RefusedError before anything was made.
@@ -58,7 +60,7 @@ def _short(job: ResolvedJob, layout: Layout, model: Seen | None) -> ResolvedJob:
     subject = Subject(
         model=model.path if model else "",
         image=(container.image or "") if container else "",
-        runtime=(container.runtime or "") if container else "",
+        runtime=program_of(container) if container else "",
     )
     own = {VARIABLE: msgspec.json.encode(subject).decode(), "VLLM_HPC_JOIN_TIMEOUT": _JOIN_S, "NCCL_DEBUG": "INFO"}
     request = job.request
@@ -137,18 +139,17 @@ def _absent(reports: list[NodeReport], facts: list[RankFacts], log: str, expecte
         if node in reported:
             continue
         name = joined.get(node) or next(unnamed, f"node {node}")
-        words = _last_words(log, name) if node in joined or missing else _last_words(log, "error")
-        yield Finding(
-            "node",
-            "fail",
-            f"it did not report{f': {words}' if words else ''}",
-            "it needs the job folder and this Python at the same paths, and its launcher must start there",
-            name,
-        )
+        why = _why_silent(log, name)
+        advice = "it needs the job folder and this Python at the same paths, and its launcher must start there"
+        yield Finding("node", "fail", f"it did not report{f': {why}' if why else ''}", advice, name)
 
 
-def _last_words(log: str, name: str) -> str:
-    lines = [line for line in log.splitlines() if name in line and not _JOINED.match(line)]
+def _why_silent(log: str, name: str) -> str:
+    """The log's last words about a node, or of any error."""
+    if _OLDER in log:
+        return "the vllm-hpc that runs there is another one, which knows no doctor"
+    wrong = [line for line in log.splitlines() if _WRONG.search(line)]
+    lines = [line for line in wrong if name in line] or wrong
     return " ".join(lines[-1].split())[:_MOST_WORDS] if lines else ""
 
 

@@ -17,7 +17,7 @@ _MOST_NAMED = 8
 
 
 class QueueLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a partition or queue takes; None: no limit that the scheduler tells. ``why_closed``: why it takes no jobs."""
+    """What a partition or queue takes; None: no limit is known. ``why_closed``: why it takes no jobs."""
 
     name: str
     is_default: bool = False
@@ -139,4 +139,6 @@ def _clock(seconds: int) -> str:
 
 def _named(queues: Limits) -> str:
     names = list(queues)
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else "")
+    return ", ".join(names[:_MOST_NAMED]) + (
+        f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    )

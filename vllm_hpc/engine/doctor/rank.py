@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SIZES = tuple(size * MIB for size in (1, 4, 16, 64, 256))
 _TURNS = 3
 # Seconds: the longest that one size may take, judged by the size before, and a collective that does not end.
-_MOST_S, _TIMEOUT = 4.0, timedelta(seconds=120)
+_MOST_S, _TIMEOUT = 1.0, timedelta(seconds=120)
 
 
 def examine(world: World, standing: Standing) -> None:
