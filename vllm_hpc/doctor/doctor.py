@@ -10,6 +10,9 @@ from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.login import NEEDED, look_here
 from vllm_hpc.doctor.on_nodes import look_at_nodes
 from vllm_hpc.planner.resolve import resolve_options
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.job_definition import JOB_DEFINITION
+from vllm_hpc.spec.values import as_path
 
 
 def examine(
@@ -25,6 +28,8 @@ def examine(
     ``tell`` gets the findings as they come, ``begin`` the folder of the job. Raises RefusedError for options, job.toml
     or a profile that no job could have.
     """
+    if model is not None and (as_path(model, "model folder") / JOB_DEFINITION).is_file():
+        raise RequestError(f"doctor takes a model, and {model!r} is a job definition: name its model, and its options")
     job, _ = resolve_options(None, {**options, "rehearse": True})
     here = look_here(job, model)
     found = list(here.findings)

@@ -166,7 +166,7 @@ def _folder(report: NodeReport) -> Finding:
 
 def judge_writes(median_s: float, worst_s: float, free_gib: float | None, node: str | None = None) -> Finding:
     """What the speed of a file system means, and what is free there."""
-    words = f"a small file takes {median_s * 1000:.2g} ms, at most {worst_s * 1000:.2g}"
+    words = f"a small file takes {_duration(median_s)}, at most {_duration(worst_s)}"
     if free_gib is not None and free_gib < _LEAST_FREE_GIB:
         return Finding(
             "job-dir", "warn", f"{words}; {free_gib:.2g} GiB free", "free some, or use another --job-dir", node
@@ -176,6 +176,10 @@ def judge_writes(median_s: float, worst_s: float, free_gib: float | None, node: 
             "job-dir", "warn", words, "use a --job-dir on a faster file system: rows are written there", node
         )
     return Finding("job-dir", "ok", words, node=node)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def _sharing(report: NodeReport) -> Finding:

@@ -24,6 +24,7 @@ from vllm_hpc.jobs.submit import Prepared, prepare_untuned
 from vllm_hpc.planner.models import demo
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.planner.models.hub import find_config
+from vllm_hpc.planner.models.weight_files import lacks_weights
 from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.schedulers.client import ClientError, call_client
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -55,7 +56,7 @@ def look_here(job: ResolvedJob, model: str | None) -> Looked:
 
     Raises RefusedError for options that contradict each other.
     """
-    findings = [*_environment(), *_job_dir(job)]
+    findings = [*_environment(), *_profile(job), *_job_dir(job)]
     prepared, said = _prepare(job)
     findings += [said, *_scheduler(job, prepared)]
     seen: Seen | None = None
@@ -73,6 +74,11 @@ def _environment() -> Iterator[Finding]:
     except RequestError as error:
         # What it says of --rehearse is what doctor's job is.
         yield Finding("environment", "fail", str(error).partition(": ")[0], str(error).partition(": ")[2])
+
+
+def _profile(job: ResolvedJob) -> Iterator[Finding]:
+    if job.request.profile is not None:
+        yield Finding("profile", "ok", job.source or repr(job.request.profile))
 
 
 def _job_dir(job: ResolvedJob) -> Iterator[Finding]:
@@ -176,19 +182,28 @@ def _model(job: ResolvedJob, model: str) -> tuple[Seen | None, Finding]:
         found = find_model(model, False, job.request.engine)
         if found.path == str(demo.model_folder()):
             return None, Finding("model", "ok", "the built-in model, which submit makes where it is missing")
-        here = found.path if Path(found.path).is_absolute() else find_config(found.path)
+        if not Path(found.path).is_absolute():
+            return _of_hub(job, found.path)
     except ModelError as error:
-        return Seen(model, error="missing"), Finding("model", "fail", str(error), advice)
-    if isinstance(here, str) and not Path(here).is_absolute():
-        status, todo = (
-            ("fail", "run 'vllm-hpc fetch' first") if job.site.offline else ("warn", "fetch it on this machine first")
-        )
-        return Seen(found.path), Finding("model", status, f"{found.path}: {here}", todo)  # type: ignore[arg-type]
-    seen = see_model(str(here), os.environ)
+        return Seen(str(Path(model).absolute()), error="missing"), Finding("model", "fail", str(error), advice)
+    seen = see_model(found.path, os.environ)
     if seen.error:
         return seen, Finding("model", "fail", f"{seen.path}: {seen.error}", advice)
-    asked = seen if Path(found.path).is_absolute() else msgspec.structs.replace(seen, path=found.path)
-    return asked, Finding("model", "ok", f"{seen.path}, {seen.size / (1 << 30):.3g} GiB")
+    return seen, Finding("model", "ok", f"{seen.path}, {seen.size / (1 << 30):.3g} GiB")
+
+
+def _of_hub(job: ResolvedJob, model: str) -> tuple[Seen, Finding]:
+    """Whether a model of the Hub is in the cache. Raises ModelError if this user does not get it."""
+    folder = find_config(model)
+    why = folder if isinstance(folder, str) else lacks_weights(folder, job.request.engine)
+    if why is None:
+        seen = see_model(str(folder), os.environ)
+        return msgspec.structs.replace(seen, path=model), Finding("model", "ok", f"{model}: in the cache, {folder}")
+    if job.site.offline:
+        return Seen(model), Finding(
+            "model", "fail", f"{model}: {why}", "nodes are offline: fetch it on this machine first"
+        )
+    return Seen(model), Finding("model", "warn", f"{model}: {why}", "each rank would download it: fetch it here first")
 
 
 def _container(job: ResolvedJob) -> Iterator[Finding]:

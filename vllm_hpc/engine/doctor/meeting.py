@@ -66,16 +66,16 @@ def _lead(place: Place, secret: bytes) -> Met:
     except (OSError, RequestError) as error:
         return Met(port_error=str(error))
     store = JobStore(server.address, secret, _MEET_S)
-    _answer_clocks(store, place.nodes)
-    if place.nodes > 1:
-        _write_for_others(store, place)
+    others = _answer_clocks(store, place.nodes)
+    if others:
+        _write_for_others(store, place, others)
     store.close()
     server.wait_until_left(1.0)
     return Met()
 
 
-def _answer_clocks(store: JobStore, nodes: int) -> None:
-    """Tell each other node the head's time as soon as it asks."""
+def _answer_clocks(store: JobStore, nodes: int) -> list[int]:
+    """Tell each other node the head's time as soon as it asks, and return those that have."""
     waiting, until = set(range(1, nodes)), time.monotonic() + _MEET_S
     while waiting and time.monotonic() < until:
         names = sorted(waiting)
@@ -84,11 +84,12 @@ def _answer_clocks(store: JobStore, nodes: int) -> None:
                 store.set(f"clock/{node}", repr(time.time()))
                 waiting.discard(node)
         time.sleep(_ANSWER_S)
+    return [node for node in range(1, nodes) if node not in waiting]
 
 
-def _write_for_others(store: JobStore, place: Place) -> None:
+def _write_for_others(store: JobStore, place: Place, others: list[int]) -> None:
     """Write a file that the others wait for, then replace it again and again while they read it."""
-    file, others = place.job.doctor_shared(place.attempt), range(1, place.nodes)
+    file = place.job.doctor_shared(place.attempt)
     try:
         _write(place, b"0")
         store.set("written", "")
