@@ -123,8 +123,8 @@ def test_a_refusal_of_sbatch_is_quoted(run_cli: Cli, cluster: Path) -> None:
     [
         ("--profile", "none"), ("--nodes", "0"), ("--tp", "2"), ("--time", "soon"), ("--job-dir", "a\nb"),
         ("--partition", "a b\n--x"), ("--env", "PATH=x"), ("--launcher", "none"), ("--gpu", "abacus"), ("--mem", "x"),
-        ("--nodes", "2", "--nodes", "3"), ("--engine", "x"), ("--template-dir", "/no/such"), ("--directive", "--nodes=3"),
-        ("--qos", "\x1b[2J"), ("--account", ""), ("a", "b"),
+        ("--nodes", "2", "--nodes", "3"), ("--engine", "x"), ("--template-dir", "/no/such"),
+        ("--directive", "--nodes=3"), ("--qos", "\x1b[2J"), ("--account", ""), ("a", "b"),
     ],
 )  # fmt: skip
 def test_what_no_job_could_have_is_refused_in_one_line(run_cli: Cli, cluster: Path, args: tuple[str, ...]) -> None:

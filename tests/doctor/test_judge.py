@@ -20,8 +20,8 @@ VERSIONS = {"python": "3.12.3", "vllm-hpc": "1.0", "submitit": "1.5.3"}
 EXPECTED = Expected(nodes=2, procs_per_node=4, gpus=4, gpu_gib=79.2, versions=VERSIONS)
 H100 = Gpus(tool="nvidia-smi", count=4, name="H100", memory_gib=79.6, driver="570")
 HEAD = NodeReport(
-    node=0, host="n0", has_met=True, versions={**VERSIONS, "torch": "2.8", "vllm": "0.32"}, gpus=H100, address="10.0.0.1",
-    interface="ib0 (200 Gb/s)", interfaces=("ib0", "lo"), head="n0", port=20000, writes=Writes(0.002, 0.01),
+    node=0, host="n0", has_met=True, versions={**VERSIONS, "torch": "2.8", "vllm": "0.32"}, gpus=H100,
+    address="10.0.0.1", interface="ib0 (200 Gb/s)", interfaces=("ib0", "lo"), head="n0", port=20000, writes=Writes(0.002, 0.01),
     free_gib=500.0, memory_gib=400.0,
 )  # fmt: skip
 OTHER = msgspec.structs.replace(
@@ -52,7 +52,7 @@ def test_sound_nodes() -> None:
         ({"gpus": None, "gpus_error": "no nvidia-smi"}, "gpus", "fail", "none of 4: no nvidia-smi"),
         ({"network_error": "cannot resolve node 'n0'"}, "network", "fail", "cannot resolve"),
         ({"wrong_interfaces": {"GLOO_SOCKET_IFNAME": "eth9"}}, "gloo", "fail", "this node, which has ib0, lo"),
-        ({"head_error": "timed out", "round_trip_s": None}, "port", "fail", "port 20000 of n0 is not reached: timed out"),
+        ({"head_error": "timed out", "round_trip_s": None}, "port", "fail", "of n0 is not reached: timed out"),
         ({"skew_s": -7.5}, "clock", "warn", "7.500 s ahead of the head's"),
         ({"writes": Writes(0.5, 3.0)}, "job-dir", "warn", "500 ms, at most 3.0 s"),
         ({"free_gib": 0.2}, "job-dir", "warn", "0.2 GiB free"),

@@ -15,6 +15,7 @@ from tests.crafted import make_job
 from vllm_hpc.engine.doctor import meeting
 from vllm_hpc.engine.doctor.meeting import Met, Place
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.secret import job_secret
 
 pytestmark = pytest.mark.admins
 
@@ -83,7 +84,7 @@ def test_files_that_are_not_replaced_in_one_step_are_seen(job: JobFolder, monkey
 
 def test_a_node_with_another_folder_of_that_name_does_not_see_the_heads_file(job: JobFolder, tmp_path: Path) -> None:
     other = make_job(tmp_path / "other")
-    meeting.job_secret(job)
+    job_secret(job)
     other.secret.write_bytes(job.secret.read_bytes())
     other.secret.chmod(0o600)
     _, second = meet_both(*places(job, other))

@@ -121,8 +121,8 @@ def test_a_node_without_the_shared_folder(site: Path, monkeypatch: pytest.Monkey
     assert of(found, "job")[0][0] == "fail"
 
 
-@pytest.mark.ranks
 def test_a_taken_port(site: Path) -> None:
+    (site / "vllm-hpc.toml").write_text(f'{PROFILE}wrapper = ["false"]\n')  # no rank starts: the nodes meet before
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()

@@ -32,6 +32,9 @@ _NOT_JOINED = re.compile(r"^vllm-hpc: not joined within \d+ s:(.*)$", re.MULTILI
 _MOST_WORDS = 300
 # What a vllm-hpc says that has no such verb, and words of what went wrong.
 _OLDER = "usage: python -m vllm_hpc.in_job VERB"
+_MISSING = re.compile(r"command not found|No module named")
+# Slurm's words for a task that it ended because another failed, and for one whose program was not there.
+_ENDED, _NO_COMMAND = re.compile(r": (Terminated|Killed)$"), "exit code 127"
 _WRONG = re.compile(r"error|cannot|no such|not found|not joined|denied|failed", re.IGNORECASE)
 
 
@@ -140,17 +143,26 @@ def _absent(reports: list[NodeReport], facts: list[RankFacts], log: str, expecte
             continue
         name = joined.get(node) or next(unnamed, f"node {node}")
         why = _why_silent(log, name)
+        if node in joined and _ENDED.search(why):
+            yield Finding("node", "skip", f"it was ended before it could report: {why}", node=name)
+            continue
         advice = "it needs the job folder and this Python at the same paths, and its launcher must start there"
         yield Finding("node", "fail", f"it did not report{f': {why}' if why else ''}", advice, name)
 
 
 def _why_silent(log: str, name: str) -> str:
-    """The log's last words about a node, or of any error."""
+    """The log's last words about a node, or of any error, and what is missing there."""
     if _OLDER in log:
         return "the vllm-hpc that runs there is another one, which knows no doctor"
     wrong = [line for line in log.splitlines() if _WRONG.search(line)]
     lines = [line for line in wrong if name in line] or wrong
-    return " ".join(lines[-1].split())[:_MOST_WORDS] if lines else ""
+    missing = next((line for line in wrong if _MISSING.search(line)), "")
+    said = (
+        [lines[-1], *([missing] if missing not in ("", lines[-1]) and _NO_COMMAND in lines[-1] else [])]
+        if lines
+        else []
+    )
+    return " ".join("; ".join(said).split())[:_MOST_WORDS]
 
 
 def _end(status: Status, found: list[Finding]) -> Finding:
