@@ -20,9 +20,9 @@ VERSIONS = {"python": "3.12.3", "vllm-hpc": "1.0", "submitit": "1.5.3"}
 EXPECTED = Expected(nodes=2, procs_per_node=4, gpus=4, gpu_gib=79.2, versions=VERSIONS)
 H100 = Gpus(tool="nvidia-smi", count=4, name="H100", memory_gib=79.6, driver="570")
 HEAD = NodeReport(
-    node=0, host="n0", has_met=True, versions={**VERSIONS, "torch": "2.8", "vllm": "0.32"}, gpus=H100,
-    address="10.0.0.1", interface="ib0 (200 Gb/s)", interfaces=("ib0", "lo"), head="n0", port=20000, writes=Writes(0.002, 0.01),
-    free_gib=500.0, memory_gib=400.0,
+    node=0, host="n0", has_met=True, versions={**VERSIONS, "torch": "2.8", "vllm": "0.32"},
+    gpus=H100, address="10.0.0.1", interface="ib0 (200 Gb/s)", interfaces=("ib0", "lo"), head="n0", port=20000,
+    writes=Writes(0.002, 0.01), free_gib=500.0, memory_gib=400.0,
 )  # fmt: skip
 OTHER = msgspec.structs.replace(
     HEAD, node=1, host="n1", address="10.0.0.2", round_trip_s=0.0001, skew_s=0.002, sharing=Sharing(0.05, 300, 0)

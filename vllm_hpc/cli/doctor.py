@@ -14,6 +14,8 @@ from vllm_hpc.cli.output import print_json, say
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vllm_hpc.jobs.status import Status
+
 # The options of submit that say where and how a job runs, not what it computes.
 _OPTIONS = frozenset({
     "model", "nodes", "gpus_per_node", "gpu", "scheduler", "profile", "partition", "account", "qos", "time", "mem",
@@ -38,7 +40,7 @@ def doctor_command(on_nodes: bool, as_json: bool, **options: Any) -> int:
 
     tell = (lambda findings: None) if as_json else print_findings
     with handled((signal.SIGTERM, signal.SIGHUP), _leave):  # as an interrupt: no job stays behind
-        found = examine(on_nodes=on_nodes, begin=_begin, tell=tell, **options)
+        found = examine(on_nodes=on_nodes, begin=_begin, change=_change, tell=tell, **options)
     if as_json:
         print_json([one.to_json() for one in found])
     return 1 if failed(found) else 0
@@ -60,6 +62,10 @@ doctor_command.params = [*_of_submit(), *doctor_command.params]
 
 def _begin(folder: Path) -> None:
     say(f"waits for the nodes: {folder}", err=True)
+
+
+def _change(status: Status) -> None:
+    say(f"{status.state}{f': {status.reason}' if status.reason else ''}", err=True)
 
 
 def _leave(number: int, frame: object) -> NoReturn:

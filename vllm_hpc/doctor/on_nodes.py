@@ -27,6 +27,9 @@ from vllm_hpc.spec.values import as_path
 
 # The walltime where no option gives one, in minutes; and after how many seconds a node that does not join is named.
 _TIME, _JOIN_S = "10", "120"
+# Seconds between two questions to the scheduler.
+_ASK_S = 2.0
+Change = Callable[[Status], None]
 _JOINED = re.compile(r"^vllm-hpc: (\S+) joined as node (\d+)", re.MULTILINE)
 _NOT_JOINED = re.compile(r"^vllm-hpc: not joined within \d+ s:(.*)$", re.MULTILINE)
 _MOST_WORDS = 300
@@ -38,10 +41,13 @@ _ENDED, _NO_COMMAND = re.compile(r": (Terminated|Killed)$"), "exit code 127"
 _WRONG = re.compile(r"error|cannot|no such|not found|not joined|denied|failed", re.IGNORECASE)
 
 
-def look_at_nodes(job: ResolvedJob, layout: Layout, model: Seen | None, begin: Callable[[Path], None]) -> list[Finding]:
-    """Submit the job, wait for its end, and say what its nodes found; ``begin`` gets its folder once it is submitted.
+def look_at_nodes(
+    job: ResolvedJob, layout: Layout, model: Seen | None, begin: Callable[[Path], None], change: Change
+) -> list[Finding]:
+    """Submit the job, wait for its end, and say what its nodes found.
 
-    An exception or interrupt cancels the job. Raises RefusedError before anything was made.
+    ``begin`` gets its folder once it is submitted, ``change`` each new state or reason. An exception or interrupt
+    cancels the job. Raises RefusedError before anything was made.
     """
     prepared = prepare_untuned(_short(job, layout, model))
     try:
@@ -50,11 +56,24 @@ def look_at_nodes(job: ResolvedJob, layout: Layout, model: Seen | None, begin: C
         return [Finding("job", "fail", str(error), "correct the profile or the options")]
     begin(submitted.path)
     try:
-        status = submitted.wait()
+        status = _wait(submitted, change)
     except BaseException:
         submitted.cancel()
         raise
     return judge_job(submitted, status, expect(job, layout, model))
+
+
+def _wait(job: Job, change: Change) -> Status:
+    """Wait for its end, and tell each change; Slurm's expected start, recomputed every minute, is none."""
+    told = ""
+    for status, pause in job.statuses(_ASK_S):
+        words = f"{status.state}: {status.reason.partition(', expected to start')[0]}"
+        if words != told and not status.is_final:
+            change(status)
+            told = words
+        if not status.is_final:
+            time.sleep(pause)
+    return status
 
 
 def _short(job: ResolvedJob, layout: Layout, model: Seen | None) -> ResolvedJob:
