@@ -26,8 +26,8 @@ def examine(
 ) -> list[Finding]:
     """Check this machine, and with ``on_nodes`` a real allocation, for jobs with these options of ``submit``.
 
-    ``tell`` gets the findings as they come, ``begin`` the folder of the job, ``change`` what becomes of it. Raises RefusedError for options, job.toml
-    or a profile that no job could have.
+    ``tell`` gets the findings as they come, ``begin`` the folder of the job, ``change`` what becomes of it. Raises
+    RefusedError for options or a profile that no job could have.
     """
     if model is not None and (as_path(model, "model folder") / JOB_DEFINITION).is_file():
         raise RequestError(f"doctor takes a model, and {model!r} is a job definition: name its model, and its options")

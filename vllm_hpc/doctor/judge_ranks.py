@@ -59,7 +59,8 @@ def _gpus(one: RankFacts, expected: Expected) -> Iterator[Finding]:
         words = f"torch sees {one.gpus} of {expected.procs_per_node} GPUs"
         yield Finding("torch", "fail", words, "see gpu_flag and gpus_per_node in the profile", one.host)
     else:
-        yield Finding("torch", "ok", f"sees {one.gpus} x {one.gpu_name or 'GPU'}", node=one.host)
+        with_ = f", CUDA or ROCm {one.versions['cuda']}" if "cuda" in one.versions else ""
+        yield Finding("torch", "ok", f"sees {one.gpus} x {one.gpu_name or 'GPU'}{with_}", node=one.host)
 
 
 def _sums(facts: Sequence[RankFacts], expected: Expected, log: str) -> Iterator[Finding]:
