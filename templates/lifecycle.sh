@@ -169,6 +169,8 @@ rank_environment() {
   export VLLM_ALLREDUCE_USE_SYMM_MEM="${VLLM_ALLREDUCE_USE_SYMM_MEM:-0}"
   # vLLM would take the same ports on every node from it.
   unset VLLM_PORT
+  # Some PBS and containers leave it out; a profile's env may name it.
+  export USER="${USER:-$(id -un)}"
 }
 
 # keep_passed NAME...: remembers the variables of --env NAME before the profile's setup, which may set them, too. Ends

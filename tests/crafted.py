@@ -81,9 +81,10 @@ def make_array(path: Path, tasks: int, rows: int = 3) -> JobFolder:
     return folder
 
 
-def start(folder: JobFolder, attempt: int = 1, task: int = 0) -> None:
+def start(folder: JobFolder, attempt: int = 1, task: int = 0, job_id: str | None = None) -> None:
     job = folder.job()
-    job_id = f"77_{task}" if job.plan.layout.is_array else "77" if job.scheduler == "slurm" else "77-1000"
+    if job_id is None:
+        job_id = f"77_{task}" if job.plan.layout.is_array else "77" if job.scheduler == "slurm" else "77-1000"
     record = Attempt(attempt=attempt, task=task, job_id=job_id, host="node-1", started_at=SUBMITTED_AT + 5)
     write_json(folder.attempt(attempt), record)
 

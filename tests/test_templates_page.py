@@ -165,11 +165,11 @@ def _fields_used(template: str) -> Iterator[str]:
 
 
 def test_no_field_is_of_no_use() -> None:
-    """All are somewhere in a template, or in the words of a launcher, but for those that only a site may want."""
+    """All are somewhere in a template, or in a launcher's words, but for what only sites want, or ``gpus`` has."""
     used = {name for template in TEMPLATES.glob("*.j2") for name in _fields_used(template.name)}
     used |= {
         name
         for file in (ROOT / "vllm_hpc" / "schedulers").glob("*/launchers.py")
         for name in re.findall(r"\bjob\.(\w+)", file.read_text())
     }
-    assert fields().keys() - used == {"launcher"}
+    assert fields().keys() - used == {"launcher", "gpu_type"}

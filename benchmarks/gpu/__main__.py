@@ -25,7 +25,7 @@ from benchmarks.gpu.case import OUTPUT, Case
 from benchmarks.gpu.results import append, choices, efficiencies, outputs, read, table, whole
 from benchmarks.gpu.runs import run_all
 from benchmarks.gpu.shapes import SHAPES, make
-from vllm_hpc.planner.make_plan import plan_only
+from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.spec.errors import RefusedError
 
 # Dummy weights; what all ways are given. 512: vLLM's largest CUDA graph, and what vllm-hpc's planner picks.

@@ -82,7 +82,19 @@ def test_a_key_of_job_toml_is_taken_or_refused(desk: Path, run_cli: Cli, key: st
 
 
 @pytest.mark.parametrize(
-    "key", ["cpus_per_rank", "gpus_per_node", "cpus_per_node", "mem_per_node", "gpu_memory_gib", "time", "mem"]
+    "key",
+    [
+        "cpus_per_rank",
+        "gpus_per_node",
+        "cpus_per_node",
+        "mem_per_node",
+        "mem_per_gpu",
+        "gpu_memory_gib",
+        "time",
+        "mem",
+        "max_requeues",
+        "drain_lead",
+    ],
 )
 def test_a_key_of_a_profile_is_taken_or_refused(desk: Path, run_cli: Cli, key: str) -> None:
     """gpus_per_node = 20000 took minutes, gpu_memory_gib = 1e300 ended in a traceback."""
@@ -121,7 +133,9 @@ def test_every_number_is_tried() -> None:
         return {name for name, text in texts.items() if "'integer'" in text or "'number'" in text}
 
     assert numbers(Request) == set(OPTIONS)
-    assert numbers(Profile) == {"cpus_per_rank", "gpus_per_node", "cpus_per_node", "gpu_memory_gib"}
+    assert numbers(Profile) == {
+        *("cpus_per_rank", "gpus_per_node", "cpus_per_node", "gpu_memory_gib", "max_requeues", "drain_lead"),
+    }
 
 
 @pytest.mark.parametrize("key", ["nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp"])

@@ -169,4 +169,4 @@ def test_resume_with_nothing_left_needs_no_secret(tmp_path: Path, monkeypatch: p
     end(folder, 1)
     let_pass_token(folder)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert resume(folder) == 0
+    assert resume(folder).left == 0

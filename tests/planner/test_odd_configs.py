@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from tests.conftest import Cli
 from tests.marks import beside_vllm
 from tests.published_models import PUBLISHED, SMALL_CONFIG
-from vllm_hpc.planner.make_plan import plan_only
 from vllm_hpc.planner.models.config import read_shape
 from vllm_hpc.planner.models.families import CLASSES, FAMILIES
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.read_json import MOST_BYTES, read_object
+from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.spec.errors import ModelError, RefusedError, RequestError
 from vllm_hpc.spec.resolved_job import Model
 

@@ -13,7 +13,7 @@ from tests.conftest import Cli
 from tests.marks import beside_vllm
 from tests.published_models import SMALL_CONFIG
 from vllm_hpc.jobs.submit import prepare
-from vllm_hpc.planner.make_plan import plan_only
+from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.vllm_arguments import templated_models
 

@@ -17,7 +17,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputIndex, InputReader, iter_rows, read_index
 from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.jobfolder.store_input import VARIABLE, Intake
-from vllm_hpc.planner.make_plan import plan_only
+from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.rows.input_file import InputFile
 from vllm_hpc.rows.notes import ANSWERED, RENAMED, Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading

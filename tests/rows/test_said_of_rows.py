@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vllm_hpc.jobfolder.store_input import Intake
-from vllm_hpc.planner.make_plan import plan_only
+from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.rows.read import checked_rows, find_sources
 from vllm_hpc.rows.reading import Reading
 from vllm_hpc.rows.row import Row

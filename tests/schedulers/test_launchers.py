@@ -10,7 +10,7 @@ import pytest
 
 from tests.other_package import install_launcher
 from vllm_hpc.jobs.submit import prepare
-from vllm_hpc.planner.make_plan import plan_only
+from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import RefusedError, RequestError

@@ -11,7 +11,7 @@ from tests.conftest import Cli
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.spec.errors import ProfileError, RefusedError
 from vllm_hpc.spec.profile import Profile
-from vllm_hpc.spec.profile_files import load_profile
+from vllm_hpc.spec.profile_layers import load_profile
 
 
 def write_project(desk: Path, text: str) -> Path:
@@ -35,7 +35,7 @@ def test_no_name_is_an_empty_profile(desk: Path) -> None:
 def test_the_project_comes_before_the_user(desk: Path) -> None:
     write_project(desk, '[profiles.big]\npartition = "project"\n')
     write_user(desk, '[profiles.big]\npartition = "user"\nqos = "user"\n[profiles.small]\npartition = "user"\n')
-    assert load_profile("big") == Profile(partition="project"), "the first file that holds the name wins, whole"
+    assert load_profile("big") == Profile(partition="project", qos="user"), "key by key"
     assert load_profile("small") == Profile(partition="user")
 
 

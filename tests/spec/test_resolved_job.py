@@ -12,8 +12,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION
 from vllm_hpc.jobs.job import list_jobs
 from vllm_hpc.jobs.submit import prepare
-from vllm_hpc.planner.make_plan import plan_only
-from vllm_hpc.planner.resolve import resolve_options
+from vllm_hpc.planner.queues import plan_only, resolve_options
 from vllm_hpc.spec.errors import JobNotFoundError
 from vllm_hpc.spec.job_definition import Given
 from vllm_hpc.spec.profile import Profile
@@ -67,10 +66,12 @@ def test_the_variable_names_the_profile_where_nobody_does(desk: Path, monkeypatc
 @pytest.mark.parametrize("key", FILLED)
 def test_every_key_of_both_is_filled_in(key: str) -> None:
     values = {"time": "2:00", "mem": "64G", "cpus_per_rank": 3, "env": {"A": "b"}, "template_dir": "/x"}
+    values |= {"engine": {"a": 1}, "sampling": {"top_k": 1}, "max_requeues": 3, "drain_lead": 60}
     value = values.get(key, "a")
     filled = fill(Given(Request(model="demo", profile="p")), msgspec.convert({key: value}, Profile))
     assert getattr(filled.request, key) == value
-    assert filled.origins == {key: "profile 'p'"}
+    assert filled.origins[key] == "profile 'p'"
+    assert all(name.split(".")[0] == key for name in filled.origins)
 
 
 def test_what_is_tried_instead_leaves_the_rest(desk: Path) -> None:

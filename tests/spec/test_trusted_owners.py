@@ -14,7 +14,7 @@ from tests.conftest import Cli
 from vllm_hpc.jobs.submit import submit
 from vllm_hpc.spec.errors import ProfileError, TemplateError
 from vllm_hpc.spec.foreign_options import ACTS_AS_YOU
-from vllm_hpc.spec.profile_files import find_profile, load_profile
+from vllm_hpc.spec.profile_layers import find_profile, load_profile
 from vllm_hpc.spec.request import Request
 
 pytestmark = pytest.mark.trust
@@ -160,7 +160,7 @@ def test_root_is_known_by_the_place_where_a_container_hides_owners(desk: Path, m
 def test_plan_and_submit_name_the_file(desk: Path, run_cli: Cli) -> None:
     (desk / "vllm-hpc.toml").write_text(PROFILE)
     user_file(desk, PROFILE)
-    said = f"profile 'site' is of {desk}/vllm-hpc.toml"
+    said = f"profile 'site' is of {desk}/vllm-hpc.toml, over {desk}/config/vllm-hpc/config.toml"
     assert said in run_cli("plan", "--rehearse", "--profile", "site", "--scheduler", "slurm").out
     assert said not in run_cli("plan", "--rehearse", "--scheduler", "slurm").out
     words = ["--rehearse", "--profile", "site", "--scheduler", "slurm", "--name", "first"]

@@ -21,7 +21,8 @@ from tests.published_models import PUBLISHED
 from tests.real_jobs import ENGINE
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.submit import prepare, prepare_untuned
-from vllm_hpc.planner.make_plan import find_subject, make_plan, plan_only
+from vllm_hpc.planner.make_plan import find_subject, make_plan
+from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.planner.resolve import resolve_at
 from vllm_hpc.planner.tuned import Finding, Setting, Trial
 from vllm_hpc.spec.errors import JobFailedError, LayoutError, RefusedError, RequestError, SubmitError

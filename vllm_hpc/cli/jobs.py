@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,17 +124,29 @@ def collect_command(job: str, job_dir: str, output: str | None, as_json: bool) -
 @job_argument
 @click.option("--retry-errors", is_flag=True, help="Also run the rows with an error again.")
 @click.option("--not-submitted", is_flag=True, help=NOT_SUBMITTED_HELP)
+@click.option("--time", metavar="LIMIT", help="Another walltime.")
+@click.option("--account", help="Another account.")
+@click.option("--partition", "--queue", "partition", help="Another partition or queue.")
 @click.option("--wait", is_flag=True, help="Wait for the end, collect, and show some answers.")
 @json_option
-def resume_command(job: str, job_dir: str, retry_errors: bool, not_submitted: bool, wait: bool, as_json: bool) -> int:
-    """Submit a job again for the rows that are missing."""
+def resume_command(
+    job: str, job_dir: str, retry_errors: bool, not_submitted: bool, wait: bool, as_json: bool, **changes: str | None
+) -> int:
+    """Submit a job again for the rows that are missing.
+
+    Its script is rendered anew with today's profile, unless it was edited. Layout, engine and sampling stay.
+    """
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.failure import DIVERGED, has_diverged
     from vllm_hpc.jobs.job import find_job
 
     found = find_job(job, job_dir)
     diverged = has_diverged(found.folder)  # read first: the next attempt writes new records
-    left = found.resume(retry_errors, not_submitted)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        left = found.resume(retry_errors, not_submitted, **changes)
+    for note in notes:
+        say(f"Note: {note.message}", err=True)
     if diverged:
         say(f"Note: {DIVERGED}", err=True)
     if not left:

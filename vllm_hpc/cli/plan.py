@@ -14,7 +14,7 @@ from vllm_hpc.cli.output import print_json
 @json_option
 def plan_command(as_json: bool, **options: Any) -> int:
     """Compute the layout and say why. Submits nothing, writes nothing."""
-    from vllm_hpc.planner.make_plan import plan_only
+    from vllm_hpc.planner.queues import plan_only
 
     plan = plan_only(**options)
     if as_json:

@@ -11,8 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from vllm_hpc.jobfolder.asked import asked_of
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
@@ -138,14 +137,7 @@ def _without(options: dict[str, Any]) -> set[str]:
 
 def _asked(folder: JobFolder, record: JobRecord, given: set[str]) -> dict[str, Any]:
     """What was asked of that job and is not given now; of one's own, also tables of which a part is given."""
-    request = msgspec.to_builtins(record.request)
-    default = msgspec.to_builtins(Request(model=record.request.model))
-    profile = f"profile {record.request.profile!r}"
-    found = {
-        key: value
-        for key, value in request.items()
-        if value != default[key] and key not in _OWN and record.origins.get(key) != profile
-    }
+    found = {key: value for key, value in asked_of(record).items() if key not in _OWN}
     if record.request.profile and folder.is_mine:
         found["profile"] = record.request.profile
     if record.adapters:

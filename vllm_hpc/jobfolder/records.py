@@ -27,6 +27,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     request: Request
     origins: dict[str, str] = {}
+    profile_files: tuple[str, ...] = ()
     plan: Plan
     scheduler: str
     model: str

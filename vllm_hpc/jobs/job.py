@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,18 +181,34 @@ class Job:
 
         return cancel(self.folder, None if job_id is None else str(job_id))
 
-    def resume(self, retry_errors: bool = False, not_submitted: bool = False) -> int:
+    def resume(
+        self,
+        retry_errors: bool = False,
+        not_submitted: bool = False,
+        *,
+        time: str | None = None,
+        account: str | None = None,
+        partition: str | None = None,
+    ) -> int:
         """Submit the job again for the rows that are missing, and on request for those with an error.
 
         ``not_submitted``: you have checked that the scheduler does not have the job, although its submission was
-        interrupted or its state is UNKNOWN. Returns the number of these rows; 0: nothing was submitted. Raises
-        InputError if the input has changed, SubmitError, FailedError if the job has not ended, or if its ranks diverged
-        and no row is missing: a resume cannot correct rows that are there. Where rows are missing, it runs those.
+        interrupted or its state is UNKNOWN. The script is rendered anew where the job's profile has changed, or with
+        another ``time``, ``account`` or ``partition``; what is told of that is a UserWarning.
+
+        Returns the number of these rows; 0: nothing was submitted. Raises RefusedError, InputError if the input has
+        changed, SubmitError, FailedError if the job has not ended, or if its ranks diverged and no row is missing: a
+        resume cannot correct rows that are there. Where rows are missing, it runs those.
         """
+        from vllm_hpc.jobs.render_again import Changes
         from vllm_hpc.jobs.resume import resume
 
+        changes = Changes(time=time, account=account, partition=partition)
         with private_files(is_private(self.path)):
-            return resume(self.folder, retry_errors, not_submitted)
+            resumed = resume(self.folder, retry_errors, not_submitted, changes)
+        if resumed.note:
+            warnings.warn(resumed.note, stacklevel=2)
+        return resumed.left
 
     def _read(self) -> Status:
         """Its status as it is, with nothing submitted."""

@@ -17,6 +17,7 @@ from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
 from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss
 from vllm_hpc.jobs.failure import DIVERGED, has_diverged
+from vllm_hpc.jobs.render_again import NO_CHANGES, Changes, render_again, write_again
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import check_lifecycle
@@ -38,8 +39,17 @@ class Left(msgspec.Struct, frozen=True):
     failed: int
 
 
-def resume(job: JobFolder, retry_errors: bool = False, not_submitted: bool = False) -> int:
-    """Submit the job again and return the number of rows left; 0: nothing was submitted.
+class Resumed(msgspec.Struct, frozen=True):
+    """What a resume has done: how many rows are left (0: nothing was submitted), and what to tell of the script."""
+
+    left: int
+    note: str | None = None
+
+
+def resume(
+    job: JobFolder, retry_errors: bool = False, not_submitted: bool = False, changes: Changes = NO_CHANGES
+) -> Resumed:
+    """Submit the job again, with today's profile and ``changes``.
 
     ``not_submitted``: the user says that the scheduler does not have a submission in doubt, or a job in state UNKNOWN.
     Raises InputError if the input has changed, SubmitError, FailedError if the job has not ended, or if its ranks
@@ -58,23 +68,26 @@ def resume(job: JobFolder, retry_errors: bool = False, not_submitted: bool = Fal
     elif not status.awaits_resubmission:
         _check_ended(folder, status)
     check_unchanged(folder)
-    check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
+    anew = render_again(folder, changes)
+    if anew.script is None:
+        check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
     left = rows_left(folder, retry_errors)
     if not left.missing + left.failed:
         if has_diverged(folder):
             raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
-        return 0
+        return Resumed(0)
     check_set(folder.job().request.pass_env, is_resume=True)
     taken = _take(folder, status.job_id, number)
     try:
         if recorded_submission(folder) != before:
             raise FailedError(_GOING_ON.format(folder.path))
         markers.clear(Retry(folder.last_number()) if retry_errors else None)
+        write_again(folder, anew)
     except BaseException:
         taken.unlink(missing_ok=True)
         raise
     _submit(folder, taken, markers)
-    return left.missing + left.failed
+    return Resumed(left.missing + left.failed, anew.note)
 
 
 def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> None:

@@ -24,7 +24,8 @@ from vllm_hpc.jobs.doubt import noting_loss
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
-from vllm_hpc.planner.resolve import check_is_here, resolve_options
+from vllm_hpc.planner.queues import resolve_options
+from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
 from vllm_hpc.schedulers.record_submission import record_submission
@@ -231,6 +232,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         version=JOB_RECORD_VERSION,
         request=request,
         origins=prepared.job.origins,
+        profile_files=prepared.job.profile_files,
         plan=prepared.plan,
         scheduler=prepared.scheduler,
         model=prepared.job.model.path,

@@ -21,7 +21,6 @@ from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
-from vllm_hpc.planner.resolve import resolve_options
 from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -30,6 +29,8 @@ from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Asked, Layout, solve, solve_array
 from vllm_hpc.spec.plan import Cost, Memory, ModelFacts, Plan
+from vllm_hpc.spec.profile import ignored_keys
+from vllm_hpc.spec.queues import billed_whole
 from vllm_hpc.spec.rehearsal import NO_MODEL
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
@@ -43,11 +44,6 @@ WHOLE_NODE = 4  # GPUs; if fewer were requested, a node may well have more
 _NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
 # Values of --engine tokenizer_mode with which chats go through the template in the model's folder.
 _MODES_WITH_TEMPLATE = ("auto", "hf", "slow")
-
-
-def plan_only(model: str | None = None, **options: object) -> Plan:
-    """The plan of a job, without rendering or writing anything. Raises RefusedError."""
-    return make_plan(resolve_options(model, options)[0], whole_input=False)
 
 
 def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None = None, use_tuned: bool = True) -> Plan:
@@ -77,10 +73,11 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if job.runs_here:
         _check_local(job, plan.layout)
-    _check_scheduler(job, plan.layout)
+    check_scheduler(job, plan.layout)
     part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
     said = intake.notes(job.request, rows is not None and rows.is_sample)
-    notes += [*plan.reasons, *filter(None, [*job.told, why]), *known.notes, *said, *unused_options(job)]
+    told = filter(None, [*job.told, why, billed_whole(job.site, plan.layout)])
+    notes += [*plan.reasons, *told, *known.notes, *said, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 
 
@@ -129,12 +126,12 @@ def check_fits(plan: Plan) -> None:
 
 
 def unused_options(job: ResolvedJob) -> list[str]:
-    """Name the given options that a scheduler ignores that runs jobs on this machine; empty for all others."""
+    """Name the options that a scheduler of this machine ignores, and keys of the profile that any scheduler does."""
     names = ("partition", "account", "qos", "mem", "directive")
     given = [f"--{name}" for name in names if job.is_asked(name) and getattr(job.request, name)]
-    if not job.runs_here or not given:
-        return []
-    return [f"{', '.join(given)}: not used by the {job.scheduler} scheduler"]
+    unused = [f"{', '.join(given)}: not used by the {job.scheduler} scheduler"] if job.runs_here and given else []
+    keys = ignored_keys(job.site, job.scheduler)
+    return [*unused, *([f"of the profile not used by {job.scheduler}: {', '.join(keys)}"] if keys else [])]
 
 
 def _plan_unknown(job: ResolvedJob) -> Plan:
@@ -287,10 +284,11 @@ def _check_local(job: ResolvedJob, layout: Layout) -> None:
         raise RequestError(f"{option} needs a cluster, but {local}: leave it out, or {cluster}")
 
 
-def _check_scheduler(job: ResolvedJob, layout: Layout) -> None:
+def check_scheduler(job: ResolvedJob, layout: Layout) -> None:
     """The checks that depend on the scheduler. Raises RequestError."""
     scheduler = get_scheduler(job.scheduler)
     if not job.runs_here:  # where no option of a cluster is used
         check_owned(job.request.directive, job.scheduler)
+        check_owned(list(job.site.directives), job.scheduler, "directives in the profile:")
     check_launcher(job, scheduler)
     scheduler.check_request(job, layout)

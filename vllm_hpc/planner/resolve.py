@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -12,33 +13,46 @@ from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
 from vllm_hpc.schedulers.scheduler import Scheduler, find_scheduler, get_scheduler
 from vllm_hpc.spec.chat_template import read_chat_template
-from vllm_hpc.spec.errors import LayoutError, RequestError
+from vllm_hpc.spec.errors import LayoutError, ProfileError, RequestError
+from vllm_hpc.spec.expand import expand, expand_table
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
 from vllm_hpc.spec.layout import Asked, solve
 from vllm_hpc.spec.passed_variables import check_set, describe_written, with_values
 from vllm_hpc.spec.profile import Profile
-from vllm_hpc.spec.profile_files import find_profile
+from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.vllm_arguments import typed
 
 # What a job is planned for that needs a cluster, on a machine that has no scheduler.
 _ELSEWHERE = "slurm"
+NO_PROFILE = FoundProfile()
 
 
-def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, bytes | None]:
-    """The job that MODEL and options describe, and its job.toml if there is one. Raises RefusedError."""
+def read_given(model: str | None, options: dict[str, Any]) -> tuple[Given, FoundProfile]:
+    """What MODEL and options ask for, with their profile, of which variables are expanded. Raises RefusedError."""
     model, options, origins = with_job(model, options)
     given = read_options({"model": model, **options})
     given = with_default_profile(msgspec.structs.replace(given, origins=given.origins | origins))
-    found = find_profile(given.request.profile)
-    job = resolve_at(given, found.profile)
-    source = found.where(given.request.profile)
-    return msgspec.structs.replace(job, source=source, distrust=given.distrust), given.definition
+    return given, find_site(given.request.profile)
 
 
-def resolve_at(given: Given, site: Profile) -> ResolvedJob:
-    """The job at a site. If no scheduler was given, one is detected by its commands. Raises RefusedError."""
+def find_site(name: str | None) -> FoundProfile:
+    """The profile of that name, of which variables are expanded. Raises ProfileError."""
+    found = find_profile(name)
+    try:
+        profile = expand_table(found.profile, os.environ, f"profile {name!r}")
+        dirs = tuple(expand(one, os.environ, f"profile {name!r}: 'template_dir'") for one in found.template_dirs)
+    except RequestError as error:
+        raise ProfileError(str(error)) from None
+    return found._replace(profile=profile, template_dirs=dirs)
+
+
+def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) -> ResolvedJob:
+    """The job at a site: its profile ``found``, for one of its queues. Raises RefusedError.
+
+    If no scheduler was given, one is detected by its commands.
+    """
     model = find_model(given.request.model, given.request.rehearse, given.request.engine)
     typed("sampling", given.request.sampling)
     typed("engine", given.request.engine)
@@ -67,7 +81,20 @@ def resolve_at(given: Given, site: Profile) -> ResolvedJob:
         model=model,
         chat_template=None if template is None else read_chat_template(template),
         written=written,
+        source=found.where(request.profile),
+        news=found.news,
+        template_dirs=_template_dirs(filled, found),
+        profile_files=tuple(dict.fromkeys(str(layer.file) for layer in found.layers)),
+        distrust=given.distrust,
+        site_env=filled.site_env,
     )
+
+
+def _template_dirs(filled: FilledRequest, found: FoundProfile) -> tuple[str, ...]:
+    """Folders searched for templates: that of an option or job.toml, then the profile's, its highest layer first."""
+    folder = filled.request.template_dir
+    own = [] if folder is None or "template_dir" in filled.from_profile else [folder]
+    return tuple(dict.fromkeys([*own, *found.template_dirs]))
 
 
 def _with_variables(filled: FilledRequest, scheduler: Scheduler) -> tuple[Request, str | None]:

@@ -26,6 +26,7 @@ from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.schedulers.template_checks import check_blocks, check_script
 from vllm_hpc.schedulers.template_environment import MOST_MEMORY, make_environment
 from vllm_hpc.spec.errors import TemplateError
+from vllm_hpc.spec.expand import has_variables, on_node
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import NodePart, Plan
 from vllm_hpc.spec.profile import Profile
@@ -44,10 +45,9 @@ _CONTEXT = frozenset(ScriptContext.__struct_fields__)
 def render_job(job: ResolvedJob, plan: Plan, folder: JobFolder, lifecycle: str) -> str:
     """Render a job's script, which runs this text of lifecycle.sh. Raises TemplateError with file and line."""
     scheduler = get_scheduler(job.scheduler)
-    folders = [job.request.template_dir] if job.request.template_dir is not None else []
     context = make_context(job, plan.layout, folder, lifecycle, plan.part)
     name = job.request.template or scheduler.template
-    return render_script(name, context, *folders, installed=scheduler.templates)
+    return render_script(name, context, *job.template_dirs, installed=scheduler.templates)
 
 
 def make_context(
@@ -60,12 +60,16 @@ def make_context(
     named: dict[str, Any] = {}
     for values in (job.site, request, layout):  # the layout has the last word on nodes, GPUs, TP, PP and DP
         named |= {key: getattr(values, key) for key in values.__struct_fields__ if key in _CONTEXT}
+    varying = {name for name in job.site_env if has_variables(request.env[name])}
     derived = {
         "title": f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}.",
         "name": folder.path.name,
         "folder": str(folder.path),
         "scheduler_log": str(folder.scheduler_log),
-        "bin": str(Path(sys.executable).parent),
+        "bin": str(Path(job.site.python or sys.executable).parent),
+        "gpus_per_node": _gpus_to_ask(job.site, layout),
+        "env": {name: value for name, value in request.env.items() if name not in varying},
+        "site_env": {name: value for name, value in request.env.items() if name in varying},
         "world_size": layout.world_size,
         "tasks": layout.tasks,
         "tasks_per_node": tasks_per_node,
@@ -73,7 +77,7 @@ def make_context(
         "mem": request.mem or memory,
         "time_limit_s": parse_walltime(request.time) if request.time else None,
         "lead_s": request.lead_s,
-        "directives": tuple(request.directive),
+        "directives": (*job.site.directives, *request.directive),
         "resources": tuple(_filled(text, layout) for text in job.site.resources),
         "launcher": job.launcher,
         "wrapper": (*launcher.wrapper, *job.site.wrapper),
@@ -91,14 +95,21 @@ def _share_of_node(site: Profile, layout: Layout, tasks: int, part: NodePart) ->
     if site.gpu_request == "queue":
         return None, None
     cores, memory = part.cores or 0, part.memory_mb or 0
+    if site.mem_per_gpu:
+        memory = megabytes(site.mem_per_gpu) * _gpus_to_ask(site, layout)
     if site.gpus_per_node is not None:
-        gpus = site.gpus_per_node if site.exclusive else layout.gpus_per_node
+        gpus = site.gpus_per_node if site.exclusive or site.whole_nodes else layout.gpus_per_node
         if site.cpus_per_node:
             cores = site.cpus_per_node * gpus // site.gpus_per_node
-        if site.mem_per_node:
+        if site.mem_per_node and not site.mem_per_gpu:
             memory = megabytes(site.mem_per_node) * gpus // site.gpus_per_node
     at_least = layout.procs_per_node // tasks
     return max(cores // tasks, at_least) if cores else None, f"{memory}M" if memory else None
+
+
+def _gpus_to_ask(site: Profile, layout: Layout) -> int:
+    """GPUs of a node to ask for: all of them where the node is billed whole."""
+    return site.gpus_per_node or layout.gpus_per_node if site.whole_nodes else layout.gpus_per_node
 
 
 def _umask() -> str:
@@ -207,7 +218,7 @@ def command(words: Iterable[str]) -> str:
 # What a template may write after a value: {{ job.folder|sh }}.
 FILTERS: dict[str, Callable[..., str]] = {
     "sh": sh, "directive": directive, "word": word, "clock": clock, "size": size, "jobname": jobname,
-    "command": command, "counted": counted,
+    "command": command, "counted": counted, "on_node": on_node,
 }  # fmt: skip
 
 

@@ -38,10 +38,17 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     qos: Annotated[str | None, Meta(description="Slurm's quality of service")] = None
     time: Annotated[str | None, Meta(description="the walltime")] = None
     gpu_flag: Annotated[str, Meta(description="how GPUs are asked for: gpus-per-node, gres or none")] = _SITE.gpu_flag
+    gpu_type: Annotated[str | None, Meta(description="their type for Slurm, as in gpu:h100:4")] = None
     exclusive: Annotated[bool, Meta(description="whether nodes are asked for whole")] = False
-    directives: Annotated[tuple[str, ...], Meta(description="lines of --directive, without #SBATCH or #PBS")] = ()
+    directives: Annotated[
+        tuple[str, ...], Meta(description="lines of the profile's directives and --directive, without #SBATCH or #PBS")
+    ] = ()
     setup: Annotated[tuple[str, ...], Meta(description="the profile's lines of shell, run before all else")] = ()
-    env: Annotated[dict[str, str], Meta(description="variables of --env and the profile's env")] = {}
+    node_setup: Annotated[tuple[str, ...], Meta(description="the profile's lines of shell for each node")] = ()
+    env: Annotated[dict[str, str], Meta(description="variables of --env and the profile's env, taken as they are")] = {}
+    site_env: Annotated[
+        dict[str, str], Meta(description="variables of the profile's env with $NAMES that the node sets in: |on_node")
+    ] = {}
     pass_env: Annotated[list[str], Meta(description="names of --env NAME, which the job inherits")] = []
     launcher: Annotated[str, Meta(description="the launcher's name")] = "torchrun"
     is_array: Annotated[bool, Meta(description="whether the job is an array of replicas")] = False
@@ -58,12 +65,20 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     chunk: Annotated[tuple[str, ...], Meta(description="more of each chunk of PBS's select")] = ()
     resources: Annotated[tuple[str, ...], Meta(description="more of PBS's -l lines, numbers filled in")] = ()
     launcher_options: Annotated[tuple[str, ...], Meta(description="more words of PBS's launcher")] = ()
+    srun_options: Annotated[tuple[str, ...], Meta(description="more words of srun")] = ()
+    cpu_bind: Annotated[str, Meta(description="srun's --cpu-bind; empty: srun's default")] = _SITE.cpu_bind
+    torchrun_options: Annotated[tuple[str, ...], Meta(description="more words of torchrun")] = ()
     wrapper: Annotated[tuple[str, ...], Meta(description="words before torchrun, or python, on each node")] = ()
     umask: Annotated[str, Meta(description="the submitter's umask, in octal digits; 077 with --private")] = "022"
     private: Annotated[bool, Meta(description="whether nobody else may read the job's files")] = False
     lifecycle_sha256: Annotated[str, Meta(description="the digest of lifecycle.sh")] = msgspec.field(
         default_factory=lifecycle_sha256
     )
+
+    @property
+    def gpus(self) -> str:
+        """The GPUs of a node as Slurm is asked for them: 4, or h100:4."""
+        return f"{self.gpu_type}:{self.gpus_per_node}" if self.gpu_type else str(self.gpus_per_node)
 
     @property
     def cores(self) -> int | None:

@@ -1,17 +1,20 @@
 """The files that profiles are read from, and which of them say whom the user trusts.
 
-They are ./vllm-hpc.toml, then the user's own (``$XDG_CONFIG_HOME/vllm-hpc/config.toml``, by default in ~/.config),
-then the site's (vllm-hpc/config.toml in each of ``$XDG_CONFIG_DIRS``, by default /etc/xdg). The variables follow the
-XDG Base Directory Specification.
+They are the layers of a profile: ./vllm-hpc.toml over the user's own (``$XDG_CONFIG_HOME/vllm-hpc/config.toml``, by
+default in ~/.config) over the site's (vllm-hpc/config.toml in each of ``$XDG_CONFIG_DIRS``, by default /etc/xdg) over
+the gallery, files of this package. The variables follow the XDG Base Directory Specification.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 
 PROJECT_FILE = "vllm-hpc.toml"
+# Profiles of the gallery are called site/NAME, as their files.
+GALLERY = "site/"
 _NAME = Path("vllm-hpc", "config.toml")
 
 
@@ -27,3 +30,14 @@ def settled_files() -> list[Path]:
     with suppress(RuntimeError):  # a user without a home folder, as in some containers
         folders.insert(0, Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"))
     return [folder / _NAME for folder in folders]
+
+
+def gallery_file(name: str) -> Path | None:
+    """The file of the gallery that has the profile ``name`` (site/NAME); None if there is none."""
+    return next((path for path in gallery_files() if name == GALLERY + path.stem), None)
+
+
+def gallery_files() -> list[Path]:
+    """The files of the gallery, one a site."""
+    folder = Path(str(files("vllm_hpc"))) / "sites"
+    return sorted(folder.glob("*.toml"))

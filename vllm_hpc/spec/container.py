@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+
+from vllm_hpc.spec.keys import key
 
 Runtime = Literal["apptainer", "singularity", "podman", "podman-hpc", "shifter", "charliecloud", "pyxis"]
 
@@ -13,12 +14,16 @@ Runtime = Literal["apptainer", "singularity", "podman", "podman-hpc", "shifter",
 class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The image of a job's ranks: the batch script runs on the host, torchrun and the ranks in the image."""
 
-    runtime: Annotated[Runtime | None, Meta(description="what runs the image")] = None
-    image: Annotated[str | None, Meta(description="the image: a file, a folder, or a name in a registry")] = None
+    runtime: Annotated[Runtime | None, key("what runs the image")] = None
+    image: Annotated[str | None, key("the image: a file, a folder, or a name in a registry", (), "at submission")] = (
+        None
+    )
     binds: Annotated[
         tuple[str, ...],
-        Meta(description="more folders of the host, HOST[:INSIDE[:ro]]; the job's are bound by themselves"),
+        key("more folders of the host, HOST[:INSIDE[:ro]]; the job's are bound by themselves", (), "on the node"),
     ] = ()
-    options: Annotated[tuple[str, ...], Meta(description="more words of the runtime, such as --rocm")] = ()
-    python: Annotated[str, Meta(description="the Python of the image")] = "python3"
-    bundle: Annotated[str | None, Meta(description="a folder of vllm-hpc bundle, for an image without vllm_hpc")] = None
+    options: Annotated[tuple[str, ...], key("more words of the runtime, such as --rocm")] = ()
+    python: Annotated[str, key("the Python of the image")] = "python3"
+    bundle: Annotated[
+        str | None, key("a folder of vllm-hpc bundle, for an image without vllm_hpc", (), "at submission")
+    ] = None

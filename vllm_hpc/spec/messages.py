@@ -38,10 +38,9 @@ def explain_mismatch(error: msgspec.ValidationError, struct: type[msgspec.Struct
 def _expected(kind: msgspec.inspect.Type, example: str) -> str:
     from msgspec import inspect
 
+    kind = getattr(kind, "type", kind)  # of an Annotated type
     such_as = f" such as {example}" if example else " in quotes"
     match kind:
-        case inspect.Metadata(type=one):
-            return _expected(one, example)
         case inspect.UnionType(types=types):
             one, *more = (_expected(kind, example) for kind in types if not isinstance(kind, inspect.NoneType))
             return " or ".join([one.removesuffix(such_as), *more]) if more else one

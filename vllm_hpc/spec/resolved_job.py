@@ -17,7 +17,11 @@ from vllm_hpc.spec.request import Request
 # Keys of both that are not simply filled in: scheduler, launcher and device are chosen (planner/resolve.py), and a
 # profile's gpus_per_node is what a node has, not a request.
 _CHOSEN = frozenset({"scheduler", "launcher", "gpu", "gpus_per_node"})
+# Options that are sampling parameters by another way.
+NAMED_SAMPLING = ("max_tokens", "temperature", "top_p")
 FILLED = tuple(sorted(set(Request.__struct_fields__) & set(Profile.__struct_fields__) - _CHOSEN))
+
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Request)}
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -34,13 +38,15 @@ class Model(msgspec.Struct, frozen=True):
 class FilledRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request filled in from its profile. ``site`` is the profile, ``origins`` says where each value came from.
 
-    ``from_profile`` names the values that only the profile gave.
+    ``from_profile`` names the values that only the profile gave, ``site_env`` the variables of its env that count.
+    Within tables, an origin is that of "env.NAME".
     """
 
     request: Request
     site: Profile
     origins: dict[str, str]
     from_profile: frozenset[str] = frozenset()
+    site_env: frozenset[str] = frozenset()
 
     def origin(self, key: str) -> str:
         """Where a value was given: "--partition", the path of a job.toml, "profile 'alpine'"; "the default"."""
@@ -63,7 +69,9 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     job can be planned and rendered, but not submitted: this machine has no scheduler for it. ``launcher`` starts the
     ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown. ``chat_template`` is the
     text of --chat-template, None without. ``source``: which file the profile is of; ``distrust``: whose job.toml it is.
-    ``written`` says which variables of --env NAME have their values written.
+    ``written`` says which variables of --env NAME have their values written. ``template_dirs`` are the folders searched
+    for templates, the first one first; ``profile_files`` those that the profile is of. ``queue`` says which of the
+    profile's queues was chosen, and why; ``news``, what of the profile counts since its files are merged.
     """
 
     scheduler: str
@@ -78,11 +86,15 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     source: str | None = None
     distrust: str | None = None
     written: str | None = None
+    template_dirs: tuple[str, ...] = ()
+    profile_files: tuple[str, ...] = ()
+    queue: str | None = None
+    news: str | None = None
 
     @property
     def told(self) -> tuple[str | None, ...]:
         """What a plan says of where the job's values and its model are from."""
-        return self.source, self.distrust, self.model.note, self.written
+        return self.source, self.news, self.queue, self.distrust, self.model.note, self.written
 
     def asking(self, **changes: Any) -> ResolvedJob:
         """The same job with changes to its request, as ``tune`` tries them."""
@@ -90,18 +102,42 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
 
 
 def fill(given: Given, site: Profile) -> FilledRequest:
-    """Fill in the request from the profile; variables (``env``) are merged one by one."""
+    """Fill in the request from the profile; tables (env, engine, sampling) are merged key by key."""
     request = given.request
     filled: dict[str, Any] = {}
     for key in FILLED:
         asked, of_site = getattr(request, key), getattr(site, key)
-        filled[key] = {**of_site, **asked} if isinstance(of_site, dict) else asked or of_site
-    # Those that the job inherits override the profile's, too.
+        if isinstance(of_site, dict):
+            filled[key] = {**of_site, **asked}
+        else:
+            filled[key] = asked if of_site is None or _is_given(given, key) else of_site
+    # Those that the job inherits override the profile's, too; and --temperature what it says of sampling.
     filled["env"] = {name: value for name, value in filled["env"].items() if name not in request.pass_env}
-    from_profile = frozenset(key for key in FILLED if getattr(site, key) and not getattr(request, key))
+    for key in NAMED_SAMPLING:
+        if getattr(request, key) is not None and key not in request.sampling:
+            filled["sampling"].pop(key, None)
+    from_profile = frozenset(key for key in FILLED if _is_of_site(given, site, key))
+    within = {
+        key: [name for name in getattr(site, key) if name in filled[key] and name not in getattr(request, key)]
+        for key in ("engine", "env", "sampling")
+    }
+    of_profile = [*sorted(from_profile), *(f"{key}.{name}" for key, names in within.items() for name in names)]
     return FilledRequest(
         request=msgspec.structs.replace(request, **filled),
         site=site,
-        origins=given.origins | dict.fromkeys(sorted(from_profile), f"profile {request.profile!r}"),
+        origins=given.origins | dict.fromkeys(of_profile, f"profile {request.profile!r}"),
         from_profile=from_profile,
+        site_env=frozenset(within["env"]),
     )
+
+
+def _is_given(given: Given, key: str) -> bool:
+    """Whether an option or job.toml gave the value, and not only the default."""
+    return key in given.origins or getattr(given.request, key) != _DEFAULTS[key]
+
+
+def _is_of_site(given: Given, site: Profile, key: str) -> bool:
+    value = getattr(site, key)
+    if isinstance(value, dict):
+        return bool(value) and not getattr(given.request, key)
+    return value is not None and not _is_given(given, key)

@@ -26,6 +26,7 @@ _MEMORY = re.compile(r"[0-9]{1,9}([KMGT]B?)?", re.IGNORECASE)
 # In a PBS chunk a '+' begins the next chunk; in -l a ',' begins the next resource. Names are case-insensitive.
 _IN_CHUNK = re.compile(r"[A-Za-z_][\w.]*=[\w./@%-]+", re.ASCII)
 _RESOURCE = re.compile(r"[A-Za-z_][\w.]*=[\w.+/@%:=-]+", re.ASCII)
+_GPU_TYPE = re.compile(r"[A-Za-z0-9_.-]+")
 _HOST_SUFFIX = re.compile(r"[A-Za-z0-9.-]*")
 # Job ids: Slurm's 197, 197_1, 197_[0-3], 197+1, 197;cluster; the local scheduler's 4711-1763820000; PBS's 12.server,
 # 12[].server, 12[3], 12[3].server.
@@ -184,6 +185,18 @@ def check_host_suffix(text: str, origin: str) -> None:
         )
 
 
+def check_description(text: str, origin: str) -> None:
+    """A text of one line, or none."""
+    if text:
+        check_one_line(text, origin)
+
+
+def check_gpu_type(text: str, origin: str) -> None:
+    """A GPU's type as Slurm's gres.conf names it: h100 of gpu:h100:4."""
+    if not _GPU_TYPE.fullmatch(text):
+        raise RequestError(f"{origin} must be a type of gres.conf (letters, digits, '_', '.' and '-'), not {text!r}")
+
+
 @cache
 def _check_syntax(code: str, origin: str) -> None:
     """Refuse code that bash cannot parse, or that would take in the next line of the script. Raises RequestError."""
@@ -237,20 +250,33 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "qos": check_one_line,
     "time": parse_walltime,
     "mem": check_memory,
+    "max_time": parse_walltime,
     "mem_per_node": check_memory,
+    "mem_per_gpu": check_memory,
+    "gpu_type": check_gpu_type,
+    "description": check_description,
     "name": check_job_name,
     "job_dir": check_path,
     "template": check_path,
     "template_dir": check_path,
     "env": check_env,
     "pass_env": check_names,
+    "secrets": check_names,
     "directive": check_directives,
+    "directives": check_directives,
     "setup": check_shell_lines,
+    "node_setup": check_shell_lines,
+    "cpu_bind": check_description,
+    "scratch": check_path,
+    "cache_dir": check_path,
+    "python": check_path,
     "head_command": check_shell_command,
     "head_suffix": check_host_suffix,
     "chunk": check_chunk,
     "resources": check_resources,
     "launcher_options": check_words,
+    "srun_options": check_words,
+    "torchrun_options": check_words,
     "sampling": check_sampling_arguments,
     "engine": check_arguments,
 }

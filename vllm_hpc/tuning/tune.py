@@ -17,7 +17,8 @@ import msgspec
 
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
-from vllm_hpc.planner.resolve import check_is_here, resolve_options
+from vllm_hpc.planner.queues import resolve_options
+from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.planner.tuned import Finding, Setting, Subject, Trial, without_layout
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
 from vllm_hpc.spec.errors import RefusedError, RequestError

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vllm_hpc.schedulers.launchers import Launcher
 from vllm_hpc.schedulers.script_context import ScriptContext
 
@@ -14,10 +16,11 @@ def srun_words(job: ScriptContext) -> tuple[str, ...]:
     also where the site's or the job's default is to export nothing.
     """
     cores = [f"--cpus-per-task={job.cpus_per_task}"] if job.cpus_per_task else []
+    binding = [f"--cpu-bind={shlex.quote(job.cpu_bind)}"] if job.cpu_bind else []
     return (
         "srun", f"--nodes={job.nodes}", f"--ntasks={job.nodes * job.tasks_per_node}",
         f"--ntasks-per-node={job.tasks_per_node}", *cores,
-        "--kill-on-bad-exit=1", "--cpu-bind=none", "--distribution=block", "--export=ALL",
+        "--kill-on-bad-exit=1", *binding, "--distribution=block", "--export=ALL", *map(shlex.quote, job.srun_options),
     )  # fmt: skip
 
 

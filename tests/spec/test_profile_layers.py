@@ -1,0 +1,172 @@
+"""Layers of a profile: merged key by key, with the origin of each value."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+from vllm_hpc.jobs.submit import prepare
+from vllm_hpc.planner.queues import plan_only
+from vllm_hpc.spec.errors import ProfileError, RefusedError
+from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.profile_layers import find_profile
+
+pytestmark = pytest.mark.admins
+
+SITE = """[profiles.big]
+scheduler = "slurm"
+partition = "batch"
+gpus_per_node = 4
+setup = ["module load cuda"]
+env = { A = "site", B = "site" }
+engine = { max_num_seqs = 64 }
+[profiles.big.queues.batch]
+max_nodes = 91
+max_time = "2:00:00"
+"""
+
+
+@pytest.fixture
+def layered(desk: Path) -> Path:
+    """A site's file, a user's and a project's, with the same profile."""
+    write(Path(os.environ["XDG_CONFIG_DIRS"], "vllm-hpc", "config.toml"), SITE)
+    user = '[profiles.big]\naccount = "mine"\nsetup = ["+", "module load mine"]\nenv = { B = "user" }\n'
+    write(desk / "config" / "vllm-hpc" / "config.toml", user)
+    write(desk / "vllm-hpc.toml", '[profiles.big]\ntime = "1:00:00"\nenv = { C = "project" }\n')
+    return desk
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_three_files_are_merged_key_by_key(layered: Path) -> None:
+    found = find_profile("big")
+    profile = found.profile
+    assert (profile.partition, profile.account, profile.time) == ("batch", "mine", "1:00:00")
+    assert profile.setup == ("module load cuda", "module load mine")
+    assert profile.env == {"A": "site", "B": "user", "C": "project"}
+    site = Path(os.environ["XDG_CONFIG_DIRS"], "vllm-hpc", "config.toml")
+    user, project = layered / "config/vllm-hpc/config.toml", layered / "vllm-hpc.toml"
+    keys = [("partition",), ("account",), ("time",), ("env", "B"), ("env", "C")]
+    assert {key: found.origins[key] for key in keys} == {
+        ("partition",): f"{site}:3", ("account",): f"{user}:2", ("time",): f"{project}:2",
+        ("env", "B"): f"{user}:4", ("env", "C"): f"{project}:3",
+    }  # fmt: skip
+    assert found.origins["setup",] == f"{site}:5, {user}:3"
+    assert found.origins["queues", "batch", "max_nodes"] == f"{site}:9"
+
+
+def test_job_toml_and_options_come_on_top(layered: Path, model: Path) -> None:
+    write(
+        layered / "job/job.toml",
+        f'model = "{model}"\nprofile = "big"\naccount = "jobs"\n[engine]\nseed = 1\n'.replace("seed", "block_size"),
+    )
+    request = prepare("job", time="0:30:00").request
+    assert (request.account, request.time, request.partition) == ("jobs", "0:30:00", "batch")
+    assert request.engine == {"max_num_seqs": 64, "block_size": 1}
+
+
+def test_plan_says_what_newly_counts(layered: Path, model: Path) -> None:
+    said = [reason for reason in plan_only(str(model), profile="big").reasons if "lower files" in reason]
+    assert len(said) == 1
+    assert "setup, account of" in said[0]
+    assert "scheduler, partition, gpus_per_node, engine, queues of" in said[0]
+    write(layered / "vllm-hpc.toml", '[profiles.big]\nreplace = true\nscheduler = "slurm"\ntime = "1:00:00"\n')
+    assert not [reason for reason in plan_only(str(model), profile="big").reasons if "lower files" in reason]
+    assert find_profile("big").profile == Profile(scheduler="slurm", time="1:00:00")
+
+
+def test_extends_puts_another_profile_beneath(layered: Path) -> None:
+    write(layered / "vllm-hpc.toml", '[profiles.own]\nextends = "big"\npartition = ""\nenv = { A = "" }\n')
+    found = find_profile("own")
+    assert (found.profile.partition, found.profile.account, found.profile.env["A"]) == (None, "mine", "")
+    assert "partition" not in {key[0] for key in found.origins if len(key) == 1}
+    assert found.news is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[profiles.a]\nextends = "b"\n[profiles.b]\nextends = "a"\n', r":4: 'extends' leads back to 'a'"),
+        ('[profiles.a]\nextends = "a"\n', r":2: 'extends' leads back to 'a'"),
+        ('[profiles.a]\nextends = "none"\n', r":2: 'extends': no profile 'none'"),
+        ('[profiles.a]\nextends = "site/nowhere"\n', r":2: 'extends': no profile 'site/nowhere' in the gallery"),
+        ('[profiles.a]\nsetup = ["+", "+"]\n', r":2: 'setup' must have \"\+\""),
+        ('[profiles.a]\nrequired = ["acount"]\n', r":2: 'required' must name keys of a profile, not 'acount'"),
+        ('[profiles.a]\n[profiles.a.queues.q]\nmin_node = 1\n', r":3: unknown key 'min_node': a queue takes"),
+        ('[profiles.a]\n[profiles.a.queues.q]\nmin_nodes = 0\n', r":3: 'min_nodes' must be a whole number"),
+        ('[profiles.a]\n[profiles.a.queues.q]\nmin_nodes = 3\nmax_nodes = 2\n', r":3: 'min_nodes' must be at most"),
+        ('[profiles.a]\n[profiles.a.queues.q]\nmax_time = "soon"\n', r":3: max_time must be a walltime"),
+        ('[profiles.a]\nqueues = { q = 1 }\n', r":2: 'queues.q' must be a table"),
+        ('[profiles.a]\ncontainer = "x.sif"\n', r":2: 'container' must be a table"),
+        ('[profiles.a]\ncpus_per_node = 8\n', r":2: 'cpus_per_node' needs gpus_per_node"),
+        ('[profiles.a]\njob_dir = "$(id)"\n', r":2: 'job_dir' '\$\(id\)': after '\$' must come a variable"),
+        ('[profiles.a]\nenv = { A = "${X%y}" }\n', r":2: 'env' .*after '\$' must come a variable"),
+        ('[profiles.a]\naccount = "$HF_TOKEN"\nscheduler = "slurm"\n', r"\$HF_TOKEN is a secret"),
+        ('[profiles.a]\naccount = "$NOT_THERE"\n', r"\$NOT_THERE is not set here: export it"),
+    ],
+)  # fmt: skip
+def test_a_wrong_layer_is_refused_with_its_line(desk: Path, model: Path, text: str, said: str) -> None:
+    write(desk / "vllm-hpc.toml", text)
+    with pytest.raises(ProfileError, match=said):
+        prepare(str(model), profile="a")
+
+
+def test_a_strangers_file_counts_only_for_its_own_profiles(layered: Path) -> None:
+    project = layered / "vllm-hpc.toml"
+    project.chmod(0o666)
+    with pytest.raises(ProfileError, match="others can write"):
+        find_profile("big")
+    write(project, "[profiles.other]\n")
+    assert find_profile("big").profile.account == "mine"
+
+
+def test_variables_are_expanded_where_the_key_says(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROJECT", "a b")
+    text = """[profiles.a]
+scheduler = "slurm"
+account = "${PROJECT}-gpu"
+job_dir = "$HOME/${NOT_SET:-runs}"
+directives = ["--comment=$$5"]
+env = { T = "/local/$USER/x y", D = "$$", N = "${NOT_SET:-a}" }
+"""
+    write(desk / "vllm-hpc.toml", text)
+    prepared = prepare(str(model), profile="a", env={"L": "$USER"}, name="first")
+    assert prepared.folder == f"{os.environ['HOME']}/runs/first"
+    for line in (
+        '#SBATCH --account="a b-gpu"',
+        "#SBATCH --comment=$5",
+        """export T=/local/"${USER:?is not set here}"'/x y'""",
+        "export D='$'",
+        'export N="${NOT_SET:-a}"',
+        "export L='$USER'",
+    ):
+        assert line in prepared.script.splitlines()
+
+
+def test_what_is_required_must_be_given(desk: Path, model: Path) -> None:
+    write(desk / "vllm-hpc.toml", '[profiles.a]\nscheduler = "slurm"\nrequired = ["account", "mem"]\nmem = "1G"\n')
+    with pytest.raises(
+        RefusedError, match=r"profile 'a' needs account: give --account, or write account in \[profiles\.a\]"
+    ):
+        prepare(str(model), profile="a")
+    assert prepare(str(model), profile="a", account="x").request.account == "x"
+    assert prepare(str(model), profile="a", scheduler="local").request.account is None
+
+
+def test_keys_that_the_scheduler_ignores_are_said(desk: Path, model: Path, run_cli: Cli) -> None:
+    write(desk / "vllm-hpc.toml", '[profiles.a]\nsrun_options = ["--x"]\nchunk = ["a=b"]\ncpu_bind = "cores"\n')
+    assert (
+        "of the profile not used by slurm: chunk"
+        in run_cli("plan", str(model), "--profile", "a", "--scheduler", "slurm").out
+    )
+    assert (
+        "of the profile not used by pbs: srun_options, cpu_bind"
+        in run_cli("plan", str(model), "--profile", "a", "--scheduler", "pbs").out
+    )

@@ -1,0 +1,143 @@
+"""From options to a job in one of its profile's queues: the one asked for, or the first that takes it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from vllm_hpc.jobfolder.missing_rows import intake_of
+from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.planner.make_plan import make_plan
+from vllm_hpc.planner.resolve import read_given, resolve_at
+from vllm_hpc.spec.errors import LayoutError, RequestError
+from vllm_hpc.spec.job_definition import Given
+from vllm_hpc.spec.keys import keys_of
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.profile_layers import FoundProfile
+from vllm_hpc.spec.queues import in_queue, limits, misfit, queues_called
+from vllm_hpc.spec.resolved_job import ResolvedJob
+
+
+class _Tried(NamedTuple):
+    """A job in a queue. ``why`` says why the queue does not take it; ``is_memory``: only the model does not fit."""
+
+    queue: str
+    job: ResolvedJob | None
+    why: str | None = None
+    is_memory: bool = False
+
+
+def plan_only(model: str | None = None, **options: object) -> Plan:
+    """The plan of a job, without rendering or writing anything. Raises RefusedError."""
+    return make_plan(resolve_options(model, options)[0], whole_input=False)
+
+
+def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, bytes | None]:
+    """The job that MODEL and options describe, and its job.toml if there is one. Raises RefusedError."""
+    given, found = read_given(model, options)
+    job = resolve_at(given, found.profile, found)
+    if found.profile.queues and not job.runs_here:
+        job = _choose(given, found, job)
+    check_required(job)
+    return job, given.definition
+
+
+def in_fitting_queue(given: Given, found: FoundProfile, layout: Layout) -> ResolvedJob:
+    """The job of a layout that is settled, in the queue asked for or the first that takes it. Raises RefusedError."""
+    job = resolve_at(given, found.profile, found)
+    names, _ = _candidates(given, found, job)
+    reasons = []
+    for name in names:
+        one = _resolve_in(given, found, name)
+        why = misfit(found.profile.queues[name], layout, one.request.time, (given.request.gpu, one.site.gpu))
+        if why is None:
+            return one
+        reasons.append(f"queue {name} {why}")
+    if reasons:
+        raise LayoutError("; ".join(reasons) + ": use another --queue or --time, or submit a new job")
+    return job
+
+
+def _candidates(given: Given, found: FoundProfile, job: ResolvedJob) -> tuple[list[str], list[str]]:
+    """The queues to try, in order, and those that are left out unless they are asked for."""
+    site, partition = found.profile, job.request.partition
+    named = queues_called(site, partition) if partition else []
+    others = [name for name in site.queues if name not in named]
+    if given.request.partition:
+        return named, others
+    return [*named, *(name for name in others if not site.queues[name].by_request)], []
+
+
+def _choose(given: Given, found: FoundProfile, job: ResolvedJob) -> ResolvedJob:
+    """The job in the queue asked for, or in the first that takes it. Raises RefusedError."""
+    site, asked = found.profile, given.request.partition
+    first, others = _candidates(given, found, job)
+    if asked and not first:
+        note = f"queue {asked!r} has no table in the profile, so its limits are not checked"
+        return msgspec.structs.replace(job, queue=note)
+    intake, tried = intake_of(job.request), []
+    for name in first:
+        one = _try(given, found, name, intake)
+        if one.why is None and one.job is not None:
+            return _chosen(one, site, asked)
+        tried.append(one)
+    if fallback := next((one for one in tried if one.is_memory), None):
+        return _chosen(fallback, site, asked)  # the plan says what does not fit, and what would
+    raise LayoutError(_refusal(given, found, tried, others, intake))
+
+
+def _try(given: Given, found: FoundProfile, name: str, intake: Intake) -> _Tried:
+    """The job in that queue, or why it does not take it. Raises RefusedError for what no queue would take."""
+    try:
+        job = _resolve_in(given, found, name)
+        plan = make_plan(job, whole_input=False, intake=intake)
+    except LayoutError as error:
+        return _Tried(name, None, str(error))
+    why = misfit(found.profile.queues[name], plan.layout, job.request.time, (given.request.gpu, job.site.gpu))
+    if why is None and plan.fits is False:
+        return _Tried(name, job, plan.misfit, is_memory=True)
+    return _Tried(name, job, why)
+
+
+def _resolve_in(given: Given, found: FoundProfile, name: str) -> ResolvedJob:
+    """The job with the values of that queue. Raises RefusedError."""
+    site = in_queue(found.profile, name)
+    partition = site.partition if given.request.partition else None
+    request = msgspec.structs.replace(given.request, partition=partition)
+    return resolve_at(msgspec.structs.replace(given, request=request), site, found)
+
+
+def _chosen(tried: _Tried, site: Profile, asked: str | None) -> ResolvedJob:
+    assert tried.job is not None
+    why = "" if asked else ", the first that takes the job" if len(site.queues) > 1 else ""
+    said = f"queue {tried.queue} ({limits(site.queues[tried.queue])}){why}"
+    return msgspec.structs.replace(tried.job, queue=said)
+
+
+def _refusal(given: Given, found: FoundProfile, tried: list[_Tried], others: list[str], intake: Intake) -> str:
+    """Why no queue takes the job, and which of the ``others`` would."""
+    reasons = list(dict.fromkeys(one.why for one in tried))
+    if len(reasons) == 1 and tried[0].job is None:
+        return str(reasons[0])  # the layout itself is impossible, whatever the queue
+    said = "; ".join(f"queue {one.queue} {one.why}" for one in tried)
+    nearest = next((one for name in others if (one := _try(given, found, name, intake)).why is None), None)
+    if nearest is not None:
+        return f"{said}: use --queue {nearest.queue} ({limits(found.profile.queues[nearest.queue])})"
+    asks = " and ".join(("--nodes", "--time")[: 2 if given.request.time else 1])
+    return f"no queue of profile {given.request.profile!r} takes the job: {said}: change {asks}"
+
+
+def check_required(job: ResolvedJob) -> None:
+    """Refuse a job without what its profile requires. Raises RequestError."""
+    for name in job.site.required:
+        value = getattr(job.request, name, None) or getattr(job.site, name)
+        schedulers = keys_of(Profile)[name].schedulers
+        if not value and (not schedulers or job.scheduler in schedulers):
+            table = f'"{job.request.profile}"' if "/" in str(job.request.profile) else job.request.profile
+            raise RequestError(
+                f"profile {job.request.profile!r} needs {name}: give --{name.replace('_', '-')}, or write {name} in "
+                f"[profiles.{table}] of ~/.config/vllm-hpc/config.toml"
+            )
