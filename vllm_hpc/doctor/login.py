@@ -78,7 +78,8 @@ def _environment() -> Iterator[Finding]:
 
 def _profile(job: ResolvedJob) -> Iterator[Finding]:
     if job.request.profile is not None:
-        yield Finding("profile", "ok", job.source or repr(job.request.profile))
+        said = "; ".join(filter(None, (job.source, job.news, job.queue)))
+        yield Finding("profile", "ok", said or repr(job.request.profile))
 
 
 def _job_dir(job: ResolvedJob) -> Iterator[Finding]:
@@ -119,7 +120,7 @@ def _prepare(job: ResolvedJob) -> tuple[Prepared | None, Finding]:
         prepared = prepare_untuned(job)
     except TemplateError as error:
         return None, Finding("script", "fail", str(error), "correct the template, or leave --template-dir out")
-    where = f"with the templates of {job.request.template_dir!r}" if job.request.template_dir else "as packaged"
+    where = f"with the templates of {', '.join(job.template_dirs)}" if job.template_dirs else "as packaged"
     return prepared, Finding("script", "ok", f"renders, {where}")
 
 
