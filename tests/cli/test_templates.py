@@ -153,6 +153,15 @@ def test_the_same_of_pbs(tmp_path: Path, text: str, message: str) -> None:
 
 
 @pytest.mark.usefixtures("few")
+def test_what_a_profile_asks_for_over_a_template_is_meant(tmp_path: Path) -> None:
+    text = block("directives", "{{ super() }}#SBATCH --comment=a --constraint=gpu\n")
+    profile = Profile(scheduler="slurm", directives=("--comment=b", "--comment=c"))
+    assert checked(tmp_path, text, profile=profile).faults == ()
+    bad = checked(tmp_path, block("directives", "{{ super() }}#SBATCH --comment=a --comment=d"), profile=profile)
+    assert [fault.message.split(" (")[0] for fault in bad.faults] == ["asks for --comment twice"]
+
+
+@pytest.mark.usefixtures("few")
 def test_shared_macros_are_tried_with_every_template(tmp_path: Path) -> None:
     result = checked(tmp_path, "{% macro runs(job) %}{% endmacro %}", "_torchrun.sh.j2")
     assert result.templates == ("local.sh.j2", PBS, SLURM)

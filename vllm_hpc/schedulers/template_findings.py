@@ -36,7 +36,7 @@ def findings_of(script: str, packaged: str, context: ScriptContext, scheduler: s
     """Compare the script of a site's template with the packaged one's for the same job."""
     code = "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("#"))
     is_whole = "begin_attempt" not in code or "run_work" not in code
-    yield from _directives(script, packaged, scheduler, is_whole)
+    yield from _directives(script, packaged, _asked(context, scheduler), is_whole)
     if is_whole:
         yield Finding(
             "warn",
@@ -93,7 +93,13 @@ def _is_exported(code: str, name: str) -> bool:
     return bool(re.search(rf"^\s*(export|declare -x)\b.*\b{name}\b", code, re.M))
 
 
-def _directives(script: str, packaged: str, scheduler: str, is_whole: bool) -> Iterator[Finding]:
+def _asked(context: ScriptContext, scheduler: str) -> list[str]:
+    """The options of the profile's directives, which may be the template's as well: they win over it."""
+    prefix = "#PBS" if scheduler == "pbs" else "#SBATCH"
+    return [one.option for one in directives_of("\n".join(f"{prefix} {line}" for line in context.directives))]
+
+
+def _directives(script: str, packaged: str, asked: list[str], is_whole: bool) -> Iterator[Finding]:
     try:
         found = directives_of(script)
     except RequestError as error:
@@ -103,7 +109,7 @@ def _directives(script: str, packaged: str, scheduler: str, is_whole: bool) -> I
     if not is_whole:
         yield from _lost(found, wanted)
     yield from _changed(found, wanted)
-    yield from _twice(found, scheduler)
+    yield from _twice(found, asked)
 
 
 def _lost(found: list[Directive], wanted: list[Directive]) -> Iterator[Finding]:
@@ -142,14 +148,13 @@ def _counting(found: list[Directive]) -> dict[str, str]:
     return values
 
 
-def _twice(found: list[Directive], scheduler: str) -> Iterator[Finding]:
+def _twice(found: list[Directive], asked: list[str]) -> Iterator[Finding]:
     places: dict[str, list[int]] = {}
     for one in found:
         places.setdefault(one.option, []).append(one.line)
-    client = {"slurm": "sbatch", "pbs": "qsub"}.get(scheduler, "the scheduler")
     for option, lines in places.items():
-        if len(lines) > 1:
-            which = "first" if option.startswith("-l ") else "last"
+        if len(lines) - asked.count(option) > 1:
+            client, which = ("qsub", "first") if option.startswith("-l ") else ("the scheduler", "last")
             numbers = " and ".join(str(line) for line in lines)
             words = f"asks for {option} twice (lines {numbers} of the script): {client} takes the {which}, silently"
             yield Finding("fail", words, f"twice {option}")

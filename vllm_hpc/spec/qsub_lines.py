@@ -1,7 +1,8 @@
 """The order of #PBS lines: what the user asks for wins over a profile's, and that over the template's.
 
-Of two ``-l NAME`` qsub uses the first, of any other option the last (tried on OpenPBS 23.06). Lines come in the order
-in which a later one wins: the profile's, then the user's.
+Of two ``-l NAME`` in a script qsub uses the first, of any other option the last; -W counts for each attribute (tried on
+OpenPBS 23.06; src/cmds/qsub.c, process_opts, and src/lib/Libcmds/set_resource.c). Lines come in the order in which a
+later one wins: the profile's, then the user's.
 """
 
 from __future__ import annotations
