@@ -84,6 +84,18 @@ def test_a_container_that_is_not_there(run_cli: Cli, cluster: Path) -> None:
     assert found["container"]["found"] == "/no/such/vllm.sif: No such file or directory"
 
 
+def test_the_queue_that_a_profile_chooses_is_told(run_cli: Cli, cluster: Path) -> None:
+    (cluster / "vllm-hpc.toml").write_text(
+        '[profiles.site]\nscheduler = "slurm"\n[profiles.site.queues.debug]\nmax_nodes = 4\n'
+    )
+    found = findings(run_cli, "--profile", "site", "--nodes", "2", "--gpus-per-node", "1")
+    assert found["profile"]["status"] == "ok"
+    assert "queue debug" in found["profile"]["found"]
+    assert found["partition"]["found"] == "debug takes 2 nodes, up to 0:30:00"
+    refused = run_cli("doctor", "--profile", "site", "--nodes", "9", "--gpus-per-node", "1")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+
+
 def test_a_template_that_does_not_render(run_cli: Cli, cluster: Path) -> None:
     (cluster / "slurm.sbatch.j2").write_text("{{ job.no_such_name.at_all }}")
     found = findings(run_cli, "--scheduler", "slurm", "--template-dir", ".", "--on-nodes")

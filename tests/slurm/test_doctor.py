@@ -77,9 +77,13 @@ def test_two_sound_nodes(site: Path) -> None:
 
 
 def test_faults_of_one_node_are_named_by_that_node(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unequal versions, a wrong Gloo name, a GPU short, a missing model, all on the second node, in one job."""
+    """Unequal versions, a wrong Gloo name, a GPU short, no model and no image, all on the second node, in one job."""
     # No rank starts: what is wrong is found nevertheless.
-    (site / "vllm-hpc.toml").write_text(PROFILE.replace('gpu_flag = "none"', 'gpu = "h100-80"\nwrapper = ["false"]'))
+    model, image = make_folder(site / "shared" / "model"), site / "shared" / "image"
+    image.mkdir()
+    container = f'container = {{ runtime = "charliecloud", image = "{image}" }}'
+    keys = f'gpu = "h100-80"\nwrapper = ["false"]\n{container}'
+    (site / "vllm-hpc.toml").write_text(PROFILE.replace('gpu_flag = "none"', keys))
     other = site / "other" / "torch-9.9.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n")
@@ -87,8 +91,8 @@ def test_faults_of_one_node_are_named_by_that_node(site: Path, monkeypatch: pyte
     smi.parent.mkdir()
     smi.write_text(SMI)
     smi.chmod(0o755)
-    model = make_folder(site / "model")
-    hidden = WITHOUT.format(model)
+    smi.with_name("ch-run").symlink_to("/bin/true")
+    hidden = WITHOUT.format(site / "shared")
     lines = f"""{hidden}export GPUS_HERE=$((2 - NODE)) PATH="{smi.parent}:$PATH"
 if [ "$NODE" = 1 ]; then export GLOO_SOCKET_IFNAME=ib9 PYTHONPATH="{other.parent}:${{PYTHONPATH:-}}"; fi"""
     on_tasks(site, lines, monkeypatch)
@@ -103,9 +107,10 @@ if [ "$NODE" = 1 ]; then export GLOO_SOCKET_IFNAME=ib9 PYTHONPATH="{other.parent
     ((status, words),) = of(found, "model", "node2")
     assert status == "fail"
     assert str(model) in words
-    assert [
-        one.node for one in found if one.status == "fail" and one.check in ("gpus", "gloo", "versions", "model")
-    ] == ["node2"] * 4
+    assert of(found, "container", "node2") == [("fail", f"{image}: No such file or directory")]
+    faults = [one for one in found if one.status == "fail" and one.check != "job"]
+    assert {one.node for one in faults} == {"node2"}
+    assert sorted(one.check for one in faults) == ["container", "gloo", "gpus", "model", "versions"]
     assert of(found, "job")[0][0] == "fail"
 
 
