@@ -11,7 +11,7 @@ from vllm_hpc import Job
 from vllm_hpc.spec.profile_layers import find_profile
 
 # Each node says what it was given, from the site's file (BASE), the user's (OWN) and the project's (MORE).
-_EVIDENCE = """'echo "$BASE/$OWN/$MORE/$BLOCK" > "$VLLM_HPC_FOLDER/said-by-$(uname -n)"'"""
+_EVIDENCE = """'echo "$BASE/$OWN/$MORE/$BLOCK" > "$VLLM_HPC_FOLDER/said-by-$node"'"""
 _SITE = """[profiles.big]
 description = "the test cluster"
 template_dir = "templates"
