@@ -25,8 +25,9 @@ _PROFILE_KEYS = (
     "gpu",
     "gpu_memory_gib", "gpu_flag", "exclusive", "gpu_request", "account_flag", "chunk", "resources", "launcher",
     "launcher_options", "wrapper", "head_suffix", "export_environment", "env", "template_dir", "no_such",
+    "secrets", "offline", "scratch", "cache_dir",
 )  # fmt: skip
-_LISTS = ("chunk", "resources", "launcher_options", "wrapper", "directive")
+_LISTS = ("secrets", "chunk", "resources", "launcher_options", "wrapper", "directive")
 # What some keys take, so that a case gets further.
 _TAKEN: dict[str, tuple[Any, ...]] = {
     "time": ("10", "1-00"), "mem": ("4G",), "gpus_per_node": (1, 4), "cpus_per_node": (8,), "gpu": ("h100-80",),
@@ -36,7 +37,8 @@ _TAKEN: dict[str, tuple[Any, ...]] = {
     100_000),
     "dp": (1, 2, 100_000), "array": (True, False), "seed": (1, 2**63), "max_requeues": (0, 10_000), "rehearse": (True,),
     "sampling": ({"n": 2}, {"seed": 2**64}), "engine": ({"max_num_seqs": 4},), "input": ("../rows.jsonl",),
-    "job_dir": ("runs",),
+    "job_dir": ("runs",), "secrets": (["HF_TOKEN"],), "offline": (True,), "scratch": ("$(touch CANARY)", "/tmp/$USER"),
+    "cache_dir": ("/tmp/c'$(touch CANARY)",),
 }  # fmt: skip
 _TEMPLATES = (
     f"{{{{ cycler.__init__.__globals__.os.system('touch {CANARY}') }}}}",

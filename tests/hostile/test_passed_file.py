@@ -18,6 +18,7 @@ from vllm_hpc import Job
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.passed import passed_file, remove_passed, write_passed
 from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobs.cancel import cancel
 from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.schedulers.script import FILTERS
@@ -191,6 +192,9 @@ def test_a_status_that_is_final_removes_it_and_another_process_file_stays(tmp_pa
     job = ended_job(tmp_path / "job", is_done=True)
     write_passed(job, ["HF_TOKEN"])
     assert Job(job.path).status().state == "COMPLETED"
+    assert not job.passed.exists()
+    write_passed(job, ["HF_TOKEN"])
+    assert cancel(job).state == "COMPLETED"
     assert not job.passed.exists()
     write_passed(job, ["HF_TOKEN"])
     seen = passed_file(job)

@@ -89,6 +89,13 @@ exclusive = true
 resources = ["job_priority=regular", "licences={nodes}", "rt={gpus}"]
 setup = ["module load cuda"]
 env = { NCCL_SOCKET_IFNAME = "hsn" }
+
+[profiles.closed]
+gpus_per_node = 4
+offline = true
+cache_dir = "/project/cache"
+scratch = "/local/$PBS_JOBID"
+secrets = ["SITE_LOGIN"]
 """
 # In place of lifecycle.sh's, which changes with that.
 DIGEST = "0" * 64
@@ -136,6 +143,7 @@ SCRIPTS: dict[str, dict[str, Any]] = {
         "env": {"WORDS": "it's $(x) \"y\" \\ é"}, "account": "it's a \"b\"",
     },
     "20-wrapper.sbatch": {"nodes": 2, "tp": 4, "dp": 2, "profile": "numa"},
+    "21-offline-scratch.pbs": {"nodes": 2, "tp": 8, "profile": "closed", "scheduler": "pbs"},
 }  # fmt: skip
 
 
@@ -145,6 +153,8 @@ def render(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (desk / "vllm-hpc.toml").write_text(PROFILES)
     monkeypatch.setenv("SITE_LOGIN", "hunter2")
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
     monkeypatch.setattr("vllm_hpc.schedulers.script.__version__", "VERSION")
     monkeypatch.setattr("vllm_hpc.schedulers.script._umask", lambda: "022")
