@@ -231,6 +231,15 @@ def test_a_queue_of_other_gpus_has_its_own_shares(
     assert {f"{'#PBS' if end(site) == '.pbs' else '#SBATCH'} {line}" for line in lines} <= set(script.splitlines())
 
 
+@pytest.mark.usefixtures("render")
+@pytest.mark.parametrize("site", [site for site in SITES if end(site) == ".pbs"])
+def test_pbs_is_not_asked_for_what_the_profile_says(model: Path, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr("vllm_hpc.schedulers.pbs.nodes.node_part.__defaults__", (asked.append,))
+    prepare(str(model), profile=f"site/{site}", account="proj", time="0:30:00", gpus_per_node=1, tp=1, job_dir="/runs")
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     ("site", "line"),
     [("jupiter", "#SBATCH --gres=gpu:4"), ("jupiter", "#SBATCH --cpus-per-task=288"),

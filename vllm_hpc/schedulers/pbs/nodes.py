@@ -53,7 +53,7 @@ def node_part(job: ResolvedJob, layout: Layout, ask: Ask = call_client) -> tuple
     if not hosts:
         has = counted(layout.gpus_per_node, "GPU")
         return NodePart(), f"pbsnodes shows no node in service with {has} (ngpus): {_ADVICE}"
-    part = _least(hosts, None if job.site.exclusive else layout.gpus_per_node)
+    part = _least(hosts, None if job.site.exclusive or job.site.whole_nodes else layout.gpus_per_node)
     part = NodePart(part.cores if cores else None, part.memory_mb if memory else None)
     said = [f"{counted(part.cores, 'core')}"] if part.cores else []
     said += [f"{part.memory_mb / 1024:.1f} GiB"] if part.memory_mb else []
@@ -66,7 +66,7 @@ def _wanted(job: ResolvedJob) -> tuple[bool, bool]:
     if site.gpu_request == "queue" or site.gpu_flag == "none":
         return False, False
     has_cores = request.cpus_per_rank or site.cpus_per_node
-    return not has_cores, not (request.mem or site.mem_per_node)
+    return not has_cores, not (request.mem or site.mem_per_node or site.mem_per_gpu)
 
 
 def parse_pbsnodes(text: str) -> list[Host]:
