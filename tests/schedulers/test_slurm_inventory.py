@@ -109,6 +109,27 @@ def test_jobs_do_not_go_unasked_where_they_are_cut_or_refused(mixed: Inventory) 
     )
 
 
+@pytest.mark.parametrize(
+    ("tiers", "cut"),
+    [
+        ({"gpu": 10, "spare": 1}, ["spare"]),
+        ({"gpu": 1, "gpu-debug": 100}, ["gpu-debug"]),
+        ({"gpu": 1, "big": 1}, []),
+        ({"gpu": 1, "owners": 50}, ["owners"]),
+    ],
+)
+def test_production_does_not_pass_for_what_may_be_cut(tiers: dict[str, int], cut: list[str]) -> None:
+    """Because debug queues and owners start first."""
+    lines = [
+        f"PartitionName={name} AllowAccounts={'pi' if name == 'owners' else 'ALL'} {OPEN} PreemptMode=REQUEUE "
+        f"PriorityTier={tier}"
+        for name, tier in tiers.items()
+    ]
+    groups = [group for name in tiers for group in parse_sinfo(f"{name}|2|64|1000|gpu:4|idle||n[1-2]", {})]
+    found = assemble({"PreemptType": "preempt/partition_prio"}, parse_partitions("\n".join(lines)), groups)
+    assert [one.name for one in found.queues if one.queue.by_request] == cut
+
+
 def test_what_is_of_no_use_is_left_out_with_the_reason(mixed: Inventory) -> None:
     assert mixed.left_out == {
         "standard": "its nodes have no GPU",
