@@ -6,7 +6,7 @@ less than the node: CPUEfctv leaves out CoreSpecCount, and of RealMemory MemSpec
 
 from __future__ import annotations
 
-import getpass
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from vllm_hpc.schedulers.slurm.inventory_answers import (
     parse_sinfo,
 )
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.ownership import user_name
 from vllm_hpc.spec.values import parse_walltime
 
 _NODES = ["sinfo", "--all", "--exact", "--noheader", "--format=%R|%D|%c|%m|%G|%T|%f|%N"]
@@ -82,7 +83,15 @@ def _limits_of_qos(ask: Ask) -> dict[str, tuple[str, str]]:
 
 def _accounts(ask: Ask) -> list[str]:
     """The accounts that the user may charge."""
-    argv = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={getpass.getuser()}", "format=Account"]
+    argv = [
+        "sacctmgr",
+        "--noheader",
+        "--parsable2",
+        "show",
+        "assoc",
+        f"user={user_name(os.geteuid())}",
+        "format=Account",
+    ]
     try:
         return sorted({line.strip() for line in ask(argv).splitlines() if line.strip()})
     except ClientError:
