@@ -91,6 +91,12 @@ def test_a_feature_says_which_memory_the_gpu_has(mixed: Inventory) -> None:
     assert profile_text("x", mixed, "today").count("say which GPU 'a100' is") == 1, "for three tables"
 
 
+def test_a_feature_of_some_nodes_says_nothing_of_the_others() -> None:
+    lines = "g|4|64|1000|gpu:a100:4|idle|a100,80gb|a[1-4]\ng|4|64|2000|gpu:a100:4|idle|a100,40gb|b[1-4]"
+    queue = assemble({}, parse_partitions(partitions_of("g")), parse_sinfo(lines, {})).queues[0]
+    assert (queue.queue.gpu, queue.queue.max_nodes, queue.queue.mem_per_node) == (None, 8, "1000M")
+
+
 def test_limits_are_those_of_the_partition_and_of_its_nodes(mixed: Inventory) -> None:
     assert found(mixed, "h100").queue.min_nodes == 2
     assert found(mixed, "h100").queue.whole_nodes is True
