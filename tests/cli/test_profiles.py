@@ -140,6 +140,18 @@ def test_a_profile_that_extends_another_shows_whose_values_they_are(site: Path, 
     assert "# ./config/vllm-hpc/config.toml:2" in shown
 
 
+def test_a_folder_with_commas_in_its_name(site: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = site / "a, b: c"
+    odd.mkdir()
+    (odd / "vllm-hpc.toml").write_text(
+        PROJECT.replace("[profiles.borealis]", '[profiles.borealis]\nsetup = ["+", "x"]', 1)
+    )
+    monkeypatch.chdir(odd)
+    shown = json.loads(run_cli("profiles", "show", "borealis", "--json").out)
+    site_file, user_file = site.parent / "site/vllm-hpc/config.toml", site / "config/vllm-hpc/config.toml"
+    assert shown["origins"]["setup"] == f"{site_file}:4, {user_file}:3, ./vllm-hpc.toml:2"
+
+
 def test_show_json_has_values_and_origins_of_one_shape(site: Path, run_cli: Cli) -> None:
     shown = json.loads(run_cli("profiles", "show", "borealis", "--json").out)
 

@@ -74,6 +74,22 @@ def test_the_users_file_and_any_other(cluster: Path, run_cli: Cli) -> None:
     assert "[profiles.borealis]" in (cluster / "etc/xdg/vllm-hpc/config.toml").read_text()
 
 
+def test_another_file_with_that_profile_is_named(cluster: Path, run_cli: Cli) -> None:
+    assert run_cli("profiles", "init", "--user").err == ""
+    again = run_cli("profiles", "init", "--project")
+    assert again.code == 0
+    assert again.err.startswith("Note: borealis is in ") and "config/vllm-hpc/config.toml, too" in again.err
+
+
+def test_what_it_writes_passes_the_check(cluster: Path, run_cli: Cli) -> None:
+    run_cli("profiles", "init", "--project")
+    checked = run_cli("profiles", "check")
+    assert (checked.code, checked.err) == (0, ""), checked.out
+    assert "ok    script     10 rehearsals can be submitted" in checked.out
+    planned = run_cli("plan", "--rehearse", "--profile", "borealis", "--nodes", "12")
+    assert planned.code == 2 and "queue l40s takes 1 to 4 nodes, not 12" in planned.err
+
+
 def test_json(cluster: Path, run_cli: Cli) -> None:
     said = json.loads(run_cli("profiles", "init", "x", "--json").out)
     assert (said["name"], said["file"]) == ("x", None)

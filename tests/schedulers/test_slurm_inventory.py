@@ -91,6 +91,12 @@ def test_a_feature_says_which_memory_the_gpu_has(mixed: Inventory) -> None:
     assert profile_text("x", mixed, "today").count("say which GPU 'a100' is") == 1, "for three tables"
 
 
+def test_a_feature_of_some_nodes_says_nothing_of_the_others() -> None:
+    lines = "g|4|64|1000|gpu:a100:4|idle|a100,80gb|a[1-4]\ng|4|64|2000|gpu:a100:4|idle|a100,40gb|b[1-4]"
+    queue = assemble({}, parse_partitions(partitions_of("g")), parse_sinfo(lines, {})).queues[0]
+    assert (queue.queue.gpu, queue.queue.max_nodes, queue.queue.mem_per_node) == (None, 8, "1000M")
+
+
 def test_limits_are_those_of_the_partition_and_of_its_nodes(mixed: Inventory) -> None:
     assert found(mixed, "h100").queue.min_nodes == 2
     assert found(mixed, "h100").queue.whole_nodes is True
@@ -107,6 +113,27 @@ def test_jobs_do_not_go_unasked_where_they_are_cut_or_refused(mixed: Inventory) 
     assert [queue.queue.by_request for queue in mixed.queues] == sorted(
         queue.queue.by_request for queue in mixed.queues
     )
+
+
+@pytest.mark.parametrize(
+    ("tiers", "cut"),
+    [
+        ({"gpu": 10, "spare": 1}, ["spare"]),
+        ({"gpu": 1, "gpu-debug": 100}, ["gpu-debug"]),
+        ({"gpu": 1, "big": 1}, []),
+        ({"gpu": 1, "owners": 50}, ["owners"]),
+    ],
+)
+def test_production_does_not_pass_for_what_may_be_cut(tiers: dict[str, int], cut: list[str]) -> None:
+    """Because debug queues and owners start first."""
+    lines = [
+        f"PartitionName={name} AllowAccounts={'pi' if name == 'owners' else 'ALL'} {OPEN} PreemptMode=REQUEUE "
+        f"PriorityTier={tier}"
+        for name, tier in tiers.items()
+    ]
+    groups = [group for name in tiers for group in parse_sinfo(f"{name}|2|64|1000|gpu:4|idle||n[1-2]", {})]
+    found = assemble({"PreemptType": "preempt/partition_prio"}, parse_partitions("\n".join(lines)), groups)
+    assert [one.name for one in found.queues if one.queue.by_request] == cut
 
 
 def test_what_is_of_no_use_is_left_out_with_the_reason(mixed: Inventory) -> None:

@@ -11,7 +11,7 @@ import click
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import Registered, json_option
 from vllm_hpc.cli.output import print_json, print_raw, say
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.registry import SCHEDULERS
 from vllm_hpc.spec.words import counted
 
@@ -62,7 +62,20 @@ def init_command(
     else:
         wrote = f"{'Wrote' if is_new else 'Added to'} {path}: profile {name}, {counted(len(inventory.queues), 'queue')}"
         say(f"{wrote}. Next: vllm-hpc profiles check {name}")
+        if others := _other_files(name, path):
+            say(f"Note: {name} is in {', '.join(others)}, too: its files are merged (profiles show)", err=True)
     return 0
+
+
+def _other_files(name: str, path: Path) -> list[str]:
+    """Other files that have that profile; none where one cannot be read, which profiles check says."""
+    from vllm_hpc.spec.profile_files import all_names
+
+    try:
+        found = all_names().get(name, [])
+    except ProfileError:
+        return []
+    return [str(one) for one in found if one.absolute() != path.absolute()]
 
 
 def _target(user: bool, project: bool, output: str | None) -> Path | None:

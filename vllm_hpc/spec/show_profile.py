@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def origin_of(found: FoundProfile, *path: str) -> str:
     """Where a value is from: FILE:LINE, of the gallery with that word, or the default."""
     for length in range(len(path), 0, -1):
         if path[:length] in found.origins:
-            return ", ".join(map(_place, found.origins[path[:length]].split(", ")))
+            return ", ".join(map(_place, re.split(r", (?=/)", found.origins[path[:length]])))  # files are absolute
     return THE_DEFAULT
 
 

@@ -6,7 +6,7 @@ less than the node: CPUEfctv leaves out CoreSpecCount, and of RealMemory MemSpec
 
 from __future__ import annotations
 
-import getpass
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from vllm_hpc.schedulers.slurm.inventory_answers import (
     parse_sinfo,
 )
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.ownership import user_name
 from vllm_hpc.spec.values import parse_walltime
 
 _NODES = ["sinfo", "--all", "--exact", "--noheader", "--format=%R|%D|%c|%m|%G|%T|%f|%N"]
@@ -61,8 +62,8 @@ def take_inventory(ask: Ask) -> Inventory:
 def _told_of_samples(sinfo: str, ask: Ask) -> str:
     """What scontrol tells of one node of each kind; empty where it tells nothing (PrivateData)."""
     kinds: dict[str, str] = {}
-    for line in sinfo.splitlines():
-        if (parts := line.split("|")) and len(parts) == 8 and parts[7]:
+    for parts in (line.strip().split("|") for line in sinfo.splitlines()):
+        if len(parts) == 8 and parts[7]:
             kinds.setdefault("|".join(parts[2:5]), first_host(parts[7]))
     names = [*dict.fromkeys(kinds.values())][:_MOST_SAMPLES]
     try:
@@ -82,7 +83,15 @@ def _limits_of_qos(ask: Ask) -> dict[str, tuple[str, str]]:
 
 def _accounts(ask: Ask) -> list[str]:
     """The accounts that the user may charge."""
-    argv = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={getpass.getuser()}", "format=Account"]
+    argv = [
+        "sacctmgr",
+        "--noheader",
+        "--parsable2",
+        "show",
+        "assoc",
+        f"user={user_name(os.geteuid())}",
+        "format=Account",
+    ]
     try:
         return sorted({line.strip() for line in ask(argv).splitlines() if line.strip()})
     except ClientError:
@@ -101,16 +110,10 @@ def assemble(
     for group in groups:
         by_partition[group.partition].append(group)
     has_gpus = any(group.kinds for group in groups)
-    queues: list[FoundQueue] = []
-    left_out: dict[str, str] = {}
-    for fields in partitions:
-        name = fields["PartitionName"]
-        if why := _why_left_out(fields, by_partition[name], has_gpus):
-            left_out[name] = why
-            continue
-        queues += _queues(
-            fields, by_partition[name], _Site(settings, qos, has_gpus, _lowest_tier(partitions, settings))
-        )
+    why = {one["PartitionName"]: _why_left_out(one, by_partition[one["PartitionName"]], has_gpus) for one in partitions}
+    usable = [fields for fields in partitions if not why[fields["PartitionName"]]]
+    site = _Site(qos, has_gpus, _lowest_tier(usable, settings))
+    queues = [queue for fields in usable for queue in _queues(fields, by_partition[fields["PartitionName"]], site)]
     queues.sort(key=lambda queue: (queue.queue.by_request, not queue.is_default))
     cons_tres = "cons_tres" in settings.get("SelectType", "") + settings.get("SelectTypeParameters", "").lower()
     keys, sources = _site_keys(settings, has_gpus, cons_tres)
@@ -120,7 +123,7 @@ def assemble(
         said_by=f"Slurm {settings.get('SLURM_VERSION', '')}".strip(),
         queues=tuple(queues),
         partitions=tuple(fields["PartitionName"] for fields in partitions),
-        left_out=left_out,
+        left_out={name: reason for name, reason in why.items() if reason},
         keys=keys,
         sources=sources,
         notes=tuple(_notes(settings, list(accounts))),
@@ -130,14 +133,18 @@ def assemble(
 class _Site(NamedTuple):
     """What counts for all partitions. ``lowest``: the PriorityTier whose jobs give way, None if none do."""
 
-    settings: Fields
     qos: Mapping[str, tuple[str, str]]
     has_gpus: bool
     lowest: int | None
 
 
 def _lowest_tier(partitions: list[Fields], settings: Fields) -> int | None:
-    tiers = {number(fields.get("PriorityTier", "")) for fields in partitions}
+    """The lowest PriorityTier, if some that are for everybody's work have a higher one, and it preempts."""
+    tiers = {
+        number(fields.get("PriorityTier", ""))
+        for fields in partitions
+        if not (_why_closed(fields) or why_by_request(fields["PartitionName"]))
+    }
     is_on = settings.get("PreemptType", "") == "preempt/partition_prio"
     return min(tiers) if is_on and len(tiers) > 1 else None
 
@@ -249,22 +256,24 @@ def _least(told: list[tuple[int, str]]) -> tuple[int, str]:
     return min((one for one in told if one[0]), default=(0, ""))
 
 
+def _why_closed(fields: Fields) -> str:
+    """Why a partition is not open to everybody; empty if it is."""
+    limited = [name for name in ("AllowAccounts", "AllowGroups") if fields.get(name, "ALL") != "ALL"]
+    if limited:
+        return f"not for everybody: {limited[0]}={fields[limited[0]]}"
+    return "Hidden=YES" if fields.get("Hidden") == "YES" else "ReqResv=YES" if fields.get("ReqResv") == "YES" else ""
+
+
 def _by_request(fields: Fields, partition: str, site: _Site) -> tuple[bool, str]:
     """Whether jobs should go there only when asked to, and why."""
-    limited = [
-        f"{name}={fields[name]}" for name in ("AllowAccounts", "AllowGroups") if fields.get(name, "ALL") != "ALL"
-    ]
-    if limited:
-        return True, f"not for everybody: {limited[0]}"
-    if fields.get("Hidden") == "YES":
-        return True, "Hidden=YES"
-    if fields.get("ReqResv") == "YES":
-        return True, "ReqResv=YES: only with a reservation"
-    tier = number(fields.get("PriorityTier", ""))
-    if tier == site.lowest and fields.get("PreemptMode", "OFF") != "OFF" and fields.get("Default") != "YES":
+    if closed := _why_closed(fields):
+        return True, closed
+    if fields.get("Default") == "YES":
+        return False, ""
+    if number(fields.get("PriorityTier", "")) == site.lowest and fields.get("PreemptMode", "OFF") != "OFF":
         return True, f"PreemptMode={fields['PreemptMode']} and the lowest PriorityTier: its jobs may be cut"
     why = why_by_request(partition)
-    return bool(why) and fields.get("Default") != "YES", why
+    return bool(why), why
 
 
 def _said_of(fields: Fields) -> Iterator[str]:
