@@ -158,6 +158,7 @@ def test_a_variable_that_the_job_lives_by_is_refused(key: str) -> None:
 
 # What a template gives a value first, and a person may give another.
 MAY_BE_SET = {
+    "USER",  # only where it is not set
     "TMPDIR",  # of a profile with scratch, the node has the last word
     "OMP_NUM_THREADS", "VLLM_ALLREDUCE_USE_SYMM_MEM", "VLLM_NO_USAGE_STATS", "GLOO_SOCKET_IFNAME",
               "PYTHONUNBUFFERED", "PYTHONSAFEPATH"}  # fmt: skip
