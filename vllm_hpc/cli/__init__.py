@@ -32,6 +32,7 @@ COMMANDS = {
     "collect": ("jobs", "Merge finished rows into outputs.jsonl."),
     "resume": ("jobs", "Submit a job again for the rows that are missing."),
     "cancel": ("jobs", "Cancel a job in its scheduler."),
+    "bundle": ("bundle", "Make a folder with vllm-hpc for the image of a container."),
 }
 
 

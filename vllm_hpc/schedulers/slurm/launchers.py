@@ -18,6 +18,7 @@ def srun_words(job: ScriptContext) -> tuple[str, ...]:
         "srun", f"--nodes={job.nodes}", f"--ntasks={job.nodes * job.tasks_per_node}",
         f"--ntasks-per-node={job.tasks_per_node}", *cores,
         "--kill-on-bad-exit=1", "--cpu-bind=none", "--distribution=block", "--export=ALL",
+        *(job.container_words if job.runs_task_in_image else ()),
     )  # fmt: skip
 
 
