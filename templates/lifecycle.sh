@@ -263,12 +263,12 @@ try:
     if vllm_hpc.__version__ != wanted:
         fail("has vllm-hpc " + vllm_hpc.__version__ + ", but " + wanted + " submitted the job: install the same")
     from vllm_hpc.in_job import main
+    sys.exit(main(["check-image", folder, image]))
 except ImportError as error:
     fail("lacks " + (error.name or str(error)) + ": make a folder that has it with vllm-hpc bundle --python " + minor
          + " DIR, and name that in the profile, container.bundle")
 except OSError as error:
     fail("does not have the job folder: " + str(error))
-sys.exit(main(["check-image", folder, image]))
 ' "$VLLM_HPC_FOLDER" "$VLLM_HPC_IMAGE") || exit 1
   exec "$@"
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.containers import scripts as containers
 from tests.real_jobs import require
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.schedulers.lifecycle import lifecycle_sha256
@@ -136,13 +137,14 @@ SCRIPTS: dict[str, dict[str, Any]] = {
         "env": {"WORDS": "it's $(x) \"y\" \\ é"}, "account": "it's a \"b\"",
     },
     "20-wrapper.sbatch": {"nodes": 2, "tp": 4, "dp": 2, "profile": "numa"},
+    **containers.SCRIPTS,
 }  # fmt: skip
 
 
 @pytest.fixture
 def render(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Render a script of the table, with nothing of this machine in it."""
-    (desk / "vllm-hpc.toml").write_text(PROFILES)
+    (desk / "vllm-hpc.toml").write_text(PROFILES + containers.PROFILES)
     monkeypatch.setenv("SITE_LOGIN", "hunter2")
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setattr(sys, "executable", "/opt/venv/bin/python")
@@ -208,7 +210,8 @@ def sections(script: str) -> list[str]:
 
 
 def test_the_scripts_of_slurm_and_pbs_read_alike(render: Any) -> None:
-    orders = {tuple(sections(render(file))) for file in SCRIPTS if not file.startswith(("7-", "10-"))}
+    alike = [file for file in SCRIPTS if not file.endswith(".sh") and not file.startswith("10-")]
+    orders = {tuple(sections(render(file))) for file in alike}
     assert len(orders) == 1
     (order,) = orders
     assert len(order) == 13

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -83,9 +85,10 @@ def _mount_point(path: Path, image: Path) -> Path:
             return above
         if there.exists() and above != path:
             break
+    folder = path if path.parent == Path("/") else path.parent
     raise RequestError(
-        f"the image has no folder {str(path)!r} to bind it at, and Charliecloud cannot make one: 'mkdir -p "
-        f"{image}{path}'"
+        f"the image has no empty folder for {str(path)!r}, and Charliecloud cannot make one: mkdir -p "
+        f"{shlex.quote(f'{image}{folder}')}"
     )
 
 
@@ -95,10 +98,9 @@ def _check(bind: Bind, runtime: ContainerRuntime) -> None:
         raise RequestError(f"container.binds: {runtime.name} cannot bind {bind.host!r} read-only: leave out ':ro'")
     for text in (bind.host, bind.inside):
         path = without_variables(text)
-        found = next((letter for letter in path if letter in runtime.unfit), None)
-        if found is not None:
+        if runtime.unfit and (found := re.search(runtime.unfit, path)):
             raise RequestError(
-                f"{runtime.name} cannot bind {path!r}, because of the {found!r} in it: choose another folder"
+                f"{runtime.name} cannot bind {path!r}, because of the {found[0]!r} in it: choose another folder"
             )
 
 

@@ -93,8 +93,8 @@ _ALL = (
     ContainerRuntime(name="podman-hpc", program="podman-hpc", words=podman_hpc_words, needs_tmp=True),
     ContainerRuntime(
         name="shifter", program="shifter", words=shifter_words,
-        # All but letters, digits and _.+-/ is dropped from a path, unasked (utility.c, userInputPathFilter).
-        unfit=" !\"#$%&'()*,:;<=>?@[\\]^`{|}~",
+        # All others are dropped from a path, unasked (utility.c, userInputPathFilter).
+        unfit="[^A-Za-z0-9_.+/-]",
     ),
     ContainerRuntime(
         name="charliecloud", program="ch-run", words=charliecloud_words, unfit=":", has_read_only=False,
@@ -102,7 +102,7 @@ _ALL = (
     ContainerRuntime(
         name="pyxis", program="srun", words=pyxis_words, schedulers=("slurm",), is_of_srun=True, needs_tmp=True,
         # enroot writes a line of fstab for each.
-        unfit=" \t,:\\",
+        unfit=r"[\s,:\\]",
     ),
 )  # fmt: skip
 CONTAINER_RUNTIMES = {runtime.name: runtime for runtime in _ALL}
