@@ -29,9 +29,10 @@ class ContainerRuntime(msgspec.Struct, frozen=True, kw_only=True):
     """A container runtime, which is called ``program`` on a node.
 
     ``words`` are those before the command that is to run in the image. If ``is_of_srun``, they are options of srun,
-    whose whole task then runs in the image. ``unfit`` is a pattern of the characters that a bind cannot have, as the runtime
-    has no quoting for them; ``schedulers``: those that it goes with, none for all. ``needs_tmp``: the host's /tmp, in which
-    ranks and script tell each other of a drain, is not in the image by itself. ``has_read_only``: it can bind so.
+    whose whole task then runs in the image. ``unfit`` is a pattern of the characters that a bind cannot have, as the
+    runtime has no quoting for them; ``schedulers``: those that it goes with, none for all. ``needs_tmp``: the host's
+    /tmp, in which ranks and script tell each other of a drain, is not in the image by itself. ``has_read_only``: it can
+    bind so.
     """
 
     name: str
