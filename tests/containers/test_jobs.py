@@ -14,6 +14,7 @@ import pytest
 from tests.containers.conftest import MINOR
 from tests.containers.stand_in import install, told
 from tests.real_jobs import (
+    ENGINE,
     GREEDY,
     ONE_CORE,
     PROMPTS,
@@ -152,6 +153,8 @@ def test_vllm_in_charliecloud_on_slurm(
     in_image(
         tmp_path, monkeypatch, runtime="charliecloud", image=str(image), binds=binds, python=f"{sys.prefix}/bin/python"
     )
-    job = submit_tiny(tiny, tmp_path, profile="p", scheduler="slurm", nodes=2, tp=2, env=ONE_CORE)
+    # The image has no compiler.
+    engine = {**ENGINE, "enforce_eager": True}
+    job = submit_tiny(tiny, tmp_path, profile="p", scheduler="slurm", nodes=2, tp=2, env=ONE_CORE, engine=engine)
     check_complete(job, reference)
     assert [rank.host for rank in job.ranks()] == ["node1", "node2"]
