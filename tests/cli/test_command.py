@@ -37,7 +37,7 @@ def test_an_option_with_one_value_is_refused_twice(name: str) -> None:
 
 def test_every_command_has_some_of_them_or_none() -> None:
     assert {name: len(valued(name)) for name in COMMANDS if len(valued(name)) < 2} == {
-        "status": 1, "list": 1, "resume": 1,
+        "status": 1, "list": 1, "resume": 1, "bundle": 1,
     }  # fmt: skip
 
 

@@ -154,7 +154,8 @@ def test_vllm_in_charliecloud_on_slurm(
         tmp_path, monkeypatch, runtime="charliecloud", image=str(image), binds=binds, python=f"{sys.prefix}/bin/python"
     )
     # The image has no compiler.
+    env = {**ONE_CORE, "TORCHDYNAMO_DISABLE": "1"}
     engine = {**ENGINE, "enforce_eager": True}
-    job = submit_tiny(tiny, tmp_path, profile="p", scheduler="slurm", nodes=2, tp=2, env=ONE_CORE, engine=engine)
+    job = submit_tiny(tiny, tmp_path, profile="p", scheduler="slurm", nodes=2, tp=2, env=env, engine=engine)
     check_complete(job, reference)
     assert [rank.host for rank in job.ranks()] == ["node1", "node2"]

@@ -158,7 +158,7 @@ def test_a_variable_that_the_job_lives_by_is_refused(key: str) -> None:
 
 # What a template gives a value first, and a person may give another.
 MAY_BE_SET = {"OMP_NUM_THREADS", "VLLM_ALLREDUCE_USE_SYMM_MEM", "VLLM_NO_USAGE_STATS", "GLOO_SOCKET_IFNAME",
-              "PYTHONUNBUFFERED", "PYTHONSAFEPATH"}  # fmt: skip
+              "PYTHONUNBUFFERED", "PYTHONSAFEPATH", "PYTHONNOUSERSITE", "PYTHONPATH", "USER"}  # fmt: skip
 
 
 def assigned_in_templates() -> set[str]:

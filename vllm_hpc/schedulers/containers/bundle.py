@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import msgspec
 from vllm_hpc import __version__
 from vllm_hpc.spec.errors import FailedError, RequestError
 from vllm_hpc.spec.ownership import is_fixed, write_mine
+from vllm_hpc.spec.read_file import read_regular
 from vllm_hpc.spec.trusted_owners import NotTrustedError, read_trusted
 
 PACKAGES = ("submitit", "cloudpickle", "typing_extensions", "msgspec", "psutil", "jinja2", "markupsafe")
@@ -45,6 +49,22 @@ def make_bundle(folder: Path, python: str) -> Bundle:
     """
     if not _MINOR.fullmatch(python):
         raise RequestError(f"--python must be the minor version of the image's Python, 3.11 or newer, not {python!r}")
+    with _writable_by_the_owner_alone():
+        return _make(folder, python)
+
+
+@contextmanager
+def _writable_by_the_owner_alone() -> Iterator[None]:
+    """A project's umask may let its group write, and what is in a bundle is run."""
+    before = os.umask(0o022)
+    os.umask(before | 0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _make(folder: Path, python: str) -> Bundle:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -120,7 +140,7 @@ def _copy_files(package: Distribution, target: Path) -> None:
             continue
         place = target / file
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_mine(place, source.read_bytes(), 0o755 if source.suffix == ".so" else 0o644)
+        write_mine(place, read_regular(source), 0o755 if source.suffix == ".so" else 0o644)
 
 
 def _install(target: Path, python: str, versions: dict[str, str]) -> None:
