@@ -40,7 +40,7 @@ test: $(VENV)/test.done
 	  echo "make test: set-up took $$((began - $(STARTED))) s, the tests took $$(( $$(date +%s) - began )) s"
 
 # In one run: the unit tests fill the time in which the others wait.
-test-all: $(VENV)/test.done
+test-all: $(VENV)/test.done $(VENV)/image.done
 	$(PYTEST) -n $(WORKERS) --dist loadgroup --durations=40 -m "not full"
 
 test-fast: $(VENV)/fast.done
@@ -58,7 +58,7 @@ test-unit: $(VENV)/test.done
 test-chain: $(VENV)/test.done
 	$(PYTEST) -n $(WORKERS) --dist loadgroup --durations=25 -m "($(RANKS)) and not full"
 
-test-full: test-vllm test-vllm-oldest test-slurm test-pbs
+test-full: $(VENV)/image.done test-vllm test-vllm-oldest test-slurm test-pbs
 
 test-vllm: $(VENV)/test.done
 	$(PYTEST) -n 2 --dist loadfile -m "$(REAL) and not slurm and not pbs"
@@ -96,6 +96,11 @@ $(VENV)/demo.done $(VENV)/fast.done: $(VENV)/%.done: requirements/%.txt pyprojec
 $(VENV)/test.done: requirements/test.txt $(VENV)/demo.done $(VENV)/fast.done
 	tests/install-debian.sh test
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/test.txt
+	touch $@
+
+# The image of the containers that tests run: another Debian, with its own Python and torch. Once, in a minute and a half.
+$(VENV)/image.done: tests/containers/make-image.sh $(VENV)/test.done
+	tests/containers/make-image.sh $(VENV)/image
 	touch $@
 
 # An environment of its own, with vLLM 0.26 and the tests' tools.

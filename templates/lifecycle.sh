@@ -223,6 +223,83 @@ setup_failed() {
   exit 1
 }
 
+# ---- The image of a container ----------------------------------------------------------------------------------------
+
+# image_environment IMAGE BUNDLE NAME...: what ranks in the image need; BUNDLE is a folder of vllm-hpc bundle, or empty.
+# The NAMEs are those of env and --env: their values win over the image's own.
+image_environment() {
+  local name
+  export VLLM_HPC_IMAGE="$1" VLLM_HPC_BUNDLE="$2" VLLM_HPC_NAMES VLLM_HPC_IN_IMAGE
+  shift 2
+  VLLM_HPC_NAMES="$*"
+  for name; do export "VLLM_HPC_ENV_$name=${!name-}"; done
+  VLLM_HPC_IN_IMAGE="$(declare -f in_image)"$'\nin_image "$@"'
+}
+
+# enter_image PROGRAM IMAGE: before PROGRAM runs IMAGE: both must be there, and nothing of the host's Python goes in.
+enter_image() {
+  if ! command -v "$1" > /dev/null; then
+    echo "vllm-hpc: $(uname -n) has no $1, which runs the job's image: load its module in the profile's setup" >&2
+    exit 1
+  fi
+  case "$2" in
+    /*)
+      if [ ! -e "$2" ]; then
+        echo "vllm-hpc: $(uname -n) has no image $2: put it where all nodes see it" >&2
+        exit 1
+      fi
+      ;;
+  esac
+  unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE VIRTUAL_ENV LD_PRELOAD
+  # The host's libraries; Apptainer has the image's own, and the others would hand them on.
+  case "$1" in podman* | shifter) unset LD_LIBRARY_PATH ;; esac
+  # Charliecloud has the folder of TMPDIR for the image's /tmp, and wants USER.
+  if [ "$1" = ch-run ]; then unset TMPDIR; fi
+  export PYTHONNOUSERSITE=1 USER="${USER:-$(id -un)}"
+}
+
+# Runs in the image, by its sh, which need not be bash: PYTHON WORD..., once it is known that all is there for them.
+in_image() {
+  for name in $VLLM_HPC_NAMES; do eval "export $name=\"\$VLLM_HPC_ENV_$name\""; done
+  unset name
+  if [ ! -d "${TMPDIR:-/}" ]; then unset TMPDIR; fi
+  if ! command -v "$1" > /dev/null; then
+    echo "vllm-hpc: the image $VLLM_HPC_IMAGE has no $1: name its Python in the profile, container.python" >&2
+    exit 1
+  fi
+  if [ -n "$VLLM_HPC_BUNDLE" ]; then
+    if [ ! -d "$VLLM_HPC_BUNDLE/first" ]; then
+      echo "vllm-hpc: no folder of vllm-hpc bundle in the image: $VLLM_HPC_BUNDLE: put it where all nodes see it" >&2
+      exit 1
+    fi
+    export PYTHONPATH="$VLLM_HPC_BUNDLE/first${PYTHONPATH:+:$PYTHONPATH}"
+  fi
+  # In a folder in which nobody has put a module.
+  (cd / && "$1" -c '
+import json, sys
+folder, image = sys.argv[1:]
+minor = "%d.%d" % sys.version_info[:2]
+def fail(words):
+    sys.exit("vllm-hpc: the image " + image + " " + words)
+if sys.version_info < (3, 11):
+    fail("has Python " + minor + ", and vllm-hpc needs 3.11: name another in the profile, container.python")
+try:
+    import vllm_hpc
+    with open(folder + "/job.json", encoding="utf-8") as file:
+        wanted = json.load(file)["versions"]["vllm-hpc"]
+    if vllm_hpc.__version__ != wanted:
+        fail("has vllm-hpc " + vllm_hpc.__version__ + ", but " + wanted + " submitted the job: install the same")
+    from vllm_hpc.in_job import main
+    sys.exit(main(["check-image", folder, image]))
+except ImportError as error:
+    fail("lacks " + (error.name or str(error)) + ": make a folder that has it with vllm-hpc bundle --python " + minor
+         + " DIR, and name that in the profile, container.bundle")
+except OSError as error:
+    fail("does not have the job folder: " + str(error))
+' "$VLLM_HPC_FOLDER" "$VLLM_HPC_IMAGE") || exit 1
+  exec "$@"
+}
+
 # ---- The nodes ----------------------------------------------------------------------------------------------------
 
 # slurm_nodes: sets nodes to the names of the allocation's nodes.
@@ -287,7 +364,7 @@ take_head() {
 # make_task NODE: sets task to the words that a launcher starts on each node: a bash that marks the node as joined, and
 # then is run_ranks. NODE is the shell's word for the node's number there.
 make_task() {
-  task=(bash -c "$(declare -f new_file draft_of put_file put_mark join_node say_briefly scratch_folder use_scratch begin_ranks run_briefly run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
+  task=(bash -c "$(declare -f new_file draft_of put_file put_mark join_node say_briefly scratch_folder use_scratch begin_ranks run_briefly ${VLLM_HPC_IMAGE:+enter_image} run_ranks)"$'\n'"node=$1; join_node; run_briefly" bash)
 }
 
 # make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads
@@ -325,7 +402,7 @@ print_task_file() {
     declare -f read_passed
     printf 'read_passed %q %s\n' "$_vh_job/state/passed" "$names"
   fi
-  declare -f new_file draft_of put_file put_mark join_node nap is_due say_briefly scratch_folder use_scratch begin_ranks run_briefly run_ranks stop_work start_work wait_for_work run_node
+  declare -f new_file draft_of put_file put_mark join_node nap is_due say_briefly scratch_folder use_scratch begin_ranks run_briefly ${VLLM_HPC_IMAGE:+enter_image} run_ranks stop_work start_work wait_for_work run_node
   echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file= _vh_looked=; node=$node; run_node; exit"
 }
 

@@ -12,6 +12,8 @@ case "${1:-}" in
   venv) need "${PYTHON:-python3} -c 'import ensurepip, venv'" python3-venv ;;
   test)
     need "command -v shellcheck" shellcheck
+    need "command -v ch-run" charliecloud
+    need "command -v debootstrap" debootstrap # the image of tests/containers
     need "command -v g++" g++ # vLLM compiles for pipeline parallelism on the CPU
     need "test -x /usr/sbin/slurmctld && test -x /usr/sbin/slurmd" slurm-wlm
     need "test -x /usr/sbin/munged" munge

@@ -13,6 +13,8 @@ To look before you leap: ``prepared = vllm_hpc.prepare("demo", nodes=2, tp=16)``
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,12 @@ if TYPE_CHECKING:
     from vllm_hpc.tuning.tune import tune as tune
 
 __version__ = "0.1.0"
+
+# In the image of a container, a folder of vllm-hpc bundle: what ranks import beside vLLM, for an image that lacks it.
+# It comes last, so that the image's own packages are the ones that are used.
+_bundle = os.environ.get("VLLM_HPC_BUNDLE")
+if _bundle and f"{_bundle}/last" not in sys.path:
+    sys.path.append(f"{_bundle}/last")
 
 # All of spec/errors.py, which has them as a tree.
 _ERRORS = (

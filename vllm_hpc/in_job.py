@@ -18,6 +18,7 @@ VERBS = {
     "rendezvous": ("JOB_ID", "vllm_hpc.schedulers.in_script.master_port"),
     "requeue": ("FOLDER ATTEMPT CODE", "vllm_hpc.schedulers.in_script.requeue"),
     "resubmit": ("FOLDER ATTEMPT again|over", "vllm_hpc.schedulers.in_script.resubmit"),
+    "check-image": ("FOLDER IMAGE", "vllm_hpc.schedulers.in_script.check_image"),
     "check-host": ("FOLDER ATTEMPT", "vllm_hpc.schedulers.in_script.check_host"),
     "doctor": ("FOLDER NODE", "vllm_hpc.engine.doctor.node"),
     "export": ("[NAME ...]", "vllm_hpc.schedulers.in_script.export_environment"),

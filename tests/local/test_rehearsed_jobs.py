@@ -32,7 +32,7 @@ def test_no_rank_imports_vllm_or_transformers(tmp_path: Path) -> None:
     job = submit_tiny(None, tmp_path, tp=2, dp=2, env={"PYTHONPATH": str(tmp_path / "traps"), "OMP_NUM_THREADS": "1"})
     check_complete(job, rehearsed_texts(PROMPTS, 24))
     assert {rank.device for rank in job.ranks()} == {"rehearsal"}
-    assert all(set(rank.versions) == {"rehearsal", "torch"} for rank in job.ranks())
+    assert all(set(rank.versions) == {"rehearsal", "torch", "python"} for rank in job.ranks())
 
 
 @pytest.mark.parametrize("fault", ["die", "hang"])

@@ -161,7 +161,8 @@ MAY_BE_SET = {
     "USER",  # only where it is not set
     "TMPDIR",  # of a profile with scratch, the node has the last word
     "OMP_NUM_THREADS", "VLLM_ALLREDUCE_USE_SYMM_MEM", "VLLM_NO_USAGE_STATS", "GLOO_SOCKET_IFNAME",
-              "PYTHONUNBUFFERED", "PYTHONSAFEPATH"}  # fmt: skip
+    "PYTHONUNBUFFERED", "PYTHONSAFEPATH", "PYTHONNOUSERSITE", "PYTHONPATH",
+}  # fmt: skip
 
 
 def assigned_in_templates() -> set[str]:

@@ -36,6 +36,7 @@ COMMANDS = {
     "cancel": ("jobs", "Cancel a job in its scheduler."),
     "profiles": ("profiles", "Write, show and check the profiles of a site."),
     "templates": ("templates", "List, show, write and check a site's templates."),
+    "bundle": ("bundle", "Make a folder with vllm-hpc for the image of a container."),
 }
 
 

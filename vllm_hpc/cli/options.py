@@ -138,6 +138,10 @@ LAUNCHER_HELP = (
     "How ranks start (one of these, or of an installed package). Slurm: torchrun, one per node, or srun, one task per "
     "rank. PBS: pbsdsh or another. native, on all: vLLM starts its own workers, and overlaps the stages of --pp."
 )
+CONTAINER_HELP = (
+    "Run the ranks in an image: a .sif, a .sqsh, a folder, or a name in a registry; '' is none. What runs it is in the "
+    "profile's container, else its form says it."
+)
 REQUEUES_HELP = f"Attempts after the first, when the walltime ends or a rank dies.  [default: {DEFAULT_MAX_REQUEUES}]"
 LEAD_HELP = (
     f"Begin to drain this long before the walltime ends, at least {LEAST_LEAD_S}.  "
@@ -192,6 +196,7 @@ REQUEST_OPTIONS = [
     click.option("--env", type=KeyValue(typed=False, may_be_name=True), metavar="K=V|K", help=ENV_HELP, **many),
     click.option("--directive", metavar="TEXT", help="An extra option, as after #SBATCH or #PBS.", **lines),
     click.option("--launcher", type=Registered(LAUNCHERS), help=LAUNCHER_HELP),
+    click.option("--container", metavar="IMAGE", help=CONTAINER_HELP),
     click.option("--array", is_flag=True, default=None, help="A job array: --dp tasks of --nodes each."),
     click.option("--max-requeues", type=click.IntRange(min=0), metavar="N", help=REQUEUES_HELP),
     click.option("--drain-lead", type=int, metavar="SECONDS", help=LEAD_HELP),

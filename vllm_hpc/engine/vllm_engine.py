@@ -114,7 +114,11 @@ class VllmMaker:
             # "import vllm" is lazy: these import what will be used.
             from vllm_hpc.engine.rows import prompts  # noqa: F401
             from vllm_hpc.engine.startup import make_engine  # noqa: F401
-        report.versions = {"vllm": vllm.__version__, "torch": str(torch.__version__)}
+        report.versions = {
+            "vllm": vllm.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        }
         _tell_of_bytecode(vllm)
 
     def join(self, world: World) -> Replica:

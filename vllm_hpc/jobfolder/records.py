@@ -200,7 +200,7 @@ class RankRecord(msgspec.Struct, frozen=True, kw_only=True):
     """ranks/rank-<r>.json: where a rank ran and how it ended. Timings are in seconds.
 
     ``outcome``: running, ok, error, or terminated (by a signal). ``digest`` covers the token ids of all rows that the
-    replica finished, and is equal on all its ranks. ``versions`` are those of vllm and torch on the node.
+    replica finished, and is equal on all its ranks. ``versions`` are those of vllm, torch and Python on the node.
     ``device_name`` is the driver's name for the GPU, ``device_gib`` its memory. ``patches``: for each by name "on", or
     "off: " and why (docs/vllm-versions.md).
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -54,6 +55,12 @@ class Intake:
     def size(self) -> int:
         """Bytes of its files as they are stored, and those unpacked so far; whichever is more. 0 without files."""
         return max(self._sources.size, self._sources.unpacked) if self._sources else 0
+
+    @property
+    def referenced(self) -> tuple[Path, ...]:
+        """The files that stay where they are; known once the rows were read."""
+        sources = self._sources.all if self._sources and self._makers else []
+        return tuple(source.file.path.absolute() for source in sources if isinstance(source, LineSource))
 
     @property
     def share(self) -> float:

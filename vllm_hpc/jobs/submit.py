@@ -28,6 +28,7 @@ from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.containers.choose import check_is_there
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -80,8 +81,11 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         if self.plan.unready:
             raise ModelError(self.plan.unready)
         check_installed()
+        if self.job.site.container is not None:
+            check_is_there(self.job.site.container)
         if self.request.rehearse:
-            check_torch()
+            if self.job.site.container is None:
+                check_torch()
         else:
             ensure_model(self.job.model)
         get_scheduler(self.scheduler).check_client()
@@ -153,7 +157,7 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
         check_template(job.request.template, folders, job.scheduler)
     folder = _choose_folder(job)
     scheduler.check_folder(folder)
-    script = render_job(job, plan, folder, lifecycle)
+    script = render_job(job, plan, folder, lifecycle, _outside(intake, adapters))
     check_script(script, "the script, from a template,")
     of_templates = tuple(unused_files(folders, job.request.template))
     return Prepared(
@@ -174,6 +178,11 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
         ),
         template_notes=of_templates,
     )
+
+
+def _outside(intake: Intake, adapters: tuple[Adapter, ...]) -> list[Path]:
+    """The folders that ranks read, and that are not in the job's."""
+    return [*(file.parent for file in intake.referenced), *(Path(adapter.path) for adapter in adapters)]
 
 
 def _choose_folder(job: ResolvedJob) -> JobFolder:

@@ -10,6 +10,7 @@ import msgspec
 from vllm_hpc.jobfolder.missing_rows import with_job
 from vllm_hpc.planner.device import find_device, gpus_here
 from vllm_hpc.planner.models.find import find_model
+from vllm_hpc.schedulers.containers.choose import check_runs_here, choose_container
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
 from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
 from vllm_hpc.spec.chat_template import read_chat_template
@@ -20,6 +21,7 @@ from vllm_hpc.spec.layout import Asked, solve
 from vllm_hpc.spec.passed_variables import check_set
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
+from vllm_hpc.spec.registry import LAUNCHERS
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.vllm_arguments import typed
 
@@ -66,16 +68,20 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
         name = _ELSEWHERE
     scheduler = get_scheduler(name)
     is_inherited = scheduler.passes_environment and (scheduler.runs_here or site.export_environment)
+    launcher = choose_launcher(filled, scheduler)
+    container = choose_container(filled.request.container, site.container)
+    if container is not None:
+        check_runs_here(container, name, launcher, launcher in LAUNCHERS.built_in)
     return ResolvedJob(
         request=filled.request,
-        site=site,
+        site=msgspec.structs.replace(site, container=container),
         origins=filled.origins,
         from_profile=filled.from_profile,
         scheduler=name,
         scheduler_reason=reason,
         runs_here=scheduler.runs_here,
         not_here=not_here,
-        launcher=choose_launcher(filled, scheduler),
+        launcher=launcher,
         is_native=is_native(filled),
         device=find_device(filled, scheduler.runs_here),
         model=model,

@@ -7,17 +7,19 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import msgspec
 
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.private import PRIVATE_UMASK
+from vllm_hpc.schedulers.containers.words import container_words
 from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.lifecycle import sha256
 from vllm_hpc.schedulers.memory_limit import memory_limit
@@ -45,10 +47,17 @@ _NOT_TOLD = NodePart()
 _CONTEXT = frozenset(ScriptContext.__struct_fields__)
 
 
-def render_job(job: ResolvedJob, plan: Plan, folder: JobFolder, lifecycle: str) -> str:
-    """Render a job's script, which runs this text of lifecycle.sh. Raises TemplateError with file and line."""
+def render_job(job: ResolvedJob, plan: Plan, folder: JobFolder, lifecycle: str, needs: Sequence[Path] = ()) -> str:
+    """Render a job's script, which runs this text of lifecycle.sh. Raises TemplateError with file and line.
+
+    ``needs``: the folders that ranks read, and that are not in the job's. Raises RequestError if the container's
+    runtime cannot bind one.
+    """
     scheduler = get_scheduler(job.scheduler)
     context = make_context(job, plan.layout, folder, lifecycle, plan.part)
+    if job.site.container is not None:
+        words = container_words(job, job.site.container, folder.path, needs)
+        context = msgspec.structs.replace(context, container_words=words)
     name = job.request.template or scheduler.template
     script = render_script(name, context, *distinct_folders(job.template_dirs), installed=scheduler.templates)
     return merge_variables(script) if scheduler.name == "pbs" else script
@@ -85,6 +94,7 @@ def make_context(
         "directives": (*job.site.directives, *request.directive),
         "resources": tuple(_filled(text, layout) for text in job.site.resources),
         "launcher": job.launcher,
+        "container": job.site.container,
         "wrapper": (*launcher.wrapper, *job.site.wrapper),
         "umask": f"{PRIVATE_UMASK:03o}" if request.private else _umask(),
         "lifecycle_sha256": sha256(lifecycle),

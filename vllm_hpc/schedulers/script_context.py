@@ -7,7 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
 from vllm_hpc.schedulers.lifecycle import lifecycle_sha256
+from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES
 from vllm_hpc.spec.profile import Profile
 
@@ -70,6 +72,8 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     cpu_bind: Annotated[str, Meta(description="srun's --cpu-bind; empty: srun's default")] = _SITE.cpu_bind
     torchrun_options: Annotated[tuple[str, ...], Meta(description="more words of torchrun")] = ()
     wrapper: Annotated[tuple[str, ...], Meta(description="words before torchrun, or python, on each node")] = ()
+    container: Annotated[Container | None, Meta(description="the image of the ranks (docs/containers.md)")] = None
+    container_words: Annotated[tuple[str, ...], Meta(description="words, quoted, that run what follows in it")] = ()
     umask: Annotated[str, Meta(description="the submitter's umask, in octal digits; 077 with --private")] = "022"
     private: Annotated[bool, Meta(description="whether nobody else may read the job's files")] = False
     lifecycle_sha256: Annotated[str, Meta(description="the digest of lifecycle.sh")] = msgspec.field(
@@ -85,6 +89,16 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     def cores(self) -> int | None:
         """Cores to ask for on each node, of PBS: one a rank at least; None where the queue decides."""
         return None if self.gpu_request == "queue" else self.cpus_per_task or self.procs_per_node
+
+    @property
+    def runs_task_in_image(self) -> bool:
+        """Whether srun runs its whole task in the image, as Pyxis has it: container_words are its options then."""
+        return self.container is not None and CONTAINER_RUNTIMES[str(self.container.runtime)].is_of_srun
+
+    @property
+    def container_program(self) -> str:
+        """What runs the image on a node; empty without a container."""
+        return CONTAINER_RUNTIMES[str(self.container.runtime)].program if self.container else ""
 
     @property
     def asks_for_gpus(self) -> bool:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.keys import key
+from vllm_hpc.spec.no_secrets import check_line, check_no_secret
 
 Runtime = Literal["apptainer", "singularity", "podman", "podman-hpc", "shifter", "charliecloud", "pyxis"]
+# Of files; a folder and a name in a registry have none of them.
+IMAGE_SUFFIXES = (".sif", ".sqsh", ".sqfs", ".squashfs")
+_ABSOLUTE = ("/", "~", "$")
+RUNTIMES: tuple[str, ...] = get_args(Runtime)
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,3 +33,88 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     bundle: Annotated[
         str | None, key("a folder of vllm-hpc bundle, for an image without vllm_hpc", (), "at submission")
     ] = None
+
+
+class Bind(NamedTuple):
+    """A folder or a file of the host, and where it is in the image.
+
+    Both may hold variables of the node, $NAME and ${NAME:-default}; a dollar is written ``$$``.
+    """
+
+    host: str
+    inside: str
+    read_only: bool = False
+
+    @classmethod
+    def same(cls, path: str, read_only: bool = False) -> Bind:
+        """One that has the same path in both, whatever is in its name."""
+        text = path.replace("$", "$$")
+        return cls(text, text, read_only)
+
+
+def parse_bind(text: str, origin: str) -> Bind:
+    """A bind of a profile, HOST[:INSIDE[:ro]]. Raises RequestError."""
+    host, *rest = _split_bind(text)
+    inside = rest[0] if rest else host
+    flag = rest[1] if len(rest) > 1 else "rw"
+    if len(rest) > 2 or flag not in ("ro", "rw") or not all(path.startswith(("/", "$")) for path in (host, inside)):
+        raise RequestError(f"{origin} must be HOST[:INSIDE[:ro]] with absolute paths, not {text!r}")
+    return Bind(host, inside, flag == "ro")
+
+
+def _split_bind(text: str) -> list[str]:
+    """Its parts; the colon of ${NAME:-default} parts nothing."""
+    parts, depth = [""], 0
+    for place, letter in enumerate(text):
+        depth += (text[place : place + 2] == "${") - (letter == "}" and depth > 0)
+        if letter == ":" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def check_container(value: Container | str, origin: str) -> None:
+    """Check the table of a profile, or the image of --container, of which "" is none. Raises RequestError."""
+    if isinstance(value, str):
+        _check_image(value, origin)
+        return
+    check_no_secret(msgspec.to_builtins(value), origin)
+    if value.image is not None:
+        _check_image(value.image, f"{origin}.image")
+        _check_absolute(value.image, f"{origin}.image")
+    for bind in value.binds:
+        _check_text(bind, f"{origin}.binds")
+        parse_bind(bind, f"{origin}.binds")
+    for word in value.options:
+        _check_text(word, f"{origin}.options")
+        check_line(word, f"{origin}.options", is_shell=False)
+    _check_text(value.python, f"{origin}.python")
+    if value.python.startswith("-"):
+        raise RequestError(f"{origin}.python must be the image's Python, such as python3.12, not {value.python!r}")
+    if value.bundle:
+        _check_text(value.bundle, f"{origin}.bundle")
+        if not value.bundle.startswith(_ABSOLUTE):
+            raise RequestError(f"{origin}.bundle must be an absolute path, not {value.bundle!r}")
+
+
+def _check_image(image: str, origin: str) -> None:
+    if not image:
+        return
+    _check_text(image, origin)
+    if image.startswith("-"):
+        raise RequestError(f"{origin} must be an image, not {image!r}: an option of the runtime goes into its options")
+
+
+def _check_absolute(image: str, origin: str) -> None:
+    """Refuse a relative path in a profile, which is read in any folder."""
+    is_file = image.endswith(IMAGE_SUFFIXES) and "://" not in image
+    if image.startswith(".") or (is_file and not image.startswith(_ABSOLUTE)):
+        raise RequestError(f"{origin} must be an absolute path, or a name in a registry, not {image!r}")
+
+
+def _check_text(text: Any, origin: str) -> None:
+    if not text or not text.isprintable() or text != text.strip():
+        raise RequestError(
+            f"{origin} {text!r} is empty, or has a newline, another control character, or leading or trailing space"
+        )

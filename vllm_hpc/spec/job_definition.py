@@ -180,6 +180,9 @@ def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, 
     if "lora" in options:
         options["lora"] = [_beside(path.parent, given) for given in options["lora"]]
     options["model"] = _model_beside(path.parent, options["model"])
+    if image := options.get("container"):
+        beside = path.parent / as_path(image, "container")
+        options["container"] = str(beside.absolute()) if beside.exists() else image
     return options
 
 

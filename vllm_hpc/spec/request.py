@@ -97,6 +97,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     directive: list[str] = []
     gpu: str | None = None
     launcher: str | None = None
+    container: str | None = None
     array: bool = False
     template: str | None = None
     template_dir: str | None = None

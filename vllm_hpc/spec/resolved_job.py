@@ -14,9 +14,9 @@ from vllm_hpc.spec.job_definition import Given
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.request import Request
 
-# Keys of both that are not simply filled in: scheduler, launcher and device are chosen (planner/resolve.py), and a
-# profile's gpus_per_node is what a node has, not a request.
-_CHOSEN = frozenset({"scheduler", "launcher", "gpu", "gpus_per_node"})
+# Keys of both that are not simply filled in: scheduler, launcher, device and container are chosen (planner/resolve.py),
+# and a profile's gpus_per_node is what a node has, not a request.
+_CHOSEN = frozenset({"scheduler", "launcher", "gpu", "gpus_per_node", "container"})
 # Options that are sampling parameters by another way.
 NAMED_SAMPLING = ("max_tokens", "temperature", "top_p")
 FILLED = tuple(sorted(set(Request.__struct_fields__) & set(Profile.__struct_fields__) - _CHOSEN))

@@ -14,6 +14,7 @@ from typing import Any
 
 from vllm_hpc.spec.bash_syntax import find_fault
 from vllm_hpc.spec.bounds import MOST_MEMORY_MB
+from vllm_hpc.spec.container import check_container
 from vllm_hpc.spec.directives import OWNED_RESOURCES, check_directive
 from vllm_hpc.spec.environment_variables import check_env, check_names
 from vllm_hpc.spec.errors import RequestError
@@ -277,6 +278,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "launcher_options": check_words,
     "srun_options": check_words,
     "torchrun_options": check_words,
+    "container": check_container,
     "sampling": check_sampling_arguments,
     "engine": check_arguments,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import platform
 import sys
 import time
 from array import array
@@ -167,7 +168,11 @@ class RehearsalMaker:
         with report.timed("import"):
             import torch
             import torch.distributed
-        report.versions = {"rehearsal": __version__, "torch": str(torch.__version__)}
+        report.versions = {
+            "rehearsal": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        }
 
     def join(self, world: World) -> Replica:
         """Join over gloo, which needs no GPU."""

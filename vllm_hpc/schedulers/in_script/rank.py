@@ -103,6 +103,8 @@ def _check_host(folder: JobFolder) -> None:
     """Find out whether the job's first host may submit the next attempt, in a process that nothing waits for."""
     record = read_job(folder.job_json)
     attempt = os.environ.get("VLLM_HPC_ATTEMPT")
+    if os.environ.get("VLLM_HPC_IMAGE"):  # which has no client of the scheduler: the script asks
+        return
     if record is None or attempt is None or os.environ.get("RANK") != "0" or not record.request.max_requeues:
         return
     scheduler = installed_scheduler(record.scheduler)

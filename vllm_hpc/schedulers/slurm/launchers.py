@@ -20,7 +20,8 @@ def srun_words(job: ScriptContext) -> tuple[str, ...]:
     return (
         "srun", f"--nodes={job.nodes}", f"--ntasks={job.nodes * job.tasks_per_node}",
         f"--ntasks-per-node={job.tasks_per_node}", *cores,
-        "--kill-on-bad-exit=1", *binding, "--distribution=block", "--export=ALL", *map(shlex.quote, job.srun_options),
+        "--kill-on-bad-exit=1", *binding, "--distribution=block", "--export=ALL",
+        *(job.container_words if job.runs_task_in_image else ()), *map(shlex.quote, job.srun_options),
     )  # fmt: skip
 
 
