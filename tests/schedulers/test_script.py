@@ -137,9 +137,9 @@ def test_the_file_of_an_error_is_the_one_that_holds_it(tmp_path: Path) -> None:
 
 
 def test_a_template_that_extends_itself_is_refused(tmp_path: Path) -> None:
-    """The slip of the pen for "packaged/slurm.sbatch.j2"."""
-    (tmp_path / "slurm.sbatch.j2").write_text('{% extends "slurm.sbatch.j2" %}')
-    with pytest.raises(TemplateError, match=r"slurm\.sbatch\.j2"):
+    (tmp_path / "slurm.sbatch.j2").write_text('{% extends "base.j2" %}')
+    (tmp_path / "base.j2").write_text('{% extends "slurm.sbatch.j2" %}')
+    with pytest.raises(TemplateError, match=r"'slurm\.sbatch\.j2' extends or includes itself by way of another"):
         render_script("slurm.sbatch.j2", CONTEXT, str(tmp_path))
 
 

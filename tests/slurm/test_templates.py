@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from tests.real_jobs import ONE_CORE, ends_as, started, submit_long, wait_for
 from tests.slurm.requeues import start_now
 from vllm_hpc import Job
+from vllm_hpc.schedulers.check_templates import check_templates
+from vllm_hpc.spec.profile import Profile
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
@@ -67,3 +71,42 @@ def test_a_node_that_does_not_join_is_named(
     given = options(tmp_path, block)
     job = submit_long(None, tmp_path, **{**given, "env": {**ONE_CORE, "VLLM_HPC_JOIN_TIMEOUT": "20"}})
     assert ends_as(job, "FAILED", 150).reason.endswith(f"vllm-hpc: not joined within 20 s: {said}")
+
+
+@pytest.mark.admins
+def test_the_users_directive_wins_over_three_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site's, the user's and the project's each extend the next one; each asks for a comment and a priority."""
+    files = {"site": "site/vllm-hpc/config.toml", "user": "user/vllm-hpc/config.toml", "project": "vllm-hpc.toml"}
+    for number, (name, file) in enumerate(files.items(), start=1):
+        path = tmp_path / file
+        (path.parent / "my templates").mkdir(parents=True)
+        path.write_text('[profiles.x]\ntemplate_dir = "my templates"\n')
+        more = f"#SBATCH --comment={name} --begin=now+1day\n#SBATCH --nice={number}\n"
+        (path.parent / "my templates" / "slurm.sbatch.j2").write_text(
+            '{% extends "slurm.sbatch.j2" %}{% block directives %}{{ super() }}' + more + "{% endblock %}"
+        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "site"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))
+    job = submit_long(None, tmp_path, scheduler="slurm", profile="x", directive=["--comment='the asked'"])
+    shown = subprocess.run(["scontrol", "show", "job", str(job.job_id)], capture_output=True, text=True, check=True)
+    job.cancel()
+    assert "Comment=the asked" in shown.stdout
+    assert "Nice=3" in shown.stdout  # the project's, which is the highest
+    script = (job.path / "script.sbatch").read_text()
+    assert re.findall(r"--comment=(\S+)", script) == ["site", "user", "project", "'the"]
+    assert re.findall(r"--nice=(\d)", script) == ["1", "2", "3"]
+
+
+@pytest.mark.admins
+def test_sbatch_itself_tries_what_check_has_rendered(tmp_path: Path) -> None:
+    profile = Profile(scheduler="slurm", launcher="torchrun", gpus_per_node=1, cpus_per_rank=1)
+    good = check_templates((), profile)
+    assert (good.tools["sbatch"], good.faults) == (True, ())
+    (tmp_path / "slurm.sbatch.j2").write_text(
+        '{% extends "slurm.sbatch.j2" %}{% block directives %}{{ super() }}#SBATCH --begin=never\n{% endblock %}'
+    )
+    bad = check_templates([str(tmp_path)], profile)
+    assert [fault.level for fault in bad.faults] == ["fail"], bad.faults
+    assert bad.faults[0].message.startswith("sbatch --test-only refuses the script: ")
+    assert "never" in bad.faults[0].message

@@ -33,6 +33,7 @@ COMMANDS = {
     "resume": ("jobs", "Submit a job again for the rows that are missing."),
     "cancel": ("jobs", "Cancel a job in its scheduler."),
     "profiles": ("profiles", "Write, show and check the profiles of a site."),
+    "templates": ("templates", "List, show, write and check a site's templates."),
 }
 
 

@@ -56,6 +56,8 @@ def print_script(prepared: Prepared, as_json: bool) -> None:
         print_json({"job": prepared.folder, "job_id": None, **json_of(prepared)})
     else:
         print_raw(prepared.script)
+    for said in prepared.template_notes:
+        say(f"Note: {said}", err=True)
     print_refusals(prepared.plan)
 
 

@@ -33,6 +33,7 @@ from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_job
 from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
+from vllm_hpc.schedulers.template_folders import distinct_folders, unused_files
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
@@ -56,6 +57,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[Adapter, ...] = ()
     definition: bytes | None = None
     notes: tuple[str, ...] = ()
+    template_notes: tuple[str, ...] = ()
 
     @property
     def request(self) -> Request:
@@ -145,13 +147,14 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
     plan = make_plan(job, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(job.request.lora)
     check_fits(plan)
-    scheduler = get_scheduler(job.scheduler)
+    scheduler, folders = get_scheduler(job.scheduler), distinct_folders(job.template_dirs)
     if job.request.template is not None:
-        check_template(job.request.template, job.request.template_dir, job.scheduler)
+        check_template(job.request.template, folders, job.scheduler)
     folder = _choose_folder(job)
     scheduler.check_folder(folder)
     script = render_job(job, plan, folder, lifecycle)
     check_script(script, "the script, from a template,")
+    of_templates = tuple(unused_files(folders, job.request.template))
     return Prepared(
         job=job,
         plan=plan,
@@ -161,7 +164,14 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
         script=script,
         lifecycle=lifecycle,
         definition=definition,
-        notes=(*_first_notes(job, plan), *intake.notes(job.request), *_overlap(job.request), *unused_options(job)),
+        notes=(
+            *_first_notes(job, plan),
+            *intake.notes(job.request),
+            *_overlap(job.request),
+            *unused_options(job),
+            *of_templates,
+        ),
+        template_notes=of_templates,
     )
 
 

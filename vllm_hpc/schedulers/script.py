@@ -25,11 +25,13 @@ from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.schedulers.template_checks import check_blocks, check_script
 from vllm_hpc.schedulers.template_environment import MOST_MEMORY, make_environment
+from vllm_hpc.schedulers.template_folders import distinct_folders
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.expand import has_variables, on_node
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import NodePart, Plan
 from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.qsub_lines import merge_variables, other_lines, resource_lines
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import megabytes, parse_walltime
 from vllm_hpc.spec.words import counted
@@ -47,7 +49,8 @@ def render_job(job: ResolvedJob, plan: Plan, folder: JobFolder, lifecycle: str) 
     scheduler = get_scheduler(job.scheduler)
     context = make_context(job, plan.layout, folder, lifecycle, plan.part)
     name = job.request.template or scheduler.template
-    return render_script(name, context, *job.template_dirs, installed=scheduler.templates)
+    script = render_script(name, context, *distinct_folders(job.template_dirs), installed=scheduler.templates)
+    return merge_variables(script) if scheduler.name == "pbs" else script
 
 
 def make_context(
@@ -128,9 +131,10 @@ def _filled(resource: str, layout: Layout) -> str:
 def render_script(template: str, context: ScriptContext, *folders: str | Path, installed: Path | None = None) -> str:
     """Render the template of that name, searched in ``folders`` first, then among the packaged ones.
 
-    A template in a folder may extend the packaged one of the same name as ``packaged/NAME``. It gets the context as
-    ``job`` and the launcher object as ``launcher``. What comes of a folder's templates is checked as well. Of a package
-    that adds the scheduler, ``installed`` is the folder. Raises TemplateError with file and line.
+    The folders are layers, highest first: a template may extend the one of its own name in the next that has one, and
+    the packaged one as ``packaged/NAME``. It gets the context as ``job`` and the launcher object as ``launcher``. The
+    script is checked with ``bash -n``. Of a package that adds the scheduler, ``installed`` is the folder.
+    Raises TemplateError with file and line.
     """
     launcher = get_launcher(context.launcher)
     own = [*folders, *([installed] if installed else [])]
@@ -144,19 +148,18 @@ def render_script(template: str, context: ScriptContext, *folders: str | Path, i
                 script = environment.render_script(template, job=context, launcher=launcher)
             if own:
                 check_blocks(environment, template)
-                check_script(script, template)
+            check_script(script, template)
             return script
         except TemplateError:
             raise
         except jinja2.TemplateNotFound as error:
-            raise TemplateError(
-                f"no such template: {error.name!r}: vllm-hpc looks in --template-dir, then in its own"
-            ) from None
+            raise TemplateError(environment.layers.why_missing(str(error.name))) from None
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{error.filename or error.name}:{error.lineno}: {error.message}") from None
         except RecursionError:
             raise TemplateError(
-                f"template {template!r} extends or includes itself: extend 'packaged/{template}'"
+                f"template {template!r} extends or includes itself by way of another: extend its own name, which is "
+                f"the next folder's, or 'packaged/{template}'"
             ) from None
         except Exception as error:  # noqa: BLE001 - a template is its author's code, and may raise anything
             raise TemplateError(f"{_place(error, template)}: cannot be rendered: {_words(error)}") from None
@@ -216,9 +219,10 @@ def command(words: Iterable[str]) -> str:
 
 
 # What a template may write after a value: {{ job.folder|sh }}.
-FILTERS: dict[str, Callable[..., str]] = {
+FILTERS: dict[str, Callable[..., Any]] = {
     "sh": sh, "directive": directive, "word": word, "clock": clock, "size": size, "jobname": jobname,
-    "command": command, "counted": counted, "on_node": on_node,
+    "command": command, "counted": counted, "on_node": on_node, "resource_lines": resource_lines,
+    "other_lines": other_lines,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import jinja2
 from jinja2 import nodes
 
+from vllm_hpc.schedulers.template_layers import plain_name
 from vllm_hpc.spec.bash_syntax import find_fault
 from vllm_hpc.spec.errors import TemplateError
 
@@ -23,7 +24,7 @@ def check_blocks(environment: jinja2.Environment, template: str) -> None:
     checked where it is computed which template is extended.
     """
     parsed, file = _parse(environment, template)
-    parent = _parent(parsed)
+    parent = parent_of(environment, parsed, template)
     if parent is None:
         return
     check_blocks(environment, parent)
@@ -33,12 +34,12 @@ def check_blocks(environment: jinja2.Environment, template: str) -> None:
     for node in parsed.body:
         for block in _outer_blocks(node):
             if block.name not in known:
-                raise TemplateError(f"{file}:{block.lineno}: {_no_such_block(block.name, parent, known)}")
+                raise TemplateError(f"{file}:{block.lineno}: {_no_such_block(block.name, plain_name(parent), known)}")
     line = next(_lost_lines(parsed), None)
     if line is not None:
         raise TemplateError(
-            f"{file}:{line}: text outside of blocks does not get into the script: put it into a block of {parent!r} "
-            f"({', '.join(known)})"
+            f"{file}:{line}: text outside of blocks does not get into the script: put it into a block of "
+            f"{plain_name(parent)!r} ({', '.join(known)})"
         )
 
 
@@ -73,18 +74,20 @@ def _parse(environment: jinja2.Environment, template: str) -> tuple[nodes.Templa
     return environment.parse(source, template, file), file or template
 
 
-def _parent(parsed: nodes.Template) -> str | None:
+def parent_of(environment: jinja2.Environment, parsed: nodes.Template, template: str) -> str | None:
     """The template that this one always extends; None if there is none, or it is computed."""
     found = [node.template for node in parsed.find_all(nodes.Extends)]
     is_fixed = len(found) == 1 and any(isinstance(node, nodes.Extends) for node in parsed.body)
-    return str(found[0].value) if is_fixed and isinstance(found[0], nodes.Const) else None
+    if not is_fixed or not isinstance(found[0], nodes.Const):
+        return None
+    return environment.join_path(str(found[0].value), template)
 
 
 def _blocks(environment: jinja2.Environment, template: str) -> list[str] | None:
     """The blocks of a template and of those that it extends; None if it is computed which these are."""
     parsed, _ = _parse(environment, template)
     own = [block.name for block in parsed.find_all(nodes.Block)]
-    parent = _parent(parsed)
+    parent = parent_of(environment, parsed, template)
     if parent is None:
         return None if parsed.find(nodes.Extends) else own
     above = _blocks(environment, parent)

@@ -22,13 +22,14 @@ from jinja2.sandbox import SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from vllm_hpc import __version__
+from vllm_hpc.schedulers.template_layers import LayeredLoader
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.ownership import open_mine
 from vllm_hpc.spec.trusted_owners import NotTrustedError, read_trusted
 from vllm_hpc.spec.user_cache import cache_folder
 
 # Increased when the environment below changes: templates compiled in an earlier one are not used.
-_CODE_FORMAT = 3
+_CODE_FORMAT = 4
 # What Slurm takes by default (slurm.conf, SchedulerParameters: max_script_size).
 MOST_BYTES = 4 << 20
 # Turns of all loops, and calls of macros and functions. A script of ours takes some hundred.
@@ -41,18 +42,20 @@ _STEP = "step "  # with a space: no template can name it
 
 
 def make_environment(
-    packaged: Path, folders: Sequence[str | Path], installed: Path | None, filters: dict[str, Callable[..., str]]
+    packaged: Path, folders: Sequence[str | Path], installed: Path | None, filters: dict[str, Callable[..., Any]]
 ) -> Environment:
     """The environment for one script. Its templates are those of ``folders``, which must be trusted, then others.
 
+    ``folders`` are layers, the highest first: a template that extends its own name extends that of the next below.
     ``installed`` is the folder of a package that adds a scheduler, ``packaged`` our own: Python runs what is there.
     """
     own = jinja2.FileSystemLoader(packaged)
-    loaders: list[jinja2.BaseLoader] = [TrustedLoader(Path(folder)) for folder in folders]
+    layers: list[jinja2.BaseLoader] = [TrustedLoader(Path(folder)) for folder in folders]
     if installed is not None:
-        loaders.append(jinja2.FileSystemLoader(installed))
+        layers.append(jinja2.FileSystemLoader(installed))
+    layers.append(jinja2.ChoiceLoader([own, jinja2.PrefixLoader({"packaged": own})]))
     environment = Environment(
-        loader=jinja2.ChoiceLoader([*loaders, own, jinja2.PrefixLoader({"packaged": own})]),
+        layers=LayeredLoader(layers),
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # shell scripts, not HTML: |sh and |directive do the quoting
         trim_blocks=False,
@@ -90,8 +93,9 @@ class Environment(SandboxedEnvironment):
 
     intercepted_binops = frozenset({"*", "**"})
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, layers: LayeredLoader, **options: Any) -> None:
+        super().__init__(loader=layers, **options)
+        self.layers = layers
         self._steps = 0
         del self.globals["lipsum"]
         self.filters[_STEP] = self._counted
@@ -105,6 +109,10 @@ class Environment(SandboxedEnvironment):
             if size > MOST_BYTES:
                 raise TemplateError(f"template {template!r} makes more than {MOST_BYTES >> 20} MiB")
         return "".join(pieces)
+
+    def join_path(self, template: str, parent: str) -> str:
+        """The template that another one extends, includes or imports by that name."""
+        return self.layers.seen_from(template, parent)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as in jinja2
         """Call a macro or a function, which may call itself."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vllm_hpc.spec.environment_variables import check_env
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.getopt_words import is_long, letters, options
 from vllm_hpc.spec.registry import SCHEDULERS
 
 _PREFIX = re.compile(r"#\s*(SBATCH|PBS)\b", re.IGNORECASE)
@@ -108,10 +109,11 @@ def check_directive(line: str, origin: str) -> list[str]:
     return words
 
 
-def check_owned(lines: list[str], scheduler: str, origin: str = "--directive") -> None:
+def check_owned(lines: Sequence[str], scheduler: str, origin: str = "--directive") -> None:
     """Refuse lines with an option of the scheduler that vllm-hpc sets itself. Raises RequestError.
 
-    For another package's scheduler, its ``check_request`` decides which options these are.
+    ``origin`` is where they were given, for the message: --directive, or directives of a profile. For another package's
+    scheduler, its ``check_request`` decides which options these are.
     """
     for line in lines:
         words = check_directive(line, origin)
@@ -124,7 +126,7 @@ def check_owned(lines: list[str], scheduler: str, origin: str = "--directive") -
 def _check_sbatch(words: list[str], origin: str) -> None:
     for word in words:
         for (name, letter), advice in OWNED.items():
-            if _is_long(word, name) or (letter and letter in _letters(word)):
+            if is_long(word, name) or (letter and letter in letters(word, _FLAGS)):
                 option = f"--{name}" if word.startswith("--") else f"-{letter}"
                 raise RequestError(f"{origin} {option} cannot be set here: {advice}")
 
@@ -133,7 +135,7 @@ def _check_qsub(line: str, words: list[str], origin: str) -> None:
     """Check a line for qsub. -v is allowed: some sites' hooks read its variables when the job is submitted."""
     if "\\" in line:
         raise RequestError(f"{origin} {line!r} contains a backslash, which qsub handles differently: use quotes")
-    for letter, value in _qsub_options(words, origin):
+    for letter, value in qsub_options(words, origin):
         if letter == "v":
             _check_variables(value, origin)
         # The server accepts names in either case, and Resource_List.NAME.
@@ -154,31 +156,11 @@ def _check_variables(value: str, origin: str) -> None:
     check_env(dict(part.split("=", 1) for part in value.split(",")), f"{origin} -v")
 
 
-def _qsub_options(words: list[str], origin: str) -> Iterator[tuple[str, str]]:
-    """Each option's letter and value, as getopt reads them; the value is empty for a flag."""
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("-") or word.startswith("--") or word == "-":
-            raise RequestError(f"{origin} must be options of qsub, as in '-l filesystems=home', not {word!r}")
-        letters = word[1:]
-        while letters:
-            letter, letters = letters[0], letters[1:]
-            if letter in _FLAGS_OF_QSUB:
-                yield letter, ""
-                continue
-            yield letter, letters or next(rest, "")
-            letters = ""
-
-
-def _is_long(word: str, name: str) -> bool:
-    """Whether a word is that long option or an abbreviation of it: getopt accepts --arr for --array."""
-    given = word[2:].split("=")[0] if word.startswith("--") else ""
-    return bool(given) and name.startswith(given)
-
-
-def _letters(word: str) -> str:
-    """The one-letter options in a word: W of -W, Ha of -Ha0-3, N of -N2."""
-    if not word.startswith("-") or word.startswith("--"):
-        return ""
-    value = next((place for place, letter in enumerate(word[1:], start=1) if letter not in _FLAGS), len(word))
-    return word[1 : value + 1]
+def qsub_options(words: list[str], origin: str) -> Iterator[tuple[str, str]]:
+    """Each option's letter and value, as getopt reads them; the value is empty for a flag. Raises RequestError."""
+    try:
+        yield from options(words, _FLAGS_OF_QSUB)
+    except ValueError as error:
+        raise RequestError(
+            f"{origin} must be options of qsub, as in '-l filesystems=home', not {str(error)!r}"
+        ) from None

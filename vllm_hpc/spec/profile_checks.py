@@ -13,6 +13,7 @@ from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.expand import check_variables, has_variables
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.keys import Key, is_table_of_tables, keys_of, table_of
+from vllm_hpc.spec.launch_options import check_srun_options, check_torchrun_options
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.no_secrets import check_option
 from vllm_hpc.spec.profile import Profile
@@ -144,6 +145,8 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "scheduler": _scheduler,
     "launcher": _launcher,
     "wrapper": lambda value: check_words(value, "wrapper"),
+    "srun_options": lambda value: check_srun_options(value, "'srun_options'"),
+    "torchrun_options": lambda value: check_torchrun_options(value, "'torchrun_options'"),
     "gpu": _gpu,
     "gpu_memory_gib": _gpu_memory,
     "mem_per_node": _amount("mem_per_node"),

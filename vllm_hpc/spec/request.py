@@ -7,6 +7,7 @@ planner fill in the rest.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -150,14 +151,14 @@ def _check_utf8(request: Request) -> None:
             ) from None
 
 
-def check_template(template: str, template_dir: str | None, scheduler: str) -> None:
+def check_template(template: str, folders: Sequence[str], scheduler: str) -> None:
     """Refuse a template for another scheduler, and the files of shared macros. Raises RequestError.
 
     Packaged templates begin with their scheduler's name. A site's own may have any other name; one with the name of a
     packaged template takes its place, for the same scheduler.
     """
     name = template.removeprefix("packaged/")
-    is_own = template == name and template_dir is not None and (Path(template_dir) / template).is_file()
+    is_own = template == name and any((Path(folder) / template).is_file() for folder in folders)
     if is_own and not (files("vllm_hpc") / "templates" / name).is_file():
         return
     if name.startswith("_"):

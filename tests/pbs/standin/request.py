@@ -69,6 +69,8 @@ def request_of(given: list[tuple[str, str]]) -> Fields:  # noqa: C901 - a table 
             request["array"] = list(range(first, last + 1))
         if option == "-W" and value.startswith("umask="):
             request["umask"] = value.partition("=")[2]
+        if option == "-v":
+            request["given"] = dict(part.split("=", 1) for part in value.split(","))
         if option == "-k":
             request["Keep_Files"] = value
         if option == "-h":

@@ -91,7 +91,7 @@ def qsub(words: list[str]) -> None:
         (SPOOL / f"{job_id}.SC").write_text(script)
         copied = {f"PBS_O_{name}": os.environ.get(name, "") for name in ("HOME", "PATH", "LANG", "LOGNAME", "SHELL")}
         own = {**copied, "PBS_O_WORKDIR": str(Path.cwd()), "PBS_O_QUEUE": "workq", "PBS_O_HOST": os.uname().nodename}
-        write(job_id, **request, Variable_List=own)
+        write(job_id, **{**request, "given": None}, Variable_List={**own, **request.get("given", {})})
     run_mom(job_id)
     print(job_id)
 

@@ -1,0 +1,160 @@
+"""What a site's template has lost of what a run needs, told from its script and ours for the same sample job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from vllm_hpc.schedulers.script_context import ScriptContext
+from vllm_hpc.schedulers.script_header import Directive, directives_of
+from vllm_hpc.spec.directives import OWNED, OWNED_OF_QSUB
+from vllm_hpc.spec.errors import RequestError
+
+_TASK = re.compile(r'"\$\{task\[[@*]\](@Q)?[}" ]|\brun_ranks\b|"\$\{task\[\*\]@Q\}')
+_RANK = "vllm_hpc.in_job rank"
+_SETS_NODES = re.compile(r"\b(slurm_nodes|pbs_nodes)\b|(?<![-\w])nodes=|\bmapfile\b.*\bnodes\b")
+# Options of sbatch of which any asks for GPUs.
+_GPUS = frozenset({"--gpus-per-node", "--gres", "--gpus", "--gpus-per-task", "--gpus-per-socket"})
+_LAYOUT_OF_PBS = frozenset({"-l select", "-l nodes"})
+_SET_BY_US = frozenset(f"--{name}" for name, _ in OWNED) | frozenset(f"-{letter}" for letter in OWNED_OF_QSUB)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A fault of a template: ``level`` is fail, for a job that would not run well, or warn.
+
+    Faults of many scripts with the same ``key`` are told once; without one it is the message.
+    """
+
+    level: str
+    message: str
+    key: str = ""
+
+
+def findings_of(script: str, packaged: str, context: ScriptContext, scheduler: str) -> Iterator[Finding]:
+    """Compare the script of a site's template with the packaged one's for the same job."""
+    code = "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("#"))
+    is_whole = "begin_attempt" not in code or "run_work" not in code
+    yield from _directives(script, packaged, _asked(context, scheduler), is_whole)
+    if is_whole:
+        yield Finding(
+            "warn",
+            "a whole script of its own, without begin_attempt and run_work: attempts, the end's record, drains and "
+            "requeues are up to it",
+        )
+        return
+    yield from _environment(code, context)
+    yield from _rendezvous(code, scheduler)
+    yield from _launch(code, scheduler)
+
+
+def _launch(code: str, scheduler: str) -> Iterator[Finding]:
+    body = re.search(r"^launch\(\) *\{\n(.*?)^\}", code, re.M | re.S)
+    text = re.sub(r"(^|\s)#.*", "", body[1]) if body else ""
+    if _TASK.search(text):
+        return
+    if _RANK not in text:
+        yield Finding("fail", 'block launch starts no rank: end the launcher\'s line with "${task[@]}"')
+    elif scheduler != "local":
+        yield Finding(
+            "warn",
+            'block launch starts the ranks without "${task[@]}": a node that does not join cannot be told from those '
+            "that wait for it",
+        )
+
+
+def _environment(code: str, context: ScriptContext) -> Iterator[Finding]:
+    lost = [
+        *([] if re.search(r"^\s*rank_environment\b", code, re.M) else ["rank_environment"]),
+        *([] if re.search(r"^\s*(export |declare -x )?PATH=", code, re.M) else ["PATH"]),
+        *(line for line in context.setup if line not in code),
+        *(name for name in (*context.env, *context.site_env) if not re.search(rf"\b{name}=", code)),
+        *(["restore_passed"] if context.pass_env and "restore_passed" not in code else []),
+    ]
+    if lost:
+        yield Finding(
+            "fail", f"block environment has lost {', '.join(lost)}: write {{{{ super() }}}} where its own lines belong"
+        )
+
+
+def _rendezvous(code: str, scheduler: str) -> Iterator[Finding]:
+    lost = [name for name in ("VLLM_HPC_HEAD", "VLLM_HPC_PORT") if not re.search(rf"\b{name}=", code)]
+    lost += [name for name in ("VLLM_HPC_HEAD", "VLLM_HPC_PORT") if name not in lost and not _is_exported(code, name)]
+    if scheduler != "local" and not _SETS_NODES.search(code):
+        lost.append("nodes")
+    if lost:
+        yield Finding(
+            "fail", f"block rendezvous has lost {', '.join(lost)}: write {{{{ super() }}}} where its own lines belong"
+        )
+
+
+def _is_exported(code: str, name: str) -> bool:
+    return bool(re.search(rf"^\s*(export|declare -x)\b.*\b{name}\b", code, re.M))
+
+
+def _asked(context: ScriptContext, scheduler: str) -> list[str]:
+    """The options of the profile's directives, which may be the template's as well: they win over it."""
+    prefix = "#PBS" if scheduler == "pbs" else "#SBATCH"
+    return [one.option for one in directives_of("\n".join(f"{prefix} {line}" for line in context.directives))]
+
+
+def _directives(script: str, packaged: str, asked: list[str], is_whole: bool) -> Iterator[Finding]:
+    try:
+        found = directives_of(script)
+    except RequestError as error:
+        yield Finding("fail", str(error))
+        return
+    wanted = directives_of(packaged)
+    if not is_whole:
+        yield from _lost(found, wanted)
+    yield from _changed(found, wanted)
+    yield from _twice(found, asked)
+
+
+def _lost(found: list[Directive], wanted: list[Directive]) -> Iterator[Finding]:
+    has = {one.option for one in found}
+    gpus = has & _GPUS
+    lost = {one.option for one in wanted if one.option not in has and not (gpus and one.option in _GPUS)}
+    if _LAYOUT_OF_PBS & has:  # another grammar of the same request
+        lost -= _LAYOUT_OF_PBS
+    if lost:
+        yield Finding(
+            "fail",
+            f"block directives has lost {', '.join(sorted(lost))}: write {{{{ super() }}}} where its own lines belong",
+            "lost directives",
+        )
+
+
+def _changed(found: list[Directive], wanted: list[Directive]) -> Iterator[Finding]:
+    """What the layout or the script sets, with another value; of two of one option that which counts."""
+    ours = {one.option: one.value for one in wanted}
+    for option, value in _counting(found).items():
+        if option not in ours or value == ours[option]:
+            continue
+        is_layout = option in _LAYOUT_OF_PBS
+        if option in _GPUS or (is_layout and value.partition(":")[0] == ours[option].partition(":")[0]):
+            continue  # the site's own words for the same
+        level = "fail" if is_layout or option in _SET_BY_US else "warn"
+        yield Finding(level, f"asks for {option} {value}, where the job has {ours[option]}", f"changed {option}")
+
+
+def _counting(found: list[Directive]) -> dict[str, str]:
+    """The value that counts of each option: the last, but the first of PBS's -l."""
+    values: dict[str, str] = {}
+    for one in found:
+        if not (one.option.startswith("-l ") and one.option in values):
+            values[one.option] = one.value
+    return values
+
+
+def _twice(found: list[Directive], asked: list[str]) -> Iterator[Finding]:
+    places: dict[str, list[int]] = {}
+    for one in found:
+        places.setdefault(one.option, []).append(one.line)
+    for option, lines in places.items():
+        if len(lines) - asked.count(option) > 1:
+            client, which = ("qsub", "first") if option.startswith("-l ") else ("the scheduler", "last")
+            numbers = " and ".join(str(line) for line in lines)
+            words = f"asks for {option} twice (lines {numbers} of the script): {client} takes the {which}, silently"
+            yield Finding("fail", words, f"twice {option}")

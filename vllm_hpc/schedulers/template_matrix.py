@@ -1,0 +1,146 @@
+"""The sample jobs that a template is tried with: every launcher, arrays, one and two nodes, every grammar of requests.
+
+With a profile it is that profile's launcher and grammar. ``--launcher native`` changes no script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.schedulers.launchers import get_launcher
+from vllm_hpc.schedulers.lifecycle import lifecycle_text
+from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.schedulers.script import make_context
+from vllm_hpc.schedulers.script_context import ScriptContext
+from vllm_hpc.spec.container import Container
+from vllm_hpc.spec.errors import RefusedError
+from vllm_hpc.spec.job_definition import Given
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.resolved_job import Model, ResolvedJob, fill
+
+_NAME, _FOLDERS = "sample", "/scratch/runs"
+# What a template must quote: in a folder's name, and in a variable.
+_ODD_NAME, _ODD_VALUE = 'it\'s $(a) "sample"', 'it\'s $(a) `b` "c" & d'
+# Of a node of the sample, unless the profile has its own.
+_GPUS, _CORES = 4, 32
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """One sample job: ``words`` say what is special about it, ``site`` is the profile with that."""
+
+    scheduler: str
+    launcher: str
+    nodes: int = 1
+    is_array: bool = False
+    is_odd: bool = False
+    words: tuple[str, ...] = ()
+    site: Profile = Profile()
+
+    def __str__(self) -> str:
+        nodes = "2 nodes" if self.nodes > 1 else "1 node"
+        more = [*(["an array"] if self.is_array else []), *self.words, *(["names with quotes"] if self.is_odd else [])]
+        return ", ".join([self.scheduler, self.launcher, nodes, *more])
+
+
+def sample_cases(scheduler: str, profile: Profile | None = None) -> list[Case]:
+    """All cases of a scheduler; with a profile, those of its values. What the scheduler refuses is left out."""
+    site = profile or Profile()
+    launchers = get_scheduler(scheduler).launchers
+    chosen = [site.launcher] if site.launcher in launchers or _is_added(site.launcher, scheduler) else launchers
+    runs_here = get_scheduler(scheduler).runs_here
+    layouts = [(1, False)] if runs_here else list(product((1, 2), (False, True)))
+    cases = []
+    for launcher, (nodes, is_array) in product(chosen, layouts):
+        for words, variant in [((), site)] if runs_here else _variants(scheduler, site, profile is not None):
+            cases.append(
+                Case(
+                    scheduler=scheduler, launcher=str(launcher), nodes=nodes, is_array=is_array, words=words,
+                    site=variant,
+                )
+            )  # fmt: skip
+    taken = [case for case in cases if _is_taken(case)] or cases[:1]
+    return [*taken, msgspec.structs.replace(taken[-1], is_odd=True)]
+
+
+def sample_case(scheduler: str, profile: Profile | None, nodes: int) -> Case:
+    """One case: of a profile, or of the scheduler's own defaults."""
+    cases = sample_cases(scheduler, profile)
+    return next((case for case in cases if case.nodes == nodes), cases[0])
+
+
+def sample_context(case: Case) -> ScriptContext:
+    """What a template is given for a case."""
+    job = _job(case)
+    folder = JobFolder(f"{_FOLDERS}/{_ODD_NAME if case.is_odd else _NAME}")
+    return make_context(job, _layout(case), folder, lifecycle_text())
+
+
+def _is_added(launcher: str | None, scheduler: str) -> bool:
+    """Whether a profile's launcher is another package's, for that scheduler."""
+    return launcher not in (None, "native") and scheduler in get_launcher(str(launcher)).schedulers
+
+
+def _is_taken(case: Case) -> bool:
+    try:
+        get_scheduler(case.scheduler).check_request(_job(case), _layout(case))
+    except RefusedError:
+        return False
+    return True
+
+
+def _variants(scheduler: str, site: Profile, is_given: bool) -> Iterator[tuple[tuple[str, ...], Profile]]:
+    """The profile in the grammars that the scheduler has, and with a container."""
+    yield (), site
+    if site.container is None:
+        yield from _changed(site, "a container", container=Container(runtime="apptainer", image="/images/vllm.sif"))
+    if is_given:
+        return
+    yield from _changed(site, "exclusive", exclusive=True)
+    key = {"slurm": "gpu_flag", "pbs": "gpu_request"}.get(scheduler)
+    for value in get_args(_type_of(key)) if key else ():
+        if value != getattr(site, str(key)):
+            yield from _changed(site, f"{key} = {value}", **{str(key): value})
+
+
+def _type_of(key: str) -> Any:
+    return get_type_hints(Profile)[key]
+
+
+def _changed(site: Profile, words: str, **changes: Any) -> Iterator[tuple[tuple[str, ...], Profile]]:
+    yield (words,), msgspec.structs.replace(site, **changes)
+
+
+def _layout(case: Case) -> Layout:
+    gpus = case.site.gpus_per_node or _GPUS
+    dp = 2 if case.is_array else 1
+    return Layout(case.nodes, gpus, gpus, case.nodes * gpus, 1, dp, case.is_array)
+
+
+def _job(case: Case) -> ResolvedJob:
+    asked = {
+        "model": "demo", "scheduler": case.scheduler, "launcher": case.launcher, "time": "1:00:00", "name": _NAME,
+        "env": {"SAMPLE": _ODD_VALUE if case.is_odd else "1"},
+        **({} if case.site.cpus_per_rank else {"cpus_per_rank": _CORES // _GPUS}),
+    }  # fmt: skip
+    filled = fill(Given(msgspec.convert(asked, Request)), case.site)
+    return ResolvedJob(
+        request=filled.request,
+        site=case.site,
+        origins=filled.origins,
+        from_profile=filled.from_profile,
+        site_env=filled.site_env,
+        scheduler=case.scheduler,
+        scheduler_reason="a sample",
+        runs_here=get_scheduler(case.scheduler).runs_here,
+        launcher=case.launcher,
+        is_native=False,
+        device=None,
+        model=Model("demo", "demo"),
+    )
