@@ -328,6 +328,8 @@ begin_ranks() {
   VLLM_HPC_SCRATCH="$(mktemp -d /tmp/vllm-hpc-ranks-XXXXXXXXXX 2> /dev/null)" || VLLM_HPC_SCRATCH=
   export VLLM_HPC_SCRATCH
   if [ -n "$VLLM_HPC_SCRATCH" ]; then export PET_LOG_DIR="$VLLM_HPC_SCRATCH"; fi
+  # In a job of 'vllm-hpc doctor': what this node finds, whether ranks can start or not.
+  if [ -n "${VLLM_HPC_DOCTOR:-}" ]; then python -P -m vllm_hpc.in_job doctor "$VLLM_HPC_FOLDER" "${node:-0}"; fi
   exec 2> >(
     say_briefly >&2
     if [ -n "$VLLM_HPC_SCRATCH" ]; then rm -rf "$VLLM_HPC_SCRATCH"; fi

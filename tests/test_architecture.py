@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine", "schedulers"),
     ("planner",),
     ("jobs",),
-    ("tuning",),
+    ("tuning", "doctor"),
     ("cli",),
     ("__main__", "in_job"),
 )

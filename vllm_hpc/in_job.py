@@ -19,6 +19,7 @@ VERBS = {
     "requeue": ("FOLDER ATTEMPT CODE", "vllm_hpc.schedulers.in_script.requeue"),
     "resubmit": ("FOLDER ATTEMPT again|over", "vllm_hpc.schedulers.in_script.resubmit"),
     "check-host": ("FOLDER ATTEMPT", "vllm_hpc.schedulers.in_script.check_host"),
+    "doctor": ("FOLDER NODE", "vllm_hpc.engine.doctor.node"),
     "export": ("[NAME ...]", "vllm_hpc.schedulers.in_script.export_environment"),
 }
 

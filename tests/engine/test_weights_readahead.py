@@ -145,9 +145,9 @@ def control_groups(tmp_path: Path) -> Iterator[Path]:
 def test_the_jobs_own_limit_of_memory_holds(model: Path, control_groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = list(weights_readahead._limits(control_groups, control_groups.parent / "own"))
     assert limits == [float("inf"), 40_000.0]
-    monkeypatch.setattr(weights_readahead, "_memory", lambda: min(limits))
+    monkeypatch.setattr(weights_readahead, "free_memory", lambda: min(limits))
     assert read_by(record(model)) == [0, 0]  # 30,720 bytes are more than half of it
-    monkeypatch.setattr(weights_readahead, "_memory", lambda: 61_440.0)
+    monkeypatch.setattr(weights_readahead, "free_memory", lambda: 61_440.0)
     assert sum(read_by(record(model))) == 30_720
 
 
@@ -163,4 +163,4 @@ def test_limits_of_older_control_groups_hold_too(tmp_path: Path) -> None:
 
 
 def test_this_nodes_memory_is_known() -> None:
-    assert 1 << 20 < weights_readahead._memory() < float("inf")
+    assert 1 << 20 < weights_readahead.free_memory() < float("inf")

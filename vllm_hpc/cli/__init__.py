@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": ("plan", "Compute the layout and say why."),
     "render": ("render", "Print the script that submit sends."),
     "tune": ("tune", "Find the fastest layout and settings with short jobs."),
+    "doctor": ("doctor", "Check this machine, or a real allocation."),
     "status": ("jobs", "Show state, rows and speed of a job, or of all."),
     "list": ("jobs", "List the jobs under --job-dir, oldest first."),
     "logs": ("jobs", "Print the scheduler's log, or one rank's."),

@@ -156,6 +156,18 @@ class JobFolder:
         """Rows that a replica finished in attempt k."""
         return self.shards / f"replica-{replica}.{attempt}.jsonl"
 
+    def doctor_node(self, attempt: int, node: int) -> Path:
+        """What doctor found on a node in attempt k."""
+        return self.path / "state" / f"doctor-node-{attempt}-{node}.json"
+
+    def doctor_rank(self, rank: int) -> Path:
+        """What doctor found in the first rank of a node."""
+        return self.path / "state" / f"doctor-rank-{rank}.json"
+
+    def doctor_shared(self, attempt: int) -> Path:
+        """What doctor's head writes for the other nodes to read."""
+        return self.path / "state" / f"doctor-shared-{attempt}"
+
     # -- read ----------------------------------------------------------------------------------------------------
     def is_there(self) -> bool:
         """Whether it has a job.json. Raises JobNotFoundError if this user may not look into the folder."""

@@ -14,13 +14,15 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 JOIN_TIMEOUT = "VLLM_HPC_JOIN_TIMEOUT"
 # vllm-hpc's own variables that users may set; all are in seconds.
 SETTABLE = (JOIN_TIMEOUT, "VLLM_HPC_STALL_S", "VLLM_HPC_SYNC_S", "VLLM_HPC_DEAD_S")
+# Set by 'vllm-hpc doctor' in its own job, as a value of --env.
+DOCTOR = "VLLM_HPC_DOCTOR"
 _SECONDS = re.compile(r"0*[1-9][0-9]{0,6}")
 # A script's own variables are lower case; nearly all variables that programs read are upper case.
 _LOWER_CASE = re.compile(r"(?!.*_proxy$)[a-z0-9_]+")
 # LD_PRELOAD is not reserved: vLLM's CPU build is meant to run with tcmalloc preloaded.
 _RESERVED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"PATH"), "the script sets it (extend PATH in a profile's setup lines)"),
-    (re.compile(rf"(?!({'|'.join(SETTABLE)})$)VLLM_HPC_.*|SUBMITIT_.*|PET_LOG_DIR"), "vllm-hpc sets it"),
+    (re.compile(rf"(?!({'|'.join((*SETTABLE, DOCTOR))})$)VLLM_HPC_.*|SUBMITIT_.*|PET_LOG_DIR"), "vllm-hpc sets it"),
     (
         re.compile(r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"),
         "each rank has its own",

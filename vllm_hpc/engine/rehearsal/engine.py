@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sys
 import time
 from array import array
@@ -23,6 +24,7 @@ from vllm_hpc.engine.rehearsal.faults import FaultPlan
 from vllm_hpc.engine.rehearsal.rows import RehearsalRows
 from vllm_hpc.engine.rows import row_out
 from vllm_hpc.engine.standing import Standing
+from vllm_hpc.jobfolder.node_report import VARIABLE
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import REHEARSED, Row
 from vllm_hpc.spec.errors import RequestError
@@ -173,6 +175,10 @@ class RehearsalMaker:
 
         from vllm_hpc.engine.startup import replicas
 
+        if os.environ.get(VARIABLE):
+            from vllm_hpc.engine.doctor.rank import examine
+
+            examine(world, self._standing)
         layout = self._record.plan.layout
         return replicas.join(layout, self._place, world, "gloo", "rehearsal", lambda: dist.group.WORLD)
 

@@ -22,9 +22,9 @@ def pin() -> None:
     """
     is_head = int(os.environ.get("GROUP_RANK", "0")) == 0
     head = os.environ["MASTER_ADDR"]
-    address = address_of_head(head) if is_head else _address_towards(head)
+    address = address_of_head(head) if is_head else address_towards(head)
     os.environ.setdefault("VLLM_HOST_IP", address)
-    device = _device_of(address)
+    device = device_of(address)
     if device is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", device)
     if device is not None and ipaddress.ip_address(address).is_loopback:
@@ -39,12 +39,12 @@ def address_of_head(head: str) -> str:
     """
     for _, target in _resolve(head):
         address = str(target[0])
-        if not ipaddress.ip_address(address).is_loopback and _device_of(address) is not None:
+        if not ipaddress.ip_address(address).is_loopback and device_of(address) is not None:
             return address
-    return _address_towards(os.environ.get("VLLM_HPC_SECOND_NODE") or head)
+    return address_towards(os.environ.get("VLLM_HPC_SECOND_NODE") or head)
 
 
-def _address_towards(host: str) -> str:
+def address_towards(host: str) -> str:
     """This host's address on the route to another; sends no packet (UDP's connect only asks the routing table)."""
     family, target = _resolve(host)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -61,7 +61,7 @@ def _resolve(host: str) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
     return [(family, target) for family, _, _, _, target in found]
 
 
-def _device_of(address: str) -> str | None:
+def device_of(address: str) -> str | None:
     """The device that has an address. 127.0.1.1 and the like are on the loopback device without being listed."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(one.address.split("%")[0] == address for one in addresses):

@@ -47,7 +47,7 @@ class ReadAhead:
         try:
             pieces = list(_cut(_files(Path(record.model), record.plan.engine)))
             is_whole = layout.pp == 1 or layout.nodes == 1  # else a node needs a few of the layers only
-            if not is_whole or sum(piece.size for piece in pieces) > _MOST * _memory():
+            if not is_whole or sum(piece.size for piece in pieces) > _MOST * free_memory():
                 pieces = []
         except Exception:  # noqa: BLE001 - vLLM reports whatever is wrong with the files
             pieces = []
@@ -110,7 +110,7 @@ def _is_cached(descriptor: int, offset: int) -> bool:
         return False
 
 
-def _memory() -> float:
+def free_memory() -> float:
     """Bytes available to this job on the node, or in its control group if that is less."""
     import psutil  # vLLM's own dependency
 

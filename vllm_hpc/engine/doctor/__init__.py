@@ -1,0 +1,1 @@
+"""What a node and its first rank look at in a job of ``vllm-hpc doctor --on-nodes``."""

@@ -1,0 +1,64 @@
+"""Whether a model and a container's image can be used on this host, be it a login node or a compute node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+_DESCRIPTIONS = ("config.json", "params.json")
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A file or folder of this host: its size in bytes (of the files in a folder), or why it cannot be used."""
+
+    path: str
+    size: int = 0
+    error: str = ""
+
+
+def see_model(model: str, environment: Mapping[str, str]) -> Seen:
+    """The model's folder on this node; of a Hub id, its newest snapshot in the node's cache."""
+    path = Path(model)
+    if not path.is_absolute():
+        cache = _hub_cache(environment) / f"models--{model.replace('/', '--')}" / "snapshots"
+        found = sorted(cache.glob("*"), key=lambda one: one.stat().st_mtime) if cache.is_dir() else []
+        if not found:
+            return Seen(model, error=f"it is not in the node's Hugging Face cache ({cache.parent.parent})")
+        path = found[-1]
+    return _see_folder(path)
+
+
+def _see_folder(path: Path) -> Seen:
+    try:
+        files = [file for file in path.iterdir() if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+    except OSError as error:
+        return Seen(str(path), error=error.strerror or str(error))
+    if not any(file.name in _DESCRIPTIONS for file in files):
+        return Seen(str(path), size, f"it has no {' or '.join(_DESCRIPTIONS)}")
+    return Seen(str(path), size)
+
+
+def _hub_cache(environment: Mapping[str, str]) -> Path:
+    """Where huggingface_hub looks (constants.py there)."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environment.get(name):
+            return Path(environment[name])
+    home = environment.get("HF_HOME")
+    cache = environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - "~" where there is none
+    return Path(home or f"{cache}/huggingface") / "hub"
+
+
+def see_image(image: str) -> Seen | None:
+    """The container's image, if it is a file or folder; None for a name in a registry."""
+    if not image.startswith(("/", "./", "../")):
+        return None
+    try:
+        there = os.stat(image)  # noqa: PTH116 - as it was given
+        is_readable = os.access(image, os.R_OK)
+    except OSError as error:
+        return Seen(image, error=error.strerror or str(error))
+    return Seen(image, there.st_size, "" if is_readable else "this user cannot read it")
