@@ -248,6 +248,18 @@ def test_a_template_that_cannot_be_rendered_is_found(site: Path, run_cli: Cli) -
     add(site, '[profiles.x]\nscheduler = "slurm"\ntemplate_dir = "templates"\ngpus_per_node = 4\n')
     found = checked(run_cli, "x")["x"]
     assert any(one.startswith("fail script: ") and "slurm.sbatch.j2" in one for one in found), found
+    assert any(one.startswith("fail templates: ") for one in found), found
+
+
+def test_templates_are_tried_with_all_kinds_of_jobs(site: Path, run_cli: Cli) -> None:
+    (site / "templates").mkdir()
+    template = site / "templates" / "slurm.sbatch.j2"
+    template.write_text('{% extends "packaged/slurm.sbatch.j2" %}{% block enviroment %}x{% endblock %}')
+    add(site, '[profiles.x]\nscheduler = "slurm"\ntemplate_dir = "templates"\ngpus_per_node = 4\n')
+    found = checked(run_cli, "x")["x"]
+    assert any("enviroment" in one for one in found if "templates: " in one), found
+    template.write_text('{% extends "packaged/slurm.sbatch.j2" %}')
+    assert any(one.startswith("ok templates: ") for one in checked(run_cli, "x")["x"])
 
 
 def test_check_writes_and_submits_nothing(site: Path, run_cli: Cli) -> None:

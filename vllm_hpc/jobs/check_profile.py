@@ -11,10 +11,11 @@ import msgspec
 
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.schedulers.ask_cluster import ask_cluster
+from vllm_hpc.schedulers.check_templates import check_templates
 from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.schedulers.inventory import Inventory
 from vllm_hpc.spec.errors import ProfileError, RefusedError, RequestError
-from vllm_hpc.spec.expand import expand_table
+from vllm_hpc.spec.expand import expand, expand_table
 from vllm_hpc.spec.profile import Profile, Queue
 from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
 from vllm_hpc.spec.queues import in_queue, partition_of
@@ -74,7 +75,15 @@ def check_profile(name: str, clusters: Clusters) -> list[Finding]:
     except RefusedError as error:
         return [*findings, Finding("variables", "fail", str(error))]
     subject = _Subject(name, found, site)
-    return [*findings, *_keys(subject), *_queues(site), *_cluster(site, clusters), *_here(site), *_scripts(subject)]
+    return [
+        *findings,
+        *_keys(subject),
+        *_queues(site),
+        *_cluster(site, clusters),
+        *_here(site),
+        *_templates(subject),
+        *_scripts(subject),
+    ]
 
 
 def _keys(subject: _Subject) -> Iterator[Finding]:
@@ -173,6 +182,24 @@ def _here(site: Profile) -> Iterator[Finding]:
         yield Finding(
             "templates", "ok", site.template_dir, "vllm-hpc templates check tries them with all kinds of jobs"
         )
+
+
+def _templates(subject: _Subject) -> Iterator[Finding]:
+    """What is wrong with the profile's templates, tried with all kinds of jobs in its first queue."""
+    site, name = subject.site, next(iter(subject.site.queues), None)
+    try:
+        folders = [expand(one, os.environ, "'template_dir'") for one in subject.found.template_dirs]
+        if not folders:
+            return
+        checked = check_templates(folders, in_queue(site, name) if name else site)
+    except RefusedError as error:
+        yield Finding("templates", "fail", str(error))
+        return
+    for fault in checked.faults:
+        template = f"{fault.template}: " if fault.template else ""
+        yield Finding("templates", "fail" if fault.level == "fail" else "warn", f"{template}{fault.message}")
+    if checked.is_good:
+        yield Finding("templates", "ok", f"{counted(checked.scripts, 'script')} of {', '.join(folders)}")
 
 
 def _scripts(subject: _Subject) -> Iterator[Finding]:

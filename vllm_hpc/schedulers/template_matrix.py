@@ -127,7 +127,7 @@ def _job(case: Case) -> ResolvedJob:
     asked = {
         "model": "demo", "scheduler": case.scheduler, "launcher": case.launcher, "time": "1:00:00", "name": _NAME,
         "env": {"SAMPLE": _ODD_VALUE if case.is_odd else "1"},
-        **({} if case.site.cpus_per_rank else {"cpus_per_rank": _CORES // _GPUS}),
+        **({} if case.site.cpus_per_rank or case.site.cpus_per_node else {"cpus_per_rank": _CORES // _GPUS}),
     }  # fmt: skip
     filled = fill(Given(msgspec.convert(asked, Request)), case.site)
     return ResolvedJob(
