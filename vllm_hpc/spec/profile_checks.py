@@ -90,7 +90,8 @@ def _check(key: Key, value: Any, origin: str) -> None:
     if isinstance(value, list):
         if value.count(BELOW) > 1:
             raise RequestError(f"'{origin}' must have \"{BELOW}\", the list of the layers below, once at most")
-        value = tuple(one for one in value if one != BELOW)
+        value = _own(value)
+    value = _as_table(key, value, origin)
     check_option(value, origin)
     if key.expanded:
         for text in _texts(value):
@@ -100,6 +101,21 @@ def _check(key: Key, value: Any, origin: str) -> None:
         check(value, origin)
     if own := _CHECKS.get(key.name):
         own(value)
+
+
+def _own(value: Any) -> Any:
+    """What a layer says itself: a list without that of the layers below."""
+    return tuple(one for one in value if one != BELOW) if isinstance(value, list) else value
+
+
+def _as_table(key: Key, value: Any, origin: str) -> Any:
+    """A table within a profile as its struct, whose values are checked first; any other value as it is."""
+    struct = table_of(key.kind)
+    if struct is None or is_table_of_tables(key.kind):
+        return value
+    for name, one in value.items():
+        _check(keys_of(struct)[name], one, f"{origin}.{name}")
+    return msgspec.convert({name: _own(one) for name, one in value.items()}, struct)
 
 
 def _texts(value: Any) -> list[str]:
