@@ -42,6 +42,7 @@ READ_DIRECTLY = {
     "spec/read_file", "spec/vllm_arguments", "schedulers/lifecycle", "schedulers/memory_limit",
     "schedulers/in_script/master_port", "schedulers/local/__init__", "schedulers/pbs/attach",
     "engine/startup/compile_cache", "engine/startup/weights_readahead",
+    "schedulers/containers/bundle",  # its own metadata
     "spec/user_namespace",  # /proc
     "schedulers/local/supervisor",  # its own log, which it has opened to write
 }  # fmt: skip

@@ -142,7 +142,7 @@ def srun(argv: list[str]) -> Run:
 
 def options_of(argv: list[str], flags: set[str], valued: set[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """The options before the first word that is none, as --NAME or --NAME=VALUE; an unknown one ends this."""
-    found = []
+    found: list[tuple[str, str]] = []
     for place, word in enumerate(argv):
         if not word.startswith("-"):
             return found, argv[place:]

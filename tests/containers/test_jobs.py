@@ -118,7 +118,11 @@ def test_a_cancelled_job_leaves_nothing(
     ends_as(job, "CANCELLED", 60)
 
 
-CASES = {"torchrun": {"tp": 2}, "srun": {"tp": 2, "launcher": "srun"}, "an array": {"dp": 2, "array": True, "nodes": 1}}
+CASES: dict[str, dict[str, Any]] = {
+    "torchrun": {"tp": 2},
+    "srun": {"tp": 2, "launcher": "srun"},
+    "an array": {"dp": 2, "array": True, "nodes": 1},
+}
 
 
 @pytest.mark.full
@@ -130,7 +134,7 @@ def test_charliecloud_on_slurm(
     image: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     in_image(tmp_path, monkeypatch, **charliecloud(image, bundle))
-    options = {"nodes": 2, **CASES[case]}
+    options: dict[str, Any] = {"nodes": 2, **CASES[case]}
     job = submit_tiny(None, tmp_path, profile="p", scheduler="slurm", env=ONE_CORE, **options)
     check_complete(job, ANSWERS)
     assert pythons(job) == {MINOR}
