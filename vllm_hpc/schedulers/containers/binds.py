@@ -39,7 +39,7 @@ def all_binds(
     wanted |= dict.fromkeys((path for path in _own_cache() if _is_bindable(path, container, runtime)), False)
     own = [_own_bind(path, read_only, container, runtime) for path, read_only in _widest(wanted, runtime)]
     extra = [parse_bind(text, "container.binds") for text in container.binds]
-    binds = tuple(dict.fromkeys([*own, *extra]))
+    binds = tuple(dict.fromkeys([*own, *_of_scratch(job, runtime), *extra]))
     for bind in binds:
         _check(bind, runtime)
     return binds
@@ -70,6 +70,16 @@ def _is_bindable(path: Path, container: Container, runtime: ContainerRuntime) ->
     except RequestError:
         return False
     return True
+
+
+def _of_scratch(job: ResolvedJob, runtime: ContainerRuntime) -> Iterator[Bind]:
+    """The profile's scratch, as each node has it, for a runtime that makes what it binds and takes a folder twice.
+
+    In an image of another runtime, temporary files are in /tmp.
+    """
+    scratch = job.site.scratch
+    if scratch and runtime.name in ("apptainer", "singularity") and not Path(scratch).is_relative_to(_TMP):
+        yield Bind(scratch, scratch)
 
 
 def _mount_point(path: Path, image: Path) -> Path:
