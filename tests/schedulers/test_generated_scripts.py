@@ -21,11 +21,11 @@ from vllm_hpc.spec.container import RUNTIMES
 from vllm_hpc.spec.errors import RefusedError
 
 pytestmark = pytest.mark.admins
-CASES, SEED = 280, 26
+CASES, SEED = 320, 26
 PIECES = [
     "a", "B7", "model", " ", "  ", "$HOME", "$(touch ran)", "`touch ran`", "'", '"', "%", "#", "é", "日", "&", ";", "|",
-    "*", "?", "~", "{{ x }}", "{%", "-", "!", "$$", "${X:-y}", "<", ">", ":", ",", "=", "[", "]", "(", ")", "+", ".", "@",
-    "--", "#SBATCH", "EOF", "$'x'",
+    "*", "?", "~", "{{ x }}", "{%", "-", "!", "$$", "${X:-y}", "<", ">", ":", ",", "=", "[", "]", "(", ")", "+", ".",
+    "@", "--", "#SBATCH", "EOF", "$'x'",
 ]  # fmt: skip
 # What no name may have.
 REFUSED = ["\n", "\t", "\\", "\x07", "\u2028", "%j"]
@@ -35,7 +35,7 @@ PROGRAMS = (
     "pbsdsh",
 )  # fmt: skip
 # Keeps what it is told, and the environment that it has; a launcher's task is not run.
-STUB = """#!/bin/bash
+STUB = """#!/bin/sh
 printf '%s\\0' "$@" > "$DUMP/argv-${0##*/}"
 /usr/bin/env -0 > "$DUMP/env"
 """
@@ -78,7 +78,7 @@ def bin_folder(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in PROGRAMS:
         (folder / name).write_text(STUB)
         (folder / name).chmod(0o755)
-    (folder / "python").write_text("#!/bin/bash\necho 29500\n")
+    (folder / "python").write_text("#!/bin/sh\necho 29500\n")
     (folder / "python").chmod(0o755)
     monkeypatch.setattr("sys.executable", str(folder / "python"))
     return folder
