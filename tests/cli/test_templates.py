@@ -176,7 +176,7 @@ def test_shellcheck_reads_each_body_once(tmp_path: Path, monkeypatch: pytest.Mon
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
     (tmp_path / "t").mkdir()
-    result = checked(tmp_path / "t", block("environment", "{{ super() }}"), profile=Profile(scheduler="slurm"))
+    result = checked(tmp_path / "t", block("environment", "{{ super() }}"))
     assert said(result)[0].startswith("shellcheck SC1000: wrong ('# Rendered by vllm-hpc")
     assert (tmp_path / "calls").read_text().count("x") < result.scripts
 
