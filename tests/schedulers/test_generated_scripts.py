@@ -37,7 +37,7 @@ PROGRAMS = (
 # Keeps what it is told, and the environment that it has; a launcher's task is not run.
 STUB = """#!/bin/sh
 printf '%s\\0' "$@" > "$DUMP/argv-${0##*/}"
-/usr/bin/env -0 > "$DUMP/env"
+/usr/bin/env -0 > "$DUMP/env-${0##*/}"
 """
 # In place of lifecycle.sh, whose own tests run it.
 HARNESS = """
@@ -85,7 +85,7 @@ def bin_folder(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(script: str, folder: Path, bin_folder: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """What each program was told, and the environment of the last one."""
+    """What each program was told, and the environment of one that starts ranks, or a launcher."""
     text, found = re.subn(r'(?ms)^lifecycle=.*?^eval "\$lifecycle"$', lambda _: HARNESS, script)
     assert found == 1
     folder.mkdir()
@@ -102,7 +102,9 @@ def run(script: str, folder: Path, bin_folder: Path) -> tuple[dict[str, list[str
     assert (done.returncode, done.stderr) == (0, ""), script
     assert not (folder / "ran").exists(), script
     told = {file.name.removeprefix("argv-"): words(file) for file in folder.glob("argv-*")}
-    variables = dict(one.split("=", 1) for one in words(folder / "env"))
+    # Not pbsdsh's: two of them run at once.
+    last = next(name for name in (*PROGRAM.values(), "torchrun", "mpiexec", "sh") if name in told)
+    variables = dict(one.split("=", 1) for one in words(folder / f"env-{last}"))
     return told, variables
 
 
