@@ -254,6 +254,7 @@ enter_image() {
   # The host's libraries; Apptainer has the image's own, and the others would hand them on.
   case "$1" in podman* | shifter) unset LD_LIBRARY_PATH ;; esac
   # Charliecloud has the folder of TMPDIR for the image's /tmp, and wants USER.
+  export VLLM_HPC_TMPDIR="${TMPDIR:-}"
   if [ "$1" = ch-run ]; then unset TMPDIR; fi
   export PYTHONNOUSERSITE=1 USER="${USER:-$(id -un)}"
 }
@@ -262,6 +263,7 @@ enter_image() {
 in_image() {
   for name in $VLLM_HPC_NAMES; do eval "export $name=\"\$VLLM_HPC_ENV_$name\""; done
   unset name
+  if [ -n "${VLLM_HPC_TMPDIR:-}" ]; then export TMPDIR="$VLLM_HPC_TMPDIR"; fi
   if [ ! -d "${TMPDIR:-/}" ]; then unset TMPDIR; fi
   if ! command -v "$1" > /dev/null; then
     echo "vllm-hpc: the image $VLLM_HPC_IMAGE has no $1: name its Python in the profile, container.python" >&2

@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 
 from tests.conftest import Cli
 from tests.containers.stand_in import OF_IMAGE, PROGRAMS, install, told
-from vllm_hpc.jobs.submit import prepare
+from vllm_hpc.jobfolder.own_folder import OwnJobFolder
+from vllm_hpc.jobs.render_again import Changes, render_again
+from vllm_hpc.jobs.submit import prepare, submit
 from vllm_hpc.schedulers.containers.binds import all_binds
 from vllm_hpc.schedulers.containers.choose import choose_container
-from vllm_hpc.schedulers.containers.node_word import node_word, without_variables
 from vllm_hpc.schedulers.containers.runtime import ImageRun
 from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
 from vllm_hpc.spec.container import RUNTIMES, Bind, Container, check_container, parse_bind
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.expand import on_node, without_variables
 from vllm_hpc.spec.resolved_job import ResolvedJob
 
 pytestmark = pytest.mark.admins
@@ -162,7 +164,7 @@ NASTY = ["a b", "$HOME", "${X:-y}", "it's", 'd"q', "a,b", "a:b", "#1", "`id`", "
 
 
 def shell_words(words: tuple[str, ...]) -> list[str]:
-    line = "printf '%s\\0' " + " ".join(map(node_word, words))
+    line = "printf '%s\\0' " + " ".join(map(on_node, words))
     environment = {"PATH": os.environ["PATH"], "X": "wrong", "HOME": "wrong"}
     return subprocess.run(
         ["bash", "-uc", line], capture_output=True, check=True, env=environment, text=True
@@ -177,10 +179,10 @@ def test_what_is_written_literally_comes_out_of_bash_as_it_was(name: str) -> Non
 
 def test_variables_are_the_nodes_and_are_neither_split_nor_expanded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.environ["PATH"])
-    line = f'printf "%s\\n" {node_word("--bind=$A/x:${B:-d $(id)}")} {node_word("$$A")}'
+    line = f'printf "%s\\n" {on_node("--bind=$A/x:${B:-d}")} {on_node("$$A")}'
     done = subprocess.run(["bash", "-uc", line], capture_output=True, text=True, env={**os.environ, "A": "p q$(id)*"})
-    assert done.stdout == "--bind=p q$(id)*/x:d $(id)\n$A\n"
-    unset = subprocess.run(["bash", "-uc", f"echo {node_word('$NO_SUCH/x')}"], capture_output=True, text=True)
+    assert done.stdout == "--bind=p q$(id)*/x:d\n$A\n"
+    unset = subprocess.run(["bash", "-uc", f"echo {on_node('$NO_SUCH/x')}"], capture_output=True, text=True)
     assert unset.returncode != 0
     assert "NO_SUCH" in unset.stderr
 
@@ -238,7 +240,7 @@ def test_the_command_has_the_images_path_and_the_jobs_variables(name: str, tmp_p
     folder = tmp_path / ("ab" if name == "shifter" else "a b")
     folder.mkdir()
     run = ImageRun(image=str(image), binds=(Bind.same(str(folder)),), workdir=str(folder))
-    words = " ".join(map(node_word, CONTAINER_RUNTIMES[name].words(run)))
+    words = " ".join(map(on_node, CONTAINER_RUNTIMES[name].words(run)))
     python = tmp_path / "python"
     python.write_text(
         '#!/bin/sh\nif [ "$1" = -c ]; then exit 0; fi\nenv -0 | sort -z | tr "\\0" "\\n"\npwd\necho "[$*]"\n'
@@ -247,8 +249,8 @@ def test_the_command_has_the_images_path_and_the_jobs_variables(name: str, tmp_p
     script = f"""
     eval "$(cat {Path(__file__).parents[2] / "templates" / "lifecycle.sh"})"
     export NCCL_DEBUG="of the job's \\$(x)" PYTHONPATH=/of/host LD_PRELOAD= VLLM_HPC_FOLDER=/f TMPDIR=/no/such
-    image_environment {node_word(str(image))} '' NCCL_DEBUG
-    enter_image {CONTAINER_RUNTIMES[name].program} {node_word(str(image))}
+    image_environment {on_node(str(image))} '' NCCL_DEBUG
+    enter_image {CONTAINER_RUNTIMES[name].program} {on_node(str(image))}
     exec {words} sh -c "$VLLM_HPC_IN_IMAGE" sh {python} -P -m "a b"
     """
     environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
@@ -358,6 +360,38 @@ def test_what_lies_in_another_folder_is_bound_with_it(desk: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("elsewhere")
+def test_the_profiles_cache_and_scratch_are_bound(desk: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text(
+        f'[profiles.p]\ncache_dir = "{desk}/cache"\nscratch = "${{LOCAL:-/tmp}}"\n'
+        'container = { runtime = "apptainer", image = "/sw/vllm.sif", binds = ["$SCRATCH:/s"] }\n'
+    )
+    script = prepare(rehearse=True, profile="p", scheduler="slurm").script.replace(" \\\n   ", "")
+    assert f" --bind={desk}/cache:{desk}/cache " in script
+    assert ' --bind="${VLLM_HPC_SCRATCH:?is not set here}":"${VLLM_HPC_SCRATCH:?is not set here}" ' in script
+    assert ' --bind="${SCRATCH:?is not set here}":/s ' in script
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_resumed_job_binds_what_it_had(desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_HPC_REFERENCE_OVER", "10")
+    monkeypatch.setattr("vllm_hpc.jobs.submit.check_installed", lambda: None)
+    data, image = desk / "data", desk / "vllm.sif"
+    data.mkdir()
+    image.touch()
+    (data / "in.jsonl").write_text('{"prompt": "hello"}\n' * 3)
+    profile = f'[profiles.p]\ncontainer = {{ image = "{image}" }}\n'
+    (desk / "vllm-hpc.toml").write_text(profile)
+    job = submit(rehearse=True, input="data/in.jsonl", scheduler="slurm", profile="p", name="j")
+    bind = f"--bind={data}:{data}:ro"
+    assert bind in (job.path / "script.sbatch").read_text()
+    (desk / "vllm-hpc.toml").write_text(profile + 'setup = ["true"]\n')
+    anew = render_again(OwnJobFolder(job.path), Changes())
+    assert anew.script is not None
+    assert "\ntrue\n" in anew.script
+    assert bind in anew.script
+
+
 def test_charliecloud_binds_at_an_empty_folder_of_the_image(desk: Path) -> None:
     image = desk / "image"
     (image / "scratch").mkdir(parents=True)
@@ -426,5 +460,5 @@ def test_any_image_or_bind_is_refused_or_makes_a_script_that_bash_reads(names: l
             words = CONTAINER_RUNTIMES["podman"].words(
                 ImageRun(image=name.replace("$", "$$"), binds=tuple(parse_bind(one, "x") for one in container.binds))
             )
-            line = "true " + " ".join(map(node_word, words))
+            line = "true " + " ".join(map(on_node, words))
             assert subprocess.run(["bash", "-n", "-c", line], capture_output=True).returncode == 0

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vllm_hpc.jobfolder.asked import asked_of
+from vllm_hpc.jobfolder.input import read_index
 from vllm_hpc.jobfolder.own_folder import OwnJobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.planner.make_plan import check_scheduler
 from vllm_hpc.planner.queues import check_required, in_fitting_queue
 from vllm_hpc.planner.resolve import find_site
+from vllm_hpc.schedulers.containers.choose import check_is_there
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
 from vllm_hpc.schedulers.own_script import read_script
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -76,7 +78,10 @@ def render_again(folder: OwnJobFolder, changes: Changes) -> Anew:
         return Anew(note=f"the script stays as it was submitted: {why_not}")
     job = _resolve(record, found, changes)
     lifecycle = lifecycle_text()
-    script = render_job(job, record.plan, folder, lifecycle)
+    if job.site.container is not None:
+        check_is_there(job.site.container)
+    needs = [] if job.site.container is None else _outside(folder, record)
+    script = render_job(job, record.plan, folder, lifecycle, needs)
     check_script(script, "the script, from a template,")
     if _without_title(script) == _without_title(old):
         return Anew()
@@ -97,6 +102,12 @@ def write_again(folder: OwnJobFolder, anew: Anew) -> None:
         with replacing(path, mode) as file:
             file.write(text.encode())
     write_json(folder.job_json, anew.record)
+
+
+def _outside(folder: OwnJobFolder, record: JobRecord) -> list[Path]:
+    """The folders that ranks read, and that are not in the job's: for an image. Raises InputError."""
+    inputs = [Path(part.path) for part in read_index(folder).parts]
+    return [*(file.parent for file in inputs if file.is_absolute()), *(Path(one.path) for one in record.adapters)]
 
 
 def _profile(record: JobRecord) -> tuple[FoundProfile, str | None]:

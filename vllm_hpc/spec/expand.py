@@ -92,6 +92,11 @@ def _expanded(name: str, value: Any, environment: Mapping[str, str], origin: str
     return made
 
 
+def without_variables(text: str) -> str:
+    """What of a text is the same wherever it is expanded: without its variables, with its dollars."""
+    return _VARIABLE.sub(lambda match: "" if match["name"] or match["braced"] else "$", text)
+
+
 def on_node(text: object) -> str:
     """Quote a value for a line of the node's shell, which sets in its variables: one word, whatever these hold.
 
