@@ -150,6 +150,14 @@ env = { T = "/local/$USER/x y", D = "$$", N = "${NOT_SET:-a}" }
         assert line in prepared.script.splitlines()
 
 
+def test_variables_of_what_an_option_overrides_need_not_be_set(desk: Path, model: Path) -> None:
+    text = '[profiles.a]\nscheduler = "slurm"\njob_dir = "$NOT_THERE/runs"\naccount = "$NOT_THERE"\n'
+    write(desk / "vllm-hpc.toml", text)
+    with pytest.raises(ProfileError, match=r"NOT_THERE is not set here"):
+        prepare(str(model), profile="a", account="x")
+    assert prepare(str(model), profile="a", account="x", job_dir="runs").request.account == "x"
+
+
 def test_what_is_required_must_be_given(desk: Path, model: Path) -> None:
     write(desk / "vllm-hpc.toml", '[profiles.a]\nscheduler = "slurm"\nrequired = ["account", "mem"]\nmem = "1G"\n')
     with pytest.raises(

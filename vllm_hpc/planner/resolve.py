@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -35,14 +36,14 @@ def read_given(model: str | None, options: dict[str, Any]) -> tuple[Given, Found
     model, options, origins = with_job(model, options)
     given = read_options({"model": model, **options})
     given = with_default_profile(msgspec.structs.replace(given, origins=given.origins | origins))
-    return given, find_site(given.request.profile)
+    return given, find_site(given.request.profile, given.origins)
 
 
-def find_site(name: str | None) -> FoundProfile:
-    """The profile of that name, of which variables are expanded. Raises ProfileError."""
+def find_site(name: str | None, given: Collection[str] = ()) -> FoundProfile:
+    """The profile of that name, with variables expanded but for keys that are ``given``. Raises ProfileError."""
     found = find_profile(name)
     try:
-        profile = expand_table(found.profile, os.environ, f"profile {name!r}")
+        profile = expand_table(found.profile, os.environ, f"profile {name!r}", given)
         dirs = tuple(expand(one, os.environ, f"profile {name!r}: 'template_dir'") for one in found.template_dirs)
     except RequestError as error:
         raise ProfileError(str(error)) from None
