@@ -178,3 +178,58 @@ def test_keys_that_the_scheduler_ignores_are_said(desk: Path, model: Path, run_c
         "of the profile not used by pbs: srun_options, cpu_bind"
         in run_cli("plan", str(model), "--profile", "a", "--scheduler", "pbs").out
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "words", "said"),
+    [
+        ('launcher = "srun"\ntorchrun_options = ["--a=b"]\n', [], "slurm: torchrun_options"),
+        ('torchrun_options = ["--a=b"]\n', ["--launcher=srun"], "slurm: torchrun_options"),
+        ('gpu_type = "h100"\ngpu_flag = "none"\n', [], "slurm: gpu_type"),
+        ('gpu_request = "queue"\ngpus_per_node = 4\nmem_per_node = "4G"\nmem_per_gpu = "1G"\n', [],
+         "pbs: mem_per_node, mem_per_gpu"),
+    ],
+)  # fmt: skip
+def test_a_key_that_another_makes_useless_is_said(
+    desk: Path, model: Path, run_cli: Cli, keys: str, words: list[str], said: str
+) -> None:
+    write(desk / "vllm-hpc.toml", f"[profiles.a]\n{keys}")
+    scheduler = said.partition(":")[0]
+    out = run_cli("plan", str(model), "--profile=a", f"--scheduler={scheduler}", *words).out
+    assert f"of the profile not used by {said}\n" in out
+
+
+@pytest.mark.parametrize("python", ["python3", "bin/python", "/usr/bin/python3.11", "$HERE/python3.12"])
+def test_the_python_of_nodes_is_that_of_an_environment(
+    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    """Its folder is put first in PATH: "." would be whoever can write there, and another name would not be called."""
+    monkeypatch.setenv("HERE", "/usr/bin")
+    write(desk / "vllm-hpc.toml", f'[profiles.a]\nscheduler = "slurm"\npython = "{python}"\n')
+    with pytest.raises(ProfileError, match="must be an environment's python by its absolute path"):
+        prepare(str(model), profile="a")
+    write(desk / "vllm-hpc.toml", '[profiles.a]\nscheduler = "slurm"\npython = "$HERE/python3"\n')
+    assert 'export PATH=/usr/bin:"$PATH"' in prepare(str(model), profile="a").script
+
+
+def test_folders_of_templates_lie_beside_their_files(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = write(
+        desk / "config/vllm-hpc/config.toml", '[profiles.a]\nscheduler = "slurm"\ntemplate_dir = "${T:-own}"\n'
+    )
+    write(user.parent / "own/slurm.sbatch.j2", '{% extends "packaged/slurm.sbatch.j2" %}')
+    write(desk / "vllm-hpc.toml", f'[profiles.a]\ntemplate_dir = "{desk}"\n')
+    assert prepare(str(model), profile="a").job.template_dirs == (str(desk), str(user.parent / "own"))
+    monkeypatch.setenv("T", "missing")
+    with pytest.raises(ProfileError, match=r"config\.toml:3: 'template_dir': no such folder: '.*/vllm-hpc/missing'"):
+        prepare(str(model), profile="a")
+
+
+def test_a_default_may_be_empty(desk: Path, model: Path) -> None:
+    write(desk / "vllm-hpc.toml", '[profiles.a]\nscheduler = "slurm"\naccount = "x${NOT_THERE:-}"\n')
+    assert prepare(str(model), profile="a").request.account == "x"
+
+
+def test_a_secret_has_no_value_in_a_profile(desk: Path, model: Path) -> None:
+    write(desk / "vllm-hpc.toml", '[profiles.a]\nsecrets = ["MINE"]\nenv = { MINE = "x" }\n')
+    with pytest.raises(ProfileError, match=r":2: 'secrets' has MINE, which has a value in 'env': leave out one"):
+        prepare(str(model), profile="a")

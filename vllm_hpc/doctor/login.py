@@ -78,7 +78,7 @@ def _environment() -> Iterator[Finding]:
 
 def _profile(job: ResolvedJob) -> Iterator[Finding]:
     if job.request.profile is not None:
-        said = "; ".join(filter(None, (job.source, job.news, job.queue)))
+        said = "; ".join(filter(None, (job.source, job.news, job.queue_reason)))
         yield Finding("profile", "ok", said or repr(job.request.profile))
 
 

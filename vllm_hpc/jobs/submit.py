@@ -255,6 +255,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         request=request,
         origins=prepared.job.origins,
         profile_files=prepared.job.profile_files,
+        queue=prepared.job.queue,
         plan=prepared.plan,
         scheduler=prepared.scheduler,
         model=prepared.job.model.path,

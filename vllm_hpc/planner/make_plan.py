@@ -131,7 +131,7 @@ def unused_options(job: ResolvedJob) -> list[str]:
     names = ("partition", "account", "qos", "mem", "directive")
     given = [f"--{name}" for name in names if job.is_asked(name) and getattr(job.request, name)]
     unused = [f"{', '.join(given)}: not used by the {job.scheduler} scheduler"] if job.runs_here and given else []
-    keys = ignored_keys(job.site, job.scheduler)
+    keys = ignored_keys(job.site, job.scheduler, job.request.launcher)
     return [*unused, *([f"of the profile not used by {job.scheduler}: {', '.join(keys)}"] if keys else [])]
 
 

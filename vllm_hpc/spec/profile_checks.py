@@ -194,6 +194,9 @@ def check_together(profile: Profile, place: Place) -> None:
             f"{place('head_command')}: 'head_command' and 'head_suffix' are both given, but both name the head node: "
             "choose one"
         )
+    for name in profile.secrets:
+        if name in profile.env:
+            raise ProfileError(f"{place('secrets')}: 'secrets' has {name}, which has a value in 'env': leave out one")
     for name, queue in profile.queues.items():
         if queue.min_nodes and queue.max_nodes and queue.min_nodes > queue.max_nodes:
             raise ProfileError(

@@ -26,7 +26,8 @@ _OF_A_LAYER = ("extends", "replace")
 class FoundProfile(NamedTuple):
     """A merged profile. ``origins``: FILE:LINE of each value, by its key and those of the tables that it is in.
 
-    ``layers`` are those that count, the lowest first; ``template_dirs``, the highest first. ``news`` says which keys of
+    ``layers`` are those that count, the lowest first; ``template_dirs``, the highest first, are found when a job is
+    resolved (planner/resolve.py). ``news`` says which keys of
     lower files count beside those of the highest, which replaced them until vllm-hpc 0.2.
     """
 
@@ -71,9 +72,8 @@ def find_profile(name: str | None) -> FoundProfile:
 
     profile = _convert(merged, place)
     check_together(profile, place)
-    dirs = [str(layer.table["template_dir"]) for layer in reversed(layers) if layer.table.get("template_dir")]
     own = [layer for layer in layers if layer.name == name]
-    return FoundProfile(profile, tuple(layers), merged.origins, tuple(dict.fromkeys(dirs)), _news(own))
+    return FoundProfile(profile, tuple(layers), merged.origins, news=_news(own))
 
 
 def _convert(merged: _Merged, place: Any) -> Profile:
