@@ -146,7 +146,9 @@ def test_what_an_option_overrode_and_what_the_profile_dropped(
 
 
 def test_nothing_to_resume_needs_no_profile(desk: Path, folder: JobFolder, run_cli: Cli) -> None:
-    crafted.write_lines(folder.shard(1, 1), [crafted.result(1)])
+    rows = crafted.read_lines(folder.path / "input.jsonl")
+    done = [crafted.result(number, id=row["id"], rehearsal=True) for number, row in enumerate(rows)]
+    crafted.write_lines(folder.shard(0, 1), done)
     (desk / "vllm-hpc.toml").write_text("broken")
     outcome = run_cli("resume", "first")
-    assert (outcome.code, "Nothing to resume" in outcome.err) == (0, True)
+    assert outcome.code == 0 and "Nothing to resume" in outcome.err, (outcome, rows)

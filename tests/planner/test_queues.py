@@ -104,7 +104,9 @@ def test_what_no_queue_takes_is_refused_with_the_one_that_would(desk: Path, opti
 def test_a_queue_without_a_table_is_taken_as_it_is(desk: Path) -> None:
     prepared = job(desk, nodes=4, partition="secret")
     assert "partition=secret" in lines(prepared)
-    assert "queue 'secret' has no table in the profile, so its limits are not checked" in prepared.plan.reasons
+    said = "queue 'secret' has no table in the profile: no limits are checked, no values are taken from it"
+    assert said in prepared.plan.reasons and said in prepared.notes
+    assert any("(did you mean 'debug'?)" in note for note in job(desk, nodes=4, partition="dbug").notes)
 
 
 def test_the_profiles_own_queue_comes_first_where_it_fits(desk: Path) -> None:
@@ -160,3 +162,11 @@ def test_a_refusal_says_what_to_change(desk: Path, keys: str, options: dict[str,
     )
     with pytest.raises(RefusedError, match=said):
         prepare(rehearse=True, profile="p", nodes=1, **options)
+
+
+def test_the_memory_of_a_tables_gpu_counts(desk: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text(
+        '[profiles.p]\nscheduler = "slurm"\ngpu = "a100-40"\n[profiles.p.queues.q]\ngpu_memory_gib = 24\n'
+    )
+    device = prepare(rehearse=True, profile="p", nodes=1).job.device
+    assert device is not None and device.gpu is not None and device.gpu.memory_gib == 24

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from vllm_hpc.jobs.submit import prepare
+from vllm_hpc.planner.resolve import find_site
 from vllm_hpc.schedulers.ask_cluster import ask_cluster
 from vllm_hpc.schedulers.check_templates import check_templates
 from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.schedulers.inventory import Inventory
 from vllm_hpc.spec.errors import ProfileError, RefusedError, RequestError
-from vllm_hpc.spec.expand import expand, expand_table
 from vllm_hpc.spec.profile import Profile, Queue
 from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
 from vllm_hpc.spec.queues import in_queue, partition_of
@@ -71,9 +70,10 @@ def check_profile(name: str, clusters: Clusters) -> list[Finding]:
         return [Finding("files", "fail", str(error))]
     findings = [Finding("files", "ok", "; ".join(layer_names(found)))]
     try:
-        site = expand_table(found.profile, os.environ, f"profile {name!r}")
+        found = find_site(name)
     except RefusedError as error:
         return [*findings, Finding("variables", "fail", str(error))]
+    site = found.profile
     subject = _Subject(name, found, site)
     return [
         *findings,
@@ -176,7 +176,7 @@ def _here(site: Profile) -> Iterator[Finding]:
     if image and image.startswith(_PATH):
         there = Path(image).exists()
         yield Finding("container", "ok" if there else "fail", image if there else f"there is no {image!r}")
-    if site.python and os.sep in site.python and not Path(site.python).exists():
+    if site.python and not Path(site.python).expanduser().exists():
         yield Finding("python", "warn", f"there is no {site.python!r} here", "it must be there on the nodes")
     if site.template_dir:
         yield Finding(
@@ -188,7 +188,7 @@ def _templates(subject: _Subject) -> Iterator[Finding]:
     """What is wrong with the profile's templates, tried with all kinds of jobs in its first queue."""
     site, name = subject.site, next(iter(subject.site.queues), None)
     try:
-        folders = [expand(one, os.environ, "'template_dir'") for one in subject.found.template_dirs]
+        folders = list(subject.found.template_dirs)
         if not folders:
             return
         checked = check_templates(folders, in_queue(site, name) if name else site)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import msgspec
@@ -82,7 +83,9 @@ def _choose(given: Given, found: FoundProfile, job: ResolvedJob) -> ResolvedJob:
     site, asked = found.profile, given.request.partition
     first, others = _candidates(given, found, job)
     if asked and not first:
-        note = f"queue {asked!r} has no table in the profile, so its limits are not checked"
+        near = get_close_matches(asked, site.queues, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        note = f"queue {asked!r} has no table in the profile{hint}: no limits are checked, no values are taken from it"
         return msgspec.structs.replace(job, queue_reason=note)
     intake, tried = intake_of(job.request), []
     for name in first:
@@ -142,13 +145,20 @@ def _refusal(given: Given, found: FoundProfile, tried: list[_Tried], others: lis
 
 def check_required(job: ResolvedJob) -> None:
     """Refuse a job without what its profile requires. Raises RequestError."""
-    for name in job.site.required:
-        value = getattr(job.request, name, None) or getattr(job.site, name)
-        schedulers = keys_of(Profile)[name].schedulers
-        if not value and (not schedulers or job.scheduler in schedulers):
-            table = f'"{job.request.profile}"' if "/" in str(job.request.profile) else job.request.profile
-            option = f"give --{name.replace('_', '-')}, or " if name in Request.__struct_fields__ else ""
-            raise RequestError(
-                f"profile {job.request.profile!r} needs {name}: {option}write {name} in [profiles.{table}] of "
-                "~/.config/vllm-hpc/config.toml"
-            )
+    missing = [name for name in job.site.required if _is_missing(job, name)]
+    if not missing:
+        return
+    table = f'"{job.request.profile}"' if "/" in str(job.request.profile) else job.request.profile
+    options = [f"--{name.replace('_', '-')}" for name in missing if name in Request.__struct_fields__]
+    give = f"give {' and '.join(options)}, or " if len(options) == len(missing) else ""
+    names = " and ".join(missing)
+    raise RequestError(
+        f"profile {job.request.profile!r} needs {names}: {give}write {names} in [profiles.{table}] of "
+        "~/.config/vllm-hpc/config.toml"
+    )
+
+
+def _is_missing(job: ResolvedJob, name: str) -> bool:
+    schedulers = keys_of(Profile)[name].schedulers
+    value = getattr(job.request, name, None) or getattr(job.site, name)
+    return not value and (not schedulers or job.scheduler in schedulers)

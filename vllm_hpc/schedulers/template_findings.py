@@ -18,6 +18,8 @@ _SETS_NODES = re.compile(r"\b(slurm_nodes|pbs_nodes)\b|(?<![-\w])nodes=|\bmapfil
 # Options of sbatch of which any asks for GPUs.
 _GPUS = frozenset({"--gpus-per-node", "--gres", "--gpus", "--gpus-per-task", "--gpus-per-socket"})
 _LAYOUT_OF_PBS = frozenset({"-l select", "-l nodes"})
+# A site may have a template set these for all of its jobs; users have options for them.
+_OF_SITES = frozenset({"--partition", "--time", "--account", "--qos", "--mem", "-q"})
 _SET_BY_US = frozenset(f"--{name}" for name, _ in OWNED) | frozenset(f"-{letter}" for letter in OWNED_OF_QSUB)
 
 
@@ -135,7 +137,7 @@ def _changed(found: list[Directive], wanted: list[Directive]) -> Iterator[Findin
         is_layout = option in _LAYOUT_OF_PBS
         if option in _GPUS or (is_layout and value.partition(":")[0] == ours[option].partition(":")[0]):
             continue  # the site's own words for the same
-        level = "fail" if is_layout or option in _SET_BY_US else "warn"
+        level = "fail" if is_layout or option in _SET_BY_US - _OF_SITES else "warn"
         yield Finding(level, f"asks for {option} {value}, where the job has {ours[option]}", f"changed {option}")
 
 

@@ -18,6 +18,15 @@ _CLUSTERS = ("slurm", "pbs")
 _SLURM, _PBS = ("slurm",), ("pbs",)
 
 
+# Of keys that say the same, the first is used where both have a value: so setting the other one takes it away.
+TAKES_AWAY: dict[str, tuple[str, ...]] = {
+    "gpu_memory_gib": ("gpu",),
+    "mem_per_gpu": ("mem",),
+    "mem_per_node": ("mem", "mem_per_gpu"),
+    "cpus_per_node": ("cpus_per_rank",),
+}
+
+
 class Queue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A partition or queue of a site: what it takes, and what a job in it asks for instead of the profile's values."""
 

@@ -14,7 +14,7 @@ import msgspec
 from vllm_hpc.spec.errors import ProfileError
 from vllm_hpc.spec.keys import is_table_of_tables, keys_of, table_of
 from vllm_hpc.spec.ownership import is_fixed
-from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.profile import TAKES_AWAY, Profile
 from vllm_hpc.spec.profile_checks import BELOW, check_together
 from vllm_hpc.spec.profile_files import Layer, layers_of
 from vllm_hpc.spec.trusted_owners import owner_of
@@ -26,8 +26,7 @@ _OF_A_LAYER = ("extends", "replace")
 class FoundProfile(NamedTuple):
     """A merged profile. ``origins``: FILE:LINE of each value, by its key and those of the tables that it is in.
 
-    ``layers`` are those that count, the lowest first; ``template_dirs``, the highest first, are found when a job is
-    resolved (planner/resolve.py). ``news`` says which keys of
+    ``layers`` are those that count, the lowest first; ``template_dirs``, the highest first. ``news`` says which keys of
     lower files count beside those of the highest, which replaced them until vllm-hpc 0.2.
     """
 
@@ -72,8 +71,11 @@ def find_profile(name: str | None) -> FoundProfile:
 
     profile = _convert(merged, place)
     check_together(profile, place)
+    dirs = [
+        str(layer.file.parent / str(given)) for layer in reversed(layers) if (given := layer.table.get("template_dir"))
+    ]
     own = [layer for layer in layers if layer.name == name]
-    return FoundProfile(profile, tuple(layers), merged.origins, news=_news(own))
+    return FoundProfile(profile, tuple(layers), merged.origins, tuple(dict.fromkeys(dirs)), _news(own))
 
 
 def _convert(merged: _Merged, place: Any) -> Profile:
@@ -119,6 +121,11 @@ class _Merged(NamedTuple):
         self._merge(self.values, layer.table, layer, ())
 
     def _merge(self, below: dict[str, Any], above: dict[str, Any], layer: Layer, path: tuple[str, ...]) -> None:
+        is_of_keys = not path or (path[0] == "queues" and len(path) > 1)
+        taking = [key for key in TAKES_AWAY if key in above and is_of_keys]
+        for gone in [gone for key in taking for gone in TAKES_AWAY[key] if gone not in above]:
+            below.pop(gone, None)
+            self.origins.pop((*path, gone), None)
         for name, value in above.items():
             where = (*path, name)
             place = layer.place(*where)

@@ -8,7 +8,7 @@ import msgspec
 
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.layout import Layout
-from vllm_hpc.spec.profile import Profile, Queue
+from vllm_hpc.spec.profile import TAKES_AWAY, Profile, Queue
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.words import counted
 
@@ -26,14 +26,8 @@ def in_queue(site: Profile, name: str) -> Profile:
     changes["partition"] = partition_of(site, name) or None
     for key in _ADDED:
         changes[key] = (*getattr(site, key), *getattr(queue, key))
-    # Of several keys that say the same, those of the table count alone.
-    for names in (
-        ("mem", "mem_per_gpu", "mem_per_node"),
-        ("cpus_per_rank", "cpus_per_node"),
-        ("gpu", "gpu_memory_gib"),
-    ):
-        if any(name in changes for name in names):
-            changes |= {name: None for name in names if name not in changes}
+    for key in [key for key in TAKES_AWAY if key in changes]:
+        changes |= {name: None for name in TAKES_AWAY[key] if name not in changes}
     return msgspec.structs.replace(site, **changes)
 
 
