@@ -47,10 +47,14 @@ def test_a_model(tmp_path: Path) -> None:
 
 
 def test_a_model_of_the_hub_is_looked_for_where_the_node_has_its_cache(tmp_path: Path) -> None:
-    snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / "abc"
-    make_folder(snapshot)
+    repository = tmp_path / "hub" / "models--org--name"
+    snapshot, older = (make_folder(repository / "snapshots" / (one * 40)) for one in "ab")
+    (repository / "refs").mkdir()
+    for ref, folder in (("main", snapshot), ("v1", older)):
+        (repository / "refs" / ref).write_text(folder.name)
     assert see_model("org/name", {"HF_HOME": str(tmp_path)}).path == str(snapshot)
     assert see_model("org/name", {"HF_HUB_CACHE": str(tmp_path / "hub")}).path == str(snapshot)
+    assert see_model("org/name", {"HF_HOME": str(tmp_path)}, "v1").path == str(older)
     missing = see_model("org/other", {"HF_HOME": str(tmp_path)})
     assert missing.error == f"it is not in the node's Hugging Face cache ({tmp_path / 'hub'})"
 

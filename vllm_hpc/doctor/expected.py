@@ -10,6 +10,7 @@ import msgspec
 from vllm_hpc import __version__
 from vllm_hpc.doctor.runtimes import program_of
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.model_cache import is_offline
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.seen import Seen
 
@@ -46,7 +47,7 @@ def expect(job: ResolvedJob, layout: Layout, model: Seen | None) -> Expected:
         versions=own_versions(),
         model=model,
         is_on_hub=model is not None and not model.path.startswith("/"),
-        offline=job.site.offline,
+        offline=is_offline(job.request, job.site),
         has_image=container is not None,
         has_program=container is not None and bool(program_of(container)),
     )

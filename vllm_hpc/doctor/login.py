@@ -22,6 +22,7 @@ from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.timed_writes import free_gib, time_writes
 from vllm_hpc.jobs.submit import Prepared, prepare_untuned
 from vllm_hpc.planner.models import demo
+from vllm_hpc.planner.models.cached import why_not_cached
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.planner.models.hub import find_config
 from vllm_hpc.planner.models.weight_files import lacks_weights
@@ -30,7 +31,8 @@ from vllm_hpc.schedulers.client import ClientError, call_client
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
 from vllm_hpc.spec.errors import ModelError, RequestError, TemplateError
-from vllm_hpc.spec.resolved_job import ResolvedJob
+from vllm_hpc.spec.model_cache import find_snapshot, hub_cache, revision_of
+from vllm_hpc.spec.resolved_job import Model, ResolvedJob
 from vllm_hpc.spec.seen import Seen, see_image, see_model
 from vllm_hpc.spec.values import as_path, parse_walltime
 from vllm_hpc.spec.write_file import open_new
@@ -184,7 +186,7 @@ def _model(job: ResolvedJob, model: str) -> tuple[Seen | None, Finding]:
         if found.path == str(demo.model_folder()):
             return None, Finding("model", "ok", "the built-in model, which submit makes where it is missing")
         if not Path(found.path).is_absolute():
-            return _of_hub(job, found.path)
+            return _of_hub(job, found)
     except ModelError as error:
         return Seen(str(Path(model).absolute()), error="missing"), Finding("model", "fail", str(error), advice)
     seen = see_model(found.path, os.environ)
@@ -193,18 +195,24 @@ def _model(job: ResolvedJob, model: str) -> tuple[Seen | None, Finding]:
     return seen, Finding("model", "ok", f"{seen.path}, {seen.size / (1 << 30):.3g} GiB")
 
 
-def _of_hub(job: ResolvedJob, model: str) -> tuple[Seen, Finding]:
-    """Whether a model of the Hub is in the cache. Raises ModelError if this user does not get it."""
-    folder = find_config(model)
-    why = folder if isinstance(folder, str) else lacks_weights(folder, job.request.engine)
-    if why is None:
-        seen = see_model(str(folder), os.environ)
-        return msgspec.structs.replace(seen, path=model), Finding("model", "ok", f"{model}: in the cache, {folder}")
-    if job.site.offline:
-        return Seen(model), Finding(
-            "model", "fail", f"{model}: {why}", "nodes are offline: fetch it on this machine first"
-        )
-    return Seen(model), Finding("model", "warn", f"{model}: {why}", "each rank would download it: fetch it here first")
+def _of_hub(job: ResolvedJob, model: Model) -> tuple[Seen, Finding]:
+    """Whether ranks find a model of the Hub where they look. Raises ModelError if this user does not get it."""
+    name, engine = model.path, job.request.engine
+    cache = hub_cache(job.request, job.site)
+    if cache is None or engine.get("download_dir"):
+        words = f"{name}: the node, or download_dir, says where ranks look for it"
+        return Seen(name), Finding("model", "skip", words, "see doctor --on-nodes")
+    lacks = why_not_cached(msgspec.structs.replace(job, model=model))
+    snapshot = find_snapshot(cache, name, revision_of(engine))
+    if lacks is None and snapshot is not None and lacks_weights(snapshot, engine) is None:
+        seen = see_model(str(snapshot), os.environ)
+        return msgspec.structs.replace(seen, path=name), Finding("model", "ok", f"{name}: in the cache, {snapshot}")
+    find_config(name, cache)  # asks the Hub, which may refuse it
+    if lacks is not None:
+        found, _, advice = lacks.rpartition(": ")
+        return Seen(name), Finding("model", "fail", found, advice)
+    words = f"{name}: it is not whole in the cache {str(cache)!r}"
+    return Seen(name), Finding("model", "warn", words, "each rank would download it: fetch it here first")
 
 
 def _container(job: ResolvedJob) -> Iterator[Finding]:

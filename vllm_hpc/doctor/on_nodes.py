@@ -21,6 +21,7 @@ from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.submit import prepare_untuned
 from vllm_hpc.spec.errors import RequestError, SubmitError
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.model_cache import revision_of
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.seen import Seen
 from vllm_hpc.spec.values import as_path
@@ -83,6 +84,7 @@ def _short(job: ResolvedJob, layout: Layout, model: Seen | None) -> ResolvedJob:
         model=model.path if model else "",
         image=(container.image or "") if container else "",
         runtime=program_of(container) if container else "",
+        revision=revision_of(job.request.engine) or "",
     )
     own = {VARIABLE: msgspec.json.encode(subject).decode(), "VLLM_HPC_JOIN_TIMEOUT": _JOIN_S, "NCCL_DEBUG": "INFO"}
     request = job.request

@@ -18,11 +18,15 @@ MIB = 1 << 20
 
 
 class Subject(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a node looks for: the model (a folder or a Hub id), the container's image and what runs it."""
+    """What a node looks for: the model (a folder or a Hub id), the container's image and what runs it.
+
+    ``revision`` is that of a Hub id, empty for main.
+    """
 
     model: str = ""
     image: str = ""
     runtime: str = ""
+    revision: str = ""
 
 
 class Gpus(msgspec.Struct, frozen=True, kw_only=True):

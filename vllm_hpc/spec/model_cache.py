@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.profile import Profile
@@ -75,6 +76,12 @@ def cache_folder_of(variables: Mapping[str, str]) -> Path | None:
         folder = Path(named or f"{home}/hub").expanduser()
         return folder if folder.is_absolute() and "$" not in str(folder) else None
     return None
+
+
+def revision_of(engine: Mapping[str, Any]) -> str | None:
+    """The revision of the model that --engine asks for; None for the Hub's main."""
+    revision = engine.get("revision")
+    return revision if isinstance(revision, str) else None
 
 
 def find_snapshot(cache: Path, model: str, revision: str | None = None) -> Path | None:

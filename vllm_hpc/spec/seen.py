@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from vllm_hpc.spec.model_cache import cache_folder_of, find_snapshot
+
 _DESCRIPTIONS = ("config.json", "params.json")
 
 
@@ -19,15 +21,15 @@ class Seen(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def see_model(model: str, environment: Mapping[str, str]) -> Seen:
-    """The model's folder on this node; of a Hub id, its newest snapshot in the node's cache."""
+def see_model(model: str, environment: Mapping[str, str], revision: str | None = None) -> Seen:
+    """The model's folder on this node; of a Hub id, the snapshot of that revision in the node's cache."""
     path = Path(model)
     if not path.is_absolute():
-        cache = _hub_cache(environment) / f"models--{model.replace('/', '--')}" / "snapshots"
-        found = sorted(cache.glob("*"), key=lambda one: one.stat().st_mtime) if cache.is_dir() else []
-        if not found:
-            return Seen(model, error=f"it is not in the node's Hugging Face cache ({cache.parent.parent})")
-        path = found[-1]
+        cache = cache_folder_of(environment)
+        snapshot = find_snapshot(cache, model, revision) if cache else None
+        if snapshot is None:
+            return Seen(model, error=f"it is not in the node's Hugging Face cache ({cache or 'which has no folder'})")
+        path = snapshot
     return _see_folder(path)
 
 
@@ -40,16 +42,6 @@ def _see_folder(path: Path) -> Seen:
     if not any(file.name in _DESCRIPTIONS for file in files):
         return Seen(str(path), size, f"it has no {' or '.join(_DESCRIPTIONS)}")
     return Seen(str(path), size)
-
-
-def _hub_cache(environment: Mapping[str, str]) -> Path:
-    """Where huggingface_hub looks (constants.py there)."""
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if environment.get(name):
-            return Path(environment[name])
-    home = environment.get("HF_HOME")
-    cache = environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - "~" where there is none
-    return Path(home or f"{cache}/huggingface") / "hub"
 
 
 def see_image(image: str) -> Seen | None:

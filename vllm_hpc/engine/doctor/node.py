@@ -58,7 +58,7 @@ def _look(job: JobFolder, node: int) -> NodeReport:
         interfaces=look.interfaces(),
         wrong_interfaces=look.wrong_interfaces(os.environ),
         memory_gib=round(free_memory() / (1 << 30), 2),
-        model=see_model(subject.model, os.environ) if subject.model else None,
+        model=see_model(subject.model, os.environ, subject.revision) if subject.model else None,
         image=see_image(subject.image) if subject.image else None,
         runtime=look.find_program(subject.runtime) if subject.runtime else "",
         **found,
