@@ -180,15 +180,18 @@ def test_the_gallery_is_called_so(desk: Path, run_cli: Cli, monkeypatch: pytest.
 
 def checked(run_cli: Cli, *args: str) -> dict[str, list[str]]:
     """What `profiles check` finds, as "status check: found", by profile."""
-    found: dict[str, list[dict[str, str]]] = json.loads(run_cli("profiles", "check", *args, "--json").out)
-    return {name: [f"{one['status']} {one['check']}: {one['found']}" for one in all] for name, all in found.items()}
+    found: dict[str, list[str]] = {}
+    for one in json.loads(run_cli("profiles", "check", *args, "--json").out):
+        assert set(one) == {"check", "where", "status", "found", "advice"}
+        found.setdefault(one["where"], []).append(f"{one['status']} {one['check']}: {one['found']}")
+    return found
 
 
 def test_check_passes_what_fits_the_cluster(site: Path, run_cli: Cli) -> None:
     done = run_cli("profiles", "check", "borealis")
     assert (done.code, done.err) == (0, ""), done.out
-    assert "ok    cluster    Slurm 22.05.8 of borealis has the partitions" in done.out
-    assert "ok    script     2 rehearsals can be submitted" in done.out
+    assert "ok    cluster     borealis: Slurm 22.05.8 of borealis has the partitions" in done.out
+    assert "ok    script      borealis: 2 rehearsals can be submitted" in done.out
     assert list(checked(run_cli)) == ["borealis", "other", "lone"], "without NAME all, but for the gallery"
 
 

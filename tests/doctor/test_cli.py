@@ -36,7 +36,7 @@ def findings(run_cli: Cli, *args: str) -> dict[str, dict[str, str]]:
     listed = json.loads(found.out)
     assert found.code == int(any(one["status"] == "fail" for one in listed)), found
     assert all(
-        set(one) in ({"check", "status", "found", "advice"}, {"check", "node", "status", "found", "advice"})
+        set(one) in ({"check", "status", "found", "advice"}, {"check", "where", "status", "found", "advice"})
         for one in listed
     )
     return {one["check"]: one for one in listed}

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from vllm_hpc.doctor.expected import Expected
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.judge_nodes import judge_nodes
 from vllm_hpc.doctor.judge_ranks import bus_gb_s, judge_ranks
 from vllm_hpc.jobfolder.node_report import Gpus, NodeReport, RankFacts, Sharing, Sum, Writes
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.seen import Seen
 
 pytestmark = pytest.mark.admins
@@ -32,7 +32,7 @@ OTHER = msgspec.structs.replace(
 def judged(expected: Expected = EXPECTED, **changes: Any) -> list[Finding]:
     """What is wrong with the second node, changed so."""
     found = judge_nodes([HEAD, msgspec.structs.replace(OTHER, **changes)], expected)
-    assert [one for one in found if one.node == "n0" and one.status in ("warn", "fail")] == []
+    assert [one for one in found if one.where == "n0" and one.status in ("warn", "fail")] == []
     return [one for one in found if one.status in ("warn", "fail")]
 
 
@@ -64,7 +64,7 @@ def test_sound_nodes() -> None:
 )  # fmt: skip
 def test_a_fault_of_one_node(changes: dict[str, Any], check: str, status: str, words: str) -> None:
     (found,) = judged(**changes)
-    assert (found.check, found.status, found.node) == (check, status, "n1")
+    assert (found.check, found.status, found.where) == (check, status, "n1")
     assert words in found.found
     assert found.advice
 
@@ -72,7 +72,7 @@ def test_a_fault_of_one_node(changes: dict[str, Any], check: str, status: str, w
 def test_a_taken_port_is_the_heads_fault_alone() -> None:
     head = msgspec.structs.replace(HEAD, port_error="address already in use")
     found = judge_nodes([head, msgspec.structs.replace(OTHER, head_error="x", round_trip_s=None)], EXPECTED)
-    assert [(one.status, one.node) for one in found if one.check == "port"] == [("fail", "n0"), ("skip", "n1")]
+    assert [(one.status, one.where) for one in found if one.check == "port"] == [("fail", "n0"), ("skip", "n1")]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_container_that_is_not_there() -> None:
     ):
         found = judge_nodes([head, msgspec.structs.replace(OTHER, **changes)], expected)
         (bad,) = [one for one in found if one.status == "fail"]
-        assert (bad.check, bad.node) == ("container", "n1")
+        assert (bad.check, bad.where) == ("container", "n1")
         assert words in bad.found
 
 

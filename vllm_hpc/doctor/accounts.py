@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.schedulers.client import Ask, ClientError
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.ownership import user_name
 
 _MOST_NAMED = 8

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.login import NEEDED, look_here
 from vllm_hpc.doctor.on_nodes import Change, look_at_nodes
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.values import as_path
 

@@ -14,7 +14,6 @@ import msgspec
 
 from vllm_hpc.doctor.accounts import judge_accounts
 from vllm_hpc.doctor.expected import own_versions
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.judge_nodes import judge_writes
 from vllm_hpc.doctor.queues import ASKED, judge_queue
 from vllm_hpc.doctor.runtimes import program_of
@@ -31,6 +30,7 @@ from vllm_hpc.schedulers.client import ClientError, call_client
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
 from vllm_hpc.spec.errors import ModelError, RequestError, TemplateError
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.model_cache import find_snapshot, hub_cache, revision_of
 from vllm_hpc.spec.resolved_job import Model, ResolvedJob
 from vllm_hpc.spec.seen import Seen, see_image, see_model

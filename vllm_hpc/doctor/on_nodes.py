@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.doctor.expected import Expected, expect
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.judge_nodes import judge_nodes
 from vllm_hpc.doctor.judge_ranks import judge_ranks
 from vllm_hpc.doctor.runtimes import program_of
@@ -20,6 +19,7 @@ from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.submit import prepare_untuned
 from vllm_hpc.spec.errors import RequestError, SubmitError
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.model_cache import revision_of
 from vllm_hpc.spec.resolved_job import ResolvedJob
@@ -165,7 +165,7 @@ def _absent(reports: list[NodeReport], facts: list[RankFacts], log: str, expecte
         name = joined.get(node) or next(unnamed, f"node {node}")
         why = _why_silent(log, name)
         if node in joined and _ENDED.search(why):
-            yield Finding("node", "skip", f"it was ended before it could report: {why}", node=name)
+            yield Finding("node", "skip", f"it was ended before it could report: {why}", where=name)
             continue
         advice = "it needs the job folder and this Python at the same paths, and its launcher must start there"
         yield Finding("node", "fail", f"it did not report{f': {why}' if why else ''}", advice, name)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.schedulers.client import Ask
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.words import counted
 

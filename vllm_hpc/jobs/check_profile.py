@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,7 @@ from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.schedulers.inventory import Inventory
 from vllm_hpc.spec.errors import ProfileError, RefusedError, RequestError
 from vllm_hpc.spec.expand import expand, expand_table
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.profile import Profile, Queue
 from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
 from vllm_hpc.spec.queues import in_queue, partition_of
@@ -28,15 +29,6 @@ _STAND_INS = {"account": "ACCOUNT", "qos": "QOS", "time": "00:10:00", "mem": "1G
 _MOST_NAMES = 20
 # How an image is written that is a file or a folder, as opposed to a name in a registry.
 _PATH = ("/", "./", "../")
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What one check found, and what to do about it."""
-
-    check: str
-    status: Literal["ok", "warn", "fail", "skip"]
-    found: str
-    advice: str = ""
 
 
 class _Subject(NamedTuple):
@@ -65,25 +57,28 @@ class Clusters:
 
 def check_profile(name: str, clusters: Clusters) -> list[Finding]:
     """All that can be found out here about that profile. Submits and writes nothing."""
+    return [msgspec.structs.replace(one, where=name) for one in _findings(name, clusters)]
+
+
+def _findings(name: str, clusters: Clusters) -> Iterator[Finding]:
     try:
         found = find_profile(name)
     except ProfileError as error:
-        return [Finding("files", "fail", str(error))]
-    findings = [Finding("files", "ok", "; ".join(layer_names(found)))]
+        yield Finding("files", "fail", str(error))
+        return
+    yield Finding("files", "ok", "; ".join(layer_names(found)))
     try:
         site = expand_table(found.profile, os.environ, f"profile {name!r}")
     except RefusedError as error:
-        return [*findings, Finding("variables", "fail", str(error))]
+        yield Finding("variables", "fail", str(error))
+        return
     subject = _Subject(name, found, site)
-    return [
-        *findings,
-        *_keys(subject),
-        *_queues(site),
-        *_cluster(site, clusters),
-        *_here(site),
-        *_templates(subject),
-        *_scripts(subject),
-    ]
+    yield from _keys(subject)
+    yield from _queues(site)
+    yield from _cluster(site, clusters)
+    yield from _here(site)
+    yield from _templates(subject)
+    yield from _scripts(subject)
 
 
 def _keys(subject: _Subject) -> Iterator[Finding]:
@@ -195,9 +190,9 @@ def _templates(subject: _Subject) -> Iterator[Finding]:
     except RefusedError as error:
         yield Finding("templates", "fail", str(error))
         return
-    for fault in checked.faults:
-        template = f"{fault.template}: " if fault.template else ""
-        yield Finding("templates", "fail" if fault.level == "fail" else "warn", f"{template}{fault.message}")
+    for one in checked.findings:
+        template = f"{one.where}: " if one.where else ""
+        yield Finding("templates", one.status, f"{template}{one.found}", one.advice)
     if checked.is_good:
         yield Finding("templates", "ok", f"{counted(checked.scripts, 'script')} of {', '.join(folders)}")
 
@@ -229,8 +224,3 @@ def _rehearsal(subject: _Subject, queue_name: str | None, queue: Queue) -> dict[
     if site.gpus_per_node is None:
         layout["gpus_per_node"] = 1
     return {"rehearse": True, "profile": subject.name, "partition": queue_name, **layout}
-
-
-def has_failed(findings: list[Finding]) -> bool:
-    """Whether jobs with the profile would fail, or be refused."""
-    return any(one.status == "fail" for one in findings)
