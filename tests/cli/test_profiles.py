@@ -224,7 +224,10 @@ def test_check_passes_what_fits_the_cluster(site: Path, run_cli: Cli) -> None:
         ('[profiles.x]\nextends = "x"\n', "fail files: "),
         ('[profiles.x]\ntemplate_dir = "gone"\n', "fail files: "),
         ('[profiles.x]\naccount = "$NOT_SET_HERE"\n', "fail variables: "),
-        ('[profiles.x]\nscheduler = "local"\ncontainer = { image = "/no/such.sif" }\n', "fail container: there is no"),
+        (
+            '[profiles.x]\nscheduler = "local"\ncontainer = { image = "/no/such.sif" }\n',
+            "fail container: no such image",
+        ),
         ('[profiles.x]\nscheduler = "local"\nrequired = ["python"]\n', "skip script: only jobs give: python"),
         (
             '[profiles.x]\nscheduler = "slurm"\nqueues.l40s = { gpus_per_node = 4, by_request = true }\n',

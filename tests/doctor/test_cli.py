@@ -130,8 +130,10 @@ def test_the_queue_that_a_profile_chooses_is_told(run_cli: Cli, cluster: Path) -
     assert found["profile"]["status"] == "ok"
     assert "queue debug" in found["profile"]["found"]
     assert found["partition"]["found"] == "debug takes 2 nodes, up to 0:30:00"
-    refused = run_cli("doctor", "--profile", "site", "--nodes", "9", "--gpus-per-node", "1")
-    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    found = findings(run_cli, "--profile", "site", "--nodes", "9", "--gpus-per-node", "1", "--on-nodes")
+    assert (found["queue"]["status"], found["queue"]["advice"]) == ("fail", "change --nodes")
+    assert found["nodes"]["status"] == "skip"
+    assert found["queue"]["found"].startswith("no queue of profile 'site' takes the job: queue debug ")
 
 
 def test_a_template_that_does_not_render(run_cli: Cli, cluster: Path) -> None:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import pytest
 
 from vllm_hpc.doctor.accounts import judge_accounts
-from vllm_hpc.doctor.queues import judge_queue, parse_pbs, parse_slurm
+from vllm_hpc.doctor.queues import ask_pbs, ask_slurm, judge_queue
 from vllm_hpc.schedulers.client import ClientError
 
 pytestmark = pytest.mark.admins
 
 # scontrol show partition --oneliner of Slurm 22.05, shortened.
-SLURM = parse_slurm(
+SCONTROL = (
     "PartitionName=debug AllowGroups=ALL AllowAccounts=ALL Default=YES QoS=N/A DefaultTime=NONE MaxNodes=4 "
     "MaxTime=00:30:00 MinNodes=0 Nodes=n[1-8] State=UP TotalCPUs=64 TotalNodes=8\n"
     "PartitionName=batch Default=NO MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=2 State=UP TotalNodes=100\n"
     "PartitionName=old Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED MinNodes=0 State=DOWN TotalNodes=100\n"
 )
+SLURM = ask_slurm(lambda argv: SCONTROL)
 # qstat -Qf of OpenPBS 23.06, shortened.
-PBS = parse_pbs(
+QSTAT = (
     "Queue: prod\n    queue_type = Execution\n    total_jobs = 3\n    resources_max.nodect = 496\n"
     "    resources_max.walltime = 24:00:00\n    resources_min.nodect = 10\n    enabled = True\n    started = True\n\n"
     "Queue: debug\n    queue_type = Execution\n    resources_max.nodect = 2\n    resources_max.walltime = 01:00:00\n"
     "    enabled = True\n    started = False\n\n"
 )
+PBS = ask_pbs(lambda argv: QSTAT)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_pbs(asked: str | None, nodes: int, status: str, words: str) -> None:
     "text", ["", "garbage\n" * 100, "PartitionName=", "Queue: \n", "PartitionName=x MaxTime=\x00 MaxNodes=-3"]
 )
 def test_damaged_lists_are_no_error(text: str) -> None:
-    for queues in (parse_slurm(text), parse_pbs(text)):
+    for queues in (ask_slurm(lambda argv: text), ask_pbs(lambda argv: text)):
         assert judge_queue(queues, None, 1, 60).status in ("ok", "skip")
 
 
@@ -83,7 +85,7 @@ def test_accounts() -> None:
     assert [one.status for one in judge_accounts(ask, "OPEN", None)] == ["ok"]
     ((account),) = judge_accounts(ask, "mine", None)
     assert (account.status, account.found) == ("fail", "'mine' is not one of yours: closed, open")
-    assert [(one.check, one.status) for one in judge_accounts(ask, "closed", "debug")] == [
+    assert [(one.check, one.status) for one in judge_accounts(ask, "CLOSED", "debug")] == [
         ("account", "ok"),
         ("qos", "fail"),
     ]

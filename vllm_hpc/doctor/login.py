@@ -29,8 +29,8 @@ from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.schedulers.client import ClientError, call_client
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
-from vllm_hpc.spec.errors import ModelError, RequestError, TemplateError
-from vllm_hpc.spec.finding import Finding
+from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError, TemplateError
+from vllm_hpc.spec.finding import Finding, refused
 from vllm_hpc.spec.model_cache import find_snapshot, hub_cache, revision_of
 from vllm_hpc.spec.resolved_job import Model, ResolvedJob
 from vllm_hpc.spec.seen import Seen, see_image, see_model
@@ -66,6 +66,11 @@ def look_here(job: ResolvedJob, model: str | None) -> Looked:
         seen, said = _model(job, model)
         findings.append(said)
     return Looked((*findings, *_container(job)), prepared, seen)
+
+
+def look_without_job(error: LayoutError) -> Looked:
+    """What is left to check where no queue of the profile takes the job."""
+    return Looked((*_environment(), refused("queue", error)), None, None)
 
 
 def _environment() -> Iterator[Finding]:
@@ -209,8 +214,7 @@ def _of_hub(job: ResolvedJob, model: Model) -> tuple[Seen, Finding]:
         return msgspec.structs.replace(seen, path=name), Finding("model", "ok", f"{name}: in the cache, {snapshot}")
     find_config(name, cache)  # asks the Hub, which may refuse it
     if lacks is not None:
-        found, _, advice = lacks.rpartition(": ")
-        return Seen(name), Finding("model", "fail", found, advice)
+        return Seen(name), refused("model", ModelError(lacks))
     words = f"{name}: it is not whole in the cache {str(cache)!r}"
     return Seen(name), Finding("model", "warn", words, "each rank would download it: fetch it here first")
 
@@ -219,12 +223,7 @@ def _container(job: ResolvedJob) -> Iterator[Finding]:
     container = job.site.container
     if container is None:
         return
-    if not container.image:
-        yield Finding(
-            "container", "fail", "the profile's container has no image", "set container.image, or --container"
-        )
-        return
-    seen = see_image(container.image)
+    seen = see_image(str(container.image))  # a job's container has an image
     if seen is not None and seen.error:
         words = f"{seen.path}: {seen.error}"
         yield Finding("container", "fail", words, "correct container.image in the profile, or pull the image")

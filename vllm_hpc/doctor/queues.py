@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
 from vllm_hpc.schedulers.client import Ask
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.schedulers.pbs import inventory_answers as pbs
+from vllm_hpc.schedulers.pbs.nodes import count
+from vllm_hpc.schedulers.slurm import inventory_answers as slurm
 from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.words import counted
@@ -33,64 +34,41 @@ Limits = Mapping[str, QueueLimits]
 
 def ask_slurm(ask: Ask) -> Limits:
     """Slurm's partitions. Raises ClientError."""
-    return parse_slurm(ask(["scontrol", "show", "partition", "--oneliner"]))
+    return {one["PartitionName"]: _of_slurm(one) for one in slurm.ask_partitions(ask)}
 
 
 def ask_pbs(ask: Ask) -> Limits:
     """PBS's queues. Raises ClientError."""
-    return parse_pbs(ask(["qstat", "-Q", "-f"]))
+    return {name: _of_pbs(name, fields) for name, fields in pbs.ask_queues(ask).items()}
 
 
 ASKED: dict[str, Callable[[Ask], Limits]] = {"slurm": ask_slurm, "pbs": ask_pbs}
 
 
-def parse_slurm(text: str) -> dict[str, QueueLimits]:
-    """Lines of ``scontrol show partition --oneliner``."""
-    found: dict[str, QueueLimits] = {}
-    for line in text.splitlines():
-        fields = dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", line))
-        name = fields.get("PartitionName")
-        if name:
-            state = fields.get("State", "UP")
-            found[name] = QueueLimits(
-                name=name,
-                is_default=fields.get("Default") == "YES",
-                why_closed="" if state == "UP" else f"its state is {state}",
-                min_nodes=_number(fields.get("MinNodes")),
-                max_nodes=_number(fields.get("MaxNodes")),
-                all_nodes=_number(fields.get("TotalNodes")),
-                max_time_s=_seconds(fields.get("MaxTime")),
-            )
-    return found
+def _of_slurm(fields: slurm.Fields) -> QueueLimits:
+    state = fields.get("State", "UP")
+    return QueueLimits(
+        name=fields["PartitionName"],
+        is_default=fields.get("Default") == "YES",
+        why_closed="" if state == "UP" else f"its state is {state}",
+        min_nodes=slurm.number(fields.get("MinNodes", "")) or None,
+        max_nodes=slurm.number(fields.get("MaxNodes", "")) or None,
+        all_nodes=slurm.number(fields.get("TotalNodes", "")) or None,
+        max_time_s=slurm.seconds_of(fields.get("MaxTime", "")) or None,
+    )
 
 
-def parse_pbs(text: str) -> dict[str, QueueLimits]:
-    """``qstat -Qf``: a paragraph for each queue, whose lines are ``key = value``."""
-    found: dict[str, QueueLimits] = {}
-    for part in re.split(r"(?m)^Queue: *", text)[1:]:
-        name, _, rest = part.partition("\n")
-        fields = dict(re.findall(r"(?m)^\s+([\w.]+) = (.*)$", rest))
-        closed = [word for word in ("enabled", "started") if fields.get(word, "True").strip() != "True"]
-        found[name.strip()] = QueueLimits(
-            name=name.strip(),
-            why_closed=f"it is not {' and not '.join(closed)}" if closed else "",
-            min_nodes=_number(fields.get("resources_min.nodect")),
-            max_nodes=_number(fields.get("resources_max.nodect")),
-            max_time_s=_seconds(fields.get("resources_max.walltime")),
-        )
-    return found
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.strip().isdecimal() else None
-
-
-def _seconds(text: str | None) -> int | None:
-    """Seconds of a limit; None for UNLIMITED and what is no walltime."""
-    try:
-        return parse_walltime((text or "").strip(), "the limit")
-    except RequestError:
-        return None
+def _of_pbs(name: str, fields: pbs.Fields) -> QueueLimits:
+    closed = [word for word in ("enabled", "started") if str(fields.get(word, "True")) != "True"]
+    least, most = pbs.table_of(fields, "resources_min"), pbs.table_of(fields, "resources_max")
+    longest = pbs.clock(most.get("walltime"))
+    return QueueLimits(
+        name=name,
+        why_closed=f"it is not {' and not '.join(closed)}" if closed else "",
+        min_nodes=count(least, "nodect") or None,
+        max_nodes=count(most, "nodect") or None,
+        max_time_s=parse_walltime(longest) if longest else None,
+    )
 
 
 def judge_queue(queues: Limits, asked: str | None, nodes: int, time_s: int | None) -> Finding:

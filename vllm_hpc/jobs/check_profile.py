@@ -13,6 +13,7 @@ from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.schedulers.ask_cluster import ask_cluster
 from vllm_hpc.schedulers.check_templates import check_templates
 from vllm_hpc.schedulers.client import ClientError
+from vllm_hpc.schedulers.containers.choose import check_is_there, choose_container
 from vllm_hpc.schedulers.inventory import Inventory
 from vllm_hpc.spec.errors import ProfileError, RefusedError, RequestError
 from vllm_hpc.spec.expand import expand, expand_table
@@ -27,8 +28,6 @@ from vllm_hpc.spec.words import counted
 # What stands in for a value that each job must give.
 _STAND_INS = {"account": "ACCOUNT", "qos": "QOS", "time": "00:10:00", "mem": "1G"}
 _MOST_NAMES = 20
-# How an image is written that is a file or a folder, as opposed to a name in a registry.
-_PATH = ("/", "./", "../")
 
 
 class _Subject(NamedTuple):
@@ -167,16 +166,24 @@ def _more(name: str, key: str, says: object, has: object) -> Finding:
 
 def _here(site: Profile) -> Iterator[Finding]:
     """What the profile names that must be on this machine."""
-    image = site.container.image if site.container else None
-    if image and image.startswith(_PATH):
-        there = Path(image).exists()
-        yield Finding("container", "ok" if there else "fail", image if there else f"there is no {image!r}")
+    yield from _container(site)
     if site.python and os.sep in site.python and not Path(site.python).exists():
         yield Finding("python", "warn", f"there is no {site.python!r} here", "it must be there on the nodes")
     if site.template_dir:
         yield Finding(
             "templates", "ok", site.template_dir, "vllm-hpc templates check tries them with all kinds of jobs"
         )
+
+
+def _container(site: Profile) -> Iterator[Finding]:
+    """Whether its image and its bundle are here, as submit asks."""
+    try:
+        container = choose_container(None, site.container)
+        if container is not None:
+            check_is_there(container)
+            yield Finding("container", "ok", f"{container.image}, for {container.runtime}")
+    except RefusedError as error:
+        yield Finding("container", "fail", str(error))
 
 
 def _templates(subject: _Subject) -> Iterator[Finding]:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from vllm_hpc.spec.errors import VllmHpcError
+
 Result = Literal["ok", "warn", "fail", "skip"]
 
 
@@ -26,6 +28,12 @@ class Finding(msgspec.Struct, frozen=True):
         """The object that ``--json`` prints; without ``where`` if it is about this machine."""
         where = {} if self.where is None else {"where": self.where}
         return {"check": self.check, **where, "status": self.status, "found": self.found, "advice": self.advice}
+
+
+def refused(check: str, error: VllmHpcError) -> Finding:
+    """A failure in an error's words, which end in what to do."""
+    found, _, advice = str(error).rpartition(": ")
+    return Finding(check, "fail", found, advice) if found else Finding(check, "fail", advice)
 
 
 def failed(findings: Iterable[Finding]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from vllm_hpc.spec.container import is_path
 from vllm_hpc.spec.model_cache import cache_folder_of, find_snapshot
 
 _DESCRIPTIONS = ("config.json", "params.json")
@@ -46,7 +47,7 @@ def _see_folder(path: Path) -> Seen:
 
 def see_image(image: str) -> Seen | None:
     """The container's image, if it is a file or folder; None for a name in a registry."""
-    if not image.startswith(("/", "./", "../")):
+    if not is_path(image):
         return None
     try:
         there = os.stat(image)  # noqa: PTH116 - as it was given

@@ -23,12 +23,21 @@ from vllm_hpc.schedulers.inventory import (
     why_by_request,
     words_of_nodes,
 )
-from vllm_hpc.schedulers.pbs.inventory_answers import AMOUNT, Fields, Host, clock, parse_hosts, told
+from vllm_hpc.schedulers.pbs.inventory_answers import (
+    AMOUNT,
+    Fields,
+    Host,
+    ask_queues,
+    ask_table,
+    clock,
+    parse_hosts,
+    table_of,
+)
 from vllm_hpc.schedulers.pbs.nodes import count
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import parse_walltime
 
-_QUEUES, _SERVER, _NODES = ["qstat", "-Q", "-f"], ["qstat", "-B", "-f"], ["pbsnodes", "-a", "-v"]
+_SERVER, _NODES = ["qstat", "-B", "-f"], ["pbsnodes", "-a", "-v"]
 
 
 class _Limits(NamedTuple):
@@ -43,12 +52,12 @@ class _Limits(NamedTuple):
 
 def take_inventory(ask: Ask) -> Inventory:
     """Ask PBS. Raises ClientError where it does not answer, RequestError where it tells of no queue."""
-    queues = told(ask, _QUEUES, "Queue")
+    queues = ask_queues(ask)
     try:
-        servers = told(ask, _SERVER, "Server")
+        servers = ask_table(ask, _SERVER, "Server")
     except ClientError:
         servers = {}
-    hosts = parse_hosts(told(ask, _NODES, "nodes"))
+    hosts = parse_hosts(ask_table(ask, _NODES, "nodes"))
     if not queues:
         raise RequestError("qstat -Q shows no queue: ask as a user who may submit jobs")
     return assemble(queues, servers, hosts)
@@ -157,7 +166,7 @@ def _asked_for(fields: Fields) -> Iterator[tuple[str, str]]:
 def _why_no_gpus(fields: Fields, hosts: list[Host], knows_gpus: bool) -> str:
     if not knows_gpus:
         return ""
-    if str(_dict(fields, "resources_max").get("ngpus")) == "0":
+    if str(table_of(fields, "resources_max").get("ngpus")) == "0":
         return "resources_max.ngpus = 0"
     return "" if any(host.kind.gpus for host in hosts) else "its nodes have no GPU (ngpus)"
 
@@ -169,7 +178,7 @@ def _kinds(hosts: list[Host], knows_gpus: bool) -> list[NodeKind]:
 
 def _limits(chain: list[Fields]) -> _Limits:
     """The limits of a queue, and of the routing queue before it."""
-    most, least, usual = ([_dict(one, f"resources_{which}") for one in chain] for which in ("max", "min", "default"))
+    most, least, usual = ([table_of(one, f"resources_{which}") for one in chain] for which in ("max", "min", "default"))
     times = [text for one in most if (text := clock(one.get("walltime")))]
     return _Limits(
         max(count(one, "nodect") for one in least),
@@ -217,8 +226,3 @@ def _marked(table: FoundQueue, is_default: bool, fields: Fields) -> FoundQueue:
     return msgspec.structs.replace(
         table, queue=queue, sources={**table.sources, "by_request": why}, is_default=is_default
     )
-
-
-def _dict(fields: Fields, name: str) -> Fields:
-    value = fields.get(name)
-    return value if isinstance(value, dict) else {}
