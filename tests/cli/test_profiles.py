@@ -133,6 +133,13 @@ def test_origin_names_file_and_line_of_each_value(site: Path, run_cli: Cli) -> N
     assert "# each job must give: time" in shown
 
 
+def test_an_origin_stands_apart_from_the_longest_value(desk: Path, run_cli: Cli) -> None:
+    for length in (1, *range(25, 40), 100):
+        line = f'description = "{"x" * length}"'
+        (desk / "vllm-hpc.toml").write_text(f"[profiles.x]\n{line}\n")
+        assert f"{line} " in run_cli("profiles", "show", "x", "--origin").out
+
+
 def test_a_profile_that_extends_another_shows_whose_values_they_are(site: Path, run_cli: Cli) -> None:
     shown = run_cli("profiles", "show", "other", "--origin").out
     assert shown.splitlines()[0].startswith("# files, the highest first: ./vllm-hpc.toml; ./vllm-hpc.toml [borealis]; ")

@@ -12,7 +12,7 @@ from vllm_hpc.doctor.judge_nodes import judge_nodes
 from vllm_hpc.doctor.judge_ranks import bus_gb_s, judge_ranks
 from vllm_hpc.jobfolder.node_report import Gpus, NodeReport, RankFacts, Sharing, Sum, Writes
 from vllm_hpc.spec.finding import Finding
-from vllm_hpc.spec.seen import Seen
+from vllm_hpc.spec.host_path import HostPath
 
 pytestmark = pytest.mark.admins
 
@@ -78,30 +78,30 @@ def test_a_taken_port_is_the_heads_fault_alone() -> None:
 @pytest.mark.parametrize(
     ("seen", "changes", "status", "words"),
     [
-        (Seen("/m", error="No such file or directory"), {}, "fail", "/m: No such file"),
-        (Seen("/m", 70), {}, "fail", "70 bytes, not 100 as here"),
-        (Seen("o/m", error="not in the cache"), {"is_on_hub": True}, "warn", "not in the cache"),
-        (Seen("o/m", error="not in the cache"), {"is_on_hub": True, "offline": True}, "fail", "not in the cache"),
+        (HostPath("/m", error="No such file or directory"), {}, "fail", "/m: No such file"),
+        (HostPath("/m", 70), {}, "fail", "70 bytes, not 100 as here"),
+        (HostPath("o/m", error="not in the cache"), {"is_on_hub": True}, "warn", "not in the cache"),
+        (HostPath("o/m", error="not in the cache"), {"is_on_hub": True, "offline": True}, "fail", "not in the cache"),
     ],
 )
-def test_a_model_that_a_node_does_not_have(seen: Seen, changes: dict[str, Any], status: str, words: str) -> None:
-    expected = msgspec.structs.replace(EXPECTED, model=Seen("/m", 100), **changes)
+def test_a_model_that_a_node_does_not_have(seen: HostPath, changes: dict[str, Any], status: str, words: str) -> None:
+    expected = msgspec.structs.replace(EXPECTED, model=HostPath("/m", 100), **changes)
     (found,) = judged(expected, model=seen)
     assert (found.check, found.status) == ("model", status)
     assert words in found.found
 
 
 def test_a_checkpoint_that_is_larger_than_the_memory() -> None:
-    expected = msgspec.structs.replace(EXPECTED, model=Seen("/m", 500 << 30))
+    expected = msgspec.structs.replace(EXPECTED, model=HostPath("/m", 500 << 30))
     assert [one.check for one in judge_nodes([HEAD, OTHER], expected) if one.status == "warn"] == ["memory"] * 2
 
 
 def test_a_container_that_is_not_there() -> None:
     expected = msgspec.structs.replace(EXPECTED, has_image=True, has_program=True)
-    sound = {"runtime": "/usr/bin/apptainer", "image": Seen("/i.sif", 5)}
+    sound = {"runtime": "/usr/bin/apptainer", "image": HostPath("/i.sif", 5)}
     head = msgspec.structs.replace(HEAD, **sound)
     for changes, words in (
-        ({**sound, "image": Seen("/i.sif", error="No such file or directory")}, "/i.sif: No such file"),
+        ({**sound, "image": HostPath("/i.sif", error="No such file or directory")}, "/i.sif: No such file"),
         ({**sound, "runtime": ""}, "not in PATH"),
     ):
         found = judge_nodes([head, msgspec.structs.replace(OTHER, **changes)], expected)

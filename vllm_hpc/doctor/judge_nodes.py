@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from vllm_hpc.doctor.expected import Expected
 from vllm_hpc.jobfolder.node_report import NodeReport
 from vllm_hpc.spec.finding import Finding, Result
-from vllm_hpc.spec.seen import Seen
+from vllm_hpc.spec.host_path import HostPath
 
 # Seconds: a write of a small file, a file's way to another node, a clock. And the least share of a GPU's memory.
 _SLOW_WRITE_S, _SLOW_SIGHT_S, _SKEW_S, _LEAST_MEMORY = 0.2, 10.0, 1.0, 0.95
@@ -215,7 +215,7 @@ def _memory(report: NodeReport, expected: Expected) -> Finding:
     return Finding("memory", "ok", words, where=report.host)
 
 
-def _model(seen: Seen, report: NodeReport, expected: Expected) -> Finding:
+def _model(seen: HostPath, report: NodeReport, expected: Expected) -> Finding:
     if seen.error:
         status: Result = "warn" if expected.is_on_hub and not expected.offline else "fail"
         advice = "each rank downloads it: fetch it first" if status == "warn" else "put it where all nodes can read it"

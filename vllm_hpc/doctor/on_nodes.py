@@ -20,10 +20,10 @@ from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.submit import prepare_untuned
 from vllm_hpc.spec.errors import RequestError, SubmitError
 from vllm_hpc.spec.finding import Finding
+from vllm_hpc.spec.host_path import HostPath
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.model_cache import revision_of
 from vllm_hpc.spec.resolved_job import ResolvedJob
-from vllm_hpc.spec.seen import Seen
 from vllm_hpc.spec.values import as_path
 
 # The walltime where no option gives one, in minutes; and after how many seconds a node that does not join is named.
@@ -43,7 +43,7 @@ _WRONG = re.compile(r"error|cannot|no such|not found|not joined|denied|failed", 
 
 
 def look_at_nodes(
-    job: ResolvedJob, layout: Layout, model: Seen | None, begin: Callable[[Path], None], change: Change
+    job: ResolvedJob, layout: Layout, model: HostPath | None, begin: Callable[[Path], None], change: Change
 ) -> list[Finding]:
     """Submit the job, wait for its end, and say what its nodes found.
 
@@ -77,7 +77,7 @@ def _wait(job: Job, change: Change) -> Status:
     return status
 
 
-def _short(job: ResolvedJob, layout: Layout, model: Seen | None) -> ResolvedJob:
+def _short(job: ResolvedJob, layout: Layout, model: HostPath | None) -> ResolvedJob:
     """The job on these nodes, as one replica over all of them, for a few minutes."""
     container = job.site.container
     subject = Subject(

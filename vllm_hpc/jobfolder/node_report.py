@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from vllm_hpc.spec.environment_variables import DOCTOR
-from vllm_hpc.spec.seen import Seen
+from vllm_hpc.spec.host_path import HostPath
 
 # Set in a job of doctor, for its nodes and ranks: what they look at (Subject), as JSON.
 VARIABLE = DOCTOR
@@ -88,8 +88,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     free_gib: float | None = None
     sharing: Sharing | None = None
     memory_gib: float | None = None
-    model: Seen | None = None
-    image: Seen | None = None
+    model: HostPath | None = None
+    image: HostPath | None = None
     runtime: str = ""
 
 

@@ -191,8 +191,8 @@ def _limits(chain: list[Fields]) -> _Limits:
 
 def _table(name: str, queue: str, kind: NodeKind, limits: _Limits, hosts: list[Host]) -> FoundQueue:
     gpu, advice = gpu_of(kind)
-    told = (*_values(kind, limits, hosts), ("gpu", gpu, f"from {kind.gpu_type}"))
-    made, sources = make_queue(queue if name != queue else None, told)
+    values = (*_values(kind, limits, hosts), ("gpu", gpu, f"from {kind.gpu_type}"))
+    made, sources = make_queue(queue if name != queue else None, values)
     notes = tuple(words_of_nodes(kind))
     return FoundQueue(name=name, queue=made, sources=sources, notes=notes, gpu_advice=advice)
 

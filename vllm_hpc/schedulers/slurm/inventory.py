@@ -177,13 +177,13 @@ def _queues(fields: Fields, groups: list[NodeGroup], site: _Site) -> Iterator[Fo
 def _queue(fields: Fields, kind: NodeKind, name: str, site: _Site) -> FoundQueue:
     partition = fields["PartitionName"]
     gpu, advice = gpu_of(kind)
-    told = (
+    values = (
         *_limits(fields, kind, site),
         *_node_values(fields, kind),
         ("by_request", *_by_request(fields, partition, site)),
         ("gpu", gpu, f"from {', '.join(sorted({kind.gpu_type, *kind.words} - {''}))}"),
     )
-    made, sources = make_queue(partition if name != partition else None, told)
+    made, sources = make_queue(partition if name != partition else None, values)
     notes = [*words_of_nodes(kind), *_said_of(fields)]
     return FoundQueue(
         name=name,
@@ -231,9 +231,9 @@ def _node_values(fields: Fields, kind: NodeKind) -> Iterator[tuple[str, Any, str
     yield "whole_nodes" if kind.gpus else "exclusive", is_whole, "OverSubscribe=EXCLUSIVE"
 
 
-def _least(told: list[tuple[int, str]]) -> tuple[int, str]:
+def _least(values: list[tuple[int, str]]) -> tuple[int, str]:
     """The least of what is told, and by what; 0 stands for nothing."""
-    return min((one for one in told if one[0]), default=(0, ""))
+    return min((one for one in values if one[0]), default=(0, ""))
 
 
 def _why_closed(fields: Fields) -> str:

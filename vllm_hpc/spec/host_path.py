@@ -14,7 +14,7 @@ from vllm_hpc.spec.model_cache import cache_folder_of, find_snapshot
 _DESCRIPTIONS = ("config.json", "params.json")
 
 
-class Seen(msgspec.Struct, frozen=True):
+class HostPath(msgspec.Struct, frozen=True):
     """A file or folder of this host: its size in bytes (of the files in a folder), or why it cannot be used."""
 
     path: str
@@ -22,30 +22,32 @@ class Seen(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def see_model(model: str, environment: Mapping[str, str], revision: str | None = None) -> Seen:
+def path_of_model(model: str, environment: Mapping[str, str], revision: str | None = None) -> HostPath:
     """The model's folder on this node; of a Hub id, the snapshot of that revision in the node's cache."""
     path = Path(model)
     if not path.is_absolute():
         cache = cache_folder_of(environment)
         snapshot = find_snapshot(cache, model, revision) if cache else None
         if snapshot is None:
-            return Seen(model, error=f"it is not in the node's Hugging Face cache ({cache or 'which has no folder'})")
+            return HostPath(
+                model, error=f"it is not in the node's Hugging Face cache ({cache or 'which has no folder'})"
+            )
         path = snapshot
-    return _see_folder(path)
+    return _path_of_folder(path)
 
 
-def _see_folder(path: Path) -> Seen:
+def _path_of_folder(path: Path) -> HostPath:
     try:
         files = [file for file in path.iterdir() if file.is_file()]
         size = sum(file.stat().st_size for file in files)
     except OSError as error:
-        return Seen(str(path), error=error.strerror or str(error))
+        return HostPath(str(path), error=error.strerror or str(error))
     if not any(file.name in _DESCRIPTIONS for file in files):
-        return Seen(str(path), size, f"it has no {' or '.join(_DESCRIPTIONS)}")
-    return Seen(str(path), size)
+        return HostPath(str(path), size, f"it has no {' or '.join(_DESCRIPTIONS)}")
+    return HostPath(str(path), size)
 
 
-def see_image(image: str) -> Seen | None:
+def path_of_image(image: str) -> HostPath | None:
     """The container's image, if it is a file or folder; None for a name in a registry."""
     if not is_path(image):
         return None
@@ -53,5 +55,5 @@ def see_image(image: str) -> Seen | None:
         there = os.stat(image)  # noqa: PTH116 - as it was given
         is_readable = os.access(image, os.R_OK)
     except OSError as error:
-        return Seen(image, error=error.strerror or str(error))
-    return Seen(image, there.st_size, "" if is_readable else "this user cannot read it")
+        return HostPath(image, error=error.strerror or str(error))
+    return HostPath(image, there.st_size, "" if is_readable else "this user cannot read it")
