@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from vllm_hpc.doctor.finding import Finding
-from vllm_hpc.schedulers.client import Ask
+from vllm_hpc.schedulers.client import Ask, ClientError
+from vllm_hpc.schedulers.pbs.inventory_answers import Fields, Host, parse_hosts, told
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.words import counted
@@ -17,10 +19,15 @@ _MOST_NAMED = 8
 
 
 class QueueLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a partition or queue takes; None: no limit is known. ``why_closed``: why it takes no jobs."""
+    """What a partition or queue takes; None: no limit is known. ``why_closed``: why it takes no jobs.
+
+    ``destinations``: the queues that one of PBS's passes jobs on to. ``is_routed_only``: only such a one may send to it.
+    """
 
     name: str
     is_default: bool = False
+    is_routed_only: bool = False
+    destinations: tuple[str, ...] = ()
     why_closed: str = ""
     min_nodes: int | None = None
     max_nodes: int | None = None
@@ -37,8 +44,18 @@ def ask_slurm(ask: Ask) -> Limits:
 
 
 def ask_pbs(ask: Ask) -> Limits:
-    """PBS's queues. Raises ClientError."""
-    return parse_pbs(ask(["qstat", "-Q", "-f"]))
+    """PBS's queues. Raises ClientError where it does not list them; of the server and nodes it may tell nothing."""
+    queues = told(ask, ["qstat", "-Q", "-f"], "Queue")
+    server = next(iter(_told(ask, ["qstat", "-B", "-f"], "Server").values()), {})
+    hosts = parse_hosts(_told(ask, ["pbsnodes", "-a", "-v"], "nodes"))
+    return pbs_limits(queues, str(server.get("default_queue", "")), hosts)
+
+
+def _told(ask: Ask, argv: list[str], table: str) -> dict[str, Fields]:
+    try:
+        return told(ask, argv, table)
+    except ClientError:
+        return {}
 
 
 ASKED: dict[str, Callable[[Ask], Limits]] = {"slurm": ask_slurm, "pbs": ask_pbs}
@@ -64,21 +81,32 @@ def parse_slurm(text: str) -> dict[str, QueueLimits]:
     return found
 
 
-def parse_pbs(text: str) -> dict[str, QueueLimits]:
-    """``qstat -Qf``: a paragraph for each queue, whose lines are ``key = value``."""
-    found: dict[str, QueueLimits] = {}
-    for part in re.split(r"(?m)^Queue: *", text)[1:]:
-        name, _, rest = part.partition("\n")
-        fields = dict(re.findall(r"(?m)^\s+([\w.]+) = (.*)$", rest))
-        closed = [word for word in ("enabled", "started") if fields.get(word, "True").strip() != "True"]
-        found[name.strip()] = QueueLimits(
-            name=name.strip(),
-            why_closed=f"it is not {' and not '.join(closed)}" if closed else "",
-            min_nodes=_number(fields.get("resources_min.nodect")),
-            max_nodes=_number(fields.get("resources_max.nodect")),
-            max_time_s=_seconds(fields.get("resources_max.walltime")),
-        )
-    return found
+def pbs_limits(queues: Mapping[str, Fields], default: str = "", hosts: Sequence[Host] = ()) -> dict[str, QueueLimits]:
+    """The queues of ``qstat -Qf``, with the hosts that each may use: those of its own, else those that are nobody's."""
+    return {name: _pbs_limits(name, fields, name == default, hosts) for name, fields in queues.items()}
+
+
+def _pbs_limits(name: str, fields: Fields, is_default: bool, hosts: Sequence[Host]) -> QueueLimits:
+    own = [host for host in hosts if name in host.queues] or [host for host in hosts if not host.queues]
+    routes = str(fields.get("route_destinations", ""))
+    destinations = tuple(one.strip().partition("@")[0] for one in routes.split(",") if one.strip())
+    closed = [word for word in ("enabled", "started") if str(fields.get(word, "True")).strip() != "True"]
+    return QueueLimits(
+        name=name,
+        is_default=is_default,
+        is_routed_only=str(fields.get("from_route_only")) == "True",
+        destinations=destinations,
+        why_closed=f"it is not {' and not '.join(closed)}" if closed else "",
+        min_nodes=_number(_resource(fields, "min", "nodect")),
+        max_nodes=_number(_resource(fields, "max", "nodect")),
+        all_nodes=len(own) if own and not destinations else None,
+        max_time_s=_seconds(_resource(fields, "max", "walltime")),
+    )
+
+
+def _resource(fields: Fields, which: str, name: str) -> str | None:
+    table: Any = fields.get(f"resources_{which}")
+    return str(table[name]) if isinstance(table, dict) and name in table else None
 
 
 def _number(text: str | None) -> int | None:
@@ -107,17 +135,30 @@ def judge_queue(queues: Limits, asked: str | None, nodes: int, time_s: int | Non
     if unknown:
         words = f"there is no {unknown[0]!r}; there are {_named(queues)}"
         return Finding("partition", "fail", words, "name one of them with --partition, or in the profile")
-    refusals = {name: list(_refusals(queues[name], nodes, time_s)) for name in names}
+    refusals = {name: list(_refusals(queues, name, nodes, time_s)) for name in names}
     takes = next((name for name, why in refusals.items() if not why), None)
     if takes is not None:
         return Finding("partition", "ok", f"{takes} takes {counted(nodes, 'node')}{_limits(queues[takes])}")
-    others = [one.name for one in queues.values() if not list(_refusals(one, nodes, time_s))]
+    others = [name for name in queues if not list(_refusals(queues, name, nodes, time_s))]
     advice = f"these do: {', '.join(others[:_MOST_NAMED])}" if others else "ask for fewer nodes, or a shorter --time"
     return Finding("partition", "fail", f"{names[0]} does not take the job: {'; '.join(refusals[names[0]])}", advice)
 
 
-def _refusals(queue: QueueLimits, nodes: int, time_s: int | None) -> Iterator[str]:
-    """Why a queue does not take the job."""
+def _refusals(queues: Limits, name: str, nodes: int, time_s: int | None) -> Iterator[str]:
+    """Why a queue does not take the job, or none of those that it passes jobs on to."""
+    queue = queues[name]
+    if queue.is_routed_only:
+        routes = [one.name for one in queues.values() if name in one.destinations]
+        yield f"only {' or '.join(routes) or 'a routing queue'} passes jobs on to it"
+    yield from _own_refusals(queue, nodes, time_s)
+    ends = [queues[end] for end in queue.destinations if end in queues]
+    why_not = {end.name: list(_own_refusals(end, nodes, time_s)) for end in ends}
+    if why_not and all(why_not.values()):
+        said = [f"{end}: {why[0]}" for end, why in why_not.items()]
+        yield f"none of the queues that it passes jobs on to takes it ({'; '.join(said[:_MOST_NAMED])})"
+
+
+def _own_refusals(queue: QueueLimits, nodes: int, time_s: int | None) -> Iterator[str]:
     if queue.why_closed:
         yield queue.why_closed
     if queue.min_nodes is not None and nodes < queue.min_nodes:
