@@ -45,7 +45,7 @@ class Clusters:
         self._known: dict[str, Inventory | str] = {}
 
     def told_by(self, scheduler: str) -> Inventory | str:
-        """The told, or why there is none."""
+        """The inventory, or why there is none."""
         if scheduler not in self._known:
             try:
                 self._known[scheduler] = ask_cluster(scheduler)

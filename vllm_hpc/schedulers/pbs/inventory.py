@@ -6,7 +6,8 @@ A job goes to a queue that takes jobs from users. A routing queue passes each on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,17 +28,16 @@ from vllm_hpc.schedulers.pbs.inventory_answers import (
     AMOUNT,
     Fields,
     Host,
+    ask_hosts,
     ask_queues,
-    ask_table,
+    ask_servers,
     clock,
-    parse_hosts,
+    destinations,
     table_of,
 )
 from vllm_hpc.schedulers.pbs.nodes import count
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import parse_walltime
-
-_SERVER, _NODES = ["qstat", "-B", "-f"], ["pbsnodes", "-a", "-v"]
 
 
 class _Limits(NamedTuple):
@@ -53,11 +53,10 @@ class _Limits(NamedTuple):
 def take_inventory(ask: Ask) -> Inventory:
     """Ask PBS. Raises ClientError where it does not answer, RequestError where it tells of no queue."""
     queues = ask_queues(ask)
-    try:
-        servers = ask_table(ask, _SERVER, "Server")
-    except ClientError:
-        servers = {}
-    hosts = parse_hosts(ask_table(ask, _NODES, "nodes"))
+    servers: Mapping[str, Fields] = {}
+    with suppress(ClientError):
+        servers = ask_servers(ask)
+    hosts = ask_hosts(ask)
     if not queues:
         raise RequestError("qstat -Q shows no queue: ask as a user who may submit jobs")
     return assemble(queues, servers, hosts)
@@ -110,7 +109,7 @@ def _tables(
         return [], ""  # it is part of a routing queue's tables
     if str(fields.get("queue_type", "Execution")).lower().startswith("r"):
         return _routed(name, queues, hosts, knows_gpus)
-    own = _hosts_of(name, fields, hosts)
+    own = hosts_of(name, fields, hosts)
     if why := _why_no_gpus(fields, own, knows_gpus):
         return [], why
     kinds = _kinds(own, knows_gpus)
@@ -123,11 +122,11 @@ def _routed(
     name: str, queues: Mapping[str, Fields], hosts: list[Host], knows_gpus: bool
 ) -> tuple[list[FoundQueue], str]:
     """A table for each destination with limits or nodes of its own: the first that takes a job gets it."""
-    ends = [end.strip().partition("@")[0] for end in str(queues[name].get("route_destinations", "")).split(",")]
-    known = [end for end in ends if end in queues and str(queues[end].get("enabled", "True")) == "True"]
+    ends = [end for end in destinations(queues[name]) if end in queues]
+    known = [end for end in ends if str(queues[end].get("enabled", "True")) == "True"]
     tables: list[FoundQueue] = []
     for end in known:
-        own = _hosts_of(end, queues[end], hosts)
+        own = hosts_of(end, queues[end], hosts)
         if _why_no_gpus(queues[end], own, knows_gpus):
             continue
         limits = _limits([queues[name], queues[end]])
@@ -142,7 +141,7 @@ def _routed(
     return tables, "" if tables else "none of its destinations has nodes with GPUs, or takes jobs"
 
 
-def _hosts_of(name: str, fields: Fields, hosts: list[Host]) -> list[Host]:
+def hosts_of(name: str, fields: Fields, hosts: Sequence[Host]) -> list[Host]:
     """The hosts that a queue's jobs may get: those that belong to it, and those that default_chunk asks for."""
     own = [host for host in hosts if name in host.queues] or [host for host in hosts if not host.queues]
     for key, value in _asked_for(fields):
