@@ -57,7 +57,12 @@ def _absolute(cache_dir: str) -> str:
 
 def is_offline(request: Request, site: Profile) -> bool:
     """Whether ranks do not ask the Hub."""
-    return request.env.get(OFFLINE, "1" if site.offline else "").upper() in _TRUE
+    return says_offline({OFFLINE: "1" if site.offline else "", **request.env})
+
+
+def says_offline(variables: Mapping[str, str]) -> bool:
+    """Whether huggingface_hub does not ask the Hub, with these variables."""
+    return variables.get(OFFLINE, "").upper() in _TRUE
 
 
 def hub_cache(request: Request, site: Profile) -> Path | None:
