@@ -374,8 +374,8 @@ make_task() {
 }
 
 # make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads
-# both from a file, without secrets: those it reads from state/passed. The NAMEs are those of --env. Each node's end is on record, for the launcher may
-# not tell it.
+# both from a file, without secrets: those it reads from state/passed. The NAMEs are those of --env. Each node's end is
+# on record, for the launcher may not tell it.
 make_task_file() {
   local text digest code
   text="$(print_task_file "$@")" || exit 1

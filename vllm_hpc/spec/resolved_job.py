@@ -94,7 +94,7 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     news: str | None = None
 
     @property
-    def told(self) -> tuple[str | None, ...]:
+    def plan_notes(self) -> tuple[str | None, ...]:
         """What a plan says of where the job's values and its model are from."""
         return self.source, self.news, self.queue_reason, self.distrust, self.model.note
 
