@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.hostile.test_secrets import HF, WORD
-from tests.real_jobs import ONE_CORE, PATIENCE_S, ends_as, submit_tiny, wait_for
+from tests.real_jobs import ONE_CORE, PATIENCE_S, ends_as, started, submit_tiny
 from tests.secret_jobs import check_hidden
 from vllm_hpc import Job
 
@@ -28,7 +28,8 @@ def run_with_secrets(work: Path, monkeypatch: pytest.MonkeyPatch, container: dic
     """Run a job with them in that container, and look at its ranks, files and processes."""
     has_file = options["scheduler"] == "pbs" or options.pop("export_environment", True) is False
     fields = ", ".join(f"{key} = {value!r}" for key, value in container.items())
-    lines = [f"container = {{ {fields} }}", 'secrets = ["HF_TOKEN", "SITE_LICENSE"]', f"setup = {SETUP}"]
+    setup = [*SETUP, f'export PATH={work}/bin:"$PATH"']
+    lines = [f"container = {{ {fields} }}", 'secrets = ["HF_TOKEN", "SITE_LICENSE"]', f"setup = {setup}"]
     if has_file and options["scheduler"] == "slurm":
         lines.append("export_environment = false")
     (work / "vllm-hpc.toml").write_text("\n".join(["[profiles.p]", *lines]) + "\n")
@@ -38,10 +39,10 @@ def run_with_secrets(work: Path, monkeypatch: pytest.MonkeyPatch, container: dic
     nodes = options.get("nodes", 1)
     job = submit_tiny(
         None, work, profile="p", tp=max(nodes, 2), gpus_per_node=max(nodes, 2) // nodes, max_requeues=1,
-        env={**ONE_CORE, "SITE_LOGIN": None}, rehearse={"tokens_per_s": 40}, **options,
+        env={**ONE_CORE, "SITE_LOGIN": None}, rehearse={"tokens_per_s": 80}, **options,
     )  # fmt: skip
     assert job.folder.passed.exists() == has_file
-    wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
+    started(job)
     check_hidden(job)
     check_no_trace(job)
     check_ranks(job, max(nodes, 2))
