@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import vllm_hpc
 from tests.containers.secret_ranks import LICENSE, SECRETS, SETUP
 from tests.containers.stand_in import OF_IMAGE, install, told
 from vllm_hpc.jobfolder.folder import JobFolder
@@ -57,7 +58,7 @@ def begin(name: str, folder: Path) -> list[str]:
         python=python,
     )  # fmt: skip
     path = f"{folder / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
-    environment = {"PATH": path, "HOME": "/", "PYTHONPATH": str(Path(str(LIFECYCLE)).resolve().parents[1])}
+    environment = {"PATH": path, "HOME": "/", "PYTHONPATH": str(Path(vllm_hpc.__file__).parents[1])}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.split("\0")[:-1]
