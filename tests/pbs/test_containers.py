@@ -17,7 +17,7 @@ from tests.pbs.test_layouts import MPIEXEC
 from tests.real_jobs import ONE_CORE, check_complete, submit_tiny
 
 pytestmark = [
-    pytest.mark.pbs, pytest.mark.admins, pytest.mark.ranks, pytest.mark.usefixtures("pbs"),
+    pytest.mark.pbs, pytest.mark.admins, pytest.mark.ranks, pytest.mark.full, pytest.mark.usefixtures("pbs"),
 ]  # fmt: skip
 image, bundle = of_containers.image, of_containers.bundle
 
@@ -31,7 +31,7 @@ def put_mpiexec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return client
 
 
-@pytest.mark.parametrize("launcher", ["pbsdsh", pytest.param("mpiexec", marks=pytest.mark.full)])
+@pytest.mark.parametrize("launcher", ["pbsdsh", "mpiexec"])
 def test_secrets_in_charliecloud(
     image: Path, bundle: Path, tmp_path: Path, pbs: list[str], launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,13 +43,11 @@ def test_secrets_in_charliecloud(
     assert len({rank.host for rank in job.ranks()}) == 2
 
 
-@pytest.mark.full
 def test_secrets_in_podman(tmp_path: Path, pbs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The image has a value of its own for one of them."""
     run_with_secrets(tmp_path, monkeypatch, stand_in("podman", tmp_path, monkeypatch), scheduler="pbs", nodes=2)
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("launcher", ["pbsdsh", "pbs_tmrsh", "mpiexec"])
 def test_charliecloud(
     image: Path, bundle: Path, tmp_path: Path, pbs: list[str], launcher: str, monkeypatch: pytest.MonkeyPatch
