@@ -19,7 +19,7 @@ from tests.containers.stand_in import OF_IMAGE, PROGRAMS, install, told
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.schedulers.containers.binds import all_binds
 from vllm_hpc.schedulers.containers.choose import choose_container
-from vllm_hpc.schedulers.containers.node_word import node_word, without_variables
+from vllm_hpc.schedulers.containers.node_word import node_word, with_defaults
 from vllm_hpc.schedulers.containers.runtime import ImageRun
 from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
 from vllm_hpc.spec.container import RUNTIMES, Bind, Container, check_container, parse_bind
@@ -185,8 +185,8 @@ def test_variables_are_the_nodes_and_are_neither_split_nor_expanded_again(monkey
     assert "NO_SUCH" in unset.stderr
 
 
-def test_what_of_a_bind_is_the_same_on_every_node() -> None:
-    assert without_variables("${A:-b:c}/d$$e$F") == "/d$e"
+def test_what_of_a_bind_is_known() -> None:
+    assert with_defaults("${A:-b:c}/d$$e$F") == "b:c/d$e"
     assert parse_bind("${A:-/b:c}/d:/e:ro", "x") == Bind("${A:-/b:c}/d", "/e", True)
     assert parse_bind("$SCRATCH", "x") == Bind("$SCRATCH", "$SCRATCH")
 

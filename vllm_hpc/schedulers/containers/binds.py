@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_hpc.schedulers.containers.choose import is_path
-from vllm_hpc.schedulers.containers.node_word import without_variables
+from vllm_hpc.schedulers.containers.node_word import with_defaults
 from vllm_hpc.schedulers.containers.runtime import ContainerRuntime
 from vllm_hpc.spec.container import Bind, Container, parse_bind
 from vllm_hpc.spec.errors import RequestError
@@ -97,7 +97,7 @@ def _check(bind: Bind, runtime: ContainerRuntime) -> None:
     if bind.read_only and not runtime.has_read_only:
         raise RequestError(f"container.binds: {runtime.name} cannot bind {bind.host!r} read-only: leave out ':ro'")
     for text in (bind.host, bind.inside):
-        path = without_variables(text)
+        path = with_defaults(text)
         if runtime.unfit and (found := re.search(runtime.unfit, path)):
             raise RequestError(
                 f"{runtime.name} cannot bind {path!r}, because of the {found[0]!r} in it: choose another folder"

@@ -29,9 +29,9 @@ def node_word(text: str) -> str:
     return "".join(pieces)
 
 
-def without_variables(text: str) -> str:
-    """The text that is the same on every node: without its variables, with its dollars."""
-    return _VARIABLE.sub(lambda found: "$" if found[1] else "", text)
+def with_defaults(text: str) -> str:
+    """What of the text is known: with its dollars, and a variable's default in the place of it."""
+    return _VARIABLE.sub(lambda found: "$" if found[1] else found[4] or "", text)
 
 
 def _expansion(name: str, default: str | None) -> str:

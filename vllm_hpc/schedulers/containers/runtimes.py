@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vllm_hpc.schedulers.containers.node_word import with_defaults
 from vllm_hpc.schedulers.containers.runtime import ContainerRuntime, ImageRun
 from vllm_hpc.spec.container import RUNTIMES, Bind
 
@@ -76,8 +77,9 @@ def _colons(bind: Bind) -> str:
 
 
 def _needs_csv(bind: Bind, letters: str) -> bool:
-    """Whether its paths have what parts them; a variable's default does not count, as it is the shell's."""
-    return not bind.host.startswith("$") and any(letter in bind.host + bind.inside for letter in letters)
+    """Whether its paths, or a variable's default, have what parts them."""
+    text = with_defaults(bind.host) + with_defaults(bind.inside)
+    return any(letter in text for letter in letters)
 
 
 def _mount(bind: Bind) -> str:
