@@ -87,6 +87,19 @@ def _check(key: Key, value: Any, origin: str) -> None:
     """Check one value by itself; what a layer takes away or adds to is left out. Raises RequestError."""
     if value == "" and key.is_optional_text:
         return
+    value = _check_text(key, value, origin)
+    check = CHECKS.get(key.name)
+    if check and not (key.expanded == "at submission" and any(map(has_variables, _texts(value)))):
+        check(value, origin)
+    if own := _CHECKS.get(key.name):
+        own(value)
+
+
+def _check_text(key: Key, value: Any, origin: str) -> Any:
+    """Check for secrets and variables, and return what a layer says itself, a table as its struct.
+
+    Raises RequestError.
+    """
     if isinstance(value, list):
         if value.count(BELOW) > 1:
             raise RequestError(f"'{origin}' must have \"{BELOW}\", the list of the layers below, once at most")
@@ -96,11 +109,7 @@ def _check(key: Key, value: Any, origin: str) -> None:
     if key.expanded:
         for text in _texts(value):
             check_variables(text, f"'{origin}'")
-    check = CHECKS.get(key.name)
-    if check and not (key.expanded == "at submission" and any(map(has_variables, _texts(value)))):
-        check(value, origin)
-    if own := _CHECKS.get(key.name):
-        own(value)
+    return value
 
 
 def _own(value: Any) -> Any:
@@ -109,12 +118,12 @@ def _own(value: Any) -> Any:
 
 
 def _as_table(key: Key, value: Any, origin: str) -> Any:
-    """A table within a profile as its struct, whose values are checked first; any other value as it is."""
+    """A table within a profile as its struct, whose texts are checked first; any other value as it is."""
     struct = table_of(key.kind)
     if struct is None or is_table_of_tables(key.kind):
         return value
     for name, one in value.items():
-        _check(keys_of(struct)[name], one, f"{origin}.{name}")
+        _check_text(keys_of(struct)[name], one, f"{origin}.{name}")
     return msgspec.convert({name: _own(one) for name, one in value.items()}, struct)
 
 

@@ -118,6 +118,15 @@ def check_path(path: str, origin: str) -> None:
             )
 
 
+def check_python(path: str, origin: str) -> None:
+    """The path of a Python, whose folder comes first in the job's PATH."""
+    check_path(path, origin)
+    if not path.startswith("/") or ":" in path:
+        raise RequestError(
+            f"{origin} must be the absolute path of a Python, without ':', which parts the folders of PATH, not {path!r}"
+        )
+
+
 def check_directives(lines: list[str], origin: str) -> None:
     """Options for the scheduler, each on its own line; ``check_owned`` refuses those that vllm-hpc sets."""
     for line in lines:
@@ -270,7 +279,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "cpu_bind": check_description,
     "scratch": check_path,
     "cache_dir": check_path,
-    "python": check_path,
+    "python": check_python,
     "head_command": check_shell_command,
     "head_suffix": check_host_suffix,
     "chunk": check_chunk,
