@@ -198,6 +198,11 @@ def check_together(profile: Profile, place: Place) -> None:
             raise ProfileError(
                 f"{place(key)}: '{key}' needs gpus_per_node, for the part of it that belongs to a job's GPUs"
             )
+    if profile.wrapper and "=" in profile.wrapper[0]:  # behind env, as with --launcher srun, it would be a variable
+        raise ProfileError(
+            f"{place('wrapper')}: 'wrapper' must begin with a program, whose path cannot have a '=', not "
+            f"{profile.wrapper[0]!r}"
+        )
     if profile.head_command and profile.head_suffix:
         raise ProfileError(
             f"{place('head_command')}: 'head_command' and 'head_suffix' are both given, but both name the head node: "
