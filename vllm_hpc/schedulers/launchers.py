@@ -88,6 +88,13 @@ def explain_override(job: ResolvedJob) -> str | None:
     )
 
 
+def explain_unused(job: ResolvedJob) -> list[str]:
+    """What to tell of a key of the profile that the launcher does not use."""
+    if not job.site.torchrun_options or not get_launcher(job.launcher).is_task_per_rank:
+        return []
+    return [f"of the profile not used by --launcher {job.launcher}, which starts no torchrun: torchrun_options"]
+
+
 def _usable(scheduler: Scheduler) -> list[str]:
     """The scheduler's own launchers, and those of other packages that name it, but for one that cannot be imported."""
     found = list(scheduler.launchers)
