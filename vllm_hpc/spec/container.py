@@ -28,7 +28,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         tuple[str, ...],
         key("more folders of the host, HOST[:INSIDE[:ro]]; the job's are bound by themselves", (), "on the node"),
     ] = ()
-    options: Annotated[tuple[str, ...], key("more words of the runtime, such as --rocm")] = ()
+    options: Annotated[tuple[str, ...], key("more words of the runtime, such as --rocm", (), "on the node")] = ()
     python: Annotated[str, key("the Python of the image")] = "python3"
     bundle: Annotated[
         str | None, key("a folder of vllm-hpc bundle, for an image without vllm_hpc", (), "at submission")
@@ -96,6 +96,13 @@ def check_container(value: Container | str, origin: str) -> None:
         _check_text(value.bundle, f"{origin}.bundle")
         if not value.bundle.startswith(_ABSOLUTE):
             raise RequestError(f"{origin}.bundle must be an absolute path, not {value.bundle!r}")
+
+
+def check_bundle_path(path: str, origin: str) -> None:
+    """Check the path of a bundle, which PYTHONPATH has in the image. Raises RequestError."""
+    _check_text(path, origin)
+    if ":" in path:
+        raise RequestError(f"{origin} must be a path without ':', which parts the folders of PYTHONPATH, not {path!r}")
 
 
 def _check_image(image: str, origin: str) -> None:

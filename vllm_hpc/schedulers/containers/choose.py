@@ -9,7 +9,7 @@ import msgspec
 
 from vllm_hpc.schedulers.containers.bundle import check_bundle
 from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
-from vllm_hpc.spec.container import RUNTIMES, Container
+from vllm_hpc.spec.container import RUNTIMES, Container, check_bundle_path, check_container
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import as_path, check_path
 
@@ -35,12 +35,13 @@ def choose_container(asked: str | None, of_site: Container | None) -> Container 
     if not container.image:
         return None
     origin = "--container" if asked is not None else "the profile's container.image"
+    check_container(container.image, origin)
     image = _as_image(container.image, origin)
     runtime = container.runtime or _runtime_of(image, origin)
     suits = _suiting(image, origin)
     if suits and runtime not in suits:
         raise RequestError(f"{origin} {image!r} is an image for {suits[0]}, not for {runtime}: set container.runtime")
-    bundle = str(as_path(container.bundle, "container.bundle").absolute()) if container.bundle else None
+    bundle = _as_bundle(container.bundle) if container.bundle else None
     return msgspec.structs.replace(container, image=image, runtime=runtime, bundle=bundle)
 
 
@@ -74,6 +75,12 @@ def check_is_there(container: Container) -> None:
 def is_path(image: str) -> bool:
     """Whether the image is a file or a folder of the host."""
     return image.startswith("/")
+
+
+def _as_bundle(bundle: str) -> str:
+    path = str(as_path(bundle, "container.bundle").absolute())
+    check_bundle_path(path, "container.bundle")
+    return path
 
 
 def _as_image(image: str, origin: str) -> str:
