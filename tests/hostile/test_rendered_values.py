@@ -1,0 +1,176 @@
+"""Generated values of profiles and options, through every template, launcher and runtime to a real bash.
+
+What arrives is what was given, to the byte; or it is refused in one line that names its key. Each case has a seed:
+
+python -m pytest "tests/hostile/test_rendered_values.py::test_values_arrive[slurm-srun-podman-3]"
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.hostile.generate_settings import VARIABLES, Maker, Setting, Shape
+from tests.hostile.run_script import install, install_python, run_script
+from vllm_hpc.jobs.submit import Prepared, prepare
+from vllm_hpc.spec.container import RUNTIMES
+from vllm_hpc.spec.errors import RefusedError
+from vllm_hpc.spec.toml_text import toml_key, toml_value
+
+pytestmark = pytest.mark.admins
+_LAUNCHERS = (
+    ("slurm", "torchrun"), ("slurm", "srun"), ("pbs", "pbsdsh"), ("pbs", "pbs_tmrsh"), ("pbs", "mpiexec"),
+    ("pbs", "openmpi"), ("local", "torchrun"),
+)  # fmt: skip
+SHAPES = [
+    Shape(scheduler, launcher, runtime)
+    for scheduler, launcher in _LAUNCHERS
+    for runtime in (None, *RUNTIMES)
+    if runtime != "pyxis" or scheduler == "slurm"
+]
+_ALL = ("job_name", "job_dir", "cache_dir", "scratch", "python", "template_dir", "env", "site_env", "setup", "node_setup",
+        "pass_env", "secrets", "torchrun_options", "wrapper")  # fmt: skip
+_CLUSTERS = ("account", "partition", "directive", "directives", "head_suffix", "head_command")
+_OF = {
+    "slurm": ("qos", "gpu_type", "srun_options", "cpu_bind"), "pbs": ("resources", "chunk", "launcher_options"),
+    "local": (),
+}  # fmt: skip
+_OF_IMAGES = ("image", "binds", "options", "image_python", "bundle")
+# A queue is PBS's partition.
+_ALSO = {"partition": ("queue",)}
+_A_CASE, _FEWEST = 10, 200
+_MORE = 20
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short path: names in it are long. Its folder 'desk' is the one that the job is submitted from."""
+    with tempfile.TemporaryDirectory(prefix="vllm-hpc-") as folder:
+        monkeypatch.setenv("XDG_CACHE_HOME", f"{folder}/cache")
+        # As if this folder were no part of /tmp, which is in every image.
+        monkeypatch.setattr("vllm_hpc.schedulers.containers.binds._TMP", Path("/no/tmp"))
+        for name, value in VARIABLES.items():
+            monkeypatch.setenv(name, value)
+        (Path(folder) / "runs").mkdir()
+        (Path(folder) / "hosts").write_text("node-1\nnode-2\n")
+        yield Path(folder)
+
+
+def cases() -> Iterator[Any]:
+    for shape in SHAPES:
+        name = "-".join(filter(None, shape))
+        for seed in range(_MORE):
+            yield pytest.param(shape, seed, id=f"{name}-{seed}", marks=[pytest.mark.full] if seed else [])
+
+
+@pytest.mark.parametrize(("shape", "seed"), list(cases()))
+def test_values_arrive(shape: Shape, seed: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = place / "kept"
+    install(place / "bin", kept)
+    maker = Maker(Random(f"{shape} {seed}"), shape, place / "made", kept)
+    desk = maker.folder()
+    monkeypatch.chdir(desk)
+    plain = install_python(place / "plain", kept)
+    prepared, settings = _taken(_settings(maker), shape, place, plain)
+    before = _tree(place, prepared)
+    ran = run_script(prepared, kept, _variables(place, desk))
+    assert len(ran.ranks) == shape.nodes, ran.said
+    assert _tree(place, prepared) == before
+    wrong = {one.key: (one.value, found) for one in settings if (found := one.found(ran)) != one.expected}
+    assert not wrong, wrong
+
+
+def _settings(maker: Maker) -> list[Setting]:
+    """Some of what a script of that shape takes."""
+    shape = maker.shape
+    names = [*_ALL, *_OF[shape.scheduler], *(_CLUSTERS if shape.scheduler != "local" else ())]
+    names += _OF_IMAGES if shape.runtime else ()
+    chosen = maker.random.sample(names, _A_CASE)
+    if "head_suffix" in chosen and "head_command" in chosen:
+        chosen.remove("head_command")
+    if "python" in chosen and shape.runtime:  # ranks have the image's
+        chosen.remove("python")
+    if "torchrun_options" in chosen and shape.launcher == "srun":  # which starts none
+        chosen.remove("torchrun_options")
+    return [getattr(maker, name)() for name in chosen]
+
+
+def _taken(settings: list[Setting], shape: Shape, place: Path, python: Path) -> tuple[Prepared, list[Setting]]:
+    """The job with all of the settings that are not refused."""
+    while True:
+        try:
+            return _prepare(settings, shape, place, python), settings
+        except RefusedError as error:
+            said = str(error)
+        assert said.replace(str(Path.cwd()), "").isprintable(), repr(said)  # the command line prints it visibly
+        culprit = _culprit(said, settings, shape, place, python)
+        assert culprit is not None, said
+        settings = [one for one in settings if one is not culprit]
+
+
+def _culprit(said: str, settings: list[Setting], shape: Shape, place: Path, python: Path) -> Setting | None:
+    """The setting that a refusal is about: it names its key, or the path that cannot be bound, and goes with it."""
+    for one in settings:
+        names = (one.key, *_ALSO.get(one.key, ()))
+        if not any(name in said.replace("-", "_") for name in (*names, "cannot bind")):
+            continue
+        try:
+            _prepare([other for other in settings if other is not one], shape, place, python)
+        except RefusedError as error:
+            if str(error) == said:
+                continue
+        return one
+    return None
+
+
+def _prepare(settings: list[Setting], shape: Shape, place: Path, python: Path) -> Prepared:
+    profile: dict[str, Any] = {"python": str(python), "gpus_per_node": 2, "scheduler": shape.scheduler}
+    options: dict[str, Any] = {"nodes": shape.nodes, "gpus_per_node": 1, "time": "1:00:00", "max_requeues": 0}
+    if shape.scheduler != "local":
+        profile["launcher"] = shape.launcher
+    if shape.runtime:
+        profile["container"] = {"runtime": shape.runtime, "image": _plain_image(shape.runtime, place)}
+    options |= {"job_dir": str(place / "runs"), "name": "a-job"}
+    for one in settings:
+        table = options if one.is_option else profile[one.within] if one.within else profile
+        if one.key == "job_dir" and not one.is_option:
+            options.pop("job_dir", None)
+        table[one.key] = one.value
+    lines = [f"{toml_key(key)} = {toml_value(value)}" for key, value in profile.items()]
+    Path("vllm-hpc.toml").write_text("\n".join(["[profiles.p]", *lines, ""]))
+    return prepare(rehearse=True, profile="p", **options)
+
+
+def _plain_image(runtime: str, place: Path) -> str:
+    if runtime in ("podman", "podman-hpc", "shifter"):
+        return "docker:plain"
+    image = place / {"charliecloud": "image", "pyxis": "image.sqsh"}.get(runtime, "image.sif")
+    if runtime == "charliecloud":
+        (image / "tmp").mkdir(parents=True, exist_ok=True)
+    else:
+        image.touch()
+    return str(image)
+
+
+def _variables(place: Path, desk: Path) -> dict[str, str]:
+    """The environment of a script: the scheduler's, and what a node has."""
+    scheduler = {
+        "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node-[1-2]", "PBS_JOBID": "4711.server", "PBS_NODEFILE": f"{place}/hosts",
+        "PBS_O_WORKDIR": str(desk), "VLLM_HPC_JOB_ID": "4711-1",
+    }  # fmt: skip
+    return {"PATH": f"{place}/bin:/usr/bin:/bin", "HOME": str(place), **scheduler, **VARIABLES}
+
+
+def _tree(place: Path, prepared: Prepared) -> set[str]:
+    """All that is there, but for the job's folder and what stand-ins keep."""
+    found = set()
+    for folder, folders, files in os.walk(place):
+        folders[:] = [name for name in folders if f"{folder}/{name}" not in (prepared.folder, str(place / "kept"))]
+        found |= {f"{folder}/{name}" for name in (*folders, *files)}
+    return found
