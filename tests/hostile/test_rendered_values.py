@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.hostile.cases import CANARY
 from tests.hostile.generate_settings import VARIABLES, Maker, Setting, Shape
 from tests.hostile.run_script import install, install_python, run_script
 from vllm_hpc.jobs.submit import Prepared, prepare
@@ -34,7 +35,7 @@ SHAPES = [
     for runtime in (None, *RUNTIMES)
     if runtime != "pyxis" or scheduler == "slurm"
 ]
-_ALL = ("job_name", "job_dir", "cache_dir", "scratch", "python", "template_dir", "env", "site_env", "setup", "node_setup",
+_ALL = ("job_name", "job_dir", "cache_dir", "scratch", "template_dir", "env", "site_env", "setup", "node_setup",
         "pass_env", "secrets", "torchrun_options", "wrapper")  # fmt: skip
 _CLUSTERS = ("account", "partition", "directive", "directives", "head_suffix", "head_command")
 _OF = {
@@ -44,8 +45,7 @@ _OF = {
 _OF_IMAGES = ("image", "binds", "options", "image_python", "bundle")
 # A queue is PBS's partition.
 _ALSO = {"partition": ("queue",)}
-_A_CASE, _FEWEST = 10, 200
-_MORE = 20
+_A_CASE, _FEWEST, _SEEDS = 10, 200, 20
 
 
 @pytest.fixture
@@ -62,11 +62,30 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
+def quick() -> list[Shape]:
+    """Those of make test: each launcher, and each runtime with one of each scheduler's launchers."""
+    found = [shape for shape in SHAPES if shape.runtime is None]
+    for scheduler in _OF:
+        for place, runtime in enumerate(RUNTIMES):
+            there = [shape for shape in SHAPES if (shape.scheduler, shape.runtime) == (scheduler, runtime)]
+            found += [there[place % len(there)]] if there else []
+    return found
+
+
 def cases() -> Iterator[Any]:
+    chosen = quick()
     for shape in SHAPES:
         name = "-".join(filter(None, shape))
-        for seed in range(_MORE):
-            yield pytest.param(shape, seed, id=f"{name}-{seed}", marks=[pytest.mark.full] if seed else [])
+        for seed in range(_SEEDS):
+            marks = [] if shape in chosen and not seed else [pytest.mark.full]
+            yield pytest.param(shape, seed, id=f"{name}-{seed}", marks=marks)
+
+
+def test_there_are_enough() -> None:
+    chosen = quick()
+    assert len(chosen) * _A_CASE >= _FEWEST
+    assert {shape.runtime for shape in chosen} == {None, *RUNTIMES}
+    assert {shape[:2] for shape in chosen} == set(_LAUNCHERS)
 
 
 @pytest.mark.parametrize(("shape", "seed"), list(cases()))
@@ -82,6 +101,7 @@ def test_values_arrive(shape: Shape, seed: int, place: Path, monkeypatch: pytest
     ran = run_script(prepared, kept, _variables(place, desk))
     assert len(ran.ranks) == shape.nodes, ran.said
     assert _tree(place, prepared) == before
+    assert not list(Path(prepared.folder).rglob(CANARY))
     wrong = {one.key: (one.value, found) for one in settings if (found := one.found(ran)) != one.expected}
     assert not wrong, wrong
 
@@ -90,14 +110,10 @@ def _settings(maker: Maker) -> list[Setting]:
     """Some of what a script of that shape takes."""
     shape = maker.shape
     names = [*_ALL, *_OF[shape.scheduler], *(_CLUSTERS if shape.scheduler != "local" else ())]
-    names += _OF_IMAGES if shape.runtime else ()
-    chosen = maker.random.sample(names, _A_CASE)
-    if "head_suffix" in chosen and "head_command" in chosen:
-        chosen.remove("head_command")
-    if "python" in chosen and shape.runtime:  # ranks have the image's
-        chosen.remove("python")
-    if "torchrun_options" in chosen and shape.launcher == "srun":  # which starts none
-        chosen.remove("torchrun_options")
+    names += _OF_IMAGES if shape.runtime else ("python",)  # ranks in an image have that one's
+    unfit = {maker.random.choice(("head_suffix", "head_command"))}
+    unfit |= {"torchrun_options"} if shape.launcher == "srun" else set()  # it starts none
+    chosen = maker.random.sample([name for name in names if name not in unfit], _A_CASE)
     return [getattr(maker, name)() for name in chosen]
 
 
