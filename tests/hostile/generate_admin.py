@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from random import Random
 
-from tests.hostile.cases import DONE, Case, Edit
+from tests.hostile.cases import Case
 from tests.hostile.generate_clients import print_bytes
 from tests.hostile.generate_options import ROWS, beside
 from tests.hostile.generate_toml import profile
@@ -92,8 +92,9 @@ def _resume(random: Random) -> Case:
     options = [one for name in ("--account", "--partition", "--time") for one in (name, random.choice((mild, word))(random))]
     at = random.choice((0, 0, 2, 4))
     chosen = options[at : at + 2] if random.random() < 0.7 else options[:4]
-    edits = (Edit(f"{DONE}/outputs.jsonl", "remove"),)
-    return Case((("resume", "--not-submitted", *chosen, "--", DONE), ("status", DONE)), edits, has_job=True, runs_script=True)
+    submit = ("submit", "--rehearse", "--scheduler", random.choice(("slurm", "pbs")), "--input", ROWS.path, "--name", "new")
+    resume = ("resume", "--not-submitted", *chosen, "--", "new")
+    return Case((submit, resume, ("status", "new")), (ROWS,), runs_script=True)
 
 
 def _of_slurm(random: Random) -> dict[str, str]:
