@@ -56,8 +56,9 @@ def _templates(random: Random) -> Case:
     folder, name = beside(word(random)), random.choice((word(random), f"{mild(random)}.j2", "slurm.sbatch.j2"))
     init = ("templates", "init", "--scheduler", random.choice(("slurm", "pbs", "local")), "--", folder, name)
     after = random.choice((
-        ("templates", "list", f"--template-dir={folder}"), ("templates", "show", f"--template-dir={folder}", "--", name),
-        ("templates", "show", "--source", f"--template-dir={folder}", "--", name), ("templates", "check", "--", name),
+        ("templates", "list", f"--template-dir={folder}"), ("templates", "check", "--", name),
+        ("templates", "show", f"--template-dir={folder}", "--", name),
+        ("templates", "show", "--source", f"--template-dir={folder}", "--", name),
     ))  # fmt: skip
     return Case((init, after))
 
@@ -89,10 +90,12 @@ def _doctor(random: Random) -> Case:
 
 
 def _resume(random: Random) -> Case:
-    options = [one for name in ("--account", "--partition", "--time") for one in (name, random.choice((mild, word))(random))]
+    names = ("--account", "--partition", "--time")
+    options = [one for name in names for one in (name, random.choice((mild, word))(random))]
     at = random.choice((0, 0, 2, 4))
     chosen = options[at : at + 2] if random.random() < 0.7 else options[:4]
-    submit = ("submit", "--rehearse", "--scheduler", random.choice(("slurm", "pbs")), "--input", ROWS.path, "--name", "new")
+    scheduler = random.choice(("slurm", "pbs"))
+    submit = ("submit", "--rehearse", "--scheduler", scheduler, "--input", ROWS.path, "--name", "new")
     resume = ("resume", "--not-submitted", *chosen, "--", "new")
     return Case((submit, resume, ("status", "new")), (ROWS,), runs_script=True)
 
@@ -125,4 +128,5 @@ def _of_pbs(random: Random) -> dict[str, str]:
         print_bytes(broken_json(random, one) if random.random() < 0.1 else json.dumps(one).encode())
         for one in (queues, nodes)
     ]
-    return {"qstat": f'case "$*" in --version) echo pbs_version = 23.06.06 ;; *-Q*) {said[0]} ;; esac', "pbsnodes": said[1]}
+    qstat = f'case "$*" in --version) echo pbs_version = 23.06.06 ;; *-Q*) {said[0]} ;; esac'
+    return {"qstat": qstat, "pbsnodes": said[1]}

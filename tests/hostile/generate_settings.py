@@ -14,10 +14,10 @@ from tests.hostile.run_script import NODES, Ran, install_python, install_wrapper
 
 _RUN = f"touch {CANARY}"
 _PIECES = (
-    "'", '"', f"$({_RUN})", f"`{_RUN}`", "$HOME", "${IFS}", "$", "$$", "\\", "\\n", "\\'", "*", "?", "[ab]", "{a,b}", " ",
-    "  ", "%", "%%", "%n", "!", "!!", "#", " # ", ";", f"; {_RUN};", "&", f"| {_RUN} ", f">{CANARY}", "<", "(", ")", "~",
-    "-", "--x", "=", ":", ",", "é", "日本", "e\u0301", "{{ 1 }}", "{% x %}", "''", '""', "^", "@", "a+", "a", "b c", "1",
-    "a" * 90, "$'\\n'", "</", "EOF", "\u00a0", ".", "..", "|", "}", "$(", "`",
+    "'", '"', f"$({_RUN})", f"`{_RUN}`", "$HOME", "${IFS}", "$", "$$", "\\", "\\n", "\\'", "*", "?", "[ab]", "{a,b}",
+    " ", "  ", "%", "%%", "%n", "!", "!!", "#", " # ", ";", f"; {_RUN};", "&", f"| {_RUN} ", f">{CANARY}", "<", "(", ")",
+    "~", "-", "--x", "=", ":", ",", "é", "日本", "e\u0301", "{{ 1 }}", "{% x %}", "''", '""', "^", "@", "a+", "a",
+    "b c", "1", "a" * 90, "$'\\n'", "</", "EOF", "\u00a0", ".", "..", "|", "}", "$(", "`",
 )  # fmt: skip
 _UNPRINTABLE = ("\n", "\t", "\x1b[2J", "\u202e", "\x07", "\x7f", f"\n{_RUN}\n", "\r")
 # What a submitter's and a node's variables hold: on a node also what no profile may.
@@ -286,14 +286,15 @@ class Maker:
         flag = ":ro" if self.random.random() < 0.5 else ""
         value = [f"{host.given}:{inside.replace('$', '$$')}{flag}"]
         expected = (host.arrives, inside, flag.lstrip(":"))
-        return Setting("binds", value, lambda ran: expected in binds_of(ran, self.shape.runtime), True, within="container")
+        found = lambda ran: expected in binds_of(ran, self.shape.runtime)  # noqa: E731
+        return Setting("binds", value, found, True, within="container")
 
     def options(self) -> Setting:
         text = self.expanded("H_NODE")
         words = [f"--label={text.arrives}"]
         value = [f"--label={text.given}"]
-        program = lambda ran: ran.of(program_of(self.shape.runtime))  # noqa: E731
-        return Setting("options", value, lambda ran: _within(program(ran), words), True, within="container")
+        found = lambda ran: _within(ran.of(program_of(self.shape.runtime)), words)  # noqa: E731
+        return Setting("options", value, found, True, within="container")
 
     def image_python(self) -> Setting:
         path = str(install_python(self.folder(), self.kept))
@@ -324,4 +325,3 @@ def _within(records: list[Any], words: list[str]) -> bool:
 
 def _launcher(ran: Ran, shape: Shape) -> list[Any]:
     return ran.of({"openmpi": "mpirun"}.get(shape.launcher, shape.launcher))
-

@@ -174,8 +174,8 @@ def header(script: str) -> list[list[str]]:
     return found
 
 
-# Slurm's _get_argument (src/sbatch/opt.c): in double quotes a backslash keeps a quote or a backslash; single quotes hold
-# a word together, too.
+# Slurm's _get_argument (src/sbatch/opt.c): in double quotes a backslash keeps a quote or a backslash; single quotes
+# hold a word together, too.
 _SBATCH = re.compile(r"""\s*((?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'])+)""")
 # OpenPBS's make_argv (src/cmds/qsub.c): nothing has a meaning in quotes, outside a backslash keeps the next character.
 _QSUB = re.compile(r"""\s*((?:"[^"]*"|'[^']*'|\\.|[^\s"'\\])+)""")

@@ -177,8 +177,8 @@ def _plain_image(runtime: str, place: Path) -> str:
 def _variables(place: Path, desk: Path) -> dict[str, str]:
     """The environment of a script: the scheduler's, and what a node has."""
     scheduler = {
-        "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node-[1-2]", "PBS_JOBID": "4711.server", "PBS_NODEFILE": f"{place}/hosts",
-        "PBS_O_WORKDIR": str(desk), "VLLM_HPC_JOB_ID": "4711-1",
+        "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node-[1-2]", "PBS_JOBID": "4711.server",
+        "PBS_NODEFILE": f"{place}/hosts", "PBS_O_WORKDIR": str(desk), "VLLM_HPC_JOB_ID": "4711-1",
     }  # fmt: skip
     return {"PATH": f"{place}/bin:/usr/bin:/bin", "HOME": str(place), **scheduler, **VARIABLES}
 

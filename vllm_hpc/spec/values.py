@@ -123,7 +123,7 @@ def check_python(path: str, origin: str) -> None:
     check_path(path, origin)
     if not path.startswith("/") or ":" in path:
         raise RequestError(
-            f"{origin} must be the absolute path of a Python, without ':', which parts the folders of PATH, not {path!r}"
+            f"{origin} must be an absolute path of a Python, without ':', which parts PATH's folders, not {path!r}"
         )
 
 
