@@ -8,6 +8,8 @@ python -m pytest "tests/hostile/test_rendered_values.py::test_values_arrive[slur
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.hostile.cases import CANARY
 from tests.hostile.generate_settings import VARIABLES, Maker, Setting, Shape
 from tests.hostile.run_script import install, install_python, run_script
 from vllm_hpc.jobs.submit import Prepared, prepare
+from vllm_hpc.schedulers.lifecycle import lifecycle_text
 from vllm_hpc.spec.container import RUNTIMES
 from vllm_hpc.spec.errors import RefusedError
 from vllm_hpc.spec.toml_text import toml_key, toml_value
@@ -190,3 +193,45 @@ def _tree(place: Path, prepared: Prepared) -> set[str]:
         folders[:] = [name for name in folders if f"{folder}/{name}" not in (prepared.folder, str(place / "kept"))]
         found |= {f"{folder}/{name}" for name in (*folders, *files)}
     return found
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('python = "python3.12"', "must be an absolute path of a Python"),
+        ('python = "/a:b/python"', "must be an absolute path of a Python"),
+        ('python = "/$H_COLON/python"', "must be an absolute path of a Python"),
+        ('wrapper = ["/a=b/c"]', "must begin with a program, whose path cannot have a '='"),
+        ('container = { image = "/a.sif", bundle = "/a:b" }', "container.bundle must be a path without ':'"),
+        ('container = { image = "/a.sif", bundle = "/$H_COLON" }', "container.bundle must be a path without ':'"),
+        ('container = { image = "a/$H_NODE", runtime = "podman" }', "container.image"),
+        ('container = { image = "/a.sif", options = ["--a=$"] }', "after '$' must come a variable"),
+        ('container = { image = "/a.sqsh", binds = ["$X/a b"] }', "pyxis cannot bind"),
+        ('container = { image = "/i", runtime = "charliecloud", binds = ["${X:-/a:b}"] }', "charliecloud cannot bind"),
+    ],
+)
+def test_what_would_not_arrive_is_refused(line: str, words: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("H_COLON", "x:y")
+    Path("vllm-hpc.toml").write_text(f"[profiles.p]\n{line}\n")
+    with pytest.raises(RefusedError) as refused:
+        prepare(rehearse=True, profile="p", scheduler="slurm", name="a")
+    assert words in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+def test_a_bind_after_a_variable_is_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    container = '{ image = "/a.sif", binds = ["$X/a,b:/c"] }'
+    Path("vllm-hpc.toml").write_text(f'[profiles.p]\ntorchrun_options = ["--x=1"]\ncontainer = {container}\n')
+    prepared = prepare(rehearse=True, profile="p", scheduler="slurm", launcher="srun", name="a", job_dir=str(place))
+    assert """'--mount="type=bind","source='""" in prepared.script
+    assert """'/a,b","destination=/c"'""" in prepared.script
+    assert any("not used by --launcher srun" in note for note in prepared.notes)
+
+
+def test_passed_values_are_not_copied_before_the_node() -> None:
+    """On PBS, what the script exports before gets into a file."""
+    code = f"eval {shlex.quote(lifecycle_text())}\nexport H_PASSED=hidden\nimage_environment /a.sif '' H_PASSED\n"
+    done = subprocess.run(["bash", "-c", f"{code}env"], capture_output=True, text=True, check=True)
+    assert [line for line in done.stdout.splitlines() if "hidden" in line] == ["H_PASSED=hidden"]

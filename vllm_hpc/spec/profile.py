@@ -112,9 +112,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     scratch: Annotated[str | None, key("a folder of each node for temporary files and caches", (), "on the node")] = (
         None
     )
-    python: Annotated[str | None, key("the Python of the nodes, if not the one that submits", (), "at submission")] = (
-        None
-    )
+    python: Annotated[
+        str | None, key("the path of the nodes' Python, if not the one that submits", (), "at submission")
+    ] = None
     job_dir: Annotated[str | None, key("where job folders are created", (), "at submission")] = None
     cache_dir: Annotated[str | None, key("the shared cache: models, and vLLM's compiled code", (), "at submission")] = (
         None
