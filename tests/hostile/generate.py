@@ -32,8 +32,8 @@ SURFACES: dict[str, tuple[Callable[[Random], Case], int, int]] = {
     "submission": (submission, 10, 65),
     "question": (question, 10, 65),
     "secret": (secret, 15, 85),
-    "admin": (admin, 15, 185),
-    "cluster": (cluster, 10, 110),
+    "admin": (admin, 8, 192),
+    "cluster": (cluster, 4, 116),
 }
 
 
