@@ -232,17 +232,16 @@ setup_failed() {
 # image_environment IMAGE BUNDLE NAME...: what ranks in the image need; BUNDLE is a folder of vllm-hpc bundle, or empty.
 # The NAMEs are those of env and --env: their values win over the image's own.
 image_environment() {
-  local name
   export VLLM_HPC_IMAGE="$1" VLLM_HPC_BUNDLE="$2" VLLM_HPC_NAMES VLLM_HPC_IN_IMAGE
   shift 2
   VLLM_HPC_NAMES="$*"
-  for name; do export "VLLM_HPC_ENV_$name=${!name-}"; done
   VLLM_HPC_IN_IMAGE="$(declare -f in_image)"$'\nin_image "$@"'
 }
 
 # enter_image PROGRAM IMAGE PYTHON: before PROGRAM runs IMAGE: both must be there, and nothing of the host's Python goes
 # in. PYTHON is the image's, and given only where PROGRAM is srun, which runs its whole task in the image.
 enter_image() {
+  local name
   if ! command -v "$1" > /dev/null; then
     echo "vllm-hpc: $(uname -n) has no $1, which runs the job's image: load its module in the profile's setup" >&2
     exit 1
@@ -255,6 +254,10 @@ enter_image() {
       fi
       ;;
   esac
+  # Not before: on PBS what is set then gets into a file, which must not have what was passed by its name.
+  for name in ${VLLM_HPC_NAMES-}; do
+    if [ -n "${!name+x}" ]; then export "VLLM_HPC_ENV_$name=${!name}"; fi
+  done
   unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE VIRTUAL_ENV LD_PRELOAD
   # The host's libraries; Apptainer has the image's own, and the others would hand them on.
   case "$1" in podman* | shifter) unset LD_LIBRARY_PATH ;; esac

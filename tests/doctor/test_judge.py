@@ -46,7 +46,7 @@ def test_a_node_seen_from_its_image_may_have_another_python() -> None:
     reports = [msgspec.structs.replace(one, is_in_image=True, versions=versions) for one in (HEAD, OTHER)]
     found = judge_nodes(reports, expected)
     assert [one for one in found if one.status in ("warn", "fail")] == []
-    skipped = {one.node: one.found for one in found if one.check == "container"}
+    skipped = {one.where: one.found for one in found if one.check == "container"}
     assert list(skipped) == ["n0", "n1"]
     assert skipped["n1"].startswith("srun runs its whole task in the image")
 

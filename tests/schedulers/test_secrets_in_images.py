@@ -46,7 +46,7 @@ PYTHON = '#!/bin/sh\nif [ "$1" = -c ]; then exit 0; fi\nenv -0 > "$VLLM_HPC_FOLD
 def begin(name: str, folder: Path) -> list[str]:
     """The task that the job's script has PBS start on each node."""
     (folder / "state").mkdir()
-    write_passed(JobFolder(folder), PASSED)
+    write_passed(JobFolder(folder), list(PASSED))
     python = folder / "python-of-the-image"
     python.write_text(PYTHON)
     python.chmod(0o755)
@@ -88,8 +88,9 @@ def test_the_image_keeps_its_own_value_of_what_has_not_come(tmp_path: Path) -> N
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\n[ "$1" = -c ] || printenv A B\n')
     python.chmod(0o755)
-    words = f'. {LIFECYCLE}\nA=1 B=2\nexport A B\nimage_environment image "" A B\nunset VLLM_HPC_ENV_B\n'
-    words += f'A=image B=image exec sh -c "$VLLM_HPC_IN_IMAGE" sh {python} -P'
+    words = f'. {LIFECYCLE}\nA=1 B=2\nexport A B\nimage_environment image "" A B\n(unset B\n'
+    words += "enter_image sh image\n"
+    words += f'A=image B=image exec sh -c "$VLLM_HPC_IN_IMAGE" sh {python} -P)'
     environment = {"PATH": os.environ["PATH"], "VLLM_HPC_FOLDER": str(tmp_path)}
     done = subprocess.run(["bash", "-c", words], env=environment, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("1\nimage\n", "")

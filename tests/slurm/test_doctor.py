@@ -127,7 +127,7 @@ def test_nodes_whose_task_is_in_an_image_without_python(site: Path, monkeypatch:
     container = f'container = {{ runtime = "pyxis", image = "{image}", python = "{sys.executable}" }}\n'
     (site / "vllm-hpc.toml").write_text(PROFILE + container)
     found = look(site)
-    assert [one for one in found if one.node and one.status in ("warn", "fail")] == []
+    assert [one for one in found if one.where and one.status in ("warn", "fail")] == []
     for node in ("node1", "node2"):
         assert [status for status, _ in of(found, "versions", node)] == ["ok"]
         assert [status for status, _ in of(found, "port", node)] == ["ok"]

@@ -43,7 +43,7 @@ def _judge(report: NodeReport, expected: Expected) -> Iterator[Finding]:
     yield _memory(report, expected)
     if report.is_in_image:
         words = "srun runs its whole task in the image, which hides the node's own packages, model and runtime"
-        yield Finding("container", "skip", words, node=report.host)
+        yield Finding("container", "skip", words, where=report.host)
         return
     if report.model is not None:
         yield _model(report.model, report, expected)
