@@ -76,6 +76,16 @@ def test_a_model_that_is_there(run_cli: Cli, cluster: Path, model: Path) -> None
     assert status(run_cli, str(model), "--scheduler", "slurm")["model"] == "fail"
 
 
+def test_a_model_that_submit_would_refuse(run_cli: Cli, cluster: Path, model: Path) -> None:
+    """Its config alone is no model."""
+    for file in model.iterdir():
+        if file.name != "config.json":
+            file.unlink()
+    found = findings(run_cli, str(model), "--scheduler", "slurm")["model"]
+    refused = run_cli("submit", str(model), "--scheduler", "slurm")
+    assert (found["status"], refused.code) == ("fail", 2), (found, refused)
+
+
 @pytest.fixture
 def hub_model(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The whole model org/m in the shared cache of an offline site, whose profile is p."""

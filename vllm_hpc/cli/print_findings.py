@@ -21,5 +21,6 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 
 def _named(names: list[str]) -> str:
+    names = list(dict.fromkeys(names))  # ranks of one node say the same
     more = len(names) - _MOST_PLACES
     return ", ".join(names[:_MOST_PLACES]) + (f" and {more} more" if more > 0 else "")

@@ -64,10 +64,13 @@ def _gpus(one: RankFacts, expected: Expected) -> Iterator[Finding]:
 
 
 def _sums(facts: Sequence[RankFacts], expected: Expected, log: str) -> Iterator[Finding]:
-    broken = [one for one in facts if one.error]
-    for one in broken:
-        words = f"rank {one.rank}: {' '.join(one.error.split())[:300]}"
-        yield Finding("all-reduce", "fail", words, f"{_ADVICE}, GLOO_SOCKET_IFNAME", one.host)
+    broken: dict[tuple[str, str], list[int]] = {}
+    for one in facts:
+        if one.error:
+            broken.setdefault((one.host, " ".join(one.error.split())[:300]), []).append(one.rank)
+    for (host, error), ranks in broken.items():
+        who = f"rank {ranks[0]}" if len(ranks) == 1 else f"{len(ranks)} ranks"
+        yield Finding("all-reduce", "fail", f"{who}: {error}", f"{_ADVICE}, GLOO_SOCKET_IFNAME", host)
     first = next((one for one in facts if one.sums), None)
     if broken or first is None:
         if not broken:

@@ -20,6 +20,7 @@ from vllm_hpc.doctor.runtimes import program_of
 from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.timed_writes import free_gib, time_writes
 from vllm_hpc.jobs.submit import Prepared, prepare_untuned
+from vllm_hpc.planner.make_plan import check_fits, make_plan
 from vllm_hpc.planner.models import demo
 from vllm_hpc.planner.models.cached import fetch_command, why_not_cached
 from vllm_hpc.planner.models.find import find_model
@@ -29,10 +30,11 @@ from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.schedulers.client import ClientError, call_client
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
-from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError, TemplateError
+from vllm_hpc.spec.errors import LayoutError, ModelError, RefusedError, RequestError, TemplateError
 from vllm_hpc.spec.finding import Finding, refused
 from vllm_hpc.spec.host_path import HostPath, path_of_image, path_of_model
 from vllm_hpc.spec.model_cache import find_snapshot, hub_cache, revision_of
+from vllm_hpc.spec.rehearsal import Rehearsal
 from vllm_hpc.spec.resolved_job import Model, ResolvedJob
 from vllm_hpc.spec.values import as_path, parse_walltime
 from vllm_hpc.spec.write_file import open_new
@@ -197,7 +199,20 @@ def _model(job: ResolvedJob, model: str) -> tuple[HostPath | None, Finding]:
     seen = path_of_model(found.path, os.environ)
     if seen.error:
         return seen, Finding("model", "fail", f"{seen.path}: {seen.error}", advice)
+    if why := _why_refused(job, found):
+        return seen, refused("model", why)
     return seen, Finding("model", "ok", f"{seen.path}, {seen.size / (1 << 30):.3g} GiB")
+
+
+def _why_refused(job: ResolvedJob, model: Model) -> RefusedError | None:
+    """Why submit would refuse the model, as it lacks files or does not fit; None if it would not."""
+    real = msgspec.structs.replace(job.asking(rehearse=False, rehearse_set=Rehearsal()), model=model)
+    try:
+        plan = make_plan(real, whole_input=False)
+        check_fits(plan)
+    except RefusedError as error:
+        return error
+    return ModelError(plan.unready) if plan.unready else None
 
 
 def _of_hub(job: ResolvedJob, model: Model) -> tuple[HostPath, Finding]:
