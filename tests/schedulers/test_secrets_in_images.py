@@ -46,7 +46,7 @@ PYTHON = '#!/bin/sh\nif [ "$1" = -c ]; then exit 0; fi\nenv -0 > "$VLLM_HPC_FOLD
 def begin(name: str, folder: Path) -> list[str]:
     """The task that the job's script has PBS start on each node."""
     (folder / "state").mkdir()
-    write_passed(JobFolder(folder), PASSED)
+    write_passed(JobFolder(folder), list(PASSED))
     python = folder / "python-of-the-image"
     python.write_text(PYTHON)
     python.chmod(0o755)
