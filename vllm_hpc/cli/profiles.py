@@ -16,7 +16,7 @@ from vllm_hpc.spec.registry import SCHEDULERS
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
-    from vllm_hpc.jobs.check_profile import Finding
+    from vllm_hpc.jobs.check_cluster import Finding
 
 # Names in a list are lined up to this width.
 _WIDEST = 30
@@ -133,7 +133,8 @@ def check_command(name: str | None, as_json: bool) -> int:
 
     Exit codes: 0 nothing failed, 1 a check failed.
     """
-    from vllm_hpc.jobs.check_profile import Clusters, check_profile, has_failed
+    from vllm_hpc.jobs.check_cluster import Clusters
+    from vllm_hpc.jobs.check_profile import check_profile, has_failed
     from vllm_hpc.spec.list_profiles import own_names
     from vllm_hpc.spec.profile_files import all_names
     from vllm_hpc.spec.profile_layers import find_profile
