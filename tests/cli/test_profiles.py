@@ -218,7 +218,7 @@ def test_check_passes_what_fits_the_cluster(site: Path, run_cli: Cli) -> None:
             for text, said in (
                 ("cpus_per_node = 256", "cpus_per_node is 256, and the cluster's is 32"),
                 ('mem_per_node = "3T"', "mem_per_node is 3T, and the cluster's is 256000M"),
-                ('mem = "256001M"', "mem is 1000001M, and the cluster's is 256000M"),
+                ('mem = "256001M"', "mem is 256001M, and the cluster's is 256000M"),
                 ("cpus_per_rank = 9", "cpus_per_rank is 9, which nodes with 32 cores do not have for 4 GPUs"),
                 ('mem_per_gpu = "300G"', "mem_per_gpu is 300G, which nodes with 256000M do not have for 4 GPUs"),
             )

@@ -241,6 +241,14 @@ def test_what_a_launcher_says_of_an_end_does_not_hide_its_cause(tmp_path: Path, 
         ("srun: error: n1: task 0: Out Of Memory\nsrun: Force Terminated StepId=1.0\n", "task 0: Out Of Memory"),
         ("slurmstepd: error: *** STEP 1.0 ON n1 CANCELLED AT x DUE TO NODE FAILURE ***\n", "DUE TO NODE FAILURE ***"),
         (
+            "sh: module: not found\nvllm-hpc: node_setup ended with exit code 3 on n1\nsrun: error: n1: task 0: Killed",
+            "the log ends with: sh: module: not found; vllm-hpc: node_setup ended with exit code 3 on n1",
+        ),
+        (
+            "vllm-hpc: n1 joined as node 0\nvllm-hpc: node_setup ended with exit code 3 on n1\n",
+            "the log ends with: vllm-hpc: node_setup ended with exit code 3 on n1",
+        ),
+        (
             "an old cause\nvllm-hpc: running again: x\nsrun: error: n1: task 0: Killed\n",
             "srun: error: n1: task 0: Killed",
         ),

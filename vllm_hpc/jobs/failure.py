@@ -14,6 +14,8 @@ from vllm_hpc.spec.read_file import read_end
 _OUT_OF_MEMORY = re.compile(r"slurmstepd: error: .*oom[-_]kill|srun: error: .*Out Of Memory")
 # Bytes of the log in which its last telling line is looked for, and of these lines those that are recent.
 _END_OF_LOG, _RECENT = 1 << 16, 40
+# A line of ours that does not say why: what a command has said before it may.
+_SAYS_NO_WHY = "vllm-hpc: node_setup ended with exit code "
 # Logs of vanished ranks that are read: of thousands, all were most likely killed from outside.
 _MOST_LOGS = 16
 # Log lines of vllm-hpc that are never the cause.
@@ -139,7 +141,11 @@ def _last_line(folder: JobFolder) -> str:
     telling = [line for line in lines if not _LAUNCHERS_END.match(line)]
     ours = [line for line in telling[-_RECENT:] if line.startswith("vllm-hpc: ")]
     exits = [line for line in lines if line.startswith("srun: error: ")][:1]
-    return (ours or telling or exits or lines or [""])[-1]
+    last = (ours or telling or exits or lines or [""])[-1]
+    if last.startswith(_SAYS_NO_WHY):
+        others = [line for line in telling[-_RECENT:] if not line.startswith("vllm-hpc: ")]
+        return "; ".join([*others[-1:], last])
+    return last
 
 
 def _one_line(text: str, limit: int = 400) -> str:
