@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vllm_hpc.doctor.accounts import judge_accounts
-from vllm_hpc.doctor.queues import judge_queue, parse_pbs, parse_slurm
-from vllm_hpc.schedulers.client import ClientError
+from vllm_hpc.doctor.queues import Limits, ask_pbs, ask_slurm, judge_queue, pbs_limits
+from vllm_hpc.schedulers.client import Ask, ClientError
 
 pytestmark = pytest.mark.admins
 
 # scontrol show partition --oneliner of Slurm 22.05, shortened.
-SLURM = parse_slurm(
+SCONTROL = (
     "PartitionName=debug AllowGroups=ALL AllowAccounts=ALL Default=YES QoS=N/A DefaultTime=NONE MaxNodes=4 "
     "MaxTime=00:30:00 MinNodes=0 Nodes=n[1-8] State=UP TotalCPUs=64 TotalNodes=8\n"
     "PartitionName=batch Default=NO MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=2 State=UP TotalNodes=100\n"
     "PartitionName=old Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED MinNodes=0 State=DOWN TotalNodes=100\n"
 )
-# qstat -Qf of OpenPBS 23.06, shortened.
-PBS = parse_pbs(
-    "Queue: prod\n    queue_type = Execution\n    total_jobs = 3\n    resources_max.nodect = 496\n"
-    "    resources_max.walltime = 24:00:00\n    resources_min.nodect = 10\n    enabled = True\n    started = True\n\n"
-    "Queue: debug\n    queue_type = Execution\n    resources_max.nodect = 2\n    resources_max.walltime = 01:00:00\n"
-    "    enabled = True\n    started = False\n\n"
-)
+SLURM = ask_slurm(lambda argv: SCONTROL)
+RECORDED = Path(__file__).parents[1] / "pbs" / "recorded"
+
+
+def recorded(suffix: str, *refused: str) -> Ask:
+    """The answers of an OpenPBS 23.06.06 of two hosts; its queue prod passes jobs on to small and medium."""
+
+    def ask(argv: list[str]) -> str:
+        what = {"-Q": "queues", "-B": "server", "-a": "nodes"}[argv[1]]
+        if what in refused:
+            raise ClientError(f"{argv[0]} refused: Unauthorized Request")
+        if suffix == "txt" and "json" in argv:
+            return '{"Queue":{"x":{"comment":"a"b"}}}'  # what an older PBS prints is no JSON
+        return (RECORDED / f"two_hosts_{what}.{suffix}").read_text()
+
+    return ask
+
+
+@pytest.fixture(params=["json", "txt"])
+def pbs(request: pytest.FixtureRequest) -> Limits:
+    return ask_pbs(recorded(request.param))
 
 
 @pytest.mark.parametrize(
@@ -52,26 +68,52 @@ def test_the_one_that_fits_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "nodes", "status", "words"),
+    ("asked", "nodes", "time_s", "status", "words"),
     [
-        ("prod", 10, "ok", "prod takes 10 nodes, up to 24:00:00"),
-        ("prod", 2, "fail", "starts at 10 nodes, not 2"),
-        ("debug", 1, "fail", "it is not started"),
-        ("nowhere", 1, "fail", "there is no 'nowhere'"),
-        (None, 1, "skip", "the scheduler's default"),
+        (None, 2, None, "ok", "workq takes 2 nodes"),
+        (None, 3, None, "fail", "workq does not take the job: it has at most 2 nodes, not 3"),
+        ("debug", 2, 3600, "ok", "debug takes 2 nodes, up to 1:00:00"),
+        ("debug", 2, 7200, "fail", "its walltime is at most 1:00:00, not 2:00:00"),
+        ("small", 1, None, "fail", "only prod passes jobs on to it"),
+        ("prod", 2, 86400, "ok", "prod takes 2 nodes"),
+        ("prod", 1, 7200, "fail", "passes jobs on to takes it (small: its walltime is at most 1:00:00"),
+        ("prod", 5, None, "fail", "(small: it has at most 1 node, not 5; medium: it has at most 2 nodes, not 5)"),
+        ("nowhere", 1, None, "fail", "there is no 'nowhere'"),
     ],
 )
-def test_pbs(asked: str | None, nodes: int, status: str, words: str) -> None:
-    found = judge_queue(PBS, asked, nodes, None)
+def test_pbs(pbs: Limits, asked: str | None, nodes: int, time_s: int | None, status: str, words: str) -> None:
+    found = judge_queue(pbs, asked, nodes, time_s)
     assert found.status == status
     assert words in found.found
+
+
+def test_no_queue_is_advised_to_which_pbs_takes_no_job() -> None:
+    advice = judge_queue(ask_pbs(recorded("json")), "debug", 2, 7200).advice
+    assert advice == "these do: workq, prod, preemptable"
+
+
+def test_a_server_that_tells_only_of_its_queues() -> None:
+    queues = ask_pbs(recorded("json", "server", "nodes"))
+    assert judge_queue(queues, None, 500, None).status == "skip"
+    assert judge_queue(queues, "workq", 500, None).status == "ok"
+    with pytest.raises(ClientError, match="qstat refused"):
+        ask_pbs(recorded("json", "queues"))
+
+
+def test_a_pbs_queue_that_is_closed_or_starts_with_many_nodes() -> None:
+    queues = pbs_limits(
+        {"off": {"enabled": "True", "started": "False"}, "large": {"resources_min": {"nodect": 10}}, "odd": {"x": 1}}
+    )
+    assert judge_queue(queues, "off", 1, None).found == "off does not take the job: it is not started"
+    assert judge_queue(queues, "large", 2, None).found == "large does not take the job: it starts at 10 nodes, not 2"
+    assert judge_queue(queues, "odd", 2, 60).status == "ok"
 
 
 @pytest.mark.parametrize(
     "text", ["", "garbage\n" * 100, "PartitionName=", "Queue: \n", "PartitionName=x MaxTime=\x00 MaxNodes=-3"]
 )
 def test_damaged_lists_are_no_error(text: str) -> None:
-    for queues in (parse_slurm(text), parse_pbs(text)):
+    for queues in (ask_slurm(lambda argv: text), ask_pbs(lambda argv: text)):
         assert judge_queue(queues, None, 1, 60).status in ("ok", "skip")
 
 
@@ -83,7 +125,7 @@ def test_accounts() -> None:
     assert [one.status for one in judge_accounts(ask, "OPEN", None)] == ["ok"]
     ((account),) = judge_accounts(ask, "mine", None)
     assert (account.status, account.found) == ("fail", "'mine' is not one of yours: closed, open")
-    assert [(one.check, one.status) for one in judge_accounts(ask, "closed", "debug")] == [
+    assert [(one.check, one.status) for one in judge_accounts(ask, "CLOSED", "debug")] == [
         ("account", "ok"),
         ("qos", "fail"),
     ]

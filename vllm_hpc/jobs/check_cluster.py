@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
-
-import msgspec
 
 from vllm_hpc.schedulers.ask_cluster import ask_cluster
 from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.schedulers.inventory import Inventory
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.profile import Profile, Queue
 from vllm_hpc.spec.queues import in_queue, partition_of
 from vllm_hpc.spec.values import megabytes, parse_walltime
 from vllm_hpc.spec.words import counted
 
-Status = Literal["ok", "warn", "fail", "skip"]
 _MOST_NAMES = 20
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What one check found, and what to do about it."""
-
-    check: str
-    status: Status
-    found: str
-    advice: str = ""
 
 
 class Clusters:

@@ -35,6 +35,11 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = None
 
 
+def is_path(image: str) -> bool:
+    """Whether a job's image is a file or a folder of the host; its path is absolute (containers/choose.py)."""
+    return image.startswith("/")
+
+
 class Bind(NamedTuple):
     """A folder or a file of the host, and where it is in the image.
 

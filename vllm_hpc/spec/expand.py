@@ -53,7 +53,9 @@ def expand(text: str, environment: Mapping[str, str], origin: str) -> str:
             return "$"
         if is_secret(name):
             raise RequestError(f"{origin} {text!r}: ${name} is a secret, and the value would be written: leave it out")
-        found = environment.get(name) or match["default"] or (user_name(os.geteuid()) if name == "USER" else None)
+        found = environment.get(name) or match["default"]
+        if found is None and name == "USER":
+            found = user_name(os.geteuid())
         if found is None:
             raise RequestError(
                 f"{origin} {text!r}: ${name} is not set here: export it, or write ${{{name}:-VALUE}} in the profile"

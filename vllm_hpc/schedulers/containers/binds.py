@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vllm_hpc.schedulers.containers.choose import is_path
 from vllm_hpc.schedulers.containers.runtime import ContainerRuntime
-from vllm_hpc.spec.container import Bind, Container, parse_bind
+from vllm_hpc.spec.container import Bind, Container, is_path, parse_bind
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.expand import without_variables
 from vllm_hpc.spec.model_cache import hub_cache
