@@ -74,7 +74,7 @@ def test_the_script_that_sbatch_refuses_is_said(karo: Path, run_cli: Cli) -> Non
     assert (ran.code, ran.err) == (1, "")
     assert ran.out.startswith(
         "fail  test-only   slurm.sbatch.j2: sbatch --test-only refuses --nodes=1 --ntasks-per-node=1 --gpus-per-node=8 "
-        "--cpus-per-task=64 --partition=one --time=00:30:00: Invalid account [slurm, torchrun, 1 node, queue one, and "
+        "--partition=one --time=00:30:00: Invalid account [slurm, torchrun, 1 node, queue one, and "
     )
 
 

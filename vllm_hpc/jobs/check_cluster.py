@@ -56,14 +56,15 @@ def _against(site: Profile, told: Inventory) -> Iterator[Finding]:
     if site.partition and site.partition not in (*tables, *tables.values()):
         tables[site.partition] = site.partition
     for name, partition in tables.items():
-        if partition and partition not in told.partitions:
+        named = [one for one in partition.split(",") if one] if told.scheduler == "slurm" else [partition]
+        if unknown := [one for one in named if one and one not in told.partitions]:
             has = ", ".join(told.partitions[:_MOST_NAMES])
             advice = f"the cluster has {has}{' ...' if len(told.partitions) > _MOST_NAMES else ''}"
-            yield Finding("cluster", "fail", f"queue {name}: there is no partition {partition!r}", advice)
-        elif partition in told.left_out:
-            yield Finding("cluster", "warn", f"queue {name}: {told.left_out[partition]}")
+            yield Finding("cluster", "fail", f"queue {name}: there is no partition {unknown[0]!r}", advice)
+        elif left_out := [one for one in named if one in told.left_out]:
+            yield Finding("cluster", "warn", f"queue {name}: {told.left_out[left_out[0]]}")
         else:
-            there = [one.queue for one in told.queues if (one.queue.partition or one.name) == partition]
+            there = [one.queue for one in told.queues if (one.queue.partition or one.name) in named]
             has_table = name in site.queues
             own = in_queue(site, name) if has_table else site
             yield from _limits(name, site.queues[name] if has_table else Queue(), own, there)

@@ -39,7 +39,8 @@ _TIME = "1:00:00"
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One sample job: ``words`` say what is special about it, ``site`` is the profile with that, in the job's queue.
 
-    ``is_in_limits``: whether a queue of the profile takes a job of that size.
+    ``is_in_limits``: whether a queue of the profile takes a job of that size. ``cores``: of each rank, if the
+    profile does not say it.
     """
 
     scheduler: str
@@ -52,6 +53,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     queue: str = ""
     time: str = _TIME
     is_in_limits: bool = True
+    cores: int | None = _CORES // _GPUS
 
     def __str__(self) -> str:
         nodes = "2 nodes" if self.nodes > 1 else "1 node"
@@ -76,6 +78,8 @@ def sample_cases(scheduler: str, profile: Profile | None = None) -> list[Case]:
     chosen = [site.launcher] if site.launcher in launchers or _is_added(site.launcher, scheduler) else launchers
     runs_here = get_scheduler(scheduler).runs_here
     layouts = [(1, False)] if runs_here else list(product((1, 2), (False, True)))
+    # Slurm has a default, and a profile's nodes may not have as many as the sample's.
+    cores = None if profile and scheduler == "slurm" else _CORES // _GPUS
     cases = []
     for launcher, (nodes, is_array) in product(chosen, layouts):
         place = _Place(site) if runs_here else _place(site, nodes, is_array)
@@ -84,6 +88,7 @@ def sample_cases(scheduler: str, profile: Profile | None = None) -> list[Case]:
                 Case(
                     scheduler=scheduler, launcher=str(launcher), nodes=nodes, is_array=is_array, words=words,
                     site=variant, queue=place.queue, time=place.time, is_in_limits=place.is_in_limits,
+                    cores=cores,
                 )
             )  # fmt: skip
     taken = [case for case in cases if _is_taken(case)] or cases[:1]
@@ -172,7 +177,7 @@ def _job(case: Case) -> ResolvedJob:
     asked = {
         "model": "demo", "scheduler": case.scheduler, "launcher": case.launcher, "time": case.time, "name": _NAME,
         "env": {"SAMPLE": _ODD_VALUE if case.is_odd else "1"},
-        **({} if case.site.cpus_per_rank or case.site.cpus_per_node else {"cpus_per_rank": _CORES // _GPUS}),
+        **({} if case.site.cpus_per_rank or case.site.cpus_per_node else {"cpus_per_rank": case.cores}),
     }  # fmt: skip
     filled = fill(Given(msgspec.convert(asked, Request)), case.site)
     return ResolvedJob(
