@@ -232,16 +232,16 @@ setup_failed() {
 # image_environment IMAGE BUNDLE NAME...: what ranks in the image need; BUNDLE is a folder of vllm-hpc bundle, or empty.
 # The NAMEs are those of env and --env: their values win over the image's own.
 image_environment() {
-  local name
   export VLLM_HPC_IMAGE="$1" VLLM_HPC_BUNDLE="$2" VLLM_HPC_NAMES VLLM_HPC_IN_IMAGE
   shift 2
   VLLM_HPC_NAMES="$*"
-  for name; do export "VLLM_HPC_ENV_$name=${!name-}"; done
   VLLM_HPC_IN_IMAGE="$(declare -f in_image)"$'\nin_image "$@"'
 }
 
-# enter_image PROGRAM IMAGE: before PROGRAM runs IMAGE: both must be there, and nothing of the host's Python goes in.
+# enter_image PROGRAM IMAGE PYTHON: before PROGRAM runs IMAGE: both must be there, and nothing of the host's Python goes
+# in. PYTHON is the image's, and given only where PROGRAM is srun, which runs its whole task in the image.
 enter_image() {
+  local name
   if ! command -v "$1" > /dev/null; then
     echo "vllm-hpc: $(uname -n) has no $1, which runs the job's image: load its module in the profile's setup" >&2
     exit 1
@@ -254,9 +254,14 @@ enter_image() {
       fi
       ;;
   esac
+  # Not before: on PBS what is set then gets into a file, which must not have what was passed by its name.
+  for name in ${VLLM_HPC_NAMES-}; do
+    if [ -n "${!name+x}" ]; then export "VLLM_HPC_ENV_$name=${!name}"; fi
+  done
   unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE VIRTUAL_ENV LD_PRELOAD
   # The host's libraries; Apptainer has the image's own, and the others would hand them on.
   case "$1" in podman* | shifter) unset LD_LIBRARY_PATH ;; esac
+  export VLLM_HPC_PYTHON="${3:-}"
   # Charliecloud has the folder of TMPDIR for the image's /tmp, and wants USER.
   export VLLM_HPC_TMPDIR="${TMPDIR:-}"
   if [ "$1" = ch-run ]; then unset TMPDIR; fi
@@ -265,7 +270,11 @@ enter_image() {
 
 # Runs in the image, by its sh, which need not be bash: PYTHON WORD..., once it is known that all is there for them.
 in_image() {
-  for name in $VLLM_HPC_NAMES; do eval "export $name=\"\$VLLM_HPC_ENV_$name\""; done
+  for name in $VLLM_HPC_NAMES; do
+    # What has not come this far must not become empty.
+    eval "if [ -n \"\${VLLM_HPC_ENV_$name+x}\" ]; then export $name=\"\$VLLM_HPC_ENV_$name\"; fi"
+    unset "VLLM_HPC_ENV_$name"
+  done
   unset name
   if [ -n "${VLLM_HPC_TMPDIR:-}" ]; then export TMPDIR="$VLLM_HPC_TMPDIR"; fi
   if [ ! -d "${TMPDIR:-/}" ]; then unset TMPDIR; fi
@@ -403,11 +412,12 @@ print_task_file() {
   if [ "${#_vh_passed[@]}" -gt 0 ]; then names="${_vh_passed[*]%%=*}"; fi
   printf 'cd %q || exit 1\n' "$PWD"
   echo 'unset OMP_NUM_THREADS' # PBS sets it for a task, too
-  VLLM_HPC_PASSED="$names" python -P -m vllm_hpc.in_job export "$@" || return 1
+  # Before what refers to them.
   if [ -n "$names" ]; then
     declare -f read_passed
     printf 'read_passed %q %s\n' "$_vh_job/state/passed" "$names"
   fi
+  VLLM_HPC_PASSED="$names" python -P -m vllm_hpc.in_job export "$@" || return 1
   declare -f new_file draft_of put_file put_mark join_node nap is_due say_briefly scratch_folder use_scratch begin_ranks run_briefly ${VLLM_HPC_IMAGE:+enter_image} run_ranks stop_work start_work wait_for_work run_node
   echo "_vh_work= _vh_cause=exit _vh_group= _vh_time_limit= _vh_node_file= _vh_looked=; node=$node; run_node; exit"
 }
@@ -483,7 +493,12 @@ begin_ranks() {
   export VLLM_HPC_SCRATCH
   if [ -n "$VLLM_HPC_SCRATCH" ]; then export PET_LOG_DIR="$VLLM_HPC_SCRATCH"; fi
   # In a job of 'vllm-hpc doctor': what this node finds, whether ranks can start or not.
-  if [ -n "${VLLM_HPC_DOCTOR:-}" ]; then python -P -m vllm_hpc.in_job doctor "$VLLM_HPC_FOLDER" "${node:-0}"; fi
+  if [ -n "${VLLM_HPC_DOCTOR:-}" ]; then
+    set -- python
+    # In an image, as Pyxis starts tasks, there need not be a python, and vllm_hpc may be in the bundle.
+    if [ -n "${VLLM_HPC_PYTHON:-}" ]; then set -- sh -c "$VLLM_HPC_IN_IMAGE" sh "$VLLM_HPC_PYTHON"; fi
+    "$@" -P -m vllm_hpc.in_job doctor "$VLLM_HPC_FOLDER" "${node:-0}"
+  fi
   exec 2> >(
     say_briefly >&2
     if [ -n "$VLLM_HPC_SCRATCH" ]; then rm -rf "$VLLM_HPC_SCRATCH"; fi

@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # What an image has as its own.
-OF_IMAGE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "OF_THE_IMAGE": "yes", "NCCL_DEBUG": "of the image"}
+OF_IMAGE = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin", "OF_THE_IMAGE": "yes", "NCCL_DEBUG": "of the image",
+    "SITE_LICENSE": "of the image",
+}  # fmt: skip
 
 INSTALLED = """#!{python} -P
 import sys
@@ -137,7 +140,8 @@ def srun(argv: list[str]) -> Run:
     here = str(Path(sys.argv[0]).parent)
     real = next(f"{one}/srun" for one in os.environ["PATH"].split(":") if one != here and Path(one, "srun").exists())
     workdir = options["--container-workdir"]
-    return options["--container-image"], list(map(bind_of, mounts)), workdir, [real, *rest], dict(os.environ)
+    environment = {**os.environ, **OF_IMAGE}
+    return options["--container-image"], list(map(bind_of, mounts)), workdir, [real, *rest], environment
 
 
 def options_of(argv: list[str], flags: set[str], valued: set[str]) -> tuple[list[tuple[str, str]], list[str]]:

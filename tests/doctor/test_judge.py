@@ -40,6 +40,17 @@ def test_sound_nodes() -> None:
     assert judged() == []
 
 
+def test_a_node_seen_from_its_image_may_have_another_python() -> None:
+    expected = msgspec.structs.replace(EXPECTED, has_image=True, has_program=True)
+    versions = {**HEAD.versions, "python": "3.10.1"}
+    reports = [msgspec.structs.replace(one, is_in_image=True, versions=versions) for one in (HEAD, OTHER)]
+    found = judge_nodes(reports, expected)
+    assert [one for one in found if one.status in ("warn", "fail")] == []
+    skipped = {one.where: one.found for one in found if one.check == "container"}
+    assert list(skipped) == ["n0", "n1"]
+    assert skipped["n1"].startswith("srun runs its whole task in the image")
+
+
 @pytest.mark.parametrize(
     ("changes", "check", "status", "words"),
     [

@@ -21,7 +21,7 @@ from vllm_hpc.schedulers.lifecycle import lifecycle_text
 # Every client that may be called: none of this machine's is.
 CLIENTS = (
     "sbatch", "squeue", "scontrol", "sacct", "scancel", "sinfo", "srun", "qsub", "qstat", "qdel", "qselect", "qalter",
-    "qrerun", "pbsnodes", "pbsdsh", "nvidia-smi", "rocm-smi", "torchrun",
+    "qrerun", "pbsnodes", "pbsdsh", "sacctmgr", "nvidia-smi", "rocm-smi", "torchrun",
 )  # fmt: skip
 _KEEP = 'for script; do :; done; [ ! -f "$script" ] || cat "$script" > "$KEPT"'
 # A client that takes everything, and says nothing but the id of what was submitted.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.hostile.cases import Case
+from tests.hostile.generate_admin import admin, cluster
 from tests.hostile.generate_clients import question, submission
 from tests.hostile.generate_folders import folder
 from tests.hostile.generate_models import config, weights
@@ -31,6 +32,8 @@ SURFACES: dict[str, tuple[Callable[[Random], Case], int, int]] = {
     "submission": (submission, 10, 65),
     "question": (question, 10, 65),
     "secret": (secret, 15, 85),
+    "admin": (admin, 8, 192),
+    "cluster": (cluster, 4, 116),
 }
 
 

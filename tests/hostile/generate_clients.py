@@ -79,7 +79,7 @@ def _client(random: Random, name: str) -> str:
     code = random.choice((0, 0, 0, 0, 1, 2, 35, 127, 153, 255))
     if kind < 0.1:
         return f"yes '{random.choice(('x', name))}' | head -c 3000000; exit {code}"
-    return f"{_print(out)}\n{_print(err)} >&2\nexit {code}"
+    return f"{print_bytes(out)}\n{print_bytes(err)} >&2\nexit {code}"
 
 
 def _lost(random: Random) -> bytes:
@@ -96,6 +96,6 @@ def _answer(random: Random, name: str) -> bytes:
     return b"\n".join([line] * random.choice((1, 1, 1, 50))) + random.choice((b"\n", b"", b"\xff\xfe\n"))
 
 
-def _print(content: bytes) -> str:
+def print_bytes(content: bytes) -> str:
     """A line of sh that prints these bytes, whatever they are."""
     return f"echo {base64.b64encode(content).decode()} | base64 -d"

@@ -50,7 +50,7 @@ def request(random: Random) -> Case:
     """submit, plan, render and tune with hostile options, and a list of what there is then."""
     command = random.choice(("submit", "submit", "submit", "plan", "render", "tune"))
     jobs = word(random) if random.random() < 0.15 else JOBS
-    jobs = _beside(jobs)
+    jobs = beside(jobs)
     options = [one for _ in range(random.choice((1, 1, 2, 3))) for one in _option(random, command)]
     model = (word(random),) if random.random() < 0.1 else ()
     tail = ("--", *model) if model else ()
@@ -72,7 +72,7 @@ def shell_words(random: Random) -> Case:
             continue
         said = word(random) if random.random() < 0.1 else mild(random)
         if option == "--job-dir":
-            said = _beside(said)
+            said = beside(said)
         head = {"--env": "WORDS=", "--engine": "served_model_name=", "--directive": directive}.get(option, "")
         options += [option, f"{head}{said}"]
     jobs = () if "--job-dir" in options else ("--job-dir", JOBS)
@@ -96,7 +96,7 @@ def job(random: Random) -> Case:
     return Case(((command, *options, "--", *which),), has_job=True)
 
 
-def _beside(jobs: str) -> str:
+def beside(jobs: str) -> str:
     """A folder of the desk: one that the caller wants elsewhere is no fault."""
     return jobs.replace("/", "_").replace("..", "_").lstrip("~- ") or JOBS
 

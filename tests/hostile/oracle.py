@@ -38,6 +38,8 @@ LIMIT_S = 10
 _MOST_SLACK, _MOST_MEMORY = 4, 2 << 30
 # What a hanging client costs, in the place of 15 s and a minute.
 _CLIENT_S = 1.0
+# Commands that say in their findings, and not in an error, why their exit code is 1.
+_FINDS = ("plan", "collect", "profiles", "templates", "doctor")
 _READS = ("plan", "render", "status", "list", "logs")
 # Where status may keep what a scheduler has said, because it forgets it.
 _KEPT = re.compile(r"/state/(verdict-\d+|counted|lost)\.json$")
@@ -197,7 +199,7 @@ def _about(outcome: Outcome) -> Iterator[Complaint]:
     if outcome.code not in (0, 1, 2, 3):
         yield Complaint("code", f"{name}: exit code {outcome.code}: {outcome.err[-500:]}")
     errors = [line for line in outcome.err.splitlines() if line.startswith("Error: ")]
-    is_said_otherwise = outcome.code in (1, 3) and outcome.command[0] in ("plan", "collect")
+    is_said_otherwise = outcome.code in (1, 3) and outcome.command[0] in _FINDS
     if len(errors) != (outcome.code in (1, 2)) and not is_said_otherwise:
         said = outcome.err[-1500:]
         yield Complaint("line", f"{name}: exit code {outcome.code}, {len(errors)} lines of error: {said!r}")

@@ -29,6 +29,7 @@ CONTENTS = {
     "long header": b"[env." + b"a." * 20_000 + b"a]\n",
     "huge": b"# x\n" * 200_000,
     "not toml": b"\x7fELF\x01\x02",
+    "escaped quotes": b'qos = "' + b'\\"' * 200_000 + b"\n",
     "open text": b'qos = """' + b"a\n" * 1000,
     "escape in a key": b'"a\\u001b[31m" = 1\n',
     "escape in a value": b'name = "a\\u001b[31m"\ntime = "\\u001b"\n',

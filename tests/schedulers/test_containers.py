@@ -23,7 +23,7 @@ from vllm_hpc.schedulers.containers.runtime import ImageRun
 from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
 from vllm_hpc.spec.container import RUNTIMES, Bind, Container, check_container, parse_bind
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.expand import on_node, without_variables
+from vllm_hpc.spec.expand import on_node, with_defaults
 from vllm_hpc.spec.resolved_job import ResolvedJob
 
 pytestmark = pytest.mark.admins
@@ -61,8 +61,8 @@ def test_variables_are_the_nodes_and_are_neither_split_nor_expanded_again(monkey
     assert "NO_SUCH" in unset.stderr
 
 
-def test_what_of_a_bind_is_the_same_on_every_node() -> None:
-    assert without_variables("${A:-b:c}/d$$e$F") == "/d$e"
+def test_what_of_a_bind_is_known() -> None:
+    assert with_defaults("${A:-b:c}/d$$e$F") == "b:c/d$e"
     assert parse_bind("${A:-/b:c}/d:/e:ro", "x") == Bind("${A:-/b:c}/d", "/e", True)
     assert parse_bind("$SCRATCH", "x") == Bind("$SCRATCH", "$SCRATCH")
 

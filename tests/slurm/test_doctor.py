@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.containers.stand_in import install
 from tests.crafted import make_folder
 from vllm_hpc.doctor.doctor import examine
 from vllm_hpc.spec.finding import Finding
@@ -112,6 +114,26 @@ if [ "$NODE" = 1 ]; then export GLOO_SOCKET_IFNAME=ib9 PYTHONPATH="{other.parent
     assert {one.where for one in faults} == {"node2"}
     assert sorted(one.check for one in faults) == ["container", "gloo", "gpus", "model", "versions"]
     assert of(found, "job")[0][0] == "fail"
+
+
+@pytest.mark.full
+@pytest.mark.ranks
+def test_nodes_whose_task_is_in_an_image_without_python(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Pyxis runs it: the image's PATH has no ``python``, and the node's runtime and image are not seen."""
+    install(site / "bin", "srun")
+    monkeypatch.setenv("PATH", str(site / "bin"), prepend=":")
+    image = site / "vllm.sqsh"
+    image.touch()
+    container = f'container = {{ runtime = "pyxis", image = "{image}", python = "{sys.executable}" }}\n'
+    (site / "vllm-hpc.toml").write_text(PROFILE + container)
+    found = look(site)
+    assert [one for one in found if one.where and one.status in ("warn", "fail")] == []
+    for node in ("node1", "node2"):
+        assert [status for status, _ in of(found, "versions", node)] == ["ok"]
+        assert [status for status, _ in of(found, "port", node)] == ["ok"]
+        ((status, words),) = of(found, "container", node)
+        assert (status, words[:39]) == ("skip", "srun runs its whole task in the image, ")
+    assert of(found, "job")[0][0] == "ok"
 
 
 @pytest.mark.ranks

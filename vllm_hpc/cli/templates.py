@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -113,7 +114,8 @@ def init_command(folder: str, name: str | None, scheduler: str | None, as_json: 
     if as_json:
         print_json({"file": str(path), "scheduler": scheduler})
     else:
-        say(f"Wrote {path}: now take a block out of its comment, then 'vllm-hpc templates check {folder}'")
+        check = f"vllm-hpc templates check {shlex.quote(folder)}"
+        say(f"Wrote {path}: now take a block out of its comment, then {check}")
     return 0
 
 
@@ -147,10 +149,11 @@ def _site(template_dir: str | None, profile: str | None) -> _Site:
 
     from vllm_hpc.planner.resolve import find_site
     from vllm_hpc.schedulers.template_folders import distinct_folders
-    from vllm_hpc.spec.values import check_path
+    from vllm_hpc.spec.values import as_path, check_path
 
     if template_dir is not None:
         check_path(template_dir, "DIR")
+        as_path(template_dir, "DIR")
     name = profile or os.environ.get("VLLM_HPC_PROFILE") or None
     found = find_site(name)
     folders = [*([template_dir] if template_dir else []), *found.template_dirs]

@@ -41,6 +41,10 @@ def _judge(report: NodeReport, expected: Expected) -> Iterator[Finding]:
         yield _sharing(report)
         yield _clock(report)
     yield _memory(report, expected)
+    if report.is_in_image:
+        words = "srun runs its whole task in the image, which hides the node's own packages, model and runtime"
+        yield Finding("container", "skip", words, where=report.host)
+        return
     if report.model is not None:
         yield _model(report.model, report, expected)
     yield from _container(report, expected)
@@ -52,7 +56,7 @@ def _versions(report: NodeReport, expected: Expected) -> Iterator[Finding]:
         f"{name} {host.get(name, 'is missing')}, not {own[name]}" for name in _EXACT if host.get(name) != own[name]
     ]
     minor = host.get("python", "").split(".")[:2]
-    if minor != own["python"].split(".")[:2]:
+    if minor != own["python"].split(".")[:2] and not report.is_in_image:
         wrong.append(f"Python {host.get('python')}, not {own['python']}")
     if wrong:
         advice = "install the same versions there, or see what PATH, PYTHONPATH and the profile's setup change on nodes"

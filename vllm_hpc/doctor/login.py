@@ -21,7 +21,7 @@ from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.timed_writes import free_gib, time_writes
 from vllm_hpc.jobs.submit import Prepared, prepare_untuned
 from vllm_hpc.planner.models import demo
-from vllm_hpc.planner.models.cached import why_not_cached
+from vllm_hpc.planner.models.cached import fetch_command, why_not_cached
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.planner.models.hub import find_config
 from vllm_hpc.planner.models.weight_files import lacks_weights
@@ -212,11 +212,12 @@ def _of_hub(job: ResolvedJob, model: Model) -> tuple[HostPath, Finding]:
     if lacks is None and snapshot is not None and lacks_weights(snapshot, engine) is None:
         seen = path_of_model(str(snapshot), os.environ)
         return msgspec.structs.replace(seen, path=name), Finding("model", "ok", f"{name}: in the cache, {snapshot}")
-    find_config(name, cache)  # asks the Hub, which may refuse it
+    why = find_config(name, cache)  # asks the Hub, which may refuse it
     if lacks is not None:
         return HostPath(name), refused("model", ModelError(lacks))
-    words = f"{name}: it is not whole in the cache {str(cache)!r}"
-    return HostPath(name), Finding("model", "warn", words, "each rank would download it: fetch it here first")
+    words = f"{name}: {why if isinstance(why, str) else f'it is not whole in the cache {str(cache)!r}'}"
+    advice = f"each rank would download it: run '{fetch_command(name, job)}' first"
+    return HostPath(name), Finding("model", "warn", words, advice)
 
 
 def _container(job: ResolvedJob) -> Iterator[Finding]:

@@ -64,11 +64,13 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     Written twice: before the nodes meet, and after (``has_met``). ``port_error``: why the head cannot listen at the
     port of the rendezvous; ``head_error``: why this node does not reach it. ``skew_s``: how far the head's clock is
     ahead of this one's. ``wrong_interfaces``: variables that name a network interface which this node does not have.
+    ``is_in_image``: srun has run this in the image, whose Python, packages and folders were seen, not the node's.
     """
 
     node: int
     host: str
     has_met: bool = False
+    is_in_image: bool = False
     versions: dict[str, str] = {}
     gpus: Gpus | None = None
     gpus_error: str = ""

@@ -22,7 +22,7 @@ from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
 from vllm_hpc.planner.workload import Workload, measure_workload
-from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_override
+from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_override, get_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
@@ -131,7 +131,8 @@ def unused_options(job: ResolvedJob) -> list[str]:
     names = ("partition", "account", "qos", "mem", "directive")
     given = [f"--{name}" for name in names if job.is_asked(name) and getattr(job.request, name)]
     unused = [f"{', '.join(given)}: not used by the {job.scheduler} scheduler"] if job.runs_here and given else []
-    keys = ignored_keys(job.site, job.scheduler, job.request.launcher)
+    starts_torchrun = not get_launcher(job.launcher).is_task_per_rank
+    keys = ignored_keys(job.site, job.scheduler, starts_torchrun)
     return [*unused, *([f"of the profile not used by {job.scheduler}: {', '.join(keys)}"] if keys else [])]
 
 

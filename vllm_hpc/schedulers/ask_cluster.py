@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_hpc.schedulers.client import ClientMissingError, call_client
-from vllm_hpc.schedulers.inventory import Inventory
+from vllm_hpc.schedulers.inventory import Inventory, without_impossible
 from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
 from vllm_hpc.spec.errors import RequestError
 
@@ -26,6 +26,6 @@ def ask_cluster(name: str | None = None) -> Inventory:
     if take_inventory is None:
         raise RequestError(f"the scheduler {name!r} cannot be asked what its cluster has: write the profile by hand")
     try:
-        return take_inventory(lambda argv: call_client(argv, _TIMEOUT_S))
+        return without_impossible(take_inventory(lambda argv: call_client(argv, _TIMEOUT_S)))
     except ClientMissingError:
         raise RequestError(f"the clients of {name} are not here: run this on a login node of the cluster") from None

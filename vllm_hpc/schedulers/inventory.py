@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.gpus import names_of_gpu
 from vllm_hpc.spec.profile import Queue
+from vllm_hpc.spec.values import CHECKS
 
 # Partitions of these names are for tries, for jobs that may be cut, or for somebody else.
 _NOT_FOR_ALL = re.compile(
@@ -140,6 +142,17 @@ def gpu_of(kind: NodeKind) -> tuple[str | None, str]:
     )
 
 
+def without_impossible(found: Inventory) -> Inventory:
+    """The same without the tables that no job can keep, which are left out: no profile can have one."""
+    why = {}
+    for one in found.queues:
+        least, most = one.queue.min_nodes, one.queue.max_nodes
+        if least and most and least > most:
+            why[one.name] = f"no job can have {least} nodes at least and {most} at most"
+    queues = tuple(one for one in found.queues if one.name not in why)
+    return msgspec.structs.replace(found, queues=queues, left_out={**found.left_out, **why})
+
+
 def make_queue(partition: str | None, values: Iterable[tuple[str, Any, str]]) -> tuple[Queue, dict[str, str]]:
     """A table of values, each as key, value and source, and the sources; a value that no table can have is no limit.
 
@@ -153,7 +166,9 @@ def make_queue(partition: str | None, values: Iterable[tuple[str, Any, str]]) ->
 def _is_value(key: str, value: Any) -> bool:
     try:
         msgspec.convert({key: value}, Queue)
-    except msgspec.ValidationError:
+        if check := CHECKS.get(key):
+            check(value, key)
+    except (msgspec.ValidationError, RequestError):
         return False
     return True
 

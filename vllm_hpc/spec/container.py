@@ -103,6 +103,13 @@ def check_container(value: Container | str, origin: str) -> None:
             raise RequestError(f"{origin}.bundle must be an absolute path, not {value.bundle!r}")
 
 
+def check_bundle_path(path: str, origin: str) -> None:
+    """Check the path of a bundle, which PYTHONPATH has in the image. Raises RequestError."""
+    _check_text(path, origin)
+    if ":" in path:
+        raise RequestError(f"{origin} must be a path without ':', which parts the folders of PYTHONPATH, not {path!r}")
+
+
 def _check_image(image: str, origin: str) -> None:
     if not image:
         return

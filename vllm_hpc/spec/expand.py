@@ -97,9 +97,9 @@ def _expanded(name: str, value: Any, environment: Mapping[str, str], origin: str
     return made
 
 
-def without_variables(text: str) -> str:
-    """What of a text is the same wherever it is expanded: without its variables, with its dollars."""
-    return _VARIABLE.sub(lambda match: "" if match["name"] or match["braced"] else "$", text)
+def with_defaults(text: str) -> str:
+    """What of a text is known before it is expanded: its dollars, and a variable's default in the place of it."""
+    return _VARIABLE.sub(lambda match: match["default"] or "" if match["name"] or match["braced"] else "$", text)
 
 
 def on_node(text: object) -> str:

@@ -136,24 +136,24 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     drain_lead: Annotated[LeadSeconds | None, key("as --drain-lead")] = None
 
 
-def ignored_keys(profile: Profile, scheduler: str, launcher: str | None = None) -> list[str]:
+def ignored_keys(profile: Profile, scheduler: str, starts_torchrun: bool | None = None) -> list[str]:
     """The keys that have a value which a job does not use, with one of our schedulers; another package's may use any.
 
-    ``launcher``: the one that is asked for, if not the profile's.
+    ``starts_torchrun``: whether the job's launcher does; None: as the profile's.
     """
     if scheduler not in (*_CLUSTERS, "local"):
         return []
     default = Profile()
     is_set = {name for name in keys_of(Profile) if getattr(profile, name) != getattr(default, name)}
     of_others = {name for name, one in keys_of(Profile).items() if one.schedulers and scheduler not in one.schedulers}
-    unused = is_set & (of_others | _of_no_use(profile, scheduler, launcher or profile.launcher))
+    unused = is_set & (of_others | _of_no_use(profile, scheduler, starts_torchrun))
     return [name for name in keys_of(Profile) if name in unused]
 
 
-def _of_no_use(profile: Profile, scheduler: str, launcher: str | None) -> set[str]:
+def _of_no_use(profile: Profile, scheduler: str, starts_torchrun: bool | None) -> set[str]:
     """Keys that another key makes useless."""
     unused = set()
-    if launcher == "srun":  # one task a rank, without torchrun
+    if starts_torchrun is False or (starts_torchrun is None and profile.launcher == "srun"):
         unused.add("torchrun_options")
     if profile.gpu_flag == "none":
         unused.add("gpu_type")

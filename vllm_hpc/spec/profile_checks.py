@@ -97,6 +97,19 @@ def _check(key: Key, value: Any, origin: str) -> None:
     """Check one value by itself; what a layer takes away or adds to is left out. Raises RequestError."""
     if value == "" and key.is_optional_text:
         return
+    value = _check_text(key, value, origin)
+    check = CHECKS.get(key.name)
+    if check and not (key.expanded == "at submission" and any(map(has_variables, _texts(value)))):
+        check(value, origin)
+    if own := _CHECKS.get(key.name):
+        own(value)
+
+
+def _check_text(key: Key, value: Any, origin: str) -> Any:
+    """Check for secrets and variables, and return what a layer says itself, a table as its struct.
+
+    Raises RequestError.
+    """
     if isinstance(value, list):
         if value.count(BELOW) > 1:
             raise RequestError(f"'{origin}' must have \"{BELOW}\", the list of the layers below, once at most")
@@ -106,11 +119,7 @@ def _check(key: Key, value: Any, origin: str) -> None:
     if key.expanded:
         for text in _texts(value):
             check_variables(text, f"'{origin}'")
-    check = CHECKS.get(key.name)
-    if check and not (key.expanded == "at submission" and any(map(has_variables, _texts(value)))):
-        check(value, origin)
-    if own := _CHECKS.get(key.name):
-        own(value)
+    return value
 
 
 def _own(value: Any) -> Any:
@@ -119,12 +128,12 @@ def _own(value: Any) -> Any:
 
 
 def _as_table(key: Key, value: Any, origin: str) -> Any:
-    """A table within a profile as its struct, whose values are checked first; any other value as it is."""
+    """A table within a profile as its struct, whose texts are checked first; any other value as it is."""
     struct = table_of(key.kind)
     if struct is None or is_table_of_tables(key.kind):
         return value
     for name, one in value.items():
-        _check(keys_of(struct)[name], one, f"{origin}.{name}")
+        _check_text(keys_of(struct)[name], one, f"{origin}.{name}")
     return msgspec.convert({name: _own(one) for name, one in value.items()}, struct)
 
 
@@ -199,6 +208,11 @@ def check_together(profile: Profile, place: Place) -> None:
             raise ProfileError(
                 f"{place(key)}: '{key}' needs gpus_per_node, for the part of it that belongs to a job's GPUs"
             )
+    if profile.wrapper and "=" in profile.wrapper[0]:  # behind env, as with --launcher srun, it would be a variable
+        raise ProfileError(
+            f"{place('wrapper')}: 'wrapper' must begin with a program, whose path cannot have a '=', not "
+            f"{profile.wrapper[0]!r}"
+        )
     if profile.head_command and profile.head_suffix:
         raise ProfileError(
             f"{place('head_command')}: 'head_command' and 'head_suffix' are both given, but both name the head node: "

@@ -15,7 +15,7 @@ MOST_BYTES = 512 << 10
 # parts is a long run of names, with or without quotes, and dots.
 _MOST_PARTS = 32
 _PART = r"""(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+"""
-_LONG_KEY = re.compile(rf"(?<![\w\"'-]){_PART}(?:\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
+_LONG_KEY = re.compile(rf"(?<![\w\"'\\-]){_PART}(?:\.[ \t]*+{_PART}){{{_MOST_PARTS}}}")
 
 
 def parse_toml(content: bytes, path: Path) -> dict[str, Any]:

@@ -189,9 +189,10 @@ def check_host_suffix(text: str, origin: str) -> None:
 def check_python(path: str, origin: str) -> None:
     """The Python of an environment, of which the folder is put first in PATH: other names would not be called."""
     check_path(path, origin)
-    if not path.startswith(("/", "~/")) or Path(path).name not in ("python", "python3"):
+    if not path.startswith(("/", "~/")) or Path(path).name not in ("python", "python3") or ":" in path:
         raise RequestError(
-            f"{origin} must be an environment's python by its absolute path, as in '/sw/vllm/bin/python', not {path!r}"
+            f"{origin} must be an environment's python by its absolute path, as in '/sw/vllm/bin/python', without ':', "
+            f"not {path!r}"
         )
 
 

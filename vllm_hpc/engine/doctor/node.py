@@ -49,11 +49,13 @@ def _wait(job: JobFolder, attempt: int, node: int) -> None:
 
 
 def _look(job: JobFolder, node: int) -> NodeReport:
-    subject = _subject()
+    is_in_image = bool(os.environ.get("VLLM_HPC_PYTHON"))  # lifecycle.sh has called the image's
+    subject = Subject() if is_in_image else _subject()
     found: dict[str, Any] = {**_find_gpus(), **_find_network(node == 0), **_find_folder(job)}
     return NodeReport(
         node=node,
         host=node_name(),
+        is_in_image=is_in_image,
         versions=look.versions(),
         interfaces=look.interfaces(),
         wrong_interfaces=look.wrong_interfaces(os.environ),

@@ -46,9 +46,14 @@ def _lacks(job: ResolvedJob, cache: Path) -> str | None:
 
 
 def _said(model: str, what: str, job: ResolvedJob) -> str:
+    return f"{model!r} {what}, and the nodes are offline: run '{fetch_command(model, job)}' first"
+
+
+def fetch_command(model: str, job: ResolvedJob) -> str:
+    """The command that downloads a model of the Hub for such a job."""
     options = {"--revision": job.request.engine.get("revision"), "--profile": job.request.profile}
     words = [f"{key} {shlex.quote(value)}" for key, value in options.items() if isinstance(value, str) and value]
-    return f"{model!r} {what}, and the nodes are offline: run '{' '.join(['vllm-hpc fetch', model, *words])}' first"
+    return " ".join(["vllm-hpc fetch", model, *words])
 
 
 def _is_hub_id(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from vllm_hpc.schedulers.containers.runtime import ContainerRuntime
 from vllm_hpc.spec.container import Bind, Container, is_path, parse_bind
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.expand import without_variables
+from vllm_hpc.spec.expand import with_defaults
 from vllm_hpc.spec.model_cache import hub_cache
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.user_cache import cache_folder
@@ -97,7 +97,7 @@ def _check(bind: Bind, runtime: ContainerRuntime) -> None:
     if bind.read_only and not runtime.has_read_only:
         raise RequestError(f"container.binds: {runtime.name} cannot bind {bind.host!r} read-only: leave out ':ro'")
     for text in (bind.host, bind.inside):
-        path = without_variables(text)
+        path = with_defaults(text)
         if runtime.unfit and (found := re.search(runtime.unfit, path)):
             raise RequestError(
                 f"{runtime.name} cannot bind {path!r}, because of the {found[0]!r} in it: choose another folder"

@@ -9,7 +9,7 @@ import msgspec
 
 from vllm_hpc.schedulers.containers.bundle import check_bundle
 from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
-from vllm_hpc.spec.container import RUNTIMES, Container, is_path
+from vllm_hpc.spec.container import RUNTIMES, Container, check_bundle_path, check_container, is_path
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import as_path, check_path
 
@@ -34,13 +34,14 @@ def choose_container(asked: str | None, of_site: Container | None) -> Container 
         container = msgspec.structs.replace(container, image=asked)
     if not container.image:
         return None
-    image = _as_image(container.image)
     origin = "--container" if asked is not None else "the profile's container.image"
+    check_container(container.image, origin)
+    image = _as_image(container.image, origin)
     runtime = container.runtime or _runtime_of(image, origin)
-    suits = _suiting(image)
+    suits = _suiting(image, origin)
     if suits and runtime not in suits:
         raise RequestError(f"{origin} {image!r} is an image for {suits[0]}, not for {runtime}: set container.runtime")
-    bundle = str(as_path(container.bundle, "container.bundle").absolute()) if container.bundle else None
+    bundle = _as_bundle(container.bundle) if container.bundle else None
     return msgspec.structs.replace(container, image=image, runtime=runtime, bundle=bundle)
 
 
@@ -71,31 +72,37 @@ def check_is_there(container: Container) -> None:
         check_bundle(Path(container.bundle))
 
 
-def _as_image(image: str) -> str:
-    """The image with the absolute path of what is a file or a folder."""
-    if _REFERENCE.match(image):
-        return image
-    is_here = image.startswith(("/", "./", "../", "~")) or Path(image).suffix in _BY_SUFFIX or _is_dir(image)
-    if not is_here:
-        return image
-    path = str(as_path(image, "--container").absolute())
-    check_path(path, "--container")
+def _as_bundle(bundle: str) -> str:
+    path = str(as_path(bundle, "container.bundle").absolute())
+    check_bundle_path(path, "container.bundle")
     return path
 
 
-def _is_dir(image: str) -> bool:
-    return as_path(image, "--container").is_dir()
+def _as_image(image: str, origin: str) -> str:
+    """The image with the absolute path of what is a file or a folder."""
+    if _REFERENCE.match(image):
+        return image
+    is_here = image.startswith(("/", "./", "../", "~")) or Path(image).suffix in _BY_SUFFIX or _is_dir(image, origin)
+    if not is_here:
+        return image
+    path = str(as_path(image, origin).absolute())
+    check_path(path, origin)
+    return path
 
 
-def _suiting(image: str) -> tuple[str, ...]:
+def _is_dir(image: str, origin: str) -> bool:
+    return as_path(image, origin).is_dir()
+
+
+def _suiting(image: str, origin: str) -> tuple[str, ...]:
     """The runtimes that such an image is for; none where its name does not tell."""
     if not is_path(image):
         return ()
-    return _BY_SUFFIX.get(Path(image).suffix, _FOLDERS if _is_dir(image) else ())
+    return _BY_SUFFIX.get(Path(image).suffix, _FOLDERS if _is_dir(image, origin) else ())
 
 
 def _runtime_of(image: str, origin: str) -> str:
-    suits = _suiting(image)
+    suits = _suiting(image, origin)
     if not suits:
         raise RequestError(
             f"{origin} {image!r} does not tell what runs it (a .sif is Apptainer's, a .sqsh Pyxis's, a folder "

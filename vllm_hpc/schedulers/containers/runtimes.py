@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vllm_hpc.schedulers.containers.runtime import ContainerRuntime, ImageRun
 from vllm_hpc.spec.container import RUNTIMES, Bind
+from vllm_hpc.spec.expand import with_defaults
 
 # What a shell has where nothing is said: Charliecloud hands on the host's, and podman's image may have none.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -76,8 +77,9 @@ def _colons(bind: Bind) -> str:
 
 
 def _needs_csv(bind: Bind, letters: str) -> bool:
-    """Whether its paths have what parts them; a variable's default does not count, as it is the shell's."""
-    return not bind.host.startswith("$") and any(letter in bind.host + bind.inside for letter in letters)
+    """Whether its paths, or a variable's default, have what parts them."""
+    text = with_defaults(bind.host) + with_defaults(bind.inside)
+    return any(letter in text for letter in letters)
 
 
 def _mount(bind: Bind) -> str:

@@ -2,7 +2,8 @@
 
 PBS starts processes on the nodes with an almost empty environment, so they read it from a file. The file does not have
 the scheduler's own variables or those of one host (its GPUs, its TMPDIR), unless ``--env`` named them (NAMES). It never
-has secrets, nor the variables that VLLM_HPC_PASSED names: each node reads those by itself, from state/passed.
+has secrets, nor the values of the variables that VLLM_HPC_PASSED names: each node has read those by itself, from
+state/passed, and what holds one (the image's copy of it, what the profile's setup made of it) refers to it.
 """
 
 from __future__ import annotations
@@ -23,17 +24,27 @@ _OF_THE_HOST = re.compile(
 
 
 def to_shell(environment: Mapping[str, str], named: list[str]) -> str:
-    """An ``export`` line for each variable that is valid on every host."""
+    """An ``export`` line for each variable that is valid on every host, for a shell that has those passed."""
     passed = ("VLLM_HPC_PASSED", *environment.get("VLLM_HPC_PASSED", "").split())
+    names = {environment[name]: name for name in passed[1:] if environment.get(name)}
     lines = [
-        f"export {name}={shlex.quote(value)}\n"
+        f"export {name}={word}\n"
         for name, value in environment.items()
         if _NAME.fullmatch(name)
         and (name in named or not _OF_THE_HOST.fullmatch(name))
         and name not in passed
-        and not is_secret_variable(name, value)
+        and (word := _word(name, value, names))
     ]
     return "".join(lines)
+
+
+def _word(name: str, value: str, names: Mapping[str, str]) -> str:
+    """The shell's word for a value, which has the passed variables in ``names`` by their name; none for a secret."""
+    if value not in names and is_secret_variable(name, value):
+        return ""
+    longest_first = sorted(names, key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", value) if names else [value]
+    return "".join(f'"${names[part]}"' if part in names else shlex.quote(part) for part in parts if part) or "''"
 
 
 def main(argv: list[str]) -> int:
