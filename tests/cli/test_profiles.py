@@ -88,7 +88,8 @@ def test_check_passes_what_fits_the_cluster(site: Path, run_cli: Cli) -> None:
     done = run_cli("profiles", "check", "borealis")
     assert (done.code, done.err) == (0, ""), done.out
     assert "ok    cluster     borealis: Slurm 22.05.8 of borealis has the partitions" in done.out
-    assert "ok    script      borealis: 2 rehearsals can be submitted" in done.out
+    assert "with these limits, GPUs, cores and memory\n" in done.out
+    assert "ok    script      borealis: 2 rehearsals can be submitted, says sbatch --test-only\n" in done.out
     assert list(checked(run_cli)) == ["borealis", "other", "lone"], "without NAME all, but for the gallery"
 
 
@@ -108,6 +109,31 @@ def test_check_passes_what_fits_the_cluster(site: Path, run_cli: Cli) -> None:
         (
             '[profiles.x]\nscheduler = "slurm"\nqueues.l40s = { gpus_per_node = 4, gpu_type = "a100" }\n',
             "fail cluster: queue l40s: gpu_type is a100, and the cluster has nvidia_l40s",
+        ),
+        *(
+            (
+                f'[profiles.x]\nscheduler = "slurm"\ngpus_per_node = 4\nqueues.l40s = {{ {text} }}\n',
+                f"warn cluster: queue l40s: {said}",
+            )
+            for text, said in (
+                ("cpus_per_node = 256", "cpus_per_node is 256, and the cluster's is 32"),
+                ('mem_per_node = "3T"', "mem_per_node is 3T, and the cluster's is 256000M"),
+                ('mem = "256001M"', "mem is 256001M, and the cluster's is 256000M"),
+                ("cpus_per_rank = 9", "cpus_per_rank is 9, which nodes with 32 cores do not have for 4 GPUs"),
+                ('mem_per_gpu = "300G"', "mem_per_gpu is 300G, which nodes with 256000M do not have for 4 GPUs"),
+            )
+        ),
+        (
+            '[profiles.x]\nscheduler = "slurm"\ngpus_per_node = 4\npartition = "l40s"\ncpus_per_node = 256\n',
+            "warn cluster: queue l40s: cpus_per_node is 256",
+        ),
+        (
+            '[profiles.x]\nscheduler = "slurm"\ngpus_per_node = 4\nqueues.any = { partition = "l40s,h100" }\n',
+            "ok cluster: Slurm 22.05.8",
+        ),
+        (
+            '[profiles.x]\nscheduler = "slurm"\ngpus_per_node = 4\nqueues.any = { partition = "l40s,nope" }\n',
+            "fail cluster: queue any: there is no partition 'nope'",
         ),
         ('[profiles.x]\nscheduler = "slurm"\nqueues.old = {}\n', "warn cluster: queue old: its State is DOWN"),
         ('[profiles.x]\nscheduler = "pbs"\nqueues.prod = {}\n', "skip cluster: the clients of pbs are not here"),

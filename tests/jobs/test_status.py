@@ -179,6 +179,96 @@ def test_the_end_of_the_log_is_not_what_the_script_says_of_another_attempt(tmp_p
     assert read_status(folder).reason.endswith("the log ends with: vllm-hpc: not joined within 20 s: n1")
 
 
+SRUN = """\
+srun: cluster configuration lacks support for cpu binding
+vllm-hpc: node2 joined as node 1
+{cause}
+srun: error: node2: task 1: Exited with exit code 127
+srun: launch/slurm: _step_signal: Terminating StepId=2891701.0
+slurmstepd-node1: error: *** STEP 2891701.0 ON node1 CANCELLED AT 2026-11-30T16:34:55 ***
+srun: error: node1: task 0: Terminated
+srun: Force Terminated StepId=2891701.0
+vllm-hpc: not running again: another attempt would end the same way
+"""
+HYDRA = """\
+{cause}
+
+===================================================================================
+=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES
+=   PID 3126 RUNNING AT n1
+=   EXIT CODE: 127
+=   CLEANING UP REMAINING PROCESSES
+=   YOU CAN IGNORE THE BELOW CLEANUP MESSAGES
+===================================================================================
+"""
+OPEN_MPI = """\
+{cause}
+--------------------------------------------------------------------------
+Primary job  terminated normally, but 1 process returned
+a non-zero exit code. Per user-direction, the job has been aborted.
+--------------------------------------------------------------------------
+--------------------------------------------------------------------------
+mpiexec detected that one or more processes exited with non-zero status, thus causing
+the job to be terminated. The first process to do so was:
+
+  Process name: [[25871,1],0]
+  Exit code:    127
+--------------------------------------------------------------------------
+"""
+PALS = "{cause}\nx3004c0s7b0n0.hsn: rank 1 exited with code 127\nx3004c0s7b0n1.hsn: rank 0 died from signal 15\n"
+PBSDSH = "{cause}\npbsdsh: task 0x00000001 exit status 127\n"
+USAGE = '{cause}\nTry "srun --help" for more information\n'
+
+
+@pytest.mark.admins
+@pytest.mark.parametrize("log", [SRUN, HYDRA, OPEN_MPI, PALS, PBSDSH, USAGE])
+@pytest.mark.parametrize(
+    "cause", ["environment: line 129: exec: nosuchwrapper: not found", "srun: unrecognized option '--nosuchoption=3'"]
+)
+def test_what_a_launcher_says_of_an_end_does_not_hide_its_cause(tmp_path: Path, log: str, cause: str) -> None:
+    folder = started(tmp_path)
+    folder.scheduler_log.write_text(log.format(cause=cause))
+    end(folder, 127)
+    assert read_status(folder).reason == f"the script ended with exit code 127; the log ends with: {cause}"
+
+
+@pytest.mark.admins
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (SRUN.format(cause=""), "srun: error: node2: task 1: Exited with exit code 127"),
+        ("srun: error: n1: task 0: Segmentation fault\nsrun: error: n2: task 1: Terminated\n", "Segmentation fault"),
+        ("srun: error: n1: task 0: Out Of Memory\nsrun: Force Terminated StepId=1.0\n", "task 0: Out Of Memory"),
+        ("slurmstepd: error: *** STEP 1.0 ON n1 CANCELLED AT x DUE TO NODE FAILURE ***\n", "DUE TO NODE FAILURE ***"),
+        (
+            "sh: module: not found\nvllm-hpc: node_setup ended with exit code 3 on n1\nsrun: error: n1: task 0: Killed",
+            "the log ends with: sh: module: not found; vllm-hpc: node_setup ended with exit code 3 on n1",
+        ),
+        (
+            "vllm-hpc: n1 joined as node 0\nvllm-hpc: node_setup ended with exit code 3 on n1\n",
+            "the log ends with: vllm-hpc: node_setup ended with exit code 3 on n1",
+        ),
+        (
+            "an old cause\nvllm-hpc: running again: x\nsrun: error: n1: task 0: Killed\n",
+            "srun: error: n1: task 0: Killed",
+        ),
+    ],
+)
+def test_of_a_launchers_words_those_that_say_most_are_told(tmp_path: Path, log: str, said: str) -> None:
+    folder = started(tmp_path)
+    folder.scheduler_log.write_text(log)
+    end(folder, 1)
+    assert read_status(folder).reason.endswith(said)
+
+
+def test_a_thousand_nodes_that_end_do_not_hide_the_cause(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    ends = "".join(f"srun: error: node{n}: task {n}: Exited with exit code 1\n" for n in range(1000))
+    folder.scheduler_log.write_text(f"bash: exec: nosuchwrapper: not found\n{ends}")
+    end(folder, 1)
+    assert read_status(folder).reason.endswith("exec: nosuchwrapper: not found")
+
+
 def test_a_supervisor_that_is_gone_without_a_record_means_failed(tmp_path: Path) -> None:
     folder = started(tmp_path)
     supervisor(folder, platform.node(), dead_pid(), 0)

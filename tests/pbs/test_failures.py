@@ -69,6 +69,27 @@ def family_of(job: Job, rank: int) -> list[psutil.Process]:
     return family
 
 
+@pytest.mark.admins
+@pytest.mark.parametrize(
+    ("launcher", "line", "said"),
+    [
+        ("pbsdsh", "wrapper = ['nosuchwrapper']", "exec: nosuchwrapper: not found"),
+        pytest.param(
+            "pbs_tmrsh",
+            "node_setup = ['exit 3']",
+            "vllm-hpc: node_setup ended with exit code 3 on",
+            marks=pytest.mark.full,
+        ),
+    ],
+)
+def test_the_reason_is_not_what_the_launcher_says_of_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str, line: str, said: str
+) -> None:
+    (tmp_path / "vllm-hpc.toml").write_text(f"[profiles.p]\n{line}\n")
+    monkeypatch.chdir(tmp_path)
+    assert said in ends_as(submit(None, tmp_path, profile="p", launcher=launcher), "FAILED").reason
+
+
 def test_qdel_while_running(subject: Path | None, tmp_path: Path) -> None:
     job = start(subject, tmp_path)
     qdel(job)

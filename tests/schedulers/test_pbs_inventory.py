@@ -138,6 +138,41 @@ def test_tries_and_what_may_be_cut_are_for_those_who_ask(derecho: Inventory, pol
     assert polaris.left_out == {"run_next": "it is not enabled"}
 
 
+def test_a_reservations_queue_gets_no_table() -> None:
+    takes = {"queue_type": "Execution", "enabled": "True", "started": "True"}
+    its = {**takes, "acl_user_enable": "True", "acl_users": "kim@*"}
+    waiting = {**its, "started": "False"}
+    found = assemble({"workq": takes, "R1234": its, "S77": waiting, "M9": its, "R2": takes, "R1x": its}, {}, [])
+    assert [one.name for one in found.queues] == ["workq", "R2", "R1x"], "R2 is for everybody: no reservation's is"
+    assert found.left_out == {}
+    assert "R1234" in found.partitions
+
+
+def test_what_pbs_cannot_tell_of_jobs_is_said() -> None:
+    found = assemble({"workq": {"queue_type": "Execution", "enabled": "True", "started": "True"}}, {}, [])
+    assert '# nor what each job must name: where that is who pays, and a walltime: required = ["account", "time"]' in (
+        profile_text("x", found, "today").splitlines()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        (
+            "rtx6000",
+            "say how much memory GPU 'rtx6000' has, as nvidia-smi or rocm-smi does, so that plan can check it: ",
+        ),
+        ("a100", 'say which GPU \'a100\' is, so that plan can check memory: gpu = "a100-40" or "a100-64" or '),
+    ],
+)
+def test_no_gpu_is_taken_for_another(kind: str, advice: str) -> None:
+    takes = {"queue_type": "Execution", "enabled": "True", "started": "True"}
+    hosts = parse_hosts({"n1": vnode("n1", ncpus=64, ngpus=4, gpu_type=kind)})
+    (said,) = assemble({"workq": takes}, {}, hosts).gpu_advice()
+    assert said.startswith(advice)
+    assert "h100" not in said
+
+
 def test_vnodes_of_a_host_are_summed_and_belong_to_their_queue() -> None:
     nodes = json.loads((RECORDED / "pbsnodes_vnodes.json").read_text())["nodes"]
     takes = {"queue_type": "Execution", "enabled": "True", "started": "True"}

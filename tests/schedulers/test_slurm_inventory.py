@@ -192,6 +192,21 @@ def test_a_partitions_own_quality_of_service_limits_it(monkeypatch: pytest.Monke
     assert queue.sources["max_time"] == "MaxWall of QoS gpu_part"
 
 
+@pytest.mark.parametrize("allowed", ["regular,debug,gone", "regular", "ALL", "gone,other"])
+def test_the_qualities_of_service_that_jobs_choose_are_told_with_their_limits(allowed: str) -> None:
+    fields = partitions_of("gpu").replace("AllowQos=ALL", f"AllowQos={allowed}")
+    qos = {"regular": ("2-00:00:00", ""), "debug": ("00:30:00", "node=8"), "other": ("", "")}
+    groups = parse_sinfo("gpu|80|40|382000|gpu:a100:4|idle||r[1-80]", {})
+    text = profile_text("x", assemble({}, parse_partitions(fields), groups, qos), "today")
+    said = [line for line in text.splitlines() if "QoS" in line]
+    expected = [
+        "# jobs choose a QoS here: a table for each, with partition = 'gpu' and qos, if users do",
+        "# QoS regular: MaxWall=2-00:00:00",
+        "# QoS debug: MaxWall=00:30:00, MaxTRES=node=8",
+    ]
+    assert said == (expected if allowed == "regular,debug,gone" else [])
+
+
 def test_the_dialect_of_gpus_follows_from_selecttype() -> None:
     partitions = parse_partitions(partitions_of("p"))
     gpus = parse_sinfo("p|2|64|1000|gpu:4|idle||n[1-2]", {})

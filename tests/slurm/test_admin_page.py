@@ -23,7 +23,8 @@ SEEN = {
     "--version": "vllm-hpc ",
     "profiles init": "Wrote vllm-hpc.toml: profile borealis, 1 queue.",
     "profiles show": "# ",
-    "profiles check": "ok    cluster",
+    "profiles check": "rehearsal can be submitted, says sbatch --test-only",
+    "templates check": ", sbatch",
     "render": "#SBATCH --nodes=2",
     "status": "COMPLETED",
     "plan": "layout",
@@ -43,7 +44,8 @@ class Sandbox:
 
     def __init__(self, folder: Path) -> None:
         self.work, self.home, self.etc = folder / "work", folder / "home", folder / "etc"
-        for one in (self.work, self.home, self.etc, folder / "bin"):
+        self.scratch = folder / "scratch"
+        for one in (self.work, self.home, self.etc, self.scratch, folder / "bin"):
             one.mkdir()
         command = folder / "bin" / "vllm-hpc"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} -m vllm_hpc "$@"\n')
@@ -57,9 +59,14 @@ class Sandbox:
             "XDG_CONFIG_HOME": str(self.home / ".config"),
             "XDG_CONFIG_DIRS": str(self.etc / "xdg"),
         }
+        self.environment.pop("VLLM_HPC_PROFILE", None)
 
     def run(self, line: str) -> str:
         """Run a line of the page, whose /etc is the sandbox's. Jobs have a rank a node: the cluster has two cores."""
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").partition("=")
+            self.environment[name] = value
+            return ""
         line = line.replace("/etc/xdg", str(self.etc / "xdg"))
         if any(words in line for words in OF_JOBS[:2]):
             line += " --gpus-per-node 1"
@@ -72,8 +79,8 @@ class Sandbox:
         return done.stdout
 
     def write(self, block: str) -> None:
-        """Write what a block says into the file that its first line names."""
-        first, _, rest = block.partition("\n")
+        """Write what a block says into the file that its first line names; its /scratch is the sandbox's."""
+        first, _, rest = block.replace("/scratch", str(self.scratch)).partition("\n")
         if first == "# below [profiles.borealis] in vllm-hpc.toml":
             path, header = self.work / "vllm-hpc.toml", "[profiles.borealis]\n"
             before, after = path.read_text().split(header)
@@ -112,6 +119,8 @@ def test_the_page_works_from_its_top_to_its_end(sandbox: Sandbox, runs_jobs: boo
     shown = sandbox.run("vllm-hpc profiles show borealis --origin")
     assert re.search(r'account = "my_project" +# \S*\.config/vllm-hpc/config\.toml:2', shown)
     assert re.search(r"max_nodes = 2 +# \S*xdg/vllm-hpc/config\.toml:\d+", shown)
+    assert re.search(r'required = \["account"\] +# \S*xdg/vllm-hpc/config\.toml:\d+', shown)
+    assert [path.name for path in sandbox.scratch.glob("*/vllm-hpc-runs/first")] == ["first"] * runs_jobs
 
 
 def test_every_command_of_the_page_is_in_a_block_that_is_run() -> None:

@@ -93,6 +93,27 @@ def test_an_engine_argument_that_vllm_refuses(tiny: Path, tmp_path: Path) -> Non
     assert "max_num_batched_tokens (1) must be greater than or equal to max_num_seqs (64)" in status.reason
 
 
+@pytest.mark.admins
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("wrapper = ['nosuchwrapper']", "exec: nosuchwrapper: not found"),
+        pytest.param("torchrun_options = ['--nosuch=3']", "unrecognized arguments: --nosuch=3", marks=pytest.mark.full),
+        pytest.param("srun_options = ['--nosuch=3']", "srun: unrecognized option '--nosuch=3'", marks=pytest.mark.full),
+        (
+            "node_setup = ['if [ $node = 1 ]; then exit 3; fi; sleep 30']",
+            f"the log ends with: vllm-hpc: node_setup ended with exit code 3 on {os.uname().nodename}",
+        ),
+    ],
+)
+def test_the_reason_is_not_what_srun_says_of_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    (tmp_path / "vllm-hpc.toml").write_text(f"[profiles.p]\n{line}\n")
+    monkeypatch.chdir(tmp_path)
+    assert ends_as(submit(None, tmp_path, profile="p"), "FAILED").reason.endswith(said)
+
+
 def test_sigkill_of_a_worker(subject: Path | None, tmp_path: Path) -> None:
     job = start(subject, tmp_path)
     victim = job.ranks()[1].pid

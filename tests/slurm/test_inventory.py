@@ -46,3 +46,32 @@ def test_a_partition_that_is_gone_is_found(real: Path, slurm: None, run_cli: Cli
     checked = run_cli("profiles", "check", "x")
     assert checked.code == 1
     assert "fail  cluster     x: queue gone: there is no partition 'gone' -> the cluster has debug" in checked.out
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ('directives = ["--bogus=zzz"]', "unrecognized option '--bogus=zzz'"),
+        ("cpus_per_node = 256", "allocation failure: Requested node configuration is not available"),
+        ('mem_per_gpu = "300G"', "allocation failure: Requested node configuration is not available"),
+    ],
+)
+def test_what_slurm_would_refuse_is_found(real: Path, slurm: None, run_cli: Cli, keys: str, words: str) -> None:
+    assert run_cli("profiles", "init", "x", "--project").code == 0
+    path = real / "vllm-hpc.toml"
+    assert run_cli("profiles", "check", "x").out.endswith("1 rehearsal can be submitted, says sbatch --test-only\n")
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(keys.split(" = ")[0] + " ")]
+    path.write_text("\n".join(kept).replace('scheduler = "slurm"', f'scheduler = "slurm"\n{keys}'))
+    checked = run_cli("profiles", "check", "x")
+    assert checked.code == 1
+    assert f"queue debug: sbatch --test-only refuses the script: {words}" in checked.out
+
+
+@pytest.mark.full
+def test_a_quality_of_service_that_is_not_there(real: Path, slurm_with_accounting: None, run_cli: Cli) -> None:
+    (real / "vllm-hpc.toml").write_text(
+        '[profiles.x]\nscheduler = "slurm"\ngpus_per_node = 8\nqos = "nope"\naccount = "open"\n'
+    )
+    checked = run_cli("profiles", "check", "x")
+    assert checked.code == 1
+    assert "sbatch --test-only refuses the script: " in checked.out and "nvalid qos" in checked.out

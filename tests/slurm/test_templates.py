@@ -108,5 +108,5 @@ def test_sbatch_itself_tries_what_check_has_rendered(tmp_path: Path) -> None:
     )
     bad = check_templates([str(tmp_path)], profile)
     assert [one.status for one in bad.findings] == ["fail"], bad.findings
-    assert bad.findings[0].found.startswith("sbatch --test-only refuses the script: ")
+    assert bad.findings[0].found.startswith("sbatch --test-only refuses --nodes=1 --ntasks-per-node=1 ")
     assert "never" in bad.findings[0].found

@@ -131,7 +131,8 @@ def check_command(name: str | None, as_json: bool) -> int:
 
     Exit codes: 0 nothing failed, 1 a check failed.
     """
-    from vllm_hpc.jobs.check_profile import Clusters, check_profile
+    from vllm_hpc.jobs.check_cluster import Clusters
+    from vllm_hpc.jobs.check_profile import check_profile
     from vllm_hpc.spec.list_profiles import own_names
     from vllm_hpc.spec.profile_files import all_names
     from vllm_hpc.spec.profile_layers import find_profile

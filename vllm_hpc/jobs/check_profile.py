@@ -8,25 +8,25 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vllm_hpc.jobs.submit import prepare
+from vllm_hpc.jobs.check_cluster import Clusters, check_cluster
+from vllm_hpc.jobs.submit import Prepared, prepare
 from vllm_hpc.planner.resolve import find_site
-from vllm_hpc.schedulers.ask_cluster import ask_cluster
 from vllm_hpc.schedulers.check_templates import check_templates
 from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.schedulers.containers.choose import check_is_there, choose_container
-from vllm_hpc.schedulers.inventory import Inventory
-from vllm_hpc.spec.errors import ProfileError, RefusedError, RequestError
+from vllm_hpc.schedulers.slurm.try_script import try_script
+from vllm_hpc.spec.errors import ProfileError, RefusedError
 from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.profile import Profile, Queue
 from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
 from vllm_hpc.spec.queues import in_queue, partition_of
 from vllm_hpc.spec.show_profile import layer_names, missing_keys, unused_keys
-from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.words import counted
 
 # What stands in for a value that each job must give.
 _STAND_INS = {"account": "ACCOUNT", "qos": "QOS", "time": "00:10:00", "mem": "1G"}
-_MOST_NAMES = 20
+# Of these, what sbatch must know to try a script: a stand-in is nobody's.
+_NAMES = ("account", "qos")
 
 
 class _Subject(NamedTuple):
@@ -35,22 +35,6 @@ class _Subject(NamedTuple):
     name: str
     found: FoundProfile
     site: Profile
-
-
-class Clusters:
-    """What schedulers tell of this cluster, each asked once; a text where one cannot be asked."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Inventory | str] = {}
-
-    def told_by(self, scheduler: str) -> Inventory | str:
-        """The inventory, or why there is none."""
-        if scheduler not in self._known:
-            try:
-                self._known[scheduler] = ask_cluster(scheduler)
-            except (RequestError, ClientError) as error:
-                self._known[scheduler] = str(error)
-        return self._known[scheduler]
 
 
 def check_profile(name: str, clusters: Clusters) -> list[Finding]:
@@ -74,10 +58,10 @@ def _findings(name: str, clusters: Clusters) -> Iterator[Finding]:
     subject = _Subject(name, found, site)
     yield from _keys(subject)
     yield from _queues(site)
-    yield from _cluster(site, clusters)
+    yield from check_cluster(site, clusters)
     yield from _here(site)
     yield from _templates(subject)
-    yield from _scripts(subject)
+    yield from _scripts(subject, clusters)
 
 
 def _keys(subject: _Subject) -> Iterator[Finding]:
@@ -111,59 +95,6 @@ def _queues(site: Profile) -> Iterator[Finding]:
     yield Finding("queues", "ok", f"{counted(len(names), 'table')}, {len(asked)} only by request")
 
 
-def _cluster(site: Profile, clusters: Clusters) -> Iterator[Finding]:
-    """What the cluster says of the profile's partitions, where it can be asked."""
-    if site.scheduler in (None, "local"):
-        return
-    told = clusters.told_by(site.scheduler)
-    if isinstance(told, str):
-        yield Finding("cluster", "skip", told)
-        return
-    faults = list(_against(site, told))
-    yield from faults
-    if not faults:
-        yield Finding("cluster", "ok", f"{told.said_by} of {told.name} has the partitions, with these limits and GPUs")
-
-
-def _against(site: Profile, told: Inventory) -> Iterator[Finding]:
-    tables = {name: partition_of(site, name) for name in site.queues}
-    if site.partition and site.partition not in (*tables, *tables.values()):
-        tables[site.partition] = site.partition
-    for name, partition in tables.items():
-        if partition and partition not in told.partitions:
-            has = ", ".join(told.partitions[:_MOST_NAMES])
-            advice = f"the cluster has {has}{' ...' if len(told.partitions) > _MOST_NAMES else ''}"
-            yield Finding("cluster", "fail", f"queue {name}: there is no partition {partition!r}", advice)
-        elif partition in told.left_out:
-            yield Finding("cluster", "warn", f"queue {name}: {told.left_out[partition]}")
-        elif name in site.queues:
-            there = [one.queue for one in told.queues if (one.queue.partition or one.name) == partition]
-            yield from _limits(name, site.queues[name], in_queue(site, name), there)
-
-
-def _limits(name: str, queue: Queue, site: Profile, there: list[Queue]) -> Iterator[Finding]:
-    """Where the table promises more than the cluster's partition takes, or other GPUs."""
-    most = max((one.max_nodes for one in there if one.max_nodes), default=None)
-    if most and queue.max_nodes and queue.max_nodes > most:
-        yield _more(name, "max_nodes", queue.max_nodes, most)
-    longest = [one.max_time for one in there if one.max_time]
-    limit = max(longest, key=parse_walltime, default=None) if len(longest) == len(there) else None
-    if limit and queue.max_time and parse_walltime(queue.max_time) > parse_walltime(limit):
-        yield _more(name, "max_time", queue.max_time, limit)
-    gpus = {one.gpus_per_node for one in there if one.gpus_per_node}
-    if gpus and site.gpus_per_node and site.gpus_per_node > max(gpus):
-        yield _more(name, "gpus_per_node", site.gpus_per_node, max(gpus))
-    types = {one.gpu_type for one in there if one.gpu_type}
-    if there and site.gpu_type and site.gpu_type not in types:
-        has = " or ".join(sorted(types)) or "none"
-        yield Finding("cluster", "fail", f"queue {name}: gpu_type is {site.gpu_type}, and the cluster has {has}")
-
-
-def _more(name: str, key: str, says: object, has: object) -> Finding:
-    found = f"queue {name}: {key} is {says}, and the cluster's is {has}"
-    return Finding("cluster", "warn", found, f"set {key} to {has}")
-
-
 def _here(site: Profile) -> Iterator[Finding]:
     """What the profile names that must be on this machine."""
     yield from _container(site)
@@ -187,13 +118,12 @@ def _container(site: Profile) -> Iterator[Finding]:
 
 
 def _templates(subject: _Subject) -> Iterator[Finding]:
-    """What is wrong with the profile's templates, tried with all kinds of jobs in its first queue."""
-    site, name = subject.site, next(iter(subject.site.queues), None)
+    """What is wrong with the profile's templates, tried with all kinds of jobs in the queue that takes each."""
     try:
         folders = list(subject.found.template_dirs)
         if not folders:
             return
-        checked = check_templates(folders, in_queue(site, name) if name else site)
+        checked = check_templates(folders, subject.site)
     except RefusedError as error:
         yield Finding("templates", "fail", str(error))
         return
@@ -204,25 +134,61 @@ def _templates(subject: _Subject) -> Iterator[Finding]:
         yield Finding("templates", "ok", f"{counted(checked.scripts, 'script')} of {', '.join(folders)}")
 
 
-def _scripts(subject: _Subject) -> Iterator[Finding]:
-    """Whether the script of a rehearsal in each queue can be made."""
+def _scripts(subject: _Subject, clusters: Clusters) -> Iterator[Finding]:
+    """Whether the script of a rehearsal in each queue can be made, and what sbatch says of it."""
     site = subject.site
     unknown = [name for name in missing_keys(site) if name not in _STAND_INS]
     if unknown:
         yield Finding("script", "skip", f"only jobs give: {', '.join(unknown)}", "vllm-hpc render shows a job's script")
         return
     given = {name: _STAND_INS[name] for name in missing_keys(site)}
-    made = 0
+    made: dict[str, Prepared] = {}
     for name in site.queues or [None]:
         queue = site.queues[name] if name else Queue()
         try:
-            prepare(**_rehearsal(subject, name, queue), **given)
-            made += 1
+            made[name or ""] = prepare(**_rehearsal(subject, name, queue), **given)
         except RefusedError as error:
-            where = f"queue {name}: " if name else ""
-            yield Finding("script", "fail", f"{where}{error}")
+            yield Finding("script", "fail", f"{_where(name)}{error}")
     if made:
-        yield Finding("script", "ok", f"{counted(made, 'rehearsal')} can be submitted")
+        why = _why_untried(site, next(iter(made.values())).scheduler, clusters)
+        yield from _rendered(len(made), why) if why else _tried(site, made)
+
+
+def _where(queue: str | None) -> str:
+    return f"queue {queue}: " if queue else ""
+
+
+def _why_untried(site: Profile, scheduler: str, clusters: Clusters) -> str:
+    """Why sbatch cannot be asked whether it would take a script; empty if it can."""
+    if scheduler != "slurm":
+        return f"{scheduler} cannot try a script"
+    if names := [name for name in missing_keys(site) if name in _NAMES]:
+        return f"only jobs give: {', '.join(names)}"
+    return told if isinstance(told := clusters.told_by(scheduler), str) else ""
+
+
+def _rendered(scripts: int, why: str) -> Iterator[Finding]:
+    made = f"{counted(scripts, 'script')} {'renders' if scripts == 1 else 'render'}"
+    yield Finding("script", "ok", f"{made}, none was tried with the scheduler: {why}")
+
+
+def _tried(site: Profile, made: dict[str, Prepared]) -> Iterator[Finding]:
+    """What sbatch says of each script; of a queue by request, which may be others', a refusal is a warning."""
+    taken = 0
+    for name, prepared in made.items():
+        try:
+            refusal = try_script(prepared.script)
+        except ClientError as error:
+            yield from _rendered(len(made) - taken, str(error))
+            return
+        if refusal is None:
+            taken += 1
+            continue
+        is_for_some = bool(name) and site.queues[name].by_request
+        words = f"{_where(name)}sbatch --test-only refuses the script: {refusal.words}"
+        yield Finding("script", "warn" if is_for_some else "fail", words, refusal.advice)
+    if taken:
+        yield Finding("script", "ok", f"{counted(taken, 'rehearsal')} can be submitted, says sbatch --test-only")
 
 
 def _rehearsal(subject: _Subject, queue_name: str | None, queue: Queue) -> dict[str, Any]:

@@ -12,12 +12,32 @@ from vllm_hpc.spec.read_file import read_end
 # slurmstepd's words (Slurm, task_cgroup_memory.c: "Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have
 # been OOM Killed."; before 20.11 "oom-kill event(s)"), and srun's ("srun: error: n1: task 0: Out Of Memory").
 _OUT_OF_MEMORY = re.compile(r"slurmstepd: error: .*oom[-_]kill|srun: error: .*Out Of Memory")
+# Bytes of the log in which its last telling line is looked for, and of these lines those that are recent.
+_END_OF_LOG, _RECENT = 1 << 16, 40
+# A line of ours that does not say why: what a command has said before it may.
+_SAYS_NO_WHY = "vllm-hpc: node_setup ended with exit code "
 # Logs of vanished ranks that are read: of thousands, all were most likely killed from outside.
 _MOST_LOGS = 16
 # Log lines of vllm-hpc that are never the cause.
 _NO_CAUSE = re.compile(
     r"vllm-hpc: (.* joined as node |(not )?running again: |torchrun on \S+ was told to end|PBS does not count"
     r"|\S+ cannot submit the next attempt)"
+)
+# By these lines a launcher says only that something has ended, or how it is called; the cause is before them. srun's
+# (src/srun/libsrun/launch.c) and slurmstepd's, PALS' mpiexec's, Hydra's, Open MPI's, pbsdsh's.
+_LAUNCHERS_END = re.compile(
+    r"srun: error: \S+: tasks? [\d,-]+: (Exited with exit code \d+|Terminated|Killed)"
+    r"|srun: (launch/slurm: |Force Terminated |Terminating |Job step aborted|error: Timed out waiting for job step)"
+    r"|srun: cluster configuration lacks support for cpu binding"
+    r"|slurmstepd\S*: error: \*\*\* STEP (?!.*DUE TO)"
+    r"|(Try|See|Type) ['\"`]?\S+ --?h(elp)?\b"
+    r"|\S+: rank \d+ (exited with code \d+|died from signal 15)$"
+    r"|= +(BAD TERMINATION|PID \d+|EXIT CODE|CLEANING UP|YOU CAN IGNORE)|\[(mpiexec|proxy:\S*)@\S+\] "
+    r"|YOUR APPLICATION TERMINATED WITH THE EXIT STRING: (Terminated|Hangup)|This typically refers to a problem"
+    r"|Please see the FAQ page for debugging|Primary job +terminated normally|a non-zero exit code\. Per user-direction"
+    r"|\S+ detected that one or more process|thus causing the job to be|the job to be terminated\. The first process"
+    r"|Process name: \[|Exit code: +\d+$"
+    r"|(pbsdsh|pbs_tmrsh)\S*: .*\bexit(ed)?\b"
 )
 # What diverged ranks mean for users.
 DIVERGED = "the ranks of a replica diverged, and its rows may be wrong: start a new job"
@@ -108,11 +128,24 @@ def _last_lines(folder: JobFolder, size: int) -> list[str]:
 
 
 def _last_line(folder: JobFolder) -> str:
-    """The last meaningful line of the log; a recent line of vllm-hpc is preferred."""
-    lines = _last_lines(folder, 4096)
-    telling = [line for line in lines if re.search(r"\w", line) and not _NO_CAUSE.match(line)]
-    ours = [line for line in telling if line.startswith("vllm-hpc: ")]
-    return (ours or telling or [""])[-1]
+    """The last meaningful line of the log in the last attempt; a recent line of vllm-hpc is preferred.
+
+    Of what a launcher itself says of an end, which may be a line for each node, only the first, if there is no other.
+    """
+    lines: list[str] = []
+    for line in _last_lines(folder, _END_OF_LOG):
+        if line.startswith("vllm-hpc: running again: "):
+            lines.clear()
+        elif re.search(r"\w", line) and not _NO_CAUSE.match(line):
+            lines.append(line)
+    telling = [line for line in lines if not _LAUNCHERS_END.match(line)]
+    ours = [line for line in telling[-_RECENT:] if line.startswith("vllm-hpc: ")]
+    exits = [line for line in lines if line.startswith("srun: error: ")][:1]
+    last = (ours or telling or exits or lines or [""])[-1]
+    if last.startswith(_SAYS_NO_WHY):
+        others = [line for line in telling[-_RECENT:] if not line.startswith("vllm-hpc: ")]
+        return "; ".join([*others[-1:], last])
+    return last
 
 
 def _one_line(text: str, limit: int = 400) -> str:

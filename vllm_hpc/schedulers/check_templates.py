@@ -6,29 +6,30 @@ import json
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from vllm_hpc.schedulers.client import ClientError, ClientMissingError, call_client, clean_environment
+from vllm_hpc.schedulers.client import ClientError, call_client
 from vllm_hpc.schedulers.find_templates import TemplateFile, find_templates
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_script
+from vllm_hpc.schedulers.slurm.try_script import try_script
 from vllm_hpc.schedulers.template_findings import TemplateFinding, findings_of
 from vllm_hpc.schedulers.template_folders import unused_files
 from vllm_hpc.schedulers.template_matrix import Case, sample_cases, sample_context
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.finding import Result, failed
-from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.qsub_lines import merge_variables
+from vllm_hpc.spec.show_profile import missing_keys
 
 _SHELLCHECK_S = 30
 # Jobs that a template is tried with before it is given up.
 _ENOUGH_WITHOUT = 4
+# Options that are not told of a script that is refused.
+_OF_NO_RESOURCE = ("--job-name", "--output", "--open-mode", "--requeue", "--no-requeue", "--signal", "--export")
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -75,7 +76,9 @@ def check_templates(folders: Sequence[str], profile: Profile | None = None) -> C
     tools = {"bash": bool(shutil.which("bash")), "shellcheck": bool(shutil.which("shellcheck"))}
     findings += _shellcheck(scripts) if tools["shellcheck"] else []
     submittable = [one for one in scripts if one.case.scheduler == "slurm"]
-    if submittable:
+    if submittable and (missing := _untried(profile)):
+        findings.append(TemplateFinding("test-only", "skip", f"sbatch was not asked: each job must give {missing}"))
+    elif submittable:
         tools["sbatch"], said = _test_only(submittable, "fail" if profile else "warn")
         findings += said
     return Checked(tuple(folders), tuple(one.name for one in templates), len(scripts), tools, tuple(findings))
@@ -186,32 +189,35 @@ def _comments(script: str) -> Iterator[TemplateFinding]:
 
 
 def _test_only(scripts: list[_Script], status: Result) -> tuple[bool, list[TemplateFinding]]:
-    """Whether sbatch answers here, and what it would refuse: one script for each set of directives."""
+    """Whether sbatch answers here, and what it would refuse: one script for each set of directives.
+
+    Jobs that no queue of the profile takes are left out: submit refuses them.
+    """
+    found: dict[str, _Found] = {}
+    said: dict[str, TemplateFinding] = {}
+    headers: dict[tuple[str, ...], _Script] = {}
+    for one in (one for one in scripts if one.case.is_in_limits):
+        header = tuple(line for line in one.text.splitlines() if line.startswith("#SBATCH"))
+        headers.setdefault(header, one)
     try:
         call_client(["sbatch", "--version"])
+        for header, one in headers.items():
+            if refusal := try_script(one.text):
+                words = f"sbatch --test-only refuses {_asks(header)}: {refusal.words}"
+                new = TemplateFinding("test-only", status, words, refusal.advice, key=refusal.words)
+                found.setdefault(one.template, _Found(one.template)).add(said.setdefault(new.key, new), one.case)
     except ClientError:
         return False, []
-    found: dict[str, _Found] = {}
-    seen: set[tuple[str, ...]] = set()
-    with tempfile.TemporaryDirectory(prefix="vllm-hpc-") as folder:
-        for number, one in enumerate(scripts):
-            header = tuple(line for line in one.text.splitlines() if line.startswith("#SBATCH"))
-            if header in seen:
-                continue
-            seen.add(header)
-            path = Path(folder) / f"{number}.sbatch"
-            write_mine(path, one.text.encode(), 0o700)
-            try:
-                call_client(["sbatch", "--test-only", str(path)], environment=_test_environment())
-            except ClientMissingError:
-                return False, []
-            except ClientError as error:
-                words = f"sbatch --test-only refuses the script: {str(error).replace(folder, '')}"
-                finding = TemplateFinding("test-only", status, words)
-                found.setdefault(one.template, _Found(one.template)).add(finding, one.case)
     return True, [one for of_template in found.values() for one in of_template.findings()]
 
 
-def _test_environment() -> dict[str, str]:
-    """Without the user's defaults for sbatch, which a job does not have either."""
-    return {key: value for key, value in clean_environment().items() if not key.startswith("SBATCH_")}
+def _asks(header: Iterable[str]) -> str:
+    """What a script asks for, without where it logs and what happens at its end."""
+    asked = [line.removeprefix("#SBATCH ") for line in header]
+    return " ".join(one for one in asked if not one.startswith(_OF_NO_RESOURCE))
+
+
+def _untried(profile: Profile | None) -> str:
+    """What only jobs give of what sbatch wants to know; a sample job has a walltime, and its queue."""
+    known = {"time", *(["partition"] if profile and profile.queues else [])}
+    return ", ".join(name for name in (missing_keys(profile) if profile else ()) if name not in known)

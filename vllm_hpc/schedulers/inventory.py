@@ -19,7 +19,7 @@ from vllm_hpc.spec.values import CHECKS
 # Partitions of these names are for tries, for jobs that may be cut, or for somebody else.
 _NOT_FOR_ALL = re.compile(
     r"debug|test|dev(el\w*)?|interact\w*|int|preempt\w*|scaveng\w*|stand-?by|stdby|backfill\w*|demand|viz\w*|visu\w*"
-    r"|jhub|jupyter\w*|tutorial|train(ing)?|repair|maint\w*|admin|express|urgent|low(prio\w*)?|spot|idle"
+    r"|jhub|jupyter\w*|tutorial|train(ing)?|repair|maint\w*|admin|exp(ress)?|urgent|low(prio\w*)?|spot|idle"
 )
 _WORD = re.compile(r"[a-zA-Z]+")
 
@@ -132,13 +132,14 @@ def gpu_of(kind: NodeKind) -> tuple[str | None, str]:
         return names[0], ""
     if not kind.gpus:
         return None, ""
-    choice = (
-        " or ".join(f'"{name}"' for name in names)
-        if names
-        else '"h100-80" or another name of --gpu, or gpu_memory_gib = 80'
-    )
     which = f"GPU {kind.gpu_type!r}" if kind.gpu_type else "the GPU"
-    return None, f"say which {which} is, so that plan can check memory: gpu = {choice}"
+    if names:
+        choice = " or ".join(f'"{name}"' for name in names)
+        return None, f"say which {which} is, so that plan can check memory: gpu = {choice}"
+    return None, (
+        f"say how much memory {which} has, as nvidia-smi or rocm-smi does, so that plan can check it: gpu_memory_gib; "
+        "or gpu, if it has a name for --gpu"
+    )
 
 
 def without_impossible(found: Inventory) -> Inventory:

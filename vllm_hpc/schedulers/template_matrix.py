@@ -1,13 +1,14 @@
 """The sample jobs that a template is tried with: every launcher, arrays, one and two nodes, every grammar of requests.
 
-With a profile it is that profile's launcher and grammar. ``--launcher native`` changes no script.
+With a profile it is that profile's launcher and grammar, and each job is in the queue that would take it.
+``--launcher native`` changes no script.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
@@ -22,18 +23,25 @@ from vllm_hpc.spec.errors import RefusedError
 from vllm_hpc.spec.job_definition import Given
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.queues import in_queue, misfit, queues_called
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import Model, ResolvedJob, fill
+from vllm_hpc.spec.values import parse_walltime
 
 _NAME, _FOLDERS = "sample", "/scratch/runs"
 # What a template must quote: in a folder's name, and in a variable.
 _ODD_NAME, _ODD_VALUE = 'it\'s $(a) "sample"', 'it\'s $(a) `b` "c" & d'
 # Of a node of the sample, unless the profile has its own.
 _GPUS, _CORES = 4, 32
+_TIME = "1:00:00"
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """One sample job: ``words`` say what is special about it, ``site`` is the profile with that."""
+    """One sample job: ``words`` say what is special about it, ``site`` is the profile with that, in the job's queue.
+
+    ``is_in_limits``: whether a queue of the profile takes a job of that size. ``cores``: of each rank, if the
+    profile does not say it.
+    """
 
     scheduler: str
     launcher: str
@@ -42,11 +50,25 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     is_odd: bool = False
     words: tuple[str, ...] = ()
     site: Profile = Profile()
+    queue: str = ""
+    time: str = _TIME
+    is_in_limits: bool = True
+    cores: int | None = _CORES // _GPUS
 
     def __str__(self) -> str:
         nodes = "2 nodes" if self.nodes > 1 else "1 node"
         more = [*(["an array"] if self.is_array else []), *self.words, *(["names with quotes"] if self.is_odd else [])]
-        return ", ".join([self.scheduler, self.launcher, nodes, *more])
+        queue = [f"queue {self.queue}"] if self.queue else []
+        return ", ".join([self.scheduler, self.launcher, nodes, *queue, *more])
+
+
+class _Place(NamedTuple):
+    """The profile in the queue of a job, and the walltime that the job asks for there."""
+
+    site: Profile
+    queue: str = ""
+    time: str = _TIME
+    is_in_limits: bool = True
 
 
 def sample_cases(scheduler: str, profile: Profile | None = None) -> list[Case]:
@@ -56,13 +78,17 @@ def sample_cases(scheduler: str, profile: Profile | None = None) -> list[Case]:
     chosen = [site.launcher] if site.launcher in launchers or _is_added(site.launcher, scheduler) else launchers
     runs_here = get_scheduler(scheduler).runs_here
     layouts = [(1, False)] if runs_here else list(product((1, 2), (False, True)))
+    # Slurm has a default, and a profile's nodes may not have as many as the sample's.
+    cores = None if profile and scheduler == "slurm" else _CORES // _GPUS
     cases = []
     for launcher, (nodes, is_array) in product(chosen, layouts):
-        for words, variant in [((), site)] if runs_here else _variants(scheduler, site, profile is not None):
+        place = _Place(site) if runs_here else _place(site, nodes, is_array)
+        for words, variant in [((), site)] if runs_here else _variants(scheduler, place.site, profile is not None):
             cases.append(
                 Case(
                     scheduler=scheduler, launcher=str(launcher), nodes=nodes, is_array=is_array, words=words,
-                    site=variant,
+                    site=variant, queue=place.queue, time=place.time, is_in_limits=place.is_in_limits,
+                    cores=cores,
                 )
             )  # fmt: skip
     taken = [case for case in cases if _is_taken(case)] or cases[:1]
@@ -79,7 +105,31 @@ def sample_context(case: Case) -> ScriptContext:
     """What a template is given for a case."""
     job = _job(case)
     folder = JobFolder(f"{_FOLDERS}/{_ODD_NAME if case.is_odd else _NAME}")
-    return make_context(job, _layout(case), folder, lifecycle_text())
+    return make_context(job, _layout(case.site, case.nodes, case.is_array), folder, lifecycle_text())
+
+
+def _place(site: Profile, nodes: int, is_array: bool) -> _Place:
+    """Where submit sends such a job: to the profile's partition, or the first queue that takes it.
+
+    Those by request are last; if none takes it, it is the first of them all.
+    """
+    named = queues_called(site, site.partition) if site.partition else []
+    others = sorted((name for name in site.queues if name not in named), key=lambda name: site.queues[name].by_request)
+    places = [_in_queue(site, name, nodes, is_array) for name in (*named, *others)]
+    return next((one for one in places if one.is_in_limits), places[0] if places else _Place(site, time=_time(site)))
+
+
+def _in_queue(site: Profile, name: str, nodes: int, is_array: bool) -> _Place:
+    queue, own = site.queues[name], in_queue(site, name)
+    time = _time(own, queue.max_time)
+    takes = misfit(queue, _layout(own, nodes, is_array), time, (None, own.gpu)) is None
+    return _Place(own, name, time, takes)
+
+
+def _time(site: Profile, longest: str | None = None) -> str:
+    """The walltime of a sample job: the profile's if it has one, never more than the queue's longest."""
+    time = site.time or _TIME
+    return longest if longest and parse_walltime(longest) < parse_walltime(time) else time
 
 
 def _is_added(launcher: str | None, scheduler: str) -> bool:
@@ -89,7 +139,7 @@ def _is_added(launcher: str | None, scheduler: str) -> bool:
 
 def _is_taken(case: Case) -> bool:
     try:
-        get_scheduler(case.scheduler).check_request(_job(case), _layout(case))
+        get_scheduler(case.scheduler).check_request(_job(case), _layout(case.site, case.nodes, case.is_array))
     except RefusedError:
         return False
     return True
@@ -117,17 +167,17 @@ def _changed(site: Profile, words: str, **changes: Any) -> Iterator[tuple[tuple[
     yield (words,), msgspec.structs.replace(site, **changes)
 
 
-def _layout(case: Case) -> Layout:
-    gpus = case.site.gpus_per_node or _GPUS
-    dp = 2 if case.is_array else 1
-    return Layout(case.nodes, gpus, gpus, case.nodes * gpus, 1, dp, case.is_array)
+def _layout(site: Profile, nodes: int, is_array: bool) -> Layout:
+    gpus = site.gpus_per_node or _GPUS
+    dp = 2 if is_array else 1
+    return Layout(nodes, gpus, gpus, nodes * gpus, 1, dp, is_array)
 
 
 def _job(case: Case) -> ResolvedJob:
     asked = {
-        "model": "demo", "scheduler": case.scheduler, "launcher": case.launcher, "time": "1:00:00", "name": _NAME,
+        "model": "demo", "scheduler": case.scheduler, "launcher": case.launcher, "time": case.time, "name": _NAME,
         "env": {"SAMPLE": _ODD_VALUE if case.is_odd else "1"},
-        **({} if case.site.cpus_per_rank or case.site.cpus_per_node else {"cpus_per_rank": _CORES // _GPUS}),
+        **({} if case.site.cpus_per_rank or case.site.cpus_per_node else {"cpus_per_rank": case.cores}),
     }  # fmt: skip
     filled = fill(Given(msgspec.convert(asked, Request)), case.site)
     return ResolvedJob(

@@ -6,6 +6,7 @@ A job goes to a queue that takes jobs from users. A routing queue passes each on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -38,6 +39,9 @@ from vllm_hpc.schedulers.pbs.inventory_answers import (
 from vllm_hpc.schedulers.pbs.nodes import count
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import parse_walltime
+
+# PBS makes a queue for each reservation, called as that: advance, standing, of maintenance (pbs_rstat lists them).
+_OF_A_RESERVATION = re.compile(r"[RSM]\d+")
 
 
 class _Limits(NamedTuple):
@@ -90,11 +94,18 @@ def assemble(queues: Mapping[str, Fields], servers: Mapping[str, Fields], hosts:
 
 
 def _site_keys(knows_gpus: bool) -> tuple[dict[str, Any], dict[str, str], tuple[str, ...]]:
-    note = "PBS does not tell whether -A, -P or -W group_list names who pays: account_flag (docs/pbs.md)"
+    notes = (
+        "PBS does not tell whether -A, -P or -W group_list names who pays: account_flag (docs/pbs.md)",
+        'nor what each job must name: where that is who pays, and a walltime: required = ["account", "time"]',
+    )
     if knows_gpus:
-        return {"gpu_request": "select"}, {"gpu_request": "pbsnodes tells of ngpus"}, (note,)
+        return {"gpu_request": "select"}, {"gpu_request": "pbsnodes tells of ngpus"}, notes
     fill = "no node tells of ngpus: if nodes have GPUs, say how many (gpus_per_node) and which (gpu)"
-    return {"gpu_request": "queue"}, {"gpu_request": "pbsnodes tells of no ngpus: the queue implies them"}, (fill, note)
+    return (
+        {"gpu_request": "queue"},
+        {"gpu_request": "pbsnodes tells of no ngpus: the queue implies them"},
+        (fill, *notes),
+    )
 
 
 def _tables(
@@ -102,6 +113,8 @@ def _tables(
 ) -> tuple[list[FoundQueue], str]:
     """The tables of a queue, or why it has none."""
     fields = queues[name]
+    if _OF_A_RESERVATION.fullmatch(name) and str(fields.get("acl_user_enable")) == "True":
+        return [], ""
     for key in ("enabled", "started"):
         if str(fields.get(key, "True")) != "True":
             return [], f"it is not {key}"

@@ -40,6 +40,8 @@ from vllm_hpc.spec.errors import RequestError
 _NODES = ["sinfo", "--all", "--exact", "--noheader", "--format=%R|%D|%c|%m|%G|%T|%f|%N"]
 _CONFIG = ["scontrol", "show", "config"]
 _QOS = ["sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=Name,MaxWall,MaxTRES"]
+# Qualities of service of a partition that are told of: sites may have one for each group.
+_MOST_QUALITIES = 12
 # How many nodes are asked for by name: one of each kind.
 _MOST_SAMPLES = 64
 
@@ -184,7 +186,7 @@ def _queue(fields: Fields, kind: NodeKind, name: str, site: _Site) -> FoundQueue
         ("gpu", gpu, f"from {', '.join(sorted({kind.gpu_type, *kind.words} - {''}))}"),
     )
     made, sources = make_queue(partition if name != partition else None, values)
-    notes = [*words_of_nodes(kind), *_said_of(fields)]
+    notes = [*words_of_nodes(kind), *_said_of(fields), *_qualities(fields, site)]
     return FoundQueue(
         name=name,
         queue=made,
@@ -260,3 +262,16 @@ def _said_of(fields: Fields) -> Iterator[str]:
     for name in ("AllowQos", "JobDefaults", "DenyAccounts", "DenyQos"):
         if fields.get(name, "ALL") not in ("ALL", "(null)", "none", ""):
             yield f"{name}={fields[name]}"
+
+
+def _qualities(fields: Fields, site: _Site) -> Iterator[str]:
+    """The qualities of service among which its jobs choose, with their limits: at some sites these are the queues."""
+    allowed = [name for name in fields.get("AllowQos", "").split(",") if name in site.qos]
+    if len(allowed) < 2:
+        return
+    yield f"jobs choose a QoS here: a table for each, with partition = {fields['PartitionName']!r} and qos, if users do"
+    for name in allowed[:_MOST_QUALITIES]:
+        wall, tres = site.qos[name]
+        limits = [f"MaxWall={wall}"] if wall else []
+        limits += [f"MaxTRES={tres}"] if tres else []
+        yield f"QoS {name}: {', '.join(limits) or 'no limits of its own'}"
