@@ -21,7 +21,8 @@ _MOST_NAMED = 8
 class QueueLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a partition or queue takes; None: no limit is known. ``why_closed``: why it takes no jobs.
 
-    ``destinations``: the queues that one of PBS's passes jobs on to. ``is_routed_only``: only such a one may send to it.
+    ``destinations``: the queues that one of PBS's passes jobs on to. ``is_routed_only``: it takes jobs from such a one
+    alone.
     """
 
     name: str
