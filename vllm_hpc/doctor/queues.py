@@ -10,7 +10,7 @@ import msgspec
 
 from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.schedulers.client import Ask, ClientError
-from vllm_hpc.schedulers.pbs.inventory_answers import Fields, Host, parse_hosts, told
+from vllm_hpc.schedulers.pbs.inventory_answers import Fields, Host, clock, parse_hosts, told
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.words import counted
@@ -101,7 +101,7 @@ def _pbs_limits(name: str, fields: Fields, is_default: bool, hosts: Sequence[Hos
         min_nodes=_number(_resource(fields, "min", "nodect")),
         max_nodes=_number(_resource(fields, "max", "nodect")),
         all_nodes=len(own) if own and not destinations else None,
-        max_time_s=_seconds(_resource(fields, "max", "walltime")),
+        max_time_s=_seconds(clock(_resource(fields, "max", "walltime"))),
     )
 
 
