@@ -104,7 +104,7 @@ def test_a_server_that_tells_only_of_its_queues() -> None:
 def test_values_that_no_pbs_prints_limit_nothing(odd: object) -> None:
     keys = ("resources_max", "resources_min", "route_destinations", "from_route_only")
     limits = {"nodect": odd, "walltime": odd}
-    for fields in ({key: odd for key in keys}, {"resources_max": {"walltime": odd}, "resources_min": limits}):
+    for fields in (dict.fromkeys(keys, odd), {"resources_max": {"walltime": odd}, "resources_min": limits}):
         queues = pbs_limits({"q": fields, "other": {}}, "q")
         assert judge_queue(queues, "q", 2, 60).status == ("fail" if "True" in str(fields.get(keys[3])) else "ok")
 
