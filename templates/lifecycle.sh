@@ -163,8 +163,12 @@ pbs_environment() {
   drain_by_timer
 }
 
-# rank_environment: what Python and vLLM need in a job.
+# rank_environment BIN: what Python and vLLM need in a job, whose Python must be in that folder, and no other be run.
 rank_environment() {
+  if [ -n "${1:-}" ] && [ ! -x "$1/python" ]; then
+    echo "vllm-hpc: no python in $1 on $(uname -n): nodes must see the environment that submits, or the profile's python" >&2
+    exit 1
+  fi
   # The profile's setup may have used these names for something else.
   job=$_vh_job attempt=$_vh_attempt
   # A folder called vllm or torch where the job was submitted must not be imported instead.
@@ -254,6 +258,7 @@ enter_image() {
   # The host's libraries; Apptainer has the image's own, and the others would hand them on.
   case "$1" in podman* | shifter) unset LD_LIBRARY_PATH ;; esac
   # Charliecloud has the folder of TMPDIR for the image's /tmp, and wants USER.
+  export VLLM_HPC_TMPDIR="${TMPDIR:-}"
   if [ "$1" = ch-run ]; then unset TMPDIR; fi
   export PYTHONNOUSERSITE=1 USER="${USER:-$(id -un)}"
 }
@@ -262,6 +267,7 @@ enter_image() {
 in_image() {
   for name in $VLLM_HPC_NAMES; do eval "export $name=\"\$VLLM_HPC_ENV_$name\""; done
   unset name
+  if [ -n "${VLLM_HPC_TMPDIR:-}" ]; then export TMPDIR="$VLLM_HPC_TMPDIR"; fi
   if [ ! -d "${TMPDIR:-/}" ]; then unset TMPDIR; fi
   if ! command -v "$1" > /dev/null; then
     echo "vllm-hpc: the image $VLLM_HPC_IMAGE has no $1: name its Python in the profile, container.python" >&2
@@ -354,7 +360,7 @@ add_suffix() {
 take_head() {
   read -r -d '' VLLM_HPC_HEAD _ < <(printf '%s\n' "$1") # no <<<, which needs room in /tmp before bash 5.1
   if [ -z "$VLLM_HPC_HEAD" ]; then
-    echo "vllm-hpc: the profile's head_command printed no address: $2" >&2
+    echo "vllm-hpc: the profile's head_command failed, or printed no address: $2" >&2
     exit 1
   fi
 }
@@ -368,8 +374,8 @@ make_task() {
 }
 
 # make_task_file NODE NAME...: the same for a launcher that hands on neither the environment nor the folder: task reads
-# both from a file, without secrets: those it reads from state/passed. The NAMEs are those of --env. Each node's end is on record, for the launcher may
-# not tell it.
+# both from a file, without secrets: those it reads from state/passed. The NAMEs are those of --env. Each node's end is
+# on record, for the launcher may not tell it.
 make_task_file() {
   local text digest code
   text="$(print_task_file "$@")" || exit 1

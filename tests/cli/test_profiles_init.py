@@ -85,7 +85,7 @@ def test_what_it_writes_passes_the_check(cluster: Path, run_cli: Cli) -> None:
     run_cli("profiles", "init", "--project")
     checked = run_cli("profiles", "check")
     assert (checked.code, checked.err) == (0, ""), checked.out
-    assert "ok    script     10 rehearsals can be submitted" in checked.out
+    assert "ok    script      borealis: 10 rehearsals can be submitted" in checked.out
     planned = run_cli("plan", "--rehearse", "--profile", "borealis", "--nodes", "12")
     assert planned.code == 2 and "queue l40s takes 1 to 4 nodes, not 12" in planned.err
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import Cli
 from tests.marks import needs_torch
+from tests.planner.test_offline import WHOLE
 
 pytestmark = [pytest.mark.admins, needs_torch]
 
@@ -35,7 +36,7 @@ def findings(run_cli: Cli, *args: str) -> dict[str, dict[str, str]]:
     listed = json.loads(found.out)
     assert found.code == int(any(one["status"] == "fail" for one in listed)), found
     assert all(
-        set(one) in ({"check", "status", "found", "advice"}, {"check", "node", "status", "found", "advice"})
+        set(one) in ({"check", "status", "found", "advice"}, {"check", "where", "status", "found", "advice"})
         for one in listed
     )
     return {one["check"]: one for one in listed}
@@ -75,6 +76,43 @@ def test_a_model_that_is_there(run_cli: Cli, cluster: Path, model: Path) -> None
     assert status(run_cli, str(model), "--scheduler", "slurm")["model"] == "fail"
 
 
+@pytest.fixture
+def hub_model(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The whole model org/m in the shared cache of an offline site, whose profile is p."""
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    (cluster / "vllm-hpc.toml").write_text(
+        f'[profiles.p]\nscheduler = "slurm"\noffline = true\ncache_dir = "{cluster}/shared"\n'
+    )
+    repository = cluster / "shared" / "huggingface" / "hub" / "models--org--m"
+    snapshot = repository / "snapshots" / ("c" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    for name, content in WHOLE.items():
+        (snapshot / name).write_bytes(content)
+    return snapshot
+
+
+def test_an_offline_model_is_looked_for_where_ranks_look(run_cli: Cli, hub_model: Path) -> None:
+    found = findings(run_cli, "org/m", "--profile", "p")["model"]
+    assert (found["status"], found["found"]) == ("ok", f"org/m: in the cache, {hub_model}")
+    (hub_model / "model.safetensors").unlink()
+    found = findings(run_cli, "org/m", "--profile", "p")["model"]
+    assert (found["status"], found["advice"]) == ("fail", "run 'vllm-hpc fetch org/m --profile p' first")
+    assert "is not whole in the cache" in found["found"]
+
+
+def test_what_ranks_may_download_is_a_warning(run_cli: Cli, hub_model: Path) -> None:
+    elsewhere = ("--env", f"HF_HUB_CACHE={hub_model.parents[4]}/none")
+    assert findings(run_cli, "org/m", "--profile", "p", *elsewhere)["model"]["status"] == "fail"
+    online = findings(run_cli, "org/m", "--profile", "p", *elsewhere, "--env", "HF_HUB_OFFLINE=0")["model"]
+    assert (online["status"], "fetch it here first" in online["advice"]) == ("warn", True)
+    on_nodes = findings(run_cli, "org/m", "--profile", "p", "--env", "HF_HUB_CACHE=$TMPDIR/hub")["model"]
+    assert on_nodes["status"] == "skip"
+
+
 def test_a_container_that_is_not_there(run_cli: Cli, cluster: Path) -> None:
     (cluster / "vllm-hpc.toml").write_text(
         '[profiles.site]\nscheduler = "slurm"\ncontainer = { runtime = "apptainer", image = "/no/such/vllm.sif" }\n'
@@ -92,8 +130,10 @@ def test_the_queue_that_a_profile_chooses_is_told(run_cli: Cli, cluster: Path) -
     assert found["profile"]["status"] == "ok"
     assert "queue debug" in found["profile"]["found"]
     assert found["partition"]["found"] == "debug takes 2 nodes, up to 0:30:00"
-    refused = run_cli("doctor", "--profile", "site", "--nodes", "9", "--gpus-per-node", "1")
-    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    found = findings(run_cli, "--profile", "site", "--nodes", "9", "--gpus-per-node", "1", "--on-nodes")
+    assert (found["queue"]["status"], found["queue"]["advice"]) == ("fail", "change --nodes")
+    assert found["nodes"]["status"] == "skip"
+    assert found["queue"]["found"].startswith("no queue of profile 'site' takes the job: queue debug ")
 
 
 def test_a_template_that_does_not_render(run_cli: Cli, cluster: Path) -> None:

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from vllm_hpc.doctor.expected import Expected
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.judge_nodes import judge_nodes
 from vllm_hpc.doctor.judge_ranks import bus_gb_s, judge_ranks
 from vllm_hpc.jobfolder.node_report import Gpus, NodeReport, RankFacts, Sharing, Sum, Writes
-from vllm_hpc.spec.seen import Seen
+from vllm_hpc.spec.finding import Finding
+from vllm_hpc.spec.host_path import HostPath
 
 pytestmark = pytest.mark.admins
 
@@ -32,7 +32,7 @@ OTHER = msgspec.structs.replace(
 def judged(expected: Expected = EXPECTED, **changes: Any) -> list[Finding]:
     """What is wrong with the second node, changed so."""
     found = judge_nodes([HEAD, msgspec.structs.replace(OTHER, **changes)], expected)
-    assert [one for one in found if one.node == "n0" and one.status in ("warn", "fail")] == []
+    assert [one for one in found if one.where == "n0" and one.status in ("warn", "fail")] == []
     return [one for one in found if one.status in ("warn", "fail")]
 
 
@@ -64,7 +64,7 @@ def test_sound_nodes() -> None:
 )  # fmt: skip
 def test_a_fault_of_one_node(changes: dict[str, Any], check: str, status: str, words: str) -> None:
     (found,) = judged(**changes)
-    assert (found.check, found.status, found.node) == (check, status, "n1")
+    assert (found.check, found.status, found.where) == (check, status, "n1")
     assert words in found.found
     assert found.advice
 
@@ -72,41 +72,41 @@ def test_a_fault_of_one_node(changes: dict[str, Any], check: str, status: str, w
 def test_a_taken_port_is_the_heads_fault_alone() -> None:
     head = msgspec.structs.replace(HEAD, port_error="address already in use")
     found = judge_nodes([head, msgspec.structs.replace(OTHER, head_error="x", round_trip_s=None)], EXPECTED)
-    assert [(one.status, one.node) for one in found if one.check == "port"] == [("fail", "n0"), ("skip", "n1")]
+    assert [(one.status, one.where) for one in found if one.check == "port"] == [("fail", "n0"), ("skip", "n1")]
 
 
 @pytest.mark.parametrize(
     ("seen", "changes", "status", "words"),
     [
-        (Seen("/m", error="No such file or directory"), {}, "fail", "/m: No such file"),
-        (Seen("/m", 70), {}, "fail", "70 bytes, not 100 as here"),
-        (Seen("o/m", error="not in the cache"), {"is_on_hub": True}, "warn", "not in the cache"),
-        (Seen("o/m", error="not in the cache"), {"is_on_hub": True, "offline": True}, "fail", "not in the cache"),
+        (HostPath("/m", error="No such file or directory"), {}, "fail", "/m: No such file"),
+        (HostPath("/m", 70), {}, "fail", "70 bytes, not 100 as here"),
+        (HostPath("o/m", error="not in the cache"), {"is_on_hub": True}, "warn", "not in the cache"),
+        (HostPath("o/m", error="not in the cache"), {"is_on_hub": True, "offline": True}, "fail", "not in the cache"),
     ],
 )
-def test_a_model_that_a_node_does_not_have(seen: Seen, changes: dict[str, Any], status: str, words: str) -> None:
-    expected = msgspec.structs.replace(EXPECTED, model=Seen("/m", 100), **changes)
+def test_a_model_that_a_node_does_not_have(seen: HostPath, changes: dict[str, Any], status: str, words: str) -> None:
+    expected = msgspec.structs.replace(EXPECTED, model=HostPath("/m", 100), **changes)
     (found,) = judged(expected, model=seen)
     assert (found.check, found.status) == ("model", status)
     assert words in found.found
 
 
 def test_a_checkpoint_that_is_larger_than_the_memory() -> None:
-    expected = msgspec.structs.replace(EXPECTED, model=Seen("/m", 500 << 30))
+    expected = msgspec.structs.replace(EXPECTED, model=HostPath("/m", 500 << 30))
     assert [one.check for one in judge_nodes([HEAD, OTHER], expected) if one.status == "warn"] == ["memory"] * 2
 
 
 def test_a_container_that_is_not_there() -> None:
     expected = msgspec.structs.replace(EXPECTED, has_image=True, has_program=True)
-    sound = {"runtime": "/usr/bin/apptainer", "image": Seen("/i.sif", 5)}
+    sound = {"runtime": "/usr/bin/apptainer", "image": HostPath("/i.sif", 5)}
     head = msgspec.structs.replace(HEAD, **sound)
     for changes, words in (
-        ({**sound, "image": Seen("/i.sif", error="No such file or directory")}, "/i.sif: No such file"),
+        ({**sound, "image": HostPath("/i.sif", error="No such file or directory")}, "/i.sif: No such file"),
         ({**sound, "runtime": ""}, "not in PATH"),
     ):
         found = judge_nodes([head, msgspec.structs.replace(OTHER, **changes)], expected)
         (bad,) = [one for one in found if one.status == "fail"]
-        assert (bad.check, bad.node) == ("container", "n1")
+        assert (bad.check, bad.where) == ("container", "n1")
         assert words in bad.found
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("psutil")
 
 from tests.crafted import make_job
 from vllm_hpc.engine.doctor import meeting
-from vllm_hpc.engine.doctor.meeting import Met, Place
+from vllm_hpc.engine.doctor.meeting import MeetingPoint, MeetingResult
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.secret import job_secret
 
@@ -31,13 +31,13 @@ def job(tmp_path: Path) -> JobFolder:
     return make_job(tmp_path / "job")
 
 
-def meet_both(head: Place, other: Place) -> list[Met]:
-    found: dict[int, Met] = {}
+def meet_both(head: MeetingPoint, other: MeetingPoint) -> list[MeetingResult]:
+    found: dict[int, MeetingResult] = {}
 
-    def run(place: Place) -> None:
-        found[place.node] = meeting.meet(place)
+    def run(point: MeetingPoint) -> None:
+        found[point.node] = meeting.meet(point)
 
-    threads = [threading.Thread(target=run, args=(place,)) for place in (head, other)]
+    threads = [threading.Thread(target=run, args=(point,)) for point in (head, other)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -54,14 +54,14 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def places(job: JobFolder, other: JobFolder | None = None) -> tuple[Place, Place]:
+def places(job: JobFolder, other: JobFolder | None = None) -> tuple[MeetingPoint, MeetingPoint]:
     port = free_port()
-    return Place(job, 1, "127.0.0.1", port, 0, 2), Place(other or job, 1, "127.0.0.1", port, 1, 2)
+    return MeetingPoint(job, 1, "127.0.0.1", port, 0, 2), MeetingPoint(other or job, 1, "127.0.0.1", port, 1, 2)
 
 
 def test_two_nodes_meet(job: JobFolder) -> None:
     first, second = meet_both(*places(job))
-    assert first == Met()
+    assert first == MeetingResult()
     assert second.skew_s is not None
     assert abs(second.skew_s) < 0.5
     assert second.sharing is not None
@@ -72,9 +72,9 @@ def test_two_nodes_meet(job: JobFolder) -> None:
 
 
 def test_files_that_are_not_replaced_in_one_step_are_seen(job: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_in_place(place: Place, letter: bytes) -> None:
-        place.job.doctor_shared(1).write_bytes(b"")
-        place.job.doctor_shared(1).write_bytes(letter * meeting._SIZE)
+    def write_in_place(point: MeetingPoint, letter: bytes) -> None:
+        point.job.doctor_shared(1).write_bytes(b"")
+        point.job.doctor_shared(1).write_bytes(letter * meeting._SIZE)
 
     monkeypatch.setattr(meeting, "_write", write_in_place)
     _, second = meet_both(*places(job))
@@ -101,11 +101,11 @@ def test_a_taken_port(job: JobFolder) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        place = Place(job, 1, "127.0.0.1", taken.getsockname()[1], 0, 1)
-        assert "in use" in meeting.meet(place).port_error
+        point = MeetingPoint(job, 1, "127.0.0.1", taken.getsockname()[1], 0, 1)
+        assert "in use" in meeting.meet(point).port_error
 
 
 def test_a_head_that_does_not_listen(job: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meeting, "_MEET_S", 0.5)
-    found = meeting.meet(Place(job, 1, "127.0.0.1", free_port(), 1, 2))
+    found = meeting.meet(MeetingPoint(job, 1, "127.0.0.1", free_port(), 1, 2))
     assert "does not answer" in found.head_error

@@ -11,12 +11,12 @@ import pytest
 from tests.crafted import make_job, start
 from vllm_hpc import Job
 from vllm_hpc.doctor.expected import Expected, own_versions
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.on_nodes import judge_job
 from vllm_hpc.jobfolder.node_report import MARK, NodeReport, Writes
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.progress import Rows
 from vllm_hpc.jobs.status import Status
+from vllm_hpc.spec.finding import Finding
 
 pytestmark = pytest.mark.admins
 
@@ -50,7 +50,7 @@ def test_a_node_that_prints_its_report_has_no_folder(tmp_path: Path) -> None:
     )
     line = f"{MARK}{msgspec.json.encode(lost).decode()}\n"
     found = judged(tmp_path, f"{JOINED}{line}{MARK}{{cut off\n", REPORT)
-    assert [(one.check, one.node) for one in found] == [("job-dir", "n1"), ("job", None)]
+    assert [(one.check, one.where) for one in found] == [("job-dir", "n1"), ("job", None)]
     assert found[-1].advice == "see what failed above"
 
 
@@ -71,7 +71,7 @@ def test_a_node_that_prints_its_report_has_no_folder(tmp_path: Path) -> None:
 def test_a_node_that_is_silent(tmp_path: Path, log: str, status: str, words: str) -> None:
     found = judged(tmp_path, log, REPORT)[0]
     assert (found.check, found.status) == ("node", status)
-    assert found.node == ("n1" if "n1" in log else "node 1")
+    assert found.where == ("n1" if "n1" in log else "node 1")
     assert words in found.found
 
 

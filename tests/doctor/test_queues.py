@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from vllm_hpc.doctor.accounts import judge_accounts
-from vllm_hpc.doctor.queues import Limits, ask_pbs, judge_queue, parse_slurm, pbs_limits
+from vllm_hpc.doctor.queues import Limits, ask_pbs, ask_slurm, judge_queue, pbs_limits
 from vllm_hpc.schedulers.client import Ask, ClientError
-from vllm_hpc.schedulers.pbs.inventory_answers import parse_plain
 
 pytestmark = pytest.mark.admins
 
 # scontrol show partition --oneliner of Slurm 22.05, shortened.
-SLURM = parse_slurm(
+SCONTROL = (
     "PartitionName=debug AllowGroups=ALL AllowAccounts=ALL Default=YES QoS=N/A DefaultTime=NONE MaxNodes=4 "
     "MaxTime=00:30:00 MinNodes=0 Nodes=n[1-8] State=UP TotalCPUs=64 TotalNodes=8\n"
     "PartitionName=batch Default=NO MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=2 State=UP TotalNodes=100\n"
     "PartitionName=old Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED MinNodes=0 State=DOWN TotalNodes=100\n"
 )
+SLURM = ask_slurm(lambda argv: SCONTROL)
 RECORDED = Path(__file__).parents[1] / "pbs" / "recorded"
 
 
@@ -124,7 +124,7 @@ def test_a_pbs_queue_that_is_closed_or_starts_with_many_nodes() -> None:
     "text", ["", "garbage\n" * 100, "PartitionName=", "Queue: \n", "PartitionName=x MaxTime=\x00 MaxNodes=-3"]
 )
 def test_damaged_lists_are_no_error(text: str) -> None:
-    for queues in (parse_slurm(text), pbs_limits(parse_plain(text))):
+    for queues in (ask_slurm(lambda argv: text), ask_pbs(lambda argv: text)):
         assert judge_queue(queues, None, 1, 60).status in ("ok", "skip")
 
 
@@ -136,7 +136,7 @@ def test_accounts() -> None:
     assert [one.status for one in judge_accounts(ask, "OPEN", None)] == ["ok"]
     ((account),) = judge_accounts(ask, "mine", None)
     assert (account.status, account.found) == ("fail", "'mine' is not one of yours: closed, open")
-    assert [(one.check, one.status) for one in judge_accounts(ask, "closed", "debug")] == [
+    assert [(one.check, one.status) for one in judge_accounts(ask, "CLOSED", "debug")] == [
         ("account", "ok"),
         ("qos", "fail"),
     ]

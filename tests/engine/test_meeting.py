@@ -35,8 +35,8 @@ print(json.dumps([sorted(listening), numbers]))
 
 
 def start(rank: int, address: str, port: int, size: int = 2, seconds: int = 120, **more: str) -> subprocess.Popen[str]:
-    place = {"MASTER_ADDR": address, "MASTER_PORT": str(port), "PYTHONPATH": str(Path(__file__).parents[2]), **more}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")} | place
+    point = {"MASTER_ADDR": address, "MASTER_PORT": str(port), "PYTHONPATH": str(Path(__file__).parents[2]), **more}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")} | point
     words = [sys.executable, "-c", RANK, str(rank), str(size), str(seconds)]
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -19,7 +19,7 @@ lead_s=120 time_limit_s='' max_requeues=10 begin_attempt
 
 # The same Python as the one that submitted: submitit finds its plugin in it, torchrun its workers.
 export PATH=/opt/venv/bin:"$PATH"
-rank_environment
+rank_environment /opt/venv/bin
 # What the ranks find in the image.
 image_environment /sw/vllm.sif ''
 # Ranks that share cores would spin against each other: each gets its part of them.

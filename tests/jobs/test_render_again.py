@@ -107,3 +107,48 @@ def test_a_job_that_was_not_submitted_keeps_its_files_together(desk: Path, folde
     (desk / "bin" / "sbatch").write_text(FAKE_SBATCH)
     assert run_cli("resume", "first", "--account", "right").code == 0
     assert "#SBATCH --account=right" in script(folder).splitlines()
+
+
+def test_it_stays_in_the_queue_that_was_asked_for(desk: Path, folder: JobFolder, run_cli: Cli) -> None:
+    """Two tables without a partition, each with a QOS: the name of the table is what tells them apart."""
+    tables = """[profiles.site]
+scheduler = "slurm"
+[profiles.site.queues.regular]
+partition = ""
+qos = "regular"
+[profiles.site.queues.debug]
+partition = ""
+qos = "debug"
+"""
+    (desk / "vllm-hpc.toml").write_text(tables)
+    job = submit(rehearse=True, profile="site", name="second", partition="debug", nodes=2)
+    crafted.start(job.folder, job_id=job.job_id)
+    crafted.end(job.folder, 1)
+    (desk / "vllm-hpc.toml").write_text(tables + 'account = "mended"\n')
+    assert run_cli("resume", "second").code == 0
+    assert {"#SBATCH --qos=debug", "#SBATCH --account=mended"} <= set(script(job.folder).splitlines())
+
+
+def test_what_an_option_overrode_and_what_the_profile_dropped(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = '[profiles.site]\nscheduler = "slurm"\njob_dir = "$NOT_THERE/runs"\n'
+    (desk / "vllm-hpc.toml").write_text(keys + 'secrets = ["MINE"]\naccount = "typo"\n')
+    monkeypatch.setenv("MINE", "value")
+    job = submit(rehearse=True, profile="site", name="third", job_dir="runs", nodes=1)
+    crafted.start(job.folder, job_id=job.job_id)
+    crafted.end(job.folder, 1)
+    monkeypatch.delenv("MINE")
+    (desk / "vllm-hpc.toml").write_text(keys + 'account = "right"\n')
+    outcome = run_cli("resume", "third")
+    assert outcome.code == 0, outcome
+    assert "#SBATCH --account=right" in script(job.folder).splitlines() and "MINE" not in script(job.folder)
+
+
+def test_nothing_to_resume_needs_no_profile(desk: Path, folder: JobFolder, run_cli: Cli) -> None:
+    rows = crafted.read_lines(folder.path / "input.jsonl")
+    done = [crafted.result(number, id=row["id"], rehearsal=True) for number, row in enumerate(rows)]
+    crafted.write_lines(folder.shard(0, 1), done)
+    (desk / "vllm-hpc.toml").write_text("broken")
+    outcome = run_cli("resume", "first")
+    assert outcome.code == 0 and "Nothing to resume" in outcome.err, (outcome, rows)

@@ -21,6 +21,6 @@ def test_two_nodes_of_pbs(pbs: list[str], tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     found = examine(None, on_nodes=True, profile="site", nodes=2, gpus_per_node=1, job_dir=str(tmp_path / "runs"))
     assert [one for one in found if one.status == "fail"] == []
-    assert {one.node for one in found if one.check == "versions" and one.node} <= set(pbs)
+    assert {one.where for one in found if one.check == "versions" and one.where} <= set(pbs)
     assert [one.status for one in found if one.check == "rename"] == ["ok"]
     assert [one.status for one in found if one.check == "all-reduce"] == ["ok"]

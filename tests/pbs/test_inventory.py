@@ -21,7 +21,7 @@ def test_it_asks_pbs_and_checks_what_it_wrote(desk: Path, pbs: list[str], run_cl
     assert all(queue["max_nodes"] <= len(pbs) for queue in profile["queues"].values())
     checked = run_cli("profiles", "check", "here")
     assert checked.code == 0, checked.out
-    assert "ok    cluster    PBS" in checked.out
+    assert "ok    cluster     here: PBS" in checked.out
     assert "ok    script" in checked.out
 
 
@@ -30,7 +30,7 @@ def test_a_queue_that_is_gone_is_found(desk: Path, pbs: list[str], run_cli: Cli)
     (desk / "vllm-hpc.toml").write_text(text)
     checked = run_cli("profiles", "check", "x")
     assert checked.code == 1
-    assert "fail  cluster    queue gone: there is no partition 'gone' -> the cluster has " in checked.out
+    assert "fail  cluster     x: queue gone: there is no partition 'gone' -> the cluster has " in checked.out
 
 
 def test_a_server_that_is_down_is_said(desk: Path, server: Path, run_cli: Cli) -> None:

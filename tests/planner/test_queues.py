@@ -92,7 +92,7 @@ def test_a_queue_without_a_name_is_not_named(desk: Path) -> None:
          r"^queue debug takes 1 to 2 nodes, not 4; .*: use --queue preemptable \(1 to 10 nodes, at most 72:00:00\)$"),
         ({"nodes": 600},
          r"^no queue of profile 'polaris' takes the job: queue debug takes 1 to 2 nodes, not 600; .*change --nodes$"),
-        ({"nodes": 12, "time": "48:00:00"}, r"no queue .* change --nodes and --time$"),
+        ({"nodes": 12, "time": "48:00:00"}, r"no queue .* change --nodes or --time$"),
         ({"nodes": 1, "gpu": "a100-40", "partition": "big"}, r"^queue big has h200, not a100-40: use --queue debug "),
     ],
 )  # fmt: skip
@@ -104,7 +104,9 @@ def test_what_no_queue_takes_is_refused_with_the_one_that_would(desk: Path, opti
 def test_a_queue_without_a_table_is_taken_as_it_is(desk: Path) -> None:
     prepared = job(desk, nodes=4, partition="secret")
     assert "partition=secret" in lines(prepared)
-    assert "queue 'secret' has no table in the profile, so its limits are not checked" in prepared.plan.reasons
+    said = "queue 'secret' has no table in the profile: no limits are checked, no values are taken from it"
+    assert said in prepared.plan.reasons and said in prepared.notes
+    assert any("(did you mean 'debug'?)" in note for note in job(desk, nodes=4, partition="dbug").notes)
 
 
 def test_the_profiles_own_queue_comes_first_where_it_fits(desk: Path) -> None:
@@ -113,3 +115,58 @@ def test_the_profiles_own_queue_comes_first_where_it_fits(desk: Path) -> None:
     )
     assert "partition=preemptable" in lines(prepare(rehearse=True, profile="polaris", nodes=2))
     assert "partition=prod" in lines(prepare(rehearse=True, profile="polaris", nodes=20))
+
+
+def test_a_queue_that_cannot_ask_for_the_job_is_passed_over(desk: Path) -> None:
+    """Of two grammars of PBS, one cannot say where part nodes lie."""
+    (desk / "vllm-hpc.toml").write_text("""[profiles.p]
+scheduler = "pbs"
+gpus_per_node = 4
+[profiles.p.queues.a]
+gpu_request = "totals"
+[profiles.p.queues.b]
+""")
+    script = prepare(rehearse=True, profile="p", nodes=2, gpus_per_node=2, tp=4).script
+    assert "#PBS -q b" in script.splitlines()
+
+
+def test_a_tables_memory_takes_the_place_of_the_profiles(desk: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text("""[profiles.p]
+scheduler = "slurm"
+gpus_per_node = 4
+mem_per_gpu = "60G"
+cpus_per_rank = 3
+[profiles.p.queues.a]
+mem_per_node = "2000G"
+cpus_per_node = 64
+""")
+    said = lines(prepare(rehearse=True, profile="p", nodes=1, gpus_per_node=2))
+    assert {"mem=1024000M", "cpus-per-task=32"} <= set(said)
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "said"),
+    [
+        ('time = "12:00:00"\n', {}, "change --time$"),
+        ("", {"gpu": "b200"}, "queue a has a100-40, not b200: change --gpu$"),
+        (
+            'required = ["cpus_per_node"]\n',
+            {"time": "1"},
+            r"needs cpus_per_node: write cpus_per_node in \[profiles\.p\]",
+        ),
+    ],
+)
+def test_a_refusal_says_what_to_change(desk: Path, keys: str, options: dict[str, Any], said: str) -> None:
+    (desk / "vllm-hpc.toml").write_text(
+        f'[profiles.p]\nscheduler = "slurm"\n{keys}[profiles.p.queues.a]\nmax_time = "0:30:00"\ngpu = "a100-40"\n'
+    )
+    with pytest.raises(RefusedError, match=said):
+        prepare(rehearse=True, profile="p", nodes=1, **options)
+
+
+def test_the_memory_of_a_tables_gpu_counts(desk: Path) -> None:
+    (desk / "vllm-hpc.toml").write_text(
+        '[profiles.p]\nscheduler = "slurm"\ngpu = "a100-40"\n[profiles.p.queues.q]\ngpu_memory_gib = 24\n'
+    )
+    device = prepare(rehearse=True, profile="p", nodes=1).job.device
+    assert device is not None and device.gpu is not None and device.gpu.memory_gib == 24

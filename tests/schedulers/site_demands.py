@@ -30,7 +30,7 @@ OFFLINE = (r"^export HF_HUB_OFFLINE=1$",)
 ONLINE = ("!HF_HUB_OFFLINE", "!_proxy=")
 # Each rank sets the variable of its vendor before torch is imported (engine/startup/devices.py, test_devices.py).
 DEVICE = (r"-m vllm_hpc\.in_job rank ",)
-APPTAINER, SINGULARITY = (r"\bapptainer exec\b.* --nv\b",), (r"\bsingularity exec\b.* --nv\b",)
+APPTAINER, SINGULARITY = (r"\bapptainer exec --nv ",), (r"\bsingularity exec --nv ",)
 
 
 def exports(**values: str) -> tuple[str, ...]:

@@ -219,7 +219,7 @@ def test_the_first_of_a_list_of_hosts(hosts: str, first: str) -> None:
 
 def test_accounts_are_named_where_there_is_accounting() -> None:
     config = (MIXED / "config.txt").read_text().replace("accounting_storage/none", "accounting_storage/slurmdbd")
-    said = asking(config=config, sacctmgr="b\na\na\n")
+    said = asking(config=config, sacctmgr="b|normal\na|\na|normal,long\n")
     assert any(note.startswith("your accounts (sacctmgr): a, b; ") for note in take_inventory(said).notes)
 
 

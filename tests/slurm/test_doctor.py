@@ -10,7 +10,7 @@ import pytest
 
 from tests.crafted import make_folder
 from vllm_hpc.doctor.doctor import examine
-from vllm_hpc.doctor.finding import Finding
+from vllm_hpc.spec.finding import Finding
 
 pytestmark = [pytest.mark.admins, pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
@@ -58,7 +58,7 @@ def look(site: Path, model: str | None = None, **options: Any) -> list[Finding]:
 
 
 def of(findings: list[Finding], check: str, node: str | None = None) -> list[tuple[str, str]]:
-    return [(one.status, one.found) for one in findings if one.check == check and one.node == node]
+    return [(one.status, one.found) for one in findings if one.check == check and one.where == node]
 
 
 @pytest.mark.ranks
@@ -109,7 +109,7 @@ if [ "$NODE" = 1 ]; then export GLOO_SOCKET_IFNAME=ib9 PYTHONPATH="{other.parent
     assert str(model) in words
     assert of(found, "container", "node2") == [("fail", f"{image}: No such file or directory")]
     faults = [one for one in found if one.status == "fail" and one.check != "job"]
-    assert {one.node for one in faults} == {"node2"}
+    assert {one.where for one in faults} == {"node2"}
     assert sorted(one.check for one in faults) == ["container", "gloo", "gpus", "model", "versions"]
     assert of(found, "job")[0][0] == "fail"
 

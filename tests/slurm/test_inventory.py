@@ -38,11 +38,11 @@ def test_accounts_and_a_profile_that_the_cluster_takes(real: Path, slurm_with_ac
     assert "# your accounts (sacctmgr): open, root; " in (real / "vllm-hpc.toml").read_text()
     checked = run_cli("profiles", "check", "here")
     assert (checked.code, checked.err) == (0, ""), checked.out
-    assert "ok    cluster    Slurm " in checked.out
+    assert "ok    cluster     here: Slurm " in checked.out
 
 
 def test_a_partition_that_is_gone_is_found(real: Path, slurm: None, run_cli: Cli) -> None:
     (real / "vllm-hpc.toml").write_text('[profiles.x]\nscheduler = "slurm"\npartition = "gone"\ngpus_per_node = 8\n')
     checked = run_cli("profiles", "check", "x")
     assert checked.code == 1
-    assert "fail  cluster    queue gone: there is no partition 'gone' -> the cluster has debug" in checked.out
+    assert "fail  cluster     x: queue gone: there is no partition 'gone' -> the cluster has debug" in checked.out

@@ -102,11 +102,11 @@ def test_the_users_directive_wins_over_three_templates(tmp_path: Path, monkeypat
 def test_sbatch_itself_tries_what_check_has_rendered(tmp_path: Path) -> None:
     profile = Profile(scheduler="slurm", launcher="torchrun", gpus_per_node=1, cpus_per_rank=1)
     good = check_templates((), profile)
-    assert (good.tools["sbatch"], good.faults) == (True, ())
+    assert (good.tools["sbatch"], good.findings) == (True, ())
     (tmp_path / "slurm.sbatch.j2").write_text(
         '{% extends "slurm.sbatch.j2" %}{% block directives %}{{ super() }}#SBATCH --begin=never\n{% endblock %}'
     )
     bad = check_templates([str(tmp_path)], profile)
-    assert [fault.level for fault in bad.faults] == ["fail"], bad.faults
-    assert bad.faults[0].message.startswith("sbatch --test-only refuses the script: ")
-    assert "never" in bad.faults[0].message
+    assert [one.status for one in bad.findings] == ["fail"], bad.findings
+    assert bad.findings[0].found.startswith("sbatch --test-only refuses the script: ")
+    assert "never" in bad.findings[0].found

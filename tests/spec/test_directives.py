@@ -65,7 +65,7 @@ def pbs(line: str) -> list[str]:
     ["-l filesystems=home:eagle", "-lfilesystems=home", "-W depend=afterok:12.head", "-W group_list=x",
      "-m abe -M a@b.org",
      "-v RTYPE=rt_HF,USE_SSH=1", "-vA=",
-     "-a 202601021200", "-h", "-p 10", "-q big", "-A 'a b'", "-P x", "-hq big", "-l a=walltime"],
+     "-a 202601021200", "-h", "-p 10", "-A 'a b'", "-P x", "-l a=walltime"],
 )  # fmt: skip
 def test_lines_of_qsub_that_are_the_persons_own(line: str) -> None:
     assert pbs(line) == [line]

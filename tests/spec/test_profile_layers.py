@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Cli
+from vllm_hpc.jobs.job import find_job
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.spec.errors import ProfileError, RefusedError
@@ -99,7 +101,7 @@ def test_extends_puts_another_profile_beneath(layered: Path) -> None:
         ('[profiles.a]\nextends = "site/nowhere"\n', r":2: 'extends': no profile 'site/nowhere' in the gallery"),
         ('[profiles.a]\nsetup = ["+", "+"]\n', r":2: 'setup' must have \"\+\""),
         ('[profiles.a]\nrequired = ["acount"]\n', r":2: 'required' must name keys of a profile, not 'acount'"),
-        ('[profiles.a]\n[profiles.a.queues.q]\nmin_node = 1\n', r":3: unknown key 'min_node': a queue takes"),
+        ('[profiles.a]\n[profiles.a.queues.q]\nmin_node = 1\n', r":3: unknown key 'min_node': did you mean 'min_"),
         ('[profiles.a]\n[profiles.a.queues.q]\nmin_nodes = 0\n', r":3: 'min_nodes' must be a whole number"),
         ('[profiles.a]\n[profiles.a.queues.q]\nmin_nodes = 3\nmax_nodes = 2\n', r":3: 'min_nodes' must be at most"),
         ('[profiles.a]\n[profiles.a.queues.q]\nmax_time = "soon"\n', r":3: max_time must be a walltime"),
@@ -150,6 +152,14 @@ env = { T = "/local/$USER/x y", D = "$$", N = "${NOT_SET:-a}" }
         assert line in prepared.script.splitlines()
 
 
+def test_variables_of_what_an_option_overrides_need_not_be_set(desk: Path, model: Path) -> None:
+    text = '[profiles.a]\nscheduler = "slurm"\njob_dir = "$NOT_THERE/runs"\naccount = "$NOT_THERE"\n'
+    write(desk / "vllm-hpc.toml", text)
+    with pytest.raises(ProfileError, match=r"NOT_THERE is not set here"):
+        prepare(str(model), profile="a", account="x")
+    assert prepare(str(model), profile="a", account="x", job_dir="runs").request.account == "x"
+
+
 def test_what_is_required_must_be_given(desk: Path, model: Path) -> None:
     write(desk / "vllm-hpc.toml", '[profiles.a]\nscheduler = "slurm"\nrequired = ["account", "mem"]\nmem = "1G"\n')
     with pytest.raises(
@@ -170,3 +180,118 @@ def test_keys_that_the_scheduler_ignores_are_said(desk: Path, model: Path, run_c
         "of the profile not used by pbs: srun_options, cpu_bind"
         in run_cli("plan", str(model), "--profile", "a", "--scheduler", "pbs").out
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "words", "said"),
+    [
+        ('launcher = "srun"\ntorchrun_options = ["--a=b"]\n', [], "slurm: torchrun_options"),
+        ('torchrun_options = ["--a=b"]\n', ["--launcher=srun"], "slurm: torchrun_options"),
+        ('gpu_type = "h100"\ngpu_flag = "none"\n', [], "slurm: gpu_type"),
+        ('gpu_request = "queue"\ngpus_per_node = 4\nmem_per_node = "4G"\nmem_per_gpu = "1G"\n', [],
+         "pbs: mem_per_node, mem_per_gpu"),
+    ],
+)  # fmt: skip
+def test_a_key_that_another_makes_useless_is_said(
+    desk: Path, model: Path, run_cli: Cli, keys: str, words: list[str], said: str
+) -> None:
+    write(desk / "vllm-hpc.toml", f"[profiles.a]\n{keys}")
+    scheduler = said.partition(":")[0]
+    out = run_cli("plan", str(model), "--profile=a", f"--scheduler={scheduler}", *words).out
+    assert f"of the profile not used by {said} " in out
+
+
+@pytest.mark.parametrize("python", ["python3", "bin/python", "/usr/bin/python3.11", "$HERE/python3.12"])
+def test_the_python_of_nodes_is_that_of_an_environment(
+    desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    """Its folder is put first in PATH: "." would be whoever can write there, and another name would not be called."""
+    monkeypatch.setenv("HERE", "/usr/bin")
+    write(desk / "vllm-hpc.toml", f'[profiles.a]\nscheduler = "slurm"\npython = "{python}"\n')
+    with pytest.raises(ProfileError, match="must be an environment's python by its absolute path"):
+        prepare(str(model), profile="a")
+    write(desk / "vllm-hpc.toml", '[profiles.a]\nscheduler = "slurm"\npython = "$HERE/python3"\n')
+    assert 'export PATH=/usr/bin:"$PATH"' in prepare(str(model), profile="a").script
+
+
+def test_folders_of_templates_lie_beside_their_files(desk: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = write(
+        desk / "config/vllm-hpc/config.toml", '[profiles.a]\nscheduler = "slurm"\ntemplate_dir = "${T:-own}"\n'
+    )
+    write(user.parent / "own/slurm.sbatch.j2", '{% extends "packaged/slurm.sbatch.j2" %}')
+    write(desk / "vllm-hpc.toml", f'[profiles.a]\ntemplate_dir = "{desk}"\n')
+    assert prepare(str(model), profile="a").job.template_dirs == (str(desk), str(user.parent / "own"))
+    monkeypatch.setenv("T", "missing")
+    with pytest.raises(ProfileError, match=r"config\.toml:3: 'template_dir': no such folder: '.*/vllm-hpc/missing'"):
+        prepare(str(model), profile="a")
+
+
+def test_a_default_may_be_empty(desk: Path, model: Path) -> None:
+    write(desk / "vllm-hpc.toml", '[profiles.a]\nscheduler = "slurm"\naccount = "x${NOT_THERE:-}"\n')
+    assert prepare(str(model), profile="a").request.account == "x"
+
+
+def test_a_secret_has_no_value_in_a_profile(desk: Path, model: Path) -> None:
+    write(desk / "vllm-hpc.toml", '[profiles.a]\nsecrets = ["MINE"]\nenv = { MINE = "x" }\n')
+    with pytest.raises(ProfileError, match=r":2: 'secrets' has MINE, which has a value in 'env': leave out one"):
+        prepare(str(model), profile="a")
+
+
+def test_a_key_takes_those_away_that_would_win(layered: Path) -> None:
+    site = Path(os.environ["XDG_CONFIG_DIRS"], "vllm-hpc", "config.toml")
+    write(site, SITE.replace("[profiles.big]", '[profiles.big]\nmem = "1G"\ncpus_per_rank = 3\ngpu = "a100-40"', 1))
+    keys = 'mem_per_node = "64G"\ncpus_per_node = 32\ngpu_memory_gib = 24\nenv = { mem = "x" }\n'
+    write(layered / "vllm-hpc.toml", f"[profiles.big]\n{keys.replace('mem = ', 'MEM = ')}")
+    profile = find_profile("big").profile
+    assert (profile.mem, profile.cpus_per_rank, profile.gpu) == (None, None, None)
+    assert (profile.mem_per_node, profile.cpus_per_node, profile.gpu_memory_gib) == ("64G", 32, 24)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('accont = "x"', "unknown key 'accont': did you mean 'account'?"),
+        ('walltime = "1"', "unknown key 'walltime': use 'time'"),
+        ("queues = 1", "'queues' must be a table"),
+    ],
+)
+def test_what_was_meant_is_said(desk: Path, text: str, said: str) -> None:
+    write(desk / "vllm-hpc.toml", f"[profiles.karolina]\n{text}\n")
+    with pytest.raises(ProfileError) as caught:
+        find_profile("karolina")
+    assert str(caught.value).endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("karolinna", "karolina"), ("Karolina", "karolina"), ("site/polariss", "site/polaris")]
+)
+def test_a_name_that_is_near_is_said(desk: Path, name: str, meant: str) -> None:
+    write(desk / "vllm-hpc.toml", "[profiles.karolina]\n")
+    with pytest.raises(ProfileError, match=f"did you mean '{meant}'"):
+        find_profile(name)
+
+
+def test_jobs_are_looked_for_where_the_profile_puts_them(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(desk / "vllm-hpc.toml", f'[profiles.a]\nscheduler = "slurm"\njob_dir = "{desk}/elsewhere"\n')
+    assert run_cli("submit", "--rehearse", "--profile=a", "--name=first").code == 0
+    assert "first" in run_cli("list", "--profile", "a").out
+    assert "(--job-dir, or --profile for its job_dir), or its id" in run_cli("logs", "first").err
+    monkeypatch.setenv("VLLM_HPC_PROFILE", "a")
+    assert json.loads(run_cli("status", "first", "--json").out)["job"] == f"{desk}/elsewhere/first"
+    assert find_job("first").path == desk / "elsewhere" / "first"
+    monkeypatch.setenv("VLLM_HPC_PROFILE", "unknown")
+    assert run_cli("list").err == "No jobs under 'runs'.\n"
+    assert run_cli("list", "--profile", "unknown").code == 2
+
+
+def test_queue_is_a_name_for_partition_everywhere(desk: Path, model: Path) -> None:
+    write(desk / "job/job.toml", f'model = "{model}"\nqueue = "gpu"\nscheduler = "slurm"\n')
+    assert (
+        prepare("job").request.partition
+        == prepare(str(model), queue="gpu", scheduler="slurm").request.partition
+        == "gpu"
+    )
+    with pytest.raises(RefusedError, match="queue and partition are the same: leave out one"):
+        prepare(str(model), queue="gpu", partition="gpu")

@@ -24,7 +24,7 @@ from vllm_hpc.jobs.submit import prepare, prepare_untuned
 from vllm_hpc.planner.make_plan import find_subject, make_plan
 from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.planner.resolve import resolve_at
-from vllm_hpc.planner.tuned import Finding, Setting, Trial
+from vllm_hpc.planner.tuned import Setting, Trial, TuneFinding
 from vllm_hpc.spec.errors import JobFailedError, LayoutError, RefusedError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import Given, make_request
 from vllm_hpc.spec.profile import Profile
@@ -140,7 +140,7 @@ def found(desk: Path, model: Path) -> Path:
     best = Setting(tp=2, pp=1, dp=1, engine={"max_num_seqs": 8})
     own = Setting(tp=1, pp=1, dp=2)
     trials = tuple(Trial(setting=one, tokens_per_s=rate, seconds=20.0) for one, rate in ((own, 100.0), (best, 150.0)))
-    finding = Finding(model=subject.model, device=subject.device, best=best, trials=trials, made_at=time.time())
+    finding = TuneFinding(model=subject.model, device=subject.device, best=best, trials=trials, made_at=time.time())
     subject.file.parent.mkdir(parents=True)
     subject.file.write_bytes(msgspec.json.encode(finding))
     return subject.file
@@ -418,7 +418,7 @@ def test_a_real_sweep(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [trial.setting.engine.get("max_num_seqs") for trial in told[:2]] == [None, 8]
     assert all((trial.tokens_per_s or 0) > 0 and Path(trial.job, "summary.json").exists() for trial in told)
     assert done.file is not None
-    assert done.finding == msgspec.json.decode(done.file.read_bytes(), type=Finding)
+    assert done.finding == msgspec.json.decode(done.file.read_bytes(), type=TuneFinding)
     assert done.finding.trials == tuple(told)
     plan = plan_only(str(tiny), scheduler="local", tp=1, engine={"dtype": ENGINE["dtype"]})
     assert any("tuned on" in reason for reason in plan.reasons)

@@ -23,7 +23,7 @@ class _Command(click.Command):
         Raises RequestError.
         """
         given, rest, order = self.make_parser(ctx).parse_args(list(args))
-        if not any(param.is_eager and not param.expose_value for param in order):  # --help
+        if not any(isinstance(param, click.Option) and param.is_flag and param.is_eager for param in order):  # --help
             _check_once([param for param in order if isinstance(param, click.Option)])
             _check_pattern(given, rest)
         return super().parse_args(ctx, args)

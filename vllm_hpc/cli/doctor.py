@@ -33,9 +33,9 @@ def doctor_command(on_nodes: bool, as_json: bool, **options: Any) -> int:
 
     With MODEL also whether the model is there. Exit codes: 0 nothing failed, 1 a check failed, 2 an option is wrong.
     """
-    from vllm_hpc.cli.print_doctor import print_findings
+    from vllm_hpc.cli.print_findings import print_findings
     from vllm_hpc.doctor.doctor import examine
-    from vllm_hpc.doctor.finding import failed
+    from vllm_hpc.spec.finding import failed
     from vllm_hpc.tuning.signals import handled
 
     tell = (lambda findings: None) if as_json else print_findings

@@ -158,6 +158,11 @@ PROFILE_HELP = (
     "/etc/xdg/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
 )
 
+JOB_DIR_HELP = "Where to look for jobs.  [default: the profile's job_dir, or runs]"
+OF_JOBS_HELP = "The profile that the jobs were submitted with, for its job_dir.  [env: VLLM_HPC_PROFILE]"
+# Where --profile is kept until --job-dir is read.
+_PROFILE = "vllm_hpc.profile_of_jobs"
+
 REQUEST_OPTIONS = [
     click.argument("model", required=False),
     click.option("--input", metavar="FILE", help=INPUT_HELP, **lines),
@@ -225,7 +230,18 @@ def job_argument(function: F) -> F:
 
 
 def job_dir_option(function: F) -> F:
-    """Add --job-dir to a command for existing jobs."""
-    return click.option("--job-dir", metavar="DIR", default="runs", show_default=True, help="Where to look for jobs.")(
-        function
+    """Add --job-dir, and --profile for its default, to a command for existing jobs."""
+    profile = click.option(
+        "--profile", metavar="NAME", is_eager=True, expose_value=False, callback=_keep_profile, help=OF_JOBS_HELP
     )
+    return profile(click.option("--job-dir", metavar="DIR", callback=_job_dir, help=JOB_DIR_HELP)(function))
+
+
+def _keep_profile(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    ctx.meta[_PROFILE] = value
+
+
+def _job_dir(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    from vllm_hpc.spec.job_dir import default_job_dir
+
+    return default_job_dir(ctx.meta.get(_PROFILE)) if value is None else value

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import Registered, json_option
 from vllm_hpc.cli.output import print_json, print_raw, say
+from vllm_hpc.cli.print_findings import print_findings
 from vllm_hpc.spec.errors import ProfileError, RequestError
+from vllm_hpc.spec.finding import Finding, failed
 from vllm_hpc.spec.registry import SCHEDULERS
 from vllm_hpc.spec.words import counted
-
-if TYPE_CHECKING:
-    from vllm_hpc.jobs.check_profile import Finding
 
 # Names in a list are lined up to this width.
 _WIDEST = 30
@@ -133,7 +131,7 @@ def check_command(name: str | None, as_json: bool) -> int:
 
     Exit codes: 0 nothing failed, 1 a check failed.
     """
-    from vllm_hpc.jobs.check_profile import Clusters, check_profile, has_failed
+    from vllm_hpc.jobs.check_profile import Clusters, check_profile
     from vllm_hpc.spec.list_profiles import own_names
     from vllm_hpc.spec.profile_files import all_names
     from vllm_hpc.spec.profile_layers import find_profile
@@ -142,20 +140,15 @@ def check_command(name: str | None, as_json: bool) -> int:
         find_profile(name)  # says which there are
     names = [name] if name is not None else own_names()
     clusters = Clusters()
-    findings = {one: check_profile(one, clusters) for one in names}
+    findings: list[Finding] = []
+    for one in names:
+        found = check_profile(one, clusters)
+        findings += found
+        if not as_json:
+            print_findings(found)
     if as_json:
-        print_json(findings)
-    else:
-        for one, found in findings.items():
-            _print_findings(one, found)
-    return 1 if any(map(has_failed, findings.values())) else 0
-
-
-def _print_findings(name: str, findings: list[Finding]) -> None:
-    say(f"profile {name}:")
-    for one in findings:
-        advice = f" -> {one.advice}" if one.advice else ""
-        say(f"  {one.status:4}  {one.check:9}  {one.found}{advice}")
+        print_json([one.to_json() for one in findings])
+    return 1 if failed(findings) else 0
 
 
 for one in (list_command, show_command, init_command, check_command):

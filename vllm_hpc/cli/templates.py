@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
+import msgspec
 
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import PROFILE_HELP, SCHEDULER_HELP, Registered, json_option
 from vllm_hpc.cli.output import print_json, print_raw, say
+from vllm_hpc.cli.print_findings import print_findings
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.registry import SCHEDULERS
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
-    from vllm_hpc.schedulers.check_templates import Checked, Fault
+    from vllm_hpc.schedulers.check_templates import Checked
+    from vllm_hpc.schedulers.template_findings import TemplateFinding
     from vllm_hpc.spec.profile import Profile
 
 _profile = click.option("--profile", metavar="NAME", help=PROFILE_HELP)
@@ -128,7 +131,7 @@ def check_command(folder: str | None, profile: str | None, as_json: bool) -> int
     site = _site(folder, profile)
     checked = check_templates(site.folders, site.profile)
     if as_json:
-        print_json({**_plain(checked), "ok": checked.is_good})
+        print_json(checked.to_json())
     else:
         _print(checked)
     return 0 if checked.is_good else 1
@@ -169,16 +172,8 @@ def _sample(name: str, site: _Site, nodes: int) -> str:
     return render_sample(name, sample_case(found.scheduler, site.profile, nodes), site.folders)
 
 
-def _plain(checked: Checked) -> dict[str, Any]:
-    import msgspec
-
-    plain: dict[str, Any] = msgspec.to_builtins(checked)
-    return plain
-
-
 def _print(checked: Checked) -> None:
-    for fault in checked.faults:
-        say(f"{fault.level}: {_words(fault)}")
+    print_findings(msgspec.structs.replace(one, found=_words(one)) for one in checked.findings)
     read = [name for name, is_here in checked.tools.items() if is_here]
     skipped = [name for name, is_here in checked.tools.items() if not is_here]
     what = f"{counted(checked.scripts, 'script')} of {', '.join(checked.templates) or 'no template'}"
@@ -186,7 +181,7 @@ def _print(checked: Checked) -> None:
     say(f"{'ok' if checked.is_good else 'failed'}: {what}, read by {', '.join(read) or 'nothing'}{note}")
 
 
-def _words(fault: Fault) -> str:
-    place = f"{fault.template}: " if fault.template else ""
-    cases = f" [{fault.case}{f', and {fault.scripts - 1} more' if fault.scripts > 1 else ''}]" if fault.case else ""
-    return f"{place}{fault.message}{cases}"
+def _words(one: TemplateFinding) -> str:
+    return one.found + (
+        f" [{one.case}{f', and {one.scripts - 1} more' if one.scripts > 1 else ''}]" if one.case else ""
+    )

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.schedulers.client import Ask, ClientError
-from vllm_hpc.spec.ownership import user_name
+from vllm_hpc.schedulers.slurm.associations import ask_associations
+from vllm_hpc.spec.finding import Finding
 
 _MOST_NAMED = 8
 
 
 def judge_accounts(ask: Ask, account: str | None, qos: str | None) -> Iterator[Finding]:
     """Look up the user's associations. A site may keep its accounts elsewhere: then nothing is said against one."""
-    columns = "format=account,qos"
-    argv = ["sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user_name(os.geteuid())}", columns]
     try:
-        lines = [line.split("|") for line in ask(argv).splitlines() if "|" in line]
+        own = ask_associations(ask)
     except ClientError as error:
         yield Finding("account", "skip", f"not looked up: {str(error).partition(':')[0]}")
         return
-    accounts = sorted({line[0] for line in lines if line[0]})
+    accounts = sorted({one.account for one in own})
     if not accounts:
         yield Finding("account", "skip", "accounting names none for you")
         return
@@ -30,7 +27,7 @@ def judge_accounts(ask: Ask, account: str | None, qos: str | None) -> Iterator[F
         yield Finding("account", "fail", f"{account!r} is not one of yours: {named}", "name one of them with --account")
     else:
         yield Finding("account", "ok", account or f"your default; you have {named}")
-    known = {one for line in lines for one in line[1].split(",") if one and account in (None, line[0])}
+    known = {name for one in own for name in one.qos if account is None or account.lower() == one.account}
     if qos is not None and known and qos not in known:
         words = f"{qos!r} is not one of yours: {', '.join(sorted(known)[:_MOST_NAMED])}"
         yield Finding("qos", "fail", words, "name one of them with --qos")

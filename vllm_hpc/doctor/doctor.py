@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vllm_hpc.doctor.finding import Finding
-from vllm_hpc.doctor.login import NEEDED, look_here
+from vllm_hpc.doctor.login import NEEDED, Looked, look_here, look_without_job
 from vllm_hpc.doctor.on_nodes import Change, look_at_nodes
 from vllm_hpc.planner.queues import resolve_options
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.errors import LayoutError, RequestError
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.values import as_path
 
@@ -31,8 +31,7 @@ def examine(
     """
     if model is not None and (as_path(model, "model folder") / JOB_DEFINITION).is_file():
         raise RequestError(f"doctor takes a model, and {model!r} is a job definition: name its model, and its options")
-    job, _ = resolve_options(None, {**options, "rehearse": True})
-    here = look_here(job, model)
+    here = _look(model, options)
     found = list(here.findings)
     tell(found)
     if not on_nodes:
@@ -43,3 +42,11 @@ def examine(
         rest = look_at_nodes(here.prepared.job, here.prepared.plan.layout, here.model, begin, change)
     tell(rest)
     return [*found, *rest]
+
+
+def _look(model: str | None, options: dict[str, Any]) -> Looked:
+    try:
+        job, _ = resolve_options(None, {**options, "rehearse": True})
+    except LayoutError as error:
+        return look_without_job(error)
+    return look_here(job, model)

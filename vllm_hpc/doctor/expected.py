@@ -9,9 +9,10 @@ import msgspec
 
 from vllm_hpc import __version__
 from vllm_hpc.doctor.runtimes import program_of
+from vllm_hpc.spec.host_path import HostPath
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.model_cache import is_offline
 from vllm_hpc.spec.resolved_job import ResolvedJob
-from vllm_hpc.spec.seen import Seen
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,14 +28,14 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int | None = None
     gpu_gib: float | None = None
     versions: dict[str, str] = {}
-    model: Seen | None = None
+    model: HostPath | None = None
     is_on_hub: bool = False
     offline: bool = False
     has_image: bool = False
     has_program: bool = False
 
 
-def expect(job: ResolvedJob, layout: Layout, model: Seen | None) -> Expected:
+def expect(job: ResolvedJob, layout: Layout, model: HostPath | None) -> Expected:
     """What the nodes of that job should have."""
     device, container = job.device, job.site.container
     has_gpus = device is not None and device.gpu is not None if job.runs_here else job.site.gpu_flag != "none"
@@ -46,7 +47,7 @@ def expect(job: ResolvedJob, layout: Layout, model: Seen | None) -> Expected:
         versions=own_versions(),
         model=model,
         is_on_hub=model is not None and not model.path.startswith("/"),
-        offline=job.site.offline,
+        offline=is_offline(job.request, job.site),
         has_image=container is not None,
         has_program=container is not None and bool(program_of(container)),
     )

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from vllm_hpc.doctor.expected import Expected
-from vllm_hpc.doctor.finding import Finding, Result
 from vllm_hpc.jobfolder.node_report import NodeReport
-from vllm_hpc.spec.seen import Seen
+from vllm_hpc.spec.finding import Finding, Result
+from vllm_hpc.spec.host_path import HostPath
 
 # Seconds: a write of a small file, a file's way to another node, a clock. And the least share of a GPU's memory.
 _SLOW_WRITE_S, _SLOW_SIGHT_S, _SKEW_S, _LEAST_MEMORY = 0.2, 10.0, 1.0, 0.95
@@ -64,7 +64,7 @@ def _versions(report: NodeReport, expected: Expected) -> Iterator[Finding]:
             "versions", "warn", f"no vllm ({words})", "install vLLM: without it only rehearsals run", report.host
         )
         return
-    yield Finding("versions", "ok", words, node=report.host)
+    yield Finding("versions", "ok", words, where=report.host)
 
 
 def _among(report: NodeReport, reports: Sequence[NodeReport]) -> Iterator[Finding]:
@@ -91,7 +91,7 @@ def _gpus(report: NodeReport, expected: Expected) -> Finding:
     found, asked = report.gpus, expected.gpus
     if asked is None:
         words = f"{found.count} there, none asked for" if found else "none asked for"
-        return Finding("gpus", "skip", words, node=report.host)
+        return Finding("gpus", "skip", words, where=report.host)
     if found is None:
         advice = "see gpu_flag in the profile and --partition; a profile for the CPU has gpu_flag = 'none'"
         return Finding("gpus", "fail", f"none of {asked}: {report.gpus_error}", advice, report.host)
@@ -105,7 +105,7 @@ def _gpus(report: NodeReport, expected: Expected) -> Finding:
         said = f"{words} with {found.memory_gib:g} GiB, not {expected.gpu_gib:g}"
         return Finding("gpus", "fail", said, advice, report.host)
     memory = f", {found.memory_gib:g} GiB each" if found.memory_gib else ""
-    return Finding("gpus", "ok", words + memory, node=report.host)
+    return Finding("gpus", "ok", words + memory, where=report.host)
 
 
 def _network(report: NodeReport) -> Finding:
@@ -115,7 +115,7 @@ def _network(report: NodeReport) -> Finding:
     if report.head_error and report.address.startswith("127."):
         return Finding("network", "fail", f"{report.address} is this node's own loopback device", advice, report.host)
     return Finding(
-        "network", "ok", f"{report.address} on {report.interface or 'an unknown interface'}", node=report.host
+        "network", "ok", f"{report.address} on {report.interface or 'an unknown interface'}", where=report.host
     )
 
 
@@ -126,7 +126,7 @@ def _interfaces(report: NodeReport) -> Iterator[Finding]:
         advice = f"correct it in env of the profile, or leave it out: then it is {report.interface or 'chosen'}"
         yield Finding("gloo", "fail", words, advice, report.host)
     if not report.wrong_interfaces:
-        yield Finding("gloo", "ok", report.interface.partition(" ")[0] or "chosen by gloo", node=report.host)
+        yield Finding("gloo", "ok", report.interface.partition(" ")[0] or "chosen by gloo", where=report.host)
 
 
 def _port(report: NodeReport, head: NodeReport | None, expected: Expected) -> Iterator[Finding]:
@@ -136,25 +136,25 @@ def _port(report: NodeReport, head: NodeReport | None, expected: Expected) -> It
         advice = "another program listens there: let vllm-hpc choose (the template sets VLLM_HPC_PORT), or try again"
         yield Finding("port", "fail", f"{where} cannot be used: {report.port_error}", advice, report.host)
     elif head is not None and head.port_error and report.node:
-        yield Finding("port", "skip", "not tried, as the head cannot listen", node=report.host)
+        yield Finding("port", "skip", "not tried, as the head cannot listen", where=report.host)
     elif report.head_error:
         advice = "see head_suffix and head_command in the profile, and whether a firewall is between nodes"
         yield Finding("port", "fail", f"{where} is not reached: {report.head_error}", advice, report.host)
     elif not report.has_met:
-        yield Finding("port", "skip", "not tried: the job ended before the nodes had met", node=report.host)
+        yield Finding("port", "skip", "not tried: the job ended before the nodes had met", where=report.host)
     elif report.round_trip_s is not None:
-        yield Finding("port", "ok", f"{where}, {report.round_trip_s * 1000:.2g} ms", node=report.host)
+        yield Finding("port", "ok", f"{where}, {report.round_trip_s * 1000:.2g} ms", where=report.host)
     elif report.node == 0:
-        yield Finding("port", "ok", where, node=report.host)
+        yield Finding("port", "ok", where, where=report.host)
 
 
 def _clock(report: NodeReport) -> Finding:
     if report.skew_s is None:
-        return Finding("clock", "skip", "not compared with the head's", node=report.host)
+        return Finding("clock", "skip", "not compared with the head's", where=report.host)
     words = f"{abs(report.skew_s):.3f} s {'behind' if report.skew_s > 0 else 'ahead of'} the head's"
     if abs(report.skew_s) > _SKEW_S:
         return Finding("clock", "warn", words, "tell the site: times in logs and of files do not agree", report.host)
-    return Finding("clock", "ok", words, node=report.host)
+    return Finding("clock", "ok", words, where=report.host)
 
 
 def _folder(report: NodeReport) -> Finding:
@@ -175,7 +175,7 @@ def judge_writes(median_s: float, worst_s: float, free_gib: float | None, node: 
         return Finding(
             "job-dir", "warn", words, "use a --job-dir on a faster file system: rows are written there", node
         )
-    return Finding("job-dir", "ok", words, node=node)
+    return Finding("job-dir", "ok", words, where=node)
 
 
 def _duration(seconds: float) -> str:
@@ -185,7 +185,7 @@ def _duration(seconds: float) -> str:
 def _sharing(report: NodeReport) -> Finding:
     seen = report.sharing
     if seen is None:
-        return Finding("rename", "skip", "not tried: this node has not met the head", node=report.host)
+        return Finding("rename", "skip", "not tried: this node has not met the head", where=report.host)
     if seen.visible_s is None:
         words = "a file that the head wrote into the job folder never came"
         return Finding("rename", "fail", words, _OTHER_JOB_DIR, report.host)
@@ -200,22 +200,22 @@ def _sharing(report: NodeReport) -> Finding:
         return Finding(
             "rename", "warn", words, "use another --job-dir: nodes would wait for each other's files", report.host
         )
-    return Finding("rename", "ok", words, node=report.host)
+    return Finding("rename", "ok", words, where=report.host)
 
 
 def _memory(report: NodeReport, expected: Expected) -> Finding:
     free, size = report.memory_gib, expected.model.size / (1 << 30) if expected.model else 0.0
     if free is None:
-        return Finding("memory", "skip", "unknown", node=report.host)
+        return Finding("memory", "skip", "unknown", where=report.host)
     words = f"{free:.4g} GiB free for the job" + (f", the model has {size:.3g}" if size else "")
     if size and free < size:
         return Finding(
             "memory", "warn", words, "ask for more with --mem: weights are read again for each rank", report.host
         )
-    return Finding("memory", "ok", words, node=report.host)
+    return Finding("memory", "ok", words, where=report.host)
 
 
-def _model(seen: Seen, report: NodeReport, expected: Expected) -> Finding:
+def _model(seen: HostPath, report: NodeReport, expected: Expected) -> Finding:
     if seen.error:
         status: Result = "warn" if expected.is_on_hub and not expected.offline else "fail"
         advice = "each rank downloads it: fetch it first" if status == "warn" else "put it where all nodes can read it"
@@ -224,7 +224,7 @@ def _model(seen: Seen, report: NodeReport, expected: Expected) -> Finding:
     if here and here != seen.size:
         words = f"{seen.path} has {seen.size:,} bytes, not {here:,} as here"
         return Finding("model", "fail", words, "copy it again: this node has another folder of that name", report.host)
-    return Finding("model", "ok", f"{seen.path}, {seen.size / (1 << 30):.3g} GiB", node=report.host)
+    return Finding("model", "ok", f"{seen.path}, {seen.size / (1 << 30):.3g} GiB", where=report.host)
 
 
 def _container(report: NodeReport, expected: Expected) -> Iterator[Finding]:
@@ -239,4 +239,4 @@ def _container(report: NodeReport, expected: Expected) -> Iterator[Finding]:
     else:
         runs = report.runtime or "a plugin of the scheduler"
         words = f"{report.image.path}, run by {runs}" if report.image else f"run by {runs}"
-        yield Finding("container", "ok", words, node=report.host)
+        yield Finding("container", "ok", words, where=report.host)

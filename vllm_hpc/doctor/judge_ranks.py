@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from vllm_hpc.doctor.expected import Expected
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.jobfolder.node_report import MIB, RankFacts
+from vllm_hpc.spec.finding import Finding
 
 # GB/s: less than a 100 Gb/s network gives over several nodes, and what TCP gives.
 _SLOW_GB_S = 5.0
@@ -42,7 +42,7 @@ def _versions(one: RankFacts, first: RankFacts, expected: Expected) -> Iterator[
         )
     elif expected.has_image:
         words = ", ".join(f"{name} {version}" for name, version in one.versions.items())
-        yield Finding("ranks", "ok", f"{where}: {words}", node=one.host)
+        yield Finding("ranks", "ok", f"{where}: {words}", where=one.host)
 
 
 def _differs(name: str, here: dict[str, str], other: str, where: str) -> str:
@@ -60,7 +60,7 @@ def _gpus(one: RankFacts, expected: Expected) -> Iterator[Finding]:
         yield Finding("torch", "fail", words, "see gpu_flag and gpus_per_node in the profile", one.host)
     else:
         with_ = f", CUDA or ROCm {one.versions['cuda']}" if "cuda" in one.versions else ""
-        yield Finding("torch", "ok", f"sees {one.gpus} x {one.gpu_name or 'GPU'}{with_}", node=one.host)
+        yield Finding("torch", "ok", f"sees {one.gpus} x {one.gpu_name or 'GPU'}{with_}", where=one.host)
 
 
 def _sums(facts: Sequence[RankFacts], expected: Expected, log: str) -> Iterator[Finding]:

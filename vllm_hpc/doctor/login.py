@@ -14,7 +14,6 @@ import msgspec
 
 from vllm_hpc.doctor.accounts import judge_accounts
 from vllm_hpc.doctor.expected import own_versions
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.judge_nodes import judge_writes
 from vllm_hpc.doctor.queues import ASKED, judge_queue
 from vllm_hpc.doctor.runtimes import program_of
@@ -22,6 +21,7 @@ from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.timed_writes import free_gib, time_writes
 from vllm_hpc.jobs.submit import Prepared, prepare_untuned
 from vllm_hpc.planner.models import demo
+from vllm_hpc.planner.models.cached import why_not_cached
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.planner.models.hub import find_config
 from vllm_hpc.planner.models.weight_files import lacks_weights
@@ -29,9 +29,11 @@ from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.schedulers.client import ClientError, call_client
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
-from vllm_hpc.spec.errors import ModelError, RequestError, TemplateError
-from vllm_hpc.spec.resolved_job import ResolvedJob
-from vllm_hpc.spec.seen import Seen, see_image, see_model
+from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError, TemplateError
+from vllm_hpc.spec.finding import Finding, refused
+from vllm_hpc.spec.host_path import HostPath, path_of_image, path_of_model
+from vllm_hpc.spec.model_cache import find_snapshot, hub_cache, revision_of
+from vllm_hpc.spec.resolved_job import Model, ResolvedJob
 from vllm_hpc.spec.values import as_path, parse_walltime
 from vllm_hpc.spec.write_file import open_new
 
@@ -48,7 +50,7 @@ class Looked(msgspec.Struct, frozen=True):
 
     findings: tuple[Finding, ...]
     prepared: Prepared | None
-    model: Seen | None
+    model: HostPath | None
 
 
 def look_here(job: ResolvedJob, model: str | None) -> Looked:
@@ -59,11 +61,16 @@ def look_here(job: ResolvedJob, model: str | None) -> Looked:
     findings = [*_environment(), *_profile(job), *_job_dir(job)]
     prepared, said = _prepare(job)
     findings += [said, *_scheduler(job, prepared)]
-    seen: Seen | None = None
+    seen: HostPath | None = None
     if model is not None:
         seen, said = _model(job, model)
         findings.append(said)
     return Looked((*findings, *_container(job)), prepared, seen)
+
+
+def look_without_job(error: LayoutError) -> Looked:
+    """What is left to check where no queue of the profile takes the job."""
+    return Looked((*_environment(), refused("queue", error)), None, None)
 
 
 def _environment() -> Iterator[Finding]:
@@ -78,7 +85,7 @@ def _environment() -> Iterator[Finding]:
 
 def _profile(job: ResolvedJob) -> Iterator[Finding]:
     if job.request.profile is not None:
-        said = "; ".join(filter(None, (job.source, job.news, job.queue)))
+        said = "; ".join(filter(None, (job.source, job.news, job.queue_reason)))
         yield Finding("profile", "ok", said or repr(job.request.profile))
 
 
@@ -176,7 +183,7 @@ def _test_only(prepared: Prepared) -> Finding:
     return Finding("test-only", "ok", words or "Slurm would take it")
 
 
-def _model(job: ResolvedJob, model: str) -> tuple[Seen | None, Finding]:
+def _model(job: ResolvedJob, model: str) -> tuple[HostPath | None, Finding]:
     """Whether MODEL is here: a folder with its weights, or a Hub id in the cache or on the Hub."""
     advice = "name a folder that all nodes can read, or a Hub id"
     try:
@@ -184,39 +191,39 @@ def _model(job: ResolvedJob, model: str) -> tuple[Seen | None, Finding]:
         if found.path == str(demo.model_folder()):
             return None, Finding("model", "ok", "the built-in model, which submit makes where it is missing")
         if not Path(found.path).is_absolute():
-            return _of_hub(job, found.path)
+            return _of_hub(job, found)
     except ModelError as error:
-        return Seen(str(Path(model).absolute()), error="missing"), Finding("model", "fail", str(error), advice)
-    seen = see_model(found.path, os.environ)
+        return HostPath(str(Path(model).absolute()), error="missing"), Finding("model", "fail", str(error), advice)
+    seen = path_of_model(found.path, os.environ)
     if seen.error:
         return seen, Finding("model", "fail", f"{seen.path}: {seen.error}", advice)
     return seen, Finding("model", "ok", f"{seen.path}, {seen.size / (1 << 30):.3g} GiB")
 
 
-def _of_hub(job: ResolvedJob, model: str) -> tuple[Seen, Finding]:
-    """Whether a model of the Hub is in the cache. Raises ModelError if this user does not get it."""
-    folder = find_config(model)
-    why = folder if isinstance(folder, str) else lacks_weights(folder, job.request.engine)
-    if why is None:
-        seen = see_model(str(folder), os.environ)
-        return msgspec.structs.replace(seen, path=model), Finding("model", "ok", f"{model}: in the cache, {folder}")
-    if job.site.offline:
-        return Seen(model), Finding(
-            "model", "fail", f"{model}: {why}", "nodes are offline: fetch it on this machine first"
-        )
-    return Seen(model), Finding("model", "warn", f"{model}: {why}", "each rank would download it: fetch it here first")
+def _of_hub(job: ResolvedJob, model: Model) -> tuple[HostPath, Finding]:
+    """Whether ranks find a model of the Hub where they look. Raises ModelError if this user does not get it."""
+    name, engine = model.path, job.request.engine
+    cache = hub_cache(job.request, job.site)
+    if cache is None or engine.get("download_dir"):
+        words = f"{name}: the node, or download_dir, says where ranks look for it"
+        return HostPath(name), Finding("model", "skip", words, "see doctor --on-nodes")
+    lacks = why_not_cached(msgspec.structs.replace(job, model=model))
+    snapshot = find_snapshot(cache, name, revision_of(engine))
+    if lacks is None and snapshot is not None and lacks_weights(snapshot, engine) is None:
+        seen = path_of_model(str(snapshot), os.environ)
+        return msgspec.structs.replace(seen, path=name), Finding("model", "ok", f"{name}: in the cache, {snapshot}")
+    find_config(name, cache)  # asks the Hub, which may refuse it
+    if lacks is not None:
+        return HostPath(name), refused("model", ModelError(lacks))
+    words = f"{name}: it is not whole in the cache {str(cache)!r}"
+    return HostPath(name), Finding("model", "warn", words, "each rank would download it: fetch it here first")
 
 
 def _container(job: ResolvedJob) -> Iterator[Finding]:
     container = job.site.container
     if container is None:
         return
-    if not container.image:
-        yield Finding(
-            "container", "fail", "the profile's container has no image", "set container.image, or --container"
-        )
-        return
-    seen = see_image(container.image)
+    seen = path_of_image(str(container.image))  # a job's container has an image
     if seen is not None and seen.error:
         words = f"{seen.path}: {seen.error}"
         yield Finding("container", "fail", words, "correct container.image in the profile, or pull the image")

@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.doctor.expected import Expected, expect
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.doctor.judge_nodes import judge_nodes
 from vllm_hpc.doctor.judge_ranks import judge_ranks
 from vllm_hpc.doctor.runtimes import program_of
@@ -20,9 +19,11 @@ from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.submit import prepare_untuned
 from vllm_hpc.spec.errors import RequestError, SubmitError
+from vllm_hpc.spec.finding import Finding
+from vllm_hpc.spec.host_path import HostPath
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.model_cache import revision_of
 from vllm_hpc.spec.resolved_job import ResolvedJob
-from vllm_hpc.spec.seen import Seen
 from vllm_hpc.spec.values import as_path
 
 # The walltime where no option gives one, in minutes; and after how many seconds a node that does not join is named.
@@ -42,7 +43,7 @@ _WRONG = re.compile(r"error|cannot|no such|not found|not joined|denied|failed", 
 
 
 def look_at_nodes(
-    job: ResolvedJob, layout: Layout, model: Seen | None, begin: Callable[[Path], None], change: Change
+    job: ResolvedJob, layout: Layout, model: HostPath | None, begin: Callable[[Path], None], change: Change
 ) -> list[Finding]:
     """Submit the job, wait for its end, and say what its nodes found.
 
@@ -76,13 +77,14 @@ def _wait(job: Job, change: Change) -> Status:
     return status
 
 
-def _short(job: ResolvedJob, layout: Layout, model: Seen | None) -> ResolvedJob:
+def _short(job: ResolvedJob, layout: Layout, model: HostPath | None) -> ResolvedJob:
     """The job on these nodes, as one replica over all of them, for a few minutes."""
     container = job.site.container
     subject = Subject(
         model=model.path if model else "",
         image=(container.image or "") if container else "",
         runtime=program_of(container) if container else "",
+        revision=revision_of(job.request.engine) or "",
     )
     own = {VARIABLE: msgspec.json.encode(subject).decode(), "VLLM_HPC_JOIN_TIMEOUT": _JOIN_S, "NCCL_DEBUG": "INFO"}
     request = job.request
@@ -163,7 +165,7 @@ def _absent(reports: list[NodeReport], facts: list[RankFacts], log: str, expecte
         name = joined.get(node) or next(unnamed, f"node {node}")
         why = _why_silent(log, name)
         if node in joined and _ENDED.search(why):
-            yield Finding("node", "skip", f"it was ended before it could report: {why}", node=name)
+            yield Finding("node", "skip", f"it was ended before it could report: {why}", where=name)
             continue
         advice = "it needs the job folder and this Python at the same paths, and its launcher must start there"
         yield Finding("node", "fail", f"it did not report{f': {why}' if why else ''}", advice, name)

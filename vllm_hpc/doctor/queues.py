@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
 
 import msgspec
 
-from vllm_hpc.doctor.finding import Finding
 from vllm_hpc.schedulers.client import Ask, ClientError
-from vllm_hpc.schedulers.pbs.inventory_answers import Fields, Host, clock, parse_hosts, told
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.schedulers.pbs import inventory_answers as pbs
+from vllm_hpc.schedulers.pbs.inventory import hosts_of
+from vllm_hpc.schedulers.pbs.nodes import count
+from vllm_hpc.schedulers.slurm import inventory_answers as slurm
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.words import counted
 
@@ -21,8 +22,7 @@ _MOST_NAMED = 8
 class QueueLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a partition or queue takes; None: no limit is known. ``why_closed``: why it takes no jobs.
 
-    ``destinations``: the queues that one of PBS's passes jobs on to. ``is_routed_only``: it takes jobs from such a one
-    alone.
+    ``destinations``: the queues that one of PBS's passes jobs on to; ``is_routed_only``: only such a one may send here.
     """
 
     name: str
@@ -41,85 +41,59 @@ Limits = Mapping[str, QueueLimits]
 
 def ask_slurm(ask: Ask) -> Limits:
     """Slurm's partitions. Raises ClientError."""
-    return parse_slurm(ask(["scontrol", "show", "partition", "--oneliner"]))
+    return {one["PartitionName"]: _slurm_limits(one) for one in slurm.ask_partitions(ask)}
 
 
 def ask_pbs(ask: Ask) -> Limits:
     """PBS's queues. Raises ClientError where it does not list them; of the server and nodes it may tell nothing."""
-    queues = told(ask, ["qstat", "-Q", "-f"], "Queue")
-    server = next(iter(_told(ask, ["qstat", "-B", "-f"], "Server").values()), {})
-    hosts = parse_hosts(_told(ask, ["pbsnodes", "-a", "-v"], "nodes"))
-    return pbs_limits(queues, str(server.get("default_queue", "")), hosts)
-
-
-def _told(ask: Ask, argv: list[str], table: str) -> dict[str, Fields]:
-    try:
-        return told(ask, argv, table)
-    except ClientError:
-        return {}
+    queues, hosts, default = pbs.ask_queues(ask), list[pbs.Host](), ""
+    with suppress(ClientError):
+        hosts = pbs.ask_hosts(ask)
+    with suppress(ClientError):
+        default = next((str(one.get("default_queue", "")) for one in pbs.ask_servers(ask).values()), "")
+    return pbs_limits(queues, default, hosts)
 
 
 ASKED: dict[str, Callable[[Ask], Limits]] = {"slurm": ask_slurm, "pbs": ask_pbs}
 
 
-def parse_slurm(text: str) -> dict[str, QueueLimits]:
-    """Lines of ``scontrol show partition --oneliner``."""
-    found: dict[str, QueueLimits] = {}
-    for line in text.splitlines():
-        fields = dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", line))
-        name = fields.get("PartitionName")
-        if name:
-            state = fields.get("State", "UP")
-            found[name] = QueueLimits(
-                name=name,
-                is_default=fields.get("Default") == "YES",
-                why_closed="" if state == "UP" else f"its state is {state}",
-                min_nodes=_number(fields.get("MinNodes")),
-                max_nodes=_number(fields.get("MaxNodes")),
-                all_nodes=_number(fields.get("TotalNodes")),
-                max_time_s=_seconds(fields.get("MaxTime")),
-            )
-    return found
+def _slurm_limits(fields: slurm.Fields) -> QueueLimits:
+    state = fields.get("State", "UP")
+    return QueueLimits(
+        name=fields["PartitionName"],
+        is_default=fields.get("Default") == "YES",
+        why_closed="" if state == "UP" else f"its state is {state}",
+        min_nodes=slurm.number(fields.get("MinNodes", "")) or None,
+        max_nodes=slurm.number(fields.get("MaxNodes", "")) or None,
+        all_nodes=slurm.number(fields.get("TotalNodes", "")) or None,
+        max_time_s=slurm.seconds_of(fields.get("MaxTime", "")) or None,
+    )
 
 
-def pbs_limits(queues: Mapping[str, Fields], default: str = "", hosts: Sequence[Host] = ()) -> dict[str, QueueLimits]:
+def pbs_limits(
+    queues: Mapping[str, pbs.Fields], default: str = "", hosts: Sequence[pbs.Host] = ()
+) -> dict[str, QueueLimits]:
     """The queues of ``qstat -Qf``, with the hosts that each may use: those of its own, else those that are nobody's."""
     return {name: _pbs_limits(name, fields, name == default, hosts) for name, fields in queues.items()}
 
 
-def _pbs_limits(name: str, fields: Fields, is_default: bool, hosts: Sequence[Host]) -> QueueLimits:
-    own = [host for host in hosts if name in host.queues] or [host for host in hosts if not host.queues]
-    routes = str(fields.get("route_destinations", ""))
-    destinations = tuple(one.strip().partition("@")[0] for one in routes.split(",") if one.strip())
+def _pbs_limits(name: str, fields: pbs.Fields, is_default: bool, hosts: Sequence[pbs.Host]) -> QueueLimits:
+    own = hosts_of(name, fields, hosts)
+    destinations = tuple(pbs.destinations(fields))
     closed = [word for word in ("enabled", "started") if str(fields.get(word, "True")).strip() != "True"]
+    least, most = pbs.table_of(fields, "resources_min"), pbs.table_of(fields, "resources_max")
+    longest = pbs.clock(most.get("walltime"))
     return QueueLimits(
         name=name,
         is_default=is_default,
         is_routed_only=str(fields.get("from_route_only")) == "True",
         destinations=destinations,
         why_closed=f"it is not {' and not '.join(closed)}" if closed else "",
-        min_nodes=_number(_resource(fields, "min", "nodect")),
-        max_nodes=_number(_resource(fields, "max", "nodect")),
+        min_nodes=count(least, "nodect") or None,
+        max_nodes=count(most, "nodect") or None,
         all_nodes=len(own) if own and not destinations else None,
-        max_time_s=_seconds(clock(_resource(fields, "max", "walltime"))),
+        max_time_s=parse_walltime(longest) if longest else None,
     )
-
-
-def _resource(fields: Fields, which: str, name: str) -> str | None:
-    table: Any = fields.get(f"resources_{which}")
-    return str(table[name]) if isinstance(table, dict) and name in table else None
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.strip().isdecimal() else None
-
-
-def _seconds(text: str | None) -> int | None:
-    """Seconds of a limit; None for UNLIMITED and what is no walltime."""
-    try:
-        return parse_walltime((text or "").strip(), "the limit")
-    except RequestError:
-        return None
 
 
 def judge_queue(queues: Limits, asked: str | None, nodes: int, time_s: int | None) -> Finding:

@@ -23,6 +23,10 @@ def asked_of(record: JobRecord) -> dict[str, Any]:
     for key, value in given.items():
         if isinstance(value, dict):
             value = {name: one for name, one in value.items() if not is_of_profile(key, name)}
+        elif key == "pass_env":
+            value = [name for name in value if not is_of_profile(key, name)]
         if value not in (default[key], {}) and not is_of_profile(key):
             found[key] = value
+    if record.queue is not None and "partition" in record.origins and not is_of_profile("partition"):
+        found["partition"] = record.queue  # the table's name, where the scheduler's may be another's, too, or none
     return found

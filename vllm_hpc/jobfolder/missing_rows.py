@@ -25,6 +25,7 @@ from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import InputError, JobNotFoundError, RequestError
 from vllm_hpc.spec.foreign_options import ACTS_AS_YOU, acting, option_of
 from vllm_hpc.spec.job_definition import find_definition
+from vllm_hpc.spec.job_dir import default_job_dir
 from vllm_hpc.spec.lora import split_adapter
 from vllm_hpc.spec.passed_variables import merge_variables
 from vllm_hpc.spec.read_file import open_in_folder, read_whole
@@ -112,7 +113,7 @@ def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, di
         raise RequestError(f"{option_of(taken[0])} and {OPTION}: the rows come as that job has them: leave out one")
     if model is not None and find_definition(model):
         raise RequestError(f"{OPTION} takes the options of that job: name a model, or leave MODEL out")
-    folder = _find(str(given), str(options.get("job_dir") or "runs"))
+    folder = _find(str(given), str(options.get("job_dir") or default_job_dir(options.get("profile"))))
     record = folder.job()
     none = _without(options)
     asked = _asked(folder, record, {key for key, value in options.items() if value is not None})

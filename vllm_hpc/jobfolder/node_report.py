@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from vllm_hpc.spec.environment_variables import DOCTOR
-from vllm_hpc.spec.seen import Seen
+from vllm_hpc.spec.host_path import HostPath
 
 # Set in a job of doctor, for its nodes and ranks: what they look at (Subject), as JSON.
 VARIABLE = DOCTOR
@@ -18,11 +18,15 @@ MIB = 1 << 20
 
 
 class Subject(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a node looks for: the model (a folder or a Hub id), the container's image and what runs it."""
+    """What a node looks for: the model (a folder or a Hub id), the container's image and what runs it.
+
+    ``revision`` is that of a Hub id, empty for main.
+    """
 
     model: str = ""
     image: str = ""
     runtime: str = ""
+    revision: str = ""
 
 
 class Gpus(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +88,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     free_gib: float | None = None
     sharing: Sharing | None = None
     memory_gib: float | None = None
-    model: Seen | None = None
-    image: Seen | None = None
+    model: HostPath | None = None
+    image: HostPath | None = None
     runtime: str = ""
 
 

@@ -29,6 +29,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
     origins: dict[str, str] = {}
     profile_files: tuple[str, ...] = ()
+    queue: str | None = None
     plan: Plan
     scheduler: str
     model: str

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from vllm_hpc.jobs.submit import prepare
+from vllm_hpc.planner.resolve import find_site
 from vllm_hpc.schedulers.ask_cluster import ask_cluster
 from vllm_hpc.schedulers.check_templates import check_templates
 from vllm_hpc.schedulers.client import ClientError
+from vllm_hpc.schedulers.containers.choose import check_is_there, choose_container
 from vllm_hpc.schedulers.inventory import Inventory
 from vllm_hpc.spec.errors import ProfileError, RefusedError, RequestError
-from vllm_hpc.spec.expand import expand, expand_table
+from vllm_hpc.spec.finding import Finding
 from vllm_hpc.spec.profile import Profile, Queue
 from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
 from vllm_hpc.spec.queues import in_queue, partition_of
@@ -26,17 +27,6 @@ from vllm_hpc.spec.words import counted
 # What stands in for a value that each job must give.
 _STAND_INS = {"account": "ACCOUNT", "qos": "QOS", "time": "00:10:00", "mem": "1G"}
 _MOST_NAMES = 20
-# How an image is written that is a file or a folder, as opposed to a name in a registry.
-_PATH = ("/", "./", "../")
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What one check found, and what to do about it."""
-
-    check: str
-    status: Literal["ok", "warn", "fail", "skip"]
-    found: str
-    advice: str = ""
 
 
 class _Subject(NamedTuple):
@@ -65,25 +55,29 @@ class Clusters:
 
 def check_profile(name: str, clusters: Clusters) -> list[Finding]:
     """All that can be found out here about that profile. Submits and writes nothing."""
+    return [msgspec.structs.replace(one, where=name) for one in _findings(name, clusters)]
+
+
+def _findings(name: str, clusters: Clusters) -> Iterator[Finding]:
     try:
         found = find_profile(name)
     except ProfileError as error:
-        return [Finding("files", "fail", str(error))]
-    findings = [Finding("files", "ok", "; ".join(layer_names(found)))]
+        yield Finding("files", "fail", str(error))
+        return
+    yield Finding("files", "ok", "; ".join(layer_names(found)))
     try:
-        site = expand_table(found.profile, os.environ, f"profile {name!r}")
+        found = find_site(name)
     except RefusedError as error:
-        return [*findings, Finding("variables", "fail", str(error))]
+        yield Finding("variables", "fail", str(error))
+        return
+    site = found.profile
     subject = _Subject(name, found, site)
-    return [
-        *findings,
-        *_keys(subject),
-        *_queues(site),
-        *_cluster(site, clusters),
-        *_here(site),
-        *_templates(subject),
-        *_scripts(subject),
-    ]
+    yield from _keys(subject)
+    yield from _queues(site)
+    yield from _cluster(site, clusters)
+    yield from _here(site)
+    yield from _templates(subject)
+    yield from _scripts(subject)
 
 
 def _keys(subject: _Subject) -> Iterator[Finding]:
@@ -172,11 +166,8 @@ def _more(name: str, key: str, says: object, has: object) -> Finding:
 
 def _here(site: Profile) -> Iterator[Finding]:
     """What the profile names that must be on this machine."""
-    image = site.container.image if site.container else None
-    if image and image.startswith(_PATH):
-        there = Path(image).exists()
-        yield Finding("container", "ok" if there else "fail", image if there else f"there is no {image!r}")
-    if site.python and os.sep in site.python and not Path(site.python).exists():
+    yield from _container(site)
+    if site.python and not Path(site.python).expanduser().exists():
         yield Finding("python", "warn", f"there is no {site.python!r} here", "it must be there on the nodes")
     if site.template_dir:
         yield Finding(
@@ -184,20 +175,31 @@ def _here(site: Profile) -> Iterator[Finding]:
         )
 
 
+def _container(site: Profile) -> Iterator[Finding]:
+    """Whether its image and its bundle are here, as submit asks."""
+    try:
+        container = choose_container(None, site.container)
+        if container is not None:
+            check_is_there(container)
+            yield Finding("container", "ok", f"{container.image}, for {container.runtime}")
+    except RefusedError as error:
+        yield Finding("container", "fail", str(error))
+
+
 def _templates(subject: _Subject) -> Iterator[Finding]:
     """What is wrong with the profile's templates, tried with all kinds of jobs in its first queue."""
     site, name = subject.site, next(iter(subject.site.queues), None)
     try:
-        folders = [expand(one, os.environ, "'template_dir'") for one in subject.found.template_dirs]
+        folders = list(subject.found.template_dirs)
         if not folders:
             return
         checked = check_templates(folders, in_queue(site, name) if name else site)
     except RefusedError as error:
         yield Finding("templates", "fail", str(error))
         return
-    for fault in checked.faults:
-        template = f"{fault.template}: " if fault.template else ""
-        yield Finding("templates", "fail" if fault.level == "fail" else "warn", f"{template}{fault.message}")
+    for one in checked.findings:
+        template = f"{one.where}: " if one.where else ""
+        yield Finding("templates", one.status, f"{template}{one.found}", one.advice)
     if checked.is_good:
         yield Finding("templates", "ok", f"{counted(checked.scripts, 'script')} of {', '.join(folders)}")
 
@@ -229,8 +231,3 @@ def _rehearsal(subject: _Subject, queue_name: str | None, queue: Queue) -> dict[
     if site.gpus_per_node is None:
         layout["gpus_per_node"] = 1
     return {"rehearse": True, "profile": subject.name, "partition": queue_name, **layout}
-
-
-def has_failed(findings: list[Finding]) -> bool:
-    """Whether jobs with the profile would fail, or be refused."""
-    return any(one.status == "fail" for one in findings)

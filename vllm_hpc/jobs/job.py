@@ -25,6 +25,7 @@ from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import installed_scheduler
 from vllm_hpc.spec.errors import JobFailedError, JobNotFoundError, RequestError
+from vllm_hpc.spec.job_dir import default_job_dir
 from vllm_hpc.spec.read_file import MOST_BYTES, read_end
 from vllm_hpc.spec.values import as_path
 
@@ -222,8 +223,12 @@ class Job:
         return all(shard.lstat().st_mtime_ns <= collected for shard in self.folder.shard_files())
 
 
-def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
-    """Find a job by its folder, its name under ``job_dir``, or its job id. Raises JobNotFoundError."""
+def find_job(job: str | int | os.PathLike[str], job_dir: str | None = None) -> Job:
+    """Find a job by its folder, its name under ``job_dir``, or its job id. Raises JobNotFoundError.
+
+    ``job_dir`` None is the job_dir of $VLLM_HPC_PROFILE's profile, else ./runs.
+    """
+    job_dir = default_job_dir() if job_dir is None else job_dir
     text = os.fspath(job) if isinstance(job, os.PathLike) else str(job)
     parent = as_path(job_dir, "--job-dir")
     for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
@@ -233,7 +238,10 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str = "runs") -> Job:
     for found in sorted(list_jobs(job_dir), key=lambda one: not one.folder.is_mine):
         if text in _ids(found):
             return found
-    raise JobNotFoundError(f"no job {text!r}: give its folder, its name under {job_dir!r} (--job-dir), or its id")
+    raise JobNotFoundError(
+        f"no job {text!r}: give its folder, its name under {job_dir!r} (--job-dir, or --profile for its job_dir), "
+        "or its id"
+    )
 
 
 def _ids(job: Job) -> list[str]:
@@ -247,12 +255,15 @@ def _ids(job: Job) -> list[str]:
     return [*found, *(one.split(".")[0] for one in found)]
 
 
-def list_jobs(job_dir: str = "runs") -> list[Job]:
-    """All jobs under ``job_dir`` that can be read, oldest first. Raises RequestError if the folder cannot."""
+def list_jobs(job_dir: str | None = None) -> list[Job]:
+    """All jobs under ``job_dir`` that can be read, oldest first. Raises RequestError if the folder cannot.
+
+    ``job_dir`` None is the job_dir of $VLLM_HPC_PROFILE's profile, else ./runs.
+    """
     return [Job(folder.path) for folder in _folders(job_dir) if read_job(folder.job_json)]
 
 
-def list_statuses(job_dir: str = "runs") -> list[Status]:
+def list_statuses(job_dir: str | None = None) -> list[Status]:
     """The status of all jobs under ``job_dir``, oldest first. Their scheduler is asked once for all of them.
 
     A job that cannot be read is UNKNOWN, with the reason. Raises RequestError if the folder itself cannot be read.
@@ -262,8 +273,9 @@ def list_statuses(job_dir: str = "runs") -> list[Status]:
     return read_statuses(_folders(job_dir))
 
 
-def _folders(job_dir: str) -> list[JobFolder]:
+def _folders(job_dir: str | None) -> list[JobFolder]:
     """The folders under ``job_dir`` with a job.json, and those that cannot be looked into, oldest first."""
+    job_dir = default_job_dir() if job_dir is None else job_dir
     parent = as_path(job_dir, "--job-dir")
     found: list[tuple[int, JobFolder]] = []
     try:

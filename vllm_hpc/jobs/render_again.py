@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vllm_hpc.jobfolder.asked import asked_of
+from vllm_hpc.jobfolder.input import read_index
 from vllm_hpc.jobfolder.own_folder import OwnJobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.planner.make_plan import check_scheduler
 from vllm_hpc.planner.queues import check_required, in_fitting_queue
 from vllm_hpc.planner.resolve import find_site
+from vllm_hpc.schedulers.containers.choose import check_is_there
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
 from vllm_hpc.schedulers.own_script import read_script
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -64,7 +66,7 @@ def render_again(folder: OwnJobFolder, changes: Changes) -> Anew:
     record = folder.job()
     if not changes.given and record.request.profile is None:
         return Anew()
-    found, why_not = _profile(record)
+    found, why_not = _profile(record, changes)
     path = folder.path / get_scheduler(record.scheduler).script
     old = read_script(path).decode()
     if why_not is None and sha256(old) != record.script_sha256:
@@ -76,13 +78,20 @@ def render_again(folder: OwnJobFolder, changes: Changes) -> Anew:
         return Anew(note=f"the script stays as it was submitted: {why_not}")
     job = _resolve(record, found, changes)
     lifecycle = lifecycle_text()
-    script = render_job(job, record.plan, folder, lifecycle)
+    if job.site.container is not None:
+        check_is_there(job.site.container)
+    needs = [] if job.site.container is None else _outside(folder, record)
+    script = render_job(job, record.plan, folder, lifecycle, needs)
     check_script(script, "the script, from a template,")
     if _without_title(script) == _without_title(old):
         return Anew()
-    request = _with_kept(job.request, record.request)
     new = msgspec.structs.replace(
-        record, request=request, origins=job.origins, script_sha256=sha256(script), passes_by_file=job.passes_by_file
+        record,
+        request=job.request,
+        queue=job.queue,
+        origins=job.origins,
+        script_sha256=sha256(script),
+        passes_by_file=job.passes_by_file,
     )
     what = "today's profile" if record.request.profile else "the options given"
     return Anew(script, lifecycle, new, f"the script is rendered anew, with {what}: {path}")
@@ -99,12 +108,18 @@ def write_again(folder: OwnJobFolder, anew: Anew) -> None:
     write_json(folder.job_json, anew.record)
 
 
-def _profile(record: JobRecord) -> tuple[FoundProfile, str | None]:
+def _outside(folder: OwnJobFolder, record: JobRecord) -> list[Path]:
+    """The folders that ranks read, and that are not in the job's: for an image. Raises InputError."""
+    inputs = [Path(part.path) for part in read_index(folder).parts]
+    return [*(file.parent for file in inputs if file.is_absolute()), *(Path(one.path) for one in record.adapters)]
+
+
+def _profile(record: JobRecord, changes: Changes) -> tuple[FoundProfile, str | None]:
     """Today's profile, and why it is not to be used."""
     if not record.origins or not record.script_sha256:
         return FoundProfile(), "it was submitted by vllm-hpc 0.1: submit a new job, with --rows-missing-from this one"
     try:
-        found = find_site(record.request.profile)
+        found = find_site(record.request.profile, {*_origins(record), *changes.given})
     except ProfileError as error:
         return FoundProfile(), str(error)
     files = {str(layer.file) for layer in found.layers}
@@ -123,7 +138,7 @@ def _resolve(record: JobRecord, found: FoundProfile, changes: Changes) -> Resolv
     job = in_fitting_queue(given, found, layout)
     check_required(job)
     check_scheduler(job, layout)
-    return job
+    return msgspec.structs.replace(job, request=_with_kept(job.request, record.request))
 
 
 def _origins(record: JobRecord) -> dict[str, str]:

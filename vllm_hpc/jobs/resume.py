@@ -69,14 +69,14 @@ def resume(
     elif not status.awaits_resubmission:
         _check_ended(folder, status)
     check_unchanged(folder)
-    anew = render_again(folder, changes)
-    if anew.script is None:
-        check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
     left = rows_left(folder, retry_errors)
     if not left.missing + left.failed:
         if has_diverged(folder):
             raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
         return Resumed(0)
+    anew = render_again(folder, changes)
+    if anew.script is None:
+        check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
     record = anew.record or folder.job()
     check_set(record.request.pass_env, is_resume=True)
     taken = _take(folder, status.job_id, number)

@@ -201,7 +201,8 @@ def _first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
     And on a fault that may come too late.
     """
     request = job.request
-    notes = [note for note in (job.distrust, job.model.note) if note]
+    lost = job.queue_reason if job.queue is None else None
+    notes = [note for note in (job.distrust, job.model.note, lost) if note]
     if request.rehearse and plan.misfit:
         notes.append(f"the model {plan.misfit}; only a rehearsal can run like this")
     settings = request.rehearse_set
@@ -255,6 +256,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         request=request,
         origins=prepared.job.origins,
         profile_files=prepared.job.profile_files,
+        queue=prepared.job.queue,
         plan=prepared.plan,
         scheduler=prepared.scheduler,
         model=prepared.job.model.path,

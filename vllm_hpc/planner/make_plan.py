@@ -77,7 +77,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     check_scheduler(job, plan.layout)
     part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
     said = intake.notes(job.request, rows is not None and rows.is_sample)
-    told = filter(None, [*job.told, why, billed_whole(job.site, plan.layout), explain_override(job)])
+    told = filter(None, [*job.plan_notes, why, billed_whole(job.site, plan.layout), explain_override(job)])
     notes += [*plan.reasons, *told, *known.notes, *said, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 
@@ -131,7 +131,7 @@ def unused_options(job: ResolvedJob) -> list[str]:
     names = ("partition", "account", "qos", "mem", "directive")
     given = [f"--{name}" for name in names if job.is_asked(name) and getattr(job.request, name)]
     unused = [f"{', '.join(given)}: not used by the {job.scheduler} scheduler"] if job.runs_here and given else []
-    keys = ignored_keys(job.site, job.scheduler)
+    keys = ignored_keys(job.site, job.scheduler, job.request.launcher)
     return [*unused, *([f"of the profile not used by {job.scheduler}: {', '.join(keys)}"] if keys else [])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,15 +19,20 @@ from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.profile_layers import FoundProfile
 from vllm_hpc.spec.queues import in_queue, limits, misfit, queues_called
+from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
 
 
 class _Tried(NamedTuple):
-    """A job in a queue. ``why`` says why the queue does not take it; ``is_memory``: only the model does not fit."""
+    """A job in a queue. ``why`` says why the queue does not take it, ``option`` what would have to be another.
+
+    ``is_memory``: only the model does not fit.
+    """
 
     queue: str
     job: ResolvedJob | None
     why: str | None = None
+    option: str | None = None
     is_memory: bool = False
 
 
@@ -54,8 +60,8 @@ def in_fitting_queue(given: Given, found: FoundProfile, layout: Layout) -> Resol
         one = _resolve_in(given, found, name)
         why = misfit(found.profile.queues[name], layout, one.request.time, (given.request.gpu, one.site.gpu))
         if why is None:
-            return one
-        reasons.append(f"queue {name} {why}")
+            return msgspec.structs.replace(one, queue=name)
+        reasons.append(f"queue {name} {why.why}")
     if reasons:
         raise LayoutError("; ".join(reasons) + ": use another --queue or --time, or submit a new job")
     return job
@@ -77,8 +83,10 @@ def _choose(given: Given, found: FoundProfile, job: ResolvedJob) -> ResolvedJob:
     site, asked = found.profile, given.request.partition
     first, others = _candidates(given, found, job)
     if asked and not first:
-        note = f"queue {asked!r} has no table in the profile, so its limits are not checked"
-        return msgspec.structs.replace(job, queue=note)
+        near = get_close_matches(asked, site.queues, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        note = f"queue {asked!r} has no table in the profile{hint}: no limits are checked, no values are taken from it"
+        return msgspec.structs.replace(job, queue_reason=note)
     intake, tried = intake_of(job.request), []
     for name in first:
         one = _try(given, found, name, intake)
@@ -95,12 +103,14 @@ def _try(given: Given, found: FoundProfile, name: str, intake: Intake) -> _Tried
     try:
         job = _resolve_in(given, found, name)
         plan = make_plan(job, whole_input=False, intake=intake)
-    except LayoutError as error:
+    except (LayoutError, RequestError) as error:  # of this queue's values, or of what was asked: the others say so too
         return _Tried(name, None, str(error))
     why = misfit(found.profile.queues[name], plan.layout, job.request.time, (given.request.gpu, job.site.gpu))
-    if why is None and plan.fits is False:
+    if why is not None:
+        return _Tried(name, job, *why)
+    if plan.fits is False:
         return _Tried(name, job, plan.misfit, is_memory=True)
-    return _Tried(name, job, why)
+    return _Tried(name, job)
 
 
 def _resolve_in(given: Given, found: FoundProfile, name: str) -> ResolvedJob:
@@ -115,13 +125,13 @@ def _chosen(tried: _Tried, site: Profile, asked: str | None) -> ResolvedJob:
     assert tried.job is not None
     why = "" if asked else ", the first that takes the job" if len(site.queues) > 1 else ""
     said = f"queue {tried.queue} ({limits(site.queues[tried.queue])}){why}"
-    return msgspec.structs.replace(tried.job, queue=said)
+    return msgspec.structs.replace(tried.job, queue=tried.queue, queue_reason=said)
 
 
 def _refusal(given: Given, found: FoundProfile, tried: list[_Tried], others: list[str], intake: Intake) -> str:
     """Why no queue takes the job, and which of the ``others`` would."""
     reasons = list(dict.fromkeys(one.why for one in tried))
-    said = "; ".join(f"queue {one.queue} {one.why}" for one in tried)
+    said = "; ".join(f"queue {one.queue}{'' if one.option else ':'} {one.why}" for one in tried)
     nearest = next((one for name in others if (one := _try(given, found, name, intake)).why is None), None)
     if len(reasons) == 1 and tried[0].job is None:
         if nearest is None:
@@ -129,18 +139,26 @@ def _refusal(given: Given, found: FoundProfile, tried: list[_Tried], others: lis
         said = str(reasons[0])
     if nearest is not None:
         return f"{said}: use --queue {nearest.queue} ({limits(found.profile.queues[nearest.queue])})"
-    asks = " and ".join(("--nodes", "--time")[: 2 if given.request.time else 1])
-    return f"no queue of profile {given.request.profile!r} takes the job: {said}: change {asks}"
+    options = " or ".join(dict.fromkeys(one.option for one in tried if one.option)) or "the layout"
+    return f"no queue of profile {given.request.profile!r} takes the job: {said}: change {options}"
 
 
 def check_required(job: ResolvedJob) -> None:
     """Refuse a job without what its profile requires. Raises RequestError."""
-    for name in job.site.required:
-        value = getattr(job.request, name, None) or getattr(job.site, name)
-        schedulers = keys_of(Profile)[name].schedulers
-        if not value and (not schedulers or job.scheduler in schedulers):
-            table = f'"{job.request.profile}"' if "/" in str(job.request.profile) else job.request.profile
-            raise RequestError(
-                f"profile {job.request.profile!r} needs {name}: give --{name.replace('_', '-')}, or write {name} in "
-                f"[profiles.{table}] of ~/.config/vllm-hpc/config.toml"
-            )
+    missing = [name for name in job.site.required if _is_missing(job, name)]
+    if not missing:
+        return
+    table = f'"{job.request.profile}"' if "/" in str(job.request.profile) else job.request.profile
+    options = [f"--{name.replace('_', '-')}" for name in missing if name in Request.__struct_fields__]
+    give = f"give {' and '.join(options)}, or " if len(options) == len(missing) else ""
+    names = " and ".join(missing)
+    raise RequestError(
+        f"profile {job.request.profile!r} needs {names}: {give}write {names} in [profiles.{table}] of "
+        "~/.config/vllm-hpc/config.toml"
+    )
+
+
+def _is_missing(job: ResolvedJob, name: str) -> bool:
+    schedulers = keys_of(Profile)[name].schedulers
+    value = getattr(job.request, name, None) or getattr(job.site, name)
+    return not value and (not schedulers or job.scheduler in schedulers)

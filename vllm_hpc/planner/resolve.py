@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -14,15 +15,18 @@ from vllm_hpc.schedulers.containers.choose import check_runs_here, choose_contai
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
 from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
 from vllm_hpc.spec.chat_template import read_chat_template
+from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.errors import LayoutError, ProfileError, RequestError
 from vllm_hpc.spec.expand import expand, expand_table
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
 from vllm_hpc.spec.layout import Asked, solve
 from vllm_hpc.spec.passed_variables import check_set
 from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.profile_files import Layer
 from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
 from vllm_hpc.spec.registry import LAUNCHERS
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
+from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
 
 # What a job is planned for that needs a cluster, on a machine that has no scheduler.
@@ -35,18 +39,28 @@ def read_given(model: str | None, options: dict[str, Any]) -> tuple[Given, Found
     model, options, origins = with_job(model, options)
     given = read_options({"model": model, **options})
     given = with_default_profile(msgspec.structs.replace(given, origins=given.origins | origins))
-    return given, find_site(given.request.profile)
+    return given, find_site(given.request.profile, given.origins)
 
 
-def find_site(name: str | None) -> FoundProfile:
-    """The profile of that name, of which variables are expanded. Raises ProfileError."""
+def find_site(name: str | None, given: Collection[str] = ()) -> FoundProfile:
+    """The profile of that name, with variables expanded but for keys that are ``given``. Raises ProfileError."""
     found = find_profile(name)
     try:
-        profile = expand_table(found.profile, os.environ, f"profile {name!r}")
-        dirs = tuple(expand(one, os.environ, f"profile {name!r}: 'template_dir'") for one in found.template_dirs)
+        profile = expand_table(found.profile, os.environ, f"profile {name!r}", given)
+        dirs = tuple(_template_dir(name, layer) for layer in reversed(found.layers) if layer.table.get("template_dir"))
     except RequestError as error:
         raise ProfileError(str(error)) from None
-    return found._replace(profile=profile, template_dirs=dirs)
+    profile = msgspec.structs.replace(profile, template_dir=dirs[0] if dirs else None)
+    return found._replace(profile=profile, template_dirs=tuple(dict.fromkeys(dirs)))
+
+
+def _template_dir(name: str | None, layer: Layer) -> str:
+    """A layer's folder of templates, beside its file, with variables expanded. Raises RequestError."""
+    given = expand(layer.table["template_dir"], os.environ, f"profile {name!r}: 'template_dir'")
+    folder = layer.file.parent / as_path(given, "template_dir")
+    if not folder.is_dir():
+        raise RequestError(f"{layer.place('template_dir')}: 'template_dir': no such folder: {str(folder)!r}: make it")
+    return str(folder)
 
 
 def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) -> ResolvedJob:
@@ -69,12 +83,9 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
     scheduler = get_scheduler(name)
     is_inherited = scheduler.passes_environment and (scheduler.runs_here or site.export_environment)
     launcher = choose_launcher(filled, scheduler)
-    container = choose_container(filled.request.container, site.container)
-    if container is not None:
-        check_runs_here(container, name, launcher, launcher in LAUNCHERS.built_in)
     return ResolvedJob(
         request=filled.request,
-        site=msgspec.structs.replace(site, container=container),
+        site=msgspec.structs.replace(site, container=_container(filled, name, launcher)),
         origins=filled.origins,
         from_profile=filled.from_profile,
         scheduler=name,
@@ -96,6 +107,14 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
     )
 
 
+def _container(filled: FilledRequest, scheduler: str, launcher: str) -> Container | None:
+    """The image of the ranks, which that scheduler and launcher can run; None without one. Raises RequestError."""
+    container = choose_container(filled.request.container, filled.site.container)
+    if container is not None:
+        check_runs_here(container, scheduler, launcher, launcher in LAUNCHERS.built_in)
+    return container
+
+
 def _template_dirs(filled: FilledRequest, found: FoundProfile) -> tuple[str, ...]:
     """Folders searched for templates: that of an option or job.toml, then the profile's, its highest layer first."""
     folder = filled.request.template_dir
@@ -112,14 +131,14 @@ def _with_secrets(filled: FilledRequest) -> FilledRequest:
     if not secrets:
         return filled
     for name in secrets:
-        if name in request.env and request.env[name] != filled.site.env.get(name):
+        if name in request.env:
             raise RequestError(
                 f"--env {name} has a value, but the profile's secrets name it: export it, and leave the value out"
             )
-    env = {name: value for name, value in request.env.items() if name not in secrets}
-    names = list(dict.fromkeys([*request.pass_env, *secrets]))
-    request = msgspec.structs.replace(request, env=env, pass_env=names)
-    return msgspec.structs.replace(filled, request=request, site_env=filled.site_env.difference(secrets))
+    new = [name for name in secrets if name not in request.pass_env]
+    origins = filled.origins | {f"pass_env.{name}": f"profile {request.profile!r}" for name in new}
+    request = msgspec.structs.replace(request, pass_env=[*request.pass_env, *new])
+    return msgspec.structs.replace(filled, request=request, origins=origins)
 
 
 def check_is_here(job: ResolvedJob) -> None:

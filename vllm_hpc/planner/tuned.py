@@ -89,7 +89,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         return cache_folder() / "tuned" / f"{name}-{digest}.json"
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class TuneFinding(msgspec.Struct, frozen=True, kw_only=True):
     """The best of all settings that were tried; the first trial is the planner's own choice. Times: Unix seconds.
 
     ``layout``: the planner's own for these rows when no layout is requested; None: that of the first trial.
@@ -146,10 +146,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def load_finding(subject: Subject) -> Finding | None:
+def load_finding(subject: Subject) -> TuneFinding | None:
     """The finding for a subject; None if it was not tuned, or the file cannot be read."""
     try:
-        return read_json(subject.file, Finding)
+        return read_json(subject.file, TuneFinding)
     except (OSError, ValueError):
         return None
 
@@ -189,7 +189,7 @@ def without_layout(request: Request, layout: Layout) -> Request:
     )
 
 
-def explain_unused(finding: Finding, own: Layout) -> str:
+def explain_unused(finding: TuneFinding, own: Layout) -> str:
     """Why the plan does not use the finding."""
     return (
         f"what tune found is not used: for the rows that it ran the planner chooses {finding.own}, but for this input "
@@ -197,7 +197,7 @@ def explain_unused(finding: Finding, own: Layout) -> str:
     )
 
 
-def describe_finding(finding: Finding, subject: Subject) -> str:
+def describe_finding(finding: TuneFinding, subject: Subject) -> str:
     """Why the plan uses this setting."""
     day = time.strftime("%Y-%m-%d", time.localtime(finding.made_at))
     shortest = min((trial.seconds for trial in finding.trials if trial.tokens_per_s), default=0.0)

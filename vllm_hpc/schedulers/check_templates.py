@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,10 +17,11 @@ from vllm_hpc.schedulers.client import ClientError, ClientMissingError, call_cli
 from vllm_hpc.schedulers.find_templates import TemplateFile, find_templates
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_script
-from vllm_hpc.schedulers.template_findings import Finding, findings_of
+from vllm_hpc.schedulers.template_findings import TemplateFinding, findings_of
 from vllm_hpc.schedulers.template_folders import unused_files
 from vllm_hpc.schedulers.template_matrix import Case, sample_cases, sample_context
 from vllm_hpc.spec.errors import TemplateError
+from vllm_hpc.spec.finding import Result, failed
 from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.qsub_lines import merge_variables
@@ -29,16 +31,6 @@ _SHELLCHECK_S = 30
 _ENOUGH_WITHOUT = 4
 
 
-class Fault(msgspec.Struct, frozen=True):
-    """A finding, and the sample jobs in whose script it is: the first of them, and how many."""
-
-    level: str
-    template: str
-    message: str
-    case: str = ""
-    scripts: int = 0
-
-
 class Checked(msgspec.Struct, frozen=True):
     """What was checked: names of templates, how many scripts, which tools read them, and what was found."""
 
@@ -46,12 +38,20 @@ class Checked(msgspec.Struct, frozen=True):
     templates: tuple[str, ...]
     scripts: int
     tools: dict[str, bool]
-    faults: tuple[Fault, ...]
+    findings: tuple[TemplateFinding, ...]
 
     @property
     def is_good(self) -> bool:
         """Whether nothing was found that makes a job fail."""
-        return all(fault.level != "fail" for fault in self.faults)
+        return not failed(self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``templates check --json`` prints."""
+        return {
+            "ok": self.is_good,
+            **{name: getattr(self, name) for name in ("folders", "templates", "scripts", "tools")},
+            "findings": [one.to_json() for one in self.findings],
+        }
 
 
 class _Script(msgspec.Struct, frozen=True):
@@ -65,20 +65,20 @@ def check_templates(folders: Sequence[str], profile: Profile | None = None) -> C
 
     With a profile, the sample jobs are those of its scheduler, launcher and grammar.
     """
-    faults = [Fault("warn", "", said) for said in unused_files(folders)]
+    findings = [TemplateFinding("unused", "warn", said) for said in unused_files(folders)]
     scripts: list[_Script] = []
     templates = _to_check(folders, profile)
     for one in templates:
         found = _Found(one.name)
         scripts += _scripts_of(one, folders, profile, found)
-        faults += found.faults()
+        findings += found.findings()
     tools = {"bash": bool(shutil.which("bash")), "shellcheck": bool(shutil.which("shellcheck"))}
-    faults += _shellcheck(scripts) if tools["shellcheck"] else []
+    findings += _shellcheck(scripts) if tools["shellcheck"] else []
     submittable = [one for one in scripts if one.case.scheduler == "slurm"]
     if submittable:
         tools["sbatch"], said = _test_only(submittable, "fail" if profile else "warn")
-        faults += said
-    return Checked(tuple(folders), tuple(one.name for one in templates), len(scripts), tools, tuple(faults))
+        findings += said
+    return Checked(tuple(folders), tuple(one.name for one in templates), len(scripts), tools, tuple(findings))
 
 
 def _scripts_of(one: TemplateFile, folders: Sequence[str], profile: Profile | None, found: _Found) -> list[_Script]:
@@ -111,19 +111,22 @@ class _Found:
 
     def __init__(self, template: str) -> None:
         self._template = template
-        self._told: dict[tuple[str, str], list[tuple[Finding, Case]]] = {}
+        self._alike: dict[tuple[str, str], list[TemplateFinding]] = {}
 
-    def add(self, finding: Finding, case: Case) -> None:
-        self._told.setdefault((finding.level, finding.key or finding.message), []).append((finding, case))
+    def add(self, finding: TemplateFinding, case: Case) -> None:
+        of_case = msgspec.structs.replace(finding, where=self._template, case=str(case))
+        self._alike.setdefault((finding.status, finding.key or finding.found), []).append(of_case)
 
-    def has(self, level: str, key: str) -> bool:
+    def has(self, status: Result, key: str) -> bool:
         """Whether that was found already."""
-        return (level, key) in self._told
+        return (status, key) in self._alike
 
-    def faults(self) -> list[Fault]:
+    def findings(self) -> list[TemplateFinding]:
         """Of alike findings the one that says most."""
-        most = [(max(told, key=lambda one: len(one[0].message)), len(told)) for told in self._told.values()]
-        return [Fault(one.level, self._template, one.message, str(case), number) for (one, case), number in most]
+        return [
+            msgspec.structs.replace(max(alike, key=lambda one: len(one.found)), scripts=len(alike))
+            for alike in self._alike.values()
+        ]
 
 
 def render_sample(template: str, case: Case, folders: Sequence[str]) -> str:
@@ -141,7 +144,7 @@ def _render(one: TemplateFile, case: Case, folders: Sequence[str], found: _Found
         key = _without_numbers(str(error))
         is_of_names = case.is_odd and not found.has("fail", key)
         hint = ": is a value without |sh? Folders may have quotes in their names" if is_of_names else ""
-        found.add(Finding("fail", f"{error}{hint}", key), case)
+        found.add(TemplateFinding("script", "fail", f"{error}{hint}", key=key), case)
         return None
     packaged = render_sample(get_scheduler(case.scheduler).template, case, ()) if folders else text
     for finding in findings_of(text, packaged, sample_context(case), case.scheduler):
@@ -154,7 +157,7 @@ def _without_numbers(message: str) -> str:
     return re.sub(r"line \d+ of the script( \('.*'\))?", "", message)
 
 
-def _shellcheck(scripts: Iterable[_Script]) -> list[Fault]:
+def _shellcheck(scripts: Iterable[_Script]) -> list[TemplateFinding]:
     """What shellcheck warns of, once for each body: directives are comments to it."""
     found: dict[str, _Found] = {}
     seen: set[str] = set()
@@ -165,10 +168,10 @@ def _shellcheck(scripts: Iterable[_Script]) -> list[Fault]:
         seen.add(body)
         for finding in _comments(one.text):
             found.setdefault(one.template, _Found(one.template)).add(finding, one.case)
-    return [fault for per_template in found.values() for fault in per_template.faults()]
+    return [one for of_template in found.values() for one in of_template.findings()]
 
 
-def _comments(script: str) -> Iterator[Finding]:
+def _comments(script: str) -> Iterator[TemplateFinding]:
     argv = ["shellcheck", "--shell=bash", "--severity=warning", "--format=json", "-"]
     try:
         done = subprocess.run(argv, input=script.encode(), capture_output=True, timeout=_SHELLCHECK_S)
@@ -178,11 +181,11 @@ def _comments(script: str) -> Iterator[Finding]:
     lines = script.splitlines()
     for one in said:
         line = lines[one["line"] - 1].strip()[:80]
-        level = "fail" if one["level"] == "error" else "warn"
-        yield Finding(level, f"shellcheck SC{one['code']}: {one['message']} ({line!r})")
+        status: Result = "fail" if one["level"] == "error" else "warn"
+        yield TemplateFinding("shellcheck", status, f"SC{one['code']}: {one['message']} ({line!r})")
 
 
-def _test_only(scripts: list[_Script], level: str) -> tuple[bool, list[Fault]]:
+def _test_only(scripts: list[_Script], status: Result) -> tuple[bool, list[TemplateFinding]]:
     """Whether sbatch answers here, and what it would refuse: one script for each set of directives."""
     try:
         call_client(["sbatch", "--version"])
@@ -203,9 +206,10 @@ def _test_only(scripts: list[_Script], level: str) -> tuple[bool, list[Fault]]:
             except ClientMissingError:
                 return False, []
             except ClientError as error:
-                finding = Finding(level, f"sbatch --test-only refuses the script: {str(error).replace(folder, '')}")
+                words = f"sbatch --test-only refuses the script: {str(error).replace(folder, '')}"
+                finding = TemplateFinding("test-only", status, words)
                 found.setdefault(one.template, _Found(one.template)).add(finding, one.case)
-    return True, [fault for per_template in found.values() for fault in per_template.faults()]
+    return True, [one for of_template in found.values() for one in of_template.findings()]
 
 
 def _test_environment() -> dict[str, str]:

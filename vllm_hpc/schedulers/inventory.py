@@ -139,12 +139,12 @@ def gpu_of(kind: NodeKind) -> tuple[str | None, str]:
     return None, f"say which {which} is, so that plan can check memory: gpu = {choice}"
 
 
-def make_queue(partition: str | None, told: Iterable[tuple[str, Any, str]]) -> tuple[Queue, dict[str, str]]:
-    """A table of what is told, as key, value and source, and the sources; a value that no table can have is no limit.
+def make_queue(partition: str | None, values: Iterable[tuple[str, Any, str]]) -> tuple[Queue, dict[str, str]]:
+    """A table of values, each as key, value and source, and the sources; a value that no table can have is no limit.
 
     Slurm stands for "no limit" with 4294967295, too.
     """
-    kept = [(key, value, source) for key, value, source in told if value and _is_value(key, value)]
+    kept = [(key, value, source) for key, value, source in values if value and _is_value(key, value)]
     queue = Queue(partition=partition, **{key: value for key, value, _ in kept})
     return queue, {key: source for key, _, source in kept}
 

@@ -79,7 +79,7 @@ def make_context(
         "name": folder.path.name,
         "folder": str(folder.path),
         "scheduler_log": str(folder.scheduler_log),
-        "bin": str(Path(job.site.python or sys.executable).parent),
+        "bin": str(Path(job.site.python or sys.executable).expanduser().parent),
         "gpus_per_node": _gpus_to_ask(job.site, layout),
         "env": cache_variables(request, job.site)
         | {name: value for name, value in request.env.items() if name not in varying},

@@ -28,11 +28,16 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         tuple[str, ...],
         key("more folders of the host, HOST[:INSIDE[:ro]]; the job's are bound by themselves", (), "on the node"),
     ] = ()
-    options: Annotated[tuple[str, ...], key("more words of the runtime, such as --rocm")] = ()
+    options: Annotated[tuple[str, ...], key("more words of the runtime, such as --rocm", (), "on the node")] = ()
     python: Annotated[str, key("the Python of the image")] = "python3"
     bundle: Annotated[
         str | None, key("a folder of vllm-hpc bundle, for an image without vllm_hpc", (), "at submission")
     ] = None
+
+
+def is_path(image: str) -> bool:
+    """Whether a job's image is a file or a folder of the host; its path is absolute (containers/choose.py)."""
+    return image.startswith("/")
 
 
 class Bind(NamedTuple):

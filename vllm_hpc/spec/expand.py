@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -53,7 +53,9 @@ def expand(text: str, environment: Mapping[str, str], origin: str) -> str:
             return "$"
         if is_secret(name):
             raise RequestError(f"{origin} {text!r}: ${name} is a secret, and the value would be written: leave it out")
-        found = environment.get(name) or match["default"] or (user_name(os.geteuid()) if name == "USER" else None)
+        found = environment.get(name) or match["default"]
+        if found is None and name == "USER":
+            found = user_name(os.geteuid())
         if found is None:
             raise RequestError(
                 f"{origin} {text!r}: ${name} is not set here: export it, or write ${{{name}:-VALUE}} in the profile"
@@ -64,8 +66,11 @@ def expand(text: str, environment: Mapping[str, str], origin: str) -> str:
     return _VARIABLE.sub(value, text)
 
 
-def expand_table(table: S, environment: Mapping[str, str], origin: str) -> S:
-    """A profile with what is expanded at submission expanded, in its tables too. Raises RequestError."""
+def expand_table(table: S, environment: Mapping[str, str], origin: str, but: Collection[str] = ()) -> S:
+    """A profile with what is expanded at submission expanded, in its tables too. Raises RequestError.
+
+    ``but``: keys that an option overrides, of which the variables need not be set.
+    """
     changes: dict[str, Any] = {}
     for name, key in keys_of(type(table)).items():
         value, place = getattr(table, name), f"{origin}: '{name}'"
@@ -73,9 +78,9 @@ def expand_table(table: S, environment: Mapping[str, str], origin: str) -> S:
             changes[name] = expand_table(value, environment, place)
         elif is_table_of_tables(key.kind) and table_of(key.kind):
             changes[name] = {
-                inside: expand_table(one, environment, f"{place} {inside}") for inside, one in value.items()
+                inside: expand_table(one, environment, f"{place} {inside}", but) for inside, one in value.items()
             }
-        elif key.expanded == "at submission" and value:
+        elif key.expanded == "at submission" and value and name not in but:
             changes[name] = _expanded(name, value, environment, place)
     return msgspec.structs.replace(table, **changes)
 
@@ -90,6 +95,11 @@ def _expanded(name: str, value: Any, environment: Mapping[str, str], origin: str
     if check := CHECKS.get(name):
         check(made, origin)
     return made
+
+
+def without_variables(text: str) -> str:
+    """What of a text is the same wherever it is expanded: without its variables, with its dollars."""
+    return _VARIABLE.sub(lambda match: "" if match["name"] or match["braced"] else "$", text)
 
 
 def on_node(text: object) -> str:

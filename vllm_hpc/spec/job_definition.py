@@ -27,6 +27,8 @@ from vllm_hpc.spec.trusted_owners import Distrust, read_judged
 from vllm_hpc.spec.values import as_path
 
 JOB_DEFINITION = "job.toml"
+# The variable that names a profile where neither an option nor job.toml does.
+DEFAULT_PROFILE = "VLLM_HPC_PROFILE"
 # The built-in model, whatever folders are here: whoever can write in a folder could leave one of that name there.
 DEMO = "demo"
 
@@ -50,7 +52,8 @@ def read_options(options: dict[str, Any]) -> Given:
     The keys of ``options`` are the long options with underscores; None means not given. If ``model`` is a folder
     with a job.toml, it is read first and the options override it. Raises RequestError.
     """
-    given = with_passed(with_prompt({key: _plain(value) for key, value in options.items() if value is not None}))
+    plain = _with_partition({key: _plain(value) for key, value in options.items() if value is not None})
+    given = with_passed(with_prompt(plain))
     definition = find_definition(str(given["model"])) if "model" in given else None
     if definition is None:
         check_has_rows(options)
@@ -64,6 +67,15 @@ def read_options(options: dict[str, Any]) -> Given:
     request = convert_options(in_earnest(merged) if asked.get("rehearse") is False else merged)
     origins = dict.fromkeys(below, str(definition)) | _options(asked)
     return Given(request, origins, content, distrust.fact if distrust else None)
+
+
+def _with_partition(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with ``queue`` under its other name, as --queue and --partition are one. Raises RequestError."""
+    if "queue" not in options:
+        return options
+    if "partition" in options:
+        raise RequestError("queue and partition are the same: leave out one")
+    return {"partition" if key == "queue" else key: value for key, value in options.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -80,7 +92,7 @@ def make_request(options: dict[str, Any]) -> Request:
 
 def with_default_profile(given: Given) -> Given:
     """Use $VLLM_HPC_PROFILE where neither an option nor job.toml names a profile."""
-    default = os.environ.get("VLLM_HPC_PROFILE") or None
+    default = os.environ.get(DEFAULT_PROFILE) or None
     if given.request.profile or not default:
         return given
     request = msgspec.structs.replace(given.request, profile=default)
@@ -160,6 +172,7 @@ def _check_copies(path: Path, options: dict[str, Any], distrust: Distrust) -> No
 
 def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, Any]:
     """The options of that file, with paths resolved against its folder. Raises RequestError."""
+    options = _with_partition(options)
     unknown = sorted(set(options) - set(Request.__struct_fields__))
     if unknown:
         advice = instead_of(unknown[0]) or "use submit's long options, with underscores"

@@ -56,8 +56,8 @@ def _expected(kind: msgspec.inspect.Type, example: str) -> str:
         case inspect.ListType() | inspect.VarTupleType():
             return f"a list of strings{such_as}"
         case inspect.DictType(value_type=inspect.StrType()):
-            return f"a table of strings{such_as}"
+            return f"a table of strings{such_as.removesuffix(' in quotes')}"
         case inspect.DictType():
-            return f"a table{such_as}"
+            return f"a table{such_as.removesuffix(' in quotes')}"
         case _:
             return f"a string{such_as}"

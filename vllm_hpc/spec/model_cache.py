@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.profile import Profile
@@ -56,7 +57,12 @@ def _absolute(cache_dir: str) -> str:
 
 def is_offline(request: Request, site: Profile) -> bool:
     """Whether ranks do not ask the Hub."""
-    return request.env.get(OFFLINE, "1" if site.offline else "").upper() in _TRUE
+    return says_offline({OFFLINE: "1" if site.offline else "", **request.env})
+
+
+def says_offline(variables: Mapping[str, str]) -> bool:
+    """Whether huggingface_hub does not ask the Hub, with these variables."""
+    return variables.get(OFFLINE, "").upper() in _TRUE
 
 
 def hub_cache(request: Request, site: Profile) -> Path | None:
@@ -75,6 +81,12 @@ def cache_folder_of(variables: Mapping[str, str]) -> Path | None:
         folder = Path(named or f"{home}/hub").expanduser()
         return folder if folder.is_absolute() and "$" not in str(folder) else None
     return None
+
+
+def revision_of(engine: Mapping[str, Any]) -> str | None:
+    """The revision of the model that --engine asks for; None for the Hub's main."""
+    revision = engine.get("revision")
+    return revision if isinstance(revision, str) else None
 
 
 def find_snapshot(cache: Path, model: str, revision: str | None = None) -> Path | None:

@@ -15,7 +15,7 @@ _NAMES = {
     "n_gpus": "'gpus_per_node', with 'nodes'", "ngpus": "'gpus_per_node', with 'nodes'",
     "num_gpus_per_node": "'gpus_per_node'", "ntasks_per_node": "'gpus_per_node'", "gres": "'gpus_per_node'",
     "nproc_per_node": "'gpus_per_node'", "cpus_per_task": "'cpus_per_rank'", "memory": "'mem'",
-    "walltime": "'time'", "time_limit": "'time'", "timeout": "'time'", "queue": "'partition'", "project": "'account'",
+    "walltime": "'time'", "time_limit": "'time'", "timeout": "'time'", "project": "'account'",
     "job_name": "'name'", "output_dir": "'job_dir'", "max_new_tokens": "'max_tokens'",
     "max_output_tokens": "'max_tokens'", "adapter": "'lora'", "adapters": "'lora'", "lora_modules": "'lora'",
     **dict.fromkeys(

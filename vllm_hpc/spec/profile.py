@@ -18,6 +18,15 @@ _CLUSTERS = ("slurm", "pbs")
 _SLURM, _PBS = ("slurm",), ("pbs",)
 
 
+# Of keys that say the same, the first is used where both have a value: so setting the other one takes it away.
+TAKES_AWAY: dict[str, tuple[str, ...]] = {
+    "gpu_memory_gib": ("gpu",),
+    "mem_per_gpu": ("mem",),
+    "mem_per_node": ("mem", "mem_per_gpu"),
+    "cpus_per_node": ("cpus_per_rank",),
+}
+
+
 class Queue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A partition or queue of a site: what it takes, and what a job in it asks for instead of the profile's values."""
 
@@ -112,9 +121,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     scratch: Annotated[str | None, key("a folder of each node for temporary files and caches", (), "on the node")] = (
         None
     )
-    python: Annotated[str | None, key("the Python of the nodes, if not the one that submits", (), "at submission")] = (
-        None
-    )
+    python: Annotated[
+        str | None,
+        key("the Python of the nodes, whose folder has torchrun too, if not the one that submits", (), "at submission"),
+    ] = None
     job_dir: Annotated[str | None, key("where job folders are created", (), "at submission")] = None
     cache_dir: Annotated[str | None, key("the shared cache: models, and vLLM's compiled code", (), "at submission")] = (
         None
@@ -126,14 +136,27 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     drain_lead: Annotated[LeadSeconds | None, key("as --drain-lead")] = None
 
 
-def ignored_keys(profile: Profile, scheduler: str) -> list[str]:
-    """The keys that have a value which one of our schedulers does not use; another package's may use any."""
+def ignored_keys(profile: Profile, scheduler: str, launcher: str | None = None) -> list[str]:
+    """The keys that have a value which a job does not use, with one of our schedulers; another package's may use any.
+
+    ``launcher``: the one that is asked for, if not the profile's.
+    """
+    if scheduler not in (*_CLUSTERS, "local"):
+        return []
     default = Profile()
-    return [
-        name
-        for name, one in keys_of(Profile).items()
-        if scheduler in (*_CLUSTERS, "local")
-        and one.schedulers
-        and scheduler not in one.schedulers
-        and getattr(profile, name) != getattr(default, name)
-    ]
+    is_set = {name for name in keys_of(Profile) if getattr(profile, name) != getattr(default, name)}
+    of_others = {name for name, one in keys_of(Profile).items() if one.schedulers and scheduler not in one.schedulers}
+    unused = is_set & (of_others | _of_no_use(profile, scheduler, launcher or profile.launcher))
+    return [name for name in keys_of(Profile) if name in unused]
+
+
+def _of_no_use(profile: Profile, scheduler: str, launcher: str | None) -> set[str]:
+    """Keys that another key makes useless."""
+    unused = set()
+    if launcher == "srun":  # one task a rank, without torchrun
+        unused.add("torchrun_options")
+    if profile.gpu_flag == "none":
+        unused.add("gpu_type")
+    if scheduler == "pbs" and profile.gpu_request == "queue":  # the queue decides
+        unused |= {"cpus_per_node", "mem_per_node", "mem_per_gpu"}
+    return unused

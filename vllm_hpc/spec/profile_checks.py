@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vllm_hpc.spec.keys import Key, is_table_of_tables, keys_of, table_of
 from vllm_hpc.spec.launch_options import check_srun_options, check_torchrun_options
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.no_secrets import check_option
+from vllm_hpc.spec.other_names import instead_of
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.values import CHECKS, as_path, check_words, megabytes
@@ -48,9 +50,7 @@ def _check_types(table: dict[str, Any], struct: type[msgspec.Struct], place: Pla
     """Names and types of the keys, in the tables within it first. Raises ProfileError."""
     for key, value in table.items():
         if key not in keys_of(struct):
-            takes = ", ".join(keys_of(struct))
-            whose = "a profile" if struct is Profile else f"a {struct.__name__.lower()}"
-            raise ProfileError(f"{place(*path, key)}: unknown key '{key}': {whose} takes {takes}")
+            raise ProfileError(f"{place(*path, key)}: unknown key '{key}': {_instead_of(key, struct)}")
         for inside, one, names in _tables_in(keys_of(struct)[key], value):
             if not isinstance(one, dict):
                 raise ProfileError(f"{place(*path, *names)}: '{'.'.join(names)}' must be a table")
@@ -60,6 +60,16 @@ def _check_types(table: dict[str, Any], struct: type[msgspec.Struct], place: Pla
     except msgspec.ValidationError as error:
         key, words = explain_mismatch(error, struct) or (path[-1] if path else "", str(error))
         raise ProfileError(f"{place(*path, key)}: '{key}' {words}") from None
+
+
+def _instead_of(key: str, struct: type[msgspec.Struct]) -> str:
+    """What to write in place of an unknown key."""
+    if (known := instead_of(key)) and struct is Profile:
+        return known
+    if near := get_close_matches(key, keys_of(struct), n=1):
+        return f"did you mean '{near[0]}'?"
+    whose = "a profile" if struct is Profile else f"a {struct.__name__.lower()}"
+    return f"{whose} takes {', '.join(keys_of(struct))}"
 
 
 def _tables_in(key: Key, value: Any) -> Iterator[tuple[type[msgspec.Struct], Any, tuple[str, ...]]]:
@@ -194,6 +204,9 @@ def check_together(profile: Profile, place: Place) -> None:
             f"{place('head_command')}: 'head_command' and 'head_suffix' are both given, but both name the head node: "
             "choose one"
         )
+    for name in profile.secrets:
+        if name in profile.env:
+            raise ProfileError(f"{place('secrets')}: 'secrets' has {name}, which has a value in 'env': leave out one")
     for name, queue in profile.queues.items():
         if queue.min_nodes and queue.max_nodes and queue.min_nodes > queue.max_nodes:
             raise ProfileError(

@@ -6,6 +6,7 @@ A profile says what is run as whoever submits: a file of another user is refused
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +88,8 @@ def _unknown(name: str) -> str:
     where = " or ".join(str(path) for path in profile_files())
     known = sorted({one for file in _own_files(name) for one in file.tables})
     sites = [GALLERY + path.stem for path in gallery_files()]
+    if near := get_close_matches(name.lower(), [*known, *sites], n=1, cutoff=0.75):
+        return f"no profile {name!r} in {where}, or in the gallery: did you mean {near[0]!r}?"
     if name.startswith(GALLERY):
         return f"no profile {name!r} in the gallery: it has {', '.join(sites)}"
     shown = ", ".join([*known[:_MOST_NAMES], *(["..."] if len(known) > _MOST_NAMES else [])])

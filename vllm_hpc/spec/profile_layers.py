@@ -14,7 +14,7 @@ import msgspec
 from vllm_hpc.spec.errors import ProfileError
 from vllm_hpc.spec.keys import is_table_of_tables, keys_of, table_of
 from vllm_hpc.spec.ownership import is_fixed
-from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.profile import TAKES_AWAY, Profile
 from vllm_hpc.spec.profile_checks import BELOW, check_together
 from vllm_hpc.spec.profile_files import Layer, layers_of
 from vllm_hpc.spec.trusted_owners import owner_of
@@ -71,7 +71,9 @@ def find_profile(name: str | None) -> FoundProfile:
 
     profile = _convert(merged, place)
     check_together(profile, place)
-    dirs = [str(layer.table["template_dir"]) for layer in reversed(layers) if layer.table.get("template_dir")]
+    dirs = [
+        str(layer.file.parent / str(given)) for layer in reversed(layers) if (given := layer.table.get("template_dir"))
+    ]
     own = [layer for layer in layers if layer.name == name]
     return FoundProfile(profile, tuple(layers), merged.origins, tuple(dict.fromkeys(dirs)), _news(own))
 
@@ -119,6 +121,11 @@ class _Merged(NamedTuple):
         self._merge(self.values, layer.table, layer, ())
 
     def _merge(self, below: dict[str, Any], above: dict[str, Any], layer: Layer, path: tuple[str, ...]) -> None:
+        is_of_keys = not path or (path[0] == "queues" and len(path) > 1)
+        taking = [key for key in TAKES_AWAY if key in above and is_of_keys]
+        for gone in [gone for key in taking for gone in TAKES_AWAY[key] if gone not in above]:
+            below.pop(gone, None)
+            self.origins.pop((*path, gone), None)
         for name, value in above.items():
             where = (*path, name)
             place = layer.place(*where)

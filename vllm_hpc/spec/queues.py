@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.layout import Layout
-from vllm_hpc.spec.profile import Profile, Queue
+from vllm_hpc.spec.profile import TAKES_AWAY, Profile, Queue
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.words import counted
 
@@ -26,8 +26,8 @@ def in_queue(site: Profile, name: str) -> Profile:
     changes["partition"] = partition_of(site, name) or None
     for key in _ADDED:
         changes[key] = (*getattr(site, key), *getattr(queue, key))
-    if queue.mem_per_gpu is not None and queue.mem is None:
-        changes["mem"] = None
+    for key in [key for key in TAKES_AWAY if key in changes]:
+        changes |= {name: None for name in TAKES_AWAY[key] if name not in changes}
     return msgspec.structs.replace(site, **changes)
 
 
@@ -44,7 +44,14 @@ def queues_called(site: Profile, given: str) -> list[str]:
     return [name for name in site.queues if partition_of(site, name) == given]
 
 
-def misfit(queue: Queue, layout: Layout, time: str | None, gpu: tuple[str | None, str | None]) -> str | None:
+class Misfit(NamedTuple):
+    """Why a queue does not take a job, and the option that would have to be another."""
+
+    why: str
+    option: str
+
+
+def misfit(queue: Queue, layout: Layout, time: str | None, gpu: tuple[str | None, str | None]) -> Misfit | None:
     """Why the queue does not take a job of that layout and walltime; None if it does.
 
     ``gpu`` is that of --gpu, and the one that nodes of the queue have.
@@ -52,14 +59,14 @@ def misfit(queue: Queue, layout: Layout, time: str | None, gpu: tuple[str | None
     nodes, gpus = layout.nodes, layout.nodes * layout.gpus_per_node
     least, most = queue.min_nodes or 1, queue.max_nodes
     if nodes < least or (most is not None and nodes > most):
-        return f"takes {_range(least, most)}, not {nodes}"
+        return Misfit(f"takes {_range(least, most)}, not {nodes}", "--nodes")
     if queue.max_gpus is not None and gpus > queue.max_gpus:
-        return f"takes at most {counted(queue.max_gpus, 'GPU')}, not {gpus}"
+        return Misfit(f"takes at most {counted(queue.max_gpus, 'GPU')}, not {gpus}", "--nodes")
     if time is not None and queue.max_time is not None and parse_walltime(time) > parse_walltime(queue.max_time):
-        return f"takes jobs of at most {queue.max_time}, not {time}"
+        return Misfit(f"takes jobs of at most {queue.max_time}, not {time}", "--time")
     asked, there = gpu
     if asked is not None and there is not None and find_gpu(asked) != find_gpu(there):
-        return f"has {there}, not {asked}"
+        return Misfit(f"has {there}, not {asked}", "--gpu")
     return None
 
 
@@ -69,7 +76,7 @@ def limits(queue: Queue) -> str:
     said += [f"at most {counted(queue.max_gpus, 'GPU')}"] if queue.max_gpus else []
     said += [f"at most {queue.max_time}"] if queue.max_time else []
     said += [queue.gpu] if queue.gpu else []
-    return ", ".join(said) or "no limits in the profile"
+    return ", ".join(said) or "its limits are not in the profile"
 
 
 def billed_whole(site: Profile, layout: Layout) -> str | None:

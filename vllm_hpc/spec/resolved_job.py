@@ -90,12 +90,13 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     template_dirs: tuple[str, ...] = ()
     profile_files: tuple[str, ...] = ()
     queue: str | None = None
+    queue_reason: str | None = None
     news: str | None = None
 
     @property
-    def told(self) -> tuple[str | None, ...]:
+    def plan_notes(self) -> tuple[str | None, ...]:
         """What a plan says of where the job's values and its model are from."""
-        return self.source, self.news, self.queue, self.distrust, self.model.note
+        return self.source, self.news, self.queue_reason, self.distrust, self.model.note
 
     def asking(self, **changes: Any) -> ResolvedJob:
         """The same job with changes to its request, as ``tune`` tries them."""

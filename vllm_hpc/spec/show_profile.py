@@ -148,7 +148,7 @@ class _Shown:
         if not self._with_origin:
             return text
         place = origin_of(self._found, *path)
-        return f"{text:<{_COLUMN}}{toml_comment(place)}"
+        return f"{text:<{_COLUMN - 1}} {toml_comment(place)}"
 
 
 def origins_table(found: FoundProfile) -> dict[str, Any]:

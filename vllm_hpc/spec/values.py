@@ -186,6 +186,15 @@ def check_host_suffix(text: str, origin: str) -> None:
         )
 
 
+def check_python(path: str, origin: str) -> None:
+    """The Python of an environment, of which the folder is put first in PATH: other names would not be called."""
+    check_path(path, origin)
+    if not path.startswith(("/", "~/")) or Path(path).name not in ("python", "python3"):
+        raise RequestError(
+            f"{origin} must be an environment's python by its absolute path, as in '/sw/vllm/bin/python', not {path!r}"
+        )
+
+
 def check_description(text: str, origin: str) -> None:
     """A text of one line, or none."""
     if text:
@@ -270,7 +279,7 @@ CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "cpu_bind": check_description,
     "scratch": check_path,
     "cache_dir": check_path,
-    "python": check_path,
+    "python": check_python,
     "head_command": check_shell_command,
     "head_suffix": check_host_suffix,
     "chunk": check_chunk,

@@ -19,7 +19,7 @@ from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
-from vllm_hpc.planner.tuned import Finding, Setting, Subject, Trial, without_layout
+from vllm_hpc.planner.tuned import Setting, Subject, Trial, TuneFinding, without_layout
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
 from vllm_hpc.spec.errors import RefusedError, RequestError
 from vllm_hpc.spec.plan import Plan
@@ -36,7 +36,7 @@ _FINDING_BYTES = 65_536
 class Tuned(msgspec.Struct, frozen=True):
     """The finding, and the file from which the planner reads it; None for a rehearsal, which saves nothing."""
 
-    finding: Finding
+    finding: TuneFinding
     file: Path | None
 
 
@@ -91,7 +91,7 @@ def tune(
     best = search(start, sweep, measure, bench.layouts, bench.row_count)
     given = request.engine  # given arguments are not findings: later jobs give their own
     found = [msgspec.structs.replace(trial, setting=trial.setting.without(given)) for trial in trials]
-    finding = Finding(
+    finding = TuneFinding(
         model=subject.model, device=subject.device, best=best.without(given), trials=tuple(found), made_at=time.time(),
         layout=own,
     )  # fmt: skip

@@ -30,7 +30,7 @@ _SIZE = 1 << 15
 _TRIES = 5
 
 
-class Place(NamedTuple):
+class MeetingPoint(NamedTuple):
     """Where the nodes meet, and which of how many this one is."""
 
     job: JobFolder
@@ -41,7 +41,7 @@ class Place(NamedTuple):
     nodes: int
 
 
-class Met(NamedTuple):
+class MeetingResult(NamedTuple):
     """What came of it; the fields are those of NodeReport."""
 
     port_error: str = ""
@@ -51,27 +51,27 @@ class Met(NamedTuple):
     sharing: Sharing | None = None
 
 
-def meet(place: Place) -> Met:
+def meet(point: MeetingPoint) -> MeetingResult:
     """Meet the other nodes, and try what they share. Raises OSError or RequestError if the job's secret cannot be read.
 
     Returns once the head has left the port, so that the ranks can have it.
     """
-    secret = job_secret(place.job)
-    return _lead(place, secret) if place.node == 0 else _follow(place, secret)
+    secret = job_secret(point.job)
+    return _lead(point, secret) if point.node == 0 else _follow(point, secret)
 
 
-def _lead(place: Place, secret: bytes) -> Met:
+def _lead(point: MeetingPoint, secret: bytes) -> MeetingResult:
     try:
-        server = StoreServer(secret, network.address_of_head(place.head), place.port)
+        server = StoreServer(secret, network.address_of_head(point.head), point.port)
     except (OSError, RequestError) as error:
-        return Met(port_error=str(error))
+        return MeetingResult(port_error=str(error))
     store = JobStore(server.address, secret, _MEET_S)
-    others = _answer_clocks(store, place.nodes)
+    others = _answer_clocks(store, point.nodes)
     if others:
-        _write_for_others(store, place, others)
+        _write_for_others(store, point, others)
     store.close()
     server.wait_until_left(1.0)
-    return Met()
+    return MeetingResult()
 
 
 def _answer_clocks(store: JobStore, nodes: int) -> list[int]:
@@ -87,45 +87,45 @@ def _answer_clocks(store: JobStore, nodes: int) -> list[int]:
     return [node for node in range(1, nodes) if node not in waiting]
 
 
-def _write_for_others(store: JobStore, place: Place, others: list[int]) -> None:
+def _write_for_others(store: JobStore, point: MeetingPoint, others: list[int]) -> None:
     """Write a file that the others wait for, then replace it again and again while they read it."""
-    file = place.job.doctor_shared(place.attempt)
+    file = point.job.doctor_shared(point.attempt)
     try:
-        _write(place, b"0")
+        _write(point, b"0")
         store.set("written", "")
         store.wait([f"seen/{node}" for node in others], _SEE_S + 5)
         store.set("replacing", "")
         until, turn = time.monotonic() + _REPLACE_S, 0
         while time.monotonic() < until:
             turn += 1
-            _write(place, b"%d" % (turn % 10))
+            _write(point, b"%d" % (turn % 10))
         store.set("replaced", "")
         store.wait([f"done/{node}" for node in others], _SEE_S)
     finally:
         file.unlink(missing_ok=True)
 
 
-def _write(place: Place, letter: bytes) -> None:
-    with replacing(place.job.doctor_shared(place.attempt)) as out:
+def _write(point: MeetingPoint, letter: bytes) -> None:
+    with replacing(point.job.doctor_shared(point.attempt)) as out:
         out.write(letter * _SIZE)
 
 
-def _follow(place: Place, secret: bytes) -> Met:
+def _follow(point: MeetingPoint, secret: bytes) -> MeetingResult:
     try:
-        store = JobStore(Address(place.head, place.port), secret, _MEET_S)
+        store = JobStore(Address(point.head, point.port), secret, _MEET_S)
     except ForeignStoreError:
-        return Met(head_error="another program listens there, which does not know the job's secret")
+        return MeetingResult(head_error="another program listens there, which does not know the job's secret")
     except OSError as error:
-        return Met(head_error=str(error))
+        return MeetingResult(head_error=str(error))
     try:
-        round_trip, skew = _ask_clock(store, place.node)
-        sharing = _read_of_head(store, place)
-        store.set(f"done/{place.node}", "")
+        round_trip, skew = _ask_clock(store, point.node)
+        sharing = _read_of_head(store, point)
+        store.set(f"done/{point.node}", "")
     except StoreLostError as error:
-        return Met(head_error=str(error))
+        return MeetingResult(head_error=str(error))
     with suppress(StoreLostError):  # the head closes it when all are done, and leaves the port to the ranks
         store.wait(["never"], _SEE_S)
-    return Met("", "", round_trip, skew, sharing)
+    return MeetingResult("", "", round_trip, skew, sharing)
 
 
 def _ask_clock(store: JobStore, node: int) -> tuple[float, float | None]:
@@ -140,30 +140,30 @@ def _ask_clock(store: JobStore, node: int) -> tuple[float, float | None]:
     return round(round_trip, 6), None if said is None else round(float(said) - (asked + answered) / 2, 3)
 
 
-def _read_of_head(store: JobStore, place: Place) -> Sharing:
+def _read_of_head(store: JobStore, point: MeetingPoint) -> Sharing:
     store.wait(["written"], _MEET_S)
     began = time.monotonic()
-    while _read(place) is None and time.monotonic() - began < _SEE_S:
+    while _read(point) is None and time.monotonic() - began < _SEE_S:
         time.sleep(0.01)
-    visible = None if _read(place) is None else round(time.monotonic() - began, 3)
-    store.set(f"seen/{place.node}", "")
+    visible = None if _read(point) is None else round(time.monotonic() - began, 3)
+    store.set(f"seen/{point.node}", "")
     store.wait(["replacing"], _SEE_S)
     if visible is None:
         return Sharing(None)
     reads = torn = 0
     until = time.monotonic() + _REPLACE_S
     while store.read(["replaced"]) == [None] and time.monotonic() < until:
-        found = _read(place)
+        found = _read(point)
         reads += 1
         torn += found is None or len(found) != _SIZE or len(set(found)) != 1
     return Sharing(visible, reads, torn)
 
 
-def _read(place: Place) -> bytes | None:
+def _read(point: MeetingPoint) -> bytes | None:
     """The head's file; None if there is none."""
     for _ in range(_TRIES):
         try:
-            return read_regular(place.job.doctor_shared(place.attempt), follow_links=False)
+            return read_regular(point.job.doctor_shared(point.attempt), follow_links=False)
         except OSError as error:
             if error.errno != errno.ESTALE:  # opened before it was replaced, and read after: NFS says so
                 return None

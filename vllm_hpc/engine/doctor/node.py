@@ -20,7 +20,7 @@ from vllm_hpc.jobfolder.node_report import MARK, VARIABLE, NodeReport, Subject
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.timed_writes import free_gib, time_writes
 from vllm_hpc.spec.errors import VllmHpcError
-from vllm_hpc.spec.seen import see_image, see_model
+from vllm_hpc.spec.host_path import path_of_image, path_of_model
 
 # Seconds that the other tasks of a node wait for the one that looks.
 _LOOK_S = 200.0
@@ -58,8 +58,8 @@ def _look(job: JobFolder, node: int) -> NodeReport:
         interfaces=look.interfaces(),
         wrong_interfaces=look.wrong_interfaces(os.environ),
         memory_gib=round(free_memory() / (1 << 30), 2),
-        model=see_model(subject.model, os.environ) if subject.model else None,
-        image=see_image(subject.image) if subject.image else None,
+        model=path_of_model(subject.model, os.environ, subject.revision) if subject.model else None,
+        image=path_of_image(subject.image) if subject.image else None,
         runtime=look.find_program(subject.runtime) if subject.runtime else "",
         **found,
     )
@@ -100,11 +100,11 @@ def _meet(job: JobFolder, attempt: int, report: NodeReport) -> NodeReport:
     """The report with what came of the meeting; without it where this node has no folder, and so no secret."""
     try:
         layout = job.job().plan.layout
-        place = meeting.Place(job, attempt, report.head, report.port, report.node, layout.nodes)
-        met = meeting.meet(place)
+        point = meeting.MeetingPoint(job, attempt, report.head, report.port, report.node, layout.nodes)
+        result = meeting.meet(point)
     except (OSError, VllmHpcError) as error:
         return msgspec.structs.replace(report, has_met=True, folder_error=report.folder_error or str(error))
-    return msgspec.structs.replace(report, has_met=True, **met._asdict())
+    return msgspec.structs.replace(report, has_met=True, **result._asdict())
 
 
 def _write(job: JobFolder, attempt: int, report: NodeReport) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from vllm_hpc.planner.models.weight_files import check_files, lacks_weights
 from vllm_hpc.planner.models.weights import check_headers
 from vllm_hpc.spec.errors import ModelError
-from vllm_hpc.spec.model_cache import find_snapshot, hub_cache, is_offline
+from vllm_hpc.spec.model_cache import find_snapshot, hub_cache, is_offline, revision_of
 from vllm_hpc.spec.resolved_job import ResolvedJob
 
 # Engine arguments that name another model of the Hub, whose weights are not loaded.
@@ -33,8 +33,7 @@ def why_not_cached(job: ResolvedJob) -> str | None:
 
 def _lacks(job: ResolvedJob, cache: Path) -> str | None:
     model, engine = job.model.path, job.request.engine
-    revision = engine.get("revision")
-    snapshot = find_snapshot(cache, model, revision if isinstance(revision, str) else None)
+    snapshot = find_snapshot(cache, model, revision_of(engine))
     if snapshot is None:
         return _said(model, f"is not in the cache {str(cache)!r}", job)
     try:

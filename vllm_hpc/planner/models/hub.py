@@ -14,7 +14,7 @@ from vllm_hpc.planner.models.other_formats import format_of
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
-from vllm_hpc.spec.model_cache import find_snapshot
+from vllm_hpc.spec.model_cache import find_snapshot, says_offline
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.secret_shapes import redact
 
@@ -144,4 +144,4 @@ def find_weights(model: str) -> Weights | None:
 
 def is_offline_here() -> bool:
     """Whether this process must not ask the Hub."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return says_offline(os.environ)

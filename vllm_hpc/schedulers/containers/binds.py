@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vllm_hpc.schedulers.containers.choose import is_path
-from vllm_hpc.schedulers.containers.node_word import without_variables
 from vllm_hpc.schedulers.containers.runtime import ContainerRuntime
-from vllm_hpc.spec.container import Bind, Container, parse_bind
+from vllm_hpc.spec.container import Bind, Container, is_path, parse_bind
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.expand import without_variables
+from vllm_hpc.spec.model_cache import hub_cache
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.user_cache import cache_folder
 
@@ -36,10 +36,10 @@ def all_binds(
     wanted |= dict.fromkeys((folder, *_hub_cache(job)), False)
     if runtime.needs_tmp:
         wanted[_TMP] = False
-    wanted |= dict.fromkeys((path for path in _own_cache() if _is_bindable(path, container, runtime)), False)
+    wanted |= dict.fromkeys((path for path in _own_cache(job) if _is_bindable(path, container, runtime)), False)
     own = [_own_bind(path, read_only, container, runtime) for path, read_only in _widest(wanted, runtime)]
     extra = [parse_bind(text, "container.binds") for text in container.binds]
-    binds = tuple(dict.fromkeys([*own, *extra]))
+    binds = tuple(dict.fromkeys([*own, *_scratch(job, runtime), *extra]))
     for bind in binds:
         _check(bind, runtime)
     return binds
@@ -128,8 +128,18 @@ def _of_engine(engine: dict[str, Any]) -> Iterator[Path]:
             yield path if path.is_dir() else path.parent
 
 
-def _own_cache() -> Iterator[Path]:
-    """The user's cache of vllm-hpc, where nodes see it: not one that is this machine's alone."""
+def _scratch(job: ResolvedJob, runtime: ContainerRuntime) -> Iterator[Bind]:
+    """The node's scratch: what lifecycle.sh has made in it, or where a task in the image makes that."""
+    if job.site.scratch:
+        place = job.site.scratch if runtime.is_of_srun else "$VLLM_HPC_SCRATCH"
+        yield Bind(place, place)
+
+
+def _own_cache(job: ResolvedJob) -> Iterator[Path]:
+    """The profile's cache, or the user's of vllm-hpc, where nodes see it: not one that is this machine's alone."""
+    if job.site.cache_dir is not None:
+        yield Path(job.site.cache_dir)
+        return
     with suppress(OSError, RuntimeError):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-hpc"
         if cache_folder() == cache:
@@ -140,8 +150,6 @@ def _hub_cache(job: ResolvedJob) -> Iterator[Path]:
     """The Hugging Face cache, if the model is there."""
     if job.request.rehearse or Path(job.model.path).is_dir():
         return
-    with suppress(RuntimeError):
-        home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-        hub = Path(os.environ.get("HF_HUB_CACHE") or home)
-        if hub.is_dir():
-            yield hub.absolute()
+    hub = hub_cache(job.request, job.site)
+    if hub is not None and hub.is_dir():
+        yield hub

@@ -9,7 +9,7 @@ import msgspec
 
 from vllm_hpc.schedulers.containers.bundle import check_bundle
 from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
-from vllm_hpc.spec.container import RUNTIMES, Container
+from vllm_hpc.spec.container import RUNTIMES, Container, is_path
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import as_path, check_path
 
@@ -69,11 +69,6 @@ def check_is_there(container: Container) -> None:
         raise RequestError(f"no such image: {image!r}: give its path as the nodes see it, and one that is here, too")
     if container.bundle:
         check_bundle(Path(container.bundle))
-
-
-def is_path(image: str) -> bool:
-    """Whether the image is a file or a folder of the host."""
-    return image.startswith("/")
 
 
 def _as_image(image: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vllm_hpc.schedulers.containers.binds import all_binds
-from vllm_hpc.schedulers.containers.node_word import node_word
 from vllm_hpc.schedulers.containers.runtime import ImageRun
 from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
 from vllm_hpc.spec.container import Container
+from vllm_hpc.spec.expand import on_node
 from vllm_hpc.spec.resolved_job import ResolvedJob
 
 # Where Charliecloud keeps what an image's recipe sets.
@@ -30,7 +30,7 @@ def container_words(job: ResolvedJob, container: Container, folder: Path, needs:
         workdir=str(folder).replace("$", "$$"),
         has_environment=Path(str(container.image), _ENVIRONMENT).is_file(),
     )
-    return tuple(node_word(word) for word in runtime.words(run))
+    return tuple(on_node(word) for word in runtime.words(run))
 
 
 def _gpu_of(job: ResolvedJob) -> str:

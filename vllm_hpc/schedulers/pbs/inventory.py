@@ -6,7 +6,8 @@ A job goes to a queue that takes jobs from users. A routing queue passes each on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,12 +24,20 @@ from vllm_hpc.schedulers.inventory import (
     why_by_request,
     words_of_nodes,
 )
-from vllm_hpc.schedulers.pbs.inventory_answers import AMOUNT, Fields, Host, clock, parse_hosts, told
+from vllm_hpc.schedulers.pbs.inventory_answers import (
+    AMOUNT,
+    Fields,
+    Host,
+    ask_hosts,
+    ask_queues,
+    ask_servers,
+    clock,
+    destinations,
+    table_of,
+)
 from vllm_hpc.schedulers.pbs.nodes import count
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import parse_walltime
-
-_QUEUES, _SERVER, _NODES = ["qstat", "-Q", "-f"], ["qstat", "-B", "-f"], ["pbsnodes", "-a", "-v"]
 
 
 class _Limits(NamedTuple):
@@ -43,12 +52,11 @@ class _Limits(NamedTuple):
 
 def take_inventory(ask: Ask) -> Inventory:
     """Ask PBS. Raises ClientError where it does not answer, RequestError where it tells of no queue."""
-    queues = told(ask, _QUEUES, "Queue")
-    try:
-        servers = told(ask, _SERVER, "Server")
-    except ClientError:
-        servers = {}
-    hosts = parse_hosts(told(ask, _NODES, "nodes"))
+    queues = ask_queues(ask)
+    servers: Mapping[str, Fields] = {}
+    with suppress(ClientError):
+        servers = ask_servers(ask)
+    hosts = ask_hosts(ask)
     if not queues:
         raise RequestError("qstat -Q shows no queue: ask as a user who may submit jobs")
     return assemble(queues, servers, hosts)
@@ -101,7 +109,7 @@ def _tables(
         return [], ""  # it is part of a routing queue's tables
     if str(fields.get("queue_type", "Execution")).lower().startswith("r"):
         return _routed(name, queues, hosts, knows_gpus)
-    own = _hosts_of(name, fields, hosts)
+    own = hosts_of(name, fields, hosts)
     if why := _why_no_gpus(fields, own, knows_gpus):
         return [], why
     kinds = _kinds(own, knows_gpus)
@@ -114,11 +122,11 @@ def _routed(
     name: str, queues: Mapping[str, Fields], hosts: list[Host], knows_gpus: bool
 ) -> tuple[list[FoundQueue], str]:
     """A table for each destination with limits or nodes of its own: the first that takes a job gets it."""
-    ends = [end.strip().partition("@")[0] for end in str(queues[name].get("route_destinations", "")).split(",")]
-    known = [end for end in ends if end in queues and str(queues[end].get("enabled", "True")) == "True"]
+    ends = [end for end in destinations(queues[name]) if end in queues]
+    known = [end for end in ends if str(queues[end].get("enabled", "True")) == "True"]
     tables: list[FoundQueue] = []
     for end in known:
-        own = _hosts_of(end, queues[end], hosts)
+        own = hosts_of(end, queues[end], hosts)
         if _why_no_gpus(queues[end], own, knows_gpus):
             continue
         limits = _limits([queues[name], queues[end]])
@@ -133,7 +141,7 @@ def _routed(
     return tables, "" if tables else "none of its destinations has nodes with GPUs, or takes jobs"
 
 
-def _hosts_of(name: str, fields: Fields, hosts: list[Host]) -> list[Host]:
+def hosts_of(name: str, fields: Fields, hosts: Sequence[Host]) -> list[Host]:
     """The hosts that a queue's jobs may get: those that belong to it, and those that default_chunk asks for."""
     own = [host for host in hosts if name in host.queues] or [host for host in hosts if not host.queues]
     for key, value in _asked_for(fields):
@@ -157,7 +165,7 @@ def _asked_for(fields: Fields) -> Iterator[tuple[str, str]]:
 def _why_no_gpus(fields: Fields, hosts: list[Host], knows_gpus: bool) -> str:
     if not knows_gpus:
         return ""
-    if str(_dict(fields, "resources_max").get("ngpus")) == "0":
+    if str(table_of(fields, "resources_max").get("ngpus")) == "0":
         return "resources_max.ngpus = 0"
     return "" if any(host.kind.gpus for host in hosts) else "its nodes have no GPU (ngpus)"
 
@@ -169,7 +177,7 @@ def _kinds(hosts: list[Host], knows_gpus: bool) -> list[NodeKind]:
 
 def _limits(chain: list[Fields]) -> _Limits:
     """The limits of a queue, and of the routing queue before it."""
-    most, least, usual = ([_dict(one, f"resources_{which}") for one in chain] for which in ("max", "min", "default"))
+    most, least, usual = ([table_of(one, f"resources_{which}") for one in chain] for which in ("max", "min", "default"))
     times = [text for one in most if (text := clock(one.get("walltime")))]
     return _Limits(
         max(count(one, "nodect") for one in least),
@@ -182,8 +190,8 @@ def _limits(chain: list[Fields]) -> _Limits:
 
 def _table(name: str, queue: str, kind: NodeKind, limits: _Limits, hosts: list[Host]) -> FoundQueue:
     gpu, advice = gpu_of(kind)
-    told = (*_values(kind, limits, hosts), ("gpu", gpu, f"from {kind.gpu_type}"))
-    made, sources = make_queue(queue if name != queue else None, told)
+    values = (*_values(kind, limits, hosts), ("gpu", gpu, f"from {kind.gpu_type}"))
+    made, sources = make_queue(queue if name != queue else None, values)
     notes = tuple(words_of_nodes(kind))
     return FoundQueue(name=name, queue=made, sources=sources, notes=notes, gpu_advice=advice)
 
@@ -217,8 +225,3 @@ def _marked(table: FoundQueue, is_default: bool, fields: Fields) -> FoundQueue:
     return msgspec.structs.replace(
         table, queue=queue, sources={**table.sources, "by_request": why}, is_default=is_default
     )
-
-
-def _dict(fields: Fields, name: str) -> Fields:
-    value = fields.get(name)
-    return value if isinstance(value, dict) else {}

@@ -33,7 +33,22 @@ class Host(NamedTuple):
     is_whole: bool
 
 
-def told(ask: Ask, argv: list[str], table: str) -> dict[str, Fields]:
+def ask_queues(ask: Ask) -> dict[str, Fields]:
+    """The queues, by name. Raises ClientError."""
+    return ask_table(ask, ["qstat", "-Q", "-f"], "Queue")
+
+
+def ask_servers(ask: Ask) -> dict[str, Fields]:
+    """The server, by its name. Raises ClientError."""
+    return ask_table(ask, ["qstat", "-B", "-f"], "Server")
+
+
+def ask_hosts(ask: Ask) -> list[Host]:
+    """The hosts. Raises ClientError."""
+    return parse_hosts(ask_table(ask, ["pbsnodes", "-a", "-v"], "nodes"))
+
+
+def ask_table(ask: Ask, argv: list[str], table: str) -> dict[str, Fields]:
     """What a client tells, by name. PBS before 20.0 prints JSON that is none (pbs/qstat.py): then, its plain form."""
     try:
         answer = json.loads(ask([*argv, *_AS_JSON]), strict=False)
@@ -120,3 +135,15 @@ def clock(value: Any) -> str:
     except RequestError:
         return ""
     return text
+
+
+def table_of(fields: Fields, name: str) -> Fields:
+    """A table of the fields, as resources_max; empty where there is none."""
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def destinations(fields: Fields) -> list[str]:
+    """The queues that a routing queue passes jobs on to, in its order."""
+    named = str(fields.get("route_destinations", "")).split(",")
+    return [one.strip().partition("@")[0] for one in named if one.strip()]

@@ -6,9 +6,9 @@ less than the node: CPUEfctv leaves out CoreSpecCount, and of RealMemory MemSpec
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from vllm_hpc.schedulers.client import Ask, ClientError
@@ -23,43 +23,41 @@ from vllm_hpc.schedulers.inventory import (
     why_by_request,
     words_of_nodes,
 )
+from vllm_hpc.schedulers.slurm.associations import ask_associations
 from vllm_hpc.schedulers.slurm.inventory_answers import (
     Fields,
     NodeGroup,
+    ask_partitions,
     first_host,
     number,
     parse_config,
     parse_nodes,
-    parse_partitions,
     parse_sinfo,
+    seconds_of,
 )
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.ownership import user_name
-from vllm_hpc.spec.values import parse_walltime
 
 _NODES = ["sinfo", "--all", "--exact", "--noheader", "--format=%R|%D|%c|%m|%G|%T|%f|%N"]
-_PARTITIONS = ["scontrol", "--all", "--oneliner", "show", "partition"]
 _CONFIG = ["scontrol", "show", "config"]
 _QOS = ["sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=Name,MaxWall,MaxTRES"]
 # How many nodes are asked for by name: one of each kind.
 _MOST_SAMPLES = 64
-_UNLIMITED = ("", "UNLIMITED", "INFINITE", "NONE", "N/A", "(null)")
 
 
 def take_inventory(ask: Ask) -> Inventory:
     """Ask Slurm. Raises ClientError where it does not answer, RequestError where it tells of no partition."""
     settings = parse_config(ask(_CONFIG))
-    partitions = parse_partitions(ask(_PARTITIONS))
+    partitions = ask_partitions(ask)
     lines = ask(_NODES)
     qos = _limits_of_qos(ask) if settings.get("AccountingStorageType", "").endswith("slurmdbd") else {}
     accounts = _accounts(ask) if qos or "slurmdbd" in settings.get("AccountingStorageType", "") else []
-    nodes = parse_nodes(_told_of_samples(lines, ask))
+    nodes = parse_nodes(_ask_samples(lines, ask))
     if not partitions:
         raise RequestError("scontrol shows no partition: ask as a user who may submit jobs")
     return assemble(settings, partitions, parse_sinfo(lines, nodes), qos, accounts)
 
 
-def _told_of_samples(sinfo: str, ask: Ask) -> str:
+def _ask_samples(sinfo: str, ask: Ask) -> str:
     """What scontrol tells of one node of each kind; empty where it tells nothing (PrivateData)."""
     kinds: dict[str, str] = {}
     for parts in (line.strip().split("|") for line in sinfo.splitlines()):
@@ -82,20 +80,10 @@ def _limits_of_qos(ask: Ask) -> dict[str, tuple[str, str]]:
 
 
 def _accounts(ask: Ask) -> list[str]:
-    """The accounts that the user may charge."""
-    argv = [
-        "sacctmgr",
-        "--noheader",
-        "--parsable2",
-        "show",
-        "assoc",
-        f"user={user_name(os.geteuid())}",
-        "format=Account",
-    ]
-    try:
-        return sorted({line.strip() for line in ask(argv).splitlines() if line.strip()})
-    except ClientError:
-        return []
+    """The accounts that the user may charge; none where sacctmgr does not answer."""
+    with suppress(ClientError):
+        return sorted({one.account for one in ask_associations(ask)})
+    return []
 
 
 def assemble(
@@ -189,13 +177,13 @@ def _queues(fields: Fields, groups: list[NodeGroup], site: _Site) -> Iterator[Fo
 def _queue(fields: Fields, kind: NodeKind, name: str, site: _Site) -> FoundQueue:
     partition = fields["PartitionName"]
     gpu, advice = gpu_of(kind)
-    told = (
+    values = (
         *_limits(fields, kind, site),
         *_node_values(fields, kind),
         ("by_request", *_by_request(fields, partition, site)),
         ("gpu", gpu, f"from {', '.join(sorted({kind.gpu_type, *kind.words} - {''}))}"),
     )
-    made, sources = make_queue(partition if name != partition else None, told)
+    made, sources = make_queue(partition if name != partition else None, values)
     notes = [*words_of_nodes(kind), *_said_of(fields)]
     return FoundQueue(
         name=name,
@@ -223,19 +211,11 @@ def _limits(fields: Fields, kind: NodeKind, site: _Site) -> Iterator[tuple[str, 
     times = [
         (seconds, text, source)
         for text, source in ((fields.get("MaxTime", ""), "MaxTime"), (wall, f"MaxWall {qos}"))
-        if (seconds := _seconds(text))
+        if (seconds := seconds_of(text))
     ]
     if times:
         yield "max_time", *min(times)[1:]
-    yield "time", fields.get("DefaultTime") if _seconds(fields.get("DefaultTime", "")) else None, "DefaultTime"
-
-
-def _seconds(text: str) -> int:
-    """A walltime in seconds; 0 where there is no limit."""
-    try:
-        return 0 if text in _UNLIMITED else parse_walltime(text)
-    except RequestError:
-        return 0
+    yield "time", fields.get("DefaultTime") if seconds_of(fields.get("DefaultTime", "")) else None, "DefaultTime"
 
 
 def _node_values(fields: Fields, kind: NodeKind) -> Iterator[tuple[str, Any, str]]:
@@ -251,9 +231,9 @@ def _node_values(fields: Fields, kind: NodeKind) -> Iterator[tuple[str, Any, str
     yield "whole_nodes" if kind.gpus else "exclusive", is_whole, "OverSubscribe=EXCLUSIVE"
 
 
-def _least(told: list[tuple[int, str]]) -> tuple[int, str]:
+def _least(values: list[tuple[int, str]]) -> tuple[int, str]:
     """The least of what is told, and by what; 0 stands for nothing."""
-    return min((one for one in told if one[0]), default=(0, ""))
+    return min((one for one in values if one[0]), default=(0, ""))
 
 
 def _why_closed(fields: Fields) -> str:

@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from vllm_hpc.schedulers.client import Ask
 from vllm_hpc.schedulers.inventory import NodeKind
+from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.values import parse_walltime
 
 Fields = Mapping[str, str]
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z]\w*)=(\S*)")
@@ -17,6 +20,7 @@ _GPU = re.compile(r"(?:^|,)gpu(?::(?P<type>[^:,(]+))??(?::no_consume)?:(?P<count
 # A slice of a GPU: a100_3g.20gb, nvidia_h100_80gb_hbm3_1g.10gb. Ranks on slices cannot reach one another (NCCL).
 _MIG = re.compile(r"(?<!\d)\d+g\.\d+gb", re.IGNORECASE)
 _OUT_OF_SERVICE = re.compile(r"down|drain|fail|maint|inval", re.IGNORECASE)
+_UNLIMITED = ("", "UNLIMITED", "INFINITE", "NONE", "N/A", "(null)")
 _BOUNDS = re.compile(r"\[(\w+)[^\]]*\]")
 
 
@@ -44,6 +48,11 @@ def first_host(hosts: str) -> str:
 def parse_config(text: str) -> dict[str, str]:
     """``scontrol show config``."""
     return dict(_SETTING.findall(text))
+
+
+def ask_partitions(ask: Ask) -> list[Fields]:
+    """The partitions, hidden ones too, in Slurm's order. Raises ClientError."""
+    return parse_partitions(ask(["scontrol", "--all", "--oneliner", "show", "partition"]))
 
 
 def parse_partitions(text: str) -> list[Fields]:
@@ -104,3 +113,11 @@ def number(text: str) -> int:
     """A number as sinfo prints it (515000, 515000+); 0 for anything else."""
     match = re.fullmatch(r"(\d{1,12})\+?", text)
     return int(match[1]) if match else 0
+
+
+def seconds_of(text: str) -> int:
+    """A walltime in seconds; 0 where there is no limit."""
+    try:
+        return 0 if text in _UNLIMITED else parse_walltime(text)
+    except RequestError:
+        return 0
