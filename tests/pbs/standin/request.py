@@ -91,7 +91,7 @@ def request_of(given: list[tuple[str, str]]) -> Fields:  # noqa: C901 - a table 
 
 def _attributes(value: str) -> Fields:
     """Of several -W the last that has the attribute counts."""
-    found = {name.strip(): text for part in value.split(",") for name, _, text in [part.partition("=")]}
+    found = {name.strip(): text for part in value.split(",") for name, given, text in [part.partition("=")] if given}
     if set(found) - ATTRIBUTES:
         raise Refused(154, "Undefined attribute")
     return found
