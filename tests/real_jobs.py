@@ -138,13 +138,17 @@ def wait_for(condition: Callable[[], bool], what: str, limit: float = PATIENCE_S
 
 
 def processes_of(job: Job) -> list[psutil.Process]:
-    """Every live process that belongs to the job: the supervisor, the script, torchrun and the ranks."""
+    """Every live process that belongs to the job: the supervisor, the script, torchrun and the ranks.
+
+    PBS's qsub is none: it stays for a minute after the last submission, to take the next one (QSUB_DMN_TIMEOUT_LONG).
+    """
     folder = str(job.path)
     found = []
     for process in psutil.process_iter():
         try:
             ours = folder in process.environ().get("VLLM_HPC_FOLDER", "") or any(folder in a for a in process.cmdline())
-            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            is_other = process.pid == os.getpid() or process.name() == "qsub"
+            if ours and not is_other and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue

@@ -15,13 +15,13 @@ from vllm_hpc import Job
 WRAPPER = 'echo "$(stat -c %a "$TMPDIR") $TMPDIR $HF_TOKEN $SITE_LOGIN" >> "$1"; shift; exec "$@"'
 
 
-def note_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set them here, and make profiles that take them. Each node notes in a file what its ranks have."""
+def note_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: str = "") -> None:
+    """Set them, and make profiles that take them, with these keys. Each node notes in a file what its ranks have."""
     (tmp_path / "note.sh").write_text(WRAPPER)
     words = [f'"{word}"' for word in ("sh", tmp_path / "note.sh", tmp_path / "seen")]
     scratch = f'scratch = "{tmp_path}/${{NOWHERE_SET:-scratch}}"\n'
     (tmp_path / "scratch").mkdir()
-    for name, more in (("open", ""), ("closed", "export_environment = false\n")):
+    for name, more in (("open", keys), ("closed", f"{keys}export_environment = false\n")):
         profile = f'[profiles.{name}]\nsecrets = ["HF_TOKEN"]\nwrapper = [{", ".join(words)}]\n{more}{scratch}'
         with (tmp_path / "vllm-hpc.toml").open("a") as file:
             file.write(profile)

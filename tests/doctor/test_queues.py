@@ -100,6 +100,15 @@ def test_a_server_that_tells_only_of_its_queues() -> None:
         ask_pbs(recorded("json", "queues"))
 
 
+@pytest.mark.parametrize("odd", [None, "", [], {}, -1, "x", "\x00", -(10**30), True, ["a"], {"nodect": []}, "²"])
+def test_values_that_no_pbs_prints_limit_nothing(odd: object) -> None:
+    keys = ("resources_max", "resources_min", "route_destinations", "from_route_only")
+    limits = {"nodect": odd, "walltime": odd}
+    for fields in (dict.fromkeys(keys, odd), {"resources_max": {"walltime": odd}, "resources_min": limits}):
+        queues = pbs_limits({"q": fields, "other": {}}, "q")
+        assert judge_queue(queues, "q", 2, 60).status == ("fail" if "True" in str(fields.get(keys[3])) else "ok")
+
+
 def test_a_pbs_queue_that_is_closed_or_starts_with_many_nodes() -> None:
     queues = pbs_limits(
         {"off": {"enabled": "True", "started": "False"}, "large": {"resources_min": {"nodect": 10}}, "odd": {"x": 1}}
@@ -107,6 +116,8 @@ def test_a_pbs_queue_that_is_closed_or_starts_with_many_nodes() -> None:
     assert judge_queue(queues, "off", 1, None).found == "off does not take the job: it is not started"
     assert judge_queue(queues, "large", 2, None).found == "large does not take the job: it starts at 10 nodes, not 2"
     assert judge_queue(queues, "odd", 2, 60).status == "ok"
+    seconds = pbs_limits({"short": {"resources_max": {"walltime": 3600}}})
+    assert "at most 1:00:00, not 2:00:00" in judge_queue(seconds, "short", 1, 7200).found
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,7 @@ REFUSALS = {
     "Connection refused\nqsub: cannot connect to server pbshead (errno=15010)": (162, "nothing was submitted"),
     "Unknown Host.\nqsub: cannot connect to server nohost (errno=15008)": (160, "nothing was submitted"),
     "qsub: Job rejected by all possible destinations": (191, "qstat -Qf"),
+    "qsub: cannot send environment with the job": (1, "not set where the job is submitted"),
     "qsub: Bad GID for job execution": (197, "--account"),
     "qsub: Bad UID for job execution": (175, "PBS takes no jobs from this machine: submit on a login node"),
     "qsub: Access from host not allowed, or unknown host": (160, "submit on a login node"),

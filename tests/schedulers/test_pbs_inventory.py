@@ -215,6 +215,24 @@ def test_the_plain_form_is_read_where_the_json_is_none() -> None:
     assert parse_plain(PLAIN_QUEUES)["gpu_long"]["comment"].endswith("dlouhodobe vypocty na GPU")
 
 
+def test_what_a_pbs_of_two_hosts_printed() -> None:
+    """In both forms. It has a queue prod that passes jobs on to small and medium, and one that is only eve's."""
+    for suffix in ("json", "txt"):
+        parts = {"qstat -Q -f": "queues", "qstat -B -f": "server", "pbsnodes -a -v": "nodes"}
+        texts = {argv: (RECORDED / f"two_hosts_{name}.{suffix}").read_text() for argv, name in parts.items()}
+        found = take_inventory(asking(texts | {f"{argv} -F json": text for argv, text in texts.items()}))
+        assert [one.name for one in found.queues] == ["workq", "prod-small", "prod-medium", "debug", "preemptable"]
+        assert [one.queue.by_request or False for one in found.queues] == [False, False, False, True, True]
+        assert (found.name, found.said_by) == ("head", "PBS 23.06.06")
+        assert table(found, "workq").queue == Queue(
+            max_nodes=2, gpus_per_node=4, cpus_per_node=8, mem_per_node="24105M"
+        )
+        assert table(found, "prod-medium").queue == Queue(
+            partition="prod", min_nodes=2, max_nodes=2, max_time="24:00:00", time="00:30:00", gpus_per_node=4,
+            cpus_per_node=8, mem_per_node="24105M",
+        )  # fmt: skip
+
+
 def test_no_queue_is_refused() -> None:
     with pytest.raises(RequestError, match="shows no queue"):
         take_inventory(asking({"qstat -Q -f -F json": "{}", "pbsnodes -a -v -F json": "{}"}))

@@ -56,6 +56,9 @@ def test_each_stands_where_it_wins() -> None:
         ("#PBS -v A=1\n#PBS -N x\n#PBS -v A=2,B=3\n", "#PBS -N x\n#PBS -v A=2,B=3\n"),
         ("#PBS -v A=1 -h\n\n# -v\n#PBS   -v C\n", "#PBS -h\n\n# -v\n#PBS -v A=1,C\n"),
         ('#PBS -v A="b,c"\n#PBS -v D=e\n', "#PBS -v A=b,c,D=e\n"),  # qsub takes the quotes off, too
+        ("#PBS -v 'A=b\\,B'\n#PBS -v B=2\n", "#PBS -v 'A=b\\,B,B=2'\n"),
+        ("#PBS -v 'A=\"b,B\",C=1'\n#PBS -v B=2\n", "#PBS -v 'A=\"b,B\",C=1,B=2'\n"),
+        ("#PBS -v 'A=1,,B='\n#PBS -v 'C=,'\n", "#PBS -v A=1,B=,C=\n"),  # qsub refuses ,,
         ("#PBS -v A=1\necho\n#PBS -v B=2\n", "#PBS -v A=1\necho\n#PBS -v B=2\n"),  # behind a command it is a comment
         ("#PBS -v A='b\n#PBS -v B=2\n", "#PBS -v A='b\n#PBS -v B=2\n"),  # qsub says what is wrong
         ("", ""),

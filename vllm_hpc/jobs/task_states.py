@@ -217,7 +217,10 @@ class TaskStates:
         """The state of a task that has ended, of which neither the scheduler nor its script has kept how."""
         attempt = self._newest(task)
         if attempt is None:
-            return "CANCELLED", f"{seen.reason}, and it never began: it was deleted while it waited"
+            return (
+                "CANCELLED",
+                f"{seen.reason}, and it never began: it was deleted while it waited, or no queue took it",
+            )
         if self._is_alive(attempt):
             return "UNKNOWN", f"{seen.reason}, but a rank of it gave a sign of life in the last {_ALIVE_S} s"
         error = cause_of_failure(self._folder, "", task)

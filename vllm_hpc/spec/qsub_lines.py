@@ -1,15 +1,16 @@
 """The order of #PBS lines: what the user asks for wins over a profile's, and that over the template's.
 
-Of two ``-l NAME`` in a script qsub uses the first, of any other option the last; -W counts for each attribute (tried on
-OpenPBS 23.06; src/cmds/qsub.c, process_opts, and src/lib/Libcmds/set_resource.c). Lines come in the order in which a
-later one wins: the profile's, then the user's.
+Of two ``-l NAME`` in a script qsub uses the first, also of one list (``-l cput=1,cput=2``). Of any other option it uses
+the last: of -W the last that has the attribute, of -v the last alone (submitted to OpenPBS 23.06.06, as in
+tests/pbs/test_directive_order.py; src/cmds/qsub.c, process_opts, and src/lib/Libcmds/set_resource.c). Lines come in the
+order in which a later one wins: the profile's, then the user's.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vllm_hpc.spec.directives import check_directive, qsub_options
 from vllm_hpc.spec.errors import RequestError
@@ -64,13 +65,23 @@ def _one_v(lines: Iterable[str]) -> str:
 
 
 def _variables(line: str) -> list[tuple[str, str]]:
-    """The variables of a line's ``-v``, each with its name. A comma in quotes ends none, as in A="b,c"."""
-    found = []
-    for letter, value in _options(line):
-        if letter == "v":
-            parts = re.findall(r"""(?:[^,'"]|'[^']*'|"[^"]*")+""", value)
-            found += [(part.partition("=")[0].strip(), part) for part in parts]
-    return found
+    """The variables of a line's ``-v``, each with its name."""
+    parts = [part for letter, value in _options(line) if letter == "v" for part in _parts(value)]
+    return [(part.partition("=")[0].strip(), part) for part in parts]
+
+
+def _parts(value: str) -> Iterator[str]:
+    """Where qsub ends a variable: at a comma, but in quotes, as in A="b,c", and after a backslash (its comma_token)."""
+    part, quote, rest = "", "", iter(value)
+    for character in rest:
+        if character == "," and not quote:
+            yield from filter(None, [part])
+            part = ""
+            continue
+        if character in "'\"":
+            quote = "" if character == quote else character
+        part += character + (next(rest, "") if character == "\\" else "")
+    yield from filter(None, [part])
 
 
 def _without(line: str, letter: str) -> str:

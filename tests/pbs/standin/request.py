@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import getopt
+import os
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 QUEUES = ("workq",)
 RESOURCES = {"select", "place", "walltime", "ncpus", "ngpus", "mem", "cput", "nodes", "mpiprocs"}
 NUMBERS = {"ncpus", "ngpus", "mpiprocs"}
+# Without a select these are of one chunk, on one host.
+TOTALS = ("mem", "ncpus", "ngpus")
+ATTRIBUTES = {"umask", "group_list", "depend", "block", "sandbox", "stagein", "stageout", "run_count"}
 Fields = dict[str, Any]
 
 
@@ -60,17 +65,18 @@ def request_of(given: list[tuple[str, str]]) -> Fields:  # noqa: C901 - a table 
         if option == "-q" and value not in QUEUES:
             raise Refused(170, "Unknown queue")
         if option == "-l":
-            name, _, text = value.partition("=")
-            request["Resource_List"] = {name: _resource(name, text)} | request["Resource_List"]
+            for part in value.split(","):
+                name, _, text = part.partition("=")
+                request["Resource_List"] = {name: _resource(name, text)} | request["Resource_List"]
         if option == "-J":
             first, last = (int(part) for part in value.split("-"))
             if last <= first:
                 raise Refused(2, "illegal -J value")
             request["array"] = list(range(first, last + 1))
-        if option == "-W" and value.startswith("umask="):
-            request["umask"] = value.partition("=")[2]
+        if option == "-W":
+            request |= _attributes(value)
         if option == "-v":
-            request["given"] = dict(part.split("=", 1) for part in value.split(","))
+            request["given"] = dict(_variables(value))
         if option == "-k":
             request["Keep_Files"] = value
         if option == "-h":
@@ -79,10 +85,56 @@ def request_of(given: list[tuple[str, str]]) -> Fields:  # noqa: C901 - a table 
             at = time.mktime(time.strptime(value, "%Y%m%d%H%M"))
             request |= {"job_state": "W", "Execution_Time": time.ctime(at)}
         request |= {"-N": {"Job_Name": value}, "-o": {"Output_Path": value}}.get(option, {})
-    asked = request["Resource_List"]
-    if "select" in asked and {"ncpus", "ngpus", "mem"} & set(asked):
-        raise Refused(185, '"-lresource=" cannot be used with "select" or "place", resource is: ncpus')
+    request["Resource_List"] = _placed(request["Resource_List"])
     return request
+
+
+def _attributes(value: str) -> Fields:
+    """Of several -W the last that has the attribute counts."""
+    found = {name.strip(): text for part in value.split(",") for name, given, text in [part.partition("=")] if given}
+    if set(found) - ATTRIBUTES:
+        raise Refused(154, "Undefined attribute")
+    return found
+
+
+def _variables(value: str) -> Iterator[tuple[str, str]]:
+    """Of -v: a comma in quotes or after a backslash ends none; one without a value has that of the environment."""
+    word = r"""(?:\\.|[^,'"\\]|'[^']*'|"[^"]*")+"""
+    if not re.fullmatch(f"{word}(,{word})*,?", value):
+        raise Refused(1, "cannot send environment with the job")
+    for part in re.findall(word, value):
+        name, given, text = part.partition("=")
+        if not given and name not in os.environ:
+            raise Refused(1, "cannot send environment with the job")
+        plain = re.sub(r"""'([^']*)'|"([^"]*)"|\\(,)""", lambda found: "".join(filter(None, found.groups())), text)
+        yield name.strip(), plain if given else os.environ[name]
+
+
+def _placed(asked: dict[str, str]) -> dict[str, str]:
+    """What is asked for as chunks, as PBS keeps it."""
+    totals = [name for name in asked if name in TOTALS]
+    if totals and {"select", "place"} & set(asked):
+        words = '"-lresource=" cannot be used with "select" or "place", resource is:'
+        raise Refused(5, f"{words} {totals[0]}")
+    if "nodes" in asked and {"select", "place"} & set(asked):
+        raise Refused(6, "Cannot be used with select or place: nodes")
+    if "select" in asked:
+        return {"place": "free", **asked}
+    if "place" in asked:
+        raise Refused(7, 'Cannot have "place" without "select"')
+    if "nodes" in asked:
+        return {**asked, "select": _old_form(asked["nodes"]), "place": "scatter"}
+    chunk = "".join(f":{name}={asked[name]}" for name in TOTALS if name in asked) or ":ncpus=1"
+    return {**asked, "select": f"1{chunk}", "place": "pack"}
+
+
+def _old_form(nodes: str) -> str:
+    """-l nodes=2:ppn=4 as chunks; gpus= is TORQUE's."""
+    found = re.fullmatch(r"(\d+)(?::ppn=(\d+))?", nodes)
+    if not found:
+        raise Refused(241, "node(s) specification error")
+    cores = int(found[2] or 1)
+    return f"{found[1]}:ncpus={cores}{f':mpiprocs={cores}' if cores > 1 else ''}"
 
 
 def _resource(name: str, text: str) -> str:

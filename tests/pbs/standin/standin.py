@@ -75,9 +75,12 @@ def qsub(words: list[str]) -> None:
     lines: list[tuple[str, str]] = []
     for line in script.splitlines():
         if line.startswith("#PBS "):
-            found, left = options(split(line[5:]))
+            try:
+                found, left = options(split(line[5:]))
+            except Refused as refused:
+                raise Refused(1, f"{str(refused).splitlines()[0]}\nqsub: directive error: {line[5:]}") from None
             if left:
-                raise Refused(2, "directive error: " + line[5:])
+                raise Refused(1, "directive error: " + line[5:])
             lines += found
         elif line.strip() and not line.startswith("#"):
             break

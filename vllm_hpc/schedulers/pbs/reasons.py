@@ -23,6 +23,10 @@ _HINTS = [
         "give the project to charge with --account; account_flag in the profile is the flag that the site expects",
     ),
     (
+        r"cannot send environment",
+        "a variable of -v is not set where the job is submitted, or the quotes of its value do not end",
+    ),
+    (
         r"rejected by all possible destinations",
         "none of the queues that it routes to accepts a job of this size or time: 'qstat -Qf' shows the limits",
     ),
