@@ -94,7 +94,9 @@ def test_one_from_outside_the_package_is_an_object_and_an_entry_point(
         prepare(str(model), scheduler="slurm", launcher="siterun")
     install_launcher(tmp_path, monkeypatch)
     assert LAUNCHERS.names() == [*LAUNCHERS.built_in, "siterun"]
-    assert "siterun --nodes=1 --ntasks=1" in prepare(str(model), scheduler="slurm", launcher="siterun").script
+    words = prepare(str(model), scheduler="slurm", launcher="siterun").script.replace("\\\n", "").split()
+    place = next(place for place, word in enumerate(words) if word.endswith("/siterun"))
+    assert words[place + 1 : place + 3] == ["--nodes=1", "--ntasks=1"]
     assert "siterun --nodes=2" in script(desk, model, "slurm", 'launcher = "siterun"')
     with pytest.raises(RequestError, match="--launcher siterun cannot be used with the scheduler pbs"):
         prepare(str(model), scheduler="pbs", launcher="siterun")
