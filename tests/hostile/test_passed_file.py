@@ -207,8 +207,7 @@ def test_a_status_that_is_final_removes_it_and_another_process_file_stays(tmp_pa
 # -- a profile's secrets ---------------------------------------------------------------------------------------------
 def test_a_profiles_secrets_are_variables_of_every_job(desk: Path, model: Path, run_cli: Cli) -> None:
     (desk / "vllm-hpc.toml").write_text(
-        "[profiles.p]\nscheduler = 'pbs'\nsecrets = ['HF_TOKEN', 'SITE_LOGIN']\n"
-        "env = { SITE_LOGIN = '$OTHER', A = '1' }\n"
+        "[profiles.p]\nscheduler = 'pbs'\nsecrets = ['HF_TOKEN', 'SITE_LOGIN']\nenv = { A = '1' }\n"
     )
     prepared = prepare("model", profile="p", env={"SITE_LOGIN": None, "B": "2"})
     assert (prepared.request.env, prepared.request.pass_env) == ({"A": "1", "B": "2"}, ["SITE_LOGIN", "HF_TOKEN"])

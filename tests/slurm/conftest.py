@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.real_jobs import require
+from tests.real_jobs import require, wait_for
 
 CLUSTER = Path(__file__).parent / "cluster.sh"
 # Of a cluster that no worker has; the others lie beside it, ten ports apart.
@@ -22,6 +24,19 @@ def cluster(*arguments: str) -> str:
     done = subprocess.run([str(CLUSTER), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
+
+
+def kill_controller(job_id: str) -> None:
+    """Kill slurmctld, once it has saved that the job runs.
+
+    It does so some seconds after a change. Without that it starts the job a second time when it is back, and takes the
+    node out of service ("Duplicate jobid"), for all tests that follow.
+    """
+    changed = time.time()
+    subprocess.run(["scontrol", "update", f"jobid={job_id}", "comment=saved"], check=True)
+    saved = Path(os.environ["SLURM_CONF"]).with_name("state") / "job_state"
+    wait_for(lambda: saved.stat().st_mtime > changed, "slurmctld saves its jobs")
+    os.kill(int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text()), signal.SIGKILL)
 
 
 def _place(has_accounting: bool) -> dict[str, str]:

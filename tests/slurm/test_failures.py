@@ -15,7 +15,7 @@ import pytest
 
 from tests import real_jobs
 from tests.real_jobs import LONG, ONE_CORE, started, submit_long, submit_tiny, wait_for
-from tests.slurm.conftest import cluster
+from tests.slurm.conftest import cluster, kill_controller
 from tests.slurm.requeues import start_now
 from vllm_hpc import Job
 from vllm_hpc.spec.errors import SubmitError
@@ -200,8 +200,7 @@ def test_a_node_that_does_not_join_is_named(
 
 def test_a_controller_that_is_down_is_unknown_and_then_known_again(subject: Path | None, tmp_path: Path) -> None:
     job = start(subject, tmp_path, **alone(subject))
-    pid = int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
+    kill_controller(str(job.job_id))
     killed, before = time.monotonic(), job.status().rows.done
     try:
         wait_for(lambda: job.status().state == "UNKNOWN", "the controller is missed", LIMIT_S)

@@ -5,14 +5,12 @@ scontrol itself waits for it for a minute or two, and the script asks again wher
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
 from tests.real_jobs import wait_for
-from tests.slurm.conftest import cluster
+from tests.slurm.conftest import cluster, kill_controller
 from tests.slurm.requeues import start_now
 from tests.slurm.test_failures import alone, ends_as, submit
 
@@ -29,7 +27,7 @@ pytestmark = [
 def test_a_controller_that_is_down_at_the_drain_is_asked_until_it_is_back(tmp_path: Path) -> None:
     job = submit(None, tmp_path, time="3", drain_lead=100, max_requeues=5, **alone(None))
     wait_for(lambda: job.folder.drain_attempt(1).exists(), "it is drained", 200)
-    os.kill(int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text()), signal.SIGKILL)
+    kill_controller(str(job.job_id))
     try:
         wait_for(lambda: [rank.outcome for rank in job.ranks()] == ["ok"], "the ranks have left", 100)
     finally:
