@@ -55,8 +55,8 @@ def look_at_nodes(
         submitted = prepared.submit()
     except SubmitError as error:
         return [Finding("job", "fail", str(error), "correct the profile or the options")]
-    begin(submitted.path)
     try:
+        begin(submitted.path)
         status = _wait(submitted, change)
     except BaseException:
         submitted.cancel()
