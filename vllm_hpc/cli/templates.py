@@ -145,16 +145,15 @@ for one in (list_command, show_command, init_command, check_command):
 
 def _site(template_dir: str | None, profile: str | None) -> _Site:
     """The profile of the option, or VLLM_HPC_PROFILE, and the folders. Raises ProfileError, RequestError."""
-    import os
-
     from vllm_hpc.planner.resolve import find_site
     from vllm_hpc.schedulers.template_folders import distinct_folders
+    from vllm_hpc.spec.job_definition import profile_in_use
     from vllm_hpc.spec.values import as_path, check_path
 
     if template_dir is not None:
         check_path(template_dir, "DIR")
         as_path(template_dir, "DIR")
-    name = profile or os.environ.get("VLLM_HPC_PROFILE") or None
+    name = profile_in_use(profile)
     found = find_site(name)
     folders = [*([template_dir] if template_dir else []), *found.template_dirs]
     return _Site(found.profile if name else None, distinct_folders(folders))

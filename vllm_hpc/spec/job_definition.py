@@ -90,9 +90,14 @@ def make_request(options: dict[str, Any]) -> Request:
     return read_options(options).request
 
 
+def profile_in_use(named: str | None) -> str | None:
+    """The profile that is named, else that of $VLLM_HPC_PROFILE; None without either."""
+    return named or os.environ.get(DEFAULT_PROFILE) or None
+
+
 def with_default_profile(given: Given) -> Given:
     """Use $VLLM_HPC_PROFILE where neither an option nor job.toml names a profile."""
-    default = os.environ.get(DEFAULT_PROFILE) or None
+    default = profile_in_use(None)
     if given.request.profile or not default:
         return given
     request = msgspec.structs.replace(given.request, profile=default)

@@ -6,7 +6,7 @@ import os
 
 from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.expand import expand
-from vllm_hpc.spec.job_definition import DEFAULT_PROFILE
+from vllm_hpc.spec.job_definition import profile_in_use
 from vllm_hpc.spec.profile_layers import load_profile
 
 DEFAULT_JOB_DIR = "runs"
@@ -17,7 +17,7 @@ def default_job_dir(profile: str | None = None) -> str:
 
     A profile of that variable which cannot be read here does not keep anybody from ./runs.
     """
-    name = profile or os.environ.get(DEFAULT_PROFILE)
+    name = profile_in_use(profile)
     try:
         given = load_profile(name).job_dir if name else None
         return expand(given, os.environ, f"profile {name!r}: 'job_dir'") if given else DEFAULT_JOB_DIR

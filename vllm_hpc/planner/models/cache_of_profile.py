@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from vllm_hpc.planner.resolve import find_site
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.job_definition import profile_in_use
 from vllm_hpc.spec.model_cache import hub_cache, hub_in
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import as_path, check_path
@@ -22,8 +22,7 @@ def cache_to_fill(model: str, profile: str | None, cache_dir: str | None) -> Pat
             raise RequestError("--cache-dir is empty: name a folder, or leave it out")
         check_path(cache_dir, "--cache-dir")
         return hub_in(str(as_path(cache_dir, "--cache-dir").absolute()))
-    name = profile or os.environ.get("VLLM_HPC_PROFILE") or None
-    site = find_site(name).profile
+    site = find_site(profile_in_use(profile)).profile
     cache = hub_cache(Request(model=model, env=dict(site.env)), site)
     if cache is None:
         raise RequestError(
