@@ -5,7 +5,6 @@ After a wanted change: ``VLLM_HPC_UPDATE_DOCS=1 pytest tests/test_profiles_page.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import msgspec
 import pytest
 
+from tests.generated_tables import check_table
 from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.keys import Key, keys_of
 from vllm_hpc.spec.profile import Profile, Queue
@@ -62,18 +62,7 @@ def table(struct: type[msgspec.Struct]) -> str:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_page_has_every_key(name: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = re.sub(
-        rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}\n{table(TABLES[name])}\n\n{match[2]}",
-        page,
-        flags=re.S,
-    )
-    if os.environ.get("VLLM_HPC_UPDATE_DOCS") == "1":
-        PAGE.write_text(wanted, encoding="utf-8")
-        page = wanted
-    assert f"<!-- {name} -->" in page
-    assert page == wanted, f"meant? {UPDATE}"
+    check_table(PAGE, name, table(TABLES[name]), UPDATE)
 
 
 def test_the_examples_of_the_page_are_profiles() -> None:

@@ -5,7 +5,6 @@ After a wanted change: ``VLLM_HPC_UPDATE_DOCS=1 pytest tests/test_templates_page
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from jinja2 import nodes
 from msgspec import inspect
 
+from tests.generated_tables import check_table
 from tests.schedulers.test_script import CONTEXT
 from vllm_hpc.schedulers.launchers import Launcher
 from vllm_hpc.schedulers.script import FILTERS, render_script
@@ -105,18 +105,7 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_page_has_all_of_them(name: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = re.sub(
-        rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}\n{TABLES[name]}\n\n{match[2]}",
-        page,
-        flags=re.S,
-    )
-    if os.environ.get("VLLM_HPC_UPDATE_DOCS") == "1":
-        PAGE.write_text(wanted, encoding="utf-8")
-        page = wanted
-    assert f"<!-- {name} -->" in page
-    assert page == wanted, f"meant? {UPDATE}"
+    check_table(PAGE, name, TABLES[name], UPDATE)
 
 
 def test_the_example_of_the_page_makes_a_clean_script(tmp_path: Path) -> None:
