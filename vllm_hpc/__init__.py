@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vllm_hpc.spec.errors import SubmitError as SubmitError
     from vllm_hpc.spec.errors import TemplateError as TemplateError
     from vllm_hpc.spec.errors import VllmHpcError as VllmHpcError
+    from vllm_hpc.spec.rank_context import RankContext as RankContext
     from vllm_hpc.spec.request import Request as Request
     from vllm_hpc.tuning.tune import tune as tune
 
@@ -58,6 +59,7 @@ _HOMES = {
     **dict.fromkeys(_ERRORS, "vllm_hpc.spec.errors"),
     "Job": "vllm_hpc.jobs.job",
     "Prepared": "vllm_hpc.jobs.submit",
+    "RankContext": "vllm_hpc.spec.rank_context",
     "Request": "vllm_hpc.spec.request",
     "find_job": "vllm_hpc.jobs.job",
     "prepare": "vllm_hpc.jobs.submit",
@@ -65,7 +67,7 @@ _HOMES = {
     "tune": "vllm_hpc.tuning.tune",
 }
 __all__ = [
-    "Job", "Prepared", "Request", "find_job", "prepare", "submit", "tune", *_ERRORS,
+    "Job", "Prepared", "RankContext", "Request", "find_job", "prepare", "submit", "tune", *_ERRORS,
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -102,6 +103,14 @@ def _as_dict(ctx: click.Context, param: click.Parameter, value: tuple[tuple[str,
     return dict(value) or None
 
 
+def _as_words(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    """The words of a shell's line. Raises RequestError for a quote that is not closed."""
+    try:
+        return None if value is None else shlex.split(value)
+    except ValueError as error:
+        raise RequestError(f"{param.opts[0]} {value!r}: {error}: close the quote") from None
+
+
 def _as_list(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str] | None:
     return list(value) or None
 
@@ -152,6 +161,19 @@ REHEARSE_SET_HELP = (
     "A setting of the rehearsal: tokens_per_s, load_s, fault=die|hang|diverge|oom with fault_row or fault_s, "
     "fault=step, fault_rank."
 )
+PROGRAM_HELP = (
+    "Your own code on every rank: a class or function, as package.module:NAME or FILE.py:NAME. setup, on_output and "
+    "teardown go with the rows; run drives the engine itself."
+)
+SCRIPT_HELP = (
+    "Run a Python script as it is on every rank, as torchrun would, instead of rows: no MODEL, no --input. The layout "
+    "is from --nodes, --gpus-per-node, or --tp and --pp."
+)
+SCRIPT_ARGS_HELP = "The script's arguments, quoted as one: '--steps 3 --name \"a b\"'."
+REQUEUE_SCRIPT_HELP = "Run the script, or a program with run, again where a job of rows would be: it must allow that."
+DEBUG_RANKS_HELP = "Begin each line of a rank's log with [rank r/w host]."
+VERIFY_HELP = "Compare a digest of every token over the ranks of a replica each STEPS steps, and say where they differ."
+REPRODUCIBLE_HELP = "The same tokens whatever the layout and the batch: vLLM's batch-invariant mode, which is slower."
 PRIVATE_HELP = "Let nobody else read the job: its folder gets mode 0700, its files 0600, whatever your umask."
 PROFILE_HELP = (
     "A table [profiles.NAME] in ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "
@@ -207,6 +229,13 @@ REQUEST_OPTIONS = [
     click.option("--drain-lead", type=int, metavar="SECONDS", help=LEAD_HELP),
     click.option("--rehearse", is_flag=True, default=None, help=REHEARSE_HELP),
     click.option("--rehearse-set", type=KeyValue(typed=True), help=REHEARSE_SET_HELP, **many),
+    click.option("--program", metavar="MOD:CLASS", help=PROGRAM_HELP),
+    click.option("--script", metavar="FILE", help=SCRIPT_HELP),
+    click.option("--script-args", metavar="TEXT", callback=_as_words, help=SCRIPT_ARGS_HELP),
+    click.option("--requeue-script", is_flag=True, default=None, help=REQUEUE_SCRIPT_HELP),
+    click.option("--debug-ranks", is_flag=True, default=None, help=DEBUG_RANKS_HELP),
+    click.option("--verify", type=count, metavar="STEPS", help=VERIFY_HELP),
+    click.option("--reproducible", is_flag=True, default=None, help=REPRODUCIBLE_HELP),
     click.option("--template", metavar="NAME", help="A template instead of the scheduler's own."),
     click.option("--template-dir", metavar="DIR", help="A folder searched for templates before the packaged ones."),
 ]  # fmt: skip

@@ -61,6 +61,10 @@ class JobFolder:
         self.passed = self.path / "state" / "passed"
         self.shards = self.path / "shards"
         self.claims = self.path / "state" / "claims"
+        # A copy of --script, or of the file of --program; and an object that was pickled in a notebook.
+        self.program = self.path / "program.py"
+        self.program_pickle = self.path / "program.pkl"
+        self.artefacts = self.path / "artefacts"
 
     def __repr__(self) -> str:
         return f"JobFolder({str(self.path)!r})"

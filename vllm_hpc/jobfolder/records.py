@@ -9,6 +9,7 @@ import msgspec
 from vllm_hpc.spec.bounds import RowCount
 from vllm_hpc.spec.lora import Adapter
 from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.program import Program
 from vllm_hpc.spec.request import Request
 
 # Version of job.json. 1 is vllm-hpc 0.1, whose file has no version and no origins. A larger number was written by a
@@ -42,6 +43,12 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     script_sha256: str = ""
     chat_template_sha256: str = ""
     passes_by_file: bool = False
+    program: Program | None = None
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether an output row is expected for each row of the input: not if a program drives the engine itself."""
+        return self.program is None or not self.program.drives_engine
 
 
 class Version(msgspec.Struct, frozen=True):

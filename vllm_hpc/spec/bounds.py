@@ -30,5 +30,7 @@ Cores = Annotated[int, Meta(ge=1, le=100_000)]
 # vLLM's longest contexts are a few million tokens.
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 RowCount = Annotated[int, Meta(ge=0, le=MOST_ROWS)]
+# Of an engine, between two of something.
+Steps = Annotated[int, Meta(ge=1, le=1_000_000)]
 Requeues = Annotated[int, Meta(ge=0, le=10_000)]
 LeadSeconds = Annotated[int, Meta(ge=LEAST_LEAD_S, le=LONGEST_LEAD_S)]

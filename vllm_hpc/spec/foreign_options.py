@@ -12,7 +12,8 @@ from vllm_hpc.spec.errors import RequestError
 
 # With these they could have code run as the user, have it write where they say, or choose who pays.
 ACTS_AS_YOU = (
-    "account", "container", "directive", "engine", "env", "job_dir", "launcher", "pass_env", "template", "template_dir",
+    "account", "container", "directive", "engine", "env", "job_dir", "launcher", "pass_env", "program", "script",
+    "script_args", "template", "template_dir",
 )  # fmt: skip
 # These name what is copied into the job folder, which others may read.
 COPIED = ("chat_template", "input", "rows_missing_from")

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.spec.bounds import Cores, Gpus, LeadSeconds, Nodes, Parts, Requeues, Tokens
+from vllm_hpc.spec.bounds import Cores, Gpus, LeadSeconds, Nodes, Parts, Requeues, Steps, Tokens
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, check_lead, lead_s
 from vllm_hpc.spec.errors import RequestError
@@ -28,7 +28,7 @@ from vllm_hpc.spec.sampling import check_sampling
 from vllm_hpc.spec.values import CHECKS
 
 # Options whose values have an order, which a Python set does not keep.
-_ORDERED = ("input", "lora", "directive")
+_ORDERED = ("input", "lora", "directive", "script_args")
 # Texts of rows, in which the name of a secret says nothing ("What is token=x?").
 _PROSE = ("prompt_template", "chat_template")
 # Tables as a caller from Python writes them; messages show them as in job.toml.
@@ -105,6 +105,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     drain_lead: LeadSeconds | None = None
     rehearse: bool = False
     rehearse_set: Rehearsal = Rehearsal()
+    program: str | None = None
+    script: str | None = None
+    script_args: list[str] = []
+    requeue_script: bool = False
+    debug_ranks: bool = False
+    verify: Steps | None = None
+    reproducible: bool = False
 
     @property
     def lead_s(self) -> int:

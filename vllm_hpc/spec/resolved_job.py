@@ -12,6 +12,7 @@ import msgspec
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.job_definition import Given
 from vllm_hpc.spec.profile import Profile
+from vllm_hpc.spec.program import FoundProgram
 from vllm_hpc.spec.request import Request
 
 # Keys of both that are not simply filled in: scheduler, launcher, device and container are chosen (planner/resolve.py),
@@ -72,7 +73,7 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     ``passes_by_file``: the scheduler does not hand on the variables of ``request.pass_env``, so a file does.
     ``template_dirs`` are the folders searched for templates, the first one first; ``profile_files`` those that the
     profile is of. ``queue`` says which of the profile's queues was chosen, and why; ``news``, what of the profile
-    counts since its files are merged.
+    counts since its files are merged. ``program``: the code of --program or --script, as it was found.
     """
 
     scheduler: str
@@ -92,6 +93,7 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     queue: str | None = None
     queue_reason: str | None = None
     news: str | None = None
+    program: FoundProgram | None = None
 
     @property
     def plan_notes(self) -> tuple[str | None, ...]:

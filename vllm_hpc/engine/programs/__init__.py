@@ -1,0 +1,1 @@
+"""A user's own code on every rank: programs beside the rank loop, programs that drive the engine, scripts."""
