@@ -91,6 +91,8 @@ class RankReport:
         self._has_neighbour_begun = False
         self._neighbours_beat = Still()
         self.on_leave: Callable[[], None] = lambda: None
+        # Where in a user's code an error came from, "file.py:12"; "" if it did not.
+        self.locate: Callable[[BaseException], str] = lambda error: ""
         self.timings: dict[str, float] = {}
         self.heartbeat()  # before the record: from then on its neighbour expects one (has_silent_neighbour)
         write_json(job.rank_record(rank), self._record("running"))
@@ -158,6 +160,8 @@ class RankReport:
         """Record that the rank dies of ``error``."""
         trace = "".join(traceback.format_exception(error))
         message = str(error) or type(error).__name__
+        if where := self.locate(error):
+            message = f"{message} ({where})"
         if self.mark is not None and self.mark.phase is Phase.STEP and not is_echo(error):
             # The next attempt will ask which row it was.
             crash = Crash(self.rank, type(error).__name__, message)
