@@ -7,17 +7,11 @@ import sys
 assert not {"torch", "vllm", "jinja2"} & sys.modules.keys(), "a script sets variables before it imports them"
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import multiprocessing
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from sibling import NAME  # type: ignore[import-not-found] # its test makes it
-
-
-def double(number: int) -> int:
-    return 2 * number
-
 
 if __name__ == "__main__":
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -29,9 +23,6 @@ if __name__ == "__main__":
         print(f"sum {again}: {total.item()} of {dist.get_world_size()}")
         print(f"groups are made by {dist.new_group.__module__}")
         dist.destroy_process_group()
-    if rank == 1:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            print("spawned:", pool.map(double, [1, 2]))
     Path(os.environ["VLLM_HPC_ARTEFACTS"], "sum.txt").write_text(str(total.item()))
     print("words:", sys.argv, __file__, NAME, Path.cwd())
     print("local:", os.environ["LOCAL_RANK"], os.environ["LOCAL_WORLD_SIZE"])
