@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -13,6 +13,7 @@ from vllm_hpc.engine.health import fatal_signals, watchdog
 from vllm_hpc.engine.health.rank_record import RankReport, node_name
 from vllm_hpc.engine.interface import EngineMaker
 from vllm_hpc.engine.loop.suspect_rows import earlier_attempts
+from vllm_hpc.engine.rank_part import RankPart
 from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import network
 from vllm_hpc.jobfolder.folder import JobFolder
@@ -21,22 +22,10 @@ from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.jobfolder.records import Attempt, JobRecord
 from vllm_hpc.jobfolder.secret import job_secret
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.layout import Place
 from vllm_hpc.spec.write_file import open_append
 
 # Seconds between two fsyncs of the finished rows: the most that a power cut can lose.
 SYNC_S = 5.0
-
-
-class _Rank(NamedTuple):
-    """What a rank works with once it knows its place."""
-
-    job: JobFolder
-    record: JobRecord
-    standing: Standing
-    place: Place
-    report: RankReport
-    sync_s: float
 
 
 def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
@@ -61,7 +50,7 @@ def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
         launcher = watchdog.start(report, stall_s, seconds("VLLM_HPC_DEAD_S", watchdog.DEAD_AFTER_S))
         _check_world(record, standing)
         network.pin()
-        _work(_Rank(job, record, standing, place, report, sync_s))
+        _work(RankPart(job, record, standing, place, report, sync_s))
     except BaseException as error:
         with suppress(OSError):  # the disk may be full, and that may be the error itself; torchrun reports it
             watchdog.record_error(report, launcher, error)
@@ -70,8 +59,19 @@ def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
     return outcome
 
 
-def _work(rank: _Rank) -> None:
-    """Do this rank's part of the job, with the engine that the job asks for."""
+def _work(rank: RankPart) -> None:
+    """Do this rank's part of the job: the user's code that drives, or rows, with the engine that the job asks for."""
+    program = rank.record.program
+    if program is not None and program.is_script:
+        from vllm_hpc.engine.programs.run_script import run_script
+
+        run_script(rank)
+        return
+    if program is not None and program.drives_engine:
+        from vllm_hpc.engine.programs.drive import drive
+
+        drive(rank)
+        return
     if rank.record.request.rehearse:
         from vllm_hpc.engine.rehearsal.engine import RehearsalMaker
 
@@ -88,7 +88,7 @@ def _work(rank: _Rank) -> None:
         maker.serve(rank.report, rank.job)
 
 
-def _generate(rank: _Rank, maker: EngineMaker) -> None:
+def _generate(rank: RankPart, maker: EngineMaker) -> None:
     """Start the engine and run this rank's part of the rows."""
     job, record, standing, place, report, sync_s = rank
     maker.load(report)

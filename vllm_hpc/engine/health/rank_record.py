@@ -91,6 +91,8 @@ class RankReport:
         self._has_neighbour_begun = False
         self._neighbours_beat = Still()
         self.on_leave: Callable[[], None] = lambda: None
+        # Where in a user's code an error came from, "file.py:12"; "" if it did not.
+        self.locate: Callable[[BaseException], str] = lambda error: ""
         self.timings: dict[str, float] = {}
         self.heartbeat()  # before the record: from then on its neighbour expects one (has_silent_neighbour)
         write_json(job.rank_record(rank), self._record("running"))
@@ -137,7 +139,13 @@ class RankReport:
             ours, theirs = (self._job.heartbeat(rank).stat().st_mtime for rank in (self.rank, self.neighbour))
         except OSError:
             return False
-        return self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
+        is_silent = self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
+        return is_silent and not self._has_finished(self.neighbour)
+
+    def _has_finished(self, neighbour: int) -> bool:
+        """Whether the neighbour has ended well: a script's ranks do not wait for each other in the end."""
+        record = read_json(self._job.rank_record(neighbour), RankRecord)
+        return record is not None and record.outcome == "ok" and record.attempt == self._attempt
 
     def _has_begun(self, neighbour: int) -> bool:
         """Whether the neighbour takes part in this attempt: a heartbeat of an earlier one means nothing."""
@@ -158,6 +166,8 @@ class RankReport:
         """Record that the rank dies of ``error``."""
         trace = "".join(traceback.format_exception(error))
         message = str(error) or type(error).__name__
+        if where := self.locate(error):
+            message = f"{message} ({where})"
         if self.mark is not None and self.mark.phase is Phase.STEP and not is_echo(error):
             # The next attempt will ask which row it was.
             crash = Crash(self.rank, type(error).__name__, message)
