@@ -73,7 +73,9 @@ def start_ranks(job: JobFolder, attempt: int = 1) -> list[subprocess.Popen[bytes
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.rank_without", str(job.path)],
             env={**mine, **ENVIRONMENT, **places, **own, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )  # fmt: skip
         for rank in range(size)
     ]

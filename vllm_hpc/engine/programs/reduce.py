@@ -38,8 +38,9 @@ class Reduction:
         if isinstance(value, torch.Tensor):
             return self._tensor(value, operation)
         numbers = list(_numbers(value))
-        if operation == "sum" and any(isinstance(one, int) and abs(one) * self._size >= _INT64 for one in numbers):
-            raise OverflowError("whole numbers whose sum may not fit into 64 bits cannot be reduced: use floats")
+        most = _INT64 // (self._size if operation == "sum" else 1)
+        if operation != "mean" and any(isinstance(one, int) and abs(one) >= most for one in numbers):
+            raise OverflowError("all_reduce takes no whole numbers whose result may need over 64 bits: use floats")
         is_whole = self._agree(value, numbers) and operation != "mean"
         word = torch.tensor(numbers, dtype=torch.int64 if is_whole else torch.float64)
         return _shaped(value, iter(self._tensor(word, operation).tolist()))
