@@ -29,8 +29,13 @@ def module(shape: tuple[int, ...], name: str = "weight", dims: dict[str, int] | 
 
 
 BOTH = {"output_dim": 0, "input_dim": 1}
-COLUMN = {"tp_size": 2, "tp_rank": 1, "input_size": 8, "input_size_per_partition": 8}
-ROW = {"tp_size": 2, "tp_rank": 1, "output_size": 8, "output_size_per_partition": 8}
+SECOND = {"tp_size": 2, "tp_rank": 1}
+ALONE = {"tp_size": 1, "tp_rank": 0, "output_size": 8, "output_size_per_partition": 8}
+MERGED = {**SECOND, "output_size": 12, "output_sizes": [8, 4], "output_size_per_partition": 6}
+COLUMN = {**SECOND, "input_size": 8, "input_size_per_partition": 8, "output_size": 8, "output_size_per_partition": 4}
+ROW = {**SECOND, "output_size": 8, "output_size_per_partition": 8, "input_size": 8, "input_size_per_partition": 4}
+PACKED = {**ROW, "input_size": 32, "input_size_per_partition": 16}
+VOCABULARY = {"tp_size": 2, "tp_rank": 0, "num_embeddings_per_partition": 64, "num_embeddings_padded": 128}
 # 4 heads of 3, 2 of keys and values, on 4 ranks: two ranks share each of these.
 QKV = {
     "tp_size": 4, "tp_rank": 3, "input_size": 8, "input_size_per_partition": 8, "output_size": 12 + 2 * 12,
@@ -43,32 +48,32 @@ SPREAD = SimpleNamespace(use_ep=True, tp_size=1, tp_rank=0, ep_size=3, ep_rank=2
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (partial(module, (4, 8), dims=BOTH, **COLUMN, output_size=8, output_size_per_partition=4), "4x8, 4:8 of 8 in dimension 0"),
-        (partial(module, (8, 4), dims=BOTH, **ROW, input_size=8, input_size_per_partition=4), "8x4, 4:8 of 8 in dimension 1"),
-        (partial(module, (8,), "bias", dims={"output_dim": 0}, **ROW, input_size=8, input_size_per_partition=4), "8, whole"),
-        (partial(module, (4,), "bias", dims={"output_dim": 0}, **COLUMN, output_size=8, output_size_per_partition=4), "4, 4:8"),
+        (partial(module, (4, 8), dims=BOTH, **COLUMN), "4x8, 4:8 of 8 in dimension 0"),
+        (partial(module, (8, 4), dims=BOTH, **ROW), "8x4, 4:8 of 8 in dimension 1"),
+        (partial(module, (8,), "bias", dims={"output_dim": 0}, **ROW), "8, whole"),
+        (partial(module, (4,), "bias", dims={"output_dim": 0}, **COLUMN), "4, 4:8"),
         (
-            partial(module, (6, 8), dims=BOTH, **COLUMN, output_size=12, output_sizes=[8, 4], output_size_per_partition=6),
+            partial(module, (6, 8), dims=BOTH, **MERGED),
             "6x8, 4:8, 10:12 of 12 in dimension 0",
         ),
         (partial(module, (9, 8), dims=BOTH, **QKV), "9x8, 9:12, 15:18, 21:24 of 24 in dimension 0"),
         # Kept in a kernel's form: no elements, and none of vLLM's attributes.
-        (partial(module, (0,), **COLUMN, output_size=8, output_size_per_partition=4), "0, 4:8 of 8 in dimension 0"),
+        (partial(module, (0,), **COLUMN), "0, 4:8 of 8 in dimension 0"),
         # Eight weights in one number; a scale for a block of four; one for all.
         (
-            partial(module, (8, 2), "qweight", {"input_dim": 1}, **ROW, input_size=32, input_size_per_partition=16),
+            partial(module, (8, 2), "qweight", {"input_dim": 1}, **PACKED),
             "8x2, 2:4 of 4 in dimension 1",
         ),
         (
-            partial(module, (1, 8), "weight_scale", BOTH, **COLUMN, output_size=8, output_size_per_partition=4),
+            partial(module, (1, 8), "weight_scale", BOTH, **COLUMN),
             "1x8, 1:2 of 2 in dimension 0",
         ),
-        (partial(module, (1,), "weight_scale", **COLUMN, output_size=8, output_size_per_partition=4), "1, whole"),
+        (partial(module, (1,), "weight_scale", **COLUMN), "1, whole"),
         (
-            partial(module, (64, 8), tp_size=2, tp_rank=0, num_embeddings_per_partition=64, num_embeddings_padded=128),
+            partial(module, (64, 8), **VOCABULARY),
             "64x8, 0:64 of 128 in dimension 0",
         ),
-        (partial(module, (8, 8), dims=BOTH, tp_size=1, tp_rank=0, output_size=8, output_size_per_partition=8), "8x8, whole"),
+        (partial(module, (8, 8), dims=BOTH, **ALONE), "8x8, whole"),
         (partial(module, (8,)), "8, whole"),
     ],
 )  # fmt: skip

@@ -62,11 +62,8 @@ def load_program(job: JobFolder, program: Program) -> UserProgram:
 
 def _unloadable(program: Program, error: BaseException, sources: set[str]) -> RequestError:
     where = next(filter(None, (line_of(error, source) for source in sources)), "")
-    said = error.msg if isinstance(error, SyntaxError) else error
-    return RequestError(
-        f"--program {program.name} cannot be loaded: {type(error).__name__}: {said}{where and f' ({where})'}: "
-        "correct it, and submit a new job"
-    )
+    said = f"{type(error).__name__}{f': {error}' if str(error) else ''}{f' ({where})' if where else ''}"
+    return RequestError(f"--program {program.name} cannot be loaded: {said}: correct it, and submit a new job")
 
 
 def _from_file(job: JobFolder, program: Program) -> Any:
