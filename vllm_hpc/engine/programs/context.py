@@ -70,7 +70,10 @@ class Context:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The job's input rows."""
-        reader, count = InputReader(self._part.job), self._part.record.rows
+        count = self._part.record.rows
+        if not count:  # of a program that drives the engine, and was given no input
+            return
+        reader = InputReader(self._part.job)
         for first in range(0, count, _ROWS):
             yield from map(dict, reader.rows(first, _ROWS))
 
