@@ -31,4 +31,6 @@ def completed(job: Job) -> Status:
 
 
 def log_of(job: Job, rank: int = 0) -> str:
-    return job.folder.rank_log(rank).read_text(encoding="utf-8", errors="replace")
+    """What a rank has printed so far."""
+    log = job.folder.rank_log(rank)
+    return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""

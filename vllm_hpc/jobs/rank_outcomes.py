@@ -13,6 +13,11 @@ from vllm_hpc.spec.words import counted
 # Seconds until everything that a compute node wrote is visible here: NFS clients cache attributes for up to 60 s
 # (nfs(5), acregmax and acdirmax).
 LATE_S = 60
+# What ended an attempt whose ranks did not come to their end, by the cause in its record: its state and reason.
+_TOLD_TO_END: dict[str, tuple[State, str]] = {
+    "cancelled": ("CANCELLED", "cancelled"),
+    "timeout": ("TIMEOUT", "the walltime was reached"),
+}
 
 
 def judge_ranks(
@@ -27,6 +32,8 @@ def judge_ranks(
     if not missing:
         return "COMPLETED", "every rank ended with 0"
     ended = folder.exit_of(current)
+    if ended and ended.cause in _TOLD_TO_END:  # and the launcher had nothing to say of ranks that it killed
+        return _TOLD_TO_END[ended.cause]
     since = max(tasks.without_record_since, ended.ended_at if ended else 0.0)
     if time.time() - since < LATE_S and (record.plan.layout.nodes > 1 or ended is None):
         return "RUNNING", "it ended normally; waiting for its ranks' records to become visible here"
