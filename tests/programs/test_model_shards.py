@@ -98,7 +98,7 @@ def test_what_part_of_a_parameter_is_here(given: Callable[[], Any], said: str) -
     from vllm_hpc.engine.programs.model import shards_of
 
     here = given()
-    (found,) = shards_of(here)
+    (found,) = shards_of(here, 0)
     assert said in str(found)
     assert found.parameter is next(here.parameters())
 
@@ -120,7 +120,7 @@ def test_what_part_of_a_mixtures_experts_is_here(parallel: Any, shapes: tuple[An
     experts = module(shapes[0], "w13_weight", moe_config=config)
     experts.register_parameter("w2_weight", torch.nn.Parameter(torch.zeros(shapes[1])))
     model = torch.nn.ModuleDict({"experts": experts})
-    found = [str(one) for one in shards_of(model)]
+    found = [str(one) for one in shards_of(model, 0)]
     assert all(words in line for words, line in zip(said, found, strict=True)), found
 
 
