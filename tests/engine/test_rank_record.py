@@ -110,6 +110,30 @@ def test_a_neighbour_that_has_ended_well_is_not_dead(job: JobFolder, outcome: st
     assert report.has_silent_neighbour(60, 61.0) is is_dead
 
 
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("no file \udcff.txt"), "no file \\udcff.txt"),
+        (SpeechlessError(), "SpeechlessError"),
+        (ValueError(), "ValueError"),
+        (ValueError("a" * 10**7 + "z"), "a" * 10_000 + "\n[9980001 characters are left out]\n" + "a" * 9_999 + "z"),
+    ],
+    ids=["not UTF-8", "raises", "no words", "huge"],
+)
+def test_whatever_an_error_says_it_is_on_record(job: JobFolder, error: Exception, said: str) -> None:
+    RankReport(job, 0, 0, 1).failed(error)
+    (record,) = job.records_of([0])
+    assert record.error is not None
+    assert record.error.message == said
+    assert len(record.error.traceback) < 300_000
+    assert job.failed(1).exists()
+
+
 def test_an_error_in_the_users_code_has_its_line(job: JobFolder) -> None:
     report = RankReport(job, 0, 0, 1)
     report.locate = lambda error: "mine.py:3"
