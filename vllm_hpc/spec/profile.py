@@ -13,6 +13,7 @@ import msgspec
 from vllm_hpc.spec.bounds import Cores, Gpus, JobGpus, LeadSeconds, Nodes, Requeues
 from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.keys import key, keys_of
+from vllm_hpc.spec.kubernetes import Kubernetes
 
 _CLUSTERS = ("slurm", "pbs")
 _SLURM, _PBS = ("slurm",), ("pbs",)
@@ -110,6 +111,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     torchrun_options: Annotated[tuple[str, ...], key("more words of torchrun")] = ()
     wrapper: Annotated[tuple[str, ...], key("words before torchrun, or python, on each node")] = ()
     container: Annotated[Container | None, key("the image that the ranks run in, a table (docs/containers.md)")] = None
+    kubernetes: Annotated[
+        Kubernetes | None, key("the cluster that runs the pods, a table (docs/kubernetes.md)", ("kubernetes",))
+    ] = None
     head_suffix: Annotated[str, key("added to a host's name for the fast network", _CLUSTERS)] = ""
     head_command: Annotated[str | None, key("prints, on the head, how nodes reach it", _CLUSTERS)] = None
     export_environment: Annotated[bool, key("false is sbatch --export=NONE", _SLURM)] = True

@@ -1,0 +1,26 @@
+"""Kubernetes: a job is a PyTorchJob or a TrainJob of Kubeflow, whose pods are the job's nodes.
+
+``vllm-hpc`` renders manifest.yaml and creates it with kubectl (cluster.py); a job's id is NAMESPACE/NAME.
+"""
+
+from __future__ import annotations
+
+from vllm_hpc.schedulers.kubernetes.cluster import ID, SUBMITTED, cancel, environment, query, submit_argv
+from vllm_hpc.schedulers.kubernetes.request import check_folder, check_request
+from vllm_hpc.schedulers.scheduler import Scheduler
+
+SCHEDULER = Scheduler(
+    name="kubernetes",
+    template="kubernetes.yaml.j2",
+    script="manifest.yaml",
+    id_pattern=SUBMITTED,
+    id_alone=ID,
+    submit_argv=submit_argv,
+    cancel=cancel,
+    query=query,
+    environment=environment,
+    launchers=("kubeflow",),
+    check_request=check_request,
+    check_folder=check_folder,
+    passes_environment=False,
+)
