@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from vllm_hpc.schedulers.kubernetes.cluster import ID, SUBMITTED, cancel, environment, query, submit_argv
+from vllm_hpc.schedulers.kubernetes.pods import describe_pods
 from vllm_hpc.schedulers.kubernetes.request import check_folder, check_request
 from vllm_hpc.schedulers.scheduler import Scheduler
 
@@ -23,4 +24,5 @@ SCHEDULER = Scheduler(
     check_request=check_request,
     check_folder=check_folder,
     passes_environment=False,
+    describe_pods=describe_pods,
 )
