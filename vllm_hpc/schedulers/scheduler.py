@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import (
@@ -90,6 +91,9 @@ class Scheduler:
 
     ``passes_environment``: a job inherits the environment of the shell that submits it, unless its profile says no.
 
+    ``describe_pods``: its jobs run in pods of the job's image, script and all. Its template has what this returns as
+    ``job.pods``; it gets what is asked for in each pod (gpus, cores, memory), and paths that are not in the job's folder.
+
     ``template`` is in the folder ``templates``; None means the packaged ones. ``client`` is the command that "auto"
     calls with --version, and a pattern that its output must contain; a scheduler without one must be named.
     ``cancel_client`` is the command with which an administrator cancels any job, given its id.
@@ -122,6 +126,7 @@ class Scheduler:
     forgotten_has_ended: Callable[[str], bool] = lambda job_id: False
     runs_here: bool = False
     passes_environment: bool = True
+    describe_pods: Callable[[ResolvedJob, Layout, JobFolder, Mapping[str, Any], Sequence[Path]], Any] | None = None
     templates: Path | None = None
     client: tuple[str, re.Pattern[str]] | None = None
     cancel_client: str | None = None

@@ -15,11 +15,15 @@ UserId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 class Volume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A folder that all pods of a job see at one path: a claim, a folder of the nodes, or an NFS export."""
 
-    mount: Annotated[str | None, key("its path in the pods, which is that of the machine that submits")] = None
-    claim: Annotated[str | None, key("the PersistentVolumeClaim that holds it")] = None
-    host_path: Annotated[str | None, key("a folder that each node has")] = None
-    nfs: Annotated[str | None, key("SERVER:/PATH of an NFS export")] = None
-    sub_path: Annotated[str | None, key("the folder of the volume that is mounted, if not all of it")] = None
+    mount: Annotated[
+        str | None, key("its path in the pods, which is that of the machine that submits", (), "at submission")
+    ] = None
+    claim: Annotated[str | None, key("the PersistentVolumeClaim that holds it", (), "at submission")] = None
+    host_path: Annotated[str | None, key("a folder that each node has", (), "at submission")] = None
+    nfs: Annotated[str | None, key("SERVER:/PATH of an NFS export", (), "at submission")] = None
+    sub_path: Annotated[
+        str | None, key("the folder of the volume that is mounted, if not all of it", (), "at submission")
+    ] = None
     read_only: Annotated[bool, key("whether pods only read it: models, for example")] = False
 
 

@@ -14,6 +14,7 @@ from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.expand import check_variables, has_variables
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.keys import Key, is_table_of_tables, keys_of, table_of
+from vllm_hpc.spec.kubernetes_checks import check_kubernetes, check_together as check_volumes
 from vllm_hpc.spec.launch_options import check_srun_options, check_torchrun_options
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.no_secrets import check_option
@@ -187,6 +188,7 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "mem_per_node": _amount("mem_per_node"),
     "mem_per_gpu": _amount("mem_per_gpu"),
     "required": _required,
+    "kubernetes": lambda value: check_kubernetes(value, "'kubernetes'"),
 }
 
 
@@ -213,6 +215,11 @@ def check_together(profile: Profile, place: Place) -> None:
             f"{place('wrapper')}: 'wrapper' must begin with a program, whose path cannot have a '=', not "
             f"{profile.wrapper[0]!r}"
         )
+    if profile.kubernetes is not None:
+        try:
+            check_volumes(profile.kubernetes, "'kubernetes'")
+        except RequestError as error:
+            raise ProfileError(f"{place('kubernetes')}: {error}") from None
     if profile.head_command and profile.head_suffix:
         raise ProfileError(
             f"{place('head_command')}: 'head_command' and 'head_suffix' are both given, but both name the head node: "

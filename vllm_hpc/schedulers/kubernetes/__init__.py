@@ -18,6 +18,7 @@ from vllm_hpc.schedulers.kubernetes.cluster import (
     submit_argv,
 )
 from vllm_hpc.schedulers.kubernetes.kubectl import check_reach
+from vllm_hpc.schedulers.kubernetes.pods import describe_pods
 from vllm_hpc.schedulers.kubernetes.refusals import explain, is_lasting
 from vllm_hpc.schedulers.kubernetes.request import check_folder, check_request
 from vllm_hpc.schedulers.scheduler import Scheduler
@@ -45,4 +46,5 @@ SCHEDULER = Scheduler(
     check_request=check_request,
     check_folder=check_folder,
     passes_environment=False,
+    describe_pods=describe_pods,
 )
