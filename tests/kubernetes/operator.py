@@ -132,7 +132,10 @@ class Operator:
         labels |= (
             {"training.kubeflow.org/replica-type": role, "training.kubeflow.org/replica-index": str(index)}
             if is_torch
-            else {"batch.kubernetes.io/job-completion-index": str(index)}
+            else {
+                "jobset.sigs.k8s.io/replicatedjob-name": "node",
+                "batch.kubernetes.io/job-completion-index": str(index),
+            }
         )
         pod = {
             "apiVersion": "v1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def test_a_cancelled_job_is_cancelled_when_its_pods_are_gone(run_cli: Cli, serve
     name = submit(folder).partition("/")[2]
     server.operator.pod(name)
     server.operator.deletes_at_once = False
-    done = run_cli("cancel", folder.path)
+    done = run_cli("cancel", f"default/{name}")  # its id names it, too
     assert done.code == 0 and "being deleted" in done.out and "check its status" in done.err
     assert any(request.startswith("DELETE ") for request in server.asked)
     server.operator.end_deletion(name)
@@ -114,6 +113,7 @@ def test_another_cluster_does_not_tell_of_the_job(
     assert state(folder)[0] == "UNKNOWN" and "stand-in" in state(folder)[1]
 
 
+@pytest.mark.full
 def test_logs_of_a_pod_that_has_no_file(run_cli: Cli, server: ApiServer, make: Make) -> None:
     folder = make()
     name = submit(folder).partition("/")[2]
@@ -128,34 +128,19 @@ def test_logs_of_a_pod_that_has_no_file(run_cli: Cli, server: ApiServer, make: M
 
 def test_a_list_asks_little(server: ApiServer, make: Make, desk: Path) -> None:
     folders = [make(f"job-{number}") for number in range(5)]
-    for folder in folders[:2]:
-        submit(folder)
+    submit(folders[0])
     # The others as if submitted: what is asked is the same.
-    for number, folder in enumerate(folders[2:]):
+    for number, folder in enumerate(folders[1:]):
         name = f"gone-{number}"
         SCHEDULER.remember(folder, f"default/{name}")
         record_submission(folder, Submitted("kubernetes", f"default/{name}", time.time()))
     server.asked.clear()
     states = [status.state for status in list_statuses(str(desk / "runs"))]
-    assert states == ["PENDING", "PENDING", "CANCELLED", "CANCELLED", "CANCELLED"]
+    assert states == ["PENDING", "CANCELLED", "CANCELLED", "CANCELLED", "CANCELLED"]
     assert len([one for one in server.asked if "/pods?" in one]) == 1
 
 
-def test_what_becomes_of_a_lost_answer(server: ApiServer, make: Make, impatient: None) -> None:
-    """The request was carried out, and the connection broke before the answer."""
-    folder = make()
-    server.faults.append(Fault("^POST", "drop"))
-    with pytest.raises(ClientTimeoutError):
-        SCHEDULER.submit(folder.path / "manifest.yaml")
-    server.faults.clear()
-    name = server.operator.names()[-1]
-    assert SCHEDULER.find_job is not None
-    assert SCHEDULER.find_job(folder, ()) == f"default/{name}"
-    assert SCHEDULER.find_job(folder, [f"default/{one}" for one in server.operator.names()]) is None
-    Job(folder.path).cancel(f"default/{name}")
-    assert server.operator.names() == [] or name not in server.operator.names()
-
-
+@pytest.mark.full
 def test_jobs_of_an_earlier_folder_of_that_path_are_not_found(server: ApiServer, make: Make) -> None:
     folder = make()
     name = submit(folder).partition("/")[2]
@@ -168,7 +153,8 @@ def test_a_server_that_hangs(server: ApiServer, make: Make, impatient: None) -> 
     submit(folder)
     server.faults.append(Fault("/namespaces/", "hang"))
     began = time.monotonic()
-    assert state(folder)[0] == "UNKNOWN" and "did not answer within 1 s" in state(folder)[1]
+    status, reason = state(folder)
+    assert status == "UNKNOWN" and "did not answer within 1 s" in reason
     with pytest.raises(ClientTimeoutError):
         SCHEDULER.submit(folder.path / "manifest.yaml")
     assert time.monotonic() - began < 8
@@ -182,6 +168,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_refusal_says_what_to_do(fault: str, server: ApiServer, make: Make) -> None:
     status, advice = FAULTS[fault]
@@ -227,16 +214,3 @@ def test_only_an_id_reaches_kubectl(planted: str, server: ApiServer, make: Make)
     with pytest.raises(FailedError, match="is no job id"):
         Job(folder.path).cancel()
     assert server.asked == []
-
-
-def test_submit_by_hand(
-    server: ApiServer, make: Make, monkeypatch: pytest.MonkeyPatch, desk: Path, run_cli: Cli
-) -> None:
-    """No current context: the user creates the job elsewhere, and the folder tells of it."""
-    folder = make()
-    monkeypatch.setenv("KUBECONFIG", str(desk / "none"))
-    with pytest.raises(
-        ClientTimeoutError, match=r"no current context\): 'kubectl create -f .*manifest.yaml' submits it"
-    ):
-        SCHEDULER.submit(folder.path / "manifest.yaml")
-    assert json.loads(run_cli("status", folder.path, "--json").out)["state"] == "UNKNOWN"

@@ -53,6 +53,18 @@ def test_a_job_runs_if_its_first_pod_does(plural: str) -> None:
     assert cluster.state().reason == f"pod {first['metadata']['name']} has no node: 0/3 nodes are available"
 
 
+def test_of_pods_that_follow_each_other_the_last_counts() -> None:
+    """A Job of Kubernetes keeps the pod that failed, and starts another one."""
+    cluster = Cluster("trainjobs")
+    old = cluster.pod("j", **terminated(1))
+    del cluster.objects["pods", "default", old["metadata"]["name"]]
+    old["metadata"] |= {"name": "j-node-0-0-zzzzz", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    cluster.objects["pods", "default", "j-node-0-0-zzzzz"] = old
+    assert cluster.state().reason.endswith("the cluster has not ended the job yet")
+    cluster.pod("j")
+    assert cluster.state() == JobState("running")
+
+
 def test_a_job_whose_pods_may_not_be_listed() -> None:
     cluster = Cluster()
     assert cluster.state(may_list_pods=False).phase == "waiting"

@@ -139,6 +139,7 @@ def resume_command(
     Its script is rendered anew with today's profile, unless it was edited. Layout, engine and sampling stay.
     """
     from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.doubt import left_to_user
     from vllm_hpc.jobs.failure import DIVERGED, has_diverged
     from vllm_hpc.jobs.job import find_job
 
@@ -156,7 +157,7 @@ def resume_command(
         have = "has an error" if failed == 1 else "have errors"
         hint = f": {counted(failed, 'row')} {have}, which --retry-errors runs again" if failed else ""
         say(f"Nothing to resume: no row is missing{' or in error' if retry_errors else hint}.", err=True)
-    elif not as_json:
+    elif not as_json and not left_to_user(found.folder):
         say(f"Submitted {found.path.name} again as {found.job_id}, for {counted(left, 'row')}", err=wait)
     if wait and left:
         if not as_json:

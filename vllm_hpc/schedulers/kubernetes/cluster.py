@@ -194,7 +194,7 @@ def read_log(job: JobFolder, job_id: str) -> str:
     namespace, _, name = job_id.partition("/")
     cluster = cluster_of(job)
     kind = KINDS[cluster.kind]
-    first = f"{kind.of_job}={name},{kind.first}"
+    first = ",".join(f"{label}={value}" for label, value in {kind.of_job: name, **kind.first}.items())
     return call_client(
         [
             "kubectl",

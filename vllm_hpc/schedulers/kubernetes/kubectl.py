@@ -34,18 +34,20 @@ class Kind(NamedTuple):
 
     resource: str
     of_job: str
-    first: str
+    first: dict[str, str]
 
 
 KINDS = {
     # With the version: of pytorchjobs.kubeflow.org, kubectl takes "kubeflow" for one, and looks for all kinds anew.
     "PyTorchJob": Kind(
-        "pytorchjobs.v1.kubeflow.org", "training.kubeflow.org/job-name", "training.kubeflow.org/replica-type=master"
+        "pytorchjobs.v1.kubeflow.org",
+        "training.kubeflow.org/job-name",
+        {"training.kubeflow.org/replica-type": "master"},
     ),
     "TrainJob": Kind(
         "trainjobs.v1alpha1.trainer.kubeflow.org",
         "jobset.sigs.k8s.io/jobset-name",
-        "batch.kubernetes.io/job-completion-index=0",
+        {"jobset.sigs.k8s.io/replicatedjob-name": "node", "batch.kubernetes.io/job-completion-index": "0"},
     ),
 }
 

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from vllm_hpc.schedulers.launchers import Launcher
 
-KUBEFLOW = Launcher(name="kubeflow", schedulers=("kubernetes",), program="torchrun", words=lambda job: (), node="$RANK")
+KUBEFLOW = Launcher(
+    name="kubeflow", schedulers=("kubernetes",), program="torchrun", words=lambda job: (), node="$RANK"
+)

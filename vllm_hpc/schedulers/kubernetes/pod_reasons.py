@@ -6,7 +6,7 @@ whoever disrupts a pod (DisruptionTarget, https://kubernetes.io/docs/concepts/wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vllm_hpc.schedulers.client import plain
 from vllm_hpc.schedulers.kubernetes.objects import ContainerStatus, Seen, Terminated, Waiting
@@ -31,13 +31,30 @@ _DISRUPTED = {
     "DeletionByPodGC": "is gone with its node",
     "TerminationByKubelet": "was ended by its node, which shuts down or lacks a resource",
 }
+# Labels that tell a job's pods apart: those of Kubeflow, and of JobSet and Job.
+_PLACE = (
+    "training.kubeflow.org/replica-type",
+    "training.kubeflow.org/replica-index",
+    "jobset.sigs.k8s.io/replicatedjob-name",
+    "batch.kubernetes.io/job-completion-index",
+)
 _LONGEST = 400
 
 
-def sorted_pods(pods: Iterable[Seen], first: str) -> list[Seen]:
-    """Pods by name, but the one with the first rank first: it has the label ``first``, KEY=VALUE."""
-    key, _, value = first.partition("=")
-    return sorted(pods, key=lambda pod: (pod.label(key) != value, pod.metadata.name))
+def sorted_pods(pods: Iterable[Seen], first: Mapping[str, str]) -> list[Seen]:
+    """The pods of a job by name, but the one with the first rank first, which has these labels.
+
+    Of those that were started one after the other in the same place, only the newest.
+    """
+    newest: dict[tuple[str, ...], Seen] = {}
+    for pod in sorted(pods, key=lambda one: (one.metadata.creationTimestamp or "", one.status.phase != "Failed")):
+        place = tuple(pod.label(name) for name in _PLACE)
+        newest[place if any(place) else (pod.metadata.name,)] = pod
+
+    def is_other(pod: Seen) -> bool:
+        return any(pod.label(name) != value for name, value in first.items())
+
+    return sorted(newest.values(), key=lambda pod: (is_other(pod), pod.metadata.name))
 
 
 def trouble(pod: Seen) -> str:

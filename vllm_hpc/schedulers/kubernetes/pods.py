@@ -80,7 +80,7 @@ def describe_pods(
         annotations=cluster.annotations,
         job_annotations={CONTEXT: cluster.context} if cluster.context else {},
         endings=_endings(cluster.api, layout.nodes),
-        env=(_field("VLLM_HPC_JOB_NAME", f"metadata.labels['{_NAME_LABELS[cluster.api]}']"), _pod_ip(), *_secrets(cluster)),
+        env=(_job_name(cluster.api), _pod_ip(), *_secrets(cluster)),
         mounts=tuple(_mounts(cluster)),
         volumes=tuple(_volumes(cluster)),
         resources=_resources(cluster, asked),
@@ -101,6 +101,11 @@ def _endings(api: str, nodes: int) -> tuple[str, ...]:
 def _pod_ip() -> Json:
     """The head listens there: its own name may not lead anywhere before it runs."""
     return _field("VLLM_HPC_POD_IP", "status.podIP")
+
+
+def _job_name(api: str) -> Json:
+    """Of which its id is made: the API server chose the name."""
+    return _field("VLLM_HPC_JOB_NAME", f"metadata.labels['{_NAME_LABELS[api]}']")
 
 
 def _field(variable: str, path: str) -> Json:
