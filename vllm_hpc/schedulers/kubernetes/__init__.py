@@ -20,7 +20,6 @@ SCHEDULER = Scheduler(
     cancel=cancel,
     query=query,
     environment=environment,
-    launchers=("kubeflow",),
     check_request=check_request,
     check_folder=check_folder,
     passes_environment=False,
