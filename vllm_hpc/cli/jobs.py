@@ -76,6 +76,7 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     On a terminal without colours and escape sequences, into a file or a pipe as it is.
     """
     from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.log_of_scheduler import log_of_scheduler
     from vllm_hpc.jobs.status import read_status
 
     found = find_job(job, job_dir)
@@ -84,6 +85,7 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     for content in _follow(path, found) if follow else _new_bytes(path, 0):
         print_raw(decoder.decode(content))
     if not path.exists():
+        print_raw(log_of_scheduler(found.folder) if rank is None else "")
         status = read_status(found.folder)
         say(f"No log yet: the job is {status.state}{f' ({status.reason})' if status.reason else ''}.", err=True)
     error = found.first_error() if rank is None and read_status(found.folder).is_final else None

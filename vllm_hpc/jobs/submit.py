@@ -21,13 +21,13 @@ from vllm_hpc.jobfolder.private import private_files
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
 from vllm_hpc.jobfolder.store_input import Intake
-from vllm_hpc.jobs.doubt import noting_loss
+from vllm_hpc.jobs.doubt import left_to_user, noting_loss
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
-from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.containers.choose import check_is_there
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
 from vllm_hpc.schedulers.record_submission import record_submission
@@ -75,7 +75,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         """Create the job folder and submit the script to the scheduler.
 
         Raises RequestError if this machine has no scheduler for it, ModelError if the model's weights are not here, and
-        SubmitError; the folder is then removed, unless the scheduler may have accepted the script.
+        SubmitError; the folder is then removed, unless the scheduler may have accepted the script. Where only another
+        machine can submit it, ``left_to_user`` says how.
         """
         check_is_here(self.job)
         if self.plan.unready:
@@ -112,6 +113,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
                 job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
                 record_submission(folder, Submitted(self.scheduler, job_id, time.time()))
             cancel_if_asked(folder, get_scheduler(self.scheduler), job_id)
+        except ByHandError:
+            return  # noted: its status says who submits it
         except ClientTimeoutError as error:
             # It may have been submitted: removing the folder would break it, submitting again would run it twice.
             raise SubmitError(
@@ -133,7 +136,10 @@ def submit(model: str | None = None, **options: Any) -> Job:
     prepared = prepare(model, **options)
     for note in prepared.notes:
         warnings.warn(note, stacklevel=2)
-    return prepared.submit()
+    job = prepared.submit()
+    if by_hand := left_to_user(job.folder):
+        warnings.warn(by_hand, stacklevel=2)
+    return job
 
 
 def prepare(model: str | None = None, **options: Any) -> Prepared:

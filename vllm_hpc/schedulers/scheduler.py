@@ -82,6 +82,10 @@ class Scheduler:
     be that this host submits. ``check_host``, called in a job, raises ClientError if its host certainly cannot submit
     another one. ``forgotten_has_ended`` says of a job's id whether a job that the scheduler does not know has ended.
 
+    ``check_reach`` gets the script before it is submitted: it raises ByHandError if that can be done only from another
+    machine, and says how. ``read_log`` is what the job has printed, where the scheduler keeps that itself; it is asked
+    if the folder has no log. Raises ClientError.
+
     ``runs_here``: jobs run on this machine, which is their only node. They get its GPUs or its memory, a cluster's
     options have no meaning, and a script's exit record is final.
 
@@ -117,6 +121,8 @@ class Scheduler:
     is_lasting: Callable[[ClientError], bool] = lambda error: False
     refuses_host: Callable[[ClientError], bool] = lambda error: False
     check_host: Callable[[JobFolder, str], None] | None = None
+    check_reach: Callable[[Path], None] = lambda script: None
+    read_log: Callable[[JobFolder, str], str] | None = None
     forgotten_has_ended: Callable[[str], bool] = lambda job_id: False
     runs_here: bool = False
     passes_environment: bool = True
@@ -128,6 +134,7 @@ class Scheduler:
 
     def submit(self, script: Path) -> str:
         """Submit a script and return the job's id. Raises ClientError with the scheduler's message and what to do."""
+        self.check_reach(script)
         try:
             with own_script(script) as path:
                 argv = self.submit_argv(script if self.runs_here else path)

@@ -1,4 +1,4 @@
-"""What a job is called in Kubernetes: its object's name, and the label by which its folder is found again."""
+"""What a job is called in Kubernetes: its object's name, and the label by which it is found again."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
-# Kubeflow adds "-worker-99999" and the like for a pod's name, of which 63 characters are taken (RFC 1123).
-_LONGEST, _DIGITS = 45, 6
-# On the job and on its pods: which job folder it is of.
-FOLDER_LABEL = "vllm-hpc/folder"
+# The API server adds five letters, and Kubeflow "-worker-99999" and the like for a pod's name, of which 63 characters
+# are taken (RFC 1123).
+_LONGEST = 43
+# On the job and on its pods: which job folder it is of. And on the job, if the profile says so, kubectl's context.
+FOLDER_LABEL, CONTEXT = "vllm-hpc/folder", "vllm-hpc/context"
 
 
-def object_name(folder: Path) -> str:
-    """The object's name: that of the folder as RFC 1123 has it, and a part of its path's digest.
+def object_prefix(folder: Path) -> str:
+    """How the names of a folder's objects begin: the folder's own as RFC 1123 has it, and a hyphen.
 
-    Two folders of one name, of two users for example, do not meet in a namespace.
+    The API server gives each submission a name of its own (generateName): a resume does not meet the one before, nor do
+    folders of the same name.
     """
     plain = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")
     if not plain[:1].isalpha():  # some of Kubeflow's objects are Services, whose names begin with a letter
         plain = f"job-{plain}".strip("-")
-    return f"{plain[: _LONGEST - _DIGITS - 1].rstrip('-')}-{folder_key(folder)[:_DIGITS]}"
+    return f"{plain[:_LONGEST].rstrip('-')}-"
 
 
 def folder_key(folder: Path) -> str:

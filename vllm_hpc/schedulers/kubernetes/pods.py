@@ -11,7 +11,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.containers.binds import own_paths
-from vllm_hpc.schedulers.kubernetes.names import FOLDER_LABEL, folder_key, object_name
+from vllm_hpc.schedulers.kubernetes.names import CONTEXT, FOLDER_LABEL, folder_key, object_prefix
 from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.kubernetes import Kubernetes, Volume
@@ -23,6 +23,8 @@ from vllm_hpc.spec.values import megabytes
 Json = dict[str, Any]
 # Where Kubeflow's pods meet unless the manifest says otherwise.
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+# Which label of a pod has its job's name: Kubeflow's, and JobSet's, which is called as the TrainJob.
+_NAME_LABELS = {"pytorchjob": "training.kubeflow.org/job-name", "trainjob": "jobset.sigs.k8s.io/jobset-name"}
 # Seconds from TERM to KILL: torchrun gives its ranks 30.
 GRACE_S = 60
 
@@ -30,14 +32,13 @@ GRACE_S = 60
 class Pods(msgspec.Struct, frozen=True, kw_only=True):
     """The pods of a job, as ``job.pods`` of a template: tables and lists are as a manifest has them.
 
-    ``labels`` are those of the job and of its pods, ``job_labels`` the job's alone. ``id`` is NAMESPACE/NAME.
-    ``spec`` is what else the pods' spec has: the rest of it stands in the template. ``names`` are the pods', the first
-    one first.
+    ``labels`` are those of the job and of its pods, ``job_labels`` the job's alone, and so are ``job_annotations``.
+    ``prefix`` is how its name begins, ``endings`` how those of its pods end, the first one first. ``spec`` is what else
+    the pods' spec has: the rest of it stands in the template.
     """
 
     api: str
-    id: str
-    name: str
+    prefix: str
     namespace: str
     runtime: str
     image: str
@@ -46,7 +47,8 @@ class Pods(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     job_labels: dict[str, str]
     annotations: dict[str, str]
-    names: tuple[str, ...]
+    job_annotations: dict[str, str]
+    endings: tuple[str, ...]
     env: tuple[Json, ...]
     mounts: tuple[Json, ...]
     volumes: tuple[Json, ...]
@@ -64,12 +66,10 @@ def describe_pods(
     check_kubernetes(cluster, "'kubernetes'")
     check_volumes(cluster, "'kubernetes'")
     _check_mounted(own_paths(job, container, folder.path, needs), cluster.volumes)
-    name = object_name(folder.path)
     own = {FOLDER_LABEL: folder_key(folder.path)}
     return Pods(
         api=cluster.api,
-        id=f"{cluster.namespace}/{name}",
-        name=name,
+        prefix=object_prefix(folder.path),
         namespace=cluster.namespace,
         runtime=cluster.runtime,
         image=str(container.image),
@@ -78,8 +78,9 @@ def describe_pods(
         labels={**cluster.labels, **own},
         job_labels={_QUEUE_LABEL: cluster.queue} if cluster.queue else {},
         annotations=cluster.annotations,
-        names=_names(cluster.api, name, layout.nodes),
-        env=(_pod_ip(), *_secrets(cluster)),
+        job_annotations={CONTEXT: cluster.context} if cluster.context else {},
+        endings=_endings(cluster.api, layout.nodes),
+        env=(_field("VLLM_HPC_JOB_NAME", f"metadata.labels['{_NAME_LABELS[cluster.api]}']"), _pod_ip(), *_secrets(cluster)),
         mounts=tuple(_mounts(cluster)),
         volumes=tuple(_volumes(cluster)),
         resources=_resources(cluster, asked),
@@ -91,15 +92,20 @@ def describe_pods(
     )
 
 
-def _names(api: str, name: str, nodes: int) -> tuple[str, ...]:
+def _endings(api: str, nodes: int) -> tuple[str, ...]:
     if api == "trainjob":
-        return tuple(f"{name}-node-0-{number}" for number in range(nodes))
-    return (f"{name}-master-0", *(f"{name}-worker-{number}" for number in range(nodes - 1)))
+        return tuple(f"node-0-{number}" for number in range(nodes))
+    return ("master-0", *(f"worker-{number}" for number in range(nodes - 1)))
 
 
 def _pod_ip() -> Json:
     """The head listens there: its own name may not lead anywhere before it runs."""
-    return {"name": "VLLM_HPC_POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    return _field("VLLM_HPC_POD_IP", "status.podIP")
+
+
+def _field(variable: str, path: str) -> Json:
+    """A variable that each pod has from its own object."""
+    return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
 def _secrets(cluster: Kubernetes) -> Iterator[Json]:
