@@ -744,6 +744,8 @@ look_after_work() {
   if [ -z "$ending_at" ] && [ -e "$_vh_job/state/failed-$_vh_attempt" ]; then
     why="a rank has failed"
     ending_at=$SECONDS
+    # No launcher holds pods together.
+    if [ -n "$_vh_pod" ]; then kill -TERM -- "$_vh_group$_vh_work" 2> /dev/null; fi
   fi
 }
 
@@ -985,11 +987,40 @@ run_pod() {
     join_node
     run_work torchrun restart_pod
   fi
-  export VLLM_HPC_WATCHED=1
+  VLLM_HPC_POD_FILE="$(mktemp)" || exit 1
+  export VLLM_HPC_WATCHED=1 VLLM_HPC_POD_FILE
   start_work launch
+  watch_pod
   wait_for_work
   code=$?
-  if [ "$code" -ne 0 ]; then code=200; fi
+  if [ "$code" -ne 0 ]; then
+    if [ -n "$_vh_attempt" ]; then put_mark "$_vh_job/state/failed-$_vh_attempt"; fi
+    code=200
+  fi
+  rm -f "$VLLM_HPC_POD_FILE"
   close_pod_log
   exit "$code"
 }
+
+# Nobody else ends a pod's part of an attempt that is over, or of which another part has failed. What ends by itself has a
+# moment for it.
+watch_pod() {
+  local began=$SECONDS ending_at='' told=''
+  while kill -0 "$_vh_work" 2> /dev/null; do
+    nap 2> /dev/null
+    if [ -z "$_vh_attempt" ]; then
+      _vh_attempt="$(cat "$VLLM_HPC_POD_FILE")"
+      began=$SECONDS
+    elif [ -z "$ending_at" ] && is_due "$began" && has_ended; then
+      ending_at=$SECONDS
+    fi
+    if [ -z "$ending_at" ]; then continue; fi
+    if [ -z "$told" ] && [ $((SECONDS - ending_at)) -ge 3 ]; then
+      told=1
+      kill -TERM "$_vh_work" 2> /dev/null
+    fi
+    if [ $((SECONDS - ending_at)) -ge 45 ]; then kill -KILL "$_vh_work" 2> /dev/null; fi
+  done
+}
+
+has_ended() { [ -e "$_vh_job/state/failed-$_vh_attempt" ] || [ -e "$_vh_job/state/exit-$_vh_attempt.json" ]; }

@@ -92,7 +92,7 @@ class Scheduler:
     ``passes_environment``: a job inherits the environment of the shell that submits it, unless its profile says no.
 
     ``describe_pods``: its jobs run in pods of the job's image, script and all. Its template has what this returns as
-    ``job.pods``; it gets what is asked for in each pod (gpus, cores, memory), and paths that are not in the job's folder.
+    ``job.pods``; it gets what is asked for in each pod (gpus, cores, memory), and paths outside of the job's folder.
 
     ``template`` is in the folder ``templates``; None means the packaged ones. ``client`` is the command that "auto"
     calls with --version, and a pattern that its output must contain; a scheduler without one must be named.

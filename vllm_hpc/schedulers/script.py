@@ -69,7 +69,11 @@ def make_context(
     needs: Sequence[Path] = (),
 ) -> ScriptContext:  # fmt: skip
     """The values for a template: those of the profile, the request and the layout by name, and derived ones."""
-    request, launcher, describe_pods = job.request, get_launcher(job.launcher), get_scheduler(job.scheduler).describe_pods
+    request, launcher, describe_pods = (
+        job.request,
+        get_launcher(job.launcher),
+        get_scheduler(job.scheduler).describe_pods,
+    )
     tasks_per_node = launcher.tasks_per_node(layout.procs_per_node)
     cores, memory = _share_of_node(job.site, layout, tasks_per_node, part)
     named: dict[str, Any] = {}

@@ -75,7 +75,9 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     wrapper: Annotated[tuple[str, ...], Meta(description="words before torchrun, or python, on each node")] = ()
     container: Annotated[Container | None, Meta(description="the image of the ranks (docs/containers.md)")] = None
     container_words: Annotated[tuple[str, ...], Meta(description="words, quoted, that run what follows in it")] = ()
-    pods: Annotated[Any, Meta(description="what a manifest has of its pods (docs/kubernetes.md); none elsewhere")] = None
+    pods: Annotated[Any, Meta(description="what a manifest has of its pods (docs/kubernetes.md); none elsewhere")] = (
+        None
+    )
     umask: Annotated[str, Meta(description="the submitter's umask, in octal digits; 077 with --private")] = "022"
     private: Annotated[bool, Meta(description="whether nobody else may read the job's files")] = False
     lifecycle_sha256: Annotated[str, Meta(description="the digest of lifecycle.sh")] = msgspec.field(
@@ -95,19 +97,21 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def runs_task_in_image(self) -> bool:
         """Whether srun runs its whole task in the image, as Pyxis has it: container_words are its options then."""
-        return self._runtime is not None and self._runtime.is_of_srun
+        runtime = _runtime(self.container)
+        return runtime is not None and runtime.is_of_srun
 
     @property
     def container_program(self) -> str:
         """What runs the image on a node; empty without a container."""
-        return self._runtime.program if self._runtime else ""
-
-    @property
-    def _runtime(self) -> ContainerRuntime | None:
-        """None also in pods, which are containers themselves."""
-        return CONTAINER_RUNTIMES[self.container.runtime] if self.container and self.container.runtime else None
+        runtime = _runtime(self.container)
+        return runtime.program if runtime else ""
 
     @property
     def asks_for_gpus(self) -> bool:
         """Whether PBS is asked for GPUs by number; else the queue gives them, or there are none."""
         return self.gpu_request != "queue" and self.gpu_flag != "none"
+
+
+def _runtime(container: Container | None) -> ContainerRuntime | None:
+    """What runs the image; None also in pods, which are of the image themselves."""
+    return CONTAINER_RUNTIMES[container.runtime] if container and container.runtime else None

@@ -64,7 +64,7 @@ def secret_of(text: str) -> tuple[str, str]:
     return name, key
 
 
-def check_together(value: Kubernetes, origin: str) -> None:
+def check_volumes(value: Kubernetes, origin: str) -> None:
     """Check the values of the merged table against each other. Raises RequestError."""
     mounts: dict[str, str] = {}
     for name, volume in value.volumes.items():

@@ -77,7 +77,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cpus_per_node: Annotated[Cores | None, key("cores that a node has for jobs", _ALL_CLUSTERS)] = None
     mem_per_node: Annotated[str | None, key("memory that a node has for jobs", _ALL_CLUSTERS)] = None
     cpus_per_rank: Annotated[Cores | None, key("cores of each rank, and so of each GPU")] = None
-    mem_per_gpu: Annotated[str | None, key("memory of a node to ask for, for each of a job's GPUs", _ALL_CLUSTERS)] = None
+    mem_per_gpu: Annotated[str | None, key("memory of a node to ask for, for each of a job's GPUs", _ALL_CLUSTERS)] = (
+        None
+    )
     mem: Annotated[str | None, key("memory of a node to ask for, whatever its GPUs", _ALL_CLUSTERS)] = None
     gpu: Annotated[str | None, key("the GPU, a name for --gpu", _ALL_CLUSTERS)] = None
     gpu_memory_gib: Annotated[float | None, key("its memory in GiB, if it has no such name", _ALL_CLUSTERS)] = None
@@ -130,7 +132,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     )
     python: Annotated[
         str | None,
-        key("the Python of the nodes, whose folder has torchrun too, if not the one that submits", _HOSTS, "at submission"),
+        key(
+            "the Python of the nodes, whose folder has torchrun too, if not the one that submits",
+            _HOSTS,
+            "at submission",
+        ),
     ] = None
     job_dir: Annotated[str | None, key("where job folders are created", (), "at submission")] = None
     cache_dir: Annotated[str | None, key("the shared cache: models, and vLLM's compiled code", (), "at submission")] = (

@@ -14,7 +14,8 @@ from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.expand import check_variables, has_variables
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.keys import Key, is_table_of_tables, keys_of, table_of
-from vllm_hpc.spec.kubernetes_checks import check_kubernetes, check_together as check_volumes
+from vllm_hpc.spec.kubernetes import Kubernetes
+from vllm_hpc.spec.kubernetes_checks import check_kubernetes, check_volumes
 from vllm_hpc.spec.launch_options import check_srun_options, check_torchrun_options
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.no_secrets import check_option
@@ -215,11 +216,6 @@ def check_together(profile: Profile, place: Place) -> None:
             f"{place('wrapper')}: 'wrapper' must begin with a program, whose path cannot have a '=', not "
             f"{profile.wrapper[0]!r}"
         )
-    if profile.kubernetes is not None:
-        try:
-            check_volumes(profile.kubernetes, "'kubernetes'")
-        except RequestError as error:
-            raise ProfileError(f"{place('kubernetes')}: {error}") from None
     if profile.head_command and profile.head_suffix:
         raise ProfileError(
             f"{place('head_command')}: 'head_command' and 'head_suffix' are both given, but both name the head node: "
@@ -234,3 +230,11 @@ def check_together(profile: Profile, place: Place) -> None:
                 f"{place('queues', name, 'min_nodes')}: 'min_nodes' must be at most max_nodes ({queue.max_nodes}), "
                 f"not {queue.min_nodes}"
             )
+    _check_kubernetes(profile.kubernetes, place)
+
+
+def _check_kubernetes(cluster: Kubernetes | None, place: Place) -> None:
+    try:
+        check_volumes(cluster or Kubernetes(), "'kubernetes'")
+    except RequestError as error:
+        raise ProfileError(f"{place('kubernetes')}: {error}") from None

@@ -89,7 +89,6 @@ LAUNCHERS = Registry(
         "pbs_tmrsh": "vllm_hpc.schedulers.pbs.launchers:PBS_TMRSH",
         "mpiexec": "vllm_hpc.schedulers.pbs.launchers:MPIEXEC",
         "openmpi": "vllm_hpc.schedulers.pbs.launchers:OPENMPI",
-        "kubeflow": "vllm_hpc.schedulers.kubernetes.launchers:KUBEFLOW",
         "native": "",
     },
 )

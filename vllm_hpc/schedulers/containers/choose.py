@@ -21,7 +21,9 @@ _BY_SUFFIX = {
     ".squashfs": ("charliecloud", "apptainer", "singularity", "pyxis"),
 }
 # NAME[:TAG][@DIGEST], where a registry may have a port.
-_IN_A_REGISTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*(:[0-9]+/[A-Za-z0-9._/-]+)?(:[\w.-]+)?(@\w+:[0-9a-f]+)?", re.ASCII)
+_IN_A_REGISTRY = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._/-]*(:[0-9]+/[A-Za-z0-9._/-]+)?(:[\w.-]+)?(@\w+:[0-9a-f]+)?", re.ASCII
+)
 _LONGEST = 500
 _REFERENCE = re.compile(r"[a-z][a-z0-9+-]*://", re.IGNORECASE)
 _FOLDERS = ("charliecloud", "apptainer", "singularity")
@@ -54,7 +56,9 @@ def choose_image(asked: str | None, of_site: Container | None, scheduler: str) -
     origin = "--container" if asked is not None else "the profile's container.image"
     image = container.image if asked is None else asked
     if not image:
-        raise RequestError(f"the scheduler {scheduler} runs images: give one with --container, or container in a profile")
+        raise RequestError(
+            f"the scheduler {scheduler} runs images: give one with --container, or container in a profile"
+        )
     if not _IN_A_REGISTRY.fullmatch(image) or image.endswith(IMAGE_SUFFIXES) or len(image) > _LONGEST:
         raise RequestError(
             f"{origin} must be an image in a registry for the scheduler {scheduler}, such as vllm/vllm-openai:v0.26.0, "

@@ -42,7 +42,6 @@ SCHEDULER = Scheduler(
     is_lasting=is_lasting,
     # kubectl answered, in the cluster to which it was submitted: query says "unknown" of any other.
     forgotten_has_ended=lambda job_id: True,
-    launchers=("kubeflow",),
     check_request=check_request,
     check_folder=check_folder,
     passes_environment=False,

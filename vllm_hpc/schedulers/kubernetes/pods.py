@@ -15,7 +15,7 @@ from vllm_hpc.schedulers.kubernetes.names import CONTEXT, FOLDER_LABEL, folder_k
 from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.kubernetes import Kubernetes, Volume
-from vllm_hpc.spec.kubernetes_checks import SHM_VOLUME, check_kubernetes, check_together, secret_of, toleration
+from vllm_hpc.spec.kubernetes_checks import SHM_VOLUME, check_kubernetes, check_volumes, secret_of, toleration
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import megabytes
@@ -64,7 +64,7 @@ def describe_pods(
     """The pods of a job. ``asked``: gpus, cores and memory of each. Raises RequestError for what no mount has."""
     cluster, container = job.site.kubernetes or Kubernetes(), job.site.container or Container()
     check_kubernetes(cluster, "'kubernetes'")
-    check_together(cluster, "'kubernetes'")
+    check_volumes(cluster, "'kubernetes'")
     _check_mounted(own_paths(job, container, folder.path, needs), cluster.volumes)
     own = {FOLDER_LABEL: folder_key(folder.path)}
     return Pods(
@@ -181,4 +181,6 @@ def _check_mounted(paths: Mapping[Path, bool], volumes: Mapping[str, Volume]) ->
                 f"mounts are: {known}"
             )
         if volume.read_only and not is_read:
-            raise RequestError(f"pods must write to {str(path)!r}, but its volume, {volume.mount}, has read_only = true")
+            raise RequestError(
+                f"pods must write to {str(path)!r}, but its volume, {volume.mount}, has read_only = true"
+            )
