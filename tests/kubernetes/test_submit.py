@@ -147,7 +147,8 @@ def test_a_resume_by_hand(run_cli: Cli, server: ApiServer, desk: Path, monkeypat
         assert done.code == 0 and "kubectl create -f" in done.err and "Submitted" not in done.out
         assert job.status().state == "UNKNOWN"
         assert run_cli("resume", "hello").code == 1  # it may have been submitted
-    write_json(job.folder.attempt(2), Attempt(2, 0, "team/hello-later", "pod", time.time()))
+    later = Attempt(attempt=2, job_id="team/hello-later", host="pod", started_at=time.time())
+    write_json(job.folder.attempt(2), later)
     assert job.job_id == "team/hello-later"
 
 
