@@ -80,7 +80,7 @@ def describe_pods(
         annotations=cluster.annotations,
         job_annotations={CONTEXT: cluster.context} if cluster.context else {},
         endings=_endings(cluster.api, layout.nodes),
-        env=(_job_name(cluster.api), _pod_ip(), *_secrets(cluster)),
+        env=(*_own_fields(cluster.api), *_secrets(cluster)),
         mounts=tuple(_mounts(cluster)),
         volumes=tuple(_volumes(cluster)),
         resources=_resources(cluster, asked),
@@ -98,14 +98,11 @@ def _endings(api: str, nodes: int) -> tuple[str, ...]:
     return ("master-0", *(f"worker-{number}" for number in range(nodes - 1)))
 
 
-def _pod_ip() -> Json:
-    """The head listens there: its own name may not lead anywhere before it runs."""
-    return _field("VLLM_HPC_POD_IP", "status.podIP")
-
-
-def _job_name(api: str) -> Json:
-    """Of which its id is made: the API server chose the name."""
-    return _field("VLLM_HPC_JOB_NAME", f"metadata.labels['{_NAME_LABELS[api]}']")
+def _own_fields(api: str) -> Iterator[Json]:
+    """What a pod learns of itself: its job's name, which the API server chose, and where pod 0 listens."""
+    yield _field("VLLM_HPC_JOB_NAME", f"metadata.labels['{_NAME_LABELS[api]}']")
+    # Pod 0's own name may not lead anywhere before it runs.
+    yield _field("VLLM_HPC_POD_IP", "status.podIP")
 
 
 def _field(variable: str, path: str) -> Json:
