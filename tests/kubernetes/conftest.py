@@ -15,7 +15,6 @@ from tests.crafted import make_job
 from tests.kubernetes.api_server import ApiServer, kubeconfig, running
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
-from vllm_hpc.schedulers import client
 
 MANIFESTS = {
     "PyTorchJob": """apiVersion: kubeflow.org/v1
@@ -85,10 +84,3 @@ def make(desk: Path) -> Make:
         return folder
 
     return made
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits a minute for a server that hangs."""
-    monkeypatch.setattr(client, "QUERY_TIMEOUT_S", 1)
-    monkeypatch.setattr("vllm_hpc.schedulers.scheduler.SUBMIT_TIMEOUT_S", 1)

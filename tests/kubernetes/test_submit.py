@@ -13,11 +13,13 @@ import pytest
 from tests.conftest import Cli, Outcome
 from tests.crafted import end, progress, rank, result, start, write_lines
 from tests.kubernetes.api_server import ApiServer, Fault, kubeconfig
+from tests.kubernetes.conftest import Make
 from tests.kubernetes.operator import Object, StatusError
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Attempt
 from vllm_hpc.jobs.job import Job
+from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.schedulers.kubernetes import SCHEDULER
 
 pytestmark = pytest.mark.programs
@@ -94,6 +96,27 @@ def no_context(desk: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 WITHOUT = pytest.mark.parametrize("without", [no_kubectl, no_context], ids=lambda one: one.__name__)
+
+
+def test_a_kubectl_that_dies_has_submitted_nothing(run_cli: Cli, server: ApiServer, desk: Path) -> None:
+    profile(desk)
+    (desk / "bin" / "kubectl").write_text("#!/bin/sh\nkill -9 $$\n")
+    (desk / "bin" / "kubectl").chmod(0o755)
+    done = submit(run_cli)
+    assert done.code == 1 and "nothing was submitted" in done.err and not (desk / "runs" / "hello").exists()
+
+
+@pytest.mark.parametrize("named", ["a\\u0000b", "a\\nb", "x" * 2000, "\\q"])
+def test_a_context_of_the_manifest_that_is_none_is_not_the_current_one(
+    named: str, server: ApiServer, make: Make, tmp_path: Path
+) -> None:
+    folder = make()
+    manifest = folder.path / "manifest.yaml"
+    text = manifest.read_text().replace("  labels:", f'  annotations: {{"vllm-hpc/context": "{named}"}}\n  labels:')
+    manifest.write_text(text)
+    with pytest.raises(ClientError, match="has no context"):
+        SCHEDULER.submit(manifest)
+    assert server.asked == []
 
 
 @WITHOUT

@@ -8,14 +8,13 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.schedulers.client import ByHandError, ClientError, call_client
+from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError, call_client
 from vllm_hpc.spec.read_file import read_regular
 
 MANIFEST = "manifest.yaml"
@@ -81,13 +80,9 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError:
         return Manifest()
     kind, context, namespace, label = (found.search(text) for found in (_KIND, _CONTEXT, _NAMESPACE, _FOLDER))
-    name = None
-    if context:
-        with suppress(ValueError):
-            name = json.loads(context[1])
     return Manifest(
         kind[1] if kind else "PyTorchJob",
-        name if isinstance(name, str) and is_word(name) else None,
+        _text(context[1]) if context else None,
         namespace[1] if namespace else None,
         label[1] if label else None,
     )
@@ -96,20 +91,23 @@ def read_manifest(folder: Path) -> Manifest:
 def cluster_of(job: JobFolder) -> Cluster:
     """Where the job is, by the record of its submission, else by its manifest: then ``server`` is empty."""
     record = job.read(job.cluster, Cluster)
-    if record is not None and record.kind in KINDS and (record.context is None or is_word(record.context)):
+    if record is not None and record.kind in KINDS:
         return record
     manifest = read_manifest(job.path)
     return Cluster(kind=manifest.kind, context=manifest.context)
 
 
-def is_word(context: str) -> bool:
-    """Whether a text can be a context's name for kubectl."""
-    return bool(context) and context.isprintable() and len(context) <= 500
+def _text(quoted: str) -> str:
+    """The text in a manifest's quotes. What is no JSON stays as it is: no context is called so, and kubectl says it."""
+    try:
+        return str(json.loads(quoted))
+    except ValueError:
+        return quoted
 
 
 def on(context: str | None) -> list[str]:
-    """The words that choose a context."""
-    return [f"--context={context}"] if context else []
+    """The words that choose a context. No text stands for the current one, and no argument can hold a NUL byte."""
+    return [] if context is None else ["--context=" + (context.replace("\0", "?") or "''")]
 
 
 class Configured(NamedTuple):
@@ -142,6 +140,8 @@ def check_reach(script: Path) -> None:
     context = read_manifest(script.parent).context
     try:
         configured(context)
+    except ClientTimeoutError as error:
+        raise ClientError(f"nothing was submitted: {error}") from None
     except ClientError as error:
         if context is None and _NO_CONTEXT.search(str(error)):
             raise ByHandError(
