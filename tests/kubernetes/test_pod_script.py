@@ -49,6 +49,7 @@ def test_a_job_that_fails_is_not_started_again_whatever_its_code(make: Make) -> 
     assert "pod 0 has nothing to do: the job has ended" in job.folder.scheduler_log.read_text()
 
 
+@pytest.mark.full
 def test_starts_are_counted_whoever_asked_for_them(make: Make) -> None:
     job, pods = make("kill -KILL $$; sleep 9", max_requeues=1)
     for attempt in (1, 2):
@@ -58,6 +59,7 @@ def test_starts_are_counted_whoever_asked_for_them(make: Make) -> None:
     assert "pod 0 has been started 3 times (--max-requeues 1)" in job.folder.scheduler_log.read_text()
 
 
+@pytest.mark.full
 def test_the_time_of_a_job_began_with_its_first_start(make: Make) -> None:
     line = 'trap - TERM; until [ -e "$job/control/drain-$attempt" ]; do sleep 0.1; done; exit 1'
     job, pods = make(line, time="1:00:00")
@@ -82,6 +84,7 @@ def test_a_pod_without_the_operators_variables_says_so(make: Make, desk: Path) -
     assert "no MASTER_ADDR and MASTER_PORT, which Kubeflow's operator sets" in job.folder.scheduler_log.read_text()
 
 
+@pytest.mark.full
 def test_a_pod_told_to_end_may_be_started_again(make: Make) -> None:
     job, pods = make('touch "$job/here"; sleep 60')
     process = pods.start(0)
