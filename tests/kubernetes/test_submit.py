@@ -148,6 +148,16 @@ def test_where_there_is_no_cluster_the_user_submits(
     assert server.operator.names() == [Job(desk / "runs" / "more").job_id.partition("/")[2]]  # type: ignore[union-attr]
 
 
+def test_who_waits_for_a_job_has_it_submitted_from_here(
+    run_cli: Cli, server: ApiServer, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile(desk)
+    no_context(desk, monkeypatch)
+    done = run_cli("doctor", "--on-nodes", "--profile", "kube")
+    assert done.code == 1 and "(no current context): run this on a machine that can submit" in done.out
+    assert not list((desk / "runs").glob("doctor-*"))
+
+
 def finish(folder: JobFolder) -> None:
     """What ranks and the script of pod 0 leave."""
     rows = folder.job().rows

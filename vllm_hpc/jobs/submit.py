@@ -71,12 +71,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         """The scheduler that will run it."""
         return self.job.scheduler
 
-    def submit(self) -> Job:
+    def submit(self, from_here: bool = False) -> Job:
         """Create the job folder and submit the script to the scheduler.
 
         Raises RequestError if this machine has no scheduler for it, ModelError if the model's weights are not here, and
         SubmitError; the folder is then removed, unless the scheduler may have accepted the script. Where only another
-        machine can submit it, ``left_to_user`` says how.
+        machine can submit it, ``left_to_user`` says how; ``from_here`` refuses that.
         """
         check_is_here(self.job)
         if self.plan.unready:
@@ -97,12 +97,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             if self.request.name:
                 raise RequestError(_taken(folder)) from None
             # Another job has taken the generated name in the meantime: use the next one.
-            return _render(self.job, self.definition).submit()
+            return _render(self.job, self.definition).submit(from_here)
         with private_files(self.request.private):
-            self._submit_in(folder)
+            self._submit_in(folder, from_here)
         return Job(folder.path)
 
-    def _submit_in(self, folder: JobFolder) -> None:
+    def _submit_in(self, folder: JobFolder, from_here: bool) -> None:
         try:
             _write_folder(folder, self)
         except BaseException:
@@ -113,8 +113,11 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
                 job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
                 record_submission(folder, Submitted(self.scheduler, job_id, time.time()))
             cancel_if_asked(folder, get_scheduler(self.scheduler), job_id)
-        except ByHandError:
-            return  # noted: its status says who submits it
+        except ByHandError as error:
+            if from_here:
+                folder.remove()
+                raise SubmitError(f"{error.why}: run this on a machine that can submit the job") from None
+            # Noted: its status says who submits it.
         except ClientTimeoutError as error:
             # It may have been submitted: removing the folder would break it, submitting again would run it twice.
             raise SubmitError(

@@ -88,7 +88,14 @@ class ClientTimeoutError(ClientError):
 
 
 class ByHandError(ClientTimeoutError):
-    """Nobody can be asked from this machine: the user submits the script from another one, and perhaps has done so."""
+    """Nobody can be asked from this machine: the user submits the script from another one, and perhaps has done so.
+
+    ``why``: what is missing here; ``how`` the user does that.
+    """
+
+    def __init__(self, why: str, how: str) -> None:
+        super().__init__(f"not submitted, for {why}: {how}")
+        self.why = why
 
 
 def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> Answer:

@@ -136,7 +136,7 @@ def check_reach(script: Path) -> None:
     """Check that there is a cluster to submit to. Raises ByHandError if another machine has to, or ClientError."""
     by_hand = f"'kubectl create -f {shlex.quote(str(script))}' submits it where there is one."
     if shutil.which("kubectl") is None:
-        raise ByHandError(f"not submitted, for there is no kubectl here: {by_hand}")
+        raise ByHandError("there is no kubectl here", by_hand)
     context = read_manifest(script.parent).context
     try:
         configured(context)
@@ -144,9 +144,7 @@ def check_reach(script: Path) -> None:
         raise ClientError(f"nothing was submitted: {error}") from None
     except ClientError as error:
         if context is None and _NO_CONTEXT.search(str(error)):
-            raise ByHandError(
-                f"not submitted, for kubectl has no cluster here (no current context): {by_hand}"
-            ) from None
+            raise ByHandError("kubectl has no cluster here (no current context)", by_hand) from None
         if context is not None and "context" in str(error):
             raise ClientError(
                 f"kubectl has no context {context!r}, which the profile names: 'kubectl config get-contexts' lists them"
