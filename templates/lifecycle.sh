@@ -9,6 +9,7 @@
 _vh_cause=exit _vh_work='' _vh_group='' _vh_drain_at='' drain_due="${drain_due:-}"
 _vh_drain_lead='' _vh_time_limit='' _vh_requeues=''
 _vh_job='' _vh_attempt='' _vh_drained='' _vh_hosts='' _vh_node_file='' _vh_looked=''
+_vh_pod='' _vh_log=''
 _vh_passed=()
 nodes=() places=() task=()
 
@@ -96,8 +97,8 @@ take_attempt() {
     fi
     attempt=$((attempt + 1))
   done
-  _vh_job=$job _vh_attempt=$attempt _vh_drained="/tmp/vllm-hpc-drain-$VLLM_HPC_JOB_ID-$attempt"
-  _vh_hosts="/tmp/vllm-hpc-hosts-$VLLM_HPC_JOB_ID-$attempt"
+  _vh_job=$job _vh_attempt=$attempt _vh_drained="/tmp/vllm-hpc-drain-${VLLM_HPC_JOB_ID//\//-}-$attempt"
+  _vh_hosts="/tmp/vllm-hpc-hosts-${VLLM_HPC_JOB_ID//\//-}-$attempt"
 }
 
 print_attempt() {
@@ -743,6 +744,8 @@ look_after_work() {
   if [ -z "$ending_at" ] && [ -e "$_vh_job/state/failed-$_vh_attempt" ]; then
     why="a rank has failed"
     ending_at=$SECONDS
+    # No launcher holds pods together.
+    if [ -n "$_vh_pod" ]; then kill -TERM -- "$_vh_group$_vh_work" 2> /dev/null; fi
   fi
 }
 
@@ -854,3 +857,170 @@ run_again() {
   }
   trap - EXIT
 }
+
+# ---- A pod of Kubernetes ------------------------------------------------------------------------------------------
+
+# begin_pod: each pod of a job runs the same script, and $node is its number. Pod 0 makes the attempts, and says how the
+# job ends; the others learn an attempt's number as they meet pod 0. Set before it: what begin_attempt wants.
+begin_pod() {
+  _vh_job=$job _vh_pod=$node
+  write_pod_log
+  end_if_over
+  # An image knows neither the user nor a home of theirs.
+  export USER="${USER:-$(id -un 2> /dev/null || id -u)}"
+  if [ ! -w "${HOME:-/nowhere}" ]; then export HOME=/tmp; fi
+  if [ "$node" -eq 0 ]; then
+    begin_attempt
+    trap leave_pod EXIT
+    count_starts
+    drain_by_timer
+    return
+  fi
+  trap 'stop_work TERM' TERM
+  trap 'stop_work INT' INT
+  export SUBMITIT_EXECUTOR=vllmhpc VLLM_HPC_FOLDER="$job"
+}
+
+# What a pod says is in its own log, and in the job's folder. kubectl has the first only for as long as there is a pod.
+write_pod_log() {
+  local file="$_vh_job/logs/scheduler.out"
+  if [ "$_vh_pod" -ne 0 ]; then file="$_vh_job/logs/pod-$_vh_pod.out"; fi
+  exec > >(trap '' TERM INT && exec tee -a "$file") 2>&1
+  _vh_log=$!
+}
+
+# The end of a pod's first process ends all others: what it said must be written by then.
+close_pod_log() {
+  local i
+  exec > /dev/null 2>&1
+  for ((i = 0; i < 50; i++)); do
+    kill -0 "$_vh_log" 2> /dev/null || return 0
+    sleep 0.1
+  done
+}
+
+# The file that says with which code the job of this id has ended: a TrainJob's pods may be started again all the same.
+over_file() { echo "$_vh_job/state/over-${VLLM_HPC_JOB_ID##*/}"; }
+
+end_if_over() {
+  local code
+  if [ ! -e "$(over_file)" ]; then return; fi
+  code="$(cat "$(over_file)")"
+  echo "vllm-hpc: pod $_vh_pod has nothing to do: the job has ended; to continue, run 'vllm-hpc resume'"
+  close_pod_log
+  if [ "$code" = 0 ]; then exit 0; fi
+  exit 1
+}
+
+# Each start of pod 0 counts, whoever asked for it, and the job's time began with the first.
+count_starts() {
+  local starts
+  mapfile -t starts < <(
+    sed -n "s|.*\"job_id\": \"$VLLM_HPC_JOB_ID\".*\"started_at\": \([0-9]*\).*|\1|p" "$_vh_job"/attempts/*.json | sort -n
+  )
+  if [ "${#starts[@]}" -gt $((_vh_requeues + 1)) ]; then
+    echo "vllm-hpc: pod 0 has been started ${#starts[@]} times (--max-requeues $_vh_requeues); use 'vllm-hpc resume'" >&2
+    exit 1
+  fi
+  if [ -n "$_vh_time_limit" ]; then
+    _vh_time_limit=$((_vh_time_limit - $(date +%s) + starts[0]))
+  fi
+}
+
+leave_pod() {
+  local code=$?
+  (exit "$code")
+  leave
+  # Told to end by Kubernetes, as where its node is emptied, it may be started again.
+  case "$_vh_cause" in exit | timeout) end_pod "$code" ;; esac
+  close_pod_log
+  exit "$code"
+}
+
+# end_pod CODE: the job has ended for good. Kubeflow's operator starts pods again that end with 128 or more.
+end_pod() {
+  local code=$1
+  if [ "$code" -ge 128 ]; then code=1; fi
+  put_file "$(over_file)" echo "$code"
+  trap - EXIT
+  close_pod_log
+  exit "$code"
+}
+
+# restart_pod: what run_work of pod 0 calls to have the job run again: its end, with a code at which it is started anew.
+restart_pod() {
+  trap - EXIT
+  if [ -e "$_vh_job/control/drain-$_vh_attempt" ]; then
+    echo "vllm-hpc: the job's time is almost over: 'vllm-hpc resume' continues it" >&2
+    _vh_cause="exit"
+    forget_passed
+    record_exit 0
+    end_pod 0
+  fi
+  close_pod_log
+  exit 200
+}
+
+# pod_rendezvous: how pods meet: at pod 0, as Kubeflow's variables have it. Its own name may not yet be known to itself.
+pod_rendezvous() {
+  VLLM_HPC_HEAD="${MASTER_ADDR:-${PET_MASTER_ADDR:-}}"
+  VLLM_HPC_PORT="${MASTER_PORT:-${PET_MASTER_PORT:-}}"
+  VLLM_HPC_SECOND_NODE=
+  if [ -z "$VLLM_HPC_HEAD" ] || [ -z "$VLLM_HPC_PORT" ]; then
+    echo "vllm-hpc: the pod has no MASTER_ADDR and MASTER_PORT, which Kubeflow's operator sets" >&2
+    exit 1
+  fi
+  case "${VLLM_HPC_POD_IP:-}" in
+    '' | *:*) ;;
+    *) if [ "$_vh_pod" -eq 0 ]; then VLLM_HPC_HEAD=$VLLM_HPC_POD_IP; fi ;;
+  esac
+  export VLLM_HPC_HEAD VLLM_HPC_PORT VLLM_HPC_SECOND_NODE
+}
+
+# run_pod NAME...: runs launch, and ends the script; the NAMEs are those of all pods. The others leave it to pod 0 whether
+# the job runs again, and only ask to be there if it does.
+run_pod() {
+  local code
+  node=$_vh_pod
+  if [ "$node" -eq 0 ]; then
+    nodes=("$@")
+    join_node
+    run_work torchrun restart_pod
+  fi
+  VLLM_HPC_POD_FILE="$(mktemp)" || exit 1
+  export VLLM_HPC_WATCHED=1 VLLM_HPC_POD_FILE
+  start_work launch
+  watch_pod
+  wait_for_work
+  code=$?
+  if [ "$code" -ne 0 ]; then
+    if [ -n "$_vh_attempt" ]; then put_mark "$_vh_job/state/failed-$_vh_attempt"; fi
+    code=200
+  fi
+  rm -f "$VLLM_HPC_POD_FILE"
+  close_pod_log
+  exit "$code"
+}
+
+# Nobody else ends a pod's part of an attempt that is over, or of which another part has failed. What ends by itself has a
+# moment for it.
+watch_pod() {
+  local began=$SECONDS ending_at='' told=''
+  while kill -0 "$_vh_work" 2> /dev/null; do
+    nap 2> /dev/null
+    if [ -z "$_vh_attempt" ]; then
+      _vh_attempt="$(cat "$VLLM_HPC_POD_FILE")"
+      began=$SECONDS
+    elif [ -z "$ending_at" ] && is_due "$began" && has_ended; then
+      ending_at=$SECONDS
+    fi
+    if [ -z "$ending_at" ]; then continue; fi
+    if [ -z "$told" ] && [ $((SECONDS - ending_at)) -ge 3 ]; then
+      told=1
+      kill -TERM "$_vh_work" 2> /dev/null
+    fi
+    if [ $((SECONDS - ending_at)) -ge 45 ]; then kill -KILL "$_vh_work" 2> /dev/null; fi
+  done
+}
+
+has_ended() { [ -e "$_vh_job/state/failed-$_vh_attempt" ] || [ -e "$_vh_job/state/exit-$_vh_attempt.json" ]; }

@@ -19,6 +19,7 @@ case "${1:-}" in
     need "test -x /usr/sbin/munged" munge
     need "test -x /usr/sbin/slurmdbd" slurmdbd
     need "test -x /usr/sbin/mariadbd" mariadb-server
+    need "command -v kubectl" kubernetes-client
     ;;
   *) echo "usage: $0 venv|test" >&2; exit 2 ;;
 esac

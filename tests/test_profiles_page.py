@@ -1,4 +1,4 @@
-"""docs/profiles.md lists every key of a profile, of its queues and of its container, as spec/profile.py has them.
+"""docs/profiles.md lists every key of a profile, and of the tables in it, as spec/profile.py has them.
 
 After a wanted change: ``VLLM_HPC_UPDATE_DOCS=1 pytest tests/test_profiles_page.py``, and read the diff.
 """
@@ -17,14 +17,17 @@ import pytest
 from tests.generated_tables import check_table
 from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.keys import Key, keys_of
+from vllm_hpc.spec.kubernetes import Kubernetes, Volume
 from vllm_hpc.spec.profile import Profile, Queue
 
 pytestmark = pytest.mark.admins
 
 PAGE = Path(__file__).parents[1] / "docs" / "profiles.md"
 UPDATE = "VLLM_HPC_UPDATE_DOCS=1 pytest tests/test_profiles_page.py"
-TABLES: dict[str, type[msgspec.Struct]] = {"profile": Profile, "queue": Queue, "container": Container}
-NAMES = {"slurm": "Slurm", "pbs": "PBS"}
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "profile": Profile, "queue": Queue, "container": Container, "kubernetes": Kubernetes, "volume": Volume,
+}  # fmt: skip
+NAMES = {"slurm": "Slurm", "pbs": "PBS", "kubernetes": "Kubernetes", "local": "local"}
 PLAIN = {str: "text", int: "number", float: "number", bool: "true or false"}
 
 

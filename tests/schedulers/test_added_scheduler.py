@@ -100,7 +100,10 @@ def test_options_profiles_and_job_definitions_take_its_name(
     assert plan_only("job").reasons[1] == "scheduler spool: requested"
     assert run_cli("plan", "--rehearse", "--scheduler", "spool").code == 0
     said = run_cli("plan", "--rehearse", "--scheduler", "spoool")
-    assert (said.code, "'auto', 'slurm', 'pbs', 'local', 'broken', 'other', 'spool'" in said.err) == (2, True)
+    assert (said.code, "'auto', 'slurm', 'pbs', 'kubernetes', 'local', 'broken', 'other', 'spool'" in said.err) == (
+        2,
+        True,
+    )
     assert get_scheduler("slurm").script == "script.sbatch", "a built-in name stays ours"
 
 
@@ -141,7 +144,9 @@ def test_without_it_a_job_needs_its_package_not_an_option(
 
 
 def test_without_it_its_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RefusedError, match='--scheduler must be one of "auto", "local", "pbs", "slurm", not \'spool\''):
+    with pytest.raises(
+        RefusedError, match='--scheduler must be one of "auto", "kubernetes", "local", "pbs", "slurm", not \'spool\''
+    ):
         plan_only(rehearse=True, scheduler="spool")
 
 

@@ -14,7 +14,7 @@ from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import RefusedError, RequestError
-from vllm_hpc.spec.registry import LAUNCHERS
+from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 
 
 def script(desk: Path, model: Path, scheduler: str, profile: str = "", **options: Any) -> str:
@@ -83,7 +83,7 @@ def test_vllms_back_end_is_not_chosen_by_its_own_name(model: Path) -> None:
 def test_each_of_the_table_goes_with_the_schedulers_that_name_it(name: str) -> None:
     launcher = get_launcher(name)
     assert launcher.name == name
-    named_by = {one for one in ("slurm", "pbs", "local") if name in get_scheduler(one).launchers}
+    named_by = {one for one in SCHEDULERS.built_in if one != "auto" and name in get_scheduler(one).launchers}
     assert set(launcher.schedulers) == named_by
 
 

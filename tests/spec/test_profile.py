@@ -170,7 +170,11 @@ def test_without_any_file_it_says_what_to_write_and_where(desk: Path) -> None:
         ("[profiles.a]\n\nenv = { HF_TOKEN = 'hunter2' }\n", 3, "HF_TOKEN"),
         ('[profiles.a]\n\npartition = "a\\nb"\n', 3, "partition"),
         ("[profiles.a]\n\ntime = 120\n", 3, """'time' must be a string such as "2:00:00\""""),
-        ("[profiles.a]\n\nscheduler = 'lsf'\n", 3, """'scheduler' must be one of "local", "pbs", "slurm\""""),
+        (
+            "[profiles.a]\n\nscheduler = 'lsf'\n",
+            3,
+            """'scheduler' must be one of "kubernetes", "local", "pbs", "slurm\"""",
+        ),
         ("[profiles.a]\n\ngpu_flag = 'gpu'\n", 3, """'gpu_flag' must be one of "gpus-per-node", "gres", "none\""""),
         ("[profiles.a]\n\nexclusive = 1\n", 3, "'exclusive' must be true or false"),
         ("[profiles.a]\n\nsetup = 'module load'\n", 3, "'setup' must be a list of strings"),

@@ -158,7 +158,7 @@ def test_a_variable_that_the_job_lives_by_is_refused(key: str) -> None:
 
 # What a template gives a value first, and a person may give another.
 MAY_BE_SET = {
-    "USER",  # only where it is not set
+    "USER", "HOME",  # only where it is not set, or cannot be used
     "TMPDIR",  # of a profile with scratch, the node has the last word
     "OMP_NUM_THREADS", "VLLM_ALLREDUCE_USE_SYMM_MEM", "VLLM_NO_USAGE_STATS", "GLOO_SOCKET_IFNAME",
     "PYTHONUNBUFFERED", "PYTHONSAFEPATH", "PYTHONNOUSERSITE", "PYTHONPATH",
@@ -258,7 +258,7 @@ def test_a_second_line_is_refused_and_the_option_named(option: str) -> None:
         ({"top_p": 1.1}, "--top-p"),
         ({"seed": -1}, "--seed"),
         ({"seed": 2**32}, "--seed"),
-        ({"scheduler": "loadleveler"}, '--scheduler must be one of "auto", "local", "pbs", "slurm"'),
+        ({"scheduler": "loadleveler"}, '--scheduler must be one of "auto", "kubernetes", "local", "pbs", "slurm"'),
         ({"time": 120}, '--time must be a string such as "2:00:00"'),
         ({"name": 3}, '--name must be a string such as "first"'),
         ({"tp": "2"}, "--tp must be a whole number from 1 to 100000"),

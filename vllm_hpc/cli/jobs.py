@@ -77,6 +77,7 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     On a terminal without colours and escape sequences, into a file or a pipe as it is.
     """
     from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.log_of_scheduler import log_of_scheduler
     from vllm_hpc.jobs.status import read_status
 
     found = find_job(job, job_dir)
@@ -85,6 +86,7 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     for content in _follow(path, found) if follow else _new_bytes(path, 0):
         print_raw(decoder.decode(content))
     if not path.exists():
+        print_raw(log_of_scheduler(found.folder) if rank is None else "")
         status = read_status(found.folder)
         say(f"No log yet: the job is {status.state}{f' ({status.reason})' if status.reason else ''}.", err=True)
     error = found.first_error() if rank is None and read_status(found.folder).is_final else None
@@ -153,6 +155,7 @@ def resume_command(
     Its script is rendered anew with today's profile, unless it was edited. Layout, engine and sampling stay.
     """
     from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.doubt import left_to_user
     from vllm_hpc.jobs.failure import DIVERGED, has_diverged
     from vllm_hpc.jobs.job import find_job
 
@@ -170,7 +173,7 @@ def resume_command(
         have = "has an error" if failed == 1 else "have errors"
         hint = f": {counted(failed, 'row')} {have}, which --retry-errors runs again" if failed else ""
         say(f"Nothing to resume: no row is missing{' or in error' if retry_errors else hint}.", err=True)
-    elif not as_json:
+    elif not as_json and not left_to_user(found.folder):
         record = found.folder.job()
         starts_anew = None if record.has_rows or not record.program else f"the {record.program.title} starts anew"
         why = starts_anew or f"for {counted(left, 'row')}"

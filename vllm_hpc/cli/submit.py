@@ -18,6 +18,7 @@ from vllm_hpc.cli.output import json_of, print_json, print_script, say
 @json_option
 def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Plan, render and submit a job. MODEL may also be a folder with a job.toml."""
+    from vllm_hpc.jobs.doubt import left_to_user
     from vllm_hpc.jobs.submit import prepare
 
     prepared = prepare(**options)
@@ -28,7 +29,11 @@ def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> 
     for note in filter(None, (prepared.job.source, *prepared.notes)):
         say(f"Note: {note}", err=True)
     submitted = {"job": str(job.path), "job_id": job.job_id, **json_of(prepared)}
-    if not as_json:
+    by_hand = left_to_user(job.folder)
+    if by_hand:
+        say(f"Note: {by_hand}", err=True)
+        say(f"Made {job.path.name} for {prepared.scheduler}: {job.path}", err=wait or as_json)
+    elif not as_json:
         say(f"Submitted {job.path.name} to {prepared.scheduler} as {job.job_id}: {job.path}", err=wait)
     if wait:
         from vllm_hpc.cli import print_status

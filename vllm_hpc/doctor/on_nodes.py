@@ -52,7 +52,7 @@ def look_at_nodes(
     """
     prepared = prepare_untuned(_short(job, layout, model))
     try:
-        submitted = prepared.submit()
+        submitted = prepared.submit(from_here=True)
     except SubmitError as error:
         return [Finding("job", "fail", str(error), "correct the profile or the options")]
     try:

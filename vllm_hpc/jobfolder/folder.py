@@ -99,7 +99,8 @@ class JobFolder:
 
         ``number``: the second, third ... time, if the user says that the scheduler does not have the one before.
         """
-        return self.path / "state" / f"resumed-{job_id or 'unsubmitted'}{f'.{number}' if number > 1 else ''}"
+        submission = _as_file_name(job_id) if job_id else "unsubmitted"
+        return self.path / "state" / f"resumed-{submission}{f'.{number}' if number > 1 else ''}"
 
     def take(self, job_id: str | None, number: int = 1) -> Path:
         """Create that mark. Raises FileExistsError if another process already has."""
@@ -120,7 +121,7 @@ class JobFolder:
 
     def task_end(self, job_id: str, task: int) -> Path:
         """The end of an array task, for jobs whose script submits itself again."""
-        return self.path / "state" / f"ended-{job_id}-{task}.json"
+        return self.path / "state" / f"ended-{_as_file_name(job_id)}-{task}.json"
 
     def verdict(self, task: int) -> Path:
         """The scheduler's last word on a task that has ended, kept because the scheduler forgets it."""
@@ -282,3 +283,8 @@ class JobFolder:
     def remove(self) -> None:
         """Delete a folder whose job was never submitted."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _as_file_name(job_id: str) -> str:
+    """A scheduler's id within a file's name: Kubernetes' is NAMESPACE/NAME."""
+    return job_id.replace("/", "+")

@@ -74,11 +74,12 @@ class Lost(msgspec.Struct, frozen=True):
     """state/lost.json: whoever submitted the job has ended without its id, so the scheduler may or may not have it.
 
     ``mark`` is the name of the mark that was made before (JobFolder.take), empty for the first submission; ``words``
-    say what happened.
+    say what happened. ``is_by_hand``: the user submits it, from another machine.
     """
 
     mark: str
     words: str
+    is_by_hand: bool = False
 
 
 class Again(msgspec.Struct, frozen=True, kw_only=True):

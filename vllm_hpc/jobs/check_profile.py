@@ -13,7 +13,8 @@ from vllm_hpc.jobs.submit import Prepared, prepare
 from vllm_hpc.planner.resolve import find_site
 from vllm_hpc.schedulers.check_templates import check_templates
 from vllm_hpc.schedulers.client import ClientError
-from vllm_hpc.schedulers.containers.choose import check_is_there, choose_container
+from vllm_hpc.schedulers.containers.choose import check_is_there, choose_container, choose_image
+from vllm_hpc.schedulers.scheduler import installed_scheduler
 from vllm_hpc.schedulers.slurm.try_script import try_script
 from vllm_hpc.spec.errors import ProfileError, RefusedError
 from vllm_hpc.spec.finding import Finding
@@ -108,7 +109,11 @@ def _here(site: Profile) -> Iterator[Finding]:
 
 def _container(site: Profile) -> Iterator[Finding]:
     """Whether its image and its bundle are here, as submit asks."""
+    scheduler = installed_scheduler(site.scheduler) if site.scheduler else None
     try:
+        if scheduler is not None and scheduler.describe_pods is not None:
+            yield Finding("container", "ok", f"{choose_image(None, site.container, scheduler.name).image}, for pods")
+            return
         container = choose_container(None, site.container)
         if container is not None:
             check_is_there(container)

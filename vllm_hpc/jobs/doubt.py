@@ -17,8 +17,8 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import is_submission
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Lost, Submitted
-from vllm_hpc.jobfolder.submissions import is_in_doubt, times_resubmitted, was_resubmitted
-from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTimeoutError, call_client
+from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission, times_resubmitted, was_resubmitted
+from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ByHandError, ClientError, ClientTimeoutError, call_client
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import Scheduler, check_scheduler_installed, get_scheduler
 from vllm_hpc.spec.errors import FailedError, RefusedError, RequestError, SubmitError
@@ -40,13 +40,17 @@ def noting_loss(folder: JobFolder, mark: Path | None) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, ClientTimeoutError) or not isinstance(error, (ClientError, RefusedError)):
             words = str(error) if isinstance(error, SubmitError) else "its submission was interrupted."
-            _note(folder, mark, words)
+            name = mark.name if mark else ""
+            with suppress(OSError):  # a full disk: the submission then counts as going on for a while
+                write_json(folder.lost, Lost(name, words, isinstance(error, ByHandError)))
         raise
 
 
-def _note(folder: JobFolder, mark: Path | None, words: str) -> None:
-    with suppress(OSError):  # a full disk: the submission then counts as going on for a while
-        write_json(folder.lost, Lost(mark.name if mark else "", words))
+def left_to_user(folder: JobFolder) -> str | None:
+    """How the user makes the last submission, which could not be made from here; None if that is not so."""
+    job_id = last_submission(folder)
+    lost = _lost(folder, job_id) if is_in_doubt(folder, job_id) else None
+    return lost.words if lost and lost.is_by_hand else None
 
 
 def describe_doubt(folder: JobFolder, job_id: str | None) -> str:

@@ -158,11 +158,13 @@ class Job:
 
         Of a longer one than 64 MiB the end; the first line says so, and ``log_file`` has all.
         """
+        from vllm_hpc.jobs.log_of_scheduler import log_of_scheduler
+
         path = self.log_file(rank)
         try:
             end, before = read_end(path, MOST_BYTES)
         except FileNotFoundError:
-            return ""
+            return log_of_scheduler(self.folder) if rank is None else ""
         except OSError as error:
             raise RequestError(f"{str(path)!r} cannot be read: {error.strerror}") from None
         note = f"[vllm-hpc: {before:,} bytes before this are left out: {str(path)!r} has all]\n" if before else ""

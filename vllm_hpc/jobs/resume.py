@@ -21,7 +21,7 @@ from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss
 from vllm_hpc.jobs.failure import DIVERGED, has_diverged
 from vllm_hpc.jobs.render_again import NO_CHANGES, Changes, render_again, write_again
 from vllm_hpc.jobs.status import Status, read_status
-from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import check_lifecycle
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_scheduler
@@ -96,12 +96,15 @@ def resume(
     except BaseException:
         taken.unlink(missing_ok=True)
         raise
-    _submit(folder, taken, markers)
-    return Resumed(left.missing + left.failed, anew.note)
+    by_hand = _submit(folder, taken, markers)
+    return Resumed(left.missing + left.failed, "; ".join(filter(None, (anew.note, by_hand))) or None)
 
 
-def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> None:
-    """Submit and record it. The mark stays unless nothing was submitted for certain: the job must not run twice."""
+def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> str | None:
+    """Submit and record it. The mark stays unless nothing was submitted for certain: the job must not run twice.
+
+    Returns how the user submits it, if that cannot be done from here.
+    """
     record = folder.job()
     scheduler = get_scheduler(record.scheduler)
     try:
@@ -109,6 +112,8 @@ def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> None:
             job_id = submit_script(folder, scheduler, record.plan.layout)
             record_submission(folder, Submitted(record.scheduler, job_id, time.time()))
         cancel_if_asked(folder, scheduler, job_id)
+    except ByHandError as error:
+        return str(error)
     except ClientTimeoutError as error:
         raise FailedError(f"{error} The job may or may not be submitted; see 'vllm-hpc status {folder.path}'") from None
     except ClientError:
@@ -117,6 +122,7 @@ def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> None:
         remove_passed(folder)
         taken.unlink(missing_ok=True)
         raise
+    return None
 
 
 def rows_left(folder: JobFolder, retry_errors: bool = False) -> Left:

@@ -20,7 +20,7 @@ from vllm_hpc.jobfolder.private import private_files
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
 from vllm_hpc.jobfolder.store_input import Intake
-from vllm_hpc.jobs.doubt import noting_loss
+from vllm_hpc.jobs.doubt import left_to_user, noting_loss
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.submission_notes import first_notes, overlap
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
@@ -28,7 +28,7 @@ from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.program_plan import intake_for
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
-from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
+from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.containers.choose import check_is_there
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
 from vllm_hpc.schedulers.record_submission import record_submission
@@ -72,11 +72,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         """The scheduler that will run it."""
         return self.job.scheduler
 
-    def submit(self) -> Job:
+    def submit(self, from_here: bool = False) -> Job:
         """Create the job folder and submit the script to the scheduler.
 
         Raises RequestError if this machine has no scheduler for it, ModelError if the model's weights are not here, and
-        SubmitError; the folder is then removed, unless the scheduler may have accepted the script.
+        SubmitError; the folder is then removed, unless the scheduler may have accepted the script. Where only another
+        machine can submit it, ``left_to_user`` says how; ``from_here`` refuses that.
         """
         check_is_here(self.job)
         if self.plan.unready:
@@ -97,12 +98,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             if self.request.name:
                 raise RequestError(_taken(folder)) from None
             # Another job has taken the generated name in the meantime: use the next one.
-            return _render(self.job, self.definition).submit()
+            return _render(self.job, self.definition).submit(from_here)
         with private_files(self.request.private):
-            self._submit_in(folder)
+            self._submit_in(folder, from_here)
         return Job(folder.path)
 
-    def _submit_in(self, folder: JobFolder) -> None:
+    def _submit_in(self, folder: JobFolder, from_here: bool) -> None:
         try:
             _write_folder(folder, self)
         except BaseException:
@@ -113,6 +114,11 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
                 job_id = submit_script(folder, get_scheduler(self.scheduler), self.plan.layout)
                 record_submission(folder, Submitted(self.scheduler, job_id, time.time()))
             cancel_if_asked(folder, get_scheduler(self.scheduler), job_id)
+        except ByHandError as error:
+            if from_here:
+                folder.remove()
+                raise SubmitError(f"{error.why}: run this on a machine that can submit the job") from None
+            # Noted: its status says who submits it.
         except ClientTimeoutError as error:
             # It may have been submitted: removing the folder would break it, submitting again would run it twice.
             raise SubmitError(
@@ -134,7 +140,10 @@ def submit(model: str | None = None, **options: Any) -> Job:
     prepared = prepare(model, **options)
     for note in prepared.notes:
         warnings.warn(note, stacklevel=2)
-    return prepared.submit()
+    job = prepared.submit()
+    if by_hand := left_to_user(job.folder):
+        warnings.warn(by_hand, stacklevel=2)
+    return job
 
 
 def prepare(model: str | None = None, **options: Any) -> Prepared:

@@ -11,7 +11,7 @@ import msgspec
 from vllm_hpc.jobfolder.missing_rows import with_job
 from vllm_hpc.planner import program_plan
 from vllm_hpc.planner.device import find_device, gpus_here
-from vllm_hpc.schedulers.containers.choose import check_runs_here, choose_container
+from vllm_hpc.schedulers.containers.choose import check_runs_here, choose_container, choose_image
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
 from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
 from vllm_hpc.spec.chat_template import read_chat_template
@@ -127,6 +127,8 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
 
 def _container(filled: FilledRequest, scheduler: str, launcher: str) -> Container | None:
     """The image of the ranks, which that scheduler and launcher can run; None without one. Raises RequestError."""
+    if get_scheduler(scheduler).describe_pods is not None:
+        return choose_image(filled.request.container, filled.site.container, scheduler)
     container = choose_container(filled.request.container, filled.site.container)
     if container is not None:
         check_runs_here(container, scheduler, launcher, launcher in LAUNCHERS.built_in)

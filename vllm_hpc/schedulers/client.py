@@ -30,11 +30,16 @@ _ANSWER_LOST = re.compile(
     r"|communication shutdown|controller \((send|receive|shutdown) failure|header lengths are longer|insane message"
     r"|connection (reset|timed out)|broken pipe"
     # PBS (src/lib/Libifl): the server went away after it got the script and before it sent the id.
-    r"|end of file|premature end of message|protocol .*(error|failure)",
+    r"|end of file|premature end of message|protocol .*(error|failure)"
+    # kubectl (Go's net/http, and the API server's own limits): the request was sent, and no answer came.
+    r"|\": (unexpected )?EOF$|serializer for \S+ doesn't exist|awaiting headers|client connection lost|goaway"
+    r"|\bread tcp\b.*timeout|etcdserver: request timed out|from server \(Timeout\)|did not complete within",
     re.IGNORECASE,
 )
 # Nothing reached the other side, whatever else the message says.
-_NEVER_REACHED = re.compile("cannot connect", re.IGNORECASE)
+_NEVER_REACHED = re.compile(r"cannot connect|\bdial tcp\b|TLS handshake timeout", re.IGNORECASE)
+# kubectl's own log, which says five times before its message what that says.
+_LOG_OF_KUBECTL = re.compile(r"^[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ .*\n", re.MULTILINE)
 _LONGEST_WORDS = 1000
 # Colours and the like (ECMA-48, 5.4), which a site's wrapper may print although nobody looks.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -82,6 +87,17 @@ class ClientTimeoutError(ClientError):
         self.job_id = job_id
 
 
+class ByHandError(ClientTimeoutError):
+    """Nobody can be asked from this machine: the user submits the script from another one, and perhaps has done so.
+
+    ``why``: what is missing here; ``how`` the user does that.
+    """
+
+    def __init__(self, why: str, how: str) -> None:
+        super().__init__(f"not submitted, for {why}: {how}")
+        self.why = why
+
+
 def call_client(argv: list[str], timeout: float | None = None, environment: dict[str, str] | None = None) -> Answer:
     """Run a scheduler's client and return what it printed. Raises ClientError with the client's own message.
 
@@ -104,12 +120,15 @@ def call_client(argv: list[str], timeout: float | None = None, environment: dict
             f"{name} printed more than {MOST_BYTES >> 20} MiB, and was stopped: try it by hand"
         ) from None
     if done.code:
-        said = plain(done.err or done.out)
-        words = re.sub(r"(?<=\S) usage: .*", "", said) or f"exit code {done.code}"
+        said = plain(_LOG_OF_KUBECTL.sub("", done.err) or done.err or done.out)
+        words = (
+            re.sub(r"(?<=\S) usage: .*|; if you choose to ignore these errors, turn .*", "", said)
+            or f"exit code {done.code}"
+        )
         is_lost = bool(_ANSWER_LOST.search(words)) and not _NEVER_REACHED.search(words)
         if done.code < 0 or is_lost:
             raise ClientTimeoutError(f"{name} got no answer from its controller: {words}: is it overloaded?")
-        refused = ClientError(f"{name} refused: {re.sub(rf'{re.escape(name)}: (error: )?', '', words)}")
+        refused = ClientError(f"{name} refused: {re.sub(rf'^error: |{re.escape(name)}: (error: )?', '', words)}")
         refused.code, refused.output, refused.err = done.code, done.out, done.err
         raise refused
     answer = Answer(done.out)

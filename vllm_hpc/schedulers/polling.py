@@ -62,7 +62,7 @@ class StatusCache:
                 self._seen[str(question.job.path)] = time.monotonic(), seen
 
     def _ask(self, argv: list[str]) -> str:
-        client = (argv[0], *(word for word in argv if word.startswith("--clusters=")))
+        client = (argv[0], *(word for word in argv if word.startswith(("--clusters=", "--context="))))
         at, failure = self._failed.get(client, (0.0, None))
         if failure is not None and self._is_fresh(at, self._keep_s):
             raise failure

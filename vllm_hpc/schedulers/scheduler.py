@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import (
@@ -81,10 +82,17 @@ class Scheduler:
     be that this host submits. ``check_host``, called in a job, raises ClientError if its host certainly cannot submit
     another one. ``forgotten_has_ended`` says of a job's id whether a job that the scheduler does not know has ended.
 
+    ``check_reach`` gets the script before it is submitted: it raises ByHandError if that can be done only from another
+    machine, and says how. ``read_log`` is what the job has printed, where the scheduler keeps that itself; it is asked
+    if the folder has no log. Raises ClientError.
+
     ``runs_here``: jobs run on this machine, which is their only node. They get its GPUs or its memory, a cluster's
     options have no meaning, and a script's exit record is final.
 
     ``passes_environment``: a job inherits the environment of the shell that submits it, unless its profile says no.
+
+    ``describe_pods``: its jobs run in pods of the job's image, script and all. Its template has what this returns as
+    ``job.pods``; it gets what is asked for in each pod (gpus, cores, memory), and paths outside of the job's folder.
 
     ``template`` is in the folder ``templates``; None means the packaged ones. ``client`` is the command that "auto"
     calls with --version, and a pattern that its output must contain; a scheduler without one must be named.
@@ -113,9 +121,12 @@ class Scheduler:
     is_lasting: Callable[[ClientError], bool] = lambda error: False
     refuses_host: Callable[[ClientError], bool] = lambda error: False
     check_host: Callable[[JobFolder, str], None] | None = None
+    check_reach: Callable[[Path], None] = lambda script: None
+    read_log: Callable[[JobFolder, str], str] | None = None
     forgotten_has_ended: Callable[[str], bool] = lambda job_id: False
     runs_here: bool = False
     passes_environment: bool = True
+    describe_pods: Callable[[ResolvedJob, Layout, JobFolder, Mapping[str, Any], Sequence[Path]], Any] | None = None
     templates: Path | None = None
     client: tuple[str, re.Pattern[str]] | None = None
     cancel_client: str | None = None
@@ -123,6 +134,7 @@ class Scheduler:
 
     def submit(self, script: Path) -> str:
         """Submit a script and return the job's id. Raises ClientError with the scheduler's message and what to do."""
+        self.check_reach(script)
         try:
             with own_script(script) as path:
                 argv = self.submit_argv(script if self.runs_here else path)

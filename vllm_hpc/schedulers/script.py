@@ -28,6 +28,7 @@ from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.schedulers.template_checks import check_blocks, check_script
 from vllm_hpc.schedulers.template_environment import MOST_MEMORY, make_environment
 from vllm_hpc.schedulers.template_folders import distinct_folders
+from vllm_hpc.schedulers.yaml_text import pod_script, yaml
 from vllm_hpc.spec.errors import TemplateError
 from vllm_hpc.spec.expand import has_variables, on_node
 from vllm_hpc.spec.layout import Layout
@@ -54,8 +55,8 @@ def render_job(job: ResolvedJob, plan: Plan, folder: JobFolder, lifecycle: str, 
     runtime cannot bind one.
     """
     scheduler = get_scheduler(job.scheduler)
-    context = make_context(job, plan.layout, folder, lifecycle, plan.part)
-    if job.site.container is not None:
+    context = make_context(job, plan.layout, folder, lifecycle, plan.part, needs)
+    if job.site.container is not None and scheduler.describe_pods is None:
         words = container_words(job, job.site.container, folder.path, needs)
         context = msgspec.structs.replace(context, container_words=words)
     name = job.request.template or scheduler.template
@@ -64,10 +65,15 @@ def render_job(job: ResolvedJob, plan: Plan, folder: JobFolder, lifecycle: str, 
 
 
 def make_context(
-    job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: str, part: NodePart = _NOT_TOLD
-) -> ScriptContext:
+    job: ResolvedJob, layout: Layout, folder: JobFolder, lifecycle: str, part: NodePart = _NOT_TOLD,
+    needs: Sequence[Path] = (),
+) -> ScriptContext:  # fmt: skip
     """The values for a template: those of the profile, the request and the layout by name, and derived ones."""
-    request, launcher = job.request, get_launcher(job.launcher)
+    request, launcher, describe_pods = (
+        job.request,
+        get_launcher(job.launcher),
+        get_scheduler(job.scheduler).describe_pods,
+    )
     tasks_per_node = launcher.tasks_per_node(layout.procs_per_node)
     cores, memory = _share_of_node(job.site, layout, tasks_per_node, part)
     named: dict[str, Any] = {}
@@ -79,7 +85,7 @@ def make_context(
         "name": folder.path.name,
         "folder": str(folder.path),
         "scheduler_log": str(folder.scheduler_log),
-        "bin": str(Path(job.site.python or sys.executable).expanduser().parent),
+        "bin": "" if describe_pods else str(Path(job.site.python or sys.executable).expanduser().parent),
         "gpus_per_node": _gpus_to_ask(job.site, layout),
         "env": cache_variables(request, job.site)
         | {name: value for name, value in request.env.items() if name not in varying},
@@ -99,7 +105,12 @@ def make_context(
         "umask": f"{PRIVATE_UMASK:03o}" if request.private else _umask(),
         "lifecycle_sha256": sha256(lifecycle),
     }
-    return ScriptContext(**named | derived)
+    context = ScriptContext(**named | derived)
+    if describe_pods is None:
+        return context
+    gpus = context.gpus_per_node if job.site.gpu_flag != "none" else 0
+    asked = {"gpus": gpus, "cores": context.cpus_per_task, "memory": context.mem}
+    return msgspec.structs.replace(context, pods=describe_pods(job, layout, folder, asked, needs))
 
 
 def _what_runs(job: ResolvedJob, layout: Layout) -> str:
@@ -256,7 +267,7 @@ def command(words: Iterable[str]) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     "sh": sh, "directive": directive, "word": word, "clock": clock, "size": size, "jobname": jobname,
     "command": command, "counted": counted, "on_node": on_node, "resource_lines": resource_lines,
-    "other_lines": other_lines,
+    "other_lines": other_lines, "yaml": yaml, "pod_script": pod_script,
 }  # fmt: skip
 
 

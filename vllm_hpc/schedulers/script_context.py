@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from vllm_hpc.schedulers.containers.runtime import ContainerRuntime
 from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
 from vllm_hpc.schedulers.lifecycle import lifecycle_sha256
 from vllm_hpc.spec.container import Container
@@ -24,7 +25,7 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="the job's name, which is its folder's")]
     folder: Annotated[str, Meta(description="the job folder")]
     scheduler_log: Annotated[str, Meta(description="the file for what the script prints")]
-    bin: Annotated[str, Meta(description="the folder of the Python that submits; it has torchrun too")]
+    bin: Annotated[str, Meta(description="the folder of the Python that submits, with torchrun; empty in pods")]
     nodes: Annotated[int, Meta(description="nodes, of each task of an array")]
     gpus_per_node: Annotated[int, Meta(description="GPUs of a node to ask for")]
     procs_per_node: Annotated[int, Meta(description="ranks on each node")]
@@ -74,6 +75,9 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     wrapper: Annotated[tuple[str, ...], Meta(description="words before torchrun, or python, on each node")] = ()
     container: Annotated[Container | None, Meta(description="the image of the ranks (docs/containers.md)")] = None
     container_words: Annotated[tuple[str, ...], Meta(description="words, quoted, that run what follows in it")] = ()
+    pods: Annotated[Any, Meta(description="what a manifest has of its pods (docs/kubernetes.md); none elsewhere")] = (
+        None
+    )
     umask: Annotated[str, Meta(description="the submitter's umask, in octal digits; 077 with --private")] = "022"
     private: Annotated[bool, Meta(description="whether nobody else may read the job's files")] = False
     lifecycle_sha256: Annotated[str, Meta(description="the digest of lifecycle.sh")] = msgspec.field(
@@ -93,14 +97,21 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def runs_task_in_image(self) -> bool:
         """Whether srun runs its whole task in the image, as Pyxis has it: container_words are its options then."""
-        return self.container is not None and CONTAINER_RUNTIMES[str(self.container.runtime)].is_of_srun
+        runtime = _runtime(self.container)
+        return runtime is not None and runtime.is_of_srun
 
     @property
     def container_program(self) -> str:
         """What runs the image on a node; empty without a container."""
-        return CONTAINER_RUNTIMES[str(self.container.runtime)].program if self.container else ""
+        runtime = _runtime(self.container)
+        return runtime.program if runtime else ""
 
     @property
     def asks_for_gpus(self) -> bool:
         """Whether PBS is asked for GPUs by number; else the queue gives them, or there are none."""
         return self.gpu_request != "queue" and self.gpu_flag != "none"
+
+
+def _runtime(container: Container | None) -> ContainerRuntime | None:
+    """What runs the image; None also in pods, which are of the image themselves."""
+    return CONTAINER_RUNTIMES[container.runtime] if container and container.runtime else None

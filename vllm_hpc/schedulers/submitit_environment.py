@@ -44,7 +44,7 @@ class VllmHpcJobEnvironment(JobEnvironment):
         """submitit's files of this rank, in ``private``; of a job of 0.1, they are made now."""
         if self.private is None:
             import_module(_RANK_OF_0_1).keep_task(os.environ["SUBMITIT_FOLDER"])
-        return JobPaths(str(self.private), job_id=self.job_id, task_id=self.global_rank)
+        return JobPaths(str(self.private), job_id=self.job_id.replace("/", "-"), task_id=self.global_rank)
 
     def _handle_signals(self, paths: JobPaths, submission: DelayedSubmission) -> None:
         """Leave signals to the worker: submitit ignores TERM, so every failure would cost torchrun's 30 s of grace."""

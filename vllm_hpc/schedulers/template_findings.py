@@ -43,15 +43,18 @@ class TemplateFinding(Finding, frozen=True):
 def findings_of(script: str, packaged: str, context: ScriptContext, scheduler: str) -> Iterator[TemplateFinding]:
     """Compare the script of a site's template with the packaged one's for the same job."""
     code = "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("#"))
-    is_whole = "begin_attempt" not in code or "run_work" not in code
-    yield from _directives(script, packaged, _asked(context, scheduler), is_whole)
+    first, last = ("begin_attempt", "run_work") if context.pods is None else ("begin_pod", "run_pod")
+    is_whole = first not in code or last not in code
+    if context.pods is None:
+        yield from _directives(script, packaged, _asked(context, scheduler), is_whole)
     if is_whole:
         yield TemplateFinding(
             "script",
             "warn",
-            "a whole script of its own, without begin_attempt and run_work: attempts, the end's record, drains and "
-            "requeues are up to it",
+            f"a whole script of its own, without {first} and {last}: attempts, the end's record, drains and requeues "
+            "are up to it",
         )
+    if is_whole or context.pods is not None:
         return
     yield from _environment(code, context)
     yield from _rendezvous(code, scheduler)

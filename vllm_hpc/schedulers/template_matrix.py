@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.schedulers.containers.choose import choose_image
 from vllm_hpc.schedulers.launchers import get_launcher
 from vllm_hpc.schedulers.lifecycle import lifecycle_text
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -21,6 +22,7 @@ from vllm_hpc.schedulers.script_context import ScriptContext
 from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.errors import RefusedError
 from vllm_hpc.spec.job_definition import Given
+from vllm_hpc.spec.kubernetes import Kubernetes, Volume
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.queues import in_queue, misfit, queues_called
@@ -28,7 +30,7 @@ from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import Model, ResolvedJob, fill
 from vllm_hpc.spec.values import parse_walltime
 
-_NAME, _FOLDERS = "sample", "/scratch/runs"
+_NAME, _FOLDERS, _IMAGE = "sample", "/scratch/runs", "vllm/vllm-openai"
 # What a template must quote: in a folder's name, and in a variable.
 _ODD_NAME, _ODD_VALUE = 'it\'s $(a) "sample"', 'it\'s $(a) `b` "c" & d'
 # Of a node of the sample, unless the profile has its own.
@@ -148,6 +150,13 @@ def _is_taken(case: Case) -> bool:
 def _variants(scheduler: str, site: Profile, is_given: bool) -> Iterator[tuple[tuple[str, ...], Profile]]:
     """The profile in the grammars that the scheduler has, and with a container."""
     yield (), site
+    if get_scheduler(scheduler).describe_pods is not None:
+        cluster = site.kubernetes or Kubernetes()
+        other = "trainjob" if cluster.api == "pytorchjob" else "pytorchjob"
+        if not is_given:
+            changed = msgspec.structs.replace(cluster, api=other, priority_class=None, image_pull_policy=None)
+            yield from _changed(site, f"api = {other}", kubernetes=changed)
+        return
     if site.container is None:
         yield from _changed(site, "a container", container=Container(runtime="apptainer", image="/images/vllm.sif"))
     if is_given:
@@ -173,16 +182,28 @@ def _layout(site: Profile, nodes: int, is_array: bool) -> Layout:
     return Layout(nodes, gpus, gpus, nodes * gpus, 1, dp, is_array)
 
 
+def _in_pods(site: Profile) -> Profile:
+    """The profile with an image, and with a volume that has the sample's folder."""
+    cluster = site.kubernetes or Kubernetes()
+    volumes = {**cluster.volumes, "sample": Volume(claim="sample", mount=_FOLDERS)}
+    return msgspec.structs.replace(
+        site,
+        kubernetes=msgspec.structs.replace(cluster, volumes=volumes),
+        container=choose_image(None, site.container or Container(image=_IMAGE), "kubernetes"),
+    )
+
+
 def _job(case: Case) -> ResolvedJob:
     asked = {
         "model": "demo", "scheduler": case.scheduler, "launcher": case.launcher, "time": case.time, "name": _NAME,
         "env": {"SAMPLE": _ODD_VALUE if case.is_odd else "1"},
         **({} if case.site.cpus_per_rank or case.site.cpus_per_node else {"cpus_per_rank": case.cores}),
     }  # fmt: skip
-    filled = fill(Given(msgspec.convert(asked, Request)), case.site)
+    site = _in_pods(case.site) if get_scheduler(case.scheduler).describe_pods else case.site
+    filled = fill(Given(msgspec.convert(asked, Request)), site)
     return ResolvedJob(
         request=filled.request,
-        site=case.site,
+        site=site,
         origins=filled.origins,
         from_profile=filled.from_profile,
         site_env=filled.site_env,

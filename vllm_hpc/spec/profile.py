@@ -13,8 +13,12 @@ import msgspec
 from vllm_hpc.spec.bounds import Cores, Gpus, JobGpus, LeadSeconds, Nodes, Requeues
 from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.keys import key, keys_of
+from vllm_hpc.spec.kubernetes import Kubernetes
 
 _CLUSTERS = ("slurm", "pbs")
+_PODS = ("kubernetes",)
+_ALL_CLUSTERS = (*_CLUSTERS, *_PODS)
+_HOSTS = (*_CLUSTERS, "local")
 _SLURM, _PBS = ("slurm",), ("pbs",)
 
 
@@ -68,17 +72,19 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     partition: Annotated[str | None, key("the partition or queue", _CLUSTERS)] = None
     account: Annotated[str | None, key("the account that pays", _CLUSTERS, "at submission")] = None
     qos: Annotated[str | None, key("the quality of service", _SLURM)] = None
-    time: Annotated[str | None, key("the walltime where none is asked for", _CLUSTERS)] = None
+    time: Annotated[str | None, key("the walltime where none is asked for", _ALL_CLUSTERS)] = None
     gpus_per_node: Annotated[Gpus | None, key("GPUs that a node has")] = None
-    cpus_per_node: Annotated[Cores | None, key("cores that a node has for jobs", _CLUSTERS)] = None
-    mem_per_node: Annotated[str | None, key("memory that a node has for jobs", _CLUSTERS)] = None
+    cpus_per_node: Annotated[Cores | None, key("cores that a node has for jobs", _ALL_CLUSTERS)] = None
+    mem_per_node: Annotated[str | None, key("memory that a node has for jobs", _ALL_CLUSTERS)] = None
     cpus_per_rank: Annotated[Cores | None, key("cores of each rank, and so of each GPU")] = None
-    mem_per_gpu: Annotated[str | None, key("memory of a node to ask for, for each of a job's GPUs", _CLUSTERS)] = None
-    mem: Annotated[str | None, key("memory of a node to ask for, whatever its GPUs", _CLUSTERS)] = None
-    gpu: Annotated[str | None, key("the GPU, a name for --gpu", _CLUSTERS)] = None
-    gpu_memory_gib: Annotated[float | None, key("its memory in GiB, if it has no such name", _CLUSTERS)] = None
+    mem_per_gpu: Annotated[str | None, key("memory of a node to ask for, for each of a job's GPUs", _ALL_CLUSTERS)] = (
+        None
+    )
+    mem: Annotated[str | None, key("memory of a node to ask for, whatever its GPUs", _ALL_CLUSTERS)] = None
+    gpu: Annotated[str | None, key("the GPU, a name for --gpu", _ALL_CLUSTERS)] = None
+    gpu_memory_gib: Annotated[float | None, key("its memory in GiB, if it has no such name", _ALL_CLUSTERS)] = None
     gpu_flag: Annotated[
-        Literal["gpus-per-node", "gres", "none"], key("how GPUs are asked for; none: not at all", _CLUSTERS)
+        Literal["gpus-per-node", "gres", "none"], key("how GPUs are asked for; none: not at all", _ALL_CLUSTERS)
     ] = "gpus-per-node"
     gpu_type: Annotated[str | None, key("the type in that request: h100 of gpu:h100:4", _SLURM)] = None
     exclusive: Annotated[
@@ -110,6 +116,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     torchrun_options: Annotated[tuple[str, ...], key("more words of torchrun")] = ()
     wrapper: Annotated[tuple[str, ...], key("words before torchrun, or python, on each node")] = ()
     container: Annotated[Container | None, key("the image that the ranks run in, a table (docs/containers.md)")] = None
+    kubernetes: Annotated[
+        Kubernetes | None, key("the cluster that runs the pods, a table (docs/kubernetes.md)", _PODS)
+    ] = None
     head_suffix: Annotated[str, key("added to a host's name for the fast network", _CLUSTERS)] = ""
     head_command: Annotated[str | None, key("prints, on the head, how nodes reach it", _CLUSTERS)] = None
     export_environment: Annotated[bool, key("false is sbatch --export=NONE", _SLURM)] = True
@@ -123,7 +132,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     )
     python: Annotated[
         str | None,
-        key("the Python of the nodes, whose folder has torchrun too, if not the one that submits", (), "at submission"),
+        key(
+            "the Python of the nodes, whose folder has torchrun too, if not the one that submits",
+            _HOSTS,
+            "at submission",
+        ),
     ] = None
     job_dir: Annotated[str | None, key("where job folders are created", (), "at submission")] = None
     cache_dir: Annotated[str | None, key("the shared cache: models, and vLLM's compiled code", (), "at submission")] = (
@@ -141,7 +154,7 @@ def ignored_keys(profile: Profile, scheduler: str, starts_torchrun: bool | None 
 
     ``starts_torchrun``: whether the job's launcher does; None: as the profile's.
     """
-    if scheduler not in (*_CLUSTERS, "local"):
+    if scheduler not in (*_ALL_CLUSTERS, "local"):
         return []
     default = Profile()
     is_set = {name for name in keys_of(Profile) if getattr(profile, name) != getattr(default, name)}

@@ -14,6 +14,8 @@ from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.expand import check_variables, has_variables
 from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.keys import Key, is_table_of_tables, keys_of, table_of
+from vllm_hpc.spec.kubernetes import Kubernetes
+from vllm_hpc.spec.kubernetes_checks import check_kubernetes, check_volumes
 from vllm_hpc.spec.launch_options import check_srun_options, check_torchrun_options
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.no_secrets import check_option
@@ -187,6 +189,7 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "mem_per_node": _amount("mem_per_node"),
     "mem_per_gpu": _amount("mem_per_gpu"),
     "required": _required,
+    "kubernetes": lambda value: check_kubernetes(value, "'kubernetes'"),
 }
 
 
@@ -227,3 +230,11 @@ def check_together(profile: Profile, place: Place) -> None:
                 f"{place('queues', name, 'min_nodes')}: 'min_nodes' must be at most max_nodes ({queue.max_nodes}), "
                 f"not {queue.min_nodes}"
             )
+    _check_kubernetes(profile.kubernetes, place)
+
+
+def _check_kubernetes(cluster: Kubernetes | None, place: Place) -> None:
+    try:
+        check_volumes(cluster or Kubernetes(), "'kubernetes'")
+    except RequestError as error:
+        raise ProfileError(f"{place('kubernetes')}: {error}") from None

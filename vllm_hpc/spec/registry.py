@@ -76,7 +76,7 @@ def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
 SCHEDULERS = Registry(
     "scheduler",
     "vllm_hpc.schedulers",
-    {"auto": "", **{name: f"vllm_hpc.schedulers.{name}:SCHEDULER" for name in ("slurm", "pbs", "local")}},
+    {"auto": "", **{name: f"vllm_hpc.schedulers.{name}:SCHEDULER" for name in ("slurm", "pbs", "kubernetes", "local")}},
 )
 # "native" is vLLM's own way to start workers, beside whatever starts the ranks.
 LAUNCHERS = Registry(

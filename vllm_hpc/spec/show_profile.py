@@ -16,7 +16,7 @@ from vllm_hpc.spec.profile_layers import FoundProfile
 from vllm_hpc.spec.toml_text import toml_comment, toml_key, toml_value
 
 _COLUMN = 48
-BUILT_IN = ("slurm", "pbs", "local")
+BUILT_IN = ("slurm", "pbs", "kubernetes", "local")
 THE_DEFAULT = "the default"
 # They say how the files were put together, which is done.
 _OF_A_FILE = ("extends", "replace")

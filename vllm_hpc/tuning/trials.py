@@ -177,7 +177,7 @@ class Bench:
         try:
             prepared = prepare_untuned(self._with(setting, f"trial-{self._trials}"))
             with _undisturbed():
-                job = prepared.submit()
+                job = prepared.submit(from_here=True)
             self._begin(setting, job.path)
             status = job.wait()
         except BaseException as error:

@@ -39,7 +39,8 @@ class DrainWatch:
     def __init__(self, job: JobFolder, attempt: int, store: JobStore) -> None:
         self._asked, self._walltime, self._store = job.drain, job.drain_attempt(attempt), store
         # lifecycle.sh makes it (drain_work).
-        self._local = Path(f"/tmp/vllm-hpc-drain-{os.environ.get('VLLM_HPC_JOB_ID', '')}-{attempt}")
+        job_id = os.environ.get("VLLM_HPC_JOB_ID", "").replace("/", "-")
+        self._local = Path(f"/tmp/vllm-hpc-drain-{job_id}-{attempt}")
         # How often this node has looked, and since when this rank knows it.
         self._looks_key, self._looks, self._since = f"looks/{node_name()}", 0, float("-inf")
         self._began = time.monotonic()

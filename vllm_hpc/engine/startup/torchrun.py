@@ -65,6 +65,7 @@ class JobRendezvous(RendezvousHandler):
 
     def _open(self) -> TorchStore:
         from vllm_hpc.engine.startup import network
+        from vllm_hpc.engine.startup.attempt_of_pods import agree_on_attempt
         from vllm_hpc.engine.store.client import JobStore
         from vllm_hpc.engine.store.messages import Address
         from vllm_hpc.engine.store.server import StoreServer
@@ -72,12 +73,15 @@ class JobRendezvous(RendezvousHandler):
         from vllm_hpc.jobfolder.folder import JobFolder
         from vllm_hpc.jobfolder.secret import job_secret
 
-        secret = job_secret(JobFolder(os.environ["VLLM_HPC_FOLDER"]))
+        folder = JobFolder(os.environ["VLLM_HPC_FOLDER"])
+        secret = job_secret(folder)
         address = Address(self._host, self._port)
         if self._node == 0:
             self._server = StoreServer(secret, network.address_of_head(self._host), self._port)
             address = self._server.address
-        return TorchStore(partial(JobStore, address, secret, _JOIN_S), timedelta(seconds=_JOIN_S))
+        connect = partial(JobStore, address, secret, _JOIN_S)
+        agree_on_attempt(connect, self._node, folder)
+        return TorchStore(connect, timedelta(seconds=_JOIN_S))
 
     def is_closed(self) -> bool:
         """Never: the agents meet once."""

@@ -31,9 +31,7 @@ def all_binds(
 
     Raises RequestError for a path that the runtime cannot bind.
     """
-    wanted: dict[Path, bool] = dict.fromkeys((*_of_model(job), *needs, *_of_engine(job.request.engine)), True)
-    wanted |= {Path(container.bundle): True} if container.bundle else {}
-    wanted |= dict.fromkeys((folder, *_hub_cache(job)), False)
+    wanted = own_paths(job, container, folder, needs)
     if runtime.needs_tmp:
         wanted[_TMP] = False
     wanted |= dict.fromkeys((path for path in _own_cache(job) if _is_bindable(path, container, runtime)), False)
@@ -43,6 +41,13 @@ def all_binds(
     for bind in binds:
         _check(bind, runtime)
     return binds
+
+
+def own_paths(job: ResolvedJob, container: Container, folder: Path, needs: Iterable[Path]) -> dict[Path, bool]:
+    """What the ranks of a job use, the user's cache aside, and whether they only read it."""
+    wanted: dict[Path, bool] = dict.fromkeys((*_of_model(job), *needs, *_of_engine(job.request.engine)), True)
+    wanted |= {Path(container.bundle): True} if container.bundle else {}
+    return wanted | dict.fromkeys((folder, *_hub_cache(job)), False)
 
 
 def _widest(wanted: dict[Path, bool], runtime: ContainerRuntime) -> Iterator[tuple[Path, bool]]:

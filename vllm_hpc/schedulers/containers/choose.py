@@ -9,7 +9,7 @@ import msgspec
 
 from vllm_hpc.schedulers.containers.bundle import check_bundle
 from vllm_hpc.schedulers.containers.runtimes import CONTAINER_RUNTIMES
-from vllm_hpc.spec.container import RUNTIMES, Container, check_bundle_path, check_container, is_path
+from vllm_hpc.spec.container import IMAGE_SUFFIXES, RUNTIMES, Container, check_bundle_path, check_container, is_path
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.values import as_path, check_path
 
@@ -20,6 +20,11 @@ _BY_SUFFIX = {
     ".sqfs": ("charliecloud", "apptainer", "singularity", "pyxis"),
     ".squashfs": ("charliecloud", "apptainer", "singularity", "pyxis"),
 }
+# NAME[:TAG][@DIGEST], where a registry may have a port.
+_IN_A_REGISTRY = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._/-]*(:[0-9]+/[A-Za-z0-9._/-]+)?(:[\w.-]+)?(@\w+:[0-9a-f]+)?", re.ASCII
+)
+_LONGEST = 500
 _REFERENCE = re.compile(r"[a-z][a-z0-9+-]*://", re.IGNORECASE)
 _FOLDERS = ("charliecloud", "apptainer", "singularity")
 
@@ -43,6 +48,29 @@ def choose_container(asked: str | None, of_site: Container | None) -> Container 
         raise RequestError(f"{origin} {image!r} is an image for {suits[0]}, not for {runtime}: set container.runtime")
     bundle = _as_bundle(container.bundle) if container.bundle else None
     return msgspec.structs.replace(container, image=image, runtime=runtime, bundle=bundle)
+
+
+def choose_image(asked: str | None, of_site: Container | None, scheduler: str) -> Container:
+    """The container of a job whose scheduler runs the image itself, and so without a runtime. Raises RequestError."""
+    container = of_site or Container()
+    origin = "--container" if asked is not None else "the profile's container.image"
+    image = container.image if asked is None else asked
+    if not image:
+        raise RequestError(
+            f"the scheduler {scheduler} runs images: give one with --container, or container in a profile"
+        )
+    if not _IN_A_REGISTRY.fullmatch(image) or image.endswith(IMAGE_SUFFIXES) or len(image) > _LONGEST:
+        raise RequestError(
+            f"{origin} must be an image in a registry for the scheduler {scheduler}, such as vllm/vllm-openai:v0.26.0, "
+            f"not {image!r}"
+        )
+    for key in ("runtime", "binds", "options"):
+        if getattr(container, key):
+            raise RequestError(
+                f"container.{key} must be left out for the scheduler {scheduler}, which runs the image itself"
+            )
+    bundle = _as_bundle(container.bundle) if container.bundle else None
+    return msgspec.structs.replace(container, image=image, bundle=bundle)
 
 
 def check_runs_here(container: Container, scheduler: str, launcher: str, is_built_in: bool) -> None:

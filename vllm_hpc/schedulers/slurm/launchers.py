@@ -26,7 +26,7 @@ def srun_words(job: ScriptContext) -> tuple[str, ...]:
 
 
 TORCHRUN = Launcher(
-    name="torchrun", schedulers=("slurm", "local"), program="srun", words=srun_words, node="$SLURM_NODEID"
+    name="torchrun", schedulers=("slurm", "local", "kubernetes"), program="srun", words=srun_words, node="$SLURM_NODEID"
 )
 SRUN = Launcher(
     name="srun", schedulers=("slurm",), program="srun", words=srun_words, node="$SLURM_NODEID", is_task_per_rank=True
