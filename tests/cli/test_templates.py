@@ -53,7 +53,7 @@ def test_the_packaged_templates_are_without_fault(tool: str, monkeypatch: pytest
     monkeypatch.setattr("vllm_hpc.schedulers.check_templates.shutil.which", lambda name: name == tool or None)
     result = check_templates(())
     assert (result.findings, result.is_good) == ((), True)
-    assert result.templates == ("local.sh.j2", PBS, SLURM)
+    assert result.templates == ("kubernetes.yaml.j2", "local.sh.j2", PBS, SLURM)
     assert result.scripts > 100
 
 
@@ -148,7 +148,7 @@ def test_what_a_profile_asks_for_over_a_template_is_meant(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("few")
 def test_shared_macros_are_tried_with_every_template(tmp_path: Path) -> None:
     result = checked(tmp_path, "{% macro runs(job) %}{% endmacro %}", "_torchrun.sh.j2")
-    assert result.templates == ("local.sh.j2", PBS, SLURM)
+    assert result.templates == ("kubernetes.yaml.j2", "local.sh.j2", PBS, SLURM)
     assert "'begin'" in said(result)[0]
 
 
