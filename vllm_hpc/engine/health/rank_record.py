@@ -156,7 +156,13 @@ class RankReport:
             ours, theirs = (self._job.heartbeat(rank).stat().st_mtime for rank in (self.rank, self.neighbour))
         except OSError:
             return False
-        return self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
+        is_silent = self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
+        return is_silent and not self._has_finished(self.neighbour)
+
+    def _has_finished(self, neighbour: int) -> bool:
+        """Whether the neighbour has ended well: a script's ranks do not wait for each other in the end."""
+        record = read_json(self._job.rank_record(neighbour), RankRecord)
+        return record is not None and record.outcome == "ok" and record.attempt == self._attempt
 
     def _has_begun(self, neighbour: int) -> bool:
         """Whether the neighbour takes part in this attempt: a heartbeat of an earlier one means nothing."""

@@ -97,12 +97,28 @@ def start(report: RankReport, stall_s: float, dead_s: float, wait_s: float | Non
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
+    # A process that the user's code forks has the same pipe: a TERM for that is not for this rank.
+    os.register_at_fork(before=_hold_term, after_in_parent=_take_term, after_in_child=_let_be_terminated)
     launcher = Launcher(os.getppid(), _parent_of(os.getppid()))
     # torchrun's workers lead sessions of their own and outlive torchrun when it is killed; the kernel tells us.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     watch = _Watch(report, reader, launcher, Limits(stall_s, dead_s, wait_s))
     threading.Thread(target=watch.run, name="vllm-hpc-watch", daemon=True).start()
     return launcher
+
+
+def _hold_term() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _take_term() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+def _let_be_terminated() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _take_term()
 
 
 def record_error(report: RankReport, launcher: Launcher | None, error: BaseException) -> None:

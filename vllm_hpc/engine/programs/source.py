@@ -37,8 +37,9 @@ def compile_copy(content: bytes, source: str) -> CodeType:
 
 
 def line_of(error: BaseException, source: str) -> str:
-    """Where in the user's file an error came from, as "file.py:12": its innermost line there; "" if it did not."""
-    if isinstance(error, SyntaxError) and error.filename == source:
-        return f"{Path(source).name}:{error.lineno}"
+    """Where in the user's file an error came from, as "file.py:12": its innermost line there; "" if it did not.
+
+    Python's own words for a syntax error say that already.
+    """
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
     return f"{Path(source).name}:{lines[-1]}" if lines else ""

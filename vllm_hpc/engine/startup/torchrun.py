@@ -8,6 +8,7 @@ Python loads this file, those of other programs as well.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -56,7 +57,7 @@ class JobRendezvous(RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """False: what listens at MASTER_ADDR is no store of torch's. The ranks know the case by this (replicas.py)."""
+        """False: what listens at MASTER_ADDR is no store of torch's. The ranks know the case by this (meeting.py)."""
         return False
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -102,8 +103,11 @@ class JobRendezvous(RendezvousHandler):
             self._watch.tell_hang()
         if self._store is not None:
             self._store.close()
+        # Called while torchrun raises an error if a rank of this node has failed.
+        has_failed = sys.exc_info()[0] is not None
         if self._server is not None:
-            self._server.wait_until_left(_LEAVE_S)
+            while not self._server.wait_until_left(_LEAVE_S) and not has_failed and _others_may_run():
+                pass
         return True
 
 
@@ -112,3 +116,15 @@ def _watch(node: int) -> AgentWatch | None:
     from vllm_hpc.engine.health import agent_watch
 
     return agent_watch.start(os.environ["VLLM_HPC_FOLDER"], node)
+
+
+def _others_may_run() -> bool:
+    """Whether other nodes' ranks may go on for long after this node's have ended: only where the user's code drives."""
+    from vllm_hpc.jobfolder.folder import JobFolder
+    from vllm_hpc.spec.errors import VllmHpcError
+
+    folder = JobFolder(os.environ["VLLM_HPC_FOLDER"])
+    try:
+        return not folder.job().has_rows and not folder.failed(int(os.environ["VLLM_HPC_ATTEMPT"])).exists()
+    except VllmHpcError:  # the folder is gone
+        return False
