@@ -29,6 +29,8 @@ _PASSES_ON = re.compile(
     r"|/(threading|selectors|socket|queue|contextlib|subprocess|asyncio/\w+|concurrent/futures/\w+)\.py"
     r"|^<frozen [^>]*>)$"
 )
+# Installed packages, Python's own, and this one.
+_NOT_OWN = re.compile(r"/(?:site|dist)-packages/|/lib/python3\.\d+/|/vllm_hpc/|^<")
 _MOST_BYTES = 4 << 20
 
 
@@ -123,19 +125,28 @@ class RankView(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str = "running"
 
     @property
+    def own(self) -> Frame | None:
+        """The innermost line of the user's own code, if the rank runs such."""
+        return next((frame for frame in self.stack if not _NOT_OWN.search(frame.file)), None)
+
+    @property
     def place(self) -> Frame | None:
         """The line that says most: the innermost that does not only pass a call on."""
         return next((frame for frame in self.stack if not frame.passes_on), self.stack[0] if self.stack else None)
 
 
 class Hang(msgspec.Struct, frozen=True, kw_only=True):
-    """state/hang-<k>.json: who waited for whom when attempt k was ended. ``lines[0]`` names the rank to look at."""
+    """state/hang-<k>.json: who waited for whom when attempt k was ended. ``lines[0]`` names the rank to look at.
+
+    ``kind`` is the verdict's (judge_hang.py), ``why`` what rank ``found_by`` had met before it asked the others.
+    """
 
     attempt: int
     found_by: int
     why: str
     at: float
     lines: tuple[str, ...]
+    kind: str = ""
     odd: tuple[int, ...] = ()
     views: tuple[RankView, ...] = ()
 

@@ -31,11 +31,6 @@ class Verdict(msgspec.Struct, frozen=True):
     odd: tuple[int, ...]
     lines: tuple[str, ...]
 
-    @property
-    def is_outside(self) -> bool:
-        """Whether the cause is outside of what the ranks computed."""
-        return self.kind in OUTSIDE
-
 
 def judge(views: Sequence[RankView]) -> Verdict:
     """Find the rank that the others wait for."""
@@ -178,30 +173,53 @@ _FINDERS: tuple[tuple[str, Callable[[list[RankView]], list[RankView]]], ...] = (
 
 # -- words -------------------------------------------------------------------------------------------------------------
 def _says(kind: str, view: RankView, others: list[RankView]) -> str:
-    where = _at(view)
-    if kind == GONE:
-        return f"its process ({view.pid}) is gone{where}"
-    if kind == ENDED:
-        return "has ended" + ("" if view.outcome == "ok" else f" ({view.outcome})") + ", and others wait for it"
-    if kind == STOPPED:
-        how = "held by a debugger (t)" if view.process == "t" else "stopped by a signal (T)"
-        return how + (f", last seen {_last_seen(view)}" if view.stack else "")
+    """Why a rank is odd, and where it is."""
     if kind == CUT:
-        reached = sorted(
-            {host for pair in _cut_pairs([*others, view]) if view.host in pair for host in pair} - {view.host}
-        )
-        return f"cut off: {view.host} and {', '.join(reached) or 'others'} do not reach each other{where}"
-    if kind == SILENT:
-        since = "" if view.silent_s is None else f"; its last sign of life is {view.silent_s:.0f} s old"
-        return f"does not answer, nor does its node{since}{where}"
-    if kind == DISK:
-        return f"waits for a disk, a file system or a device (D{f', {view.waits_in}' if view.waits_in else ''}){where}"
-    if kind == LOCKED:
-        return f"runs, but its Python does not (a library holds the interpreter){where}"
+        return f"cut off: {view.host} and {_unreached_by(view, others)} do not reach each other{_at(view)}"
     if kind == BEHIND:
         furthest = max(map(_sequence, others), default=0)
         return f"is at an earlier collective ({_sequence(view)} of its group, others at {furthest}): {_doing(view)}"
-    return _doing(view)
+    if kind == ELSEWHERE:
+        return _missed(view, others) + _doing(view)
+    words = _WORDS[kind](view)
+    return words if kind in (ENDED, STOPPED) else words + _at(view)
+
+
+def _said_of_stop(view: RankView) -> str:
+    how = "held by a debugger (t)" if view.process == "t" else "stopped by a signal (T)"
+    return how + (f", last seen {_last_seen(view)}" if view.stack else "")
+
+
+def _said_of_silence(view: RankView) -> str:
+    since = "" if view.silent_s is None else f"; its last sign of life is {view.silent_s:.0f} s old"
+    return f"does not answer, nor does its node{since}"
+
+
+_WORDS: dict[str, Callable[[RankView], str]] = {
+    GONE: lambda view: f"its process ({view.pid}) is gone",
+    ENDED: lambda view: f"has ended{'' if view.outcome == 'ok' else f' ({view.outcome})'}, and others wait for it",
+    STOPPED: _said_of_stop,
+    SILENT: _said_of_silence,
+    DISK: lambda view: (
+        "waits for a disk, a file system or a device (D" + f", {view.waits_in}" * bool(view.waits_in) + ")"
+    ),
+    LOCKED: lambda view: "runs, but its Python does not (a library holds the interpreter)",
+}
+
+
+def _unreached_by(view: RankView, others: list[RankView]) -> str:
+    pairs = [pair for pair in _cut_pairs([*others, view]) if view.host in pair]
+    return ", ".join(sorted({host for pair in pairs for host in pair} - {view.host})) or "others"
+
+
+def _missed(view: RankView, others: list[RankView]) -> str:
+    """What others wait in and this rank does not."""
+    waiting = [other for other in others if other.collective is not None]
+    if view.collective is not None or not waiting or waiting[0].collective is None:
+        return ""
+    wait = "waits" if len(waiting) == 1 else "wait"
+    those = ranks_in_words(other.rank for other in waiting)
+    return f"is not in the {waiting[0].collective.operation} that {those} {wait} in: "
 
 
 def _at(view: RankView) -> str:
@@ -214,7 +232,7 @@ def _last_seen(view: RankView) -> str:
     """Where it was before: it may have got a little further since then."""
     place, at = view.place, view.collective
     where = at.site if at is not None and at.site is not None else place
-    inside = f" in {at.operation}" if at is not None else f" in '{view.phase}'" if view.phase else ""
+    inside = f" in {at.operation}" if at is not None else f" in '{view.phase}'" if view.phase not in ("", "run") else ""
     return f"at {where.words if where else '?'}{inside}"
 
 
@@ -223,19 +241,28 @@ def _doing(view: RankView) -> str:
         phase = f", in {view.phase!r}" if view.phase in _OWN_WORK else ""
         return f"waits in {_collective(view)}{phase}"
     place = view.place
-    at = f"at {place.words}" if place else ""
-    doing = f"in '{view.phase}'" + (f" (row {view.row})" if view.row else "") if view.phase else ""
+    at = f"at {place.words}{_called_by(view)}" if place else ""
+    # "run": of the user's own code, whose line says more.
+    is_told = view.phase and view.phase != "run"
+    doing = f"in '{view.phase}'" + (f" (row {view.row})" if view.row else "") if is_told else ""
     return ", ".join(filter(None, (at, doing))) or "nothing is known of what it does"
 
 
 def _collective(view: RankView) -> str:
     at = view.collective
     assert at is not None
-    site = at.site.words if at.site else ""
+    site = (at.site.words if at.site else "") + _called_by(view)
     # torch's default group is called 0.
     inner = [word for word in (site, "" if at.group.isdecimal() else f"group {at.group}" if at.group else "") if word]
     number = f", collective {at.sequence}" if at.sequence is not None else ""
     return at.operation + (f" ({', '.join(inner)}{number})" if inner else "")
+
+
+def _called_by(view: RankView) -> str:
+    """The user's own line, where the rank is further inside."""
+    own, at = view.own, view.collective
+    is_shown = own is None or own == (at.site if at and at.site else view.place)
+    return "" if own is None or is_shown else f", called by {own.place}"
 
 
 def _waiting(views: list[RankView], alone: bool = False) -> list[str]:

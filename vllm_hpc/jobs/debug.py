@@ -79,7 +79,7 @@ def _of_ended(folder: JobFolder, status: Status) -> Debugged:
             f"no rank is left to ask: the job is {status.state}{reason}; 'vllm-hpc logs' has what they said"
         )
     return Debugged(
-        job=str(folder.path), state=status.state, lines=hang.lines, kind=judge(hang.views).kind, odd=hang.odd,
+        job=str(folder.path), state=status.state, lines=hang.lines, kind=hang.kind, odd=hang.odd,
         why=f"attempt {hang.attempt} was ended, for rank {hang.found_by} found: {hang.why}", found_at=hang.at,
         ranks=hang.views,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from vllm_hpc.engine.health.inquiry import Listener
 from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.jobfolder.debug_records import DebugFiles, Hang
 from vllm_hpc.jobfolder.debug_views import complete, must_answer
-from vllm_hpc.jobfolder.judge_hang import OUTSIDE, Verdict, judge
+from vllm_hpc.jobfolder.judge_hang import judge
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import RankRecord
 
@@ -18,25 +18,22 @@ from vllm_hpc.jobfolder.records import RankRecord
 ANSWERS_S = 10.0
 
 
-def explain(report: RankReport, listener: Listener, why: str, pauses: Callable[[], bool]) -> tuple[Hang | None, bool]:
-    """Ask all ranks of this attempt, and write state/hang-<k>.json, unless another rank has.
+def explain(report: RankReport, listener: Listener, why: str, pauses: Callable[[], bool]) -> Hang | None:
+    """Ask all ranks of this attempt, and write state/hang-<k>.json, unless another rank has: then return that one.
 
-    ``pauses`` waits for a moment, and says whether this rank was told to leave meanwhile. Returns what was found (None:
-    nothing), and whether its cause lies outside of what the ranks compute. Whatever fails here ends no rank.
+    ``pauses`` waits for a moment, and says whether this rank was told to leave meanwhile. None: nothing was found.
     """
     files = DebugFiles(report.job)
-    with suppress(OSError):
-        verdict, hang = _ask(report, listener, files, why, pauses)
+    with suppress(OSError):  # a full disk must not keep the rank from ending
+        hang = _ask(report, listener, files, why, pauses)
         if other := files.read_hang(report.attempt):
-            return other, verdict.is_outside
+            return other
         write_json(files.hang(report.attempt), hang)
-        return hang, verdict.kind in OUTSIDE
-    return None, False
+        return hang
+    return None
 
 
-def _ask(
-    report: RankReport, listener: Listener, files: DebugFiles, why: str, pauses: Callable[[], bool]
-) -> tuple[Verdict, Hang]:
+def _ask(report: RankReport, listener: Listener, files: DebugFiles, why: str, pauses: Callable[[], bool]) -> Hang:
     number = files.ask()
     until = time.monotonic() + ANSWERS_S
     while True:
@@ -48,9 +45,9 @@ def _ask(
             break
     views = complete(report.job, records, answers)
     verdict = judge(views)
-    return verdict, Hang(
-        attempt=report.attempt, found_by=report.rank, why=why, at=time.time(), lines=verdict.lines, odd=verdict.odd,
-        views=tuple(views),
+    return Hang(
+        attempt=report.attempt, found_by=report.rank, why=why, at=time.time(), lines=verdict.lines, kind=verdict.kind,
+        odd=verdict.odd, views=tuple(views),
     )  # fmt: skip
 
 

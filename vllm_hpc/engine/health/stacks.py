@@ -21,7 +21,7 @@ _MOST_THREADS = 24
 # Code whose functions wait for other ranks, by the end of a file's name; of ours only those that do.
 _WAITS = re.compile(
     r"(torch/distributed/.*|vllm/distributed/.*|vllm_hpc/engine/(store/\w+|loop/lockstep|startup/(replicas|meeting)"
-    r"|programs/(context|rendezvous)))\.py$"
+    r"|programs/(context|barrier|reduce|rendezvous)))\.py$"
 )
 # What is called in between, and is no wait by itself.
 _BETWEEN = re.compile(
@@ -38,7 +38,7 @@ _OURS = {
     ("lockstep", "result"): "broadcast", ("lockstep", "share"): "broadcast", ("lockstep", "gather"): "all_gather",
     ("replicas", "leave"): "the end of the other ranks", ("replicas", "meet"): "the start of the other ranks",
     ("meeting", "leave"): "the end of the other ranks", ("meeting", "end"): "the end of the other ranks",
-    ("meeting", "meet"): "the start of the other ranks",
+    ("meeting", "meet"): "the start of the other ranks", ("context", "barrier"): "ctx.barrier",
     ("client", "ask"): "the job's store", ("client", "get"): "the job's store", ("torch_store", "_wait"): "store wait",
 }  # fmt: skip
 # A wait by a handle, as of an asynchronous collective: there the innermost line is the user's own.

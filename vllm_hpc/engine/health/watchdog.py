@@ -25,6 +25,7 @@ from vllm_hpc.engine.health.inquiry import Listener, Witness
 from vllm_hpc.engine.health.rank_record import Phase, RankReport, is_echo
 from vllm_hpc.engine.health.stall_errors import endless, stall
 from vllm_hpc.jobfolder.debug_records import Hang, RankView
+from vllm_hpc.jobfolder.judge_hang import OUTSIDE
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, RankError
 
 HEARTBEAT_S = 5.0
@@ -44,9 +45,9 @@ _LOOK_S = 1.0
 # Seconds between two looks for the answers of the other ranks.
 _ASK_S = 0.2
 # Parts of a rank's work in which others may have to wait for as long as a model loads; and waits that may take as long
-# as the other ranks have work.
+# as the other ranks have work, or that have a limit of their own.
 _LOADS = ("launch", "import", "load", "warm_up")
-_LONG_WAITS = ("the end of the other ranks", "the start of the other ranks")
+_LONG_WAITS = ("the end of the other ranks", "the start of the other ranks", "ctx.barrier")
 # Seconds within which a process that was killed is gone after its connections were closed.
 _DYING_S = 0.5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -202,13 +203,13 @@ class _Watch:
 
     def _give_up(self, error: TimeoutError) -> None:
         """Ask where all others are, log where every thread is, and end the rank."""
-        found, is_outside = hang.explain(self._report, self._listener, str(error), lambda: self._rings(_ASK_S))
+        found = hang.explain(self._report, self._listener, str(error), lambda: self._rings(_ASK_S))
         error = type(error)(_with_found(str(error), found))
         with contextlib.suppress(OSError):
             print(f"vllm-hpc: {error}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
         with contextlib.suppress(OSError):
-            if is_outside:  # no row is to be suspected
+            if found and found.kind in OUTSIDE:  # no row is to be suspected
                 self._report.terminated(RankError("PeerLost", str(error), ""))
             else:
                 self._report.failed(error)
@@ -217,7 +218,7 @@ class _Watch:
     def _leave_lost(self) -> None:
         """Leave, for a neighbour gives no sign of life."""
         why = f"rank {self._report.neighbour} has shown no sign of life for {self._limits.dead_s:g} s"
-        found, _ = hang.explain(self._report, self._listener, why, lambda: self._rings(_ASK_S))
+        found = hang.explain(self._report, self._listener, why, lambda: self._rings(_ASK_S))
         _leave(self._report, _with_found(why, found), "PeerLost")
 
     def _examine(self) -> RankView:
