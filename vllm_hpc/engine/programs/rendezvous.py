@@ -61,9 +61,10 @@ class ScriptRendezvous:
                 self._checked = self._made
                 self._check(module.get_rank())
 
-        for one in (module, sys.modules["torch.distributed"]):
-            if hasattr(one, "init_process_group"):
-                one.init_process_group = init_process_group
+        module.init_process_group = init_process_group
+        package = sys.modules["torch.distributed"]
+        if hasattr(package, "init_process_group"):  # it was imported before
+            vars(package)["init_process_group"] = init_process_group
 
     def _check(self, rank: int) -> None:
         from vllm_hpc.engine.startup import gloo_peers

@@ -111,7 +111,7 @@ def _name_shared_memory(module: Any, ident: str) -> None:
 
     It takes the name from what follows the last colon of the rendezvous, whose scheme alone counts for torch.
     """
-    executor = getattr(module, "ExecutorWithExternalLauncher", None)
+    executor: Any = getattr(module, "ExecutorWithExternalLauncher", None)
     make = getattr(executor, "_distributed_args", None)
     if make is None:
         return
