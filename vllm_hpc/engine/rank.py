@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vllm_hpc.engine.health import fatal_signals, watchdog
 from vllm_hpc.engine.health.rank_record import RankReport, node_name
 from vllm_hpc.engine.interface import EngineMaker
-from vllm_hpc.engine.loop.suspect_rows import earlier_attempts
+from vllm_hpc.engine.makers import engine_maker
 from vllm_hpc.engine.rank_part import RankPart
 from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import network
@@ -23,6 +23,11 @@ from vllm_hpc.jobfolder.records import Attempt, JobRecord
 from vllm_hpc.jobfolder.secret import job_secret
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.write_file import open_append
+
+if TYPE_CHECKING:
+    from vllm_hpc.engine.programs.load import UserProgram
+    from vllm_hpc.engine.programs.rows import RowProgram
+    from vllm_hpc.engine.programs.started import Started
 
 # Seconds between two fsyncs of the finished rows: the most that a power cut can lose.
 SYNC_S = 5.0
@@ -84,16 +89,7 @@ def _work(rank: RankPart) -> None:
 
         drive(rank)
         return
-    if rank.record.request.rehearse:
-        from vllm_hpc.engine.rehearsal.engine import RehearsalMaker
-
-        needs_first = rank.record.request.rehearse_set.fault_s is not None
-        is_first = needs_first and not earlier_attempts(rank.job, rank.standing.task, rank.standing.attempt)
-        _generate(rank, RehearsalMaker(rank.record, rank.standing, rank.place, is_first))
-        return
-    from vllm_hpc.engine.vllm_engine import VllmMaker
-
-    maker = VllmMaker(rank.record, rank.standing, rank.place)
+    maker = engine_maker(rank)
     if maker.leads:
         _generate(rank, maker)
     else:
@@ -101,11 +97,13 @@ def _work(rank: RankPart) -> None:
 
 
 def _generate(rank: RankPart, maker: EngineMaker) -> None:
-    """Start the engine and run this rank's part of the rows."""
+    """Start the engine and run this rank's part of the rows, with the user's program if there is one."""
     job, record, standing, place, report, sync_s = rank
     maker.load(report)
     fatal_signals.tell_modules()
+    user = _user_program(rank)
     from vllm_hpc.engine.attempt import ReplicaAttempt
+    from vllm_hpc.engine.programs.started import Started
     from vllm_hpc.engine.startup import replicas
 
     attempt = ReplicaAttempt(job, record, place, standing.attempt, standing.task, sync_s)
@@ -114,12 +112,36 @@ def _generate(rank: RankPart, maker: EngineMaker) -> None:
         replica = maker.join(world)
         report.device = replica.device
         engine = maker.make(report)
+    program = _begin(rank, user, Started(world, replica, maker.llm)) if user else None
     with report.timed("generate"):
-        digest = attempt.run(engine, replica.lockstep(), world.store, report)
+        digest = attempt.run(engine, replica.lockstep(), world.store, report, program)
         report.digest, report.rows = digest.hexdigest, digest.rows
+    if program:
+        program.end()
     replica.check_digests(digest.hexdigest)
     maker.release(world.store)
     world.leave()
+
+
+def _user_program(rank: RankPart) -> UserProgram | None:
+    """The user's program, before the engine takes minutes to start: an error in it is told at once."""
+    if rank.record.program is None:
+        return None
+    from vllm_hpc.engine.programs.load import load_program
+
+    user = load_program(rank.job, rank.record.program)
+    rank.report.locate = user.locate
+    return user
+
+
+def _begin(rank: RankPart, user: UserProgram, started: Started) -> RowProgram:
+    """Begin a program beside the loop: its setup has run."""
+    from vllm_hpc.engine.programs.context import Context
+    from vllm_hpc.engine.programs.rows import RowProgram
+
+    program = RowProgram(user, Context(rank, started), rank.report)
+    program.begin()
+    return program
 
 
 def seconds(name: str, default: float) -> float:

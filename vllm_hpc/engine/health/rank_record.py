@@ -45,6 +45,7 @@ class Phase(Enum):
     STEP = "step"
     WRITE = "hand over finished rows"
     AGREE = "wait for the replica's other ranks"
+    PROGRAM = "run the program's on_output"
 
 
 class Mark(msgspec.Struct, frozen=True, eq=False):
@@ -185,7 +186,7 @@ class RankReport:
         message = str(error) or type(error).__name__
         if where := self.locate(error):
             message = f"{message} ({where})"
-        if self.mark is not None and self.mark.phase is Phase.STEP and not is_echo(error):
+        if self.mark is not None and self.mark.phase is Phase.STEP and not where and not is_echo(error):
             # The next attempt will ask which row it was.
             crash = Crash(self.rank, type(error).__name__, message)
             write_json(self._job.crash(self._replica, self._attempt), crash)

@@ -11,6 +11,7 @@ _WORDS = {
     Phase.READ: "the rank has been waiting for a row {limit}: the input's file system, tokenizer or grammar hangs",
     Phase.ADMIT: "the rank has been admitting row {row} {limit}: vLLM, or the row's grammar, does not finish",
     Phase.WRITE: "the rank has been waiting to hand over finished rows {limit}: the job folder's file system hangs",
+    Phase.PROGRAM: "the program's on_output has had row {row} {limit}: it waits for another rank, or does not end",
     Phase.AGREE: "the rank has been waiting for its replica's other ranks {limit}: one of them hangs, or is gone",
 }
 
