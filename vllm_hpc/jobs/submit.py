@@ -190,7 +190,7 @@ def _outside(job: ResolvedJob, intake: Intake, adapters: tuple[Adapter, ...]) ->
 def _choose_folder(job: ResolvedJob) -> JobFolder:
     """The job's folder, which must not exist yet. Raises RequestError."""
     parent = as_path(job.request.job_dir, "--job-dir")
-    folder = JobFolder(parent / (job.request.name or _free_name(parent, job.model.name)))
+    folder = JobFolder(parent / (job.request.name or _free_name(parent, job)))
     check_path(str(folder.path), "--job-dir")
     if folder.path.exists():
         raise RequestError(_taken(folder))
@@ -201,10 +201,11 @@ def _taken(folder: JobFolder) -> str:
     return f"{str(folder.path)!r} already exists: choose another --name (nothing was changed)"
 
 
-def _free_name(parent: Path, model: str) -> str:
-    """<model>-<yyyymmdd-hhmmss>, with -2, -3 ... if that is taken."""
-    check_name(model, "--name is needed: a job cannot be named after the model:")
-    base = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _free_name(parent: Path, job: ResolvedJob) -> str:
+    """<model>-<yyyymmdd-hhmmss>, or after a script, with -2, -3 ... if that is taken."""
+    after = "script" if job.runs_script else "model"
+    check_name(job.model.name, f"--name is needed: a job cannot be named after the {after}:")
+    base = f"{job.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     name, number = base, 1
     while (parent / name).exists():
         number += 1

@@ -111,8 +111,8 @@ def with_hooks(job: ResolvedJob) -> ResolvedJob:
     if against:
         place = job.origins.get(f"engine.{against[0]}")
         raise RequestError(
-            f"--engine {against[0]}{f' ({place})' if place else ''}: {_name(job)} needs hooks, which are called in "
-            f"{_EAGER_MODE} only: leave it out"
+            f"--engine {against[0]}{f' ({place})' if place else ''}: {_name(job)} needs hooks, which are called "
+            f"only in {_EAGER_MODE}: leave it out"
         )
     return job.asking(engine={**engine, _EAGER: True})
 

@@ -18,7 +18,7 @@ from vllm_hpc.spec.programs.definitions import find_definition
 from vllm_hpc.spec.programs.facts import Facts, facts_of_class, facts_of_function
 from vllm_hpc.spec.programs.modules import find_module
 from vllm_hpc.spec.programs.read_code import read_named
-from vllm_hpc.spec.programs.source import Source, parse, statements
+from vllm_hpc.spec.programs.source import Source, check_syntax, parse, statements
 
 PROGRAM, SCRIPT = "--program", "--script"
 _MUST_BE = "must be package.module:NAME or FILE.py:NAME, of a class or a function"
@@ -33,8 +33,11 @@ def find_script(text: str, arguments: list[str], is_newer_python: bool = False) 
         raise RequestError(f"{SCRIPT} {text!r} is a notebook: write it as a script (jupyter nbconvert --to script)")
     path, content, distrust = read_named(text, SCRIPT)
     _check_content(content, f"{SCRIPT} {text!r}")
+    first = content.partition(b"\n")[0]
+    if first.startswith(b"#!") and b"python" not in first:
+        raise RequestError(f"{SCRIPT} {text!r} is for another program, by its first line: name a Python script")
     if not is_newer_python:
-        parse(content, path)
+        check_syntax(content, path)
     program = Program(
         kind="script",
         name=path.name,
@@ -68,12 +71,12 @@ def _in_file(place: str, name: str) -> FoundProgram:
     path, content, distrust = read_named(place, PROGRAM)
     _check_content(content, f"{PROGRAM} {place!r}")
     source = Source(path, parse(content, path), "", str(path.parent))
-    facts = _facts(source, name)
     if relative := _relative_import(source):
         raise RequestError(
             f"{path}:{relative.lineno}: a file that is run by itself has no relative imports: name it as "
             f"package.module:{name}, or import by whole names"
         )
+    facts = _facts(source, name)
     program = Program(
         kind="file",
         name=name,
@@ -130,7 +133,7 @@ def _classes_and_functions(source: Source) -> list[str]:
 def _advice(text: str) -> str:
     """What to write in place of a file or a module alone."""
     if not text.endswith(".py"):
-        return f": as {text}:NAME" if text and "/" not in text and text.isprintable() else ""
+        return f", as {text}:NAME" if text and "/" not in text and text.isprintable() else ""
     return f": add its name, as {text}:NAME, or use {SCRIPT} {text} to run the file as it is"
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import site
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,20 +23,27 @@ class ModuleFile(NamedTuple):
     folder: str
 
 
+class _Place(NamedTuple):
+    """What a name stands for in some folders: a module's or a package's file, and the folders of a package."""
+
+    file: Path | None
+    folders: tuple[Path, ...] = ()
+
+
 def find_module(name: str) -> ModuleFile:
     """A module in the working directory, else on sys.path. Raises RequestError."""
-    importlib.invalidate_caches()  # in a notebook, the file may have been written just now
     top, here = name.partition(".")[0], str(Path.cwd())
-    in_here, elsewhere = PathFinder.find_spec(top, [here]), _find_top(top, without=here)
-    if in_here is not None and elsewhere is not None and elsewhere.origin is not None:
-        if in_here.origin is None:
-            in_here = None  # a folder without __init__.py, which Python passes over
-        elif not _is_same(in_here.origin, elsewhere.origin):
+    mine = _look(top, [here])
+    theirs = _find_top(top, [folder for folder in sys.path if not _is_same(folder or ".", here)])
+    if mine is not None and theirs is not None and theirs.file is not None:
+        if mine.file is None:
+            mine = None  # a folder without __init__.py, which Python passes over
+        elif not _is_same(mine.file, theirs.file):
             raise RequestError(
-                f"{top!r} is both here and in {str(Path(elsewhere.origin).parent)!r}, which ranks would import: "
-                "rename it, or name its file, as FILE.py:NAME"
+                f"{top!r} is both here and in {str(theirs.file.parent)!r}, which ranks would import: rename it, or "
+                "name its file, as FILE.py:NAME"
             )
-    found = in_here or elsewhere
+    found = mine or theirs
     if found is None:
         raise RequestError(
             f"no module {top!r} in the working directory, nor installed: correct it, or use FILE.py:NAME"
@@ -48,55 +54,67 @@ def find_module(name: str) -> ModuleFile:
 def find_import(name: str, folder: str) -> ModuleFile | None:
     """A module that a program imports, on sys.path or in ``folder``; None if it is not found here."""
     top = name.partition(".")[0]
-    found = _find_top(top) or (PathFinder.find_spec(top, [folder]) if folder else None)
+    found = _find_top(top, sys.path) or (_look(top, [folder]) if folder else None)
     with suppress(RequestError):
         return _descend(found, name) if found else None
     return None
 
 
-def installed_folders() -> set[str]:
+def _find_top(top: str, path: Iterable[str]) -> _Place | None:
+    """A module or package on a path, or known to another finder, as those of Python itself and of editable installs."""
+    if found := _look(top, [folder for folder in path if folder]):
+        return found
+    for finder in sys.meta_path:
+        if finder is PathFinder or not hasattr(finder, "find_spec"):
+            continue
+        with suppress(ImportError, ValueError):
+            if spec := finder.find_spec(top, None):
+                file = Path(spec.origin or top) if spec.has_location else Path(top)
+                return _Place(file, tuple(map(Path, spec.submodule_search_locations or ())))
+    return None
+
+
+def _look(name: str, path: Iterable[str | Path]) -> _Place | None:
+    """What Python finds under a name in these folders: the first package or module, else all folders of that name."""
+    folders = []
+    for folder in path:
+        below = Path(folder) / name
+        for file in (below / "__init__.py", Path(folder) / f"{name}.py"):
+            if file.is_file():
+                return _Place(file, (below,) if file.parent == below else ())
+        if below.is_dir():
+            folders.append(below)
+    return _Place(None, tuple(folders)) if folders else None
+
+
+def _descend(top: _Place, name: str) -> ModuleFile:
+    """The module ``name`` in the package that was found. Raises RequestError."""
+    found, parts = top, name.split(".")
+    for number, part in enumerate(parts[1:], start=2):
+        below = _look(part, found.folders)
+        if below is None:
+            raise RequestError(f"no module {'.'.join(parts[:number])!r} in {parts[0]!r}: correct it")
+        found = below
+    if found.file is None or found.file.suffix != ".py":
+        kind = "is a folder without an __init__.py" if found.file is None else "has no Python source"
+        raise RequestError(f"module {name!r} {kind}: name a module that has the class or function")
+    return ModuleFile(found.file, name if found.folders else name.rpartition(".")[0], _folder(top))
+
+
+def _folder(top: _Place) -> str:
+    """The folder that the top package or module is in; empty if the ranks' Python has it by itself."""
+    place = top.folders[0] if top.folders else top.file
+    assert place is not None
+    folder = os.path.abspath(place.parent)  # noqa: PTH100 - links stay as the user wrote them
+    return "" if os.path.realpath(folder) in _installed() else folder
+
+
+def _installed() -> set[str]:
     """The folders of sys.path that this Python has by itself, and so on the ranks."""
     found = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
     found |= {*site.getsitepackages(), site.getusersitepackages()}
     return {os.path.realpath(folder) for folder in found if folder}
 
 
-def _find_top(top: str, without: str = "") -> ModuleSpec | None:
-    """A module or package on sys.path, or known to another finder, as of an editable installation."""
-    path = [one for one in sys.path if one and not (without and _is_same(one, without))]
-    if found := PathFinder.find_spec(top, path):
-        return found
-    for finder in sys.meta_path:
-        if finder is not PathFinder and hasattr(finder, "find_spec"):
-            with suppress(ImportError, ValueError):
-                if found := finder.find_spec(top, None):
-                    return found
-    return None
-
-
-def _descend(top: ModuleSpec, name: str) -> ModuleFile:
-    """The module ``name`` in the package that was found. Raises RequestError."""
-    found, parts = top, name.split(".")
-    for number in range(2, len(parts) + 1):
-        inside, wanted = found.submodule_search_locations, ".".join(parts[:number])
-        below = PathFinder.find_spec(wanted, list(inside)) if inside is not None else None
-        if below is None:
-            raise RequestError(f"no module {wanted!r} in {parts[0]!r}: correct it")
-        found = below
-    if not found.has_location or not str(found.origin).endswith(".py"):
-        kind = "is a folder without an __init__.py" if found.origin is None else "has no Python source"
-        raise RequestError(f"module {name!r} {kind}: name a module that has the class or function")
-    is_package = found.submodule_search_locations is not None
-    return ModuleFile(Path(str(found.origin)), name if is_package else name.rpartition(".")[0], _folder(top))
-
-
-def _folder(top: ModuleSpec) -> str:
-    """The folder that the top package or module is in; empty if the ranks' Python has it by itself."""
-    inside: Sequence[str] | None = top.submodule_search_locations
-    place = Path(next(iter(inside))) if inside else Path(str(top.origin))
-    folder = os.path.abspath(place.parent)  # noqa: PTH100 - links stay as the user wrote them
-    return "" if os.path.realpath(folder) in installed_folders() else folder
-
-
-def _is_same(one: str, other: str) -> bool:
+def _is_same(one: str | Path, other: str | Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)

@@ -6,7 +6,7 @@ import ast
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vllm_hpc.spec.errors import RequestError
 
@@ -29,10 +29,20 @@ class Source(NamedTuple):
 
 def parse(content: bytes, path: Path) -> ast.Module:
     """The syntax tree of a file. Raises RequestError, with file and line."""
+    tree: ast.Module = _compile(content, path, ast.PyCF_ONLY_AST)
+    return tree
+
+
+def check_syntax(content: bytes, path: Path) -> None:
+    """Refuse a file that Python would not run. Raises RequestError, with file and line."""
+    _compile(content, path, 0)
+
+
+def _compile(content: bytes, path: Path, flags: int) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes, which Python gives again when it runs the file
-            return ast.parse(content, str(path))
+            return compile(content, str(path), "exec", flags, dont_inherit=True)
     except SyntaxError as error:
         raise RequestError(f"{path}:{error.lineno or 1}: no valid Python: {error.msg}: correct it") from None
     except ValueError as error:  # NUL
