@@ -186,6 +186,17 @@ def test_ranks_at_as_many_places_as_there_are_ranks() -> None:
     assert len(found.lines) == 3
 
 
+def test_two_ranks_at_two_places_are_not_judged() -> None:
+    assert judge([computes(0, 1), computes(1, 2)]).odd == ()
+    found = judge([waits(0), waits(1, "all_reduce", line=35)])
+    assert found.odd == ()
+    assert found.lines == (
+        "ranks wait in different collectives",
+        "rank 0 waits in barrier (myprog.py:31 in main)",
+        "rank 1 waits in all_reduce (myprog.py:35 in main)",
+    )
+
+
 def test_a_users_line_is_named_below_vllms() -> None:
     deep = (
         Frame("/x/site-packages/torch/_ops.py", 1, "__call__"),

@@ -55,7 +55,7 @@ class Networks:
             "netns",
             f"{self.name}-1",
         )
-        for node, address in enumerate((HEAD, OTHER)):
+        for node, address in (("0", HEAD), ("1", OTHER)):
             ip("-n", f"{self.name}-{node}", "address", "add", f"{address}/24", "dev", f"veth{node}")
         self.join()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vllm_hpc.engine.health import fatal_signals, watchdog
+from vllm_hpc.engine.health import fatal_signals, hang, watchdog
 from vllm_hpc.engine.health.rank_record import RankReport, node_name
 from vllm_hpc.engine.interface import EngineMaker
 from vllm_hpc.engine.makers import engine_maker
@@ -59,6 +59,8 @@ def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
         network.pin()
         _work(RankPart(job, record, standing, place, report, sync_s))
     except BaseException as error:
+        if record.program and type(error) is TimeoutError:
+            hang.explain_timeout(report, error)
         with suppress(OSError):  # the disk may be full, and that may be the error itself; torchrun reports it
             watchdog.record_error(report, launcher, error)
         raise

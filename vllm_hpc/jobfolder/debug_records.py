@@ -166,6 +166,10 @@ class DebugFiles:
         """What was found before attempt k was ended."""
         return self._state / f"hang-{attempt}.json"
 
+    def finding(self, attempt: int) -> Path:
+        """Made by the rank of attempt k that asks the others before it ends; only one does."""
+        return self._state / f"finding-{attempt}"
+
     def read_hang(self, attempt: int) -> Hang | None:
         """The same, None if there is none."""
         return read_json(self.hang(attempt), Hang, _MOST_BYTES)

@@ -150,7 +150,7 @@ def _elsewhere(views: list[RankView]) -> list[RankView]:
         return []
     least = min(map(len, places.values()))
     fewest = [those for those in places.values() if len(those) == least]
-    return fewest[-1] if len(fewest) < len(places) or len(places) == 2 else []
+    return fewest[-1] if len(fewest) < len(places) else []
 
 
 def _where(view: RankView) -> object:
@@ -281,6 +281,8 @@ def _waiting(views: list[RankView], alone: bool = False) -> list[str]:
         else:
             doing = f"{'is' if len(those) == 1 else 'are'} {doing}"
         lines.append(f"{who} {doing}")
+    if alone and len(places) > 1 and all(view.collective for view in views):
+        return ["ranks wait in different collectives", *lines]
     if alone and len(places) == 1 and len(views) > 1:
         return [f"no rank is odd: {lines[0]}: what connects them hangs, or a device"]
     return lines or ["nothing is known of any rank"]

@@ -100,9 +100,9 @@ def _running(folder: JobFolder) -> list[RankRecord]:
 
 def _wait(folder: JobFolder, files: DebugFiles, number: int, timeout_s: float) -> dict[int, RankView]:
     until = time.monotonic() + timeout_s
+    wanted, answers = must_answer(_running(folder)), dict[int, RankView]()
     while True:
-        wanted = must_answer(_running(folder))
-        answers = files.read(number, wanted)
+        answers |= files.read(number, wanted - answers.keys())
         if wanted <= answers.keys() or time.monotonic() >= until:
             return answers
         time.sleep(_LOOK_S)

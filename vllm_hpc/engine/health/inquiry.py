@@ -20,20 +20,26 @@ from vllm_hpc.jobfolder.debug_records import DebugFiles, RankView
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import RankRecord
+from vllm_hpc.spec.write_file import make_folder
 
 # Seconds in which a rank answers by itself, once its node has heard the question.
 OWN_S = 2.0
 
 
 class Witness:
-    """What this rank can say of itself. Only the watchdog's thread uses it."""
+    """What this rank can say of itself. Only the watchdog's thread uses it.
 
-    def __init__(self, report: RankReport) -> None:
-        self._report, self._sight = report, processes.Sight()
-        self._live: stacks.Live = stacks.Live((), ())
+    ``has_program``: it runs the user's code, whose own lines may wait by the handle of a collective.
+    """
+
+    def __init__(self, report: RankReport, has_program: bool) -> None:
+        self._report, self._has_program, self._sight = report, has_program, processes.Sight()
 
     def look(self) -> RankView:
         """Where the main thread is. It is kept for others of this node, who cannot ask a process that is stopped."""
+        return self._look(self._has_program)
+
+    def _look(self, reads_source: bool) -> RankView:
         live = stacks.main_thread()
         report, mark = self._report, self._report.mark
         steps, last_row = report.progress()
@@ -49,7 +55,7 @@ class Witness:
             steps=steps,
             last_row=last_row,
             stack=live.stack,
-            collective=stacks.collective_of(live.stack, live.frames, report.first_rank),
+            collective=report.gave_up or stacks.collective_of(live, report.first_rank, reads_source),
             address=os.environ.get("VLLM_HOST_IP", ""),
         )
         self._sight.keep(view)
@@ -59,7 +65,7 @@ class Witness:
         """The same with all that takes longer to find out."""
         process, waits_in = processes.state_of(os.getpid())
         return msgspec.structs.replace(
-            self.look(),
+            self._look(reads_source=True),
             still_s=round(still_s, 1),
             threads=stacks.other_threads(),
             recorded=flight_recorder.last_collectives(self._report.rank),
@@ -90,6 +96,7 @@ class Listener:
             while self._files.asked(self._answered + 1).exists():
                 self._answered += 1
                 self._heard[self._answered] = time.monotonic()
+                make_folder(self._files.answers(self._answered))
                 self.answer(self._answered)
             for number, heard_at in list(self._heard.items()):
                 if time.monotonic() - heard_at >= OWN_S:
@@ -142,7 +149,11 @@ def outside_view(record: RankRecord, source: Literal["neighbour", "agent"]) -> R
     stack, threads = stacks.parse(processes.dump_of(pid))
     if stack:
         seen = msgspec.structs.replace(
-            seen, stack=stack, threads=threads, seen_s=0.0, collective=stacks.collective_of(stack) or seen.collective
+            seen,
+            stack=stack,
+            threads=threads,
+            seen_s=0.0,
+            collective=stacks.collective_of(stacks.Live(stack)) or seen.collective,
         )
     return seen
 

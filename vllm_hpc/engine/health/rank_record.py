@@ -16,6 +16,7 @@ import msgspec
 
 from vllm_hpc.engine.health.awake_clock import Still
 from vllm_hpc.engine.store.client import StoreLostError
+from vllm_hpc.jobfolder.debug_records import Collective
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord
@@ -91,6 +92,8 @@ class RankReport:
         # the engine and the last row that finished; the ranks of this world and node; the global one of torch's rank 0.
         self.doing = "start"
         self.progress: Callable[[], tuple[int | None, int | None]] = lambda: (None, None)
+        # What the user's code has waited for in vain, when it has given up and the others are asked.
+        self.gave_up: Collective | None = None
         self.world = self.here = range(rank, rank + 1)
         self.first_rank = rank
         # The next rank of this world, watched from its first heartbeat on; None: there is no other.

@@ -9,6 +9,7 @@ import linecache
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
@@ -43,15 +44,17 @@ _OURS = {
 }  # fmt: skip
 # A wait by a handle, as of an asynchronous collective: there the innermost line is the user's own.
 _HANDLE = re.compile(r"\.(wait|synchronize|monitored_barrier)\(")
+_BARRIER = "/vllm_hpc/engine/programs/barrier.py"
+_NOT_USERS = re.compile(r"/vllm_hpc/|/submitit/|<frozen ")
 _FAULTHANDLERS_STACK = re.compile(r"^(?:Current thread|Thread) [^\n]*\n((?:  [^\n]+\n)+)", re.MULTILINE)
 _FAULTHANDLERS_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
 
 
 class Live(NamedTuple):
-    """The main thread as it is now: its frames, and the interpreter's own for what only they have."""
+    """A thread as it is now: its frames, and the interpreter's own, which know the group of a collective."""
 
     stack: tuple[Frame, ...]
-    frames: tuple[FrameType, ...]
+    frames: tuple[FrameType, ...] = ()
 
 
 def main_thread() -> Live:
@@ -94,21 +97,23 @@ def parse(text: str) -> tuple[tuple[Frame, ...], tuple[Thread, ...]]:
     return stacks[-1], tuple(Thread("?", stack) for stack in stacks[:-1][:_MOST_THREADS])
 
 
-def collective_of(stack: Sequence[Frame], frames: Sequence[FrameType] = (), first_rank: int = 0) -> Collective | None:
-    """What the main thread waits for others in; None if it does not wait.
+def collective_of(live: Live, first_rank: int = 0, reads_source: bool = True) -> Collective | None:
+    """What a thread waits for others in; None if it does not wait.
 
-    ``frames``: the interpreter's, which know the group. ``first_rank``: the global rank of torch's rank 0.
+    ``first_rank``: the global rank of torch's rank 0. ``reads_source``: also look at the innermost line's text, for a
+    wait by a handle.
     """
+    stack = live.stack
     depth = next((number for number, frame in enumerate(stack) if not _BETWEEN.search(frame.file)), len(stack))
     end = depth
     while end < len(stack) and (_WAITS.search(stack[end].file) or _BETWEEN.search(stack[end].file)):
         end += 1
     inside, site = stack[depth:end], stack[end] if end < len(stack) else None
-    operation = _operation(inside)
-    if operation:
-        group, members, sequence = _group(frames[:end], first_rank)
+    if operation := _operation(inside):
+        group, members, sequence = _group(live.frames[:end], first_rank)
         return Collective(operation=operation, site=site, group=group, members=members, sequence=sequence)
-    if stack and _HANDLE.search(linecache.getline(stack[0].file, stack[0].line)) and "torch" in sys.modules:
+    may_wait = reads_source and stack and "torch" in sys.modules
+    if may_wait and _HANDLE.search(linecache.getline(stack[0].file, stack[0].line)):
         return Collective(operation="wait", site=stack[0])
     return None
 
@@ -152,6 +157,15 @@ def _sequence(group: Any) -> int | None:
         return int(group._get_sequence_number_for_group())
     except Exception:  # noqa: BLE001 - a backend without numbers raises what it likes
         return None
+
+
+def gave_up_at(error: BaseException) -> Collective | None:
+    """Where the user's code called the ``ctx.barrier`` that has raised ``error``; None if it was none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [frame for frame in frames if not _NOT_USERS.search(frame.filename)]
+    if not users or not any(frame.filename.endswith(_BARRIER) for frame in frames):
+        return None
+    return Collective(operation="ctx.barrier", site=Frame(users[-1].filename, users[-1].lineno or 0, users[-1].name))
 
 
 def sequences() -> tuple[int | None, ...]:

@@ -143,7 +143,7 @@ class _Watch:
         self._last_beat, self._failed_at = float("-inf"), float("inf")
         # A question is heard sooner where a small limit is to be held.
         self._beat_s = min(HEARTBEAT_S, max(_LOOK_S, limits.stall_s / 4))
-        self._witness = Witness(report)
+        self._witness = Witness(report, has_program=limits.wait_s is not None)
         self._still_s, self._is_told = 0.0, False
         self._listener = Listener(report.job, report.attempt, report.here, (report.rank, self._examine))
 
