@@ -44,15 +44,18 @@ if __name__ == "__main__":
 """
 
 
-def run(folder: Path, code: str, later: str | None = None) -> tuple[int, str]:
-    """The exit code of a script, and its output; ``later``: what its file is by the time it runs."""
+def run(folder: Path, code: str, later: str | None = None, errors: bool = False) -> tuple[int, str]:
+    """The exit code of a script, and its output; ``later``: what its file is by the time it runs.
+
+    ``errors``: whether tracebacks are expected.
+    """
     source, copy = folder / "script.py", folder / "copy.py"
     copy.write_text(code)
     source.write_text(code if later is None else later)
     digest = hashlib.sha256(copy.read_bytes()).hexdigest()
     words = [sys.executable, "-c", RUN, str(source), str(copy), digest]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
-    assert "Traceback" not in done.stderr, done.stderr
+    assert errors or "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout
 
 
@@ -91,6 +94,20 @@ def test_a_traceback_shows_the_lines_that_were_submitted(tmp_path: Path) -> None
 @pytest.mark.parametrize(("later", "name"), [(None, "script.py"), ("raise SystemExit(1)\n", "copy.py")])
 def test_processes_that_it_spawns_run_what_was_submitted(tmp_path: Path, later: str | None, name: str) -> None:
     assert run(tmp_path, SPAWN, later) == (0, f"{tmp_path}/{name}\nover\n")
+
+
+@pytest.mark.parametrize(
+    ("end", "number"), [("pass", 0), ("sys.exit()", 0), ("sys.exit(3)", 3), ("sys.exit('words')", 1), ("1 / 0", 1)]
+)
+def test_a_process_that_it_forks_ends_where_the_script_does(tmp_path: Path, end: str, number: int) -> None:
+    """And its parent alone is the rank."""
+    code = (
+        "import atexit, os, sys\natexit.register(print, 'exit of', os.getpid())\nchild = os.fork()\n"
+        f"if child:\n    print('status', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\nelse:\n    {end}\n"
+    )
+    code_of_parent, said = run(tmp_path, code, errors=True)
+    assert (code_of_parent, said.count("over"), said.count("exit of")) == (0, 1, 1), said
+    assert f"status {number}\n" in said
 
 
 def test_only_the_copy_that_was_submitted_is_run(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def _last_seen(view: RankView) -> str:
     place, at = view.place, view.collective
     where = at.site if at is not None and at.site is not None else place
     inside = f" in {at.operation}" if at is not None else f" in '{view.phase}'" if view.phase not in ("", "run") else ""
-    return f"at {where.words if where else '?'}{inside}"
+    return f"at {where.words if where else '?'}{_called_by(view)}{inside}"
 
 
 def _doing(view: RankView) -> str:

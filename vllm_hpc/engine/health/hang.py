@@ -48,7 +48,7 @@ def explain(report: RankReport, listener: Listener | None, why: str, pauses: Pau
 
 
 def explain_timeout(report: RankReport, error: TimeoutError) -> None:
-    """Add to what the user's code has raised, as ``ctx.barrier`` does, where the others are. Call it as it is caught."""
+    """Add to what the user's code has raised, as ``ctx.barrier`` does, where the others are."""
     report.gave_up = gave_up_at(error)
     if report.gave_up is None:
         return

@@ -7,7 +7,6 @@ import platform
 import re
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -15,6 +14,7 @@ from enum import Enum
 import msgspec
 
 from vllm_hpc.engine.health.awake_clock import Still
+from vllm_hpc.engine.health.error_words import message_of, trace_of
 from vllm_hpc.engine.store.client import StoreLostError
 from vllm_hpc.jobfolder.debug_records import Collective
 from vllm_hpc.jobfolder.folder import JobFolder
@@ -185,8 +185,7 @@ class RankReport:
 
     def failed(self, error: BaseException) -> None:
         """Record that the rank dies of ``error``."""
-        trace = "".join(traceback.format_exception(error))
-        message = str(error) or type(error).__name__
+        trace, message = trace_of(error), message_of(error)
         if where := self.locate(error):
             message = f"{message} ({where})"
         if self.mark is not None and self.mark.phase is Phase.STEP and not where and not is_echo(error):

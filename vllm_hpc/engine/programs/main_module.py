@@ -7,10 +7,12 @@ import hashlib
 import os
 import sys
 import threading
-from contextlib import suppress
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from vllm_hpc.engine.programs.late_imports import when_imported
 from vllm_hpc.spec.program import Program
@@ -37,13 +39,43 @@ def run_as_main(code: CodeType, program: Program, copy: Path) -> None:
     sys.path.insert(0, program.folder)
     when_imported("multiprocessing.spawn", lambda module: _start_from_copy(module, program, copy))
     try:
-        exec(code, vars(main))
+        with _ending_forks():
+            exec(code, vars(main))
     except SystemExit as ended:
         number, said = _exit_code(ended.code)
         if number:
             raise ScriptExitError(program.name, number, said).with_traceback(ended.__traceback__) from None
     # As Python does at the end of a script; what is registered for the exit comes later (schedulers/in_script/rank.py).
     threading._shutdown()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _ending_forks() -> Iterator[None]:
+    """End a process that the script has forked where the script ends: the rank itself goes on in its parent."""
+    rank = os.getpid()
+    try:
+        yield
+    except SystemExit as ended:
+        if os.getpid() == rank:
+            raise
+        number, said = _exit_code(ended.code)
+        _end_fork(number, said)
+    except BaseException:
+        if os.getpid() == rank:
+            raise
+        _end_fork(1, traceback.format_exc())
+    if os.getpid() != rank:
+        _end_fork(0, "")
+
+
+def _end_fork(number: int, said: str) -> NoReturn:
+    """Without what is registered for the rank's own exit, which removes the rank's files."""
+    if said:
+        print(said, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(number)
 
 
 def _exit_code(said: Any) -> tuple[int, str]:

@@ -50,12 +50,13 @@ def run_script(part: RankPart) -> None:
         segments = f"vllm-hpc-{standing.run_name}-{_nonce(met)}-{platform.node()}"[:128]
     ScriptRendezvous(met).install()
     when_imported("vllm.v1.executor.uniproc_executor", partial(_name_shared_memory, ident=segments))
-    has_ended = threading.Event()
+    has_ended, umask = threading.Event(), _umask()
     report.on_leave = partial(_leave, signal.getsignal(signal.SIGTERM), has_ended, segments)
     try:
         with report.timed("run"):
             run_as_main(code, program, part.job.program)
     finally:
+        os.umask(umask)  # of the rank's record, whatever the script has set
         has_ended.set()
         _describe(report)
         remove_segments(segments)
@@ -93,6 +94,11 @@ def _set_environment(part: RankPart) -> None:
         print(
             f"vllm-hpc: {program.directory!r}, where the job was submitted, is not here: {error.strerror}", flush=True
         )
+
+
+def _umask() -> int:
+    os.umask(umask := os.umask(0o077))
+    return umask
 
 
 def _local_rank() -> int:
