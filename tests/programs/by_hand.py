@@ -23,7 +23,7 @@ from vllm_hpc.spec.program import Program
 
 # What ranks must not inherit from a job that runs the tests.
 _FOREIGN = ("TORCHELASTIC", "SLURM", "VLLM_HPC")
-PATIENCE_S = 300
+PATIENCE_S = 600
 
 
 class Ended(NamedTuple):

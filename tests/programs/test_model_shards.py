@@ -28,16 +28,33 @@ def module(shape: tuple[int, ...], name: str = "weight", dims: dict[str, int] | 
     return found
 
 
-BOTH = {"output_dim": 0, "input_dim": 1}
-SECOND = {"tp_size": 2, "tp_rank": 1}
-ALONE = {"tp_size": 1, "tp_rank": 0, "output_size": 8, "output_size_per_partition": 8}
-MERGED = {**SECOND, "output_size": 12, "output_sizes": [8, 4], "output_size_per_partition": 6}
-COLUMN = {**SECOND, "input_size": 8, "input_size_per_partition": 8, "output_size": 8, "output_size_per_partition": 4}
-ROW = {**SECOND, "output_size": 8, "output_size_per_partition": 8, "input_size": 8, "input_size_per_partition": 4}
-PACKED = {**ROW, "input_size": 32, "input_size_per_partition": 16}
-VOCABULARY = {"tp_size": 2, "tp_rank": 0, "num_embeddings_per_partition": 64, "num_embeddings_padded": 128}
+BOTH: dict[str, Any] = {"output_dim": 0, "input_dim": 1}
+SECOND: dict[str, Any] = {"tp_size": 2, "tp_rank": 1}
+ALONE: dict[str, Any] = {"tp_size": 1, "tp_rank": 0, "output_size": 8, "output_size_per_partition": 8}
+MERGED: dict[str, Any] = {**SECOND, "output_size": 12, "output_sizes": [8, 4], "output_size_per_partition": 6}
+COLUMN: dict[str, Any] = {
+    **SECOND,
+    "input_size": 8,
+    "input_size_per_partition": 8,
+    "output_size": 8,
+    "output_size_per_partition": 4,
+}
+ROW: dict[str, Any] = {
+    **SECOND,
+    "output_size": 8,
+    "output_size_per_partition": 8,
+    "input_size": 8,
+    "input_size_per_partition": 4,
+}
+PACKED: dict[str, Any] = {**ROW, "input_size": 32, "input_size_per_partition": 16}
+VOCABULARY: dict[str, Any] = {
+    "tp_size": 2,
+    "tp_rank": 0,
+    "num_embeddings_per_partition": 64,
+    "num_embeddings_padded": 128,
+}
 # 4 heads of 3, 2 of keys and values, on 4 ranks: two ranks share each of these.
-QKV = {
+QKV: dict[str, Any] = {
     "tp_size": 4, "tp_rank": 3, "input_size": 8, "input_size_per_partition": 8, "output_size": 12 + 2 * 12,
     "output_sizes": [12, 12, 12], "output_size_per_partition": 9, "num_kv_head_replicas": 2,
 }  # fmt: skip
@@ -81,7 +98,7 @@ def test_what_part_of_a_parameter_is_here(given: Callable[[], Any], said: str) -
     from vllm_hpc.engine.programs.model import shards_of
 
     here = given()
-    (found,) = shards_of(here)
+    (found,) = shards_of(here, 0)
     assert said in str(found)
     assert found.parameter is next(here.parameters())
 
@@ -103,7 +120,7 @@ def test_what_part_of_a_mixtures_experts_is_here(parallel: Any, shapes: tuple[An
     experts = module(shapes[0], "w13_weight", moe_config=config)
     experts.register_parameter("w2_weight", torch.nn.Parameter(torch.zeros(shapes[1])))
     model = torch.nn.ModuleDict({"experts": experts})
-    found = [str(one) for one in shards_of(model)]
+    found = [str(one) for one in shards_of(model, 0)]
     assert all(words in line for words, line in zip(said, found, strict=True)), found
 
 

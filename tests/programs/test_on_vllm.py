@@ -11,7 +11,8 @@ import pytest
 
 from tests.crafted import layout
 from tests.programs.by_hand import Ended, file_program, make_job, run_ranks, written
-from tests.real_jobs import ENGINE
+from tests.real_jobs import ENGINE, ONE_CORE, PATIENCE_S, submit_tiny
+from vllm_hpc import submit
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.program import Program
@@ -223,3 +224,40 @@ def test_hooks_over_pipeline_stages_on_the_cpu_are_refused(tiny: Path, tmp_path:
         error is not None and "needs hooks, which vLLM's CPU back-end cannot call with --pp" in error.message
         for error in errors
     )
+
+
+def example(heading: str, path: Path) -> Path:
+    """The first block of Python under a heading of the page, as a file."""
+    page = (Path(__file__).parents[2] / "docs" / "programs.md").read_text()
+    path.write_text(page.partition(f"## {heading}\n")[2].partition("```python\n")[2].partition("```")[0])
+    return path
+
+
+@pytest.mark.full
+def test_the_pages_example_of_hooks_in_a_job(tiny: Path, tmp_path: Path) -> None:
+    program = f"{example('A program on every rank', tmp_path / 'norms.py')}:Norms"
+    job = submit_tiny(tiny, tmp_path, program=program, tp=2, env=ONE_CORE)
+    assert "eager mode, without CUDA graphs or compiled code: Norms needs hooks" in job.folder.job().plan.reasons
+    status = job.wait(PATIENCE_S)
+    assert status.state == "COMPLETED", job.logs()
+    rows = list(job.results())
+    assert all(row["largest_so_far"] > 0 for row in rows)
+    torch = pytest.importorskip("torch")
+    found = [torch.load(job.path / "artefacts" / f"rank-{rank}" / "norms.pt") for rank in (0, 1)]
+    assert found[0]["tokens"] == found[1]["tokens"] > sum(row["completion_tokens"] for row in rows)
+    assert len(found[0]["squares"]) == 4
+    largest = (found[0]["squares"] / found[0]["tokens"]).max().item()
+    assert rows[-1]["largest_so_far"] == pytest.approx(largest, rel=0.5)
+    assert f"{len(rows)} rows" in (job.path / "logs" / "rank-1.log").read_text()
+
+
+@pytest.mark.full
+def test_the_pages_example_of_a_program_that_drives_in_a_job(tiny: Path, tmp_path: Path) -> None:
+    program = f"{example('A program that drives the engine', tmp_path / 'example.py')}:main"
+    options = {"engine": ENGINE, "scheduler": "local", "env": ONE_CORE, "job_dir": str(tmp_path / "runs")}
+    job = submit(str(tiny), program=program, tp=2, pp=1, **options)
+    status = job.wait(PATIENCE_S)
+    assert (status.state, status.rows.total) == ("COMPLETED", 0), job.logs()
+    logs = [(job.path / "logs" / f"rank-{rank}.log").read_text(errors="replace") for rank in (0, 1)]
+    assert logs[0].count("Generated text: ") == 2
+    assert "Generated text: " not in logs[1]

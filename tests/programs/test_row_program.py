@@ -41,7 +41,12 @@ def test_a_change_in_place_and_another_dict_are_written(take: Any) -> None:
 
 def test_what_is_written_is_a_copy(take: Any) -> None:
     kept: list[Row] = []
-    found = take(lambda ctx, row: (kept.append(row), row.update(norms=[1]))[1], crafted.result(3))
+
+    def on_output(ctx: object, row: Row) -> None:
+        row["norms"] = [1]
+        kept.append(row)
+
+    found = take(on_output, crafted.result(3))
     kept[0]["norms"].append(2)
     assert found["norms"] == [1]
 

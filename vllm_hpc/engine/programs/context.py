@@ -66,7 +66,7 @@ class Context:
 
     def parameters(self) -> Iterator[ParameterShard]:
         """The parameters on this rank."""
-        return iter(()) if self._llm is None else shards_of(self.model)
+        return iter(()) if self._llm is None else shards_of(self.model, self._part.place.tp)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The job's input rows."""

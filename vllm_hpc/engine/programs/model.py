@@ -48,18 +48,23 @@ def find_layers(model: Any, count: int | None) -> list[Any]:
     return [layer for layer in every if type(layer).__name__ not in _MISSING]
 
 
-def shards_of(model: Any) -> Iterator[ParameterShard]:
-    """Each parameter of this rank's model, with the part of the whole that it is."""
+def shards_of(model: Any, tp_rank: int) -> Iterator[ParameterShard]:
+    """Each parameter of this rank's model, with the part of the whole that it is.
+
+    ``tp_rank``: this rank's, where a module does not say its own: an embedding of vLLM 0.26 does not.
+    """
     modules = dict(model.named_modules())
     for name, parameter in model.named_parameters():
         path, _, own = name.rpartition(".")
         module = modules.get(path)
-        found = _column(module, parameter, own) or _row(module, parameter, own) or _experts(module, parameter, own)
+        rank = getattr(module, "tp_rank", tp_rank)
+        found = _column(module, rank, parameter, own) or _row(module, rank, parameter, own)
+        found = found or _experts(module, parameter, own)
         dim, parts, whole = found or (None, [], 0)
         yield ParameterShard(name, parameter, dim, tuple(parts), whole)
 
 
-def _column(module: Any, parameter: Any, own: str) -> _Cut | None:
+def _column(module: Any, rank: int, parameter: Any, own: str) -> _Cut | None:
     """Of a module whose outputs, or whose vocabulary, are divided among the ranks."""
     if hasattr(module, "num_embeddings_per_partition"):
         sizes, here = [module.num_embeddings_padded], module.num_embeddings_per_partition
@@ -70,16 +75,16 @@ def _column(module: Any, parameter: Any, own: str) -> _Cut | None:
     if module.tp_size == 1 or here == sum(sizes):
         return None
     dim = getattr(parameter, "output_dim", 0 if own in ("weight", "bias") else None)
-    return _scaled(parameter, dim, _parts(module, sizes), sum(sizes))
+    return _scaled(parameter, dim, _parts(module, rank, sizes), sum(sizes))
 
 
-def _row(module: Any, parameter: Any, own: str) -> _Cut | None:
+def _row(module: Any, rank: int, parameter: Any, own: str) -> _Cut | None:
     """Of a module whose inputs are divided: its bias is whole on each rank."""
     here, whole = getattr(module, "input_size_per_partition", 0), getattr(module, "input_size", 0)
     if here == whole or own == "bias":
         return None
     dim = getattr(parameter, "input_dim", 1 if own == "weight" else None)
-    return _scaled(parameter, dim, [(module.tp_rank * here, (module.tp_rank + 1) * here)], whole)
+    return _scaled(parameter, dim, [(rank * here, (rank + 1) * here)], whole)
 
 
 def _experts(module: Any, parameter: Any, own: str) -> _Cut | None:
@@ -109,13 +114,13 @@ def _outputs(module: Any) -> list[int]:
     return [size // replicas if place in (1, 2) else size for place, size in enumerate(sizes)]
 
 
-def _parts(module: Any, sizes: Sequence[int]) -> Parts:
+def _parts(module: Any, rank: int, sizes: Sequence[int]) -> Parts:
     """The ranges of the whole that are here, in the order in which they are here."""
     found, first = list[tuple[int, int]](), 0
     for place, size in enumerate(sizes):
         replicas = getattr(module, "num_kv_head_replicas", 1) if place in (1, 2) else 1
         here = size * replicas // module.tp_size
-        begin = first + module.tp_rank // replicas * here
+        begin = first + rank // replicas * here
         found.append((begin, begin + here))
         first += size
     return found
