@@ -141,6 +141,8 @@ def wait_and_show(job: Job) -> int:
     if status.state not in ("COMPLETED", "PARTIAL"):
         print_failure(job, status.state, status.reason)
     print_summary(summary)
+    if not status.has_rows:
+        say(f"What it printed: vllm-hpc logs {shlex.quote(str(job.path))} --rank 0", err=True)
     return exit_code(job)
 
 

@@ -12,7 +12,7 @@ from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
 from vllm_hpc.planner.describe_plan import facts_of, memory_of
 from vllm_hpc.planner.device import explain_device
-from vllm_hpc.planner.engine_settings import Settings, choose_settings, cpu_kv_cache_gib, not_modelled
+from vllm_hpc.planner.engine_settings import MAY_BE_LESS, Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
 from vllm_hpc.planner.memory import BLOCK_TOKENS
@@ -55,13 +55,13 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     known = _inspect(job)
     intake = intake or program_plan.intake_for(job)
     rows = _measure_input(job.request, known, whole_input, intake)
-    # What a program has the engine do is not what the rows alone would need.
-    work = None if job.drives_engine else rows
     notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     if known.shape is None:
         plan = _plan_unknown(job)
     else:
         notes.append(_obstacle(job, known) or explain_device(job))
+        # What a program has the engine do is not what the rows alone would need.
+        work = None if job.drives_engine else rows
 
         def plan_for(asked: Request) -> Plan:
             return _plan_known(msgspec.structs.replace(job, request=asked), known, work)
@@ -80,7 +80,8 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
     said = intake.notes(job.request, rows is not None and rows.is_sample)
     told = filter(None, [*job.plan_notes, why, billed_whole(job.site, plan.layout), explain_override(job)])
-    notes += [*plan.reasons, *program_plan.explain(job), *told, *known.notes, *said, *unused_options(job)]
+    reasons = [one.removesuffix(MAY_BE_LESS) if job.drives_engine else one for one in plan.reasons]
+    notes += [*reasons, *program_plan.explain(job), *told, *known.notes, *said, *unused_options(job)]
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 
 
