@@ -18,8 +18,7 @@ from tests.conftest import Cli
 from vllm_hpc.jobfolder.debug_records import Collective, DebugFiles, Frame, Hang, RankView, Recorded
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
-from vllm_hpc.jobs import debug as debugging
-from vllm_hpc.jobs.status import Status
+from vllm_hpc.jobs.status import Status, read_status
 
 pytestmark = [pytest.mark.programs, pytest.mark.timeout(60)]
 SITE = Frame("/home/u/myprog.py", 31, "main")
@@ -33,13 +32,12 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobFolder:
     for number in range(2):
         crafted.rank(folder, number, "running")
         folder.heartbeat(number).touch()
-    real = debugging.read_status
 
     def running(given: JobFolder) -> Status:
-        found = real(given)
+        found = read_status(given)
         return found if given.exit_of(1) else msgspec.structs.replace(found, state="RUNNING", reason="generating")
 
-    monkeypatch.setattr(debugging, "read_status", running)
+    monkeypatch.setattr("vllm_hpc.jobs.debug.read_status", running)
     return folder
 
 
