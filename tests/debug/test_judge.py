@@ -186,6 +186,19 @@ def test_ranks_at_as_many_places_as_there_are_ranks() -> None:
     assert len(found.lines) == 3
 
 
+def test_a_replica_that_gets_on_is_left_alone() -> None:
+    """Its ranks wait for each other, too, for moments."""
+    found = judge(
+        [
+            waits(0, members=(0, 1), still_s=900.0),
+            computes(1),
+            computes(2, line=50),
+            waits(3, members=(2, 3), still_s=0.0),
+        ]
+    )
+    assert found.odd == (1,)
+
+
 def test_two_ranks_at_two_places_are_not_judged() -> None:
     assert judge([computes(0, 1), computes(1, 2)]).odd == ()
     found = judge([waits(0), waits(1, "all_reduce", line=35)])

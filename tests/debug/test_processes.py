@@ -16,7 +16,8 @@ import pytest
 
 from tests import crafted
 from vllm_hpc.engine.health import processes, stacks
-from vllm_hpc.engine.health.inquiry import Listener, outside_view
+from vllm_hpc.engine.health.inquiry import Listener, Witness, outside_view
+from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.jobfolder.debug_records import DebugFiles, Frame, RankView
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
@@ -238,6 +239,18 @@ def test_addresses_of_the_kernel(digits: str, address: str) -> None:
 def test_own_state() -> None:
     assert processes.state_of(os.getpid())[0] == "R"
     assert processes.state_of(2**22 + 1) == ("gone", "")
+
+
+def test_a_file_of_any_name_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks must not end the rank for it."""
+    found: list[RankView] = []
+    witness = Witness(RankReport(crafted.make_job(tmp_path / "job"), 0, 0, 1), has_program=True)
+    code = compile("look()", "/home/u/\udcff\n.py", "exec")
+    monkeypatch.setattr(threading, "main_thread", threading.current_thread)
+    exec(code, {"look": lambda: found.append(witness.look())})
+    assert "/home/u/\\udcff\n.py" in [frame.file for frame in found[0].stack]
+    monkeypatch.setattr(stacks, "main_thread", lambda: 1 / 0)
+    assert witness.look().phase == "cannot look at itself: ZeroDivisionError"
 
 
 def test_faulthandlers_words() -> None:

@@ -138,7 +138,7 @@ def _elsewhere(views: list[RankView]) -> list[RankView]:
     busy = [view for view in running if view.phase in _OWN_WORK and view.collective is None]
     if busy and len(busy) < len(running):
         return busy
-    waiting = [view for view in running if view.collective is not None]
+    waiting = _longest(view for view in running if view.collective is not None)
     free = [view for view in running if view.collective is None]
     if waiting and free:
         needed = {member for view in waiting if view.collective for member in view.collective.members}
@@ -151,6 +151,13 @@ def _elsewhere(views: list[RankView]) -> list[RankView]:
     least = min(map(len, places.values()))
     fewest = [those for those in places.values() if len(those) == least]
     return fewest[-1] if len(fewest) < len(places) else []
+
+
+def _longest(waiting: Iterable[RankView]) -> list[RankView]:
+    """Those that have waited for about as long as the longest: another replica's ranks wait, too, and get on."""
+    those = list(waiting)
+    longest = max((view.still_s for view in those), default=0.0)
+    return [view for view in those if view.still_s >= longest / 2]
 
 
 def _where(view: RankView) -> object:

@@ -36,7 +36,7 @@ def explain(report: RankReport, listener: Listener | None, why: str, pauses: Pau
     this rank was told to leave meanwhile. None: nothing was found.
     """
     files = DebugFiles(report.job)
-    with suppress(OSError):  # a full disk must not keep the rank from ending
+    with suppress(Exception):  # neither a full disk nor an odd process may keep the rank from ending
         try:
             open_new(files.finding(report.attempt), 0o644).close()
         except FileExistsError:

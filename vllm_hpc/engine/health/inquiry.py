@@ -37,7 +37,18 @@ class Witness:
 
     def look(self) -> RankView:
         """Where the main thread is. It is kept for others of this node, who cannot ask a process that is stopped."""
-        return self._look(self._has_program)
+        try:
+            return self._look(self._has_program)
+        except Exception as error:  # noqa: BLE001 - whoever only looks must not end the rank
+            return self._blind(error)
+
+    def _blind(self, error: Exception) -> RankView:
+        phase = f"cannot look at itself: {type(error).__name__}"
+        report = self._report
+        return RankView(
+            rank=report.rank, attempt=report.attempt, host=node_name(), pid=os.getpid(), source="rank", at=time.time(),
+            phase=phase,
+        )  # fmt: skip
 
     def _look(self, reads_source: bool) -> RankView:
         live = stacks.main_thread()
@@ -92,7 +103,7 @@ class Listener:
 
     def listen(self) -> None:
         """Answer what was asked since the last call; and, a little later, for those that have not."""
-        with suppress(OSError):  # a full disk must not end the watch
+        with suppress(Exception):  # neither a full disk nor an odd process may end the watch
             while self._files.asked(self._answered + 1).exists():
                 self._answered += 1
                 self._heard[self._answered] = time.monotonic()

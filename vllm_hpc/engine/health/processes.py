@@ -38,15 +38,17 @@ class Sight:
     """This process's last place, for others of its node to read. Create it once."""
 
     def __init__(self) -> None:
-        self._sight, self._turn = os.memfd_create(_SIGHT, os.MFD_CLOEXEC), 0
-        self._stacks = os.memfd_create(_STACKS, os.MFD_CLOEXEC)
-        faulthandler.register(DUMP_SIGNAL, file=self._stacks, all_threads=True, chain=False)
+        self._sight, self._turn = -1, 0
+        with suppress(OSError):  # a kernel or container without memfd: then only this process tells where it is
+            stacks = os.memfd_create(_STACKS, os.MFD_CLOEXEC)
+            faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True, chain=False)
+            self._sight = os.memfd_create(_SIGHT, os.MFD_CLOEXEC)
 
     def keep(self, view: RankView) -> None:
         """Replace the older of the two that are kept."""
         self._turn = 1 - self._turn
-        content = msgspec.json.encode(view)[: _SLOT - 1] + b"\n"
-        os.pwrite(self._sight, content, self._turn * _SLOT)
+        if self._sight >= 0:
+            os.pwrite(self._sight, msgspec.json.encode(view)[: _SLOT - 1] + b"\n", self._turn * _SLOT)
 
 
 def last_sight(pid: int) -> RankView | None:

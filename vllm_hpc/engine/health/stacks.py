@@ -78,7 +78,8 @@ def _walk(frame: FrameType | None) -> Live:
     stack: list[Frame] = []
     frames: list[FrameType] = []
     while frame is not None and len(stack) < _DEEPEST:
-        stack.append(Frame(frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_name))
+        file = frame.f_code.co_filename.encode(errors="backslashreplace").decode()  # any bytes may be in a name
+        stack.append(Frame(file, frame.f_lineno or 0, frame.f_code.co_name))
         frames.append(frame)
         frame = frame.f_back
     return Live(tuple(stack), tuple(frames))
@@ -165,7 +166,12 @@ def gave_up_at(error: BaseException) -> Collective | None:
     users = [frame for frame in frames if not _NOT_USERS.search(frame.filename)]
     if not users or not any(frame.filename.endswith(_BARRIER) for frame in frames):
         return None
-    return Collective(operation="ctx.barrier", site=Frame(users[-1].filename, users[-1].lineno or 0, users[-1].name))
+    return Collective(
+        operation="ctx.barrier",
+        site=Frame(
+            users[-1].filename.encode(errors="backslashreplace").decode(), users[-1].lineno or 0, users[-1].name
+        ),
+    )
 
 
 def sequences() -> tuple[int | None, ...]:
