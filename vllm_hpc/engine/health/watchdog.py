@@ -97,7 +97,7 @@ def start(report: RankReport, stall_s: float, dead_s: float, wait_s: float | Non
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGTERM, _leave_it_to_the_watch)
     # A process that the user's code forks has the same pipe: a TERM for that is not for this rank.
     os.register_at_fork(before=_hold_term, after_in_parent=_take_term, after_in_child=_let_be_terminated)
     launcher = Launcher(os.getppid(), _parent_of(os.getppid()))
@@ -106,6 +106,10 @@ def start(report: RankReport, stall_s: float, dead_s: float, wait_s: float | Non
     watch = _Watch(report, reader, launcher, Limits(stall_s, dead_s, wait_s))
     threading.Thread(target=watch.run, name="vllm-hpc-watch", daemon=True).start()
     return launcher
+
+
+def _leave_it_to_the_watch(*_: object) -> None:
+    """The handler of SIGTERM, as long as the user's code sets none: the watch reads it from its pipe."""
 
 
 def _hold_term() -> None:
@@ -118,7 +122,8 @@ def _take_term() -> None:
 
 def _let_be_terminated() -> None:
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGTERM) is _leave_it_to_the_watch:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _take_term()
 
 
