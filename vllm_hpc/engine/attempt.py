@@ -91,6 +91,7 @@ class ReplicaAttempt:
         feed = Feed(InputReader(self._job), make, ahead=_READY * most)
         work = self._work(done, start.groups, make_probe(self._record, make) if start.needs_probe else None)
         loop = _loop_for(program)(engine, feed, lockstep, work, gauges, lead)
+        report.progress = lambda: (gauges.meter.steps, loop.digest.last)
         try:
             if lead:
                 for row in trial.condemned:

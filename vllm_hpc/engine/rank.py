@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vllm_hpc.engine.health import fatal_signals, watchdog
+from vllm_hpc.engine.health import fatal_signals, hang, watchdog
 from vllm_hpc.engine.health.rank_record import RankReport, node_name
 from vllm_hpc.engine.interface import EngineMaker
 from vllm_hpc.engine.makers import engine_maker
@@ -47,21 +47,35 @@ def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
     report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
     if attempt := read_json(job.attempt(standing.attempt), Attempt):  # its time may be another node's clock
         report.timings["launch"] = round(max(0.0, time.time() - attempt.started_at), 3)
+    _place_report(report, record, standing)
     if standing.world_size > 1:  # a ring: at least one rank of a dead node is watched by a live rank
         report.neighbour = standing.task * standing.world_size + (standing.rank + 1) % standing.world_size
     launcher = None
     try:
         sync_s, stall_s = seconds("VLLM_HPC_SYNC_S", SYNC_S), seconds("VLLM_HPC_STALL_S", watchdog.STALL_S)
-        launcher = watchdog.start(report, stall_s, seconds("VLLM_HPC_DEAD_S", watchdog.DEAD_AFTER_S))
+        dead_s = seconds("VLLM_HPC_DEAD_S", watchdog.DEAD_AFTER_S)
+        launcher = watchdog.start(report, stall_s, dead_s, stall_s if record.program else None)
         _check_world(record, standing)
         network.pin()
         _work(RankPart(job, record, standing, place, report, sync_s))
     except BaseException as error:
+        if record.program and type(error) is TimeoutError:
+            hang.explain_timeout(report, error)
         with suppress(OSError):  # the disk may be full, and that may be the error itself; torchrun reports it
             watchdog.record_error(report, launcher, error)
         raise
     outcome: dict[str, Any] = msgspec.to_builtins(report.finished())
     return outcome
+
+
+def _place_report(report: RankReport, record: JobRecord, standing: Standing) -> None:
+    """Say which ranks are this one's world, which its node's, and where torch.distributed begins to count."""
+    layout, first = record.plan.layout, standing.task * standing.world_size
+    report.world = range(first, first + standing.world_size)
+    on_node = standing.rank // layout.procs_per_node * layout.procs_per_node + first
+    report.here = range(on_node, min(on_node + layout.procs_per_node, report.world.stop))
+    is_script = record.program is not None and record.program.is_script
+    report.first_rank = first if is_script else report.rank - layout.place(report.rank).rank
 
 
 def _work(rank: RankPart) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from vllm_hpc.engine.health.awake_clock import Still
 from vllm_hpc.engine.health.error_words import message_of, trace_of
 from vllm_hpc.engine.store.client import StoreLostError
+from vllm_hpc.jobfolder.debug_records import Collective
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord
@@ -87,6 +88,14 @@ class RankReport:
         self.patches: dict[str, str] = {}
         # What the loop is doing; None before and after it.
         self.mark: Mark | None = None
+        # What it does before and after: the part that is timed. For 'vllm-hpc debug', with the next: the steps of
+        # the engine and the last row that finished; the ranks of this world and node; the global one of torch's rank 0.
+        self.doing = "start"
+        self.progress: Callable[[], tuple[int | None, int | None]] = lambda: (None, None)
+        # What the user's code has waited for in vain, when it has given up and the others are asked.
+        self.gave_up: Collective | None = None
+        self.world = self.here = range(rank, rank + 1)
+        self.first_rank = rank
         # The next rank of this world, watched from its first heartbeat on; None: there is no other.
         self.neighbour: int | None = None
         self._has_neighbour_begun = False
@@ -98,13 +107,24 @@ class RankReport:
         self.heartbeat()  # before the record: from then on its neighbour expects one (has_silent_neighbour)
         write_json(job.rank_record(rank), self._record("running"))
 
+    @property
+    def job(self) -> JobFolder:
+        """The job's folder."""
+        return self._job
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that this rank is a part of."""
+        return self._attempt
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Record the seconds that a part of the work takes."""
-        began = time.perf_counter()
+        began, self.doing, before = time.perf_counter(), name, self.doing
         try:
             yield
         finally:
+            self.doing = before
             self.timings[name] = round(time.perf_counter() - began, 3)
 
     def enter(self, phase: Phase, row: str = "") -> None:

@@ -41,6 +41,8 @@ class Digest:
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=8)
         self.rows = 0
+        # The index of the row that was added last.
+        self.last: int | None = None
 
     @property
     def hexdigest(self) -> str:
@@ -55,7 +57,7 @@ class Digest:
     def add(self, index: int, tokens: list[list[int]]) -> None:
         """Add one row; a row that failed has no tokens."""
         self._hash.update(f"{index}:{tokens}".encode())
-        self.rows += 1
+        self.rows, self.last = self.rows + 1, index
 
 
 class Work(NamedTuple):
