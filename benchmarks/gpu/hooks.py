@@ -1,6 +1,6 @@
 """What a program costs, and what hooks cost: `vllm-hpc submit` of the same rows, in turns.
 
-    python -m benchmarks.gpu.hooks --shape llama-8b --rows 2048 --seconds 480
+    python -m benchmarks.gpu.hooks --shape llama-8b --rows 2048 --seconds 400
 
 Jobs: without a program; with one beside the rows (on_output for each); with a hook on every layer, which is in eager
 mode; and eager mode alone, which tells the two apart. Dummy weights, 256 tokens in and 128 out. It prints tokens/s
@@ -59,7 +59,7 @@ def main() -> int:
     parser = shape_parser(__doc__, times=1)
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--tp", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--seconds", type=float, default=400.0)
     given = parser.parse_args()
     deadline = time.monotonic() + given.seconds
     model = make(given.shape, given.work / given.shape)
