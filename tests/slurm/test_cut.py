@@ -92,7 +92,7 @@ def test_a_cut_between_two_nodes(
     (tmp_path / "vllm-hpc.toml").write_text(f"[profiles.p]\nwrapper = ['{wrapper}']\nhead_command = 'echo {HEAD}'\n")
     monkeypatch.chdir(tmp_path)
     # A first step that compiles takes vLLM longer on two cores.
-    env = {**ONE_CORE, "VLLM_HPC_STALL_S": "5" if subject is None else "20"}
+    env = {**ONE_CORE, "VLLM_HPC_STALL_S": "5" if subject is None else "40"}
     pace = {"rehearse": {"tokens_per_s": 2000}} if subject is None else {"max_tokens": 60}
     options = {**LONG_SAMPLING, "max_requeues": 2, **pace}
     rows = ROWS if subject is None else ROWS[:FEW]
