@@ -11,6 +11,7 @@ from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner import choose_layout, native_launcher, tuned
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
+from vllm_hpc.planner.determinism import explain_determinism
 from vllm_hpc.planner.device import explain_device
 from vllm_hpc.planner.engine_settings import Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
@@ -78,7 +79,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
     said = intake.notes(job.request, rows is not None and rows.is_sample)
     told = filter(None, [*job.plan_notes, why, billed_whole(job.site, plan.layout), explain_override(job)])
-    notes += [*plan.reasons, *told, *known.notes, *said, *unused_options(job)]
+    notes += [*plan.reasons, *told, *known.notes, *said, *unused_options(job), *explain_determinism(job, plan)]
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 
 
