@@ -18,7 +18,7 @@ from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.interface import Ready
 from vllm_hpc.engine.rows import row_out
 from vllm_hpc.engine.standing import Standing
-from vllm_hpc.engine.startup import devices, flashinfer, mp_workers, reproducible
+from vllm_hpc.engine.startup import devices, flashinfer, mp_workers, reproducible, seen
 from vllm_hpc.engine.startup.compile_cache import CompiledCode
 from vllm_hpc.engine.startup.weights_readahead import ReadAhead
 from vllm_hpc.engine.vllm_patches import Patches, sampled_tokens
@@ -122,6 +122,7 @@ class VllmMaker:
             "vllm": vllm.__version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
+            **seen.device_versions(torch),
         }
         _tell_of_bytecode(vllm)
 
