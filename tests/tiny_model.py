@@ -13,8 +13,8 @@ CHAT_TEMPLATE = (
 CONTEXT = 256  # tokens
 
 
-def make_tiny_model(folder: Path) -> None:
-    """Write the model into ``folder``; the same seed gives the same weights every time."""
+def make_tiny_model(folder: Path, context: int = CONTEXT) -> None:
+    """Write the model into ``folder``; the same seed gives the same weights every time. ``context`` is in tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -35,11 +35,11 @@ def make_tiny_model(folder: Path) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=1000, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=8,
-        num_key_value_heads=4, max_position_embeddings=CONTEXT, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+        num_key_value_heads=4, max_position_embeddings=context, bos_token_id=0, eos_token_id=1, pad_token_id=2,
         initializer_range=0.4,
     )  # fmt: skip
     LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
 
 
 if __name__ == "__main__":
-    make_tiny_model(Path(sys.argv[1]))
+    make_tiny_model(Path(sys.argv[1]), *map(int, sys.argv[2:]))

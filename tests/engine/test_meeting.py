@@ -20,9 +20,9 @@ RANK = """
 import json, os, sys
 from datetime import timedelta
 import psutil
-from vllm_hpc.engine.startup import replicas, torchs_store
+from vllm_hpc.engine.startup import meeting, replicas, torchs_store
 rank, size, seconds = map(int, sys.argv[1:])
-replicas._JOIN_TIMEOUT = timedelta(seconds=seconds)
+meeting.JOIN_TIMEOUT = timedelta(seconds=seconds)
 world = replicas.meet(b"secret", rank, size)
 store = torchs_store.open_store(world) if "TORCHS" in os.environ else world.torch_store
 listening = [one.laddr.ip for one in psutil.Process().net_connections("tcp") if one.status == "LISTEN"]
@@ -97,9 +97,9 @@ def test_a_rank_that_does_not_come_is_named() -> None:
 
 @pytest.mark.parametrize("said", ["", "here", "127.0.0.1 x", "127.0.0.1 1 2", "\udcff 1"], ids=range(5))
 def test_what_another_process_wrote_in_torchs_store_is_told(said: str) -> None:
-    from vllm_hpc.engine.startup import replicas
+    from vllm_hpc.engine.startup import meeting
     from vllm_hpc.engine.store.client import ForeignStoreError
 
-    assert replicas._read_address(b"10.0.0.1 4711") == ("10.0.0.1", 4711)
+    assert meeting._read_address(b"10.0.0.1 4711") == ("10.0.0.1", 4711)
     with pytest.raises(ForeignStoreError, match="another process wrote 'vllm-hpc/store' in torch's store"):
-        replicas._read_address(said.encode(errors="surrogateescape"))
+        meeting._read_address(said.encode(errors="surrogateescape"))

@@ -96,6 +96,53 @@ def test_a_disk_on_which_no_heartbeat_moves_says_nothing_of_the_neighbour(job: J
     assert not any(report.has_silent_neighbour(60, now) for now in (0.0, 100.0, 200.0))
 
 
+@pytest.mark.parametrize(("outcome", "attempt", "is_dead"), [("ok", 2, False), ("ok", 1, True), ("running", 2, True)])
+def test_a_neighbour_that_has_ended_well_is_not_dead(job: JobFolder, outcome: str, attempt: int, is_dead: bool) -> None:
+    """A script's ranks do not wait for each other."""
+    report = RankReport(job, 0, 0, 2)
+    report.neighbour = 1
+    beat(job, 1, 1000)
+    beat(job, 0, 1000)
+    crafted.rank(job, 1, "running", attempt=2)
+    assert not report.has_silent_neighbour(60, 0.0)
+    crafted.rank(job, 1, outcome, attempt=attempt)
+    beat(job, 0, 1061)
+    assert report.has_silent_neighbour(60, 61.0) is is_dead
+
+
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("no file \udcff.txt"), "no file \\udcff.txt"),
+        (SpeechlessError(), "SpeechlessError"),
+        (ValueError(), "ValueError"),
+        (ValueError("a" * 10**7 + "z"), "a" * 10_000 + "\n[9980001 characters are left out]\n" + "a" * 9_999 + "z"),
+    ],
+    ids=["not UTF-8", "raises", "no words", "huge"],
+)
+def test_whatever_an_error_says_it_is_on_record(job: JobFolder, error: Exception, said: str) -> None:
+    RankReport(job, 0, 0, 1).failed(error)
+    (record,) = job.records_of([0])
+    assert record.error is not None
+    assert record.error.message == said
+    assert len(record.error.traceback) < 300_000
+    assert job.failed(1).exists()
+
+
+def test_an_error_in_the_users_code_has_its_line(job: JobFolder) -> None:
+    report = RankReport(job, 0, 0, 1)
+    report.locate = lambda error: "mine.py:3"
+    report.failed(ValueError("bad shape"))
+    (record,) = job.records_of([0])
+    assert record.error is not None
+    assert (record.error.type, record.error.message) == ("ValueError", "bad shape (mine.py:3)")
+
+
 def test_a_neighbour_that_has_no_heartbeat_yet_is_not_dead(job: JobFolder) -> None:
     report = RankReport(job, 0, 0, 1)
     report.neighbour = 1

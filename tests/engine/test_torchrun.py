@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from tests import crafted
 from tests.engine.test_meeting import address_of_host
 from tests.marks import needs_torch
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.secret import job_secret
 from vllm_hpc.schedulers.in_script.master_port import choose_port
+from vllm_hpc.spec.program import Program
+from vllm_hpc.spec.write_file import make_mark
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousParameters
@@ -72,6 +79,45 @@ def test_agents_of_two_nodes_meet_and_leave() -> None:
     assert sorted(left) == [(True, 0, address), (True, 1, address)]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(endpoint.split(":")[1])), 5)
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize(("drives", "end"), [(True, "left"), (True, "failed"), (True, "raises"), (False, "rows")])
+def test_the_heads_agent_stays_while_a_script_runs_elsewhere(
+    job: Path, monkeypatch: pytest.MonkeyPatch, drives: bool, end: str
+) -> None:
+    """Until all have left, or something has failed. The ranks of rows leave together, and it soon does."""
+    from vllm_hpc.engine.startup import torchrun
+    from vllm_hpc.engine.store.client import JobStore
+    from vllm_hpc.engine.store.messages import Address
+
+    monkeypatch.setattr(torchrun, "_LEAVE_S", 0.05)
+    monkeypatch.setenv("VLLM_HPC_ATTEMPT", "1")
+    folder = JobFolder(job)
+    program = Program(kind="script", name="x.py", source="/x.py", drives_engine=drives)
+    write_json(folder.job_json, msgspec.structs.replace(folder.job(), program=program))
+    port = choose_port(f"stays-{drives}-{end}")
+    agent = torchrun.JobRendezvous(parameters(f"127.0.0.1:{port}", 0, 1))
+    agent.next_rendezvous()
+    rank = JobStore(Address("127.0.0.1", port), job_secret(folder), 10)
+    leaving = threading.Thread(target=leave, args=(agent, end == "raises"), daemon=True)
+    leaving.start()
+    if end in ("left", "failed"):
+        leaving.join(0.5)
+        assert leaving.is_alive()
+        rank.close() if end == "left" else make_mark(folder.failed(1))
+    leaving.join(30)
+    assert not leaving.is_alive()
+
+
+def leave(agent: Any, raises: bool) -> None:
+    """As torchrun ends: with an error, if a rank of its own has failed."""
+    with suppress(ChildProcessError):
+        try:
+            if raises:
+                raise ChildProcessError
+        finally:
+            agent.shutdown()
 
 
 @pytest.mark.parametrize(("endpoint", "node"), [("127.0.0.1", 0), ("", 0), ("127.0.0.1:4711", None)])

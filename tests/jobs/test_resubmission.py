@@ -88,7 +88,7 @@ def pbs(monkeypatch: pytest.MonkeyPatch) -> Pbs:
     for module in ("polling", "scheduler", "pbs", "pbs.from_inside"):
         monkeypatch.setattr(f"vllm_hpc.schedulers.{module}.call_client", made.call)
     monkeypatch.setattr("vllm_hpc.schedulers.pbs.from_inside.find_job.__defaults__", (made.call,))
-    monkeypatch.setattr("vllm_hpc.jobs.status._LATE_S", 0)  # no NFS, on which records become visible late
+    monkeypatch.setattr("vllm_hpc.jobs.status.LATE_S", 0)  # no NFS, on which records become visible late
     return made
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.real_jobs import PATIENCE_S, PROMPTS, check_complete, rehearsed_texts, submit_tiny
 from vllm_hpc import Job
+from vllm_hpc.jobfolder.debug_records import DebugFiles
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.rows.row import Row
 
@@ -46,6 +47,14 @@ def test_a_job_goes_on_after_a_fault_of_its_first_attempt(tmp_path: Path, fault:
     if fault == "hang":
         assert "vllm-hpc: the engine has been in one step for more than 2 s" in log
         assert "most recent call first" in log  # where every thread was, as the rank gave up
+        hang = DebugFiles(job.folder).read_hang(1)
+        assert hang is not None
+        assert (hang.kind, hang.odd) == ("elsewhere", (1,))
+        assert hang.lines[0].startswith(
+            f"rank 1 ({os.uname().nodename}): is not in the broadcast that rank 0 waits in: "
+        )
+        assert "faults.py:" in hang.lines[0]
+        assert f"vllm-hpc: {hang.lines[0]}" in job.logs()
 
 
 @pytest.mark.full

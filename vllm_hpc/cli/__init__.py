@@ -31,6 +31,7 @@ COMMANDS = {
     "status": ("jobs", "Show state, rows and speed of a job, or of all."),
     "list": ("jobs", "List the jobs under --job-dir, oldest first."),
     "logs": ("jobs", "Print the scheduler's log, or one rank's."),
+    "debug": ("debug", "Ask every rank where it is, and say who waits for whom."),
     "env": ("env", "Show what each rank of a job saw."),
     "diff": ("diff", "Compare the outputs of two jobs row by row."),
     "collect": ("jobs", "Merge finished rows into outputs.jsonl."),

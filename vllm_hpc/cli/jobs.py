@@ -20,6 +20,7 @@ from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
+    from vllm_hpc.jobs.summary import Summary
 
 # Seconds between two reads of the folder, and between two queries of the scheduler, which all users share.
 _FOLLOW_POLL_S = 0.5
@@ -100,6 +101,9 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
 def collect_command(job: str, job_dir: str, output: str | None, as_json: bool) -> int:
     """Merge finished rows into outputs.jsonl and summary.json.
 
+    Of a script, and of a program with run, only a summary.json, with how its ranks ended and what they have left.
+    --output DIR gets copies of ranks/ and artefacts/, too.
+
     Exit code 3 if rows are missing or have errors; 1 if the job FAILED although every row is there, or its ranks
     diverged.
     """
@@ -113,11 +117,23 @@ def collect_command(job: str, job_dir: str, output: str | None, as_json: bool) -
         print_json(summary)
     else:
         print_status.print_summary(summary)
+    if not found.folder.job().has_rows:
+        return _code_of_ranks(found, summary)
     is_whole = summary.rows["done"] == summary.rows["total"]
     if summary.state == "FAILED":
         print_status.print_failure(found, summary.state, summary.reason)
         return 1 if is_whole or has_diverged(found.folder) else 3
     return 0 if is_whole else 3
+
+
+def _code_of_ranks(job: Job, summary: Summary) -> int:
+    """The exit code of collect for a job that runs no rows: 3 while it has not ended."""
+    if summary.state in ("COMPLETED", "PENDING", "RUNNING"):
+        return 0 if summary.state == "COMPLETED" else 3
+    from vllm_hpc.cli import print_status
+
+    print_status.print_failure(job, summary.state, summary.reason)
+    return 1
 
 
 @command("resume")
@@ -132,7 +148,7 @@ def collect_command(job: str, job_dir: str, output: str | None, as_json: bool) -
 def resume_command(
     job: str, job_dir: str, retry_errors: bool, not_submitted: bool, wait: bool, as_json: bool, **changes: str | None
 ) -> int:
-    """Submit a job again for the rows that are missing.
+    """Submit a job again for the rows that are missing; a script that has not ended well starts anew.
 
     Its script is rendered anew with today's profile, unless it was edited. Layout, engine and sampling stay.
     """
@@ -155,7 +171,10 @@ def resume_command(
         hint = f": {counted(failed, 'row')} {have}, which --retry-errors runs again" if failed else ""
         say(f"Nothing to resume: no row is missing{' or in error' if retry_errors else hint}.", err=True)
     elif not as_json:
-        say(f"Submitted {found.path.name} again as {found.job_id}, for {counted(left, 'row')}", err=wait)
+        record = found.folder.job()
+        starts_anew = None if record.has_rows or not record.program else f"the {record.program.title} starts anew"
+        why = starts_anew or f"for {counted(left, 'row')}"
+        say(f"Submitted {found.path.name} again as {found.job_id}, {why}", err=wait)
     if wait and left:
         if not as_json:
             return print_status.wait_and_show(found)

@@ -52,7 +52,10 @@ def print_status(status: Status) -> None:
         table.add_row("", Text(status.reason, overflow="fold"))
     if status.rehearsal:
         table.add_row("", Text("a rehearsal: the answers are not from a model"))
-    table.add_row("rows", _rows(status))
+    if status.program:
+        table.add_row("runs", Text(status.program, overflow="fold"))
+    if status.has_rows:
+        table.add_row("rows", _rows(status))
     if rate := _rate(status.tokens_per_s):
         eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
         table.add_row("speed", f"{rate} output tokens/s{eta}")
@@ -75,25 +78,38 @@ def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
     for status in statuses:
         rate = _rate(status.tokens_per_s)
         name = Text(status.job.rsplit("/", 1)[-1] + (" (rehearsal)" if status.rehearsal else ""))
-        rows = _rows(status) if status.scheduler else Text(status.reason, overflow="fold")  # it cannot be read
+        counts = _rows(status) if status.has_rows else Text(status.program or "")
+        rows = counts if status.scheduler else Text(status.reason, overflow="fold")  # it cannot be read
         table.add_row(name, _state(status), rows, rate, status.scheduler, status.job_id or "")
     stdout_console().print(table)
 
 
 def print_summary(summary: Summary) -> None:
     """Print one line with the counts and the path of the outputs."""
+    if summary.state in ("PENDING", "RUNNING"):
+        say(f"The job is still {summary.state}: collect again when it has ended.", err=True)
+    if not summary.outputs:
+        _print_ranks(summary)
+        return
     rows = summary.rows
     bad = [f"{rows[kind]} {word}" for kind, word in (("failed", "with errors"), ("missing", "missing")) if rows[kind]]
     counts = f"{rows['done']} of {rows['total']} rows" + (f" ({', '.join(bad)})" if bad else "")
     rate = _rate(summary.tokens_per_s)
     speed = f" ({rate} tokens/s while generating)" if rate else ""
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
-    if summary.state in ("PENDING", "RUNNING"):
-        say(f"The job is still {summary.state}: collect again when it has ended.", err=True)
     for what, count in summary.ignored.items():
         say(f"Note: {counted(count, 'line')} of the shards {'is' if count == 1 else 'are'} ignored: {what}", err=True)
     tokens = "rehearsed tokens" if summary.rehearsal else "output tokens"
     say(f"{counts}, {summary.completion_tokens} {tokens}{seconds}{speed}: {summary.outputs}")
+
+
+def _print_ranks(summary: Summary) -> None:
+    """The same for a job that runs no rows: how its ranks ended, and what they have left."""
+    ok = sum(rank.outcome == "ok" for rank in summary.ranks)
+    size = sum(one.bytes for one in summary.artefacts)
+    left = f", {counted(len(summary.artefacts), 'artefact')} ({size} bytes)" if summary.artefacts else ""
+    seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
+    say(f"{ok} of {counted(len(summary.ranks), 'rank')} ended with 0{left}{seconds}: {summary.job}")
 
 
 def print_failure(job: Job, state: str, reason: str) -> None:
@@ -125,6 +141,8 @@ def wait_and_show(job: Job) -> int:
     if status.state not in ("COMPLETED", "PARTIAL"):
         print_failure(job, status.state, status.reason)
     print_summary(summary)
+    if not status.has_rows:
+        say(f"What it printed: vllm-hpc logs {shlex.quote(str(job.path))} --rank 0", err=True)
     return exit_code(job)
 
 
@@ -136,7 +154,12 @@ def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress
         for status, pause in job.statuses():
             if progress and task is not None:
                 rows = status.rows
-                progress.update(task, total=rows.total, completed=rows.done + rows.failed, state=status.state)
+                progress.update(
+                    task,
+                    total=rows.total if status.has_rows else None,
+                    completed=rows.done + rows.failed,
+                    state=status.state,
+                )
             change = _change(status)
             if say and change != said and not status.is_final:
                 said = change

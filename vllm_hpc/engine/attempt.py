@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.engine.interface import Engine, Ready
+from vllm_hpc.engine.job_template import with_chat_template
 from vllm_hpc.engine.loop.chunk_claims import Chunks, Claims, Lease, LeaseClaims, StoreClaims
 from vllm_hpc.engine.loop.leader import Chief, ReplicaRun
 from vllm_hpc.engine.loop.lockstep import Lockstep
@@ -28,9 +28,10 @@ from vllm_hpc.jobfolder.early_faults import needs_probe
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
-from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Place
-from vllm_hpc.spec.read_file import read_regular
+
+if TYPE_CHECKING:
+    from vllm_hpc.engine.programs.rows import RowProgram
 
 # A rank that is told to leave must be gone within 5 s.
 _FLUSH_S = 3.0
@@ -50,19 +51,13 @@ class EngineDiedError(RuntimeError):
     """The engine did not survive a row."""
 
 
-def _with_chat_template(job: JobFolder, record: JobRecord) -> JobRecord:
-    """The record with the text of --chat-template as it was submitted, in place of its path.
+def _loop_for(program: RowProgram | None) -> Callable[..., Loop]:
+    """What makes the loop: one that hands rows to the program, if that takes any."""
+    if program is None or not program.takes_rows:
+        return Loop
+    from vllm_hpc.engine.programs.rows import ProgramLoop
 
-    Raises OSError, RequestError if it was changed.
-    """
-    if record.request.chat_template is None:
-        return record
-    text = read_regular(job.chat_template, follow_links=False)
-    wanted = record.chat_template_sha256  # none in jobs of earlier versions
-    if wanted and hashlib.sha256(text).hexdigest() != wanted:
-        raise RequestError(f"{str(job.chat_template)!r} was changed since the job was submitted: submit a new job")
-    request = msgspec.structs.replace(record.request, chat_template=text.decode())
-    return msgspec.structs.replace(record, request=request)
+    return partial(ProgramLoop, program)
 
 
 class ReplicaAttempt:
@@ -77,8 +72,13 @@ class ReplicaAttempt:
         if place.rank == 0:
             self._prior = ThreadPoolExecutor(1).submit(Prior, job, record)
 
-    def run(self, engine: Engine, lockstep: Lockstep, store: JobStore, report: RankReport) -> Digest:
-        """Run this replica's share of the rows and return the digest of what was generated."""
+    def run(
+        self, engine: Engine, lockstep: Lockstep, store: JobStore, report: RankReport, program: RowProgram | None = None
+    ) -> Digest:
+        """Run this replica's share of the rows and return the digest of what was generated.
+
+        ``program``: the user's, which takes the rows before they are written.
+        """
         prior = self._prior.result() if self._prior else None
         most = engine.max_num_seqs
         trial = self._judge(prior, most) if prior else SuspectTrial()
@@ -87,11 +87,13 @@ class ReplicaAttempt:
         done = prior.rows if prior else bytearray(start.done)
         gauges = Gauges(Meter(self._attempt, most, dict(report.timings)), report)
         lead = self._lead(prior, gauges, store) if prior else None
-        make = engine.request_maker(_with_chat_template(self._job, self._record), writes=lead is not None)
+        takes_rows = program is not None and program.takes_rows
+        make = engine.request_maker(with_chat_template(self._job, self._record), writes=lead is not None or takes_rows)
         feed = Feed(InputReader(self._job), make, ahead=_READY * most)
         work = self._work(done, start.groups, make_probe(self._record, make) if start.needs_probe else None)
         engine = verified(engine, lockstep, report, self._place.replica, self._record.request.verify)
-        loop = Loop(engine, feed, lockstep, work, gauges, lead)
+        loop = _loop_for(program)(engine, feed, lockstep, work, gauges, lead)
+        report.progress = lambda: (gauges.meter.steps, loop.digest.last)
         try:
             if lead:
                 for row in trial.condemned:

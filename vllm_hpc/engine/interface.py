@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
+from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
 
@@ -80,6 +81,14 @@ class Engine(Protocol):
 class EngineMaker(Protocol):
     """Makes the engine of one rank. Create it before torch is imported: it sets variables that torch reads."""
 
+    @property
+    def llm(self) -> Any:
+        """The vllm.LLM that ``make`` made for a program of the user's; None without one, and in a rehearsal."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank runs the loop; else it only serves."""
+
     def load(self, report: RankReport) -> None:
         """Import the engine's libraries; ``report`` gets their versions and the seconds it took."""
 
@@ -88,6 +97,9 @@ class EngineMaker(Protocol):
 
     def make(self, report: RankReport) -> Engine:
         """Start the engine, which loads the model; ``report`` gets the device, and the seconds of the start's parts."""
+
+    def serve(self, report: RankReport, job: JobFolder) -> None:
+        """Be a rank that runs no loop."""
 
     def release(self, store: JobStore) -> None:
         """Release whatever waits for the loop, which has ended with equal digests."""

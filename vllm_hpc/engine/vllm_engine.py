@@ -33,7 +33,7 @@ from vllm_hpc.spec.user_cache import use_private_temporary_folder
 from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
 
 if TYPE_CHECKING:
-    from vllm import LLMEngine
+    from vllm import LLM, LLMEngine
 
     from vllm_hpc.engine.startup.replicas import Replica, World
     from vllm_hpc.engine.store.client import JobStore
@@ -98,6 +98,7 @@ class VllmMaker:
         self._where: dict[str, Any] = {}
         self._segments: str | None = None
         self._patches = Patches()
+        self.llm: LLM | None = None
         if record.plan.is_native:
             self._seat = mp_workers.Seat.of(layout, place, standing.rank, standing.local_rank)
             mp_workers.prepare_environment()
@@ -143,13 +144,17 @@ class VllmMaker:
 
     def make(self, report: RankReport) -> VllmEngine:
         """Start the engine."""
-        from vllm_hpc.engine.startup.make_engine import make_engine
+        from vllm_hpc.engine.startup.make_engine import make_engine, make_llm
 
         if self._record.request.reproducible:
             reproducible.check_device()
         report.device_name, report.device_gib = describe_device()
         report.patches = self._patches.states
-        engine = make_engine(self._record, report.timings, self._patches, **self._where)
+        if self._record.program is None:
+            engine = make_engine(self._record, report.timings, self._patches, **self._where)
+        else:
+            self.llm = make_llm(self._record, report.timings, self._patches)
+            engine = self.llm.llm_engine
         if self._seat is None:
             meet_started(self._segments)
         else:

@@ -23,6 +23,7 @@ from vllm_hpc.jobfolder.records import (
     Retry,
 )
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
+from vllm_hpc.spec.program import Program
 from vllm_hpc.spec.write_file import open_new
 
 _SHARD_NAME = re.compile(r"replica-(\d+)\.(\d+)\.jsonl")
@@ -68,6 +69,10 @@ class JobFolder:
 
     def __repr__(self) -> str:
         return f"JobFolder({str(self.path)!r})"
+
+    def copy_of(self, program: Program) -> Path:
+        """The copy of a program's code, which a program in a module does not have."""
+        return self.program_pickle if program.kind == "pickle" else self.program
 
     def attempt(self, attempt: int) -> Path:
         """Record of attempt k."""

@@ -28,6 +28,7 @@ from vllm_hpc.spec.job_definition import find_definition
 from vllm_hpc.spec.job_dir import default_job_dir
 from vllm_hpc.spec.lora import split_adapter
 from vllm_hpc.spec.passed_variables import merge_variables
+from vllm_hpc.spec.program import Program
 from vllm_hpc.spec.read_file import open_in_folder, read_whole
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.values import as_path
@@ -115,6 +116,8 @@ def with_job(model: str | None, options: dict[str, Any]) -> tuple[str | None, di
         raise RequestError(f"{OPTION} takes the options of that job: name a model, or leave MODEL out")
     folder = _find(str(given), str(options.get("job_dir") or default_job_dir(options.get("profile"))))
     record = folder.job()
+    if not record.has_rows:
+        raise RequestError(f"{OPTION} {str(folder.path)!r}: that job runs no rows: name another one")
     none = _without(options)
     asked = _asked(folder, record, {key for key, value in options.items() if value is not None})
     found = {key: value for key, value in asked.items() if key not in none}
@@ -139,6 +142,8 @@ def _without(options: dict[str, Any]) -> set[str]:
 def _asked(folder: JobFolder, record: JobRecord, given: set[str]) -> dict[str, Any]:
     """What was asked of that job and is not given now; of one's own, also tables of which a part is given."""
     found = {key: value for key, value in asked_of(record).items() if key not in _OWN}
+    if record.program is not None and "program" not in given:
+        found["program"] = _program(folder, record.program)
     if record.request.profile and folder.is_mine:
         found["profile"] = record.request.profile
     if record.adapters:
@@ -150,6 +155,15 @@ def _asked(folder: JobFolder, record: JobRecord, given: set[str]) -> dict[str, A
         found.pop("pass_env", None)  # --env was given in its place
     merges = {key for key, value in found.items() if isinstance(value, dict) and folder.is_mine}
     return {key: _without_none(value) for key, value in found.items() if key not in given or key in merges}
+
+
+def _program(folder: JobFolder, program: Program) -> str:
+    """Its program, named so that it is found from here. Raises RequestError for one that was pickled."""
+    if program.kind == "pickle":
+        raise RequestError(
+            f"{OPTION} {str(folder.path)!r}: its program {program.name} is an object of a notebook: give program there"
+        )
+    return f"{program.source}:{program.name}"
 
 
 def _chat_template(folder: JobFolder) -> str:

@@ -155,6 +155,16 @@ class Intake:
         )  # fmt: skip
 
 
+class NoRows(Intake):
+    """The input of a program that drives the engine and was given none."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def _read(self) -> Iterator[Row]:
+        return iter(())
+
+
 def _block_makers(sources: Sources) -> list[BlockMaker]:
     """A maker for each file, which groups it into blocks while it is read."""
     makers = []

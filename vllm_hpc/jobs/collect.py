@@ -23,9 +23,10 @@ from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan
-from vllm_hpc.jobs.output_folder import find_outputs
+from vllm_hpc.jobs.artefacts import copy_artefacts
+from vllm_hpc.jobs.output_folder import Outputs, find_outputs
 from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes
-from vllm_hpc.jobs.summary import Summary, summarise
+from vllm_hpc.jobs.summary import Summary, summarise, summarise_ranks
 from vllm_hpc.rows.row import REHEARSED, Row, error_row
 from vllm_hpc.spec.errors import CollectError, InputError
 from vllm_hpc.spec.write_file import replacing
@@ -45,11 +46,14 @@ class _Wrapped(msgspec.Struct):
 def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> Summary:
     """Merge the rows that the replicas have written so far, into the job's folder or the folder ``output``.
 
-    Raises RequestError if that is another user's job and there is no ``output``, CollectError, JobNotFoundError.
+    Where the job has a program, ``output`` also gets its artefacts, and the ranks' records. Raises RequestError if that
+    is another user's job and there is no ``output``, CollectError, JobNotFoundError.
     """
     began = time.time()
     record = folder.job()
     outputs = find_outputs(folder, output)
+    if not record.has_rows:
+        return _collect_ranks(folder, record, outputs)
     shards = folder.shard_files()
     sizes = shard_sizes(folder)
     found = _scan(folder, shards, record)
@@ -69,7 +73,26 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
             write_json(outputs.summary, summary)
     except OSError as error:
         raise CollectError(f"cannot write {outputs.rows}: {error.strerror}: nothing is lost, collect again") from None
+    if record.program is not None:
+        _copy_elsewhere(folder, outputs, summary)
     return summary
+
+
+def _collect_ranks(folder: JobFolder, record: JobRecord, outputs: Outputs) -> Summary:
+    """The summary of a job that runs no rows, and what its ranks have left."""
+    summary = summarise_ranks(folder, record)
+    try:
+        # Before the copies: it says of which job they are.
+        write_json(outputs.summary, summary)
+    except OSError as error:
+        raise CollectError(f"cannot write {outputs.summary}: {error.strerror}: collect again") from None
+    _copy_elsewhere(folder, outputs, summary)
+    return summary
+
+
+def _copy_elsewhere(folder: JobFolder, outputs: Outputs, summary: Summary) -> None:
+    if outputs.summary != folder.summary:
+        copy_artefacts(folder, summary.artefacts, outputs.summary.parent)
 
 
 def check_input(folder: JobFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from vllm_hpc.jobfolder.debug_records import DebugFiles
 from vllm_hpc.jobfolder.fatal_signals import fatal_signal
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, RankRecord
@@ -90,9 +91,19 @@ def _first_of(folder: JobFolder, ranks: list[RankRecord], has_ended: bool) -> tu
             advice = ": rows may be wrong: start a new job" if _DIVERGED.search(rank.error.message) else ""
             if rank.error.type == LAUNCHER_LOST:
                 advice = _said_of_memory(folder)
-            return f"{who}: {rank.error.type}: {_one_line(rank.error.message)}{advice}", rank.error.traceback
+            told = _told_of_hang(folder, rank, f"{who}: {rank.error.type}: ")
+            return told or f"{who}: {rank.error.type}: {_one_line(rank.error.message)}{advice}", rank.error.traceback
         return _first_of_vanished(folder, vanished), ""
     return None
+
+
+def _told_of_hang(folder: JobFolder, rank: RankRecord, who: str) -> str:
+    """Which rank the others waited for, before who found that; empty if this rank did not end for a hang."""
+    hang = DebugFiles(folder).read_hang(rank.attempt)
+    if hang is None or rank.error is None or hang.headline not in rank.error.message:
+        return ""
+    found, _, _ = rank.error.message.partition(f". {hang.headline}")
+    return f"{_one_line(hang.headline)} (found by {who}{_one_line(found)})"
 
 
 def _first_of_vanished(folder: JobFolder, ranks: list[RankRecord]) -> str:

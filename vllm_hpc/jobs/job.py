@@ -21,6 +21,7 @@ from vllm_hpc.jobfolder.private import is_private, private_files
 from vllm_hpc.jobfolder.record_files import read_job, read_json
 from vllm_hpc.jobfolder.records import RankRecord, Submitted
 from vllm_hpc.jobfolder.submissions import last_submission
+from vllm_hpc.jobs.job_folders import job_folders
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import installed_scheduler
@@ -111,8 +112,10 @@ class Job:
     def results(self) -> Iterator[Row]:
         """The output rows in input order, one for every input row; collects first if outputs.jsonl is out of date.
 
-        Raises JobFailedError if the job failed without a single row.
+        Raises JobFailedError if the job failed without a single row, RequestError if it runs no rows.
         """
+        if not self.folder.job().has_rows:
+            raise RequestError(f"{self.path.name} runs no rows: see its artefacts() and logs(rank)")
         status = self._read()
         if status.state == "FAILED" and not status.rows.done + status.rows.failed:
             raise JobFailedError(f"{self.path.name} failed: {status.reason}")
@@ -143,6 +146,12 @@ class Job:
         from vllm_hpc.jobs.stage import read_ranks
 
         return read_ranks(self.folder, self.folder.job())
+
+    def artefacts(self) -> list[Path]:
+        """The files that its program or script has left for the user so far, in order of their names."""
+        from vllm_hpc.jobs.artefacts import list_artefacts
+
+        return [self.folder.artefacts / one.path for one in list_artefacts(self.folder)]
 
     def logs(self, rank: int | None = None) -> str:
         """The scheduler's log, or the output of one rank. Raises RequestError for a rank that does not exist.
@@ -197,7 +206,8 @@ class Job:
         interrupted or its state is UNKNOWN. The script is rendered anew where the job's profile has changed, or with
         another ``time``, ``account`` or ``partition``; what is told of that is a UserWarning.
 
-        Returns the number of these rows; 0: nothing was submitted. Raises RefusedError, InputError if the input has
+        Returns the number of these rows; 0: nothing was submitted. A script, or a program that drives the engine, is
+        run again from its start, as one (1). Raises RefusedError, InputError if the input has
         changed, SubmitError, FailedError if the job has not ended, or if its ranks diverged and no row is missing: a
         resume cannot correct rows that are there. Where rows are missing, it runs those.
         """
@@ -260,7 +270,7 @@ def list_jobs(job_dir: str | None = None) -> list[Job]:
 
     ``job_dir`` None is the job_dir of $VLLM_HPC_PROFILE's profile, else ./runs.
     """
-    return [Job(folder.path) for folder in _folders(job_dir) if read_job(folder.job_json)]
+    return [Job(folder.path) for folder in job_folders(job_dir) if read_job(folder.job_json)]
 
 
 def list_statuses(job_dir: str | None = None) -> list[Status]:
@@ -270,27 +280,4 @@ def list_statuses(job_dir: str | None = None) -> list[Status]:
     """
     from vllm_hpc.jobs.status import read_statuses
 
-    return read_statuses(_folders(job_dir))
-
-
-def _folders(job_dir: str | None) -> list[JobFolder]:
-    """The folders under ``job_dir`` with a job.json, and those that cannot be looked into, oldest first."""
-    job_dir = default_job_dir() if job_dir is None else job_dir
-    parent = as_path(job_dir, "--job-dir")
-    found: list[tuple[int, JobFolder]] = []
-    try:
-        paths = sorted(parent.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RequestError(
-            f"--job-dir {job_dir!r} cannot be read: {error.strerror}: name the folder that holds the job folders"
-        ) from None
-    for folder in map(JobFolder, paths):
-        try:
-            found.append((folder.job_json.stat().st_mtime_ns, folder))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError:  # no permission, or a file system that is gone
-            found.append((0, folder))
-    return [folder for _, folder in sorted(found, key=lambda one: one[0])]
+    return read_statuses(job_folders(job_dir))

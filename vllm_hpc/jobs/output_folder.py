@@ -57,7 +57,11 @@ def _check_free(folder: JobFolder, outputs: Outputs, given: str) -> None:
     """Refuse a folder whose results are not this job's: they would be lost. Raises RequestError."""
     if os.path.lexists(outputs.rows.with_name(folder.job_json.name)):
         raise RequestError(f"--output {given!r} is the folder of another job: name another folder")
-    there = next(filter(os.path.lexists, outputs), None)
+    # What a program has left goes there, too.
+    more = (
+        [outputs.rows.with_name(one.name) for one in (folder.artefacts, folder.ranks)] if folder.job().program else []
+    )
+    there = next(filter(os.path.lexists, (*outputs, *more)), None)
     if there is None:
         return
     origin = read_json(outputs.summary, _Origin) or _Origin()

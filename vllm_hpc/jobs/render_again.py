@@ -28,6 +28,7 @@ from vllm_hpc.spec.errors import ProfileError, RequestError
 from vllm_hpc.spec.job_definition import Given
 from vllm_hpc.spec.no_secrets import check_script
 from vllm_hpc.spec.profile_layers import FoundProfile
+from vllm_hpc.spec.program import FoundProgram
 from vllm_hpc.spec.request import Request, convert_options
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.write_file import replacing
@@ -111,7 +112,8 @@ def write_again(folder: OwnJobFolder, anew: Anew) -> None:
 def _outside(folder: OwnJobFolder, record: JobRecord) -> list[Path]:
     """The folders that ranks read, and that are not in the job's: for an image. Raises InputError."""
     inputs = [Path(part.path) for part in read_index(folder).parts]
-    return [*(file.parent for file in inputs if file.is_absolute()), *(Path(one.path) for one in record.adapters)]
+    code = record.program.folders if record.program else ()
+    return [*(one.parent for one in inputs if one.is_absolute()), *(Path(one.path) for one in record.adapters), *code]
 
 
 def _profile(record: JobRecord, changes: Changes) -> tuple[FoundProfile, str | None]:
@@ -134,7 +136,11 @@ def _resolve(record: JobRecord, found: FoundProfile, changes: Changes) -> Resolv
     options: dict[str, Any] = {key: value for key, value in asked_of(record).items() if key not in _KEPT}
     options |= {key: getattr(layout, key) for key in ("nodes", "gpus_per_node", "tp", "pp", "dp")}
     options |= {"model": record.model, "scheduler": record.scheduler, **changes.given}
-    given = Given(convert_options(options), {**_origins(record), **{key: f"--{key}" for key in changes.given}})
+    given = Given(
+        convert_options(options),
+        {**_origins(record), **{key: f"--{key}" for key in changes.given}},
+        program=FoundProgram(record.program) if record.program else None,
+    )
     job = in_fitting_queue(given, found, layout)
     check_required(job)
     check_scheduler(job, layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_schedul
 from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
+from vllm_hpc.spec.ownership import read_mine
 from vllm_hpc.spec.passed_variables import check_set
 from vllm_hpc.spec.write_file import make_mark, temporary_name
 
@@ -41,7 +43,10 @@ class Left(msgspec.Struct, frozen=True):
 
 
 class Resumed(msgspec.Struct, frozen=True):
-    """What a resume has done: how many rows are left (0: nothing was submitted), and what to tell of the script."""
+    """What a resume has done: how many rows are left (0: nothing was submitted), and what to tell of the script.
+
+    A job that runs no rows counts as one.
+    """
 
     left: int
     note: str | None = None
@@ -69,7 +74,8 @@ def resume(
     elif not status.awaits_resubmission:
         _check_ended(folder, status)
     check_unchanged(folder)
-    left = rows_left(folder, retry_errors)
+    _check_program(folder)
+    left = rows_left(folder, retry_errors) if folder.job().has_rows else _run_left(folder, status, retry_errors)
     if not left.missing + left.failed:
         if has_diverged(folder):
             raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
@@ -119,6 +125,34 @@ def rows_left(folder: JobFolder, retry_errors: bool = False) -> Left:
     tallies = finished(folder, total, folder.errors_up_to()).by_replica.values()
     failed = sum(tally.failed for tally in tallies)
     return Left(total - sum(tally.done for tally in tallies) - failed, failed if retry_errors else 0)
+
+
+def _check_program(folder: JobFolder) -> None:
+    """Refuse code that has changed since the submission: the ranks would. Raises RequestError."""
+    program = folder.job().program
+    if program is None or not program.sha256:
+        return
+    copy = folder.copy_of(program)
+    try:
+        digest = hashlib.sha256(read_mine(copy)).hexdigest()
+    except OSError as error:
+        raise RequestError(f"{str(copy)!r} cannot be used: {error.strerror or error}: submit a new job") from None
+    if digest != program.sha256:
+        raise RequestError(f"{str(copy)!r} has changed since the submission: restore it, or submit a new job")
+
+
+def _run_left(folder: JobFolder, status: Status, retry_errors: bool) -> Left:
+    """The one run of a script, or of a program that drives the engine, which starts anew.
+
+    Raises RequestError for --retry-errors, FailedError if it has ended well.
+    """
+    if retry_errors:
+        raise RequestError("--retry-errors is for rows, and this job runs none: leave it out")
+    if status.state == "COMPLETED":
+        raise FailedError(
+            f"nothing to resume: the {status.program} has ended well (COMPLETED): to run it again, submit a new job"
+        )
+    return Left(1, 0)
 
 
 def _check_ended(folder: JobFolder, status: Status) -> None:

@@ -50,6 +50,10 @@ def _cannot_submit(folder: JobFolder, record: JobRecord, current: set[int]) -> s
 
 def _work(folder: JobFolder, record: JobRecord, current: set[int]) -> str:
     layout = record.plan.layout
+    if record.program is not None and not record.has_rows:
+        ranks = sum(rank.attempt in current for rank in read_ranks(folder, record))
+        of_all = f"{ranks} of {counted(layout.all_ranks, 'rank')}"
+        return f"{of_all} {'runs' if ranks == 1 else 'run'} the {record.program.title}" if ranks else "starting"
     if is_drained(folder, current):
         return "draining: rows in flight are finished, no more are admitted"
     begun = sum(replica.attempt in current for replica in read_progress(folder, record))

@@ -24,6 +24,7 @@ from vllm_hpc.jobs.progress import (
     read_progress,
     reported_rows,
 )
+from vllm_hpc.jobs.rank_outcomes import LATE_S, judge_ranks
 from vllm_hpc.jobs.resubmission import describe, pending_resubmission, resubmit
 from vllm_hpc.jobs.stage import is_drained, read_ranks
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates
@@ -32,16 +33,13 @@ from vllm_hpc.schedulers.scheduler import Question
 from vllm_hpc.spec.errors import JobNotFoundError, VllmHpcError
 from vllm_hpc.spec.words import counted
 
-# Seconds until everything that a compute node wrote is visible here: NFS clients cache attributes for up to 60 s
-# (nfs(5), acregmax and acdirmax).
-_LATE_S = 60
-
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What ``status --json`` prints. ``tokens_per_s`` counts output tokens, ``eta_s`` is seconds; None if unknown.
 
     In a list, a job that cannot be read has no ``scheduler``, and ``reason`` says why. ``awaits_resubmission``: the job
-    has ended and wants another attempt that it could not submit itself.
+    has ended and wants another attempt that it could not submit itself. ``program``: the code that it runs, in words.
+    ``has_rows`` false: that drives the engine itself, and no rows are counted.
     """
 
     job: str
@@ -55,6 +53,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     rehearsal: bool = False
     awaits_resubmission: bool = False
+    program: str | None = None
+    has_rows: bool = True
 
     @property
     def is_final(self) -> bool:
@@ -122,13 +122,15 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
         state, job_id, reason, is_awaited = resubmit(folder, again) if submits else describe(again)
     elif state in FINAL and is_in_doubt(folder, job_id):
         state, reason = "UNKNOWN", describe_doubt(folder, job_id)
-    progress = read_progress(folder, record)
+    progress = read_progress(folder, record) if record.has_rows else []
     rows, uncounted = _count(folder, record, progress, state in FINAL)
     if uncounted:
         state, reason = _without_count(folder, state, reason, uncounted)
+    elif not record.has_rows:
+        state, reason = judge_ranks(folder, record, tasks, state, reason)
     elif state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):
         state, reason = _completeness(rows, is_drained(folder, tasks.current) or folder.cancelled.exists())
-        if state != "COMPLETED" and time.time() - tasks.without_record_since < _LATE_S:
+        if state != "COMPLETED" and time.time() - tasks.without_record_since < LATE_S:
             state, reason = (
                 "RUNNING",
                 "it ended normally; waiting for its exit record and its last rows to become visible here",
@@ -150,11 +152,15 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
         attempts=max([1, *(sum(a.task == task for a in attempts) for task in range(record.plan.layout.tasks))]),
         rehearsal=record.request.rehearse,
         awaits_resubmission=is_awaited,
+        program=record.program.title if record.program else None,
+        has_rows=record.has_rows,
     )
 
 
 def _count(folder: JobFolder, record: JobRecord, progress: list[Progress], is_final: bool) -> tuple[Rows, str]:
     """The rows, and why those of a job that has ended are only as its replicas counted them, if they are."""
+    if not record.has_rows:
+        return Rows(0), ""
     try:
         return final_rows(folder, record, progress) if is_final else reported_rows(progress, record), ""
     except CountError as error:

@@ -15,7 +15,6 @@ import submitit
 from vllm_hpc import __version__
 from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.missing_rows import intake_of
 from vllm_hpc.jobfolder.passed import write_passed
 from vllm_hpc.jobfolder.private import private_files
 from vllm_hpc.jobfolder.record_files import write_json
@@ -23,8 +22,10 @@ from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.doubt import noting_loss
 from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.submission_notes import first_notes, overlap
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
+from vllm_hpc.planner.program_plan import intake_for
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
@@ -83,9 +84,9 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         check_installed()
         if self.job.site.container is not None:
             check_is_there(self.job.site.container)
-        if self.request.rehearse:
+        if self.request.rehearse or self.job.runs_script:
             if self.job.site.container is None:
-                check_torch()
+                check_torch("--script" if self.job.runs_script else "--rehearse")
         else:
             ensure_model(self.job.model)
         get_scheduler(self.scheduler).check_client()
@@ -148,7 +149,7 @@ def prepare_untuned(job: ResolvedJob) -> Prepared:
 
 
 def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) -> Prepared:
-    intake, lifecycle = intake_of(job.request), lifecycle_text()
+    intake, lifecycle = intake_for(job), lifecycle_text()
     plan = make_plan(job, intake=intake, use_tuned=use_tuned)
     adapters = find_adapters(job.request.lora)
     check_fits(plan)
@@ -157,7 +158,7 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
         check_template(job.request.template, folders, job.scheduler)
     folder = _choose_folder(job)
     scheduler.check_folder(folder)
-    script = render_job(job, plan, folder, lifecycle, _outside(intake, adapters))
+    script = render_job(job, plan, folder, lifecycle, _outside(job, intake, adapters))
     check_script(script, "the script, from a template,")
     of_templates = tuple(unused_files(folders, job.request.template))
     return Prepared(
@@ -170,9 +171,9 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
         lifecycle=lifecycle,
         definition=definition,
         notes=(
-            *_first_notes(job, plan),
+            *first_notes(job, plan),
             *intake.notes(job.request),
-            *_overlap(job.request),
+            *overlap(job.request),
             *unused_options(job),
             *of_templates,
         ),
@@ -180,56 +181,31 @@ def _render(job: ResolvedJob, definition: bytes | None, use_tuned: bool = True) 
     )
 
 
-def _outside(intake: Intake, adapters: tuple[Adapter, ...]) -> list[Path]:
+def _outside(job: ResolvedJob, intake: Intake, adapters: tuple[Adapter, ...]) -> list[Path]:
     """The folders that ranks read, and that are not in the job's."""
-    return [*(file.parent for file in intake.referenced), *(Path(adapter.path) for adapter in adapters)]
+    code = job.program.program.folders if job.program else ()
+    return [*(file.parent for file in intake.referenced), *(Path(adapter.path) for adapter in adapters), *code]
 
 
 def _choose_folder(job: ResolvedJob) -> JobFolder:
     """The job's folder, which must not exist yet. Raises RequestError."""
     parent = as_path(job.request.job_dir, "--job-dir")
-    folder = JobFolder(parent / (job.request.name or _free_name(parent, job.model.name)))
+    folder = JobFolder(parent / (job.request.name or _free_name(parent, job)))
     check_path(str(folder.path), "--job-dir")
     if folder.path.exists():
         raise RequestError(_taken(folder))
     return folder
 
 
-def _first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
-    """Notes on whose the job.toml is, on how the model was found, on what a real job would be refused for.
-
-    And on a fault that may come too late.
-    """
-    request = job.request
-    lost = job.queue_reason if job.queue is None else None
-    notes = [note for note in (job.distrust, job.model.note, lost) if note]
-    if request.rehearse and plan.misfit:
-        notes.append(f"the model {plan.misfit}; only a rehearsal can run like this")
-    settings = request.rehearse_set
-    if settings.fault_s and settings.tokens_per_s is None:
-        notes.append(f"fault_s={settings.fault_s:g} without tokens_per_s: all rows may be done before then")
-    return notes
-
-
-def _overlap(request: Request) -> list[str]:
-    """A note if the job whose missing rows these are has not ended."""
-    if request.rows_missing_from is None:
-        return []
-    from vllm_hpc.jobs.status import read_status  # slow to import, and rarely needed
-
-    other = JobFolder(request.rows_missing_from)
-    status = read_status(other)
-    return [] if status.is_final else [f"{other.path.name} is {status.state}, so rows may be run twice"]
-
-
 def _taken(folder: JobFolder) -> str:
     return f"{str(folder.path)!r} already exists: choose another --name (nothing was changed)"
 
 
-def _free_name(parent: Path, model: str) -> str:
-    """<model>-<yyyymmdd-hhmmss>, with -2, -3 ... if that is taken."""
-    check_name(model, "--name is needed: a job cannot be named after the model:")
-    base = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _free_name(parent: Path, job: ResolvedJob) -> str:
+    """<model>-<yyyymmdd-hhmmss>, or after a script, with -2, -3 ... if that is taken."""
+    after = "script" if job.runs_script else "model"
+    check_name(job.model.name, f"--name is needed: a job cannot be named after the {after}:")
+    base = f"{job.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     name, number = base, 1
     while (parent / name).exists():
         number += 1
@@ -251,6 +227,9 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         write_mine(folder.chat_template, prepared.job.chat_template.encode())
     if prepared.definition is not None:
         write_mine(folder.path / JOB_DEFINITION, prepared.definition)
+    program = prepared.job.program
+    if program is not None and program.content is not None:
+        write_mine(folder.copy_of(program.program), program.content)
     record = JobRecord(
         version=JOB_RECORD_VERSION,
         request=request,
@@ -269,6 +248,7 @@ def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
         script_sha256=sha256(prepared.script),
         chat_template_sha256=sha256(prepared.job.chat_template or ""),
         passes_by_file=prepared.job.passes_by_file,
+        program=program.program if program else None,
     )
     write_json(folder.job_json, record)
 

@@ -8,14 +8,31 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json
-from vllm_hpc.jobfolder.records import Attempt, JobRecord, Progress, Run, Submitted
+from vllm_hpc.jobfolder.records import Attempt, JobRecord, Progress, RankRecord, Run, Submitted
 from vllm_hpc.jobfolder.shards import Tally
+from vllm_hpc.jobs.artefacts import Artefact, list_artefacts
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.jobs.stage import read_ranks
 from vllm_hpc.jobs.status import read_status
 
 # The parts of an attempt, as Run.seconds and the rank records call them.
 _PARTS = ("launch", "import", "load", "warm_up", "generate", "drain")
+
+
+class RankEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a rank ended: ``error`` in one line, None if it had none."""
+
+    rank: int
+    host: str
+    attempt: int
+    outcome: str
+    error: str | None = None
+
+    @classmethod
+    def of(cls, rank: RankRecord) -> RankEnd:
+        """The end in a rank's record."""
+        error = None if rank.error is None else " ".join(f"{rank.error.type}: {rank.error.message}".split())[:400]
+        return cls(rank=rank.rank, host=rank.host, attempt=rank.attempt, outcome=rank.outcome, error=error)
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +42,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ``occupancy``: mean sequences in flight / max_num_seqs. ``idle``: share of the time in which rows were in flight
     but the engine took no step. ``state`` and ``reason`` as ``vllm-hpc status`` gave them when the rows were collected.
     ``ignored``: lines of the shards that are no rows of this job, by what they are. ``uuid`` and ``job``, its folder,
-    say of which job this is; the uuid of one that an earlier version submitted is empty.
+    say of which job this is; the uuid of one that an earlier version submitted is empty. ``artefacts``: what its
+    program has left. ``ranks``: how they ended, of a job that runs no rows, which has no ``outputs`` either.
     """
 
     job: str
@@ -45,6 +63,22 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     rehearsal: bool = False
     ignored: dict[str, int] = {}
+    ranks: list[RankEnd] = []
+    artefacts: list[Artefact] = []
+
+
+def summarise_ranks(folder: JobFolder, record: JobRecord) -> Summary:
+    """Summarise a job that runs no rows."""
+    whole = summarise(folder, record, Tally(), 0.0)
+    ranks = [RankEnd.of(rank) for rank in read_ranks(folder, record)]
+    return msgspec.structs.replace(
+        whole,
+        rows=dict.fromkeys(whole.rows, 0),
+        tokens_per_s=None,
+        prompt_tokens_per_s=None,
+        outputs="",
+        ranks=ranks,
+    )
 
 
 def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: float) -> Summary:
@@ -77,6 +111,7 @@ def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: fl
         state=status.state,
         reason=status.reason,
         rehearsal=record.request.rehearse,
+        artefacts=list_artefacts(folder) if record.program else [],
     )
 
 

@@ -24,6 +24,8 @@ SEQUENCES = {True: LARGEST_GRAPH, False: 256}
 ASSUMED_TOKENS = 2048
 # The smallest max_model_len for any input: it takes almost no memory.
 LEAST_LENGTH = 1024
+# The end of the reason where no row has been read yet.
+MAY_BE_LESS = ": submit reads all rows, and may set a smaller one"
 # Arguments that change memory or the model in ways that the planner does not compute.
 NOT_MODELLED = (
     "cpu_offload_gb", "speculative_config", "enable_lora", "num_gpu_blocks_override", "block_size",
@@ -97,9 +99,7 @@ def _length(
             )
         return asked
     if workload is None or workload.is_sample:
-        reasons.append(
-            f"max_model_len {shape.positions}, the model's own: submit reads all rows, and may set a smaller one"
-        )
+        reasons.append(f"max_model_len {shape.positions}, the model's own{MAY_BE_LESS}")
         return shape.positions
     if workload.longest is None:
         return shape.positions

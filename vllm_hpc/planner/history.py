@@ -73,7 +73,7 @@ def _newest(job_dir: Path) -> list[Path]:
 def _rate(job: JobFolder, model: str, gpu: str, layout: Layout) -> float | None:
     speed = _speed(read_json(job.summary, _Summary, _MOST_BYTES) or _Summary())
     record = read_job(job.job_json) if speed else None
-    if not speed or record is None:
+    if not speed or record is None or record.program is not None:  # a program's own work takes time, too
         return None
     ran = record.plan.layout
     if (record.model, ran.tp, ran.pp) != (model, layout.tp, layout.pp):

@@ -6,19 +6,18 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.jobfolder.missing_rows import intake_of
-from vllm_hpc.jobfolder.store_input import Intake
-from vllm_hpc.planner import choose_layout, native_launcher, tuned
+from vllm_hpc.jobfolder.store_input import Intake, NoRows
+from vllm_hpc.planner import choose_layout, native_launcher, program_plan, tuned
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
+from vllm_hpc.planner.describe_plan import facts_of, memory_of
 from vllm_hpc.planner.determinism import explain_determinism
 from vllm_hpc.planner.device import explain_device
-from vllm_hpc.planner.engine_settings import Settings, choose_settings, cpu_kv_cache_gib, not_modelled
+from vllm_hpc.planner.engine_settings import MAY_BE_LESS, Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
-from vllm_hpc.planner.memory import BLOCK_TOKENS, Fit, kv_bytes_per_token
+from vllm_hpc.planner.memory import BLOCK_TOKENS
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
-from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
@@ -27,10 +26,9 @@ from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_overri
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
-from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Asked, Layout, solve, solve_array
 from vllm_hpc.spec.model_cache import hub_cache
-from vllm_hpc.spec.plan import Cost, Memory, ModelFacts, Plan
+from vllm_hpc.spec.plan import Cost, Plan
 from vllm_hpc.spec.profile import ignored_keys
 from vllm_hpc.spec.queues import billed_whole
 from vllm_hpc.spec.rehearsal import NO_MODEL
@@ -54,32 +52,38 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     Every row of the input is checked, and ``intake`` remembers that. With ``whole_input`` false, a large input is only
     sampled, and the sample prompts are not read. ``use_tuned`` false: ignore the findings of 'vllm-hpc tune'.
     """
-    job = job.asking(engine=typed("engine", job.request.engine))
+    job = program_plan.with_hooks(job.asking(engine=typed("engine", job.request.engine)))
     known = _inspect(job)
-    intake = intake or intake_of(job.request)
+    intake = intake or program_plan.intake_for(job)
     rows = _measure_input(job.request, known, whole_input, intake)
     notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     if known.shape is None:
         plan = _plan_unknown(job)
     else:
         notes.append(_obstacle(job, known) or explain_device(job))
+        # What a program has the engine do is not what the rows alone would need.
+        work = None if job.drives_engine else rows
 
         def plan_for(asked: Request) -> Plan:
-            return _plan_known(msgspec.structs.replace(job, request=asked), known, rows)
+            return _plan_known(msgspec.structs.replace(job, request=asked), known, work)
 
         plan = plan_for(job.request)
         if use_tuned:
             plan = tuned.apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
-    plan = with_missing(native_launcher.launched(plan, job), job, rows)
+    plan = native_launcher.launched(plan, job)
+    plan = plan if job.runs_script else with_missing(plan, job, rows)
     count = rows.rows if rows and whole_input else None
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
     if job.runs_here:
         _check_local(job, plan.layout)
     check_scheduler(job, plan.layout)
+    program_plan.check_hooks(job, plan.layout)
     part, why = get_scheduler(job.scheduler).node_part(job, plan.layout)
     said = intake.notes(job.request, rows is not None and rows.is_sample)
     told = filter(None, [*job.plan_notes, why, billed_whole(job.site, plan.layout), explain_override(job)])
-    notes += [*plan.reasons, *told, *known.notes, *said, *unused_options(job), *explain_determinism(job, plan)]
+    reasons = [one.removesuffix(MAY_BE_LESS) if job.drives_engine else one for one in plan.reasons]
+    notes += [*reasons, *program_plan.explain(job), *told, *known.notes, *said, *unused_options(job)]
+    notes += explain_determinism(job, plan)
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 
 
@@ -102,6 +106,8 @@ def _subject(job: ResolvedJob, shape: Shape, plan: Plan) -> tuned.Subject:
 
 def _inspect(job: ResolvedJob) -> Knowledge:
     """What is known about the model; nothing for a rehearsal without a model. Raises ModelError."""
+    if job.runs_script:
+        return Knowledge()
     if job.model.path == NO_MODEL:
         return Knowledge(notes=("no MODEL: every layout is possible, and memory is not checked",))
     engine = job.request.engine
@@ -139,6 +145,9 @@ def unused_options(job: ResolvedJob) -> list[str]:
 
 def _plan_unknown(job: ResolvedJob) -> Plan:
     request = job.request
+    if job.runs_script:
+        layout, reasons = program_plan.layout_of_script(request, job.site.gpus_per_node)
+        return Plan(layout=layout, engine={}, reasons=tuple(reasons))
     layout, reasons = (solve_array if request.array else solve)(_asked(request), job.site.gpus_per_node)
     return Plan(layout=layout, engine=dict(request.engine), reasons=tuple(reasons))
 
@@ -182,11 +191,11 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
         fits=fit.fits if fit else None,
         misfit=_misfit(choice, problem, _node_size(request, capacity, problem)) if fit and not fit.fits else None,
         reasons=(*choice.reasons, *problem.settings.reasons),
-        memory=_memory(fit, problem),
+        memory=memory_of(fit, problem),
         kv_tokens=fit.kv_tokens if fit else None,
         concurrency=round(problem.concurrent(fit), 1) if fit else None,
         runners_up=choice.runners_up,
-        model=_facts(problem.shape),
+        model=facts_of(problem.shape),
         cost=_cost(job, problem, choice, rows) if rows else None,
     )
 
@@ -226,33 +235,6 @@ def _shorter(choice: Choice, problem: PlanningProblem) -> str:
     return f"--engine max_model_len={length}" if fit and fit.fits else ""
 
 
-def _memory(fit: Fit | None, problem: PlanningProblem) -> Memory:
-    if fit is None or problem.device is None:
-        return Memory()
-    device = problem.device
-    whole = device.gpu.memory_gib if device.gpu else fit.limit / GIB
-    return Memory(
-        weights_gib=round(fit.weights / GIB, 2),
-        kv_gib_per_gpu=round(max(0, fit.kv) / GIB, 2),
-        per_gpu_gib=round((fit.rank_weights + fit.reserve) / GIB, 2),
-        gpu_gib=round(whole, 2),
-    )
-
-
-def _facts(shape: Shape) -> ModelFacts:
-    return ModelFacts(
-        architecture=shape.architecture,
-        parameters=count_parameters(shape),
-        layers=shape.layers,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        dtype=shape.dtype,
-        quantization=shape.quantization.method if shape.quantization else None,
-        kv_bytes_per_token=kv_bytes_per_token(shape),
-        max_positions=shape.positions,
-    )
-
-
 def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Workload) -> Cost | None:
     gpu = problem.device.gpu if problem.device else None
     if gpu is None:
@@ -264,7 +246,8 @@ def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Work
 
 def _measure_input(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
     """Measure the input; 'plan' without --input does not read the sample prompts."""
-    if request.input is None and request.rows_missing_from is None and not whole:
+    is_sampled = request.input is None and request.rows_missing_from is None
+    if isinstance(intake, NoRows) or (is_sampled and not whole):
         return None
     named = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
     sampling = {"max_tokens": known.max_tokens or DEFAULT_MAX_TOKENS, **request.sampling, **named}

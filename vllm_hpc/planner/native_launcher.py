@@ -19,7 +19,7 @@ def launched(plan: Plan, job: ResolvedJob) -> Plan:
     native = natively(plan) if job.is_native else None
     if job.request.rehearse:
         return msgspec.structs.replace(plan, fits=None if plan.fits is False else plan.fits)
-    return native or hint(plan)
+    return native or (plan if job.program else hint(plan))
 
 
 def rehearsed(job: ResolvedJob) -> list[str]:

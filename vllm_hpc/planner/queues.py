@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from vllm_hpc.jobfolder.missing_rows import intake_of
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner.make_plan import make_plan
+from vllm_hpc.planner.program_plan import intake_for
 from vllm_hpc.planner.resolve import read_given, resolve_at
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given
@@ -87,7 +87,7 @@ def _choose(given: Given, found: FoundProfile, job: ResolvedJob) -> ResolvedJob:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         note = f"queue {asked!r} has no table in the profile{hint}: no limits are checked, no values are taken from it"
         return msgspec.structs.replace(job, queue_reason=note)
-    intake, tried = intake_of(job.request), []
+    intake, tried = intake_for(job), []
     for name in first:
         one = _try(given, found, name, intake)
         if one.why is None and one.job is not None:

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.jobfolder.missing_rows import with_job
+from vllm_hpc.planner import program_plan
 from vllm_hpc.planner.device import find_device, gpus_here
-from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.schedulers.containers.choose import check_runs_here, choose_container
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
 from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
@@ -24,6 +24,7 @@ from vllm_hpc.spec.passed_variables import check_set
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.profile_files import Layer
 from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
+from vllm_hpc.spec.program import FoundProgram
 from vllm_hpc.spec.registry import LAUNCHERS
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
 from vllm_hpc.spec.values import as_path
@@ -36,10 +37,24 @@ NO_PROFILE = FoundProfile()
 
 def read_given(model: str | None, options: dict[str, Any]) -> tuple[Given, FoundProfile]:
     """What MODEL and options ask for, with their profile, of which variables are expanded. Raises RefusedError."""
+    pickled = _pickled(options.get("program"))
+    if pickled is not None:
+        options = {**options, "program": pickled.program.source}
     model, options, origins = with_job(model, options)
     given = read_options({"model": model, **options})
     given = with_default_profile(msgspec.structs.replace(given, origins=given.origins | origins))
-    return given, find_site(given.request.profile, given.origins)
+    found = find_site(given.request.profile, given.origins)
+    program = pickled or program_plan.find_code(given.request, found.profile)
+    return msgspec.structs.replace(given, program=program), found
+
+
+def _pickled(program: object) -> FoundProgram | None:
+    """A program that is an object, from Python; None for one that is named. Raises RequestError."""
+    if program is None or isinstance(program, str | os.PathLike):
+        return None
+    from vllm_hpc.spec.programs.pickled import find_object
+
+    return find_object(program)
 
 
 def find_site(name: str | None, given: Collection[str] = ()) -> FoundProfile:
@@ -68,11 +83,11 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
 
     If no scheduler was given, one is detected by its commands.
     """
-    model = find_model(given.request.model, given.request.rehearse, given.request.engine)
+    model = program_plan.model_of(given)
     typed("sampling", given.request.sampling)
     typed("engine", given.request.engine)
     template = given.request.chat_template
-    filled = _with_secrets(fill(given, site))
+    filled = program_plan.settled(_with_secrets(fill(given, site)), given.program)
     check_set(filled.request.pass_env, site.secrets)
     name, reason = _choose_scheduler(filled)
     not_here = None
@@ -83,7 +98,7 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
     scheduler = get_scheduler(name)
     is_inherited = scheduler.passes_environment and (scheduler.runs_here or site.export_environment)
     launcher = choose_launcher(filled, scheduler)
-    return ResolvedJob(
+    job = ResolvedJob(
         request=filled.request,
         site=msgspec.structs.replace(site, container=_container(filled, name, launcher)),
         origins=filled.origins,
@@ -93,7 +108,7 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
         runs_here=scheduler.runs_here,
         not_here=not_here,
         launcher=launcher,
-        is_native=is_native(filled),
+        is_native=is_native(filled) and filled.request.script is None,
         device=find_device(filled, scheduler.runs_here),
         model=model,
         chat_template=None if template is None else read_chat_template(template),
@@ -104,7 +119,10 @@ def resolve_at(given: Given, site: Profile, found: FoundProfile = NO_PROFILE) ->
         profile_files=tuple(dict.fromkeys(str(layer.file) for layer in found.layers)),
         distrust=given.distrust,
         site_env=filled.site_env,
+        program=given.program,
     )
+    program_plan.check_ranks_run_it(job)
+    return job
 
 
 def _container(filled: FilledRequest, scheduler: str, launcher: str) -> Container | None:
@@ -163,6 +181,8 @@ def _needs_cluster(filled: FilledRequest, here: str) -> bool:
         return True
     try:
         asked = Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
-        return solve(asked, request.gpus_per_node or filled.site.gpus_per_node or gpus_here())[0].nodes > 1
+        capacity = request.gpus_per_node or filled.site.gpus_per_node or gpus_here()
+        solved = solve(asked, capacity) if request.script is None else program_plan.layout_of_script(request, capacity)
+        return solved[0].nodes > 1
     except LayoutError:
         return False  # planning says what is wrong with it

@@ -75,7 +75,7 @@ def make_context(
         named |= {key: getattr(values, key) for key in values.__struct_fields__ if key in _CONTEXT}
     varying = {name for name in job.site_env if has_variables(request.env[name])}
     derived = {
-        "title": f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}.",
+        "title": f"Rendered by vllm-hpc {__version__} for {ascii(folder.path.name)[1:-1]}{_what_runs(job, layout)}.",
         "name": folder.path.name,
         "folder": str(folder.path),
         "scheduler_log": str(folder.scheduler_log),
@@ -100,6 +100,11 @@ def make_context(
         "lifecycle_sha256": sha256(lifecycle),
     }
     return ScriptContext(**named | derived)
+
+
+def _what_runs(job: ResolvedJob, layout: Layout) -> str:
+    """What a title says of a job that runs no rows."""
+    return f": a script on {counted(layout.world_size, 'rank')}" if job.runs_script else ""
 
 
 def _cores_of_task(job: ResolvedJob, layout: Layout, tasks: int, share: int | None) -> int | None:

@@ -135,11 +135,11 @@ def _installed_entry_points() -> list[bool]:
     ]
 
 
-def check_torch() -> None:
-    """Check for torch: a rehearsal's ranks need torchrun, the store and gloo. Raises RequestError."""
+def check_torch(option: str = "--rehearse") -> None:
+    """Check for torch, where vLLM is not needed: its ranks need torchrun, the store and gloo. Raises RequestError."""
     if find_spec("torch") is None:
         raise RequestError(
-            f"--rehearse needs torch, for torchrun and gloo, but it is not installed in {sys.prefix}: "
+            f"{option} needs torch, for torchrun and gloo, but it is not installed in {sys.prefix}: "
             f"install it with '{sys.executable} -m pip install torch'"
         )
 

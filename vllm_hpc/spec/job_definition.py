@@ -19,6 +19,8 @@ from vllm_hpc.spec.foreign_options import acting, check_is_inside, option_of
 from vllm_hpc.spec.no_secrets import check_comments
 from vllm_hpc.spec.other_names import instead_of
 from vllm_hpc.spec.passed_variables import merge_variables, with_passed
+from vllm_hpc.spec.program import FoundProgram
+from vllm_hpc.spec.program_options import program_beside
 from vllm_hpc.spec.prompt_options import check_has_rows, with_prompt, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
@@ -37,13 +39,14 @@ class Given(msgspec.Struct, frozen=True):
     """A Request and the origin of each value: "--tp", or the path of the job.toml.
 
     ``definition``: the bytes of that, which were checked; whatever its name leads to later was not. ``distrust``: who
-    else may have written it, if anybody.
+    else may have written it, if anybody. ``program``: the code of --program or --script, once it was found.
     """
 
     request: Request
     origins: dict[str, str] = {}
     definition: bytes | None = None
     distrust: str | None = None
+    program: FoundProgram | None = None
 
 
 def read_options(options: dict[str, Any]) -> Given:
@@ -189,7 +192,9 @@ def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, 
         convert_options({key: value for key, value in options.items() if key != "rehearse_set"})
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from None
-    for key in ("template_dir", "chat_template", "rows_missing_from"):
+    if isinstance(options.get("program"), str):
+        options["program"] = program_beside(options["program"], path.parent)
+    for key in ("template_dir", "chat_template", "rows_missing_from", "script"):
         if isinstance(options.get(key), str) and not (key == "chat_template" and is_template_text(options[key])):
             options[key] = str(path.parent / Path(options[key]).expanduser())
     given = options.get("input")
@@ -212,8 +217,8 @@ def _model_beside(folder: Path, model: str) -> str:
 
 
 def _with_model(options: dict[str, Any], missing: str, rehearses: bool = False) -> dict[str, Any]:
-    """The options with a model, which a rehearsal may leave out. Raises RequestError (``missing``)."""
-    if rehearses or options.get("rehearse", False) is not False:
+    """The options with a model, which a rehearsal may leave out, and a script has not. Raises RequestError."""
+    if rehearses or options.get("rehearse", False) is not False or options.get("script") is not None:
         return {"model": NO_MODEL, **options}
     if "model" not in options:
         raise RequestError(NOT_REHEARSED if options.get("rehearse_set") else missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -38,9 +39,29 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it is a script that is run as it is, which starts its own engine."""
         return self.kind == "script"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that ranks read: of its code, and of a script the one that it runs in."""
+        wanted = (self.folder, self.directory if self.is_script else "")
+        return tuple(Path(folder) for folder in dict.fromkeys(wanted) if folder.strip("/"))
+
+    @property
+    def option(self) -> str:
+        """The option that gave it."""
+        return "--script" if self.is_script else "--program"
+
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        return f"script {self.name}" if self.is_script else f"program {self.name}"
+
 
 class FoundProgram(msgspec.Struct, frozen=True):
-    """A program as it was found at the submission. ``content``: what the job folder gets a copy of, if anything."""
+    """A program as it was found at the submission. ``content``: what the job folder gets a copy of, if anything.
+
+    ``distrust`` says who else may have written the code.
+    """
 
     program: Program
     content: bytes | None = None
+    distrust: str | None = None

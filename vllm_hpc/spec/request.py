@@ -21,6 +21,7 @@ from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.no_secrets import check_no_secret, check_option
 from vllm_hpc.spec.other_names import instead_of, refuse_rows
+from vllm_hpc.spec.program_options import check_program_options
 from vllm_hpc.spec.prompt_options import check_prompt_options
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
@@ -199,6 +200,7 @@ def convert_options(options: dict[str, Any]) -> Request:
     except msgspec.ValidationError as error:
         raise RequestError(_option_message(error)) from None
     _check_variables(request)
+    check_program_options(request)
     return request
 
 

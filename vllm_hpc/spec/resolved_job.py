@@ -96,9 +96,25 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
     program: FoundProgram | None = None
 
     @property
+    def drives_engine(self) -> bool:
+        """Whether a program drives the engine itself, so that no rows come out."""
+        return self.program is not None and self.program.program.drives_engine
+
+    @property
+    def runs_script(self) -> bool:
+        """Whether ranks run a script as it is, with no engine of ours."""
+        return self.program is not None and self.program.program.is_script
+
+    @property
+    def code_note(self) -> str | None:
+        """Who else may have written the code of its program; None if nobody has."""
+        found = self.program
+        return None if found is None or found.distrust is None else f"{found.program.option}: {found.distrust}"
+
+    @property
     def plan_notes(self) -> tuple[str | None, ...]:
         """What a plan says of where the job's values and its model are from."""
-        return self.source, self.news, self.queue_reason, self.distrust, self.model.note
+        return self.source, self.news, self.queue_reason, self.distrust, self.code_note, self.model.note
 
     def asking(self, **changes: Any) -> ResolvedJob:
         """The same job with changes to its request, as ``tune`` tries them."""

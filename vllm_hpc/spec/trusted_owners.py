@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from vllm_hpc.spec.config_files import settled_files
 from vllm_hpc.spec.errors import ProfileError
 from vllm_hpc.spec.links import Reached, open_noting_links
-from vllm_hpc.spec.ownership import is_fixed, is_writable_by_others, user_name
+from vllm_hpc.spec.ownership import check_is_meant, is_fixed, is_writable_by_others, user_name
 from vllm_hpc.spec.read_file import read_whole
 from vllm_hpc.spec.toml_file import MOST_BYTES, parse_toml
 from vllm_hpc.spec.user_namespace import SYSTEM_FOLDERS, is_hidden
@@ -54,6 +54,17 @@ def read_judged(path: Path) -> tuple[bytes, Distrust | None]:
     reached = open_noting_links(path)
     with reached.file as file:
         return read_whole(file, path, MOST_BYTES), _distrust(path, reached)
+
+
+def read_code(path: Path, most: int) -> tuple[bytes, Distrust | None]:
+    """Read code that the user has named, to run and to copy it, with the reason why others may have written it.
+
+    Raises NotMineError if another user's link led to a file of the user's own, ProfileError, OSError.
+    """
+    reached = open_noting_links(path)
+    with reached.file as file:
+        check_is_meant(path, file.fileno())
+        return read_whole(file, path, most), _distrust(path, reached)
 
 
 def owner_of(path: Path) -> str | None:

@@ -61,9 +61,9 @@ def tune(
     job, _ = resolve_options(model, options)
     check_is_here(job)
     request, alike = job.request, RandomRows(rows, prompt_tokens)
+    _check(request, sweep, alike)
     if request.rehearse:
         check_torch()
-    _check(request, sweep, alike)
     plan = _plan(job, alike)
     check_fits(plan)
     subject = find_subject(job, plan)
@@ -139,6 +139,8 @@ def _start(plan: Plan) -> Setting:
 
 def _check(request: Request, sweep: tuple[str, ...], alike: RandomRows) -> None:
     """Refuse requests that leave nothing to tune. Raises RequestError."""
+    if option := "--script" if request.script is not None else "--program" if request.program is not None else "":
+        raise RequestError(f"{option} cannot be tuned: a trial runs rows, and no code of yours; leave it out")
     if request.model == NO_MODEL:
         raise RequestError("tune --rehearse needs a MODEL: it tries the layouts of a model")
     if request.input is not None:

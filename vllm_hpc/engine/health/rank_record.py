@@ -7,7 +7,6 @@ import platform
 import re
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -15,7 +14,9 @@ from enum import Enum
 import msgspec
 
 from vllm_hpc.engine.health.awake_clock import Still
+from vllm_hpc.engine.health.error_words import message_of, trace_of
 from vllm_hpc.engine.store.client import StoreLostError
+from vllm_hpc.jobfolder.debug_records import Collective
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Crash, RankError, RankRecord
@@ -45,6 +46,7 @@ class Phase(Enum):
     STEP = "step"
     WRITE = "hand over finished rows"
     AGREE = "wait for the replica's other ranks"
+    PROGRAM = "run the program's on_output"
 
 
 class Mark(msgspec.Struct, frozen=True, eq=False):
@@ -86,22 +88,43 @@ class RankReport:
         self.patches: dict[str, str] = {}
         # What the loop is doing; None before and after it.
         self.mark: Mark | None = None
+        # What it does before and after: the part that is timed. For 'vllm-hpc debug', with the next: the steps of
+        # the engine and the last row that finished; the ranks of this world and node; the global one of torch's rank 0.
+        self.doing = "start"
+        self.progress: Callable[[], tuple[int | None, int | None]] = lambda: (None, None)
+        # What the user's code has waited for in vain, when it has given up and the others are asked.
+        self.gave_up: Collective | None = None
+        self.world = self.here = range(rank, rank + 1)
+        self.first_rank = rank
         # The next rank of this world, watched from its first heartbeat on; None: there is no other.
         self.neighbour: int | None = None
         self._has_neighbour_begun = False
         self._neighbours_beat = Still()
         self.on_leave: Callable[[], None] = lambda: None
+        # Where in a user's code an error came from, "file.py:12"; "" if it did not.
+        self.locate: Callable[[BaseException], str] = lambda error: ""
         self.timings: dict[str, float] = {}
         self.heartbeat()  # before the record: from then on its neighbour expects one (has_silent_neighbour)
         write_json(job.rank_record(rank), self._record("running"))
 
+    @property
+    def job(self) -> JobFolder:
+        """The job's folder."""
+        return self._job
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that this rank is a part of."""
+        return self._attempt
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Record the seconds that a part of the work takes."""
-        began = time.perf_counter()
+        began, self.doing, before = time.perf_counter(), name, self.doing
         try:
             yield
         finally:
+            self.doing = before
             self.timings[name] = round(time.perf_counter() - began, 3)
 
     def enter(self, phase: Phase, row: str = "") -> None:
@@ -137,7 +160,13 @@ class RankReport:
             ours, theirs = (self._job.heartbeat(rank).stat().st_mtime for rank in (self.rank, self.neighbour))
         except OSError:
             return False
-        return self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
+        is_silent = self._neighbours_beat.seconds(theirs, now) > limit_s and ours - theirs > limit_s
+        return is_silent and not self._has_finished(self.neighbour)
+
+    def _has_finished(self, neighbour: int) -> bool:
+        """Whether the neighbour has ended well: a script's ranks do not wait for each other in the end."""
+        record = read_json(self._job.rank_record(neighbour), RankRecord)
+        return record is not None and record.outcome == "ok" and record.attempt == self._attempt
 
     def _has_begun(self, neighbour: int) -> bool:
         """Whether the neighbour takes part in this attempt: a heartbeat of an earlier one means nothing."""
@@ -156,9 +185,10 @@ class RankReport:
 
     def failed(self, error: BaseException) -> None:
         """Record that the rank dies of ``error``."""
-        trace = "".join(traceback.format_exception(error))
-        message = str(error) or type(error).__name__
-        if self.mark is not None and self.mark.phase is Phase.STEP and not is_echo(error):
+        trace, message = trace_of(error), message_of(error)
+        if where := self.locate(error):
+            message = f"{message} ({where})"
+        if self.mark is not None and self.mark.phase is Phase.STEP and not where and not is_echo(error):
             # The next attempt will ask which row it was.
             crash = Crash(self.rank, type(error).__name__, message)
             write_json(self._job.crash(self._replica, self._attempt), crash)

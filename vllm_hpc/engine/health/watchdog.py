@@ -19,8 +19,13 @@ from typing import NamedTuple
 
 import psutil
 
+from vllm_hpc.engine.health import hang, stacks
 from vllm_hpc.engine.health.awake_clock import AwakeClock, Still
-from vllm_hpc.engine.health.rank_record import Mark, PeerStalledError, Phase, RankReport, is_echo
+from vllm_hpc.engine.health.inquiry import Listener, Witness
+from vllm_hpc.engine.health.rank_record import Phase, RankReport, is_echo
+from vllm_hpc.engine.health.stall_errors import endless, stall
+from vllm_hpc.jobfolder.debug_records import Hang, RankView
+from vllm_hpc.jobfolder.judge_hang import OUTSIDE
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, RankError
 
 HEARTBEAT_S = 5.0
@@ -36,15 +41,13 @@ LINGER_S = 20.0
 # one must report first, and the others leave with it (LINGER_S): its error is the cause, and decides whether rows are
 # suspected. So a rank that hangs between two steps reports first, then one in a step, then one that waits for others.
 _LATER_S = {Phase.STEP: LINGER_S + 2 * HEARTBEAT_S, Phase.AGREE: 2 * (LINGER_S + 2 * HEARTBEAT_S)}
-_WORDS = {
-    Phase.STEP: "the engine has been in one step {limit}: ranks wait for each other, or a kernel hangs",
-    Phase.CLAIM: "the rank has been claiming rows {limit}: the job folder's file system or the job's store hangs",
-    Phase.READ: "the rank has been waiting for a row {limit}: the input's file system, tokenizer or grammar hangs",
-    Phase.ADMIT: "the rank has been admitting row {row} {limit}: vLLM, or the row's grammar, does not finish",
-    Phase.WRITE: "the rank has been waiting to hand over finished rows {limit}: the job folder's file system hangs",
-    Phase.AGREE: "the rank has been waiting for its replica's other ranks {limit}: one of them hangs, or is gone",
-}
 _LOOK_S = 1.0
+# Seconds between two looks for the answers of the other ranks.
+_ASK_S = 0.2
+# Parts of a rank's work in which others may have to wait for as long as a model loads; and waits that may take as long
+# as the other ranks have work, or that have a limit of their own.
+_LOADS = ("launch", "import", "load", "warm_up")
+_LONG_WAITS = ("the end of the other ranks", "the start of the other ranks", "ctx.barrier")
 # Seconds within which a process that was killed is gone after its connections were closed.
 _DYING_S = 0.5
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -72,24 +75,51 @@ class Launcher(NamedTuple):
         return lost
 
 
-def start(report: RankReport, stall_s: float, dead_s: float) -> Launcher:
+class Limits(NamedTuple):
+    """Seconds until a rank counts as stalled in its loop, its neighbour as dead, a wait of the user's code as endless.
+
+    ``wait_s`` None: this rank runs no code but ours, whose waits have marks, or last as long as a model loads.
+    """
+
+    stall_s: float
+    dead_s: float
+    wait_s: float | None = None
+
+
+def start(report: RankReport, stall_s: float, dead_s: float, wait_s: float | None = None) -> Launcher:
     """Watch this process until it ends, and return what started it. Call it once, on the main thread.
 
     A step that takes more than ``stall_s`` seconds will not end: ranks wait for each other in it. The same limit holds
     for what the loop does between two steps. A rank whose heartbeat is ``dead_s`` seconds late is dead; if its node is
-    dead too, nothing else reports that for a long time. Time in which this process was stopped does not count.
+    dead too, nothing else reports that for a long time. ``wait_s``: how long the user's own code may stay in one wait
+    for other ranks; None if there is none. Time in which this process was stopped does not count.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
+    # A process that the user's code forks has the same pipe: a TERM for that is not for this rank.
+    os.register_at_fork(before=_hold_term, after_in_parent=_take_term, after_in_child=_let_be_terminated)
     launcher = Launcher(os.getppid(), _parent_of(os.getppid()))
     # torchrun's workers lead sessions of their own and outlive torchrun when it is killed; the kernel tells us.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    threading.Thread(
-        target=_watch, args=(report, reader, launcher, stall_s, dead_s), name="vllm-hpc-watch", daemon=True
-    ).start()
+    watch = _Watch(report, reader, launcher, Limits(stall_s, dead_s, wait_s))
+    threading.Thread(target=watch.run, name="vllm-hpc-watch", daemon=True).start()
     return launcher
+
+
+def _hold_term() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _take_term() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+def _let_be_terminated() -> None:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _take_term()
 
 
 def record_error(report: RankReport, launcher: Launcher | None, error: BaseException) -> None:
@@ -104,39 +134,111 @@ def record_error(report: RankReport, launcher: Launcher | None, error: BaseExcep
         report.failed(error)
 
 
-def _watch(report: RankReport, reader: int, launcher: Launcher, stall_s: float, dead_s: float) -> None:
-    try:
-        _look_around(report, reader, launcher, stall_s, dead_s)
-    finally:  # without this thread nothing would answer TERM: end the rank instead
-        with contextlib.suppress(Exception):
-            kill_children()
-        os._exit(128 + signal.SIGTERM)
+class _Watch:
+    """The thread beside a rank's work."""
+
+    def __init__(self, report: RankReport, reader: int, launcher: Launcher, limits: Limits) -> None:
+        self._report, self._reader, self._launcher, self._limits = report, reader, launcher, limits
+        self._clock, self._in_mark, self._in_wait = AwakeClock(), Still(), Still()
+        self._last_beat, self._failed_at = float("-inf"), float("inf")
+        # A question is heard sooner where a small limit is to be held.
+        self._beat_s = min(HEARTBEAT_S, max(_LOOK_S, limits.stall_s / 4))
+        self._witness = Witness(report, has_program=limits.wait_s is not None)
+        self._still_s, self._is_told = 0.0, False
+        self._listener = Listener(report.job, report.attempt, report.here, (report.rank, self._examine))
+
+    def run(self) -> None:
+        """Watch until the rank has to end, and end it."""
+        try:
+            self._look_around()
+        finally:  # without this thread nothing would answer TERM: end the rank instead
+            with contextlib.suppress(Exception):
+                kill_children()
+            os._exit(128 + signal.SIGTERM)
+
+    def _look_around(self) -> None:
+        while True:
+            now = self._clock.seconds()
+            if self._beat(now) or self._is_stalled(now):
+                return None
+            if now - self._failed_at >= LINGER_S:
+                return _leave(self._report, None)
+            if self._rings(_LOOK_S):
+                _let_it_die(self._launcher.pid)
+            lost = self._launcher.lost()
+            if lost or self._is_told:
+                return _leave(self._report, lost)
+
+    def _beat(self, now: float) -> bool:
+        """Give a sign of life, and look for those of others, when it is time to; returns whether this rank must end."""
+        if now - self._last_beat < self._beat_s:
+            if self._listener.is_waiting:
+                self._listener.listen()
+            return False
+        self._last_beat = now
+        if _beat(self._report):
+            self._failed_at = min(self._failed_at, now)
+        elif self._report.has_silent_neighbour(self._limits.dead_s, now):
+            self._leave_lost()
+            return True
+        self._listener.listen()
+        return False
+
+    def _is_stalled(self, now: float) -> bool:
+        """Whether the rank has been too long at one place; then its end is recorded."""
+        report, limits, mark = self._report, self._limits, self._report.mark
+        view = self._witness.look()
+        self._still_s = self._in_wait.seconds(_place(view), now)
+        in_mark = self._in_mark.seconds(mark, now)
+        if mark is not None and in_mark >= limits.stall_s + _LATER_S.get(mark.phase, 0.0):
+            self._give_up(stall(mark, limits.stall_s))
+            return True
+        at = view.collective
+        if mark is not None or at is None or at.operation in _LONG_WAITS or report.doing in _LOADS:
+            return False
+        if limits.wait_s is None or self._still_s < limits.wait_s:
+            return False
+        self._give_up(endless(at, limits.wait_s))
+        return True
+
+    def _give_up(self, error: TimeoutError) -> None:
+        """Ask where all others are, log where every thread is, and end the rank."""
+        found = hang.explain(self._report, self._listener, str(error), lambda: self._rings(_ASK_S))
+        error = type(error)(_with_found(str(error), found))
+        with contextlib.suppress(OSError):
+            print(f"vllm-hpc: {error}", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(all_threads=True)
+        with contextlib.suppress(OSError):
+            if found and found.kind in OUTSIDE:  # no row is to be suspected
+                self._report.terminated(RankError("PeerLost", str(error), ""))
+            else:
+                self._report.failed(error)
+        self._report.on_leave()
+
+    def _leave_lost(self) -> None:
+        """Leave, for a neighbour gives no sign of life."""
+        why = f"rank {self._report.neighbour} has shown no sign of life for {self._limits.dead_s:g} s"
+        found = hang.explain(self._report, self._listener, why, lambda: self._rings(_ASK_S))
+        _leave(self._report, _with_found(why, found), "PeerLost")
+
+    def _examine(self) -> RankView:
+        return self._witness.examine(self._still_s)
+
+    def _rings(self, seconds: float) -> bool:
+        """Wait a moment; returns whether this rank was told to leave, then or before."""
+        ready, _, _ = select.select([self._reader], [], [], seconds)
+        self._is_told |= bool(ready) and signal.SIGTERM in os.read(self._reader, 64)
+        return self._is_told
 
 
-def _look_around(report: RankReport, reader: int, launcher: Launcher, stall_s: float, dead_s: float) -> None:
-    clock, standing = AwakeClock(), Still()
-    last_beat, failed_at = float("-inf"), float("inf")
-    while True:
-        now = clock.seconds()
-        if now - last_beat >= HEARTBEAT_S:
-            last_beat = now
-            if _beat(report):
-                failed_at = min(failed_at, now)
-            elif report.has_silent_neighbour(dead_s, now):
-                return _leave(report, f"rank {report.neighbour} has shown no sign of life for {dead_s:g} s", "PeerLost")
-        if now - failed_at >= LINGER_S:
-            return _leave(report, None)
-        mark = report.mark
-        seconds = standing.seconds(mark, now)
-        if mark is not None and seconds >= stall_s + _LATER_S.get(mark.phase, 0.0):
-            return _give_up(report, mark, stall_s)
-        ready, _, _ = select.select([reader], [], [], _LOOK_S)
-        told_to_leave = bool(ready) and signal.SIGTERM in os.read(reader, 64)
-        if told_to_leave:
-            _let_it_die(launcher.pid)
-        lost = launcher.lost()
-        if lost or told_to_leave:
-            return _leave(report, lost)
+def _with_found(why: str, found: Hang | None) -> str:
+    """Why a rank ends, and what it has found; of a rank alone its own log has that."""
+    return f"{why}. {'; '.join(found.lines)}" if found and len(found.views) > 1 else why
+
+
+def _place(view: RankView) -> object:
+    """What stays the same as long as the main thread is in one wait. A loop over collectives changes their numbers."""
+    return (view.stack, stacks.sequences()) if view.collective is not None else object()
 
 
 def _beat(report: RankReport) -> bool:
@@ -144,29 +246,6 @@ def _beat(report: RankReport) -> bool:
     with contextlib.suppress(OSError):  # a full disk must not end the work here; the shards report it
         report.heartbeat()
     return report.others_have_failed()
-
-
-def _give_up(report: RankReport, mark: Mark, stall_s: float) -> None:
-    """Log where every thread is, and end the rank."""
-    error = _stall(mark, stall_s)
-    with contextlib.suppress(OSError):
-        print(f"vllm-hpc: {error}", file=sys.stderr, flush=True)
-    faulthandler.dump_traceback(all_threads=True)
-    with contextlib.suppress(OSError):
-        report.failed(error)
-    report.on_leave()
-
-
-def _stall(mark: Mark, stall_s: float) -> TimeoutError:
-    """The error of a rank that has not got beyond ``mark``."""
-    what = _WORDS[mark.phase].format(limit=f"for more than {stall_s:g} s", row=mark.row)
-    if mark.phase is Phase.STEP:
-        return TimeoutError(f"{what}; its log has the stacks (longer steps: --env VLLM_HPC_STALL_S=SECONDS)")
-    kind = PeerStalledError if mark.phase is Phase.AGREE else TimeoutError
-    return kind(
-        f"between two steps of the engine {what}; its log has the stacks, and no row is suspected: "
-        "fix that, then run 'vllm-hpc resume' (longer waits: --env VLLM_HPC_STALL_S=SECONDS)"
-    )
 
 
 def _leave(report: RankReport, why: str | None, kind: str = LAUNCHER_LOST) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from vllm_hpc.engine.health.rank_record import Phase, RankReport
-from vllm_hpc.engine.health.shard_writer import ShardWriter
+from vllm_hpc.engine.health.shard_writer import MakeRow, ShardWriter
 from vllm_hpc.engine.interface import Engine, Ready
 from vllm_hpc.engine.loop.chunk_claims import Chunks
 from vllm_hpc.engine.loop.leader import Chief
@@ -41,6 +41,8 @@ class Digest:
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=8)
         self.rows = 0
+        # The index of the row that was added last.
+        self.last: int | None = None
 
     @property
     def hexdigest(self) -> str:
@@ -55,7 +57,7 @@ class Digest:
     def add(self, index: int, tokens: list[list[int]]) -> None:
         """Add one row; a row that failed has no tokens."""
         self._hash.update(f"{index}:{tokens}".encode())
-        self.rows += 1
+        self.rows, self.last = self.rows + 1, index
 
 
 class Work(NamedTuple):
@@ -123,7 +125,7 @@ class Loop:
         except BaseException:
             # The error is recorded with what the loop was doing; nothing here may hide it.
             with suppress(Exception), self._report.kept():
-                self._hand_over()
+                self._rescue()
             raise
         self._hand_over()
         if self._order is Order.STOP:
@@ -267,20 +269,26 @@ class Loop:
         self._work()
         self._report.enter(Phase.STEP)
 
+    def _rescue(self) -> None:
+        """Save the rows that have finished before an error."""
+        self._hand_over()
+
     def _hand_over(self) -> None:
         """Give the writer the rows that have finished."""
         finished, self._finished = self._finished, []
         for ready, output in finished:
             self._report.enter(Phase.WRITE)
             self.digest.add(ready.row["index"], token_ids(output))
-            if self._writer:
-                self._writer.put(partial(self._engine.answer, ready, output, self._replica))
+            self._deliver(partial(self._engine.answer, ready, output, self._replica))
 
     def _fail(self, row: dict[str, Any], error: Exception) -> None:
         self._report.enter(Phase.WRITE)
         self.digest.add(row["index"], [])
+        self._deliver(partial(self._engine.failure, row, error))
+
+    def _deliver(self, make: MakeRow) -> None:
         if self._writer:
-            self._writer.put(partial(self._engine.failure, row, error))
+            self._writer.put(make)
 
 
 def _sequences(ready: Ready) -> int:

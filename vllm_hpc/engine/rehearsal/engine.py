@@ -25,6 +25,7 @@ from vllm_hpc.engine.rehearsal.faults import FaultPlan
 from vllm_hpc.engine.rehearsal.rows import RehearsalRows
 from vllm_hpc.engine.rows import row_out
 from vllm_hpc.engine.standing import Standing
+from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.node_report import VARIABLE
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import REHEARSED, Row
@@ -183,6 +184,8 @@ class RehearsalEngine:
 class RehearsalMaker:
     """Makes the engine of a rehearsal; ``is_first``: whether this is the first attempt of its task."""
 
+    leads, llm = True, None
+
     def __init__(self, record: JobRecord, standing: Standing, place: Place, is_first: bool) -> None:
         self._record, self._standing, self._place, self._is_first = record, standing, place, is_first
         self._settings = record.request.rehearse_set
@@ -220,6 +223,10 @@ class RehearsalMaker:
         time.sleep(self._settings.load_s)
         faults = FaultPlan.of(self._settings, self._standing.global_rank, self._place, self._is_first)
         return RehearsalEngine(self._record, self._settings, faults)
+
+    def serve(self, report: RankReport, job: JobFolder) -> None:
+        """Never asked: all ranks lead."""
+        raise NotImplementedError
 
     def release(self, store: JobStore) -> None:
         """Nothing waits for it."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _LIMIT = timedelta(minutes=5)
 # Of the messages with the proofs; torch's own collectives count theirs from 0.
 _TAG = 0x6B65
+# torch's own, whatever has taken its place since: a script may end its process group, and make another.
+_NEW_GROUP = distributed_c10d.new_group
 
 
 class ForeignRankError(ConnectionError):
@@ -30,14 +32,14 @@ class ForeignRankError(ConnectionError):
 
 
 def check_all(store: JobStore, place: Place) -> None:
-    """Check the replica's process group, and each that is made in it from now on. Raises ForeignRankError."""
+    """Check the world's process group, and each that is made in it from now on. Raises ForeignRankError."""
     name = f"gloo-key/{place.replica}"
     if place.rank == 0:
         store.set(name, secrets.token_hex(32))
-    key, make = bytes.fromhex(store.get(name)), dist.new_group
+    key = bytes.fromhex(store.get(name))
 
     def new_group(*arguments: Any, **options: Any) -> Any:
-        group = make(*arguments, **options)
+        group = _NEW_GROUP(*arguments, **options)
         check(group, key)
         return group
 

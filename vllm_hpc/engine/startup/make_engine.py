@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm import EngineArgs, LLMEngine
+from vllm import LLM, EngineArgs, LLMEngine
 from vllm.usage.usage_lib import UsageContext
 
 from vllm_hpc.engine.rows.lora import lora_arguments
@@ -38,11 +38,38 @@ def make_engine(record: JobRecord, timings: dict[str, float], patches: Patches, 
     with patches.starting(timings, record.plan.is_native):
         # Like LLM(): in another usage context an engine starts with 128 sequences and 2048 tokens per step.
         engine = LLMEngine.from_engine_args(engine_arguments(record, **workers), usage_context=UsageContext.LLM_CLASS)
+    _note_started(engine, timings, patches)
+    return engine
+
+
+def make_llm(record: JobRecord, timings: dict[str, float], patches: Patches) -> LLM:
+    """The same engine in an LLM, for a program of the user's. Raises what vLLM raises."""
+    _check_hooks(record)
+    arguments = vars(engine_arguments(record))  # as LLM.from_engine_args
+    template = record.request.chat_template if record.program and record.program.drives_engine else None
+    with patches.starting(timings, is_native=False):
+        llm = LLM(**arguments, chat_template=template)
+    _note_started(llm.llm_engine, timings, patches)
+    return llm
+
+
+def _check_hooks(record: JobRecord) -> None:
+    """Refuse hooks where they would never be called. Raises RequestError."""
+    from vllm.platforms import current_platform
+
+    program = record.program
+    if program and program.needs_hooks and current_platform.is_cpu() and record.plan.layout.pp > 1:
+        raise RequestError(
+            f"--program {program.name} needs hooks, which vLLM's CPU back-end cannot call with --pp: leave --pp out"
+        )
+
+
+def _note_started(engine: LLMEngine, timings: dict[str, float], patches: Patches) -> None:
+    """Turn on the patches for an engine that has started, and note what compiling took."""
     patches.apply(engine)
     compilation: float | None = getattr(engine.vllm_config.compilation_config, "compilation_time", None)
     if compilation is not None:
         timings["compile"] = round(compilation, 3)
-    return engine
 
 
 def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:

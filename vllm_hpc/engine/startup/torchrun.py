@@ -8,6 +8,7 @@ Python loads this file, those of other programs as well.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -22,6 +23,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 if TYPE_CHECKING:
+    from vllm_hpc.engine.health.agent_watch import AgentWatch
     from vllm_hpc.engine.store.server import StoreServer
     from vllm_hpc.engine.store.torch_store import TorchStore
 
@@ -47,6 +49,7 @@ class JobRendezvous(RendezvousHandler):
         self._nodes, self._run_id = params.max_nodes, params.run_id
         self._server: StoreServer | None = None
         self._store: TorchStore | None = None
+        self._watch: AgentWatch | None = None
 
     def get_backend(self) -> str:
         """The name on torchrun's command line."""
@@ -54,12 +57,13 @@ class JobRendezvous(RendezvousHandler):
 
     @property
     def use_agent_store(self) -> bool:
-        """False: what listens at MASTER_ADDR is no store of torch's. The ranks know the case by this (replicas.py)."""
+        """False: what listens at MASTER_ADDR is no store of torch's. The ranks know the case by this (meeting.py)."""
         return False
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Meet the other agents. Raises OSError, RequestError, ForeignStoreError."""
         store = self._store = self._store or self._open()
+        self._watch = self._watch or _watch(self._node)
         return RendezvousInfo(store, self._node, self._nodes, RendezvousStoreInfo(self._host, self._port))
 
     def _open(self) -> TorchStore:
@@ -95,8 +99,32 @@ class JobRendezvous(RendezvousHandler):
 
     def shutdown(self) -> bool:
         """Leave; the store ends with the head's agent, once the others have left."""
+        if self._watch is not None:
+            self._watch.tell_hang()
         if self._store is not None:
             self._store.close()
+        # Called while torchrun raises an error if a rank of this node has failed.
+        has_failed = sys.exc_info()[0] is not None
         if self._server is not None:
-            self._server.wait_until_left(_LEAVE_S)
+            while not self._server.wait_until_left(_LEAVE_S) and not has_failed and _others_may_run():
+                pass
         return True
+
+
+def _watch(node: int) -> AgentWatch | None:
+    """What answers for this node's ranks if they cannot; None outside of a job's attempt."""
+    from vllm_hpc.engine.health import agent_watch
+
+    return agent_watch.start(os.environ["VLLM_HPC_FOLDER"], node)
+
+
+def _others_may_run() -> bool:
+    """Whether other nodes' ranks may go on for long after this node's have ended: only where the user's code drives."""
+    from vllm_hpc.jobfolder.folder import JobFolder
+    from vllm_hpc.spec.errors import VllmHpcError
+
+    folder = JobFolder(os.environ["VLLM_HPC_FOLDER"])
+    try:
+        return not folder.job().has_rows and not folder.failed(int(os.environ["VLLM_HPC_ATTEMPT"])).exists()
+    except VllmHpcError:  # the folder is gone
+        return False

@@ -63,11 +63,15 @@ class StoreServer:
             self._wake()
         return None
 
-    def wait_until_left(self, limit_s: float) -> None:
-        """Wait until all who have proved the secret have closed their connections; at most for these seconds."""
+    def wait_until_left(self, limit_s: float) -> bool:
+        """Wait until all who have proved the secret have closed their connections; at most for these seconds.
+
+        Returns whether they have.
+        """
         until = time.monotonic() + limit_s
         while self.proved and time.monotonic() < until:
             time.sleep(_LOOK_S)
+        return not self.proved
 
     def _wait(self, call: Call, answer: Callable[[Answer], None]) -> None:
         def end() -> None:

@@ -23,9 +23,12 @@ def main(argv: list[str]) -> int:
         _check_module(name, image)
     from vllm_hpc.jobfolder.folder import JobFolder  # which needs them
 
-    if JobFolder(folder).job().request.rehearse:
+    record = JobFolder(folder).job()
+    is_script = record.program is not None and record.program.is_script
+    if record.request.rehearse or is_script:
         if find_spec("torch") is None:
-            raise RequestError(f"the image {image} has no torch, which a rehearsal needs for torchrun and gloo")
+            what = "a script" if is_script else "a rehearsal"
+            raise RequestError(f"the image {image} has no torch, which {what} needs for torchrun and gloo")
         return 0
     _check_vllm(image)
     return 0

@@ -32,7 +32,7 @@ from vllm_hpc.spec.write_file import make_mark
 
 
 def main(argv: list[str]) -> int:
-    """Run this process's rank of the job in ``argv[0]``, and end this process: with 1 after an error, which is told."""
+    """Run this process's rank of the job in ``argv[0]``, and end this process: not with 0 after an error."""
     folder = JobFolder(argv[0])
     if is_private(folder.path):  # not every launcher hands on the script's umask
         os.umask(PRIVATE_UMASK)
@@ -58,16 +58,23 @@ def _read_task(folder: JobFolder) -> RankTask:
 
 
 def _run(task: RankTask) -> int:
-    """Run the task as submitit does, with its files in a folder of this rank alone, and return the exit code."""
+    """Run the task as submitit does, with its files in a folder of this rank alone, and return the exit code.
+
+    That is 1 after an error, or the one that a script of the user's has ended with.
+    """
     try:
         # In the folder that the script removes: a rank that is killed removes nothing.
         with tempfile.TemporaryDirectory(prefix="vllm-hpc-rank-", dir=_scratch()) as private:
             VllmHpcJobEnvironment.private = private
             DelayedSubmission(task).dump(VllmHpcJobEnvironment().paths.submitted_pickle)
             process_job(private)
-    except Exception:  # noqa: BLE001 - whatever ended it, and is on record
-        traceback.print_exc()
-        return 1
+    except Exception as error:  # noqa: BLE001 - whatever ended it, and is on record
+        code = getattr(error, "rank_exit_code", None)
+        if code is None:
+            traceback.print_exc()
+            return 1
+        print(f"vllm-hpc: {error}", file=sys.stderr, flush=True)  # sys.exit(3) prints no traceback elsewhere, either
+        return int(code)
     return 0
 
 

@@ -71,7 +71,13 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
         one for one in attempts
         if one.task == this.task and one.attempt < attempt and any(is_submission(one.job_id, id_) for id_ in ids)
     ]  # fmt: skip
-    has_drained = folder.drain_attempt(attempt).exists()
+    decide = _rows_again if record.has_rows else _script_again
+    return decide(folder, record, [*earlier, this], code)
+
+
+def _rows_again(folder: JobFolder, record: JobRecord, attempts: list[Attempt], code: int) -> tuple[bool, str]:
+    this = attempts[-1]
+    has_drained = folder.drain_attempt(this.attempt).exists()
     if code == 0 and not has_drained and not _has_lost_rows(folder, record, this):
         return False, "it ended normally"
     if code != 0 and not _has_died_generating(folder, record, this):
@@ -83,7 +89,7 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
         return False, "it was cancelled"
     if folder.drain.exists():
         return False, "control/drain tells it to stop; to continue, run 'vllm-hpc resume'"
-    against = _end_of_patience(folder, record, [*earlier, this], has_drained)
+    against = _end_of_patience(folder, record, attempts, has_drained)
     if against:
         return False, against
     full = _cannot_write(folder)
@@ -93,6 +99,25 @@ def should_run_again(folder: JobFolder, attempt: int, code: int) -> tuple[bool, 
     if code != 0:
         why = _what_died(_ranks_of(folder, record, this))
     return True, f"{why}; {counted(missing, 'row')} left"
+
+
+def _script_again(folder: JobFolder, record: JobRecord, attempts: list[Attempt], code: int) -> tuple[bool, str]:
+    """The same for a script, or a program with run: it is run again only if that was asked for, from its start."""
+    if code == 0:
+        return False, "it ended normally"
+    if not record.request.requeue_script:
+        return False, "what drives the engine itself is run again only with --requeue-script, or by 'vllm-hpc resume'"
+    if folder.cancelled.exists():
+        return False, "it was cancelled"
+    if folder.drain.exists():
+        return False, "control/drain tells it to stop; to run it again, use 'vllm-hpc resume'"
+    asked, most = _times_asked(folder, attempts[:-1]), record.request.max_requeues
+    if asked >= most:
+        return False, f"it has asked for another attempt {counted(asked, 'time')} (--max-requeues {most})"
+    full = _cannot_write(folder)
+    if full:
+        return False, f"the job folder cannot be written: {full}; free some space, then run 'vllm-hpc resume'"
+    return True, f"it ended with exit code {code}, and --requeue-script runs it again from its start"
 
 
 def _has_lost_rows(folder: JobFolder, record: JobRecord, this: Attempt) -> bool:

@@ -1,0 +1,1 @@
+"""Tests of hangs, and of what 'vllm-hpc debug' says of them."""
