@@ -31,7 +31,7 @@ SIZES = ("999999999T", "1025T", "1024T", "0", "0G", "1K", "9999999999", _DIGITS,
 TIMES = ("999999:59:59", "9999-23:59:59", "0-0:0:1", "0:0:0", "0", "999999", "1e3", _DIGITS, "٣", "-5", "5:")
 OPTIONS = (
     "nodes", "gpus_per_node", "tp", "pp", "dp", "cpus_per_rank", "max_tokens", "temperature", "top_p", "seed",
-    "max_requeues", "drain_lead",
+    "max_requeues", "drain_lead", "verify",
 )  # fmt: skip
 TEXTS = {"mem": SIZES, "mem_per_node": SIZES, "time": TIMES, "gpu": SIZES}
 ENGINE = "max_model_len max_num_seqs max_num_batched_tokens gpu_memory_utilization kv_cache_memory_bytes block_size"

@@ -32,6 +32,8 @@ COMMANDS = {
     "list": ("jobs", "List the jobs under --job-dir, oldest first."),
     "logs": ("jobs", "Print the scheduler's log, or one rank's."),
     "debug": ("debug", "Ask every rank where it is, and say who waits for whom."),
+    "env": ("env", "Show what each rank of a job saw."),
+    "diff": ("diff", "Compare the outputs of two jobs row by row."),
     "collect": ("jobs", "Merge finished rows into outputs.jsonl."),
     "resume": ("jobs", "Submit a job again for the rows that are missing."),
     "cancel": ("jobs", "Cancel a job in its scheduler."),

@@ -22,6 +22,7 @@ from vllm_hpc.engine.loop.probe import make_probe
 from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.loop.suspect_rows import Prior, SuspectTrial, earlier_attempts, explain_suspects
+from vllm_hpc.engine.loop.verify import verified
 from vllm_hpc.engine.store.client import JobStore
 from vllm_hpc.jobfolder.early_faults import needs_probe
 from vllm_hpc.jobfolder.folder import JobFolder
@@ -90,6 +91,7 @@ class ReplicaAttempt:
         make = engine.request_maker(with_chat_template(self._job, self._record), writes=lead is not None or takes_rows)
         feed = Feed(InputReader(self._job), make, ahead=_READY * most)
         work = self._work(done, start.groups, make_probe(self._record, make) if start.needs_probe else None)
+        engine = verified(engine, lockstep, report, self._place.replica, self._record.request.verify)
         loop = _loop_for(program)(engine, feed, lockstep, work, gauges, lead)
         report.progress = lambda: (gauges.meter.steps, loop.digest.last)
         try:

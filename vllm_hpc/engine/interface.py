@@ -5,7 +5,7 @@ Neither this file nor the loop imports vllm: a rehearsal runs without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
@@ -60,6 +60,9 @@ class Engine(Protocol):
 
     def add_request(self, key: str, ready: Ready) -> None:
         """Admit a row under its own key. Raises whatever is wrong with it."""
+
+    def watch(self, told: Callable[[str, Sequence[int]], None]) -> None:
+        """Have every step tell what it sampled: the engine's id of a request, and its new tokens (--verify)."""
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
         """Take one step. Returns its outputs, and whether it did ``work`` while the device computed."""

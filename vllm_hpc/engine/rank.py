@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from vllm_hpc.engine.health import fatal_signals, hang, watchdog
+from vllm_hpc.engine.health import fatal_signals, hang, rank_log, watchdog
 from vllm_hpc.engine.health.rank_record import RankReport, node_name
 from vllm_hpc.engine.interface import EngineMaker
 from vllm_hpc.engine.makers import engine_maker
 from vllm_hpc.engine.rank_part import RankPart
 from vllm_hpc.engine.standing import Standing
-from vllm_hpc.engine.startup import network
+from vllm_hpc.engine.startup import network, seen
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.own_folder import OwnJobFolder
 from vllm_hpc.jobfolder.record_files import read_json
@@ -43,6 +43,8 @@ def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
     _redirect_output(job, standing.global_rank)
     fatal_signals.tell_python_stack()
     record = job.job()
+    if record.request.debug_ranks:
+        rank_log.prefix_lines(job.rank_log(standing.global_rank), standing.global_rank, record.plan.layout.all_ranks)
     place = record.plan.layout.place(standing.global_rank)
     report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
     if attempt := read_json(job.attempt(standing.attempt), Attempt):  # its time may be another node's clock
@@ -57,6 +59,7 @@ def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
         launcher = watchdog.start(report, stall_s, dead_s, stall_s if record.program else None)
         _check_world(record, standing)
         network.pin()
+        seen.record_environment(job, record, standing)
         _work(RankPart(job, record, standing, place, report, sync_s))
     except BaseException as error:
         if record.program and type(error) is TimeoutError:

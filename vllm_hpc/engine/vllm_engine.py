@@ -9,7 +9,7 @@ import os
 import platform
 import secrets
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -18,10 +18,10 @@ from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.interface import Ready
 from vllm_hpc.engine.rows import row_out
 from vllm_hpc.engine.standing import Standing
-from vllm_hpc.engine.startup import devices, flashinfer, mp_workers
+from vllm_hpc.engine.startup import devices, flashinfer, mp_workers, reproducible, seen
 from vllm_hpc.engine.startup.compile_cache import CompiledCode
 from vllm_hpc.engine.startup.weights_readahead import ReadAhead
-from vllm_hpc.engine.vllm_patches import Patches
+from vllm_hpc.engine.vllm_patches import Patches, sampled_tokens
 from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JobRecord
@@ -59,6 +59,10 @@ class VllmEngine:
     def add_request(self, key: str, ready: Ready) -> None:
         """Admit a row. Raises whatever vLLM says is wrong with it."""
         self.llm_engine.add_request(key, ready.prompt, ready.params, lora_request=ready.lora)
+
+    def watch(self, told: Callable[[str, Sequence[int]], None]) -> None:
+        """Have every step tell what it sampled."""
+        sampled_tokens.watch(self.llm_engine, told)
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
         """Take one step; does the work while the device computes, if vLLM keeps two batches in flight."""
@@ -119,6 +123,7 @@ class VllmMaker:
             "vllm": vllm.__version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
+            **seen.device_versions(torch),
         }
         _tell_of_bytecode(vllm)
 
@@ -141,6 +146,8 @@ class VllmMaker:
         """Start the engine."""
         from vllm_hpc.engine.startup.make_engine import make_engine, make_llm
 
+        if self._record.request.reproducible:
+            reproducible.check_device()
         report.device_name, report.device_gib = describe_device()
         report.patches = self._patches.states
         if self._record.program is None:
@@ -252,6 +259,8 @@ def prepare_environment(record: JobRecord) -> None:
     # vLLM warns about every unknown VLLM_ variable. Ours have been read by now.
     for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
         del os.environ[name]
+    if record.request.reproducible:
+        reproducible.ask_for()
     flashinfer.find_scripts()
     use_private_temporary_folder()
     if os.path.isabs(record.model):  # noqa: PTH117 - a Hub id is not a path

@@ -32,6 +32,8 @@ _TITLES = {
 }  # fmt: skip
 # A rank's log is appended over attempts, and each begins with this line (engine/rank.py).
 _BEGINNING = re.compile(r"^-- rank \d+ on ", re.MULTILINE)
+# What --debug-ranks puts before each line (engine/health/rank_log.py).
+_PREFIX = re.compile(r"^\[rank \d+/\d+ [^\]\n]*\] ", re.MULTILINE)
 _TITLE = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 _PYTHON_STACK = re.compile(r"^(Current thread|Thread|Stack) [^\n]*\n((?:  File [^\n]+\n)+)", re.MULTILINE)
 _PYTHON_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
@@ -88,7 +90,7 @@ class FatalSignal(msgspec.Struct, frozen=True):
 def fatal_signal(folder: JobFolder, rank: RankRecord) -> FatalSignal | None:
     """The signal by which a rank that vanished in the last attempt ended itself; None if it was another, or unknown."""
     code = _exit_code(_tail(folder.scheduler_log, _TAIL_OF_SCHEDULER), rank.pid)
-    log = _BEGINNING.split(_tail(folder.rank_log(rank.rank), _TAIL_OF_RANK))[-1]
+    log = _BEGINNING.split(_PREFIX.sub("", _tail(folder.rank_log(rank.rank), _TAIL_OF_RANK)))[-1]
     titles = list(_TITLE.finditer(log))
     # Any other title than a signal's is the interpreter's reason to abort (Py_FatalError).
     seen = _TITLES.get(titles[-1][1], "SIGABRT") if titles else None

@@ -131,6 +131,10 @@ class JobFolder:
         """Touched regularly by a live rank."""
         return self.path / "state" / f"heartbeat-{rank}.json"
 
+    def environment(self, rank: int) -> Path:
+        """What a rank saw as it began."""
+        return self.path / "state" / f"env-{rank}.json"
+
     def progress(self, replica: int) -> Path:
         """Counts of a replica."""
         return self.path / "state" / f"progress-{replica}.json"

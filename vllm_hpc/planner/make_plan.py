@@ -11,6 +11,7 @@ from vllm_hpc.planner import choose_layout, native_launcher, program_plan, tuned
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
 from vllm_hpc.planner.describe_plan import facts_of, memory_of
+from vllm_hpc.planner.determinism import explain_determinism
 from vllm_hpc.planner.device import explain_device
 from vllm_hpc.planner.engine_settings import MAY_BE_LESS, Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
@@ -82,6 +83,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     told = filter(None, [*job.plan_notes, why, billed_whole(job.site, plan.layout), explain_override(job)])
     reasons = [one.removesuffix(MAY_BE_LESS) if job.drives_engine else one for one in plan.reasons]
     notes += [*reasons, *program_plan.explain(job), *told, *known.notes, *said, *unused_options(job)]
+    notes += explain_determinism(job, plan)
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
 
 

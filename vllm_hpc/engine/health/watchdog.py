@@ -268,11 +268,12 @@ def _leave(report: RankReport, why: str | None, kind: str = LAUNCHER_LOST) -> No
 def kill_children(pid: int | None = None) -> None:
     """Kill the children of this process, or of ``pid``: a native vLLM worker that waits for others would not leave.
 
-    Python's resource tracker stays: it removes their shared memory once they are gone, and then ends by itself.
+    Python's resource tracker stays: it removes their shared memory once they are gone, and then ends by itself. So
+    does what copies the last lines of a log (log_relay.py).
     """
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "resource_tracker" not in " ".join(child.cmdline()):
+            if not any(name in " ".join(child.cmdline()) for name in ("resource_tracker", "log_relay")):
                 child.kill()
 
 

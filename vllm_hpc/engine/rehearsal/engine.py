@@ -13,7 +13,7 @@ import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
@@ -84,6 +84,9 @@ class RehearsalEngine:
         # Requests by the step in which they end, and how many sequences run.
         self._ends: dict[int, list[tuple[str, Ready]]] = {}
         self._running = self._step = 0
+        # With --verify: who is told of tokens, and for each running output its tokens and the step of the first.
+        self._told: Callable[[str, Sequence[int]], None] | None = None
+        self._watched: dict[str, tuple[array[int], int]] = {}
         self._due = time.perf_counter()
         slowest = self.max_num_seqs / self._rate if self._rate else 0.0
         self._steps_a_token = max(1, math.ceil(slowest / _STEP_S))
@@ -96,11 +99,16 @@ class RehearsalEngine:
         """Admit a row."""
         self._waiting.append((key, ready))
 
+    def watch(self, told: Callable[[str, Sequence[int]], None]) -> None:
+        """Have every step tell its tokens, under the ids that vLLM gives to one of several outputs."""
+        self._told = told
+
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
         """One token for each running sequence. Leaves ``work`` to the caller, because no device computes meanwhile."""
         self._step += 1
         started = self._start_waiting()
         self._faults.strike(started)
+        self._tell()
         self._pace()
         outputs = []
         for key, ready in self._ends.pop(self._step, ()):
@@ -136,7 +144,23 @@ class RehearsalEngine:
             last = self._step + max(1, ready.params.max_tokens) * self._steps_a_token - 1
             self._ends.setdefault(last, []).append((key, ready))
             started.append(key)
+            if self._told and not ready.params.embeds:
+                for number in range(ready.params.n):
+                    tokens = tokens_of(ready.row, number, ready.params.max_tokens)
+                    self._watched[f"{number}_{key}"] = (tokens, self._step)
         return started
+
+    def _tell(self) -> None:
+        """Tell the tokens of this step; a rank that must diverge tells others."""
+        if self._told is None:
+            return
+        for name, (tokens, first) in list(self._watched.items()):
+            place, waits = divmod(self._step - first, self._steps_a_token)
+            if waits:
+                continue
+            self._told(name, self._faults.altered(tokens[place : place + 1], name.partition("_")[2]))
+            if place + 1 >= len(tokens):
+                del self._watched[name]
 
     def _pace(self) -> None:
         """Wait for the time that the tokens of this step take at ``tokens_per_s``."""

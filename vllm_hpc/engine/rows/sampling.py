@@ -31,7 +31,8 @@ class SamplingMaker:
         # The model's generation_config first, as vLLM's own server does; then the job's, then the row's.
         of_model = engine.vllm_config.model_config.get_diff_sampling_param()
         self._defaults = {"max_tokens": DEFAULT_MAX_TOKENS, **of_model, **in_vllm_names(record.sampling)}
-        self._job_seed = record.request.seed if record.request.seed_rows else None
+        request = record.request
+        self._job_seed = request.seed if request.seed_rows or request.reproducible else None
         self._skips_clone = is_on("skip-clone")
 
     def __call__(self, row: Row) -> SamplingParams:

@@ -240,6 +240,12 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
         "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionToolsParam",
     ),
+    "vllm_patches/sampled_tokens.py (--verify)": (
+        "vllm.v1.engine.llm_engine:LLMEngine.engine_core",
+        "vllm.v1.engine.core_client:InprocClient.get_output",
+        "vllm.v1.engine:EngineCoreOutputs.outputs",
+        *_of("vllm.v1.engine:EngineCoreOutput", "request_id new_token_ids"),
+    ),
     "startup/mp_workers.py (--launcher native)": (
         "vllm.engine.arg_utils:EngineArgs.create_engine_config",
         *_of(_NATIVE_EXECUTOR, "is_failed shutdown"),
