@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.programs.script_jobs import completed, log_of
 from vllm_hpc import Job
 
-SCRIPT = Path(__file__).parent / "seed" / "torchrun_example.py"
+SCRIPT = Path(__file__).parents[2] / "jobs/tp-pp/torchrun_example.py"
 PROMPTS = ["Hello, my name is", "The capital of France is"]
 
 
