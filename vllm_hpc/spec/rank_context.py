@@ -99,6 +99,10 @@ class RankContext(Protocol):
         """The torch device of this rank: "cuda:0", "cpu"."""
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """What the job's options say of sampling, for ``vllm.SamplingParams(**ctx.sampling)``."""
+
+    @property
     def artefacts(self) -> Path:
         """The rank's own folder in the job folder, artefacts/rank-<global_rank>."""
 
