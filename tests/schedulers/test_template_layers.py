@@ -166,7 +166,7 @@ def test_the_profiles_template_lies_below_the_options(desk: Path, model: Path, r
     ("name", "text", "said"),
     [
         ("slurm.sh.j2", "", r"is 'slurm.sh.j2' meant to be 'slurm.sbatch.j2'\?"),
-        ("my launch", "", "a job's template is local.sh.j2, pbs.sh.j2, slurm.sbatch.j2, or what --template names"),
+        ("my launch", "", "a job's template is kubernetes.yaml.j2, local.sh.j2, pbs.sh.j2, slurm.sbatch.j2, or what"),
         ("slurm.sbatch.j2~", "", "meant to be"),
         ("README.md", "", None), (".hidden", "", None), ("_torchrun.sh.j2", "", None), ("pbs.sh.j2", "", None),
         ("part.j2", "{% include 'part.j2' %}", None), ("part.j2", "{% import './part.j2' as x %}", None),
