@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu.reproducible --shape llama-1b --rows 1024 --work /tmp/gpu
 
-Five jobs on one GPU, with dummy weights, whose logits lie so close together that other rounding shows at once: without
-the mode and with it at --sequences, with it at an eighth of that, without it likewise, and with it drained in the
+Five jobs on one GPU, with random weights, whose logits lie so close together that other rounding shows at once:
+without the mode and with it at --sequences, with it at an eighth of that, without it likewise, and with it drained in the
 middle and resumed. Half of the rows are greedy, half sampled. A table of tokens/s while generating, and of the share of
 rows that are equal to those of the first job with the mode. With --gpus 2 also TP=2, which is not promised.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.case import Case, make_rows
-from benchmarks.gpu.shapes import make, shape_parser
+from benchmarks.gpu.shapes import make_random, shape_parser
 
 _POLL_S = 0.5
 _STATES = ("COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT")
@@ -44,7 +44,7 @@ class Bench:
         self.runs: Path = given.work / f"reproducible-{given.shape}-{int(time.time())}"
         self.runs.mkdir(parents=True)
         self.log = self.runs / "log"
-        self.model = make(given.shape, given.work / given.shape)
+        self.model = make_random(given.shape, given.work / f"{given.shape}-random")
         vocabulary = json.loads((self.model / "config.json").read_text())["vocab_size"]
         rows = make_rows(Case(shape=given.shape, ways=("submit",), prompts=given.rows, output=given.output), vocabulary)
         for row in rows[1::2]:
@@ -58,7 +58,7 @@ class Bench:
         words = ["submit", str(self.model), "--input", str(self.input), "--scheduler", "local", "--nodes", "1"]
         words += ["--tp", str(tp), "--dp", "1", "--job-dir", str(self.runs), "--name", name, "--temperature", "0"]
         words += ["--max-tokens", str(self.given.output), "--sampling", "ignore_eos=true"]
-        words += ["--engine", "load_format=dummy", "--engine", "max_model_len=2048"]
+        words += ["--engine", "max_model_len=2048"]
         words += ["--engine", f"max_num_seqs={sequences}", *(["--wait"] if waits else [])]
         words += ["--reproducible" if is_on and not self.given.pretend else "--seed-rows"]
         run(words, self.log)
@@ -74,6 +74,8 @@ class Bench:
             time.sleep(_POLL_S)
         (job / "control" / "drain").touch()
         self._wait(job)
+        if json.loads(run(["status", str(job), "--json"], self.log))["state"] == "COMPLETED":
+            raise SystemExit(f"{job.name} ended before it had drained: use more --rows")
         (job / "control" / "drain").unlink(missing_ok=True)
         run(["resume", str(job), "--wait"], self.log)
 

@@ -53,6 +53,6 @@ def _reproducible(job: ResolvedJob) -> list[str]:
             "there, which makes other tokens rare, or leave it out"
         )
     return [
-        "--reproducible: vLLM's batch-invariant mode, and a seed for each row: tokens do not depend on the rows beside "
-        "them, on --dp or on a resume, but may on --tp, the GPU and vLLM's version; slower (docs/determinism.md)"
+        "--reproducible: vLLM's batch-invariant mode, and a seed for each row: tokens depend less on the rows beside "
+        "them, but may on max_num_seqs, --tp, the GPU and vLLM's version; slower (docs/determinism.md)"
     ]
