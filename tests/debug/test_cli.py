@@ -109,6 +109,8 @@ def test_ranks_that_do_not_answer(job: JobFolder, run_cli: Cli) -> None:
     assert "1 of 2 ranks answered" in outcome.out
     assert "rank 1 (node-1): does not answer, nor does its node; its last sign of life is" in outcome.out
     assert run_cli("debug", job.path, "--timeout", "0.1").code == 1
+    crafted.rank(job, 0, "ok")
+    assert run_cli("debug", job.path, "--timeout", "0.1").code == 1, "rank 0 has ended, and was not asked"
 
 
 def test_answers_to_earlier_questions_are_removed_and_not_taken(job: JobFolder, run_cli: Cli) -> None:

@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from vllm_hpc.engine.health import flight_recorder
@@ -48,6 +49,15 @@ def test_a_dump_of_this_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fo
         for n, name in ((1, "all_gather"), (2, "broadcast"), (3, "barrier"))
     )
     assert last_collectives(4) == ()
+
+
+def test_the_dump_of_an_earlier_job_is_not_this_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trace_3").write_bytes(pickle.dumps({"entries": ENTRIES}))
+    monkeypatch.setenv("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", str(tmp_path / "trace_"))
+    assert last_collectives(3)
+    began = psutil.Process().create_time()
+    os.utime(tmp_path / "trace_3", (began - 60, began - 60))
+    assert last_collectives(3) == ()
 
 
 def test_a_pickle_that_would_do_something_does_nothing(tmp_path: Path) -> None:

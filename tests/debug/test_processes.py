@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests import crafted
-from vllm_hpc.engine.health import processes, stacks
+from vllm_hpc.engine.health import hang, processes, stacks
 from vllm_hpc.engine.health.inquiry import Listener, Witness, outside_view
 from vllm_hpc.engine.health.rank_record import RankReport
-from vllm_hpc.jobfolder.debug_records import DebugFiles, Frame, RankView
+from vllm_hpc.jobfolder.debug_records import DebugFiles, Frame, RankView, Thread
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import RankRecord
@@ -153,6 +154,32 @@ def test_questions_are_heard_once_each_and_not_those_from_before(tmp_path: Path)
     listener.listen()
     assert heard == [3, 3]
     assert set(files.read(2, [0])) == set(files.read(3, [0])) == {0}
+
+
+def test_a_question_by_hand_may_leave_out_numbers(tmp_path: Path) -> None:
+    """Who makes control/debug-<n> by hand cannot know how often was asked, and later questions are heard, too."""
+    folder = crafted.make_job(tmp_path / "job")
+    files = DebugFiles(folder)
+
+    def examine() -> RankView:
+        return RankView(rank=0, attempt=1, host="node-1", pid=1, source="rank", at=1.0)
+
+    listener = Listener(folder, 1, range(0), (0, examine))
+    files.asked(700_000_000).touch()
+    listener.listen()
+    assert set(files.read(700_000_000, [0])) == {0}
+    number = files.ask()
+    listener.listen()
+    assert set(files.read(number, [0])) == {0}
+
+
+def test_of_many_odd_ranks_few_have_their_side_threads_on_record() -> None:
+    view = RankView(rank=0, attempt=1, host="node-1", pid=1, source="rank", at=1.0)
+    thread = Thread("other", (Frame("a.py", 1, "wait"),))
+    views = [msgspec.structs.replace(view, rank=rank, threads=(thread,), native="py-spy") for rank in range(200)]
+    kept = hang._kept(views, range(100))
+    assert [one.rank for one in kept] == [*range(64), *range(100, 164)]
+    assert [one.rank for one in kept if one.threads and one.native] == list(range(8))
 
 
 def test_two_who_ask_at_once_share_an_answer(tmp_path: Path) -> None:

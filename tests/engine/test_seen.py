@@ -59,6 +59,7 @@ def test_others_are_not_written_unless_the_job_gives_them(name: str) -> None:
     ("name", "value"),
     [
         ("HF_TOKEN", "anything"), ("VLLM_API_KEY", "x1y2z3"), ("SLURM_JOB_SECRET", "s"), ("NCCL_X", KEY), ("VLLM_URL", "http://u:p4ssw@h/"),
+        ("PBS_JOBCOOKIE", "0000000060B1D0C7"), ("OMPI_MCA_orte_precondition_transports", "8a7-1"),
         ("TORCH_ARGS", "--a TOKEN=abc123def"), ("HF_X", f"before\n{KEY}"), ("PYTHONPATH", "AKIA" + "A1" * 8),
     ],
 )  # fmt: skip

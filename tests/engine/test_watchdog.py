@@ -70,6 +70,13 @@ def wait_in_a_step():
 def wait_for_a_neighbour():
     report.neighbour = 1
     threading.Event().wait(50)
+def wait_in_asyncio():
+    import asyncio, signal
+    async def wait():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
+        print("waiting", flush=True)
+        await asyncio.sleep(20)
+    asyncio.run(wait())
 {0}()
 report.finished()
 print("done", flush=True)
@@ -164,6 +171,15 @@ def test_who_gets_on_or_has_left_the_loop_is_not_stalled(tmp_path: Path, what: s
     folder = crafted.make_job(tmp_path / "job")
     assert run(folder, what)[:2] == (0, "done\n")
     assert not folder.crash(0, 1).exists()
+
+
+def test_a_rank_whose_code_has_taken_the_wake_up_pipe_still_leaves_when_told(tmp_path: Path) -> None:
+    rank = start(crafted.make_job(tmp_path / "job"), "wait_in_asyncio")
+    assert rank.stdout is not None
+    assert rank.stdout.readline() == "waiting\n"
+    rank.terminate()
+    out, _ = rank.communicate()
+    assert (rank.returncode, out) == (143, "flushed\nvllm-hpc: told to leave\n")
 
 
 def stop(rank: subprocess.Popen[str], folder: JobFolder, seconds: float) -> None:

@@ -69,6 +69,13 @@ def test_what_is_no_regular_file(desk: Path, run_cli: Cli) -> None:
         check_refused(run_cli, "--rehearse", "--program", f"{name}:P")
 
 
+def test_a_job_definition_names_no_home_that_there_is(desk: Path, run_cli: Cli) -> None:
+    Path("job").mkdir()
+    for line in ("script = '~nobody-here/s.py'", "model = 'demo'\ntemplate_dir = '~nobody-here/t'"):
+        Path("job/job.toml").write_text(f"{line}\n")
+        check_refused(run_cli, "job")
+
+
 def test_a_secret_in_code_is_not_copied(desk: Path, run_cli: Cli) -> None:
     Path("s.py").write_text(f"login('{_SECRET}')\ndef P(ctx): ...\n")
     for words in (["--script", "s.py"], ["--rehearse", "--program", "s.py:P"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.program import Program
 from vllm_hpc.spec.programs.find import find_program
+from vllm_hpc.spec.programs.pickled import find_object
 
 pytestmark = pytest.mark.programs
 
@@ -18,6 +20,22 @@ RUNS, ROWS, HOOKS = (True, False), (False, False), (False, True)
 
 def facts(program: Program) -> tuple[bool, bool]:
     return program.drives_engine, program.needs_hooks
+
+
+def test_a_working_directory_that_is_gone(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> Path:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "cwd", gone)
+    Path("p.py").write_text("def P(ctx): ...\n")
+    finds: tuple[Callable[[], object], ...] = (
+        lambda: find_program("mypkg.mod:P"),
+        lambda: find_program(f"{desk}/p.py:P"),
+        lambda: find_object(len),
+    )
+    for find in finds:
+        with pytest.raises(RequestError, match="the working directory cannot be used: No such file"):
+            find()
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ def code(desk: Path) -> None:
         ("--script train.py --nodes 3 --tp 2 --gpus-per-node 1", "does not fill 3 nodes of 1 GPU"),
         ("--script train.py --script-args '--password hunter2hunter2'", "--script-args password ... looks like a"),
         ("--script train.py --script-args '\"a'", "--script-args '\"a': No closing quotation: close the quote"),
+        ("--script train.py --max-requeues 3", "--max-requeues 3: the script train.py is run again only with"),
+        ("model --program p.py:drive --max-requeues 1", "--max-requeues 1: the program drive is run again only with"),
         ("model --script-args a", "--script-args is for --script: add --script FILE, or leave it out"),
         ("model --requeue-script", "--requeue-script is for --script, and for a --program with run: leave it out"),
         ("model --program p.py:Rows --requeue-script", "--requeue-script is for what drives the engine, and Rows"),

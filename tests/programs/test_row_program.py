@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,39 @@ def test_what_cannot_be_written_is_refused_in_a_line(take: Any, change: Row, wor
     with pytest.raises((TypeError, ValueError), match=words) as raised:
         take(lambda ctx, row: row.update(change), crafted.result(3))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("code", [0, None, 3])
+def test_an_exit_in_on_output_is_an_error_in_its_line(take: Any, code: int | None) -> None:
+    """A rank that ended with 0 would have its rows run again, and end again."""
+
+    def on_output(ctx: object, row: Row) -> None:
+        sys.exit(code)
+
+    with pytest.raises(RuntimeError, match=rf"on_output called sys\.exit\({code}\), and rows are left") as raised:
+        take(on_output, crafted.result(3))
+    assert raised.traceback[-1].name == "on_output"
+
+
+@pytest.mark.parametrize("name", ["setup", "teardown"])
+def test_an_exit_with_0_ends_setup_or_teardown_alone(tmp_path: Path, name: str) -> None:
+    from vllm_hpc.engine.health.rank_record import RankReport
+    from vllm_hpc.engine.programs.load import UserProgram
+    from vllm_hpc.engine.programs.rows import RowProgram
+
+    def part(ctx: Any) -> None:
+        sys.exit(ctx.code)
+
+    report = RankReport(make_job(tmp_path / "job"), 0, 0, 1)
+    for code in (0, 3):
+        context: Any = SimpleNamespace(code=code)
+        program = RowProgram(UserProgram(SimpleNamespace(**{name: part}), set()), context, report)
+        call = program.begin if name == "setup" else program.end
+        if code == 0:
+            call()
+        else:
+            with pytest.raises(SystemExit):
+                call()
 
 
 @pytest.mark.parametrize("returned", ["text", 5, [("index", 3)]])

@@ -41,7 +41,8 @@ def debug_command(job: str, job_dir: str, timeout: float, as_json: bool) -> int:
         print_json(found)
     else:
         _print(found)
-    return 1 if found.ranks and len(found.silent) == len(found.ranks) else 0
+    asked = [view for view in found.ranks if view.outcome == "running"]
+    return 1 if asked and len(found.silent) == len(asked) else 0
 
 
 def _print(found: Debugged) -> None:

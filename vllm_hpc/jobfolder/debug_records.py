@@ -32,6 +32,7 @@ _PASSES_ON = re.compile(
 # Installed packages, Python's own, and this one.
 _NOT_OWN = re.compile(r"/(?:site|dist)-packages/|/lib/python3\.\d+/|/vllm_hpc/|^<")
 _MOST_BYTES = 4 << 20
+_MOST_AT_ONCE = 8
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -192,6 +193,11 @@ class DebugFiles:
             found = (_ASKED.fullmatch(file.name) for file in self._control.iterdir())
             return max((int(match[1]) for match in found if match), default=0)
         return 0
+
+    def asked_since(self, number: int) -> list[int]:
+        """The questions after that one, of very many the last: not more are asked in one pause of who listens."""
+        last = self.last_number()
+        return list(range(max(number, last - _MOST_AT_ONCE) + 1, last + 1))
 
     def ask(self) -> int:
         """Ask all ranks, and return the number of the question. Raises OSError.

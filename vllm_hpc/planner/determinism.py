@@ -46,8 +46,7 @@ def _reproducible(job: ResolvedJob) -> list[str]:
         raise RequestError(f"{VARIABLE}={given} is not what --reproducible sets: leave one of them out")
     if request.rehearse:
         return ["--reproducible: a rehearsal's answers depend on nothing but their row"]
-    is_cpu = job.device.gpu is None if job.device else job.site.gpu_flag == "none"
-    if is_cpu:
+    if job.is_for_cpu:
         raise RequestError(
             "--reproducible needs GPUs, for vLLM has no batch-invariant mode on the CPU: use --engine dtype=float32 "
             "there, which makes other tokens rare, or leave it out"

@@ -95,8 +95,7 @@ def find_subject(job: ResolvedJob, plan: Plan) -> tuned.Subject | None:
 
 def _subject(job: ResolvedJob, shape: Shape, plan: Plan) -> tuned.Subject:
     device, engine = job.device, job.request.engine
-    is_cpu = device.gpu is None if device else job.site.gpu_flag == "none"
-    name = "cpu" if is_cpu else device.gpu.name if device and device.gpu else "unknown"
+    name = "cpu" if job.is_for_cpu else device.gpu.name if device and device.gpu else "unknown"
     numbers: dict[str, Any] = {key: engine[key] for key in _NUMBERS if key in engine}
     return tuned.Subject(
         model=job.model.path, shape=shape, numbers=numbers, device=name, nodes=plan.layout.nodes,

@@ -53,6 +53,11 @@ def settled(filled: FilledRequest, found: FoundProgram | None) -> FilledRequest:
     if program.drives_engine:
         _check_driving(program, request)
         if not request.requeue_script:
+            if request.max_requeues and filled.is_asked("max_requeues"):
+                raise RequestError(
+                    f"--max-requeues {request.max_requeues}: the {program.title} is run again only with "
+                    "--requeue-script: add that, or leave it out"
+                )
             return msgspec.structs.replace(filled, request=msgspec.structs.replace(request, max_requeues=0))
     elif request.requeue_script:
         raise RequestError(
@@ -119,8 +124,7 @@ def with_hooks(job: ResolvedJob) -> ResolvedJob:
 
 def check_hooks(job: ResolvedJob, layout: Layout) -> None:
     """Refuse hooks where vLLM needs its traced graph, which calls none. Raises LayoutError."""
-    is_cpu = job.device.gpu is None if job.device else job.site.gpu_flag == "none"
-    if _needs_hooks(job) and is_cpu and layout.pp > 1:
+    if _needs_hooks(job) and job.is_for_cpu and layout.pp > 1:
         raise LayoutError(
             f"PP {layout.pp} on the CPU: {_name(job)} needs hooks, but there vLLM runs pipeline stages as compiled "
             "graphs, which call none: use --pp 1"

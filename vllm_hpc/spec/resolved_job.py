@@ -106,6 +106,11 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
         return self.program is not None and self.program.program.is_script
 
     @property
+    def is_for_cpu(self) -> bool:
+        """Whether its ranks are known to have no GPU."""
+        return self.device.gpu is None if self.device else self.site.gpu_flag == "none"
+
+    @property
     def code_note(self) -> str | None:
         """Who else may have written the code of its program; None if nobody has."""
         found = self.program

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from vllm_hpc.jobfolder.debug_records import Recorded
 from vllm_hpc.spec.ownership import NotMineError, read_mine
@@ -27,7 +28,7 @@ _FILE = "/tmp/nccl_trace_rank_"
 
 
 def last_collectives(rank: int) -> tuple[Recorded, ...]:
-    """The last ones of this process; or of the file that torch has dumped for ``rank``."""
+    """The last ones of this process; or of the file that it has dumped. ``rank`` is torch's."""
     return _recorded(_in_memory()) or _recorded(_in_file(rank))
 
 
@@ -43,7 +44,11 @@ def _in_memory() -> Iterable[Any]:
 
 def _in_file(rank: int) -> Iterable[Any]:
     prefix = os.environ.get("TORCH_FR_DUMP_TEMP_FILE") or os.environ.get("TORCH_NCCL_DEBUG_INFO_TEMP_FILE") or _FILE
-    return read_dump(Path(f"{prefix}{rank}"))
+    path = Path(f"{prefix}{rank}")
+    with suppress(OSError):
+        if path.stat().st_mtime >= psutil.Process().create_time():  # else it is an earlier job's
+            return read_dump(path)
+    return ()
 
 
 def read_dump(path: Path) -> Iterable[Any]:

@@ -22,8 +22,9 @@ from vllm_hpc.spec.write_file import open_new
 # Seconds for the answers: ranks hear a question within five, and others of their node answer for them two later. Who is
 # not the one to ask waits a little longer for what that one finds.
 ANSWERS_S, _MORE_S, _PAUSE_S = 10.0, 5.0, 0.2
-# Ranks beside the odd ones whose views are kept: of thousands, most are alike.
-_MOST_KEPT = 64
+# Of the odd ranks, and of the others, how many views are kept, and how many with their side threads: of thousands, most
+# are alike, and what reads the record takes a few MiB.
+_MOST_KEPT, _WITH_THREADS = 64, 8
 
 
 Pauses = Callable[[], bool]
@@ -89,10 +90,11 @@ def _ask(report: RankReport, listener: Listener | None, files: DebugFiles, why: 
 
 
 def _kept(views: Sequence[RankView], odd: Sequence[int]) -> tuple[RankView, ...]:
-    """The odd ones, and some of the others without their side threads."""
+    """The odd ones, and some of the others; most without their side threads and py-spy's words."""
     first = [view for view in views if view.rank in odd][:_MOST_KEPT]
-    others = [msgspec.structs.replace(view, threads=()) for view in views if view.rank not in odd][:_MOST_KEPT]
-    return (*first, *others)
+    others = [view for view in views if view.rank not in odd][:_MOST_KEPT]
+    more = [msgspec.structs.replace(view, threads=(), native="") for view in (*first[_WITH_THREADS:], *others)]
+    return (*first[:_WITH_THREADS], *more)
 
 
 def _records(report: RankReport) -> list[RankRecord]:

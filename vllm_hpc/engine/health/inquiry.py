@@ -79,7 +79,7 @@ class Witness:
             self._look(reads_source=True),
             still_s=round(still_s, 1),
             threads=stacks.other_threads(),
-            recorded=flight_recorder.last_collectives(self._report.rank),
+            recorded=flight_recorder.last_collectives(self._report.rank - self._report.first_rank),
             process=process,
             waits_in=waits_in,
             cpu_percent=device_use.cpu_percent(),
@@ -104,11 +104,11 @@ class Listener:
     def listen(self) -> None:
         """Answer what was asked since the last call; and, a little later, for those that have not."""
         with suppress(Exception):  # neither a full disk nor an odd process may end the watch
-            while self._files.asked(self._answered + 1).exists():
-                self._answered += 1
-                self._heard[self._answered] = time.monotonic()
-                make_folder(self._files.answers(self._answered))
-                self.answer(self._answered)
+            for number in self._files.asked_since(self._answered):
+                self._answered = number
+                self._heard[number] = time.monotonic()
+                make_folder(self._files.answers(number))
+                self.answer(number)
             for number, heard_at in list(self._heard.items()):
                 if time.monotonic() - heard_at >= OWN_S:
                     del self._heard[number]

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from typing import NamedTuple
 
 import psutil
@@ -97,9 +98,11 @@ def start(report: RankReport, stall_s: float, dead_s: float, wait_s: float | Non
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, _leave_it_to_the_watch)
+    handler = partial(_ring, writer)
+    signal.signal(signal.SIGTERM, handler)
     # A process that the user's code forks has the same pipe: a TERM for that is not for this rank.
-    os.register_at_fork(before=_hold_term, after_in_parent=_take_term, after_in_child=_let_be_terminated)
+    in_child = partial(_let_be_terminated, handler)
+    os.register_at_fork(before=_hold_term, after_in_parent=_take_term, after_in_child=in_child)
     launcher = Launcher(os.getppid(), _parent_of(os.getppid()))
     # torchrun's workers lead sessions of their own and outlive torchrun when it is killed; the kernel tells us.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -108,8 +111,13 @@ def start(report: RankReport, stall_s: float, dead_s: float, wait_s: float | Non
     return launcher
 
 
-def _leave_it_to_the_watch(*_: object) -> None:
-    """The handler of SIGTERM, as long as the user's code sets none: the watch reads it from its pipe."""
+def _ring(writer: int, number: int, *_: object) -> None:
+    """The handler of SIGTERM, as long as the user's code sets none: for the watch, which reads it from its pipe.
+
+    The C part has written it there, unless the user's code, as asyncio does, has taken the wake-up pipe's place.
+    """
+    with contextlib.suppress(OSError):
+        os.write(writer, bytes([number]))
 
 
 def _hold_term() -> None:
@@ -120,9 +128,9 @@ def _take_term() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
-def _let_be_terminated() -> None:
+def _let_be_terminated(handler: object) -> None:
     signal.set_wakeup_fd(-1)
-    if signal.getsignal(signal.SIGTERM) is _leave_it_to_the_watch:
+    if signal.getsignal(signal.SIGTERM) is handler:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _take_term()
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vllm_hpc.engine.health import fatal_signals
 from vllm_hpc.engine.job_template import with_chat_template
 from vllm_hpc.engine.makers import engine_maker
-from vllm_hpc.engine.programs.load import UserProgram, load_program
+from vllm_hpc.engine.programs.load import load_program
 from vllm_hpc.engine.rank_part import RankPart
 from vllm_hpc.jobfolder.secret import job_secret
 
@@ -32,19 +30,9 @@ def drive(part: RankPart) -> None:
         replica = maker.join(world)
         report.device = replica.device
         maker.make(report)
-    _run(user, part, Context(part, Started(world, replica, maker.llm)))
+    context = Context(part, Started(world, replica, maker.llm))
+    user.call("setup", context, report)
+    user.call("run", context, report)
+    user.call("teardown", context, report)
     maker.release(world.store)
     world.leave()
-
-
-def _run(user: UserProgram, part: RankPart, context: Any) -> None:
-    """Call what the program has, one after the other; ``sys.exit()`` in it ends the part that it is called in."""
-    for name, call in (("setup", user.setup), ("run", user.run), ("teardown", user.teardown)):
-        if call is None:
-            continue
-        with part.report.timed(name):
-            try:
-                call(context)
-            except SystemExit as error:
-                if error.code:  # None and 0 mean success
-                    raise

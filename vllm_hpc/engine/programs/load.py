@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
+from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.programs.source import compile_copy, line_of, read_copy
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.spec.errors import RequestError
@@ -32,6 +33,21 @@ class UserProgram:
         self.needs_hooks = bool(getattr(target, "needs_hooks", False))
         codes = (getattr(method, "__code__", None) for method in found.values())
         self._sources = sources | {code.co_filename for code in codes if code is not None}
+
+    def call(self, name: Literal["setup", "run", "teardown"], context: Any, report: RankReport) -> None:
+        """Call that part, if there is one. ``sys.exit()`` in it ends it alone, unless with an error's code.
+
+        Raises whatever it raises.
+        """
+        part: Callable[[Any], object] | None = getattr(self, name)
+        if part is None:
+            return
+        with report.timed(name):
+            try:
+                part(context)
+            except SystemExit as error:
+                if error.code:  # None and 0 mean success
+                    raise
 
     def locate(self, error: BaseException) -> str:
         """Where in the program an error came from, as "file.py:12"; "" if it did not."""

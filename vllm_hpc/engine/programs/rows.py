@@ -33,19 +33,14 @@ class RowProgram:
 
     def begin(self) -> None:
         """Run its setup."""
-        self._run("setup", self._user.setup)
+        self._user.call("setup", self._context, self._report)
 
     def end(self) -> None:
         """Run its teardown."""
-        self._run("teardown", self._user.teardown)
-
-    def _run(self, name: str, part: Any) -> None:
-        if part is not None:
-            with self._report.timed(name):
-                part(self._context)
+        self._user.call("teardown", self._context, self._report)
 
     def take(self, row: Row) -> Row:
-        """Have on_output take a row, and return the row that is to be written. Raises TypeError, ValueError.
+        """Have on_output take a row, and return the row that is to be written. Raises what on_output raises.
 
         A row with an error is none of its business: it has no answer.
         """
@@ -53,7 +48,12 @@ class RowProgram:
             return row
         self._report.enter(Phase.PROGRAM, str(row["index"]))
         kept = {name: row.get(name) for name in _KEPT}
-        returned = self._user.on_output(self._context, row)
+        try:
+            returned = self._user.on_output(self._context, row)
+        except SystemExit as error:
+            # Of a rank that ends with 0, another attempt gets the rows that are left; it would end there, too.
+            said = f"on_output called sys.exit({error.code!r}), and rows are left: return, or raise an error"
+            raise RuntimeError(said).with_traceback(error.__traceback__) from None
         return _checked(row if returned is None else returned, kept) if self._context.is_leader else row
 
 

@@ -39,6 +39,8 @@ _SHOWN = re.compile(
     r"|OPENBLAS|HF|HUGGINGFACE|TRANSFORMERS|TOKENIZERS|SLURM|SLURMD|PBS|PMI|PMIX|PALS|OMPI|UCX|FI|MPICH|APPTAINER"
     r"|SINGULARITY|KUBERNETES)_\w+"
 )
+# Keys that schedulers give the processes of a job, whose names do not tell.
+_KEYS_OF_JOBS = ("PBS_JOBCOOKIE", "OMPI_MCA_orte_precondition_transports")
 _MOST_CHARACTERS = 4096
 _CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -92,6 +94,7 @@ def _variables(
     if shown_secret("\n".join(value for name, value in wanted.items() if name not in doubtful)):
         doubtful = set(wanted)
     secret = {name for name in doubtful if is_secret_variable(name, wanted[name])}
+    secret |= wanted.keys() & set(_KEYS_OF_JOBS)
     hidden = {name for name in environment if name in passed} | secret
     shown = {_plain(name): _plain(wanted[name]) for name in sorted(wanted.keys() - hidden)}
     return shown, tuple(map(_plain, sorted(hidden)))

@@ -9,14 +9,13 @@ import ast
 import difflib
 import hashlib
 import keyword
-from pathlib import Path
 
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.no_secrets import check_no_secret
 from vllm_hpc.spec.program import FoundProgram, Program
 from vllm_hpc.spec.programs.definitions import find_definition
 from vllm_hpc.spec.programs.facts import Facts, facts_of_class, facts_of_function
-from vllm_hpc.spec.programs.modules import find_module
+from vllm_hpc.spec.programs.modules import find_module, working_directory
 from vllm_hpc.spec.programs.read_code import read_named
 from vllm_hpc.spec.programs.source import Source, check_syntax, parse, statements
 
@@ -45,7 +44,7 @@ def find_script(text: str, arguments: list[str], is_newer_python: bool = False) 
         folder=str(path.parent),
         sha256=hashlib.sha256(content).hexdigest(),
         arguments=tuple(arguments),
-        directory=_here(SCRIPT),
+        directory=working_directory(),
         drives_engine=True,
     )
     return FoundProgram(program, content, distrust.fact if distrust else None)
@@ -83,7 +82,7 @@ def _in_file(place: str, name: str) -> FoundProgram:
         source=str(path),
         folder=str(path.parent),
         sha256=hashlib.sha256(content).hexdigest(),
-        directory=_here(PROGRAM),
+        directory=working_directory(),
         drives_engine=facts.drives_engine,
         needs_hooks=facts.needs_hooks,
     )
@@ -102,7 +101,7 @@ def _in_module(place: str, name: str) -> FoundProgram:
         name=name,
         source=place,
         folder=module.folder,
-        directory=_here(PROGRAM),
+        directory=working_directory(),
         drives_engine=facts.drives_engine,
         needs_hooks=facts.needs_hooks,
     )
@@ -145,11 +144,3 @@ def _relative_import(source: Source) -> ast.ImportFrom | None:
 def _check_content(content: bytes, origin: str) -> None:
     """Refuse code with a secret in it, which would be copied to where others may read it. Raises RequestError."""
     check_no_secret(content.decode("utf-8", "replace"), origin)
-
-
-def _here(option: str) -> str:
-    """The working directory. Raises RequestError."""
-    try:
-        return str(Path.cwd())
-    except OSError as error:
-        raise RequestError(f"{option}: the working directory cannot be used: {error.strerror}") from None

@@ -32,7 +32,7 @@ class _Place(NamedTuple):
 
 def find_module(name: str) -> ModuleFile:
     """A module in the working directory, else on sys.path. Raises RequestError."""
-    top, here = name.partition(".")[0], str(Path.cwd())
+    top, here = name.partition(".")[0], working_directory()
     mine = _look(top, [here])
     theirs = _find_top(top, [folder for folder in sys.path if not _is_same(folder or ".", here)])
     if mine is not None and theirs is not None and theirs.file is not None:
@@ -49,6 +49,14 @@ def find_module(name: str) -> ModuleFile:
             f"no module {top!r} in the working directory, nor installed: correct it, or use FILE.py:NAME"
         )
     return _descend(found, name)
+
+
+def working_directory() -> str:
+    """Where the job is submitted. Raises RequestError."""
+    try:
+        return str(Path.cwd())
+    except OSError as error:
+        raise RequestError(f"the working directory cannot be used: {error.strerror}: change to another one") from None
 
 
 def find_import(name: str, folder: str) -> ModuleFile | None:

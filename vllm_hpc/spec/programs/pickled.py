@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from pathlib import Path
 
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.program import FoundProgram, Program
 from vllm_hpc.spec.programs.facts import facts_of_object
-from vllm_hpc.spec.programs.modules import find_module
+from vllm_hpc.spec.programs.modules import find_module, working_directory
 
 MOST_BYTES = 64 << 20
 _ADVICE = "keep models, locks and open files out of it, and make them in setup or run"
@@ -34,7 +33,7 @@ def find_object(thing: object) -> FoundProgram:
         source=f"{_module_of(thing)}:{name} (pickled)",
         folder=_folder_of(_module_of(thing)),
         sha256=hashlib.sha256(content).hexdigest(),
-        directory=str(Path.cwd()),
+        directory=working_directory(),
         drives_engine=facts.drives_engine,
         needs_hooks=facts.needs_hooks,
     )
