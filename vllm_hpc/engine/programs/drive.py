@@ -7,6 +7,7 @@ from typing import Any
 from vllm_hpc.engine.health import fatal_signals
 from vllm_hpc.engine.job_template import with_chat_template
 from vllm_hpc.engine.makers import engine_maker
+from vllm_hpc.engine.programs.call import call_part
 from vllm_hpc.engine.programs.load import UserProgram, load_program
 from vllm_hpc.engine.rank_part import RankPart
 from vllm_hpc.jobfolder.secret import job_secret
@@ -44,7 +45,7 @@ def _run(user: UserProgram, part: RankPart, context: Any) -> None:
             continue
         with part.report.timed(name):
             try:
-                call(context)
+                call_part(name, call, context)
             except SystemExit as error:
                 if error.code:  # None and 0 mean success
                     raise

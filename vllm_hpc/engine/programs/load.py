@@ -51,11 +51,11 @@ def load_program(job: JobFolder, program: Program) -> UserProgram:
         if isinstance(target, type):
             sources.add(getattr(sys.modules.get(target.__module__), "__file__", None) or program.source)
             target = target()
+        found = UserProgram(target, sources)  # which may run code of it, too: properties
     except RequestError:
         raise
     except BaseException as error:
         raise _unloadable(program, error, sources) from error
-    found = UserProgram(target, sources)
     _check(program, found)
     return found
 
