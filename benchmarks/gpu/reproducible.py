@@ -3,8 +3,8 @@
     python -m benchmarks.gpu.reproducible --shape llama-1b --rows 1024 --work /tmp/gpu
 
 Five jobs on one GPU, with random weights, whose logits lie so close together that other rounding shows at once:
-without the mode and with it at --sequences, with it at an eighth of that, without it likewise, and with it drained in the
-middle and resumed. Half of the rows are greedy, half sampled. A table of tokens/s while generating, and of the share of
+without the mode and with it at --sequences, with it at an eighth of that, without it likewise, and with it drained in
+the middle and resumed. Half of the rows are greedy, half sampled. A table of tokens/s while generating, and of the share of
 rows that are equal to those of the first job with the mode. With --gpus 2 also TP=2, which is not promised.
 """
 

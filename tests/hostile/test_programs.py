@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
+from tests.crafted import make_folder
 from tests.hostile.conftest import Neighbours
 
 pytestmark = pytest.mark.programs
@@ -104,6 +105,27 @@ def test_classes_in_circles_and_without_end(desk: Path, run_cli: Cli) -> None:
     for name in ("circle", "double", "chain", "here"):
         check_refused(run_cli, "--rehearse", "--program", f"{name}.py:P")
     check_refused(run_cli, "--rehearse", "--program", "here:P")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('script = "a\\u0000b.py"', "--script 'j/a\\x00b.py' has a NUL, which no path has"),
+        ('model = "m"\nprogram = "p\\u0000.py:P"', "--program 'j/p\\x00.py' has a NUL, which no path has"),
+        ('model = "../m"\nlora = ["l\\u0000"]', "--lora 'j/l\\x00' has a NUL, which no path has"),
+        ('script = "s.py"\nscript_args = ["\\u0000"]', "--script-args has a NUL, which no argument has: correct it"),
+        ('script = ""', "--script '' cannot be read: it must be a regular file: name a Python file"),
+        ('script = "s.py"\nscript_args = "--a b"', "--script-args must be a list of strings in quotes"),
+        ('script = "s.py"\nrequeue_script = 1', "--requeue-script must be true or false"),
+        ('model = "m"\nneeds_hooks = true', "unknown key 'needs_hooks'"),
+    ],
+)  # fmt: skip
+def test_what_only_a_job_definition_can_say(desk: Path, run_cli: Cli, text: str, said: str) -> None:
+    make_folder(desk / "m")
+    Path("j").mkdir()
+    Path("j/s.py").write_text("print(1)\n")
+    Path("j/job.toml").write_text(f"{text}\n")
+    assert said in check_refused(run_cli, "j")
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def test_what_does_not_fit_is_refused_in_a_line(job: JobFolder, name: str, facts
         ("x = 1\ndef Count(:\n", r"cannot be loaded: SyntaxError: .*\(count.py, line 2\)"),
         ("import not_there_of_program\n", r"ModuleNotFoundError: .*not_there_of_program.* \(count.py:1\)"),
         ("x = 1\n\nexit(3)\n", r"SystemExit: 3 \(count.py:3\)"),
+        ("class Count:\n @property\n def run(self):\n  raise ValueError('no')\n", r"ValueError: no \(count.py:4\)"),
         ("raise KeyboardInterrupt\n", r"KeyboardInterrupt \(count.py:1\)"),
         ("\0", "cannot be loaded: (SyntaxError|ValueError): .*null bytes"),
     ],

@@ -107,7 +107,7 @@ def test_what_a_program_has_and_does_on_every_rank(tmp_path: Path) -> None:
         "input": [str(number) for number in range(10)], "sum": 3, "mean": [0.5, 2.5], "max": {"b": 1.0, "a": 0.5},
         "mixed": 0.5, "tensor": [3, 3], "half": [1.0, 2.0], "groups": [2, 2],
     }  # fmt: skip
-    words = "values of one form on all ranks, but those of ranks [1] are not like rank 0's; this rank's: [0]"
+    words = "values of one form on all ranks, but those of ranks [1] are not like rank 0's; this rank's: sum of [0]"
     assert first["unequal"] == f"all_reduce needs {words}"
     rows = written(job)
     assert [row["index"] for row in rows] == list(range(10))

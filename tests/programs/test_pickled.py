@@ -41,6 +41,33 @@ class Both(Rows):
 def drive(ctx: Any) -> None: ...
 
 
+class Lazy:
+    async def setup(self, ctx: object) -> None: ...
+
+
+class Short:
+    def on_output(self, ctx: object) -> None: ...
+
+
+class LazyCall:
+    async def __call__(self, ctx: object) -> None: ...
+
+
+class Touchy:
+    @property
+    def run(self) -> None:
+        raise ValueError("a\nb")
+
+
+class Leaving(Lazy):
+    setup = None  # type: ignore[assignment]
+
+    def run(self, ctx: object) -> None: ...
+
+    def __reduce__(self) -> str:
+        raise SystemExit(3)
+
+
 async def later(ctx: Any) -> None: ...
 
 
@@ -74,6 +101,12 @@ def test_an_object_is_pickled_with_its_facts(thing: object, name: str, expected:
         (Both, "program Both: it has run, which drives the engine itself, and so no on_output"),
         (lambda: None, "program test_pickled.<lambda>: it must be a function of one argument, ctx"),
         (later, "program later: it must be a plain function, neither async nor a generator"),
+        (Lazy, "program Lazy: setup must be a plain method, neither async nor a generator"),
+        (Lazy(), "program Lazy: setup must be a plain method"),
+        (Short, "program Short: on_output must take self, ctx, row"),
+        (Short(), "program Short: on_output must take self, ctx, row"),
+        (LazyCall(), "program LazyCall: it must be a plain function, neither async nor a generator"),
+        (Touchy(), "program Touchy cannot be looked at: ValueError: a b: correct its properties"),
         (functools.partial(drive, threading.Lock()), "it must be a function of one argument, ctx"),
     ],
 )  # fmt: skip
@@ -88,6 +121,11 @@ def test_what_cannot_be_pickled_is_told_in_a_line() -> None:
     rows.factor = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(RequestError, match=r"^program Rows cannot be pickled: .*lock.*: keep models, locks"):
         find_object(rows)
+
+
+def test_what_exits_as_it_is_pickled_is_told_in_a_line() -> None:
+    with pytest.raises(RequestError, match=r"^program Leaving cannot be pickled: 3: keep models"):
+        find_object(Leaving())
 
 
 def test_one_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,7 @@ def test_a_tensor_made_in_inference_or_with_gradients() -> None:
         ({"a": {1, 2}}, "sum", "not builtins.set"),
         (1 + 2j, "sum", "not builtins.complex"),
         (1, "avg", "op must be one of sum, mean, min, max, not 'avg'"),
+        (1, ["sum"], "op must be one of sum, mean, min, max, not \\['sum'\\]"),
         (1, None, "op must be one of sum, mean, min, max, not None"),
         (2**63, "sum", "takes no whole numbers whose result may need over 64 bits"),
         (2**63, "max", "use floats"),
@@ -97,9 +98,58 @@ def test_the_mean_of_whole_numbers_in_a_tensor_is_refused() -> None:
 
 
 def test_ranks_with_values_of_other_forms_are_told_before_they_wait_for_each_other() -> None:
-    words = r"those of ranks \[1\] are not like rank 0's; this rank's: {\"'a'\": \[0, 0\]}"
+    words = r"those of ranks \[1\] are not like rank 0's; this rank's: sum of {\"'a'\": \[0, 0\]}"
     with pytest.raises(ValueError, match=words):
         reduction(lambda mine: [mine, bytes(15) + mine[-1:]], size=2).reduce({"a": [1, 2]}, "sum")
+
+
+def test_tensors_are_compared_in_the_first_calls_and_with_their_op() -> None:
+    import torch
+
+    told: list[bytes] = []
+
+    def gather(mine: bytes) -> list[bytes]:
+        told.append(mine)
+        return [mine]
+
+    found = reduction(gather)
+    for value, op in ((1.0, "sum"), (torch.ones(2), "sum"), (torch.ones(3), "sum"), (torch.ones(2), "max")):
+        found.reduce(value, op)
+    found.reduce(torch.ones(2, dtype=torch.float64), "sum")
+    assert len(set(told)) == 5
+    for _ in range(300):
+        found.reduce(torch.ones(2), "sum")
+    assert len(told) == 256
+    words = r"those of ranks \[1\] are not like rank 0's; this rank's: sum of a tensor of torch.float32 \[2\] on cpu"
+    with pytest.raises(ValueError, match=words):
+        reduction(lambda mine: [mine, bytes(16)], size=2).reduce(torch.ones(2), "sum")
+
+
+@pytest.mark.parametrize("kind", ["to_sparse", "meta"])
+def test_a_tensor_without_values_of_its_own_is_refused(kind: str) -> None:
+    import torch
+
+    tensor = torch.ones(2).to_sparse() if kind == "to_sparse" else torch.ones(2, device="meta")
+    with pytest.raises(TypeError, match="all_reduce takes dense tensors with values, not a"):
+        reduction().reduce(tensor, "sum")
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, float("nan"), float("inf"), 1e308, 10**400, True, "5", None])
+def test_a_barrier_needs_a_time_that_a_socket_takes(timeout: Any) -> None:
+    from vllm_hpc.engine.programs.barrier import Barrier
+
+    asked: list[Any] = []
+
+    class Store:
+        def under(self, prefix: str) -> Store:
+            return self
+
+        def __getattr__(self, name: str) -> Any:
+            return asked.append(name)
+
+    with pytest.raises(ValueError, match="timeout must be a number of seconds above 0 and at most 2678400, not"):
+        Barrier(Store(), 0, 0, range(2)).wait(timeout)  # type: ignore[arg-type]
+    assert not asked
 
 
 def test_one_rank_with_a_fraction_makes_all_of_them_floats() -> None:

@@ -71,6 +71,9 @@ def test_what_other_ranks_make_of_a_row_is_not_looked_at(take: Any) -> None:
     [
         ({"index": 4}, "must leave index of row '3' as it was"),
         ({"id": 3, "completion_tokens": 9}, "must leave id and completion_tokens of row '3' as it was"),
+        ({"index": 3.0}, "must leave index of row '3' as it was"),
+        ({"line": {}}, "must give row '3' no 'line', which has a meaning: rename it"),
+        ({"rehearsal": True}, "must give row '3' no 'rehearsal', which has a meaning"),
         ({"norm": {1, 2}, "x": object()}, "must leave row '3' as JSON"),
         ({"norm": {("a",): object()}}, "must leave row '3' as JSON"),
         ({"text": "\ud800"}, "must leave row '3' as JSON"),
@@ -84,14 +87,30 @@ def test_what_cannot_be_written_is_refused_in_a_line(take: Any, change: Row, wor
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("code", [0, None, 3])
-def test_an_exit_in_on_output_is_an_error_in_its_line(take: Any, code: int | None) -> None:
-    """A rank that ended with 0 would have its rows run again, and end again."""
+def test_true_is_no_index(take: Any) -> None:
+    with pytest.raises(ValueError, match="must leave index of row '1' as it was"):
+        take(lambda ctx, row: row.update(index=True), crafted.result(1))
 
+
+def test_of_a_batch_the_line_may_change_and_must_stay_one(take: Any) -> None:
+    row = crafted.result(3, line={"custom_id": "a"})
+    assert take(lambda ctx, row: row["line"].update(x=1), row)["line"] == {"custom_id": "a", "x": 1}
+    with pytest.raises(ValueError, match="must leave line of row '3' a dict: it is what is written"):
+        take(lambda ctx, row: row.pop("line") and None, crafted.result(3, line={"custom_id": "a"}))
+
+
+def test_a_row_that_no_reader_takes_is_refused(take: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_hpc.engine.programs.rows._MOST_BYTES", 1 << 20)
+    with pytest.raises(ValueError, match="row '3' is 2 MiB long, and must be at most 1 MiB"):
+        take(lambda ctx, row: row.update(x="x" * (2 << 20)), crafted.result(3))
+
+
+@pytest.mark.parametrize(("code", "said"), [(None, r"\(\)"), (0, r"\(0\)"), ("bye", r"\('bye'\)")])
+def test_an_exit_while_rows_go_on_is_an_error_with_its_place(take: Any, code: object, said: str) -> None:
     def on_output(ctx: object, row: Row) -> None:
-        sys.exit(code)
+        raise SystemExit(code)
 
-    with pytest.raises(RuntimeError, match=rf"on_output called sys\.exit\({code}\), and rows are left") as raised:
+    with pytest.raises(RuntimeError, match=f"on_output called sys.exit{said}, but the job's rows go on") as raised:
         take(on_output, crafted.result(3))
     assert raised.traceback[-1].name == "on_output"
 
@@ -115,6 +134,22 @@ def test_an_exit_with_0_ends_setup_or_teardown_alone(tmp_path: Path, name: str) 
         else:
             with pytest.raises(SystemExit):
                 call()
+
+
+def test_a_part_of_which_nothing_has_run_is_an_error() -> None:
+    from vllm_hpc.engine.programs.call import call_part
+
+    async def later(ctx: object) -> None: ...
+
+    def one_by_one(ctx: object) -> Any:
+        yield ctx
+
+    with pytest.raises(TypeError, match="run returned a generator, of which nothing has run: make it a plain method"):
+        call_part("run", one_by_one, None)
+    made = later(None)
+    with pytest.raises(TypeError, match="setup returned a coroutine, of which nothing has run"):
+        call_part("setup", lambda ctx: made, None)
+    made.close()
 
 
 @pytest.mark.parametrize("returned", ["text", 5, [("index", 3)]])

@@ -41,6 +41,7 @@ def list_artefacts(folder: JobFolder) -> list[Artefact]:
 def copy_artefacts(folder: JobFolder, artefacts: list[Artefact], output: Path) -> None:
     """Copy them, and the ranks' records, into a folder of the user's own. Raises CollectError."""
     records = [Path(one.name) for one in _records(folder)]
+    _check_room(artefacts, output, output / folder.artefacts.name)
     try:
         _copy(folder.ranks, records, output / folder.ranks.name)
         _copy(folder.artefacts, [Path(one.path) for one in artefacts], output / folder.artefacts.name)
@@ -49,8 +50,27 @@ def copy_artefacts(folder: JobFolder, artefacts: list[Artefact], output: Path) -
         raise CollectError(f"cannot copy {place}: {error.strerror}: nothing is lost, collect again") from None
 
 
+def _check_room(artefacts: list[Artefact], output: Path, target: Path) -> None:
+    """Refuse what does not fit, instead of filling the disk. Raises CollectError."""
+    free = shutil.disk_usage(output).free
+    needed = sum(one.bytes - _size_of(target / one.path) for one in artefacts)
+    if needed > free:
+        raise CollectError(
+            f"{str(output)!r} has {free >> 20} MiB free, and the job's artefacts need {needed >> 20} MiB more: remove "
+            "some, or name another folder"
+        )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
 def _records(folder: JobFolder) -> list[Path]:
-    return sorted(folder.ranks.glob("rank-*.json"))
+    records = folder.ranks.glob("rank-*.json")
+    return sorted(one for one in records if stat.S_ISREG(one.lstat().st_mode) and _is_text(one.name))
 
 
 def _below(top: Path) -> Iterator[Artefact]:

@@ -28,7 +28,7 @@ from vllm_hpc.schedulers.scheduler import check_scheduler_installed, get_schedul
 from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
-from vllm_hpc.spec.ownership import read_mine
+from vllm_hpc.spec.ownership import NotMineError, read_mine
 from vllm_hpc.spec.passed_variables import check_set
 from vllm_hpc.spec.write_file import make_mark, temporary_name
 
@@ -141,6 +141,8 @@ def _check_program(folder: JobFolder) -> None:
     copy = folder.copy_of(program)
     try:
         digest = hashlib.sha256(read_mine(copy)).hexdigest()
+    except NotMineError as error:
+        raise RequestError(f"{error}: submit a new job") from None
     except OSError as error:
         raise RequestError(f"{str(copy)!r} cannot be used: {error.strerror or error}: submit a new job") from None
     if digest != program.sha256:

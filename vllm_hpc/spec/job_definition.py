@@ -194,7 +194,7 @@ def _checked(path: Path, options: dict[str, Any], rehearses: bool) -> dict[str, 
         raise RequestError(f"{path}: {error}") from None
     if isinstance(options.get("program"), str):
         options["program"] = program_beside(options["program"], path.parent)
-    for key in ("template_dir", "chat_template", "rows_missing_from", "script"):
+    for key in ("template_dir", "chat_template", "rows_missing_from", *(["script"] if options.get("script") else [])):
         if isinstance(options.get(key), str) and not (key == "chat_template" and is_template_text(options[key])):
             options[key] = str(path.parent / os.path.expanduser(options[key]))  # noqa: PTH111 - never raises
     given = options.get("input")

@@ -36,7 +36,7 @@ def split_adapter(given: str) -> tuple[str, str]:
     name, sign, path = given.partition("=")
     if sign and "/" not in name:
         return name, path
-    return Path(given).expanduser().resolve().name, given
+    return as_path(given, "--lora").resolve().name, given
 
 
 def find_adapters(given: list[str]) -> tuple[Adapter, ...]:

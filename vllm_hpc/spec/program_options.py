@@ -55,4 +55,10 @@ def check_program_options(request: Request) -> None:
             raise RequestError(f"--script and --{key.replace('_', '-')}: {_WHY}: leave it out")
     if request.launcher == "native":
         raise RequestError("--script and --launcher native: every rank runs the script: leave it out")
-    check_line(shlex.join(request.script_args), "--script-args", is_shell=False)
+    _check_arguments(request.script_args)
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    if any("\0" in one for one in arguments):
+        raise RequestError("--script-args has a NUL, which no argument has: correct it")
+    check_line(shlex.join(arguments), "--script-args", is_shell=False)

@@ -245,6 +245,8 @@ def check_sampling_arguments(arguments: dict[str, Any], origin: str) -> None:
 
 def as_path(text: str, origin: str) -> Path:
     """A path with ~ expanded that is valid on this system's file systems."""
+    if "\0" in text:  # which exists() below takes for a path that is not there
+        raise RequestError(f"{origin} {text!r} has a NUL, which no path has: correct it")
     try:
         path = Path(text).expanduser()
         path.exists()

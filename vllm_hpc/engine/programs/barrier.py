@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from vllm_hpc.engine.store.client import JobStore
 from vllm_hpc.engine.store.messages import Call
 from vllm_hpc.spec.words import counted
+
+# A month: no job waits for longer, and sockets cannot.
+_MOST_S = 31 * 24 * 3600
 
 
 class Barrier:
@@ -21,8 +26,7 @@ class Barrier:
 
     def wait(self, timeout: float) -> None:
         """Wait until all ranks have called this as often as this one. Raises TimeoutError, ValueError."""
-        if not 0 < timeout < float("inf"):
-            raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        timeout = _seconds(timeout)
         self._times += 1
         number = self._times
         count, done = f"{number}/count", f"{number}/all"
@@ -48,6 +52,14 @@ class Barrier:
             f"barrier at {_caller(3)}: {counted(len(late), 'rank')} of {len(self._ranks)} did not come within "
             f"{timeout:g} s: {missing}"
         )
+
+
+def _seconds(given: Any) -> float:
+    """A program may have given anything. Raises ValueError."""
+    is_number = isinstance(given, Real) and not isinstance(given, bool)
+    if not is_number or not 0 < given <= _MOST_S:
+        raise ValueError(f"timeout must be a number of seconds above 0 and at most {_MOST_S}, not {given!r:.40}")
+    return float(given)
 
 
 def _count_of(said: str | None) -> int:

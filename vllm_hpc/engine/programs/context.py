@@ -87,7 +87,8 @@ class Context:
 
     def log(self, *words: object) -> None:
         """Print into the rank's log."""
-        print(f"[rank {self.rank}/{self.world_size} {self.host}]", *words, flush=True)
+        said = " ".join(map(str, words)).encode("utf-8", "backslashreplace").decode()  # a log takes any text
+        print(f"[rank {self.rank}/{self.world_size} {self.host}] {said}", flush=True)
 
 
 def _groups(llm: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from vllm_hpc.engine.health.rank_record import RankReport
+from vllm_hpc.engine.programs.call import call_part
 from vllm_hpc.engine.programs.source import compile_copy, line_of, read_copy
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.spec.errors import RequestError
@@ -44,7 +45,7 @@ class UserProgram:
             return
         with report.timed(name):
             try:
-                part(context)
+                call_part(name, part, context)
             except SystemExit as error:
                 if error.code:  # None and 0 mean success
                     raise
@@ -67,11 +68,11 @@ def load_program(job: JobFolder, program: Program) -> UserProgram:
         if isinstance(target, type):
             sources.add(getattr(sys.modules.get(target.__module__), "__file__", None) or program.source)
             target = target()
+        found = UserProgram(target, sources)  # which may run code of it, too: properties
     except RequestError:
         raise
     except BaseException as error:
         raise _unloadable(program, error, sources) from error
-    found = UserProgram(target, sources)
     _check(program, found)
     return found
 

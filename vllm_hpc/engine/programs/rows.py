@@ -12,12 +12,17 @@ import msgspec
 from vllm_hpc.engine.health.rank_record import Phase, RankReport
 from vllm_hpc.engine.health.shard_writer import MakeRow
 from vllm_hpc.engine.loop.loop import Loop
+from vllm_hpc.engine.programs.call import call_beside_rows
 from vllm_hpc.engine.programs.context import Context
 from vllm_hpc.engine.programs.load import UserProgram
 from vllm_hpc.rows.row import Row
 
 # What the job's own records are made of.
-_KEPT = ("index", "id", "replica", "prompt_tokens", "completion_tokens")
+_KEPT = ("index", "id", "replica", "prompt_tokens", "completion_tokens", "rehearsal")
+# Of an OpenAI batch: what collect writes instead of the row.
+_LINE = "line"
+# Half of what the reader of shards takes for a line (jobfolder/shards.py).
+_MOST_BYTES = 256 << 20
 
 
 class RowProgram:
@@ -47,13 +52,8 @@ class RowProgram:
         if self._user.on_output is None or "error" in row:
             return row
         self._report.enter(Phase.PROGRAM, str(row["index"]))
-        kept = {name: row.get(name) for name in _KEPT}
-        try:
-            returned = self._user.on_output(self._context, row)
-        except SystemExit as error:
-            # Of a rank that ends with 0, another attempt gets the rows that are left; it would end there, too.
-            said = f"on_output called sys.exit({error.code!r}), and rows are left: return, or raise an error"
-            raise RuntimeError(said).with_traceback(error.__traceback__) from None
+        kept = {name: row[name] for name in (*_KEPT, _LINE) if name in row}
+        returned = call_beside_rows("on_output", self._user.on_output, self._context, row)
         return _checked(row if returned is None else returned, kept) if self._context.is_leader else row
 
 
@@ -77,17 +77,30 @@ def _checked(row: Any, kept: dict[str, Any]) -> Row:
     """A copy of what on_output made of a row, as it will be written; later changes do not reach it."""
     if not isinstance(row, dict):
         raise TypeError(f"on_output must return a dict, or None for the row that it got, not {type(row).__name__}")
-    if changed := [name for name, value in kept.items() if row.get(name) != value]:
-        raise ValueError(f"on_output must leave {' and '.join(changed)} of row {kept['id']!r} as it was")
     try:
-        found: Row = msgspec.json.decode(msgspec.json.encode(row))
+        content = msgspec.json.encode(row)
+        found: Row = msgspec.json.decode(content)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(
             f"on_output must leave row {kept['id']!r} as JSON (numbers, text, lists, dicts with text as keys): {error}"
         ) from None
+    if len(content) > _MOST_BYTES:
+        size = f"{len(content) >> 20} MiB long, and must be at most {_MOST_BYTES >> 20} MiB"
+        raise ValueError(f"row {kept['id']!r} is {size}: let on_output write what is large into ctx.artefacts")
+    if changed := [name for name in _KEPT if name in kept and not _is_same(found.get(name), kept[name])]:
+        raise ValueError(f"on_output must leave {' and '.join(changed)} of row {kept['id']!r} as it was")
+    if added := [name for name in (*_KEPT, _LINE) if name in found and name not in kept]:
+        raise ValueError(f"on_output must give row {kept['id']!r} no {added[0]!r}, which has a meaning: rename it")
+    if _LINE in kept and not isinstance(found.get(_LINE), dict):
+        raise ValueError(f"on_output must leave {_LINE} of row {kept['id']!r} a dict: it is what is written")
     if "error" in found and not _is_error(found["error"]):
         raise ValueError(f"an error of row {kept['id']!r} must be a dict with type and message, both text")
     return found
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Also of the same type: 1.0 and true are no index."""
+    return type(one) is type(other) and bool(one == other)
 
 
 def _is_error(error: Any) -> bool:

@@ -15,6 +15,8 @@ from vllm_hpc.engine.store.messages import REFUSED, Address, Answer, Call, Numbe
 
 # Seconds: the store answers within milliseconds, but its process may be stopped for a while.
 _ANSWER_S = 600.0
+# Sockets take no longer time than 2^63 ns.
+_LONGEST_S = 9e9
 _CONNECT_S, _RETRY_S = 10.0, 0.2
 # What tells, on a connection that is silent, that the other node is dead: after 2 minutes.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 6}
@@ -95,7 +97,7 @@ def _limit_s(call: Call) -> float | None:
     """How long the answer may take; None: for ever."""
     if call.verb != "wait":
         return _ANSWER_S
-    return _ANSWER_S + call.amount if call.amount else None
+    return min(_ANSWER_S + call.amount, _LONGEST_S) if call.amount else None
 
 
 def _texts(values: list[bytes | None]) -> list[str | None]:

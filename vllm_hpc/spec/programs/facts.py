@@ -50,11 +50,7 @@ def facts_of_function(found: Found, name: str) -> Facts:
     assert isinstance(node, ast.FunctionDef)
     if not node.decorator_list and not _takes(node.args, 1):
         raise RequestError(f"{where} must be a function of one argument: def {name}(ctx)")
-    given: bool | None = None
-    for one in statements(found.source.tree.body):
-        if isinstance(one, ast.Assign) and any(_is_attribute(target, name) for target in one.targets):
-            given = _boolean(one, where)
-    return Facts(True, bool(given))
+    return Facts(True, bool(_hooks_set_on(found, name, where)))
 
 
 def facts_of_class(found: Found, name: str) -> Facts:
@@ -63,7 +59,8 @@ def facts_of_class(found: Found, name: str) -> Facts:
     where = f"{found.source.path}:{found.node.lineno}: {name}"
     _check_init(order, where, name)
     has = {method: _has_method(order, method, where) for method in METHODS}
-    hooks = _needs_hooks(order, where)
+    hooks = _hooks_set_on(found, name, where)
+    hooks = _needs_hooks(order, where) if hooks is None else hooks
     unknown = [one.name for one in order if one.found is None]
     if unknown and (has["run"] is None or hooks is None):
         raise RequestError(
@@ -140,11 +137,21 @@ def _has_method(order: list[_Class], name: str, where: str) -> bool | None:
         _check_method(node, name, where)
         return True
     value = value_of(node)
-    return not (isinstance(value, ast.Constant) and value.value is None)
+    if isinstance(value, ast.Constant) and value.value is not None:
+        raise RequestError(f"{where}.{name} must be a method: {_signature(name)}; or None")
+    if isinstance(value, ast.Lambda) and not _takes(value.args, 1 + len(METHODS[name])):
+        raise RequestError(f"{where}.{name} must take {', '.join(('self', *METHODS[name]))}: {_signature(name)}")
+    return not isinstance(value, ast.Constant)
+
+
+def _signature(method: str) -> str:
+    return f"def {method}({', '.join(('self', *METHODS[method]))})"
 
 
 def _check_method(node: ast.FunctionDef, name: str, where: str) -> None:
     decorators = [one.id if isinstance(one, ast.Name) else "" for one in node.decorator_list]
+    if "property" in decorators:
+        raise RequestError(f"{where}.{name} must be a method, not a property: {_signature(name)}")
     if any(one not in ("staticmethod", "classmethod", "override") for one in decorators):
         return  # whatever it makes of it
     words = METHODS[name] if "staticmethod" in decorators else ("self", *METHODS[name])
@@ -164,15 +171,39 @@ def _takes(arguments: ast.arguments, number: int) -> bool:
 
 
 def _check_init(order: list[_Class], where: str, name: str) -> None:
-    found = _look_up(order, "__init__")
-    node = found[1] if found else None
-    if isinstance(node, ast.FunctionDef) and not node.decorator_list and not _takes(node.args, 1):
-        raise RequestError(f"{where}: ranks call {name}() without arguments: give those of __init__ defaults")
+    needs = f"{where}: ranks call {name}() without arguments: give"
+    for method in ("__new__", "__init__"):
+        found = _look_up(order, method)
+        node = found[1] if found else None
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list and not _takes(node.args, 1):
+            raise RequestError(f"{needs} those of {method} defaults")
+    if fields := _fields_without_default(order[0]):
+        raise RequestError(f"{needs} {fields[0]!r} a default")
+
+
+def _fields_without_default(one: _Class) -> list[str]:
+    """Those of a data class, which its __init__ asks for."""
+    node = one.found.node if one.found else None
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list] if node else []
+    is_made = any("dataclass" in text and "init=False" not in text for text in decorators)
+    if node is None or not is_made or "__init__" in defined(node.body):
+        return []
+    fields = (field for field in node.body if isinstance(field, ast.AnnAssign) and field.value is None)
+    return [ast.unparse(field.target) for field in fields if "ClassVar" not in ast.unparse(field.annotation)]
 
 
 def _needs_hooks(order: list[_Class], where: str) -> bool | None:
     found = _look_up(order, NEEDS_HOOKS)
     return None if found is None else _boolean(found[1], where)
+
+
+def _hooks_set_on(found: Found, name: str, where: str) -> bool | None:
+    """What ``NAME.needs_hooks = True`` below a class or a function says; None without that."""
+    given: bool | None = None
+    for one in statements(found.source.tree.body):
+        if isinstance(one, ast.Assign) and any(_is_attribute(target, name) for target in one.targets):
+            given = _boolean(one, where)
+    return given
 
 
 def _boolean(node: ast.stmt, where: str) -> bool:

@@ -17,7 +17,7 @@ from vllm_hpc.spec.programs.definitions import find_definition
 from vllm_hpc.spec.programs.facts import Facts, facts_of_class, facts_of_function
 from vllm_hpc.spec.programs.modules import find_module, working_directory
 from vllm_hpc.spec.programs.read_code import read_named
-from vllm_hpc.spec.programs.source import Source, check_syntax, parse, statements
+from vllm_hpc.spec.programs.source import Source, check_syntax, defined, parse, statements
 
 PROGRAM, SCRIPT = "--program", "--script"
 _MUST_BE = "must be package.module:NAME or FILE.py:NAME, of a class or a function"
@@ -76,6 +76,7 @@ def _in_file(place: str, name: str) -> FoundProgram:
             f"package.module:{name}, or import by whole names"
         )
     facts = _facts(source, name)
+    check_syntax(content, path)
     program = Program(
         kind="file",
         name=name,
@@ -96,6 +97,7 @@ def _in_module(place: str, name: str) -> FoundProgram:
         raise RequestError(f"{PROGRAM} {place}:{name}: {error}") from None
     path, content, distrust = read_named(str(module.file), PROGRAM)
     facts = _facts(Source(path, parse(content, path), module.package, module.folder), name)
+    check_syntax(content, path)
     program = Program(
         kind="module",
         name=name,
@@ -117,6 +119,11 @@ def _facts(source: Source, name: str) -> Facts:
 
 def _near(source: Source, name: str) -> str:
     """What to give instead of a name that is not there, or is no class or function."""
+    node = defined(source.tree.body).get(name)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return f": line {node.lineno} imports it from where it is not found: name the module that it is in"
+    if node is not None:
+        return f": line {node.lineno} assigns that name, so write it with class or def"
     names = _classes_and_functions(source)
     near = difflib.get_close_matches(name, names, n=1)
     if near:

@@ -8,7 +8,7 @@ import sys
 
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.program import FoundProgram, Program
-from vllm_hpc.spec.programs.facts import facts_of_object
+from vllm_hpc.spec.programs.facts import METHODS, Facts, facts_of_object
 from vllm_hpc.spec.programs.modules import find_module, working_directory
 
 MOST_BYTES = 64 << 20
@@ -20,12 +20,7 @@ def find_object(thing: object) -> FoundProgram:
 
     What it refers to in other modules is imported by the ranks, from where it is here.
     """
-    name = _name_of(thing)
-    try:
-        facts = facts_of_object(thing)
-        _check_call(thing, facts.drives_engine)
-    except RequestError as error:
-        raise RequestError(f"program {name}: {error}") from None
+    name, facts = _look_at(thing)
     content = _pickle(thing, name)
     program = Program(
         kind="pickle",
@@ -40,12 +35,32 @@ def find_object(thing: object) -> FoundProgram:
     return FoundProgram(program, content)
 
 
+def _look_at(thing: object) -> tuple[str, Facts]:
+    """Its name and facts. Raises RequestError."""
+    name = type(thing).__name__
+    try:
+        name = _name_of(thing)
+        facts = facts_of_object(thing)
+        _check_call(thing, facts.drives_engine)
+        for method, words in METHODS.items():
+            _check_method(thing, method, words)
+    except RequestError as error:
+        raise RequestError(f"program {name}: {error}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - its properties may raise anything
+        raise RequestError(f"program {name} cannot be looked at: {_said(error)}: correct its properties") from None
+    return name, facts
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+
+
 def _pickle(thing: object, name: str) -> bytes:
     import cloudpickle  # type: ignore[import-untyped]
 
     try:
         content: bytes = cloudpickle.dumps(thing)
-    except Exception as error:  # noqa: BLE001 - what it holds may raise anything as it is pickled
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - what it holds may raise anything as it is pickled
         said = " ".join(str(error).split()) or type(error).__name__
         raise RequestError(f"program {name} cannot be pickled: {said}: {_ADVICE}") from None
     if len(content) > MOST_BYTES:
@@ -70,8 +85,32 @@ def _check_call(thing: object, drives_engine: bool) -> None:
         raise RequestError(words if is_class else "it must be a function of one argument, ctx") from None
     except ValueError:  # of C, which tells no signature
         return
-    if is_function and (inspect.iscoroutinefunction(thing) or inspect.isgeneratorfunction(thing)):
+    if is_function and _is_lazy(thing):
         raise RequestError("it must be a plain function, neither async nor a generator")
+
+
+def _check_method(thing: object, name: str, words: tuple[str, ...]) -> None:
+    """Refuse a method of which a call would run nothing, or fail. Raises RequestError."""
+    method = getattr(thing, name, None)
+    if not callable(method):
+        return
+    if _is_lazy(method):
+        raise RequestError(f"{name} must be a plain method, neither async nor a generator")
+    is_static = isinstance(inspect.getattr_static(thing, name, None), staticmethod)
+    given = ("self", *words) if isinstance(thing, type) and inspect.isfunction(method) and not is_static else words
+    try:
+        inspect.signature(method).bind(*given)
+    except TypeError:
+        raise RequestError(f"{name} must take {', '.join(('self', *words))}") from None
+    except ValueError:  # of C, which tells no signature
+        return
+
+
+def _is_lazy(function: object) -> bool:
+    """Whether a call only makes a coroutine or a generator."""
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    called = (function, getattr(function, "__call__", None))  # noqa: B004 - of an object, its method
+    return any(is_kind(one) for is_kind in kinds for one in called)
 
 
 def _name_of(thing: object) -> str:
