@@ -134,6 +134,16 @@ def test_a_job_that_ended_for_a_hang_still_tells(job: JobFolder, run_cli: Cli) -
     assert DebugFiles(job).last_number() == 0, "nobody is asked"
 
 
+@pytest.mark.parametrize("at", [1e300, -1e300, 1e18])
+def test_a_time_that_no_clock_has(job: JobFolder, run_cli: Cli, at: float) -> None:
+    """A hang's record may say anything: the time was no more printed than the rest."""
+    write_json(DebugFiles(job).hang(1), Hang(attempt=1, found_by=0, why="it hung", at=at, lines=("rank 0 waits",)))
+    crafted.end(job, 1)
+    outcome = run_cli("debug", job.path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == f"{at:g} s: attempt 1 was ended, for rank 0 found: it hung\nrank 0 waits\n"
+
+
 def test_a_job_that_has_ended_otherwise(job: JobFolder, run_cli: Cli) -> None:
     crafted.end(job, 3)
     outcome = run_cli("debug", job.path)

@@ -76,6 +76,12 @@ def test_a_process_that_is_gone_comes_before_all_else() -> None:
     assert found.lines[0] == "rank 2 (node1): its process (102) is gone: nothing is known of what it does"
 
 
+def test_ranks_of_which_nothing_is_known() -> None:
+    """It said "rank 0 is nothing is known of what it does"."""
+    found = judge([view(0), view(1), view(2, source="agent", process="gone")])
+    assert found.lines[1:] == ("nothing is known of what ranks 0, 1 do",)
+
+
 def test_a_rank_that_has_ended_while_others_wait() -> None:
     found = judge([waits(0), view(1, source="records", outcome="ok"), waits(2)])
     assert found.lines == (

@@ -110,6 +110,7 @@ def test_the_command_shows_it(job: Any, run_cli: Cli) -> None:
 
 BAD = {
     "empty": b"", "torn": b"{", "list": b"[]", "NUL": b"\0", "types": b'{"rank": "x"}', "deep": b"[" * 5000,
+    "memory": msgspec.json.encode(seen(0)).replace(b'"memory":{', b'"memory":{"x":' + b"9" * 400 + b","),
     "none": None, "folder": "folder", "link": "link", "fifo": "fifo",
 }  # fmt: skip
 

@@ -176,7 +176,7 @@ def test_the_command_says_it_and_exits_as_diff_does(desk: Path, run_cli: Cli) ->
         (["a.jsonl", "."], "no job '.'"),
         (["a.jsonl", "a.jsonl", "--fields", ""], "--fields '' must be names with commas between them"),
         (["a.jsonl", "a.jsonl", "--fields", "text,,x"], "--fields 'text,,x' must be names with commas between them"),
-        (["a.jsonl", "a.jsonl", "--tokens", "nowhere"], "cannot be read: No such file or directory"),
+        (["a.jsonl", "a.jsonl", "--tokens", "nowhere"], "cannot be used: No such file or directory"),
         (["a.jsonl", "a.jsonl", "--show", "-1"], "Invalid value for '--show': -1 is not in the range"),
         (["a.jsonl"], "Missing argument 'JOB2'"),
     ],
@@ -187,6 +187,35 @@ def test_what_cannot_be_compared_is_exit_code_2(desk: Path, run_cli: Cli, args: 
     if "--tokens" in args:
         pytest.importorskip("tokenizers")
     outcome = run_cli("diff", *args)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("fifo", "it must be a regular file"),
+        ("zero", "it must be a regular file"),
+        (b"{}", "cannot be used: "),
+        (b'{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}}', "Missing [UNK] token"),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_refused(desk: Path, run_cli: Cli, content: str | bytes, said: str) -> None:
+    """tokenizers waited for a FIFO, read a device without end, and raised what is no error of ours."""
+    pytest.importorskip("tokenizers")
+    write(desk / "a.jsonl", rows(1))
+    write(desk / "b.jsonl", rows(1, r0={"text": "another"}))
+    path = desk / "model" / "tokenizer.json"
+    path.parent.mkdir()
+    if content == "fifo":
+        os.mkfifo(path)
+    elif content == "zero":
+        path.symlink_to("/dev/zero")
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    outcome = run_cli("diff", "a.jsonl", "b.jsonl", "--tokens", "model")
     assert outcome.code == 2
     assert said in outcome.err
     assert len(outcome.err.splitlines()) == 1

@@ -15,7 +15,9 @@ from tests.kubernetes.test_manifests import container_of, load, needs_schemas
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.schedulers.kubernetes.names import object_prefix
 from vllm_hpc.schedulers.yaml_text import pod_script, yaml
-from vllm_hpc.spec.errors import RefusedError, TemplateError
+from vllm_hpc.spec.errors import RefusedError, RequestError, TemplateError
+from vllm_hpc.spec.kubernetes import Kubernetes
+from vllm_hpc.spec.kubernetes_checks import check_kubernetes
 
 pytestmark = pytest.mark.programs
 
@@ -82,6 +84,23 @@ def test_a_script_is_itself_in_yaml(texts: list[str]) -> None:
 def test_a_script_that_bash_cannot_parse_is_refused() -> None:
     with pytest.raises(TemplateError, match="the script of the pods is not valid bash"):
         pod_script("if true", 4)
+
+
+def test_a_script_that_is_no_argument_is_refused() -> None:
+    """Each pod of it would say "argument list too long", and nothing else."""
+    pod_script(f"x={'x' * (128 * 1024 - 3)}", 4)
+    with pytest.raises(
+        TemplateError, match=r"the script of the pods has 131072 bytes, .*: use shorter values of --env"
+    ):
+        pod_script(f"x={'x' * (128 * 1024 - 2)}", 4)
+
+
+def test_more_than_an_object_may_have_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"'k'\.annotations must have at most 196608 bytes together, not 200140"):
+        check_kubernetes(Kubernetes(annotations={f"a{n}": "x" * 4000 for n in range(50)}), "'k'")
+    with pytest.raises(RequestError, match=r"'k'\.context must be a context of kubectl") as caught:
+        check_kubernetes(Kubernetes(context="x" * 10**6), "'k'")
+    assert len(str(caught.value)) < 5000
 
 
 @needs_schemas

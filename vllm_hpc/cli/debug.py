@@ -48,8 +48,7 @@ def debug_command(job: str, job_dir: str, timeout: float, as_json: bool) -> int:
 def _print(found: Debugged) -> None:
     from vllm_hpc.jobs.debug import in_one_line
 
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.found_at))
-    say(f"{when}: {found.why or in_one_line(found)}")
+    say(f"{_time(found.found_at)}: {found.why or in_one_line(found)}")
     for line in found.lines:
         say(line)
     groups = defaultdict[object, list["RankView"]](list)
@@ -59,6 +58,14 @@ def _print(found: Debugged) -> None:
         _print_group(those)
     if len(groups) > _MOST_GROUPS:
         say(f"\n{len(groups) - _MOST_GROUPS} more groups of ranks: --json has them all")
+
+
+def _time(at: float) -> str:
+    """A time by the clock here; as it is, if a record says one that no clock has."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return f"{at:g} s"
 
 
 def _print_group(views: list[RankView]) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json
 
 # A record has a few hundred variables of at most some kilobytes.
 _MOST_BYTES = 4 * 2**20
+# A limit that the kernel cannot count to is none, and a record that has one is none.
+Bytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class RankEnvironment(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +37,7 @@ class RankEnvironment(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     interface: str = ""
     cores: str = ""
-    memory: dict[str, int] = {}
+    memory: dict[str, Bytes] = {}
 
 
 def read_environments(folder: JobFolder, ranks: Iterable[int]) -> list[RankEnvironment]:

@@ -15,6 +15,7 @@ GONE, ENDED, STOPPED, CUT, SILENT, DISK, LOCKED, BEHIND, ELSEWHERE = (
 )  # fmt: skip
 OUTSIDE = frozenset({GONE, ENDED, STOPPED, CUT, SILENT, DISK})
 _MOST_NAMED = 12
+_NOTHING = "nothing is known of what it does"
 # Phases of the rank loop (engine/health/rank_record.py) in which a rank waits for nobody else.
 _OWN_WORK = (
     "claim rows",
@@ -252,7 +253,7 @@ def _doing(view: RankView) -> str:
     # "run": of the user's own code, whose line says more.
     is_told = view.phase and view.phase != "run"
     doing = f"in '{view.phase}'" + (f" (row {view.row})" if view.row else "") if is_told else ""
-    return ", ".join(filter(None, (at, doing))) or "nothing is known of what it does"
+    return ", ".join(filter(None, (at, doing))) or _NOTHING
 
 
 def _collective(view: RankView) -> str:
@@ -282,6 +283,9 @@ def _waiting(views: list[RankView], alone: bool = False) -> list[str]:
     for those in sorted(places.values(), key=lambda one: -len(one))[:_MOST_NAMED]:
         who, first = ranks_in_words(view.rank for view in those), those[0]
         doing = _doing(first)
+        if doing == _NOTHING:
+            lines.append(f"nothing is known of what {who} {'does' if len(those) == 1 else 'do'}")
+            continue
         if first.collective is not None:
             doing = doing.removeprefix("waits in ")
             doing = f"{'waits' if len(those) == 1 else 'wait'} in {doing}"

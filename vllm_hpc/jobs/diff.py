@@ -15,7 +15,11 @@ from vllm_hpc.jobs.job import Job, find_job
 from vllm_hpc.jobs.join_outputs import Outputs, Pair, join_outputs
 from vllm_hpc.rows.diff import ANSWER_FIELDS, Difference, Tokenize, answer_of, compare_answers
 from vllm_hpc.spec.errors import InputError, RequestError
+from vllm_hpc.spec.read_file import read_regular
 from vllm_hpc.spec.values import as_path
+
+# Bytes of a tokenizer.json: the largest that are published have some ten million.
+_MOST_OF_A_TOKENIZER = 256 << 20
 
 
 class RowDifference(msgspec.Struct, frozen=True):
@@ -224,19 +228,28 @@ def _asked(record: JobRecord, folder: JobFolder) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: str) -> Callable[[str], Sequence[int]]:
-    """A model's tokenizer. Raises RequestError."""
+    """A model's tokenizer. Raises RequestError, also where it is called with a text that it cannot split."""
     file = as_path(folder, "--tokens") / "tokenizer.json"
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise RequestError("--tokens needs tokenizers: pip install tokenizers, or leave it out") from None
+
+    def refused(error: Exception) -> RequestError:
+        words = error.strerror if isinstance(error, OSError) else error
+        return RequestError(f"--tokens: {str(file)!r} cannot be used: {words}: name the model's folder")
+
     try:
-        found = Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exceptions, for a missing file as well
-        raise RequestError(f"--tokens: {str(file)!r} cannot be read: {error}: name the model's folder") from None
+        # Not by its name: tokenizers would wait for a FIFO, and read /dev/zero without end.
+        found = Tokenizer.from_buffer(read_regular(file, _MOST_OF_A_TOKENIZER))
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exceptions
+        raise refused(error) from None
 
     def tokenize(text: str) -> Sequence[int]:
-        ids: list[int] = found.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = found.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # noqa: BLE001 - the same, for a word that a vocabulary has no token for
+            raise refused(error) from None
         return ids
 
     return tokenize

@@ -23,6 +23,8 @@ _TOLERATION = re.compile(r"([^=:]+)(?:=([^:]*))?(?::(NoSchedule|PreferNoSchedule
 _OWN_VARIABLES = re.compile(r"RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|(PET|VLLM_HPC)_.*", re.ASCII)
 _OWN_LABELS = ("vllm-hpc/", "training.kubeflow.org/", "trainer.kubeflow.org/", "jobset.sigs.k8s.io/", "kubernetes.io/")
 _LONGEST = 4096
+# Of all annotations of an object together, in bytes (TotalAnnotationSizeLimitB), with room for those of operators.
+_MOST_ANNOTATED = 192 << 10
 
 
 def check_kubernetes(value: Kubernetes, origin: str) -> None:
@@ -31,8 +33,10 @@ def check_kubernetes(value: Kubernetes, origin: str) -> None:
         one = getattr(value, name)
         if one is not None and name != "context":
             _check(one, _SUBDOMAIN, f"{origin}.{name}", "a name of lower-case letters, digits, '-' and '.'")
-    if value.context is not None and (not value.context.isprintable() or value.context.strip("- ") != value.context):
-        raise RequestError(f"{origin}.context must be a context of kubectl, not {value.context!r}")
+    if (context := value.context) is not None and (
+        not context.isprintable() or context.strip("- ") != context or len(context) > _LONGEST
+    ):
+        raise RequestError(f"{origin}.context must be a context of kubectl, not {context[:_LONGEST]!r}")
     _check(value.namespace, _LABEL, f"{origin}.namespace", "a name of at most 63 lower-case letters, digits and '-'")
     _check(value.shm, _AMOUNT, f"{origin}.shm", "an amount of memory, such as 16Gi")
     _check_key(value.gpu_resource, f"{origin}.gpu_resource", "a resource, such as nvidia.com/gpu")
@@ -134,6 +138,10 @@ def _check_labels(value: Kubernetes, origin: str) -> None:
                 raise RequestError(
                     f"{origin}.{table}: {name} must be at most 63 letters, digits, '-', '_' and '.', not {text!r}"
                 )
+
+    size = sum(len(name) + len(text.encode()) for name, text in value.annotations.items())
+    if size > _MOST_ANNOTATED:
+        raise RequestError(f"{origin}.annotations must have at most {_MOST_ANNOTATED} bytes together, not {size}")
 
 
 def _is_text(text: str) -> bool:
