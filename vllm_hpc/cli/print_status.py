@@ -26,7 +26,7 @@ from vllm_hpc.cli.output import print_json, say, stdout_console
 from vllm_hpc.cli.visible import VisibleStream
 from vllm_hpc.jobfolder.input import iter_rows
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.errors import StillRunning
+from vllm_hpc.spec.errors import FailedError, StillRunning
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
@@ -152,7 +152,14 @@ def wait_and_show(job: Job) -> int:
 
 
 def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress | None = None) -> None:
-    """Wait for the end, with a line per change; an interrupt leaves the job running. Raises StillRunning."""
+    """Wait for the end, with a line per change; an interrupt leaves the job running.
+
+    Raises StillRunning, and FailedError for a job that the user submits elsewhere: nobody knows when.
+    """
+    from vllm_hpc.jobs.doubt import left_to_user
+
+    if left_to_user(job.folder):
+        raise FailedError(f"--wait: {job.path.name} is not submitted, so nothing is waited for")
     task = progress.add_task("", total=None, state="") if progress else None
     said = ""
     try:

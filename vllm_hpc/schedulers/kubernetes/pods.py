@@ -189,8 +189,8 @@ def _check_mounted(paths: Mapping[Path, bool], volumes: Mapping[str, Volume], co
             known = ", ".join(sorted(str(one.mount) for one in mounts)) or "none"
             what = ", the folder of your code" if path == code else ""
             raise RequestError(
-                f"pods would not see {str(path)!r}{what}: it must be in a volume of kubernetes.volumes in the profile, whose "
-                f"mounts are: {known}"
+                f"pods would not see {str(path)!r}{what}: it must be in a volume of kubernetes.volumes in the profile, "
+                f"whose mounts are: {known}"
             )
         if volume.read_only and not is_read:
             raise RequestError(
