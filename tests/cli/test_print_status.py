@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_hpc.cli.print_status import print_status, print_summary
+from vllm_hpc.jobs.artefacts import Artefact
 from vllm_hpc.jobs.progress import Rows
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.summary import Summary
@@ -48,3 +49,23 @@ def test_a_slow_job_has_a_speed_and_one_without_rows_has_none(
     )
     speed = f" ({said} tokens/s while generating)" if said else ""
     assert f"2 output tokens in 5 s{speed}: /runs/a/outputs.jsonl" in capsys.readouterr().out
+
+
+def test_the_artefacts_of_a_program_beside_the_rows_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Summary(
+        job="/runs/one",
+        uuid="",
+        rows={"total": 1, "done": 1, "failed": 0, "missing": 0},
+        prompt_tokens=1,
+        completion_tokens=2,
+        seconds=5.0,
+        tokens_per_s=None,
+        timings={},
+        outputs="/runs/one/outputs.jsonl",
+        state="COMPLETED",
+        artefacts=[Artefact("rank-0/a.pt", 3), Artefact("rank-1/a.pt", 4)],
+    )
+    print_summary(found)
+    assert capsys.readouterr().out == (
+        "1 of 1 rows, 2 output tokens, 2 artefacts (7 bytes) in 5 s: /runs/one/outputs.jsonl\n"
+    )

@@ -91,6 +91,15 @@ def test_it_prints_who_waits_for_whom_the_odd_one_first(job: JobFolder, run_cli:
     )
 
 
+def test_of_the_users_code_it_shows_no_more_than_that(job: JobFolder, run_cli: Cli) -> None:
+    own = tuple(Frame("/x/vllm_hpc/engine/programs/main_module.py", line, "run_as_main") for line in range(3))
+    with answering(job, msgspec.structs.replace(WAITS, stack=(SITE, *own)), STOPPED):
+        lines = run_cli("debug", job.path).out.splitlines()
+    assert lines[-2:] == ["  /home/u/myprog.py:31 in main", "  ... 3 more: --json has them all"]
+    with answering(job, msgspec.structs.replace(WAITS, stack=own), STOPPED):
+        assert "main_module.py:0 in run_as_main" in run_cli("debug", job.path).out
+
+
 def test_as_json(job: JobFolder, run_cli: Cli) -> None:
     with answering(job, WAITS, STOPPED):
         outcome = run_cli("debug", job.path, "--json")

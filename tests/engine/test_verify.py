@@ -96,7 +96,7 @@ def verified(steps: Sequence[dict[str, list[int]]], every: int, *others: Callabl
 STEPS = [{"5": [1], "0_6-1f": [2], "1_6-2e": [3]}, {"5-77": [4]}, {"probe": [5]}]
 
 
-def test_equal_ranks_go_on_and_the_ids_that_vllm_makes_up_do_not_matter() -> None:
+def test_equal_ranks_go_on_and_the_ids_that_vllm_makes_up_do_not_matter(capsys: pytest.CaptureFixture[str]) -> None:
     compared: list[bytes] = []
 
     def alike(value: bytes) -> bytes:
@@ -108,6 +108,7 @@ def test_equal_ranks_go_on_and_the_ids_that_vllm_makes_up_do_not_matter() -> Non
         for _ in STEPS:
             engine.step(lambda: None)
     assert len(compared) == 2  # after the second step, and at the end
+    assert capsys.readouterr().out == "vllm-hpc: --verify: all ranks agree, by 2 comparisons\n"
     assert engine._engine.has_left
 
 

@@ -129,7 +129,12 @@ def test_where_there_is_no_cluster_the_user_submits(
         done = submit(run_cli)
         words = f"not submitted, for {why}: 'kubectl create -f {desk}/runs/hello/manifest.yaml' submits it"
         assert done.code == 0 and words in done.err and done.out == f"Made hello for kubernetes: {desk}/runs/hello\n"
+        waited = submit(run_cli, "--wait", name="waited")
+        assert waited.code == 1 and "Error: --wait: waited is not submitted, so nothing is waited for\n" in waited.err
         status = Job(desk / "runs" / "hello").status()
+        assert (
+            "If you have: its folder shows it once it runs" in status.reason and "may or may not" not in status.reason
+        )
         assert (status.state, status.job_id) == ("UNKNOWN", None) and words in status.reason
         assert json.loads(submit(run_cli, "--json", name="more").out)["job_id"] is None
         # The user has created it elsewhere, and its pods write into the folder.

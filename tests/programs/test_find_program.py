@@ -163,6 +163,8 @@ def test_what_is_installed_needs_no_folder(desk: Path) -> None:
     [
         ("", "must be package.module:NAME or FILE.py:NAME"),
         ("mine", "must be package.module:NAME or FILE.py:NAME, of a class or a function, as mine:NAME"),
+        ("mine.deep", "of a class or a function, as mine.deep:NAME"),
+        ("mine.deep.Norms", "of a class or a function: did you mean mine.deep:Norms?"),
         ("p.py", "add its name, as p.py:NAME, or use --script p.py to run the file as it is"),
         ("p.py:", "'' is no name of one"),
         ("p.py:a.b", "'a.b' is no name of one"),

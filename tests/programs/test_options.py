@@ -36,6 +36,11 @@ def code(desk: Path) -> None:
     ("args", "said"),
     [
         ("model --script train.py", "--script and MODEL 'model': a script has its own model"),
+        ("--script train.py --script-args --steps 3", "own arguments are one text: --script-args '--steps 3'"),
+        ("--script train.py --steps 3", "'--steps': if it is for the script, it goes into --script-args"),
+        ("--script=train.py a b", "unexpected extra argument (b): if it is for the script, it goes into --script-args"),
+        ("model b", "unexpected extra argument (b): see 'vllm-hpc submit --help'"),
+        ("train.py --tp 2", "is a file, not a model folder: --script FILE runs it on every rank, and --program"),
         ("--script train.py --input in.jsonl", f"--script and --input: {ITS_OWN}"),
         ("--script train.py --max-tokens 3", f"--script and --max-tokens: {ITS_OWN}"),
         ("--script train.py --temperature 0", f"--script and --temperature: {ITS_OWN}"),

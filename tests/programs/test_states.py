@@ -13,6 +13,7 @@ import pytest
 
 from tests import crafted
 from tests.conftest import Cli
+from vllm_hpc.cli.print_status import wait_and_show
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.collect import collect
@@ -292,3 +293,15 @@ def test_a_job_with_a_profile_is_resumed_without_its_source(desk: Path, run_cli:
     assert outcome.code == 0, outcome.err
     script = (folder.path / "script.sbatch").read_text()
     assert "#SBATCH --time=10" in script and "a script on 8 ranks" in script and "--no-requeue" in script
+
+
+def test_wait_names_the_log_of_the_rank_that_failed(folder: JobFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    end(folder, 1, ("ok", "error"))
+    assert wait_and_show(Job(folder.path)) == 1
+    assert capsys.readouterr().err.endswith(f"What it printed: vllm-hpc logs {folder.path} --rank 1\n")
+
+
+def test_diff_says_what_it_was_that_gave_no_rows(folder: JobFolder, run_cli: Cli) -> None:
+    end(folder)
+    said = run_cli("diff", folder.path, folder.path)
+    assert (said.code, said.err) == (2, "Error: job has no output rows: it ran the script s.py\n")

@@ -149,6 +149,10 @@ def _shortened(word: re.Match[str]) -> str:
 
 def _in_one_line(error: click.ClickException) -> str:
     message = error.format_message().rstrip(".")
+    is_for_script = isinstance(error, click.NoSuchOption) or "unexpected extra argument" in message
+    if is_for_script and any(word.partition("=")[0] == "--script" for word in sys.argv):
+        said = message.partition(". (")[0]
+        return f"{said}: if it is for the script, it goes into --script-args, as in --script-args '--steps 3'"
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{message}: see '{error.ctx.command_path} --help'"
     return message

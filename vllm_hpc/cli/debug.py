@@ -14,11 +14,15 @@ from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.spec.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vllm_hpc.jobfolder.debug_records import Frame, RankView
     from vllm_hpc.jobs.debug import Debugged
 
 _LONGEST_S = 3600.0
 _MOST_FRAMES, _MOST_GROUPS = 12, 24
+# Where vllm-hpc calls the user's code: what called that tells a user nothing.
+_CALLS_CODE = tuple(f"/vllm_hpc/engine/programs/{name}.py" for name in ("main_module", "drive", "rows"))
 TIMEOUT_HELP = "Wait so long for the ranks' answers (15)."
 
 
@@ -77,10 +81,17 @@ def _print_group(views: list[RankView]) -> None:
         f"{first.host}, pid {first.pid}" if len(views) == 1 else ", ".join(sorted({view.host for view in views})[:8])
     )
     say(f"\n{ranks_in_words(view.rank for view in views)} ({where}): {'; '.join(_facts(first)) or 'no answer'}")
-    for frame in first.stack[:_MOST_FRAMES]:
+    shown = _inner(first.stack)[:_MOST_FRAMES]
+    for frame in shown:
         say(f"  {_line(frame)}")
-    if len(first.stack) > _MOST_FRAMES:
-        say(f"  ... {len(first.stack) - _MOST_FRAMES} more: --json has them all")
+    if len(first.stack) > len(shown):
+        say(f"  ... {len(first.stack) - len(shown)} more: --json has them all")
+
+
+def _inner(stack: Sequence[Frame]) -> Sequence[Frame]:
+    """The frames inside vllm-hpc's call of the user's code, if they are in that; else all."""
+    calls = (place for place, frame in enumerate(stack) if frame.file.endswith(_CALLS_CODE))
+    return stack[: next(calls, 0) or len(stack)]
 
 
 def _line(frame: Frame) -> str:

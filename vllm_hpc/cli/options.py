@@ -169,7 +169,7 @@ SCRIPT_HELP = (
     "Run a Python script as it is on every rank, as torchrun would, instead of rows: no MODEL, no --input. The layout "
     "is from --nodes, --gpus-per-node, or --tp and --pp."
 )
-SCRIPT_ARGS_HELP = "The script's arguments, quoted as one: '--steps 3 --name \"a b\"'."
+SCRIPT_ARGS_HELP = "The script's arguments, as one text in quotes: '--steps 3 --name \"a b\"'."
 REQUEUE_SCRIPT_HELP = "Run the script, or a program with run, again where a job of rows would be: it must allow that."
 DEBUG_RANKS_HELP = "Begin each line of a rank's log with [rank r/w host]."
 VERIFY_HELP = "Compare a digest of every token over the ranks of a replica each STEPS steps, and say where they differ."

@@ -26,7 +26,7 @@ from vllm_hpc.cli.output import print_json, say, stdout_console
 from vllm_hpc.cli.visible import VisibleStream
 from vllm_hpc.jobfolder.input import iter_rows
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.errors import StillRunning
+from vllm_hpc.spec.errors import FailedError, StillRunning
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
@@ -100,16 +100,20 @@ def print_summary(summary: Summary) -> None:
     for what, count in summary.ignored.items():
         say(f"Note: {counted(count, 'line')} of the shards {'is' if count == 1 else 'are'} ignored: {what}", err=True)
     tokens = "rehearsed tokens" if summary.rehearsal else "output tokens"
-    say(f"{counts}, {summary.completion_tokens} {tokens}{seconds}{speed}: {summary.outputs}")
+    say(f"{counts}, {summary.completion_tokens} {tokens}{_left(summary)}{seconds}{speed}: {summary.outputs}")
 
 
 def _print_ranks(summary: Summary) -> None:
     """The same for a job that runs no rows: how its ranks ended, and what they have left."""
     ok = sum(rank.outcome == "ok" for rank in summary.ranks)
-    size = sum(one.bytes for one in summary.artefacts)
-    left = f", {counted(len(summary.artefacts), 'artefact')} ({size} bytes)" if summary.artefacts else ""
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
-    say(f"{ok} of {counted(len(summary.ranks), 'rank')} ended with 0{left}{seconds}: {summary.job}")
+    say(f"{ok} of {counted(len(summary.ranks), 'rank')} ended with 0{_left(summary)}{seconds}: {summary.job}")
+
+
+def _left(summary: Summary) -> str:
+    """What its program or script has left."""
+    size = sum(one.bytes for one in summary.artefacts)
+    return f", {counted(len(summary.artefacts), 'artefact')} ({size} bytes)" if summary.artefacts else ""
 
 
 def print_failure(job: Job, state: str, reason: str) -> None:
@@ -142,12 +146,20 @@ def wait_and_show(job: Job) -> int:
         print_failure(job, status.state, status.reason)
     print_summary(summary)
     if not status.has_rows:
-        say(f"What it printed: vllm-hpc logs {shlex.quote(str(job.path))} --rank 0", err=True)
+        rank = next((end.rank for end in summary.ranks if end.error), 0)
+        say(f"What it printed: vllm-hpc logs {shlex.quote(str(job.path))} --rank {rank}", err=True)
     return exit_code(job)
 
 
 def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress | None = None) -> None:
-    """Wait for the end, with a line per change; an interrupt leaves the job running. Raises StillRunning."""
+    """Wait for the end, with a line per change; an interrupt leaves the job running.
+
+    Raises StillRunning, and FailedError for a job that the user submits elsewhere: nobody knows when.
+    """
+    from vllm_hpc.jobs.doubt import left_to_user
+
+    if left_to_user(job.folder):
+        raise FailedError(f"--wait: {job.path.name} is not submitted, so nothing is waited for")
     task = progress.add_task("", total=None, state="") if progress else None
     said = ""
     try:

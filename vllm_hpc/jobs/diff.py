@@ -81,7 +81,8 @@ def find_side(text: str, job_dir: str) -> Side:
         return Side(text, path)
     job = find_job(text, job_dir)
     if not job.folder.job().has_rows:
-        raise RequestError(f"{job.path.name} has no output rows: its program drives the engine itself")
+        program = job.folder.job().program
+        raise RequestError(f"{job.path.name} has no output rows: it ran the {program.title if program else 'program'}")
     _collect(job)
     return Side(text, job.folder.outputs, job.folder)
 

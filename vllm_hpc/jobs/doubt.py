@@ -56,6 +56,8 @@ def left_to_user(folder: JobFolder) -> str | None:
 def describe_doubt(folder: JobFolder, job_id: str | None) -> str:
     """What is known of a submission in doubt, after the submission ``job_id``, and how the user can end the doubt."""
     lost = _lost(folder, job_id)
+    if lost and lost.is_by_hand:
+        return f"{lost.words} {_by_hand(folder)}"
     words = lost.words if lost else "its submission was interrupted, or is going on."
     return f"{words} The scheduler may or may not have the job: {_ways_out(folder)}"
 
@@ -167,6 +169,15 @@ def _ways_out(folder: JobFolder) -> str:
     return (
         f"if it has, 'vllm-hpc cancel {path} --job-id ID' cancels it; if not, 'vllm-hpc resume {path} --not-submitted' "
         "submits it"
+    )
+
+
+def _by_hand(folder: JobFolder) -> str:
+    """What to do about a job that only the user can have submitted."""
+    path = _path(folder)
+    return (
+        f"If you have: its folder shows it once it runs, and 'vllm-hpc cancel {path} --job-id ID' cancels it; if not: "
+        f"'vllm-hpc resume {path} --not-submitted' submits it from here"
     )
 
 

@@ -45,8 +45,8 @@ def check_program_options(request: Request) -> None:
         raise RequestError("--program and --script are both given: keep one")
     if request.model != NO_MODEL:
         raise RequestError(
-            f"--script and MODEL {request.model!r}: {_WHY}: leave MODEL out; the script's own arguments go into "
-            "--script-args"
+            f"--script and MODEL {request.model!r}: {_WHY}: leave MODEL out; the script's own arguments are one "
+            "text: --script-args '--steps 3'"
         )
     defaults = {field.name: field.default for field in msgspec.structs.fields(type(request))}
     for key in _NOT_OF_SCRIPTS:

@@ -71,7 +71,7 @@ class VerifiedEngine:
     def __init__(self, engine: Engine, lockstep: Lockstep, report: RankReport, replica: int, every: int) -> None:
         self._engine, self._lockstep, self._report = engine, lockstep, report
         self._replica, self._every = replica, every
-        self._step, self._log = 0, TokenLog()
+        self._step, self._log, self._compared = 0, TokenLog(), 0
         self.max_num_seqs = engine.max_num_seqs
         engine.watch(lambda key, tokens: self._log.add(self._step, key, tokens))
 
@@ -111,6 +111,7 @@ class VerifiedEngine:
         try:
             if not any(error):  # else the other ranks may not come
                 self._compare()
+                print(f"vllm-hpc: --verify: all ranks agree, by {counted(self._compared, 'comparison')}", flush=True)
         finally:
             self._engine.__exit__(*error)
 
@@ -122,6 +123,7 @@ class VerifiedEngine:
             raise DivergedError(explain(self._replica, self._share(), self._step))
         self._report.mark = before
         self._log = TokenLog()
+        self._compared += 1
 
     def _share(self) -> list[list[Sampled]]:
         """What every rank kept since the last comparison."""

@@ -120,6 +120,8 @@ def _not_a_folder(path: Path) -> str:
     said = f"{str(path)!r} is a file, not a model folder"
     if path.suffix == ".gguf":
         return f"{said}: vLLM by itself does not load GGUF files: use the model with config.json and safetensors files"
+    if path.suffix == ".py":
+        return f"{said}: --script FILE runs it on every rank, and --program FILE:NAME runs code of it beside a model's"
     if path.suffix in _WEIGHTS and (path.parent / CONFIG).is_file():
         return f"{said}: name its folder, {str(path.parent)!r}"
     return f"{said}: name the folder that holds {CONFIG}"

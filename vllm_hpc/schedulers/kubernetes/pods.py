@@ -65,7 +65,7 @@ def describe_pods(
     cluster, container = job.site.kubernetes or Kubernetes(), job.site.container or Container()
     check_kubernetes(cluster, "'kubernetes'")
     check_volumes(cluster, "'kubernetes'")
-    _check_mounted(own_paths(job, container, folder.path, needs), cluster.volumes)
+    _check_mounted(_seen(job, own_paths(job, container, folder.path, needs)), cluster.volumes, _code(job))
     own = {FOLDER_LABEL: folder_key(folder.path)}
     return Pods(
         api=cluster.api,
@@ -166,16 +166,31 @@ def _spec(cluster: Kubernetes) -> Json:
     return {key: value for key, value in every.items() if value}
 
 
-def _check_mounted(paths: Mapping[Path, bool], volumes: Mapping[str, Volume]) -> None:
-    """Refuse a path that pods would not see, or not write to. ``paths``: whether they only read it."""
+def _code(job: ResolvedJob) -> Path | None:
+    """The folder of its program, if it has one that pods must see."""
+    return Path(job.program.program.folder) if job.program and job.program.program.folder else None
+
+
+def _seen(job: ResolvedJob, paths: Mapping[Path, bool]) -> dict[Path, bool]:
+    """What pods must see: not a script's working directory, for it runs in that only where it is there."""
+    directory = Path(job.program.program.directory) if job.program else None
+    return {path: is_read for path, is_read in paths.items() if path != directory or path == _code(job)}
+
+
+def _check_mounted(paths: Mapping[Path, bool], volumes: Mapping[str, Volume], code: Path | None) -> None:
+    """Refuse a path that pods would not see, or not write to.
+
+    ``paths``: whether they only read it. ``code``: which of them is of the program, whose neighbours are imported.
+    """
     mounts = sorted(volumes.values(), key=lambda one: -len(str(one.mount)))
     for path, is_read in paths.items():
         volume = next((one for one in mounts if path.is_relative_to(str(one.mount))), None)
         if volume is None:
             known = ", ".join(sorted(str(one.mount) for one in mounts)) or "none"
+            what = ", the folder of your code" if path == code else ""
             raise RequestError(
-                f"pods would not see {str(path)!r}: it must be in a volume of kubernetes.volumes in the profile, whose "
-                f"mounts are: {known}"
+                f"pods would not see {str(path)!r}{what}: it must be in a volume of kubernetes.volumes in the profile, "
+                f"whose mounts are: {known}"
             )
         if volume.read_only and not is_read:
             raise RequestError(

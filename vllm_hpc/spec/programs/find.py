@@ -139,6 +139,9 @@ def _classes_and_functions(source: Source) -> list[str]:
 def _advice(text: str) -> str:
     """What to write in place of a file or a module alone."""
     if not text.endswith(".py"):
+        module, dot, name = text.rpartition(".")
+        if dot and module.replace(".", "").isidentifier() and name[:1].isupper():
+            return f": did you mean {module}:{name}?"
         return f", as {text}:NAME" if text and "/" not in text and text.isprintable() else ""
     return f": add its name, as {text}:NAME, or use {SCRIPT} {text} to run the file as it is"
 
