@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real_jobs import LONG_SAMPLING, ONE_CORE, ends_as, processes_of, started, submit_tiny, wait_for
+from tests.real_jobs import LONG_SAMPLING, ONE_CORE, PATIENCE_S, ends_as, processes_of, started, submit_tiny, wait_for
 from tests.slurm.requeues import start_now
 from vllm_hpc.jobfolder.debug_records import DebugFiles
 from vllm_hpc.rows.row import Row
@@ -26,7 +26,7 @@ exec ip netns exec "{name}-$SLURM_NODEID" "$@"
 """
 ROWS: list[Row] = [{"prompt": f"def function_{number}(folder):"} for number in range(600)]
 # Of vLLM's, which takes as long for them, on two cores.
-FEW = 80
+FEW = 40
 
 
 def ip(*words: str) -> None:
@@ -111,6 +111,6 @@ def test_a_cut_between_two_nodes(
     assert not list((job.path / "state").glob("crash-*")), "no row is suspected"
     networks.join()
     start_now(job)
-    status = ends_as(job, "COMPLETED", 300)
+    status = ends_as(job, "COMPLETED", PATIENCE_S)
     assert (status.attempts, status.rows.done) == (2, len(rows))
     assert processes_of(job) == []

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -52,11 +52,10 @@ class Outputs:
                 yield Entry(_key(row, number), row, self._asked(number), offset)
                 offset, number = offset + len(line), number + 1
 
-    def row_at(self, offset: int) -> Row:
-        """The row that begins there."""
-        with open_regular(self.path) as file:
-            file.seek(offset)
-            return self._decode(file.readline(_LONGEST_LINE), 0)
+    def row_at(self, file: BinaryIO, offset: int) -> Row:
+        """The row that begins there in the open file."""
+        file.seek(offset)
+        return self._decode(file.readline(_LONGEST_LINE), 0)
 
     def _decode(self, line: bytes, number: int) -> Row:
         row = None
@@ -123,6 +122,7 @@ class _Index:
 
     def __init__(self, outputs: Outputs) -> None:
         self._outputs = outputs
+        self._file = open_regular(outputs.path)  # once: to open a file on a cluster asks its server
         self._database = sqlite3.connect("", isolation_level=None)  # a temporary file, which nobody else sees
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("CREATE TABLE rows (key TEXT PRIMARY KEY, start INTEGER, asked BLOB) WITHOUT ROWID")
@@ -143,16 +143,17 @@ class _Index:
         if found is None:
             return Pair(entry.key, entry.row, None)
         self._database.execute("DELETE FROM rows WHERE key = ?", (entry.key,))
-        return _pair(entry, self._outputs.row_at(found[0]), found[1])
+        return _pair(entry, self._outputs.row_at(self._file, found[0]), found[1])
 
     def rest(self) -> Iterator[Pair]:
         """The rows that nobody has taken, in the file's order."""
         for key, start in self._database.execute("SELECT key, start FROM rows ORDER BY start"):
-            yield Pair(key, None, self._outputs.row_at(start))
+            yield Pair(key, None, self._outputs.row_at(self._file, start))
 
     def close(self) -> None:
-        """Remove the database."""
+        """Remove the database, and close the file."""
         self._database.close()
+        self._file.close()
 
 
 def _key(row: Row, number: int) -> str:
