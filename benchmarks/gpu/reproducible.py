@@ -4,8 +4,8 @@
 
 Five jobs on one GPU, with random weights, whose logits lie so close together that other rounding shows at once:
 without the mode and with it at --sequences, with it at an eighth of that, without it likewise, and with it drained in
-the middle and resumed. Half of the rows are greedy, half sampled. A table of tokens/s while generating, and of the share of
-rows that are equal to those of the first job with the mode. With --gpus 2 also TP=2, which is not promised.
+the middle and resumed. Half of the rows are greedy, half sampled. A table of tokens/s while generating, and of the
+share of rows that are equal to those of the first job with the mode. With --gpus 2 also TP=2, which is not promised.
 """
 
 from __future__ import annotations

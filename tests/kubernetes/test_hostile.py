@@ -193,7 +193,7 @@ def test_pods_see_the_folder_of_a_script_and_need_not_see_where_it_was_submitted
     (desk / "a.py").write_text("print(1)\n")
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "a.py").write_text("print(1)\n")
-    shared = {"profile": "p", "job_dir": str(tmp_path / "shared" / "runs"), "tp": 1}
+    shared: dict[str, Any] = {"profile": "p", "job_dir": str(tmp_path / "shared" / "runs"), "tp": 1}
     assert prepare(script=str(tmp_path / "shared" / "a.py"), **shared).script
     with pytest.raises(RefusedError, match=r"pods would not see '.*', the folder of your code: it must be in a volume"):
         prepare(script="a.py", **shared)

@@ -81,7 +81,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         (str(tmp_path), "it must be a regular file"),
         ("", "is empty"),
         ("a" * 5000, "File name too long"),
-        ("a\0b", "null byte"),
+        ("a\0b", "has a NUL"),
         ("~nobody-here/x", "home"),
         ("tool_use", "no such file"),
         ("{% for m in messages %}", "--chat-template does not compile: line 1"),
