@@ -32,6 +32,7 @@ pytestmark = needs_torch
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = crafted.make_job(tmp_path / "job")
     monkeypatch.setenv("VLLM_HPC_FOLDER", str(folder.path))
+    monkeypatch.setenv("VLLM_HPC_ATTEMPT", "1")  # as scripts export it; without it a node is a pod that asks for it
     return folder.path
 
 

@@ -115,7 +115,7 @@ def test_classes_in_circles_and_without_end(desk: Path, run_cli: Cli) -> None:
         ('model = "../m"\nlora = ["l\\u0000"]', "--lora 'j/l\\x00' has a NUL, which no path has"),
         ('script = "s.py"\nscript_args = ["\\u0000"]', "--script-args has a NUL, which no argument has: correct it"),
         ('script = ""', "--script '' cannot be read: it must be a regular file: name a Python file"),
-        ('script = "s.py"\nscript_args = "--a b"', "--script-args must be a list of strings in quotes"),
+        ('script = "s.py"\nscript_args = "--a b"', "--script-args must be a list of strings such as"),
         ('script = "s.py"\nrequeue_script = 1', "--requeue-script must be true or false"),
         ('model = "m"\nneeds_hooks = true', "unknown key 'needs_hooks'"),
     ],

@@ -55,7 +55,7 @@ def test_what_would_do_nothing_is_refused(model: Path, run_cli: Cli, options: li
 
 def test_a_plan_says_what_reproducible_promises_and_what_not(model: Path, run_cli: Cli) -> None:
     out = run_cli("plan", "model", *ON_GPUS, "--reproducible", "--env", "VLLM_BATCH_INVARIANT=1", "--json").out
-    assert "tokens do not depend on the rows beside them, on --dp or on a resume, but may on --tp" in out
+    assert "tokens depend less on the rows beside them, but may on max_num_seqs, --tp" in out
     assert (
         "a rehearsal's answers depend on nothing but their row" in run_cli("plan", "--rehearse", "--reproducible").out
     )

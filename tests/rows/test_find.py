@@ -132,8 +132,8 @@ REFUSED = [
     Refusal(("~no-such-user/*.jsonl",), "no-such-user"),
     Refusal(("s3://bucket/in.jsonl",), "--input 's3://bucket/in.jsonl' is an address: download it first"),
     Refusal(("hf://datasets/org/name/*.parquet",), "is an address: download it first"),
-    Refusal(("a\0*.jsonl",), "input 'a\\x00*.jsonl' matches no .jsonl"),
-    Refusal(("a\0.jsonl",), "no such input: 'a\\x00.jsonl'"),
+    Refusal(("a\0*.jsonl",), "--input 'a\\x00*.jsonl' has a NUL"),
+    Refusal(("a\0.jsonl",), "--input 'a\\x00.jsonl' has a NUL"),
     Refusal(("loop/**/*.jsonl",), "is the same file as 'loop/a.jsonl'"),
     Refusal(("x" * 300 + "*.jsonl",), "too long"),
 ]  # fmt: skip
