@@ -268,6 +268,15 @@ def test_own_state() -> None:
     assert processes.state_of(2**22 + 1) == ("gone", "")
 
 
+@pytest.mark.parametrize(("looks", "state"), [("DDS", "S"), ("D", "D")])
+def test_a_wait_for_a_disk_counts_if_it_lasts(monkeypatch: pytest.MonkeyPatch, looks: str, state: str) -> None:
+    seen = iter(looks)
+    last = looks[-1]
+    monkeypatch.setattr(processes, "_LASTING_S", 0.05)
+    monkeypatch.setattr(processes, "_proc", lambda pid, name: f"7 (x) {next(seen, last)} 1" if name == "stat" else "")
+    assert processes.state_of(7)[0] == state
+
+
 def test_a_file_of_any_name_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks must not end the rank for it."""
     found: list[RankView] = []

@@ -29,7 +29,7 @@ DUMP_SIGNAL = signal.SIGRTMIN + 9
 _SIGHT, _STACKS = "vllm-hpc-sight", "vllm-hpc-stacks"
 # Two places that are written in turn: a process that is stopped while it writes one has the other.
 _SLOT = 1 << 17
-_DUMP_S, _PYSPY_S = 2.0, 10.0
+_DUMP_S, _PYSPY_S, _LASTING_S = 2.0, 10.0, 1.0
 _ESTABLISHED, _RETRANSMITS, _MANY = "01", "01", 3
 _MOST_NATIVE = 1 << 16
 
@@ -92,7 +92,17 @@ def has_handler(pid: int, number: int = DUMP_SIGNAL) -> bool:
 
 
 def state_of(pid: int) -> tuple[str, str]:
-    """The kernel's letter for a process, and its function that it waits in; "gone" if there is none."""
+    """The kernel's letter for a process, and its function that it waits in; "gone" if there is none.
+
+    D only if it lasts: every process waits for a disk now and then.
+    """
+    until = time.monotonic() + _LASTING_S
+    while (found := _state_now(pid))[0] == "D" and time.monotonic() < until:
+        time.sleep(_LASTING_S / 10)
+    return found
+
+
+def _state_now(pid: int) -> tuple[str, str]:
     match = re.match(r"\d+ \(.*\) (\S)", _proc(pid, "stat"), re.DOTALL)
     if match is None:
         return "gone", ""
