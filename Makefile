@@ -21,7 +21,7 @@ REAL = (full or vllm)
 
 help:
 	@echo 'make demo        run a real small model on this machine (28 s, and the set-up)'
-	@echo 'make test        what CI runs: lint, types, unit tests, every scheduler rehearsed, vLLM once a layout (14 min)'
+	@echo 'make test        what CI runs: lint, types, unit tests, every scheduler rehearsed, vLLM once a layout (17 min)'
 	@echo 'make test-fast   unit tests only; needs neither vLLM nor torch (2 min)'
 	@echo 'make test-full   all of the real-vLLM cases: test-vllm (26 min), test-slurm (22 min), test-pbs (17 min),'
 	@echo '                 and the engine on vLLM 0.26, the oldest: test-vllm-oldest (9 min, and 6 GB of disk)'
