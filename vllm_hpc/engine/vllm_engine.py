@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import secrets
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.interface import Ready
 from vllm_hpc.engine.rows import row_out
 from vllm_hpc.engine.standing import Standing
-from vllm_hpc.engine.startup import devices, flashinfer, mp_workers, reproducible, seen
+from vllm_hpc.engine.startup import devices, flashinfer, meeting, mp_workers, reproducible, seen
 from vllm_hpc.engine.startup.compile_cache import CompiledCode
 from vllm_hpc.engine.startup.weights_readahead import ReadAhead
 from vllm_hpc.engine.vllm_patches import Patches, sampled_tokens
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 
     from vllm_hpc.engine.startup.replicas import Replica, World
     from vllm_hpc.engine.store.client import JobStore
-
-# Where the first rank puts what nobody can guess of the names of shared memory.
-_NONCE = "shared-memory"
 
 
 class VllmEngine:
@@ -136,7 +132,8 @@ class VllmMaker:
             self._where = mp_workers.workers(self._seat, world.store)
             self._patches.leave("shm-name", "vLLM starts its own workers")
             return mp_workers.lead(self._seat)
-        rank = RankPlace(self._record.plan.layout, self._place, f"{self._standing.run_name}-{_nonce(world)}")
+        nonce = meeting.share_nonce(world.store, world.rank)
+        rank = RankPlace(self._record.plan.layout, self._place, f"{self._standing.run_name}-{nonce}")
         if torchs_store.is_needed():
             world = world._replace(torch_store=torchs_store.open_store(world))
         replica, self._segments = join(rank, world, self._patches)
@@ -184,13 +181,6 @@ class VllmMaker:
             mp_workers.serve(self._record, self._seat, world.store)
             self._compiled.keep()
         world.leave()
-
-
-def _nonce(world: World) -> str:
-    """Letters that another user of the machine cannot know, to make a file of that name before the ranks do."""
-    if world.rank == 0:
-        world.store.set(_NONCE, secrets.token_hex(8))
-    return world.store.get(_NONCE)
 
 
 class RankPlace(NamedTuple):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import secrets
 import signal
 import sys
 import threading
@@ -33,7 +32,6 @@ from vllm_hpc.spec.shared_memory import remove_segments
 # Seconds in which a script's own handler of SIGTERM may do what it has to: a rank must be gone within 5 s.
 _HANDLER_S = 3.0
 _MOST_GONE = 8
-_NONCE = "script/nonce"
 
 
 def run_script(part: RankPart) -> None:
@@ -47,7 +45,7 @@ def run_script(part: RankPart) -> None:
     _set_environment(part)
     with report.timed("load"):
         met = meeting.meet(job_secret(part.job), standing.rank, standing.world_size)
-        segments = f"vllm-hpc-{standing.run_name}-{_nonce(met)}-{platform.node()}"[:128]
+        segments = f"vllm-hpc-{standing.run_name}-{meeting.share_nonce(met.store, met.rank)}-{platform.node()}"[:128]
     ScriptRendezvous(met).install()
     when_imported("vllm.v1.executor.uniproc_executor", partial(_name_shared_memory, ident=segments))
     has_ended, umask = threading.Event(), _umask()
@@ -103,13 +101,6 @@ def _umask() -> int:
 
 def _local_rank() -> int:
     return int(os.environ["LOCAL_RANK"])
-
-
-def _nonce(met: meeting.Meeting) -> str:
-    """Letters that another user of the machine cannot know, to make shared memory of that name before the ranks do."""
-    if met.rank == 0:
-        met.store.set(_NONCE, secrets.token_hex(8))
-    return met.store.get(_NONCE)
 
 
 def _name_shared_memory(module: Any, ident: str) -> None:

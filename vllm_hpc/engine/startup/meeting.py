@@ -6,6 +6,7 @@ A script of the user's comes after it, and may set variables that torch reads wh
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -24,6 +25,8 @@ JOIN_TIMEOUT = timedelta(minutes=10)
 _CONNECT_S = 30.0
 _AGENT = "TORCHELASTIC_USE_AGENT_STORE"
 _ADDRESS, _DONE, _ALL_DONE, _LEFT, _ALL_LEFT = "vllm-hpc/store", "done", "all-done", "left", "all-left"
+# Where the first rank puts what nobody can guess of the names of shared memory.
+_NONCE = "shared-memory"
 
 
 class Meeting(NamedTuple):
@@ -108,3 +111,10 @@ def _read_address(said: bytes) -> Address:
         raise ForeignStoreError(
             f"another process wrote {_ADDRESS!r} in torch's store, which anybody can: {said[:80]!r}; run the job again"
         ) from None
+
+
+def share_nonce(store: JobStore, rank: int) -> str:
+    """Letters that another user of the machine cannot know, to make shared memory of that name before the ranks do."""
+    if rank == 0:
+        store.set(_NONCE, secrets.token_hex(8))
+    return store.get(_NONCE)
