@@ -41,6 +41,7 @@ def test_a_plan_says_what_ranks_compare(model: Path, run_cli: Cli, steps: int) -
         (["--tp", "2", "--verify", "0"], "'--verify': 0 is not in the range x>=1"),
         (["--tp", "2", "--verify", "x"], "'--verify': 'x' is not a valid integer range"),
         (["--tp", "2", "--verify", "1000001"], "--verify must be a whole number from 1 to 1000000"),
+        (["--tp", "2", "--launcher", "native", "--reproducible"], "with --launcher native vLLM starts its own workers"),
         (
             ["--reproducible", "--env", "VLLM_BATCH_INVARIANT=0"],
             "VLLM_BATCH_INVARIANT=0 is not what --reproducible sets",
@@ -55,7 +56,7 @@ def test_what_would_do_nothing_is_refused(model: Path, run_cli: Cli, options: li
 
 def test_a_plan_says_what_reproducible_promises_and_what_not(model: Path, run_cli: Cli) -> None:
     out = run_cli("plan", "model", *ON_GPUS, "--reproducible", "--env", "VLLM_BATCH_INVARIANT=1", "--json").out
-    assert "tokens depend less on the rows beside them, but may on max_num_seqs, --tp" in out
+    assert "the same tokens for any max_num_seqs, --tp up to 8, and after a resume" in out
     assert (
         "a rehearsal's answers depend on nothing but their row" in run_cli("plan", "--rehearse", "--reproducible").out
     )

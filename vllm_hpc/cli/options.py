@@ -173,7 +173,7 @@ SCRIPT_ARGS_HELP = "The script's arguments, as one text in quotes: '--steps 3 --
 REQUEUE_SCRIPT_HELP = "Run the script, or a program with run, again where a job of rows would be: it must allow that."
 DEBUG_RANKS_HELP = "Begin each line of a rank's log with [rank r/w host]."
 VERIFY_HELP = "Compare a digest of every token over the ranks of a replica each STEPS steps, and say where they differ."
-REPRODUCIBLE_HELP = "vLLM's batch-invariant mode, which is slower, and a seed for each row (docs/determinism.md)."
+REPRODUCIBLE_HELP = "The same tokens for any max_num_seqs and --tp, at half the speed or less (docs/determinism.md)."
 PRIVATE_HELP = "Let nobody else read the job: its folder gets mode 0700, its files 0600, whatever your umask."
 PROFILE_HELP = (
     "A table [profiles.NAME] in ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "

@@ -145,6 +145,7 @@ class VllmMaker:
 
         if self._record.request.reproducible:
             reproducible.check_device()
+            self._patches.keep_bits()
         report.device_name, report.device_gib = describe_device()
         report.patches = self._patches.states
         if self._record.program is None:

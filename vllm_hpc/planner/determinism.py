@@ -44,6 +44,11 @@ def _reproducible(job: ResolvedJob) -> list[str]:
     given = request.env.get(VARIABLE, "1")
     if given != "1":
         raise RequestError(f"{VARIABLE}={given} is not what --reproducible sets: leave one of them out")
+    if job.is_native:
+        raise RequestError(
+            "--reproducible changes vLLM in the ranks, and with --launcher native vLLM starts its own workers: leave "
+            "one out"
+        )
     if request.rehearse:
         return ["--reproducible: a rehearsal's answers depend on nothing but their row"]
     if job.is_for_cpu:
@@ -52,6 +57,7 @@ def _reproducible(job: ResolvedJob) -> list[str]:
             "there, which makes other tokens rare, or leave it out"
         )
     return [
-        "--reproducible: vLLM's batch-invariant mode, and a seed for each row: tokens depend less on the rows beside "
-        "them, but may on max_num_seqs, --tp, the GPU and vLLM's version; slower (docs/determinism.md)"
+        "--reproducible: vLLM's batch-invariant mode, Triton's attention, sums in one order, and a seed for each row: "
+        "the same tokens for any max_num_seqs, --tp up to 8, and after a resume; another GPU or version of vLLM may "
+        "give others; slower (docs/determinism.md)"
     ]

@@ -9,6 +9,7 @@ from vllm.usage.usage_lib import UsageContext
 
 from vllm_hpc.engine.rows.lora import lora_arguments
 from vllm_hpc.engine.rows.structured_output import give_time_to_compile
+from vllm_hpc.engine.startup import reproducible
 from vllm_hpc.engine.vllm_patches import Patches
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.errors import RequestError
@@ -74,6 +75,8 @@ def _note_started(engine: LLMEngine, timings: dict[str, float], patches: Patches
 
 def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
     """vLLM's engine arguments."""
+    from vllm.platforms import current_platform
+
     give_time_to_compile()
     layout = record.plan.layout
     arguments = {
@@ -88,6 +91,9 @@ def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
         **engine_only(record.plan.engine),
         **workers,
     }
+    if record.request.reproducible and current_platform.is_cuda():
+        model = EngineArgs(**arguments).create_model_config()
+        arguments |= reproducible.arguments(arguments, has_mla=model.use_mla)
     return EngineArgs(**arguments)
 
 

@@ -58,6 +58,11 @@ class Patches:
         self.use("shm-name", partial(_name_shared_memory, ident))
         return "shm-name" in self.on
 
+    def keep_bits(self) -> None:
+        """Have sums keep one order for --reproducible. Call it before the engine is made, and only for such a job."""
+        self.use("steady-norm", _steady_norms)
+        self.use("tree-rows", _rows_by_tree)
+
     @contextmanager
     def starting(self, timings: dict[str, float], is_native: bool) -> Iterator[None]:
         """Turn on the patches for the engine's start while the engine is made."""
@@ -107,6 +112,18 @@ def _name_shared_memory(ident: str) -> None:
     from vllm_hpc.engine.vllm_patches.shm_name import name_shared_memory
 
     name_shared_memory(ident)
+
+
+def _steady_norms() -> None:
+    from vllm_hpc.engine.vllm_patches.same_bits import steady_norms
+
+    steady_norms()
+
+
+def _rows_by_tree() -> None:
+    from vllm_hpc.engine.vllm_patches.same_bits import rows_by_tree
+
+    rows_by_tree()
 
 
 def _time_parts(stack: ExitStack, timings: dict[str, float]) -> None:

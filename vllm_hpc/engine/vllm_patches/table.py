@@ -105,6 +105,7 @@ _EXECUTOR = "vllm.v1.executor.uniproc_executor:ExecutorWithExternalLauncher"
 _NATIVE_EXECUTOR = "vllm.v1.executor.multiproc_executor:MultiprocExecutor"
 _OWN_SHARDING = "vLLM can do this itself, off by default: --engine enable_batch_sharded_sampling=true"
 _PARTS_OF_A_START = "_init_executor determine_available_memory initialize_from_config"
+_SAME_BITS_READ = ("0.26", "0.27", "0.28", "0.29", "0.30", "0.31", "0.32", "0.33")
 
 _ALL = (
     Patch(
@@ -182,6 +183,30 @@ _ALL = (
         does="vLLM inspects the model's class in the rank itself, not in a new process that imports vLLM again",
         without="a model's first start takes 10 to 20 s longer",
         names=("vllm.model_executor.models.registry:_run_in_subprocess",),
+    ),
+    Patch(
+        name="steady-norm",
+        does="with --reproducible, RMSNorm sums in one order, however many tokens a step has",
+        without="tokens may depend on max_num_seqs",
+        names=(
+            "vllm.model_executor.layers.layernorm:rms_norm_batch_invariant",
+            "vllm.model_executor.layers.layernorm:RMSNorm.forward_cuda",
+        ),
+        read=_SAME_BITS_READ,
+    ),
+    Patch(
+        name="tree-rows",
+        does="with --reproducible, row-parallel layers add their parts in one order, for --tp 1, 2, 4 and 8",
+        without="tokens may depend on --tp",
+        names=(
+            "vllm.distributed.communication_op:tensor_model_parallel_all_gather",
+            "vllm.model_executor.layers.linear:UnquantizedLinearMethod",
+            *_of(
+                "vllm.model_executor.layers.linear:RowParallelLinear",
+                "forward input_size input_is_parallel reduce_results tp_size quant_method return_bias skip_bias_add",
+            ),
+        ),
+        read=_SAME_BITS_READ,
     ),
     Patch(
         name="shm-name",
