@@ -20,7 +20,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine", "schedulers"),
     ("planner",),
     ("jobs",),
-    ("tuning", "doctor"),
+    ("tuning", "doctor", "report"),
+    ("api",),
     ("cli",),
     ("__main__", "in_job"),
 )

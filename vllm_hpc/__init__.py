@@ -19,8 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_hpc.jobs.find import find_job as find_job
     from vllm_hpc.jobs.job import Job as Job
-    from vllm_hpc.jobs.job import find_job as find_job
     from vllm_hpc.jobs.submit import Prepared as Prepared
     from vllm_hpc.jobs.submit import prepare as prepare
     from vllm_hpc.jobs.submit import submit as submit
@@ -61,7 +61,7 @@ _HOMES = {
     "Prepared": "vllm_hpc.jobs.submit",
     "RankContext": "vllm_hpc.spec.rank_context",
     "Request": "vllm_hpc.spec.request",
-    "find_job": "vllm_hpc.jobs.job",
+    "find_job": "vllm_hpc.jobs.find",
     "prepare": "vllm_hpc.jobs.submit",
     "submit": "vllm_hpc.jobs.submit",
     "tune": "vllm_hpc.tuning.tune",

@@ -20,7 +20,8 @@ from vllm_hpc.jobfolder.row_ids import IdSums, RowIds
 from vllm_hpc.jobfolder.shards import NOT_UTF8, OTHER_ID, finished
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.collect import collect
-from vllm_hpc.jobs.job import Job, list_statuses
+from vllm_hpc.jobs.find import list_statuses
+from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.progress import Rows
 from vllm_hpc.spec.errors import CollectError, InputError
 

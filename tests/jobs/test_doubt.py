@@ -19,7 +19,8 @@ from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Attempt, Lost, Submitted
 from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.jobs import doubt
-from vllm_hpc.jobs.job import Job, find_job
+from vllm_hpc.jobs.find import find_job
+from vllm_hpc.jobs.job import Job
 from vllm_hpc.schedulers.client import SUBMIT_MAY_TAKE_S, ClientError, ClientTimeoutError, call_client
 from vllm_hpc.schedulers.local import SCHEDULER as LOCAL
 from vllm_hpc.schedulers.local import this_process

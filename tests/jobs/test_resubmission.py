@@ -16,7 +16,7 @@ from tests.crafted import end, make_job, progress
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Again, Attempt, CannotSubmit, Submitted
-from vllm_hpc.jobs.job import find_job, list_statuses
+from vllm_hpc.jobs.find import find_job, list_statuses
 from vllm_hpc.jobs.resubmission import resubmit
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError

@@ -16,7 +16,8 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.jobfolder.submissions import last_submission
-from vllm_hpc.jobs.job import Job, list_statuses
+from vllm_hpc.jobs.find import list_statuses
+from vllm_hpc.jobs.job import Job
 from vllm_hpc.schedulers import client, scheduler
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.kubernetes import SCHEDULER

@@ -10,7 +10,7 @@ from tests.conftest import Cli
 from tests.crafted import end, make_job, start
 from tests.real_jobs import GREEDY, PROMPTS, check_complete, rehearsed_texts, submit_long, submit_tiny
 from tests.real_jobs import started as until_started
-from vllm_hpc.jobs.job import find_job, list_statuses
+from vllm_hpc.jobs.find import find_job, list_statuses
 from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.errors import RefusedError

@@ -15,7 +15,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.job_ids import submission_of
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Submitted
-from vllm_hpc.jobs.job import find_job
+from vllm_hpc.jobs.find import find_job
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.pbs import SCHEDULER, query

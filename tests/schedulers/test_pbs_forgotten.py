@@ -15,7 +15,7 @@ from tests.crafted import end, make_job, progress, rank
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Attempt, Submitted
-from vllm_hpc.jobs.job import find_job
+from vllm_hpc.jobs.find import find_job
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.schedulers.client import ClientError
 from vllm_hpc.spec.errors import FailedError

@@ -15,7 +15,7 @@ import pytest
 from tests.crafted import lay_out
 from tests.real_jobs import wait_for
 from vllm_hpc import Job, submit
-from vllm_hpc.jobs.job import list_statuses
+from vllm_hpc.jobs.find import list_statuses
 from vllm_hpc.schedulers.client import call_client
 from vllm_hpc.spec.errors import FailedError, RequestError, SubmitError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Cli
-from vllm_hpc.jobs.job import find_job
+from vllm_hpc.jobs.find import find_job
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.spec.errors import ProfileError, RefusedError

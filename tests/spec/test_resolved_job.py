@@ -10,7 +10,7 @@ import pytest
 from tests import recorded
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION
-from vllm_hpc.jobs.job import list_jobs
+from vllm_hpc.jobs.find import list_jobs
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.planner.queues import plan_only, resolve_options
 from vllm_hpc.spec.errors import JobNotFoundError

@@ -36,7 +36,7 @@ def debug_command(job: str, job_dir: str, timeout: float, as_json: bool) -> int:
     Of a job that has ended for a hang: what its ranks had found before. Nothing is stopped, and no rank is slowed down.
     """
     from vllm_hpc.jobs.debug import debug
-    from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.find import find_job
 
     if not 0 < timeout <= _LONGEST_S:
         raise RequestError(f"--timeout must be a number of seconds above 0, at most {_LONGEST_S:g}, not {timeout:g}")

@@ -28,7 +28,7 @@ def env_command(job: str, job_dir: str, every: bool, as_json: bool) -> int:
     A line that begins with ! differs between ranks that should see the same. Secrets are never recorded.
     """
     from vllm_hpc.jobs.compare_env import read_job_environment
-    from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.find import find_job
     from vllm_hpc.jobs.status import read_status
 
     folder = find_job(job, job_dir).folder

@@ -42,7 +42,7 @@ JOB_ID_HELP = "The scheduler's id of the job, if its submission was interrupted 
 def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
     """Show state, rows and speed of a job; without JOB, of all under --job-dir."""
     from vllm_hpc.cli import print_status
-    from vllm_hpc.jobs.job import find_job, list_statuses
+    from vllm_hpc.jobs.find import find_job, list_statuses
 
     if job is None:
         print_status.print_list(list_statuses(job_dir), job_dir, as_json)
@@ -61,7 +61,7 @@ def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
 def list_command(job_dir: str, as_json: bool) -> int:
     """List the jobs under --job-dir, oldest first."""
     from vllm_hpc.cli import print_status
-    from vllm_hpc.jobs.job import list_statuses
+    from vllm_hpc.jobs.find import list_statuses
 
     print_status.print_list(list_statuses(job_dir), job_dir, as_json)
     return 0
@@ -76,7 +76,7 @@ def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
 
     On a terminal without colours and escape sequences, into a file or a pipe as it is.
     """
-    from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.find import find_job
     from vllm_hpc.jobs.log_of_scheduler import log_of_scheduler
     from vllm_hpc.jobs.status import read_status
 
@@ -111,7 +111,7 @@ def collect_command(job: str, job_dir: str, output: str | None, as_json: bool) -
     """
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.failure import has_diverged
-    from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.find import find_job
 
     found = find_job(job, job_dir)
     summary = found.collect(output)
@@ -157,7 +157,7 @@ def resume_command(
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.doubt import left_to_user
     from vllm_hpc.jobs.failure import DIVERGED, has_diverged
-    from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.find import find_job
 
     found = find_job(job, job_dir)
     diverged = has_diverged(found.folder)  # read first: the next attempt writes new records
@@ -195,7 +195,7 @@ def cancel_command(job: str, job_dir: str, job_id: str | None, as_json: bool) ->
     """Cancel a job in its scheduler; finished rows can still be collected."""
     from vllm_hpc.cli import print_status
     from vllm_hpc.jobs.cancel import folder_to_cancel
-    from vllm_hpc.jobs.job import find_job
+    from vllm_hpc.jobs.find import find_job
     from vllm_hpc.jobs.status import read_status
 
     found = find_job(job, job_dir)

@@ -171,6 +171,10 @@ class JobFolder:
         """Rows that a replica finished in attempt k."""
         return self.shards / f"replica-{replica}.{attempt}.jsonl"
 
+    def samples(self, replica: int, attempt: int) -> Path:
+        """What a replica did over the time of attempt k: a Sample a line."""
+        return self.path / "state" / f"samples-{replica}.{attempt}.jsonl"
+
     def doctor_node(self, attempt: int, node: int) -> Path:
         """What doctor found on a node in attempt k."""
         return self.path / "state" / f"doctor-node-{attempt}-{node}.json"

@@ -151,6 +151,27 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, float] = {}
 
 
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of state/samples-<replica>.<k>.jsonl: what a replica did at one moment of attempt k.
+
+    ``at``: seconds since the epoch. ``tokens``: output tokens generated in this attempt so far, also of rows that are
+    not finished; of embeddings and the like, input tokens computed. ``rows``: rows finished in this attempt.
+    ``running`` and ``waiting``: rows in the engine, of which vLLM runs at most ``most_running``. ``in_flight``: output
+    tokens of the rows in the engine so far. ``kv``: share of the KV cache in use, 0 to 1. ``watts``: of the node's GPUs
+    that this replica's first rank sees, where NVML gives it.
+    """
+
+    at: float
+    tokens: int = 0
+    rows: int = 0
+    running: int = 0
+    waiting: int = 0
+    most_running: int | None = None
+    in_flight: int = 0
+    kv: float | None = None
+    watts: float | None = None
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """state/progress-<replica>.json: what a replica's first rank has written, over all attempts.
 
@@ -168,6 +189,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float = 0.0
     shard_bytes: int | None = None
     runs: tuple[Run, ...] = ()
+    now: Sample | None = None  # of the last attempt, as it was last told
 
 
 class Crash(msgspec.Struct, frozen=True):

@@ -11,7 +11,8 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import read_index
 from vllm_hpc.jobfolder.records import JobRecord
-from vllm_hpc.jobs.job import Job, find_job
+from vllm_hpc.jobs.find import find_job
+from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.join_outputs import Outputs, Pair, join_outputs
 from vllm_hpc.rows.diff import ANSWER_FIELDS, Difference, Tokenize, answer_of, compare_answers
 from vllm_hpc.spec.errors import InputError, RequestError

@@ -1,0 +1,1 @@
+"""What people use from Python: the functions, sweeps, and what a notebook shows of them."""

@@ -1,0 +1,1 @@
+"""`vllm-hpc report`: one HTML page of a job."""
