@@ -7,11 +7,12 @@ import time
 from collections import Counter
 
 from vllm_hpc.api.cards.elements import frame, head, look_of, pill, said, speed, table, tag
+from vllm_hpc.api.cards.status import age_of
 from vllm_hpc.jobs.drawn_lists import Jobs, Statuses
 from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.spec.visible import one_line
-from vllm_hpc.spec.words import counted, duration
+from vllm_hpc.spec.words import counted
 
 _TITLES = ["job", "age", "model", "state", "rows", "tokens/s", "size", "id"]
 # Files of a folder whose sizes are added; a network file system may take a millisecond for each.
@@ -36,12 +37,12 @@ def card(jobs: Jobs | Statuses) -> str:
 
 
 def _line(one: Status) -> list[str]:
-    age = duration(max(0, round(time.time() - one.created_at))) if one.created_at else ""
+    age = age_of(one.created_at, time.time())
     state = tag("span", one.state, class_=f"vh-{look_of(one.state)}", title=one.reason)
     if not one.scheduler:
         return [said(name_of(one.job)), age, said(one.reason), state, "", "", "", ""]
     return [
-        said(name_of(one.job)), age, said(one.model or one.program or ""), state, _rows(one),
+        said(name_of(one.job)), age, said(one_line(one.model or one.program or "", 120)), state, _rows(one),
         speed(one.tokens_per_s, ""), folder_size(one.job), said(one_line(one.job_id or "", 60)),
     ]  # fmt: skip
 
