@@ -1,0 +1,200 @@
+"""Waits for a job before somebody's eyes: a card in a notebook, a bar on a terminal, lines in a pipe.
+
+In a notebook the card of a cell is updated in its place. IPython is never imported here: where a notebook runs, it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import shlex
+import sys
+import threading
+import time
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vllm_hpc.jobs.find import find_job
+from vllm_hpc.jobs.watch import Lines, View, watch
+from vllm_hpc.spec.errors import VllmHpcError
+from vllm_hpc.spec.job_dir import default_job_dir
+from vllm_hpc.spec.values import as_path
+from vllm_hpc.spec.visible import visible
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from vllm_hpc.jobs.job import Job
+    from vllm_hpc.jobs.status import Status
+
+
+class Shown(Protocol):
+    """Where views are shown."""
+
+    def show(self, view: View) -> None:
+        """Show the newest view."""
+
+    def close(self) -> None:
+        """Show no more."""
+
+
+class InterruptedWaitError(KeyboardInterrupt):
+    """Ctrl-C, or the notebook's stop, while it waited: the job goes on, as the message says."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it: where the wait was interrupted helps nobody."""
+        return [f"Interrupted: {self}"]
+
+
+class CancelledWaitError(asyncio.CancelledError):
+    """The same for ``await job``."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted: {self}"]
+
+
+def attach(job: str | int | os.PathLike[str], job_dir: str | None = None) -> Job:
+    """Find a job, as ``find_job`` does, and in a notebook watch it: a card follows it until its end.
+
+    Raises JobNotFoundError.
+    """
+    found = find_job(job, job_dir)
+    found.folder.job()
+    if _in_notebook():
+        # The card belongs to the cell that runs now, which ipykernel keeps in the context.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(_watch_on, found), name="vllm-hpc attach", daemon=True).start()
+    return found
+
+
+def wait(job: Job, timeout: float | None = None, progress: bool | None = None) -> Status:
+    """``Job.wait``."""
+    shown = place(progress)
+    try:
+        return follow(job, shown, timeout)
+    except KeyboardInterrupt:
+        raise InterruptedWaitError(goes_on(job)) from None
+
+
+async def wait_async(job: Job) -> Status:
+    """``await job``. Raises asyncio.CancelledError, with words, if the task is cancelled."""
+    shown, looks = place(None), watch(job)
+    try:
+        while True:
+            view, pause = await asyncio.to_thread(next, looks)
+            shown.show(view)
+            if view.status.is_final:
+                return view.status
+            await asyncio.sleep(pause)
+    except asyncio.CancelledError:
+        raise CancelledWaitError(goes_on(job)) from None
+    finally:
+        shown.close()
+
+
+def follow(job: Job, shown: Shown, timeout: float | None = None, most_pause: float = 5.0) -> Status:
+    """Show views until the job ends, and return its final status. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+    try:
+        for view, pause in watch(job):
+            shown.show(view)
+            if view.status.is_final:
+                break
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{job.path.name} is still {view.status.state} after {timeout:g} s; {goes_on(job)}")
+            time.sleep(min(pause, most_pause, left))
+    finally:
+        shown.close()
+    return view.status
+
+
+def goes_on(job: Job, python: str = "job.wait(), or ") -> str:
+    """What to tell whoever no longer waits."""
+    return f"the job continues: {python}vllm-hpc watch {shlex.quote(_known_as(job))}"
+
+
+def place(progress: bool | None) -> Shown:
+    """Where to show a job: a notebook's cell, a terminal, or stderr; None: only if somebody looks."""
+    if progress is False:
+        return Nowhere()
+    if _in_notebook():
+        return _Card()
+    if sys.stderr is not None and sys.stderr.isatty():
+        from vllm_hpc.api.terminal import Screen, bar, console_on
+
+        return Screen(console_on(sys.stderr), bar)
+    return Printed(lambda line: print(visible(line), file=sys.stderr, flush=True)) if progress else Nowhere()
+
+
+class Nowhere:
+    """Shows nothing."""
+
+    def show(self, view: View) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Printed:
+    """Prints a line for each change."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._lines = say, Lines()
+
+    def show(self, view: View) -> None:
+        """Print what is new."""
+        for line in self._lines.new(view):
+            self._say(line)
+
+    def close(self) -> None:
+        """Nothing: its lines stay."""
+
+
+class _Card:
+    """A card in the cell that runs, updated in its place."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._html = ""
+
+    def show(self, view: View) -> None:
+        """Update it, if it has changed."""
+        from vllm_hpc.api.live_card import html, text
+
+        drawn = html(view)
+        if drawn == self._html:
+            return
+        self._html = drawn
+        bundle = {"text/plain": text(view), "text/html": drawn}
+        if self._handle is None:
+            self._handle = import_module("IPython.display").display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+    def close(self) -> None:
+        """Nothing: the last card stays."""
+
+
+def _watch_on(job: Job) -> None:
+    """Watch until the end; what goes wrong here is said where somebody asks the job."""
+    with suppress(VllmHpcError, OSError):
+        follow(job, _Card())
+
+
+def _in_notebook() -> bool:
+    """Whether the code runs in the kernel of a notebook: IPython on a terminal has none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def _known_as(job: Job) -> str:
+    """The shortest word by which ``vllm-hpc watch`` finds it here."""
+    with suppress(VllmHpcError, OSError):
+        if as_path(default_job_dir(), "--job-dir").absolute() / job.path.name == job.path:
+            return job.path.name
+    return str(job.path)
