@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.private import is_private, private_files
-from vllm_hpc.jobfolder.records import RankRecord
 from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.rows.row import Row, iter_jsonl
 from vllm_hpc.schedulers.polling import StatusCache
+from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import JobFailedError, RequestError
 from vllm_hpc.spec.read_file import MOST_BYTES, read_end
 
 if TYPE_CHECKING:
+    from vllm_hpc.jobs.drawn_lists import Ranks
     from vllm_hpc.jobs.status import Status
     from vllm_hpc.jobs.summary import Summary
 
@@ -34,14 +35,16 @@ if TYPE_CHECKING:
 _POLL_S = (0.2, 5.0)
 
 
-class Job:
+class Job(Drawn):
     """A submitted job, given by its folder."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.folder = JobFolder(path)
 
     def __repr__(self) -> str:
-        return f"Job({str(self.path)!r})"
+        from vllm_hpc.jobs.in_words import describe_job
+
+        return f"Job {describe_job(self.folder)}"
 
     def __await__(self) -> Generator[Any, None, Status]:
         return self._wait_async().__await__()
@@ -136,11 +139,12 @@ class Job:
         with private_files(is_private(self.path)):
             return collect(self.folder, output)
 
-    def ranks(self) -> list[RankRecord]:
+    def ranks(self) -> Ranks:
         """Where each rank ran and how it ended, without ranks that have not started."""
+        from vllm_hpc.jobs.drawn_lists import Ranks
         from vllm_hpc.jobs.stage import read_ranks
 
-        return read_ranks(self.folder, self.folder.job())
+        return Ranks(read_ranks(self.folder, self.folder.job()))
 
     def artefacts(self) -> list[Path]:
         """The files that its program or script has left for the user so far, in order of their names."""
