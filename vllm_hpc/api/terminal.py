@@ -13,9 +13,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hpc.jobs.watch import View, duration, rows_of, speed_of
+from vllm_hpc.jobs.watch import View, rows_of, speed_of
 from vllm_hpc.spec.visible import one_line
-from vllm_hpc.spec.words import counted
+from vllm_hpc.spec.words import counted, duration
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.replica_status import ReplicaStatus
@@ -54,8 +54,9 @@ def bar(view: View) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     cells: list[RenderableType] = [*_spinner(status), _state(status)]
     if status.has_rows:
-        cells += [_progress(status, 24), Text(_counts(status))]
-    rest = ", ".join(speed_of(view)) if status.tokens_per_s or status.eta_s is not None else one_line(status.reason)
+        cells += [_progress(status, 20), Text(f"{status.rows.done + status.rows.failed:,}/{status.rows.total:,}")]
+    failed = [f"{status.rows.failed:,} with errors"] if status.rows.failed else []
+    rest = ", ".join([*failed, *(speed_of(view) or [one_line(status.reason)])])
     line.add_row(*cells, Text(rest, overflow="ellipsis", no_wrap=True))
     return Group(line, *_alarms(view))
 
@@ -89,7 +90,7 @@ def _doing(status: Status) -> RenderableType:
 
 def _spinner(status: Status) -> list[RenderableType]:
     """A sign that somebody still looks."""
-    return [] if status.is_final else [Spinner("dots")]
+    return [] if status.is_final else [Spinner("line")]
 
 
 def _state(status: Status) -> Text:
@@ -99,11 +100,6 @@ def _state(status: Status) -> Text:
 def _progress(status: Status, width: int) -> ProgressBar:
     rows = status.rows
     return ProgressBar(total=max(rows.total, 1), completed=rows.done + rows.failed, width=width)
-
-
-def _counts(status: Status) -> str:
-    rows = status.rows
-    return f"{rows.done + rows.failed}/{rows.total}" + (f", {rows.failed} with errors" if rows.failed else "")
 
 
 def _alarms(view: View) -> Iterable[RenderableType]:

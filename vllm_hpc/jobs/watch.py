@@ -18,7 +18,7 @@ from vllm_hpc.jobs.replica_status import ReplicaStatus
 from vllm_hpc.jobs.stage import is_drained
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.spec.visible import one_line
-from vllm_hpc.spec.words import counted
+from vllm_hpc.spec.words import counted, duration
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
@@ -102,8 +102,7 @@ class Watcher:
             return []
         longest = duration(max(lasts for _, lasts in idle))
         are = "is idle, its GPUs" if len(idle) == 1 else "are idle, their GPUs"
-        rows = counted(status.rows.missing, "row")
-        return [f"{_named([one for one, _ in idle])} {are} have had nothing to do for {longest}; {rows} to go"]
+        return [f"{_named([one for one, _ in idle])} {are} have had nothing to do for {longest}"]
 
     def _silent(self, status: Status) -> list[str]:
         """A job that gets no further, or else the replicas that say nothing."""
@@ -152,7 +151,8 @@ class Lines:
 def rows_of(status: Status) -> str:
     """How many rows are done, in words."""
     rows = status.rows
-    return f"{rows.done} of {counted(rows.total, 'row')}" + (f", {rows.failed} with errors" if rows.failed else "")
+    total = f"{rows.total:,} row{'' if rows.total == 1 else 's'}"
+    return f"{rows.done:,} of {total}" + (f", {rows.failed:,} with errors" if rows.failed else "")
 
 
 def speed_of(view: View) -> list[str]:
@@ -163,21 +163,6 @@ def speed_of(view: View) -> list[str]:
     if eta is not None:
         words.append(f"{duration(eta)} to go" + (f": {view.fit}" if view.fit else ""))
     return words
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, in the two largest units: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    whole = round(max(seconds, 0.0))
-    if whole < 90:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h" + (f" {minutes} min" if minutes else "")
-    days, hours = divmod(hours, 24)
-    return f"{days:,} d" + (f" {hours} h" if hours else "")
 
 
 def _change(status: Status) -> str:
