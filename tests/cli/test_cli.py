@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -352,9 +353,10 @@ def test_waiting_says_why_where_stderr_is_no_terminal(
         if next(pauses, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("vllm_hpc.cli.print_status.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("vllm_hpc.api.live.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     outcome = run_cli("submit", "model", "--name", "run", "--wait")
     assert outcome.code == 130
+    assert outcome.err.endswith("\nInterrupted: the job continues: vllm-hpc watch run\n")
     pending = [line for line in outcome.err.splitlines() if line.startswith("PENDING: ")]
     assert [line.split(",")[0].split()[2].strip(":") for line in pending] == ["Priority", "PartitionTimeLimit"]
 

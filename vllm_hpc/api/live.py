@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm_hpc.jobs.find import find_job
-from vllm_hpc.jobs.watch import Lines, View, watch
+from vllm_hpc.jobs.watch import ASK_S, Lines, View, watch
 from vllm_hpc.spec.errors import VllmHpcError
 from vllm_hpc.spec.job_dir import default_job_dir
 from vllm_hpc.spec.values import as_path
@@ -94,18 +94,21 @@ async def wait_async(job: Job) -> Status:
         shown.close()
 
 
-def follow(job: Job, shown: Shown, timeout: float | None = None, most_pause: float = 5.0) -> Status:
-    """Show views until the job ends, and return its final status. Raises TimeoutError."""
+def follow(job: Job, shown: Shown, timeout: float | None = None, look_s: float | None = None) -> Status:
+    """Show views until the job ends, and return its final status. Raises TimeoutError.
+
+    ``look_s``: seconds between two looks at the folder, at most.
+    """
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
     try:
-        for view, pause in watch(job):
+        for view, pause in watch(job, ASK_S if look_s else 0.0):
             shown.show(view)
             if view.status.is_final:
                 break
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"{job.path.name} is still {view.status.state} after {timeout:g} s; {goes_on(job)}")
-            time.sleep(min(pause, most_pause, left))
+            time.sleep(min(pause, look_s or pause, left))
     finally:
         shown.close()
     return view.status

@@ -36,12 +36,18 @@ class Screen:
 
     def __init__(self, console: Console, draw: Callable[[View], RenderableType], is_kept: bool = False) -> None:
         self._draw = draw
+        self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=not is_kept)
 
     def show(self, view: View) -> None:
         """Show it."""
         self._live.update(self._draw(view))
         self._live.start()  # once: a terminal that shows nothing yet keeps its line
+
+    def print(self, text: str) -> None:
+        """Print lines above it, which the terminal may wrap."""
+        if text:
+            self._console.print(Text(text), end="", soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was, or with the last view if that is kept."""
@@ -66,10 +72,10 @@ def picture(view: View) -> RenderableType:
     status = view.status
     head = Text(one_line(view.name, 200), style="bold", overflow="fold")
     about = [f"{status.scheduler} {one_line(status.job_id or '(no id)', 100)}", counted(status.attempts, "attempt")]
-    if status.model:
+    if status.model and not status.rehearsal:
         about.insert(0, one_line(status.model, 200))
     if status.created_at:
-        about.append(f"submitted {duration(time.time() - status.created_at)} ago")
+        about.append(f"submitted {duration(round(time.time() - status.created_at))} ago")
     if status.rehearsal:
         about.append("a rehearsal")
     lines: list[RenderableType] = [head, Text(", ".join(about), style="dim", overflow="fold"), _doing(status)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -32,11 +31,16 @@ def watch_command(job: str, job_dir: str) -> int:
     On a terminal a picture, in a pipe a line for each change. Exit codes are those of wait; an interrupt leaves the
     job as it is.
     """
+    return watch_job(job, job_dir)
+
+
+def watch_job(job: str, job_dir: str) -> int:
+    """Show a job live; returns the exit code."""
     from vllm_hpc.cli.print_status import exit_code_of, print_failure
     from vllm_hpc.jobs.find import find_job
 
     found = find_job(job, job_dir)
-    status = follow(found, _picture() if sys.stdout.isatty() else _lines(err=False), most_pause=_LOOK_S)
+    status = follow(found, _picture() if sys.stdout.isatty() else _lines(err=False), look_s=_LOOK_S)
     if not sys.stdout.isatty():
         say(_ended(status))
     if exit_code_of(status) == 1:
@@ -76,7 +80,7 @@ def wait_command(jobs: tuple[str, ...], job_dir: str, timeout: float | None, as_
     return next(code for code in (1, 3, 0) if code in codes)
 
 
-def follow(job: Job, shown: Shown | None, timeout: float | None = None, most_pause: float = 5.0) -> Status:
+def follow(job: Job, shown: Shown | None, timeout: float | None = None, look_s: float | None = None) -> Status:
     """Show a job until it ends; an interrupt leaves it running.
 
     Raises StillRunning, and FailedError for a job that the user submits elsewhere: nobody knows when.
@@ -88,20 +92,29 @@ def follow(job: Job, shown: Shown | None, timeout: float | None = None, most_pau
     if left_to_user(job.folder):
         raise FailedError(f"{job.path.name} is not submitted, so nothing is waited for")
     try:
-        return follow_views(job, shown or Nowhere(), timeout, most_pause)
+        return follow_views(job, shown or Nowhere(), timeout, look_s)
     except KeyboardInterrupt:
         raise StillRunning(goes_on(job, python="")) from None
     except TimeoutError:
         raise StillRunning(f"no end after {timeout:g} s; {goes_on(job, python='')}") from None
 
 
-def watch_table(show: Callable[[], list[Status]]) -> None:
-    """Call ``show`` again and again, on an empty screen, until every job that it shows has ended."""
+def watch_table(job_dir: str) -> int:
+    """Print the list of jobs again and again, in a pipe if it has changed, until every one has ended: 0."""
+    from vllm_hpc.cli.print_status import print_list
+    from vllm_hpc.jobs.find import list_statuses
+
+    said: object = None
     try:
         while True:
-            click.clear()  # nothing where stdout is no terminal
-            if all(status.is_final for status in show()):
-                return
+            statuses = list_statuses(job_dir)
+            changed = [(status.job, status.state, status.rows) for status in statuses]
+            if sys.stdout.isatty() or changed != said:
+                click.clear()  # nothing where stdout is no terminal
+                print_list([*statuses], job_dir, as_json=False)
+            said = changed
+            if all(status.is_final for status in statuses):
+                return 0
             time.sleep(_TABLE_S)
     except KeyboardInterrupt:
         raise StillRunning("the jobs continue") from None

@@ -23,7 +23,7 @@ from vllm_hpc.spec.words import counted, duration
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
 
-# Seconds between two questions to the scheduler for one who watches.
+# Seconds between two questions to the scheduler for one who looks at the folder more often.
 ASK_S = 10.0
 # Seconds for which a replica is idle, or a job without a new token, before that is said: the first step of an engine
 # may compile, and between two steps a replica may have no row.
@@ -100,7 +100,7 @@ class Watcher:
                 idle.append((one.replica, lasts))
         if not idle:
             return []
-        longest = duration(max(lasts for _, lasts in idle))
+        longest = duration(round(max(lasts for _, lasts in idle)))
         are = "is idle, its GPUs" if len(idle) == 1 else "are idle, their GPUs"
         return [f"{_named([one for one, _ in idle])} {are} have had nothing to do for {longest}"]
 
@@ -109,18 +109,18 @@ class Watcher:
         lasts = self._lasts("progress", (status.tokens, status.rows))
         newest = max(one.updated_at for one in status.replicas)
         if status.tokens is not None and lasts >= _SILENT_S:
-            return [f"no new token and no new row for {duration(lasts)}: vllm-hpc debug says who waits for whom"]
+            return [f"no new token and no new row for {duration(round(lasts))}: vllm-hpc debug says who waits for whom"]
         if time.time() - newest > _SKEW_S:
-            return [f"no replica has said anything for {duration(time.time() - newest)}"]
+            return [f"no replica has said anything for {duration(round(time.time() - newest))}"]
         silent = [one.replica for one in status.replicas if newest - one.updated_at > _SILENT_S and one.running]
         have = "has" if len(silent) == 1 else "have"
         return [f"{_named(silent)} {have} said nothing for {duration(_SILENT_S)} and more"] if silent else []
 
 
-def watch(job: Job) -> Iterator[tuple[View, float]]:
-    """Views until the job ends, with the seconds to wait before the next one."""
+def watch(job: Job, ask_every_s: float = 0.0) -> Iterator[tuple[View, float]]:
+    """Views until the job ends, with the seconds to wait before the next one; see Job.statuses."""
     watcher = Watcher(job.folder)
-    for status, pause in job.statuses(ask_every_s=ASK_S):
+    for status, pause in job.statuses(ask_every_s):
         yield watcher.view(status), pause
 
 
@@ -161,7 +161,7 @@ def speed_of(view: View) -> list[str]:
     rate, eta = status.tokens_per_s, status.eta_s
     words = [f"{rate:,.{0 if rate >= 10 else 1}f} tokens/s"] if rate else []
     if eta is not None:
-        words.append(f"{duration(eta)} to go" + (f": {view.fit}" if view.fit else ""))
+        words.append(f"{duration(round(eta))} to go" + (f": {view.fit}" if view.fit else ""))
     return words
 
 
@@ -200,6 +200,6 @@ def _fit(status: Status, max_requeues: int) -> str:
         return ""
     spare = status.ends_at - time.time() - status.eta_s
     if spare >= 0:
-        return f"fits the walltime with {duration(spare)} left"
+        return f"fits the walltime with {duration(round(spare))} left"
     follows = "it will be requeued" if status.attempts <= max_requeues else "'vllm-hpc resume' runs the rest"
-    return f"ends {duration(-spare)} after the walltime: {follows}"
+    return f"ends {duration(round(-spare))} after the walltime: {follows}"
