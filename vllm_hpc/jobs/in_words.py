@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from vllm_hpc.spec.errors import VllmHpcError
 from vllm_hpc.spec.visible import one_line
@@ -48,7 +51,10 @@ def look(folder: JobFolder) -> Status:
     """The status of a job as it can be seen, with nothing submitted; of one that cannot be read, why."""
     from vllm_hpc.jobs.status import read_statuses
 
-    return read_statuses([folder])[0]
+    status = read_statuses([folder])[0]
+    if not status.scheduler and not os.path.lexists(folder.path):
+        return msgspec.structs.replace(status, reason="its folder has gone: it was moved or removed")
+    return status
 
 
 def describe_job(folder: JobFolder) -> str:
