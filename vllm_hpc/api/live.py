@@ -15,7 +15,10 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec.structs import asdict
+
 from vllm_hpc.jobs.find import find_job
+from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.watch import ASK_S, Lines, View, watch
 from vllm_hpc.spec.errors import VllmHpcError
 from vllm_hpc.spec.job_dir import default_job_dir
@@ -24,10 +27,9 @@ from vllm_hpc.spec.visible import visible
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from vllm_hpc.jobs.job import Job
-    from vllm_hpc.jobs.status import Status
 
 
 class Shown(Protocol):
@@ -38,21 +40,6 @@ class Shown(Protocol):
 
     def close(self) -> None:
         """Show no more."""
-
-
-class InterruptedWaitError(KeyboardInterrupt):
-    """Ctrl-C, or the notebook's stop, while it waited: the job goes on, as the message says."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows of it: where the wait was interrupted helps nobody."""
-        return [f"Interrupted: {self}"]
-
-
-class CancelledWaitError(asyncio.CancelledError):
-    """The same for ``await job``."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"Interrupted: {self}"]
 
 
 def attach(job: str | int | os.PathLike[str], job_dir: str | None = None) -> Job:
@@ -71,25 +58,25 @@ def attach(job: str | int | os.PathLike[str], job_dir: str | None = None) -> Job
 
 def wait(job: Job, timeout: float | None = None, progress: bool | None = None) -> Status:
     """``Job.wait``."""
-    shown = place(progress)
+    shown = place(job, progress)
     try:
-        return follow(job, shown, timeout)
+        return _beside(shown, follow(job, shown, timeout))
     except KeyboardInterrupt:
-        raise InterruptedWaitError(goes_on(job)) from None
+        raise _shortly(KeyboardInterrupt(goes_on(job))) from None
 
 
 async def wait_async(job: Job) -> Status:
     """``await job``. Raises asyncio.CancelledError, with words, if the task is cancelled."""
-    shown, looks = place(None), watch(job)
+    shown, looks = place(job), watch(job)
     try:
         while True:
             view, pause = await asyncio.to_thread(next, looks)
             shown.show(view)
             if view.status.is_final:
-                return view.status
+                return _beside(shown, view.status)
             await asyncio.sleep(pause)
     except asyncio.CancelledError:
-        raise CancelledWaitError(goes_on(job)) from None
+        raise _shortly(asyncio.CancelledError(goes_on(job))) from None
     finally:
         shown.close()
 
@@ -119,12 +106,21 @@ def goes_on(job: Job, python: str = "job.wait(), or ") -> str:
     return f"the job continues: {python}vllm-hpc watch {shlex.quote(_known_as(job))}"
 
 
-def place(progress: bool | None) -> Shown:
+def _shortly(error: BaseException) -> BaseException:
+    """The error as IPython shows it in a line: where a wait was interrupted helps nobody.
+
+    It keeps its class, by which ``asyncio.timeout`` knows its own.
+    """
+    vars(error)["_render_traceback_"] = lambda: [f"Interrupted: {error}"]
+    return error
+
+
+def place(job: Job, progress: bool | None = None) -> Shown:
     """Where to show a job: a notebook's cell, a terminal, or stderr; None: only if somebody looks."""
     if progress is False:
         return Nowhere()
     if _in_notebook():
-        return _Card()
+        return _Card(job)
     if sys.stderr is not None and sys.stderr.isatty():
         from vllm_hpc.api.terminal import Screen, bar, console_on
 
@@ -160,19 +156,15 @@ class Printed:
 class _Card:
     """A card in the cell that runs, updated in its place."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._handle: Any = None
-        self._html = ""
 
     def show(self, view: View) -> None:
-        """Update it, if it has changed."""
+        """Draw it, or draw it again."""
         from vllm_hpc.api.live_card import html, text
 
-        drawn = html(view)
-        if drawn == self._html:
-            return
-        self._html = drawn
-        bundle = {"text/plain": text(view), "text/html": drawn}
+        bundle = {"text/plain": text(view), "text/html": html(self._job, view)}
         if self._handle is None:
             self._handle = import_module("IPython.display").display(bundle, raw=True, display_id=True)
         else:
@@ -182,10 +174,25 @@ class _Card:
         """Nothing: the last card stays."""
 
 
+class _InWords(Status, frozen=True):
+    """A status below the card that shows it: a second card would say the same."""
+
+    _repr_html_ = None  # type: ignore[assignment]  # IPython takes it for none
+
+    def _repr_mimebundle_(
+        self, include: Container[str] | None = None, exclude: Container[str] | None = None
+    ) -> dict[str, str]:
+        return {"text/plain": repr(self)}
+
+
+def _beside(shown: Shown, status: Status) -> Status:
+    return _InWords(**asdict(status)) if isinstance(shown, _Card) else status
+
+
 def _watch_on(job: Job) -> None:
     """Watch until the end; what goes wrong here is said where somebody asks the job."""
     with suppress(VllmHpcError, OSError):
-        follow(job, _Card())
+        follow(job, _Card(job))
 
 
 def _in_notebook() -> bool:

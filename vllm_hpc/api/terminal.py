@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from vllm_hpc.jobs.status import Status
 
 COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILED": "red", "TIMEOUT": "red"}
-# Of a picture: replicas and alarms that have a line of their own, and lines of a reason.
-_REPLICAS, _ALARMS, _REASON = 8, 4, 400
+# Of a picture: replicas and alarms that have a line of their own, and characters of a reason.
+_REPLICAS, _ALARMS, _REASON = 8, 4, 300
 
 
 def console_on(stream: object) -> Console:
@@ -32,7 +32,12 @@ def console_on(stream: object) -> Console:
 
 
 class Screen:
-    """The last view of a job on a terminal, in place of the one before. What is printed meanwhile goes above it."""
+    """The last view of a job on a terminal, in place of the one before. What is printed meanwhile goes above it.
+
+    Of several at a time, as where jobs are awaited together, only the first is seen: they would write over each other.
+    """
+
+    _seen: ClassVar[Screen | None] = None
 
     def __init__(self, console: Console, draw: Callable[[View], RenderableType], is_kept: bool = False) -> None:
         self._draw = draw
@@ -41,8 +46,11 @@ class Screen:
 
     def show(self, view: View) -> None:
         """Show it."""
-        self._live.update(self._draw(view))
-        self._live.start()  # once: a terminal that shows nothing yet keeps its line
+        if Screen._seen is None:
+            Screen._seen = self
+        if Screen._seen is self:
+            self._live.start()  # only now: before there is something to show, the terminal stays as it is
+            self._live.update(self._draw(view), refresh=True)
 
     def print(self, text: str) -> None:
         """Print lines above it, which the terminal may wrap."""
@@ -51,7 +59,9 @@ class Screen:
 
     def close(self) -> None:
         """Leave the terminal as it was, or with the last view if that is kept."""
-        self._live.stop()
+        if Screen._seen is self:
+            Screen._seen = None
+            self._live.stop()
 
 
 def bar(view: View) -> RenderableType:
@@ -70,10 +80,10 @@ def bar(view: View) -> RenderableType:
 def picture(view: View) -> RenderableType:
     """All of it: where it is, what it does, how far it is, what is wrong, and its replicas, the worst first."""
     status = view.status
-    head = Text(one_line(view.name, 200), style="bold", overflow="fold")
-    about = [f"{status.scheduler} {one_line(status.job_id or '(no id)', 100)}", counted(status.attempts, "attempt")]
+    head = Text(one_line(view.name, 160), style="bold", overflow="fold")
+    about = [f"{status.scheduler} {one_line(status.job_id or '(no id)', 60)}", counted(status.attempts, "attempt")]
     if status.model and not status.rehearsal:
-        about.insert(0, one_line(status.model, 200))
+        about.insert(0, one_line(status.model, 100))
     if status.created_at:
         about.append(f"submitted {duration(round(time.time() - status.created_at))} ago")
     if status.rehearsal:
@@ -110,7 +120,7 @@ def _progress(status: Status, width: int) -> ProgressBar:
 
 def _alarms(view: View) -> Iterable[RenderableType]:
     for alarm in view.alarms[:_ALARMS]:
-        yield Text(f"! {one_line(alarm)}", style="red")
+        yield Text(f"! {one_line(alarm, 150)}", style="red")
     if more := view.alarms[_ALARMS:]:
         yield Text(f"! and {counted(len(more), 'more alarm')}", style="red")
 

@@ -133,7 +133,9 @@ def _wait_for_all(jobs: list[Job], timeout: float | None) -> list[Status]:
                 return [ended[number] for number in range(len(jobs))]
             left = deadline - time.monotonic()
             if left <= 0:
-                raise StillRunning(f"no end of {len(jobs) - len(ended)} of {len(jobs)} jobs after {timeout:g} s")
+                raise StillRunning(
+                    f"no end of {len(jobs) - len(ended)} of {len(jobs)} jobs after {timeout:g} s: they continue"
+                )
             time.sleep(min(left, *(pause for status, pause in seen.values() if not status.is_final)))
     except KeyboardInterrupt:
         raise StillRunning("the jobs continue") from None
