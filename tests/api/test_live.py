@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -172,6 +174,26 @@ def test_a_wait_that_is_cancelled_leaves_the_job(done: Job, monkeypatch: pytest.
     assert not done.folder.cancelled.exists()
     with pytest.raises(TimeoutError, match=r"^first is still RUNNING after 0 s; the job continues: job\.wait\(\)"):
         done.wait(timeout=0)
+
+
+def test_an_interrupt_of_a_loop_without_a_handler_cancels_the_wait(done: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def statuses(self: Job, ask_every_s: float = 0.0) -> Iterator[tuple[Status, float]]:
+        yield status(self.folder, "RUNNING"), 0.0
+        os.kill(os.getpid(), signal.SIGINT)
+        yield status(self.folder, "RUNNING"), 60.0
+
+    monkeypatch.setattr(Job, "statuses", statuses)
+
+    async def wait() -> None:
+        await done
+
+    loop = asyncio.new_event_loop()  # as IPython runs it on a terminal
+    try:
+        with pytest.raises(asyncio.CancelledError, match=r"^the job continues: "):
+            loop.run_until_complete(wait())
+    finally:
+        loop.close()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Terminal(io.StringIO):

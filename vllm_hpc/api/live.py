@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import shlex
+import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,7 +28,7 @@ from vllm_hpc.spec.visible import visible
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Iterator
 
     from vllm_hpc.jobs.job import Job
 
@@ -69,16 +70,35 @@ async def wait_async(job: Job) -> Status:
     """``await job``. Raises asyncio.CancelledError, with words, if the task is cancelled."""
     shown, looks = place(job), watch(job)
     try:
-        while True:
-            view, pause = await asyncio.to_thread(next, looks)
-            shown.show(view)
-            if view.status.is_final:
-                return _beside(shown, view.status)
-            await asyncio.sleep(pause)
+        with _cancelled_by_interrupt():
+            while True:
+                view, pause = await asyncio.to_thread(next, looks)
+                shown.show(view)
+                if view.status.is_final:
+                    return _beside(shown, view.status)
+                await asyncio.sleep(pause)
     except asyncio.CancelledError:
         raise _shortly(asyncio.CancelledError(goes_on(job))) from None
     finally:
         shown.close()
+
+
+@contextmanager
+def _cancelled_by_interrupt() -> Iterator[None]:
+    """Have Ctrl-C cancel the task that waits, where it would stop the loop under it: in IPython on a terminal.
+
+    ``asyncio.run`` and kernels of notebooks have handlers of their own.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    is_own = threading.current_thread() is threading.main_thread()
+    if task is None or not is_own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(task.cancel))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def follow(job: Job, shown: Shown, timeout: float | None = None, look_s: float | None = None) -> Status:
