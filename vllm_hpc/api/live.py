@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import shlex
 import signal
 import sys
@@ -14,7 +15,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from msgspec.structs import asdict
 
@@ -27,7 +28,6 @@ from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.visible import visible
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Container, Iterator
 
     from vllm_hpc.jobs.job import Job
@@ -141,11 +141,16 @@ def place(job: Job, progress: bool | None = None) -> Shown:
         return Nowhere()
     if _in_notebook():
         return _Card(job)
-    if sys.stderr is not None and sys.stderr.isatty():
+    if is_live(sys.stderr):
         from vllm_hpc.api.terminal import Screen, bar, console_on
 
         return Screen(console_on(sys.stderr), bar)
     return Printed(lambda line: print(visible(line), file=sys.stderr, flush=True)) if progress else Nowhere()
+
+
+def is_live(stream: TextIO | None) -> bool:
+    """Whether a picture on it can be drawn again in its place."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 class Nowhere:

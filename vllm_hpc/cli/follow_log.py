@@ -28,7 +28,9 @@ _LINE = 1 << 16
 
 def print_log(path: Path, job: Job, follow: bool) -> None:
     """Print a log; with ``follow`` until the job ends. Raises FailedError if it cannot be read."""
-    if follow and sys.stdout.isatty():
+    from vllm_hpc.api.live import is_live
+
+    if follow and is_live(sys.stdout):
         _print_above_bar(path, job)
         return
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a library may print anything

@@ -36,12 +36,13 @@ def watch_command(job: str, job_dir: str) -> int:
 
 def watch_job(job: str, job_dir: str) -> int:
     """Show a job live; returns the exit code."""
+    from vllm_hpc.api.live import is_live
     from vllm_hpc.cli.print_status import exit_code_of, print_failure
     from vllm_hpc.jobs.find import find_job
 
-    found = find_job(job, job_dir)
-    status = follow(found, _picture() if sys.stdout.isatty() else _lines(err=False), look_s=_LOOK_S)
-    if not sys.stdout.isatty():
+    found, is_drawn = find_job(job, job_dir), is_live(sys.stdout)
+    status = follow(found, _picture() if is_drawn else _lines(err=False), look_s=_LOOK_S)
+    if not is_drawn:
         say(_ended(status))
     if exit_code_of(status) == 1:
         print_failure(found, status.state, status.reason)
@@ -150,11 +151,12 @@ def _picture() -> Shown:
 
 def shown_on_stderr() -> Shown:
     """A bar on a terminal, lines elsewhere; stdout is for results."""
+    from vllm_hpc.api.live import is_live
     from vllm_hpc.api.terminal import Screen, bar
     from vllm_hpc.cli.console import make_console
     from vllm_hpc.cli.visible import VisibleStream
 
-    if not sys.stderr.isatty():
+    if not is_live(sys.stderr):
         return _lines(err=True)
     return Screen(make_console(file=sys.stderr.stream if isinstance(sys.stderr, VisibleStream) else sys.stderr), bar)
 
