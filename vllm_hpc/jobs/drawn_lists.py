@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vllm_hpc.jobfolder.records import RankRecord
 from vllm_hpc.jobs.in_words import describe_rank, describe_status, lines_of
 from vllm_hpc.spec.drawn import Drawn
+from vllm_hpc.spec.visible import one_line
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ class Ranks(Drawn, list[RankRecord]):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        outcomes = ", ".join(f"{number} {outcome}" for outcome, number in Counter(r.outcome for r in self).items())
+        found = Counter(one_line(rank.outcome, 40) for rank in self).most_common(6)
+        outcomes = ", ".join(f"{number} {outcome}" for outcome, number in found)
         return lines_of(counted(len(self), "rank") + (f", {outcomes}" if outcomes else ""), map(describe_rank, self))
 
 

@@ -7,9 +7,6 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from vllm_hpc.spec.errors import VllmHpcError
 from vllm_hpc.spec.visible import one_line
 from vllm_hpc.spec.words import counted, duration
 
@@ -40,8 +37,8 @@ def describe_state(status: Status) -> str:
     if status.has_rows:
         failed = f" ({status.rows.failed} with errors)" if status.rows.failed else ""
         words = [f"{status.state} {status.rows.done + status.rows.failed}/{status.rows.total}{failed}"]
-    if status.state == "RUNNING" and status.eta_s is not None:
-        words.append(f"ETA {duration(status.eta_s)}")
+    if status.state == "RUNNING" and status.eta_s is not None and (takes := duration(status.eta_s)):
+        words.append(f"ETA {takes}")
     if status.rehearsal:
         words.append("a rehearsal")
     return ", ".join(words)
@@ -49,20 +46,15 @@ def describe_state(status: Status) -> str:
 
 def look(folder: JobFolder) -> Status:
     """The status of a job as it can be seen, with nothing submitted; of one that cannot be read, why."""
-    from vllm_hpc.jobs.status import read_statuses
+    from vllm_hpc.jobs.status import read_statuses, unreadable
 
-    status = read_statuses([folder])[0]
-    if not status.scheduler and not os.path.lexists(folder.path):
-        return msgspec.structs.replace(status, reason="its folder has gone: it was moved or removed")
-    return status
-
-
-def describe_job(folder: JobFolder) -> str:
-    """The same as of its status. Never raises: of a folder that has gone, it says so."""
     try:
-        return describe_status(look(folder))
-    except (VllmHpcError, OSError) as error:
-        return f"{name_of(str(folder.path))}: UNKNOWN, {one_line(str(error), 160)}"
+        status = read_statuses([folder])[0]
+    except ValueError as error:  # a NUL in the path
+        return unreadable(folder, str(error))
+    if not status.scheduler and not os.path.lexists(folder.path):
+        return unreadable(folder, "its folder has gone: it was moved or removed")
+    return status
 
 
 def describe_summary(summary: Summary) -> str:
@@ -87,7 +79,8 @@ _KINDS = (("failed", "with errors"), ("missing", "missing"))
 def describe_rank(rank: RankRecord) -> str:
     """Where a rank ran and how it ended."""
     error = f": {one_line(f'{rank.error.type}: {rank.error.message}', 100)}" if rank.error else ""
-    return f"rank {rank.rank} on {one_line(rank.host, 60)}, {one_line(rank.device, 40)}: {rank.outcome}{error}"
+    where = f"rank {rank.rank} on {one_line(rank.host, 60)}, {one_line(rank.device, 40)}"
+    return f"{where}: {one_line(rank.outcome, 40)}{error}"
 
 
 def lines_of(title: str, lines: Iterable[str]) -> str:

@@ -42,9 +42,9 @@ class Job(Drawn):
         self.folder = JobFolder(path)
 
     def __repr__(self) -> str:
-        from vllm_hpc.jobs.in_words import describe_job
+        from vllm_hpc.jobs.in_words import describe_status, look
 
-        return f"Job {describe_job(self.folder)}"
+        return f"Job {describe_status(look(self.folder))}"
 
     def __await__(self) -> Generator[Any, None, Status]:
         awaited: Generator[Any, None, Status] = _live().wait_async(self).__await__()

@@ -118,6 +118,11 @@ def _read_or_explain(folder: JobFolder, cache: StatusCache) -> Status:
         reason = f"{error.filename or folder.path} cannot be read: {error.strerror}"
     except MemoryError:
         reason = "its rows need more memory than there is here"
+    return unreadable(folder, reason)
+
+
+def unreadable(folder: JobFolder, reason: str) -> Status:
+    """The status of a job of which nothing can be read."""
     return Status(job=str(folder.path), job_id=None, scheduler="", state="UNKNOWN", reason=reason, rows=Rows(0))
 
 

@@ -65,7 +65,7 @@ class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     template_notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Prepared {name_of(self.folder)}: {self.plan.in_words}, not submitted to {self.scheduler}"
+        return f"Prepared {name_of(self.folder)}: {self.plan.in_words}, for {self.scheduler}, not submitted"
 
     @property
     def request(self) -> Request:

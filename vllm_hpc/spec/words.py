@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from math import isfinite
 
+# Three hundred years: a record may say anything.
+_LONGEST_S = 1e10
+
 
 def counted(number: int, noun: str) -> str:
     """A number of things: "1 row", "2 rows". For nouns whose plural adds an s."""
@@ -11,8 +14,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in at most two units: "107 s", "12 min", "3 h 5 min", "2 d 4 h"; empty if it is no number."""
-    if not isfinite(seconds):
+    """A time in at most two units: "107 s", "12 min", "3 h 5 min", "2 d 4 h"; empty if it is none of a job."""
+    if not isfinite(seconds) or abs(seconds) > _LONGEST_S:
         return ""
     if seconds < 0:
         return f"-{duration(-seconds)}"

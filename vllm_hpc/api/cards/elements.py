@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from typing import TypeVar
 
@@ -125,30 +125,36 @@ def note(text: str, look: str = "none") -> Markup:
     return tag("div", said(text), class_=f"vh-said vh-{look}")
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], noun: str, numbers: str = "", long: str = "") -> Markup:
-    """Rows under titles; ``numbers`` and ``long`` name the columns of numbers and of texts that may be long.
+# A line of a table, or how many lines are left out there.
+Line = Sequence[str] | int
 
-    Of many rows the middle is left out.
+
+def table(titles: Sequence[str], lines: Sequence[Line], noun: str, numbers: str = "", long: str = "") -> Markup:
+    """Lines under titles; ``numbers`` and ``long`` name the columns of numbers and of texts that may be long.
+
+    Columns without anything in them are left out.
     """
     kinds = {**dict.fromkeys(numbers.split(","), "vh-num"), **dict.fromkeys(long.split(","), "vh-long")}
-    looks = [kinds.get(title, "") for title in titles]
-    top = tag("tr", *(tag("th", title, class_=look, scope="col") for title, look in zip(titles, looks, strict=True)))
-    lines = []
-    for one in elided(rows, MOST_ROWS):
-        if isinstance(one, int):
-            lines.append(tag("tr", tag("td", f"… {one:,} more {noun} …", class_="vh-dim", colspan=str(len(titles)))))
+    full = [line for line in lines if not isinstance(line, int)]
+    columns = [place for place in range(len(titles)) if not full or any(line[place] for line in full)]
+    looks = {place: kinds.get(titles[place], "") for place in columns}
+    top = tag("tr", *(tag("th", titles[place], class_=looks[place], scope="col") for place in columns))
+    shown = []
+    for line in lines:
+        if isinstance(line, int):
+            words = f"… {line:,} more {noun} …"
+            shown.append(tag("tr", tag("td", words, class_="vh-dim", colspan=str(len(columns)))))
         else:
-            cells = (tag("td", cell, class_=look) for cell, look in zip(one, looks, strict=True))
-            lines.append(tag("tr", *cells))
-    return tag("div", tag("table", tag("thead", top), tag("tbody", *lines), class_="vh-t"), class_="vh-wide")
+            shown.append(tag("tr", *(tag("td", line[place], class_=looks[place]) for place in columns)))
+    return tag("div", tag("table", tag("thead", top), tag("tbody", *shown), class_="vh-t"), class_="vh-wide")
 
 
-def elided(things: Sequence[T], most: int, tail: int | None = None) -> list[T | int]:
-    """The things, or of more than ``most`` the first, how many are left out, and the last ``tail``."""
-    if len(things) <= most:
-        return list(things)
-    tail = most // 2 if tail is None else tail
-    return [*things[: most - tail], len(things) - most, *things[len(things) - tail :]]
+def lines_of(things: Sequence[T], line: Callable[[T], Sequence[str]]) -> list[Line]:
+    """The line of each thing; of many the middle is left out."""
+    if len(things) <= MOST_ROWS:
+        return [line(one) for one in things]
+    half = MOST_ROWS // 2
+    return [*map(line, things[:half]), len(things) - 2 * half, *map(line, things[-half:])]
 
 
 def number(value: float | None, unit: str = "", digits: int = 0) -> str:

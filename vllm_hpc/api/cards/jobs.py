@@ -7,13 +7,15 @@ import time
 from collections import Counter
 
 from vllm_hpc.api.cards.elements import frame, head, look_of, pill, said, speed, table, tag
+from vllm_hpc.api.cards.status import age_of
 from vllm_hpc.jobs.drawn_lists import Jobs, Statuses
 from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.spec.visible import one_line
-from vllm_hpc.spec.words import counted, duration
+from vllm_hpc.spec.words import counted
 
-_TITLES = ["job", "age", "model", "state", "rows", "tokens/s", "size", "id"]
+# What matters most comes first: a narrow page shows only that without scrolling.
+_TITLES = ["job", "state", "rows", "age", "model", "tokens/s", "size", "id"]
 # Files of a folder whose sizes are added; a network file system may take a millisecond for each.
 _MOST_FILES = 300
 _MOST_JOBS = 24
@@ -36,14 +38,13 @@ def card(jobs: Jobs | Statuses) -> str:
 
 
 def _line(one: Status) -> list[str]:
-    age = duration(max(0, round(time.time() - one.created_at))) if one.created_at else ""
+    age = age_of(one.created_at, time.time())
     state = tag("span", one.state, class_=f"vh-{look_of(one.state)}", title=one.reason)
+    name, model = said(name_of(one.job)), said(one_line(one.model or one.program or "", 120))
     if not one.scheduler:
-        return [said(name_of(one.job)), age, said(one.reason), state, "", "", "", ""]
-    return [
-        said(name_of(one.job)), age, said(one.model or one.program or ""), state, _rows(one),
-        speed(one.tokens_per_s, ""), folder_size(one.job), said(one_line(one.job_id or "", 60)),
-    ]  # fmt: skip
+        return [name, state, "", age, said(one_line(one.reason, 200)), "", "", ""]
+    size, id_ = folder_size(one.job), said(one_line(one.job_id or "", 60))
+    return [name, state, _rows(one), age, model, speed(one.tokens_per_s, ""), size, id_]
 
 
 def _rows(one: Status) -> str:

@@ -11,6 +11,7 @@ from vllm_hpc.api.cards.elements import (
     head,
     items,
     legend,
+    lines_of,
     note,
     number,
     pill,
@@ -57,7 +58,7 @@ def parts_of(plan: Plan, with_title: bool = True) -> list[Markup]:
     if plan.runners_up:
         parts.append(folded(f"Not chosen: {len(plan.runners_up)}", items(plan.runners_up)))
     if plan.engine:
-        lines = [[said(str(key)), said(str(value))] for key, value in plan.engine.items()]
+        lines = lines_of(list(plan.engine.items()), lambda one: [said(one[0]), said(str(one[1]))])
         title = counted(len(plan.engine), "engine argument")
         parts.append(folded(title, table(["argument", "value"], lines, "arguments", long="value")))
     return parts

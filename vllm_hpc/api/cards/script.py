@@ -13,7 +13,7 @@ from vllm_hpc.spec.visible import visible
 from vllm_hpc.spec.words import counted
 
 # A longer script is shown as it is, and one that is far longer only in part.
-_MOST_LEXED, _MOST_SHOWN = 100_000, 400_000
+_MOST_LEXED, _MOST_SHOWN = 40_000, 100_000
 _LOOKS: tuple[tuple[_TokenType, str], ...] = (
     (Comment, "c"), (String, "s"), (Keyword, "k"), (Name.Variable, "v"), (Name.Builtin, "b"), (Name.Tag, "b"),
     (Operator.Word, "k"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from math import inf, isfinite
 from statistics import median
 
 from markupsafe import Markup
@@ -14,6 +15,7 @@ from vllm_hpc.api.cards.elements import (
     frame,
     head,
     join,
+    lines_of,
     look_of,
     note,
     number,
@@ -27,6 +29,7 @@ from vllm_hpc.api.cards.elements import (
 from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.replica_status import ReplicaStatus
 from vllm_hpc.jobs.status import Status
+from vllm_hpc.spec.visible import one_line
 from vllm_hpc.spec.words import counted, duration
 
 
@@ -52,7 +55,7 @@ def parts_of(status: Status, kind: str, *more: str) -> list[Markup]:
 
 
 def _head(status: Status, kind: str) -> Markup:
-    model = tag("span", said(status.model), class_="vh-dim") if status.model else ""
+    model = tag("span", said(one_line(status.model, 120)), class_="vh-dim") if status.model else ""
     rehearsal = pill("REHEARSAL", "wait") if status.rehearsal else ""
     return head(kind, name_of(status.job), pill(status.state), rehearsal, model)
 
@@ -87,10 +90,11 @@ def time_left(status: Status) -> list[str]:
     """How long it will take, and whether the walltime ends before that."""
     if status.state != "RUNNING":
         return []
-    eta = f"ETA {duration(status.eta_s)}" if status.eta_s is not None else "ETA unknown yet" * status.has_rows
-    if status.ends_at is None:
+    takes = duration(status.eta_s) if status.eta_s is not None else ""
+    eta = f"ETA {takes}" if takes else "ETA unknown yet" * status.has_rows
+    left = status.ends_at - time.time() if status.ends_at is not None else inf
+    if not duration(left):
         return [eta]
-    left = status.ends_at - time.time()
     if left <= 0:
         return [eta, "the walltime has ended"]
     if status.eta_s is not None and status.eta_s > left:
@@ -100,29 +104,34 @@ def time_left(status: Status) -> list[str]:
 
 def _foot(status: Status) -> Markup:
     now = time.time()
-    age = f"submitted {duration(max(0, round(now - status.created_at)))} ago" if status.created_at else ""
-    id_ = join([f"{status.scheduler} ", said(status.job_id or "(no id)")]) if status.scheduler else ""
+    age = age_of(status.created_at, now)
+    submitted = f"submitted {age} ago" if age else ""
+    id_ = join([f"{status.scheduler} ", said(one_line(status.job_id or "(no id)", 60))]) if status.scheduler else ""
     attempts = counted(status.attempts, "attempt") if status.attempts else ""
     seen = datetime.fromtimestamp(now).astimezone().strftime("as of %H:%M:%S")
-    program = join(["runs ", said(status.program)]) if status.program else ""
-    facts = row(id_, attempts, age, program, seen)
+    program = join(["runs ", said(one_line(status.program, 200))]) if status.program else ""
+    facts = row(id_, attempts, submitted, program, seen)
     return tag("div", facts, tag("div", said(status.job), class_="vh-path"), class_="vh-foot")
+
+
+def age_of(created_at: float | None, now: float) -> str:
+    """How long ago; empty if that is not known."""
+    if not created_at or not isfinite(created_at):
+        return ""
+    return duration(max(0, int(now - created_at)))
 
 
 def replicas(those: tuple[ReplicaStatus, ...]) -> Markup:
     """What each replica does; how their speeds differ in the title."""
-    with_watts = any(one.watts is not None for one in those)
-    titles = ["replica", "attempt", "done", "errors", "tokens/s", "in engine", "KV cache", *(["watts"] * with_watts)]
-    lines = [
-        [
-            str(one.replica), str(one.attempt), f"{one.done:,}", f"{one.failed:,}", speed(one.tokens_per_s, ""),
-            _running(one), number(100 * one.kv, "%") if one.kv is not None else "",
-            *([number(one.watts)] * with_watts),
-        ]
-        for one in those
-    ]  # fmt: skip
-    shown = table(titles, lines, "replicas", ",".join(titles))
+    titles = ["replica", "attempt", "done", "errors", "tokens/s", "in engine", "KV cache", "watts"]
+    shown = table(titles, lines_of(those, _replica), "replicas", ",".join(titles))
     return folded(_spread(those), shown)
+
+
+def _replica(one: ReplicaStatus) -> list[str]:
+    kv = number(100 * one.kv, "%") if one.kv is not None else ""
+    counts = [str(one.replica), str(one.attempt), f"{one.done:,}", f"{one.failed:,}"]
+    return [*counts, speed(one.tokens_per_s, ""), _running(one), kv, number(one.watts)]
 
 
 def _running(one: ReplicaStatus) -> str:

@@ -13,6 +13,7 @@ from vllm_hpc.api.cards.elements import (
     head,
     items,
     legend,
+    lines_of,
     note,
     number,
     pill,
@@ -25,7 +26,8 @@ from vllm_hpc.api.cards.elements import (
 )  # fmt: skip
 from vllm_hpc.api.cards.status import counted_rows
 from vllm_hpc.jobs.in_words import name_of
-from vllm_hpc.jobs.summary import Summary
+from vllm_hpc.jobs.summary import RankEnd, Summary
+from vllm_hpc.spec.visible import one_line
 from vllm_hpc.spec.words import counted, duration
 
 _COLOURS = {"queue": "free", "launch": "dim", "import": "text", "load": "code", "warm-up": "wait", "generate": "run",
@@ -64,7 +66,7 @@ def _rows(summary: Summary) -> list[Markup]:
 
 def _times(summary: Summary) -> Markup:
     """The time of each part as a bar."""
-    took = [(name, seconds) for name, seconds in summary.timings.items() if isfinite(seconds) and seconds > 0]
+    took = [(name, seconds) for name, seconds in summary.timings.items() if isfinite(seconds) and seconds >= 0.05]
     whole = sum(seconds for _, seconds in took)
     total = f"{duration(summary.seconds)} from submission to end, " if summary.seconds is not None else ""
     if not whole:
@@ -81,10 +83,14 @@ def _others(summary: Summary) -> list[Markup]:
         for what, count in list(summary.ignored.items())[:5]
     ]
     if summary.ranks:
-        lines = [[str(one.rank), said(one.host), one.outcome, said(one.error or "")] for one in summary.ranks]
+        lines = lines_of(summary.ranks, _rank)
         parts.append(table(["rank", "host", "outcome", "error"], lines, "ranks", "rank", "error"))
     if summary.artefacts:
         size = sum(one.bytes for one in summary.artefacts)
         title = f"{counted(len(summary.artefacts), 'artefact')}, {number(size, 'bytes')}"
         parts.append(folded(title, items([str(one.path) for one in summary.artefacts])))
     return parts
+
+
+def _rank(one: RankEnd) -> list[str]:
+    return [str(one.rank), one_line(one.host, 60), one_line(one.outcome, 40), said(one.error or "")]
