@@ -111,9 +111,11 @@ def test_lines_of_an_openai_batch_come_as_collect_writes_them(
 ) -> None:
     line = {"id": "batch_req_0", "custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": None}
     wrapped = {"index": 0, "id": "0", "replica": 0, "prompt_tokens": 1, "completion_tokens": 1, "line": line}
-    own = result(1, line={"custom_id": "mine"})
-    job = unfold(monkeypatch, folder, append(folder.shard(0, 1), wrapped, own))
-    assert list(job.stream()) == [line, own]
+    own = [result(1, line={"number": 7}), {**failed(2), "line": 42}]
+    job = unfold(monkeypatch, folder, append(folder.shard(0, 1), wrapped, *own))
+    assert list(job.stream()) == [line, *own]
+    job.collect()
+    assert read_lines(folder.outputs) == [line, *own], "a field of the user's own stays one"
 
 
 def test_what_no_rank_wrote_is_passed_over(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from msgspec.structs import asdict
 
 from vllm_hpc.jobs.find import find_job
 from vllm_hpc.jobs.status import Status
-from vllm_hpc.jobs.watch import ASK_S, Lines, View, watch
+from vllm_hpc.jobs.watch import Lines, View, watch
 from vllm_hpc.spec.errors import VllmHpcError
 from vllm_hpc.spec.job_dir import default_job_dir
 from vllm_hpc.spec.values import as_path
@@ -108,7 +108,7 @@ def follow(job: Job, shown: Shown, timeout: float | None = None, look_s: float |
     """
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
     try:
-        for view, pause in watch(job, ASK_S if look_s else 0.0):
+        for view, pause in watch(job):
             shown.show(view)
             if view.status.is_final:
                 break

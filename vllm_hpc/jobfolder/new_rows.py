@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from vllm_hpc.jobfolder.batch_lines import output_line
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
@@ -23,8 +24,6 @@ from vllm_hpc.spec.errors import CollectError
 _LINE, _ROW = msgspec.json.Decoder(Line), msgspec.json.Decoder()
 # Rows whose places are looked up at a time.
 _AT_A_TIME = 512
-# What an answer is in; a line of an OpenAI batch has it within.
-_ANSWERS = {"text", "outputs", "embedding"}
 
 
 class NewRows:
@@ -118,11 +117,9 @@ class NewRows:
 
 
 def _row(line: bytes) -> Row:
-    """The row as collect writes it: of an OpenAI batch, the line within the line."""
-    row: Row = _ROW.decode(line)
-    inner = row.get("line")  # a field of that name may also be the user's own, and then stays beside an answer
-    is_batch = isinstance(inner, dict) and "custom_id" in inner and not row.keys() & _ANSWERS
-    return inner if is_batch else row  # type: ignore[return-value]  # a dict
+    """The row as collect writes it."""
+    row: Row = _ROW.decode(output_line(line))
+    return row
 
 
 def _cannot_read(error: OSError) -> CollectError:

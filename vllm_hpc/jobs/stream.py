@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from vllm_hpc.jobs.status import Status
     from vllm_hpc.rows.row import Row
 
-# Seconds between two questions to the scheduler: rows come from the folder.
-_ASK_S = 10.0
 # Rows that are read in a thread at a time.
 _AT_A_TIME = 256
 
@@ -48,7 +46,7 @@ def _rows(job: Job, reader: NewRows, timeout: float | None) -> Iterator[Row]:
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
     given = 0
     # The state first, then the rows: what has ended before they are read writes no more of them.
-    for status, pause in job.statuses(ask_every_s=_ASK_S):
+    for status, pause in job.statuses():
         for row in _now(reader, status):
             given += 1
             yield row
@@ -64,7 +62,7 @@ def _rows(job: Job, reader: NewRows, timeout: float | None) -> Iterator[Row]:
 async def _rows_async(job: Job, reader: NewRows) -> AsyncIterator[Row]:
     import asyncio  # imported here: it would be half the import time of 'vllm-hpc status'
 
-    looks, given = job.statuses(ask_every_s=_ASK_S), 0
+    looks, given = job.statuses(), 0
     while True:
         status, pause = await asyncio.to_thread(next, looks)
         rows = _now(reader, status)

@@ -23,8 +23,6 @@ from vllm_hpc.spec.words import counted, duration
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
 
-# Seconds between two questions to the scheduler for one who looks at the folder more often.
-ASK_S = 10.0
 # Seconds for which a replica is idle, or a job without a new token, before that is said: the first step of an engine
 # may compile, and between two steps a replica may have no row.
 _IDLE_S, _SILENT_S = 15.0, 90.0
