@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vllm_hpc.api.live import attach as attach
     from vllm_hpc.jobs.find import find_job as find_job
     from vllm_hpc.jobs.job import Job as Job
     from vllm_hpc.jobs.submit import Prepared as Prepared
@@ -61,13 +62,14 @@ _HOMES = {
     "Prepared": "vllm_hpc.jobs.submit",
     "RankContext": "vllm_hpc.spec.rank_context",
     "Request": "vllm_hpc.spec.request",
+    "attach": "vllm_hpc.api.live",
     "find_job": "vllm_hpc.jobs.find",
     "prepare": "vllm_hpc.jobs.submit",
     "submit": "vllm_hpc.jobs.submit",
     "tune": "vllm_hpc.tuning.tune",
 }
 __all__ = [
-    "Job", "Prepared", "RankContext", "Request", "find_job", "prepare", "submit", "tune", *_ERRORS,
+    "Job", "Prepared", "RankContext", "Request", "attach", "find_job", "prepare", "submit", "tune", *_ERRORS,
 ]  # fmt: skip
 
 

@@ -10,9 +10,9 @@ job.ranks()             # where each rank ran and how it ended
 from __future__ import annotations
 
 import os
-import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,8 @@ class Job(Drawn):
         return f"Job {describe_status(look(self.folder))}"
 
     def __await__(self) -> Generator[Any, None, Status]:
-        return self._wait_async().__await__()
+        awaited: Generator[Any, None, Status] = _live().wait_async(self).__await__()
+        return awaited
 
     @property
     def path(self) -> Path:
@@ -66,7 +67,7 @@ class Job(Drawn):
         """
         from vllm_hpc.jobs.status import read_status
 
-        return read_status(self.folder, submits=True)
+        return read_status(self.folder, StatusCache(shares=True), submits=True)
 
     def statuses(self, ask_every_s: float = 0.0) -> Iterator[tuple[Status, float]]:
         """Poll until the job ends: yields each status, with the seconds to wait before the next one.
@@ -77,7 +78,7 @@ class Job(Drawn):
         from vllm_hpc.jobs.status import read_status
 
         pause = _POLL_S[0]
-        cache = StatusCache(ask_every_s)
+        cache = StatusCache(ask_every_s, shares=True)
         while True:
             status = read_status(self.folder, cache, submits=True)
             yield status, pause
@@ -85,27 +86,30 @@ class Job(Drawn):
                 return
             pause = min(pause * 1.2, _POLL_S[1])
 
-    def wait(self, timeout: float | None = None) -> Status:
-        """Wait for the end of the job and return its final status. Raises TimeoutError after ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        for status, pause in self.statuses():
-            if status.is_final:
-                break
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(f"{self.path.name} is still {status.state} after {timeout} s")
-            time.sleep(min(pause, left))
+    def wait(self, timeout: float | None = None, progress: bool | None = None) -> Status:
+        """Wait for the end of the job and return its final status. Raises TimeoutError after ``timeout`` seconds.
+
+        ``progress`` shows it meanwhile: a card in a notebook, a bar on a terminal, lines on stderr elsewhere; None: if
+        somebody looks, in a notebook or on a terminal. An interrupt leaves the job as it is.
+        """
+        status: Status = _live().wait(self, timeout, progress)
         return status
 
-    async def _wait_async(self) -> Status:
-        import asyncio  # imported here: it would be half the import time of 'vllm-hpc status'
+    def stream(self, timeout: float | None = None) -> Iterator[Row]:
+        """The rows as they finish, once each: those with a result, and at the end of the job those with an error.
 
-        looks = self.statuses()
-        while True:
-            status, pause = await asyncio.to_thread(next, looks)
-            if status.is_final:
-                return status
-            await asyncio.sleep(pause)
+        Another process may do the same. Raises RequestError if the job runs no rows, JobFailedError if it failed
+        without one, TimeoutError if it has not ended ``timeout`` seconds after the first row was asked for,
+        CollectError if a shard cannot be read.
+        """
+        from vllm_hpc.jobs.stream import stream_rows
+
+        return stream_rows(self, timeout)
+
+    def __aiter__(self) -> AsyncIterator[Row]:
+        from vllm_hpc.jobs.stream import stream_rows_async
+
+        return stream_rows_async(self)
 
     def results(self) -> Iterator[Row]:
         """The output rows in input order, one for every input row; collects first if outputs.jsonl is out of date.
@@ -232,3 +236,8 @@ class Job(Drawn):
         """Whether outputs.jsonl is newer than every shard."""
         collected = self.folder.outputs.stat().st_mtime_ns
         return all(shard.lstat().st_mtime_ns <= collected for shard in self.folder.shard_files())
+
+
+def _live() -> Any:
+    """What shows a job that is waited for; it is in a room that uses this one."""
+    return import_module("vllm_hpc.api.live")

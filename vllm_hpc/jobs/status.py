@@ -95,7 +95,7 @@ def read_statuses(folders: Iterable[JobFolder]) -> list[Status]:
 
     A job that cannot be read is UNKNOWN, so that the others are still listed.
     """
-    cache = StatusCache(float("inf"))
+    cache = StatusCache(float("inf"), shares=True)
     folders, questions = list(folders), defaultdict[str, list[Question]](list)
     for folder in folders:
         with suppress(VllmHpcError, OSError):
