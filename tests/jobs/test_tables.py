@@ -253,3 +253,11 @@ def test_a_frame_goes_in_and_comes_back_joined(tmp_path: Path, monkeypatch: pyte
     assert list(joined.index) == [7, 9]
     assert joined["text"].notna().all()
     assert list(job.dataframe()["prompt"]) == ["p", "q"]
+
+
+def test_a_text_and_a_number_are_two_ids_of_a_job_but_not_of_a_table(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    rows: list[Row] = [{"id": 1, "prompt": "p"}, {"id": "1", "prompt": "q"}]
+    job = job_with(tmp_path, [result(0, id=1), result(1, id="1")], rows)
+    with pytest.raises(RequestError, match=r"^the job has two rows with the id '1', a text and a number"):
+        job.join(pandas.DataFrame({"k": [1]}), on="k")

@@ -76,6 +76,12 @@ def test_rows_are_those_of_a_file(given: Any, expected: Any) -> None:
     assert contents(rows_of(one for one in given)) == expected if not isinstance(given, dict) else True
 
 
+def test_a_prompt_may_look_like_an_archive() -> None:
+    """At the place where a tar archive says so."""
+    (row,) = rows_of(["a" * 246 + "ustar"])
+    assert row["prompt"].endswith("ustar")
+
+
 def test_a_generator_is_read_once_a_row_at_a_time() -> None:
     asked: list[int] = []
 

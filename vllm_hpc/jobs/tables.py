@@ -174,6 +174,10 @@ def places(columns: Columns, ids: Sequence[Any] | None, size: int) -> list[tuple
         return [(index, place) for index in range(size) for place in answers[index]]
     for place, one in enumerate(columns.all()["id"]):
         answers.setdefault(_key(one), []).append(place)
+    if twice := next(
+        (key for key, found in answers.items() if columns.rows[found[0]] != columns.rows[found[-1]]), None
+    ):
+        raise RequestError(f"the job has two rows with the id {twice!r}, a text and a number: join by their order")
     keys = [_key(one) for one in ids]
     _check_keys(keys, answers)
     return [(row, place) for row, key in enumerate(keys) for place in answers.get(key, [None])]
