@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import IO
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 from vllm_hpc.rows.from_memory import Given, lines
 from vllm_hpc.rows.input_file import SpooledInput
@@ -29,6 +29,7 @@ class KeptRows(SpooledInput):
         texts = (f"<{words}>" if number == 1 else f"<{words}, {number}>" for number in count(1))
         self.text = next(text for text in texts if text not in _kept)
         _kept[self.text] = self
+        finalize(self, spool.close)
 
     def head(self) -> bytes:
         """Nothing: it is known what it is, and a prompt may look like an archive."""
