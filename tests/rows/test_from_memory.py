@@ -210,7 +210,7 @@ def test_columns_are_chosen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"keep": ["urll"]}, r"^input has no row with a field 'urll': correct --keep urll"),
+        ({"keep": ["urll"]}, r"^input has no row with a field 'urll': correct --keep 'urll', or"),
         ({"id": "qidd"}, r"^input\[0\]: the row has no 'qidd' \(--id-column\), only 'prompt', 'qid'"),
         ({"id": 3}, "^id must be the name of the column"),
         ({"id": "qid", "prompt": "qid"}, "both 'qid'"),

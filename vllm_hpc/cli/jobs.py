@@ -106,11 +106,9 @@ def collect_command(job: str, job_dir: str, output: str | None, as_json: bool) -
     Of a script, and of a program with run, only a summary.json, with how its ranks ended and what they have left.
     --output DIR gets copies of ranks/ and artefacts/, too.
 
-    Exit code 3 if rows are missing or have errors; 1 if the job FAILED although every row is there, or its ranks
-    diverged.
+    Exit code 1 if the job FAILED, whatever rows it has; else 3 if rows are missing or have errors.
     """
     from vllm_hpc.cli import print_status
-    from vllm_hpc.jobs.failure import has_diverged
     from vllm_hpc.jobs.find import find_job
 
     found = find_job(job, job_dir)
@@ -121,11 +119,10 @@ def collect_command(job: str, job_dir: str, output: str | None, as_json: bool) -
         print_status.print_summary(summary)
     if not found.folder.job().has_rows:
         return _code_of_ranks(found, summary)
-    is_whole = summary.rows["done"] == summary.rows["total"]
     if summary.state == "FAILED":
         print_status.print_failure(found, summary.state, summary.reason)
-        return 1 if is_whole or has_diverged(found.folder) else 3
-    return 0 if is_whole else 3
+        return 1
+    return 0 if summary.rows["done"] == summary.rows["total"] else 3
 
 
 def _code_of_ranks(job: Job, summary: Summary) -> int:

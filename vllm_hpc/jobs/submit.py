@@ -154,6 +154,11 @@ def prepare(model: str | None = None, **options: Any) -> Prepared:
         return _render(job, definition)
 
 
+def runs_samples(prepared: Prepared) -> bool:
+    """Whether a model runs the sample prompts, for want of an input; a rehearsal has no model to ask."""
+    return prepared.intake.is_sample and not prepared.request.rehearse
+
+
 def prepare_untuned(job: ResolvedJob) -> Prepared:
     """The same for a resolved job, ignoring the findings of 'vllm-hpc tune'. Raises RefusedError."""
     return _render(job, None, use_tuned=False)

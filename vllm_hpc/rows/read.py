@@ -220,7 +220,9 @@ def _check_notes(sources: Sources, is_unreadable: bool, rows: int) -> None:
             )
     for name in sources.reading.keep or ():
         if name not in found.kept:
-            raise InputError(f"{_all_of(sources)} no row with a field {name!r}: correct --keep {name}, or leave it out")
+            raise InputError(
+                f"{_all_of(sources)} no row with a field {name!r}: correct --keep {name!r}, or leave it out"
+            )
 
 
 def _all_of(sources: Sources) -> str:
