@@ -29,6 +29,7 @@ from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.program_plan import intake_for
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
+from vllm_hpc.rows.given_input import rows_in
 from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.containers.choose import check_is_there
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
@@ -153,8 +154,9 @@ def submit(model: str | None = None, **options: Any) -> Job:
 
 def prepare(model: str | None = None, **options: Any) -> Prepared:
     """Check, plan and render a job without writing anything. Raises RefusedError."""
-    job, definition = resolve_options(model, options)
-    return _render(job, definition)
+    with rows_in(options) as named:
+        job, definition = resolve_options(model, named)
+        return _render(job, definition)
 
 
 def runs_samples(prepared: Prepared) -> bool:
