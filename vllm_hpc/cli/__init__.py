@@ -12,6 +12,7 @@ from contextlib import nullcontext, redirect_stderr
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from vllm_hpc.cli.output import say
 from vllm_hpc.cli.visible import VisibleStream
@@ -29,7 +30,7 @@ COMMANDS = {
     "tune": ("tune", "Find the fastest layout and settings with short jobs."),
     "doctor": ("doctor", "Check this machine, or a real allocation."),
     "status": ("jobs", "Show state, rows and speed of a job, or of all."),
-    "list": ("list", "List the jobs under --job-dir, newest first."),
+    "list": ("list_jobs", "List the jobs under --job-dir, newest first."),
     "logs": ("jobs", "Print the scheduler's log, or one rank's."),
     "debug": ("debug", "Ask every rank where it is, and say who waits for whom."),
     "env": ("env", "Show what each rank of a job saw."),
@@ -61,6 +62,11 @@ class LazyGroup(click.Group):
         module = import_module(f"vllm_hpc.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands from the table, and the options of the group."""
+        found = [CompletionItem(name, help=says) for name, (_, says) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table: importing each for its line of help would take too long."""

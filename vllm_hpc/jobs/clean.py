@@ -68,7 +68,7 @@ def clean(job: JobFolder, only_outputs: bool = False, dry_run: bool = False) -> 
     found = list(_removable(folder, status.has_rows, only_outputs))
     if not dry_run and found:
         with private_files(is_private(folder.path)):
-            if status.has_rows and read_cleaned(folder, status.rows.total) is None:
+            if status.has_rows:
                 _keep_outputs(folder, status)
         for path, _ in found:
             path.unlink(missing_ok=True)
@@ -112,6 +112,10 @@ def _files_in(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[Path, in
 
 def _keep_outputs(folder: JobFolder, status: Status) -> None:
     """Have outputs.jsonl whole and on the disk, and say so, before its shards go. Raises FailedError."""
+    if read_cleaned(folder, status.rows.total):  # an earlier clean was interrupted: not all shards need be there
+        if not _is_whole(folder, status):
+            raise FailedError(f"{folder.outputs.name} is all that is left, and is not whole: nothing was removed")
+        return
     summary = read_json(folder.summary, Summary)
     if summary is None or summary.uuid != folder.uuid or summary.state != status.state or not _is_whole(folder, status):
         summary = collect(folder)

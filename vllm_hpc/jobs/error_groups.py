@@ -12,9 +12,11 @@ from vllm_hpc.jobs.rows_so_far import Prompts, RowsSoFar
 from vllm_hpc.rows.row import Row
 
 # What differs between two errors of one kind: texts in quotes, addresses, numbers.
-_QUOTED = re.compile(r"'[^']{0,10000}'|\"[^\"]{0,10000}\"")
-_HEX = re.compile(r"\b0x[0-9a-fA-F]+|\b[0-9a-f]{12,}\b")
-_NUMBER = re.compile(r"(?<![A-Za-z_])\d[\d,.]*(?<![,.])")
+_DIFFERS = re.compile(
+    r"(?P<text>(?<!\w)'[^']*'(?!\w)|\"[^\"]*\")|(?P<hex>\b0x[0-9a-fA-F]+|\b(?=\d*[a-f])[0-9a-f]{12,}\b)"
+    r"|(?P<number>(?<![A-Za-z_\d])\d[\d,.]*(?<![,.]))"
+)
+_INSTEAD = {"text": "'...'", "hex": "0x...", "number": "N"}
 _LONGEST, _AT_A_TIME, _MOST_GROUPS = 2000, 1024, 1000
 # Where messages are too many to be kept apart.
 _OTHERS = "(other messages)"
@@ -95,5 +97,4 @@ def error_of(row: Row) -> tuple[str, str]:
 
 def normalised(message: str) -> str:
     """A message without what differs from row to row."""
-    text = _QUOTED.sub("'...'", " ".join(message[:_LONGEST].split()))
-    return _NUMBER.sub("N", _HEX.sub("0x...", text))
+    return _DIFFERS.sub(lambda found: _INSTEAD[found.lastgroup or ""], " ".join(message[:_LONGEST].split()))
