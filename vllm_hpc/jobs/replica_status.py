@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from vllm_hpc.jobfolder.records import Attempt, Progress, Sample
+from vllm_hpc.jobs.progress import speed_of
 from vllm_hpc.spec.values import parse_walltime
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One replica in its last attempt.
 
-    ``done`` and ``failed`` count its rows over all attempts. ``tokens_per_s`` is its speed over the last minutes,
+    ``done`` and ``failed`` count its rows over all attempts. ``tokens_per_s`` is its speed over the last minute,
     ``running`` how many rows are in its engine, of at most ``most_running``; ``kv`` the used share of its KV cache, 0
     to 1; ``watts`` of the GPUs that its first rank sees. None: not known. ``updated_at``: Unix seconds.
     """
@@ -41,6 +42,7 @@ def _replica(progress: Progress, is_current: bool) -> ReplicaStatus:
         attempt=progress.attempt,
         done=progress.done,
         failed=progress.failed,
+        tokens_per_s=speed_of(progress) if now else None,
         running=now.running if now else None,
         most_running=seen.most_running,
         kv=seen.kv,
@@ -49,11 +51,15 @@ def _replica(progress: Progress, is_current: bool) -> ReplicaStatus:
     )
 
 
-def generated_tokens(progress: list[Progress]) -> int | None:
-    """Output tokens of all attempts, also of rows in flight in the last one; None before any replica has started."""
+def generated_tokens(progress: list[Progress], current: set[int]) -> int | None:
+    """Output tokens of all attempts, also of rows in flight in the attempts ``current``, which run.
+
+    Of embeddings and the like, input tokens. None before any replica has started.
+    """
     if not progress:
         return None
-    return sum(one.completion_tokens + (one.now.in_flight if one.now else 0) for one in progress)
+    finished = sum(one.completion_tokens for one in progress) or sum(one.prompt_tokens for one in progress if one.now)
+    return finished + sum(one.now.in_flight for one in progress if one.now and one.attempt in current)
 
 
 def walltime_end(walltime: str | None, attempts: list[Attempt], current: set[int]) -> float | None:

@@ -90,7 +90,7 @@ def read_statuses(folders: Iterable[JobFolder]) -> list[Status]:
 
     A job that cannot be read is UNKNOWN, so that the others are still listed.
     """
-    cache = StatusCache(float("inf"))
+    cache = StatusCache(float("inf"), shares=True)
     folders, questions = list(folders), defaultdict[str, list[Question]](list)
     for folder in folders:
         with suppress(VllmHpcError, OSError):
@@ -143,9 +143,9 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
                 "RUNNING",
                 "it ended normally; waiting for its exit record and its last rows to become visible here",
             )
-    rate, eta = mean_speed(progress), None
+    rate, eta, running = mean_speed(progress), None, tasks.current if state == "RUNNING" else set[int]()
     if state == "RUNNING":
-        rate, eta = current_speed([one for one in progress if one.attempt in tasks.current], rows)
+        rate, eta = current_speed([one for one in progress if one.attempt in running], rows, record)
         if is_drained(folder, tasks.current):
             eta = None
     return Status(
@@ -164,9 +164,9 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
         has_rows=record.has_rows,
         created_at=record.created_at,
         model=record.request.model,
-        tokens=generated_tokens(progress),
-        replicas=replica_statuses(progress, tasks.current if state == "RUNNING" else set()),
-        ends_at=walltime_end(record.request.time, attempts, tasks.current) if state == "RUNNING" else None,
+        tokens=generated_tokens(progress, running),
+        replicas=replica_statuses(progress, running),
+        ends_at=walltime_end(record.request.time, attempts, running),
     )
 
 
