@@ -10,6 +10,7 @@ import pytest
 from tests.cli.named_jobs import named_job
 from tests.conftest import Cli
 from tests.crafted import make_job
+from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.jobs import known_jobs as registry
@@ -109,6 +110,19 @@ def test_whoever_ends_a_job_gives_its_whole_id(desk: Path) -> None:
     with pytest.raises(JobNotFoundError):
         find_job("4711", acts=True)
     assert find_job("47112", acts=True).path.name == find_job("fi", acts=True).path.name == "first"
+
+
+def test_a_job_is_found_by_the_ids_of_all_its_submissions(desk: Path) -> None:
+    path = desk / "elsewhere" / "one"
+    job_of(path, "8001")
+    for job_id in ("8002", "8003", "8003"):
+        write_json(path / "state" / "submitted.json", Submitted("local", job_id, 1000.0))
+        remember(JobFolder(path))
+    (known,) = known_jobs()
+    assert known.ids == ("8003", "8002", "8001")
+    write_json(path / "state" / "submitted.json", Submitted("local", "9001", 1000.0))  # on its node, by itself
+    for job_id in ("8001", "8002", "8003", "9001"):
+        assert find_job(job_id, acts=True).path == path
 
 
 def test_two_jobs_of_one_name_are_told_apart_by_their_folders(desk: Path) -> None:

@@ -29,8 +29,8 @@ def complete_job(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     found = dict.fromkeys(sorted(_names_under(_job_dir(ctx))), "")
     for known in reversed(_known()):
         found.setdefault(known.name, known.path)
-        if known.job_id and incomplete:
-            found.setdefault(known.job_id, known.name)
+        for job_id in known.ids if incomplete else ():
+            found.setdefault(job_id, known.name)
     return _items(found, incomplete, but=ctx.params.get(param.name or "")) or _folders(ctx, param, incomplete)
 
 

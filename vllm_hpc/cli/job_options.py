@@ -24,7 +24,8 @@ def job_argument(function: F) -> F:
 
 def jobs_argument(required: bool) -> Callable[[F], F]:
     """Add JOB..., passed as ``jobs``."""
-    return click.argument("jobs", metavar="JOB...", nargs=-1, required=required, shell_complete=complete.complete_job)
+    metavar = "JOB..." if required else "[JOB...]"
+    return click.argument("jobs", metavar=metavar, nargs=-1, required=required, shell_complete=complete.complete_job)
 
 
 def job_dir_option(function: F) -> F:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # Letters of an id by which a job is found: with fewer, somebody may mean the id of another job.
 _LEAST_OF_ID = 4
-_MOST_NAMES = 5
+# Names in an error; folders that are read to find an id which no submission on this machine had.
+_MOST_NAMES, _MOST_READ = 5, 100
 
 
 class _Candidate(NamedTuple):
@@ -49,11 +50,14 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str | None = None, acts
     for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
         if JobFolder(folder).is_there():
             return Job(folder)
+    here = []
     # One's own first: in a shared folder, another user's may claim any id.
-    here = [_Candidate(one, _ids(one)) for one in sorted(list_jobs(job_dir), key=lambda one: not one.folder.is_mine)]
-    found = next((one.job for one in here if text in one.ids), None)
-    elsewhere = [] if found else _elsewhere({str(one.job.path) for one in here})
-    found = found or _only(text, elsewhere, lambda one: text == one.name or text in one.ids)
+    for one in sorted(list_jobs(job_dir), key=lambda one: not one.folder.is_mine):
+        here.append(_Candidate(one, _ids(one)))
+        if text in here[-1].ids:
+            return one
+    elsewhere = _elsewhere(text, {str(one.job.path) for one in here})
+    found = _only(text, elsewhere, lambda one: text == one.name or text in one.ids)
     found = found or _only(text, [*here, *elsewhere], lambda one: _begins(one, text, acts))
     if found is None:
         raise JobNotFoundError(
@@ -97,14 +101,15 @@ def _only(text: str, candidates: list[_Candidate], fits: Callable[[_Candidate], 
     raise JobNotFoundError(f"{text!r} fits {len(words)} jobs: {listed}{more}: give more of its name, or its folder")
 
 
-def _elsewhere(but: set[str]) -> list[_Candidate]:
-    """The user's other jobs, the newest first, as far as their folders can be read here."""
-    found = []
-    for known in reversed(known_jobs()):
+def _elsewhere(text: str, but: set[str]) -> list[_Candidate]:
+    """The user's other jobs that may be meant, the newest first, as far as their folders can be read here."""
+    found, others = [], [known for known in reversed(known_jobs()) if known.path not in but]
+    fit = [known for known in others if any(word.startswith(text) for word in (known.name, *known.ids))]
+    for known in fit or others[:_MOST_READ]:  # one that submitted itself again, or a task, has another id
         job = Job(known.path)
         with suppress(VllmHpcError, OSError):
-            if known.path not in but and job.folder.is_mine and job.folder.is_there():
-                found.append(_Candidate(job, _ids(job)))
+            if job.folder.is_mine and job.folder.is_there():
+                found.append(_Candidate(job, list(dict.fromkeys([*_ids(job), *known.ids]))))
     return found
 
 

@@ -24,23 +24,32 @@ _MOST_LINES, _MANY_BYTES = 5000, 2 << 20
 _KEEP_UNSEEN_S = 90 * 86400.0
 
 
-class KnownJob(msgspec.Struct, frozen=True):
-    """A line: the job's folder, its name, the id of its first submission, and when that was (Unix seconds)."""
+class KnownJob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line: a job's folder, its name, the id of a submission, and when that was (Unix seconds).
+
+    ``earlier``: the ids that it had before it was resumed.
+    """
 
     path: str
     name: str
     job_id: str | None = None
     created_at: float = 0.0
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All that are known, the last one first."""
+        return (*([self.job_id] if self.job_id else []), *self.earlier)
 
 
 def remember(folder: JobFolder) -> None:
-    """Add a job that was just submitted. What keeps it from being written keeps nobody from submitting."""
+    """Add a job that was just submitted, also again. What keeps it from being written keeps nobody from submitting."""
     with suppress(OSError):
         path = _file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_mine_alone(path.parent):
             return
-        line = KnownJob(str(folder.path), folder.path.name, last_submission(folder), time.time())
+        line = KnownJob(str(folder.path), folder.path.name, last_submission(JobFolder(folder.path)), time.time())
         descriptor = open_append(path, 0o600)
         with os.fdopen(descriptor, "ab", buffering=0) as file:
             file.write(msgspec.json.encode(line) + b"\n")  # one write: other submissions come before or after it
@@ -60,9 +69,14 @@ def known_jobs() -> list[KnownJob]:
         with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             known = msgspec.json.decode(line, type=KnownJob)
             if known.path.startswith("/") and "\0" not in known.path:
-                found.pop(known.path, None)
-                found[known.path] = known
+                before = found.pop(known.path, None)
+                found[known.path] = _merged(before, known) if before else known
     return list(found.values())
+
+
+def _merged(before: KnownJob, known: KnownJob) -> KnownJob:
+    earlier = tuple(dict.fromkeys(one for one in (*known.earlier, *before.ids) if one != known.job_id))
+    return msgspec.structs.replace(known, earlier=earlier, created_at=before.created_at)
 
 
 def forget_gone() -> None:
