@@ -13,6 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Generator, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,15 @@ class Job:
 
         with private_files(is_private(self.path)):
             return collect(self.folder, output)
+
+    def report(self, path: str | os.PathLike[str] | None = None, compare: Job | None = None) -> Path:
+        """Write one HTML page of the job, or of it and another job, and return its path.
+
+        ``path`` None: report.html in the job's folder. Raises RequestError for another user's job, which needs one.
+        """
+        write = import_module("vllm_hpc.report.write").write_report  # a later room, loaded by name
+        written: tuple[Path, Any] = write(self.folder, path, compare.folder if compare is not None else None)
+        return written[0]
 
     def ranks(self) -> list[RankRecord]:
         """Where each rank ran and how it ended, without ranks that have not started."""

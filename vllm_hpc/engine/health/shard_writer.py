@@ -18,6 +18,7 @@ import msgspec
 
 from vllm_hpc.engine.health.disk_reserve import Reserve, explain_os_error
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.metrics import keep_metrics
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Progress, Run
 from vllm_hpc.jobfolder.shards import Tally
@@ -163,3 +164,4 @@ class ShardWriter:
         )
         with suppress(OSError):  # a full disk: the rows report it, and they matter more
             write_json(self._job.progress(self._replica), progress)
+            keep_metrics(self._job, self._replica)
