@@ -9,7 +9,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 from vllm_hpc.report.facts import AttemptFacts, Histogram
-from vllm_hpc.report.words import number, percent, seconds, short_seconds
+from vllm_hpc.report.words import number, percent, round_step, seconds, short_seconds
 
 WIDTH = 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 8, 8, 22
@@ -32,10 +32,14 @@ class Curve(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How values are told: ``label`` says the time at a place from 0 to 1, ``words`` a value, ``most`` the top."""
+    """How values are told: ``label`` says the time at a place from 0 to 1, ``words`` a value, ``most`` the top.
+
+    ``marks``: places on the axis of time, with what stands there.
+    """
 
     label: Callable[[float], str]
     words: Callable[[float | None], str]
+    marks: Sequence[tuple[float, str]]
     most: float | None = None
 
 
@@ -43,7 +47,7 @@ def curves(lines: Sequence[Curve], scale: Scale, cuts: Iterable[float] = ()) -> 
     """Lines over time; ``cuts``: where some was left out."""
     height, plot = 210, 210 - _TOP - _BOTTOM
     most = scale.most or _nice(max((value for line in lines for value in line.values if value is not None), default=0))
-    body = [_grid(height, plot, most, scale.words), _times(height, scale.label)]
+    body = [_grid(height, plot, most, scale.words), _times(height, scale.marks)]
     body += [_rect(_x(cut) - 1, _TOP, 2, plot, "cut") for cut in cuts]
     body += [f'<path class="line {escape(line.style)}" d="{_path(line, most, plot)}"/>' for line in lines]
     for place in range(_SLICES):
@@ -62,12 +66,12 @@ def heat(lines: Sequence[Curve], scale: Scale) -> Markup:
     most = (
         scale.most or max((value for line in lines for value in line.values if value is not None), default=0.0) or 1.0
     )
-    body = [_times(height, scale.label)]
+    body = [_times(height, scale.marks)]
     step = max(1, -(-12 // row))
     for place, line in enumerate(lines):
         top = _TOP + place * row
         if place % step == 0:
-            body.append(_text(_LEFT - 6, top + min(row, 12) - 1, line.name, "end"))
+            body.append(_text(_LEFT - 6, top + min(row, 12) - 1, line.name.removeprefix("replica "), "end"))
         for left, right, value in zip(line.edges, line.edges[1:], line.values, strict=False):
             if value is not None:
                 level = min(_LEVELS - 1, int(_LEVELS * value / most))
@@ -106,7 +110,7 @@ def timeline(attempts: Sequence[AttemptFacts]) -> Markup:
     row = 24 if len(attempts) <= 30 else 8
     height = row * len(attempts) + _TOP + _BOTTOM
     total = max((part.end for one in attempts for part in one.parts), default=0.0) or 1.0
-    body = [_times(height, lambda x: short_seconds(x * total))]
+    body = [_times(height, marks(total))]
     for place, one in enumerate(attempts):
         top = _TOP + place * row
         task = f", task {one.task}" if one.task else ""
@@ -176,10 +180,17 @@ def _on_axis(said: str) -> str:
     return said if said.endswith("%") else said.partition(" ")[0]
 
 
-def _times(height: int, label: Callable[[float], str]) -> str:
-    places = [place / _TICKS for place in range(_TICKS + 1)]
-    sides = ["start", *["middle"] * (_TICKS - 1), "end"]
-    return "".join(_text(_x(place), height - 6, label(place), side) for place, side in zip(places, sides, strict=True))
+def marks(span: float) -> list[tuple[float, str]]:
+    """Round times on an axis from 0 to that many seconds."""
+    step = round_step(span, _TICKS)
+    return [(place * step / span, short_seconds(place * step)) for place in range(int(span / step) + 1)]
+
+
+def _times(height: int, at: Iterable[tuple[float, str]]) -> str:
+    return "".join(
+        _text(_x(place), height - 6, said, "start" if place < 0.01 else "end" if place > 0.97 else "middle")
+        for place, said in at
+    )
 
 
 def _path(line: Curve, most: float, plot: int) -> str:

@@ -15,6 +15,7 @@ from vllm_hpc.spec.words import counted
 # Of more replicas, neighbours share a row; of more nodes, the first are drawn. Lines for each replica up to a few.
 _MOST_ROWS, _MOST_SQUARES, _MOST_LINES = 64, 1024, 8
 _COLOURS = 10
+_MARKS = 7
 
 
 class Table(NamedTuple):
@@ -54,6 +55,20 @@ def _label(samples: Samples) -> Callable[[float], str]:
         return words.short_seconds(samples.starts[place] + min(1.0, inside) * samples.widths[place])
 
     return label
+
+
+def _marks(samples: Samples) -> list[tuple[float, str]]:
+    """Round times since the job was made, not too close to each other where time was left out."""
+    edges, step = edges_of(samples), words.round_step(sum(samples.widths), _MARKS)
+    found: list[tuple[float, str]] = []
+    for place, (start, width) in enumerate(zip(samples.starts, samples.widths, strict=True)):
+        at = step * -(-start // step)
+        while at < start + width:
+            x = edges[place] + (at - start) / width * (edges[place + 1] - edges[place])
+            if not found or x - found[-1][0] > 0.07:
+                found.append((x, words.short_seconds(at)))
+            at += step
+    return found
 
 
 class _Measure(NamedTuple):
@@ -99,7 +114,8 @@ def _over_time(samples: Samples, measure: _Measure) -> Chart | None:
     known = [value for line in lines for value in line.values if value is not None]
     if not any(known):
         return None
-    scale = Scale(_label(samples), measure.words, max(measure.most, *known) if measure.most else None)
+    top = max(measure.most, *known) if measure.most else None
+    scale = Scale(_label(samples), measure.words, _marks(samples), top)
     together = together_of(lines, "all" if measure.is_sum else "mean", measure.is_sum)
     cuts = [edges[place] for place in samples.cuts]
     if len(lines) <= _MOST_LINES:
@@ -111,7 +127,7 @@ def _over_time(samples: Samples, measure: _Measure) -> Chart | None:
         if measure.is_heat:
             whose = "replica" if len(rows) == len(lines) else f"{-(-len(lines) // len(rows))} replicas, their mean"
             picture += charts.heat(rows, scale._replace(most=measure.most and scale.most))
-            note = f"Above all replicas together; below a row for each {whose}: the darker, the more."
+            note = f"Above all replicas together; below a row for each {whose}: the stronger its colour, the more."
         lines = [together, *rows] if measure.is_heat else [together]
     note += " At a dashed line, time in which no attempt ran is left out." if cuts else ""
     return Chart(measure.title, note.strip(), picture, _table(samples, lines, measure.words), legend(shown))
@@ -141,9 +157,9 @@ def _grouped(lines: Sequence[Curve]) -> list[Curve]:
     """At most so many rows: neighbours together, as their mean."""
     by = -(-len(lines) // _MOST_ROWS)
     if by == 1:
-        return [Curve(line.name.removeprefix("replica "), *line[1:]) for line in lines]
+        return list(lines)
     groups = [lines[first : first + by] for first in range(0, len(lines), by)]
-    return [together_of(group, f"{group[0].name.removeprefix('replica ')}+", False) for group in groups]
+    return [together_of(group, f"{group[0].name}+", False) for group in groups]
 
 
 # -- lengths, layout ---------------------------------------------------------------------------------------------------

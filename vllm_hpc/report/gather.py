@@ -15,7 +15,7 @@ from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.jobs.stage import read_ranks
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.jobs.summary import Summary
-from vllm_hpc.report.attempts import read_attempts
+from vllm_hpc.report.attempts import is_moment, made_at, read_attempts
 from vllm_hpc.report.facts import Energy, Facts, HostFacts, RowFacts, Samples
 from vllm_hpc.report.rows import read_rows
 from vllm_hpc.report.series import read_samples
@@ -45,7 +45,7 @@ def gather(folder: JobFolder) -> Facts:
         status=status,
         model=record.request.model,
         layout=record.plan.layout,
-        made_at=record.created_at,
+        made_at=made_at(record),
         found_at=now,
         queue=record.queue or record.request.partition,
         settings=settings_of(record),
@@ -88,7 +88,8 @@ def settings_of(record: JobRecord) -> dict[str, Any]:
 
 def _last_seen(record: JobRecord, ranks: list[RankRecord], moments: list[float]) -> float:
     """When an attempt that left no record of its end was last heard of."""
-    return max([record.created_at, *moments, *(rank.updated_at for rank in ranks)])
+    seen = [made_at(record), *moments, *(rank.updated_at for rank in ranks)]
+    return max(filter(is_moment, seen))
 
 
 def _speeds(

@@ -106,7 +106,9 @@ def _both_speeds(first: Facts, second: Facts) -> Chart | None:
         each = [Curve("", edges_of(samples), one.tokens_per_s, "") for one in samples.replicas]
         values = together_of(each, name, True).values
         lines.append(Curve(name, [edge * share for edge in edges_of(samples)], values, f"line{number}"))
-    picture = charts.curves(lines, Scale(lambda x: words.short_seconds(x * longest), in_unit("tokens/s")))
+    picture = charts.curves(
+        lines, Scale(lambda x: words.short_seconds(x * longest), in_unit("tokens/s"), charts.marks(longest))
+    )
     rows = [
         [line.name, words.seconds(edge * longest), words.number(value, "tokens/s")]
         for line in lines

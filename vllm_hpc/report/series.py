@@ -11,6 +11,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JobRecord, Sample
+from vllm_hpc.report.attempts import made_at
 from vllm_hpc.report.facts import AttemptFacts, Energy, Samples, Series
 from vllm_hpc.spec.read_file import open_regular
 
@@ -93,7 +94,8 @@ def read_samples(
     folder: JobFolder, record: JobRecord, attempts: Sequence[AttemptFacts]
 ) -> tuple[Samples | None, Energy | None]:
     """The samples of all replicas over the time of these attempts, and the energy; None if there are none."""
-    bins = _make_bins(attempts, record.created_at, record.plan.layout.dp)
+    begun = made_at(record)
+    bins = _make_bins(attempts, begun, record.plan.layout.dp)
     if bins is None:
         return None, None
     there = {path.name for path in (folder.path / "state").glob("samples-*")}
@@ -110,7 +112,7 @@ def read_samples(
     if not found:
         return None, None
     samples = Samples(
-        starts=tuple(round(start - record.created_at, 2) for start in bins.starts),
+        starts=tuple(round(start - begun, 2) for start in bins.starts),
         widths=tuple(round(end - start, 3) for start, end in zip(bins.starts, bins.ends, strict=True)),
         cuts=tuple(bins.cuts),
         replicas=tuple(binned.series(replica) for replica, binned in found.items()),
@@ -119,8 +121,8 @@ def read_samples(
     return samples, _energy(list(found.values()))
 
 
-def _make_bins(attempts: Sequence[AttemptFacts], made_at: float, replicas: int) -> Bins | None:
-    spans = list(_merged(sorted(_spans(attempts, made_at))))
+def _make_bins(attempts: Sequence[AttemptFacts], begun: float, replicas: int) -> Bins | None:
+    spans = list(_merged(sorted(_spans(attempts, begun))))
     if not spans:
         return None
     total = sum(end - start for start, end in spans)
@@ -137,11 +139,11 @@ def _make_bins(attempts: Sequence[AttemptFacts], made_at: float, replicas: int) 
     return Bins(starts, ends, cuts)
 
 
-def _spans(attempts: Sequence[AttemptFacts], made_at: float) -> Iterator[tuple[float, float]]:
+def _spans(attempts: Sequence[AttemptFacts], begun: float) -> Iterator[tuple[float, float]]:
     for one in attempts:
         work = [part for part in one.parts if part.name not in ("queue", "collect")]
         if work:
-            yield made_at + work[0].start, made_at + max(work[-1].end, work[0].start + 1.0)
+            yield begun + work[0].start, begun + max(work[-1].end, work[0].start + 1.0)
 
 
 def _merged(spans: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:

@@ -10,6 +10,12 @@ _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
+_STEPS = (
+    *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),  # seconds
+    *(60 * minutes for minutes in (1, 2, 5, 10, 15, 30)),
+    *(3600 * hours for hours in (1, 2, 3, 6, 12, 24, 48, 120)),
+)
+
 
 def shown(text: str) -> str:
     """A text without what a page, or a terminal that prints it, would obey."""
@@ -38,6 +44,14 @@ def short_seconds(value: float) -> str:
         if value >= size:
             return f"{value / {'d': 86400, 'h': 3600, 'min': 60}[unit]:.3g} {unit}"
     return seconds(value) if value else "0 s"
+
+
+def round_step(span: float, most: int) -> float:
+    """Seconds between the marks of an axis over that time: a round time, so that there are at most so many."""
+    least = span / most
+    if least > 432_000:
+        return 86_400.0 * -(-least // 86_400)
+    return next(step for step in _STEPS if step >= least)
 
 
 def number(value: float | None, unit: str = "") -> str:
