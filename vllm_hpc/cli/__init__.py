@@ -37,6 +37,7 @@ COMMANDS = {
     "logs": ("jobs", "Print the scheduler's log, or one rank's."),
     "debug": ("debug", "Ask every rank where it is, and say who waits for whom."),
     "env": ("env", "Show what each rank of a job saw."),
+    "report": ("report", "Write one HTML page of a job, or of two."),
     "diff": ("diff", "Compare the outputs of two jobs row by row."),
     "collect": ("jobs", "Merge finished rows into outputs.jsonl."),
     "resume": ("jobs", "Submit a job again for the rows that are missing."),

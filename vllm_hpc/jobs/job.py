@@ -122,6 +122,15 @@ class Job(Answers, Drawn):
         with private_files(is_private(self.path)):
             return collect(self.folder, output)
 
+    def report(self, path: str | os.PathLike[str] | None = None, compare: Job | None = None) -> Path:
+        """Write one HTML page of the job, or of it and another job, and return its path.
+
+        ``path`` None: report.html in the job's folder. Raises RequestError for another user's job, which needs one.
+        """
+        write = import_module("vllm_hpc.report.write").write_report  # a later room, loaded by name
+        written: tuple[Path, Any] = write(self.folder, path, compare.folder if compare is not None else None)
+        return written[0]
+
     def ranks(self) -> Ranks:
         """Where each rank ran and how it ended, without ranks that have not started."""
         from vllm_hpc.jobs.drawn_lists import Ranks
