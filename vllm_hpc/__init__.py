@@ -19,11 +19,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vllm_hpc.jobs.find import find_job as find_job
+    from vllm_hpc.api.functions import find_job as find_job
+    from vllm_hpc.api.functions import list_jobs as list_jobs
+    from vllm_hpc.api.functions import plan as plan
+    from vllm_hpc.api.functions import prepare as prepare
+    from vllm_hpc.api.functions import render as render
+    from vllm_hpc.api.functions import submit as submit
+    from vllm_hpc.api.live import attach as attach
+    from vllm_hpc.api.tune import tune as tune
     from vllm_hpc.jobs.job import Job as Job
+    from vllm_hpc.jobs.status import Status as Status
     from vllm_hpc.jobs.submit import Prepared as Prepared
-    from vllm_hpc.jobs.submit import prepare as prepare
-    from vllm_hpc.jobs.submit import submit as submit
+    from vllm_hpc.jobs.summary import Summary as Summary
     from vllm_hpc.spec.errors import CollectError as CollectError
     from vllm_hpc.spec.errors import FailedError as FailedError
     from vllm_hpc.spec.errors import InputError as InputError
@@ -38,9 +45,10 @@ if TYPE_CHECKING:
     from vllm_hpc.spec.errors import SubmitError as SubmitError
     from vllm_hpc.spec.errors import TemplateError as TemplateError
     from vllm_hpc.spec.errors import VllmHpcError as VllmHpcError
+    from vllm_hpc.spec.plan import Plan as Plan
     from vllm_hpc.spec.rank_context import RankContext as RankContext
     from vllm_hpc.spec.request import Request as Request
-    from vllm_hpc.tuning.tune import tune as tune
+    from vllm_hpc.spec.script import Script as Script
 
 __version__ = "0.1.0"
 
@@ -55,24 +63,29 @@ _ERRORS = (
     "CollectError", "FailedError", "InputError", "JobFailedError", "JobNotFoundError", "LayoutError", "ModelError",
     "ProfileError", "RefusedError", "RequestError", "StillRunning", "SubmitError", "TemplateError", "VllmHpcError",
 )  # fmt: skip
+_FUNCTIONS = ("find_job", "list_jobs", "plan", "prepare", "render", "submit")
 _HOMES = {
     **dict.fromkeys(_ERRORS, "vllm_hpc.spec.errors"),
+    **dict.fromkeys(_FUNCTIONS, "vllm_hpc.api.functions"),
     "Job": "vllm_hpc.jobs.job",
+    "Plan": "vllm_hpc.spec.plan",
     "Prepared": "vllm_hpc.jobs.submit",
     "RankContext": "vllm_hpc.spec.rank_context",
     "Request": "vllm_hpc.spec.request",
-    "find_job": "vllm_hpc.jobs.find",
-    "prepare": "vllm_hpc.jobs.submit",
-    "submit": "vllm_hpc.jobs.submit",
-    "tune": "vllm_hpc.tuning.tune",
+    "attach": "vllm_hpc.api.live",
+    "Script": "vllm_hpc.spec.script",
+    "Status": "vllm_hpc.jobs.status",
+    "Summary": "vllm_hpc.jobs.summary",
+    "tune": "vllm_hpc.api.tune",
 }
 __all__ = [
-    "Job", "Prepared", "RankContext", "Request", "find_job", "prepare", "submit", "tune", *_ERRORS,
+    "Job", "Plan", "Prepared", "RankContext", "Request", "Script", "Status", "Summary", "attach", "tune", *_FUNCTIONS,
+    *_ERRORS,
 ]  # fmt: skip
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -289,7 +289,9 @@ def test_waiting_again_counts_as_queue(tmp_path: Path) -> None:
 
 def test_the_exit_code_tells_whether_all_rows_are_there(tmp_path: Path, run_cli: Cli) -> None:
     folder = make_job(tmp_path / "job", rows=2)
+    start(folder)
     write_lines(folder.shard(0, 1), [result(0)])
+    end(folder, 143, "timeout")
     assert run_cli("collect", folder.path).code == 3
     write_lines(folder.shard(0, 2), [{"index": 1, "id": "1", "error": {"type": "E", "message": "m"}}])
     assert run_cli("collect", folder.path, "--json").code == 3
@@ -467,16 +469,16 @@ def test_a_job_that_failed_says_so_although_every_row_is_there(
     assert len(read_lines(folder.outputs)) == 2
 
 
-@pytest.mark.parametrize(("cause", "says_so"), [("cancelled", False), ("timeout", False), ("exit", True)])
-def test_missing_rows_are_exit_code_3_however_the_job_ended(
-    tmp_path: Path, run_cli: Cli, cause: str, says_so: bool
+@pytest.mark.parametrize(("cause", "code"), [("cancelled", 3), ("timeout", 3), ("exit", 1)])
+def test_missing_rows_are_exit_code_3_unless_the_job_failed(
+    tmp_path: Path, run_cli: Cli, cause: str, code: int
 ) -> None:
     folder = make_job(tmp_path / "job", rows=2)
     start(folder)
     write_lines(folder.shard(0, 1), [result(0)])
     end(folder, 143, cause)
     ran = run_cli("collect", folder.path)
-    assert (ran.code, ran.err.startswith("Error: FAILED: ")) == (3, says_so)
+    assert (ran.code, ran.err.startswith("Error: FAILED: ")) == (code, code == 1)
 
 
 def test_rows_of_ranks_that_diverged_are_exit_code_1_even_if_some_are_missing(tmp_path: Path, run_cli: Cli) -> None:

@@ -105,7 +105,7 @@ def test_from_python_too(desk: Path) -> None:
     with pytest.raises(RequestError, match="the scheduler is local"):
         prepared.submit()
     with pytest.raises(RequestError, match="the scheduler is local"):
-        vllm_hpc.submit("model", nodes=2)
+        vllm_hpc.submit("model", nodes=2, sample=True)
     with pytest.raises(RequestError, match="the scheduler is local"):
         tune("model", nodes=2)
     assert not (desk / "runs").exists()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,12 +30,12 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
     crafted.lay_out(tmp_path)
     monkeypatch.chdir(tmp_path)
 
-    def run(torchrun: str, **options: str) -> Job:
+    def run(torchrun: str, **options: Any) -> Job:
         (tmp_path / "template" / "local.sh.j2").write_text(
             '{% extends "packaged/local.sh.j2" %}{% block rendezvous %}{% endblock %}{% block launch %}'
             "start_work bash -c " + f"{{{{ {torchrun!r}|sh }}}}" + "\nwait_for_work\n{% endblock %}"
         )
-        return submit("model", scheduler="local", template_dir="template", job_dir="runs", **options)
+        return submit("model", sample=True, scheduler="local", template_dir="template", job_dir="runs", **options)
 
     return run
 

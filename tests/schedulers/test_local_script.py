@@ -34,7 +34,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
             + f"{{{{ {torchrun!r}|sh }}}}"
             + "\nwait_for_work\n{% endblock %}"
         )
-        return submit("model", scheduler="local", profile="p", template_dir="template", job_dir="runs")
+        return submit("model", sample=True, scheduler="local", profile="p", template_dir="template", job_dir="runs")
 
     return run
 

@@ -50,7 +50,7 @@ SBATCH = shutil.which("sbatch")
 
 
 def hold(name: str, **options: Any) -> Job:
-    return submit("model", scheduler="slurm", name=name, directive=["--hold"], **options)
+    return submit("model", sample=True, scheduler="slurm", name=name, directive=["--hold"], **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"dp": 3, "array": True}], ids=["a job", "an array"])

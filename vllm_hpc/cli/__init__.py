@@ -10,10 +10,11 @@ import re
 import sys
 from contextlib import nullcontext, redirect_stderr
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
-from vllm_hpc.cli.output import say
+from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.cli.visible import VisibleStream
 from vllm_hpc.spec.errors import StillRunning, VllmHpcError
 from vllm_hpc.spec.secret_shapes import redact
@@ -29,6 +30,8 @@ COMMANDS = {
     "tune": ("tune", "Find the fastest layout and settings with short jobs."),
     "doctor": ("doctor", "Check this machine, or a real allocation."),
     "status": ("jobs", "Show state, rows and speed of a job, or of all."),
+    "watch": ("watch", "Show a job live until it ends."),
+    "wait": ("watch", "Wait until jobs have ended."),
     "list": ("jobs", "List the jobs under --job-dir, oldest first."),
     "logs": ("jobs", "Print the scheduler's log, or one rank's."),
     "debug": ("debug", "Ask every rank where it is, and say who waits for whom."),
@@ -110,16 +113,15 @@ def _run() -> None:
         click.echo(error.ctx.get_help() if error.ctx else str(error))
         sys.exit(2)
     except click.ClickException as error:
-        _fail(_in_one_line(error), error.exit_code)
+        _fail(_in_one_line(error), error.exit_code, error)
     except StillRunning as error:
-        say(f"Interrupted: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code, error, "Interrupted")
     except VllmHpcError as error:
-        _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted", 130)
-    except MemoryError:
-        _fail("there is not enough memory here: use another machine, such as a compute node", 1)
+        _fail(str(error), error.exit_code, error)
+    except (KeyboardInterrupt, click.Abort) as error:
+        _fail("interrupted", 130, error)
+    except MemoryError as error:
+        _fail("there is not enough memory here: use another machine, such as a compute node", 1, error)
     except BrokenPipeError:
         # The reader of the output (head, less) has exited, so nothing can be reported.
         sys.stdout = None
@@ -127,7 +129,7 @@ def _run() -> None:
     except OSError as error:
         where = f"{error.filename!r}" if error.filename else "the output"
         sys.stdout = None  # otherwise Python would try to flush the rest again at exit
-        _fail(f"{where}: {error.strerror}", 1)
+        _fail(f"{where}: {error.strerror}", 1, error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -138,8 +140,16 @@ def _prepare_output() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _fail(message: str, code: int) -> None:
-    say("Error: " + _LONG_WORD.sub(_shortened, redact(" ".join(message.split()))), err=True)
+def _fail(message: str, code: int, error: BaseException, word: str = "Error") -> NoReturn:
+    """Print an error in one line on stderr, where --json was asked for also as an object on stdout, and exit."""
+    line = _LONG_WORD.sub(_shortened, redact(" ".join(message.split())))
+    if "--json" in sys.argv[1:] and sys.stdout:
+        text = line.encode(errors="replace").decode()
+        try:
+            print_json({"error": {"type": type(error).__name__, "message": text, "exit_code": code}})
+        except OSError:  # nobody reads it
+            sys.stdout = None
+    say(f"{word}: {line}", err=True)
     sys.exit(code)
 
 

@@ -19,14 +19,15 @@ from vllm_hpc.cli.output import json_of, print_json, print_script, say
 def submit_command(wait: bool, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Plan, render and submit a job. MODEL may also be a folder with a job.toml."""
     from vllm_hpc.jobs.doubt import left_to_user
-    from vllm_hpc.jobs.submit import prepare
+    from vllm_hpc.jobs.submit import prepare, runs_samples
 
     prepared = prepare(**options)
     if dry_run:
         print_script(prepared, as_json)
         return 0
     job = prepared.submit()
-    for note in filter(None, (prepared.job.source, *prepared.notes)):
+    samples = "without --input, two sample prompts are run" if runs_samples(prepared) else None
+    for note in filter(None, (prepared.job.source, samples, *prepared.notes)):
         say(f"Note: {note}", err=True)
     submitted = {"job": str(job.path), "job_id": job.job_id, **json_of(prepared)}
     by_hand = left_to_user(job.folder)

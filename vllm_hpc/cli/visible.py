@@ -1,9 +1,4 @@
-"""What may reach a terminal: text without the characters by which it could be told what to do.
-
-Names, reasons, errors and logs come from schedulers, ranks, models and other users. An escape sequence in one could
-move the cursor over what was printed, write the clipboard (OSC 52), or have the terminal answer as if the user had
-typed; a control of direction (bidi) makes text read as other text.
-"""
+"""What may reach a terminal: text without the characters by which it could be told what to do (spec/visible.py)."""
 
 from __future__ import annotations
 
@@ -11,19 +6,14 @@ import io
 import re
 from typing import TextIO
 
-REPLACEMENT = "\ufffd"
-# Controls of C0 but for newline and tab, DEL and C1, and those of Unicode that set the direction or end a line.
-_BEYOND_ASCII = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-_CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f{_BEYOND_ASCII}]")
-_OUTSIDE_JSON = re.compile(f"[{_BEYOND_ASCII}]")
+from vllm_hpc.spec.visible import BEYOND_ASCII
+from vllm_hpc.spec.visible import REPLACEMENT as REPLACEMENT
+from vllm_hpc.spec.visible import visible as visible
+
+_OUTSIDE_JSON = re.compile(f"[{BEYOND_ASCII}]")
 # Colours are only left out: libraries write them into logs. A progress bar begins its line again with a return.
 _COLOUR = re.compile(r"\x1b\[[0-9;:]{0,40}m")
 _RETURN = re.compile(r"\r+\n?")
-
-
-def visible(text: str) -> str:
-    """The text with U+FFFD for every control character but newline and tab."""
-    return _CONTROL.sub(REPLACEMENT, text)
 
 
 def visible_log(text: str) -> str:

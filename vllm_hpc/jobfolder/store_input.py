@@ -52,6 +52,11 @@ class Intake:
         self._ids = IdSums()
 
     @property
+    def is_sample(self) -> bool:
+        """Whether it is the sample prompts, for want of an input."""
+        return self._given is None
+
+    @property
     def size(self) -> int:
         """Bytes of its files as they are stored, and those unpacked so far; whichever is more. 0 without files."""
         return max(self._sources.size, self._sources.unpacked) if self._sources else 0
@@ -160,6 +165,11 @@ class NoRows(Intake):
 
     def __init__(self) -> None:
         super().__init__(None)
+
+    @property
+    def is_sample(self) -> bool:
+        """No: it has no rows at all."""
+        return False
 
     def _read(self) -> Iterator[Row]:
         return iter(())

@@ -21,6 +21,7 @@ from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.doubt import left_to_user, noting_loss
+from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.submission_notes import first_notes, overlap
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
@@ -37,6 +38,7 @@ from vllm_hpc.schedulers.script import render_job
 from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
 from vllm_hpc.schedulers.template_folders import distinct_folders, unused_files
+from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
@@ -48,7 +50,7 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path, check_name, check_path
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     """A job that is checked, planned and rendered, but not yet created; ``submit`` sends exactly this."""
 
     job: ResolvedJob
@@ -61,6 +63,9 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     definition: bytes | None = None
     notes: tuple[str, ...] = ()
     template_notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Prepared {name_of(self.folder)}: {self.plan.in_words}, for {self.scheduler}, not submitted"
 
     @property
     def request(self) -> Request:
@@ -150,6 +155,11 @@ def prepare(model: str | None = None, **options: Any) -> Prepared:
     """Check, plan and render a job without writing anything. Raises RefusedError."""
     job, definition = resolve_options(model, options)
     return _render(job, definition)
+
+
+def runs_samples(prepared: Prepared) -> bool:
+    """Whether a model runs the sample prompts, for want of an input; a rehearsal has no model to ask."""
+    return prepared.intake.is_sample and not prepared.request.rehearse
 
 
 def prepare_untuned(job: ResolvedJob) -> Prepared:

@@ -38,7 +38,13 @@ class _Tried(NamedTuple):
 
 def plan_only(model: str | None = None, **options: object) -> Plan:
     """The plan of a job, without rendering or writing anything. Raises RefusedError."""
-    return make_plan(resolve_options(model, options)[0], whole_input=False)
+    return plan_with_job(model, options)[1]
+
+
+def plan_with_job(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, Plan]:
+    """The same, with the job that is planned. Raises RefusedError."""
+    job, _ = resolve_options(model, options)
+    return job, make_plan(job, whole_input=False)
 
 
 def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, bytes | None]:

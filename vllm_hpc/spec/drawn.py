@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from importlib import import_module
-from typing import Any
 
 
 class Drawn:
@@ -16,6 +16,10 @@ class Drawn:
         card: str = import_module("vllm_hpc.api.cards").card(self)
         return card
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+    def _repr_mimebundle_(
+        self, include: Container[str] | None = None, exclude: Container[str] | None = None
+    ) -> dict[str, str]:
         """Text and HTML, as IPython's rich display wants them."""
-        return {"text/plain": repr(self), "text/html": self._repr_html_()}
+        makers = {"text/plain": self.__repr__, "text/html": self._repr_html_}
+        wanted = {kind for kind in makers if (include is None or kind in include) and kind not in (exclude or ())}
+        return {kind: make() for kind, make in makers.items() if kind in wanted}

@@ -15,21 +15,35 @@
         ├── JobFailedError            the job failed
         └── CollectError              the shards are inconsistent
 
-The command line prints ``Error: <message>`` and exits with ``exit_code``.
+The command line prints ``Error: <message>`` and exits with ``exit_code``; a notebook shows one line.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from vllm_hpc.spec.secret_shapes import redact
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class VllmHpcError(Exception):
     """Base of all errors of vllm-hpc. What is wrong is repeated without the secrets in it."""
 
     exit_code = 1
+    # For api/errors.py: where it was raised, and whether a notebook has shown it.
+    frames: TracebackType | None = None
+    is_shown = False
 
     def __init__(self, *words: object) -> None:
         super().__init__(*(redact(word) if isinstance(word, str) else word for word in words))
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: one line, and for ``%tb`` the traceback."""
+        lines: list[str] = import_module("vllm_hpc.api.errors").rendered(self)
+        return lines
 
 
 class RefusedError(VllmHpcError):

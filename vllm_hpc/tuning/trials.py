@@ -179,7 +179,7 @@ class Bench:
             with _undisturbed():
                 job = prepared.submit(from_here=True)
             self._begin(setting, job.path)
-            status = job.wait()
+            status = job.wait(progress=False)  # tune has words of its own
         except BaseException as error:
             if job is not None:
                 job.cancel()

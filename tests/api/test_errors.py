@@ -1,0 +1,101 @@
+"""Errors in Python: its words, few frames, and one line in a notebook with the traceback on request."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+import vllm_hpc
+from vllm_hpc.api.errors import python_words
+from vllm_hpc.spec.errors import RequestError, VllmHpcError
+
+pytestmark = pytest.mark.notebooks
+
+
+@pytest.mark.parametrize(
+    ("said", "in_python"),
+    [
+        ("--temperature must be a number, 0 or more", "temperature= must be a number, 0 or more"),
+        ("--temperature -1.0 must be a number", "temperature=-1.0 must be a number"),
+        ("change --tp, --pp or --gpus-per-node", "change tp=, pp= or gpus_per_node="),
+        ("use --nodes 1, or --scheduler slurm or pbs", "use nodes=1, or scheduler='slurm' or pbs"),
+        ("--name 'a b' is taken", "name='a b' is taken"),
+        ("--max-requeues 3): less", "max_requeues=3): less"),
+        ("add --script FILE, or leave it out", "add script=FILE, or leave it out"),
+        ("pipe it into --input -", "pipe it into input='-'"),
+        ("--rehearse needs torch: add --private", "rehearse=True needs torch: add private=True"),
+        ("--array must be true or false", "array= must be True or False"),
+        ("--partition: not used by the local scheduler", "partition: not used by the local scheduler"),
+        ("--engine seed cannot be set here: use --seed", "engine['seed'] cannot be set here: use seed="),
+        ("use --engine runner=pooling", "use engine={'runner': 'pooling'}"),
+        ("--env A=1 and --env B are both given", "env={'A': '1'} and env['B'] are both given"),
+        ("--sampling is no table", "sampling= is no table"),
+        ("MODEL is missing", "model is missing"),
+        ("run 'vllm-hpc submit --name a' again", "run 'vllm-hpc submit --name a' again"),
+        ("see: vllm-hpc status /jobs/a --json", "see: vllm-hpc status /jobs/a --json"),
+        ("'squeue --me --name x' lists it: use --time", "'squeue --me --name x' lists it: use time="),
+        ("--directive '--time=3' cannot be set here", "directive='--time=3' cannot be set here"),
+        ("as in --constraint=h100 or --rdzv-conf rank=NODE", "as in --constraint=h100 or --rdzv-conf rank=NODE"),
+        ("the profile's --time isn't the user's", "the profile's time= isn't the user's"),
+    ],
+)
+def test_a_message_is_worded_as_python_is(said: str, in_python: str) -> None:
+    assert python_words(said) == in_python
+    assert python_words(in_python) == in_python, "worded twice, it stays"
+
+
+def test_a_traceback_has_no_frames_of_the_rooms_below(desk: Path) -> None:
+    try:
+        vllm_hpc.submit("demo", temperature="hot")  # type: ignore[arg-type]
+    except RequestError as error:
+        frames = [Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)]
+        assert frames == [Path(__file__).name, "errors.py"]
+        assert "During handling" not in "".join(traceback.format_exception(error))
+    else:
+        pytest.fail("it was taken")
+
+
+def test_a_notebook_shows_one_line_and_then_the_traceback() -> None:
+    with pytest.raises(RequestError) as caught:
+        vllm_hpc.submit("demo", max_tokns=3)  # type: ignore[call-arg]
+    assert caught.value._render_traceback_() == ["RequestError: max_tokns= is not an option: did you mean max_tokens=?"]
+    first, *frames, last = caught.value._render_traceback_()
+    assert (first, last.partition(":")[0]) == ("Traceback (most recent call last):", "RequestError")
+    assert [True for frame in frames if "functions.py" in frame]
+
+
+def test_an_error_from_below_is_one_line_without_control_characters() -> None:
+    (line,) = VllmHpcError("--rank \x1b[31m\nmust be 0\u202e" + "x" * 100_000)._render_traceback_()
+    assert line.startswith("VllmHpcError: rank= \ufffd[31m must be 0\ufffd")
+    assert len(line) < 5000
+
+
+IN_IPYTHON = """
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance(colors="nocolor")
+for code in ("import vllm_hpc", "vllm_hpc.submit('demo', max_tokns=3)", "print('--')", "%tb", "print('--')", "1 / 0"):
+    shell.run_cell(code)
+with provisionalcompleter():
+    names = [one.text for one in shell.Completer.completions("vllm_hpc.submit('demo', max_tok", 31)]
+print("--", names)
+"""
+
+
+@pytest.mark.full  # starts an IPython
+def test_ipython_shows_it_like_that(tmp_path: Path) -> None:
+    pytest.importorskip("IPython")
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IN_IPYTHON], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    error, whole, other = (part.strip() for part in ran.stdout.split("--\n", 2))
+    assert error == "RequestError: max_tokns= is not an option: did you mean max_tokens=?"
+    assert whole.startswith("Traceback (most recent call last):")
+    assert whole.endswith(error)
+    assert "ZeroDivisionError" in other
+    assert "-- ['max_tokens=']" in other
