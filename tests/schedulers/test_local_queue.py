@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tests import crafted
-from tests.real_jobs import wait_for
+from tests.real_jobs import wait_for, write_input
 from vllm_hpc import Job, RequestError, submit
 from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.schedulers.local import SupervisorRecord, machine, queue
@@ -268,6 +268,7 @@ def test_two_jobs_get_two_gpus(start: Callable[..., Job], four_gpus: None, monke
         assert job.cancel().state == "CANCELLED"
 
 
+@pytest.mark.full
 def test_a_job_within_a_job_does_not_wait_for_it(start: Callable[..., Job], monkeypatch: pytest.MonkeyPatch) -> None:
     first = start(name="first")
     wait_for(lambda: runs(first), "the first one runs", 60)
@@ -287,6 +288,27 @@ def test_without_a_place_for_the_queue_a_job_starts_at_once(
     wait_for(lambda: runs(job), "it runs", 60)
     assert "vllm-hpc: no queue on this machine: [Errno 20] it must be a folder" in job.logs()
     assert job.cancel().state == "CANCELLED"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_thirty_submissions_never_run_thirty_engines(
+    start: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_HPC_LOCAL_QUEUE", "2")
+    rows = write_input(tmp_path / "rows.jsonl", [{"prompt": str(number)} for number in range(4)])
+    given = {"input": str(rows), "scheduler": "local", "tp": 1, "max_tokens": 2, "rehearse": True}
+    jobs = [submit(name=f"job-{number}", **given) for number in range(30)]
+    most = 0
+    while not all(status.is_final for status in (statuses := [job.status() for job in jobs])):
+        most = max(most, sum(status.state == "RUNNING" for status in statuses))
+    assert {status.state for status in statuses} == {"COMPLETED"}
+    assert most <= 2
+    began = [attempt.started_at for job in jobs if (attempt := job.folder.last_attempt()) is not None]
+    ended = [record.ended_at for job in jobs if (record := job.folder.exit_of(1)) is not None]
+    # The supervisor sweeps up after a script has ended, and only then makes room.
+    steps = sorted([(at, 1) for at in began] + [(at, -1) for at in ended])
+    assert max(sum(step for _, step in steps[:place]) for place in range(len(steps) + 1)) == 2
 
 
 @pytest.mark.parametrize("value", ["0", "no", "-1", "1.5", "٣", "99999999", "\x1b[31m"])
