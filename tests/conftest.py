@@ -85,7 +85,7 @@ exit 6
 
 @pytest.fixture(scope="session", autouse=True)
 def nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No profile and no cache of whoever runs the tests, and no GPU: jobs start as for a new user on a plain node."""
+    """No profile and no cache of whoever runs the tests, no GPU, no queue: as for a new user on a plain node."""
     smi = tmp_path_factory.mktemp("bin") / "nvidia-smi"
     smi.write_text(NO_GPU)
     smi.chmod(0o755)
@@ -94,6 +94,7 @@ def nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_STATE_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         patch.delenv("VLLM_HPC_PROFILE", raising=False)
+        patch.setenv("VLLM_HPC_LOCAL_QUEUE", "off")  # no test waits for the jobs of another, or of another run
         yield
 
 

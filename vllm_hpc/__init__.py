@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vllm_hpc.api.functions import render as render
     from vllm_hpc.api.functions import submit as submit
     from vllm_hpc.api.live import attach as attach
+    from vllm_hpc.api.sweep import Sweep as Sweep
+    from vllm_hpc.api.sweep import sweep as sweep
     from vllm_hpc.api.tune import tune as tune
     from vllm_hpc.jobs.job import Job as Job
     from vllm_hpc.jobs.status import Status as Status
@@ -76,11 +78,13 @@ _HOMES = {
     "Script": "vllm_hpc.spec.script",
     "Status": "vllm_hpc.jobs.status",
     "Summary": "vllm_hpc.jobs.summary",
+    "Sweep": "vllm_hpc.api.sweep",
+    "sweep": "vllm_hpc.api.sweep",
     "tune": "vllm_hpc.api.tune",
 }
 __all__ = [
-    "Job", "Plan", "Prepared", "RankContext", "Request", "Script", "Status", "Summary", "attach", "tune", *_FUNCTIONS,
-    *_ERRORS,
+    "Job", "Plan", "Prepared", "RankContext", "Request", "Script", "Status", "Summary", "Sweep", "attach", "sweep",
+    "tune", *_FUNCTIONS, *_ERRORS,
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 # The class of a value -> the module here whose ``card`` draws it; nothing else is imported for that.
 _CARDS = {
+    "vllm_hpc.api.sweep.Sweep": "sweep",
     "vllm_hpc.jobs.job.Job": "job",
     "vllm_hpc.jobs.status.Status": "status",
     "vllm_hpc.jobs.summary.Summary": "summary",
