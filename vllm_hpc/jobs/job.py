@@ -63,7 +63,7 @@ class Job(Answers):
         """
         from vllm_hpc.jobs.status import read_status
 
-        return read_status(self.folder, submits=True)
+        return read_status(self.folder, StatusCache(shares=True), submits=True)
 
     def statuses(self, ask_every_s: float = 0.0) -> Iterator[tuple[Status, float]]:
         """Poll until the job ends: yields each status, with the seconds to wait before the next one.
@@ -74,7 +74,7 @@ class Job(Answers):
         from vllm_hpc.jobs.status import read_status
 
         pause = _POLL_S[0]
-        cache = StatusCache(ask_every_s)
+        cache = StatusCache(ask_every_s, shares=True)
         while True:
             status = read_status(self.folder, cache, submits=True)
             yield status, pause
