@@ -16,6 +16,7 @@ from vllm_hpc.jobfolder.private import is_private, private_files
 from vllm_hpc.jobs.collect import collect
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.rows.row import OUTPUT_FIELDS, Row, iter_jsonl
+from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.spec.errors import InputError, JobFailedError, RequestError
 
 # The columns that every table has, in this order; others follow, and the error's are last.
@@ -60,7 +61,7 @@ def read_results(folder: JobFolder, partial: bool) -> Iterator[Row]:
     """The output rows of a job; see ``Job.results``. Raises RequestError, JobFailedError, CollectError."""
     if not folder.job().has_rows:
         raise RequestError(f"{folder.path.name} runs no rows: see its artefacts() and logs(rank)")
-    status = read_status(folder)
+    status = read_status(folder, StatusCache(shares=True))
     finished = status.rows.done + status.rows.failed
     if status.state == "FAILED" and not finished:
         raise JobFailedError(f"{folder.path.name} failed: {status.reason}")
