@@ -111,3 +111,19 @@ def test_what_is_not_submitted_is_not_waited_for(desk: Path, run_cli: Cli) -> No
     folder.lost.write_text(json.dumps(lost))
     outcome = run_cli("wait", "first")
     assert (outcome.code, outcome.err) == (1, "Error: first is not submitted, so nothing is waited for\n")
+
+
+def test_a_log_on_a_terminal_is_printed_in_whole_lines(
+    desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(desk, "first")
+    said = "one\n[red]two\x1b[31m\n\x1b]52;c;x\x07" + "long " * 100 + "\nno end"
+    folder.scheduler_log.write_text(said)
+    monkeypatch.setattr("vllm_hpc.api.live.is_live", lambda stream: True)
+    long = "\ufffd]52;c;x\ufffd" + "long " * 100
+    assert run_cli("logs", "first", "--follow").out.rstrip() == f"one\n[red]two\n{long}\nno end"
+    folder.scheduler_log.write_text("x" * 200_000 + "\n\xff")
+    assert run_cli("logs", "first", "--follow").out.count("x") == 200_000
+    folder.scheduler_log.unlink()
+    outcome = run_cli("logs", "first", "--follow")
+    assert (outcome.code, outcome.err) == (0, "No log yet: the job is COMPLETED (every row has a result).\n")
