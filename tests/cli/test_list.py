@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.cli.named_jobs import named_job
 from tests.conftest import Cli
 from tests.crafted import make_job
 from vllm_hpc.cli.print_list import ListedJob, age_words, size_words, table
+from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.disk_use import DiskUse, disk_use
 from vllm_hpc.jobs.known_jobs import remember
@@ -118,6 +120,18 @@ def test_the_size_of_a_folder_is_without_what_links_lead_to(desk: Path, run_cli:
     (job,) = json.loads(run_cli("list", "--size", "--json").out)
     assert DiskUse(job["bytes"], job["files"]) == after
     assert str(after.files) in run_cli("list", "--size").out.split()
+
+
+def test_a_folder_that_is_not_utf8_hides_no_other_job(desk: Path, run_cli: Cli) -> None:
+    odd = desk / "runs" / os.fsdecode(b"odd\xff")
+    named_job(desk / "runs" / "odd").path.rename(odd)
+    remember(JobFolder(odd))
+    named_job(desk / "runs" / "plain")
+    assert len(names(run_cli("list").out)) == 2
+    assert {job["job"] for job in json.loads(run_cli("list", "--json").out)} == {str(odd), str(desk / "runs" / "plain")}
+    ran = run_cli("clean", "--older", "1d")
+    assert (ran.code, ran.out.count("plain: freed")) == (0, 1)
+    assert ran.err == "Kept 1 job: the name of its folder must be UTF-8\n"
 
 
 def test_a_job_without_a_time_or_an_id_is_listed(desk: Path, run_cli: Cli) -> None:

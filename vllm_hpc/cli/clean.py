@@ -83,6 +83,8 @@ def _clean(job: Job, longest: float | None, only_outputs: bool, dry_run: bool) -
         return _Cleaned(job, clean(job.folder, only_outputs, dry_run))
     except VllmHpcError as error:
         return _Cleaned(job, NOTHING, str(error), is_refused=True)
+    except UnicodeError:
+        return _Cleaned(job, NOTHING, "the name of its folder must be UTF-8: rename it", is_refused=True)
     except OSError as error:
         return _Cleaned(job, NOTHING, f"{error.filename or job.path}: {error.strerror}", is_refused=True)
 

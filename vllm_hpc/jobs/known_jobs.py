@@ -44,7 +44,7 @@ class KnownJob(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def remember(folder: JobFolder) -> None:
     """Add a job that was just submitted, also again. What keeps it from being written keeps nobody from submitting."""
-    with suppress(OSError):
+    with suppress(OSError, UnicodeError):  # a path that is not UTF-8 is in no JSON
         path = _file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_mine_alone(path.parent):
