@@ -547,7 +547,8 @@ def test_a_job_is_found_by_folder_name_and_id(desk: Path, run_cli: Cli, find: Ca
     assert status["job"] == str(folder.path)
     assert set(status) == {
         "job", "job_id", "scheduler", "state", "reason", "rows", "tokens_per_s", "eta_s", "attempts",
-        "rehearsal", "awaits_resubmission", "program", "has_rows", "created_at", "model", "tokens", "replicas", "ends_at",
+        "rehearsal", "awaits_resubmission", "program", "has_rows", "created_at", "model", "tokens", "replicas",
+        "ends_at",
     }  # fmt: skip
     assert set(status["rows"]) == {"total", "done", "failed"}
     assert status["state"] == "UNKNOWN"
