@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.crafted import make_job, result, start, write_lines
+from tests.crafted import layout, make_job, result, start, write_lines
 from tests.report.crafted_runs import make_run
+from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.jobfolder import metrics
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.metrics import keep_metrics, metrics_text, write_metrics
 from vllm_hpc.jobfolder.record_files import read_json, write_json
-from vllm_hpc.jobfolder.records import Progress, Sample
+from vllm_hpc.jobfolder.records import Progress, Run, Sample
+from vllm_hpc.jobfolder.shards import Tally
 from vllm_hpc.jobs.collect import collect
 
 pytestmark = pytest.mark.notebooks
@@ -109,6 +111,16 @@ def test_while_a_job_runs_replica_0_writes_it_now_and_then(tmp_path: Path) -> No
     os.utime(path, (1, 1))
     keep_metrics(folder, 0)
     assert parse(text_of(folder))
+
+
+def test_the_writer_of_rows_keeps_it(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", shape=layout(dp=2))
+    start(folder)
+    for replica in (1, 0):
+        assert not (folder.path / metrics.NAME).exists()
+        writer = ShardWriter(folder, replica, 1, Tally(), lambda *counts: Run(attempt=1), 1.0)
+        writer.close()
+    assert parse(text_of(folder))['vllm_hpc_rows_missing{job="job"}'] == 3
 
 
 def test_no_error_in_it_ends_a_job(tmp_path: Path) -> None:

@@ -8,17 +8,22 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.conftest import Cli
-from tests.crafted import error, make_job, rank, result, start, write_lines
+from tests.crafted import SUBMITTED_AT, error, make_job, rank, result, start, write_lines
 from tests.report.crafted_runs import finish, make_run
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.collect import collect
 from vllm_hpc.jobs.job import Job
+from vllm_hpc.report.gather import gather
+from vllm_hpc.report.page import render
 from vllm_hpc.report.write import write_report
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.program import Program
 
 pytestmark = pytest.mark.notebooks
 EVIL = "<script>alert(1)</script>\" onload='x' \x1b]52;c;\x07 \u202e {{ 7*7 }}"
@@ -105,6 +110,30 @@ def test_no_text_of_a_user_is_markup(tmp_path: Path) -> None:
     assert "<script>alert(1)</script>" in page.text()
     assert "{{ 7*7 }}" in page.text()
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", (folder.path / "report.html").read_text())
+
+
+def test_a_job_that_runs_says_what_is_left(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "job", rows=4)
+    facts = gather(folder)
+    running = msgspec.structs.replace(
+        facts.status, state="RUNNING", tokens=5_000_000, eta_s=90.0, ends_at=facts.found_at + 7300
+    )
+    text = Page(render(msgspec.structs.replace(facts, status=running))).text()
+    for words in ("5,000,000 output tokens", "90 s left", "2 h 1 min until the walltime ends"):
+        assert words in text
+
+
+def test_a_job_without_rows_shows_its_script(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", rows=0)
+    record = folder.job()
+    program = Program(kind="script", name="train.py", source="/home/u/train.py", drives_engine=True)
+    write_json(folder.job_json, msgspec.structs.replace(record, program=program))
+    start(folder)
+    rank(folder, 0, "ok", 20, timings={"launch": 5.0})
+    finish(folder, 1, SUBMITTED_AT + 65)
+    text = page_of(folder).text()
+    assert "script train.py · local" in text
+    assert "Lengths" not in text
 
 
 def test_two_jobs_beside_each_other(tmp_path: Path) -> None:

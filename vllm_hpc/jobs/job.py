@@ -122,13 +122,14 @@ class Job(Answers, Drawn):
         with private_files(is_private(self.path)):
             return collect(self.folder, output)
 
-    def report(self, path: str | os.PathLike[str] | None = None, compare: Job | None = None) -> Path:
+    def report(self, output: str | os.PathLike[str] | None = None, compare: Job | None = None) -> Path:
         """Write one HTML page of the job, or of it and another job, and return its path.
 
-        ``path`` None: report.html in the job's folder. Raises RequestError for another user's job, which needs one.
+        ``output``: the file, instead of report.html in the job's folder, as another user's job needs. Raises
+        RequestError, FailedError.
         """
         write = import_module("vllm_hpc.report.write").write_report  # a later room, loaded by name
-        written: tuple[Path, Any] = write(self.folder, path, compare.folder if compare is not None else None)
+        written: tuple[Path, Any] = write(self.folder, output, compare.folder if compare is not None else None)
         return written[0]
 
     def ranks(self) -> Ranks:

@@ -25,13 +25,13 @@ _CHEAP_BYTES = 64 << 20
 
 
 def write_report(
-    folder: JobFolder, path: str | os.PathLike[str] | None = None, compare: JobFolder | None = None
+    folder: JobFolder, output: str | os.PathLike[str] | None = None, compare: JobFolder | None = None
 ) -> tuple[Path, Facts]:
-    """Write the page into the job's folder, or to ``path``, as another user's job needs. Returns the path, the facts.
+    """Write the page into the job's folder, or to ``output``, as another user's job needs. Returns the path, the facts.
 
     Raises JobNotFoundError, RequestError, FailedError.
     """
-    target = _target(folder, path)
+    target = _target(folder, output)
     facts = gather(folder)
     other = gather(compare) if compare is not None else None
     page = render(facts, other, compare_jobs(folder, compare, facts, other) if compare and other else None)
@@ -79,14 +79,14 @@ def compare_jobs(folder: JobFolder, compare: JobFolder, facts: Facts, other: Fac
     return Compared(settings=settings, compared=found.compared, equal=found.equal)
 
 
-def _target(folder: JobFolder, path: str | os.PathLike[str] | None) -> Path:
-    if path is None:
+def _target(folder: JobFolder, output: str | os.PathLike[str] | None) -> Path:
+    if output is None:
         if not folder.is_mine:
             raise RequestError(
                 f"{str(folder.path)!r} is a job of another user: add --output FILE, a file of your own for the report"
             )
         return folder.path / "report.html"
-    given = os.fspath(path)
+    given = os.fspath(output)
     if not given:
         raise RequestError("--output must be a file, not '': name one, or leave it out")
     target = Path(os.path.abspath(as_path(given, "--output")))  # noqa: PTH100 - links stay as the user wrote them
