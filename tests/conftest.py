@@ -24,7 +24,8 @@ from vllm_hpc.rows.row import Row
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hold the time limits of markers."""
+    """Hold the time limits of markers. Schedulers are asked anew each time: stand-ins change their minds at once."""
+    os.environ["VLLM_HPC_ASK_EVERY_S"] = "0"
     config.pluginmanager.register(Tiers(), "vllm-hpc-tiers")
 
 

@@ -15,6 +15,7 @@ from tests import crafted
 from tests.marks import needs_torch
 from vllm_hpc.engine.health.rank_record import Mark, Phase, RankReport
 from vllm_hpc.engine.health.shard_writer import ShardWriter
+from vllm_hpc.engine.interface import InFlight
 from vllm_hpc.engine.loop.chunk_claims import Chunks, StoreClaims
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.loop.suspect_rows import Prior
@@ -68,6 +69,9 @@ class Engine:
             return
         self.left[key] = 2 + int(key) * 7 % 5
         self.admitted.append(int(key))
+
+    def look(self) -> InFlight:
+        return InFlight(min(len(self.left), self.max_num_seqs), 0, [])
 
     def watch(self, told: Any) -> None:
         raise AssertionError("only --verify asks for it")

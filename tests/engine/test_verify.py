@@ -31,6 +31,9 @@ class Engine:
     def __init__(self, steps: Sequence[dict[str, list[int]]]) -> None:
         self.steps, self.has_left = list(steps), False
 
+    def look(self) -> None:
+        return None
+
     def watch(self, told: Callable[[str, Sequence[int]], None]) -> None:
         self.told = told
 

@@ -30,6 +30,8 @@ COMMANDS = {
     "tune": ("tune", "Find the fastest layout and settings with short jobs."),
     "doctor": ("doctor", "Check this machine, or a real allocation."),
     "status": ("jobs", "Show state, rows and speed of a job, or of all."),
+    "watch": ("watch", "Show a job live until it ends."),
+    "wait": ("watch", "Wait until jobs have ended."),
     "list": ("jobs", "List the jobs under --job-dir, oldest first."),
     "logs": ("jobs", "Print the scheduler's log, or one rank's."),
     "debug": ("debug", "Ask every rank where it is, and say who waits for whom."),

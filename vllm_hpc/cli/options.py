@@ -12,6 +12,7 @@ import click
 from vllm_hpc.spec.bounds import LEAST_LEAD_S
 from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.prompt_options import Files
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS, Registry
 from vllm_hpc.spec.repeats import first_repeated
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
@@ -115,6 +116,10 @@ def _as_list(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
     return list(value) or None
 
 
+def _as_files(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> Files | None:
+    return Files(value) or None
+
+
 count = click.IntRange(min=1)
 many: dict[str, Any] = {"multiple": True, "callback": _as_dict}
 lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
@@ -129,6 +134,8 @@ ROWS_MISSING_HELP = (
 )
 COLUMN_HELP = "The field with the prompt, if it is not called prompt."
 TEMPLATE_HELP = "Make each prompt from the row's fields, with a Jinja text: 'Summarise: {{ abstract }}'."
+ID_HELP = "The field with the id, if it is not called id."
+KEEP_HELP = "Copy only this of the input's other fields to the output. May be repeated.  [default: all]"
 RENAME_HELP = "Give a field of the input another name, before anything else: question=prompt."
 DROP_HELP = "Leave the assistant's last turn out of the prompt; it is copied to the output as reference."
 ENV_HELP = (
@@ -187,11 +194,13 @@ _PROFILE = "vllm_hpc.profile_of_jobs"
 
 REQUEST_OPTIONS = [
     click.argument("model", required=False),
-    click.option("--input", metavar="FILE", help=INPUT_HELP, **lines),
+    click.option("--input", metavar="FILE", multiple=True, callback=_as_files, help=INPUT_HELP),
     # Eager: it is known when the others are read, of which some may then be empty.
     click.option("--rows-missing-from", metavar="JOB", is_eager=True, help=ROWS_MISSING_HELP),
     click.option("--prompt-column", metavar="NAME", help=COLUMN_HELP),
     click.option("--prompt-template", metavar="TEXT", help=TEMPLATE_HELP),
+    click.option("--id-column", metavar="NAME", help=ID_HELP),
+    click.option("--keep", metavar="NAME", help=KEEP_HELP, **lines),
     click.option("--rename", type=KeyValue(typed=False), metavar="OLD=NEW", help=RENAME_HELP, **many),
     click.option("--drop-last-answer", is_flag=True, default=None, help=DROP_HELP),
     click.option("--nodes", type=count, help="Nodes."),

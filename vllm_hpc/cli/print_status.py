@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import sys
-import time
-from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hpc.cli.console import make_console
 from vllm_hpc.cli.output import print_json, say, stdout_console
-from vllm_hpc.cli.visible import VisibleStream
+from vllm_hpc.cli.watch import follow, shown_on_stderr
 from vllm_hpc.jobfolder.input import iter_rows
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.errors import FailedError, StillRunning
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
@@ -40,7 +27,12 @@ _COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILE
 
 def exit_code(job: Job) -> int:
     """The exit code of a job that has ended: 0 completed, 3 with rows missing or in error, 1 otherwise."""
-    return {"COMPLETED": 0, "PARTIAL": 3}.get(job.status().state, 1)
+    return exit_code_of(job.status())
+
+
+def exit_code_of(status: Status) -> int:
+    """The same of its last status."""
+    return {"COMPLETED": 0, "PARTIAL": 3}.get(status.state, 1)
 
 
 def print_status(status: Status) -> None:
@@ -123,21 +115,13 @@ def print_failure(job: Job, state: str, reason: str) -> None:
 
 def wait_quietly(job: Job) -> dict[str, Any]:
     """Wait and collect; returns what ``submit --wait --json`` adds, the status and the summary."""
-    _wait(job)
+    follow(job, None)
     return {"status": msgspec.to_builtins(job.status()), "summary": msgspec.to_builtins(job.collect())}
 
 
 def wait_and_show(job: Job) -> int:
     """Wait with a progress bar, or a line per change; collect and show some answers. Returns the exit code."""
-    if sys.stderr.isatty():
-        console = make_console(file=sys.stderr.stream if isinstance(sys.stderr, VisibleStream) else sys.stderr)
-        with Progress(
-            SpinnerColumn(), TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
-            TimeElapsedColumn(), console=console, transient=True,
-        ) as progress:  # fmt: skip
-            _wait(job, lambda line: console.print(Text(line)), progress)
-    else:
-        _wait(job, lambda line: say(line, err=True))
+    follow(job, shown_on_stderr())
     status = job.status()
     summary = job.collect()
     if summary.rows["done"] + summary.rows["failed"]:
@@ -149,44 +133,6 @@ def wait_and_show(job: Job) -> int:
         rank = next((end.rank for end in summary.ranks if end.error), 0)
         say(f"What it printed: vllm-hpc logs {shlex.quote(str(job.path))} --rank {rank}", err=True)
     return exit_code(job)
-
-
-def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress | None = None) -> None:
-    """Wait for the end, with a line per change; an interrupt leaves the job running.
-
-    Raises StillRunning, and FailedError for a job that the user submits elsewhere: nobody knows when.
-    """
-    from vllm_hpc.jobs.doubt import left_to_user
-
-    if left_to_user(job.folder):
-        raise FailedError(f"--wait: {job.path.name} is not submitted, so nothing is waited for")
-    task = progress.add_task("", total=None, state="") if progress else None
-    said = ""
-    try:
-        for status, pause in job.statuses():
-            if progress and task is not None:
-                rows = status.rows
-                progress.update(
-                    task,
-                    total=rows.total if status.has_rows else None,
-                    completed=rows.done + rows.failed,
-                    state=status.state,
-                )
-            change = _change(status)
-            if say and change != said and not status.is_final:
-                said = change
-                say(_shorten(f"{status.state}: {status.reason}" if status.reason else status.state))
-            if not status.is_final:
-                time.sleep(pause)
-    except KeyboardInterrupt:
-        if progress:
-            progress.stop()
-        raise StillRunning(f"the job continues: vllm-hpc status {shlex.quote(str(job.path))}") from None
-
-
-def _change(status: Status) -> str:
-    """What counts as a change of status; Slurm's expected start, recomputed every minute, does not."""
-    return f"{status.state}: {status.reason.partition(', expected to start')[0]}"
 
 
 def _print_samples(job: Job) -> None:

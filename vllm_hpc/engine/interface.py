@@ -6,7 +6,7 @@ Neither this file nor the loop imports vllm: a rehearsal runs without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -41,6 +41,18 @@ class Ready(msgspec.Struct, frozen=True):
     created: int = 0
 
 
+class InFlight(NamedTuple):
+    """The sequences in an engine: how many run and how many wait, and the output tokens of those that have any.
+
+    ``kv``: the used share of the KV cache, 0 to 1; None if it is not known.
+    """
+
+    running: int
+    waiting: int
+    lengths: list[int]
+    kv: float | None = None
+
+
 class Engine(Protocol):
     """The engine of one rank. It is a context manager: the loop steps inside it.
 
@@ -66,6 +78,9 @@ class Engine(Protocol):
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
         """Take one step. Returns its outputs, and whether it did ``work`` while the device computed."""
+
+    def look(self) -> InFlight | None:
+        """What is in flight between two steps; None if that is not known. It is asked about once a second."""
 
     def answer(self, ready: Ready, output: Any, replica: int) -> Row:
         """The output row of a finished request."""

@@ -14,13 +14,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from vllm_hpc.engine.health.rank_record import RankReport
-from vllm_hpc.engine.interface import Ready
+from vllm_hpc.engine.interface import InFlight, Ready
 from vllm_hpc.engine.rows import row_out
 from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import devices, flashinfer, meeting, mp_workers, reproducible, seen
 from vllm_hpc.engine.startup.compile_cache import CompiledCode
 from vllm_hpc.engine.startup.weights_readahead import ReadAhead
-from vllm_hpc.engine.vllm_patches import Patches, sampled_tokens
+from vllm_hpc.engine.vllm_patches import Patches, in_flight, sampled_tokens
 from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JobRecord
@@ -63,6 +63,10 @@ class VllmEngine:
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
         """Take one step; does the work while the device computes, if vLLM keeps two batches in flight."""
         return self._overlap.step(work)
+
+    def look(self) -> InFlight | None:
+        """What vLLM's scheduler has in flight; None if it is in another process, or not as we know it."""
+        return in_flight.look(self.llm_engine)
 
     def answer(self, ready: Ready, output: Any, replica: int) -> Row:
         """The output row of a finished request."""

@@ -172,6 +172,22 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     watts: float | None = None
 
 
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """What the time left of a replica's attempt follows from: its last ``seconds``, and how long its answers are.
+
+    ``tokens`` were generated in them, by sequences that ran for ``slot_seconds`` in all. ``ended`` and ``begun`` are
+    sequences that are complete, and those in flight, in groups of nearly equal length: how many, and their output
+    tokens so far. Both are empty of embeddings and the like, and where vLLM's engine is in another process.
+    """
+
+    seconds: float
+    tokens: int
+    slot_seconds: float
+    ended: tuple[tuple[int, int], ...] = ()
+    begun: tuple[tuple[int, int], ...] = ()
+    fixed: float = 0.5
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """state/progress-<replica>.json: what a replica's first rank has written, over all attempts.
 
@@ -190,6 +206,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     shard_bytes: int | None = None
     runs: tuple[Run, ...] = ()
     now: Sample | None = None  # of the last attempt, as it was last told
+    pace: Pace | None = None  # while it runs
 
 
 class Crash(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ _FOREIGN, _HOLE = Line(1 << 62), Line(1 << 62)
 # Why a line is no row, as ``Scan.ignored`` counts them and people are told.
 NOT_UTF8, OTHER_ID = "not valid UTF-8", "with another id than the row of the input"
 # What decoding a line may raise.
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Tally(msgspec.Struct):
@@ -148,7 +148,7 @@ class Scan:
     def _read(self, number: int, shard: Path) -> None:
         skips_errors = shard_numbers(shard)[1] <= self._retry_errors_of
         start = (number + 1) << OFFSET_BITS
-        for lines in _whole_lines(shard):
+        for lines in whole_lines(shard):
             rows = self._decode(lines, shard)
             done = self._take(rows, accumulate(map(len, lines), initial=start), shard, skips_errors)
             self.tallies[number].add(done)
@@ -203,16 +203,16 @@ class Scan:
     def _decode(self, lines: list[bytes], shard: Path) -> list[Line]:
         # Line by line: decode_lines accepts two values on one line, and one value over two lines.
         try:
-            _check_utf8(b"".join(lines))
+            check_utf8(b"".join(lines))
             return list(map(_DECODER.decode, lines))
-        except _MALFORMED:
+        except MALFORMED:
             return [self._decode_one(line, shard) for line in lines]
 
     def _decode_one(self, line: bytes, shard: Path) -> Line:
         try:
-            _check_utf8(line)
+            check_utf8(line)
             return _DECODER.decode(line)
-        except _MALFORMED as error:
+        except MALFORMED as error:
             if b"\0" in line:  # never in JSON: a block that a failed file server did not write
                 return _HOLE
             if isinstance(error, UnicodeDecodeError):
@@ -223,7 +223,7 @@ class Scan:
             return _FOREIGN
 
 
-def _check_utf8(data: bytes) -> None:
+def check_utf8(data: bytes) -> None:
     """Raise UnicodeDecodeError: the decoder does not look into the strings that it passes over."""
     if not data.isascii():
         data.decode()
@@ -233,12 +233,12 @@ def beyond(shard: Path, offset: int, total: int, is_rehearsal: bool = False, ids
     """Counts of the rows that begin at ``offset`` or later, and are what ``Scan`` takes for rows. Raises OSError."""
     tally = Tally()
     seen = set[int]()
-    for lines in _whole_lines(shard, offset):
+    for lines in whole_lines(shard, offset):
         for line in lines:
             try:
-                _check_utf8(line)
+                check_utf8(line)
                 row = _DECODER.decode(line)
-            except _MALFORMED:
+            except MALFORMED:
                 continue
             if row.index >= total or (row.rehearsal is True) is not is_rehearsal:
                 continue
@@ -253,9 +253,9 @@ def beyond(shard: Path, offset: int, total: int, is_rehearsal: bool = False, ids
 def has_result(shard: Path) -> bool:
     """Whether any row of a shard has a result, read up to the first one. False if there is no such shard."""
     with suppress(FileNotFoundError):
-        for lines in _whole_lines(shard):
+        for lines in whole_lines(shard):
             for line in lines:
-                with suppress(*_MALFORMED):
+                with suppress(*MALFORMED):
                     if _DECODER.decode(line).error is None:
                         return True
     return False
@@ -266,7 +266,7 @@ def split_place(place: int) -> tuple[int, int]:
     return (place >> OFFSET_BITS) - 1, place & ((1 << OFFSET_BITS) - 1)
 
 
-def _whole_lines(shard: Path, offset: int = 0) -> Iterator[list[bytes]]:
+def whole_lines(shard: Path, offset: int = 0) -> Iterator[list[bytes]]:
     """The complete lines of a shard up to its current end, many at a time, without a torn last line.
 
     Raises UnfitFileError for a line that is longer than any that a rank writes.

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
+from vllm_hpc.jobfolder.batch_lines import output_line
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader, check_size
 from vllm_hpc.jobfolder.record_files import write_json
@@ -33,14 +34,7 @@ from vllm_hpc.spec.write_file import replacing
 
 # How many rows are copied at a time, and roughly how many bytes.
 _MOST_ROWS, _MOST_BYTES = 2048, 1 << 21
-_NO_LINE = msgspec.Raw()
 _NOT_RUN = "this row was not run"
-
-
-class _Wrapped(msgspec.Struct):
-    """A shard's line that contains the line to write."""
-
-    line: msgspec.Raw = _NO_LINE
 
 
 def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> Summary:
@@ -133,11 +127,8 @@ def _merge(folder: JobFolder, found: Scan, lines: LineReader, out: BinaryIO, at_
 
 
 def _unwrap(data: bytes) -> bytes:
-    """Replace each line that contains another one by that one."""
-    decoder = msgspec.json.Decoder(_Wrapped)
-    return b"".join(
-        line if (held := decoder.decode(line).line) is _NO_LINE else bytes(held) + b"\n" for line in io.BytesIO(data)
-    )
+    """Replace each line of an OpenAI batch by the one within it."""
+    return b"".join(map(output_line, io.BytesIO(data)))
 
 
 class _MissingRows:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_job, read_json
 from vllm_hpc.jobfolder.records import Submitted
+from vllm_hpc.jobs.drawn_lists import Jobs, Statuses
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.job_folders import job_folders
 from vllm_hpc.schedulers.scheduler import installed_scheduler
 from vllm_hpc.spec.errors import JobNotFoundError
 from vllm_hpc.spec.job_dir import default_job_dir
 from vllm_hpc.spec.values import as_path
-
-if TYPE_CHECKING:
-    from vllm_hpc.jobs.status import Status
 
 
 def find_job(job: str | int | os.PathLike[str], job_dir: str | None = None) -> Job:
@@ -51,19 +48,19 @@ def _ids(job: Job) -> list[str]:
     return [*found, *(one.split(".")[0] for one in found)]
 
 
-def list_jobs(job_dir: str | None = None) -> list[Job]:
+def list_jobs(job_dir: str | None = None) -> Jobs:
     """All jobs under ``job_dir`` that can be read, oldest first. Raises RequestError if the folder cannot.
 
     ``job_dir`` None is the job_dir of $VLLM_HPC_PROFILE's profile, else ./runs.
     """
-    return [Job(folder.path) for folder in job_folders(job_dir) if read_job(folder.job_json)]
+    return Jobs(Job(folder.path) for folder in job_folders(job_dir) if read_job(folder.job_json))
 
 
-def list_statuses(job_dir: str | None = None) -> list[Status]:
+def list_statuses(job_dir: str | None = None) -> Statuses:
     """The status of all jobs under ``job_dir``, oldest first. Their scheduler is asked once for all of them.
 
     A job that cannot be read is UNKNOWN, with the reason. Raises RequestError if the folder itself cannot be read.
     """
     from vllm_hpc.jobs.status import read_statuses
 
-    return read_statuses(job_folders(job_dir))
+    return Statuses(read_statuses(job_folders(job_dir)))

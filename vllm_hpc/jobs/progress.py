@@ -10,10 +10,14 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
-from vllm_hpc.jobfolder.records import JobRecord, Progress, Run
+from vllm_hpc.jobfolder.records import JobRecord, Pace, Progress, Run
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shards import Scan, beyond, shard_numbers
+from vllm_hpc.jobs.time_left import Lives, seconds_left
 from vllm_hpc.spec.errors import FailedError, InputError
+
+# A replica that has told nothing new for so many seconds, a long step, is slower than it was.
+_SILENT_S = 5.0
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -126,8 +130,58 @@ def _count(folder: JobFolder, shards: list[Path], record: JobRecord) -> Rows:
     return Rows(record.rows, tally.done, tally.failed)
 
 
-def current_speed(progress: list[Progress], rows: Rows) -> tuple[float | None, float | None]:
-    """Output tokens per second and seconds left, from the last attempts of all replicas together."""
+def current_speed(progress: list[Progress], rows: Rows, record: JobRecord) -> tuple[float | None, float | None]:
+    """Output tokens per second and seconds left, from the last attempts of all replicas together.
+
+    Of embeddings and the like, input tokens. Those of an earlier version tell no pace: then finished rows are counted.
+    """
+    told = [(one, one.pace) for one in progress if one.pace is not None]
+    if not told:
+        return _speed_of_finished(progress, rows)
+    rate = sum(speed_of(one) or 0.0 for one, _ in told)
+    return round(rate, 1), _eta([pace for _, pace in told], progress, rows, record)
+
+
+def speed_of(progress: Progress) -> float | None:
+    """Tokens per second of a replica over the last minute; None if it has told no pace. It falls while it hangs."""
+    pace, now = progress.pace, progress.now
+    if pace is None or now is None or pace.seconds <= 0:
+        return None
+    # Both are by the clock of its host. A step may take a while.
+    silent = progress.updated_at - now.at - _SILENT_S
+    return round(pace.tokens / (pace.seconds + max(0.0, silent)), 1)
+
+
+def _eta(paces: list[Pace], progress: list[Progress], rows: Rows, record: JobRecord) -> float | None:
+    now = [one.now for one in progress if one.now is not None]
+    finished, tokens = sum(one.rows for one in now), sum(one.tokens - one.in_flight for one in now)
+    ended = sum(count for pace in paces for count, _ in pace.ended)
+    begun = sum(count for pace in paces for count, _ in pace.begun)
+    if not ended and not begun:  # embeddings, which have no length
+        rate = sum(pace.tokens / pace.seconds for pace in paces if pace.seconds > 0)
+        return round(rows.missing * tokens / finished / rate, 1) if finished and rate else None
+    if not rows.missing:
+        return 0.0
+    # Rows with errors take no time, rows with n outputs take n sequences.
+    each = (ended + begun) / (finished + begun / _outputs(record))
+    lives = Lives(
+        [group for pace in paces for group in pace.ended],
+        [group for pace in paces for group in pace.begun],
+        _whole(record.sampling.get("max_tokens")),
+    )
+    left = seconds_left(paces, max(0.0, rows.missing * each - begun), lives)
+    return None if left is None else round(left, 1)
+
+
+def _outputs(record: JobRecord) -> int:
+    return _whole(record.sampling.get("n")) or 1
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _speed_of_finished(progress: list[Progress], rows: Rows) -> tuple[float | None, float | None]:
     now = time.time()
     spans = [(_last_run(p), now - p.started_at) for p in progress if p.started_at and now > p.started_at]
     if not spans:

@@ -15,6 +15,7 @@ from vllm_hpc.jobfolder.record_files import why_unreadable
 from vllm_hpc.jobfolder.records import JobRecord, Progress
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.jobs.doubt import describe_doubt
+from vllm_hpc.jobs.in_words import describe_status
 from vllm_hpc.jobs.progress import (
     CountError,
     Rows,
@@ -25,21 +26,25 @@ from vllm_hpc.jobs.progress import (
     reported_rows,
 )
 from vllm_hpc.jobs.rank_outcomes import LATE_S, judge_ranks
+from vllm_hpc.jobs.replica_status import ReplicaStatus, generated_tokens, replica_statuses, walltime_end
 from vllm_hpc.jobs.resubmission import describe, pending_resubmission, resubmit
 from vllm_hpc.jobs.stage import is_drained, read_ranks
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Question
+from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import JobNotFoundError, VllmHpcError
 from vllm_hpc.spec.words import counted
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class Status(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     """What ``status --json`` prints. ``tokens_per_s`` counts output tokens, ``eta_s`` is seconds; None if unknown.
 
     In a list, a job that cannot be read has no ``scheduler``, and ``reason`` says why. ``awaits_resubmission``: the job
     has ended and wants another attempt that it could not submit itself. ``program``: the code that it runs, in words.
-    ``has_rows`` false: that drives the engine itself, and no rows are counted.
+    ``has_rows`` false: that drives the engine itself, and no rows are counted. ``tokens``: output tokens generated so
+    far, also by rows in flight. ``created_at`` and ``ends_at`` are Unix seconds: when it was submitted, and when the
+    walltime of an attempt that runs ends.
     """
 
     job: str
@@ -55,6 +60,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     awaits_resubmission: bool = False
     program: str | None = None
     has_rows: bool = True
+    created_at: float | None = None
+    model: str | None = None
+    tokens: int | None = None
+    replicas: tuple[ReplicaStatus, ...] = ()
+    ends_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Status {describe_status(self)}"
 
     @property
     def is_final(self) -> bool:
@@ -82,7 +95,7 @@ def read_statuses(folders: Iterable[JobFolder]) -> list[Status]:
 
     A job that cannot be read is UNKNOWN, so that the others are still listed.
     """
-    cache = StatusCache(float("inf"))
+    cache = StatusCache(float("inf"), shares=True)
     folders, questions = list(folders), defaultdict[str, list[Question]](list)
     for folder in folders:
         with suppress(VllmHpcError, OSError):
@@ -105,6 +118,11 @@ def _read_or_explain(folder: JobFolder, cache: StatusCache) -> Status:
         reason = f"{error.filename or folder.path} cannot be read: {error.strerror}"
     except MemoryError:
         reason = "its rows need more memory than there is here"
+    return unreadable(folder, reason)
+
+
+def unreadable(folder: JobFolder, reason: str) -> Status:
+    """The status of a job of which nothing can be read."""
     return Status(job=str(folder.path), job_id=None, scheduler="", state="UNKNOWN", reason=reason, rows=Rows(0))
 
 
@@ -135,9 +153,9 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
                 "RUNNING",
                 "it ended normally; waiting for its exit record and its last rows to become visible here",
             )
-    rate, eta = mean_speed(progress), None
+    rate, eta, running = mean_speed(progress), None, tasks.current if state == "RUNNING" else set[int]()
     if state == "RUNNING":
-        rate, eta = current_speed([one for one in progress if one.attempt in tasks.current], rows)
+        rate, eta = current_speed([one for one in progress if one.attempt in running], rows, record)
         if is_drained(folder, tasks.current):
             eta = None
     return Status(
@@ -154,6 +172,11 @@ def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) ->
         awaits_resubmission=is_awaited,
         program=record.program.title if record.program else None,
         has_rows=record.has_rows,
+        created_at=record.created_at,
+        model=record.request.model,
+        tokens=generated_tokens(progress, running),
+        replicas=replica_statuses(progress, running),
+        ends_at=walltime_end(record.request.time, attempts, running),
     )
 
 

@@ -21,6 +21,7 @@ from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.doubt import left_to_user, noting_loss
+from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.submission_notes import first_notes, overlap
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
@@ -28,6 +29,7 @@ from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.program_plan import intake_for
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
+from vllm_hpc.rows.given_input import rows_in
 from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.containers.choose import check_is_there
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
@@ -37,6 +39,7 @@ from vllm_hpc.schedulers.script import render_job
 from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
 from vllm_hpc.schedulers.template_folders import distinct_folders, unused_files
+from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
@@ -48,7 +51,7 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path, check_name, check_path
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     """A job that is checked, planned and rendered, but not yet created; ``submit`` sends exactly this."""
 
     job: ResolvedJob
@@ -61,6 +64,9 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     definition: bytes | None = None
     notes: tuple[str, ...] = ()
     template_notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Prepared {name_of(self.folder)}: {self.plan.in_words}, for {self.scheduler}, not submitted"
 
     @property
     def request(self) -> Request:
@@ -157,8 +163,9 @@ def submit(model: str | None = None, **options: Any) -> Job:
 
 def prepare(model: str | None = None, **options: Any) -> Prepared:
     """Check, plan and render a job without writing anything. Raises RefusedError."""
-    job, definition = resolve_options(model, options)
-    return _render(job, definition)
+    with rows_in(options) as named:
+        job, definition = resolve_options(model, named)
+        return _render(job, definition)
 
 
 def runs_samples(prepared: Prepared) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +77,11 @@ class TaskStates:
     def current(self) -> set[int]:
         """The current or last attempt of each task that has started."""
         return {attempt.attempt for attempt in self._last.values()}
+
+    @cached_property
+    def _stage(self) -> str:
+        """What the whole job does, the same for all of its tasks: it reads the files of every replica."""
+        return stage(self._folder, self._record, self.current)
 
     def question(self) -> Question | None:
         """What the scheduler must be asked, None if the folder has the whole answer."""
@@ -194,7 +200,7 @@ class TaskStates:
             error = cause_of_failure(self._folder, "", task)
             return "FAILED", f"{seen.reason}; {error}" if error else seen.reason
         if seen.phase == "running" and not seen.reason:
-            return "RUNNING", ending(self._folder, ended) if ended else stage(self._folder, self._record, self.current)
+            return "RUNNING", ending(self._folder, ended) if ended else self._stage
         if seen.phase == "forgotten":
             return self._forgotten(seen, ended, task)
         return _PHASES.get(seen.phase, "UNKNOWN"), seen.reason

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import ClientError, ClientTimeoutError, call_client
-from vllm_hpc.schedulers.scheduler import JobState, Question, installed_scheduler
+from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler, installed_scheduler
+from vllm_hpc.schedulers.shared_answers import SharedAnswers
 
 # A client that fails faster than this may be called again for the next job.
 _SLOW_S = 2.0
@@ -19,10 +21,14 @@ _LEAVING_S = 5.0
 
 
 class StatusCache:
-    """Keeps every answer, and the failure of a client that was slow to fail, for ``keep_s`` seconds; 0: none."""
+    """Keeps every answer, and the failure of a client that was slow to fail, for ``keep_s`` seconds; 0: none.
 
-    def __init__(self, keep_s: float = 0.0) -> None:
-        self._keep_s = keep_s
+    ``shares``: an answer that another process got in the last ten seconds will do (shared_answers.py). Who acts on it,
+    to cancel or to submit again, asks.
+    """
+
+    def __init__(self, keep_s: float = 0.0, shares: bool = False) -> None:
+        self._keep_s, self._shares = keep_s, shares
         self._seen: dict[str, tuple[float, dict[str, JobState]]] = {}
         self._failed: dict[tuple[str, ...], tuple[float, ClientError]] = {}
 
@@ -42,10 +48,14 @@ class StatusCache:
             return dict.fromkeys(tasks, JobState("unknown", f"no scheduler {scheduler!r} is installed here"))
         if not asked.is_id(job_id):
             return dict.fromkeys(tasks, JobState("unknown", f"{job_id[:100]!r} is no job id of {scheduler}"))
-        try:
-            seen = asked.query(job, job_id, tasks, self._ask)
-        except ClientError as error:  # ours catch it; another package's may not
-            seen = dict.fromkeys(tasks, JobState("unknown", str(error)))
+        question = Question(job, job_id, tuple(tasks))
+        shared = SharedAnswers(scheduler, asked)
+        if self._shares:
+            seen = shared.query([question], partial(self._ask_all, asked))[0]
+        else:
+            began = time.time()
+            seen = self._ask_one(asked, question)
+            shared.keep(question, began, seen)
         self._seen[str(job.path)] = time.monotonic(), seen
         return seen
 
@@ -58,8 +68,21 @@ class StatusCache:
             those = [one for one in those if asked.is_id(one.job_id)]
             if len(those) < 2:
                 continue
-            for question, seen in zip(those, asked.query_all(those, self._ask), strict=True):
+            found = SharedAnswers(name, asked).query(those, partial(self._ask_all, asked))
+            for question, seen in zip(those, found, strict=True):
                 self._seen[str(question.job.path)] = time.monotonic(), seen
+
+    def _ask_all(self, asked: Scheduler, questions: Sequence[Question]) -> list[dict[str, JobState]]:
+        """Ask for several jobs, if it can be, else for one after the other."""
+        if len(questions) > 1 and asked.query_all is not None:
+            return asked.query_all(questions, self._ask)
+        return [self._ask_one(asked, question) for question in questions]
+
+    def _ask_one(self, asked: Scheduler, question: Question) -> dict[str, JobState]:
+        try:
+            return asked.query(question.job, question.job_id, question.tasks, self._ask)
+        except ClientError as error:  # ours catch it; another package's may not
+            return dict.fromkeys(question.tasks, JobState("unknown", str(error)))
 
     def _ask(self, argv: list[str]) -> str:
         client = (argv[0], *(word for word in argv if word.startswith(("--clusters=", "--context="))))

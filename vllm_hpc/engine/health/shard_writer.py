@@ -17,9 +17,11 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.engine.health.disk_reserve import Reserve, explain_os_error
+from vllm_hpc.engine.health.sample_file import SampleFile
+from vllm_hpc.engine.health.watts import Watts
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
-from vllm_hpc.jobfolder.records import Progress, Run
+from vllm_hpc.jobfolder.records import Pace, Progress, Run, Sample
 from vllm_hpc.jobfolder.shards import Tally
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.write_file import open_append
@@ -53,6 +55,10 @@ class ShardWriter:
         self._runs = earlier.runs if earlier else ()
         self._queue: queue.Queue[MakeRow | None] = queue.Queue(_MOST_WAITING)
         self._error: BaseException | None = None
+        self._samples, self._watts = SampleFile(job.samples(replica, attempt)), Watts()
+        # The newest, which the loop gives, and the one that was written last.
+        self._seen: tuple[Sample | None, Pace | None] = (None, None)
+        self._told: Sample | None = None
         self._write_counts()
         self._thread = threading.Thread(target=self._work, name="vllm-hpc-writer", daemon=True)
         self._thread.start()
@@ -61,6 +67,10 @@ class ShardWriter:
         """Write the row that ``make`` returns. Raises the error that has ended the writer."""
         self.check()
         self._queue.put(make)
+
+    def note(self, sample: Sample, pace: Pace | None) -> None:
+        """Write what the replica does beside its counts, when these are written next. Never waits or raises."""
+        self._seen = (sample, pace)
 
     def check(self) -> None:
         """Raise the error that has ended the writer, if any: OSError where the disk is full."""
@@ -146,8 +156,19 @@ class ShardWriter:
         self._now.prompt_tokens += row.get("prompt_tokens", 0)
         self._now.completion_tokens += row.get("completion_tokens", 0)
 
+    def _tell(self) -> tuple[Sample | None, Pace | None]:
+        """The newest sample, also written to the file of samples if it is new."""
+        sample, pace = self._seen
+        if sample is None or sample is self._told:
+            return self._told, pace
+        self._told = msgspec.structs.replace(sample, watts=self._watts.read())
+        self._seen = (self._told, pace) if self._seen[0] is sample else self._seen
+        self._samples.add(self._told, is_last=pace is None)
+        return self._told, pace
+
     def _write_counts(self) -> None:
         now, before = self._now, self._before
+        sample, pace = self._tell()
         run = self._describe(now.done + now.failed, now.prompt_tokens, now.completion_tokens)
         progress = Progress(
             replica=self._replica,
@@ -160,6 +181,8 @@ class ShardWriter:
             updated_at=time.time(),
             shard_bytes=self._size,
             runs=(*self._runs, run),
+            now=sample,
+            pace=pace,
         )
         with suppress(OSError):  # a full disk: the rows report it, and they matter more
             write_json(self._job.progress(self._replica), progress)

@@ -19,6 +19,7 @@ from vllm_hpc.engine.interface import Engine, Ready
 from vllm_hpc.engine.loop.chunk_claims import Chunks
 from vllm_hpc.engine.loop.leader import Chief
 from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Agreement, Decision, Lockstep, Order
+from vllm_hpc.engine.loop.pace import Gauge
 from vllm_hpc.engine.loop.probe import run_probe
 from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
@@ -97,16 +98,16 @@ class Loop:
         self, engine: Engine, feed: Feed, lockstep: Lockstep, work: Work, gauges: Gauges, lead: Lead | None
     ) -> None:
         self._engine, self._feed, self._lockstep = engine, feed, lockstep
-        self._replica, self._chunks, self._done, self._trials = work.replica, work.chunks, work.done, list(work.trials)
-        self._probe = work.probe
+        self._replica, self._probe = work.replica, work.probe
+        self._chunks, self._done, self._trials = work.chunks, work.done, list(work.trials)
         self._meter, self._report = gauges
         self._chief: Chief | None = lead.chief if lead else None
         self._writer: ShardWriter | None = lead.writer if lead else None
+        self._gauge = Gauge(engine, lead.writer.note if lead else None)
         self._most: int = min(engine.max_num_seqs, max(1, work.share))
         self._ahead: int = min(self._most // _AHEAD_SHARE, max(0, work.share - self._most) // 2)
         self._in_flight: dict[str, Ready] = {}
-        self._finished: list[tuple[Ready, Any]] = []
-        self._sequences = 0
+        self._finished, self._sequences = list[tuple[Ready, Any]](), 0
         # Whether no chunk is left: in this replica's own part, in any part.
         self._order, self._is_part_used, self._is_exhausted = Order.GO, False, False
         # The pending agreement; whether it asks for a chunk, and from any part; and the step at which it was sent.
@@ -128,6 +129,7 @@ class Loop:
                 self._rescue()
             raise
         self._hand_over()
+        self._gauge.end(self._meter.ended, len(self._in_flight))
         if self._order is Order.STOP:
             print(f"vllm-hpc: stopping: {counted(len(self._in_flight), 'row')} in flight left to the next attempt")
         self._report.leave_loop()
@@ -262,6 +264,8 @@ class Loop:
                 ready = self._in_flight.pop(output.request_id)
                 self._sequences -= _sequences(ready)
                 self._finished.append((ready, output))
+                self._gauge.add(output)
+        self._gauge.end_step(self._meter.ended, len(self._in_flight))
         if not is_work_done:
             self._work()
 
@@ -269,8 +273,7 @@ class Loop:
         self._work()
         self._report.enter(Phase.STEP)
 
-    def _rescue(self) -> None:
-        """Save the rows that have finished before an error."""
+    def _rescue(self) -> None:  # before an error is raised
         self._hand_over()
 
     def _hand_over(self) -> None:
@@ -284,6 +287,7 @@ class Loop:
     def _fail(self, row: dict[str, Any], error: Exception) -> None:
         self._report.enter(Phase.WRITE)
         self.digest.add(row["index"], [])
+        self._gauge.add_failed()
         self._deliver(partial(self._engine.failure, row, error))
 
     def _deliver(self, make: MakeRow) -> None:

@@ -21,6 +21,11 @@ class Meter:
         self._drained: float | None = None
         self._idle = self._busy = self._filled = 0.0
 
+    @property
+    def ended(self) -> float:
+        """When the last step ended, by ``time.perf_counter()``."""
+        return self._ended
+
     def begin_step(self) -> None:
         """A step begins: the engine was idle since the last one ended."""
         now = time.perf_counter()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from vllm_hpc.engine.health.rank_record import Phase, RankReport
-from vllm_hpc.engine.interface import Engine, Ready
+from vllm_hpc.engine.interface import Engine, InFlight, Ready
 from vllm_hpc.engine.loop.lockstep import DivergedError, Lockstep
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
@@ -86,6 +86,10 @@ class VerifiedEngine:
     def watch(self, told: Callable[[str, Sequence[int]], None]) -> None:
         """The engine's."""
         self._engine.watch(told)
+
+    def look(self) -> InFlight | None:
+        """The engine's."""
+        return self._engine.look()
 
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
         """Take one step, and compare if it is due, on all ranks at the same step. Raises DivergedError."""

@@ -14,13 +14,14 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
 from vllm_hpc import __version__
 from vllm_hpc.engine.health.rank_record import RankReport
-from vllm_hpc.engine.interface import Ready
+from vllm_hpc.engine.interface import InFlight, Ready
 from vllm_hpc.engine.rehearsal.faults import FaultPlan
 from vllm_hpc.engine.rehearsal.rows import RehearsalRows
 from vllm_hpc.engine.rows import row_out
@@ -83,6 +84,7 @@ class RehearsalEngine:
         self._waiting: deque[tuple[str, Ready]] = deque()
         # Requests by the step in which they end, and how many sequences run.
         self._ends: dict[int, list[tuple[str, Ready]]] = {}
+        self._begins: dict[str, int] = {}
         self._running = self._step = 0
         # With --verify: who is told of tokens, and for each running output its tokens and the step of the first.
         self._told: Callable[[str, Sequence[int]], None] | None = None
@@ -112,9 +114,18 @@ class RehearsalEngine:
         self._pace()
         outputs = []
         for key, ready in self._ends.pop(self._step, ()):
+            del self._begins[key]
             self._running -= ready.params.n
             outputs.append(self._output(key, ready))
         return outputs, False
+
+    def look(self) -> InFlight:
+        """What runs, and what waits. There is no KV cache."""
+        lengths: list[int] = []
+        for key, ready in chain.from_iterable(self._ends.values()):
+            tokens = 0 if ready.params.embeds else (self._step - self._begins[key] + 1) // self._steps_a_token
+            lengths += [tokens] * (ready.params.n if tokens else 0)
+        return InFlight(self._running, sum(ready.params.n for _, ready in self._waiting), lengths)
 
     def answer(self, ready: Ready, output: Any, replica: int) -> Row:
         """The output row, marked as a rehearsal's; so is the line of an OpenAI batch."""
@@ -143,6 +154,7 @@ class RehearsalEngine:
             self._running += ready.params.n
             last = self._step + max(1, ready.params.max_tokens) * self._steps_a_token - 1
             self._ends.setdefault(last, []).append((key, ready))
+            self._begins[key] = self._step
             started.append(key)
             if self._told and not ready.params.embeds:
                 for number in range(ready.params.n):
