@@ -129,7 +129,7 @@ lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
 INPUT_HELP = (
     "Prompts: .jsonl or .json (rows with prompt or messages, or an OpenAI batch), .txt (one per line), .csv, .tsv or "
     ".parquet; compressed or not; also a folder, a quoted pattern ('shards/*.jsonl'), or - for standard input. May be "
-    "repeated. Without it, two sample prompts (plan: none)."
+    "repeated. Without it, two sample prompts (plan: none; tune: --rows)."
 )
 ROWS_MISSING_HELP = (
     "Run the rows that a job has no result for, in a new one with its model and options, where these are not given. "

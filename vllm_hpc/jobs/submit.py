@@ -96,6 +96,8 @@ class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
             if self.job.site.container is None:
                 check_torch("--script" if self.job.runs_script else "--rehearse")
         else:
+            if self._is_of_this_python:
+                check_torch("a job on this machine")
             ensure_model(self.job.model)
         get_scheduler(self.scheduler).check_client()
         folder = JobFolder(self.folder)
@@ -110,6 +112,13 @@ class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
             self._submit_in(folder, from_here)
         remember(folder)
         return Job(folder.path)
+
+    @property
+    def _is_of_this_python(self) -> bool:
+        """Whether ranks certainly have the packages of this Python, and no others."""
+        site = self.job.site
+        elsewhere = (site.container, site.python, site.setup, site.node_setup, self.job.template_dirs)
+        return self.job.runs_here and not any(elsewhere)
 
     def _submit_in(self, folder: JobFolder, from_here: bool) -> None:
         try:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobs.status import Status
 from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
@@ -49,14 +50,15 @@ def tune(
     prompt_tokens: int | None = None,
     tell: Callable[[Trial], None] = lambda trial: None,
     begin: Callable[[Setting, Path], None] = lambda setting, folder: None,
+    look: Callable[[Status], None] = lambda status: None,
     **options: Any,
 ) -> Tuned:
     """Find the fastest setting for a model on the nodes that ``options`` request, and save it for the planner.
 
     ``options`` are those of ``submit``. Without an input, each trial runs ``rows`` rows of ``prompt_tokens`` (256)
-    random tokens in and max_tokens (128) out. ``begin`` is called when each job is submitted, ``tell`` after each
-    trial, and after runs that do not count. An exception or interrupt cancels the current trial. Raises RefusedError
-    before anything was created, JobFailedError if not even the planner's own choice runs.
+    random tokens in and max_tokens (128) out. ``begin`` is called when each job is submitted, ``look`` with each status
+    of it, ``tell`` after each trial, and after runs that do not count. An exception or interrupt cancels the current
+    trial. Raises RefusedError before anything was created, JobFailedError if not even the planner's own choice runs.
     """
     with rows_in(options) as named:
         return _tune(resolve_options(model, named)[0], sweep, RandomRows(rows, prompt_tokens), tell, begin)
@@ -88,7 +90,7 @@ def _tune(
     if not request.rehearse:
         _check_place(subject)
     start, own = _start(plan), _own(job, plan, alike)
-    bench = Bench(job, subject, start, alike, begin)
+    bench = Bench(job, subject, start, alike, begin, look)
     trials: list[Trial] = []
 
     run = bench.run if subject.device == "cpu" else warmed(bench.run, tell)
