@@ -99,3 +99,22 @@ def test_ipython_shows_it_like_that(tmp_path: Path) -> None:
     assert whole.endswith(error)
     assert "ZeroDivisionError" in other
     assert "-- ['max_tokens=']" in other
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "use --prompt-column question, or --prompt-template with {{ question }}",
+            "use prompt='question', or prompt='{{ question }}'",
+        ),
+        (
+            "use --prompt-template 'Is {{ a }}?', or --prompt-column a for that",
+            "use prompt='Is {{ a }}?', or prompt='a' for that",
+        ),
+        ("--prompt-column and --prompt-template are both given", "prompt_column= and prompt_template= are both given"),
+        ("correct --keep 'urll', or leave it out", "correct keep='urll', or leave it out"),
+    ],
+)
+def test_advice_for_a_prompt_is_prompt(said: str, expected: str) -> None:
+    assert python_words(said) == expected

@@ -15,7 +15,8 @@ _JOB_KEYS = (
     "model", "input", "nodes", "gpus_per_node", "tp", "pp", "dp", "scheduler", "profile", "partition", "account", "qos",
     "time", "mem", "cpus_per_rank", "name", "job_dir", "max_tokens", "temperature", "top_p", "seed", "seed_rows",
     "lora",
-    "chat_template", "prompt_column", "prompt_template", "rename", "sampling", "engine", "env", "directive", "gpu",
+    "chat_template", "prompt_column", "prompt_template", "id_column", "keep", "rename", "sampling",
+    "engine", "env", "directive", "gpu",
     "launcher", "array", "template", "template_dir", "max_requeues", "drain_lead", "rehearse", "rehearse_set",
     "no_such",
 )  # fmt: skip
@@ -27,7 +28,7 @@ _PROFILE_KEYS = (
     "launcher_options", "wrapper", "head_suffix", "export_environment", "env", "template_dir", "no_such",
     "secrets", "offline", "scratch", "cache_dir",
 )  # fmt: skip
-_LISTS = ("secrets", "chunk", "resources", "launcher_options", "wrapper", "directive")
+_LISTS = ("secrets", "chunk", "resources", "launcher_options", "wrapper", "directive", "keep")
 # What some keys take, so that a case gets further.
 _TAKEN: dict[str, tuple[Any, ...]] = {
     "time": ("10", "1-00"), "mem": ("4G",), "gpus_per_node": (1, 4), "cpus_per_node": (8,), "gpu": ("h100-80",),

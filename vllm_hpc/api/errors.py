@@ -36,6 +36,11 @@ _OPTION = re.compile(
 _IN_TABLE = r"\b(?P<table>engine|sampling|env|rename|rehearse_set)= (?P<key>[A-Za-z_]\w*)"
 _ENTRY = re.compile(_IN_TABLE + r"=(?P<value>[^\s,;)]+)")
 _KEY = re.compile(_IN_TABLE + r"(?=\W|$)")
+# What the refusal of rows without a prompt advises: a column or a template, which Python has as one option.
+_PROMPT = re.compile(
+    r"--prompt-(?:column|template) (?:with )?(?P<value>'[^']*'|\{\{.*?\}\}|[A-Za-z_][\w.-]*)"
+    r"(?=$|,| or | for | with the | to run |[;)])"
+)
 # Words of a sentence that follow an option, and are no key of its table.
 _PROSE = frozenset({
     "a", "an", "and", "are", "as", "be", "cannot", "does", "for", "gives", "has", "have", "here", "in", "instead", "is",
@@ -75,6 +80,7 @@ def python_words(text: str) -> str:
 
 def _reworded(text: str) -> str:
     text = _EXAMPLE.sub(" such as ", text)
+    text = _PROMPT.sub(lambda found: f"prompt={_quoted(found['value'])}", text)
     text = _OPTION.sub(_option, text)
     text = _KEY.sub(_key, _ENTRY.sub(_entry, text))
     text = re.sub(r"\bMODEL\b", "model", text)
@@ -102,6 +108,10 @@ def _entry(found: re.Match[str]) -> str:
 
 def _key(found: re.Match[str]) -> str:
     return found[0] if found["key"] in _PROSE else f"{found['table']}[{found['key']!r}]"
+
+
+def _quoted(value: str) -> str:
+    return value if value.startswith("'") else repr(value)
 
 
 def _is_literal(value: str) -> bool:

@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     rows_missing_from: Annotated[FilePath | None, "Run the rows for which this job has no result; it is only read."]
     prompt_column: Annotated[str | None, "The same as prompt, always a column."]
     prompt_template: Annotated[str | None, "The same as prompt, always a template."]
+    id_column: Annotated[str | None, "The same as id."]
     rename: Annotated[Mapping[str, str] | None, "New names for fields of the input: {'question': 'prompt'}."]
     drop_last_answer: Annotated[bool | None, "Leave the assistant's last turn out; it becomes the output's reference."]
     nodes: Annotated[Count | None, "Nodes. What is left out of nodes, gpus_per_node, tp, pp and dp is computed."]

@@ -102,7 +102,7 @@ def follow(job: Job, shown: Shown | None, timeout: float | None = None, look_s: 
 
 def watch_table(job_dir: str) -> int:
     """Print the list of jobs again and again, in a pipe if it has changed, until every one has ended: 0."""
-    from vllm_hpc.cli.print_status import print_list
+    from vllm_hpc.cli.print_list import print_list
     from vllm_hpc.jobs.find import list_statuses
 
     said: object = None

@@ -36,7 +36,7 @@ from vllm_hpc.spec.words import counted
 
 OPTION = "--rows-missing-from"
 # The rows come as they are: what made them has been done.
-_OF_ROWS = ("input", "prompt_column", "prompt_template", "rename", "drop_last_answer")
+_OF_ROWS = ("input", "prompt_column", "prompt_template", "id_column", "keep", "rename", "drop_last_answer")
 _OWN = frozenset({*_OF_ROWS, "model", "name", "job_dir", "profile", "rows_missing_from", "lora", "chat_template"})
 _NONE: tuple[Any, ...] = ("", {}, [], [""], ())
 _AT_A_TIME = 2048

@@ -10,6 +10,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -17,14 +18,17 @@ from typing import Any, BinaryIO, NoReturn
 import msgspec
 
 from vllm_hpc.jobfolder.batch_lines import output_line
+from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader, check_size
+from vllm_hpc.jobfolder.metrics import write_metrics
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan
 from vllm_hpc.jobs.artefacts import copy_artefacts
+from vllm_hpc.jobs.collect_cleaned import check_not_cleaned, collect_cleaned
 from vllm_hpc.jobs.output_folder import Outputs, find_outputs
 from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes
 from vllm_hpc.jobs.summary import Summary, summarise, summarise_ranks
@@ -43,11 +47,25 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
     Where the job has a program, ``output`` also gets its artefacts, and the ranks' records. Raises RequestError if that
     is another user's job and there is no ``output``, CollectError, JobNotFoundError.
     """
-    began = time.time()
     record = folder.job()
     outputs = find_outputs(folder, output)
+    summary = _collect(folder, record, outputs)
+    if outputs.summary == folder.summary:
+        with suppress(OSError):  # a full disk: the rows are there
+            write_metrics(folder, summary.state)
+    return summary
+
+
+def _collect(folder: JobFolder, record: JobRecord, outputs: Outputs) -> Summary:
     if not record.has_rows:
         return _collect_ranks(folder, record, outputs)
+    if read_cleaned(folder, record.rows):
+        return collect_cleaned(folder, outputs)
+    return _collect_rows(folder, record, outputs)
+
+
+def _collect_rows(folder: JobFolder, record: JobRecord, outputs: Outputs) -> Summary:
+    began = time.time()
     shards = folder.shard_files()
     sizes = shard_sizes(folder)
     found = _scan(folder, shards, record)
@@ -63,6 +81,7 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
             save_count(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))
             summary = summarise(folder, record, tally, time.time() - began)
             summary = msgspec.structs.replace(summary, outputs=str(outputs.rows), ignored=ignored)
+            check_not_cleaned(folder, record.rows)
             # Before the rows have their name: it says whose they are, and an interrupt must not leave them without.
             write_json(outputs.summary, summary)
     except OSError as error:

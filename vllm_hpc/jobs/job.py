@@ -19,23 +19,24 @@ from typing import TYPE_CHECKING, Any
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.private import is_private, private_files
 from vllm_hpc.jobfolder.submissions import last_submission
-from vllm_hpc.rows.row import Row, iter_jsonl
+from vllm_hpc.jobs.answers import Answers
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.spec.drawn import Drawn
-from vllm_hpc.spec.errors import JobFailedError, RequestError
+from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.read_file import MOST_BYTES, read_end
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.drawn_lists import Ranks
     from vllm_hpc.jobs.status import Status
     from vllm_hpc.jobs.summary import Summary
+    from vllm_hpc.rows.row import Row
 
 # Methods import what else they need: a submission only creates a Job, and should not wait for these imports.
 # Seconds between two polls of a job, at first and at most.
 _POLL_S = (0.2, 5.0)
 
 
-class Job(Drawn):
+class Job(Answers, Drawn):
     """A submitted job, given by its folder."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -111,28 +112,6 @@ class Job(Drawn):
 
         return stream_rows_async(self)
 
-    def results(self) -> Iterator[Row]:
-        """The output rows in input order, one for every input row; collects first if outputs.jsonl is out of date.
-
-        Raises JobFailedError if the job failed without a single row, RequestError if it runs no rows.
-        """
-        if not self.folder.job().has_rows:
-            raise RequestError(f"{self.path.name} runs no rows: see its artefacts() and logs(rank)")
-        status = self._read()
-        if status.state == "FAILED" and not status.rows.done + status.rows.failed:
-            raise JobFailedError(f"{self.path.name} failed: {status.reason}")
-        if not (self.folder.outputs.exists() and self._is_collected()):
-            self.collect()
-        return iter_jsonl(self.folder.outputs)
-
-    def dataframe(self) -> Any:
-        """The output rows as a pandas DataFrame. Raises RequestError if pandas is not installed."""
-        try:
-            import pandas as pd
-        except ImportError:
-            raise RequestError("dataframe() needs pandas: pip install 'vllm-hpc[notebook]'") from None
-        return pd.DataFrame(list(self.results()))
-
     def collect(self, output: str | os.PathLike[str] | None = None) -> Summary:
         """Merge the rows that the replicas have written so far into outputs.jsonl and summary.json.
 
@@ -142,6 +121,15 @@ class Job(Drawn):
 
         with private_files(is_private(self.path)):
             return collect(self.folder, output)
+
+    def report(self, path: str | os.PathLike[str] | None = None, compare: Job | None = None) -> Path:
+        """Write one HTML page of the job, or of it and another job, and return its path.
+
+        ``path`` None: report.html in the job's folder. Raises RequestError for another user's job, which needs one.
+        """
+        write = import_module("vllm_hpc.report.write").write_report  # a later room, loaded by name
+        written: tuple[Path, Any] = write(self.folder, path, compare.folder if compare is not None else None)
+        return written[0]
 
     def ranks(self) -> Ranks:
         """Where each rank ran and how it ended, without ranks that have not started."""
@@ -225,17 +213,6 @@ class Job(Drawn):
         if resumed.note:
             warnings.warn(resumed.note, stacklevel=2)
         return resumed.left
-
-    def _read(self) -> Status:
-        """Its status as it is, with nothing submitted."""
-        from vllm_hpc.jobs.status import read_status
-
-        return read_status(self.folder)
-
-    def _is_collected(self) -> bool:
-        """Whether outputs.jsonl is newer than every shard."""
-        collected = self.folder.outputs.stat().st_mtime_ns
-        return all(shard.lstat().st_mtime_ns <= collected for shard in self.folder.shard_files())
 
 
 def _live() -> Any:

@@ -23,12 +23,14 @@ from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.doubt import left_to_user, noting_loss
 from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.known_jobs import remember
 from vllm_hpc.jobs.submission_notes import first_notes, overlap
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
 from vllm_hpc.planner.program_plan import intake_for
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
+from vllm_hpc.rows.given_input import rows_in
 from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.containers.choose import check_is_there
 from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
@@ -106,6 +108,7 @@ class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
             return _render(self.job, self.definition).submit(from_here)
         with private_files(self.request.private):
             self._submit_in(folder, from_here)
+        remember(folder)
         return Job(folder.path)
 
     def _submit_in(self, folder: JobFolder, from_here: bool) -> None:
@@ -153,8 +156,9 @@ def submit(model: str | None = None, **options: Any) -> Job:
 
 def prepare(model: str | None = None, **options: Any) -> Prepared:
     """Check, plan and render a job without writing anything. Raises RefusedError."""
-    job, definition = resolve_options(model, options)
-    return _render(job, definition)
+    with rows_in(options) as named:
+        job, definition = resolve_options(model, named)
+        return _render(job, definition)
 
 
 def runs_samples(prepared: Prepared) -> bool:

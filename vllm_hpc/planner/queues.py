@@ -11,6 +11,7 @@ from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner.make_plan import make_plan
 from vllm_hpc.planner.program_plan import intake_for
 from vllm_hpc.planner.resolve import read_given, resolve_at
+from vllm_hpc.rows.given_input import rows_in
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given
 from vllm_hpc.spec.keys import keys_of
@@ -43,8 +44,9 @@ def plan_only(model: str | None = None, **options: object) -> Plan:
 
 def plan_with_job(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, Plan]:
     """The same, with the job that is planned. Raises RefusedError."""
-    job, _ = resolve_options(model, options)
-    return job, make_plan(job, whole_input=False)
+    with rows_in(options) as named:
+        job, _ = resolve_options(model, named)
+        return job, make_plan(job, whole_input=False)
 
 
 def resolve_options(model: str | None, options: dict[str, Any]) -> tuple[ResolvedJob, bytes | None]:

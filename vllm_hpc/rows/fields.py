@@ -17,6 +17,8 @@ from vllm_hpc.rows.row import CHAT_FIELDS, INPUT_FIELDS, NULLABLE, OUTPUT_FIELDS
 # Fields that mean something else in a normalised row, or that an output row has.
 _TAKEN = OUTPUT_FIELDS | {"batch", "task"}
 _PROMPTS = ("prompt", "messages")
+# Of a row with a prompt, what is more than copied.
+_MEANT = frozenset({"id", "prompt", "messages", "sampling", "task", "lora"})
 
 
 class FieldReader:
@@ -55,6 +57,7 @@ class FieldReader:
     def meaning(self, fields: Row) -> set[str]:
         """The fields that have a meaning, and are not only copied."""
         own = {*INPUT_FIELDS, *CHAT_FIELDS, "lora", self._reading.prompt_column or "prompt"}
+        own.add(self._reading.id_column or "id")
         if not own & set(_PROMPTS) & fields.keys():
             own.add(CONVERSATIONS)
         used = self._template.names if self._template else ()
@@ -72,6 +75,10 @@ class FieldReader:
             fields["messages"] = _of_turns(fields["messages"])
         if ("prompt" in fields) == ("messages" in fields):
             raise RowError(without_prompt(fields, self._missing(given)))
+        if self._reading.keep is not None:
+            fields = self._kept(fields, given)
+        if self._reading.id_column is not None:
+            fields = self._with_id(fields, given, number)
         return fields if self._taken.isdisjoint(fields) else self._apart(fields, self._clashing(fields), number)
 
     def _missing(self, given: Row) -> str:
@@ -85,7 +92,7 @@ class FieldReader:
 
     def _with_prompt(self, fields: Row, number: int) -> Row:
         """The fields with a prompt from the column or the template; a prompt that was there is only copied."""
-        column = self._reading.prompt_column
+        column, keep = self._reading.prompt_column, self._reading.keep
         if self._template is not None:
             try:
                 prompt: Any = self._template.render(fields | self._aliased(fields), self._empty)
@@ -98,9 +105,31 @@ class FieldReader:
             raise RowError(with_hint(words, fields))
         else:
             prompt = checked_prompt(fields[column or ""], str(column))
-            fields = {name: value for name, value in fields.items() if name != column}
+            fields = {name: value for name, value in fields.items() if name != column or name in (keep or ())}
+        if keep is not None:
+            fields = {name: value for name, value in fields.items() if name not in _PROMPTS or name in keep}
         fields = self._apart(fields, [name for name in _PROMPTS if name in fields], number)
         return {**fields, "prompt": prompt}
+
+    def _kept(self, fields: Row, given: Row) -> Row:
+        """The fields with a meaning, and those to keep."""
+        keep = self._reading.keep or ()
+        self._notes.kept.update(name for name in keep if name in given)
+        apart = [f"in_{name}" for name in _PROMPTS if name in keep and name in given]
+        own = _MEANT | CHAT_FIELDS if "messages" in fields else _MEANT
+        own -= {"id"} if self._reading.id_column not in (None, "id") else set()
+        return {name: value for name, value in fields.items() if name in own or name in keep or name in apart}
+
+    def _with_id(self, fields: Row, given: Row, number: int) -> Row:
+        """The fields with the id of the column that has it; one that was there is only copied."""
+        column = str(self._reading.id_column)
+        if column not in given:
+            raise RowError(f"the row has no {column!r} (--id-column), only {some_names(given)}")
+        if column == "id":
+            return fields
+        fields = {name: value for name, value in fields.items() if name != column}
+        fields = self._apart(fields, ["id"] if "id" in fields else [], number)
+        return fields if given[column] in (None, self._empty) else {**fields, "id": given[column]}
 
     def _aliased(self, fields: Row) -> Row:
         return {name: fields[own] for name, own in self._aliases.items() if own in fields}

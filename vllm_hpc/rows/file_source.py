@@ -22,4 +22,4 @@ class FileSource:
 
     def place(self, number: int) -> str:
         """The position of the row that begins on line ``number``, for errors."""
-        return f"{self.file}:{number}"
+        return self.file.place(number)

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.rows.input_file import STDIN, InputFile, StandardInput, split_suffix
+from vllm_hpc.rows.kept_rows import find_kept
 from vllm_hpc.rows.unpack import PACKINGS
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.values import as_path
@@ -45,6 +46,9 @@ def find_files(given: Sequence[str]) -> Found:
         for text in given:
             if text == STDIN:
                 files.append(StandardInput())
+                continue
+            if (kept := find_kept(text)) is not None:
+                files.append(kept)
                 continue
             paths, skipped = _expand(text)
             files += map(_open, paths)

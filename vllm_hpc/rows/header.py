@@ -81,7 +81,7 @@ def _in_template(template: str) -> frozenset[str]:
 def own_name(name: str, names: Iterable[str], reading: Reading) -> str:
     """A field's own name for ` Prompt ` or `ID`, unless a column has that very name."""
     field = name.lower()
-    if name == reading.prompt_column or field not in _FORGIVEN or field in names:
+    if name in (reading.prompt_column, reading.id_column) or field not in _FORGIVEN or field in names:
         return name
     return name if reading.makes_prompt and field in _PROMPTS else field
 

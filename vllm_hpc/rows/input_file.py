@@ -41,6 +41,10 @@ class InputFile:
     def __str__(self) -> str:
         return str(self.path)
 
+    def place(self, number: int) -> str:
+        """The position of the row that begins on line ``number``, from 1, for errors."""
+        return f"{self}:{number}"
+
     @property
     def is_seekable(self) -> bool:
         """Whether the ranks can read it where it is, from any offset."""
@@ -94,12 +98,12 @@ class InputFile:
         return file
 
 
-class StandardInput(InputFile):
-    """Standard input. It can be read once, so it is kept in an unnamed temporary file; it has lines of JSON."""
+class SpooledInput(InputFile):
+    """Lines of JSON that can be got once, so they are kept in an unnamed temporary file; ``name`` is that in errors."""
 
-    def __init__(self) -> None:
-        self._spool = _spool(sys.stdin)
-        super().__init__(Path("standard input"))
+    def __init__(self, name: str, spool: IO[bytes]) -> None:
+        self._spool = spool
+        super().__init__(Path(name))
         self.suffix = ".jsonl"
 
     @property
@@ -113,6 +117,13 @@ class StandardInput(InputFile):
 
     def _open(self) -> io.RawIOBase:
         return _FromStart(self._spool.fileno())
+
+
+class StandardInput(SpooledInput):
+    """Standard input."""
+
+    def __init__(self) -> None:
+        super().__init__("standard input", _spool(sys.stdin))
 
 
 class _FromStart(io.RawIOBase):

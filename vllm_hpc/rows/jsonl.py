@@ -67,8 +67,12 @@ def numbered_lines(stream: BinaryIO, file: InputFile | Path, first: int = 1) -> 
     """The lines of a stream with their numbers, from ``first``. Raises InputError if a line is too long."""
     for number, raw in enumerate(iter(partial(stream.readline, MAX_LINE + 1), b""), first):
         if len(raw) > MAX_LINE:
-            raise InputError(f"{file}:{number}: longer than {MAX_LINE >> 20} MiB: write one row per line")
+            raise InputError(f"{_place(file, number)}: longer than {MAX_LINE >> 20} MiB: write one row per line")
         yield number, raw
+
+
+def _place(file: InputFile | Path, number: int) -> str:
+    return file.place(number) if isinstance(file, InputFile) else f"{file}:{number}"
 
 
 def rows_of_lines(
@@ -86,7 +90,7 @@ def rows_of_lines(
         try:
             row = maker.of_line(raw.removeprefix(BOM) if number == 1 else raw, index, number)
         except RowError as error:
-            raise InputError(f"{file}:{number}: {error}") from None
+            raise InputError(f"{_place(file, number)}: {error}") from None
         if on_line:
             on_line(raw, row is not None)
         if row is not None:

@@ -51,6 +51,8 @@ class Notes:
         self._found: dict[str, _Found] = {}
         # The names in --rename that some row has.
         self.renamed: set[str] = set()
+        # The names in --keep that some row has.
+        self.kept: set[str] = set()
         # Whether some row is a chat without a template of its own.
         self.has_chats = False
         self._adapters: dict[str, _Found] = {}
@@ -77,6 +79,7 @@ class Notes:
     def join(self, other: Notes) -> None:
         """Add the notes of a later file."""
         self.renamed |= other.renamed
+        self.kept |= other.kept
         self.has_chats = self.has_chats or other.has_chats
         for name, theirs in other._adapters.items():
             self._adapters.setdefault(name, _Found(theirs.first)).count += theirs.count

@@ -206,7 +206,7 @@ def checked_rows(sources: Sources, check_ids: bool = True) -> Iterator[Row]:
 
 
 def _check_notes(sources: Sources, is_unreadable: bool, rows: int) -> None:
-    """Refuse an input of too many rows or of which none can be run, and a --rename that no row needs."""
+    """Refuse an input of too many rows or of which none can be run, and a --rename or --keep that no row needs."""
     if rows > MOST_ROWS:
         raise InputError(f"{_all_of(sources)} more than {MOST_ROWS:,} rows: submit several jobs")
     found = sources.row_notes
@@ -217,6 +217,11 @@ def _check_notes(sources: Sources, is_unreadable: bool, rows: int) -> None:
         if old not in found.renamed:
             raise InputError(
                 f"{_all_of(sources)} no row with a field {old!r}: correct --rename {old}={new}, or leave it out"
+            )
+    for name in sources.reading.keep or ():
+        if name not in found.kept:
+            raise InputError(
+                f"{_all_of(sources)} no row with a field {name!r}: correct --keep {name!r}, or leave it out"
             )
 
 

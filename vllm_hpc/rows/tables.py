@@ -88,7 +88,9 @@ class CsvSource(FileSource):
             self._line = reader.line_num + 1 + skipped
 
     def _row(self, maker: RowMaker, named: Row, index: int) -> Row:
-        note_absent(named, ("id", self.reading.prompt_column or "prompt"), self._line, self.notes)
+        note_absent(
+            named, (self.reading.id_column or "id", self.reading.prompt_column or "prompt"), self._line, self.notes
+        )
         if self._has_escape:
             note_escapes(named, self._line, self.notes)
         cells = Cells(self.reading.prompt_column)
@@ -99,9 +101,10 @@ class CsvSource(FileSource):
 
     def _read_id(self, fields: Row) -> None:
         """Read 4.0 as the id 4, which is a text as all of a .csv: pandas writes 4 so where a column has a gap."""
-        given = fields.get("id")
+        name = self.reading.id_column or "id"
+        given = fields.get(name)
         if isinstance(given, str) and (whole := _WHOLE_ID.fullmatch(given)):
-            fields["id"] = whole[1]
+            fields[name] = whole[1]
             self.notes.add(notes.WHOLE_IDS, self._line, [f"{given} as {whole[1]!r}"])
 
     def _lines(self) -> Iterator[str]:

@@ -21,7 +21,7 @@ from vllm_hpc.spec.other_names import instead_of
 from vllm_hpc.spec.passed_variables import merge_variables, with_passed
 from vllm_hpc.spec.program import FoundProgram
 from vllm_hpc.spec.program_options import program_beside
-from vllm_hpc.spec.prompt_options import check_has_rows, with_prompt, without_overridden
+from vllm_hpc.spec.prompt_options import check_has_rows, with_columns, without_overridden
 from vllm_hpc.spec.rehearsal import NO_MODEL, check_settings, in_earnest, with_rehearsal
 from vllm_hpc.spec.request import NOT_REHEARSED, Request, convert_options
 from vllm_hpc.spec.toml_file import parse_toml
@@ -56,7 +56,7 @@ def read_options(options: dict[str, Any]) -> Given:
     with a job.toml, it is read first and the options override it. Raises RequestError.
     """
     plain = _with_partition({key: _plain(value) for key, value in options.items() if value is not None})
-    given = with_passed(with_prompt(plain))
+    given = with_passed(with_columns(plain))
     definition = find_definition(str(given["model"])) if "model" in given else None
     if definition is None:
         check_has_rows(options)

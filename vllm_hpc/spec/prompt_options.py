@@ -1,4 +1,7 @@
-"""The options that say where a row's prompt is: --prompt-column, --prompt-template, --rename; in Python ``prompt``."""
+"""The options that say which fields a row has its prompt and its id in, and which are kept.
+
+--prompt-column, --prompt-template, --id-column, --keep and --rename; in Python ``prompt`` and ``id``, too.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,10 @@ _MOST_CHARACTERS = 1 << 20
 # A field as Python's own format() has it.
 _SINGLE = re.compile(r"\{\s*([A-Za-z_]\w*)\s*\}")
 _BOTH = "--prompt-column and --prompt-template are both given: keep one"
+
+
+class Files(list[str]):
+    """Inputs that are names of files: those of the command line. From Python, a list of texts may be prompts."""
 
 
 def check_prompt_options(column: str | None, template: str | None, rename: dict[str, str]) -> None:
@@ -30,6 +37,32 @@ def check_prompt_options(column: str | None, template: str | None, rename: dict[
             raise RequestError(f"--rename must be OLD=NEW, two names, not '{old}={new}'")
     if twice := first_repeated(rename.values()):
         raise RequestError(f"--rename gives two fields the name {twice!r}: give each its own")
+
+
+def check_columns(id_column: str | None, prompt_column: str | None, keep: list[str] | None) -> None:
+    """Refuse columns that contradict each other, or have no name. Raises RequestError."""
+    if id_column is not None and not id_column.strip():
+        raise RequestError("--id-column must be the name of a column")
+    if id_column in ("prompt", "messages"):
+        raise RequestError(f"--id-column {id_column} is what the model reads: name the column with the ids")
+    if id_column is not None and id_column == prompt_column:
+        raise RequestError(f"--id-column and --prompt-column are both {id_column!r}: a row needs one for each")
+    if keep and not all(name.strip() for name in keep):
+        raise RequestError("--keep must be the names of columns")
+
+
+def with_columns(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with ``prompt`` and ``id``, as from Python, under the names of a request. Raises RequestError."""
+    options = with_prompt(options)
+    if "id" in options:
+        if "id_column" in options:
+            raise RequestError("id and id_column are both given: keep one")
+        if not isinstance(options["id"], str):
+            raise RequestError("id must be the name of the column with the ids")
+        options = {("id_column" if key == "id" else key): value for key, value in options.items()}
+    if isinstance(options.get("keep"), str):
+        options = {**options, "keep": [options["keep"]]}
+    return options
 
 
 def with_prompt(options: dict[str, Any]) -> dict[str, Any]:

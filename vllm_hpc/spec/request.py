@@ -22,7 +22,7 @@ from vllm_hpc.spec.messages import explain_mismatch
 from vllm_hpc.spec.no_secrets import check_no_secret, check_option
 from vllm_hpc.spec.other_names import instead_of, refuse_rows
 from vllm_hpc.spec.program_options import check_program_options
-from vllm_hpc.spec.prompt_options import check_prompt_options
+from vllm_hpc.spec.prompt_options import check_columns, check_prompt_options
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
 from vllm_hpc.spec.sampling import check_sampling
@@ -89,6 +89,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lora: list[str] = []
     prompt_column: str | None = None
     prompt_template: str | None = None
+    id_column: str | None = None
+    keep: list[str] | None = None
     rename: dict[str, str] = {}
     drop_last_answer: bool = False
     sampling: dict[str, Any] = {}
@@ -134,6 +136,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         given = {key: getattr(self, key) for key in ("max_tokens", "temperature", "top_p", "seed")}
         check_sampling(given, self.sampling, self.seed_rows)
         check_prompt_options(self.prompt_column, self.prompt_template, self.rename)
+        check_columns(self.id_column, self.prompt_column, self.keep)
         check_lead(self.drain_lead, self.time)
         if self.rehearse_set != Rehearsal() and not self.rehearse:
             raise RequestError(NOT_REHEARSED)

@@ -20,6 +20,7 @@ from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.planner.tuned import Setting, Subject, Trial, TuneFinding, without_layout
+from vllm_hpc.rows.given_input import rows_in
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
 from vllm_hpc.spec.errors import RefusedError, RequestError
 from vllm_hpc.spec.plan import Plan
@@ -57,10 +58,20 @@ def tune(
     trial, and after runs that do not count. An exception or interrupt cancels the current trial. Raises RefusedError
     before anything was created, JobFailedError if not even the planner's own choice runs.
     """
+    with rows_in(options) as named:
+        return _tune(resolve_options(model, named)[0], sweep, RandomRows(rows, prompt_tokens), tell, begin)
+
+
+def _tune(
+    job: ResolvedJob,
+    sweep: tuple[str, ...],
+    alike: RandomRows,
+    tell: Callable[[Trial], None],
+    begin: Callable[[Setting, Path], None],
+) -> Tuned:
     check_installed()
-    job, _ = resolve_options(model, options)
     check_is_here(job)
-    request, alike = job.request, RandomRows(rows, prompt_tokens)
+    request = job.request
     _check(request, sweep, alike)
     if request.rehearse:
         check_torch()
@@ -71,7 +82,7 @@ def tune(
         unknown = ("nothing is known", "memory is not checked")
         why = next((reason for reason in plan.reasons if reason.startswith(unknown)), "")
         raise RequestError(
-            f"{model} cannot be tuned, since the planner could not use the result: "
+            f"{request.model} cannot be tuned, since the planner could not use the result: "
             f"{why or 'nothing is known about it'}; give submit a layout and --engine yourself"
         )
     if not request.rehearse:
