@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -212,7 +213,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
         "start_work bash -c " + f"{{{{ {HELD!r}|sh }}}}" + "\nwait_for_work\n{% endblock %}"
     )
 
-    def run(**options: object) -> Job:
+    def run(**options: Any) -> Job:
         return submit("model", scheduler="local", template_dir="template", job_dir="runs", tp=1, **options)
 
     return run
@@ -297,11 +298,13 @@ def test_thirty_submissions_never_run_thirty_engines(
 ) -> None:
     monkeypatch.setenv("VLLM_HPC_LOCAL_QUEUE", "2")
     rows = write_input(tmp_path / "rows.jsonl", [{"prompt": str(number)} for number in range(4)])
-    given = {"input": str(rows), "scheduler": "local", "tp": 1, "max_tokens": 2, "rehearse": True}
+    given: dict[str, Any] = {"input": str(rows), "scheduler": "local", "tp": 1, "max_tokens": 2, "rehearse": True}
     jobs = [submit(name=f"job-{number}", **given) for number in range(30)]
     most = 0
-    while not all(status.is_final for status in (statuses := [job.status() for job in jobs])):
+    statuses = [job.status() for job in jobs]
+    while not all(status.is_final for status in statuses):
         most = max(most, sum(status.state == "RUNNING" for status in statuses))
+        statuses = [job.status() for job in jobs]
     assert {status.state for status in statuses} == {"COMPLETED"}
     assert most <= 2
     began = [attempt.started_at for job in jobs if (attempt := job.folder.last_attempt()) is not None]
