@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -61,16 +61,20 @@ def tune(
     trial. Raises RefusedError before anything was created, JobFailedError if not even the planner's own choice runs.
     """
     with rows_in(options) as named:
-        return _tune(resolve_options(model, named)[0], sweep, RandomRows(rows, prompt_tokens), tell, begin)
+        job = resolve_options(model, named)[0]
+        return _tune(job, sweep, RandomRows(rows, prompt_tokens), _Listeners(tell, begin, look))
 
 
-def _tune(
-    job: ResolvedJob,
-    sweep: tuple[str, ...],
-    alike: RandomRows,
-    tell: Callable[[Trial], None],
-    begin: Callable[[Setting, Path], None],
-) -> Tuned:
+class _Listeners(NamedTuple):
+    """Who is told of trials, as ``tune`` describes them."""
+
+    tell: Callable[[Trial], None]
+    begin: Callable[[Setting, Path], None]
+    look: Callable[[Status], None]
+
+
+def _tune(job: ResolvedJob, sweep: tuple[str, ...], alike: RandomRows, listeners: _Listeners) -> Tuned:
+    tell, begin, look = listeners
     check_installed()
     check_is_here(job)
     request = job.request
