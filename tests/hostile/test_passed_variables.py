@@ -17,7 +17,8 @@ from tests.hostile.test_secrets import HF, URL, WORD
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.resume import resume
-from vllm_hpc.jobs.submit import _write_folder, prepare
+from vllm_hpc.jobs.new_folder import write_folder
+from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.job_definition import read_options
 
@@ -60,7 +61,7 @@ def test_where_the_job_would_not_inherit_it_a_file_of_the_owner_alone_has_it(
         options = {"rehearse": True, "env": {"COLOUR": None, "HF_TOKEN": None, "SIZE": "3"}, words[0][2:]: words[1]}
         prepared = prepare("model", name="run", **options)
         JobFolder(prepared.folder).create()
-        _write_folder(JobFolder(prepared.folder), prepared)
+        write_folder(JobFolder(prepared.folder), prepared)
     finally:
         os.umask(umask)
     assert (prepared.request.env, prepared.request.pass_env) == ({"SIZE": "3"}, ["COLOUR", "HF_TOKEN"])
