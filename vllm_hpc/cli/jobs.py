@@ -1,4 +1,4 @@
-"""status, list, logs, collect, resume, cancel: the commands for existing jobs."""
+"""status, logs, collect, resume: the commands for existing jobs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_hpc.cli.command import command
+from vllm_hpc.cli.complete import complete_job
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_json, print_raw, say
 from vllm_hpc.spec.errors import RequestError
@@ -22,11 +23,10 @@ NOT_SUBMITTED_HELP = (
     "is UNKNOWN."
 )
 OUTPUT_HELP = "Write both into this folder instead of the job's, as another user's job needs."
-JOB_ID_HELP = "The scheduler's id of the job, if its submission was interrupted and its id is not known."
 
 
 @command("status")
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=complete_job)
 @click.option("--watch", is_flag=True, help="Show it again and again until the end; a JOB as the command watch does.")
 @job_dir_option
 @json_option
@@ -43,25 +43,15 @@ def status_command(job: str | None, job_dir: str, watch: bool, as_json: bool) ->
     if watch:
         return watch_table(job_dir)
     if job is None:
-        print_status.print_list(list_statuses(job_dir), job_dir, as_json)
+        from vllm_hpc.cli.print_list import print_list
+
+        print_list(list_statuses(job_dir), job_dir, as_json)
         return 0
     status = find_job(job, job_dir).status()
     if as_json:
         print_json(status)
     else:
         print_status.print_status(status)
-    return 0
-
-
-@command("list")
-@job_dir_option
-@json_option
-def list_command(job_dir: str, as_json: bool) -> int:
-    """List the jobs under --job-dir, oldest first."""
-    from vllm_hpc.cli import print_status
-    from vllm_hpc.jobs.find import list_statuses
-
-    print_status.print_list(list_statuses(job_dir), job_dir, as_json)
     return 0
 
 
@@ -182,27 +172,3 @@ def resume_command(
     if as_json:
         print_json(found.status())
     return print_status.exit_code(found) if wait else 0
-
-
-@command("cancel")
-@job_argument
-@click.option("--job-id", metavar="ID", help=JOB_ID_HELP)
-@json_option
-def cancel_command(job: str, job_dir: str, job_id: str | None, as_json: bool) -> int:
-    """Cancel a job in its scheduler; finished rows can still be collected."""
-    from vllm_hpc.cli import print_status
-    from vllm_hpc.jobs.cancel import folder_to_cancel
-    from vllm_hpc.jobs.find import find_job
-    from vllm_hpc.jobs.status import read_status
-
-    found = find_job(job, job_dir)
-    if job_id is None and read_status(folder_to_cancel(found.folder)).is_final:
-        say("Nothing to cancel: the job has ended.", err=True)
-    status = found.cancel(job_id)
-    if as_json:
-        print_json(status)
-    else:
-        print_status.print_status(status)
-    if not status.is_final:
-        say("The job is being cancelled: check its status in a few seconds.", err=True)
-    return 0

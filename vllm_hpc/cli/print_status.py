@@ -10,7 +10,7 @@ import msgspec
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hpc.cli.output import print_json, say, stdout_console
+from vllm_hpc.cli.output import say, stdout_console
 from vllm_hpc.cli.watch import follow, shown_on_stderr
 from vllm_hpc.jobfolder.input import iter_rows
 from vllm_hpc.rows.row import Row
@@ -39,7 +39,7 @@ def print_status(status: Status) -> None:
     """Print one job in a few lines."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("job", Text(status.job, overflow="fold"))
-    table.add_row("state", _state(status))
+    table.add_row("state", state_words(status))
     if status.reason:
         table.add_row("", Text(status.reason, overflow="fold"))
     if status.rehearsal:
@@ -48,31 +48,11 @@ def print_status(status: Status) -> None:
         table.add_row("runs", Text(status.program, overflow="fold"))
     if status.has_rows:
         table.add_row("rows", _rows(status))
-    if rate := _rate(status.tokens_per_s):
+    if rate := rate_words(status.tokens_per_s):
         eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
         table.add_row("speed", f"{rate} output tokens/s{eta}")
     attempts = counted(status.attempts, "attempt")
     table.add_row("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {attempts}")
-    stdout_console().print(table)
-
-
-def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
-    """Print all jobs, one per line."""
-    if as_json:
-        print_json(statuses)
-        return
-    if not statuses:
-        say(f"No jobs under {job_dir!r}.", err=True)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("job", "state", "rows", "tokens/s", "scheduler", "id"):
-        table.add_column(title, justify="right" if title == "tokens/s" else "left", no_wrap=title == "job")
-    for status in statuses:
-        rate = _rate(status.tokens_per_s)
-        name = Text(status.job.rsplit("/", 1)[-1] + (" (rehearsal)" if status.rehearsal else ""))
-        counts = _rows(status) if status.has_rows else Text(status.program or "")
-        rows = counts if status.scheduler else Text(status.reason, overflow="fold")  # it cannot be read
-        table.add_row(name, _state(status), rows, rate, status.scheduler, status.job_id or "")
     stdout_console().print(table)
 
 
@@ -86,7 +66,7 @@ def print_summary(summary: Summary) -> None:
     rows = summary.rows
     bad = [f"{rows[kind]} {word}" for kind, word in (("failed", "with errors"), ("missing", "missing")) if rows[kind]]
     counts = f"{rows['done']} of {rows['total']} rows" + (f" ({', '.join(bad)})" if bad else "")
-    rate = _rate(summary.tokens_per_s)
+    rate = rate_words(summary.tokens_per_s)
     speed = f" ({rate} tokens/s while generating)" if rate else ""
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
     for what, count in summary.ignored.items():
@@ -175,11 +155,12 @@ def _shorten(text: str, limit: int = 400) -> str:
     return visible if len(visible) <= limit else visible[: limit - 1] + "…"
 
 
-def _state(status: Status) -> Text:
+def state_words(status: Status) -> Text:
+    """The state in its colour."""
     return Text(status.state, style=_COLOURS.get(status.state, "magenta"))
 
 
-def _rate(tokens_per_s: float | None) -> str:
+def rate_words(tokens_per_s: float | None) -> str:
     """A speed with one decimal below 10; nothing if it is unknown, or no row is done yet."""
     return f"{tokens_per_s:.{0 if tokens_per_s >= 10 else 1}f}" if tokens_per_s else ""
 

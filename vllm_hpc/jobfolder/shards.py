@@ -2,8 +2,7 @@
 
 Used by resume, status and collect. A torn last line (its writer was killed, or is still writing) is not a row, nor is
 a line that the file system partly lost and filled with zeros, or one that is not UTF-8, or one with another id than the
-input's row has. If a row was written twice, a result wins over an error,
-then the lowest attempt.
+input's row has. If a row was written twice, a result wins over an error, then the lowest attempt.
 
 Shards may contain tens of millions of short rows, and the loops here decide how long ``collect`` takes: they use local
 names, read many lines at a time, and keep nine bytes per row.
@@ -15,7 +14,7 @@ import errno
 import io
 import os
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate
@@ -24,6 +23,7 @@ from typing import Annotated, Any, NoReturn
 
 import msgspec
 
+from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.spec.read_file import UnfitFileError, open_in_folder
@@ -53,8 +53,7 @@ class Line(msgspec.Struct, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(Line)
-# Placeholders for a line that no rank wrote, and for one with a hole, with an index that no input has.
-_FOREIGN, _HOLE = Line(1 << 62), Line(1 << 62)
+_FOREIGN, _HOLE = Line(1 << 62), Line(1 << 62)  # for a line that no rank wrote, and one with a hole: of no input's row
 # Why a line is no row, as ``Scan.ignored`` counts them and people are told.
 NOT_UTF8, OTHER_ID = "not valid UTF-8", "with another id than the row of the input"
 # What decoding a line may raise.
@@ -86,11 +85,12 @@ class Finished(msgspec.Struct, frozen=True):
 
 def finished(folder: JobFolder, total: int, retry_errors_of: int = 0) -> Finished:
     """Which of ``total`` rows are finished. Errors of attempts up to ``retry_errors_of`` do not count."""
-    shards = folder.shard_files()
+    if read_cleaned(folder, total):
+        return Finished(bytearray(b"\1") * total, {0: Tally(total)})
+    shards, by_replica = folder.shard_files(), defaultdict[int, Tally](Tally)
     found = Scan(shards, total, folder.job().request.rehearse, retry_errors_of=retry_errors_of, ids=RowIds(folder))
-    by_replica: dict[int, Tally] = {}
     for shard, tally in zip(shards, found.tallies, strict=True):
-        by_replica.setdefault(shard_numbers(shard)[0], Tally()).add(tally)
+        by_replica[shard_numbers(shard)[0]].add(tally)
     return Finished(bytearray(map(bool, found.places)), by_replica)
 
 
@@ -103,6 +103,8 @@ class Results(msgspec.Struct, frozen=True):
 
 def results(folder: JobFolder, total: int) -> Results:
     """The results among ``total`` rows."""
+    if read_cleaned(folder, total):
+        return Results(bytearray(b"\1") * total, 0)
     found = Scan(folder.shard_files(), total, folder.job().request.rehearse, ids=RowIds(folder))
     rows = bytearray(place > 0 and not failed for place, failed in zip(found.places, found.has_error, strict=True))
     return Results(rows, found.tally.failed)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 import msgspec
 
 from vllm_hpc.jobfolder.batch_lines import output_line
+from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader, check_size
 from vllm_hpc.jobfolder.record_files import write_json
@@ -25,6 +26,7 @@ from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan
 from vllm_hpc.jobs.artefacts import copy_artefacts
+from vllm_hpc.jobs.collect_cleaned import check_not_cleaned, collect_cleaned
 from vllm_hpc.jobs.output_folder import Outputs, find_outputs
 from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes
 from vllm_hpc.jobs.summary import Summary, summarise, summarise_ranks
@@ -48,6 +50,8 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
     outputs = find_outputs(folder, output)
     if not record.has_rows:
         return _collect_ranks(folder, record, outputs)
+    if read_cleaned(folder, record.rows):
+        return collect_cleaned(folder, outputs)
     shards = folder.shard_files()
     sizes = shard_sizes(folder)
     found = _scan(folder, shards, record)
@@ -63,6 +67,7 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
             save_count(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))
             summary = summarise(folder, record, tally, time.time() - began)
             summary = msgspec.structs.replace(summary, outputs=str(outputs.rows), ignored=ignored)
+            check_not_cleaned(folder, record.rows)
             # Before the rows have their name: it says whose they are, and an interrupt must not leave them without.
             write_json(outputs.summary, summary)
     except OSError as error:

@@ -23,6 +23,7 @@ from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.doubt import left_to_user, noting_loss
 from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.known_jobs import remember
 from vllm_hpc.jobs.submission_notes import first_notes, overlap
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
@@ -106,6 +107,7 @@ class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
             return _render(self.job, self.definition).submit(from_here)
         with private_files(self.request.private):
             self._submit_in(folder, from_here)
+        remember(folder)
         return Job(folder.path)
 
     def _submit_in(self, folder: JobFolder, from_here: bool) -> None:
