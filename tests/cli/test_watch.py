@@ -49,6 +49,7 @@ def test_wait_for_several(desk: Path, run_cli: Cli) -> None:
     outcome = run_cli("wait", "one", "part", "two", "--json")
     assert outcome.code == 3
     assert [one["state"] for one in json.loads(outcome.out)] == ["COMPLETED", "PARTIAL", "COMPLETED"]
+    assert run_cli("wait", "*o*", "one").out == "one: COMPLETED 2/2\ntwo: COMPLETED 2/2\n"
     make(desk, "broken", done=0, exit_code=7)
     assert run_cli("wait", "part", "broken").code == 1
     assert json.loads(run_cli("wait", "one", "--json").out)["rows"] == {"total": 2, "done": 2, "failed": 0}
@@ -87,10 +88,11 @@ def test_an_interrupt_leaves_the_job(desk: Path, run_cli: Cli, monkeypatch: pyte
         outcome = run_cli(*args)
         assert (outcome.code, outcome.err) == (130, "Interrupted: the job continues: vllm-hpc watch first\n")
         assert outcome.out.startswith("PENDING: ")
+    make(desk, "second")
     outcome = run_cli("status", "--watch")
     assert (outcome.code, outcome.err) == (130, "Interrupted: the jobs continue\n")
     assert "first" in outcome.out
-    outcome = run_cli("wait", "first", "first")
+    outcome = run_cli("wait", "first", "second")
     assert (outcome.code, outcome.err) == (130, "Interrupted: the jobs continue\n")
 
 

@@ -16,8 +16,8 @@ from tests.crafted import end, make_job, result, start, write_lines
 from tests.hostile.test_secrets import HF, URL, WORD
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
-from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.new_folder import write_folder
+from vllm_hpc.jobs.resume import resume
 from vllm_hpc.jobs.submit import prepare
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.job_definition import read_options

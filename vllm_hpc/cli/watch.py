@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_hpc.cli.command import command
+from vllm_hpc.cli.job_options import jobs_argument
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.spec.errors import FailedError, RequestError, StillRunning
@@ -50,22 +51,23 @@ def watch_job(job: str, job_dir: str) -> int:
 
 
 @command("wait")
-@click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+@jobs_argument(required=True)
 @job_dir_option
 @click.option("--timeout", type=float, metavar="SECONDS", help=TIMEOUT_HELP)
 @json_option
 def wait_command(jobs: tuple[str, ...], job_dir: str, timeout: float | None, as_json: bool) -> int:
     """Wait until every JOB has ended, and say how.
 
+    JOB may be a quoted pattern, such as 'sweep-*', of your jobs under --job-dir.
+
     Exit code 0 if every row has a result, 3 if some are missing or have errors, 1 if a job failed, 130 if the wait was
     interrupted: the jobs continue.
     """
     from vllm_hpc.cli.print_status import exit_code_of, print_failure
-    from vllm_hpc.jobs.find import find_job
 
     if timeout is not None and not timeout >= 0:
         raise RequestError(f"--timeout must be a number of seconds from 0 on, not {timeout:g}")
-    found = [find_job(job, job_dir) for job in jobs]
+    found = list({one.path: one for job in jobs for one in _find(job, job_dir)}.values())
     if len(found) == 1:
         ended = [follow(found[0], None if as_json else shown_on_stderr(), timeout)]
     else:
@@ -79,6 +81,12 @@ def wait_command(jobs: tuple[str, ...], job_dir: str, timeout: float | None, as_
             print_failure(one, status.state, status.reason)
     codes = {exit_code_of(status) for status in ended}
     return next(code for code in (1, 3, 0) if code in codes)
+
+
+def _find(job: str, job_dir: str) -> list[Job]:
+    from vllm_hpc.jobs.find import find_job, find_jobs
+
+    return find_jobs(job, job_dir) if set(job) & set("*?[") else [find_job(job, job_dir)]
 
 
 def follow(job: Job, shown: Shown | None, timeout: float | None = None, look_s: float | None = None) -> Status:
