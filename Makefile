@@ -17,13 +17,14 @@ REAL = (full or vllm)
 
 # The targets of set-up make one and the same environment.
 .NOTPARALLEL:
-.PHONY: help demo test test-all test-fast test-debian test-unit test-chain test-full test-vllm test-vllm-oldest test-slurm test-pbs faults lint style clean
+.PHONY: help demo test test-all test-fast test-debian test-unit test-chain test-full test-browser test-vllm test-vllm-oldest test-slurm test-pbs faults lint style clean
 
 help:
 	@echo 'make demo        run a real small model on this machine (28 s, and the set-up)'
 	@echo 'make test        what CI runs: lint, types, unit tests, every scheduler rehearsed, vLLM once a layout (17 min)'
 	@echo 'make test-fast   unit tests only; needs neither vLLM nor torch (2 min)'
 	@echo 'make test-full   all of the real-vLLM cases: test-vllm (26 min), test-slurm (22 min), test-pbs (17 min),'
+	@echo '                 a browser on the report: test-browser (it installs Chromium),'
 	@echo '                 and the engine on vLLM 0.26, the oldest: test-vllm-oldest (9 min, and 6 GB of disk)'
 	@echo 'make faults      which of forty hand-made faults the tests catch'
 	@echo 'make lint        ruff and mypy'
@@ -58,7 +59,7 @@ test-unit: $(VENV)/test.done
 test-chain: $(VENV)/test.done
 	$(PYTEST) -n $(WORKERS) --dist loadgroup --durations=25 -m "($(RANKS)) and not full"
 
-test-full: $(VENV)/image.done test-vllm test-vllm-oldest test-slurm test-pbs
+test-full: $(VENV)/image.done $(VENV)/browser.done test-vllm test-vllm-oldest test-slurm test-pbs
 
 test-vllm: $(VENV)/test.done
 	$(PYTEST) -n 2 --dist loadfile -m "$(REAL) and not slurm and not pbs"
@@ -68,6 +69,10 @@ test-vllm-oldest: $(OLDEST)/oldest.done
 
 test-slurm: $(VENV)/test.done
 	$(PYTEST) -n 2 --dist loadgroup -m "$(REAL) and slurm"
+
+# A part of test-vllm, which runs what is in test-full only.
+test-browser: $(VENV)/browser.done
+	$(PYTEST) -n 2 tests/report/test_browser.py
 
 # On a stand-in of a two-host PBS, checked against a real one: as an ordinary user with qsub on PATH it is the real one.
 test-pbs: $(VENV)/test.done
@@ -96,6 +101,12 @@ $(VENV)/demo.done $(VENV)/fast.done: $(VENV)/%.done: requirements/%.txt pyprojec
 $(VENV)/test.done: requirements/test.txt $(VENV)/demo.done $(VENV)/fast.done
 	tests/install-debian.sh test
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/test.txt
+	touch $@
+
+# Chromium and its libraries take long to install, so pages are clicked through in test-full.
+$(VENV)/browser.done: requirements/browser.txt $(VENV)/test.done
+	tests/install-debian.sh browser
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/browser.txt
 	touch $@
 
 # The image of the containers that tests run: another Debian, with its own Python and torch. Once, in a minute and a half.

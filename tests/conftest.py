@@ -85,15 +85,16 @@ exit 6
 
 @pytest.fixture(scope="session", autouse=True)
 def nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No profile and no cache of whoever runs the tests, and no GPU: jobs start as for a new user on a plain node."""
+    """No profile and no cache of whoever runs the tests, no GPU, no queue: as for a new user on a plain node."""
     smi = tmp_path_factory.mktemp("bin") / "nvidia-smi"
     smi.write_text(NO_GPU)
     smi.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(smi.parent), prepend=os.pathsep)
-        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"):
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_STATE_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         patch.delenv("VLLM_HPC_PROFILE", raising=False)
+        patch.setenv("VLLM_HPC_LOCAL_QUEUE", "off")  # no test waits for the jobs of another, or of another run
         yield
 
 
@@ -110,6 +111,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path / "site"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # compiled templates: nobody counts them
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("VLLM_HPC_PROFILE", raising=False)
     monkeypatch.delenv("SLURM_CONF", raising=False)  # of a cluster that is down, it holds every client up for a minute
     return folder
@@ -122,7 +124,7 @@ def homeless(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name)
     monkeypatch.setattr(Path, "home", home)
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what make needs of Debian's packages and finds missing: `venv` for the demo, `test` for the test suite.
+# Installs what make needs of Debian's packages and finds missing: `venv` for the demo, `test` for the test suite, and
+# `browser` for the tests of pages in test-full.
 # As root it installs; otherwise it says what is missing, and make goes on (the tests that need it say so too).
 set -euo pipefail
 
@@ -21,7 +22,8 @@ case "${1:-}" in
     need "test -x /usr/sbin/mariadbd" mariadb-server
     need "command -v kubectl" kubernetes-client
     ;;
-  *) echo "usage: $0 venv|test" >&2; exit 2 ;;
+  browser) need "command -v chromium || command -v google-chrome" chromium ;;
+  *) echo "usage: $0 venv|test|browser" >&2; exit 2 ;;
 esac
 
 if [ "${#missing[@]}" -eq 0 ]; then exit 0; fi

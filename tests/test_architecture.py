@@ -45,6 +45,7 @@ READ_DIRECTLY = {
     "engine/startup/compile_cache", "engine/startup/weights_readahead",
     "schedulers/containers/bundle",  # its own metadata
     "spec/user_namespace",  # /proc
+    "schedulers/local/machine",  # the limit of its container, of /sys
     "schedulers/local/supervisor",  # its own log, which it has opened to write
 }  # fmt: skip
 

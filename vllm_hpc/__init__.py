@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from vllm_hpc.api.functions import prepare as prepare
     from vllm_hpc.api.functions import render as render
     from vllm_hpc.api.functions import submit as submit
+    from vllm_hpc.api.live import attach as attach
+    from vllm_hpc.api.sweep import Sweep as Sweep
+    from vllm_hpc.api.sweep import sweep as sweep
     from vllm_hpc.api.tune import tune as tune
     from vllm_hpc.jobs.job import Job as Job
     from vllm_hpc.jobs.status import Status as Status
@@ -71,14 +74,17 @@ _HOMES = {
     "Prepared": "vllm_hpc.jobs.submit",
     "RankContext": "vllm_hpc.spec.rank_context",
     "Request": "vllm_hpc.spec.request",
+    "attach": "vllm_hpc.api.live",
     "Script": "vllm_hpc.spec.script",
     "Status": "vllm_hpc.jobs.status",
     "Summary": "vllm_hpc.jobs.summary",
+    "Sweep": "vllm_hpc.api.sweep",
+    "sweep": "vllm_hpc.api.sweep",
     "tune": "vllm_hpc.api.tune",
 }
 __all__ = [
-    "Job", "Plan", "Prepared", "RankContext", "Request", "Script", "Status", "Summary", "tune", *_FUNCTIONS,
-    *_ERRORS,
+    "Job", "Plan", "Prepared", "RankContext", "Request", "Script", "Status", "Summary", "Sweep", "attach", "sweep",
+    "tune", *_FUNCTIONS, *_ERRORS,
 ]  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class Live(NamedTuple):
     @property
     def is_agent(self) -> bool:
         """Whether it is torchrun."""
-        return any(word.endswith("/torchrun") for word in self.words)
+        return any(word.endswith(("/torchrun", "torch.distributed.run")) for word in self.words)
 
 
 def everything() -> list[Live]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -311,7 +312,7 @@ def test_plan_json(model: Path, desk: Path, run_cli: Cli) -> None:
         "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp", "world_size", "fits", "reasons", "memory",
         "engine", "kv_tokens", "concurrency", "runners_up", "model", "cost",
     }  # fmt: skip
-    assert set(plan["memory"]) == {"weights_gib", "kv_gib_per_gpu", "per_gpu_gib", "gpu_gib"}
+    assert set(plan["memory"]) == {"weights_gib", "kv_gib_per_gpu", "per_gpu_gib", "gpu_gib", "weights_gib_per_gpu"}
     assert (plan["nodes"], plan["procs_per_node"], plan["world_size"]) == (2, 8, 16)
     assert plan["engine"] == {"max_model_len": 4096}
     assert snapshot(desk) == before
@@ -352,9 +353,10 @@ def test_waiting_says_why_where_stderr_is_no_terminal(
         if next(pauses, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("vllm_hpc.cli.print_status.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("vllm_hpc.api.live.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     outcome = run_cli("submit", "model", "--name", "run", "--wait")
     assert outcome.code == 130
+    assert outcome.err.endswith("\nInterrupted: the job continues: vllm-hpc watch run\n")
     pending = [line for line in outcome.err.splitlines() if line.startswith("PENDING: ")]
     assert [line.split(",")[0].split()[2].strip(":") for line in pending] == ["Priority", "PartitionTimeLimit"]
 

@@ -131,16 +131,16 @@ def test_what_libraries_say(desk: Path) -> None:
     """They write to stderr by themselves: Python's warnings, logging, and whoever prints."""
     program = f"""
 import logging, sys, warnings
-import vllm_hpc.jobs.job
+import vllm_hpc.jobs.find
 from vllm_hpc.cli import main
 
-def list_statuses(job_dir):
+def list_statuses(*given):
     warnings.warn({HOSTILE!r})
     logging.warning({HOSTILE!r})
     print({HOSTILE!r}, file=sys.stderr)
     return []
 
-vllm_hpc.jobs.job.list_statuses = list_statuses
+vllm_hpc.jobs.find.list_statuses = list_statuses
 sys.argv = ["vllm-hpc", "list"]
 main()
 """

@@ -32,7 +32,8 @@ export VLLM_HPC_HEAD VLLM_HPC_PORT VLLM_HOST_IP=127.0.0.1 GLOO_SOCKET_IFNAME=lo
 # On this machine: torchrun starts one rank per GPU. "exec": ranks notice when this script is killed, torchrun's parent.
 launch() {
   begin_ranks
-  exec torchrun --nnodes=1 --nproc-per-node=2 --rdzv-backend=vllm-hpc --rdzv-conf=rank=0 \
+  exec python -P -m torch.distributed.run --nnodes=1 --nproc-per-node=2 \
+    --rdzv-backend=vllm-hpc --rdzv-conf=rank=0 \
     --rdzv-endpoint="$VLLM_HPC_HEAD:$VLLM_HPC_PORT" --max-restarts=0 -m vllm_hpc.in_job rank "$VLLM_HPC_FOLDER"
 }
 # Waits for it, and has the supervisor run the job again where rows are left.

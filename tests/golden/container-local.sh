@@ -37,8 +37,8 @@ launch() {
   enter_image apptainer /sw/vllm.sif
   exec apptainer exec --pwd=/scratch/runs/run --bind=/scratch/runs/run:/scratch/runs/run /sw/vllm.sif \
     sh -c "$VLLM_HPC_IN_IMAGE" sh \
-    python3 -P -m torch.distributed.run \
-    --nnodes=1 --nproc-per-node=2 --rdzv-backend=vllm-hpc --rdzv-conf=rank=0 \
+    python3 -P -m torch.distributed.run --nnodes=1 --nproc-per-node=2 \
+    --rdzv-backend=vllm-hpc --rdzv-conf=rank=0 \
     --rdzv-endpoint="$VLLM_HPC_HEAD:$VLLM_HPC_PORT" --max-restarts=0 -m vllm_hpc.in_job rank "$VLLM_HPC_FOLDER"
 }
 # Waits for it, and has the supervisor run the job again where rows are left.

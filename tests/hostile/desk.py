@@ -35,7 +35,7 @@ _TAKES = {
     "rocm-smi": "exit 6",
 }
 # The script's Python, which is asked for a free port, and whether the job runs again: no.
-_PYTHON = 'case "$*" in *rendezvous*) echo 29500;; *) exit 1;; esac'
+_PYTHON = 'case "$*" in *rendezvous*) echo 29500;; *torch.distributed.run*) ;; *) exit 1;; esac'
 _SPARSE = 1 << 40
 
 

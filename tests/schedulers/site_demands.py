@@ -40,7 +40,10 @@ def exports(**values: str) -> tuple[str, ...]:
 
 def torchrun(ranks: int, cores: int) -> dict[str, Demand]:
     """The ranks of a node, and the cores of each."""
-    return {"gpus": (rf"torchrun .*--nproc-per-node={ranks} ",), "cores": (rf"^export OMP_NUM_THREADS={cores}$",)}
+    return {
+        "gpus": (rf"torch.distributed.run .*--nproc-per-node={ranks} ",),
+        "cores": (rf"^export OMP_NUM_THREADS={cores}$",),
+    }
 
 
 def scratch(folder: str) -> str:
@@ -206,7 +209,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         "account": ("^#SBATCH --account=proj$",),
         "queue": ("^#SBATCH --partition=batch$",),
         "exclusive": ("^#SBATCH --partition=batch$",),  # a node is not divided
-        "launch": ("^  srun --nodes=2 --ntasks=16 .*--cpu-bind=cores ", r"\$\(hostname -i\)", "!torchrun --"),
+        "launch": ("^  srun --nodes=2 --ntasks=16 .*--cpu-bind=cores ", r"\$\(hostname -i\)", "!distributed.run --"),
         "container": (r"\bapptainer exec\b.* --rocm\b",),
         "modules": (
             "^module load PrgEnv-gnu/8.7.0 cpe/26.03 miniforge3/23.11.0-0$",
@@ -319,7 +322,7 @@ DEMANDS: dict[str, dict[str, Demand]] = {
         "account": ("^#SBATCH --account=project_465000001$",),
         "queue": ("^#SBATCH --partition=standard-g$",),
         "exclusive": ("^#SBATCH --partition=standard-g$", "^#SBATCH --gpus-per-node=8$"),  # all of a node
-        "launch": (SRUN, "--cpus-per-task=56 ", "torchrun .*--numa-binding=exclusive "),
+        "launch": (SRUN, "--cpus-per-task=56 ", "torch.distributed.run .*--numa-binding=exclusive "),
         "container": (r"\bsingularity exec\b.* --rocm\b",),
         "modules": ("^module use /appl/local/laifs/modules$", "^module load lumi-aif-singularity-bindings$"),
         "network": exports(NCCL_SOCKET_IFNAME="hsn", NCCL_NET_GDR_LEVEL="PHB"),

@@ -78,7 +78,7 @@ def bin_folder(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in PROGRAMS:
         (folder / name).write_text(STUB)
         (folder / name).chmod(0o755)
-    (folder / "python").write_text("#!/bin/sh\necho 29500\n")
+    (folder / "python").write_text('#!/bin/sh\n[ "$3" != torch.distributed.run ] || exec torchrun "$@"\necho 29500\n')
     (folder / "python").chmod(0o755)
     monkeypatch.setattr("sys.executable", str(folder / "python"))
     return folder

@@ -146,10 +146,14 @@ WRAPPER = 'wrapper = ["numactl", "--localalloc", "a b"]'
 @pytest.mark.parametrize(
     ("scheduler", "profile", "line"),
     [
-        ("slurm", "", "  exec numactl --localalloc 'a b' torchrun --nnodes="),
+        ("slurm", "", "  exec numactl --localalloc 'a b' python -P -m torch.distributed.run --nnodes="),
         ("slurm", 'launcher = "srun"', "    numactl --localalloc 'a b' python -P -m vllm_hpc.in_job rank "),
-        ("pbs", "", "  exec numactl --localalloc 'a b' torchrun --nnodes="),
-        ("pbs", 'launcher = "mpiexec"', "  exec numactl --localalloc 'a b' torchrun --nnodes="),
+        ("pbs", "", "  exec numactl --localalloc 'a b' python -P -m torch.distributed.run --nnodes="),
+        (
+            "pbs",
+            'launcher = "mpiexec"',
+            "  exec numactl --localalloc 'a b' python -P -m torch.distributed.run --nnodes=",
+        ),
     ],
 )
 def test_a_wrapper_comes_before_what_runs_on_each_node(
@@ -161,7 +165,7 @@ def test_a_wrapper_comes_before_what_runs_on_each_node(
 def test_a_wrapper_on_this_machine(desk: Path, model: Path) -> None:
     (desk / "vllm-hpc.toml").write_text(f"[profiles.p]\n{WRAPPER}\n")
     here = prepare(str(model), scheduler="local", profile="p").script
-    assert "  exec numactl --localalloc 'a b' torchrun --nnodes=" in here
+    assert "  exec numactl --localalloc 'a b' python -P -m torch.distributed.run --nnodes=" in here
 
 
 @pytest.mark.parametrize("value", ['["a\\nb"]', '"numactl"', '["HF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz0123456789"]'])

@@ -37,6 +37,8 @@ IDLE = "for _ in {1..90}; do sleep 0.2; done"
 LISTENS = f"""trap 'exit 3' TERM; : > "$VLLM_HPC_FOLDER/listens"; {IDLE}"""
 FAILS = 'if [ "$node" = 1 ]; then until [ -e "$VLLM_HPC_FOLDER/listens" ]; do sleep 0.1; done; {}; fi; '
 pytestmark = pytest.mark.timeout(120)
+# The script's Python is also what starts torchrun.
+TORCHRUN = '[ "$3" != torch.distributed.run ] || exec torchrun "$@"'
 
 
 class Ran(NamedTuple):
@@ -66,7 +68,7 @@ def run(desk: Path, model: Path) -> Run:
         client(desk, "qsub", f'[ "$1" = --version ] && echo pbs_version = 23 || echo {job_id}')
         job = submit(str(model), scheduler="pbs", nodes=nodes, job_dir="runs", **{"name": "job", **options})
         real = 'exec /usr/bin/env PYTHONPATH="$REAL" "$PYTHON" "$@"'
-        port = f'case "$4" in rendezvous) echo 29500; exit;; export) {real};; esac'
+        port = f'case "$4" in rendezvous) echo 29500; exit;; export) {real};; esac\n{TORCHRUN}'
         client(desk, "python", f'{port}\necho "$3 $4 ${{@: -2}}" >> {desk}/asked\n{decide}')
         client(desk, "pbsdsh", pbsdsh.format(desk=desk))
         hosts_ = " ".join(dict.fromkeys(hosts.split()))

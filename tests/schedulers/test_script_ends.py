@@ -20,6 +20,8 @@ from vllm_hpc.jobs.submit import prepare, submit
 USR2 = "kill -USR2 $SCRIPT; "
 TERM = "kill -TERM $SCRIPT; "
 pytestmark = pytest.mark.timeout(120)
+# The script's Python is also what starts torchrun.
+TORCHRUN = '[ "$3" != torch.distributed.run ] || exec torchrun "$@"'
 
 
 class Ended(NamedTuple):
@@ -49,7 +51,7 @@ def run(desk: Path, model: Path) -> Run:
         job = submit(str(model), scheduler="slurm", job_dir="runs", name="job", **options)
         if is_cancelled:
             job.folder.cancelled.touch()
-        port = 'if [ "$4" = rendezvous ]; then echo 29500; exit; fi'
+        port = f'if [ "$4" = rendezvous ]; then echo 29500; exit; fi\n{TORCHRUN}'
         client(desk, "python", f"{port}\n{said(desk)}\n{decide}")
         client(desk, "scontrol", f'if [ "$1" = show ]; then echo node1; exit; fi\n{said(desk)}\n{again}')
         joined = ': > "$VLLM_HPC_FOLDER/state/joined-$VLLM_HPC_ATTEMPT-0"\n'

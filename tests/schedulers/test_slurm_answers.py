@@ -367,7 +367,7 @@ def test_logs_follow_asks_slurm_seldom(desk: Path, run_cli: Cli, monkeypatch: py
         if len(pauses) == 20:
             end(folder)
 
-    monkeypatch.setattr("vllm_hpc.cli.jobs.time.sleep", sleep)
+    monkeypatch.setattr("vllm_hpc.cli.follow_log.time.sleep", sleep)
     assert run_cli("logs", "run", "--follow").out.split() == [str(number) for number in range(1, 21)]
     assert max(pauses) <= 0.5
     assert len(clients.asked) == 1

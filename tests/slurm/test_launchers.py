@@ -16,5 +16,5 @@ def test_it_starts_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     install_launcher(tmp_path, monkeypatch)
     job = submit_tiny(None, tmp_path, scheduler="slurm", nodes=2, tp=2, env=ONE_CORE, launcher="siterun")
     check_complete(job, rehearsed_texts(PROMPTS, int(GREEDY["max_tokens"])))
-    assert sorted((tmp_path / "wrapped").read_text().splitlines()) == ["0 torchrun", "1 torchrun"]
+    assert sorted((tmp_path / "wrapped").read_text().splitlines()) == ["0 python", "1 python"]
     assert "siterun --nodes=2 --ntasks=2" in (job.path / "script.sbatch").read_text()

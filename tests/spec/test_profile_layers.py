@@ -277,7 +277,9 @@ def test_jobs_are_looked_for_where_the_profile_puts_them(
     write(desk / "vllm-hpc.toml", f'[profiles.a]\nscheduler = "slurm"\njob_dir = "{desk}/elsewhere"\n')
     assert run_cli("submit", "--rehearse", "--profile=a", "--name=first").code == 0
     assert "first" in run_cli("list", "--profile", "a").out
-    assert "(--job-dir, or --profile for its job_dir), or its id" in run_cli("logs", "first").err
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(desk / "another home"))  # else the user's own jobs are found anywhere
+        assert "(--job-dir, or --profile for its job_dir), or its id" in run_cli("logs", "first").err
     monkeypatch.setenv("VLLM_HPC_PROFILE", "a")
     assert json.loads(run_cli("status", "first", "--json").out)["job"] == f"{desk}/elsewhere/first"
     assert find_job("first").path == desk / "elsewhere" / "first"

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.cli.visible import VisibleStream
@@ -30,16 +31,23 @@ COMMANDS = {
     "tune": ("tune", "Find the fastest layout and settings with short jobs."),
     "doctor": ("doctor", "Check this machine, or a real allocation."),
     "status": ("jobs", "Show state, rows and speed of a job, or of all."),
-    "list": ("jobs", "List the jobs under --job-dir, oldest first."),
+    "watch": ("watch", "Show a job live until it ends."),
+    "wait": ("watch", "Wait until jobs have ended."),
+    "list": ("list_jobs", "List the jobs under --job-dir, newest first."),
     "logs": ("jobs", "Print the scheduler's log, or one rank's."),
     "debug": ("debug", "Ask every rank where it is, and say who waits for whom."),
     "env": ("env", "Show what each rank of a job saw."),
+    "report": ("report", "Write one HTML page of a job, or of two."),
     "diff": ("diff", "Compare the outputs of two jobs row by row."),
     "collect": ("jobs", "Merge finished rows into outputs.jsonl."),
     "resume": ("jobs", "Submit a job again for the rows that are missing."),
-    "cancel": ("jobs", "Cancel a job in its scheduler."),
+    "show": ("show", "Show prompts and answers of a job."),
+    "errors": ("errors", "Group the errors of a job's rows."),
+    "cancel": ("cancel", "Cancel jobs in their scheduler."),
+    "clean": ("clean", "Remove what jobs that have ended need no more."),
     "profiles": ("profiles", "Write, show and check the profiles of a site."),
     "templates": ("templates", "List, show, write and check a site's templates."),
+    "completion": ("completion", "Print what has a shell complete names with Tab."),
     "bundle": ("bundle", "Make a folder with vllm-hpc for the image of a container."),
 }
 
@@ -58,6 +66,11 @@ class LazyGroup(click.Group):
         module = import_module(f"vllm_hpc.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands from the table, and the options of the group."""
+        found = [CompletionItem(name, help=says) for name, (_, says) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table: importing each for its line of help would take too long."""
@@ -89,7 +102,8 @@ def cli() -> None:
     vllm-hpc submit demo --wait                                    try it here
     vllm-hpc submit --nodes 2 --tp 16 MODEL --input prompts.jsonl  run it there
 
-    MODEL is a local folder, a Hub id, or 'demo'. JOB is a folder, a name under --job-dir, or a scheduler's id.
+    MODEL is a local folder, a Hub id, or 'demo'. JOB is a folder, a name under --job-dir, a scheduler's id, or the
+    beginning of a name that no other job has.
 
     Exit codes: 0 done; 1 failed; 2 refused before anything was made; 3 finished, but some rows have errors or are
     missing; 130 interrupted while waiting (the job continues).

@@ -22,6 +22,8 @@ class _Command(click.Command):
 
         Raises RequestError.
         """
+        if ctx.resilient_parsing:  # a shell completes a line that is not whole yet
+            return super().parse_args(ctx, args)
         given, rest, order = self.make_parser(ctx).parse_args(list(args))
         if not any(isinstance(param, click.Option) and param.is_flag and param.is_eager for param in order):  # --help
             _check_once([param for param in order if isinstance(param, click.Option)])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_hpc.cli.command import command
+from vllm_hpc.cli.complete import complete_job
 from vllm_hpc.cli.options import job_dir_option, json_option
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.spec.errors import RequestError
@@ -21,8 +22,8 @@ TOKENS_HELP = "Say the first token that differs by the tokenizer.json of this mo
 
 
 @command("diff")
-@click.argument("job1")
-@click.argument("job2")
+@click.argument("job1", shell_complete=complete_job)
+@click.argument("job2", shell_complete=complete_job)
 @job_dir_option
 @click.option(
     "--show", type=click.IntRange(min=0, max=100_000), default=3, metavar="N", help="Rows to show.  [default: 3]"

@@ -1,51 +1,51 @@
-"""status, list, logs, collect, resume, cancel: the commands for existing jobs."""
+"""status, logs, collect, resume: the commands for existing jobs."""
 
 from __future__ import annotations
 
-import codecs
-import time
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from vllm_hpc.cli.command import command
+from vllm_hpc.cli.complete import complete_job
 from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_json, print_raw, say
-from vllm_hpc.spec.errors import FailedError
-from vllm_hpc.spec.read_file import UnfitFileError, open_regular
+from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
     from vllm_hpc.jobs.summary import Summary
 
-# Seconds between two reads of the folder, and between two queries of the scheduler, which all users share.
-_FOLLOW_POLL_S = 0.5
-_FOLLOW_ASK_S = 30.0
-# Bytes of a log that are read at a time.
-_PIECE = 1 << 20
 NOT_SUBMITTED_HELP = (
     "You have checked that the scheduler does not have the job, although its submission was interrupted, or its state "
     "is UNKNOWN."
 )
 OUTPUT_HELP = "Write both into this folder instead of the job's, as another user's job needs."
-JOB_ID_HELP = "The scheduler's id of the job, if its submission was interrupted and its id is not known."
 
 
 @command("status")
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=complete_job)
+@click.option("--watch", is_flag=True, help="Show it again and again until the end; a JOB as the command watch does.")
 @job_dir_option
 @json_option
-def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
+def status_command(job: str | None, job_dir: str, watch: bool, as_json: bool) -> int:
     """Show state, rows and speed of a job; without JOB, of all under --job-dir."""
     from vllm_hpc.cli import print_status
+    from vllm_hpc.cli.watch import watch_job, watch_table
     from vllm_hpc.jobs.find import find_job, list_statuses
 
+    if watch and as_json:
+        raise RequestError("--watch is for people: leave --json out, or use 'vllm-hpc wait JOB --json'")
+    if watch and job is not None:
+        return watch_job(job, job_dir)
+    if watch:
+        return watch_table(job_dir)
     if job is None:
-        print_status.print_list(list_statuses(job_dir), job_dir, as_json)
+        from vllm_hpc.cli.print_list import print_list
+
+        print_list(list_statuses(job_dir), job_dir, as_json)
         return 0
     status = find_job(job, job_dir).status()
     if as_json:
@@ -55,36 +55,23 @@ def status_command(job: str | None, job_dir: str, as_json: bool) -> int:
     return 0
 
 
-@command("list")
-@job_dir_option
-@json_option
-def list_command(job_dir: str, as_json: bool) -> int:
-    """List the jobs under --job-dir, oldest first."""
-    from vllm_hpc.cli import print_status
-    from vllm_hpc.jobs.find import list_statuses
-
-    print_status.print_list(list_statuses(job_dir), job_dir, as_json)
-    return 0
-
-
 @command("logs")
 @job_argument
 @click.option("--rank", type=int, help="One rank's own log instead of the scheduler's.")
-@click.option("--follow", is_flag=True, help="Keep printing until the job ends.")
+@click.option("--follow", is_flag=True, help="Keep printing until the job ends; on a terminal with its progress below.")
 def logs_command(job: str, job_dir: str, rank: int | None, follow: bool) -> int:
     """Print the scheduler's log, or one rank's; and the first real error, if there was one.
 
     On a terminal without colours and escape sequences, into a file or a pipe as it is.
     """
+    from vllm_hpc.cli.follow_log import print_log
     from vllm_hpc.jobs.find import find_job
     from vllm_hpc.jobs.log_of_scheduler import log_of_scheduler
     from vllm_hpc.jobs.status import read_status
 
     found = find_job(job, job_dir)
     path = found.log_file(rank)
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a library may print anything
-    for content in _follow(path, found) if follow else _new_bytes(path, 0):
-        print_raw(decoder.decode(content))
+    print_log(path, found, follow)
     if not path.exists():
         print_raw(log_of_scheduler(found.folder) if rank is None else "")
         status = read_status(found.folder)
@@ -182,51 +169,3 @@ def resume_command(
     if as_json:
         print_json(found.status())
     return print_status.exit_code(found) if wait else 0
-
-
-@command("cancel")
-@job_argument
-@click.option("--job-id", metavar="ID", help=JOB_ID_HELP)
-@json_option
-def cancel_command(job: str, job_dir: str, job_id: str | None, as_json: bool) -> int:
-    """Cancel a job in its scheduler; finished rows can still be collected."""
-    from vllm_hpc.cli import print_status
-    from vllm_hpc.jobs.cancel import folder_to_cancel
-    from vllm_hpc.jobs.find import find_job
-    from vllm_hpc.jobs.status import read_status
-
-    found = find_job(job, job_dir)
-    if job_id is None and read_status(folder_to_cancel(found.folder)).is_final:
-        say("Nothing to cancel: the job has ended.", err=True)
-    status = found.cancel(job_id)
-    if as_json:
-        print_json(status)
-    else:
-        print_status.print_status(status)
-    if not status.is_final:
-        say("The job is being cancelled: check its status in a few seconds.", err=True)
-    return 0
-
-
-def _follow(path: Path, job: Job) -> Iterator[bytes]:
-    """The file's new bytes as it grows, until the job has ended and everything was read."""
-    position = 0
-    for status, pause in job.statuses(ask_every_s=_FOLLOW_ASK_S):
-        for new in _new_bytes(path, position):
-            position += len(new)
-            yield new
-        if not status.is_final:
-            time.sleep(min(pause, _FOLLOW_POLL_S))
-
-
-def _new_bytes(path: Path, position: int) -> Iterator[bytes]:
-    """What a log has from that position on, a piece at a time; nothing if there is no log yet. Raises FailedError."""
-    try:
-        with open_regular(path, follow_links=False) as file:
-            file.seek(position)
-            while new := file.read(_PIECE):
-                yield new
-    except FileNotFoundError:
-        return
-    except UnfitFileError as error:
-        raise FailedError(f"{str(path)!r} cannot be read: {error.strerror}") from None

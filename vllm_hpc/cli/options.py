@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from vllm_hpc.cli import complete
+from vllm_hpc.cli.job_options import job_argument as job_argument
+from vllm_hpc.cli.job_options import job_dir_option as job_dir_option
 from vllm_hpc.spec.bounds import LEAST_LEAD_S
 from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES
 from vllm_hpc.spec.errors import RequestError
@@ -126,7 +129,7 @@ lines: dict[str, Any] = {"multiple": True, "callback": _as_list}
 INPUT_HELP = (
     "Prompts: .jsonl or .json (rows with prompt or messages, or an OpenAI batch), .txt (one per line), .csv, .tsv or "
     ".parquet; compressed or not; also a folder, a quoted pattern ('shards/*.jsonl'), or - for standard input. May be "
-    "repeated. Without it, two sample prompts (plan: none)."
+    "repeated. Without it, two sample prompts (plan: none; tune: --rows)."
 )
 ROWS_MISSING_HELP = (
     "Run the rows that a job has no result for, in a new one with its model and options, where these are not given. "
@@ -187,16 +190,17 @@ PROFILE_HELP = (
     "/etc/xdg/vllm-hpc/config.toml.  [env: VLLM_HPC_PROFILE]"
 )
 
-JOB_DIR_HELP = "Where to look for jobs.  [default: the profile's job_dir, or runs]"
-OF_JOBS_HELP = "The profile that the jobs were submitted with, for its job_dir.  [env: VLLM_HPC_PROFILE]"
-# Where --profile is kept until --job-dir is read.
-_PROFILE = "vllm_hpc.profile_of_jobs"
-
 REQUEST_OPTIONS = [
-    click.argument("model", required=False),
-    click.option("--input", metavar="FILE", multiple=True, callback=_as_files, help=INPUT_HELP),
+    click.argument("model", required=False, shell_complete=complete.complete_model),
+    click.option(
+        "--input", metavar="FILE", multiple=True, callback=_as_files, shell_complete=complete.complete_file,
+        help=INPUT_HELP,
+    ),
     # Eager: it is known when the others are read, of which some may then be empty.
-    click.option("--rows-missing-from", metavar="JOB", is_eager=True, help=ROWS_MISSING_HELP),
+    click.option(
+        "--rows-missing-from", metavar="JOB", is_eager=True, shell_complete=complete.complete_job,
+        help=ROWS_MISSING_HELP,
+    ),
     click.option("--prompt-column", metavar="NAME", help=COLUMN_HELP),
     click.option("--prompt-template", metavar="TEXT", help=TEMPLATE_HELP),
     click.option("--id-column", metavar="NAME", help=ID_HELP),
@@ -208,25 +212,31 @@ REQUEST_OPTIONS = [
     click.option("--tp", type=count, help="Tensor parallel size."),
     click.option("--pp", type=count, help="Pipeline parallel size."),
     click.option("--dp", type=count, help="Replicas: independent engines that share the rows."),
-    click.option("--gpu", metavar="NAME", help=GPU_HELP),
+    click.option("--gpu", metavar="NAME", shell_complete=complete.complete_gpu, help=GPU_HELP),
     click.option("--scheduler", type=Registered(SCHEDULERS), help=SCHEDULER_HELP),
-    click.option("--profile", metavar="NAME", help=PROFILE_HELP),
-    click.option("--partition", "--queue", "partition", help="Partition (Slurm) or queue (PBS)."),
+    click.option("--profile", metavar="NAME", shell_complete=complete.complete_profile, help=PROFILE_HELP),
+    click.option(
+        "--partition", "--queue", "partition", shell_complete=complete.complete_partition,
+        help="Partition (Slurm) or queue (PBS).",
+    ),
     click.option("--account", help="Account to charge."),
     click.option("--qos", help="Quality of service."),
     click.option("--time", metavar="LIMIT", help="Walltime: minutes, HH:MM:SS or D-HH:MM:SS."),
     click.option("--mem", metavar="SIZE", help="Memory per node: 64G; 0 is all of it."),
     click.option("--cpus-per-rank", type=count, help="Cores for each rank."),
     click.option("--name", help="Name of the job and its folder. Without it, MODEL-yyyymmdd-hhmmss."),
-    click.option("--job-dir", metavar="DIR", help="Where job folders are created.  [default: runs]"),
+    click.option(
+        "--job-dir", metavar="DIR", shell_complete=complete.complete_folder,
+        help="Where job folders are created.  [default: runs]",
+    ),
     click.option("--private", is_flag=True, default=None, help=PRIVATE_HELP),
     click.option("--max-tokens", type=count, help=f"Most output tokens per row.  [default: {DEFAULT_MAX_TOKENS}]"),
     click.option("--temperature", type=float, help="Sampling temperature; 0 is greedy."),
     click.option("--top-p", type=float, help="Nucleus sampling."),
     click.option("--seed", type=int, help="Seed of the engines.  [default: 0]"),
     click.option("--seed-rows", is_flag=True, default=None, help=SEED_ROWS_HELP),
-    click.option("--chat-template", metavar="FILE", help=CHAT_TEMPLATE_HELP),
-    click.option("--lora", metavar="[NAME=]PATH", help=LORA_HELP, **lines),
+    click.option("--chat-template", metavar="FILE", shell_complete=complete.complete_file, help=CHAT_TEMPLATE_HELP),
+    click.option("--lora", metavar="[NAME=]PATH", shell_complete=complete.complete_folder, help=LORA_HELP, **lines),
     click.option("--sampling", type=KeyValue(typed=True), help="Any SamplingParams argument of vLLM.", **many),
     click.option("--engine", type=KeyValue(typed=True), help="Any engine argument of vLLM.", **many),
     click.option("--env", type=KeyValue(typed=False, may_be_name=True), metavar="K=V|K", help=ENV_HELP, **many),
@@ -239,14 +249,20 @@ REQUEST_OPTIONS = [
     click.option("--rehearse", is_flag=True, default=None, help=REHEARSE_HELP),
     click.option("--rehearse-set", type=KeyValue(typed=True), help=REHEARSE_SET_HELP, **many),
     click.option("--program", metavar="MOD:CLASS", help=PROGRAM_HELP),
-    click.option("--script", metavar="FILE", help=SCRIPT_HELP),
+    click.option("--script", metavar="FILE", shell_complete=complete.complete_file, help=SCRIPT_HELP),
     click.option("--script-args", metavar="TEXT", callback=_as_words, help=SCRIPT_ARGS_HELP),
     click.option("--requeue-script", is_flag=True, default=None, help=REQUEUE_SCRIPT_HELP),
     click.option("--debug-ranks", is_flag=True, default=None, help=DEBUG_RANKS_HELP),
     click.option("--verify", type=count, metavar="STEPS", help=VERIFY_HELP),
     click.option("--reproducible", is_flag=True, default=None, help=REPRODUCIBLE_HELP),
-    click.option("--template", metavar="NAME", help="A template instead of the scheduler's own."),
-    click.option("--template-dir", metavar="DIR", help="A folder searched for templates before the packaged ones."),
+    click.option(
+        "--template", metavar="NAME", shell_complete=complete.complete_template,
+        help="A template instead of the scheduler's own.",
+    ),
+    click.option(
+        "--template-dir", metavar="DIR", shell_complete=complete.complete_folder,
+        help="A folder searched for templates before the packaged ones.",
+    ),
 ]  # fmt: skip
 
 
@@ -260,26 +276,3 @@ def request_options(function: F) -> F:
 def json_option(function: F) -> F:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
-
-
-def job_argument(function: F) -> F:
-    """Add JOB and --job-dir."""
-    return click.argument("job")(job_dir_option(function))
-
-
-def job_dir_option(function: F) -> F:
-    """Add --job-dir, and --profile for its default, to a command for existing jobs."""
-    profile = click.option(
-        "--profile", metavar="NAME", is_eager=True, expose_value=False, callback=_keep_profile, help=OF_JOBS_HELP
-    )
-    return profile(click.option("--job-dir", metavar="DIR", callback=_job_dir, help=JOB_DIR_HELP)(function))
-
-
-def _keep_profile(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    ctx.meta[_PROFILE] = value
-
-
-def _job_dir(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
-    from vllm_hpc.spec.job_dir import default_job_dir
-
-    return default_job_dir(ctx.meta.get(_PROFILE)) if value is None else value

@@ -28,7 +28,13 @@ def print_json(record: Any) -> None:
     """Print one value as JSON."""
     import msgspec
 
-    print_bytes(visible_json(msgspec.json.format(msgspec.json.encode(record), indent=2)) + b"\n")
+    try:
+        content = msgspec.json.format(msgspec.json.encode(record), indent=2)
+    except UnicodeEncodeError:  # the name of a folder that is not UTF-8, which ASCII can escape
+        import json
+
+        content = json.dumps(msgspec.to_builtins(record), indent=2).encode()
+    print_bytes(visible_json(content) + b"\n")
 
 
 def print_bytes(content: bytes) -> None:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import sys
-import time
-from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
-from vllm_hpc.cli.console import make_console
-from vllm_hpc.cli.output import print_json, say, stdout_console
-from vllm_hpc.cli.visible import VisibleStream
+from vllm_hpc.cli.output import say, stdout_console
+from vllm_hpc.cli.watch import follow, shown_on_stderr
 from vllm_hpc.jobfolder.input import iter_rows
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.errors import FailedError, StillRunning
 from vllm_hpc.spec.words import counted
 
 if TYPE_CHECKING:
@@ -40,14 +27,19 @@ _COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILE
 
 def exit_code(job: Job) -> int:
     """The exit code of a job that has ended: 0 completed, 3 with rows missing or in error, 1 otherwise."""
-    return {"COMPLETED": 0, "PARTIAL": 3}.get(job.status().state, 1)
+    return exit_code_of(job.status())
+
+
+def exit_code_of(status: Status) -> int:
+    """The same of its last status."""
+    return {"COMPLETED": 0, "PARTIAL": 3}.get(status.state, 1)
 
 
 def print_status(status: Status) -> None:
     """Print one job in a few lines."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("job", Text(status.job, overflow="fold"))
-    table.add_row("state", _state(status))
+    table.add_row("state", state_words(status))
     if status.reason:
         table.add_row("", Text(status.reason, overflow="fold"))
     if status.rehearsal:
@@ -56,31 +48,11 @@ def print_status(status: Status) -> None:
         table.add_row("runs", Text(status.program, overflow="fold"))
     if status.has_rows:
         table.add_row("rows", _rows(status))
-    if rate := _rate(status.tokens_per_s):
+    if rate := rate_words(status.tokens_per_s):
         eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
         table.add_row("speed", f"{rate} output tokens/s{eta}")
     attempts = counted(status.attempts, "attempt")
     table.add_row("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {attempts}")
-    stdout_console().print(table)
-
-
-def print_list(statuses: list[Status], job_dir: str, as_json: bool) -> None:
-    """Print all jobs, one per line."""
-    if as_json:
-        print_json(statuses)
-        return
-    if not statuses:
-        say(f"No jobs under {job_dir!r}.", err=True)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("job", "state", "rows", "tokens/s", "scheduler", "id"):
-        table.add_column(title, justify="right" if title == "tokens/s" else "left", no_wrap=title == "job")
-    for status in statuses:
-        rate = _rate(status.tokens_per_s)
-        name = Text(status.job.rsplit("/", 1)[-1] + (" (rehearsal)" if status.rehearsal else ""))
-        counts = _rows(status) if status.has_rows else Text(status.program or "")
-        rows = counts if status.scheduler else Text(status.reason, overflow="fold")  # it cannot be read
-        table.add_row(name, _state(status), rows, rate, status.scheduler, status.job_id or "")
     stdout_console().print(table)
 
 
@@ -94,7 +66,7 @@ def print_summary(summary: Summary) -> None:
     rows = summary.rows
     bad = [f"{rows[kind]} {word}" for kind, word in (("failed", "with errors"), ("missing", "missing")) if rows[kind]]
     counts = f"{rows['done']} of {rows['total']} rows" + (f" ({', '.join(bad)})" if bad else "")
-    rate = _rate(summary.tokens_per_s)
+    rate = rate_words(summary.tokens_per_s)
     speed = f" ({rate} tokens/s while generating)" if rate else ""
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
     for what, count in summary.ignored.items():
@@ -123,21 +95,13 @@ def print_failure(job: Job, state: str, reason: str) -> None:
 
 def wait_quietly(job: Job) -> dict[str, Any]:
     """Wait and collect; returns what ``submit --wait --json`` adds, the status and the summary."""
-    _wait(job)
+    follow(job, None)
     return {"status": msgspec.to_builtins(job.status()), "summary": msgspec.to_builtins(job.collect())}
 
 
 def wait_and_show(job: Job) -> int:
     """Wait with a progress bar, or a line per change; collect and show some answers. Returns the exit code."""
-    if sys.stderr.isatty():
-        console = make_console(file=sys.stderr.stream if isinstance(sys.stderr, VisibleStream) else sys.stderr)
-        with Progress(
-            SpinnerColumn(), TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
-            TimeElapsedColumn(), console=console, transient=True,
-        ) as progress:  # fmt: skip
-            _wait(job, lambda line: console.print(Text(line)), progress)
-    else:
-        _wait(job, lambda line: say(line, err=True))
+    follow(job, shown_on_stderr())
     status = job.status()
     summary = job.collect()
     if summary.rows["done"] + summary.rows["failed"]:
@@ -149,44 +113,6 @@ def wait_and_show(job: Job) -> int:
         rank = next((end.rank for end in summary.ranks if end.error), 0)
         say(f"What it printed: vllm-hpc logs {shlex.quote(str(job.path))} --rank {rank}", err=True)
     return exit_code(job)
-
-
-def _wait(job: Job, say: Callable[[str], None] | None = None, progress: Progress | None = None) -> None:
-    """Wait for the end, with a line per change; an interrupt leaves the job running.
-
-    Raises StillRunning, and FailedError for a job that the user submits elsewhere: nobody knows when.
-    """
-    from vllm_hpc.jobs.doubt import left_to_user
-
-    if left_to_user(job.folder):
-        raise FailedError(f"--wait: {job.path.name} is not submitted, so nothing is waited for")
-    task = progress.add_task("", total=None, state="") if progress else None
-    said = ""
-    try:
-        for status, pause in job.statuses():
-            if progress and task is not None:
-                rows = status.rows
-                progress.update(
-                    task,
-                    total=rows.total if status.has_rows else None,
-                    completed=rows.done + rows.failed,
-                    state=status.state,
-                )
-            change = _change(status)
-            if say and change != said and not status.is_final:
-                said = change
-                say(_shorten(f"{status.state}: {status.reason}" if status.reason else status.state))
-            if not status.is_final:
-                time.sleep(pause)
-    except KeyboardInterrupt:
-        if progress:
-            progress.stop()
-        raise StillRunning(f"the job continues: vllm-hpc status {shlex.quote(str(job.path))}") from None
-
-
-def _change(status: Status) -> str:
-    """What counts as a change of status; Slurm's expected start, recomputed every minute, does not."""
-    return f"{status.state}: {status.reason.partition(', expected to start')[0]}"
 
 
 def _print_samples(job: Job) -> None:
@@ -229,11 +155,12 @@ def _shorten(text: str, limit: int = 400) -> str:
     return visible if len(visible) <= limit else visible[: limit - 1] + "…"
 
 
-def _state(status: Status) -> Text:
+def state_words(status: Status) -> Text:
+    """The state in its colour."""
     return Text(status.state, style=_COLOURS.get(status.state, "magenta"))
 
 
-def _rate(tokens_per_s: float | None) -> str:
+def rate_words(tokens_per_s: float | None) -> str:
     """A speed with one decimal below 10; nothing if it is unknown, or no row is done yet."""
     return f"{tokens_per_s:.{0 if tokens_per_s >= 10 else 1}f}" if tokens_per_s else ""
 

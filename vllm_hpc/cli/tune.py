@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -11,11 +11,6 @@ from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import count, json_option, request_options
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.tuning.signals import handled
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from vllm_hpc.planner.tuned import Setting, Trial
 
 SWEEP_HELP = (
     "What to try, separated by commas: layout, max_num_seqs, max_num_batched_tokens, and kv_cache_dtype (fp8, which "
@@ -39,14 +34,18 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
     """Run short jobs to find the fastest layout and settings; plan and submit use them from then on.
 
     In an allocation, with --scheduler local, the jobs run on its node one after another; otherwise each is queued.
-    An interrupt cancels the current job, and nothing is saved.
+    Each runs the rows of --input, or random tokens (--rows, --prompt-tokens). An interrupt cancels the current job, and
+    nothing is saved.
     """
+    from vllm_hpc.cli.print_trials import following
     from vllm_hpc.tuning.sweep import DEFAULT_SWEEP
     from vllm_hpc.tuning.tune import tune
 
     names = tuple(name.strip() for name in sweep.split(",")) if sweep is not None else DEFAULT_SWEEP
-    with handled((signal.SIGTERM, signal.SIGHUP), _leave):  # as an interrupt: no trial stays behind
-        found = tune(sweep=names, rows=rows, prompt_tokens=prompt_tokens, tell=_tell, begin=_begin, **options)
+    asked = {**options, "sweep": names, "rows": rows, "prompt_tokens": prompt_tokens}
+    # As an interrupt: no trial stays behind.
+    with handled((signal.SIGTERM, signal.SIGHUP), _leave), following() as told:
+        found = tune(tell=told.end, begin=told.begin, look=told.look, **asked)
     if as_json:
         print_json(
             {
@@ -72,20 +71,6 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
 
 def _leave(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
-
-
-def _begin(setting: Setting, folder: Path) -> None:
-    say(f"{setting}: runs as {folder}", err=True)
-
-
-def _tell(trial: Trial) -> None:
-    rate = f"failed: {trial.why}" if trial.tokens_per_s is None else _rate(trial.tokens_per_s)
-    aside = "" if trial.counts else " (the first run, which compiles: it does not count)"
-    say(f"{trial.setting}: {rate}{aside}", err=True)
-
-
-def _rate(tokens_per_s: float) -> str:
-    return f"{tokens_per_s:,.{0 if tokens_per_s >= 100 else 1}f} output tokens/s"
 
 
 def _plain(value: object) -> dict[str, Any]:

@@ -13,15 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from vllm_hpc.jobfolder.record_files import is_of_later_version, read_job, read_json, why_closed
-from vllm_hpc.jobfolder.records import (
-    Attempt,
-    Ending,
-    ExitRecord,
-    JobRecord,
-    Progress,
-    RankRecord,
-    Retry,
-)
+from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, JobRecord, Progress, RankRecord, Retry
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
 from vllm_hpc.spec.program import Program
 from vllm_hpc.spec.write_file import open_new
@@ -50,6 +42,7 @@ class JobFolder:
         self.supervisor = self.path / "state" / "supervisor.json"
         self.counted = self.path / "state" / "counted.json"
         self.cluster = self.path / "state" / "cluster.json"
+        self.cleaned = self.path / "state" / "cleaned.json"
         self.again = self.path / "state" / "again.json"
         self.cannot_submit = self.path / "state" / "cannot-submit.json"
         self.retry = self.path / "state" / "retry.json"

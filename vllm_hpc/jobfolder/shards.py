@@ -2,8 +2,7 @@
 
 Used by resume, status and collect. A torn last line (its writer was killed, or is still writing) is not a row, nor is
 a line that the file system partly lost and filled with zeros, or one that is not UTF-8, or one with another id than the
-input's row has. If a row was written twice, a result wins over an error,
-then the lowest attempt.
+input's row has. If a row was written twice, a result wins over an error, then the lowest attempt.
 
 Shards may contain tens of millions of short rows, and the loops here decide how long ``collect`` takes: they use local
 names, read many lines at a time, and keep nine bytes per row.
@@ -15,7 +14,7 @@ import errno
 import io
 import os
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import accumulate
@@ -24,6 +23,7 @@ from typing import Annotated, Any, NoReturn
 
 import msgspec
 
+from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.spec.read_file import UnfitFileError, open_in_folder
@@ -53,12 +53,11 @@ class Line(msgspec.Struct, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(Line)
-# Placeholders for a line that no rank wrote, and for one with a hole, with an index that no input has.
-_FOREIGN, _HOLE = Line(1 << 62), Line(1 << 62)
+_FOREIGN, _HOLE = Line(1 << 62), Line(1 << 62)  # for a line that no rank wrote, and one with a hole: of no input's row
 # Why a line is no row, as ``Scan.ignored`` counts them and people are told.
 NOT_UTF8, OTHER_ID = "not valid UTF-8", "with another id than the row of the input"
 # What decoding a line may raise.
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Tally(msgspec.Struct):
@@ -86,11 +85,12 @@ class Finished(msgspec.Struct, frozen=True):
 
 def finished(folder: JobFolder, total: int, retry_errors_of: int = 0) -> Finished:
     """Which of ``total`` rows are finished. Errors of attempts up to ``retry_errors_of`` do not count."""
-    shards = folder.shard_files()
+    if read_cleaned(folder, total):
+        return Finished(bytearray(b"\1") * total, {0: Tally(total)})
+    shards, by_replica = folder.shard_files(), defaultdict[int, Tally](Tally)
     found = Scan(shards, total, folder.job().request.rehearse, retry_errors_of=retry_errors_of, ids=RowIds(folder))
-    by_replica: dict[int, Tally] = {}
     for shard, tally in zip(shards, found.tallies, strict=True):
-        by_replica.setdefault(shard_numbers(shard)[0], Tally()).add(tally)
+        by_replica[shard_numbers(shard)[0]].add(tally)
     return Finished(bytearray(map(bool, found.places)), by_replica)
 
 
@@ -103,6 +103,8 @@ class Results(msgspec.Struct, frozen=True):
 
 def results(folder: JobFolder, total: int) -> Results:
     """The results among ``total`` rows."""
+    if read_cleaned(folder, total):
+        return Results(bytearray(b"\1") * total, 0)
     found = Scan(folder.shard_files(), total, folder.job().request.rehearse, ids=RowIds(folder))
     rows = bytearray(place > 0 and not failed for place, failed in zip(found.places, found.has_error, strict=True))
     return Results(rows, found.tally.failed)
@@ -148,7 +150,7 @@ class Scan:
     def _read(self, number: int, shard: Path) -> None:
         skips_errors = shard_numbers(shard)[1] <= self._retry_errors_of
         start = (number + 1) << OFFSET_BITS
-        for lines in _whole_lines(shard):
+        for lines in whole_lines(shard):
             rows = self._decode(lines, shard)
             done = self._take(rows, accumulate(map(len, lines), initial=start), shard, skips_errors)
             self.tallies[number].add(done)
@@ -203,16 +205,16 @@ class Scan:
     def _decode(self, lines: list[bytes], shard: Path) -> list[Line]:
         # Line by line: decode_lines accepts two values on one line, and one value over two lines.
         try:
-            _check_utf8(b"".join(lines))
+            check_utf8(b"".join(lines))
             return list(map(_DECODER.decode, lines))
-        except _MALFORMED:
+        except MALFORMED:
             return [self._decode_one(line, shard) for line in lines]
 
     def _decode_one(self, line: bytes, shard: Path) -> Line:
         try:
-            _check_utf8(line)
+            check_utf8(line)
             return _DECODER.decode(line)
-        except _MALFORMED as error:
+        except MALFORMED as error:
             if b"\0" in line:  # never in JSON: a block that a failed file server did not write
                 return _HOLE
             if isinstance(error, UnicodeDecodeError):
@@ -223,7 +225,7 @@ class Scan:
             return _FOREIGN
 
 
-def _check_utf8(data: bytes) -> None:
+def check_utf8(data: bytes) -> None:
     """Raise UnicodeDecodeError: the decoder does not look into the strings that it passes over."""
     if not data.isascii():
         data.decode()
@@ -233,12 +235,12 @@ def beyond(shard: Path, offset: int, total: int, is_rehearsal: bool = False, ids
     """Counts of the rows that begin at ``offset`` or later, and are what ``Scan`` takes for rows. Raises OSError."""
     tally = Tally()
     seen = set[int]()
-    for lines in _whole_lines(shard, offset):
+    for lines in whole_lines(shard, offset):
         for line in lines:
             try:
-                _check_utf8(line)
+                check_utf8(line)
                 row = _DECODER.decode(line)
-            except _MALFORMED:
+            except MALFORMED:
                 continue
             if row.index >= total or (row.rehearsal is True) is not is_rehearsal:
                 continue
@@ -253,9 +255,9 @@ def beyond(shard: Path, offset: int, total: int, is_rehearsal: bool = False, ids
 def has_result(shard: Path) -> bool:
     """Whether any row of a shard has a result, read up to the first one. False if there is no such shard."""
     with suppress(FileNotFoundError):
-        for lines in _whole_lines(shard):
+        for lines in whole_lines(shard):
             for line in lines:
-                with suppress(*_MALFORMED):
+                with suppress(*MALFORMED):
                     if _DECODER.decode(line).error is None:
                         return True
     return False
@@ -266,7 +268,7 @@ def split_place(place: int) -> tuple[int, int]:
     return (place >> OFFSET_BITS) - 1, place & ((1 << OFFSET_BITS) - 1)
 
 
-def _whole_lines(shard: Path, offset: int = 0) -> Iterator[list[bytes]]:
+def whole_lines(shard: Path, offset: int = 0) -> Iterator[list[bytes]]:
     """The complete lines of a shard up to its current end, many at a time, without a torn last line.
 
     Raises UnfitFileError for a line that is longer than any that a rank writes.

@@ -10,20 +10,25 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
+from vllm_hpc.jobfolder.batch_lines import output_line
+from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader, check_size
+from vllm_hpc.jobfolder.metrics import write_metrics
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan
 from vllm_hpc.jobs.artefacts import copy_artefacts
+from vllm_hpc.jobs.collect_cleaned import check_not_cleaned, collect_cleaned
 from vllm_hpc.jobs.output_folder import Outputs, find_outputs
 from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes
 from vllm_hpc.jobs.summary import Summary, summarise, summarise_ranks
@@ -33,14 +38,7 @@ from vllm_hpc.spec.write_file import replacing
 
 # How many rows are copied at a time, and roughly how many bytes.
 _MOST_ROWS, _MOST_BYTES = 2048, 1 << 21
-_NO_LINE = msgspec.Raw()
 _NOT_RUN = "this row was not run"
-
-
-class _Wrapped(msgspec.Struct):
-    """A shard's line that contains the line to write."""
-
-    line: msgspec.Raw = _NO_LINE
 
 
 def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> Summary:
@@ -49,11 +47,25 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
     Where the job has a program, ``output`` also gets its artefacts, and the ranks' records. Raises RequestError if that
     is another user's job and there is no ``output``, CollectError, JobNotFoundError.
     """
-    began = time.time()
     record = folder.job()
     outputs = find_outputs(folder, output)
+    summary = _collect(folder, record, outputs)
+    if outputs.summary == folder.summary:
+        with suppress(OSError):  # a full disk: the rows are there
+            write_metrics(folder, summary.state)
+    return summary
+
+
+def _collect(folder: JobFolder, record: JobRecord, outputs: Outputs) -> Summary:
     if not record.has_rows:
         return _collect_ranks(folder, record, outputs)
+    if read_cleaned(folder, record.rows):
+        return collect_cleaned(folder, outputs)
+    return _collect_rows(folder, record, outputs)
+
+
+def _collect_rows(folder: JobFolder, record: JobRecord, outputs: Outputs) -> Summary:
+    began = time.time()
     shards = folder.shard_files()
     sizes = shard_sizes(folder)
     found = _scan(folder, shards, record)
@@ -69,6 +81,7 @@ def collect(folder: JobFolder, output: str | os.PathLike[str] | None = None) -> 
             save_count(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))
             summary = summarise(folder, record, tally, time.time() - began)
             summary = msgspec.structs.replace(summary, outputs=str(outputs.rows), ignored=ignored)
+            check_not_cleaned(folder, record.rows)
             # Before the rows have their name: it says whose they are, and an interrupt must not leave them without.
             write_json(outputs.summary, summary)
     except OSError as error:
@@ -133,11 +146,8 @@ def _merge(folder: JobFolder, found: Scan, lines: LineReader, out: BinaryIO, at_
 
 
 def _unwrap(data: bytes) -> bytes:
-    """Replace each line that contains another one by that one."""
-    decoder = msgspec.json.Decoder(_Wrapped)
-    return b"".join(
-        line if (held := decoder.decode(line).line) is _NO_LINE else bytes(held) + b"\n" for line in io.BytesIO(data)
-    )
+    """Replace each line of an OpenAI batch by the one within it."""
+    return b"".join(map(output_line, io.BytesIO(data)))
 
 
 class _MissingRows:

@@ -10,41 +10,46 @@ job.ranks()             # where each rank ran and how it ended
 from __future__ import annotations
 
 import os
-import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.private import is_private, private_files
-from vllm_hpc.jobfolder.records import RankRecord
 from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.jobs.answers import Answers
 from vllm_hpc.schedulers.polling import StatusCache
+from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.read_file import MOST_BYTES, read_end
 
 if TYPE_CHECKING:
+    from vllm_hpc.jobs.drawn_lists import Ranks
     from vllm_hpc.jobs.status import Status
     from vllm_hpc.jobs.summary import Summary
+    from vllm_hpc.rows.row import Row
 
 # Methods import what else they need: a submission only creates a Job, and should not wait for these imports.
 # Seconds between two polls of a job, at first and at most.
 _POLL_S = (0.2, 5.0)
 
 
-class Job(Answers):
+class Job(Answers, Drawn):
     """A submitted job, given by its folder."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.folder = JobFolder(path)
 
     def __repr__(self) -> str:
-        return f"Job({str(self.path)!r})"
+        from vllm_hpc.jobs.in_words import describe_status, look
+
+        return f"Job {describe_status(look(self.folder))}"
 
     def __await__(self) -> Generator[Any, None, Status]:
-        return self._wait_async().__await__()
+        awaited: Generator[Any, None, Status] = _live().wait_async(self).__await__()
+        return awaited
 
     @property
     def path(self) -> Path:
@@ -82,27 +87,30 @@ class Job(Answers):
                 return
             pause = min(pause * 1.2, _POLL_S[1])
 
-    def wait(self, timeout: float | None = None) -> Status:
-        """Wait for the end of the job and return its final status. Raises TimeoutError after ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        for status, pause in self.statuses():
-            if status.is_final:
-                break
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(f"{self.path.name} is still {status.state} after {timeout} s")
-            time.sleep(min(pause, left))
+    def wait(self, timeout: float | None = None, progress: bool | None = None) -> Status:
+        """Wait for the end of the job and return its final status. Raises TimeoutError after ``timeout`` seconds.
+
+        ``progress`` shows it meanwhile: a card in a notebook, a bar on a terminal, lines on stderr elsewhere; None: if
+        somebody looks, in a notebook or on a terminal. An interrupt leaves the job as it is.
+        """
+        status: Status = _live().wait(self, timeout, progress)
         return status
 
-    async def _wait_async(self) -> Status:
-        import asyncio  # imported here: it would be half the import time of 'vllm-hpc status'
+    def stream(self, timeout: float | None = None) -> Iterator[Row]:
+        """The rows as they finish, once each: those with a result, and at the end of the job those with an error.
 
-        looks = self.statuses()
-        while True:
-            status, pause = await asyncio.to_thread(next, looks)
-            if status.is_final:
-                return status
-            await asyncio.sleep(pause)
+        Another process may do the same. Raises RequestError if the job runs no rows, JobFailedError if it failed
+        without one, TimeoutError if it has not ended ``timeout`` seconds after the first row was asked for,
+        CollectError if a shard cannot be read.
+        """
+        from vllm_hpc.jobs.stream import stream_rows
+
+        return stream_rows(self, timeout)
+
+    def __aiter__(self) -> AsyncIterator[Row]:
+        from vllm_hpc.jobs.stream import stream_rows_async
+
+        return stream_rows_async(self)
 
     def collect(self, output: str | os.PathLike[str] | None = None) -> Summary:
         """Merge the rows that the replicas have written so far into outputs.jsonl and summary.json.
@@ -114,11 +122,22 @@ class Job(Answers):
         with private_files(is_private(self.path)):
             return collect(self.folder, output)
 
-    def ranks(self) -> list[RankRecord]:
+    def report(self, output: str | os.PathLike[str] | None = None, compare: Job | None = None) -> Path:
+        """Write one HTML page of the job, or of it and another job, and return its path.
+
+        ``output``: the file, instead of report.html in the job's folder, as another user's job needs. Raises
+        RequestError, FailedError.
+        """
+        write = import_module("vllm_hpc.report.write").write_report  # a later room, loaded by name
+        written: tuple[Path, Any] = write(self.folder, output, compare.folder if compare is not None else None)
+        return written[0]
+
+    def ranks(self) -> Ranks:
         """Where each rank ran and how it ended, without ranks that have not started."""
+        from vllm_hpc.jobs.drawn_lists import Ranks
         from vllm_hpc.jobs.stage import read_ranks
 
-        return read_ranks(self.folder, self.folder.job())
+        return Ranks(read_ranks(self.folder, self.folder.job()))
 
     def artefacts(self) -> list[Path]:
         """The files that its program or script has left for the user so far, in order of their names."""
@@ -195,3 +214,8 @@ class Job(Answers):
         if resumed.note:
             warnings.warn(resumed.note, stacklevel=2)
         return resumed.left
+
+
+def _live() -> Any:
+    """What shows a job that is waited for; it is in a room that uses this one."""
+    return import_module("vllm_hpc.api.live")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord, Pace, Progress, Run
@@ -66,6 +67,8 @@ def final_rows(folder: JobFolder, record: JobRecord, progress: list[Progress]) -
     only once unless they grow. Those of an array are always read whole: the sum of its tasks' counts does not show
     which rows two tasks both wrote. Raises CountError if a shard is refused or cannot be read.
     """
+    if read_cleaned(folder, record.rows):
+        return Rows(record.rows, record.rows)
     summed = _summed(progress, record)
     try:
         if record.plan.layout.is_array or summed.missing < 0:

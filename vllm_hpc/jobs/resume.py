@@ -19,6 +19,7 @@ from vllm_hpc.jobfolder.shards import finished
 from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
 from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss
 from vllm_hpc.jobs.failure import DIVERGED, has_diverged
+from vllm_hpc.jobs.known_jobs import remember
 from vllm_hpc.jobs.render_again import NO_CHANGES, Changes, render_again, write_again
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError
@@ -97,6 +98,7 @@ def resume(
         taken.unlink(missing_ok=True)
         raise
     by_hand = _submit(folder, taken, markers)
+    remember(folder)
     return Resumed(left.missing + left.failed, "; ".join(filter(None, (anew.note, by_hand))) or None)
 
 

@@ -15,6 +15,7 @@ from vllm_hpc.jobfolder.record_files import why_unreadable
 from vllm_hpc.jobfolder.records import JobRecord, Progress
 from vllm_hpc.jobfolder.submissions import is_in_doubt, last_submission
 from vllm_hpc.jobs.doubt import describe_doubt
+from vllm_hpc.jobs.in_words import describe_status
 from vllm_hpc.jobs.progress import (
     CountError,
     Rows,
@@ -31,11 +32,12 @@ from vllm_hpc.jobs.stage import is_drained, read_ranks
 from vllm_hpc.jobs.task_states import FINAL, State, TaskStates
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Question
+from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import JobNotFoundError, VllmHpcError
 from vllm_hpc.spec.words import counted
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class Status(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     """What ``status --json`` prints. ``tokens_per_s`` counts output tokens, ``eta_s`` is seconds; None if unknown.
 
     In a list, a job that cannot be read has no ``scheduler``, and ``reason`` says why. ``awaits_resubmission``: the job
@@ -63,6 +65,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int | None = None
     replicas: tuple[ReplicaStatus, ...] = ()
     ends_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Status {describe_status(self)}"
 
     @property
     def is_final(self) -> bool:
@@ -113,6 +118,11 @@ def _read_or_explain(folder: JobFolder, cache: StatusCache) -> Status:
         reason = f"{error.filename or folder.path} cannot be read: {error.strerror}"
     except MemoryError:
         reason = "its rows need more memory than there is here"
+    return unreadable(folder, reason)
+
+
+def unreadable(folder: JobFolder, reason: str) -> Status:
+    """The status of a job of which nothing can be read."""
     return Status(job=str(folder.path), job_id=None, scheduler="", state="UNKNOWN", reason=reason, rows=Rows(0))
 
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import platform
 import time
-import uuid
 import warnings
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import submitit
 
-from vllm_hpc import __version__
-from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.passed import write_passed
 from vllm_hpc.jobfolder.private import private_files
-from vllm_hpc.jobfolder.record_files import write_json
-from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord, Submitted
+from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.doubt import left_to_user, noting_loss
+from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.known_jobs import remember
+from vllm_hpc.jobs.new_folder import write_folder
 from vllm_hpc.jobs.submission_notes import first_notes, overlap
 from vllm_hpc.planner.make_plan import check_fits, make_plan, unused_options
 from vllm_hpc.planner.models.find import ensure_model
@@ -31,25 +27,24 @@ from vllm_hpc.planner.resolve import check_is_here
 from vllm_hpc.rows.given_input import rows_in
 from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.containers.choose import check_is_there
-from vllm_hpc.schedulers.lifecycle import lifecycle_text, sha256
+from vllm_hpc.schedulers.lifecycle import lifecycle_text
 from vllm_hpc.schedulers.record_submission import record_submission
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.schedulers.script import render_job
 from vllm_hpc.schedulers.submit_again import cancel_if_asked
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch, submit_script
 from vllm_hpc.schedulers.template_folders import distinct_folders, unused_files
+from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import ModelError, RequestError, SubmitError
-from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.lora import Adapter, find_adapters
 from vllm_hpc.spec.no_secrets import check_script
-from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request, check_template
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.values import as_path, check_name, check_path
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     """A job that is checked, planned and rendered, but not yet created; ``submit`` sends exactly this."""
 
     job: ResolvedJob
@@ -62,6 +57,9 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     definition: bytes | None = None
     notes: tuple[str, ...] = ()
     template_notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Prepared {name_of(self.folder)}: {self.plan.in_words}, for {self.scheduler}, not submitted"
 
     @property
     def request(self) -> Request:
@@ -90,6 +88,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             if self.job.site.container is None:
                 check_torch("--script" if self.job.runs_script else "--rehearse")
         else:
+            if self._is_of_this_python:
+                check_torch("a job on this machine")
             ensure_model(self.job.model)
         get_scheduler(self.scheduler).check_client()
         folder = JobFolder(self.folder)
@@ -102,11 +102,19 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
             return _render(self.job, self.definition).submit(from_here)
         with private_files(self.request.private):
             self._submit_in(folder, from_here)
+        remember(folder)
         return Job(folder.path)
+
+    @property
+    def _is_of_this_python(self) -> bool:
+        """Whether ranks certainly have the packages of this Python, and no others."""
+        site = self.job.site
+        elsewhere = (site.container, site.python, site.setup, site.node_setup, self.job.template_dirs)
+        return self.job.runs_here and not any(elsewhere)
 
     def _submit_in(self, folder: JobFolder, from_here: bool) -> None:
         try:
-            _write_folder(folder, self)
+            write_folder(folder, self)
         except BaseException:
             folder.remove()
             raise
@@ -227,59 +235,3 @@ def _free_name(parent: Path, job: ResolvedJob) -> str:
         number += 1
         name = f"{base}-{number}"
     return name
-
-
-def _write_folder(folder: JobFolder, prepared: Prepared) -> None:
-    """Write everything that the ranks and the scheduler need; job.json last, since it makes the folder a job."""
-    check_file_system(folder.path)
-    request = prepared.request
-    rows = prepared.intake.store(folder)
-    script = folder.path / get_scheduler(prepared.scheduler).script
-    write_mine(script, prepared.script.encode(), 0o755)
-    write_mine(folder.lifecycle, prepared.lifecycle.encode())
-    if prepared.job.passes_by_file:
-        write_passed(folder, request.pass_env)
-    if prepared.job.chat_template is not None:
-        write_mine(folder.chat_template, prepared.job.chat_template.encode())
-    if prepared.definition is not None:
-        write_mine(folder.path / JOB_DEFINITION, prepared.definition)
-    program = prepared.job.program
-    if program is not None and program.content is not None:
-        write_mine(folder.copy_of(program.program), program.content)
-    record = JobRecord(
-        version=JOB_RECORD_VERSION,
-        request=request,
-        origins=prepared.job.origins,
-        profile_files=prepared.job.profile_files,
-        queue=prepared.job.queue,
-        plan=prepared.plan,
-        scheduler=prepared.scheduler,
-        model=prepared.job.model.path,
-        sampling=_sampling(request),
-        rows=rows,
-        created_at=time.time(),
-        adapters=prepared.adapters,
-        versions=_versions(),
-        uuid=uuid.uuid4().hex,
-        script_sha256=sha256(prepared.script),
-        chat_template_sha256=sha256(prepared.job.chat_template or ""),
-        passes_by_file=prepared.job.passes_by_file,
-        program=program.program if program else None,
-    )
-    write_json(folder.job_json, record)
-
-
-def _sampling(request: Request) -> dict[str, Any]:
-    """The job's SamplingParams: --sampling, and the sampling options that have their own name."""
-    own = {key: getattr(request, key) for key in ("max_tokens", "temperature", "top_p")}
-    return {**request.sampling, **{key: value for key, value in own.items() if value is not None}}
-
-
-def _versions() -> dict[str, str]:
-    """The versions that submitted the job; ranks/rank-<r>.json has the vllm and torch that ran it."""
-    return {
-        "vllm-hpc": __version__,
-        "python": platform.python_version(),
-        "submitit": submitit.__version__,
-        "host": platform.node(),
-    }

@@ -11,9 +11,11 @@ from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.jobfolder.records import Attempt, JobRecord, Progress, RankRecord, Run, Submitted
 from vllm_hpc.jobfolder.shards import Tally
 from vllm_hpc.jobs.artefacts import Artefact, list_artefacts
+from vllm_hpc.jobs.in_words import describe_summary
 from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.jobs.stage import read_ranks
 from vllm_hpc.jobs.status import read_status
+from vllm_hpc.spec.drawn import Drawn
 
 # The parts of an attempt, as Run.seconds and the rank records call them.
 _PARTS = ("launch", "import", "load", "warm_up", "generate", "drain")
@@ -35,7 +37,7 @@ class RankEnd(msgspec.Struct, frozen=True, kw_only=True):
         return cls(rank=rank.rank, host=rank.host, attempt=rank.attempt, outcome=rank.outcome, error=error)
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
+class Summary(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     """summary.json. ``seconds`` from the first submission to the last end; rates are over ``timings["generate"]``.
 
     ``timings``: seconds, summed over the attempts, of the slowest replica or array task, since these run in parallel.
@@ -65,6 +67,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     ignored: dict[str, int] = {}
     ranks: list[RankEnd] = []
     artefacts: list[Artefact] = []
+
+    def __repr__(self) -> str:
+        return f"Summary {describe_summary(self)}"
 
 
 def summarise_ranks(folder: JobFolder, record: JobRecord) -> Summary:

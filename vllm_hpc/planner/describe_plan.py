@@ -21,6 +21,7 @@ def memory_of(fit: Fit | None, problem: PlanningProblem) -> Memory:
         kv_gib_per_gpu=round(max(0, fit.kv) / GIB, 2),
         per_gpu_gib=round((fit.rank_weights + fit.reserve) / GIB, 2),
         gpu_gib=round(whole, 2),
+        weights_gib_per_gpu=round(fit.rank_weights / GIB, 2),
     )
 
 

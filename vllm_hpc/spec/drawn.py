@@ -19,7 +19,7 @@ class Drawn:
     def _repr_mimebundle_(
         self, include: Container[str] | None = None, exclude: Container[str] | None = None
     ) -> dict[str, str]:
-        """Text and HTML, as IPython's rich display wants them; both are of one moment."""
+        """Text and HTML, as IPython's rich display wants them."""
         makers = {"text/plain": self.__repr__, "text/html": self._repr_html_}
         wanted = {kind for kind in makers if (include is None or kind in include) and kind not in (exclude or ())}
         return {kind: make() for kind, make in makers.items() if kind in wanted}

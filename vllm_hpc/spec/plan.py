@@ -6,20 +6,26 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.words import counted
+
+_FITS = {True: "fits", False: "does not fit", None: "fit unknown"}
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Memory of the plan in GiB; None if unknown.
 
     ``weights_gib`` is the whole model. The others describe the fullest GPU (on the CPU, the fullest rank):
-    ``per_gpu_gib`` is weights and reserve, ``kv_gib_per_gpu`` what is left for the KV cache, ``gpu_gib`` the total.
+    ``per_gpu_gib`` is weights and reserve, ``weights_gib_per_gpu`` its weights, ``kv_gib_per_gpu`` what is left for the
+    KV cache, ``gpu_gib`` the total.
     """
 
     weights_gib: float | None = None
     kv_gib_per_gpu: float | None = None
     per_gpu_gib: float | None = None
     gpu_gib: float | None = None
+    weights_gib_per_gpu: float | None = None
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +59,7 @@ class NodePart(msgspec.Struct, frozen=True):
     memory_mb: int | None = None
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     """What was computed from a Request: the layout, vLLM's arguments, and the reasons for them."""
 
     layout: Layout
@@ -70,6 +76,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelFacts | None = None
     cost: Cost | None = None
     part: NodePart = NodePart()
+
+    def __repr__(self) -> str:
+        return f"Plan: {self.in_words}"
+
+    @property
+    def in_words(self) -> str:
+        """Nodes, GPUs, parts and whether it fits, in a line."""
+        one = self.layout
+        nodes, gpus = counted(one.nodes, "node"), counted(one.gpus_per_node, "GPU")
+        tasks = f"{counted(one.tasks, 'task')} of " if one.is_array else ""
+        replicas = counted(one.dp, "replica")
+        return f"{tasks}{nodes} x {gpus}, TP {one.tp} PP {one.pp}, {replicas}, {_FITS[self.fits]}"
 
     @property
     def is_native(self) -> bool:

@@ -21,6 +21,6 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str, most: int = 400) -> str:
-    """The same in one line of at most ``most`` characters."""
-    joined = " ".join(visible(text[: 4 * most]).split())
+    """The same in one line of at most ``most`` characters, and in UTF-8, which the name of a file need not be."""
+    joined = " ".join(visible(text[: 4 * most]).encode("utf-8", "replace").decode().split())
     return joined if len(joined) <= most and len(text) <= 4 * most else joined[: most - 1] + "…"

@@ -17,6 +17,7 @@ import msgspec
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.jobs.job import Job
+from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.submit import prepare_untuned
 from vllm_hpc.planner.make_plan import make_plan
 from vllm_hpc.planner.tuned import Setting, Subject, Trial
@@ -74,13 +75,16 @@ def output_tokens(request: Request) -> int:
 
 
 class Bench:
-    """Runs settings as jobs in one folder, on the same rows; calls ``begin`` when each is submitted."""
+    """Runs settings as jobs in one folder, on the same rows.
+
+    ``begin`` is called when each is submitted, ``look`` with each status of it.
+    """
 
     def __init__(
         self, job: ResolvedJob, subject: Subject, start: Setting, asked: RandomRows,
-        begin: Callable[[Setting, Path], None],
+        begin: Callable[[Setting, Path], None], look: Callable[[Status], None],
     ) -> None:  # fmt: skip
-        self._subject, self._begin = subject, begin
+        self._subject, self._begin, self._look = subject, begin, look
         request = job.request
         name = request.name or f"tune-{job.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self._folder = as_path(request.job_dir, "--job-dir") / name
@@ -179,7 +183,7 @@ class Bench:
             with _undisturbed():
                 job = prepared.submit(from_here=True)
             self._begin(setting, job.path)
-            status = job.wait()
+            status = self._wait(job)
         except BaseException as error:
             if job is not None:
                 job.cancel()
@@ -199,6 +203,13 @@ class Bench:
             return Trial(setting=setting, tokens_per_s=None, job=str(job.path), why=why)
         rate = round(summary.completion_tokens / seconds, 1)
         return Trial(setting=setting, tokens_per_s=rate, seconds=round(seconds, 1), job=str(job.path))
+
+    def _wait(self, job: Job) -> Status:
+        for status, pause in job.statuses():
+            self._look(status)
+            if not status.is_final:
+                time.sleep(pause)
+        return status
 
     def _with(self, setting: Setting, name: str) -> ResolvedJob:
         return self._job.asking(

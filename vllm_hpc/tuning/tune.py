@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobs.status import Status
 from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
@@ -49,26 +50,31 @@ def tune(
     prompt_tokens: int | None = None,
     tell: Callable[[Trial], None] = lambda trial: None,
     begin: Callable[[Setting, Path], None] = lambda setting, folder: None,
+    look: Callable[[Status], None] = lambda status: None,
     **options: Any,
 ) -> Tuned:
     """Find the fastest setting for a model on the nodes that ``options`` request, and save it for the planner.
 
     ``options`` are those of ``submit``. Without an input, each trial runs ``rows`` rows of ``prompt_tokens`` (256)
-    random tokens in and max_tokens (128) out. ``begin`` is called when each job is submitted, ``tell`` after each
-    trial, and after runs that do not count. An exception or interrupt cancels the current trial. Raises RefusedError
-    before anything was created, JobFailedError if not even the planner's own choice runs.
+    random tokens in and max_tokens (128) out. ``begin`` is called when each job is submitted, ``look`` with each status
+    of it, ``tell`` after each trial, and after runs that do not count. An exception or interrupt cancels the current
+    trial. Raises RefusedError before anything was created, JobFailedError if not even the planner's own choice runs.
     """
     with rows_in(options) as named:
-        return _tune(resolve_options(model, named)[0], sweep, RandomRows(rows, prompt_tokens), tell, begin)
+        job = resolve_options(model, named)[0]
+        return _tune(job, sweep, RandomRows(rows, prompt_tokens), _Listeners(tell, begin, look))
 
 
-def _tune(
-    job: ResolvedJob,
-    sweep: tuple[str, ...],
-    alike: RandomRows,
-    tell: Callable[[Trial], None],
-    begin: Callable[[Setting, Path], None],
-) -> Tuned:
+class _Listeners(NamedTuple):
+    """Who is told of trials, as ``tune`` describes them."""
+
+    tell: Callable[[Trial], None]
+    begin: Callable[[Setting, Path], None]
+    look: Callable[[Status], None]
+
+
+def _tune(job: ResolvedJob, sweep: tuple[str, ...], alike: RandomRows, listeners: _Listeners) -> Tuned:
+    tell, begin, look = listeners
     check_installed()
     check_is_here(job)
     request = job.request
@@ -88,7 +94,7 @@ def _tune(
     if not request.rehearse:
         _check_place(subject)
     start, own = _start(plan), _own(job, plan, alike)
-    bench = Bench(job, subject, start, alike, begin)
+    bench = Bench(job, subject, start, alike, begin, look)
     trials: list[Trial] = []
 
     run = bench.run if subject.device == "cpu" else warmed(bench.run, tell)

@@ -20,6 +20,7 @@ from vllm_hpc.engine.health.disk_reserve import Reserve, explain_os_error
 from vllm_hpc.engine.health.sample_file import SampleFile
 from vllm_hpc.engine.health.watts import Watts
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.metrics import keep_metrics
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Pace, Progress, Run, Sample
 from vllm_hpc.jobfolder.shards import Tally
@@ -186,3 +187,4 @@ class ShardWriter:
         )
         with suppress(OSError):  # a full disk: the rows report it, and they matter more
             write_json(self._job.progress(self._replica), progress)
+            keep_metrics(self._job, self._replica)

@@ -45,7 +45,7 @@ def ensure() -> Path:
     if target.is_dir():
         return target
     source = _gguf_file()
-    print(f"Converting the demo model, once, into {target}", file=sys.stderr)
+    print(f"Converting the demo model, once, which takes a minute or more: {target}", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{_FOLDER}."))
     try:

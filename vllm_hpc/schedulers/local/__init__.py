@@ -16,6 +16,7 @@ import psutil
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import Ask, ClientTimeoutError
+from vllm_hpc.schedulers.local.setting import check_setting
 from vllm_hpc.schedulers.scheduler import JobState, Scheduler
 from vllm_hpc.spec.errors import FailedError
 from vllm_hpc.spec.own_python import module_argv
@@ -29,7 +30,7 @@ class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
     """state/supervisor.json: the process that watches a job.
 
     ``boot`` and ``started`` (clock ticks since boot, as in /proc/<pid>/stat) tell it from a later process with the same
-    pid, even if the clock is changed.
+    pid, even if the clock is changed. ``waits_for``: what the job waits for, in words, before its script starts.
     """
 
     job_id: str
@@ -38,6 +39,7 @@ class SupervisorRecord(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
     started: int
     uuid: str = ""
+    waits_for: str = ""
 
 
 def submit_argv(script: Path) -> list[str]:
@@ -59,7 +61,8 @@ def _query(job: JobFolder) -> JobState:
         return JobState("unknown", f"it runs on {record.host}: ask for its status there")
     if find_supervisor(record) is None:
         return JobState("gone", "its supervisor is gone and left no exit record (killed, or the machine restarted)")
-    return JobState("running")
+    has_begun = not record.waits_for or any(one.job_id == record.job_id for one in job.attempts())
+    return JobState("running") if has_begun else JobState("waiting", record.waits_for)
 
 
 def cancel(job: JobFolder, job_id: str) -> None:
@@ -121,12 +124,13 @@ def find_supervisor(record: SupervisorRecord) -> psutil.Process | None:
         return None
 
 
-def this_process(job_id: str, uuid: str = "") -> SupervisorRecord:
+def this_process(job_id: str, uuid: str = "", waits_for: str = "") -> SupervisorRecord:
     """The record of the calling process, which watches the job of that ``uuid``."""
     pid = os.getpid()
     return SupervisorRecord(
-        job_id=job_id, host=platform.node(), pid=pid, boot=_boot_id(), started=_start_ticks(pid), uuid=uuid
-    )
+        job_id=job_id, host=platform.node(), pid=pid, boot=_boot_id(), started=_start_ticks(pid), uuid=uuid,
+        waits_for=waits_for,
+    )  # fmt: skip
 
 
 def _boot_id() -> str:
@@ -151,6 +155,7 @@ SCHEDULER = Scheduler(
     id_pattern=re.compile(r"^(\d+-\d+)$", re.MULTILINE),
     id_alone=re.compile(r"\d+-\d+", re.ASCII),
     submit_argv=submit_argv,
+    check_client=check_setting,
     cancel=cancel,
     query=query,
     find_job=find_job,

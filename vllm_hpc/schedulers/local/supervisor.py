@@ -1,8 +1,9 @@
 """The local scheduler's supervisor: ``start SCRIPT`` prints a job id and leaves the supervisor running.
 
-It detaches from the terminal and runs the script. When the script ends, is cancelled or runs out of time, the
-supervisor ends every process that is left of it (as their subreaper it misses none), and makes sure that there is an
-exit record. If the supervisor itself is killed, the kernel sends TERM to the script, whose trap ends the ranks.
+It detaches from the terminal, waits for its turn on this machine, and runs the script. When the script ends, is
+cancelled or runs out of time, the supervisor ends every process that is left of it (as their subreaper it misses none),
+and makes sure that there is an exit record. If the supervisor itself is killed, the kernel sends TERM to the script,
+whose trap ends the ranks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.own_folder import OwnJobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, JobRecord
-from vllm_hpc.schedulers.local import SUPERVISOR, new_job_id, this_process
+from vllm_hpc.schedulers.local import SUPERVISOR, new_job_id
+from vllm_hpc.schedulers.local.turn import Turn
 from vllm_hpc.schedulers.own_script import read_script
 from vllm_hpc.spec.own_python import module_argv
 from vllm_hpc.spec.read_file import open_regular
@@ -70,11 +72,23 @@ def run(script: Path) -> None:
     job = JobFolder(script.parent)
     record, words = OwnJobFolder(job.path).job(), _keep(script)
     job_id = new_job_id()
-    write_json(job.supervisor, this_process(job_id, record.uuid))
+    turn = Turn(job, record, job_id)  # before the id is known: the next one to be submitted comes after it
     print(job_id, flush=True)
     os.dup2(2, 1)  # the pipe to `start` is not for the script
-    while _run_attempt(job, record, words, job_id, wanted):
-        pass
+    if turn.wait(wanted):
+        while _run_attempt(job, record, words, job_id, wanted, turn):
+            pass
+    else:
+        _end_unstarted(job, job_id)
+    turn.leave()
+
+
+def _end_unstarted(job: JobFolder, job_id: str) -> None:
+    """Put on record that the job was cancelled while it waited. It uses a number, as if its script had died at once."""
+    number, now = job.last_number() + 1, time.time()
+    _put_on_record(job.attempt(number), Attempt(attempt=number, job_id=job_id, host=platform.node(), started_at=now))
+    ended = ExitRecord(attempt=number, exit_code=128 + signal.SIGTERM, cause="cancelled", ended_at=now)
+    _put_on_record(job.exit_record(number), ended)
 
 
 def _keep(script: Path) -> list[str]:
@@ -88,13 +102,21 @@ def _keep(script: Path) -> list[str]:
     return ["bash", f"/proc/{os.getpid()}/fd/{kept}", str(script)]
 
 
-def _run_attempt(job: JobFolder, record: JobRecord, words: list[str], job_id: str, wanted: set[signal.Signals]) -> bool:
+def _run_attempt(
+    job: JobFolder,
+    record: JobRecord,
+    words: list[str],
+    job_id: str,
+    wanted: set[signal.Signals],
+    turn: Turn | None = None,
+) -> bool:
     """Run the script once, for one walltime. Returns whether it asks to run again."""
     before, began = job.last_number(), time.time()
     child = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "VLLM_HPC_JOB_ID": job_id},
+        env={**os.environ, "VLLM_HPC_JOB_ID": job_id, **(turn.environment if turn else {})},
+        pass_fds=turn.descriptors if turn else (),
         preexec_fn=_prepare_child,
     )
     cause = _wait(child, record.request, wanted, lambda: _has_left(job, record, before))

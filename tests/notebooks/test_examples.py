@@ -1,0 +1,58 @@
+"""The example notebooks of docs/notebooks run from top to bottom, as a person runs them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.notebooks
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "notebooks"
+REHEARSED = "rehearsal.ipynb"
+REAL = sorted(path.name for path in EXAMPLES.glob("*.ipynb") if path.name != REHEARSED)
+
+
+def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: int) -> Any:
+    """Run a notebook in a folder of its own, with a kernel of this environment. Returns it with its outputs."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    for variable, sub in (("IPYTHONDIR", "ipython"), ("JUPYTER_CONFIG_DIR", "jupyter"), ("JUPYTER_RUNTIME_DIR", "run")):
+        monkeypatch.setenv(variable, str(folder / sub))
+    copy = shutil.copy(EXAMPLES / name, folder)
+    notebook = nbformat.read(copy, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=timeout_s, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    return client.execute()
+
+
+def outputs(notebook: Any) -> list[Any]:
+    """All outputs of its cells, in order."""
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def test_the_rehearsal_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = outputs(execute(REHEARSED, tmp_path, monkeypatch, 120))
+    drawn = [output["data"]["text/html"] for output in found if "text/html" in output.get("data", {})]
+    assert any("COMPLETED" in html for html in drawn)
+    assert any("<table" in html for html in drawn)
+    assert [output for output in found if output["output_type"] == "error"] == []
+
+
+@pytest.mark.full
+@pytest.mark.vllm
+@pytest.mark.parametrize("name", REAL)
+def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = outputs(execute(name, tmp_path, monkeypatch, 600))
+    assert [output for output in found if output["output_type"] == "error"] == []
+
+
+def test_examples_are_committed_without_outputs() -> None:
+    nbformat = pytest.importorskip("nbformat")
+    for path in EXAMPLES.glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert outputs(notebook) == [], path.name

@@ -1,0 +1,81 @@
+"""Write a new job's folder: all that the ranks and the scheduler need."""
+
+from __future__ import annotations
+
+import platform
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import submitit
+
+from vllm_hpc import __version__
+from vllm_hpc.jobfolder.file_system import check_file_system
+from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.passed import write_passed
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord
+from vllm_hpc.schedulers.lifecycle import sha256
+from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.spec.job_definition import JOB_DEFINITION
+from vllm_hpc.spec.ownership import write_mine
+from vllm_hpc.spec.request import Request
+
+if TYPE_CHECKING:
+    from vllm_hpc.jobs.submit import Prepared
+
+
+def write_folder(folder: JobFolder, prepared: Prepared) -> None:
+    """Write everything that the ranks and the scheduler need; job.json last, since it makes the folder a job."""
+    check_file_system(folder.path)
+    request = prepared.request
+    rows = prepared.intake.store(folder)
+    script = folder.path / get_scheduler(prepared.scheduler).script
+    write_mine(script, prepared.script.encode(), 0o755)
+    write_mine(folder.lifecycle, prepared.lifecycle.encode())
+    if prepared.job.passes_by_file:
+        write_passed(folder, request.pass_env)
+    if prepared.job.chat_template is not None:
+        write_mine(folder.chat_template, prepared.job.chat_template.encode())
+    if prepared.definition is not None:
+        write_mine(folder.path / JOB_DEFINITION, prepared.definition)
+    program = prepared.job.program
+    if program is not None and program.content is not None:
+        write_mine(folder.copy_of(program.program), program.content)
+    record = JobRecord(
+        version=JOB_RECORD_VERSION,
+        request=request,
+        origins=prepared.job.origins,
+        profile_files=prepared.job.profile_files,
+        queue=prepared.job.queue,
+        plan=prepared.plan,
+        scheduler=prepared.scheduler,
+        model=prepared.job.model.path,
+        sampling=_sampling(request),
+        rows=rows,
+        created_at=time.time(),
+        adapters=prepared.adapters,
+        versions=_versions(),
+        uuid=uuid.uuid4().hex,
+        script_sha256=sha256(prepared.script),
+        chat_template_sha256=sha256(prepared.job.chat_template or ""),
+        passes_by_file=prepared.job.passes_by_file,
+        program=program.program if program else None,
+    )
+    write_json(folder.job_json, record)
+
+
+def _sampling(request: Request) -> dict[str, Any]:
+    """The job's SamplingParams: --sampling, and the sampling options that have their own name."""
+    own = {key: getattr(request, key) for key in ("max_tokens", "temperature", "top_p")}
+    return {**request.sampling, **{key: value for key, value in own.items() if value is not None}}
+
+
+def _versions() -> dict[str, str]:
+    """The versions that submitted the job; ranks/rank-<r>.json has the vllm and torch that ran it."""
+    return {
+        "vllm-hpc": __version__,
+        "python": platform.python_version(),
+        "submitit": submitit.__version__,
+        "host": platform.node(),
+    }
