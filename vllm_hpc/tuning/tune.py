@@ -61,7 +61,7 @@ def tune(
     trial. Raises RefusedError before anything was created, JobFailedError if not even the planner's own choice runs.
     """
     with rows_in(options) as named:
-        return _tune(resolve_options(model, named)[0], sweep, RandomRows(rows, prompt_tokens), tell, begin)
+        return _tune(resolve_options(model, named)[0], sweep, RandomRows(rows, prompt_tokens), tell, begin, look)
 
 
 def _tune(
@@ -70,6 +70,7 @@ def _tune(
     alike: RandomRows,
     tell: Callable[[Trial], None],
     begin: Callable[[Setting, Path], None],
+    look: Callable[[Status], None],
 ) -> Tuned:
     check_installed()
     check_is_here(job)
