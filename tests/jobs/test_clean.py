@@ -66,7 +66,10 @@ def test_only_what_nobody_needs_is_removed(job: JobFolder, run_cli: Cli, keep: l
     ran = run_cli("clean", "one", *keep)
     assert (ran.code, ran.out) == (0, dry.out.replace("would free", "freed"))
     assert before - files(job) == gone
-    assert files(job) - before == {"outputs.jsonl", "summary.json", "state/cleaned.json", "state/counted.json"} - before
+    assert (
+        files(job) - before
+        == {"outputs.jsonl", "summary.json", "metrics.prom", "state/cleaned.json", "state/counted.json"} - before
+    )
     assert run_cli("clean", "one", *keep).out == "one: nothing to remove\n"
     for _ in range(2):  # collect again changes nothing
         status = json.loads(run_cli("status", "one", "--json").out)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from msgspec.structs import asdict
 
+from vllm_hpc.api.errors import in_python
 from vllm_hpc.jobs.find import find_job
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.watch import Lines, View, watch
@@ -43,6 +44,7 @@ class Shown(Protocol):
         """Show no more."""
 
 
+@in_python
 def attach(job: str | int | os.PathLike[str], job_dir: str | None = None) -> Job:
     """Find a job, as ``find_job`` does, and in a notebook watch it: a card follows it until its end.
 
