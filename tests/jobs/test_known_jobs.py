@@ -154,3 +154,12 @@ def test_folders_that_are_gone_are_forgotten_but_not_a_file_system(desk: Path, m
     monkeypatch.setattr(registry, "_MANY_BYTES", 0)
     remember(named_job(desk / "kept" / "four"))
     assert [known.name for known in known_jobs()] == ["one", "four"]
+
+
+def test_a_long_list_becomes_short_again(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_MOST_LINES", 5)
+    for number in range(20):
+        job_of(desk / "runs" / f"job-{number}", "1")
+    assert [known.name for known in known_jobs()] == [f"job-{number}" for number in range(15, 20)]
+    forget_gone()
+    assert len(state_file().read_bytes().splitlines()) == 5

@@ -80,12 +80,16 @@ def _merged(before: KnownJob, known: KnownJob) -> KnownJob:
 
 
 def forget_gone() -> None:
-    """Take out the jobs whose folders were removed. A line that is added in this moment may be lost. Raises OSError."""
-    before = known_jobs()
-    kept = [known for known in before if not _is_gone(known)]
-    if len(kept) < len(before):
-        with replacing(_file(), 0o600) as file:
-            file.write(b"".join(msgspec.json.encode(known) + b"\n" for known in kept))
+    """Take out the jobs whose folders were removed, and the oldest if there are too many. Raises OSError.
+
+    A line that is added in this moment may be lost.
+    """
+    known = known_jobs()
+    if not known:  # it cannot be read
+        return
+    kept = [one for one in known if not _is_gone(one)]
+    with replacing(_file(), 0o600) as file:  # shorter, even if none is gone: a job that was resumed has several lines
+        file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in kept))
 
 
 def _is_gone(known: KnownJob) -> bool:

@@ -102,7 +102,8 @@ class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
             return _render(self.job, self.definition).submit(from_here)
         with private_files(self.request.private):
             self._submit_in(folder, from_here)
-        remember(folder)
+        if not from_here:  # a trial of tune, or doctor's: nobody looks for it by its name
+            remember(folder)
         return Job(folder.path)
 
     @property
