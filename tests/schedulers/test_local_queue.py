@@ -214,7 +214,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
     )
 
     def run(**options: Any) -> Job:
-        return submit("model", scheduler="local", template_dir="template", job_dir="runs", tp=1, **options)
+        return submit("model", scheduler="local", template_dir="template", job_dir="runs", tp=1, sample=True, **options)
 
     return run
 
