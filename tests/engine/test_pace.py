@@ -107,16 +107,16 @@ def test_the_last_word_has_no_pace_and_other_ranks_say_nothing() -> None:
     other.end(2.0, 0)
 
 
-def test_the_speed_is_that_of_the_last_minute() -> None:
-    engine = Engine(*(InFlight(1, 0, [1]) for _ in range(2000)))
+@pytest.mark.parametrize(("seconds", "wide"), [(50, 50), (200, 60), (1000, 250), (9000, 600)])
+def test_the_speed_is_that_of_the_last_minutes(seconds: int, wide: int) -> None:
+    engine = Engine(*(InFlight(1, 0, [1]) for _ in range(seconds + 1)))
     gauge, found = told(engine)
-    for second in range(1000):
-        if second >= 800:
-            gauge.add(output(100))
+    for second in range(1, seconds + 2):
+        gauge.add(output(100 if second > seconds - wide else 7))
         gauge.end_step(float(second), 1)
     pace = found[-1][1]
     assert pace is not None
-    assert 59 <= pace.seconds <= 61
+    assert pace.seconds == pytest.approx(wide, abs=1.5)
     assert pace.tokens == pytest.approx(100 * pace.seconds, rel=0.05)
 
 

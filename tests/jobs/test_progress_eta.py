@@ -135,6 +135,9 @@ def test_lengths_are_those_of_all_rows_not_of_the_short_ones() -> None:
     "pace",
     [
         Pace(seconds=0.0, tokens=0, slot_seconds=0.0),
+        Pace(
+            seconds=1000.0, tokens=-(1 << 62), slot_seconds=1.0, ended=((1 << 62, 1 << 62),), begun=((-1, -1), (70, 9))
+        ),
         Pace(seconds=-1.0, tokens=-5, slot_seconds=-1.0, begun=((0, 0),)),
         Pace(seconds=1.0, tokens=1 << 62, slot_seconds=1e300, ended=((1 << 60, 1 << 62),), begun=((1 << 60, 1),)),
         Pace(seconds=1.0, tokens=1, slot_seconds=1.0, ended=((-3, 5), (2, -7)), begun=((2, -7),), fixed=-9.0),

@@ -14,7 +14,7 @@ from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord, Pace, Progress, Run
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shards import Scan, beyond, shard_numbers
-from vllm_hpc.jobs.time_left import Lives, seconds_left
+from vllm_hpc.jobs.time_left import Lives, is_plausible, seconds_left
 from vllm_hpc.spec.errors import FailedError, InputError
 
 # A replica that has told nothing new for so many seconds, a long step, is slower than it was.
@@ -138,7 +138,7 @@ def current_speed(progress: list[Progress], rows: Rows, record: JobRecord) -> tu
 
     Of embeddings and the like, input tokens. Those of an earlier version tell no pace: then finished rows are counted.
     """
-    told = [(one, one.pace) for one in progress if one.pace is not None]
+    told = [(one, one.pace) for one in progress if one.pace and is_plausible(one.pace)]
     if not told:
         return _speed_of_finished(progress, rows)
     rate = sum(speed_of(one) or 0.0 for one, _ in told)
@@ -146,9 +146,9 @@ def current_speed(progress: list[Progress], rows: Rows, record: JobRecord) -> tu
 
 
 def speed_of(progress: Progress) -> float | None:
-    """Tokens per second of a replica over the last minute; None if it has told no pace. It falls while it hangs."""
+    """Tokens per second of a replica over the last minutes; None if it has told no pace. It falls while it hangs."""
     pace, now = progress.pace, progress.now
-    if pace is None or now is None or pace.seconds <= 0:
+    if pace is None or now is None or not is_plausible(pace):
         return None
     # Both are by the clock of its host. A step may take a while.
     silent = progress.updated_at - now.at - _SILENT_S
@@ -161,12 +161,12 @@ def _eta(paces: list[Pace], progress: list[Progress], rows: Rows, record: JobRec
     ended = sum(count for pace in paces for count, _ in pace.ended)
     begun = sum(count for pace in paces for count, _ in pace.begun)
     if not ended and not begun:  # embeddings, which have no length
-        rate = sum(pace.tokens / pace.seconds for pace in paces if pace.seconds > 0)
-        return round(rows.missing * tokens / finished / rate, 1) if finished and rate else None
+        rate = sum(pace.tokens / pace.seconds for pace in paces)
+        return round(rows.missing * tokens / finished / rate, 1) if min(finished, tokens, rate) > 0 else None
     if not rows.missing:
         return 0.0
     # Rows with errors take no time, rows with n outputs take n sequences.
-    each = (ended + begun) / (finished + begun / _outputs(record))
+    each = (ended + begun) / (max(0, finished) + begun / _outputs(record) or 1)
     lives = Lives(
         [group for pace in paces for group in pace.ended],
         [group for pace in paces for group in pace.begun],
@@ -192,7 +192,7 @@ def _speed_of_finished(progress: list[Progress], rows: Rows) -> tuple[float | No
     tokens = sum(run.completion_tokens / span for run, span in spans)
     # Rows with errors come first and take no time: until a row has a result, the speed of the others is unknown.
     finished = sum(run.rows / span for run, span in spans) if tokens else 0.0
-    return round(tokens, 1), round(rows.missing / finished, 1) if finished else None
+    return round(tokens, 1), round(rows.missing / finished, 1) if finished > 0 else None
 
 
 def mean_speed(progress: list[Progress]) -> float | None:

@@ -12,7 +12,7 @@ from vllm_hpc.spec.values import parse_walltime
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One replica in its last attempt.
 
-    ``done`` and ``failed`` count its rows over all attempts. ``tokens_per_s`` is its speed over the last minute,
+    ``done`` and ``failed`` count its rows over all attempts. ``tokens_per_s`` is its speed over the last minutes,
     ``running`` how many rows are in its engine, of at most ``most_running``; ``kv`` the used share of its KV cache, 0
     to 1; ``watts`` of the GPUs that its first rank sees. None: not known. ``updated_at``: Unix seconds.
     """

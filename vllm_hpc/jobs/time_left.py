@@ -20,6 +20,8 @@ _MOST_SLOTS = 256
 _WAVES = 4
 # A sequence that is longer than all that have ended may become so many times longer, unless most are like it.
 _LONGER = 1.5
+# No count of a job, and no time, is larger.
+_MOST = 1e15
 # Fractions that are spread evenly, however many there are.
 _GOLDEN = 0.618033988749895
 
@@ -33,8 +35,8 @@ class Lives:
     def __init__(
         self, ended: Iterable[tuple[int, int]], begun: Iterable[tuple[int, int]], most: int | None = None
     ) -> None:
-        events = sorted([(tokens / count, count, 0) for count, tokens in ended if count > 0])
-        running = sorted([(tokens / count, 0, count) for count, tokens in begun if count > 0])
+        events = sorted([(tokens / count, count, 0) for count, tokens in ended])
+        running = sorted([(tokens / count, 0, count) for count, tokens in begun])
         at_risk = sum(count for _, count, _ in events) + sum(count for _, _, count in running)
         # Of equal lengths those that end are first, as one in flight is longer.
         self._lengths, self._longer, left = [0.0], [1.0], 1.0
@@ -79,16 +81,28 @@ class Lives:
         return sum((after - before) * share for before, after, share in pairs)
 
 
+def is_plausible(pace: Pace) -> bool:
+    """Whether its numbers are those of an engine: the folder may be another user's."""
+    groups = (*pace.ended, *pace.begun)
+    return (
+        1e-3 <= pace.seconds < _MOST
+        and 0 <= pace.tokens < _MOST
+        and 0 <= pace.slot_seconds < _MOST
+        and 0 <= pace.fixed <= 1
+        and all(0 < count < _MOST and 0 <= tokens < _MOST for count, tokens in groups)
+    )
+
+
 def seconds_left(paces: list[Pace], unstarted: float, lives: Lives) -> float | None:
-    """Seconds until all is done; None where nothing has run yet.
+    """Seconds until all is done; None where nothing has run yet. The paces are plausible.
 
     ``unstarted``: sequences that no engine has begun. The replicas are taken for one engine, since each takes rows as
     it has room for them.
     """
     slot_tokens, busy = sum(one.tokens for one in paces), sum(one.slot_seconds for one in paces)
-    begun = sorted((tokens / count, count) for one in paces for count, tokens in one.begun if count > 0)
+    begun = sorted((tokens / count, count) for one in paces for count, tokens in one.begun)
     flying = sum(count for _, count in begun)
-    usual = sum(one.slot_seconds / one.seconds for one in paces if one.seconds > 0)
+    usual = sum(one.slot_seconds / one.seconds for one in paces)
     slots = max(1.0, usual if unstarted >= 1 else flying)
     if not slot_tokens or not busy or not (flying or unstarted):
         return None
@@ -121,6 +135,8 @@ def _play(ends: list[float], unstarted: float, slots: int, lives: Lives, fixed: 
     for length in (lives.left_of(0.0, chance) for chance in chances):
         began = heapq.heappop(ends) if len(ends) >= slots else 0.0
         heapq.heappush(ends, began + length)
+    if not ends:
+        return before
     ends.sort()
     full = min(slots, len(ends))
     # From here on nothing follows what ends.

@@ -15,8 +15,11 @@ from typing import Any
 from vllm_hpc.engine.interface import Engine, InFlight
 from vllm_hpc.jobfolder.records import Pace, Sample
 
-# Seconds between two samples. The speed is that of the last minute, of a shorter time while the attempt is young.
-_EVERY_S, _WINDOW_S, _WINDOW_SHARE = 1.0, 60.0, 0.15
+# Seconds between two samples.
+_EVERY_S = 1.0
+# The speed is that of the last minute, or of the last quarter of the attempt, at most ten minutes: nodes that others
+# use, too, are fast and slow in turns.
+_WINDOW_S, _WINDOW_SHARE, _MOST_S = 60.0, 0.25, 600.0
 # Lengths are grouped from this one on, this many groups for each doubling.
 _EXACT, _GROUPS = 16, 8
 # Of the line through the times of steps: what is taken for fixed before it is known, how much of the engine must have
@@ -86,7 +89,7 @@ class Gauge:
         self._ended, self._cost = Lengths(), StepCost(engine.max_num_seqs)
         self._next = self._began = 0.0
         self._at, self._running, self._slot_seconds = 0.0, 0, 0.0
-        # Of the last minute: when, and the tokens and slot-seconds until then. The first step, a warm-up, is before it.
+        # Of the last minutes: when, and tokens and slot-seconds until then. The first step, a warm-up, is before it.
         self._window: deque[tuple[float, int, float]] = deque()
 
     def add(self, output: Any) -> None:
@@ -127,7 +130,7 @@ class Gauge:
         self._at, self._running = now, found.running
         self._window.append((now, tokens, self._slot_seconds))
         self._began = self._began or now
-        wide = min(_WINDOW_S, max(5 * _EVERY_S, _WINDOW_SHARE * (now - self._began)))
+        wide = min(_MOST_S, max(_WINDOW_S, _WINDOW_SHARE * (now - self._began)))
         while len(self._window) > 2 and now - self._window[1][0] >= wide:
             self._window.popleft()
         sample = Sample(
