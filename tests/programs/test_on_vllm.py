@@ -254,7 +254,12 @@ def test_the_pages_example_of_hooks_in_a_job(tiny: Path, tmp_path: Path) -> None
 @pytest.mark.full
 def test_the_pages_example_of_a_program_that_drives_in_a_job(tiny: Path, tmp_path: Path) -> None:
     program = f"{example('A program that drives the engine', tmp_path / 'example.py')}:main"
-    options = {"engine": ENGINE, "scheduler": "local", "env": ONE_CORE, "job_dir": str(tmp_path / "runs")}
+    options: dict[str, Any] = {
+        "engine": ENGINE,
+        "scheduler": "local",
+        "env": ONE_CORE,
+        "job_dir": str(tmp_path / "runs"),
+    }
     job = submit(str(tiny), program=program, tp=2, pp=1, **options)
     status = job.wait(PATIENCE_S)
     assert (status.state, status.rows.total) == ("COMPLETED", 0), job.logs()
