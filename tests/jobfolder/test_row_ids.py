@@ -123,7 +123,7 @@ def test_line_that_is_not_utf8_is_no_row(tmp_path: Path, run_cli: Cli, line: byt
     found = list(Job(folder.path).results())
     assert [row.get("text") for row in found] == ["é", None, "an answer"]
     done = run_cli("collect", folder.path)
-    assert done.code == 3
+    assert done.code == 1  # its ranks did not say how they ended: FAILED
     assert f"Note: 1 line of the shards is ignored: {NOT_UTF8}\n" in done.err
     assert "Traceback" not in done.err
 

@@ -130,7 +130,7 @@ def test_where_there_is_no_cluster_the_user_submits(
         words = f"not submitted, for {why}: 'kubectl create -f {desk}/runs/hello/manifest.yaml' submits it"
         assert done.code == 0 and words in done.err and done.out == f"Made hello for kubernetes: {desk}/runs/hello\n"
         waited = submit(run_cli, "--wait", name="waited")
-        assert waited.code == 1 and "Error: --wait: waited is not submitted, so nothing is waited for\n" in waited.err
+        assert waited.code == 1 and "Error: waited is not submitted, so nothing is waited for\n" in waited.err
         status = Job(desk / "runs" / "hello").status()
         assert (
             "If you have: its folder shows it once it runs" in status.reason and "may or may not" not in status.reason

@@ -185,7 +185,9 @@ def test_no_network_is_said_and_no_error(tmp_path: Path, environment: dict[str, 
 def test_what_the_hub_refuses_is_said_and_refused(tmp_path: Path, hub: str) -> None:
     for model, said in REFUSALS.items():
         done = ask(tmp_path, model, HF_ENDPOINT=hub)
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), (model, done)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), (model, done)
+        error = json.loads(done.stdout)["error"]
+        assert (error["message"] in done.stderr, error["exit_code"]) == (True, 2), (model, done)
         assert said.format(hub=hub) in done.stderr, (model, done.stderr)
 
 
