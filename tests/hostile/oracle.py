@@ -42,6 +42,8 @@ _CLIENT_S = 1.0
 _FINDS = ("plan", "collect", "profiles", "templates", "doctor")
 _READS = ("plan", "render", "status", "list", "logs")
 # Where status may keep what a scheduler has said, because it forgets it.
+# A line for each submission, from any folder (jobs/known_jobs.py).
+_REGISTRY = Path("home/.local/state/vllm-hpc/jobs.jsonl")
 _KEPT = re.compile(r"/state/(verdict-\d+|counted|lost)\.json$")
 _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -218,7 +220,7 @@ def _changes(outcome: Outcome, before: Tree, after: Tree, desk: Desk) -> Iterato
     gone = [path for path in before if path not in after]
     for path in [*(path for path in after if before.get(path) != after[path]), *gone]:
         where = path.relative_to(desk.folder)
-        if where.parts[0] == "cache" or path == desk.kept:
+        if where.parts[0] == "cache" or path == desk.kept or _REGISTRY.is_relative_to(where):
             continue
         if where.parts[0] != "desk":
             yield Complaint("outside", f"{outcome.command}: {where}")
