@@ -258,7 +258,7 @@ def test_jobs_are_a_table_with_the_newest_first(tmp_path: Path, monkeypatch: pyt
     assert isinstance(jobs, Jobs) and isinstance(jobs, list) and len(jobs) == 2
     shown = read(jobs).shown
     assert 0 < shown.index("two") < shown.index("one")
-    assert "kB" in shown and "0/3" in shown
+    assert "KiB" in shown and "0/3" in shown
     assert repr(jobs).startswith("2 jobs:\n  one: ") and repr(list_statuses(str(tmp_path))).startswith("2 jobs:")
     assert read(Jobs()).shown == "Jobs0 jobs" and repr(Jobs()) == "0 jobs"
     many = Statuses(a_status(job=f"/runs/job-{n}", created_at=1000.0 + n) for n in range(1000))

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.notebooks
     ("said", "in_python"),
     [
         ("--temperature must be a number, 0 or more", "temperature= must be a number, 0 or more"),
+        ("--temperature nan must be a number", "temperature=nan must be a number"),
         ("--temperature -1.0 must be a number", "temperature=-1.0 must be a number"),
         ("change --tp, --pp or --gpus-per-node", "change tp=, pp= or gpus_per_node="),
         ("use --nodes 1, or --scheduler slurm or pbs", "use nodes=1, or scheduler='slurm' or pbs"),

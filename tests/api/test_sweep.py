@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,26 @@ def test_cancel_tells_which_job_could_not_be(source: str, sent: list[str], monke
     assert order == ["s-002-seed=2", "s-001-seed=1"], "the last first: no other one starts in its place"
     with pytest.raises(TimeoutError, match="2 of 2 jobs of s have not ended after 0 s"):
         found.wait(0)
+
+
+def test_a_wait_for_a_job_that_is_gone_ends(source: str, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = rehearse(source, name="s", seed=[1, 2])
+    monkeypatch.setattr("vllm_hpc.schedulers.local._query", lambda job: _RUNNING)
+    shutil.rmtree(found[1].job.path)
+    with pytest.raises(vllm_hpc.JobNotFoundError, match="s-002-seed=2' is not a job folder"):
+        found.wait(0)
+
+
+def test_an_interrupted_wait_is_a_line(source: str, sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = rehearse(source, name="s", seed=[1])
+
+    def status(self: vllm_hpc.Sweep) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vllm_hpc.Sweep, "status", status)
+    with pytest.raises(KeyboardInterrupt, match=r"^the jobs of s continue: sweep\.wait\(\)$") as caught:
+        found.wait()
+    assert vars(caught.value)["_render_traceback_"]() == [f"Interrupted: {caught.value}"]
 
 
 def test_a_sweep_draws_itself(source: str, sent: list[str]) -> None:

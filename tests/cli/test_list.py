@@ -13,13 +13,14 @@ import pytest
 from tests.cli.named_jobs import named_job
 from tests.conftest import Cli
 from tests.crafted import make_job
-from vllm_hpc.cli.print_list import ListedJob, age_words, size_words, table
+from vllm_hpc.cli.print_list import ListedJob, table
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.disk_use import DiskUse, disk_use
 from vllm_hpc.jobs.known_jobs import remember
 from vllm_hpc.jobs.progress import Rows
 from vllm_hpc.jobs.status import Status
+from vllm_hpc.spec.words import age, in_bytes
 
 pytestmark = pytest.mark.notebooks
 
@@ -61,12 +62,12 @@ def test_what_a_name_has_does_not_reach_the_terminal() -> None:
     ("seconds", "words"), [(-5, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m"), (7300, "2h"), (9e6, "104d")]
 )
 def test_an_age_is_one_unit(seconds: float, words: str) -> None:
-    assert age_words(seconds) == words
+    assert age(seconds) == words
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")])
 def test_a_size_is_short(count: int, words: str) -> None:
-    assert size_words(count) == words
+    assert in_bytes(count) == words
 
 
 def names(out: str) -> list[str]:

@@ -10,7 +10,7 @@ from vllm_hpc.jobs.progress import Rows
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.summary import Summary
 
-SPEEDS = [(None, ""), (0.0, ""), (0.4, "0.4"), (1.0, "1.0"), (9.9, "9.9"), (10.4, "10"), (43999.6, "44000")]
+SPEEDS = [(None, ""), (0.0, ""), (0.4, "0.4"), (1.0, "1.0"), (9.9, "9.9"), (10.4, "10.4"), (43999.6, "44,000")]
 
 
 @pytest.mark.parametrize(("rate", "said"), SPEEDS)

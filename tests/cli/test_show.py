@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,16 @@ def test_a_damaged_shard_is_one_line(desk: Path, run_cli: Cli) -> None:
         ran = run_cli(command, "one")
         assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert read_lines(folder.input)
+
+
+def test_a_job_without_its_shards_is_one_line(desk: Path, run_cli: Cli) -> None:
+    folder = named_job(desk / "runs" / "one")
+    shutil.rmtree(folder.shards)
+    for command in ("errors", "show", "collect"):
+        ran = run_cli(command, "one")
+        assert (ran.code, ran.err) == (1, f"Error: cannot read {folder.shards}: No such file or directory\n")
+
+
+def test_a_field_called_line_is_no_line_of_a_batch(desk: Path, run_cli: Cli) -> None:
+    named_job(desk / "runs" / "one", [{**result(0, "an answer"), "line": {"text": "mine"}}], total=1)
+    assert "  answer: an answer\n" in run_cli("show", "one").out

@@ -314,3 +314,22 @@ def test_all_that_are_older_are_cleaned_and_the_others_said(job: JobFolder, desk
     assert new.shard(0, 1).exists() and not job.shard(0, 1).exists()
     found = {Path(one["job"]).name: one for one in json.loads(run_cli("clean", "--older", "30d", "--json").out)}
     assert (found["new"]["kept"], found["one"]["files"], found["half"]["bytes"]) == ("not that old", 0, 0)
+
+
+def test_a_stream_has_all_rows_before_meanwhile_and_after(job: JobFolder) -> None:
+    rows = list(Job(job.path).results())
+    begun = Job(job.path).stream()
+    first = next(begun)
+    clean(job)
+    assert [first, *begun] == rows
+    assert list(Job(job.path).stream()) == rows
+
+
+def test_a_stream_of_outputs_that_were_edited_is_one_line(job: JobFolder) -> None:
+    clean(job)
+    job.outputs.write_text("{")
+    with pytest.raises(CollectError, match=r"^.*outputs\.jsonl was changed after its job was cleaned: restore it$"):
+        list(Job(job.path).stream())
+    job.outputs.unlink()
+    with pytest.raises(CollectError, match=r"^cannot read .*outputs\.jsonl: No such file or directory$"):
+        list(Job(job.path).stream())

@@ -21,7 +21,7 @@ from vllm_hpc.jobs.job import Job
 from vllm_hpc.report.gather import gather
 from vllm_hpc.report.page import render
 from vllm_hpc.report.write import write_report
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.errors import JobNotFoundError, RequestError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.program import Program
 
@@ -252,3 +252,8 @@ def test_rows_that_change_while_they_are_read(tmp_path: Path) -> None:
     write_lines(folder.shard(0, 1), [result(0)], torn='{"index": 2, "id"')
     text = page_of(folder).text()
     assert "missing" in text
+
+
+def test_a_folder_that_has_gone_is_not_called_another_users(tmp_path: Path) -> None:
+    with pytest.raises(JobNotFoundError, match="is not a job folder"):
+        write_report(JobFolder(tmp_path / "gone"))

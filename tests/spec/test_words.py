@@ -8,7 +8,7 @@ import pytest
 from tests.schedulers.test_script import CONTEXT
 from vllm_hpc.schedulers.script import render_script
 from vllm_hpc.spec.layout import Asked, solve
-from vllm_hpc.spec.words import counted
+from vllm_hpc.spec.words import counted, rate
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1000, "1000 rows")])
@@ -40,3 +40,19 @@ def test_the_reasons_of_a_layout_count_too() -> None:
     assert reasons == ["4 GPUs / (TP × PP = 4): DP = 1"]
     _, reasons = solve(Asked(tp=1), 1)
     assert reasons[0] == "1 GPU for TP × PP × DP: one node"
+
+
+@pytest.mark.parametrize(
+    ("speed", "words"),
+    [
+        (None, ""),
+        (float("nan"), ""),
+        (float("inf"), ""),
+        (0.0, "0.0"),
+        (7.26, "7.3"),
+        (99.96, "100"),
+        (1234.5, "1,234"),
+    ],
+)
+def test_a_rate_is_worded_alike_everywhere(speed: float | None, words: str) -> None:
+    assert rate(speed) == words

@@ -31,7 +31,8 @@ _WORDS = "|".join(sorted({*SCHEDULERS.built_in, *LAUNCHERS.built_in, "auto"}))
 _COMMAND = re.compile(r"(?<!\w)'[a-z][\w-]* [^']*?-[-a-z][^']*'|(?<!\w)'vllm-hpc [^']*'|(?<!')\bvllm-hpc [a-z]+ .*")
 _OPTION = re.compile(
     r"""(?<![\w'"/-])--(?P<name>[a-z][a-z-]*[a-z])(?![\w=-])"""
-    rf"""(?:\ (?P<value>-?[0-9][\w.:-]*(?![\w=])|'[^']*'|"[^"]*"|[A-Z][A-Z_:]+\b(?!=)|(?:{_WORDS})\b|-(?=\ |$|,)))?"""
+    r"""(?:\ (?P<value>-?(?:[0-9][\w.:-]*|nan\b|inf\b)(?![\w=])|'[^']*'|"[^"]*"|"""
+    rf"""[A-Z][A-Z_:]+\b(?!=)|(?:{_WORDS})\b|-(?=\ |$|,)))?"""
 )
 _IN_TABLE = r"\b(?P<table>engine|sampling|env|rename|rehearse_set)= (?P<key>[A-Za-z_]\w*)"
 _ENTRY = re.compile(_IN_TABLE + r"=(?P<value>[^\s,;)]+)")
@@ -116,7 +117,9 @@ def _quoted(value: str) -> str:
 
 def _is_literal(value: str) -> bool:
     """Whether it stands as it is: a number, a quoted text, or a placeholder such as FILE."""
-    return bool(re.fullmatch(r"""-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?|'.*'|".*"|[A-Z][A-Z_:]+|true|false|null""", value))
+    return bool(
+        re.fullmatch(r"""-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?|-?(nan|inf)|'.*'|".*"|[A-Z][A-Z_:]+|true|false|null""", value)
+    )
 
 
 def rendered(error: VllmHpcError) -> list[str]:

@@ -11,6 +11,7 @@ from vllm_hpc.api.cards.job import card_of
 from vllm_hpc.api.cards.status import parts_of
 from vllm_hpc.jobs.in_words import describe_status
 from vllm_hpc.spec.visible import one_line
+from vllm_hpc.spec.words import rate
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 def text(view: View) -> str:
     """The same for what shows no HTML."""
-    rate = view.status.tokens_per_s
-    first = f"Job {describe_status(view.status)}" + (f", {rate:,.0f} tokens/s" if rate else "")
+    speed = rate(view.status.tokens_per_s or None)
+    first = f"Job {describe_status(view.status)}" + (f", {speed} tokens/s" if speed else "")
     return "\n".join([first, *(f"! {one_line(alarm)}" for alarm in view.alarms)])
 
 

@@ -13,6 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from vllm_hpc.jobs.in_words import COLOURS
 from vllm_hpc.jobs.watch import View, rows_of, speed_of
 from vllm_hpc.spec.visible import one_line
 from vllm_hpc.spec.words import counted, duration
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from vllm_hpc.jobs.replica_status import ReplicaStatus
     from vllm_hpc.jobs.status import Status
 
-COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILED": "red", "TIMEOUT": "red"}
 # Of a picture: replicas and alarms that have a line of their own, and characters of a reason.
 _REPLICAS, _ALARMS, _REASON = 8, 4, 300
 

@@ -16,7 +16,7 @@ from vllm_hpc.cli.options import json_option
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.jobs.disk_use import NOTHING, DiskUse
 from vllm_hpc.spec.errors import RequestError, VllmHpcError
-from vllm_hpc.spec.words import counted
+from vllm_hpc.spec.words import counted, in_bytes
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
@@ -114,6 +114,4 @@ def _print(found: Sequence[_Cleaned], is_named: bool, dry_run: bool) -> None:
 
 
 def _words(use: DiskUse) -> str:
-    from vllm_hpc.cli.print_list import size_words
-
-    return f"{size_words(use.bytes)} in {counted(use.files, 'file')}"
+    return f"{in_bytes(use.bytes)} in {counted(use.files, 'file')}"

@@ -6,6 +6,7 @@ from vllm_hpc.cli.command import command
 from vllm_hpc.cli.job_options import job_argument
 from vllm_hpc.cli.options import json_option
 from vllm_hpc.cli.output import print_json, say
+from vllm_hpc.spec.visible import one_line
 from vllm_hpc.spec.words import counted
 
 # Characters of a prompt and of a message.
@@ -31,13 +32,13 @@ def errors_command(job: str, job_dir: str, as_json: bool) -> int:
         print_json(found)
         return 0
     for group in found.groups:
-        say(f"{counted(group.count, 'row')}: {group.type}: {_short(group.message, _SHOWN_MESSAGE)}")
-        say(f"  first: id {_short(as_text(group.first_id), _SHOWN)}, row {group.first_index}")
+        say(f"{counted(group.count, 'row')}: {group.type}: {one_line(group.message, _SHOWN_MESSAGE)}")
+        say(f"  first: id {one_line(as_text(group.first_id), _SHOWN)}, row {group.first_index}")
         if group.first_message != group.message:
-            say(f"  says: {_short(group.first_message, _SHOWN_MESSAGE)}")
+            say(f"  says: {one_line(group.first_message, _SHOWN_MESSAGE)}")
         if group.prompt is not None:
             prompt = group.prompt[-1].get("content") if _is_chat(group.prompt) else group.prompt
-            say(f"  prompt: {_short(as_text(prompt), _SHOWN)}")
+            say(f"  prompt: {one_line(as_text(prompt), _SHOWN)}")
     left = f", {found.missing} without a result so far" if found.missing else ""
     hint = (
         f": vllm-hpc resume {shlex.quote(job)} --retry-errors runs them again once it has ended" if found.failed else ""
@@ -48,8 +49,3 @@ def errors_command(job: str, job_dir: str, as_json: bool) -> int:
 
 def _is_chat(prompt: object) -> bool:
     return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[-1], dict)
-
-
-def _short(text: str, most: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"

@@ -14,6 +14,7 @@ import msgspec
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.options import PROFILE_HELP, json_option
 from vllm_hpc.cli.output import print_json, say
+from vllm_hpc.spec.words import in_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 # Seconds between two lines of progress that nobody sees as they come, and on a terminal.
 _LINE_S, _TERMINAL_S = 30.0, 1.0
-_GIB = 2**30
 REVISION_HELP = "A branch, tag or commit of the model.  [default: main]"
 CACHE_HELP = "A shared cache instead of the profile's cache_dir: the model goes into DIR/huggingface/hub."
 
@@ -45,7 +45,7 @@ def fetch_command(model: str, revision: str | None, profile: str | None, cache_d
     _keep_quiet()
     listing = list_files(model, revision)
     say(
-        f"{listing.model} {listing.commit[:12]}: {len(listing.files)} files, {_size(listing.size)}, to {cache}",
+        f"{listing.model} {listing.commit[:12]}: {len(listing.files)} files, {in_bytes(listing.size)}, to {cache}",
         err=True,
     )
     fetched = fetch(listing, cache, _Progress().tell)
@@ -70,7 +70,7 @@ def _options(profile: str | None, revision: str | None, cache_dir: str | None, c
 
 
 def _say_end(fetched: Fetched, listing: Listing, options: list[str]) -> None:
-    what = "was there already" if not fetched.fetched else f"{_size(fetched.fetched)} fetched"
+    what = "was there already" if not fetched.fetched else f"{in_bytes(fetched.fetched)} fetched"
     say(f"{fetched.model}: {what}: {fetched.folder}")
     if listing.is_adapter:
         name = listing.model.split("/")[1]
@@ -99,12 +99,8 @@ class _Progress:
         self._told = now
         rate = (done - self._first) / max(now - self._began, 0.1)
         left = f", {(total - done) / rate / 60:.0f} min left" if rate > 0 and done < total else ""
-        words = f"{_size(done)} of {_size(total)}, {rate / 2**20:.0f} MiB/s{left}"
+        words = f"{in_bytes(done)} of {in_bytes(total)}, {rate / 2**20:.0f} MiB/s{left}"
         if self._is_terminal:
             click.echo(f"\r{words:<60}", nl=done >= total, err=True)
         else:
             say(words, err=True)
-
-
-def _size(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / 2**20:.1f} MiB"

@@ -13,8 +13,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from vllm_hpc.cli.output import print_json, say, stdout_console
-from vllm_hpc.cli.print_status import rate_words, state_words
-from vllm_hpc.spec.words import counted
+from vllm_hpc.cli.print_status import state_words
+from vllm_hpc.spec.words import age, counted, in_bytes, rate
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.disk_use import DiskUse
@@ -92,12 +92,12 @@ def _cells(job: ListedJob, now: float) -> dict[str, str]:
     name = job.name + (" (rehearsal)" if status.rehearsal else "")
     found = {
         "job": name,
-        "age": "" if status.created_at is None else age_words(now - status.created_at),
+        "age": "" if status.created_at is None else age(now - status.created_at),
         "model": model.rsplit("/", 1)[-1],
         "state": status.state,
         "rows": counts if status.has_rows and status.scheduler else status.program or "",
-        "tokens/s": rate_words(status.tokens_per_s),
-        "size": "" if use is None else size_words(use.bytes),
+        "tokens/s": rate(status.tokens_per_s or None),
+        "size": "" if use is None else in_bytes(use.bytes),
         "files": "" if use is None else str(use.files),
         "id": status.job_id or "",
     }
@@ -135,19 +135,3 @@ def _fitted(text: str, width: int, to_the_right: bool) -> str:
     if size > width:
         return set_cell_size(text, width - 1) + "…"
     return " " * (width - size) + text if to_the_right else text + " " * (width - size)
-
-
-def age_words(seconds: float) -> str:
-    """A time since, in its largest unit: 45s, 12m, 3h, 9d."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{max(0, int(seconds))}s"
-
-
-def size_words(count: int) -> str:
-    """Bytes as people read them: 17 B, 1.2 KiB, 30 GiB."""
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 10 else f"{size:.1f} {units[0]}"

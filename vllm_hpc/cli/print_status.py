@@ -13,8 +13,10 @@ from rich.text import Text
 from vllm_hpc.cli.output import say, stdout_console
 from vllm_hpc.cli.watch import follow, shown_on_stderr
 from vllm_hpc.jobfolder.input import iter_rows
+from vllm_hpc.jobs.in_words import COLOURS
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.words import counted
+from vllm_hpc.spec.visible import one_line
+from vllm_hpc.spec.words import counted, duration, rate
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from vllm_hpc.jobs.summary import Summary
 
 SAMPLES = 5
-_COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILED": "red", "TIMEOUT": "red"}
 
 
 def exit_code(job: Job) -> int:
@@ -48,9 +49,9 @@ def print_status(status: Status) -> None:
         table.add_row("runs", Text(status.program, overflow="fold"))
     if status.has_rows:
         table.add_row("rows", _rows(status))
-    if rate := rate_words(status.tokens_per_s):
-        eta = f", {status.eta_s:.0f} s to go" if status.eta_s is not None else ""
-        table.add_row("speed", f"{rate} output tokens/s{eta}")
+    if speed := rate(status.tokens_per_s or None):
+        takes = duration(round(status.eta_s)) if status.eta_s is not None else ""
+        table.add_row("speed", f"{speed} output tokens/s" + (f", {takes} to go" if takes else ""))
     attempts = counted(status.attempts, "attempt")
     table.add_row("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {attempts}")
     stdout_console().print(table)
@@ -66,8 +67,8 @@ def print_summary(summary: Summary) -> None:
     rows = summary.rows
     bad = [f"{rows[kind]} {word}" for kind, word in (("failed", "with errors"), ("missing", "missing")) if rows[kind]]
     counts = f"{rows['done']} of {rows['total']} rows" + (f" ({', '.join(bad)})" if bad else "")
-    rate = rate_words(summary.tokens_per_s)
-    speed = f" ({rate} tokens/s while generating)" if rate else ""
+    fast = rate(summary.tokens_per_s or None)
+    speed = f" ({fast} tokens/s while generating)" if fast else ""
     seconds = f" in {summary.seconds:.0f} s" if summary.seconds is not None else ""
     for what, count in summary.ignored.items():
         say(f"Note: {counted(count, 'line')} of the shards {'is' if count == 1 else 'are'} ignored: {what}", err=True)
@@ -121,7 +122,7 @@ def _print_samples(job: Job) -> None:
     table.add_column("prompt", overflow="fold", ratio=1)
     table.add_column("answer", overflow="fold", ratio=2)
     for row, result in islice(zip(iter_rows(job.folder), job.results(), strict=False), SAMPLES):
-        table.add_row(Text(_shorten(_prompt(row))), _answer(result))
+        table.add_row(Text(one_line(_prompt(row))), _answer(result))
     stdout_console().print(table)
 
 
@@ -133,11 +134,11 @@ def _prompt(row: Row) -> str:
 
 def _answer(result: Row) -> Text:
     if error := result.get("error"):
-        return Text(_shorten(f"{error.get('type') or error.get('code')}: {error.get('message')}"), style="red")
+        return Text(one_line(f"{error.get('type') or error.get('code')}: {error.get('message')}"), style="red")
     if "response" in result:
-        return Text(_shorten(_text_of_batch_line(result["response"] or {}).strip()))
+        return Text(one_line(_text_of_batch_line(result["response"] or {}).strip()))
     text = result["text"] if "text" in result else result["outputs"][0]["text"]
-    return Text(_shorten(text.strip()))
+    return Text(one_line(text.strip()))
 
 
 def _text_of_batch_line(response: Row) -> str:
@@ -150,19 +151,9 @@ def _text_of_batch_line(response: Row) -> str:
     return str((message.get("content") if message else choices[0].get("text")) or "")
 
 
-def _shorten(text: str, limit: int = 400) -> str:
-    visible = "".join(c if c.isprintable() else " " for c in text)
-    return visible if len(visible) <= limit else visible[: limit - 1] + "…"
-
-
 def state_words(status: Status) -> Text:
     """The state in its colour."""
-    return Text(status.state, style=_COLOURS.get(status.state, "magenta"))
-
-
-def rate_words(tokens_per_s: float | None) -> str:
-    """A speed with one decimal below 10; nothing if it is unknown, or no row is done yet."""
-    return f"{tokens_per_s:.{0 if tokens_per_s >= 10 else 1}f}" if tokens_per_s else ""
+    return Text(status.state, style=COLOURS.get(status.state, "magenta"))
 
 
 def _rows(status: Status) -> str:

@@ -15,6 +15,7 @@ from vllm_hpc.cli.output import say
 from vllm_hpc.cli.visible import VisibleStream
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.planner.tuned import Setting, Trial
+from vllm_hpc.spec.words import rate
 
 
 class Trials:
@@ -41,9 +42,9 @@ class Trials:
         """Called after it."""
         for task in self._progress.task_ids if self._progress else ():
             self._progress.remove_task(task)  # type: ignore[union-attr]
-        rate = f"failed: {trial.why}" if trial.tokens_per_s is None else _rate(trial.tokens_per_s)
+        speed = f"failed: {trial.why}" if trial.tokens_per_s is None else f"{rate(trial.tokens_per_s)} output tokens/s"
         aside = "" if trial.counts else " (the first run, which compiles: it does not count)"
-        self._line(f"{trial.setting}: {rate}{aside}")
+        self._line(f"{trial.setting}: {speed}{aside}")
 
     def _line(self, text: str) -> None:
         if self._progress:
@@ -64,7 +65,3 @@ def following() -> Iterator[Trials]:
         console=console, transient=True,
     ) as progress:  # fmt: skip
         yield Trials(progress)
-
-
-def _rate(tokens_per_s: float) -> str:
-    return f"{tokens_per_s:,.{0 if tokens_per_s >= 100 else 1}f} output tokens/s"

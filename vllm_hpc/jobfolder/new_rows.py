@@ -14,16 +14,19 @@ from pathlib import Path
 import msgspec
 
 from vllm_hpc.jobfolder.batch_lines import output_line
+from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import MALFORMED, Line, Scan, check_utf8, whole_lines
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import CollectError
+from vllm_hpc.spec.read_file import open_regular
 
 _LINE, _ROW = msgspec.json.Decoder(Line), msgspec.json.Decoder()
 # Rows whose places are looked up at a time.
 _AT_A_TIME = 512
+_LONGEST_LINE = 256 << 20
 
 
 class NewRows:
@@ -56,13 +59,38 @@ class NewRows:
         if all(self._given):
             return
         try:
-            shards = self._shards()
-            found = Scan(shards, len(self._given), self._is_rehearsal, ids=self._ids)
-        except OSError as error:
-            raise _cannot_read(error) from None
+            if self._is_cleaned():
+                yield from self._of_outputs()
+            else:
+                yield from self._of_shards()
+        except (OSError, CollectError) as error:
+            if not self._is_cleaned():  # it was not while the shards were read
+                raise _cannot_read(error) if isinstance(error, OSError) else error from None
+            yield from self._of_outputs()
+
+    def _of_shards(self) -> Iterator[Row]:
+        shards = self._shards()
+        found = Scan(shards, len(self._given), self._is_rehearsal, ids=self._ids)
         with LineReader(shards) as lines:
             for has_error in (False, True):
                 yield from self._at(found, lines, has_error)
+
+    def _is_cleaned(self) -> bool:
+        return read_cleaned(self._folder, len(self._given)) is not None
+
+    def _of_outputs(self) -> Iterator[Row]:
+        """What clean has left: a line for each row. Raises CollectError."""
+        try:
+            with open_regular(self._folder.outputs, follow_links=False) as file:
+                for index, is_given in enumerate(self._given):
+                    line = file.readline(_LONGEST_LINE)
+                    if not is_given:
+                        self._given[index] = 1
+                        yield _ROW.decode(line)
+        except MALFORMED:
+            raise CollectError(f"{self._folder.outputs} was changed after its job was cleaned: restore it") from None
+        except OSError as error:
+            raise _cannot_read(error) from None
 
     def _shards(self) -> list[Path]:
         try:

@@ -66,8 +66,10 @@ def _collect(folder: JobFolder, record: JobRecord, outputs: Outputs) -> Summary:
 
 def _collect_rows(folder: JobFolder, record: JobRecord, outputs: Outputs) -> Summary:
     began = time.time()
-    shards = folder.shard_files()
-    sizes = shard_sizes(folder)
+    try:
+        shards, sizes = folder.shard_files(), shard_sizes(folder)
+    except OSError as error:
+        raise _cannot_read(error) from None
     found = _scan(folder, shards, record)
     check_input(folder)
     try:
@@ -122,7 +124,11 @@ def _scan(folder: JobFolder, shards: list[Path], record: JobRecord) -> Scan:
     except InputError as error:
         raise CollectError(str(error)) from None
     except OSError as error:
-        raise CollectError(f"cannot read {error.filename or 'a shard'}: {error.strerror}") from None
+        raise _cannot_read(error) from None
+
+
+def _cannot_read(error: OSError) -> CollectError:
+    return CollectError(f"cannot read {error.filename or 'a shard'}: {error.strerror}")
 
 
 def _refuse(shard: Path, what: str) -> NoReturn:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vllm_hpc.jobs.summary import Summary
 
 MOST_LINES = 20  # of the repr of a list
+# Of states, on a terminal; others are magenta.
+COLOURS = {"COMPLETED": "green", "RUNNING": "cyan", "PENDING": "yellow", "FAILED": "red", "TIMEOUT": "red"}
 
 
 def name_of(job: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 import msgspec
 
+from vllm_hpc.jobfolder.batch_lines import output_line
 from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
@@ -35,11 +37,12 @@ class RowsSoFar:
             raise RequestError(f"{folder.path.name} runs no rows: see 'vllm-hpc logs', and its artefacts")
         self.folder, self.total = folder, record.rows
         is_cleaned = read_cleaned(folder, record.rows) is not None
-        self._shards = [] if is_cleaned else folder.shard_files()
+        self._shards: list[Path] = []
         try:
             if is_cleaned:
                 self._places, self._has_error = _lines_of(folder, record.rows), bytearray(record.rows)
             else:
+                self._shards = folder.shard_files()
                 found = Scan(self._shards, record.rows, record.request.rehearse, ids=RowIds(folder))
                 self._places, self._has_error = found.places, found.has_error
         except OSError as error:
@@ -73,13 +76,11 @@ class RowsSoFar:
         decoder = msgspec.json.Decoder()
         for line in self._lines(indices):
             try:
-                row = decoder.decode(line)
+                yield decoder.decode(output_line(line) if self._shards else line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise FailedError(
                     f"a row of {self.folder.path.name} was changed while it was read: try again"
                 ) from None
-            held = row.get("line") if isinstance(row, dict) else None
-            yield held if isinstance(held, dict) else row
 
     def _lines(self, indices: Sequence[int]) -> Iterator[bytes]:
         try:

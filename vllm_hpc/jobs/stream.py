@@ -55,7 +55,7 @@ def _rows(job: Job, reader: NewRows, timeout: float | None) -> Iterator[Row]:
             return
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"{job.path.name} is still {status.state} after {timeout} s")
+            raise TimeoutError(f"{job.path.name} is still {status.state} after {timeout:g} s")
         time.sleep(min(pause, left))
 
 

@@ -18,7 +18,7 @@ from vllm_hpc.jobs.replica_status import ReplicaStatus
 from vllm_hpc.jobs.stage import is_drained
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.spec.visible import one_line
-from vllm_hpc.spec.words import counted, duration
+from vllm_hpc.spec.words import counted, duration, rate
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.job import Job
@@ -156,8 +156,8 @@ def rows_of(status: Status) -> str:
 def speed_of(view: View) -> list[str]:
     """Its speed, and when it ends, as far as they are known."""
     status = view.status
-    rate, eta = status.tokens_per_s, status.eta_s
-    words = [f"{rate:,.{0 if rate >= 10 else 1}f} tokens/s"] if rate else []
+    eta = status.eta_s
+    words = [f"{rate(status.tokens_per_s)} tokens/s"] if status.tokens_per_s else []
     if eta is not None:
         words.append(f"{duration(round(eta))} to go" + (f": {view.fit}" if view.fit else ""))
     return words
@@ -170,19 +170,19 @@ def _change(status: Status) -> str:
 
 def _badness(one: ReplicaStatus) -> tuple[bool, float, int]:
     """Idle ones first, then the slow ones."""
-    rate = one.tokens_per_s
-    return (one.running != 0, float("inf") if rate is None else rate, one.replica)
+    speed = one.tokens_per_s
+    return (one.running != 0, float("inf") if speed is None else speed, one.replica)
 
 
 def _stragglers(replicas: tuple[ReplicaStatus, ...]) -> list[str]:
     """Replicas under half of the median speed. One that has no rows is idle, not slow."""
-    rates = {one.replica: one.tokens_per_s for one in replicas if one.tokens_per_s is not None and one.running}
-    middle = median(rates.values()) if len(rates) > 1 else 0.0
-    slow = [replica for replica, rate in rates.items() if rate < _SLOW * middle]
+    speeds = {one.replica: one.tokens_per_s for one in replicas if one.tokens_per_s is not None and one.running}
+    middle = median(speeds.values()) if len(speeds) > 1 else 0.0
+    slow = [replica for replica, speed in speeds.items() if speed < _SLOW * middle]
     if not slow:
         return []
-    slowest, are = min(rates[one] for one in slow), "is" if len(slow) == 1 else "are"
-    return [f"{_named(slow)} {are} slow: {slowest:,.0f} tokens/s, where the median is {middle:,.0f}"]
+    slowest, are = min(speeds[one] for one in slow), "is" if len(slow) == 1 else "are"
+    return [f"{_named(slow)} {are} slow: {rate(slowest)} tokens/s, where the median is {rate(middle)}"]
 
 
 def _named(replicas: list[int]) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import time
 
+from vllm_hpc.spec.visible import BEYOND_ASCII, REPLACEMENT
+
 # What no HTML may have, and what would set the direction of the text after it.
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
+_CONTROL = re.compile(f"[\x00-\x08\x0b-\x1f{BEYOND_ASCII}\ud800-\udfff\ufffe\uffff]")
 
 _STEPS = (
     *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),  # seconds
@@ -19,7 +19,7 @@ _STEPS = (
 
 def shown(text: str) -> str:
     """A text without what a page, or a terminal that prints it, would obey."""
-    return _CONTROL.sub("\ufffd", text)
+    return _CONTROL.sub(REPLACEMENT, text)
 
 
 def seconds(value: float) -> str:

@@ -31,6 +31,7 @@ def write_report(
 
     Raises JobNotFoundError, RequestError, FailedError.
     """
+    folder.job()  # of a folder that has gone, that is what to say
     target = _target(folder, output)
     facts = gather(folder)
     other = gather(compare) if compare is not None else None

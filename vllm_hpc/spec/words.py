@@ -27,3 +27,26 @@ def duration(seconds: float) -> str:
     big, small, names = (*divmod(minutes, 60), "h min") if minutes < 48 * 60 else (*divmod(minutes // 60, 24), "d h")
     one, two = names.split()
     return f"{big} {one} {small} {two}" if small else f"{big} {one}"
+
+
+def age(seconds: float) -> str:
+    """A time since, for a narrow column: its largest unit: 45s, 12m, 3h, 9d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def in_bytes(count: float) -> str:
+    """Bytes in the unit that fits: 17 B, 1.2 KiB, 30 GiB."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 10 else f"{size:.1f} {units[0]}"
+
+
+def rate(per_second: float | None) -> str:
+    """A speed without its unit, with a decimal where it matters: 7.3, 48.2, 1,234; empty if it is not known."""
+    if per_second is None or not isfinite(per_second):
+        return ""
+    return f"{per_second:,.{1 if abs(per_second) < 99.95 else 0}f}"

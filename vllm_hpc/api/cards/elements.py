@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from vllm_hpc.api.cards.style import STYLE
 from vllm_hpc.spec.visible import visible
+from vllm_hpc.spec.words import rate
 
 T = TypeVar("T")
 # Longer texts of others are cut: an error may hold a whole prompt.
@@ -166,5 +167,5 @@ def number(value: float | None, unit: str = "", digits: int = 0) -> str:
 
 
 def speed(tokens_per_s: float | None, unit: str = "tokens/s") -> str:
-    """Tokens per second, with a decimal where it matters."""
-    return number(tokens_per_s, unit, 1 if tokens_per_s is not None and abs(tokens_per_s) < 100 else 0)
+    """Tokens per second; empty if that is not known."""
+    return f"{words} {unit}".rstrip() if (words := rate(tokens_per_s)) else ""

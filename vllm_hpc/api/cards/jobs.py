@@ -12,7 +12,7 @@ from vllm_hpc.jobs.drawn_lists import Jobs, Statuses
 from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.spec.visible import one_line
-from vllm_hpc.spec.words import counted
+from vllm_hpc.spec.words import counted, in_bytes
 
 # What matters most comes first: a narrow page shows only that without scrolling.
 _TITLES = ["job", "state", "rows", "age", "model", "tokens/s", "size", "id"]
@@ -71,12 +71,3 @@ def folder_size(folder: str) -> str:
     except (OSError, ValueError):
         return ""
     return ("≥ " if files >= _MOST_FILES else "") + in_bytes(size)
-
-
-def in_bytes(size: float) -> str:
-    """A size in the unit that fits: "812 B", "1.4 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
