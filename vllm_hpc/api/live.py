@@ -52,7 +52,7 @@ def attach(job: str | int | os.PathLike[str], job_dir: str | None = None) -> Job
     """
     found = find_job(job, job_dir)
     found.folder.job()
-    if _in_notebook():
+    if in_notebook():
         # The card belongs to the cell that runs now, which ipykernel keeps in the context.
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(_watch_on, found), name="vllm-hpc attach", daemon=True).start()
@@ -65,7 +65,7 @@ def wait(job: Job, timeout: float | None = None, progress: bool | None = None) -
     try:
         return _beside(shown, follow(job, shown, timeout))
     except KeyboardInterrupt:
-        raise _shortly(KeyboardInterrupt(goes_on(job))) from None
+        raise shortly(KeyboardInterrupt(goes_on(job))) from None
 
 
 async def wait_async(job: Job) -> Status:
@@ -80,7 +80,7 @@ async def wait_async(job: Job) -> Status:
                     return _beside(shown, view.status)
                 await asyncio.sleep(pause)
     except asyncio.CancelledError:
-        raise _shortly(asyncio.CancelledError(goes_on(job))) from None
+        raise shortly(asyncio.CancelledError(goes_on(job))) from None
     finally:
         shown.close()
 
@@ -128,7 +128,7 @@ def goes_on(job: Job, python: str = "job.wait(), or ") -> str:
     return f"the job continues: {python}vllm-hpc watch {shlex.quote(_known_as(job))}"
 
 
-def _shortly(error: BaseException) -> BaseException:
+def shortly(error: BaseException) -> BaseException:
     """The error as IPython shows it in a line: where a wait was interrupted helps nobody.
 
     It keeps its class, by which ``asyncio.timeout`` knows its own.
@@ -141,7 +141,7 @@ def place(job: Job, progress: bool | None = None) -> Shown:
     """Where to show a job: a notebook's cell, a terminal, or stderr; None: only if somebody looks."""
     if progress is False:
         return Nowhere()
-    if _in_notebook():
+    if in_notebook():
         return _Card(job)
     if is_live(sys.stderr):
         from vllm_hpc.api.terminal import Screen, bar, console_on
@@ -222,7 +222,7 @@ def _watch_on(job: Job) -> None:
         follow(job, _Card(job))
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Whether the code runs in the kernel of a notebook: IPython on a terminal has none."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None

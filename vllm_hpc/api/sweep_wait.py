@@ -9,6 +9,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vllm_hpc.api import live
+from vllm_hpc.api.live import in_notebook
 from vllm_hpc.jobs.drawn_lists import Statuses
 
 if TYPE_CHECKING:
@@ -19,21 +21,33 @@ _FIRST_S, _MOST_S = 0.3, 5.0
 
 
 def wait_for_all(sweep: Sweep, timeout: float | None, progress: bool | None) -> Statuses:
-    """Wait for the end of all jobs. Raises TimeoutError after ``timeout`` seconds."""
+    """Wait for the end of all jobs. Raises TimeoutError after ``timeout`` seconds; an interrupt says how to go on."""
+    folder = str(sweep[0].job.path.parent)
+    try:
+        if sweep.is_one_job and not in_notebook():  # it has a bar of its own
+            return Statuses([live.wait(sweep[0].job, timeout, progress)])
+        return _wait(sweep, timeout, progress)
+    except KeyboardInterrupt:
+        raise live.shortly(KeyboardInterrupt(f"the jobs continue: Sweep.find({folder!r}).wait()")) from None
+
+
+def _wait(sweep: Sweep, timeout: float | None, progress: bool | None) -> Statuses:
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
     show, pause = _shower(sweep, progress), _FIRST_S
     while True:
         statuses = sweep.status()
         show(sweep)
-        for point, status in zip(sweep, statuses, strict=True):
+        for job, status in zip(sweep.jobs, statuses, strict=True):
             if status.awaits_resubmission:
-                point.job.status()  # which submits it
+                job.status()  # which submits it
         running = [status for status in statuses if not status.is_final]
         if not running:
             return statuses
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"{len(running)} of {len(sweep)} jobs of {sweep.name} have not ended after {timeout} s")
+            raise TimeoutError(
+                f"{len(running)} of {len(statuses)} jobs of {sweep.name} have not ended after {timeout} s"
+            )
         time.sleep(min(pause, left))
         pause = min(pause * 1.3, _MOST_S)
 
@@ -42,7 +56,7 @@ def _shower(sweep: Sweep, progress: bool | None) -> Callable[[Sweep], None]:
     """What shows the jobs: a card, lines, or nothing."""
     if progress is False:
         return lambda _: None
-    if "ipykernel" in sys.modules:
+    if in_notebook():
         handle: Any = import_module("IPython.display").display(sweep, display_id=True)
         if handle is not None:
             return lambda one: handle.update(one)
