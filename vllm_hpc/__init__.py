@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vllm_hpc.api.functions import submit as submit
     from vllm_hpc.api.live import attach as attach
     from vllm_hpc.api.sweep import Sweep as Sweep
-    from vllm_hpc.api.sweep import sweep as sweep
+    from vllm_hpc.api.sweep_submit import sweep as sweep
     from vllm_hpc.api.tune import tune as tune
     from vllm_hpc.jobs.job import Job as Job
     from vllm_hpc.jobs.status import Status as Status
@@ -79,7 +79,7 @@ _HOMES = {
     "Status": "vllm_hpc.jobs.status",
     "Summary": "vllm_hpc.jobs.summary",
     "Sweep": "vllm_hpc.api.sweep",
-    "sweep": "vllm_hpc.api.sweep",
+    "sweep": "vllm_hpc.api.sweep_submit",
     "tune": "vllm_hpc.api.tune",
 }
 __all__ = [

@@ -109,20 +109,29 @@ def rehearse(source: object, **options: Any) -> Sweep:
     return sweep(input=source, **given)
 
 
-def test_a_sweep_runs_and_is_compared(source: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("one_job", [pytest.param(False, marks=pytest.mark.full), None])
+def test_a_sweep_runs_and_is_compared(source: str, one_job: bool | None, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pandas")
-    found = rehearse(source, name="s", max_tokens=[4, 8])
-    assert [job.path.name for job in found.jobs] == ["s-001-max_tokens=4", "s-002-max_tokens=8"]
-    assert [one.state for one in found.wait(100, progress=True)] == ["COMPLETED"] * 2
-    assert repr(found) == "Sweep s: 2 jobs, 2 COMPLETED"
-    assert capfd.readouterr().err.splitlines()[-1] == repr(found)
+    found = rehearse(source, name="s", max_tokens=[4, 8], one_job=one_job)
+    names = ["s-001-max_tokens=4", "s-002-max_tokens=8"] if one_job is False else ["s-all"]
+    assert [job.path.name for job in found.jobs] == names
+    assert [one.state for one in found.wait(100, progress=True)] == ["COMPLETED"] * len(names)
+    said = capfd.readouterr().err.splitlines()
+    assert said and (one_job is None or said[-1] == repr(found))
+    size = "2 jobs, 2" if one_job is False else "2 points in one job, 1"
+    assert repr(found) == f"Sweep s: {size} COMPLETED"
+    assert card(found).count('<td class="vh-num">3/3</td>') == 2
+    assert [(row["max_tokens"], row["index"], row["id"]) for row in found.results()] == [
+        (tokens, index, f"row-{index}") for tokens in (4, 8) for index in range(3)
+    ]
+    assert not any("sweep" in row for row in found.results())
     frame = found.dataframe()
     assert list(frame.columns)[:1] == ["max_tokens"]
     assert list(frame["max_tokens"]) == [4] * 3 + [8] * 3
     wide = found.compare()
     assert list(wide.columns) == ["id", "max_tokens=4", "max_tokens=8"]
     assert list(wide["id"]) == ["row-0", "row-1", "row-2"]
-    assert list(wide["max_tokens=8"]) == [row["text"] for row in found[1].job.results()]
+    assert list(wide["max_tokens=8"]) == [row["text"] for row in found.results() if row["max_tokens"] == 8]
     assert list(found.compare(column="completion_tokens")["max_tokens=4"]) == [4, 4, 4]
     with pytest.raises(RequestError, match="on='replica' must tell rows apart"):
         found.compare(on="replica")
@@ -131,6 +140,7 @@ def test_a_sweep_runs_and_is_compared(source: str, capfd: pytest.CaptureFixture[
     again = Sweep.find("s")
     assert [point.parameters for point in again] == [{"max_tokens": 4}, {"max_tokens": 8}]
     assert [job.path for job in again.jobs] == [job.path for job in found.jobs]
+    assert repr(again) == repr(found)
 
 
 def test_nothing_is_submitted_if_a_point_is_refused(source: str) -> None:
@@ -234,7 +244,7 @@ def test_an_interrupted_wait_is_a_line(source: str, sent: list[str], monkeypatch
 
 
 def test_a_sweep_draws_itself(source: str, sent: list[str]) -> None:
-    found = rehearse(source, name="s", over={"sampling.stop": ["<b>", "&"]})
+    found = rehearse(source, name="s", over={"sampling.stop": ["<b>", "&"]}, one_job=False)
     html = card(found)
     assert "&lt;b&gt;" in html and "<b>" not in html
     assert "sampling.stop" in html and "s-001-stop=_b" in html

@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vllm_hpc.api import live
 from vllm_hpc.api.live import in_a_line, in_notebook
 from vllm_hpc.jobs.drawn_lists import Statuses
 
@@ -21,10 +22,13 @@ _FIRST_S, _MOST_S = 0.3, 5.0
 
 def wait_for_all(sweep: Sweep, timeout: float | None, progress: bool | None) -> Statuses:
     """Wait for the end of all jobs. Raises TimeoutError after ``timeout`` seconds, JobNotFoundError if one is gone."""
+    folder = str(sweep[0].job.path.parent)
     try:
+        if sweep.is_one_job and not in_notebook():  # it has a bar of its own
+            return Statuses([live.wait(sweep[0].job, timeout, progress)])
         return _wait(sweep, timeout, progress)
     except KeyboardInterrupt:
-        raise in_a_line(KeyboardInterrupt(f"the jobs of {sweep.name} continue: sweep.wait()")) from None
+        raise in_a_line(KeyboardInterrupt(f"the jobs continue: Sweep.find({folder!r}).wait()")) from None
 
 
 def _wait(sweep: Sweep, timeout: float | None, progress: bool | None) -> Statuses:
@@ -33,16 +37,16 @@ def _wait(sweep: Sweep, timeout: float | None, progress: bool | None) -> Statuse
     while True:
         statuses = sweep.status()
         show(sweep)
-        for point, status in zip(sweep, statuses, strict=True):
+        for job, status in zip(sweep.jobs, statuses, strict=True):
             if status.awaits_resubmission or not status.scheduler:
-                point.job.status()  # which submits it, or says why it cannot be read
+                job.status()  # which submits it, or says why it cannot be read
         running = [status for status in statuses if not status.is_final]
         if not running:
             return statuses
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError(
-                f"{len(running)} of {len(sweep)} jobs of {sweep.name} have not ended after {timeout:g} s"
+                f"{len(running)} of {len(statuses)} jobs of {sweep.name} have not ended after {timeout:g} s"
             )
         time.sleep(min(pause, left))
         pause = min(pause * 1.3, _MOST_S)

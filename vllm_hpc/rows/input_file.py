@@ -26,8 +26,11 @@ class InputFile:
     """A file of an input; ``str`` is its name in errors.
 
     ``suffix`` is that of what is in it, in lower case: ".jsonl" for a.jsonl.gz. ``packing``: how it is compressed, None
-    if it is not, according to its content: a download may be unpacked under its old name. Raises InputError, OSError.
+    if it is not, according to its content: a download may be unpacked under its old name. ``kind``: one of
+    row_maker.KINDS, where it is known without reading. Raises InputError, OSError.
     """
+
+    kind: str | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path

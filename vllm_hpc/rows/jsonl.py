@@ -41,7 +41,7 @@ class LineSource(FileSource):
 
     def __init__(self, file: InputFile, reading: Reading = AS_IT_IS) -> None:
         self.file, self.reading = file, reading
-        kind = kind_of(file, reading)
+        kind = file.kind or kind_of(file, reading)
         self.kind, self.is_blank = kind or "jsonl", kind is None
         refuse_options(file, self.kind, reading)
         self.notes = Notes(self.place)

@@ -7,14 +7,17 @@ job.json keeps that text, and the job's folder the rows.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import IO
 from weakref import WeakValueDictionary, finalize
 
+import msgspec
+
 from vllm_hpc.rows.from_memory import Given, lines
 from vllm_hpc.rows.input_file import SpooledInput
+from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.words import counted
 
@@ -50,16 +53,17 @@ def find_kept(text: str) -> KeptRows | None:
 
 def keep_rows(given: Given, kept: Collection[str] | None, wanted: Collection[str]) -> KeptRows:
     """Read all rows, one at a time. Raises InputError, and whatever the caller's iterator raises."""
-    size, spool = 0, tempfile.TemporaryFile(prefix="vllm-hpc-rows-")  # noqa: SIM115 - open until nobody reads it
-    try:
+    size = 0
+
+    def counting() -> Iterator[bytes]:
+        nonlocal size
         for line in lines(given, kept, wanted):
-            with _writing():
-                spool.write(line)
+            yield line
             size += 1
-        with _writing():
-            spool.flush()
+
+    try:
+        spool = _written(counting())
     except BaseException as error:
-        spool.close()
         if not isinstance(error, InputError):
             error.add_note(f"vllm-hpc: raised by input after {counted(size, 'row')}; nothing was submitted")
         raise
@@ -67,6 +71,40 @@ def keep_rows(given: Given, kept: Collection[str] | None, wanted: Collection[str
         spool.close()
         raise InputError(f"input is empty ({given.kind}): give at least one row")
     return KeptRows(given, size, spool)
+
+
+def keep_normalised(rows: Iterable[Row], kind: str) -> KeptRows:
+    """Keep rows that are normalised already, with the indices that they have; ``kind`` is what they are, in words.
+
+    Raises InputError, and whatever the iterator raises.
+    """
+    size, encode = 0, msgspec.json.Encoder().encode
+
+    def counting() -> Iterator[bytes]:
+        nonlocal size
+        for row in rows:
+            yield encode(row) + b"\n"
+            size += 1
+
+    spool = _written(counting())
+    kept = KeptRows(Given(iter(()), kind), size, spool)
+    kept.kind = "rows"
+    return kept
+
+
+def _written(all_lines: Iterator[bytes]) -> IO[bytes]:
+    """The lines in an unnamed temporary file. Raises InputError, and whatever the iterator raises."""
+    spool = tempfile.TemporaryFile(prefix="vllm-hpc-rows-")  # noqa: SIM115 - open until nobody reads it
+    try:
+        for line in all_lines:
+            with _writing():
+                spool.write(line)
+        with _writing():
+            spool.flush()
+    except BaseException:
+        spool.close()
+        raise
+    return spool
 
 
 @contextmanager
