@@ -42,6 +42,7 @@ pytestmark = pytest.mark.notebooks
         ("'squeue --me --name x' lists it: use --time", "'squeue --me --name x' lists it: use time="),
         ("--directive '--time=3' cannot be set here", "directive='--time=3' cannot be set here"),
         ("as in --constraint=h100 or --rdzv-conf rank=NODE", "as in --constraint=h100 or --rdzv-conf rank=NODE"),
+        ("(--job-dir, or --profile for its job_dir)", "(job_dir=, or $VLLM_HPC_PROFILE for its job_dir)"),
         ("the profile's --time isn't the user's", "the profile's time= isn't the user's"),
     ],
 )
