@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import vllm_hpc
+from tests.conftest import Cli
+from tests.crafted import make_job
 from vllm_hpc.api.errors import python_words
 from vllm_hpc.spec.errors import RequestError, VllmHpcError
 
@@ -41,6 +43,7 @@ pytestmark = pytest.mark.notebooks
         ("'squeue --me --name x' lists it: use --time", "'squeue --me --name x' lists it: use time="),
         ("--directive '--time=3' cannot be set here", "directive='--time=3' cannot be set here"),
         ("as in --constraint=h100 or --rdzv-conf rank=NODE", "as in --constraint=h100 or --rdzv-conf rank=NODE"),
+        ("(--job-dir, or --profile for its job_dir)", "(job_dir=, or $VLLM_HPC_PROFILE for its job_dir)"),
         ("the profile's --time isn't the user's", "the profile's time= isn't the user's"),
     ],
 )
@@ -119,3 +122,16 @@ def test_ipython_shows_it_like_that(tmp_path: Path) -> None:
 )
 def test_advice_for_a_prompt_is_prompt(said: str, expected: str) -> None:
     assert python_words(said) == expected
+
+
+def test_the_methods_of_a_job_say_it_as_python_does(desk: Path, run_cli: Cli) -> None:
+    make_job(desk / "runs" / "worded")
+    job = vllm_hpc.find_job("worded")
+    with pytest.raises(RequestError, match=r"^rank= must be from 0 to 0, not 9$") as caught:
+        job.logs(rank=9)
+    assert [Path(frame.filename).name for frame in traceback.extract_tb(caught.value.__traceback__)][1:] == [
+        "border.py"
+    ]
+    assert "--rank must be from 0 to 0, not 9" in run_cli("logs", "worded", "--rank", "9").err
+    with pytest.raises(RequestError, match=r"^rank= "):
+        job.logs(rank=9)  # the command line's words ended with it

@@ -85,6 +85,8 @@ def _reworded(text: str) -> str:
     text = _OPTION.sub(_option, text)
     text = _KEY.sub(_key, _ENTRY.sub(_entry, text))
     text = re.sub(r"\bMODEL\b", "model", text)
+    # find_job has no profile=
+    text = text.replace("or profile= for its job_dir", "or $VLLM_HPC_PROFILE for its job_dir")
     return text.replace("must be a table", "must be a dict").replace("must be true or false", "must be True or False")
 
 

@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.cli.visible import VisibleStream
+from vllm_hpc.jobs.border import in_the_shells_words
 from vllm_hpc.spec.errors import StillRunning, VllmHpcError
 from vllm_hpc.spec.secret_shapes import redact
 
@@ -119,7 +120,8 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        code = cli.main(standalone_mode=False)
+        with in_the_shells_words():
+            code = cli.main(standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else str(error))

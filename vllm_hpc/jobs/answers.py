@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from vllm_hpc.jobs.border import at_the_border
+
 if TYPE_CHECKING:
     from vllm_hpc.jobfolder.folder import JobFolder
     from vllm_hpc.rows.row import Row
@@ -15,6 +17,7 @@ class Answers:
 
     folder: JobFolder
 
+    @at_the_border
     def results(self, *, partial: bool = False) -> Iterator[Row]:
         """The output rows in input order, one for every input row; collects first if outputs.jsonl is out of date.
 
@@ -26,6 +29,7 @@ class Answers:
 
         return read_results(self.folder, partial)
 
+    @at_the_border
     def dataframe(self, *, prompts: bool = True, explode: bool = True, partial: bool = False) -> Any:
         """The output rows as a pandas DataFrame, in input order.
 
@@ -36,6 +40,7 @@ class Answers:
         """
         return self._frame("to_pandas", prompts, explode, partial)
 
+    @at_the_border
     def join(self, df: Any, on: str | None = None, *, explode: bool = True, partial: bool = False) -> Any:
         """A DataFrame of pandas or polars with the answers as new columns; its index stays.
 
@@ -46,14 +51,17 @@ class Answers:
 
         return frames.join(tables.read_columns(self.folder, False, explode, partial), df, on)
 
+    @at_the_border
     def to_polars(self, *, prompts: bool = True, explode: bool = True, partial: bool = False) -> Any:
         """The same as ``dataframe``, as a polars DataFrame. Raises RequestError, also without polars."""
         return self._frame("to_polars", prompts, explode, partial)
 
+    @at_the_border
     def to_arrow(self, *, prompts: bool = True, explode: bool = True, partial: bool = False) -> Any:
         """The same as ``dataframe``, as a pyarrow Table. Raises RequestError, also without pyarrow."""
         return self._frame("to_arrow", prompts, explode, partial)
 
+    @at_the_border
     def to_dataset(self, *, prompts: bool = True, explode: bool = True, partial: bool = False) -> Any:
         """The same as ``dataframe``, as a datasets.Dataset. Raises RequestError, also without datasets."""
         return self._frame("to_dataset", prompts, explode, partial)

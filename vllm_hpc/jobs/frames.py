@@ -94,7 +94,7 @@ def _answers(columns: Columns, found: list[tuple[int, int | None]], taken: list[
     if renamed:
         said = ", ".join(f"{old!r} as {new!r}" for old, new in renamed.items())
         warnings.warn(
-            f"join(): the table has columns of these names, so the job's are added as others: {said}", stacklevel=4
+            f"join(): the table has columns of these names, so the job's are added as others: {said}", stacklevel=5
         )
     return answers
 
@@ -134,7 +134,7 @@ def _uniform(name: str, values: list[Any]) -> list[Any]:
 
 
 def _as_json(name: str, values: list[Any]) -> list[Any]:
-    warnings.warn(f"column {name!r} has values of several forms, and is made of JSON texts", stacklevel=5)
+    warnings.warn(f"column {name!r} has values of several forms, and is made of JSON texts", stacklevel=6)
     return [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
 
 

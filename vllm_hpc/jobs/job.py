@@ -20,6 +20,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.private import is_private, private_files
 from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.jobs.answers import Answers
+from vllm_hpc.jobs.border import at_the_border
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import RequestError
@@ -61,6 +62,7 @@ class Job(Answers, Drawn):
         """The scheduler's id, None if the submission was interrupted."""
         return last_submission(self.folder)
 
+    @at_the_border
     def status(self) -> Status:
         """Current state, counts and speed. Raises JobNotFoundError.
 
@@ -87,6 +89,7 @@ class Job(Answers, Drawn):
                 return
             pause = min(pause * 1.2, _POLL_S[1])
 
+    @at_the_border
     def wait(self, timeout: float | None = None, progress: bool | None = None) -> Status:
         """Wait for the end of the job and return its final status. Raises TimeoutError after ``timeout`` seconds.
 
@@ -112,6 +115,7 @@ class Job(Answers, Drawn):
 
         return stream_rows_async(self)
 
+    @at_the_border
     def collect(self, output: str | os.PathLike[str] | None = None) -> Summary:
         """Merge the rows that the replicas have written so far into outputs.jsonl and summary.json.
 
@@ -122,6 +126,7 @@ class Job(Answers, Drawn):
         with private_files(is_private(self.path)):
             return collect(self.folder, output)
 
+    @at_the_border
     def report(self, output: str | os.PathLike[str] | None = None, compare: Job | None = None) -> Path:
         """Write one HTML page of the job, or of it and another job, and return its path.
 
@@ -132,6 +137,7 @@ class Job(Answers, Drawn):
         written: tuple[Path, Any] = write(self.folder, output, compare.folder if compare is not None else None)
         return written[0]
 
+    @at_the_border
     def ranks(self) -> Ranks:
         """Where each rank ran and how it ended, without ranks that have not started."""
         from vllm_hpc.jobs.drawn_lists import Ranks
@@ -139,12 +145,14 @@ class Job(Answers, Drawn):
 
         return Ranks(read_ranks(self.folder, self.folder.job()))
 
+    @at_the_border
     def artefacts(self) -> list[Path]:
         """The files that its program or script has left for the user so far, in order of their names."""
         from vllm_hpc.jobs.artefacts import list_artefacts
 
         return [self.folder.artefacts / one.path for one in list_artefacts(self.folder)]
 
+    @at_the_border
     def logs(self, rank: int | None = None) -> str:
         """The scheduler's log, or the output of one rank. Raises RequestError for a rank that does not exist.
 
@@ -162,6 +170,7 @@ class Job(Answers, Drawn):
         note = f"[vllm-hpc: {before:,} bytes before this are left out: {str(path)!r} has all]\n" if before else ""
         return note + end.decode(errors="replace")
 
+    @at_the_border
     def log_file(self, rank: int | None = None) -> Path:
         """The file of ``logs``. Raises RequestError for a rank that does not exist."""
         world = self.folder.job().plan.layout.all_ranks
@@ -169,12 +178,14 @@ class Job(Answers, Drawn):
             raise RequestError(f"--rank must be from 0 to {world - 1}, not {rank}")
         return self.folder.scheduler_log if rank is None else self.folder.rank_log(rank)
 
+    @at_the_border
     def first_error(self) -> tuple[str, str] | None:
         """The root error: one line, and its traceback."""
         from vllm_hpc.jobs.failure import first_error
 
         return first_error(self.folder)
 
+    @at_the_border
     def cancel(self, job_id: str | int | None = None) -> Status:
         """Cancel the job in its scheduler; finished rows can still be collected.
 
@@ -185,6 +196,7 @@ class Job(Answers, Drawn):
 
         return cancel(self.folder, None if job_id is None else str(job_id))
 
+    @at_the_border
     def resume(
         self,
         retry_errors: bool = False,
@@ -212,7 +224,7 @@ class Job(Answers, Drawn):
         with private_files(is_private(self.path)):
             resumed = resume(self.folder, retry_errors, not_submitted, changes)
         if resumed.note:
-            warnings.warn(resumed.note, stacklevel=2)
+            warnings.warn(resumed.note, stacklevel=3)  # the border's frame is between
         return resumed.left
 
 

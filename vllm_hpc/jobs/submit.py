@@ -13,6 +13,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.private import private_files
 from vllm_hpc.jobfolder.records import Submitted
 from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.jobs.border import at_the_border
 from vllm_hpc.jobs.doubt import left_to_user, noting_loss
 from vllm_hpc.jobs.in_words import name_of
 from vllm_hpc.jobs.job import Job
@@ -71,6 +72,7 @@ class Prepared(Drawn, msgspec.Struct, frozen=True, kw_only=True):
         """The scheduler that will run it."""
         return self.job.scheduler
 
+    @at_the_border
     def submit(self, from_here: bool = False) -> Job:
         """Create the job folder and submit the script to the scheduler.
 
