@@ -18,7 +18,8 @@ from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
-from vllm_hpc.jobfolder.shards import MALFORMED, Line, Scan, check_utf8, whole_lines
+from vllm_hpc.jobfolder.shards import Line, Scan
+from vllm_hpc.jobfolder.whole_lines import MALFORMED, check_utf8, whole_lines
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import CollectError
 from vllm_hpc.spec.read_file import open_regular

@@ -10,28 +10,21 @@ names, read many lines at a time, and keep nine bytes per row.
 
 from __future__ import annotations
 
-import errno
-import io
-import os
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 
 from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.row_ids import RowIds
-from vllm_hpc.spec.read_file import UnfitFileError, open_in_folder
+from vllm_hpc.jobfolder.whole_lines import MALFORMED, check_utf8, whole_lines
 
-# Bytes of lines read at a time: small enough that they and the decoded values stay in the CPU's cache.
-_READ = 1 << 17
-# Reads that a line may take. A row of the input has at most 128 MiB; a file with a hole may be longer than any disk.
-_MOST_READS = (1 << 29) // _READ
 # A place is a shard's number (from 1) in the upper bits and a line's offset in the lower: 16 TiB per shard. 0 is unset.
 OFFSET_BITS = 44
 _NO_LINE = msgspec.Raw()
@@ -56,8 +49,6 @@ _DECODER = msgspec.json.Decoder(Line)
 _FOREIGN, _HOLE = Line(1 << 62), Line(1 << 62)  # for a line that no rank wrote, and one with a hole: of no input's row
 # Why a line is no row, as ``Scan.ignored`` counts them and people are told.
 NOT_UTF8, OTHER_ID = "not valid UTF-8", "with another id than the row of the input"
-# What decoding a line may raise.
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Tally(msgspec.Struct):
@@ -225,12 +216,6 @@ class Scan:
             return _FOREIGN
 
 
-def check_utf8(data: bytes) -> None:
-    """Raise UnicodeDecodeError: the decoder does not look into the strings that it passes over."""
-    if not data.isascii():
-        data.decode()
-
-
 def beyond(shard: Path, offset: int, total: int, is_rehearsal: bool = False, ids: RowIds | None = None) -> Tally:
     """Counts of the rows that begin at ``offset`` or later, and are what ``Scan`` takes for rows. Raises OSError."""
     tally = Tally()
@@ -266,31 +251,6 @@ def has_result(shard: Path) -> bool:
 def split_place(place: int) -> tuple[int, int]:
     """The number of a shard (from 0), and the offset of a line in it."""
     return (place >> OFFSET_BITS) - 1, place & ((1 << OFFSET_BITS) - 1)
-
-
-def whole_lines(shard: Path, offset: int = 0) -> Iterator[list[bytes]]:
-    """The complete lines of a shard up to its current end, many at a time, without a torn last line.
-
-    Raises UnfitFileError for a line that is longer than any that a rank writes.
-    """
-    with open_in_folder(shard) as file:
-        left = os.fstat(file.fileno()).st_size - offset
-        file.seek(offset)
-        begun: list[bytes] = []  # the pieces of a line
-        while left > 0 and (data := file.read(min(_READ, left))):
-            left -= len(data)
-            end = data.rfind(b"\n") + 1
-            if end:
-                yield io.BytesIO(b"".join([*begun, data[:end]])).readlines()
-                begun = []
-            begun.append(data[end:])
-            if len(begun) > _MOST_READS:
-                _refuse_line(shard, file.tell() - sum(map(len, begun)))
-
-
-def _refuse_line(shard: Path, begin: int) -> NoReturn:
-    what = f"its line from byte {begin:,} on has more than {(_MOST_READS * _READ) >> 20} MiB"
-    raise UnfitFileError(errno.EFBIG, f"{what}, which no rank writes: move the file away", str(shard))
 
 
 def shard_numbers(shard: Path) -> tuple[int, int]:
