@@ -80,10 +80,14 @@ def test_a_type_checker_sees_a_wrong_option(tmp_path: Path) -> None:
     from mypy import api as mypy  # slow to import
 
     code = tmp_path / "code.py"
-    code.write_text('import vllm_hpc\nvllm_hpc.submit("demo", max_tokens=3)\nvllm_hpc.submit("demo", max_tokns=3)\n')
+    code.write_text(
+        'import vllm_hpc\nvllm_hpc.submit("demo", max_tokens=3)\nvllm_hpc.submit("demo", max_tokns=3)\n'
+        'vllm_hpc.sweep("demo", max_tokens=[3])\nvllm_hpc.sweep("demo", max_tokns=[3])\n'
+    )
     out, _, _ = mypy.run([str(code), "--cache-dir", str(tmp_path / "cache"), "--follow-imports", "silent"])
-    assert [line.split(" ", 1)[1] for line in out.splitlines()[:1]] == [
-        'error: Unexpected keyword argument "max_tokns" for "submit"; did you mean "max_tokens"?  [call-arg]'
+    assert [line.split(" ", 1)[1] for line in out.splitlines() if ": error: " in line] == [
+        f'error: Unexpected keyword argument "max_tokns" for "{name}"; did you mean "max_tokens"?  [call-arg]'
+        for name in ("submit", "sweep")
     ]
 
 

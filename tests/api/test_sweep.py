@@ -17,6 +17,8 @@ from tests.real_jobs import write_input
 from vllm_hpc import Job, JobNotFoundError, RefusedError, RequestError, SubmitError, Sweep, sweep
 from vllm_hpc.api import grid
 from vllm_hpc.api.cards import card
+from vllm_hpc.api.options import Options
+from vllm_hpc.api.sweep_options import SweepOptions
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs import submit as submission
 from vllm_hpc.schedulers.scheduler import JobState
@@ -280,3 +282,12 @@ def test_the_record_is_plain_json(source: str, sent: list[str]) -> None:
     assert record["points"] == [
         {"parameters": {"seed": 1}, "job": "s-001-seed=1"}, {"parameters": {"seed": 2}, "job": "s-002-seed=2"},
     ]  # fmt: skip
+
+
+def test_the_options_of_a_type_checker_are_those_of_a_job() -> None:
+    assert {*SweepOptions.__annotations__, "name"} == {*Options.__annotations__}
+    swept = {name for name, kind in SweepOptions.__annotations__.items() if "Swept[" in str(kind)}
+    assert all(grid._is_swept(name, ["a", "b"]) for name in swept)
+    assert not any(
+        grid._is_swept(name, ["a"]) for name in SweepOptions.__annotations__.keys() - swept - {*grid._NOT_SWEPT}
+    )

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from vllm_hpc.api import grid, sweep_rows
 from vllm_hpc.api.errors import in_python
 from vllm_hpc.api.functions import SAMPLES, taken
 from vllm_hpc.api.signatures import documented
 from vllm_hpc.api.sweep import RECORD, Point, Sweep, SweepPoint, SweepRecord
+from vllm_hpc.api.sweep_options import SweepOptions
 from vllm_hpc.api.values import plain_model
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs import submit as submission
@@ -39,7 +40,7 @@ def sweep(
     over: Mapping[str, Any] | None = None,
     name: str | None = None,
     one_job: bool | None = None,
-    **options: Any,
+    **options: Unpack[SweepOptions],
 ) -> Sweep:
     """Run each combination: ``sweep(model=["a", "b"], temperature=[0.0, 0.7], input="prompts.jsonl")``.
 
@@ -53,8 +54,9 @@ def sweep(
     refuses one, those before it stay submitted, and SubmitError says so.
     """
     points = grid.grid(model, options, over or {})
-    job_dir = options.get("job_dir")
-    parent = as_path(default_job_dir(options.get("profile")) if job_dir is None else os.fspath(job_dir), "job_dir")
+    job_dir, profile = options.get("job_dir"), options.get("profile")
+    default = default_job_dir(profile if isinstance(profile, str) else None)  # it may be swept
+    parent = as_path(default if job_dir is None else os.fspath(job_dir), "job_dir")
     name = name or f"sweep-{time.strftime('%Y%m%d-%H%M%S')}"
     check_job_name(name, "name")
     folder = parent / name

@@ -22,13 +22,12 @@ _FIRST_S, _MOST_S = 0.3, 5.0
 
 def wait_for_all(sweep: Sweep, timeout: float | None, progress: bool | None) -> Statuses:
     """Wait for the end of all jobs. Raises TimeoutError after ``timeout`` seconds, JobNotFoundError if one is gone."""
-    folder = str(sweep[0].job.path.parent)
     try:
         if sweep.is_one_job and not in_notebook():  # it has a bar of its own
             return Statuses([live.wait(sweep[0].job, timeout, progress)])
         return _wait(sweep, timeout, progress)
     except KeyboardInterrupt:
-        raise in_a_line(KeyboardInterrupt(f"the jobs continue: Sweep.find({folder!r}).wait()")) from None
+        raise in_a_line(KeyboardInterrupt(f"the jobs of {sweep.name} continue: sweep.wait()")) from None
 
 
 def _wait(sweep: Sweep, timeout: float | None, progress: bool | None) -> Statuses:
