@@ -226,7 +226,7 @@ def test_another_users_job_needs_a_file_of_ones_own(tmp_path: Path, monkeypatch:
     folder = make_run(tmp_path / "job", rows=2)
     before = sorted(folder.path.rglob("*"))
     monkeypatch.setattr(JobFolder, "is_mine", False)
-    with pytest.raises(RequestError, match="is a job of another user: add --output FILE"):
+    with pytest.raises(RequestError, match="is a job of another user: add output=FILE"):
         Job(folder.path).report()
     assert Job(folder.path).report(tmp_path / "own.html") == tmp_path / "own.html"
     assert sorted(folder.path.rglob("*")) == before
