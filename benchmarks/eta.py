@@ -2,7 +2,8 @@
 
 A job of the tests' tiny model runs on this machine's CPU by the local scheduler, and its status is read every second.
 Printed for each tenth of the job, from its first row in flight to its end: the seconds told, those that were left, and
-the error. Aim: within 20 % or 5 s from a third of the job on.
+the error; and the tokens/s of each quarter, for on a machine that others use the speed itself changes, and such a run
+says nothing of the estimate. Aim: within 20 % or 5 s from a third of the job on.
 Run: python benchmarks/eta.py --rows 1000          (two jobs of a minute or two each)
 """
 
@@ -50,17 +51,17 @@ def submit(work: Path, model: Path, draw: Callable[[random.Random], int], asked:
     return Job(work / draw.__name__)
 
 
-def watch(job: Job) -> list[tuple[float, float]]:
+def watch(job: Job) -> list[tuple[float, float, int]]:
     """When the status was read while the job generated, and the seconds left that it told; the last is the end."""
     seen = []
     while True:
         status = job.status()
         if status.state == "RUNNING" and status.eta_s is not None and status.rows.missing:
-            seen.append((time.time(), status.eta_s))
+            seen.append((time.time(), status.eta_s, status.tokens or 0))
         elif status.state not in ("PENDING", "RUNNING"):
             break
         elif seen and not status.rows.missing:  # what follows is the engine's exit
-            seen.append((time.time(), 0.0))
+            seen.append((time.time(), 0.0, status.tokens or 0))
             break
         time.sleep(1)
     final = job.wait()
@@ -69,12 +70,16 @@ def watch(job: Job) -> list[tuple[float, float]]:
     return seen
 
 
-def told(name: str, seen: list[tuple[float, float]]) -> bool:
+def told(name: str, seen: list[tuple[float, float, int]]) -> bool:
     """Print what was told; whether the aim is met."""
     first, end = seen[0][0], seen[-1][0]
     print(f"{name}: {end - first:.0f} s, load {os.getloadavg()[0]:.1f}")
+    marks = [seen[(len(seen) - 1) * quarter // 4] for quarter in range(5)]
+    pairs = zip(marks, marks[1:], strict=False)
+    speeds = [(after[2] - before[2]) / max(1e-9, after[0] - before[0]) for before, after in pairs]
+    print("  tokens/s of each quarter: " + ", ".join(f"{speed:.0f}" for speed in speeds))
     errors = []
-    for at, eta in seen[:-1]:
+    for at, eta, _ in seen[:-1]:
         left = end - at
         errors.append(((at - first) / (end - first), left, eta - left))
     for tenth in range(10):
