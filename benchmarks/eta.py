@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -75,7 +76,7 @@ def told(name: str, seen: list[tuple[float, float, int]]) -> bool:
     first, end = seen[0][0], seen[-1][0]
     print(f"{name}: {end - first:.0f} s, load {os.getloadavg()[0]:.1f}")
     marks = [seen[(len(seen) - 1) * quarter // 4] for quarter in range(5)]
-    pairs = zip(marks, marks[1:], strict=False)
+    pairs = pairwise(marks)
     speeds = [(after[2] - before[2]) / max(1e-9, after[0] - before[0]) for before, after in pairs]
     print("  tokens/s of each quarter: " + ", ".join(f"{speed:.0f}" for speed in speeds))
     errors = []
