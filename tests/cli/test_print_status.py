@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from vllm_hpc.cli.print_status import print_status, print_summary
@@ -69,3 +72,24 @@ def test_the_artefacts_of_a_program_beside_the_rows_are_counted(capsys: pytest.C
     assert capsys.readouterr().out == (
         "1 of 1 rows, 2 output tokens, 2 artefacts (7 bytes) in 5 s: /runs/one/outputs.jsonl\n"
     )
+
+
+def test_the_status_of_one_job_loads_no_tables_no_rows_and_no_profiles() -> None:
+    """A script asks for it in a loop: these were a third of its CPU time."""
+    program = (
+        "import sys, vllm_hpc.cli.jobs, vllm_hpc.cli.print_status, vllm_hpc.jobs.find, vllm_hpc.jobs.status\n"
+        "import vllm_hpc.schedulers.slurm\n"
+        "print(sorted({*sys.modules} & {'rich', 'vllm_hpc.rows', 'vllm_hpc.spec.profile', 'vllm_hpc.cli.options',"
+        " 'vllm_hpc.api', 'torch'}))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert told.stdout == "[]\n"
+
+
+def test_a_pipe_gets_a_status_without_colours(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(
+        Status(job="/runs/a\x1b[2J", job_id="1", scheduler="local", state="FAILED", reason="out", rows=Rows(3))
+    )
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "state      FAILED\n           out\n" in shown

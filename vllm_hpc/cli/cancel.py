@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_hpc.cli.command import command
-from vllm_hpc.cli.job_options import job_dir_option, jobs_argument
-from vllm_hpc.cli.options import json_option
+from vllm_hpc.cli.job_options import job_dir_option, jobs_argument, json_option
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.spec.errors import RequestError, VllmHpcError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_hpc.cli.command import command
-from vllm_hpc.cli.options import job_argument, json_option
+from vllm_hpc.cli.job_options import job_argument, json_option
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.spec.errors import RequestError
 

@@ -9,7 +9,7 @@ import click
 
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.complete import complete_job
-from vllm_hpc.cli.options import job_dir_option, json_option
+from vllm_hpc.cli.job_options import job_dir_option, json_option
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.words import counted

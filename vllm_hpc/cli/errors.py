@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from vllm_hpc.cli.command import command
-from vllm_hpc.cli.job_options import job_argument
-from vllm_hpc.cli.options import json_option
+from vllm_hpc.cli.job_options import job_argument, json_option
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.spec.visible import one_line
 from vllm_hpc.spec.words import counted

@@ -1,4 +1,4 @@
-"""JOB, --job-dir and --profile, of the commands for existing jobs."""
+"""JOB, --job-dir, --profile and --json, of the commands for existing jobs: these do not load the options of submit."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def job_dir_option(function: F) -> F:
         "--job-dir", metavar="DIR", callback=_job_dir, shell_complete=complete.complete_folder, help=JOB_DIR_HELP
     )
     return profile(job_dir(function))
+
+
+def json_option(function: F) -> F:
+    """Add --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
 
 
 def _keep_profile(ctx: click.Context, param: click.Parameter, value: str | None) -> None:

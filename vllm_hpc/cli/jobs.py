@@ -9,7 +9,7 @@ import click
 
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.complete import complete_job
-from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
+from vllm_hpc.cli.job_options import job_argument, job_dir_option, json_option
 from vllm_hpc.cli.output import print_json, print_raw, say
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.words import counted
@@ -32,16 +32,15 @@ OUTPUT_HELP = "Write both into this folder instead of the job's, as another user
 @json_option
 def status_command(job: str | None, job_dir: str, watch: bool, as_json: bool) -> int:
     """Show state, rows and speed of a job; without JOB, of all under --job-dir."""
-    from vllm_hpc.cli import print_status
-    from vllm_hpc.cli.watch import watch_job, watch_table
-    from vllm_hpc.jobs.find import find_job, list_statuses
-
     if watch and as_json:
         raise RequestError("--watch is for people: leave --json out, or use 'vllm-hpc wait JOB --json'")
-    if watch and job is not None:
-        return watch_job(job, job_dir)
     if watch:
-        return watch_table(job_dir)
+        from vllm_hpc.cli.watch import watch_job, watch_table
+
+        return watch_table(job_dir) if job is None else watch_job(job, job_dir)
+    from vllm_hpc.cli import print_status
+    from vllm_hpc.jobs.find import find_job, list_statuses
+
     if job is None:
         from vllm_hpc.cli.print_list import print_list
 

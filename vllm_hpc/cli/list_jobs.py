@@ -11,7 +11,7 @@ import click
 
 from vllm_hpc.cli.command import command
 from vllm_hpc.cli.complete import complete_state
-from vllm_hpc.cli.options import job_dir_option, json_option
+from vllm_hpc.cli.job_options import job_dir_option, json_option
 from vllm_hpc.spec.errors import RequestError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import click
 from vllm_hpc.cli import complete
 from vllm_hpc.cli.job_options import job_argument as job_argument
 from vllm_hpc.cli.job_options import job_dir_option as job_dir_option
+from vllm_hpc.cli.job_options import json_option as json_option
 from vllm_hpc.spec.bounds import LEAST_LEAD_S
 from vllm_hpc.spec.drain import DEFAULT_LEAD_S, DEFAULT_MAX_REQUEUES
 from vllm_hpc.spec.errors import RequestError
@@ -271,8 +272,3 @@ def request_options(function: F) -> F:
     for option in reversed(REQUEST_OPTIONS):
         function = option(function)
     return function
-
-
-def json_option(function: F) -> F:
-    """Add --json."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)

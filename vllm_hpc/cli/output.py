@@ -5,6 +5,7 @@ rich is slow to import, so only the console for people loads it.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 def say(text: str, err: bool = False) -> None:
     """Print a line for people, or with ``err`` on stderr. Nothing else prints text that is not a constant."""
     click.echo(visible(text), err=err)
+
+
+def say_state(before: str, state: str, colour: str) -> None:
+    """Print a state after its label, on a terminal in its colour unless NO_COLOR is set."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
+    click.echo(visible(before) + (visible(state) if plain else click.style(visible(state), fg=colour)))
 
 
 def print_json(record: Any) -> None:

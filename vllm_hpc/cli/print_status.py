@@ -1,4 +1,7 @@
-"""Prints states and results for people."""
+"""Prints states and results for people.
+
+rich and the readers of rows are imported where a table is drawn: a status is asked for again and again, by loops, too.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,19 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.table import Table
-from rich.text import Text
 
-from vllm_hpc.cli.output import say, stdout_console
-from vllm_hpc.cli.watch import follow, shown_on_stderr
-from vllm_hpc.jobfolder.input import iter_rows
+from vllm_hpc.cli.output import say, say_state, stdout_console
 from vllm_hpc.jobs.in_words import COLOURS
-from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.visible import one_line
 from vllm_hpc.spec.words import counted, duration, rate
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from vllm_hpc.jobs.job import Job
     from vllm_hpc.jobs.status import Status
     from vllm_hpc.jobs.summary import Summary
+    from vllm_hpc.rows.row import Row
 
 SAMPLES = 5
 
@@ -38,23 +39,22 @@ def exit_code_of(status: Status) -> int:
 
 def print_status(status: Status) -> None:
     """Print one job in a few lines."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("job", Text(status.job, overflow="fold"))
-    table.add_row("state", state_words(status))
+    line = "{:<9}  {}".format
+    say(line("job", status.job))
+    say_state(line("state", ""), status.state, COLOURS.get(status.state, "magenta"))
     if status.reason:
-        table.add_row("", Text(status.reason, overflow="fold"))
+        say(line("", status.reason))
     if status.rehearsal:
-        table.add_row("", Text("a rehearsal: the answers are not from a model"))
+        say(line("", "a rehearsal: the answers are not from a model"))
     if status.program:
-        table.add_row("runs", Text(status.program, overflow="fold"))
+        say(line("runs", status.program))
     if status.has_rows:
-        table.add_row("rows", _rows(status))
+        say(line("rows", _rows(status)))
     if speed := rate(status.tokens_per_s or None):
         takes = duration(round(status.eta_s)) if status.eta_s is not None else ""
-        table.add_row("speed", f"{speed} output tokens/s" + (f", {takes} to go" if takes else ""))
+        say(line("speed", f"{speed} output tokens/s" + (f", {takes} to go" if takes else "")))
     attempts = counted(status.attempts, "attempt")
-    table.add_row("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {attempts}")
-    stdout_console().print(table)
+    say(line("scheduler", f"{status.scheduler} {status.job_id or '(no id)'}, {attempts}"))
 
 
 def print_summary(summary: Summary) -> None:
@@ -96,12 +96,16 @@ def print_failure(job: Job, state: str, reason: str) -> None:
 
 def wait_quietly(job: Job) -> dict[str, Any]:
     """Wait and collect; returns what ``submit --wait --json`` adds, the status and the summary."""
+    from vllm_hpc.cli.watch import follow
+
     follow(job, None)
     return {"status": msgspec.to_builtins(job.status()), "summary": msgspec.to_builtins(job.collect())}
 
 
 def wait_and_show(job: Job) -> int:
     """Wait with a progress bar, or a line per change; collect and show some answers. Returns the exit code."""
+    from vllm_hpc.cli.watch import follow, shown_on_stderr
+
     follow(job, shown_on_stderr())
     status = job.status()
     summary = job.collect()
@@ -118,6 +122,11 @@ def wait_and_show(job: Job) -> int:
 
 def _print_samples(job: Job) -> None:
     """Print the first rows, prompt and answer."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from vllm_hpc.jobfolder.input import iter_rows
+
     table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
     table.add_column("prompt", overflow="fold", ratio=1)
     table.add_column("answer", overflow="fold", ratio=2)
@@ -133,6 +142,8 @@ def _prompt(row: Row) -> str:
 
 
 def _answer(result: Row) -> Text:
+    from rich.text import Text
+
     if error := result.get("error"):
         return Text(one_line(f"{error.get('type') or error.get('code')}: {error.get('message')}"), style="red")
     if "response" in result:
@@ -153,6 +164,8 @@ def _text_of_batch_line(response: Row) -> str:
 
 def state_words(status: Status) -> Text:
     """The state in its colour."""
+    from rich.text import Text
+
     return Text(status.state, style=COLOURS.get(status.state, "magenta"))
 
 

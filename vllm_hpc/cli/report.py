@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vllm_hpc.cli.command import command
-from vllm_hpc.cli.options import job_argument, json_option
+from vllm_hpc.cli.job_options import job_argument, json_option
 from vllm_hpc.cli.output import print_json, say
 
 OUTPUT_HELP = "Write it to this file instead of report.html in the job's folder, as another user's job needs."

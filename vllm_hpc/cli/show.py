@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from vllm_hpc.cli.command import command
-from vllm_hpc.cli.job_options import job_argument
-from vllm_hpc.cli.options import json_option
+from vllm_hpc.cli.job_options import job_argument, json_option
 from vllm_hpc.cli.output import print_bytes, say
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.words import counted

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vllm_hpc.cli.command import command
-from vllm_hpc.cli.job_options import jobs_argument
-from vllm_hpc.cli.options import job_argument, job_dir_option, json_option
+from vllm_hpc.cli.job_options import job_argument, job_dir_option, jobs_argument, json_option
 from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.spec.errors import FailedError, RequestError, StillRunning
 

@@ -16,11 +16,11 @@ from zlib import crc32
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import IDS_ARE_NUMBERS, IDS_HAVE_SUMS, check_rows, read_index
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.read_file import read_regular
 from vllm_hpc.spec.write_file import replacing
 
+# input.py is imported where it is used: it takes the readers of rows along, which a status seldom needs.
 _ADVICE = "restore it, or submit a new job"
 _encode = msgspec.json.Encoder().encode
 
@@ -47,6 +47,8 @@ class IdSums:
 
     def store(self, path: Path) -> str:
         """Write the sums, if there are any. Returns what input.json says of the ids."""
+        from vllm_hpc.jobfolder.input import IDS_ARE_NUMBERS, IDS_HAVE_SUMS
+
         if self._sums is None:
             return IDS_ARE_NUMBERS
         with replacing(path) as file:
@@ -61,6 +63,8 @@ class RowIds:
     """
 
     def __init__(self, folder: JobFolder) -> None:
+        from vllm_hpc.jobfolder.input import IDS_HAVE_SUMS, check_rows, read_index
+
         index = read_index(folder)
         check_rows(folder, index)
         self.is_known = bool(index.ids)

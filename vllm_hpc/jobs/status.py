@@ -75,13 +75,16 @@ class Status(Drawn, msgspec.Struct, frozen=True, kw_only=True):
         return self.state in FINAL
 
 
-def read_status(folder: JobFolder, cache: StatusCache | None = None, submits: bool = False) -> Status:
+def read_status(
+    folder: JobFolder, cache: StatusCache | None = None, submits: bool = False, record: JobRecord | None = None
+) -> Status:
     """The current state of a job, or one as old as ``cache`` allows. Raises JobNotFoundError.
 
-    ``submits``: whether to submit an attempt that the job wants and could not submit itself.
+    ``submits``: whether to submit an attempt that the job wants and could not submit itself. ``record``: its job.json,
+    where that has just been read.
     """
     passed = passed_file(folder) if submits else None
-    status = _read_status(folder, cache, submits)
+    status = _read_status(folder, cache, submits, record)
     # It may have submitted itself again, and so marked the previous id, while the scheduler was asked about that one.
     while (status.is_final or status.state == "UNKNOWN") and status.job_id != last_submission(folder):
         status = _read_status(folder, cache, submits)
@@ -97,19 +100,21 @@ def read_statuses(folders: Iterable[JobFolder]) -> list[Status]:
     """
     cache = StatusCache(float("inf"), shares=True)
     folders, questions = list(folders), defaultdict[str, list[Question]](list)
+    records: dict[JobFolder, JobRecord] = {}
     for folder in folders:
         with suppress(VllmHpcError, OSError):
             record, attempts = folder.job(), folder.attempts()
+            records[folder] = record
             question = TaskStates(folder, record, last_submission(folder, attempts), attempts, cache).question()
             if question is not None:
                 questions[record.scheduler].append(question)
     cache.query_all(questions)
-    return [_read_or_explain(folder, cache) for folder in folders]
+    return [_read_or_explain(folder, cache, records.get(folder)) for folder in folders]
 
 
-def _read_or_explain(folder: JobFolder, cache: StatusCache) -> Status:
+def _read_or_explain(folder: JobFolder, cache: StatusCache, record: JobRecord | None) -> Status:
     try:
-        return read_status(folder, cache)
+        return read_status(folder, cache, record=record)
     except JobNotFoundError:
         reason = why_unreadable(folder.job_json)
     except VllmHpcError as error:
@@ -126,8 +131,10 @@ def unreadable(folder: JobFolder, reason: str) -> Status:
     return Status(job=str(folder.path), job_id=None, scheduler="", state="UNKNOWN", reason=reason, rows=Rows(0))
 
 
-def _read_status(folder: JobFolder, cache: StatusCache | None, submits: bool) -> Status:
-    record = folder.job()
+def _read_status(
+    folder: JobFolder, cache: StatusCache | None, submits: bool, record: JobRecord | None = None
+) -> Status:
+    record = record or folder.job()
     attempts = folder.attempts()
     job_id = last_submission(folder, attempts)
     # State first, counts second: rows that finish in between then belong to a job that still runs.

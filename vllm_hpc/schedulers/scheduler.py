@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import (
@@ -23,13 +23,14 @@ from vllm_hpc.schedulers.client import (
     call_client,
     plain,
 )
-from vllm_hpc.schedulers.inventory import Inventory
-from vllm_hpc.schedulers.own_script import own_script
 from vllm_hpc.spec.errors import FailedError, RequestError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import NodePart
 from vllm_hpc.spec.registry import SCHEDULERS
-from vllm_hpc.spec.resolved_job import ResolvedJob
+
+if TYPE_CHECKING:
+    from vllm_hpc.schedulers.inventory import Inventory
+    from vllm_hpc.spec.resolved_job import ResolvedJob
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ class Scheduler:
         """Submit a script and return the job's id. Raises ClientError with the scheduler's message and what to do."""
         self.check_reach(script)
         try:
+            from vllm_hpc.schedulers.own_script import own_script
+
             with own_script(script) as path:
                 argv = self.submit_argv(script if self.runs_here else path)
                 output = as_text(call_client(argv, SUBMIT_TIMEOUT_S, self.environment(script)))

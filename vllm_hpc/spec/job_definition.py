@@ -16,6 +16,8 @@ import msgspec
 from vllm_hpc.spec.chat_template import is_template_text
 from vllm_hpc.spec.errors import ModelError, RequestError
 from vllm_hpc.spec.foreign_options import acting, check_is_inside, option_of
+from vllm_hpc.spec.job_dir import DEFAULT_PROFILE as DEFAULT_PROFILE
+from vllm_hpc.spec.job_dir import profile_in_use as profile_in_use
 from vllm_hpc.spec.no_secrets import check_comments
 from vllm_hpc.spec.other_names import instead_of
 from vllm_hpc.spec.passed_variables import merge_variables, with_passed
@@ -29,8 +31,6 @@ from vllm_hpc.spec.trusted_owners import Distrust, read_judged
 from vllm_hpc.spec.values import as_path
 
 JOB_DEFINITION = "job.toml"
-# The variable that names a profile where neither an option nor job.toml does.
-DEFAULT_PROFILE = "VLLM_HPC_PROFILE"
 # The built-in model, whatever folders are here: whoever can write in a folder could leave one of that name there.
 DEMO = "demo"
 
@@ -91,11 +91,6 @@ def _plain(value: Any) -> Any:
 def make_request(options: dict[str, Any]) -> Request:
     """The Request of ``read_options``. Raises RequestError."""
     return read_options(options).request
-
-
-def profile_in_use(named: str | None) -> str | None:
-    """The profile that is named, else that of $VLLM_HPC_PROFILE; None without either."""
-    return named or os.environ.get(DEFAULT_PROFILE) or None
 
 
 def with_default_profile(given: Given) -> Given:

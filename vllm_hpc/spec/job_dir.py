@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 
 from vllm_hpc.spec.errors import ProfileError, RequestError
-from vllm_hpc.spec.expand import expand
-from vllm_hpc.spec.job_definition import profile_in_use
-from vllm_hpc.spec.profile_layers import load_profile
 
 DEFAULT_JOB_DIR = "runs"
+# The variable that names a profile where neither an option nor job.toml does.
+DEFAULT_PROFILE = "VLLM_HPC_PROFILE"
+
+
+def profile_in_use(named: str | None) -> str | None:
+    """The profile that is named, else that of $VLLM_HPC_PROFILE; None without either."""
+    return named or os.environ.get(DEFAULT_PROFILE) or None
 
 
 def default_job_dir(profile: str | None = None) -> str:
@@ -18,8 +22,13 @@ def default_job_dir(profile: str | None = None) -> str:
     A profile of that variable which cannot be read here does not keep anybody from ./runs.
     """
     name = profile_in_use(profile)
+    if not name:  # and a look at a job does not wait for the import of profiles
+        return DEFAULT_JOB_DIR
+    from vllm_hpc.spec.expand import expand
+    from vllm_hpc.spec.profile_layers import load_profile
+
     try:
-        given = load_profile(name).job_dir if name else None
+        given = load_profile(name).job_dir
         return expand(given, os.environ, f"profile {name!r}: 'job_dir'") if given else DEFAULT_JOB_DIR
     except (ProfileError, RequestError) as error:
         if profile is None:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.schedulers.client import (
@@ -24,7 +25,6 @@ from vllm_hpc.schedulers.client import (
 )
 from vllm_hpc.schedulers.pbs import many
 from vllm_hpc.schedulers.pbs.from_inside import check_host, find_job, is_lasting, refuses_host
-from vllm_hpc.schedulers.pbs.inventory import take_inventory
 from vllm_hpc.schedulers.pbs.nodes import node_part
 from vllm_hpc.schedulers.pbs.qstat import (
     ENDED_JOB,
@@ -38,6 +38,9 @@ from vllm_hpc.schedulers.pbs.qstat import (
 from vllm_hpc.schedulers.pbs.reasons import explain
 from vllm_hpc.schedulers.pbs.request import check_folder, check_request
 from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler
+
+if TYPE_CHECKING:
+    from vllm_hpc.schedulers.inventory import Inventory
 
 # 12.server, and 12[].server for an array; a server may have a port (12.server:15001), and a name that begins with a
 # number (12.1.pbs). 2.50 and 2.5GB are no ids.
@@ -149,6 +152,13 @@ def cancel(job: JobFolder, job_id: str) -> None:
 def task_name(job_id: str, task: int) -> str:
     """PBS's name for a task: 12[3].server."""
     return job_id.replace("[]", f"[{task}]", 1)
+
+
+def take_inventory(ask: Ask) -> Inventory:
+    """What the cluster has, as its clients tell (inventory.py); imported when asked for: a status never is."""
+    from vllm_hpc.schedulers.pbs.inventory import take_inventory as take
+
+    return take(ask)
 
 
 SCHEDULER = Scheduler(

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,8 +20,10 @@ from vllm_hpc.schedulers.client import Ask, ClientError, ClientMissingError, cal
 from vllm_hpc.schedulers.scheduler import JobState, Question, Scheduler
 from vllm_hpc.schedulers.slurm.answers import parse_sacct, parse_scontrol, parse_squeue
 from vllm_hpc.schedulers.slurm.environment import submit_environment
-from vllm_hpc.schedulers.slurm.inventory import take_inventory
 from vllm_hpc.schedulers.slurm.refusals import explain
+
+if TYPE_CHECKING:
+    from vllm_hpc.schedulers.inventory import Inventory
 
 # sbatch --parsable prints a line ID, or ID;CLUSTER if it was given several clusters. A site's wrapper may leave out
 # --parsable, and print banners, quotas and years. So sbatch's own sentence (src/sbatch/sbatch.c) counts most, then a
@@ -179,6 +182,13 @@ def _is_of(line: str, job: JobFolder) -> bool:
 def _on_cluster(job: JobFolder) -> list[str]:
     cluster = job.read(job.cluster, Cluster)
     return [f"--clusters={cluster.name}"] if cluster else []
+
+
+def take_inventory(ask: Ask) -> Inventory:
+    """What the cluster has, as its clients tell (inventory.py); imported when asked for: a status never is."""
+    from vllm_hpc.schedulers.slurm.inventory import take_inventory as take
+
+    return take(ask)
 
 
 SCHEDULER = Scheduler(
