@@ -150,7 +150,7 @@ def test_an_id_without_its_server_may_be_another_servers(folder: JobFolder) -> N
     """PBS asks the server that an id names; without one it asks this machine's."""
     write_json(folder.submitted, Submitted("pbs", "12", 0.0))
     assert read_status(folder).state == "UNKNOWN"
-    with pytest.raises(FailedError, match="--not-submitted"):
+    with pytest.raises(FailedError, match="not_submitted=True"):
         find_job(str(folder.path)).resume()
     assert find_job(str(folder.path)).cancel().state == "CANCELLED"
 
