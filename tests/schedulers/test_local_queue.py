@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +200,8 @@ def test_words_of_what_a_job_waits_for() -> None:
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
-    """Submit a job whose ranks are a shell's loop, to a queue of this test's own."""
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Job]]:
+    """Submit a job whose ranks are a shell's loop, to a queue of this test's own. None outlives a test that fails."""
     crafted.lay_out(tmp_path)
     (tmp_path / "temporary").mkdir(mode=0o700)
     monkeypatch.chdir(tmp_path)
@@ -213,10 +213,17 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]
         "start_work bash -c " + f"{{{{ {HELD!r}|sh }}}}" + "\nwait_for_work\n{% endblock %}"
     )
 
-    def run(**options: Any) -> Job:
-        return submit("model", scheduler="local", template_dir="template", job_dir="runs", tp=1, sample=True, **options)
+    made: list[Job] = []
 
-    return run
+    def run(**options: Any) -> Job:
+        job = submit("model", scheduler="local", template_dir="template", job_dir="runs", tp=1, sample=True, **options)
+        made.append(job)
+        return job
+
+    yield run
+    for job in made:
+        if not job.status().is_final:
+            job.cancel()
 
 
 def runs(job: Job) -> bool:
