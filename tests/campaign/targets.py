@@ -79,7 +79,7 @@ class Node:
     """The node of the two-node Slurm that victims run on; its daemon dies with them, and comes back as after a boot."""
 
     def __init__(self, victims: list[psutil.Process]) -> None:
-        self._name = next(name for one in victims if (name := one.environ().get("SLURMD_NODENAME")))
+        self._name = next(name for one in victims if (name := _node_of(one)))
         pid = Path(os.environ["SLURM_CONF"]).with_name(f"slurmd.{self._name}.pid")
         self.daemon = psutil.Process(int(pid.read_text()))
 
@@ -89,6 +89,13 @@ class Node:
         psutil.wait_procs([self.daemon], timeout=20)
         path = f"{os.environ['PATH']}:/usr/sbin"
         subprocess.run(["slurmd", "-b", "-N", self._name], check=True, env={**os.environ, "PATH": path})
+
+
+def _node_of(process: psutil.Process) -> str | None:
+    """The node that a process runs on; None of one that has ended meanwhile, as a script's short commands do."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.environ().get("SLURMD_NODENAME")
+    return None
 
 
 def _scripts(job: Job, task: int) -> Iterator[psutil.Process]:
