@@ -28,6 +28,9 @@ def given(tmp_path: Path, only: str, **more: Any) -> argparse.Namespace:
         "sigma": 0.0,
         "output": 128,
         "engine": [],
+        "arms": [],
+        "sweep_batch": [],
+        "shape_of": "",
         "alone": False,
         "work": tmp_path,
     }
