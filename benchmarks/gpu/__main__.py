@@ -122,7 +122,8 @@ def main() -> int:
             append(given.results, line)
     lines = whole(read(given.results))
     for tell in (table, outputs, choices, efficiencies, arms_table, sweep_table):
-        print(tell(lines))
+        if told := tell(lines):
+            print(told, end="\n\n")
     return 0
 
 

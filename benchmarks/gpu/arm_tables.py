@@ -48,7 +48,8 @@ def _speeds(groups: _Groups) -> list[str]:
 
 
 def _median_part(group: list[Line], part: str) -> str:
-    seconds = [figure.parts[part] for line in group for figure in line.figures if part in figure.parts]
+    every = [{**figure.start_up, **figure.parts} for line in group for figure in line.figures]
+    seconds = [parts[part] for parts in every if part in parts]
     return f"{statistics.median(seconds):.1f}" if seconds else ""
 
 
