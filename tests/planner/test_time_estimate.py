@@ -132,10 +132,12 @@ def test_more_sequences_at_once_gain_what_was_measured(
     name: str, gpu: str, rows: int, more: int, rates: tuple[int, int]
 ) -> None:
     """docs/planner.md: the time with either number within 15 %, the gain within 2 %."""
-    layout, estimates = Layout(1, 1, 1, 1, 1, 1), []
+    layout = Layout(1, 1, 1, 1, 1, 1)
+    estimates: list[float] = []
     for at_once, rate in zip((512, more), rates, strict=True):
         wanted = problem_of(name, gpu, of_rows(rows, 128), max_num_seqs=at_once)
         estimate = wanted.seconds(layout, wanted.fit(layout))
+        assert estimate is not None
         assert estimate == pytest.approx(128 * rows / rate, rel=0.15)
         estimates.append(estimate)
     assert estimates[0] / estimates[1] == pytest.approx(rates[1] / rates[0], rel=0.02)
