@@ -204,6 +204,26 @@ class OneEngine:
         finally:
             self._sharing.is_on = True
 
+    def limited(self, rows: list[Row], sequences: int, tokens: int | None = None) -> Run:
+        """The attempt with at most so many sequences at once and tokens in a step: no more than the engine's own."""
+        config, scheduler = self.engine.vllm_config.scheduler_config, self.engine.engine_core.engine_core.scheduler
+        most = config.max_num_seqs
+        wanted = {
+            "max_num_running_reqs": sequences,
+            "max_num_active_reqs": sequences,  # not in 0.26
+            "max_num_scheduled_tokens": tokens or scheduler.max_num_scheduled_tokens,
+        }
+        before = {name: getattr(scheduler, name) for name in wanted if hasattr(scheduler, name)}
+        try:
+            config.max_num_seqs = sequences  # what the loop asks
+            for name in before:
+                setattr(scheduler, name, wanted[name])
+            return self.attempt(rows)
+        finally:
+            config.max_num_seqs = most
+            for name, value in before.items():
+                setattr(scheduler, name, value)
+
     def generate(self, rows: list[Row], at_once: int | None = None) -> Run:
         """`LLM.generate` over this replica's equal share of the rows, so many prompts at a time (None: all)."""
         mine = list(enumerate(rows))[self._place.replica :: self._dp]

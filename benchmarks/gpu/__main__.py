@@ -6,7 +6,18 @@ For each shape: vllm-hpc's attempt and LLM.generate in turns on one engine for T
 as there are GPUs; vLLM's own mp backend with the same engine settings, TP and PP, and vllm-hpc's attempt over it
 (--launcher native); an engine of vLLM's own for each GPU; the seed's recipe (LLM() under torchrun with
 external_launcher, TP x PP=2); `vllm-hpc submit` with no layout given; then the attempt with every other layout that
-fits, to hold the planner's choice against. Results accumulate in the file: what is there is not run again, so a run
+fits, to hold the planner's choice against.
+
+    python -m benchmarks.gpu --shape-of mlperf-8b --prompts 4096 --times 2 --results results.jsonl
+
+MLPerf's lengths (benchmarks.gpu.lengths), greedy: `submit` with the settings that --arms names (bf16 and fp8), in
+turns, beside what is published and what the GPU's ceilings allow; with --only attempt each arm on an engine of its own.
+
+    python -m benchmarks.gpu --shapes qwen-30b-a3b --sweep-batch 512,1024,2048 --prompts 4096 --results results.jsonl
+
+sequences at once (and tokens in a step: 1792x65536), in turns on one engine that holds the most of each.
+
+Results accumulate in the file: what is there is not run again, so a run
 that was cut off (--seconds) goes on. Speeds are only comparable between lines of one machine.
 """
 
@@ -21,7 +32,11 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.gpu.arm_tables import arms_table, sweep_table
+from benchmarks.gpu.arms import ARMS, arm_cases
 from benchmarks.gpu.case import OUTPUT, Case
+from benchmarks.gpu.lengths import LENGTHS
+from benchmarks.gpu.limits import Limits
 from benchmarks.gpu.results import append, choices, efficiencies, outputs, read, table, whole
 from benchmarks.gpu.runs import run_all
 from benchmarks.gpu.shapes import SHAPES, make
@@ -106,8 +121,9 @@ def main() -> int:
         for line in lines:
             append(given.results, line)
     lines = whole(read(given.results))
-    for tell in (table, outputs, choices, efficiencies):
-        print(tell(lines))
+    for tell in (table, outputs, choices, efficiencies, arms_table, sweep_table):
+        if told := tell(lines):
+            print(told, end="\n\n")
     return 0
 
 
@@ -116,11 +132,7 @@ def _missing(given: argparse.Namespace) -> list[Case]:
     done = [line.case for line in read(given.results)]
     found: list[Case] = []
     for shape in given.shapes.split(","):
-        every = cases(shape, given.gpus, given.prompts, given.times, given.sigma, dict(given.engine))
-        every = [msgspec.structs.replace(case, output=given.output) for case in every]
-        if given.alone:
-            every = [msgspec.structs.replace(case, ways=case.ways[:1]) for case in every]
-        for case in _wanted(every, given.only):
+        for case in _asked(given, shape):
             if case in found or any(_is_same(case, one) for one in done):
                 continue
             if reason := misfit(case, make(shape, given.work / shape)):
@@ -128,6 +140,21 @@ def _missing(given: argparse.Namespace) -> list[Case]:
                 continue
             found.append(case)
     return found
+
+
+def _asked(given: argparse.Namespace, shape: str) -> list[Case]:
+    """The cases of a shape, in the order asked for."""
+    if given.arms or given.sweep_batch:
+        base = Case(
+            shape=shape, ways=(given.only or "submit",), dp=given.gpus, prompts=given.prompts, output=given.output,
+            lengths=given.shape_of, settings=dict(given.engine),
+        )  # fmt: skip
+        return arm_cases(base, ENGINE, given.arms, given.sweep_batch, given.times)
+    every = cases(shape, given.gpus, given.prompts, given.times, given.sigma, dict(given.engine))
+    every = [msgspec.structs.replace(case, output=given.output) for case in every]
+    if given.alone:
+        every = [msgspec.structs.replace(case, ways=case.ways[:1]) for case in every]
+    return _wanted(every, given.only)
 
 
 def _wanted(every: list[Case], only: str) -> list[Case]:
@@ -171,6 +198,20 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _arms(text: str) -> list[str]:
+    arms = text.split(",")
+    if unknown := [arm for arm in arms if arm not in ARMS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not known: use {', '.join(ARMS)}")
+    return arms
+
+
+def _sweep(text: str) -> list[Limits]:
+    try:
+        return [Limits.read(one) for one in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _results(text: str) -> Path:
     """A file that can be added to: told before hours are measured."""
     file = Path(text)
@@ -190,6 +231,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=_count, default=2048, help="of 256 tokens")
     parser.add_argument("--output", type=_count, default=OUTPUT, help="tokens out of each")
     parser.add_argument("--sigma", type=float, default=0.0, help="of log-normal output lengths; 1.0: heavy-tailed")
+    parser.add_argument("--shape-of", default="", choices=sorted(LENGTHS), help="lengths of a published set's rows")
+    parser.add_argument("--arms", type=_arms, default=[], help=f"settings in turns, of {', '.join(ARMS)}")
+    parser.add_argument(
+        "--sweep-batch", type=_sweep, default=[], metavar="SEQUENCES[xTOKENS],...", help="in one engine"
+    )
     parser.add_argument("--times", type=_count, default=3, help="rounds in one start of an engine")
     parser.add_argument(
         "--only",
@@ -204,12 +250,30 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("/tmp/vllm-hpc-gpu"), help="models, logs and job folders")
     parser.add_argument("--results", type=_results, default="gpu-results.jsonl", help="added to; what is there is done")
     given = parser.parse_args()
+    _check_arms(parser, given)
     longest = given.output * (8 if given.sigma else 1)
     if 256 + longest > ENGINE["max_model_len"]:
         parser.error(f"rows of 256 + {longest} tokens are more than {ENGINE['max_model_len']}: use a smaller --output")
     if unknown := [shape for shape in given.shapes.split(",") if shape not in SHAPES]:
         parser.error(f"--shapes {unknown[0]!r} is not known: use {', '.join(SHAPES)}")
     return given
+
+
+def _check_arms(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Complete what --shape-of leaves open, and refuse what does not go together."""
+    if given.shape_of and not given.arms:
+        given.arms = ["fp8"] if given.sweep_batch else ["bf16", "fp8"]
+    if not (given.arms or given.sweep_batch):
+        return
+    ways = ("attempt",) if given.sweep_batch else ("submit", "attempt", "generate")
+    if given.only and given.only not in ways:
+        parser.error(f"--only {given.only!r} must be one of {', '.join(ways)} with --shape-of, --arms or --sweep-batch")
+    if given.sigma or given.alone:
+        parser.error("--sigma and --alone must not be given with --shape-of, --arms or --sweep-batch")
+    if given.shape_of and given.output != LENGTHS[given.shape_of].output:
+        parser.error(f"--output must be left out: the rows of {given.shape_of} have {LENGTHS[given.shape_of].output}")
+    if given.sweep_batch and given.gpus > 1:
+        parser.error("--sweep-batch needs --gpus 1: it is about what one engine holds")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.gpu.lengths import LENGTHS
 from benchmarks.one_engine import Run
 from vllm_hpc.rows.row import Row
 
@@ -20,7 +21,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """An engine start: a shape, how it is laid out, what is run through it and how often.
 
     ``sigma`` 0: every row has ``output`` tokens; else their number is log-normal around that. ``settings``: those of
-    ``engine`` that were asked for (--engine).
+    ``engine`` that were asked for (--engine). ``lengths``: of rows as in that data set (benchmarks.gpu.lengths), and
+    greedy; ``arm`` names the settings; ``turn`` is which of the times a case is that is run in turns with others.
     """
 
     shape: str
@@ -35,6 +37,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     sigma: float = 0.0
     times: int = 3
     settings: dict[str, Any] = {}
+    lengths: str = ""
+    arm: str = ""
+    turn: int = 0
 
     @property
     def kind(self) -> str:
@@ -44,6 +49,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
             more["sigma"] = self.sigma
         if self.output != OUTPUT:
             more["output"] = self.output
+        if self.lengths:
+            more["lengths"] = self.lengths
         return ", ".join([self.shape, *(f"{name} {more[name]}" for name in sorted(more))])
 
     @property
@@ -54,7 +61,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def title(self) -> str:
         """What is said of it when it begins."""
-        return f"{self.shape}: {', '.join(self.ways)}: TP {self.tp} x PP {self.pp} x DP {self.dp}"
+        named = f" ({self.arm})" if self.arm else ""
+        return f"{self.shape}: {', '.join(self.ways)}{named}: TP {self.tp} x PP {self.pp} x DP {self.dp}"
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """That of the job."""
+        return GREEDY if self.lengths else SAMPLING
 
     @property
     def gpus(self) -> int:
@@ -63,7 +76,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One run on one rank. ``greedy``: the digest of what this way makes of a few rows, greedily, in one batch."""
+    """One run on one rank. ``greedy``: the digest of what this way makes of a few rows, greedily, in one batch.
+
+    ``parts``: of a submit, the seconds of summary.json's parts, and "whole", from command to end.
+    """
 
     way: str
     round: int
@@ -76,6 +92,7 @@ class Figure(msgspec.Struct, frozen=True):
     occupancy: float
     start_up: dict[str, float]
     greedy: str = ""
+    parts: dict[str, float] = {}
 
 
 # Ways of vLLM by itself (benchmarks.gpu.raw).
@@ -83,11 +100,18 @@ RAW = ("mp", "seed", "independent")
 # Seconds of its start, what runs rows through it, and the engine.
 Started = tuple[dict[str, float], dict[str, Callable[[list[Row]], Run]], Any]
 SAMPLING = {"temperature": 0.8, "top_p": 0.95, "ignore_eos": True}
+GREEDY = {"temperature": 0.0, "ignore_eos": True}
 
 
 def make_rows(case: Case, vocabulary: int) -> list[Row]:
     """Random tokens, the same every time."""
     chance = random.Random(0)
+    if case.lengths:
+        drawn = LENGTHS[case.lengths].of_prompts(case.prompts)
+        words = range(300, vocabulary)
+        return [
+            {"prompt": chance.choices(words, k=tokens), "sampling": {"max_tokens": case.output}} for tokens in drawn
+        ]
     rows: list[Row] = []
     for _ in range(case.prompts):
         prompt = [chance.randrange(300, vocabulary) for _ in range(case.prompt)]

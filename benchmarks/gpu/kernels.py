@@ -26,9 +26,11 @@ _SEEN = {"prompts": 4, "decoding": 10}
 # What a kernel is for, by its name; the first that matches. vLLM 0.26 on Hopper.
 KINDS = {
     "all-reduce, gather": r"cross_device_reduce|nccl|allreduce|all_gather",
+    "routing to experts": r"moe_align|topkgating|topk_softmax|expert_tokens|moe_sum",
+    "quantisation": r"fp8_quant|per_token_quant|quant_fp8",
     "sampling": r"sampling::|topp|topk|softmax|gumbel|temperature|argmax|min_p|penalt|bias_kernel",
     "attention": r"flash|fmha|attention|paged|prepare_varlen",
-    "products": r"gemm|nvjet|cutlass|cublas|splitk|matmul|addmm|aten::mm|linear",
+    "products": r"fused_moe|gemm|nvjet|cutlass|cublas|splitk|matmul|addmm|aten::mm|linear",
     "norms, activations, rotation": r"triton_|rms_norm|silu|act_and_mul|rotary|reshape_and_cache",
     "copies": r"memcpy|memset|copy|index|gather|scatter|fill",
 }

@@ -21,7 +21,8 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.gpu import kernels, timeline
-from benchmarks.gpu.case import RAW, SAMPLING, Case, Figure, Started, greedy_rows, make_rows
+from benchmarks.gpu.case import RAW, Case, Figure, Started, greedy_rows, make_rows
+from benchmarks.gpu.limits import Limits
 from benchmarks.gpu.raw import start_raw
 from benchmarks.gpu.sampler import Sampler, Waits, inclusive
 from benchmarks.one_engine import OneEngine, Run, prepare_environment
@@ -88,12 +89,15 @@ def _ranks(case: Case, model: Path, jobs: Path) -> Started:
         nodes=1, gpus_per_node=case.gpus, procs_per_node=case.gpus, tp=case.tp, pp=case.pp, dp=case.dp
     )  # fmt: skip
     backend = {"distributed_executor_backend": "mp"} if "native" in case.ways else {}
-    bench = OneEngine(jobs, model, layout, {**case.engine, **backend}, SAMPLING)
+    bench = OneEngine(jobs, model, layout, {**case.engine, **backend}, case.sampling)
     every: dict[str, Callable[[list[Row]], Run]] = {
         "attempt": bench.attempt, "native": bench.attempt, "generate": bench.generate,
     }  # fmt: skip
     if bench.shares_sampling:
         every["unshared"] = bench.unshared
+    for way in case.ways:
+        if limits := Limits.named(way):
+            every[way] = partial(bench.limited, sequences=limits.sequences, tokens=limits.tokens)
     return bench.start_up, {way: every[way] for way in case.ways if way in every}, bench.engine
 
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.case import SAMPLING, Case, Started
+from benchmarks.gpu.case import Case, Started
 from benchmarks.one_engine import SECRET, Barrier, Run, digest_of, wait_for_turn
 from vllm_hpc.engine.startup import devices, replicas
 from vllm_hpc.engine.vllm_engine import meet_started
@@ -60,7 +60,7 @@ def start_raw(case: Case, model: Path) -> Started:
 
     def run(rows: list[Row]) -> Run:
         mine = rows[rank::world] if way == "independent" else rows
-        params = [SamplingParams(**{**SAMPLING, **row["sampling"]}) for row in mine]
+        params = [SamplingParams(**{**case.sampling, **row["sampling"]}) for row in mine]
         llm.reset_prefix_cache()
         barrier.wait()
         began, cpu = time.perf_counter(), time.process_time()

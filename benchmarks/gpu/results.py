@@ -52,7 +52,7 @@ def table(lines: list[Line]) -> str:
         case = group[0].case
         for way in case.ways:
             figures = [figure for line in group for figure in line.figures if figure.way == way]
-            rates = sorted(_rates(figures))
+            rates = sorted(rates_of(figures))
             if not rates:
                 continue
             idle = statistics.median(figure.idle for figure in figures)
@@ -112,17 +112,17 @@ def choices(lines: list[Line]) -> str:
         layout = (case.tp, case.pp, case.dp)
         if case.ways == ("submit",):
             chosen[case.kind, case.gpus][case.prompts] = layout
-        rates = _rates([figure for line in group for figure in line.figures if figure.way == "attempt"])
+        rates = rates_of([figure for line in group for figure in line.figures if figure.way == "attempt"])
         if rates:
             best[case.kind, case.prompts, case.gpus][layout] = statistics.median(rates)
     told = []
-    for (kind, prompts, gpus), rates_of in best.items():
+    for (kind, prompts, gpus), speeds in best.items():
         if submits := chosen.get((kind, gpus)):
             choice = submits[min(submits, key=lambda number: abs(math.log(number / prompts)))]
             cut = "x".join(map(str, choice))
             how = f"which was not run by itself: --only attempt:{cut}"
-            if choice in rates_of:
-                how = f"{rates_of[choice] / max(rates_of.values()):.2f} of the best of {len(rates_of)} layouts run"
+            if choice in speeds:
+                how = f"{speeds[choice] / max(speeds.values()):.2f} of the best of {len(speeds)} layouts run"
             told.append(
                 f"{kind}, {prompts} prompts, {gpus} GPUs: the planner chose TP x PP x DP = {_cut(choice)}, {how}"
             )
@@ -134,7 +134,7 @@ def efficiencies(lines: list[Line]) -> str:
     found: dict[str, dict[tuple[int, int, int], float]] = defaultdict(dict)
     for group in _by_case(lines):
         case = group[0].case
-        rates = _rates([figure for line in group for figure in line.figures if figure.way == "attempt"])
+        rates = rates_of([figure for line in group for figure in line.figures if figure.way == "attempt"])
         if rates:
             found[case.work][case.tp, case.pp, case.dp] = statistics.median(rates) / case.gpus
     told = []
@@ -156,7 +156,7 @@ def _by_case(lines: list[Line]) -> list[list[Line]]:
     return list(found.values())
 
 
-def _rates(figures: list[Figure]) -> list[float]:
+def rates_of(figures: list[Figure]) -> list[float]:
     """Tokens/s of each round: of all replicas, each counted once, until the slowest has ended."""
     found = []
     for number in sorted({figure.round for figure in figures}):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.crafted import layout
 from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.vllm_defaults import graph_sizes
 
 pytestmark = pytest.mark.vllm
 NO_FUSION = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
@@ -31,10 +32,10 @@ def platform(name: str, gib: int) -> SimpleNamespace:
         ("NVIDIA H100 80GB HBM3", 79, 2, 1, {}, {"max_num_seqs": 512} | NO_FUSION),
         ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_batched_tokens": 256}, {}),
         ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_seqs": 512}, {}),
-        ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_seqs": 832}, {"max_cudagraph_capture_size": 832}),
-        ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_seqs": 1000}, {"max_cudagraph_capture_size": 1008}),
-        ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_seqs": "600"}, {"max_cudagraph_capture_size": 608}),
-        ("NVIDIA A100-SXM4-80GB", 79, 1, 1, {"max_num_seqs": 4096}, {"max_cudagraph_capture_size": 1024}),
+        ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_seqs": 832}, {"cudagraph_capture_sizes": graph_sizes(832)}),
+        ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_seqs": 1000}, {"cudagraph_capture_sizes": graph_sizes(1008)}),
+        ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_seqs": "600"}, {"cudagraph_capture_sizes": graph_sizes(608)}),
+        ("NVIDIA A100-SXM4-80GB", 79, 1, 1, {"max_num_seqs": 4096}, {"cudagraph_capture_sizes": graph_sizes(2048)}),
         ("NVIDIA L4", 22, 1, 1, {"max_num_seqs": 832}, {}),
         ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_seqs": 832, "enforce_eager": True}, {}),
         (
@@ -43,7 +44,7 @@ def platform(name: str, gib: int) -> SimpleNamespace:
             1,
             1,
             {"max_num_seqs": 832, "enforce_eager": False},
-            {"max_cudagraph_capture_size": 832},
+            {"cudagraph_capture_sizes": graph_sizes(832)},
         ),
         ("NVIDIA H100 80GB HBM3", 79, 1, 1, {"max_num_seqs": 832, "cudagraph_capture_sizes": [1, 8]}, {}),
         (

@@ -242,8 +242,8 @@ def test_a_large_input_is_sampled_and_that_is_said(models: Path, run_cli: Cli, m
 
 
 def test_very_many_short_rows_run_more_at_once(models: Path, run_cli: Cli) -> None:
-    (models / "in.txt").write_text("A prompt of some words.\n" * 16 * 1024)
-    args = ("Llama-3.1-8B", "--gpu", "h100-80", "--nodes", "1", "--gpus-per-node", "1", "--max-tokens", "64")
+    (models / "in.txt").write_text("A prompt of some words.\n" * 24 * 1024)
+    args = ("Llama-3.1-8B", "--gpu", "h100-80", "--nodes", "1", "--gpus-per-node", "1", "--max-tokens", "384")
     found = plan(run_cli, *args, "--input", "in.txt")
     assert found["engine"]["max_num_seqs"] == found["concurrency"] == 1024
     assert plan(run_cli, *args, "--input", "in.txt", "--engine", "max_num_seqs=512")["concurrency"] == 512

@@ -27,6 +27,7 @@ MEASURED: list[tuple[str, str, int, int, dict[tuple[int, int], int]]] = [
     ("Qwen2.5-32B", "h200", 1024, 128, {(2, 1): 5_214}),
     ("Qwen2.5-32B", "h200", 1024, 128, {(4, 1): 8_696, (2, 2): 10_207, (1, 4): 11_371}),
     ("Llama-3.2-1B", "h200", 2048, 128, {(4, 1): 45_385, (1, 4): 150_312}),
+    ("Qwen3-30B-A3B", "h200", 8192, 128, {(1, 1): 11_314}),
     ("Qwen3-30B-A3B", "h200", 2048, 128, {(4, 1): 17_051, (2, 2): 25_124, (1, 4): 36_053}),
     ("Llama-3.1-70B", "h200", 1024, 128, {(4, 1): 4_409, (2, 2): 5_061}),
 ]
@@ -117,3 +118,33 @@ def test_outputs_end_with_the_context() -> None:
 def test_a_tp_group_over_nodes_has_no_nvlink() -> None:
     rows = of_rows(2048, 128)
     assert seconds("Llama-3.1-70B", rows, tp=8, nodes=2) > 1.5 * seconds("Llama-3.1-70B", rows, tp=8)
+
+
+@pytest.mark.throughput
+@pytest.mark.parametrize(
+    ("name", "gpu", "rows", "more", "rates"),
+    [
+        ("Qwen3-30B-A3B", "h200", 8192, 2048, (11_314, 12_522)),
+        ("Llama-3.1-8B", "h100-80", 2048, 1024, (10_845, 11_156)),
+    ],
+)
+def test_more_sequences_at_once_gain_what_was_measured(
+    name: str, gpu: str, rows: int, more: int, rates: tuple[int, int]
+) -> None:
+    """docs/planner.md: the time with either number within 15 %, the gain within 2 %."""
+    layout = Layout(1, 1, 1, 1, 1, 1)
+    estimates: list[float] = []
+    for at_once, rate in zip((512, more), rates, strict=True):
+        wanted = problem_of(name, gpu, of_rows(rows, 128), max_num_seqs=at_once)
+        estimate = wanted.seconds(layout, wanted.fit(layout))
+        assert estimate is not None
+        assert estimate == pytest.approx(128 * rows / rate, rel=0.15)
+        estimates.append(estimate)
+    assert estimates[0] / estimates[1] == pytest.approx(rates[1] / rates[0], rel=0.02)
+
+
+@pytest.mark.throughput
+def test_more_sequences_make_nothing_faster_where_python_decides() -> None:
+    layout, work = Layout(1, 1, 1, 1, 1, 1), of_rows(65_536, 128)
+    least, most = (problem_of("Llama-3.2-1B", "h200", work, max_num_seqs=number) for number in (512, 1024))
+    assert least.seconds(layout, least.fit(layout)) == pytest.approx(most.seconds(layout, most.fit(layout)), rel=0.01)

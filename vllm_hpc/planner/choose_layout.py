@@ -13,13 +13,12 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.planner.candidate import PlanningProblem
-from vllm_hpc.planner.engine_settings import round_up, with_sequences
+from vllm_hpc.planner.engine_settings import round_up
 from vllm_hpc.planner.memory import Fit
 from vllm_hpc.planner.parallelism import allowed_tp
 from vllm_hpc.spec.errors import LayoutError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Asked, Layout, Rule
-from vllm_hpc.spec.vllm_defaults import LARGEST_GRAPH, MOST_CAPTURED, names_graphs
 
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 
@@ -30,9 +29,6 @@ MOST_REPLICA = 512  # ranks; the largest models need 16
 ROOM = 1.1
 # The longest max_model_len to round up to if the memory is unknown: 1 GiB of KV cache for an 8B model.
 MOST_LENGTH_UNKNOWN = 8192
-# With this many times MOST_CAPTURED rows per replica the larger graphs pay off: 3 % of 190 s on an H100 with the 8B
-# shape, for 3 s more per start. With fewer rows, reusing the code that other jobs compiled for 512 is worth more.
-MANY_WAVES = 16
 # What a layout must save, by the estimate, to replace another one: TP=4 took 8 to 12 s longer to start than four
 # replicas (docs/performance.md), and the estimated advantage of a larger TP over a smaller one on the same GPUs was up
 # to a tenth too large (docs/planner.md).
@@ -40,7 +36,6 @@ WORTH_S, WORTH_SHARE = 12.0, 0.15
 # With room for fewer sequences, rows wait for KV cache as soon as some are longer than the average.
 SOME_SEQUENCES = 32
 SOME_ROOM = 0.6  # or this share of the roomiest layout's, if none has room to be busy
-_NAMES_OF_MEMORY = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes"})
 RUNNERS_UP = 2  # with smaller replicas, and one with larger ones
 
 
@@ -120,27 +115,6 @@ def with_rounded_length(
     if not has_room:
         return choice, problem
     return msgspec.structs.replace(choice, fit=fit), roomy
-
-
-def with_more_sequences(
-    choice: Choice, problem: PlanningProblem, given: dict[str, Any]
-) -> tuple[Choice, PlanningProblem]:
-    """Run MOST_CAPTURED sequences at once, not LARGEST_GRAPH, if there are very many rows and the KV cache holds them.
-
-    Gives 1.03 times the tokens/s of the 8B shape on an H100 (docs/performance.md). If --engine (``given``) or a small
-    GPU decides the number of sequences, graphs or memory, nothing changes.
-    """
-    settings, load = problem.settings, problem.settings.load
-    is_ours = settings.engine.get("max_num_seqs") == LARGEST_GRAPH and load.max_num_batched_tokens >= MOST_CAPTURED
-    is_theirs = names_graphs(given) or not _NAMES_OF_MEMORY.isdisjoint(given)
-    if not is_ours or is_theirs or (problem.rows or 0) < MANY_WAVES * MOST_CAPTURED * choice.layout.dp:
-        return choice, problem
-    more = msgspec.structs.replace(problem, settings=with_sequences(settings, MOST_CAPTURED))
-    fit = more.fit(choice.layout)  # sampling more sequences takes memory too
-    tokens = max(MOST_CAPTURED * settings.sequence_tokens, load.max_model_len)
-    if not fit or not fit.fits or fit.kv_tokens < ROOM * tokens:
-        return choice, problem
-    return msgspec.structs.replace(choice, fit=fit), more
 
 
 def smallest_that_fits(capacity: int | None, problem: PlanningProblem, solve: Solver) -> Layout | None:

@@ -135,14 +135,14 @@ def round_up(settings: Settings, shape: Shape, given: dict[str, Any]) -> Setting
     return msgspec.structs.replace(settings, engine=engine, load=load)
 
 
-def with_sequences(settings: Settings, number: int) -> Settings:
-    """The same settings with max_num_seqs = ``number``."""
+def with_sequences(settings: Settings, number: int, why: str = "") -> Settings:
+    """The same settings with max_num_seqs = ``number``, and the reason."""
     others = (reason for reason in settings.reasons if not reason.startswith("max_num_seqs"))
     return msgspec.structs.replace(
         settings,
         engine={**settings.engine, "max_num_seqs": number},
         load=msgspec.structs.replace(settings.load, max_num_seqs=number),
-        reasons=(*others, f"max_num_seqs {number}: many short rows, and CUDA graphs are captured for that many"),
+        reasons=(*others, f"max_num_seqs {number}: {why}"),
     )
 
 

@@ -21,6 +21,7 @@ from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
+from vllm_hpc.planner.more_sequences import with_more_sequences
 from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_override, get_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -182,7 +183,7 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
         choose_layout.choose(_asked(request), capacity, problem, solve_array if request.array else solve),
         problem, request.engine,
     )  # fmt: skip
-    choice, problem = choose_layout.with_more_sequences(choice, problem, request.engine)
+    choice, problem = with_more_sequences(choice, problem, request.engine)
     fit = choice.fit
     return Plan(
         layout=choice.layout,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from vllm_hpc.planner.batch_gain import speed_up
 from vllm_hpc.planner.memory import Fit, Load, kv_bytes_per_token
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.count import active_parameters, count_parameters
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.gpus import Gpu
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.vllm_defaults import LARGEST_GRAPH
 
 # Shares of the data sheet's peaks, measured with the 8B shape on H100 (docs/performance.md, "Layer by layer"):
 # prefill matmuls at 698 of 989 TFLOP/s, KV cache reads at 2.2 of 3.35 TB/s; all-reduces of 1 GiB by NCCL, without
@@ -80,6 +82,9 @@ def estimate_seconds(work: Generation, layout: Layout, fit: Fit, at_once: float)
 def _step(work: Generation, layout: Layout, fit: Fit, running: int, output: float) -> float:
     """Seconds of a decode step of ``running`` sequences, each half way through an output of that length."""
     shape, gpu = work.shape, work.gpu
+    if running > LARGEST_GRAPH:  # the terms below are fitted to as many at most
+        scale = running / LARGEST_GRAPH / speed_up(shape, running)
+        return max(scale * _step(work, layout, fit, LARGEST_GRAPH, output), running * HOST_SEQUENCE_S)
     context = work.prompt + output / 2
     parts = min(layout.pp if work.overlaps else 1, running)
     part = running / parts

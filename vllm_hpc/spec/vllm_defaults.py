@@ -10,10 +10,11 @@ CPU_KV_CACHE_GIB = 1
 # on Blackwell). Larger decode steps are launched kernel by kernel: on 4 H100, TP=4, 512 instead of the default 1024
 # gave 1.8 times the tokens/s.
 LARGEST_GRAPH = 512
-# If more sequences than that run on a large GPU, graphs are captured for all of them, up to this limit: 83 graphs
-# instead of 51, in steps of 16 sequences.
-MOST_CAPTURED = 1024
-GRAPH_STEP = 16
+# If more sequences than that run on a large GPU, graphs are captured for all of them, up to MOST_CAPTURED: above
+# LARGEST_GRAPH in wider steps, since each graph is 0.1 to 0.5 s of the start (docs/performance.md), and only where a
+# job begins and ends do so many, but not all, run. Between two sizes a step is padded by a fifth at most.
+MOST_CAPTURED = 2048
+_GRAPH_STEP, _LARGE_GRAPH_STEP = 16, 128
 # GiB from which vLLM treats a GPU as large (engine/arg_utils.py, get_batch_defaults).
 LARGE_GPU_GIB = 70
 
@@ -21,6 +22,17 @@ LARGE_GPU_GIB = 70
 def is_large_gpu(name: str, memory_gib: float) -> bool:
     """Whether vLLM uses its larger defaults on this GPU: never on an A100, whatever its memory."""
     return memory_gib >= LARGE_GPU_GIB and "a100" not in name.lower()
+
+
+def graph_sizes(sequences: int) -> list[int]:
+    """The numbers of sequences to capture CUDA graphs for: vLLM's own up to LARGEST_GRAPH, then as explained above.
+
+    The last one holds ``sequences``, if MOST_CAPTURED allows.
+    """
+    most = min(-(-sequences // _GRAPH_STEP) * _GRAPH_STEP, MOST_CAPTURED)
+    own = [1, 2, 4, *range(8, 256, 8), *range(256, LARGEST_GRAPH + 1, _GRAPH_STEP)]
+    wider = range(LARGEST_GRAPH + _LARGE_GRAPH_STEP, most, _LARGE_GRAPH_STEP)
+    return [*own, *wider, most] if most > LARGEST_GRAPH else own
 
 
 def whole(value: Any, default: int) -> int:

@@ -16,10 +16,9 @@ from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.server_arguments import engine_only
 from vllm_hpc.spec.vllm_defaults import (
-    GRAPH_STEP,
     LARGE_GPU_GIB,
     LARGEST_GRAPH,
-    MOST_CAPTURED,
+    graph_sizes,
     is_large_gpu,
     names_graphs,
     whole,
@@ -121,5 +120,5 @@ def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
         found["max_num_seqs"] = LARGEST_GRAPH
     sequences = whole(given.get("max_num_seqs"), 0)  # vLLM reports whatever else is wrong with it
     if gib >= LARGE_GPU_GIB and sequences > LARGEST_GRAPH and not names_graphs(given):
-        found["max_cudagraph_capture_size"] = min(-(-sequences // GRAPH_STEP) * GRAPH_STEP, MOST_CAPTURED)
+        found["cudagraph_capture_sizes"] = graph_sizes(sequences)
     return found
