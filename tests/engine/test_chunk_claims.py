@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from tests import crafted
 from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
 from vllm_hpc.engine.loop import chunk_claims
-from vllm_hpc.engine.loop.chunk_claims import Chunks, Lease, LeaseClaims, StoreClaims
+from vllm_hpc.engine.loop.chunk_claims import Lease, LeaseClaims, StoreClaims
 from vllm_hpc.engine.loop.suspect_rows import Prior
 from vllm_hpc.engine.store.client import JobStore
 from vllm_hpc.engine.store.server import StoreServer
+from vllm_hpc.jobfolder.chunks import EvenChunks as Chunks
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Crash

@@ -16,12 +16,13 @@ from tests.marks import needs_torch
 from vllm_hpc.engine.health.rank_record import Mark, Phase, RankReport
 from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.engine.interface import InFlight
-from vllm_hpc.engine.loop.chunk_claims import Chunks, StoreClaims
+from vllm_hpc.engine.loop.chunk_claims import StoreClaims
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.loop.suspect_rows import Prior
 from vllm_hpc.engine.rows import row_out
 from vllm_hpc.engine.store.client import JobStore
 from vllm_hpc.engine.store.server import StoreServer
+from vllm_hpc.jobfolder.chunks import EvenChunks as Chunks
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.record_files import read_claimed

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from tests import crafted
-from vllm_hpc.engine.loop.chunk_claims import Chunks
 from vllm_hpc.engine.loop.suspect_rows import Prior, earlier_attempts
+from vllm_hpc.jobfolder.chunks import EvenChunks as Chunks
 from vllm_hpc.jobfolder.early_faults import needs_probe
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json

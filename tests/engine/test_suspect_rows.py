@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from tests import crafted
-from vllm_hpc.engine.loop.chunk_claims import Chunks
 from vllm_hpc.engine.loop.suspect_rows import Prior, Suspects, SuspectTrial, earlier_attempts, explain_suspects
+from vllm_hpc.jobfolder.chunks import EvenChunks as Chunks
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Claimed, Crash, Retry

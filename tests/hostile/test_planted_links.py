@@ -54,7 +54,8 @@ Reserve(job.reserve(8)).take()""",
 from vllm_hpc.engine.health.disk_reserve import Reserve
 Reserve(job.reserve(9)).give_back()""",
     "state/claims": """
-from vllm_hpc.engine.loop.chunk_claims import Chunks, Lease, LeaseClaims
+from vllm_hpc.jobfolder.chunks import EvenChunks as Chunks
+from vllm_hpc.engine.loop.chunk_claims import Lease, LeaseClaims
 LeaseClaims(job, Chunks(3, 3), Lease(1, 0, 0), 1, None)""",
     "state/failed-1": """
 from vllm_hpc.engine.health.rank_record import RankReport

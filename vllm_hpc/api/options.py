@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, SupportsFloat, SupportsIndex, TypedDict
+from typing import Annotated, Any, Literal, SupportsFloat, SupportsIndex, TypedDict
 
 # As a reader of a signature sees them. Numbers may also be NumPy's; what is a path may be any os.PathLike.
 Count = int | SupportsIndex
@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     id_column: Annotated[str | None, "The same as id."]
     rename: Annotated[Mapping[str, str] | None, "New names for fields of the input: {'question': 'prompt'}."]
     drop_last_answer: Annotated[bool | None, "Leave the assistant's last turn out; it becomes the output's reference."]
+    order: Annotated[Literal["prefix", "input"] | None, "prefix: rows that begin alike run next to each other."]
     nodes: Annotated[Count | None, "Nodes. What is left out of nodes, gpus_per_node, tp, pp and dp is computed."]
     gpus_per_node: Annotated[Count | None, "GPUs, and so ranks, per node; on the CPU, ranks."]
     tp: Annotated[Count | None, "Tensor parallel size."]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from os import PathLike
-from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar
 
 from vllm_hpc.api.options import Count, Duration, FilePath, Number, Table
 
@@ -42,6 +42,7 @@ class SweepOptions(TypedDict, total=False):
     id_column: Swept[str | None]
     rename: Mapping[str, str] | None
     drop_last_answer: Swept[bool | None]
+    order: Swept[Literal["prefix", "input"] | None]
     nodes: Swept[Count | None]
     gpus_per_node: Swept[Count | None]
     tp: Swept[Count | None]

@@ -141,6 +141,10 @@ TEMPLATE_HELP = "Make each prompt from the row's fields, with a Jinja text: 'Sum
 ID_HELP = "The field with the id, if it is not called id."
 KEEP_HELP = "Copy only this of the input's other fields to the output. May be repeated.  [default: all]"
 RENAME_HELP = "Give a field of the input another name, before anything else: question=prompt."
+ORDER_HELP = (
+    "prefix: run rows that begin alike next to each other, which is the default where no answer depends on the order; "
+    "input: run them as they are. Results come in the input's order."
+)
 DROP_HELP = "Leave the assistant's last turn out of the prompt; it is copied to the output as reference."
 ENV_HELP = (
     "An environment variable for the job; K alone has the value of this shell, which is not written: this is how to "
@@ -208,6 +212,7 @@ REQUEST_OPTIONS = [
     click.option("--keep", metavar="NAME", help=KEEP_HELP, **lines),
     click.option("--rename", type=KeyValue(typed=False), metavar="OLD=NEW", help=RENAME_HELP, **many),
     click.option("--drop-last-answer", is_flag=True, default=None, help=DROP_HELP),
+    click.option("--order", type=click.Choice(["prefix", "input"]), help=ORDER_HELP),
     click.option("--nodes", type=count, help="Nodes."),
     click.option("--gpus-per-node", type=count, help="GPUs, and so ranks, per node; on the CPU, ranks."),
     click.option("--tp", type=count, help="Tensor parallel size."),

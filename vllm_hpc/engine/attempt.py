@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +15,7 @@ from vllm_hpc.engine.health.rank_record import RankReport
 from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.engine.interface import Engine, Ready
 from vllm_hpc.engine.job_template import with_chat_template
-from vllm_hpc.engine.loop.chunk_claims import Chunks, Claims, Lease, LeaseClaims, StoreClaims
+from vllm_hpc.engine.loop.chunk_claims import Claims, Lease, LeaseClaims, StoreClaims
 from vllm_hpc.engine.loop.leader import Chief, ReplicaRun
 from vllm_hpc.engine.loop.lockstep import Lockstep
 from vllm_hpc.engine.loop.loop import Digest, Gauges, Lead, Loop, Work
@@ -24,11 +25,14 @@ from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.loop.suspect_rows import Prior, SuspectTrial, earlier_attempts, explain_suspects
 from vllm_hpc.engine.loop.verify import verified
 from vllm_hpc.engine.store.client import JobStore
+from vllm_hpc.jobfolder.chunks import Chunks, EvenChunks, OrderedChunks
 from vllm_hpc.jobfolder.early_faults import needs_probe
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
+from vllm_hpc.jobfolder.row_order import OrderedInput, read_order
 from vllm_hpc.spec.layout import Place
+from vllm_hpc.spec.row_order import PREFIX
 
 if TYPE_CHECKING:
     from vllm_hpc.engine.programs.rows import RowProgram
@@ -60,14 +64,29 @@ def _loop_for(program: RowProgram | None) -> Callable[..., Loop]:
     return partial(ProgramLoop, program)
 
 
+class _RunOrder:
+    """The order in which the job's rows run, in chunks. Raises InputError."""
+
+    def __init__(self, job: JobFolder, record: JobRecord) -> None:
+        self._job, self._rows, layout = job, array("I"), record.plan.layout
+        self.chunks: Chunks = EvenChunks.of(record.rows, layout.dp, layout.is_array)
+        if record.plan.order == PREFIX:
+            order, self._rows = read_order(job, record.rows)
+            self.chunks = OrderedChunks(order, self._rows)
+
+    def reader(self) -> InputReader | OrderedInput:
+        """What reads the rows; for one thread."""
+        return OrderedInput(self._job, self._rows) if self._rows else InputReader(self._job)
+
+
 class ReplicaAttempt:
     """This rank's part of an attempt. Create it before the engine loads: earlier shards are read meanwhile."""
 
     def __init__(self, job: JobFolder, record: JobRecord, place: Place, attempt: int, task: int, sync_s: float) -> None:
         self._job, self._record, self._place, self._attempt, self._task = job, record, place, attempt, task
         self._sync_s = sync_s
-        layout = record.plan.layout
-        self._chunks = Chunks.of(record.rows, layout.dp, layout.is_array)
+        self._order = _RunOrder(job, record)
+        self._chunks = self._order.chunks
         self._prior: Future[Prior] | None = None
         if place.rank == 0:
             self._prior = ThreadPoolExecutor(1).submit(Prior, job, record)
@@ -89,7 +108,7 @@ class ReplicaAttempt:
         lead = self._lead(prior, gauges, store) if prior else None
         takes_rows = program is not None and program.takes_rows
         make = engine.request_maker(with_chat_template(self._job, self._record), writes=lead is not None or takes_rows)
-        feed = Feed(InputReader(self._job), make, ahead=_READY * most)
+        feed = Feed(self._order.reader(), make, ahead=_READY * most)
         work = self._work(done, start.groups, make_probe(self._record, make) if start.needs_probe else None)
         engine = verified(engine, lockstep, report, self._place.replica, self._record.request.verify)
         loop = _loop_for(program)(engine, feed, lockstep, work, gauges, lead)
@@ -161,6 +180,6 @@ class ReplicaAttempt:
         return Chief(ReplicaRun(self._job, replica, self._attempt, self._record.request.lead_s), claims, writer, store)
 
     def _condemn(self, engine: Engine, index: int) -> dict[str, Any]:
-        row = InputReader(self._job).rows(index, 1)[0]
+        row = self._order.reader().rows(index, 1)[0]
         before = earlier_attempts(self._job, self._task, self._attempt)
         return engine.failure(row, EngineDiedError(explain_suspects(self._job, self._place.replica, before)))

@@ -33,6 +33,12 @@ class JobFolder:
         self.input_zst = self.path / "input.jsonl.zst"
         self.input_json = self.path / "input.json"
         self.input_ids = self.path / "input.ids"
+        # Where rows run in another order than the input's: the order, and the rows in it.
+        self.order = self.path / "order.json"
+        self.order_rows = self.path / "order.rows"
+        self.sorted_json = self.path / "input.sorted.json"
+        self.sorted = self.path / "input.sorted.jsonl"
+        self.sorted_zst = self.path / "input.sorted.jsonl.zst"
         self.lifecycle = self.path / "lifecycle.sh"
         self.chat_template = self.path / "chat-template.jinja"
         self.outputs = self.path / "outputs.jsonl"

@@ -102,8 +102,8 @@ class _Stored(NamedTuple):
 class _Index:
     """The index of a job's input, with its files found. Raises InputError."""
 
-    def __init__(self, folder: JobFolder) -> None:
-        self.index = read_index(folder)
+    def __init__(self, folder: JobFolder, path: Path | None = None) -> None:
+        self.index = read_index(folder, path)
         self.parts = self.index.parts
         self.files = [folder.path / part.path for part in self.parts]
 
@@ -141,10 +141,13 @@ class _Index:
 
 
 class InputReader:
-    """Reads rows by position, a block at a time; the last block is kept, so sequential ranges are fast."""
+    """Reads rows by position, a block at a time; the last block is kept, so sequential ranges are fast.
 
-    def __init__(self, folder: JobFolder) -> None:
-        self._index = _Index(folder)
+    ``path``: another index than input.json.
+    """
+
+    def __init__(self, folder: JobFolder, path: Path | None = None) -> None:
+        self._index = _Index(folder, path)
         self._loaded: tuple[int, int] | None = None
         self._first = 0
         self._rows: list[Row] = []
@@ -189,14 +192,15 @@ def iter_rows(folder: JobFolder) -> Iterator[Row]:
         yield from reader.rows(stored.block.row, stored.rows)
 
 
-def read_index(folder: JobFolder) -> InputIndex:
-    """Read input.json. Raises InputError."""
-    index = read_json(folder.input_json, InputIndex, _MOST_INDEX)
+def read_index(folder: JobFolder, path: Path | None = None) -> InputIndex:
+    """Read input.json, or another index. Raises InputError."""
+    path = path or folder.input_json
+    index = read_json(path, InputIndex, _MOST_INDEX)
     if index is None:
-        raise InputError(f"cannot read {folder.input_json}: submit the job again")
+        raise InputError(f"cannot read {path}: submit the job again")
     # Memory is taken for each row that there is said to be.
     if not 0 <= index.rows <= BLOCK_ROWS * sum(len(part.blocks) for part in index.parts):
-        raise InputError(f"{folder.input_json} has no blocks for {index.rows} rows: {_RESTORE}")
+        raise InputError(f"{path} has no blocks for {index.rows} rows: {_RESTORE}")
     return index
 
 

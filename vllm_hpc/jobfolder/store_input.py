@@ -20,6 +20,7 @@ from vllm_hpc.jobfolder.row_ids import IdSums
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.jsonl import LineSource
 from vllm_hpc.rows.notes import DROPPED
+from vllm_hpc.rows.prefix_scan import PrefixScan
 from vllm_hpc.rows.read import Source, Sources, checked_rows, find_sources, sample_rows
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row
@@ -50,6 +51,8 @@ class Intake:
         self._checked: tuple[tuple[int, ...], ...] | None = None
         self._makers: list[BlockMaker] = []
         self._ids = IdSums()
+        # How the prompts begin, from whoever reads the rows to measure them.
+        self.beginnings: PrefixScan | None = None
 
     @property
     def is_sample(self) -> bool:
@@ -111,6 +114,7 @@ class Intake:
         An input that has not changed since it was checked is not checked again; a referenced one is not even read.
         """
         if not self._is_checked:
+            self.beginnings = None
             for _ in self.rows():
                 pass
         index = self._refer() if self._makers else self._copy(folder)

@@ -7,19 +7,25 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import submitit
 
 from vllm_hpc import __version__
+from vllm_hpc.jobfolder.chunks import chunk_size
 from vllm_hpc.jobfolder.file_system import check_file_system
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.passed import write_passed
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JOB_RECORD_VERSION, JobRecord
+from vllm_hpc.jobfolder.row_order import store_order
+from vllm_hpc.jobfolder.sorted_copy import write_sorted
 from vllm_hpc.schedulers.lifecycle import sha256
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.ownership import write_mine
+from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.row_order import INPUT
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.submit import Prepared
@@ -30,6 +36,7 @@ def write_folder(folder: JobFolder, prepared: Prepared) -> None:
     check_file_system(folder.path)
     request = prepared.request
     rows = prepared.intake.store(folder)
+    plan = _store_order(folder, prepared, rows)
     script = folder.path / get_scheduler(prepared.scheduler).script
     write_mine(script, prepared.script.encode(), 0o755)
     write_mine(folder.lifecycle, prepared.lifecycle.encode())
@@ -48,7 +55,7 @@ def write_folder(folder: JobFolder, prepared: Prepared) -> None:
         origins=prepared.job.origins,
         profile_files=prepared.job.profile_files,
         queue=prepared.job.queue,
-        plan=prepared.plan,
+        plan=plan,
         scheduler=prepared.scheduler,
         model=prepared.job.model.path,
         sampling=_sampling(request),
@@ -63,6 +70,18 @@ def write_folder(folder: JobFolder, prepared: Prepared) -> None:
         program=program.program if program else None,
     )
     write_json(folder.job_json, record)
+
+
+def _store_order(folder: JobFolder, prepared: Prepared, rows: int) -> Plan:
+    """Store the order in which the rows run, if it is not the input's. Returns the plan with the order that it is."""
+    plan, beginnings = prepared.plan, prepared.intake.beginnings
+    if plan.order == INPUT:
+        return plan
+    if beginnings is None or beginnings.rows != rows:  # the input has changed since its rows were sorted
+        return msgspec.structs.replace(plan, order=INPUT)
+    size = chunk_size(rows, plan.layout.dp, plan.layout.is_array)
+    write_sorted(folder, store_order(folder, beginnings.ordered(), size))
+    return plan
 
 
 def _sampling(request: Request) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class PlanningProblem(msgspec.Struct, frozen=True):
     workload: Workload | None = None
     one_node: bool = False  # the local scheduler has only one node
     overlaps_stages: bool = False  # PP stages overlap: --launcher native
+    may_sort: bool = False  # rows that begin alike may run next to each other
 
     @property
     def rows(self) -> int | None:
@@ -53,8 +54,18 @@ class PlanningProblem(msgspec.Struct, frozen=True):
 
     def concurrent(self, fit: Fit) -> float:
         """Sequences of average length that run at once: as many as fit, at most max_num_seqs."""
-        room = fit.kv_tokens / self.settings.sequence_tokens if fit.fits else 0.0
+        own = self.settings.sequence_tokens
+        if self.may_sort and self.workload:  # what neighbours begin with is in the cache once
+            own -= int(self.cached_share(fit) * self.workload.prompt_tokens / max(1, self.workload.rows))
+        room = fit.kv_tokens / max(1, own) if fit.fits else 0.0
         return min(room, float(self.settings.load.max_num_seqs))
+
+    def cached_share(self, fit: Fit) -> float:
+        """The share of the prompt tokens that vLLM finds in its KV cache."""
+        sharing = self.workload.sharing if self.workload else None
+        if sharing is None or not sharing.total:
+            return 0.0
+        return (sharing.shared if self.may_sort else sharing.within(fit.kv_tokens)) / sharing.total
 
     def seconds(self, layout: Layout, fit: Fit | None) -> float | None:
         """An estimate of the generation time that is accurate enough to compare layouts, else None.
@@ -71,7 +82,8 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         gpu = self.device.gpu if self.device else None
         if not (gpu and gpu.tflops and self.workload and fit and fit.fits):
             return None
-        work = Generation(self.shape, self.settings.load, self.workload, gpu, self.overlaps_stages)
+        cached = self.cached_share(fit)
+        work = Generation(self.shape, self.settings.load, self.workload, gpu, self.overlaps_stages, cached)
         return estimate_seconds(work, layout, fit, self.concurrent(fit))
 
     def busy_at(self, layout: Layout) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.jobfolder.store_input import Intake, NoRows
-from vllm_hpc.planner import choose_layout, native_launcher, program_plan, tuned
+from vllm_hpc.planner import choose_layout, native_launcher, program_plan, row_order, tuned
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
 from vllm_hpc.planner.describe_plan import facts_of, memory_of
@@ -71,7 +71,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
         plan = plan_for(job.request)
         if use_tuned:
             plan = tuned.apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
-    plan = native_launcher.launched(plan, job)
+    plan = row_order.with_order(native_launcher.launched(plan, job), job, rows, intake)
     plan = plan if job.runs_script else with_missing(plan, job, rows)
     count = rows.rows if rows and whole_input else None
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
@@ -173,6 +173,7 @@ def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plann
         rows,
         one_node=job.runs_here,
         overlaps_stages=job.is_native,
+        may_sort=row_order.may_sort(job, rows),
     )
 
 
@@ -249,7 +250,9 @@ def _measure_input(request: Request, known: Knowledge, whole: bool, intake: Inta
     is_sampled = request.input is None and request.rows_missing_from is None
     if isinstance(intake, NoRows) or (is_sampled and not whole):
         return None
-    named = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
+    named = {key: getattr(request, key) for key in ("max_tokens", "temperature") if getattr(request, key) is not None}
+    if request.seed_rows or request.reproducible:
+        named["seed"] = request.seed
     sampling = {"max_tokens": known.max_tokens or DEFAULT_MAX_TOKENS, **request.sampling, **named}
     return measure_workload(intake, sampling, known.template_bytes or 0, whole)
 

@@ -37,13 +37,17 @@ TP_OVERHEAD = 1.05  # also fitted: overhead of TP that is not counted above
 
 
 class Generation(NamedTuple):
-    """What to generate on which GPU. ``overlaps``: PP stages run at the same time, each on its part of the rows."""
+    """What to generate on which GPU. ``overlaps``: PP stages run at the same time, each on its part of the rows.
+
+    ``cached``: the share of the prompt tokens that need not be computed, for the KV cache has them.
+    """
 
     shape: Shape
     load: Load
     workload: Workload
     gpu: Gpu
     overlaps: bool = False
+    cached: float = 0.0
 
     @property
     def prompt(self) -> float:
@@ -75,7 +79,7 @@ def estimate_seconds(work: Generation, layout: Layout, fit: Fit, at_once: float)
     decode = output * (
         waves * _step(work, layout, fit, running, output) + (_step(work, layout, fit, rest, output) if rest else 0.0)
     )
-    prefill = _prefill(work, layout, work.prompt * rows * part_of_rows)
+    prefill = _prefill(work, layout, (1 - work.cached) * work.prompt * rows * part_of_rows)
     return _tp_overhead(layout) * prefill + max(decode, longest * _step(work, layout, fit, 1, longest))
 
 

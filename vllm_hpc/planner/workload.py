@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from vllm_hpc.jobfolder.store_input import Intake
+from vllm_hpc.rows.families import Sharing
+from vllm_hpc.rows.prefix_scan import PrefixScan
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
@@ -27,7 +29,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     None if a row has no limit that is known here. ``prompt_tokens`` and ``output_tokens`` are totals: estimated from
     bytes, and as if every row used its max_tokens. ``has_chats``: some row is a chat without a template of its own;
     ``has_tools``: one of these has tools; ``has_plain_chats``: one has none. ``outputs``: sequences of all rows (their
-    n), if not one each. ``most_output``: the most output tokens of one sequence.
+    n), if not one each. ``most_output``: the most output tokens of one sequence. ``sharing``: what prompts share, if it
+    was looked at. ``unseeded``: rows that are sampled, and have no seed of their own.
     """
 
     rows: int
@@ -40,6 +43,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     has_plain_chats: bool = False
     outputs: int | None = None
     most_output: int = 0
+    sharing: Sharing | None = None
+    unseeded: int = 0
 
     @property
     def sequences(self) -> int:
@@ -55,14 +60,15 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Workload:
     """Read an input and check every row. Raises InputError.
 
-    ``sampling`` is the job's, with max_tokens for rows without their own; ``template_bytes`` is the length of the chat
-    template of the job or the model, whose fixed text a chat contains at most once. With ``whole`` false, a large file
-    is only sampled.
+    ``sampling`` is the job's, with max_tokens for rows without their own, and a seed if each row gets one;
+    ``template_bytes`` is the length of the chat template of the job or the model, whose fixed text a chat contains at
+    most once. With ``whole`` false, a large file is only sampled.
     """
     rows = prompt_tokens = output_tokens = sequences = most_output = 0
     longest: int | None = 0
     is_sample = has_tools = has_plain_chats = False
-    share = 1.0
+    share, unseeded = 1.0, 0
+    intake.beginnings = beginnings = PrefixScan()
     for row in intake.rows():
         most, typical = _prompt(row, template_bytes)
         limit, outputs = _limits(row, sampling)
@@ -73,6 +79,8 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
         longest = None if longest is None or limit is None else max(longest, most + limit)
         prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + outputs * each
         most_output = max(most_output, each)
+        unseeded += _is_unseeded(row, sampling)
+        beginnings.add(row, typical, outputs * each)
         if not whole and rows % SAMPLE_ROWS == 0 and intake.size > WHOLE_BYTES:
             is_sample, share = True, max(1.0, 1 / max(1e-9, intake.share))
             break
@@ -81,6 +89,7 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
         output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_tools or has_plain_chats,
         has_tools=has_tools, has_plain_chats=has_plain_chats,
         outputs=int(sequences * share), most_output=most_output,
+        sharing=beginnings.sharing.times(share), unseeded=int(unseeded * share),
     )  # fmt: skip
 
 
@@ -106,6 +115,14 @@ def _chat(row: Row, template_bytes: int) -> tuple[int, int]:
     template = len(own.encode("utf-8", "surrogatepass")) if own else template_bytes
     parts = len(row["messages"]) + 2 * len(tools) + 1
     return length + offered + template + TOKENS_PER_MESSAGE * parts, (length + offered // 2) // BYTES_PER_TOKEN + 1
+
+
+def _is_unseeded(row: Row, job: dict[str, Any]) -> bool:
+    """Whether a row's answer depends on the rows that run before it: it is sampled, with the engine's own generator."""
+    if row.get("task") == "embed" or "error" in row:
+        return False
+    own = {**job, **{key: value for key, value in row.get("sampling", {}).items() if value is not None}}
+    return own.get("temperature") != 0 and own.get("seed") is None
 
 
 def _max_tokens(sampling: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import msgspec
 
 from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.row_order import INPUT, Order
 from vllm_hpc.spec.words import counted
 
 _FITS = {True: "fits", False: "does not fit", None: "fit unknown"}
@@ -76,6 +77,7 @@ class Plan(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     model: ModelFacts | None = None
     cost: Cost | None = None
     part: NodePart = NodePart()
+    order: Order = INPUT
 
     def __repr__(self) -> str:
         return f"Plan: {self.in_words}"
@@ -105,6 +107,7 @@ class Plan(Drawn, msgspec.Struct, frozen=True, kw_only=True):
             "engine": self.engine,
             "kv_tokens": self.kv_tokens,
             "concurrency": self.concurrency,
+            "order": self.order,
             "runners_up": list(self.runners_up),
             "model": msgspec.to_builtins(self.model),
             "cost": msgspec.to_builtins(self.cost),

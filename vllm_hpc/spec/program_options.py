@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # What is about a model, rows or an engine that vllm-hpc would start.
 _NOT_OF_SCRIPTS = (
     "input", "rows_missing_from", "max_tokens", "temperature", "top_p", "seed", "seed_rows", "chat_template", "lora",
-    "prompt_column", "prompt_template", "id_column", "keep", "rename", "drop_last_answer", "sampling", "engine",
-    "array", "rehearse", "drain_lead", "verify", "reproducible",
+    "prompt_column", "prompt_template", "id_column", "keep", "rename", "drop_last_answer", "order", "sampling",
+    "engine", "array", "rehearse", "drain_lead", "verify", "reproducible",
 )  # fmt: skip
 _WHY = "a script has its own model, rows and engine"
 

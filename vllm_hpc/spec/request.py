@@ -25,6 +25,7 @@ from vllm_hpc.spec.program_options import check_program_options
 from vllm_hpc.spec.prompt_options import check_columns, check_prompt_options
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.rehearsal import Rehearsal, read_rehearsal
+from vllm_hpc.spec.row_order import Order
 from vllm_hpc.spec.sampling import check_sampling
 from vllm_hpc.spec.values import CHECKS
 
@@ -93,6 +94,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     keep: list[str] | None = None
     rename: dict[str, str] = {}
     drop_last_answer: bool = False
+    order: Order | None = None
     sampling: dict[str, Any] = {}
     engine: dict[str, Any] = {}
     env: dict[str, str] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -18,42 +19,12 @@ from typing import Protocol
 import msgspec
 
 from vllm_hpc.engine.health.watchdog import DEAD_AFTER_S
+from vllm_hpc.jobfolder.chunks import Chunks
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json
 from vllm_hpc.spec.write_file import make_folder, open_new, temporary_name
 
-# Chunks per replica, enough that replicas end together (a lease is a file, so arrays have fewer and larger ones), and
-# the most rows in a chunk, because it is read ahead.
-_CHUNKS_A_REPLICA, _LEASES_A_REPLICA = 128, 32
-_LARGEST_CHUNK = 1024
 _COUNTER = "claimed"
-
-
-class Chunks(msgspec.Struct, frozen=True):
-    """The input in chunks of ``size`` rows; the last may be shorter."""
-
-    total: int
-    size: int
-
-    @classmethod
-    def of(cls, total: int, replicas: int, is_array: bool) -> Chunks:
-        """Chunks for that many rows and replicas."""
-        if is_array:
-            return cls(total, max(1, -(-total // (replicas * _LEASES_A_REPLICA))))
-        return cls(total, max(1, min(_LARGEST_CHUNK, total // (replicas * _CHUNKS_A_REPLICA))))
-
-    @property
-    def count(self) -> int:
-        """The number of chunks."""
-        return -(-self.total // self.size)
-
-    def rows(self, chunk: int) -> range:
-        """The rows of a chunk."""
-        return range(chunk * self.size, min(self.total, (chunk + 1) * self.size))
-
-    def part(self, replica: int, replicas: int) -> range:
-        """The chunks that a replica takes first."""
-        return range(replica * self.count // replicas, (replica + 1) * self.count // replicas)
 
 
 class Known(Protocol):
@@ -125,7 +96,12 @@ class LeaseClaims:
         self._job, self._chunks, self._mine, self._known = job, chunks, mine, known
         # Tasks that start together begin at different chunks, so they seldom try the same lease.
         self._part = chunks.part(mine.replica, replicas)
-        self._order = [(self._part.start + number) % chunks.count for number in range(chunks.count)]
+        others = (
+            number
+            for other in range(1, replicas)
+            for number in chunks.part((mine.replica + other) % replicas, replicas)
+        )
+        self._order = [*self._part, *others]
         self._dead: set[Lease] = set()
         make_folder(job.claims)
 
@@ -203,5 +179,5 @@ class LeaseClaims:
             return False
 
 
-def _is_done(rows: range, known: Known) -> bool:
-    return 0 not in known.rows[rows.start : rows.stop]
+def _is_done(rows: Sequence[int], known: Known) -> bool:
+    return all(map(known.rows.__getitem__, rows))

@@ -16,7 +16,6 @@ import msgspec
 from vllm_hpc.engine.health.rank_record import Phase, RankReport
 from vllm_hpc.engine.health.shard_writer import MakeRow, ShardWriter
 from vllm_hpc.engine.interface import Engine, Ready
-from vllm_hpc.engine.loop.chunk_claims import Chunks
 from vllm_hpc.engine.loop.leader import Chief
 from vllm_hpc.engine.loop.lockstep import NO_CHUNK, Agreement, Decision, Lockstep, Order
 from vllm_hpc.engine.loop.pace import Gauge
@@ -24,6 +23,7 @@ from vllm_hpc.engine.loop.probe import run_probe
 from vllm_hpc.engine.loop.row_prefetch import Feed
 from vllm_hpc.engine.loop.step_timer import Meter
 from vllm_hpc.engine.rows.row_out import token_ids
+from vllm_hpc.jobfolder.chunks import Chunks
 from vllm_hpc.spec.words import counted
 
 # Steps between two agreements: ranks hear of a drain a few steps late.
@@ -193,7 +193,7 @@ class Loop:
             return word
         rows = self._chunks.rows(word.chunk)
         # The first rank may know more by now: rows of it that another task of the array had finished.
-        return msgspec.structs.replace(word, done=bytes(self._done[rows.start : rows.stop]))
+        return msgspec.structs.replace(word, done=bytes(self._done[row] for row in rows))
 
     def _hear(self, asked: Agreement) -> None:
         self._report.enter(Phase.AGREE)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.rows.row import Row, UnreadableRowError
 from vllm_hpc.spec.errors import InputError
 
@@ -22,10 +21,17 @@ if TYPE_CHECKING:
     Item = Ready | tuple[Row, Exception]
 
 
+class Reader(Protocol):
+    """Reads rows of the input by their number."""
+
+    def rows(self, first: int, count: int) -> list[Row]:
+        """Rows ``first`` to ``first + count - 1``, or to the last. Raises InputError if the input has changed."""
+
+
 class Feed:
     """Rows in the order of their ranges, at most ``ahead`` of them ready. Close it to end its thread."""
 
-    def __init__(self, reader: InputReader, make: Callable[[Row], Ready], ahead: int) -> None:
+    def __init__(self, reader: Reader, make: Callable[[Row], Ready], ahead: int) -> None:
         self._reader, self._make = reader, make
         self._room, self._is_closed = threading.Semaphore(ahead), False
         self._ranges: queue.SimpleQueue[Sequence[int] | None] = queue.SimpleQueue()

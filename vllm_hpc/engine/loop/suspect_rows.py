@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from vllm_hpc.engine.loop.chunk_claims import Chunks
+from vllm_hpc.jobfolder.chunks import Chunks
 from vllm_hpc.jobfolder.early_faults import has_died
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_claimed, read_json, write_json
@@ -142,8 +142,8 @@ class Prior:
         return Flight(sorted(islice(rows, limit)), trial is not None, bool(lines))
 
 
-def _rows_of(chunk: int | None, chunks: Chunks) -> range:
-    return range(0) if chunk is None else chunks.rows(chunk)
+def _rows_of(chunk: int | None, chunks: Chunks) -> Sequence[int]:
+    return () if chunk is None else chunks.rows(chunk)
 
 
 def earlier_attempts(job: JobFolder, task: int, attempt: int) -> list[int]:
