@@ -65,15 +65,15 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str | None = None, acts
     return found
 
 
-def find_jobs(job: str, job_dir: str) -> list[Job]:
-    """The jobs that JOB means, to end or empty them: one, or the user's own under ``job_dir`` that a pattern fits.
+def find_jobs(job: str, job_dir: str, acts: bool = True) -> list[Job]:
+    """The jobs that JOB means: one, or the user's own under ``job_dir`` that a pattern fits.
 
-    Raises JobNotFoundError.
+    ``acts``: they are to be ended or emptied. Raises JobNotFoundError.
     """
     if not set(job) & set("*?["):
-        return [find_job(job, job_dir, acts=True)]
+        return [find_job(job, job_dir, acts)]
     with suppress(VllmHpcError):
-        return [find_job(job, job_dir, acts=True)]  # a name may have such letters
+        return [find_job(job, job_dir, acts)]  # a name may have such letters, and a PBS array's id has: 123[]
     found = [one for one in list_jobs(job_dir) if fnmatchcase(one.path.name, job) and one.folder.is_mine]
     if not found:
         raise JobNotFoundError(f"no job of yours under {job_dir!r} fits {job!r}: see 'vllm-hpc list', or --job-dir")
