@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_job, read_json
@@ -42,8 +42,11 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str | None = None, acts
     $VLLM_HPC_PROFILE's profile, else ./runs. ``acts``: the job is to be ended or emptied, so an id must be whole.
     Raises JobNotFoundError, also if several jobs begin so.
     """
+    if isinstance(job, bool) or not isinstance(job, str | os.PathLike | SupportsIndex):
+        what = "None" if job is None else f"a {type(job).__name__}"
+        raise JobNotFoundError(f"a job must be given by its folder, its name or its id, not by {what}")
     job_dir = default_job_dir() if job_dir is None else job_dir
-    text = os.fspath(job) if isinstance(job, os.PathLike) else str(job)
+    text = os.fsdecode(job) if isinstance(job, os.PathLike) else str(job)
     parent = as_path(job_dir, "--job-dir")
     for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
         if JobFolder(folder).is_there():
