@@ -85,8 +85,6 @@ def _clean(job: Job, longest: float | None, only_outputs: bool, dry_run: bool) -
         return _Cleaned(job, freed.use, shards_stay=freed.shards_stay)
     except VllmHpcError as error:
         return _Cleaned(job, NOTHING, str(error), is_refused=True)
-    except UnicodeError:
-        return _Cleaned(job, NOTHING, "the name of its folder must be UTF-8: rename it", is_refused=True)
     except OSError as error:
         return _Cleaned(job, NOTHING, f"{error.filename or job.path}: {error.strerror}", is_refused=True)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.metrics import settle_metrics
 from vllm_hpc.jobfolder.passed import passed_file, remove_passed
 from vllm_hpc.jobfolder.record_files import why_unreadable
 from vllm_hpc.jobfolder.records import JobRecord, Progress
@@ -35,6 +36,7 @@ from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Question
 from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import JobNotFoundError, VllmHpcError
+from vllm_hpc.spec.rehearsal import named_model
 from vllm_hpc.spec.words import counted
 
 
@@ -81,16 +83,18 @@ def read_status(
 ) -> Status:
     """The current state of a job, or one as old as ``cache`` allows. Raises JobNotFoundError.
 
-    ``submits``: whether to submit an attempt that the job wants and could not submit itself. ``record``: its job.json,
-    where that has just been read.
+    ``submits``: whether to submit an attempt that the job wants and could not submit itself, and to put in order what
+    the ranks of one that has ended could not. ``record``: its job.json, where that has just been read.
     """
     passed = passed_file(folder) if submits else None
     status = _read_status(folder, cache, submits, record)
     # It may have submitted itself again, and so marked the previous id, while the scheduler was asked about that one.
     while (status.is_final or status.state == "UNKNOWN") and status.job_id != last_submission(folder):
         status = _read_status(folder, cache, submits)
-    if passed is not None and status.is_final:
-        remove_passed(folder, passed)
+    if submits and status.is_final:
+        settle_metrics(folder, status.state)
+        if passed is not None:
+            remove_passed(folder, passed)
     return status
 
 
@@ -174,7 +178,7 @@ def _read_status(
         program=record.program.title if record.program else None,
         has_rows=record.has_rows,
         created_at=record.created_at,
-        model=record.request.model,
+        model=named_model(record.request.model),
         tokens=generated_tokens(progress, running),
         replicas=replica_statuses(progress, running),
         ends_at=walltime_end(record.request.time, attempts, running),

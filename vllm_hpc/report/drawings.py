@@ -14,7 +14,7 @@ from vllm_hpc.spec.words import counted
 
 # Of more replicas, neighbours share a row; of more nodes, the first are drawn. Lines for each replica up to a few.
 _MOST_ROWS, _MOST_SQUARES, _MOST_LINES = 64, 1024, 8
-# Bins at the end of an attempt in which a replica may be seen no more, though it generated as before: it was killed, say.
+# Bins at the end of an attempt in which a replica may be seen no more, though it generated as before: it was killed.
 _RAGGED_BINS = 2
 _COLOURS = 10
 _MARKS = 7
