@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.__main__ import read_faults
 from tests.tiers import MINUTES, Tiers
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +57,8 @@ def test_every_limited_marker_is_one_of_pytests() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
     markers = {line.split(":")[0] for line in config["markers"]}
     assert MINUTES.keys() <= markers
+
+
+def test_each_hand_made_fault_is_one_of_todays_code() -> None:
+    """`make faults` takes an hour, and is run seldom: an entry whose text has gone would be found only then."""
+    assert len(read_faults()) == 40

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,7 +15,8 @@ import vllm_hpc
 from tests.conftest import Cli
 from tests.crafted import make_job
 from vllm_hpc.api.errors import python_words
-from vllm_hpc.spec.errors import RequestError, VllmHpcError
+from vllm_hpc.jobs.job import Job
+from vllm_hpc.spec.errors import CollectError, RequestError, VllmHpcError
 
 pytestmark = pytest.mark.notebooks
 
@@ -135,3 +138,29 @@ def test_the_methods_of_a_job_say_it_as_python_does(desk: Path, run_cli: Cli) ->
     assert "--rank must be from 0 to 0, not 9" in run_cli("logs", "worded", "--rank", "9").err
     with pytest.raises(RequestError, match=r"^rank= "):
         job.logs(rank=9)  # the command line's words ended with it
+
+
+@pytest.mark.throughput
+def test_rows_that_come_one_by_one_say_it_as_python_does(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the error is found only when a row is asked for."""
+    job = Job(make_job(desk / "runs" / "worded").path)
+
+    def broken(*_: object, **__: object) -> NoReturn:
+        raise CollectError("a shard cannot be read: give another --output")
+
+    async def rows() -> None:
+        async for _ in job:
+            pass
+
+    streams = (lambda: list(job.stream()), lambda: asyncio.run(rows()))
+    looks = (*streams, lambda: list(job.statuses()))
+    for where, asks in (
+        ("stream.NewRows", streams),
+        ("stream.NewRows.results", streams),
+        ("status.read_status", looks),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"vllm_hpc.jobs.{where}", broken)
+            for ask in asks:
+                with pytest.raises(CollectError, match=r"^a shard cannot be read: give another output=$"):
+                    ask()

@@ -16,10 +16,13 @@ import pytest
 
 import vllm_hpc
 from tests.conftest import Cli
+from tests.crafted import make_folder
+from tests.published_models import PUBLISHED
+from vllm_hpc.api.errors import python_words
 from vllm_hpc.api.options import Options
 from vllm_hpc.api.signatures import help_lines
 from vllm_hpc.cli.options import REQUEST_OPTIONS
-from vllm_hpc.spec.errors import RequestError
+from vllm_hpc.spec.errors import JobNotFoundError, RequestError
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 
@@ -154,10 +157,33 @@ def test_a_plan_is_that_of_the_command_line(run_cli: Cli, rows: str) -> None:
     told = run_cli(
         "plan", "--rehearse", "--scheduler", "slurm", "--nodes", "2", "--tp", "16", "--input", rows, "--json"
     )
-    assert json.loads(told.out) == json.loads(msgspec.json.encode(plan.to_json()))
+    said = json.loads(told.out)
+    said["reasons"] = [python_words(reason) for reason in said["reasons"]]
+    assert said == json.loads(msgspec.json.encode(plan.to_json()))
 
 
 def test_jobs_are_listed(rows: str) -> None:
     vllm_hpc.submit(**REHEARSED, input=rows, name="first")
     assert [job.path.name for job in vllm_hpc.list_jobs()] == ["first"]
     assert vllm_hpc.find_job("first", job_dir=Path("runs")).path == vllm_hpc.list_jobs(Path("runs"))[0].path
+
+
+def test_a_plan_speaks_python(desk: Path, rows: str) -> None:
+    (big,) = (model for model in PUBLISHED if model.name == "Llama-3.1-70B")
+    make_folder(desk / "big", big.config)
+    misfit = vllm_hpc.plan("big", scheduler="slurm", input=rows, tp=1, pp=1, gpu="a100-40").misfit
+    assert misfit is not None
+    assert re.search(r": try nodes=\d gpus_per_node=\d tp=\d pp=\d dp=1$", misfit)
+    native: dict[str, Any] = {"scheduler": "slurm", "input": rows, "launcher": "native", "gpu": "h100-80", "nodes": 2}
+    for plan in (vllm_hpc.plan("big", **native), vllm_hpc.prepare("big", **native, name="first").plan):
+        assert any(reason.startswith("launcher='native': vLLM's mp back-end") for reason in plan.reasons), plan.reasons
+        assert not any(re.search(r"(^| )--[a-z]", reason) for reason in plan.reasons)
+
+
+@pytest.mark.parametrize(
+    ("job", "what"), [(None, "None"), (b"first", "a bytes"), (1.5, "a float"), (True, "a bool"), (["first"], "a list")]
+)
+def test_what_is_no_job_is_named(desk: Path, job: Any, what: str) -> None:
+    for function in (vllm_hpc.find_job, vllm_hpc.attach):
+        with pytest.raises(JobNotFoundError, match=f"^a job must be .* its name or its id, not by {what}$"):
+            function(job)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -20,6 +21,7 @@ import vllm_hpc
 from tests.crafted import end, make_job, progress, result, start, write_lines
 from vllm_hpc import Job
 from vllm_hpc.api.live import place
+from vllm_hpc.api.live_card import html
 from vllm_hpc.api.terminal import Screen, bar, picture
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobs.progress import Rows
@@ -57,7 +59,7 @@ class Cell:
 def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
     """A cell of a notebook that runs, without IPython."""
     found = Cell()
-    shell = SimpleNamespace(kernel=object())
+    shell = SimpleNamespace(kernel=object(), execution_count=1)
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=found.display))
     return found
@@ -114,6 +116,32 @@ def test_attach_shows_a_card_that_ends_with_the_job(runs: Job, cell: Cell) -> No
     assert vllm_hpc.attach("first").path == runs.path
     assert cell.is_final.wait(10)
     assert [lines[-1] for lines in cell.cards] == ["Job first: COMPLETED 2/2"]
+
+
+@pytest.mark.throughput
+def test_what_attach_returns_is_drawn_in_any_cell_but_its_own(runs: Job, cell: Cell) -> None:
+    """There the card that follows the job is enough."""
+    job = vllm_hpc.attach("first")
+    assert cell.is_final.wait(10)
+    drawn: Any = job._repr_html_()
+    assert drawn is None
+    assert job._repr_mimebundle_() == {"text/plain": repr(job)}
+    sys.modules["IPython"].get_ipython().execution_count += 1
+    assert "COMPLETED" in job._repr_html_()
+    assert [*job._repr_mimebundle_()] == ["text/plain", "text/html"]
+
+
+@pytest.mark.throughput
+def test_nothing_in_a_card_that_is_redrawn_can_be_unfolded(done: Job) -> None:
+    """It would fold at each update. The worst replicas come first, and are always shown."""
+    running = status(done.folder, "RUNNING")
+    for number, left in ((1, ""), (8, ""), (9, ""), (10, "2 more replicas"), (64, "56 more replicas")):
+        replicas = tuple(ReplicaStatus(replica=100 + one, attempt=1, tokens_per_s=9.0) for one in range(number))
+        shown = html(done, View(status=running, replicas=replicas, alarms=(), fit="", at=1.0))
+        assert "<details" not in shown and ">100<" in shown
+        assert ("more replicas" in shown) == bool(left) and left in shown
+    ended = msgspec.structs.replace(running, state="COMPLETED", replicas=replicas)
+    assert "<details" in html(done, View(status=ended, replicas=replicas, alarms=(), fit="", at=1.0))
 
 
 def test_attach_in_a_script_returns_the_job(runs: Job, capsys: pytest.CaptureFixture[str]) -> None:

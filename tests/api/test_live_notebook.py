@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.notebooks, pytest.mark.ranks, pytest.mark.full]
 CELLS = (
     'import vllm_hpc; job = vllm_hpc.submit(input="rows.jsonl", name="first", scheduler="local", tp=1, max_tokens=8, '
     'rehearse={"tokens_per_s": 200, "load_s": 2}, engine={"max_num_seqs": 4})',
-    'again = vllm_hpc.attach("first")',
+    'vllm_hpc.attach("first")',
+    "_",
     "job.wait()",
     "await job",
     "[row['index'] async for row in job]",
@@ -58,9 +59,13 @@ def test_cards_and_interrupts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     manager, client = jupyter_client.manager.start_new_kernel(kernel_name="python3")
     try:
         kernel = Kernel(manager, client)
-        submit, attach, wait, awaits, stream, last = CELLS
+        submit, attach, attached_before, wait, awaits, stream, last = CELLS
         kernel.run(submit)
         attached = kernel.run(attach)
+        (result,) = [one["data"] for one in attached if one["kind"] == "execute_result"]
+        assert list(result) == ["text/plain"], "a card of the same cell follows the job"
+        (result,) = [one["data"] for one in kernel.run(attached_before) if one["kind"] == "execute_result"]
+        assert "REHEARSAL" in result["text/html"], "another cell shows it as any other job"
         for code in (wait, awaits):
             (error,) = [one for one in kernel.run(code, stop=True) if one["kind"] == "error"]
             said = "Interrupted: the job continues: job.wait(), or vllm-hpc watch first"

@@ -131,8 +131,7 @@ def test_a_folder_that_is_not_utf8_hides_no_other_job(desk: Path, run_cli: Cli) 
     assert len(names(run_cli("list").out)) == 2
     assert {job["job"] for job in json.loads(run_cli("list", "--json").out)} == {str(odd), str(desk / "runs" / "plain")}
     ran = run_cli("clean", "--older", "1d")
-    assert (ran.code, ran.out.count("plain: freed")) == (0, 1)
-    assert ran.err == "Kept 1 job: the name of its folder must be UTF-8\n"
+    assert (ran.code, ran.err, ran.out.count(": freed")) == (0, "", 3)  # and their sum
 
 
 def test_a_job_without_a_time_or_an_id_is_listed(desk: Path, run_cli: Cli) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from vllm_hpc.cli.print_status import print_status, print_summary
+from vllm_hpc.cli.print_status import _answer, print_status, print_summary
 from vllm_hpc.jobs.artefacts import Artefact
 from vllm_hpc.jobs.progress import Rows
 from vllm_hpc.jobs.status import Status
@@ -93,3 +94,27 @@ def test_a_pipe_gets_a_status_without_colours(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "state      FAILED\n           out\n" in shown
+
+
+def batch(**choice: Any) -> dict[str, Any]:
+    return {"response": {"body": {"choices": [choice]}}}
+
+
+ANSWERS: list[tuple[dict[str, Any], str]] = [
+    ({"text": " an answer\n"}, "an answer"),
+    ({"outputs": [{"text": "first"}, {"text": "second"}]}, "first"),
+    ({"embedding": [0.5] * 8}, "8 numbers"),
+    ({"error": {"type": "E", "message": "no"}}, "E: no"),
+    ({"response": None, "error": {"code": "E", "message": "no"}}, "E: no"),
+    (batch(message={"content": "an answer"}), "an answer"),
+    (batch(message={"content": ""}), ""),
+    (batch(message={"role": "assistant", "content": None, "tool_calls": []}), "(none)"),
+    (batch(text="an answer"), "an answer"),
+    ({"response": {"body": {"data": 1}}}, '{"data":1}'),
+]
+
+
+@pytest.mark.throughput
+@pytest.mark.parametrize(("row", "text"), ANSWERS, ids=range(len(ANSWERS)))
+def test_the_first_answer_of_each_kind_of_row(row: dict[str, Any], text: str) -> None:
+    assert _answer(row).plain == text

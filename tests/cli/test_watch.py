@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import Cli
 from tests.crafted import end, make_job, progress, rank, result, start, write_lines
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.record_files import write_json
+from vllm_hpc.jobfolder.records import Submitted
 
 pytestmark = pytest.mark.notebooks
 
@@ -54,6 +56,17 @@ def test_wait_for_several(desk: Path, run_cli: Cli) -> None:
     assert run_cli("wait", "part", "broken").code == 1
     assert json.loads(run_cli("wait", "one", "--json").out)["rows"] == {"total": 2, "done": 2, "failed": 0}
     assert run_cli("wait").code == 2
+
+
+@pytest.mark.parametrize("word", ["1234[].pbs", "1234[]", "1234["])
+def test_an_id_with_the_letters_of_a_pattern_is_waited_for(desk: Path, run_cli: Cli, word: str) -> None:
+    """A PBS array's; of a job that is only looked at, the beginning of its id is enough."""
+    folder = make(desk, "array")
+    write_json(folder.submitted, Submitted("pbs", "1234[].pbs", 1000.0))
+    outcome = run_cli("wait", word, "--timeout", "0")
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (
+        130, "Interrupted: no end after 0 s; the job continues: vllm-hpc watch array"
+    )  # fmt: skip
 
 
 def waiting(desk: Path, name: str) -> JobFolder:

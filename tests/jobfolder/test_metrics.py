@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.crafted import layout, make_job, result, start, write_lines
@@ -18,6 +19,9 @@ from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Progress, Run, Sample
 from vllm_hpc.jobfolder.shards import Tally
 from vllm_hpc.jobs.collect import collect
+from vllm_hpc.jobs.job import Job
+from vllm_hpc.report.gather import gather
+from vllm_hpc.spec.rehearsal import NO_MODEL
 
 pytestmark = pytest.mark.notebooks
 _SAMPLE = re.compile(r'(vllm_hpc_[a-z0-9_]+)\{((?:[a-z_]+="(?:[^"\\\n]|\\[\\n"])*",?)+)\} (-?[0-9.]+(?:e[+-]?[0-9]+)?)')
@@ -137,3 +141,32 @@ def test_collect_into_another_folder_leaves_the_jobs_as_it_is(tmp_path: Path) ->
     collect(folder, tmp_path / "elsewhere")
     assert not (folder.path / metrics.NAME).exists()
     assert not (tmp_path / "elsewhere" / metrics.NAME).exists()
+
+
+@pytest.mark.throughput
+@pytest.mark.parametrize("of", ["mine", "another's", "none"])
+def test_whoever_asks_for_the_status_of_a_killed_job_has_it_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    folder = make_job(tmp_path / "job")
+    start(folder)
+    if of != "none":
+        write_metrics(folder, "RUNNING")
+    monkeypatch.setattr(JobFolder, "is_mine", of != "another's")
+    assert Job(folder.path).status().state == "FAILED"
+    if of == "none":
+        assert not (folder.path / "metrics.prom").exists()
+        return
+    found = parse(text_of(folder))
+    assert found[f'vllm_hpc_state{{job="job",state="{"FAILED" if of == "mine" else "RUNNING"}"}}'] == 1
+
+
+@pytest.mark.throughput
+def test_a_rehearsal_without_a_model_names_none(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job")
+    request = msgspec.structs.replace(folder.job().request, model=NO_MODEL, rehearse=True)
+    write_json(folder.job_json, msgspec.structs.replace(folder.job(), request=request))
+    write_metrics(folder, "RUNNING")
+    assert 'model=""' in text_of(folder)
+    assert Job(folder.path).status().model is None
+    assert (gather(folder).model, gather(folder).settings.get("model")) == ("no model", None)

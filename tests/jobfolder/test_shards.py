@@ -283,7 +283,7 @@ def test_openai_batch_lines_go_out_as_they_are_and_missing_ones_as_errors(tmp_pa
         ({"response": {"body": {"choices": [{"text": "done"}]}}, "error": None}, "done"),
         ({"response": {"body": {"data": [0.5]}}, "error": None}, '{"data":[0.5]}'),
         ({"response": None, "error": {"code": "missing", "message": "not run"}}, "missing: not run"),
-        ({"response": {"status_code": 400, "body": None}, "error": None}, "{}"),
+        ({"response": {"status_code": 400, "body": None}, "error": None}, "(none)"),
     ],
 )
 def test_a_batch_line_has_a_sample_to_show(line: dict[str, Any], said: str) -> None:

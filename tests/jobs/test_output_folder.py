@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.cli.named_jobs import named_job
 from tests.conftest import Cli
 from tests.crafted import make_job, read_lines, result, write_lines
 from vllm_hpc.jobfolder.folder import JobFolder
@@ -105,3 +107,19 @@ def test_an_empty_name_is_refused(tmp_path: Path, run_cli: Cli, monkeypatch: pyt
     ran = run_cli("collect", one.path, "--output", "")
     assert (ran.code, ran.err) == (2, "Error: --output must be a folder, not '': name one, or leave it out\n")
     assert not Path("outputs.jsonl").exists()
+
+
+@pytest.mark.throughput
+@pytest.mark.parametrize("where", [[], ["--output", os.fsdecode(b"g\xfft")]], ids=["in it", "elsewhere"])
+def test_a_folder_whose_name_is_not_utf_8_is_collected(
+    tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, where: list[str]
+) -> None:
+    """No JSON can hold its path."""
+    monkeypatch.chdir(tmp_path)
+    folder = JobFolder(named_job(tmp_path / "one").path.rename(tmp_path / os.fsdecode(b"n\xffme")))
+    for words in (["collect"], ["collect", "--json"], ["clean"], ["collect"]):
+        ran = run_cli(words[0], folder.path, *words[1:], *(where if words[0] == "collect" else []))
+        assert (ran.code, ran.err) == (0, "")
+    got = Path(where[1]) if where else folder.path
+    assert json.loads((got / "summary.json").read_text())["job"] == str(tmp_path / "n?me")
+    assert len(read_lines(got / "outputs.jsonl")) == 3

@@ -14,8 +14,10 @@ from tests.crafted import SUBMITTED_AT, error, layout, make_array, make_job, ran
 from tests.report.crafted_runs import BEGINS, begin, finish, make_run, progress_of, row_out, write_samples
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.collect import collect
+from vllm_hpc.jobs.error_groups import group_errors
 from vllm_hpc.report.facts import Part
 from vllm_hpc.report.gather import gather
+from vllm_hpc.report.rows import read_rows
 
 pytestmark = pytest.mark.notebooks
 
@@ -124,6 +126,18 @@ def test_lines_of_openai_batches(tmp_path: Path) -> None:
     assert rows is not None
     assert rows.finish == {"stop": 1, "length": 1}
     assert [group.type for group in rows.errors] == ["X"]
+
+
+@pytest.mark.throughput
+def test_errors_are_grouped_as_the_command_errors_groups_them(tmp_path: Path) -> None:
+    folder = make_job(tmp_path / "job", 4)
+    messages = ["no 'a' at 0x7f01", "no 'b' at 0x7f02", "5 tokens", "6 tokens"]
+    write_lines(
+        folder.shard(0, 1),
+        [{"index": n, "id": str(n), "error": {"type": "E", "message": one}} for n, one in enumerate(messages)],
+    )
+    assert [group.count for group in read_rows(folder, folder.job()).errors] == [2, 2]
+    assert [group.count for group in group_errors(folder).groups] == [2, 2]
 
 
 def test_many_kinds_of_errors_are_bounded(tmp_path: Path) -> None:

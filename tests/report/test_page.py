@@ -18,6 +18,8 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.collect import collect
 from vllm_hpc.jobs.job import Job
+from vllm_hpc.report.charts import Curve
+from vllm_hpc.report.drawings import together_of
 from vllm_hpc.report.gather import gather
 from vllm_hpc.report.page import render
 from vllm_hpc.report.write import write_report
@@ -161,6 +163,27 @@ def test_64_replicas_with_2000_samples_each(tmp_path: Path) -> None:
     path, _ = write_report(folder)
     assert time.process_time() - began < 3
     assert path.stat().st_size < 3_000_000
+
+
+SUMS: dict[str, tuple[list[list[float | None]], list[float | None]]] = {
+    "one is seen for the last time before the other": ([[1, 1, 1, None], [1, 1, 1, 1]], [2, 2, 2, None]),
+    "one has ended long before": ([[1, None, None, None, None], [1, 1, 1, 1, 1]], [2, 1, 1, 1, 1]),
+    "before a gap, too": (
+        [[1, 1, 1, None, None, 1, 1, 1], [1, 1, 1, 1, None, 1, 1, 1]], [2, 2, 2, None, None, 2, 2, 2]
+    ),
+    "both end at once": ([[1, 1, 1], [1, 1, 1]], [2, 2, 2]), "one begins late": ([[None, 1, 1], [1, 1, 1]], [1, 2, 2]),
+    "short": ([[1, None], [1, 1]], [2, 1]), "nothing": ([[None], [None]], [None]),
+}  # fmt: skip
+
+
+@pytest.mark.throughput
+@pytest.mark.parametrize(("values", "total"), SUMS.values(), ids=SUMS)
+def test_a_sum_does_not_drop_where_a_replica_is_seen_no_more(
+    values: list[list[float | None]], total: list[float | None]
+) -> None:
+    edges = [place / len(total) for place in range(len(total) + 1)]
+    lines = [Curve("replica", edges, one, "") for one in values]
+    assert together_of(lines, "all", is_sum=True).values == total
 
 
 def test_many_replicas_share_rows(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
+import msgspec
+
 from vllm_hpc.api.errors import in_python, python_words
 from vllm_hpc.api.options import Options
 from vllm_hpc.api.signatures import documented
@@ -61,7 +63,8 @@ def prepare(model: str | os.PathLike[str] | None = None, **options: Unpack[Optio
     prepared = _prepare(model, options)
     samples = [SAMPLES] if submission.runs_samples(prepared) and not options.get("sample") else []
     _warn([*samples, *prepared.notes])
-    return prepared
+    notes = tuple(map(python_words, prepared.notes))
+    return msgspec.structs.replace(prepared, plan=_in_words(prepared.plan), notes=notes)
 
 
 @in_python
@@ -73,7 +76,7 @@ def plan(model: str | os.PathLike[str] | None = None, **options: Unpack[Options]
     """
     job, found = plan_with_job(plain_model(model), taken(options))
     _warn([*submission_notes.first_notes(job, found), *unused_options(job)])
-    return found
+    return _in_words(found)
 
 
 @in_python
@@ -114,6 +117,13 @@ def taken(options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in Options.__annotations__:
             raise RequestError(f"{name}= is not an option{_near(name)}")
     return plain_options({name: value for name, value in options.items() if name != "sample"})
+
+
+def _in_words(found: Plan) -> Plan:
+    """The plan with all that it says in Python's words."""
+    said = {name: python_words(text) for name in ("misfit", "missing", "unready") if (text := getattr(found, name))}
+    lists = {name: tuple(map(python_words, getattr(found, name))) for name in ("reasons", "runners_up")}
+    return msgspec.structs.replace(found, **said, **lists)
 
 
 def _near(name: str) -> str:

@@ -21,6 +21,7 @@ from msgspec.structs import asdict
 
 from vllm_hpc.api.errors import in_python
 from vllm_hpc.jobs.find import find_job
+from vllm_hpc.jobs.job import Job
 from vllm_hpc.jobs.status import Status
 from vllm_hpc.jobs.watch import Lines, View, watch
 from vllm_hpc.spec.errors import VllmHpcError
@@ -30,8 +31,6 @@ from vllm_hpc.spec.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
-
-    from vllm_hpc.jobs.job import Job
 
 
 class Shown(Protocol):
@@ -53,6 +52,7 @@ def attach(job: str | int | os.PathLike[str], job_dir: str | None = None) -> Job
     found = find_job(job, job_dir)
     found.folder.job()
     if in_notebook():
+        found = _Followed(found.path)
         # The card belongs to the cell that runs now, which ipykernel keeps in the context.
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(_watch_on, found), name="vllm-hpc attach", daemon=True).start()
@@ -201,6 +201,24 @@ class _Card:
         """Nothing: the last card stays."""
 
 
+class _Followed(Job):
+    """A job which a card follows in the cell that attached it: as the value of that cell it is only a line."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._cell = _cell()
+
+    def _repr_html_(self) -> str | None:  # type: ignore[override]  # IPython takes None for none
+        return None if _cell() == self._cell else super()._repr_html_()
+
+    def _repr_mimebundle_(
+        self, include: Container[str] | None = None, exclude: Container[str] | None = None
+    ) -> dict[str, str]:
+        if _cell() == self._cell:
+            return {"text/plain": repr(self)}
+        return super()._repr_mimebundle_(include, exclude)
+
+
 class _InWords(Status, frozen=True):
     """A status below the card that shows it: a second card would say the same."""
 
@@ -227,6 +245,11 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None
+
+
+def _cell() -> int:
+    """The number of the cell that runs: IPython counts them, and shows the value of one before it counts on."""
+    return int(getattr(import_module("IPython").get_ipython(), "execution_count", 0))
 
 
 def _known_as(job: Job) -> str:

@@ -31,4 +31,5 @@ def html(job: Job, view: View) -> str:
         return card_of(job, view.status)
     status = replace(view.status, replicas=view.replicas)
     late = [view.fit] if "after the walltime" in view.fit else []
-    return frame(*parts_of(status, "Job", *(note(one_line(one), "bad") for one in [*late, *view.alarms])))
+    alarms = (note(one_line(one), "bad") for one in [*late, *view.alarms])
+    return frame(*parts_of(status, "Job", *alarms, is_redrawn=True))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 OLDER_HELP = "Only jobs that ended longer ago: 30d, 12h, 2w. Needed without JOB."
-KEEP_HELP = "outputs: also remove the ranks' own logs and records; of a job with rows."
+KEEP_HELP = "outputs: also remove the ranks' own logs and records; of a job with rows. What says why one FAILED stays."
 DRY_RUN_HELP = "Remove nothing: say what would be freed."
 
 
@@ -31,6 +31,7 @@ class _Cleaned(NamedTuple):
     freed: DiskUse
     kept: str = ""
     is_refused: bool = False
+    shards_stay: bool = False
 
 
 @command("clean")
@@ -43,11 +44,12 @@ class _Cleaned(NamedTuple):
 def clean_command(
     jobs: tuple[str, ...], job_dir: str, older: str | None, keep: str | None, dry_run: bool, as_json: bool
 ) -> int:
-    """Remove what jobs that have COMPLETED need no more: shards and traces of ranks. Without JOB, of all older ones.
+    """Remove what ended jobs need no more: ranks' traces; of COMPLETED ones the shards. Without JOB, of all older ones.
 
     outputs.jsonl, summary.json, the input, the script and the logs stay, and so does what status, list, show and
-    results read. A job is collected first. One that runs, has rows missing or in error, or is another user's keeps
-    everything. JOB may be a quoted pattern. Exit code 1 if a JOB cannot be cleaned.
+    results read. A COMPLETED job is collected first. One that has ended otherwise keeps its shards, which resume and
+    collect read. One that has not ended, or is another user's, keeps everything. JOB may be a quoted pattern. Exit code
+    1 if a JOB cannot be cleaned.
     """
     from vllm_hpc.jobs.find import find_jobs, list_jobs
 
@@ -79,17 +81,17 @@ def _clean(job: Job, longest: float | None, only_outputs: bool, dry_run: bool) -
     try:
         if longest is not None and time.time() - ended_at(job.folder) < longest:
             return _Cleaned(job, NOTHING, "not that old")
-        return _Cleaned(job, clean(job.folder, only_outputs, dry_run))
+        freed = clean(job.folder, only_outputs, dry_run)
+        return _Cleaned(job, freed.use, shards_stay=freed.shards_stay)
     except VllmHpcError as error:
         return _Cleaned(job, NOTHING, str(error), is_refused=True)
-    except UnicodeError:
-        return _Cleaned(job, NOTHING, "the name of its folder must be UTF-8: rename it", is_refused=True)
     except OSError as error:
         return _Cleaned(job, NOTHING, f"{error.filename or job.path}: {error.strerror}", is_refused=True)
 
 
 def _as_json(one: _Cleaned) -> dict[str, object]:
-    return {"job": str(one.job.path), "bytes": one.freed.bytes, "files": one.freed.files, "kept": one.kept or None}
+    found = {"job": str(one.job.path), "bytes": one.freed.bytes, "files": one.freed.files, "kept": one.kept or None}
+    return {**found, "shards_stay": one.shards_stay}
 
 
 def _print(found: Sequence[_Cleaned], is_named: bool, dry_run: bool) -> None:
@@ -97,12 +99,12 @@ def _print(found: Sequence[_Cleaned], is_named: bool, dry_run: bool) -> None:
     verb = "would free" if dry_run else "freed"
     cleaned = [one for one in found if one.freed.files]
     for one in cleaned:
-        say(f"{one.job.path.name}: {verb} {_words(one.freed)}")
+        say(f"{one.job.path.name}: {verb} {_words(one.freed)}{_of_shards(one)}")
     for one in found:
         if one.kept and is_named:
             say(f"{'Error: ' if one.is_refused else ''}{one.job.path.name}: {one.kept}", err=True)
         elif is_named and not one.freed.files:
-            say(f"{one.job.path.name}: nothing to remove")
+            say(f"{one.job.path.name}: nothing to remove{_of_shards(one)}")
     if len(cleaned) != 1 and not is_named:
         total = sum((one.freed for one in cleaned), NOTHING)
         say(f"{counted(len(cleaned), 'job')}: {verb} {_words(total)}")
@@ -110,6 +112,10 @@ def _print(found: Sequence[_Cleaned], is_named: bool, dry_run: bool) -> None:
         kept = Counter(one.kept.partition(": ")[0] for one in found if one.is_refused)
         for why, count in kept.most_common(5):
             say(f"Kept {counted(count, 'job')}: {why}", err=True)
+
+
+def _of_shards(one: _Cleaned) -> str:
+    return "; its shards stay, which 'vllm-hpc resume' and 'collect' read" if one.shards_stay else ""
 
 
 def _words(use: DiskUse) -> str:

@@ -20,7 +20,7 @@ def print_row(index: int, given: Row | None, row: Row | None, whole: bool) -> No
     say(f"row {index}, id {identity}: {_facts(row)}")
     for name, text in _prompts(given):
         _print_text(name, text, whole)
-    for name, text in _answers(row):
+    for name, text in answers(row):
         _print_text(name, text, whole)
     say("")
 
@@ -60,7 +60,8 @@ def _prompts(given: Row | None) -> list[tuple[str, str]]:
     return [("prompt", as_text(given.get("prompt", given.get("error"))))]
 
 
-def _answers(row: Row | None) -> list[tuple[str, str]]:
+def answers(row: Row | None) -> list[tuple[str, str]]:
+    """What a row has become: each answer, or its error, after what that is called; nothing if it has not run."""
     if row is None:
         return []
     if row.get("error"):
@@ -79,8 +80,13 @@ def _of_batch(body: Any) -> list[tuple[str, str]]:
     choices = _field(body, "choices")
     if not isinstance(choices, list) or not choices:
         return [("answer", as_text(body))]
-    found = [_field(_field(one, "message"), "content") or _field(one, "text") for one in choices]
-    return [("answer", as_text(one)) for one in found]
+    return [("answer", as_text(_said(one))) for one in choices]
+
+
+def _said(choice: Any) -> Any:
+    """The text of a chat's or a completion's choice; a chat that only calls tools has none."""
+    message = _field(choice, "message")
+    return _field(message, "content") if message else _field(choice, "text")
 
 
 def _field(value: Any, name: str) -> Any:

@@ -136,30 +136,20 @@ def _print_samples(job: Job) -> None:
 
 
 def _prompt(row: Row) -> str:
+    from vllm_hpc.cli.print_rows import as_text
+
     if "messages" in row:
-        return str(row["messages"][-1].get("content", ""))
+        return as_text(row["messages"][-1].get("content", ""))
     return str(row.get("prompt", ""))  # a row that cannot be run has none
 
 
 def _answer(result: Row) -> Text:
     from rich.text import Text
 
-    if error := result.get("error"):
-        return Text(one_line(f"{error.get('type') or error.get('code')}: {error.get('message')}"), style="red")
-    if "response" in result:
-        return Text(one_line(_text_of_batch_line(result["response"] or {}).strip()))
-    text = result["text"] if "text" in result else result["outputs"][0]["text"]
-    return Text(one_line(text.strip()))
+    from vllm_hpc.cli.print_rows import answers
 
-
-def _text_of_batch_line(response: Row) -> str:
-    """The answer in an OpenAI batch line: its first choice, or the whole body if it has none."""
-    body = response.get("body") or {}
-    choices = body.get("choices")
-    if not choices:
-        return msgspec.json.encode(body).decode()
-    message = choices[0].get("message")
-    return str((message.get("content") if message else choices[0].get("text")) or "")
+    name, text = answers(result)[0]
+    return Text(one_line(text.strip()), style="red" if name == "error" else "")
 
 
 def state_words(status: Status) -> Text:

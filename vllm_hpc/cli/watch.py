@@ -63,10 +63,11 @@ def wait_command(jobs: tuple[str, ...], job_dir: str, timeout: float | None, as_
     interrupted: the jobs continue.
     """
     from vllm_hpc.cli.print_status import exit_code_of, print_failure
+    from vllm_hpc.jobs.find import find_jobs
 
     if timeout is not None and not timeout >= 0:
         raise RequestError(f"--timeout must be a number of seconds from 0 on, not {timeout:g}")
-    found = list({one.path: one for job in jobs for one in _find(job, job_dir)}.values())
+    found = list({one.path: one for job in jobs for one in find_jobs(job, job_dir, acts=False)}.values())
     if len(found) == 1:
         ended = [follow(found[0], None if as_json else shown_on_stderr(), timeout)]
     else:
@@ -80,12 +81,6 @@ def wait_command(jobs: tuple[str, ...], job_dir: str, timeout: float | None, as_
             print_failure(one, status.state, status.reason)
     codes = {exit_code_of(status) for status in ended}
     return next(code for code in (1, 3, 0) if code in codes)
-
-
-def _find(job: str, job_dir: str) -> list[Job]:
-    from vllm_hpc.jobs.find import find_job, find_jobs
-
-    return find_jobs(job, job_dir) if set(job) & set("*?[") else [find_job(job, job_dir)]
 
 
 def follow(job: Job, shown: Shown | None, timeout: float | None = None, look_s: float | None = None) -> Status:

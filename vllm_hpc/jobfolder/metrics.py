@@ -11,14 +11,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.private import is_private
 from vllm_hpc.jobfolder.records import JobRecord, Progress
 from vllm_hpc.spec.errors import VllmHpcError
+from vllm_hpc.spec.read_file import read_regular
+from vllm_hpc.spec.rehearsal import named_model
 from vllm_hpc.spec.write_file import replacing
 
 NAME = "metrics.prom"
 STATES = ("PENDING", "RUNNING", "COMPLETED", "PARTIAL", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "UNKNOWN")
 # Seconds between two writes while a job runs: a collector looks every fifteen to sixty.
 _EVERY_S = 15.0
+# The end of the line by which it says that the job runs.
+_RUNNING = b',state="RUNNING"} 1\n'
 _Sample = tuple[dict[str, str], float | None]
 
 
@@ -26,7 +31,7 @@ def write_metrics(folder: JobFolder, state: str) -> None:
     """Write metrics.prom into a job folder of the user's own. Raises OSError."""
     record = folder.job()
     progress = folder.progress_of(range(record.plan.layout.dp)) if record.has_rows else []
-    with replacing(folder.path / NAME, 0o644) as file:
+    with replacing(folder.path / NAME, 0o600 if is_private(folder.path) else 0o644) as file:
         file.write(metrics_text(record, progress, folder.path.name, state).encode(errors="replace"))
 
 
@@ -44,13 +49,23 @@ def keep_metrics(folder: JobFolder, replica: int) -> None:
             write_metrics(folder, "RUNNING")
 
 
+def settle_metrics(folder: JobFolder, state: str) -> None:
+    """Once a job has ended: have the file say so, where its ranks were killed and left it as it was.
+
+    Nothing is written where there is none, nor into another user's folder. No error in it matters to who asks.
+    """
+    with suppress(OSError, VllmHpcError):
+        if folder.is_mine and _RUNNING in read_regular(folder.path / NAME, follow_links=False):
+            write_metrics(folder, state)
+
+
 def metrics_text(record: JobRecord, progress: Sequence[Progress], name: str, state: str) -> str:
     """The file's text: whole job first, then each replica."""
     return "".join(_lines(record, progress, {"job": name}, state)) + "# EOF\n"
 
 
 def _lines(record: JobRecord, progress: Sequence[Progress], job: dict[str, str], state: str) -> Iterator[str]:
-    about = {**job, "model": record.request.model, "scheduler": record.scheduler}
+    about = {**job, "model": named_model(record.request.model) or "", "scheduler": record.scheduler}
     yield from _family("job", "info", "What runs where.", [(about, 1)])
     states = [({**job, "state": one}, float(one == state)) for one in STATES]
     yield from _family("state", "gauge", "1 for the state that the job is in.", states)

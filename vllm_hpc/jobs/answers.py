@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from vllm_hpc.jobs.border import at_the_border
+from vllm_hpc.jobs.border import at_the_border, each_at_the_border
 
 if TYPE_CHECKING:
     from vllm_hpc.jobfolder.folder import JobFolder
@@ -17,7 +17,7 @@ class Answers:
 
     folder: JobFolder
 
-    @at_the_border
+    @each_at_the_border
     def results(self, *, partial: bool = False) -> Iterator[Row]:
         """The output rows in input order, one for every input row; collects first if outputs.jsonl is out of date.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from functools import wraps
 from importlib import import_module
 from typing import ParamSpec, TypeVar
@@ -40,7 +40,55 @@ def at_the_border(method: Callable[Given, Result]) -> Callable[Given, Result]:
         except VllmHpcError as error:
             if _Speech.of_the_shell:
                 raise
-            worded: VllmHpcError = import_module("vllm_hpc.api.errors").as_python_says(error)  # a later room, by name
-            raise worded from None
+            raise _worded(error) from None
 
     return call
+
+
+def each_at_the_border(method: Callable[Given, Iterator[Result]]) -> Callable[Given, Iterator[Result]]:
+    """The same for a method that returns an iterator, and for the errors of that."""
+    begin = at_the_border(method)
+
+    @wraps(method)
+    def call(*args: Given.args, **options: Given.kwargs) -> Iterator[Result]:
+        return _each(begin(*args, **options))
+
+    return call
+
+
+def each_awaited_at_the_border(
+    method: Callable[Given, AsyncGenerator[Result, None]],
+) -> Callable[Given, AsyncGenerator[Result, None]]:
+    """The same for ``async for``."""
+    begin = at_the_border(method)
+
+    @wraps(method)
+    def call(*args: Given.args, **options: Given.kwargs) -> AsyncGenerator[Result, None]:
+        return _each_awaited(begin(*args, **options))
+
+    return call
+
+
+def _each(found: Iterator[Result]) -> Iterator[Result]:
+    try:
+        yield from found
+    except VllmHpcError as error:
+        if _Speech.of_the_shell:
+            raise
+        raise _worded(error) from None
+
+
+async def _each_awaited(found: AsyncGenerator[Result, None]) -> AsyncGenerator[Result, None]:
+    try:
+        async with aclosing(found):
+            async for one in found:
+                yield one
+    except VllmHpcError as error:
+        if _Speech.of_the_shell:
+            raise
+        raise _worded(error) from None
+
+
+def _worded(error: VllmHpcError) -> VllmHpcError:
+    worded: VllmHpcError = import_module("vllm_hpc.api.errors").as_python_says(error)  # a later room, by name
+    return worded

@@ -34,6 +34,7 @@ from vllm_hpc.jobs.progress import Counted, Rows, save_count, shard_sizes
 from vllm_hpc.jobs.summary import Summary, summarise, summarise_ranks
 from vllm_hpc.rows.row import REHEARSED, Row, error_row
 from vllm_hpc.spec.errors import CollectError, InputError
+from vllm_hpc.spec.visible import in_utf8
 from vllm_hpc.spec.write_file import replacing
 
 # How many rows are copied at a time, and roughly how many bytes.
@@ -82,7 +83,7 @@ def _collect_rows(folder: JobFolder, record: JobRecord, outputs: Outputs) -> Sum
             # So that 'status' need not count again.
             save_count(folder, Counted(sizes, Rows(record.rows, tally.done, tally.failed)))
             summary = summarise(folder, record, tally, time.time() - began)
-            summary = msgspec.structs.replace(summary, outputs=str(outputs.rows), ignored=ignored)
+            summary = msgspec.structs.replace(summary, outputs=in_utf8(str(outputs.rows)), ignored=ignored)
             check_not_cleaned(folder, record.rows)
             # Before the rows have their name: it says whose they are, and an interrupt must not leave them without.
             write_json(outputs.summary, summary)

@@ -13,6 +13,7 @@ from vllm_hpc.jobs.output_folder import Outputs
 from vllm_hpc.jobs.summary import Summary
 from vllm_hpc.spec.errors import CollectError
 from vllm_hpc.spec.read_file import open_regular
+from vllm_hpc.spec.visible import in_utf8
 from vllm_hpc.spec.write_file import replacing
 
 
@@ -24,7 +25,7 @@ def collect_cleaned(folder: JobFolder, outputs: Outputs) -> Summary:
         raise CollectError(f"{folder.path.name} was cleaned, and its {gone} is gone: restore it, or submit a new job")
     if outputs.rows == folder.outputs:
         return summary
-    copied = msgspec.structs.replace(summary, outputs=str(outputs.rows))
+    copied = msgspec.structs.replace(summary, outputs=in_utf8(str(outputs.rows)))
     try:
         with open_regular(folder.outputs, follow_links=False) as rows, replacing(outputs.rows) as out:
             write_json(outputs.summary, copied)

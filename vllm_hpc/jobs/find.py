@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_job, read_json
@@ -42,8 +42,11 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str | None = None, acts
     $VLLM_HPC_PROFILE's profile, else ./runs. ``acts``: the job is to be ended or emptied, so an id must be whole.
     Raises JobNotFoundError, also if several jobs begin so.
     """
+    if isinstance(job, bool) or not isinstance(job, str | os.PathLike | SupportsIndex):
+        what = "None" if job is None else f"a {type(job).__name__}"
+        raise JobNotFoundError(f"a job must be given by its folder, its name or its id, not by {what}")
     job_dir = default_job_dir() if job_dir is None else job_dir
-    text = os.fspath(job) if isinstance(job, os.PathLike) else str(job)
+    text = os.fsdecode(job) if isinstance(job, os.PathLike) else str(job)
     parent = as_path(job_dir, "--job-dir")
     for folder in (as_path(text, "job"), as_path(str(parent / text), "job")):
         if JobFolder(folder).is_there():
@@ -65,15 +68,15 @@ def find_job(job: str | int | os.PathLike[str], job_dir: str | None = None, acts
     return found
 
 
-def find_jobs(job: str, job_dir: str) -> list[Job]:
-    """The jobs that JOB means, to end or empty them: one, or the user's own under ``job_dir`` that a pattern fits.
+def find_jobs(job: str, job_dir: str, acts: bool = True) -> list[Job]:
+    """The jobs that JOB means: one, or the user's own under ``job_dir`` that a pattern fits.
 
-    Raises JobNotFoundError.
+    ``acts``: they are to be ended or emptied. Raises JobNotFoundError.
     """
     if not set(job) & set("*?["):
-        return [find_job(job, job_dir, acts=True)]
+        return [find_job(job, job_dir, acts)]
     with suppress(VllmHpcError):
-        return [find_job(job, job_dir, acts=True)]  # a name may have such letters
+        return [find_job(job, job_dir, acts)]  # a name may have such letters, and a PBS array's id has: 123[]
     found = [one for one in list_jobs(job_dir) if fnmatchcase(one.path.name, job) and one.folder.is_mine]
     if not found:
         raise JobNotFoundError(f"no job of yours under {job_dir!r} fits {job!r}: see 'vllm-hpc list', or --job-dir")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.private import is_private, private_files
 from vllm_hpc.jobfolder.submissions import last_submission
 from vllm_hpc.jobs.answers import Answers
-from vllm_hpc.jobs.border import at_the_border
+from vllm_hpc.jobs.border import at_the_border, each_at_the_border, each_awaited_at_the_border
 from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import RequestError
@@ -72,6 +72,7 @@ class Job(Answers, Drawn):
 
         return read_status(self.folder, StatusCache(shares=True), submits=True)
 
+    @each_at_the_border
     def statuses(self, ask_every_s: float = 0.0) -> Iterator[tuple[Status, float]]:
         """Poll until the job ends: yields each status, with the seconds to wait before the next one.
 
@@ -99,6 +100,7 @@ class Job(Answers, Drawn):
         status: Status = _live().wait(self, timeout, progress)
         return status
 
+    @each_at_the_border
     def stream(self, timeout: float | None = None) -> Iterator[Row]:
         """The rows as they finish, once each: those with a result, and at the end of the job those with an error.
 
@@ -110,7 +112,8 @@ class Job(Answers, Drawn):
 
         return stream_rows(self, timeout)
 
-    def __aiter__(self) -> AsyncIterator[Row]:
+    @each_awaited_at_the_border
+    def __aiter__(self) -> AsyncGenerator[Row, None]:
         from vllm_hpc.jobs.stream import stream_rows_async
 
         return stream_rows_async(self)

@@ -11,7 +11,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import check_unchanged
-from vllm_hpc.jobfolder.own_folder import own_folder
+from vllm_hpc.jobfolder.own_folder import OwnJobFolder, own_folder
 from vllm_hpc.jobfolder.passed import remove_passed, write_passed
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Retry, Submitted
@@ -20,7 +20,7 @@ from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
 from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss
 from vllm_hpc.jobs.failure import DIVERGED, has_diverged
 from vllm_hpc.jobs.known_jobs import remember
-from vllm_hpc.jobs.render_again import NO_CHANGES, Changes, render_again, write_again
+from vllm_hpc.jobs.render_again import NO_CHANGES, Anew, Changes, render_again, write_again
 from vllm_hpc.jobs.status import Status, read_status
 from vllm_hpc.schedulers.client import ByHandError, ClientError, ClientTimeoutError
 from vllm_hpc.schedulers.lifecycle import check_lifecycle
@@ -74,32 +74,49 @@ def resume(
         number = check_not_submitted(folder, status)
     elif not status.awaits_resubmission:
         _check_ended(folder, status)
-    check_unchanged(folder)
-    _check_program(folder)
-    left = rows_left(folder, retry_errors) if folder.job().has_rows else _run_left(folder, status, retry_errors)
-    if not left.missing + left.failed:
-        if has_diverged(folder):
-            raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
+    left = _what_is_left(folder, status, retry_errors)
+    if not left:
         return Resumed(0)
-    anew = render_again(folder, changes)
-    if anew.script is None:
-        check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
-    record = anew.record or folder.job()
-    check_set(record.request.pass_env, is_resume=True)
+    anew = _render(folder, changes)
     taken = _take(folder, status.job_id, number)
     try:
         if recorded_submission(folder) != before:
             raise FailedError(_GOING_ON.format(folder.path))
-        if record.passes_by_file:
-            write_passed(folder, record.request.pass_env)
-        markers.clear(Retry(folder.last_number()) if retry_errors else None)
-        write_again(folder, anew)
+        _make_ready(folder, anew, markers, retry_errors)
     except BaseException:
         taken.unlink(missing_ok=True)
         raise
     by_hand = _submit(folder, taken, markers)
     remember(folder)
-    return Resumed(left.missing + left.failed, "; ".join(filter(None, (anew.note, by_hand))) or None)
+    return Resumed(left, "; ".join(filter(None, (anew.note, by_hand))) or None)
+
+
+def _what_is_left(folder: JobFolder, status: Status, retry_errors: bool) -> int:
+    """How many rows, or runs, there are to submit. Raises what ``resume`` raises where it cannot be, or must not."""
+    check_unchanged(folder)
+    _check_program(folder)
+    left = rows_left(folder, retry_errors) if folder.job().has_rows else _run_left(folder, status, retry_errors)
+    if not left.missing + left.failed and has_diverged(folder):
+        raise FailedError(f"nothing to resume: no row is missing, but {DIVERGED}")
+    return left.missing + left.failed
+
+
+def _render(folder: OwnJobFolder, changes: Changes) -> Anew:
+    """What is submitted: nothing is written yet. Raises RequestError, also where the ranks would miss a variable."""
+    anew = render_again(folder, changes)
+    if anew.script is None:
+        check_lifecycle(folder, folder.path / get_scheduler(folder.job().scheduler).script)
+    check_set((anew.record or folder.job()).request.pass_env, is_resume=True)
+    return anew
+
+
+def _make_ready(folder: OwnJobFolder, anew: Anew, markers: _Markers, retry_errors: bool) -> None:
+    """Write what the next attempt reads, and remove what told the earlier ones to stop."""
+    record = anew.record or folder.job()
+    if record.passes_by_file:
+        write_passed(folder, record.request.pass_env)
+    markers.clear(Retry(folder.last_number()) if retry_errors else None)
+    write_again(folder, anew)
 
 
 def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> str | None:

@@ -6,10 +6,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.jobfolder.metrics import settle_metrics
 from vllm_hpc.jobfolder.passed import passed_file, remove_passed
 from vllm_hpc.jobfolder.record_files import why_unreadable
 from vllm_hpc.jobfolder.records import JobRecord, Progress
@@ -34,6 +36,7 @@ from vllm_hpc.schedulers.polling import StatusCache
 from vllm_hpc.schedulers.scheduler import Question
 from vllm_hpc.spec.drawn import Drawn
 from vllm_hpc.spec.errors import JobNotFoundError, VllmHpcError
+from vllm_hpc.spec.rehearsal import named_model
 from vllm_hpc.spec.words import counted
 
 
@@ -80,16 +83,18 @@ def read_status(
 ) -> Status:
     """The current state of a job, or one as old as ``cache`` allows. Raises JobNotFoundError.
 
-    ``submits``: whether to submit an attempt that the job wants and could not submit itself. ``record``: its job.json,
-    where that has just been read.
+    ``submits``: whether to submit an attempt that the job wants and could not submit itself, and to put in order what
+    the ranks of one that has ended could not. ``record``: its job.json, where that has just been read.
     """
     passed = passed_file(folder) if submits else None
     status = _read_status(folder, cache, submits, record)
     # It may have submitted itself again, and so marked the previous id, while the scheduler was asked about that one.
     while (status.is_final or status.state == "UNKNOWN") and status.job_id != last_submission(folder):
         status = _read_status(folder, cache, submits)
-    if passed is not None and status.is_final:
-        remove_passed(folder, passed)
+    if submits and status.is_final:
+        settle_metrics(folder, status.state)
+        if passed is not None:
+            remove_passed(folder, passed)
     return status
 
 
@@ -131,6 +136,15 @@ def unreadable(folder: JobFolder, reason: str) -> Status:
     return Status(job=str(folder.path), job_id=None, scheduler="", state="UNKNOWN", reason=reason, rows=Rows(0))
 
 
+class _Submission(NamedTuple):
+    """What the scheduler and the job's own records say of its last submission, before its rows are looked at."""
+
+    state: State
+    reason: str
+    job_id: str | None
+    awaits_resubmission: bool = False
+
+
 def _read_status(
     folder: JobFolder, cache: StatusCache | None, submits: bool, record: JobRecord | None = None
 ) -> Status:
@@ -139,35 +153,19 @@ def _read_status(
     job_id = last_submission(folder, attempts)
     # State first, counts second: rows that finish in between then belong to a job that still runs.
     tasks = TaskStates(folder, record, job_id, attempts, cache or StatusCache())
-    state, reason = tasks.overall()
-    # Who deletes a job in the scheduler wants no other attempt.
-    again = pending_resubmission(folder, job_id) if state in FINAL and state != "CANCELLED" else None
-    is_awaited = False
-    if again is not None:
-        state, job_id, reason, is_awaited = resubmit(folder, again) if submits else describe(again)
-    elif state in FINAL and is_in_doubt(folder, job_id):
-        state, reason = "UNKNOWN", describe_doubt(folder, job_id)
+    submission = _submission(folder, tasks, job_id, submits)
     progress = read_progress(folder, record) if record.has_rows else []
-    rows, uncounted = _count(folder, record, progress, state in FINAL)
-    if uncounted:
-        state, reason = _without_count(folder, state, reason, uncounted)
-    elif not record.has_rows:
-        state, reason = judge_ranks(folder, record, tasks, state, reason)
-    elif state == "COMPLETED" or (rows.done == rows.total and _was_only_ended(folder, record, state)):
-        state, reason = _completeness(rows, is_drained(folder, tasks.current) or folder.cancelled.exists())
-        if state != "COMPLETED" and time.time() - tasks.without_record_since < LATE_S:
-            state, reason = (
-                "RUNNING",
-                "it ended normally; waiting for its exit record and its last rows to become visible here",
-            )
-    rate, eta, running = mean_speed(progress), None, tasks.current if state == "RUNNING" else set[int]()
+    rows, uncounted = _count(folder, record, progress, submission.state in FINAL)
+    state, reason = _by_rows(folder, record, tasks, submission, uncounted or rows)
+    running = tasks.current if state == "RUNNING" else set[int]()
+    rate, eta = mean_speed(progress), None
     if state == "RUNNING":
         rate, eta = current_speed([one for one in progress if one.attempt in running], rows, record)
         if is_drained(folder, tasks.current):
             eta = None
     return Status(
         job=str(folder.path),
-        job_id=job_id,
+        job_id=submission.job_id,
         scheduler=record.scheduler,
         state=state,
         reason=reason,
@@ -176,15 +174,45 @@ def _read_status(
         eta_s=eta,
         attempts=max([1, *(sum(a.task == task for a in attempts) for task in range(record.plan.layout.tasks))]),
         rehearsal=record.request.rehearse,
-        awaits_resubmission=is_awaited,
+        awaits_resubmission=submission.awaits_resubmission,
         program=record.program.title if record.program else None,
         has_rows=record.has_rows,
         created_at=record.created_at,
-        model=record.request.model,
+        model=named_model(record.request.model),
         tokens=generated_tokens(progress, running),
         replicas=replica_statuses(progress, running),
         ends_at=walltime_end(record.request.time, attempts, running),
     )
+
+
+def _submission(folder: JobFolder, tasks: TaskStates, job_id: str | None, submits: bool) -> _Submission:
+    """Where the job stands, also if it wants another attempt: ``submits`` submits that."""
+    state, reason = tasks.overall()
+    # Who deletes a job in the scheduler wants no other attempt.
+    again = pending_resubmission(folder, job_id) if state in FINAL and state != "CANCELLED" else None
+    if again is not None:
+        found = resubmit(folder, again) if submits else describe(again)
+        return _Submission(found.state, found.reason, found.job_id, found.is_awaited)
+    if state in FINAL and is_in_doubt(folder, job_id):
+        return _Submission("UNKNOWN", describe_doubt(folder, job_id), job_id)
+    return _Submission(state, reason, job_id)
+
+
+def _by_rows(
+    folder: JobFolder, record: JobRecord, tasks: TaskStates, submission: _Submission, rows: Rows | str
+) -> tuple[State, str]:
+    """State and reason once its rows, or the ends of its ranks, are known; a text says why rows are not counted."""
+    state, reason = submission.state, submission.reason
+    if isinstance(rows, str):
+        return _without_count(folder, state, reason, rows)
+    if not record.has_rows:
+        return judge_ranks(folder, record, tasks, state, reason)
+    has_all = rows.done == rows.total
+    if state == "COMPLETED" or (has_all and _was_only_ended(folder, record, state)):
+        state, reason = _completeness(rows, is_drained(folder, tasks.current) or folder.cancelled.exists())
+        if state != "COMPLETED" and time.time() - tasks.without_record_since < LATE_S:
+            return "RUNNING", "it ended normally; waiting for its exit record and its last rows to become visible here"
+    return state, reason
 
 
 def _count(folder: JobFolder, record: JobRecord, progress: list[Progress], is_final: bool) -> tuple[Rows, str]:

@@ -7,7 +7,7 @@ have a result for them; rows that never ran do not come at all.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ def stream_rows(job: Job, timeout: float | None = None) -> Iterator[Row]:
     return _rows(job, _reader(job), timeout)
 
 
-def stream_rows_async(job: Job) -> AsyncIterator[Row]:
+def stream_rows_async(job: Job) -> AsyncGenerator[Row, None]:
     """The same for ``async for``: other tasks run while it waits."""
     return _rows_async(job, _reader(job))
 
@@ -59,7 +59,7 @@ def _rows(job: Job, reader: NewRows, timeout: float | None) -> Iterator[Row]:
         time.sleep(min(pause, left))
 
 
-async def _rows_async(job: Job, reader: NewRows) -> AsyncIterator[Row]:
+async def _rows_async(job: Job, reader: NewRows) -> AsyncGenerator[Row, None]:
     import asyncio  # imported here: it would be half the import time of 'vllm-hpc status'
 
     looks, given = job.statuses(), 0

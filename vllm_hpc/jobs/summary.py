@@ -16,6 +16,7 @@ from vllm_hpc.jobs.progress import read_progress
 from vllm_hpc.jobs.stage import read_ranks
 from vllm_hpc.jobs.status import read_status
 from vllm_hpc.spec.drawn import Drawn
+from vllm_hpc.spec.visible import in_utf8
 
 # The parts of an attempt, as Run.seconds and the rank records call them.
 _PARTS = ("launch", "import", "load", "warm_up", "generate", "drain")
@@ -100,7 +101,7 @@ def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: fl
     missing = record.rows - tally.done - tally.failed
     status = read_status(folder)
     return Summary(
-        job=str(folder.path),
+        job=in_utf8(str(folder.path)),
         uuid=record.uuid,
         rows={"total": record.rows, "done": tally.done, "failed": tally.failed, "missing": missing},
         prompt_tokens=tally.prompt_tokens,
@@ -112,7 +113,7 @@ def summarise(folder: JobFolder, record: JobRecord, tally: Tally, collecting: fl
         idle=_ratio(sum(run.seconds.get("idle", 0.0) for run in runs), sum(map(_stepping, runs)), 4),
         attempts=status.attempts,
         timings=timings,
-        outputs=str(folder.outputs),
+        outputs=in_utf8(str(folder.outputs)),
         state=status.state,
         reason=status.reason,
         rehearsal=record.request.rehearse,

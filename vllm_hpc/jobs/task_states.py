@@ -39,7 +39,7 @@ _ORDER: tuple[State, ...] = (
 
 # Seconds after which a rank without a new heartbeat is taken for gone: they come every 5 s (engine/health/watchdog.py).
 # NFS may show one a minute late; a wrong guess costs time, not rows, and such a rank ends by itself.
-_ALIVE_S = 30
+ALIVE_S = 30
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -227,18 +227,11 @@ class TaskStates:
                 "CANCELLED",
                 f"{seen.reason}, and it never began: it was deleted while it waited, or no queue took it",
             )
-        if self._is_alive(attempt):
-            return "UNKNOWN", f"{seen.reason}, but a rank of it gave a sign of life in the last {_ALIVE_S} s"
+        if shows_life(self._folder, self._record, attempt):
+            return "UNKNOWN", f"{seen.reason}, but a rank of it gave a sign of life in the last {ALIVE_S} s"
         error = cause_of_failure(self._folder, "", task)
         words = f"{seen.reason}, and its script left no exit record: it was killed, or its node died"
         return "FAILED", f"{words}; {error}" if error else words
-
-    def _is_alive(self, attempt: Attempt) -> bool:
-        """Whether a rank of that attempt may still run: it has not told its end, and its heartbeat is recent."""
-        world = self._record.plan.layout.world_size
-        begun = self._folder.records_of(range(attempt.task * world, (attempt.task + 1) * world))
-        running = [one for one in begun if one.attempt == attempt.attempt and one.outcome == "running"]
-        return any(_age(self._folder.heartbeat(one.rank)) < _ALIVE_S for one in running)
 
     def _save_verdict(self, task: int, verdict: Verdict) -> bool:
         if not self._folder.is_mine:
@@ -248,6 +241,14 @@ class TaskStates:
         except OSError:  # a full disk: the next call asks again
             return False
         return True
+
+
+def shows_life(folder: JobFolder, record: JobRecord, attempt: Attempt) -> bool:
+    """Whether a rank of that attempt may still run: it has not told its end, and its heartbeat is recent."""
+    world = record.plan.layout.world_size
+    begun = folder.records_of(range(attempt.task * world, (attempt.task + 1) * world))
+    running = [one for one in begun if one.attempt == attempt.attempt and one.outcome == "running"]
+    return any(_age(folder.heartbeat(one.rank)) < ALIVE_S for one in running)
 
 
 def _how(ended: ExitRecord) -> str:

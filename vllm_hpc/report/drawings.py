@@ -14,6 +14,8 @@ from vllm_hpc.spec.words import counted
 
 # Of more replicas, neighbours share a row; of more nodes, the first are drawn. Lines for each replica up to a few.
 _MOST_ROWS, _MOST_SQUARES, _MOST_LINES = 64, 1024, 8
+# Bins at the end of an attempt in which a replica may be seen no more, though it generated as before: it was killed.
+_RAGGED_BINS = 2
 _COLOURS = 10
 _MARKS = 7
 
@@ -145,12 +147,29 @@ def _table(samples: Samples, lines: Sequence[Curve], say: Callable[[float | None
 
 
 def together_of(lines: Sequence[Curve], name: str, is_sum: bool) -> Curve:
-    """One line of several: their sum, or their mean."""
-    values = []
+    """One line of several: their sum, or their mean.
+
+    Replicas are not seen for the last time at one moment: a sum would drop there, though none of them did.
+    """
+    values, numbers = list[float | None](), list[int]()
     for at in zip(*(line.values for line in lines), strict=True):
         known = [value for value in at if value is not None]
+        numbers.append(len(known))
         values.append((sum(known) if is_sum else sum(known) / len(known)) if known else None)
+    if is_sum:
+        for place in _ragged(numbers):
+            values[place] = None
     return Curve(name, lines[0].edges, values, "together")
+
+
+def _ragged(numbers: Sequence[int]) -> list[int]:
+    """The last bins before a gap, or the end, in which fewer are known than just before."""
+    found = []
+    for last, number in enumerate(numbers):
+        if number and (last + 1 == len(numbers) or not numbers[last + 1]):
+            ends = range(max(0, last - _RAGGED_BINS + 1), last + 1)
+            found += [place for place in ends if ends.start and 0 < numbers[place] < numbers[ends.start - 1]]
+    return found
 
 
 def _grouped(lines: Sequence[Curve]) -> list[Curve]:

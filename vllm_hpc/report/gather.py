@@ -20,6 +20,7 @@ from vllm_hpc.report.facts import Energy, Facts, HostFacts, RowFacts, Samples
 from vllm_hpc.report.rows import read_rows
 from vllm_hpc.report.series import read_samples
 from vllm_hpc.spec.read_file import read_regular
+from vllm_hpc.spec.rehearsal import named_model
 
 _SCRIPTS = ("script.sbatch", "script.pbs", "script.sh", "manifest.yaml")
 # Of the script and of a traceback: a page shows no more.
@@ -43,7 +44,7 @@ def gather(folder: JobFolder) -> Facts:
     return Facts(
         name=folder.path.name,
         status=status,
-        model=record.request.model,
+        model=named_model(record.request.model) or "no model",
         layout=record.plan.layout,
         made_at=made_at(record),
         found_at=now,
@@ -74,7 +75,7 @@ def settings_of(record: JobRecord) -> dict[str, Any]:
     }
     layout = record.plan.layout
     return {
-        "model": record.request.model,
+        **({"model": model} if (model := named_model(record.request.model)) else {}),
         "scheduler": record.scheduler,
         "tp": layout.tp,
         "pp": layout.pp,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.jobfolder.row_ids import RowIds
 from vllm_hpc.jobfolder.shard_lines import LineReader
 from vllm_hpc.jobfolder.shards import Scan
+from vllm_hpc.jobs.error_groups import error_of, normalised
 from vllm_hpc.report.facts import ErrorGroup, Histogram, RowFacts
 from vllm_hpc.spec.errors import CollectError, InputError
 from vllm_hpc.spec.read_file import open_regular
@@ -24,7 +24,6 @@ _AT_A_TIME, _MOST_GROUPS, _MOST_BARS = 2048, 200, 32
 # Up to here each number of tokens is counted by itself, above to three digits: so there are never too many.
 _EXACT, _LARGEST = 4096, 10**9
 _LONGEST_LINE, _LONGEST_MESSAGE, _LONGEST_WORD = 256 * 2**20, 400, 60
-_NUMBER = re.compile(r"\d+")
 _OTHERS = ("other", "more kinds of errors than are told apart")
 
 
@@ -70,13 +69,12 @@ class _Counts:
             self.finish[known] += 1
 
     def _add_error(self, row: _Line) -> None:
-        error = row.error
-        kind = str(_get(error, "type") or _get(error, "code") or "error")[:_LONGEST_WORD]
+        kind, message = error_of({"error": row.error})
         if kind == "missing":
             return
         self.failed += 1
-        message = " ".join(str(_get(error, "message") or "").split())[:_LONGEST_MESSAGE]
-        key = (kind, _NUMBER.sub("N", message))
+        kind, message = kind[:_LONGEST_WORD], " ".join(message.split())[:_LONGEST_MESSAGE]
+        key = (kind, normalised(message))
         if key not in self.errors and len(self.errors) >= _MOST_GROUPS:
             key, (kind, message) = _OTHERS, _OTHERS
         group = self.errors.setdefault(key, [kind, message, 0, _name(row)])

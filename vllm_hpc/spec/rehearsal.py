@@ -54,6 +54,11 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
+def named_model(model: str) -> str | None:
+    """The model that a request names; None of a rehearsal, or a script, without one."""
+    return None if model == NO_MODEL else model
+
+
 def read_rehearsal(given: object) -> Rehearsal:
     """The settings from --rehearse-set or from [rehearse] in job.toml. Raises RequestError."""
     settings = check_settings(given)

@@ -22,5 +22,10 @@ def visible(text: str) -> str:
 
 def one_line(text: str, most: int = 400) -> str:
     """The same in one line of at most ``most`` characters, and in UTF-8, which the name of a file need not be."""
-    joined = " ".join(visible(text[: 4 * most]).encode("utf-8", "replace").decode().split())
+    joined = " ".join(in_utf8(visible(text[: 4 * most])).split())
     return joined if len(joined) <= most and len(text) <= 4 * most else joined[: most - 1] + "…"
+
+
+def in_utf8(text: str) -> str:
+    """The text as JSON can hold it: with a question mark for what is not UTF-8 in the name of a file."""
+    return text.encode("utf-8", "replace").decode()

@@ -74,7 +74,6 @@ class _Listeners(NamedTuple):
 
 
 def _tune(job: ResolvedJob, sweep: tuple[str, ...], alike: RandomRows, listeners: _Listeners) -> Tuned:
-    tell, begin, look = listeners
     check_installed()
     check_is_here(job)
     request = job.request
@@ -83,28 +82,12 @@ def _tune(job: ResolvedJob, sweep: tuple[str, ...], alike: RandomRows, listeners
         check_torch()
     plan = _plan(job, alike)
     check_fits(plan)
-    subject = find_subject(job, plan)
-    if subject is None:
-        unknown = ("nothing is known", "memory is not checked")
-        why = next((reason for reason in plan.reasons if reason.startswith(unknown)), "")
-        raise RequestError(
-            f"{request.model} cannot be tuned, since the planner could not use the result: "
-            f"{why or 'nothing is known about it'}; give submit a layout and --engine yourself"
-        )
-    if not request.rehearse:
-        _check_place(subject)
+    subject = _subject(job, plan)
     start, own = _start(plan), _own(job, plan, alike)
-    bench = Bench(job, subject, start, alike, begin, look)
+    bench = Bench(job, subject, start, alike, listeners.begin, listeners.look)
     trials: list[Trial] = []
-
-    run = bench.run if subject.device == "cpu" else warmed(bench.run, tell)
-
-    def measure(setting: Setting) -> Trial:
-        trial = run(setting)
-        trials.append(trial)
-        tell(trial)
-        return trial
-
+    run = bench.run if subject.device == "cpu" else warmed(bench.run, listeners.tell)
+    measure = _keeping(run, trials, listeners.tell)
     best = search(start, sweep, measure, bench.layouts, bench.row_count)
     given = request.engine  # given arguments are not findings: later jobs give their own
     found = [msgspec.structs.replace(trial, setting=trial.setting.without(given)) for trial in trials]
@@ -116,6 +99,35 @@ def _tune(job: ResolvedJob, sweep: tuple[str, ...], alike: RandomRows, listeners
         return Tuned(finding, None)
     write_json(subject.file, finding)
     return Tuned(finding, subject.file)
+
+
+def _subject(job: ResolvedJob, plan: Plan) -> Subject:
+    """What the finding will be about, and its file. Raises RequestError where it could not be used, or not saved."""
+    subject, request = find_subject(job, plan), job.request
+    if subject is None:
+        unknown = ("nothing is known", "memory is not checked")
+        why = next((reason for reason in plan.reasons if reason.startswith(unknown)), "")
+        raise RequestError(
+            f"{request.model} cannot be tuned, since the planner could not use the result: "
+            f"{why or 'nothing is known about it'}; give submit a layout and --engine yourself"
+        )
+    if not request.rehearse:
+        _check_place(subject)
+    return subject
+
+
+def _keeping(
+    run: Callable[[Setting], Trial], trials: list[Trial], tell: Callable[[Trial], None]
+) -> Callable[[Setting], Trial]:
+    """The same, with each trial kept and told."""
+
+    def measure(setting: Setting) -> Trial:
+        trial = run(setting)
+        trials.append(trial)
+        tell(trial)
+        return trial
+
+    return measure
 
 
 def _plan(job: ResolvedJob, alike: RandomRows) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from math import inf, isfinite
 from statistics import median
@@ -10,6 +11,7 @@ from statistics import median
 from markupsafe import Markup
 
 from vllm_hpc.api.cards.elements import (
+    Line,
     bar,
     folded,
     frame,
@@ -22,6 +24,7 @@ from vllm_hpc.api.cards.elements import (
     pill,
     row,
     said,
+    section,
     speed,
     table,
     tag,
@@ -32,14 +35,20 @@ from vllm_hpc.jobs.status import Status
 from vllm_hpc.spec.visible import one_line
 from vllm_hpc.spec.words import counted, duration
 
+# Of a card that is redrawn: the worst come first.
+_FIRST_REPLICAS = 8
+
 
 def card(status: Status) -> str:
     """A status as it was when it was read."""
     return frame(*parts_of(status, "Status"))
 
 
-def parts_of(status: Status, kind: str, *more: str) -> list[Markup]:
-    """Its name and state, a bar of its rows, speed and time left, why, ``more``, its replicas, and where it is."""
+def parts_of(status: Status, kind: str, *more: str, is_redrawn: bool = False) -> list[Markup]:
+    """Its name and state, a bar of its rows, speed and time left, why, ``more``, its replicas, and where it is.
+
+    ``is_redrawn``: again and again, so that nothing of it can be unfolded: it would be folded each time.
+    """
     if not status.scheduler:
         return [_head(status, kind), note(status.reason, "bad"), *map(Markup, more), _foot(status)]
     look = look_of(status.state)
@@ -50,7 +59,7 @@ def parts_of(status: Status, kind: str, *more: str) -> list[Markup]:
         parts.append(note(status.reason, look))
     parts += [Markup(part) for part in more]
     if status.replicas:
-        parts.append(replicas(status.replicas))
+        parts.append(first_replicas(status.replicas) if is_redrawn else replicas(status.replicas))
     return [*parts, _foot(status)]
 
 
@@ -123,9 +132,19 @@ def age_of(created_at: float | None, now: float) -> str:
 
 def replicas(those: tuple[ReplicaStatus, ...]) -> Markup:
     """What each replica does; how their speeds differ in the title."""
+    return folded(_spread(those), _table(lines_of(those, _replica)))
+
+
+def first_replicas(those: tuple[ReplicaStatus, ...]) -> Markup:
+    """The same of the first few, which is always shown."""
+    left = len(those) - _FIRST_REPLICAS if len(those) > _FIRST_REPLICAS + 1 else 0  # the line of one takes no more room
+    lines: list[Line] = [_replica(one) for one in those[: len(those) - left]]
+    return section(_spread(those), _table([*lines, left] if left else lines))
+
+
+def _table(lines: Sequence[Line]) -> Markup:
     titles = ["replica", "attempt", "done", "errors", "tokens/s", "in engine", "KV cache", "watts"]
-    shown = table(titles, lines_of(those, _replica), "replicas", ",".join(titles))
-    return folded(_spread(those), shown)
+    return table(titles, lines, "replicas", ",".join(titles))
 
 
 def _replica(one: ReplicaStatus) -> list[str]:
