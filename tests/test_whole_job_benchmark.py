@@ -135,7 +135,7 @@ def test_who_begins_changes_and_no_job_starts_after_the_last_second(
 
 def test_a_peer_that_is_not_there_is_said_and_why(tmp_path: Path) -> None:
     assert command.missing(WAYS["ray"], {}) == "not told of: --peer ray=PYTHON"
-    assert "cannot be run (No such file or directory)" in command.missing(WAYS["ray"], {"ray": tmp_path / "python"})
+    assert "cannot be run ([Errno 2] No such file" in command.missing(WAYS["ray"], {"ray": tmp_path / "python"})
     told = command.missing(WAYS["llmflux"], {"llmflux": Path(sys.executable)})
     assert "cannot import llmflux: ModuleNotFoundError" in told
     assert command.missing(WAYS["run-batch"], {}) == ""
@@ -157,6 +157,29 @@ def test_what_cannot_be_run_is_refused_in_a_line(
         command.main()
     assert refused.value.code not in (0, None)
     assert not (tmp_path / "work" / "jobs.jsonl").exists()
+
+
+def test_what_a_failed_first_job_compiled_is_deleted(tmp_path: Path) -> None:
+    work = Work(tmp_path, tmp_path / "chats.jsonl", 1)
+    (tmp_path / "home-run-batch").mkdir()
+    (tmp_path / "home-run-batch" / "half").touch()
+    failed, _ = run(python("sys.exit(1)"), work, 0, tmp_path, 60)
+    found, _ = run(python(f"(here / 'out.jsonl').write_text({batch_line('a', 'x')!r})"), work, 0, tmp_path, 60)
+    assert (failed.first, found.first, found.failed) == (True, True, "")
+    assert not (tmp_path / "home-run-batch" / "half").exists()
+
+
+@pytest.mark.parametrize("file", ["work", "work/jobs.jsonl"])
+def test_a_folder_of_something_else_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("{")
+    given = ["--model", str(tmp_path), "--work", str(tmp_path / "work"), "--only", "ray"]
+    monkeypatch.setattr(sys, "argv", ["whole_job", *given])
+    with pytest.raises(SystemExit, match="the folder of --work must be writable"):
+        command.main()
 
 
 def test_figures_of_other_work_are_not_mixed(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """The same OpenAI batch file of chats through several tools, in turns: wall time from the command to the last row.
 
-    python -m benchmarks.whole_job --rows 64 --times 3 --peer llmflux=/venvs/llmflux/bin/python \\
-      --peer ray=/venvs/ray/bin/python
-    python -m benchmarks.whole_job --model llama-8b --engine load_format=dummy --rows 4096 --letters 256 --output 128 \\
-      --ignore-eos --times 2 --only vllm-hpc,run-batch
+    VLLM_CPU_KVCACHE_SPACE=1 python -m benchmarks.whole_job --engine dtype=float32 --engine max_model_len=1024 \\
+      --peer llmflux=PYTHON --peer ray=PYTHON
+    python -m benchmarks.whole_job --model llama-8b --engine load_format=dummy --engine max_model_len=4096 \\
+      --rows 4096 --letters 256 --output 128 --ignore-eos --times 2 --only vllm-hpc,run-batch
 
 Ways: `vllm-hpc submit --wait --scheduler local`; `vllm run-batch`; llmflux, as its Slurm job runs it, without Slurm and
 Apptainer (it submits to Slurm only); Ray Data LLM. Peers are installed in environments of their own, outside of this
-project; Ray's needs vLLM, too. A peer that is not told of is said to be missing.
+project; Ray's needs vLLM, too. A peer that is not told of is said to be missing. On a CPU, vLLM alone wants 0.92 of the
+machine's memory, and does not start where less is free: VLLM_CPU_KVCACHE_SPACE (GiB) is what all ways take instead.
 
 Each way has a home of its own with its caches in --work: its first job there finds nothing compiled, later ones do,
 also those of a later command with the same --work. Who begins changes from round to round. Ratios are those within one
@@ -45,10 +46,10 @@ def missing(way: Way, peers: dict[str, Path]) -> str:
     if way.name not in peers:
         return f"not told of: --peer {way.name}=PYTHON"
     try:
-        tried = subprocess.run([str(peers[way.name]), "-c", f"import {way.needs}"], capture_output=True, text=True)
-    except OSError as error:
-        return f"{peers[way.name]} cannot be run ({error.strerror})"
-    lines = tried.stderr.strip().splitlines() or [""]
+        tried = subprocess.run([str(peers[way.name]), "-c", f"import {way.needs}"], capture_output=True, timeout=300)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return f"{peers[way.name]} cannot be run ({error})"
+    lines = tried.stderr.decode(errors="replace").strip().splitlines() or [""]
     return f"{peers[way.name]} cannot import {way.needs}: {lines[-1]}" if tried.returncode else ""
 
 
@@ -74,7 +75,8 @@ def interleave(ways: list[Way], work: Work, folder: Path, asked: argparse.Namesp
 def same(reference: Path, answers: Answers) -> int:
     """How many texts are those of the first job of all, which the file keeps."""
     if not reference.exists() and answers:
-        reference.write_text(json.dumps(answers))
+        reference.with_suffix(".part").write_text(json.dumps(answers))
+        reference.with_suffix(".part").rename(reference)
     first = json.loads(reference.read_text()) if reference.exists() else {}
     return sum(text is not None and first.get(name) == text for name, text in answers.items())
 
@@ -179,7 +181,16 @@ def prepare(asked: argparse.Namespace, folder: Path, peers: dict[str, Path]) -> 
 
 
 def main() -> None:
-    asked = parse()
+    try:
+        compare(parse())
+    except (OSError, msgspec.DecodeError, json.JSONDecodeError) as error:
+        sys.exit(f"{error}: the folder of --work must be writable, and not be changed by others")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same --work goes on from the jobs that are done")
+
+
+def compare(asked: argparse.Namespace) -> None:
+    """Run what is asked for, and print the table. SystemExit with 1 if a job failed."""
     peers = {name: Path(value) for name, value in pairs("--peer", asked.peer).items()}
     ways = chosen(asked.only, peers)
     folder: Path = (asked.work or Path(tempfile.mkdtemp(prefix="whole-", dir="/tmp"))).resolve()
@@ -190,6 +201,9 @@ def main() -> None:
     what = f"{asked.rows} chats of {asked.letters} letters, {asked.output} tokens out"
     print(f"{asked.model}: {what}; {folder}", flush=True)
     if present:
+        subprocess.run(
+            [sys.executable, "-c", "from vllm import LLM"], capture_output=True
+        )  # nobody pays for a cold disk
         interleave(present, work, folder, asked)
     jobs = read(folder)
     print(table(jobs, absent))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from benchmarks.gpu.start import CACHES
 from benchmarks.whole_job.ways import Answers, Way, Work
 
 ROOT = Path(__file__).parents[2]
+COMPILED = "compiled"  # a file in a home, once a job there was done
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -38,10 +41,8 @@ class Done(msgspec.Struct, frozen=True):
 
 def run(way: Way, work: Work, number: int, folder: Path, limit: float) -> tuple[Done, Answers]:
     """Run a way's command. A job that fails or lasts longer is told as such."""
-    home, place = folder / f"home-{way.name}", folder / f"{way.name}-{number}"
-    is_first = not home.exists()
-    (home / "tmp").mkdir(parents=True, exist_ok=True)
-    place.mkdir()
+    home, place = folder / f"home-{way.name}", Path(tempfile.mkdtemp(prefix=f"{way.name}-{number}-", dir=folder))
+    is_first = _clean(home)
     load, began, clock = os.getloadavg()[0], time.time(), time.perf_counter()
     failed = _run(way.command(work, place), environment(way, home), place / "log", limit)
     whole, answers = time.perf_counter() - clock, Answers()
@@ -57,7 +58,17 @@ def run(way: Way, work: Work, number: int, folder: Path, limit: float) -> tuple[
     answered = sum(text is not None for text in answers.values())
     if not failed and answered < work.rows:
         failed = f"{work.rows - answered} of {work.rows} rows have no answer"
+    if not failed:
+        (home / COMPILED).touch()
     return Done(way.name, number, is_first, seconds, whole, work.rows, answered, 0, load, failed), answers
+
+
+def _clean(home: Path) -> bool:
+    """Whether nothing is compiled there. What a failed first job has left is deleted."""
+    if is_first := not (home / COMPILED).exists():
+        shutil.rmtree(home, ignore_errors=True)
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
+    return is_first
 
 
 def environment(way: Way, home: Path) -> dict[str, str]:
