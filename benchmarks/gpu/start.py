@@ -36,6 +36,13 @@ if __name__ == "__main__":
 """
 # Without NVLink multicast, which shared hosts keep switched off; vllm-hpc leaves it out by itself.
 NO_MULTICAST = '{"compilation_config": {"pass_config": {"fuse_allreduce_rms": false}}}'
+CACHES = (
+    "XDG_CACHE_HOME",
+    "VLLM_CACHE_ROOT",
+    "TRITON_CACHE_DIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "FLASHINFER_WORKSPACE_BASE",
+)
 
 
 def bare(model: Path, gpus: int, home: Path) -> dict[str, float]:
@@ -71,14 +78,7 @@ def _whole(timings: dict[str, float]) -> float:
 
 def _environment(home: Path) -> dict[str, str]:
     """This one's, with every cache in that home."""
-    caches = (
-        "XDG_CACHE_HOME",
-        "VLLM_CACHE_ROOT",
-        "TRITON_CACHE_DIR",
-        "TORCHINDUCTOR_CACHE_DIR",
-        "FLASHINFER_WORKSPACE_BASE",
-    )
-    kept = {name: value for name, value in os.environ.items() if name not in caches}
+    kept = {name: value for name, value in os.environ.items() if name not in CACHES}
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     return kept | {"HOME": str(home), "TMPDIR": str(home / "tmp"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
