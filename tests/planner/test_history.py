@@ -61,3 +61,15 @@ def test_a_neighbours_job_that_cannot_be_read_is_skipped(
     (tmp_path / "theirs" / name).unlink()
     leave(tmp_path / "theirs" / name)
     assert measured_rate(tmp_path, "/models/model", "h100-80", layout()) == Measured(10.0, 1)
+
+
+def test_a_job_with_fp8_says_nothing_of_one_without(tmp_path: Path) -> None:
+    ran(tmp_path / "own")
+    ran(tmp_path / "fp8", completion_tokens=5000)
+    record = json.loads((tmp_path / "fp8" / "job.json").read_text())
+    record["plan"]["engine"]["quantization"] = "fp8"
+    (tmp_path / "fp8" / "job.json").write_text(json.dumps(record))
+    assert measured_rate(tmp_path, "/models/model", "h100-80", layout()) == Measured(10.0, 1)
+    fp8 = {"quantization": "fp8", "max_num_seqs": 4}
+    assert measured_rate(tmp_path, "/models/model", "h100-80", layout(), fp8) == Measured(50.0, 1)
+    assert measured_rate(tmp_path, "/models/model", "h100-80", layout(), {"kv_cache_dtype": "fp8"}) is None

@@ -29,7 +29,7 @@ from vllm_hpc.spec.errors import JobFailedError, LayoutError, RefusedError, Requ
 from vllm_hpc.spec.job_definition import Given, make_request
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.tuning import tune as tuning
-from vllm_hpc.tuning.sweep import SWEEPS, search, warmed
+from vllm_hpc.tuning.sweep import SWEEPS, Change, search, warmed
 from vllm_hpc.tuning.trials import Bench
 from vllm_hpc.tuning.tune import tune
 
@@ -121,10 +121,25 @@ def test_what_compiles_first_is_run_twice() -> None:
     assert not any(trial.counts for trial in told)
 
 
-def test_an_fp8_cache_is_tried_only_where_it_is_named() -> None:
-    assert all("kv_cache_dtype" not in setting.engine for setting in sweep(lambda setting: 1.0)[1])
-    best, _ = sweep(lambda setting: len(setting.engine), ("kv_cache_dtype",))
-    assert best == changed(kv_cache_dtype="fp8")
+def changing(*changes: Change) -> tuple[Setting, list[Setting]]:
+    """The best, and all that was tried, where each engine argument makes it faster."""
+    tried: list[Setting] = []
+
+    def measure(setting: Setting) -> Trial:
+        tried.append(setting)
+        return Trial(setting=setting, tokens_per_s=float(len(setting.engine)))
+
+    return search(START, (), measure, lambda start: [], 8, changes), tried
+
+
+def test_what_changes_answers_is_kept_only_where_it_is_allowed() -> None:
+    fp8, cache = {"quantization": "fp8"}, {"kv_cache_dtype": "fp8"}
+    best, tried = changing(Change(fp8, False), Change(cache, False))
+    assert (best, tried) == (START, [START, changed(**fp8), changed(**cache)])
+    best, tried = changing(Change(fp8, True), Change(cache, False))
+    assert best == changed(**fp8)
+    assert tried == [START, best, changed(**fp8, **cache), START, best]  # the last two confirm it
+    assert changing(Change(fp8, True), Change(cache, True))[0] == changed(**fp8, **cache)
 
 
 @pytest.fixture
@@ -337,7 +352,7 @@ def test_only_gpus_are_warmed_up(
 @pytest.mark.parametrize(
     ("given", "sweep", "first"),
     [
-        ({"kv_cache_dtype": "fp8"}, "max_num_seqs", {"kv_cache_dtype": "fp8"}),
+        ({"kv_cache_dtype": "fp8"}, "max_num_seqs", {}),
         ({"max_num_seqs": "4"}, "max_num_batched_tokens", {"max_num_seqs": 4}),
         ({"max_num_seqs": None}, "max_num_batched_tokens", {}),
     ],

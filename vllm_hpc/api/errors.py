@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from vllm_hpc.api.options import Options
+from vllm_hpc.spec.allowed import CHANGES_ANSWERS
 from vllm_hpc.spec.errors import VllmHpcError
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
 from vllm_hpc.spec.visible import one_line
@@ -26,13 +27,13 @@ _FLAGS = frozenset({
 # What methods of Job and tune() call as their options do.
 _OF_OTHERS = ("model", "rank", "output", "job_id", "retry_errors", "not_submitted", "sweep", "rows", "prompt_tokens")
 _NAMES = frozenset({*Options.__annotations__, *_OF_OTHERS})
-_WORDS = "|".join(sorted({*SCHEDULERS.built_in, *LAUNCHERS.built_in, "auto"}))
+_WORDS = "|".join(sorted({*SCHEDULERS.built_in, *LAUNCHERS.built_in, *CHANGES_ANSWERS, "auto"}))
 # A command of the shell, which stays: in quotes with options of its own, or vllm-hpc's up to the end.
 _COMMAND = re.compile(r"(?<!\w)'[a-z][\w-]* [^']*?-[-a-z][^']*'|(?<!\w)'vllm-hpc [^']*'|(?<!')\bvllm-hpc [a-z]+ .*")
 _OPTION = re.compile(
     r"""(?<![\w'"/-])--(?P<name>[a-z][a-z-]*[a-z])(?![\w=-])"""
     r"""(?:\ (?P<value>-?(?:[0-9][\w.:-]*|nan\b|inf\b)(?![\w=])|'[^']*'|"[^"]*"|"""
-    rf"""[A-Z][A-Z_:]+\b(?!=)|(?:{_WORDS})\b|-(?=\ |$|,)))?"""
+    rf"""[A-Z][A-Z_:]+\b(?!=)|(?:{_WORDS})(?:,(?:{_WORDS}))*\b|-(?=\ |$|,)))?"""
 )
 _IN_TABLE = r"\b(?P<table>engine|sampling|env|rename|rehearse_set)= (?P<key>[A-Za-z_]\w*)"
 _ENTRY = re.compile(_IN_TABLE + r"=(?P<value>[^\s,;)]+)")

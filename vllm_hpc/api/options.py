@@ -78,5 +78,6 @@ class Options(TypedDict, total=False):
     debug_ranks: Annotated[bool | None, "Begin each line of a rank's log with [rank r/w host]."]
     verify: Annotated[Count | None, "Compare a digest of all tokens over a replica's ranks each so many steps."]
     reproducible: Annotated[bool | None, "The same tokens for any max_num_seqs and tp, at half the speed or less."]
+    allow: Annotated[str | Sequence[str] | None, "Take these of what tune found: 'quantization', 'kv_cache_dtype' ..."]
     template: Annotated[str | None, "A template instead of the scheduler's own."]
     template_dir: Annotated[FilePath | None, "A folder searched for templates before the packaged ones."]

@@ -86,5 +86,6 @@ class SweepOptions(TypedDict, total=False):
     debug_ranks: Swept[bool | None]
     verify: Swept[Count | None]
     reproducible: Swept[bool | None]
+    allow: str | Sequence[str] | None
     template: Swept[str | None]
     template_dir: Swept[FilePath | None]

@@ -22,7 +22,7 @@ from vllm_hpc.spec.errors import RequestError
 # Taken as they are: rows, whose forms rows/from_memory.py knows, and code.
 _AS_IT_IS = ("input", "program")
 # A single one of them is a list of one.
-_LISTS = ("lora", "directive", "pass_env", "keep")
+_LISTS = ("lora", "directive", "pass_env", "keep", "allow")
 _TABLES = ("sampling", "engine", "env", "rename", "rehearse_set")
 # vLLM computes it from the others.
 _COMPUTED = ("output_text_buffer_length",)

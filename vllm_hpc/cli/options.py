@@ -189,6 +189,10 @@ REQUEUE_SCRIPT_HELP = "Run the script, or a program with run, again where a job 
 DEBUG_RANKS_HELP = "Begin each line of a rank's log with [rank r/w host]."
 VERIFY_HELP = "Compare a digest of every token over the ranks of a replica each STEPS steps, and say where they differ."
 REPRODUCIBLE_HELP = "The same tokens for any max_num_seqs and --tp, at half the speed or less (docs/determinism.md)."
+ALLOW_HELP = (
+    "What of tune's findings may be taken although it changes the answers: quantization, kv_cache_dtype, speculation, "
+    "separated by commas.  [default: nothing]"
+)
 PRIVATE_HELP = "Let nobody else read the job: its folder gets mode 0700, its files 0600, whatever your umask."
 PROFILE_HELP = (
     "A table [profiles.NAME] in ./vllm-hpc.toml, ~/.config/vllm-hpc/config.toml or the site's "
@@ -261,6 +265,7 @@ REQUEST_OPTIONS = [
     click.option("--debug-ranks", is_flag=True, default=None, help=DEBUG_RANKS_HELP),
     click.option("--verify", type=count, metavar="STEPS", help=VERIFY_HELP),
     click.option("--reproducible", is_flag=True, default=None, help=REPRODUCIBLE_HELP),
+    click.option("--allow", metavar="NAMES", help=ALLOW_HELP, **lines),
     click.option(
         "--template", metavar="NAME", shell_complete=complete.complete_template,
         help="A template instead of the scheduler's own.",

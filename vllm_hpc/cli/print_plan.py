@@ -13,7 +13,7 @@ FITS = {True: "yes", False: "no", None: "not checked"}
 
 
 def print_plan(plan: Plan) -> None:
-    """Model, layout, memory, settings and cost as a short table; then the reasons and the runners-up."""
+    """Model, layout, memory, settings, cost and choices as a short table; then the reasons and the runners-up."""
     table = Table(show_header=False, box=None, pad_edge=False)
     if plan.model:
         table.add_row("model", Text(_model(plan.model)))
@@ -27,6 +27,9 @@ def print_plan(plan: Plan) -> None:
         table.add_row("engine", Text(", ".join(f"{key}={value}" for key, value in plan.engine.items())))
     if plan.cost:
         table.add_row("cost", Text(_cost(plan.cost)))
+    for choice in plan.choices:
+        told = f"{choice.title}: {choice.gain} with {choice.option}; {choice.answers} ({choice.basis})"
+        table.add_row("choice", Text(told))
     for reason in plan.reasons:
         table.add_row("because", Text(reason))
     for loser in plan.runners_up:

@@ -23,12 +23,10 @@ class Trials:
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress, self._task = progress, TaskID(0)
-        self._count = 0
 
     def begin(self, setting: Setting, folder: Path) -> None:
         """Called when a trial was submitted."""
-        self._count += 1
-        self._line(f"trial {self._count}, {setting}: runs as {folder}")
+        self._line(f"{folder.name.replace('-', ' ')}, {setting}: runs as {folder}")
         if self._progress:
             self._task = self._progress.add_task("", total=None, state="")
 
@@ -44,7 +42,8 @@ class Trials:
             self._progress.remove_task(task)  # type: ignore[union-attr]
         speed = f"failed: {trial.why}" if trial.tokens_per_s is None else f"{rate(trial.tokens_per_s)} output tokens/s"
         aside = "" if trial.counts else " (the first run, which compiles: it does not count)"
-        self._line(f"{trial.setting}: {speed}{aside}")
+        effect = f"; {trial.answers}" if trial.setting.changes and trial.counts and trial.tokens_per_s else ""
+        self._line(f"{trial.setting}: {speed}{aside}{effect}")
 
     def _line(self, text: str) -> None:
         if self._progress:

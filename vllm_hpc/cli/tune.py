@@ -13,8 +13,8 @@ from vllm_hpc.cli.output import print_json, say
 from vllm_hpc.tuning.signals import handled
 
 SWEEP_HELP = (
-    "What to try, separated by commas: layout, max_num_seqs, max_num_batched_tokens, and kv_cache_dtype (fp8, which "
-    "changes the answers).  [default: the first three]"
+    "What to try, separated by commas: layout, max_num_seqs, max_num_batched_tokens; and what changes answers, which "
+    "only --allow keeps: quantization and kv_cache_dtype (fp8), speculation.  [default: the first three]"
 )
 ROWS_HELP = (
     "Rows of random tokens in each trial, without --input.  [default: 4 x max_num_seqs for each replica; 64 on the CPU]"
@@ -61,11 +61,14 @@ def tune_command(sweep: str | None, rows: int | None, prompt_tokens: int | None,
         return 0
     if min(trial.seconds for trial in found.finding.trials if trial.tokens_per_s) < SHORT_S:
         say(f"Note: trials of under {SHORT_S} s mostly measure their ramp-up: use more --rows", err=True)
-    if found.finding.best == found.finding.trials[0].setting:
-        say(f"{found.finding.best}: nothing was faster than this, the planner's own choice: {found.file}")
-        return 0
-    say(f"{found.finding.best}: {found.finding.gain:.2f} times the planner's own choice")
-    say(f"plan and submit use it for this model, GPU and number of nodes: {found.file}")
+    best = found.finding.best
+    if best == found.finding.trials[0].setting:
+        say(f"{best}: nothing was faster than this, the planner's own choice: {found.file}")
+    else:
+        say(f"{best}: {found.finding.gain:.2f} times the planner's own choice")
+        say(f"plan and submit use it for this model, GPU and number of nodes: {found.file}")
+    for one in found.finding.untaken(best.changes):
+        say(f"{one.gain:.2f} times as fast with {one.engine}; {one.answers}: plan and submit take it with {one.option}")
     return 0
 
 

@@ -11,7 +11,7 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 def first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
     """Notes on whose the job.toml is, on how the model was found, on what a real job would be refused for.
 
-    And on a fault that may come too late.
+    And on a fault that may come too late, and what --allow would take, or takes in vain.
     """
     request = job.request
     lost = job.queue_reason if job.queue is None else None
@@ -21,7 +21,7 @@ def first_notes(job: ResolvedJob, plan: Plan) -> list[str]:
     settings = request.rehearse_set
     if settings.fault_s and settings.tokens_per_s is None:
         notes.append(f"fault_s={settings.fault_s:g} without tokens_per_s: all rows may be done before then")
-    return notes
+    return [*notes, *(reason for reason in plan.reasons if reason.startswith("--allow "))]
 
 
 def overlap(request: Request) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_job, read_json
 from vllm_hpc.jobfolder.records import RankRecord
+from vllm_hpc.spec.allowed import CHANGES_ANSWERS
 from vllm_hpc.spec.gpus import recognise
 from vllm_hpc.spec.layout import Layout
 
@@ -41,14 +44,17 @@ class _Summary(msgspec.Struct):
     timings: dict[str, float] = {}
 
 
-def measured_rate(job_dir: Path, model: str, gpu: str, layout: Layout) -> Measured | None:
+def measured_rate(
+    job_dir: Path, model: str, gpu: str, layout: Layout, engine: Mapping[str, Any] = MappingProxyType({})
+) -> Measured | None:
     """The rate of completed jobs under ``job_dir`` with the same model, GPU, TP and PP; None if there are none.
 
-    ``gpu`` is its name in the planner's table. A folder that cannot be read is skipped.
+    ``gpu`` is its name in the planner's table. Of ``engine``, what changes answers (fp8, speculation) must be the same:
+    it changes the speed most. A folder that cannot be read is skipped.
     """
     rates = []
     for folder in _newest(job_dir):
-        rate = _rate(JobFolder(folder), model, gpu, layout)
+        rate = _rate(JobFolder(folder), model, gpu, layout, engine)
         if rate is not None:
             rates.append(rate)
     if not rates:
@@ -70,13 +76,15 @@ def _newest(job_dir: Path) -> list[Path]:
     return [folder for _, folder in sorted(found, reverse=True)[:MOST_FOLDERS]]
 
 
-def _rate(job: JobFolder, model: str, gpu: str, layout: Layout) -> float | None:
+def _rate(job: JobFolder, model: str, gpu: str, layout: Layout, engine: Mapping[str, Any]) -> float | None:
     speed = _speed(read_json(job.summary, _Summary, _MOST_BYTES) or _Summary())
     record = read_job(job.job_json) if speed else None
     if not speed or record is None or record.program is not None:  # a program's own work takes time, too
         return None
     ran = record.plan.layout
     if (record.model, ran.tp, ran.pp) != (model, layout.tp, layout.pp):
+        return None
+    if any(record.plan.engine.get(name) != engine.get(name) for name in CHANGES_ANSWERS.values()):
         return None
     rank = read_json(job.rank_record(0), RankRecord)
     if rank is None or not rank.device_gib or recognise(rank.device_name, rank.device_gib).name != gpu:

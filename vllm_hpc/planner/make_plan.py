@@ -8,11 +8,13 @@ import msgspec
 
 from vllm_hpc.jobfolder.store_input import Intake, NoRows
 from vllm_hpc.planner import choose_layout, native_launcher, program_plan, row_order, tuned
+from vllm_hpc.planner.apply_finding import apply_finding
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
 from vllm_hpc.planner.describe_plan import facts_of, memory_of
 from vllm_hpc.planner.determinism import explain_determinism
 from vllm_hpc.planner.device import explain_device
+from vllm_hpc.planner.engine_choices import engine_choices
 from vllm_hpc.planner.engine_settings import MAY_BE_LESS, Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
@@ -22,6 +24,7 @@ from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
 from vllm_hpc.planner.more_sequences import with_more_sequences
+from vllm_hpc.planner.speculation import Speculation, speculations
 from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_override, get_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -42,7 +45,7 @@ from vllm_hpc.spec.vllm_arguments import typed
 WHOLE_NODE = 4  # GPUs; if fewer were requested, a node may well have more
 
 # Engine arguments that make the same model a different one for tune.
-_NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
+_NUMBERS = ("dtype", "quantization", "kv_cache_dtype", "speculative_config")
 # Values of --engine tokenizer_mode with which chats go through the template in the model's folder.
 _MODES_WITH_TEMPLATE = ("auto", "hf", "slow")
 
@@ -70,7 +73,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
 
         plan = plan_for(job.request)
         if use_tuned:
-            plan = tuned.apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
+            plan = apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
     plan = row_order.with_order(native_launcher.launched(plan, job), job, rows, intake)
     plan = plan if job.runs_script else with_missing(plan, job, rows)
     count = rows.rows if rows and whole_input else None
@@ -92,6 +95,12 @@ def find_subject(job: ResolvedJob, plan: Plan) -> tuned.Subject | None:
     """The subject of a finding about that plan; None if nothing is known about the model. Raises RefusedError."""
     shape = _inspect(job).shape
     return _subject(job, shape, plan) if shape else None
+
+
+def find_speculations(job: ResolvedJob) -> tuple[Speculation, ...]:
+    """The kinds of speculation that the model can have; none if nothing is known about it. Raises RequestError."""
+    known = _inspect(job)
+    return speculations(known.shape, known.mtp_layers) if known.shape else ()
 
 
 def _subject(job: ResolvedJob, shape: Shape, plan: Plan) -> tuned.Subject:
@@ -186,18 +195,22 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
     )  # fmt: skip
     choice, problem = with_more_sequences(choice, problem, request.engine)
     fit = choice.fit
+    # Who wants the same tokens in any batch does not want others.
+    found = engine_choices(problem, choice.layout, fit, request.engine, known.mtp_layers)
+    choices, others = found if not request.reproducible else ((), ())
     return Plan(
         layout=choice.layout,
         engine={**problem.settings.engine, **request.engine},
         fits=fit.fits if fit else None,
         misfit=_misfit(choice, problem, _node_size(request, capacity, problem)) if fit and not fit.fits else None,
-        reasons=(*choice.reasons, *problem.settings.reasons),
+        reasons=(*choice.reasons, *problem.settings.reasons, *others),
         memory=memory_of(fit, problem),
         kv_tokens=fit.kv_tokens if fit else None,
         concurrency=round(problem.concurrent(fit), 1) if fit else None,
         runners_up=choice.runners_up,
         model=facts_of(problem.shape),
         cost=_cost(job, problem, choice, rows) if rows else None,
+        choices=choices,
     )
 
 
@@ -241,7 +254,7 @@ def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Work
     if gpu is None:
         return None
     folder = as_path(job.request.job_dir, "--job-dir")
-    measured = measured_rate(folder, job.model.path, gpu.name, choice.layout)
+    measured = measured_rate(folder, job.model.path, gpu.name, choice.layout, job.request.engine)
     return estimate(problem, choice.layout, choice.fit, rows, measured)
 
 

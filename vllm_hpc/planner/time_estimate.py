@@ -21,6 +21,9 @@ from vllm_hpc.spec.vllm_defaults import LARGEST_GRAPH
 # prefill matmuls at 698 of 989 TFLOP/s, KV cache reads at 2.2 of 3.35 TB/s; all-reduces of 1 GiB by NCCL, without
 # NVLink multicast, at 355 of 900 GB/s (bus bandwidth, 4 GPUs).
 FLOPS_SHARE, CACHE_SHARE, LINK_SHARE = 0.7, 0.65, 0.39
+# Of the fp8 peak, which is twice the bf16 one: fitted to two runs of the 8B shape on an H200 with quantization=fp8 (256
+# tokens in, 128 out: 14,587 tokens/s; 779 in: 6,922), whose inputs are quantised in each step, too (docs/planner.md).
+FP8_SHARE = 0.56
 # Fitted, as round numbers, to runs of six shapes on one to four H100 or H200 (docs/planner.md): the share of peak
 # bandwidth when reading weights; the overhead of a step and of each sequence in it, besides what GPUs read and
 # multiply; the latency of an all-reduce, two per layer; and Python's time per sequence and step, which dominates when
@@ -40,6 +43,7 @@ class Generation(NamedTuple):
     """What to generate on which GPU. ``overlaps``: PP stages run at the same time, each on its part of the rows.
 
     ``cached``: the share of the prompt tokens that need not be computed, for the KV cache has them.
+    With speculation, each step checks ``drafts`` tokens of a sequence, and gives it ``tokens_a_step``.
     """
 
     shape: Shape
@@ -48,6 +52,8 @@ class Generation(NamedTuple):
     gpu: Gpu
     overlaps: bool = False
     cached: float = 0.0
+    drafts: float = 0.0
+    tokens_a_step: float = 1.0
 
     @property
     def prompt(self) -> float:
@@ -76,11 +82,13 @@ def estimate_seconds(work: Generation, layout: Layout, fit: Fit, at_once: float)
     running = min(sequences, max(1, int(at_once)))
     output, longest = work.outputs
     waves, rest = divmod(sequences, running)
-    decode = output * (
+    steps = output / work.tokens_a_step
+    decode = steps * (
         waves * _step(work, layout, fit, running, output) + (_step(work, layout, fit, rest, output) if rest else 0.0)
     )
     prefill = _prefill(work, layout, (1 - work.cached) * work.prompt * rows * part_of_rows)
-    return _tp_overhead(layout) * prefill + max(decode, longest * _step(work, layout, fit, 1, longest))
+    alone = longest / work.tokens_a_step * _step(work, layout, fit, 1, longest)
+    return _tp_overhead(layout) * prefill + max(decode, alone)
 
 
 def _step(work: Generation, layout: Layout, fit: Fit, running: int, output: float) -> float:
@@ -98,12 +106,17 @@ def _step(work: Generation, layout: Layout, fit: Fit, running: int, output: floa
     touched = min(1.0, part * active_parameters(shape) / every)
     weights = touched * fit.rank_weights * layout.pp / (bandwidth * WEIGHTS_SHARE)
     cache = part * context * kv_bytes_per_token(shape, layout.tp, work.load.kv_bytes) / (bandwidth * CACHE_SHARE)
+    checked = part * (1 + work.drafts)
     # The time of one part through all stages; the other parts follow right behind it.
     on_gpu = (
-        max(weights, part * _flops_s(work, layout)) + cache + _all_reduces_s(shape, layout, part, gpu) + parts * STEP_S
-    )
+        max(weights, checked * _flops_s(work, layout)) + cache + _all_reduces_s(shape, layout, checked, gpu)
+        + parts * STEP_S
+    )  # fmt: skip
     sequence = SEQUENCE_S + (shape.experts.layers * EXPERTS_S if shape.experts else 0.0)
-    return max(_tp_overhead(layout) * (on_gpu + running * sequence), running * HOST_SEQUENCE_S)
+    device = _tp_overhead(layout) * (on_gpu + running * (1 + work.drafts) * sequence)
+    host = running * HOST_SEQUENCE_S
+    # Drafts are made of the tokens that a step has given: nothing of the next one can begin before.
+    return device + host if work.drafts else max(device, host)
 
 
 def _prefill(work: Generation, layout: Layout, tokens: float) -> float:
@@ -115,8 +128,16 @@ def _prefill(work: Generation, layout: Layout, tokens: float) -> float:
 
 
 def _flops_s(work: Generation, layout: Layout) -> float:
-    """Seconds of matmuls on a rank per token."""
-    return 2 * active_parameters(work.shape) / (work.gpu.tflops * 1e12 * FLOPS_SHARE) / layout.tp
+    """Seconds of matmuls on a rank per token. The output projection stays in 16 bits."""
+    active = active_parameters(work.shape)
+    in_fp8 = active - work.shape.vocabulary * work.shape.hidden if _is_fp8(work) else 0
+    done = (active - in_fp8) / FLOPS_SHARE + in_fp8 / (2 * FP8_SHARE)
+    return 2 * done / (work.gpu.tflops * 1e12) / layout.tp
+
+
+def _is_fp8(work: Generation) -> bool:
+    quantization = work.load.quantization or work.shape.quantization
+    return quantization is not None and quantization.method == "fp8" and work.gpu.has_fp8
 
 
 def _tp_overhead(layout: Layout) -> float:

@@ -36,6 +36,8 @@ OUTPUT_FIELDS = frozenset(
 )
 
 
+# A row with this in the extra_args of its sampling has its prompt_token_ids in its output row.
+PROMPT_IDS = "vllm_hpc_prompt_ids"
 # In every output row of a rehearsal, so that it cannot be mistaken for a model's answer.
 REHEARSED: Row = {"rehearsal": True}
 

@@ -26,7 +26,14 @@ class Gpu(msgspec.Struct, frozen=True):
     tflops: float
     link: float = 0.0
 
+    @property
+    def has_fp8(self) -> bool:
+        """Whether it multiplies in 8-bit floats, at twice its bf16 peak: compute capability 8.9 or more, or gfx942."""
+        return self.name.split("-")[0] in _WITH_FP8
 
+
+# The first words of their names; of NVIDIA's RTX cards, only Ada is in the table.
+_WITH_FP8 = frozenset({"h100", "h200", "gh200", "b200", "l40s", "l4", "rtx", "mi300a", "mi300x"})
 # "H100 80GB HBM3" reports 81,559 MiB (measured); the others from public nvidia-smi and rocm-smi listings.
 _TABLE = (
     Gpu("h100-80", 79.2, 3.35, 989, 900), Gpu("h100-64", 63.4, 2.02, 989, 900), Gpu("h100-94", 93.1, 2.4, 989),

@@ -15,7 +15,7 @@ _EXAMPLES = {
     "head_command": '"hostname -i"', "setup": '["module load cuda"]', "directive": '["--constraint=h100"]',
     "chunk": '["system=polaris"]', "resources": '["filesystems=home"]', "launcher_options": '["--cpu-bind=none"]',
     "prompt_column": '"question"', "prompt_template": '"Summarise: {{ abstract }}"',
-    "id_column": '"qid"', "keep": '["url"]',
+    "id_column": '"qid"', "keep": '["url"]', "allow": '["quantization"]',
     "script_args": '["--steps", "3"]',
     "rename": '{ question = "prompt" }',
     "pass_env": '["HF_TOKEN"]',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import msgspec
@@ -53,6 +54,50 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     basis: str
 
 
+class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine argument that changes answers, and what it would give: never taken unless it is asked for.
+
+    ``key``: quantization, kv_cache_dtype, ngram, suffix or mtp; ``allow``: its name for --allow and tune's --sweep;
+    ``gain_low`` and ``gain_high``: tokens/s while generating, as multiples of the plan's; ``basis``: where these are
+    from; ``answers``: what it changes in them.
+    """
+
+    key: str
+    allow: str
+    engine: dict[str, Any]
+    gain_low: float
+    gain_high: float
+    basis: str
+    answers: str
+
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        return _TITLES.get(self.key, self.key)
+
+    @property
+    def gain(self) -> str:
+        """The range in words: "1.24 to 1.48 times the tokens/s"."""
+        low, high = f"{self.gain_low:.2f}", f"{self.gain_high:.2f}"
+        return f"{low if low == high else f'{low} to {high}'} times the tokens/s"
+
+    @property
+    def option(self) -> str:
+        """The option that asks for it, as in a shell."""
+        given = (f"{name}={_as_json(value)}" for name, value in self.engine.items())
+        return " ".join(f"--engine {shlex.quote(one)}" for one in given)
+
+
+_TITLES = {
+    "quantization": "fp8 weights", "kv_cache_dtype": "fp8 KV cache", "ngram": "n-gram speculation",
+    "suffix": "suffix speculation", "mtp": "speculation with the model's MTP head",
+}  # fmt: skip
+
+
+def _as_json(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
 class NodePart(msgspec.Struct, frozen=True):
     """What to ask for on each node, as the scheduler tells of its nodes (memory in MiB); None: it was not asked."""
 
@@ -78,6 +123,7 @@ class Plan(Drawn, msgspec.Struct, frozen=True, kw_only=True):
     cost: Cost | None = None
     part: NodePart = NodePart()
     order: Order = INPUT
+    choices: tuple[EngineChoice, ...] = ()
 
     def __repr__(self) -> str:
         return f"Plan: {self.in_words}"
@@ -111,4 +157,5 @@ class Plan(Drawn, msgspec.Struct, frozen=True, kw_only=True):
             "runners_up": list(self.runners_up),
             "model": msgspec.to_builtins(self.model),
             "cost": msgspec.to_builtins(self.cost),
+            "choices": msgspec.to_builtins(self.choices),
         }

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from vllm_hpc.spec.allowed import check_allowed, split_allowed
 from vllm_hpc.spec.bounds import Cores, Gpus, LeadSeconds, Nodes, Parts, Requeues, Steps, Tokens
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.drain import DEFAULT_MAX_REQUEUES, check_lead, lead_s
@@ -117,6 +118,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     debug_ranks: bool = False
     verify: Steps | None = None
     reproducible: bool = False
+    allow: list[str] = []
 
     @property
     def lead_s(self) -> int:
@@ -140,6 +142,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         check_prompt_options(self.prompt_column, self.prompt_template, self.rename)
         check_columns(self.id_column, self.prompt_column, self.keep)
         check_lead(self.drain_lead, self.time)
+        check_allowed(self.allow)
         if self.rehearse_set != Rehearsal() and not self.rehearse:
             raise RequestError(NOT_REHEARSED)
         for key in self.engine:
@@ -195,6 +198,7 @@ def convert_options(options: dict[str, Any]) -> Request:
         raise RequestError(f"--input {said}")
     if isinstance(given, list | tuple) and len(given) == 1 and isinstance(given[0], str):
         options = {**options, "input": given[0]}
+    options = split_allowed(options)
     if "rehearse_set" in options:
         options = {**options, "rehearse_set": read_rehearsal(options["rehearse_set"])}
     for key, registry in (("scheduler", SCHEDULERS), ("launcher", LAUNCHERS)):

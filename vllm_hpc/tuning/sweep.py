@@ -5,22 +5,29 @@ A change is kept if its gain exceeds the noise between two runs of the same sett
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
-from vllm_hpc.planner.tuned import Setting, Trial
+from vllm_hpc.planner.tuned import BETTER, Setting, Trial
+from vllm_hpc.spec.allowed import CHANGES_ANSWERS
 from vllm_hpc.spec.errors import JobFailedError
 
-# What can be swept, in this order. An fp8 KV cache changes the answers, so it is tried only on request.
-SWEEPS = ("layout", "max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype")
-DEFAULT_SWEEP = SWEEPS[:3]
-# Runs of one setting, except the first, differed by up to 2 % (docs/performance.md).
-_BETTER = 1.02
+# What can be swept, in this order. The rest changes the answers, so it is tried only on request.
+DEFAULT_SWEEP = ("layout", "max_num_seqs", "max_num_batched_tokens")
+SWEEPS = (*DEFAULT_SWEEP, *CHANGES_ANSWERS)
 # vLLM's defaults if the plan sets none (planner/engine_settings.py has those for GPUs).
 DEFAULTS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
 
 Measure = Callable[[Setting], Trial]
+
+
+class Change(NamedTuple):
+    """Engine arguments that change answers, and whether the best setting may have them."""
+
+    engine: dict[str, Any]
+    is_allowed: bool
 
 
 def warmed(run: Measure, tell: Callable[[Trial], None]) -> Measure:
@@ -44,11 +51,13 @@ def warmed(run: Measure, tell: Callable[[Trial], None]) -> Measure:
 
 
 def search(
-    start: Setting, sweep: tuple[str, ...], measure: Measure, layouts: Callable[[Setting], list[Setting]], rows: int
-) -> Setting:
+    start: Setting, sweep: tuple[str, ...], measure: Measure, layouts: Callable[[Setting], list[Setting]], rows: int,
+    changes: Iterable[Change] = (),
+) -> Setting:  # fmt: skip
     """The best setting, found one coordinate at a time, and confirmed in a second comparison with the first one.
 
-    Raises JobFailedError if the first one fails.
+    ``changes`` are tried on top of it, each by itself and with those before it that are allowed and faster. Raises
+    JobFailedError if the first one fails.
     """
     first = measure(start)
     if first.tokens_per_s is None:
@@ -60,16 +69,23 @@ def search(
     for name in ("max_num_seqs", "max_num_batched_tokens"):
         if name in sweep:
             best = _climb(best, name, measure, rows)
-    if "kv_cache_dtype" in sweep:
-        best = _better(best, measure(_changed(best.setting, "kv_cache_dtype", "fp8")))
     if best is not first:  # the best of many trials may just have been lucky; their code is compiled by now
         best = _better(measure(start), measure(best.setting))
-    return best.setting
+    return _with_changes(best, measure, changes).setting
+
+
+def _with_changes(plain: Trial, measure: Measure, changes: Iterable[Change]) -> Trial:
+    """The plain setting with what is allowed and makes it faster, confirmed likewise."""
+    best = plain
+    for engine, is_allowed in changes:
+        other = measure(msgspec.structs.replace(best.setting, engine={**best.setting.engine, **engine}))
+        best = _better(best, other) if is_allowed else best
+    return best if best is plain else _better(measure(plain.setting), measure(best.setting))
 
 
 def _better(best: Trial, other: Trial) -> Trial:
     """The other trial if it is faster by more than noise, else the best one."""
-    return other if (other.tokens_per_s or 0.0) > _BETTER * (best.tokens_per_s or 0.0) else best
+    return other if (other.tokens_per_s or 0.0) > BETTER * (best.tokens_per_s or 0.0) else best
 
 
 def _climb(best: Trial, name: str, measure: Measure, rows: int) -> Trial:

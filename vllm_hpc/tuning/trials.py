@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -46,6 +47,17 @@ _MOST_TOKENS = 100_000_000
 # Default tokens of a random row.
 _PROMPT_TOKENS, _OUTPUT_TOKENS = 256, 128
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+# Options that say how rows become prompts, as of rows that are prompts already.
+_AS_THEY_ARE: dict[str, Any] = {
+    "rows_missing_from": None, "prompt_column": None, "prompt_template": None, "id_column": None, "keep": None,
+    "rename": {}, "drop_last_answer": False,
+}  # fmt: skip
+
+
+class _NotSubmittedError(Exception):
+    """A job that was refused, or that the scheduler did not take."""
 
 
 class RandomRows(msgspec.Struct, frozen=True):
@@ -87,13 +99,13 @@ class Bench:
         self._subject, self._begin, self._look = subject, begin, look
         request = job.request
         name = request.name or f"tune-{job.model.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        self._folder = as_path(request.job_dir, "--job-dir") / name
-        if self._folder.exists():
+        self.folder = as_path(request.job_dir, "--job-dir") / name
+        if self.folder.exists():
             raise self._taken()
         at_once = _CPU_ROWS // _WAVES if subject.device == "cpu" else int({**DEFAULTS, **start.engine}["max_num_seqs"])
         rows = asked.number or _WAVES * at_once * start.dp
         prompt = asked.prompt_tokens or _PROMPT_TOKENS
-        self._job = job.asking(job_dir=str(self._folder), max_requeues=0)
+        self._job = job.asking(job_dir=str(self.folder), max_requeues=0)
         # Refuse as much as possible before creating the folder.
         prepare_untuned(self._with(start, "trial-1"))
         get_scheduler(job.scheduler).check_client()
@@ -103,8 +115,7 @@ class Bench:
         if request.input is None:
             self._job = self._with_random_rows(rows, prompt)
         self._trials = 0
-        request = self._job.request
-        self.row_count = sum(1 for _ in Intake(request.input, reading=Reading.of(request)).rows())
+        self.row_count = sum(1 for _ in self.rows())
 
     def _check_size(self, rows: int, prompt: int, start: Setting) -> None:
         """Refuse too many rows, and rows too long for the model or the given max_model_len."""
@@ -125,21 +136,21 @@ class Bench:
 
     def _make_folder(self) -> None:
         try:
-            self._folder.mkdir(0o755, parents=True)
+            self.folder.mkdir(0o755, parents=True)
         except FileExistsError:
             raise self._taken() from None
         except OSError as error:
             raise RequestError(
-                f"cannot create {str(self._folder)!r}: {error.strerror}: choose another --job-dir"
+                f"cannot create {str(self.folder)!r}: {error.strerror}: choose another --job-dir"
             ) from None
 
     def _taken(self) -> RequestError:
-        return RequestError(f"{self._folder} already exists: choose another --name")
+        return RequestError(f"{self.folder} already exists: choose another --name")
 
     def _with_random_rows(self, rows: int, prompt: int) -> ResolvedJob:
         """The job with random rows of equal length that never end early, so that trials differ only in the setting."""
         chance = random.Random(0)
-        file = self._folder / "rows.jsonl"
+        file = self.folder / "rows.jsonl"
         tokens = range(self._subject.shape.vocabulary)
         with open_new(file) as out:
             for _ in range(rows):
@@ -177,19 +188,10 @@ class Bench:
     def run(self, setting: Setting) -> Trial:
         """Run the rows as a job with that setting; an exception or interrupt cancels the job."""
         self._trials += 1
-        job: Job | None = None
         try:
-            prepared = prepare_untuned(self._with(setting, f"trial-{self._trials}"))
-            with _undisturbed():
-                job = prepared.submit(from_here=True)
-            self._begin(setting, job.path)
-            status = self._wait(job)
-        except BaseException as error:
-            if job is not None:
-                job.cancel()
-            elif isinstance(error, RefusedError | SubmitError):  # a full queue must not lose the finished trials
-                return Trial(setting=setting, tokens_per_s=None, why=str(error))
-            raise
+            job, status = self._finished(self._with(setting, f"trial-{self._trials}"), setting)
+        except _NotSubmittedError as error:  # a full queue must not lose the finished trials
+            return Trial(setting=setting, tokens_per_s=None, why=str(error))
         summary = job.collect()
         seconds = sum(summary.timings.get(name, 0.0) for name in ("warm-up", "generate", "drain"))
         # The same rows fail in every trial; if rows are missing, the run was cut off before its slow end.
@@ -203,6 +205,41 @@ class Bench:
             return Trial(setting=setting, tokens_per_s=None, job=str(job.path), why=why)
         rate = round(summary.completion_tokens / seconds, 1)
         return Trial(setting=setting, tokens_per_s=rate, seconds=round(seconds, 1), job=str(job.path))
+
+    def answers(self, setting: Setting, more: dict[str, Any], rows: Path) -> list[Row]:
+        """The output rows of a file of normalised rows, run with ``more`` engine arguments as a job of its name.
+
+        None if it could not be submitted.
+        """
+        settled = msgspec.structs.replace(setting, engine={**setting.engine, **more})
+        asked = self._with(settled, rows.stem).asking(**_AS_THEY_ARE, input=str(rows))
+        try:
+            job, _ = self._finished(asked, setting)
+        except _NotSubmittedError:
+            return []
+        job.collect()
+        return list(iter_jsonl(JobFolder(job.path).outputs))
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of the trials, normalised."""
+        request = self._job.request
+        yield from Intake(request.input, reading=Reading.of(request)).rows()
+
+    def _finished(self, resolved: ResolvedJob, setting: Setting) -> tuple[Job, Status]:
+        """A job and its last status; it is cancelled if this is interrupted. Raises _NotSubmittedError."""
+        job: Job | None = None
+        try:
+            prepared = prepare_untuned(resolved)
+            with _undisturbed():
+                job = prepared.submit(from_here=True)
+            self._begin(setting, job.path)
+            return job, self._wait(job)
+        except BaseException as error:
+            if job is not None:
+                job.cancel()
+            elif isinstance(error, RefusedError | SubmitError):
+                raise _NotSubmittedError(str(error)) from None
+            raise
 
     def _wait(self, job: Job) -> Status:
         for status, pause in job.statuses():

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +18,21 @@ import msgspec
 
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.status import Status
-from vllm_hpc.planner.make_plan import check_fits, find_subject, make_plan
+from vllm_hpc.planner.make_plan import check_fits, find_speculations, find_subject, make_plan
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
+from vllm_hpc.planner.speculation import SUFFIX
 from vllm_hpc.planner.tuned import Setting, Subject, Trial, TuneFinding, without_layout
 from vllm_hpc.rows.given_input import rows_in
 from vllm_hpc.schedulers.submitit_executor import check_installed, check_torch
+from vllm_hpc.spec.allowed import CHANGES_ANSWERS
 from vllm_hpc.spec.errors import RefusedError, RequestError
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.rehearsal import NO_MODEL
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
-from vllm_hpc.tuning.sweep import DEFAULT_SWEEP, DEFAULTS, SWEEPS, search, warmed
+from vllm_hpc.tuning.answers import Answers
+from vllm_hpc.tuning.sweep import DEFAULT_SWEEP, DEFAULTS, SWEEPS, Change, search, warmed
 from vllm_hpc.tuning.trials import AlikeRows, Bench, RandomRows, output_tokens
 
 # A finding takes a few kilobytes.
@@ -87,8 +91,8 @@ def _tune(job: ResolvedJob, sweep: tuple[str, ...], alike: RandomRows, listeners
     bench = Bench(job, subject, start, alike, listeners.begin, listeners.look)
     trials: list[Trial] = []
     run = bench.run if subject.device == "cpu" else warmed(bench.run, listeners.tell)
-    measure = _keeping(run, trials, listeners.tell)
-    best = search(start, sweep, measure, bench.layouts, bench.row_count)
+    measure = _keeping(run, Answers(bench), trials, listeners.tell)
+    best = search(start, sweep, measure, bench.layouts, bench.row_count, _changes(job, sweep))
     given = request.engine  # given arguments are not findings: later jobs give their own
     found = [msgspec.structs.replace(trial, setting=trial.setting.without(given)) for trial in trials]
     finding = TuneFinding(
@@ -117,12 +121,12 @@ def _subject(job: ResolvedJob, plan: Plan) -> Subject:
 
 
 def _keeping(
-    run: Callable[[Setting], Trial], trials: list[Trial], tell: Callable[[Trial], None]
+    run: Callable[[Setting], Trial], answers: Answers, trials: list[Trial], tell: Callable[[Trial], None]
 ) -> Callable[[Setting], Trial]:
-    """The same, with each trial kept and told."""
+    """The same, with each trial's answers compared, and the trial kept and told."""
 
     def measure(setting: Setting) -> Trial:
-        trial = run(setting)
+        trial = answers.compared(run(setting))
         trials.append(trial)
         tell(trial)
         return trial
@@ -161,9 +165,25 @@ def _check_place(subject: Subject) -> None:
 
 def _start(plan: Plan) -> Setting:
     layout = plan.layout
-    engine = {name: plan.engine[name] for name in SWEEPS if plan.engine.get(name) is not None}
+    engine = {name: plan.engine[name] for name in DEFAULTS if plan.engine.get(name) is not None}
     engine |= {name: int(engine[name]) for name in DEFAULTS if name in engine}  # may have been given as strings
     return Setting(tp=layout.tp, pp=layout.pp, dp=layout.dp, engine=engine)
+
+
+def _changes(job: ResolvedJob, sweep: tuple[str, ...]) -> list[Change]:
+    """What is tried although it changes answers, in the order of SWEEPS."""
+    engines: dict[str, list[dict[str, Any]]] = {
+        "quantization": [{"quantization": "fp8"}],
+        "kv_cache_dtype": [{"kv_cache_dtype": "fp8"}],
+        "speculation": [one.engine for one in find_speculations(job) if one != SUFFIX or _has_suffix()],
+    }
+    allowed = job.request.allow
+    return [Change(one, name in allowed) for name in CHANGES_ANSWERS if name in sweep for one in engines[name]]
+
+
+def _has_suffix() -> bool:
+    """Whether the ranks may have what suffix speculation needs: without it, a trial only costs a start."""
+    return find_spec("arctic_inference") is not None
 
 
 def _check(request: Request, sweep: tuple[str, ...], alike: RandomRows) -> None:
@@ -182,6 +202,13 @@ def _check(request: Request, sweep: tuple[str, ...], alike: RandomRows) -> None:
         raise RequestError(
             "--array cannot be tuned: a trial runs its replicas in one job; leave it out, and use what tune finds"
         )
-    named = [name for name in sweep if name in request.engine]
-    if named:
-        raise RequestError(f"--engine {named[0]} and --sweep {named[0]} contradict each other: leave one out")
+    _check_sweep(request, sweep)
+
+
+def _check_sweep(request: Request, sweep: tuple[str, ...]) -> None:
+    """Refuse what is allowed or given, but not tried. Raises RequestError."""
+    if unswept := sorted({*request.allow} - {*sweep}):
+        raise RequestError(f"--allow {unswept[0]} is for what is tried: add it to --sweep, or leave it out")
+    for name in sweep:
+        if (argument := CHANGES_ANSWERS.get(name, name)) in request.engine:
+            raise RequestError(f"--engine {argument} and --sweep {name} contradict each other: leave one out")

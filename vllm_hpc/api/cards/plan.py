@@ -22,7 +22,7 @@ from vllm_hpc.api.cards.elements import (
     tag,
 )  # fmt: skip
 from vllm_hpc.api.cards.nodes import picture
-from vllm_hpc.spec.plan import Cost, Memory, ModelFacts, Plan
+from vllm_hpc.spec.plan import Cost, EngineChoice, Memory, ModelFacts, Plan
 from vllm_hpc.spec.words import counted
 
 _FITS = {True: ("FITS", "ok"), False: ("DOES NOT FIT", "bad"), None: ("FIT UNKNOWN", "wait")}
@@ -52,6 +52,10 @@ def parts_of(plan: Plan, with_title: bool = True) -> list[Markup]:
     parts.append(section("Memory of the fullest rank", *_memory(plan.memory, plan)))
     if plan.cost:
         parts.append(_cost(plan.cost))
+    if plan.choices:
+        lines = lines_of(list(plan.choices), _choice)
+        titles = ["choice", "tokens/s", "argument", "basis", "answers"]
+        parts.append(folded("Faster, with other answers", table(titles, lines, "choices", long="basis")))
     if plan.reasons:
         title = counted(len(plan.reasons), "reason")
         parts.append(folded(title, items(plan.reasons), is_open=len(plan.reasons) <= _OPEN))
@@ -107,6 +111,10 @@ def _concurrency(plan: Plan) -> str:
     if plan.concurrency is None:
         return ""
     return f"{plan.concurrency:,.0f} rows at once" if plan.fits else "less than one sequence of the requested length"
+
+
+def _choice(one: EngineChoice) -> list[Markup | str]:
+    return [one.title, one.gain.removesuffix(" the tokens/s"), said(one.option), said(one.basis), said(one.answers)]
 
 
 def _cost(cost: Cost) -> Markup:

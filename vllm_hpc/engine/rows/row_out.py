@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_hpc.engine.rows import openai_batch
 from vllm_hpc.engine.rows.logprobs import top_tokens
-from vllm_hpc.rows.row import Row, carried_fields, error_row
+from vllm_hpc.rows.row import PROMPT_IDS, Row, carried_fields, error_row
 
 if TYPE_CHECKING:
     from vllm_hpc.engine.interface import Ready
@@ -68,6 +68,9 @@ def _content(ready: Ready, output: Any) -> dict[str, Any]:
         return {"embedding": output.outputs.data.tolist()}
     every = [_completion(ready, one, output.prompt_token_ids) for one in output.outputs]
     content: dict[str, Any] = every[0] if len(every) == 1 else {"outputs": every}
+    extra = getattr(ready.params, "extra_args", None)
+    if isinstance(extra, dict) and extra.get(PROMPT_IDS) is True:
+        content["prompt_token_ids"] = list(output.prompt_token_ids)
     if output.prompt_logprobs is not None:
         most = ready.params.prompt_logprobs
         content["prompt_logprobs"] = top_tokens(output.prompt_token_ids, output.prompt_logprobs, most)

@@ -26,11 +26,12 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
 
     ``template_bytes``: the length of its chat template, None if it has none; ``max_tokens``: the default from its
     generation_config.json, None if it sets none. ``is_whole``: all of its small files are here. ``unweighed``: why its
-    weights can be neither read nor counted.
+    weights can be neither read nor counted. ``mtp_layers``: its heads for multi-token prediction.
     """
 
     shape: Shape | None = None
     weights: Weights | None = None
+    mtp_layers: int = 0
     template_bytes: int | None = None
     max_tokens: int | None = None
     is_whole: bool = True
@@ -89,6 +90,7 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
     return Knowledge(
         shape=shape,
         weights=weights,
+        mtp_layers=whole_number(described.config.get("num_nextn_predict_layers")) or 0,
         template_bytes=_template_bytes(folder, tokenizer),
         max_tokens=_generation_limit(folder),
         is_whole=is_whole or (folder / "generation_config.json").is_file(),
