@@ -16,12 +16,15 @@ from vllm_hpc.planner.engine_settings import BATCHED_TOKENS
 
 _FP8 = {"quantization": "fp8"}
 _FP8_KV = {**_FP8, "kv_cache_dtype": "fp8"}
+# As a checkpoint says it that brings the scales of its activations, so that none is measured while it runs.
+_STATIC = {"hf_overrides": {"quantization_config": {"quant_method": "fp8", "activation_scheme": "static"}}}
 # In the order of what is expected of them over fp8 (docs/performance.md).
 ARMS: dict[str, dict[str, Any]] = {
     "bf16": {},
     "fp8": _FP8,
     "fp8-1024": {**_FP8, "max_num_seqs": 1024},
     "fp8-kv": _FP8_KV,
+    "fp8-static-kv": {**_STATIC, "kv_cache_dtype": "fp8"},
     "fp8-kv-1024": {**_FP8_KV, "max_num_seqs": 1024},
     "fp8-kv-1024-32k": {**_FP8_KV, "max_num_seqs": 1024, "max_num_batched_tokens": 32_768},
     "fp8-kv-1024-8k": {**_FP8_KV, "max_num_seqs": 1024, "max_num_batched_tokens": 8_192},
