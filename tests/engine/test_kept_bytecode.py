@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from vllm_hpc.engine.startup import bytecode
 from vllm_hpc.engine.startup.bytecode import Bytecode
 
 pytestmark = pytest.mark.throughput
@@ -79,6 +81,38 @@ def test_a_changed_source_is_compiled_again(site: Path, monkeypatch: pytest.Monk
     start(monkeypatch)
     (site / _NAME / "__init__.py").write_text("WORD = 'changed'\n")
     assert start(monkeypatch)[1] == "changed"
+
+
+def test_only_what_is_new_is_packed(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch)
+    [archive] = archives(tmp_path)
+    first = archive.stat().st_ino
+    start(monkeypatch)
+    assert archive.stat().st_ino == first
+    (site / f"{_NAME}_2.py").write_text("")
+    kept, _ = start(monkeypatch)
+    __import__(f"{_NAME}_2")
+    kept.keep()
+    sys.modules.pop(f"{_NAME}_2")
+    assert archive.stat().st_ino != first
+
+
+def test_a_rank_that_unpacks_holds_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_held: list[bool] = []
+
+    def unpack(archive: Path, folder: Path) -> None:
+        with folder.with_name(f"{folder.name}.lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_held.append(False)
+            except BlockingIOError:
+                is_held.append(True)
+        folder.mkdir()
+
+    monkeypatch.setattr(bytecode, "unpack", unpack)
+    start(monkeypatch)
+    start(monkeypatch)
+    assert is_held == [True]
 
 
 def test_only_installed_modules_are_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

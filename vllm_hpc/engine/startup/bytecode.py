@@ -8,16 +8,19 @@ file with its source, by time and size, and with its own version, so nothing tha
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import sys
 import sysconfig
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from vllm_hpc.engine.startup.compile_cache import ends_no_job, files_in, names_in, pack, remove_unused, unpack
+from vllm_hpc.engine.startup.compile_cache import ends_no_job, files_in, pack, remove_unused, unpack
 from vllm_hpc.spec.user_cache import cache_folder, machine_folder
+from vllm_hpc.spec.write_file import open_append
 
 NOT_KEPT = "bytecode is not kept"
 _VARIABLE = "PYTHONPYCACHEPREFIX"
@@ -32,7 +35,7 @@ class Bytecode:
         self._packages = packages
         self._archive = Path()
         self._folder: Path | None = None
-        self._known: set[str] = set()
+        self._known: set[tuple[str, float]] = set()
 
     def restore(self) -> None:
         """Have Python look for bytecode in this node's folder, and write it there. Call it before torch is imported.
@@ -46,12 +49,13 @@ class Bytecode:
             name = f"bytecode-{sys.implementation.cache_tag}-{_digest(homes)}"
             self._archive = cache_folder() / "compiled" / name / "rank-0.tar"
             folder = machine_folder() / name
-            if not folder.exists():
-                unpack(self._archive, folder)
+            with _alone(folder.with_name(f"{name}.lock")):
+                if not folder.exists():
+                    unpack(self._archive, folder)
             with suppress(OSError):
                 os.utime(self._archive)  # it is in use
-            if self._publishes:
-                self._known = names_in(self._archive)
+            if self._publishes and self._archive.exists():
+                self._known = set(_stamped(folder, self._packages))  # to read the archive for its names takes longer
             self._folder = folder
             sys.pycache_prefix, sys.dont_write_bytecode = str(folder), False
             os.environ[_VARIABLE] = str(folder)  # torch's and vLLM's own processes read it
@@ -61,13 +65,24 @@ class Bytecode:
         if self._folder is None or not self._publishes:
             return
         with ends_no_job(NOT_KEPT):
-            roots = _installed(self._packages)
-            found = [file for file in files_in(self._folder) if file.endswith(".pyc") and file.startswith(roots)]
+            found = _stamped(self._folder, self._packages)
             if self._known.issuperset(found):
                 return
-            pack(self._folder, found, self._archive)
+            pack(self._folder, [file for file, _ in found], self._archive)
             self._known.update(found)
             remove_unused(cache_folder() / "compiled")
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Have a node's ranks come one after the other: 4,000 files are unpacked once, not by each."""
+    descriptor = open_append(lock, 0o600)
+    try:
+        with suppress(OSError):  # a file system without locks: whoever is first renames its folder into place
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _home(package: str) -> Path | None:
@@ -91,6 +106,13 @@ def _digest(homes: list[Path]) -> str:
     """Tells installations apart, so that two of them do not replace each other's archive in turns."""
     stamps = [f"{home} {home.stat().st_mtime_ns}" for home in homes]
     return hashlib.blake2b("\n".join(stamps).encode(errors="surrogateescape"), digest_size=10).hexdigest()
+
+
+def _stamped(folder: Path, packages: tuple[str, ...]) -> list[tuple[str, float]]:
+    """The bytecode of installed packages and of Python's own modules, each with its time: sources may change."""
+    roots = _installed(packages)
+    files = [file for file in files_in(folder) if file.endswith(".pyc") and file.startswith(roots)]
+    return [(file, (folder / file).stat().st_mtime) for file in files]
 
 
 def _installed(packages: tuple[str, ...]) -> tuple[str, ...]:
