@@ -14,7 +14,7 @@ import pytest
 
 from tests.crafted import make_job
 from vllm_hpc.engine.startup import compile_cache
-from vllm_hpc.engine.startup.compile_cache import CompiledCode, _files
+from vllm_hpc.engine.startup.compile_cache import CompiledCode, files_in
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.layout import Layout, Place
@@ -88,7 +88,7 @@ def test_what_others_are_compiling_meanwhile_is_passed_over(tmp_path: Path) -> N
     for name in ("vllm/whole", "triton/tmp.pid_7/part", "vllm/lock.tmp"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("a")
-    assert _files(folder) == ["vllm/whole"]
+    assert files_in(folder) == ["vllm/whole"]
 
 
 def test_folders_that_go_while_they_are_listed_are_passed_over(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_folders_that_go_while_they_are_listed_are_passed_over(tmp_path: Path) -
     other = threading.Thread(target=churn)
     other.start()
     try:
-        assert all(_files(folder) == ["triton/whole"] for _ in range(500))
+        assert all(files_in(folder) == ["triton/whole"] for _ in range(500))
     finally:
         ends.set()
         other.join()

@@ -142,7 +142,7 @@ def test_a_folder_in_the_place_of_the_archive_costs_nothing(
     assert "compiled code is not kept: IsADirectoryError" in capsys.readouterr().out
 
 
-STEPS = ("_key", "machine_folder", "_unpack", "_extract", "_names", "_files", "_pack", "_others", "_remove_unused",
+STEPS = ("_key", "machine_folder", "unpack", "_extract", "names_in", "files_in", "pack", "_others", "remove_unused",
          "cache_folder", "replacing")  # fmt: skip
 
 

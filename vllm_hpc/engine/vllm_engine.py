@@ -18,6 +18,7 @@ from vllm_hpc.engine.interface import InFlight, Ready
 from vllm_hpc.engine.rows import row_out
 from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import devices, flashinfer, meeting, mp_workers, reproducible, seen
+from vllm_hpc.engine.startup.bytecode import Bytecode
 from vllm_hpc.engine.startup.compile_cache import CompiledCode
 from vllm_hpc.engine.startup.weights_readahead import ReadAhead
 from vllm_hpc.engine.vllm_patches import Patches, in_flight, sampled_tokens
@@ -94,6 +95,7 @@ class VllmMaker:
         ReadAhead.start(record, standing.local_rank)
         devices.show_only_own(layout, standing.rank, standing.local_rank)
         self._compiled = CompiledCode(record, place, int(os.environ["LOCAL_RANK"]))
+        self._bytecode = Bytecode(publishes=standing.rank == 0)
         self._seat: mp_workers.Seat | None = None
         self._where: dict[str, Any] = {}
         self._segments: str | None = None
@@ -111,7 +113,7 @@ class VllmMaker:
     def load(self, report: RankReport) -> None:
         """Import vLLM, with this node's compiled code in place."""
         with report.timed("restore"):
-            self._compiled.restore()
+            self._restore()
         with report.timed("import"):
             import torch
             import vllm
@@ -126,6 +128,10 @@ class VllmMaker:
             **seen.device_versions(torch),
         }
         _tell_of_bytecode(vllm)
+
+    def _restore(self) -> None:
+        self._compiled.restore()
+        self._bytecode.restore()
 
     def join(self, world: World) -> Replica:
         """Initialise torch.distributed over this rank's replica; vLLM then skips its own set-up."""
@@ -162,6 +168,7 @@ class VllmMaker:
         else:
             mp_workers.unlink_shared_memory()
         self._compiled.keep()
+        self._bytecode.keep()
         return VllmEngine(engine)
 
     def release(self, store: JobStore) -> None:
@@ -178,7 +185,7 @@ class VllmMaker:
         standing = self._standing
         if self._seat.starts_workers:
             with report.timed("restore"):
-                self._compiled.restore()
+                self._restore()
         world = replicas.meet(job_secret(job), standing.rank, standing.world_size)
         flashinfer.agree(world.store, world.rank, world.size)
         report.device = "native"  # the node's first rank uses its GPU

@@ -71,16 +71,16 @@ class CompiledCode:
         """Fill this node's folder and point vLLM to it. Call it before vLLM is imported."""
         if not self._is_ours:
             return
-        with _ends_no_job(_NOT_KEPT):  # this node may have no home directory
+        with ends_no_job(_NOT_KEPT):  # this node may have no home directory
             name = f"{_key(self._record)}/{self._rank}"
             self._archive = cache_folder() / "compiled" / f"{name}.tar"
             folder = machine_folder() / name
             if not folder.exists():
-                _unpack(self._archive, folder)
+                unpack(self._archive, folder)
             with suppress(OSError):
                 os.utime(self._archive)  # it is in use
             if self._publishes:
-                self._known = _names(self._archive)
+                self._known = names_in(self._archive)
             self._folder = folder
             os.environ.update({name: str(folder / part) for name, part in _VARIABLES.items()})
 
@@ -88,17 +88,17 @@ class CompiledCode:
         """Pack what is new, if anything, for other nodes and later jobs."""
         if self._folder is None or not self._publishes:
             return
-        with _ends_no_job(_NOT_KEPT):
-            found = _files(self._folder)
+        with ends_no_job(_NOT_KEPT):
+            found = files_in(self._folder)
             if self._known.issuperset(found):
                 return
-            _pack(self._folder, found, self._archive)
+            pack(self._folder, found, self._archive)
             self._known.update(found)
-            _remove_unused(cache_folder() / "compiled")
+            remove_unused(cache_folder() / "compiled")
 
 
 @contextmanager
-def _ends_no_job(what: str) -> Iterator[None]:
+def ends_no_job(what: str) -> Iterator[None]:
     """Whatever fails inside is one line in the rank's log: ``what``, and the error."""
     try:
         yield
@@ -137,7 +137,7 @@ def _device() -> list[str]:
     return sorted(found)
 
 
-def _files(folder: Path) -> list[str]:
+def files_in(folder: Path) -> list[str]:
     """All complete files, and no links. Others may be compiled meanwhile; Triton does that in folders it renames."""
     found: list[str] = []
     for place, folders, names in os.walk(folder):  # unlike rglob, it skips what was removed meanwhile
@@ -154,21 +154,21 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
-def _names(archive: Path) -> set[str]:
+def names_in(archive: Path) -> set[str]:
     """The names in it; none where it is incomplete."""
     names: set[str] = set()
-    with _ends_no_job(_UNREAD), suppress(FileNotFoundError), _opened(archive) as tar:
+    with ends_no_job(_UNREAD), suppress(FileNotFoundError), _opened(archive) as tar:
         names = {member.name for member, _ in _files_of(tar)}
     return names
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path) -> None:
     """Make the folder, from the archive if that is complete; another rank may do so at the same time."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         is_whole = False
-        with _ends_no_job(_UNREAD), suppress(FileNotFoundError), _opened(archive) as tar:
+        with ends_no_job(_UNREAD), suppress(FileNotFoundError), _opened(archive) as tar:
             _extract(tar, fresh)
             is_whole = True
         if not is_whole:
@@ -194,7 +194,7 @@ def _extract(tar: tarfile.TarFile, folder: Path) -> None:
 
 
 def _files_of(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
-    """The plain files of an archive. What ``_pack`` does not write is passed over.
+    """The plain files of an archive. What ``pack`` does not write is passed over.
 
     These are links, devices, sparse files, names that lead out of the archive or into a file, a second file of a name,
     and what no file system takes.
@@ -222,7 +222,7 @@ def _rename(fresh: Path, folder: Path) -> None:
             raise
 
 
-def _pack(folder: Path, files: list[str], archive: Path) -> None:
+def pack(folder: Path, files: list[str], archive: Path) -> None:
     """Replace the archive by one with these files and those that other nodes have put into it."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     # Not for a group to write to, whatever the umask: nobody would use it.
@@ -237,13 +237,13 @@ def _pack(folder: Path, files: list[str], archive: Path) -> None:
 def _others(archive: Path, files: set[str]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """All files in it but these, and those compiled long ago, which would stay as long as the archive is used."""
     oldest = time.time() - _UNUSED_S
-    with _ends_no_job(_UNREAD), suppress(FileNotFoundError), _opened(archive) as old:
+    with ends_no_job(_UNREAD), suppress(FileNotFoundError), _opened(archive) as old:
         for member, content in _files_of(old):
             if member.name not in files and member.mtime > oldest:
                 yield member, content.read()  # whole, before a byte of it is written
 
 
-def _remove_unused(archives: Path) -> None:
+def remove_unused(archives: Path) -> None:
     """Remove archives of models, inputs and versions that no job has used for a long time."""
     for archive in archives.glob("*/rank-*.tar"):
         with suppress(OSError):  # another job does the same
