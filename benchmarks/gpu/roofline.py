@@ -40,7 +40,7 @@ def roofline_of(case: Case) -> Roofline:
     """Of a case's rows and settings; replicas share them out evenly, and a TP group its work."""
     shape = read_shape(SHAPES[case.shape], case.shape)
     drawn = LENGTHS[case.lengths].of_prompts(case.prompts) if case.lengths else [case.prompt] * case.prompts
-    is_fp8 = case.engine.get("quantization") == "fp8"
+    is_fp8 = case.engine.get("quantization") == "fp8" or "quantization_config" in case.engine.get("hf_overrides", {})
     kv_bytes = 1 if str(case.engine.get("kv_cache_dtype", "auto")).startswith("fp8") else 2
     flops = FLOPS * (2 if is_fp8 else 1) * case.gpus
     active = active_parameters(shape)
