@@ -121,8 +121,9 @@ def _is_unseeded(row: Row, job: dict[str, Any]) -> bool:
     """Whether a row's answer depends on the rows that run before it: it is sampled, with the engine's own generator."""
     if row.get("task") == "embed" or "error" in row:
         return False
-    own = {**job, **{key: value for key, value in row.get("sampling", {}).items() if value is not None}}
-    return own.get("temperature") != 0 and own.get("seed") is None
+    own = row.get("sampling") or {}
+    temperature, seed = (job.get(name) if own.get(name) is None else own[name] for name in ("temperature", "seed"))
+    return temperature != 0 and seed is None
 
 
 def _max_tokens(sampling: dict[str, Any]) -> Any:
