@@ -183,7 +183,7 @@ def test_plan_json_has_the_keys_that_people_script_against() -> None:
     shown = Plan(layout=layout, engine={"dtype": "auto"}, reasons=tuple(reasons)).to_json()
     assert set(shown) == {
         "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp", "world_size", "fits", "reasons", "memory",
-        "engine", "kv_tokens", "concurrency", "runners_up", "model", "cost",
+        "engine", "kv_tokens", "concurrency", "order", "runners_up", "model", "cost",
     }  # fmt: skip
     assert set(shown["memory"]) == {"weights_gib", "kv_gib_per_gpu", "per_gpu_gib", "gpu_gib", "weights_gib_per_gpu"}
     assert (shown["world_size"], shown["fits"], shown["engine"]) == (16, None, {"dtype": "auto"})

@@ -112,7 +112,9 @@ class PrefixScan:
 
     def _sorted(self) -> Iterator[Beginning]:
         """The rows that begin as another does."""
-        found = self._database.execute("SELECT head, key, row FROM keys ORDER BY head, key, row") if self._has_keys else ()
+        found = (
+            self._database.execute("SELECT head, key, row FROM keys ORDER BY head, key, row") if self._has_keys else ()
+        )
         for _, rows in groupby(found, itemgetter(0)):
             keyless: list[int] = []
             for _, key, row in rows:
