@@ -36,7 +36,8 @@ from tests.tiny_model import make_tiny_model
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.row_order import INPUT, PREFIX, Order
 
-BLOCK = 16  # tokens, vLLM's own
+# Tokens of a block of the KV cache, vLLM's own: on a GPU, and on the CPU.
+GPU_BLOCK, CPU_BLOCK = 16, 128
 # A row's question, in tokens: its first one no other row of the document has.
 QUESTION = 16
 
@@ -171,8 +172,15 @@ def in_process(
     asked: argparse.Namespace, work: Path, model: Path, rows: dict[str, list[Row]]
 ) -> Callable[[str], Measured]:
     """What runs an arm on one engine."""
-    blocks = asked.documents * asked.tokens // 2 // BLOCK
-    engine = {"max_num_seqs": asked.seqs, "max_model_len": context(asked), "num_gpu_blocks_override": blocks, "seed": 1}
+    block = CPU_BLOCK if asked.shape == "tiny" else GPU_BLOCK
+    blocks = asked.documents * asked.tokens // 2 // block
+    engine = {
+        "max_num_seqs": asked.seqs,
+        "max_model_len": context(asked),
+        "num_gpu_blocks_override": blocks,
+        "block_size": block,
+        "seed": 1,
+    }
     if asked.shape != "tiny":
         engine |= {"load_format": "dummy"}
     bench = OneEngine(work, model, layout(), engine | asked.engine, {})

@@ -64,8 +64,8 @@ def measure_workload(
 
     ``sampling`` is the job's, with max_tokens for rows without their own, and a seed if each row gets one;
     ``template_bytes`` is the length of the chat template of the job or the model, whose fixed text a chat contains at
-    most once. With ``whole`` false, a large file is only sampled; with ``may_share`` false, nobody looks for prompts that
-    begin alike.
+    most once. With ``whole`` false, a large file is only sampled. ``may_share``: whether to look for prompts that begin
+    alike.
     """
     rows = prompt_tokens = output_tokens = sequences = most_output = 0
     longest: int | None = 0
