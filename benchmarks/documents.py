@@ -132,7 +132,7 @@ class InTurns:
 
     def _has_time(self, name: str) -> bool:
         left = self._asked.seconds - (time.perf_counter() - self._began)
-        return left > max((one.seconds for one in self.found[name]), default=0.0)
+        return bool(left > max((one.seconds for one in self.found[name]), default=0.0))
 
     def _one(self, name: str) -> None:
         one = self._run(name)
