@@ -20,7 +20,7 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.crafted import make_job
+from tests.crafted import make_job, put_in_order
 from vllm_hpc.engine import vllm_engine
 from vllm_hpc.engine.startup import devices, flashinfer, mp_workers
 from vllm_hpc.jobfolder.folder import JobFolder
@@ -29,6 +29,7 @@ from vllm_hpc.jobfolder.records import JobRecord, Progress
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.row_order import INPUT, PREFIX, Order
 
 
 class Run(msgspec.Struct):
@@ -164,15 +165,17 @@ class OneEngine:
         self._params = partial(SamplingParams, **sampling)
         self.start_up = {"import": imports, "load": time.perf_counter() - began, **parts}
 
-    def _job(self, rows: list[Row], name: str) -> JobFolder:
+    def _job(self, rows: list[Row], name: str, order: Order = INPUT) -> JobFolder:
         folder = make_job(self._work / name, rows, shape=self._plan.layout)
         given: JobRecord = msgspec.structs.replace(
             folder.job(), plan=self._plan, model=self._model, sampling=dict(self._sampling)
         )
         write_json(folder.job_json, given)
+        if order == PREFIX:
+            put_in_order(folder)
         return folder
 
-    def attempt(self, rows: list[Row], sync_s: float = 5.0) -> Run:
+    def attempt(self, rows: list[Row], sync_s: float = 5.0, order: Order = INPUT) -> Run:
         """One attempt at a job of these rows: from the input's file to durable rows."""
         from vllm_hpc.engine.attempt import ReplicaAttempt
         from vllm_hpc.engine.health.rank_record import RankReport
@@ -180,7 +183,7 @@ class OneEngine:
         self._runs += 1
         name = f"job-{self._runs}"
         if self._rank == 0:
-            self._job(rows, name)
+            self._job(rows, name, order)
         self._barrier.wait()
         job = JobFolder(self._work / name)
         report = RankReport(job, self._rank, self._place.replica, 1)

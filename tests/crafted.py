@@ -6,16 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tests.published_models import SMALL_CONFIG
+from vllm_hpc.jobfolder.chunks import chunk_size
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import InputIndex
+from vllm_hpc.jobfolder.input import InputIndex, iter_rows
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Attempt, ExitRecord, JobRecord, Progress, RankError, RankRecord, Submitted
+from vllm_hpc.jobfolder.row_order import store_order
+from vllm_hpc.jobfolder.sorted_copy import write_sorted
 from vllm_hpc.rows.blocks import BlockMaker
+from vllm_hpc.rows.prefix_scan import PrefixScan
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.row_order import PREFIX
 
 SUBMITTED_AT = 1000.0
 
@@ -43,6 +50,19 @@ def make_job(path: Path, rows: list[Row] | int = 3, scheduler: str = "local", sh
     write_json(folder.job_json, record)
     write_json(folder.submitted, Submitted(scheduler, "77" if scheduler == "slurm" else "77-1000", SUBMITTED_AT))
     return folder
+
+
+def put_in_order(folder: JobFolder) -> None:
+    """What a submission stores for --order prefix: the order, the input in it, and a plan that says so."""
+    record, scan = folder.job(), PrefixScan()
+    for row in iter_rows(folder):
+        most = {**record.sampling, **row.get("sampling", {})}.get("max_tokens", 16)
+        prompt = row.get("prompt") or b""
+        scan.add(row, len(prompt) // (4 if isinstance(prompt, str) else 1) + 1, most)
+    shape = record.plan.layout
+    write_sorted(folder, store_order(folder, scan.ordered(), chunk_size(record.rows, shape.dp, shape.is_array)))
+    plan = msgspec.structs.replace(record.plan, order=PREFIX)
+    write_json(folder.job_json, msgspec.structs.replace(record, plan=plan))
 
 
 def write_index(folder: JobFolder) -> None:

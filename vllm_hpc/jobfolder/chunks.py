@@ -78,7 +78,9 @@ class OrderedChunks:
         return len(self._ends) - 1
 
     def rows(self, chunk: int) -> Sequence[int]:
-        """The rows of a chunk."""
+        """The rows of a chunk; none of one that is not there, which a damaged record may name."""
+        if not 0 <= chunk < self.count:
+            return ()
         return self._rows[self._ends[chunk] : self._ends[chunk + 1]]
 
     def part(self, replica: int, replicas: int) -> Sequence[int]:

@@ -77,8 +77,9 @@ def _store_order(folder: JobFolder, prepared: Prepared, rows: int) -> Plan:
     plan, beginnings = prepared.plan, prepared.intake.beginnings
     if plan.order == INPUT:
         return plan
-    if beginnings is None or beginnings.rows != rows:  # the input has changed since its rows were sorted
-        return msgspec.structs.replace(plan, order=INPUT)
+    if beginnings is None or beginnings.rows != rows:
+        changed = "order input: the input has changed since it was planned"
+        return msgspec.structs.replace(plan, order=INPUT, reasons=(*plan.reasons, changed))
     size = chunk_size(rows, plan.layout.dp, plan.layout.is_array)
     write_sorted(folder, store_order(folder, beginnings.ordered(), size))
     return plan

@@ -124,7 +124,8 @@ def _cache(case: _Case, given: dict[str, Any]) -> EngineChoice | None:
     room = case.problem.concurrent(case.fit)
     limits = room < min(load.max_num_seqs, -(-_sequences(case) // case.layout.dp))
     why = f"it has room for {room:.0f} at once, and would have for twice as many" if limits else "it has room enough"
-    basis = f"an estimate for {case.gpu.name} and {_rows(case)}; 0.99 to 1.02 were measured with 8B on one H200; of the KV cache, {why}"
+    measured = "0.99 to 1.02 were measured with 8B on one H200"
+    basis = f"an estimate for {case.gpu.name} and {_rows(case)}; {measured}; of the KV cache, {why}"
     return _choice("kv_cache_dtype", {"kv_cache_dtype": "fp8"}, (ratio, ratio), _NEAR, basis, _CACHED)
 
 

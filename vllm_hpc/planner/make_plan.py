@@ -59,7 +59,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     job = program_plan.with_hooks(job.asking(engine=typed("engine", job.request.engine)))
     known = _inspect(job)
     intake = intake or program_plan.intake_for(job)
-    rows = _measure_input(job.request, known, whole_input, intake)
+    rows = _measure_input(job, known, whole_input, intake)
     notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     if known.shape is None:
         plan = _plan_unknown(job)
@@ -258,8 +258,9 @@ def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Work
     return estimate(problem, choice.layout, choice.fit, rows, measured)
 
 
-def _measure_input(request: Request, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
+def _measure_input(job: ResolvedJob, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
     """Measure the input; 'plan' without --input does not read the sample prompts."""
+    request = job.request
     is_sampled = request.input is None and request.rows_missing_from is None
     if isinstance(intake, NoRows) or (is_sampled and not whole):
         return None
@@ -267,7 +268,8 @@ def _measure_input(request: Request, known: Knowledge, whole: bool, intake: Inta
     if request.seed_rows or request.reproducible:
         named["seed"] = request.seed
     sampling = {"max_tokens": known.max_tokens or DEFAULT_MAX_TOKENS, **request.sampling, **named}
-    return measure_workload(intake, sampling, known.template_bytes or 0, whole)
+    may_share = row_order.why_unshared(job) is None
+    return measure_workload(intake, sampling, known.template_bytes or 0, whole, may_share)
 
 
 def _asked(request: Request) -> Asked:

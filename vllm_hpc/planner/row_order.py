@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from vllm_hpc.jobfolder import sorted_copy
 from vllm_hpc.jobfolder.row_order import MOST_ROWS
-from vllm_hpc.jobfolder.sorted_copy import ROOM, has_room
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.rows.families import Sharing
@@ -36,11 +36,20 @@ def with_order(plan: Plan, job: ResolvedJob, rows: Workload | None, intake: Inta
     if (obstacle := why_unshared(job)) and asked == PREFIX:
         raise RequestError(f"--order prefix: {obstacle}, so vLLM shares no beginnings of prompts: leave it out")
     if obstacle or rows is None or not rows.sharing or not rows.sharing.shared or rows.rows > MOST_ROWS:
-        return plan
+        return _unsorted(plan, rows) if asked == PREFIX and rows is not None else plan
     order, why = _choose(rows, rows.sharing, asked, _gain(rows.sharing, plan))
-    if order == PREFIX and (too_small := _no_room(job, intake, asked, _gain(rows.sharing, plan))):
+    if order == PREFIX and (too_small := _no_room(job, intake, rows, _gain(rows.sharing, plan))):
         order, why = INPUT, too_small
     return msgspec.structs.replace(plan, order=order, reasons=(*plan.reasons, *([why] if why else ())))
+
+
+def _unsorted(plan: Plan, rows: Workload) -> Plan:
+    """The plan where --order prefix has nothing to do. Raises RequestError."""
+    if rows.sharing is None:
+        raise RequestError(
+            "--order prefix: no room to sort in the folder of temporary files: set TMPDIR to another one"
+        )
+    return msgspec.structs.replace(plan, reasons=(*plan.reasons, "order input: no two rows begin alike"))
 
 
 def may_sort(job: ResolvedJob, rows: Workload | None) -> bool:
@@ -88,17 +97,18 @@ def _choose(rows: Workload, sharing: Sharing, asked: Order | None, gain: int) ->
     )
 
 
-def _no_room(job: ResolvedJob, intake: Intake, asked: Order | None, gain: int) -> str | None:
-    """Why the copy of the input in another order is not made; None if it is."""
-    sharing = intake.beginnings.sharing if intake.beginnings else Sharing()
-    if intake.referenced and asked is None and gain < _WORTH_A_COPY * sharing.total:
+def _no_room(job: ResolvedJob, intake: Intake, rows: Workload, gain: int) -> str | None:
+    """Why the copy of the input in another order is not made; None if it is. Raises RequestError."""
+    asked = job.request.order
+    total = rows.sharing.total if rows.sharing else 0
+    if intake.referenced and asked is None and gain < _WORTH_A_COPY * total:
         return (
             f"order input: --order prefix would save {_millions(gain)} prompt tokens, and copy {in_bytes(intake.size)}"
         )
     folder = Path(as_path(job.request.job_dir, "--job-dir")).absolute()
-    if has_room(folder, intake.size):
+    if sorted_copy.has_room(folder, intake.size):
         return None
-    needed = in_bytes(int(ROOM * intake.size))
+    needed = in_bytes(int(sorted_copy.ROOM * intake.size))
     if asked == PREFIX:
         raise RequestError(
             f"--order prefix needs {needed} for a copy in {str(folder)!r}: use --order input, or make room"

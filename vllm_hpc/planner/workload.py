@@ -57,18 +57,21 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
         return max(1, (self.prompt_tokens + self.output_tokens) // max(1, self.rows))
 
 
-def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool) -> Workload:
+def measure_workload(
+    intake: Intake, sampling: dict[str, Any], template_bytes: int, whole: bool, may_share: bool = True
+) -> Workload:
     """Read an input and check every row. Raises InputError.
 
     ``sampling`` is the job's, with max_tokens for rows without their own, and a seed if each row gets one;
     ``template_bytes`` is the length of the chat template of the job or the model, whose fixed text a chat contains at
-    most once. With ``whole`` false, a large file is only sampled.
+    most once. With ``whole`` false, a large file is only sampled. ``may_share``: whether to look for prompts that begin
+    alike.
     """
     rows = prompt_tokens = output_tokens = sequences = most_output = 0
     longest: int | None = 0
     is_sample = has_tools = has_plain_chats = False
     share, unseeded = 1.0, 0
-    intake.beginnings = beginnings = PrefixScan()
+    intake.beginnings = beginnings = PrefixScan() if may_share else None
     for row in intake.rows():
         most, typical = _prompt(row, template_bytes)
         limit, outputs = _limits(row, sampling)
@@ -80,16 +83,18 @@ def measure_workload(intake: Intake, sampling: dict[str, Any], template_bytes: i
         prompt_tokens, output_tokens = prompt_tokens + typical, output_tokens + outputs * each
         most_output = max(most_output, each)
         unseeded += _is_unseeded(row, sampling)
-        beginnings.add(row, typical, outputs * each)
+        if beginnings:
+            beginnings.add(row, typical, outputs * each)
         if not whole and rows % SAMPLE_ROWS == 0 and intake.size > WHOLE_BYTES:
             is_sample, share = True, max(1.0, 1 / max(1e-9, intake.share))
             break
+    sharing = beginnings.sharing if beginnings else None
     return Workload(
         rows=int(rows * share), longest=longest, prompt_tokens=int(prompt_tokens * share),
         output_tokens=int(output_tokens * share), is_sample=is_sample, has_chats=has_tools or has_plain_chats,
         has_tools=has_tools, has_plain_chats=has_plain_chats,
         outputs=int(sequences * share), most_output=most_output,
-        sharing=beginnings.sharing.times(share), unseeded=int(unseeded * share),
+        sharing=sharing.times(share) if sharing else None, unseeded=int(unseeded * share),
     )  # fmt: skip
 
 
@@ -121,8 +126,9 @@ def _is_unseeded(row: Row, job: dict[str, Any]) -> bool:
     """Whether a row's answer depends on the rows that run before it: it is sampled, with the engine's own generator."""
     if row.get("task") == "embed" or "error" in row:
         return False
-    own = {**job, **{key: value for key, value in row.get("sampling", {}).items() if value is not None}}
-    return own.get("temperature") != 0 and own.get("seed") is None
+    own = row.get("sampling") or {}
+    temperature, seed = (job.get(name) if own.get(name) is None else own[name] for name in ("temperature", "seed"))
+    return temperature != 0 and seed is None
 
 
 def _max_tokens(sampling: dict[str, Any]) -> Any:

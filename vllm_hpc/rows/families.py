@@ -189,6 +189,21 @@ def in_order(beginnings: Iterable[Beginning], large: Iterable[Node]) -> Iterator
     yield from _Families(large).place(beginnings)
 
 
+def alone(one: Beginning) -> tuple[bytes, Placed]:
+    """A row that shares nothing, as in_order gives those that do."""
+    length = _length(one.output)
+    return _path(length, one.row), Placed(one.row, max(1, one.tokens), one.output, one.row, length)
+
+
+def _length(output: int) -> int:
+    """Outputs that may be four times as long come earlier, so that the last rows of a job are short ones."""
+    return output.bit_length() // 2
+
+
+def _path(length: int, *first: int) -> bytes:
+    return pack(f">B{len(first)}Q", 255 - length, *first)
+
+
 class _Families:
     """Cuts the sorted list into families."""
 
@@ -231,9 +246,8 @@ class _Families:
         while self._large and self._large[0].start <= self._position:
             self._around.append(self._large.popleft())
         first = min(one.row for one in family)
-        # Outputs that may be four times as long come earlier, so that the last rows of a job are short ones.
-        length = max(one.output for one in family).bit_length() // 2
-        path = pack(f">B{len(self._around) + 1}Q", 255 - length, *(node.first for node in self._around), first)
+        length = _length(max(one.output for one in family))
+        path = _path(length, *(node.first for node in self._around), first)
         shared = self._around[-1].level if self._around else 0
         last: Beginning | None = None
         for one in family:

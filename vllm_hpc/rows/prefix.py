@@ -6,11 +6,14 @@ again. No tokenizer is at hand where jobs are submitted, so a beginning is measu
 
 from __future__ import annotations
 
-import zlib
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
-from struct import pack
+from itertools import pairwise, starmap
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -29,24 +32,33 @@ _MOST_SUMS = 150
 _UNSHARED = frozenset({"prompt_logprobs", *CUTS})
 
 
+def prefix_head(row: Row) -> int:
+    """The first checksum of a row's prompt; 0 if it has none, or vLLM would share none of it."""
+    prompt = row.get("prompt")
+    if type(prompt) is str and not (row.get("sampling") or row.get("lora") or "error" in row):  # most rows, and fast
+        return crc32(prompt[:_FIRST].encode("utf-8", "surrogatepass")[:_FIRST]) if len(prompt) >= _FIRST else 0
+    begin = b""
+    for part in _beginning(row, _FIRST):
+        begin += part[:_FIRST]
+        if len(begin) >= _FIRST:
+            return crc32(begin[:_FIRST])
+    return 0
+
+
 def prefix_key(row: Row) -> bytes:
-    """The checksums of a row's prompt, each of everything up to its border; empty if vLLM would share none of it.
+    """The checksums of a row's prompt, one for each piece between two borders; empty if vLLM would share none of it.
 
     The longer the beginning that two prompts share, the longer that of their keys.
     """
-    sums, found, begin = [], 0, 0
-    text = memoryview(_beginning(row))
-    for end in _borders():
-        if end > len(text):
-            break
-        found = zlib.crc32(text[begin:end], found)
-        sums.append(found)
-        begin = end
-    return pack(f">{len(sums)}I", *sums)
+    text = b"".join(_beginning(row))
+    pieces = map(text.__getitem__, _pieces()[: bisect_right(_borders(), len(text))])
+    return array("I", map(crc32, pieces)).tobytes()
 
 
 def shared_levels(one: bytes, other: bytes) -> int:
     """How many checksums two keys share."""
+    if one[:SUM_BYTES] != other[:SUM_BYTES]:
+        return 0
     most = min(len(one), len(other))
     if one[:most] == other[:most]:
         return most // SUM_BYTES
@@ -73,19 +85,30 @@ def _borders() -> tuple[int, ...]:
     return tuple(int(_FIRST * 2 ** (number / _IN_A_DOUBLING)) for number in range(_MOST_SUMS))
 
 
-def _beginning(row: Row) -> bytes:
-    """A prompt as bytes of which two are equal for as long as the prompts are; of tokens, four bytes each."""
-    if "error" in row or not is_shared(row.get("sampling") or {}):
-        return b""
-    adapter = msgspec.json.encode(row["lora"]) if row.get("lora") else b""  # vLLM shares nothing between adapters
+@cache
+def _pieces() -> tuple[slice, ...]:
+    return tuple(starmap(slice, pairwise((0, *_borders()))))
+
+
+def _beginning(row: Row, most: int | None = None) -> Iterator[bytes]:
+    """A prompt as bytes of which two are equal for as long as the prompts are; of tokens, four bytes each.
+
+    ``most``: of its text no more characters, or tokens, are needed.
+    """
+    sampling = row.get("sampling")
+    if "error" in row or (sampling and not is_shared(sampling)):
+        return
+    if row.get("lora"):  # vLLM shares nothing between adapters
+        yield msgspec.json.encode(row["lora"])
     if "messages" in row:
-        return adapter + b"".join(_of_chat(row))
-    prompt = row["prompt"]
+        yield from _of_chat(row)
+        return
+    prompt = row["prompt"][:most]
     if isinstance(prompt, str):
-        return adapter + prompt.encode("utf-8", "surrogatepass")
-    if not all(type(token) is int and 0 <= token < 1 << 32 for token in prompt):  # an error row of its own, later
-        return b""
-    return adapter + pack(f">{len(prompt)}I", *prompt)
+        yield prompt.encode("utf-8", "surrogatepass")
+        return
+    with suppress(TypeError, OverflowError):  # no list of tokens: an error row of its own, later
+        yield array("I", prompt).tobytes()
 
 
 def _of_chat(row: Row) -> Iterator[bytes]:
@@ -94,12 +117,10 @@ def _of_chat(row: Row) -> Iterator[bytes]:
     if any(head):
         yield msgspec.json.encode(head)
     for message in row["messages"]:
-        yield msgspec.json.encode({key: value for key, value in message.items() if key != "content"})
         content = message.get("content")
+        yield msgspec.json.encode({key: value for key, value in message.items() if key != "content"})
         for part in content if isinstance(content, list) else [content]:
-            if not isinstance(part, str | dict | None):
+            text = part.get("text") if isinstance(part, dict) else part or ""
+            if not isinstance(text, str):
                 return
-            if isinstance(part, dict) and not isinstance(part.get("text"), str):
-                return
-            text = part["text"] if isinstance(part, dict) else part
-            yield (text or "").encode("utf-8", "surrogatepass")
+            yield text.encode("utf-8", "surrogatepass")

@@ -1,17 +1,24 @@
 """Collects how the prompts of an input begin while it is read, and sorts its rows so that equal beginnings meet.
 
-SQLite sorts, in a temporary file of its own if memory does not hold the rows: two checksums and four numbers for each
-64 to 100 bytes of a prompt's first part, and few more for the rest (prefix.py).
+Of most inputs no two rows begin alike, so a row is looked at closely only if an earlier one had its first checksum. The
+earlier one itself is then taken to share as much as its next neighbour does: its text is gone. SQLite sorts, in a
+temporary file of its own where memory does not hold the keys (prefix.py); twelve bytes of each row stay in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from array import array
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import accumulate, chain, groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from vllm_hpc.rows.families import Beginning, Node, Placed, Sharing, in_order, measure
-from vllm_hpc.rows.prefix import prefix_key
+import msgspec
+
+from vllm_hpc.rows.families import Beginning, Node, Placed, Sharing, alone, in_order, measure
+from vllm_hpc.rows.prefix import prefix_head, prefix_key
 from vllm_hpc.rows.row import Row
 
 if TYPE_CHECKING:
@@ -19,60 +26,138 @@ if TYPE_CHECKING:
 
 # Rows that are handed over at once, and KiB that SQLite keeps in memory.
 _AT_ONCE, _CACHE_KIB = 2000, 65_536
-_SORTED = "SELECT key, row, before, tokens, output FROM beginnings ORDER BY key, output DESC, row"
+# Checksums that are told apart; with more rows than that, some are looked at closely in vain.
+_HEADS = 1 << 24
+_ONCE, _TWICE = 1, 2
+# Of tokens, in four bytes: a row of more fits no engine.
+_MOST = (1 << 32) - 1
 
 
 class PrefixScan:
     """The beginnings of an input's rows, in the order in which they are added."""
 
     def __init__(self) -> None:
-        self.rows = 0
-        self._tokens = 0
-        self._kept: list[tuple[bytes, int, int, int, int]] = []
+        self._heads, self._tokens, self._outputs = array("I"), array("I"), array("I")
+        self._seen = bytearray(_HEADS)
+        self._keys: list[tuple[int, bytes, int]] = []
+        self._is_full = self._has_keys = False
+
+    @property
+    def rows(self) -> int:
+        """Those that were added."""
+        return len(self._heads)
 
     def add(self, row: Row, tokens: int, output: int) -> None:
         """Add the next row of the input: its prompt's tokens, and the most that it generates."""
-        self._kept.append((prefix_key(row), self.rows, self._tokens, tokens, output))
-        self.rows, self._tokens = self.rows + 1, self._tokens + tokens
-        if len(self._kept) >= _AT_ONCE:
-            self._hand_over()
+        head = prefix_head(row)
+        if head:
+            place = head % _HEADS
+            if self._seen[place]:
+                self._look_closely(head, row)
+            self._seen[place] = _TWICE if self._seen[place] else _ONCE
+        self._heads.append(head)
+        self._tokens.append(min(tokens, _MOST))
+        self._outputs.append(min(output, _MOST))
 
     @property
-    def sharing(self) -> Sharing:
-        """What the prompts share. Call it when all rows were added."""
-        return self._measured[0]
+    def sharing(self) -> Sharing | None:
+        """What the prompts share; None if the disk of temporary files is full. Call it when all rows were added."""
+        found = self._measured
+        return None if found is None else msgspec.structs.replace(found[0], total=sum(self._tokens))
 
     def ordered(self) -> Iterator[Placed]:
-        """The rows in the order in which they should run: each family's next to each other."""
+        """The rows in the order in which they should run: each family's next to each other. Raises OSError."""
+        import sqlite3
+
+        try:
+            yield from self._ordered()
+        except sqlite3.Error:
+            raise OSError(errno.ENOSPC, "no room to sort the rows", "the folder of temporary files (TMPDIR)") from None
+
+    def _ordered(self) -> Iterator[Placed]:
+        large = self._measured[1] if self._measured else []
         self._database.execute("DROP TABLE IF EXISTS placed")
         self._database.execute("CREATE TABLE placed (path BLOB, row, tokens, output, family, length)")
-        rows = ((path, *placed) for path, placed in in_order(self._sorted(), self._measured[1]))
+        found = chain(in_order(self._sorted(), large), map(alone, self._alone()))
+        rows = ((path, *placed) for path, placed in found)
         self._database.executemany("INSERT INTO placed VALUES (?, ?, ?, ?, ?, ?)", rows)
         # Rows of equal paths stay as they were put in, which is sorted by their beginnings.
-        found = self._database.execute("SELECT row, tokens, output, family, length FROM placed ORDER BY path, rowid")
-        yield from map(Placed._make, found)
+        placed = self._database.execute("SELECT row, tokens, output, family, length FROM placed ORDER BY path, rowid")
+        yield from map(Placed._make, placed)
 
     @cached_property
-    def _measured(self) -> tuple[Sharing, list[Node]]:
-        return measure(self._sorted())
+    def _measured(self) -> tuple[Sharing, list[Node]] | None:
+        import sqlite3
+
+        self._hand_over()
+        try:
+            self._add_first_ones()
+            return None if self._is_full else measure(self._sorted())
+        except sqlite3.Error:
+            return None
+
+    @cached_property
+    def _befores(self) -> array[int]:
+        return array("Q", accumulate(self._tokens, initial=0))
+
+    def _add_first_ones(self) -> None:
+        """The rows that have no key, for they were the first with that head; NULL sorts before all keys."""
+        if self._has_keys:
+            rows = ((head, row) for row, head in enumerate(self._heads) if self._is_shared(head))
+            self._database.execute("CREATE UNIQUE INDEX one ON keys (row)")
+            self._database.executemany("INSERT OR IGNORE INTO keys VALUES (?, NULL, ?)", rows)
+
+    def _is_shared(self, head: int) -> bool:
+        return bool(head) and self._seen[head % _HEADS] == _TWICE
 
     def _sorted(self) -> Iterator[Beginning]:
-        self._hand_over()
-        yield from map(Beginning._make, self._database.execute(_SORTED))
+        """The rows that begin as another does."""
+        found = (
+            self._database.execute("SELECT head, key, row FROM keys ORDER BY head, key, row") if self._has_keys else ()
+        )
+        for _, rows in groupby(found, itemgetter(0)):
+            keyless: list[int] = []
+            for _, key, row in rows:
+                if key is None:
+                    keyless.append(row)
+                    continue
+                yield from self._beginnings(key, (*keyless, row))
+                keyless.clear()
+            yield from self._beginnings(b"", keyless)  # of a head that only shares its place with another
+
+    def _beginnings(self, key: bytes, rows: Iterable[int]) -> Iterator[Beginning]:
+        for row in rows:
+            yield Beginning(key, row, self._befores[row], self._tokens[row], self._outputs[row])
+
+    def _alone(self) -> Iterator[Beginning]:
+        return self._beginnings(b"", (row for row, head in enumerate(self._heads) if not self._is_shared(head)))
+
+    def _look_closely(self, head: int, row: Row) -> None:
+        self._has_keys = True
+        self._keys.append((head, prefix_key(row), self.rows))
+        if len(self._keys) >= _AT_ONCE:
+            self._hand_over()
 
     def _hand_over(self) -> None:
-        self._database.executemany("INSERT INTO beginnings VALUES (?, ?, ?, ?, ?)", self._kept)
-        self._kept.clear()
+        import sqlite3
+
+        if not self._is_full:
+            try:
+                self._database.executemany("INSERT INTO keys VALUES (?, ?, ?)", self._keys)
+            except sqlite3.Error:  # an input is not refused because nothing can be sorted
+                self._is_full = True
+        self._keys.clear()
 
     @cached_property
     def _database(self) -> sqlite3.Connection:
         """A database that nobody else sees; it goes with this object."""
         import sqlite3
 
-        # The empty name is a temporary file, written only where the cache is full (SQLite, "In-Memory Databases").
-        found = sqlite3.connect("", isolation_level=None)
+        # The empty name is a temporary file, written only where the cache is full (SQLite, "In-Memory Databases"). Who
+        # prepares a job may submit it in another thread.
+        found = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
             found.execute(f"PRAGMA {setting}")
         found.execute("BEGIN")  # and never ended: a transaction for each row would write each to the file
-        found.execute("CREATE TABLE beginnings (key BLOB, row, before, tokens, output)")
+        found.execute("CREATE TABLE keys (head, key BLOB, row)")
         return found

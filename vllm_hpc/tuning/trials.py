@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +76,9 @@ class AlikeRows(Intake):
         self._prompt = min(asked.prompt_tokens or _PROMPT_TOKENS, _LONGEST)
 
     def rows(self) -> Iterator[Row]:
-        """Identical rows."""
-        yield from repeat({"prompt": [0] * self._prompt}, self._rows)
+        """Rows of which none begins as another does, as random ones."""
+        for number in range(self._rows):
+            yield {"prompt": [number] * self._prompt}
 
 
 def output_tokens(request: Request) -> int:
