@@ -29,13 +29,13 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 def check_modes(folder: Path, umask: int) -> None:
     """Everybody whom the umask lets in reads all, and writes to rows and logs as their owner does.
 
-    Nobody else writes to folders, scripts, records and marks.
+    Nobody else writes to folders, scripts, records and marks, nor reads the secret, and what ranks saw (seen.py).
     """
     for path in (folder, *folder.rglob("*")):
         full = 0o777 if path.is_dir() or path.name.startswith("script.") else 0o666
         if path.is_dir() or path.suffix not in (".jsonl", ".ids", ".log", ".out"):
             full &= ~0o022
-        if path.name == "secret":
+        if path.name == "secret" or path.match("state/env-*.json"):
             full = 0o600
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == full & ~umask, f"{path.relative_to(folder)}: {mode:o}"

@@ -106,7 +106,7 @@ def test_a_pod_that_is_deleted_flushes_and_leaves_in_time(submit: Submit) -> Non
     assert ended is not None
     assert ended.cause == "TERM"
     assert not list(job.folder.path.glob("state/over-*"))  # it may be started again, where its node was emptied
-    assert len(list(job.results())) > 0
+    assert len(list(job.results(partial=True))) > 0
 
 
 @pytest.mark.full

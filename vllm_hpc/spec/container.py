@@ -43,12 +43,14 @@ def is_path(image: str) -> bool:
 class Bind(NamedTuple):
     """A folder or a file of the host, and where it is in the image.
 
-    Both may hold variables of the node, $NAME and ${NAME:-default}; a dollar is written ``$$``.
+    Both may hold variables of the node, $NAME and ${NAME:-default}; a dollar is written ``$$``. ``holds``: what is
+    known of a variable's value, written like a path.
     """
 
     host: str
     inside: str
     read_only: bool = False
+    holds: str = ""
 
     @classmethod
     def same(cls, path: str, read_only: bool = False) -> Bind:

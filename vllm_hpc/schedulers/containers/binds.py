@@ -101,12 +101,16 @@ def _check(bind: Bind, runtime: ContainerRuntime) -> None:
     """Refuse what the runtime would misread. Raises RequestError."""
     if bind.read_only and not runtime.has_read_only:
         raise RequestError(f"container.binds: {runtime.name} cannot bind {bind.host!r} read-only: leave out ':ro'")
-    for text in (bind.host, bind.inside):
+    for text in (bind.host, bind.inside, bind.holds):
         path = with_defaults(text)
         if runtime.unfit and (found := re.search(runtime.unfit, path)):
             raise RequestError(
                 f"{runtime.name} cannot bind {path!r}, because of the {found[0]!r} in it: choose another folder"
             )
+    # The node's shell cannot double the quotes of a variable's value, as CSV wants them.
+    if '"' in bind.holds and re.search(r"[:,\\]", bind.holds):
+        path = with_defaults(bind.holds)
+        raise RequestError(f"{runtime.name} cannot bind {path!r}, because of the '\"' in it: choose another folder")
 
 
 def _of_model(job: ResolvedJob) -> Iterator[Path]:
@@ -137,7 +141,7 @@ def _scratch(job: ResolvedJob, runtime: ContainerRuntime) -> Iterator[Bind]:
     """The node's scratch: what lifecycle.sh has made in it, or where a task in the image makes that."""
     if job.site.scratch:
         place = job.site.scratch if runtime.is_of_srun else "$VLLM_HPC_SCRATCH"
-        yield Bind(place, place)
+        yield Bind(place, place, holds=job.site.scratch)
 
 
 def _own_cache(job: ResolvedJob) -> Iterator[Path]:

@@ -77,8 +77,8 @@ def _colons(bind: Bind) -> str:
 
 
 def _needs_csv(bind: Bind, letters: str) -> bool:
-    """Whether its paths, or a variable's default, have what parts them."""
-    text = with_defaults(bind.host) + with_defaults(bind.inside)
+    """Whether its paths, or what is known of a variable, have what parts them."""
+    text = "".join(map(with_defaults, (bind.host, bind.inside, bind.holds)))
     return any(letter in text for letter in letters)
 
 
