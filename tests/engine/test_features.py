@@ -19,6 +19,8 @@ TEXT = "def function_1(folder):"
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
 PARTS = [{"role": "user", "content": [{"type": "text", "text": "two"}, {"type": "text", "text": "parts"}]}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+# A random model may write spaces without end.
+COMPACT = {"backend": "xgrammar", "disable_any_whitespace": True}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 BATCH = {"custom_id": "request-1", "url": "/v1/chat/completions", "model": "tiny"}
 COMPLETION = {**BATCH, "url": "/v1/completions"}
@@ -74,7 +76,7 @@ def outcome(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run(
         tmp_path_factory.mktemp("features"),
         model=str(tiny),
-        engine=ENGINE,
+        engine={**ENGINE, "structured_outputs_config": COMPACT},
         sampling={"temperature": 0, "max_tokens": 24},
         rows=list(ROWS.values()),
         reference=list(REFERENCE.values()),
@@ -118,7 +120,8 @@ def test_logprobs(found: dict[str, Row]) -> None:
         assert list(token) == ["token", "token_id", "logprob", "rank", "top_logprobs"]
         assert [top["rank"] for top in token["top_logprobs"]] == [1, 2]
         assert token["logprob"] == token["top_logprobs"][0]["logprob"] <= 0  # greedy
-    assert "".join(token["token"] for token in given["logprobs"]) == given["text"]
+    # Of a token that is a part of a character, vLLM gives no text beside its number, and U+FFFD in the answer.
+    assert "".join(token["token"] for token in given["logprobs"]) == given["text"].replace("\ufffd", "")
     assert given["prompt_logprobs"][0] is None
     assert len(given["prompt_logprobs"]) == given["prompt_tokens"]
     assert all(token["top_logprobs"][0]["rank"] == 1 for token in given["prompt_logprobs"][1:])
