@@ -162,7 +162,9 @@ def test_calls_are_openais(hermes: Outcome) -> None:
         row = hermes.rows[list(BODIES).index(name)]
         body = ChatCompletion.model_validate(row["line"]["response"]["body"], strict=True)
         found = body.choices[0].message.tool_calls or []
-        assert (body.choices[0].finish_reason, len(found)) == (ended, max(1, len(found)) if calls is None else calls), name
+        assert (body.choices[0].finish_reason, len(found)) == (ended, max(1, len(found)) if calls is None else calls), (
+            name
+        )
         assert len({call.id for call in found}) == len(found)
     text = hermes.rows[list(BODIES).index("auto, text and calls")]["line"]["response"]["body"]["choices"][0]["message"]
     assert text["content"] == "Sure. "

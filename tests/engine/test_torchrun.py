@@ -82,6 +82,26 @@ def test_agents_of_two_nodes_meet_and_leave() -> None:
         socket.create_connection(("127.0.0.1", int(endpoint.split(":")[1])), 5)
 
 
+@pytest.mark.throughput
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_port_that_another_program_has_taken_since(nodes: int) -> None:
+    """One node takes another port, and its ranks hear of it; several could not meet there."""
+    from vllm_hpc.engine.startup import torchrun
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        agent = torchrun.JobRendezvous(parameters(f"127.0.0.1:{port}", 0, nodes))
+        if nodes > 1:
+            with pytest.raises(OSError, match="address already in use"):
+                agent.next_rendezvous()
+            return
+        found = agent.next_rendezvous()
+        assert found.bootstrap_store_info.master_port != port
+        socket.create_connection(("127.0.0.1", found.bootstrap_store_info.master_port), 5).close()
+        assert agent.shutdown()
+
+
 @pytest.mark.programs
 @pytest.mark.parametrize(("drives", "end"), [(True, "left"), (True, "failed"), (True, "raises"), (False, "rows")])
 def test_the_heads_agent_stays_while_a_script_runs_elsewhere(

@@ -29,6 +29,7 @@ TRACES = (
     "state/.reserve-0", "state/joined-1-0", "state/failed-1", "state/doctor-node-1-0.json", "state/claims/chunk-0",
     "ranks/77_0_result.pkl", "control/drain-1",
 )  # fmt: skip
+ORDER = ("order.json", "order.rows", "input.sorted.json", "input.sorted.jsonl", "input.sorted.jsonl.zst")
 RECORDS = ("logs/rank-0.log", "ranks/rank-0.json", "state/env-0.json", "state/samples-0.1.jsonl")
 THE_USERS = (
     "shards/notes.txt", "shards/replica-0.1.jsonl.bak", "state/heartbeat-x.json", "logs/mine.log", "ranks/a.pkl",
@@ -40,7 +41,7 @@ THE_USERS = (
 def job(desk: Path) -> JobFolder:
     """A job of three rows that has COMPLETED, with all that ranks leave, and files of the user's own."""
     folder = named_job(desk / "runs" / "one")
-    for name in (*TRACES, *RECORDS, *THE_USERS):
+    for name in (*TRACES, *ORDER, *RECORDS, *THE_USERS):
         (folder.path / name).parent.mkdir(exist_ok=True)
         (folder.path / name).write_text("{}")
     rank(folder, 0, "ok")
@@ -60,7 +61,7 @@ def test_only_what_nobody_needs_is_removed(job: JobFolder, run_cli: Cli, keep: l
     before, summary = files(job), Job(job.path).collect()
     rows = job.outputs.read_bytes()
     dry = run_cli("clean", "one", "--dry-run", *keep)
-    gone = {*TRACES, "shards/replica-0.1.jsonl", *(RECORDS if keep else [])}
+    gone = {*TRACES, *ORDER, "shards/replica-0.1.jsonl", *(RECORDS if keep else [])}
     assert dry.out.startswith("one: would free ") and f" in {len(gone)} files\n" in dry.out
     assert before <= files(job)
     ran = run_cli("clean", "one", *keep)

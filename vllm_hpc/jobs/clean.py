@@ -33,6 +33,8 @@ from vllm_hpc.spec.read_file import open_regular
 # What it may remove, by what reads it, and where it is. Names that this package does not make are the user's.
 _GROUPS = {
     "shards": {"shards": re.compile(r"replica-\d+\.\d+\.jsonl")},
+    # The order in which rows run, and the rows in it.
+    "order": {".": re.compile(r"order\.(json|rows)|input\.sorted\.(json|jsonl|jsonl\.zst)")},
     # Read while an attempt runs, by its own ranks and script.
     "traces": {
         "state": re.compile(
@@ -129,7 +131,7 @@ def _groups(status: Status, only_outputs: bool) -> set[str]:
     """What may go of a job that has ended so; without rows there are no outputs that could be all that is kept."""
     if status.state == "COMPLETED":
         always, asked = {"traces", "unfinished"}, {"records", "logs", "outcomes"}
-        return always | ({"shards"} | (asked if only_outputs else set()) if status.has_rows else set())
+        return always | ({"shards", "order"} | (asked if only_outputs else set()) if status.has_rows else set())
     asked = {"records"} if status.state == "FAILED" else {"records", "logs"}
     return {"traces"} | (asked if only_outputs and status.has_rows else set())
 

@@ -7,6 +7,7 @@ Python loads this file, those of other programs as well.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -71,7 +72,6 @@ class JobRendezvous(RendezvousHandler):
         from vllm_hpc.engine.startup.attempt_of_pods import agree_on_attempt
         from vllm_hpc.engine.store.client import JobStore
         from vllm_hpc.engine.store.messages import Address
-        from vllm_hpc.engine.store.server import StoreServer
         from vllm_hpc.engine.store.torch_store import TorchStore
         from vllm_hpc.jobfolder.folder import JobFolder
         from vllm_hpc.jobfolder.secret import job_secret
@@ -80,11 +80,23 @@ class JobRendezvous(RendezvousHandler):
         secret = job_secret(folder)
         address = Address(self._host, self._port)
         if self._node == 0:
-            self._server = StoreServer(secret, network.address_of_head(self._host), self._port)
+            self._server = self._serve(secret, network.address_of_head(self._host))
             address = self._server.address
+            self._port = address.port
         connect = partial(JobStore, address, secret, _JOIN_S)
         agree_on_attempt(connect, self._node, folder)
         return TorchStore(connect, timedelta(seconds=_JOIN_S))
+
+    def _serve(self, secret: bytes, host: str) -> StoreServer:
+        """The job's store. Where no other node has to know the port, any will do if another program has taken it."""
+        from vllm_hpc.engine.store.server import StoreServer
+
+        try:
+            return StoreServer(secret, host, self._port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or self._nodes > 1:
+                raise
+            return StoreServer(secret, host)
 
     def is_closed(self) -> bool:
         """Never: the agents meet once."""
