@@ -32,7 +32,11 @@ def test_an_array_goes_on_three_times(tmp_path: Path) -> None:
     status = ends_as(job, "COMPLETED", PATIENCE_S)
     assert (status.rows.done, status.attempts) == (len(ROWS), RESUBMISSIONS + 1)
     ends = [job.folder.exit_of(attempt.attempt) for attempt in job.folder.attempts()]
-    assert [end.cause for end in ends if end] == ["requeue"] * TASKS * RESUBMISSIONS + ["exit"] * TASKS
+    causes = [end.cause for end in ends if end]
+    # A task whose rows the others have taken by then, on a slow machine, ends before it hears of the drain.
+    rounds = [set(causes[first : first + TASKS]) for first in range(0, len(causes), TASKS)]
+    assert all({"requeue"} <= each <= {"requeue", "exit"} for each in rounds[:-1])
+    assert (len(causes), rounds[-1]) == (TASKS * (RESUBMISSIONS + 1), {"exit"})
     rows = list(job.results())
     assert [row["id"] for row in rows] == [row["id"] for row in ROWS]
     assert [row["text"] for row in rows] == rehearsed_texts(ROWS, MAX_TOKENS)
