@@ -30,6 +30,7 @@ pytestmark = pytest.mark.notebooks
         ("change --tp, --pp or --gpus-per-node", "change tp=, pp= or gpus_per_node="),
         ("use --nodes 1, or --scheduler slurm or pbs", "use nodes=1, or scheduler='slurm' or pbs"),
         ("--name 'a b' is taken", "name='a b' is taken"),
+        ("use --order input, or --input input.jsonl", "use order='input', or input= input.jsonl"),
         ("--max-requeues 3): less", "max_requeues=3): less"),
         ("add --script FILE, or leave it out", "add script=FILE, or leave it out"),
         ("pipe it into --input -", "pipe it into input='-'"),

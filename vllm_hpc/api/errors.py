@@ -16,6 +16,7 @@ from vllm_hpc.api.options import Options
 from vllm_hpc.spec.allowed import CHANGES_ANSWERS
 from vllm_hpc.spec.errors import VllmHpcError
 from vllm_hpc.spec.registry import LAUNCHERS, SCHEDULERS
+from vllm_hpc.spec.row_order import INPUT, PREFIX
 from vllm_hpc.spec.visible import one_line
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -33,7 +34,7 @@ _COMMAND = re.compile(r"(?<!\w)'[a-z][\w-]* [^']*?-[-a-z][^']*'|(?<!\w)'vllm-hpc
 _OPTION = re.compile(
     r"""(?<![\w'"/-])--(?P<name>[a-z][a-z-]*[a-z])(?![\w=-])"""
     r"""(?:\ (?P<value>-?(?:[0-9][\w.:-]*|nan\b|inf\b)(?![\w=])|'[^']*'|"[^"]*"|"""
-    rf"""[A-Z][A-Z_:]+\b(?!=)|(?:{_WORDS})(?:,(?:{_WORDS}))*\b|-(?=\ |$|,)))?"""
+    rf"""[A-Z][A-Z_:]+\b(?!=)|(?:{_WORDS})(?:,(?:{_WORDS}))*\b|(?:{PREFIX}|{INPUT})\b(?![.=/-])|-(?=\ |$|,)))?"""
 )
 _IN_TABLE = r"\b(?P<table>engine|sampling|env|rename|rehearse_set)= (?P<key>[A-Za-z_]\w*)"
 _ENTRY = re.compile(_IN_TABLE + r"=(?P<value>[^\s,;)]+)")
