@@ -102,6 +102,12 @@ def test_parts_cover_every_chunk_once_and_are_balanced(sizes: list[int], replica
     assert max(weights) - min(weights) <= 2 * len(order.sections) * max(order.weights)
 
 
+def test_sections_of_a_chunk_each_are_dealt_out() -> None:
+    order, places = stored(placed([3] * 8, [8, 7, 6, 5, 4, 3, 2, 1]), ChunkSize(3, 8))
+    parts = [list(OrderedChunks(order, places).part(replica, 4)) for replica in range(4)]
+    assert sorted(map(len, parts)) == [2, 2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("rows", "replicas", "is_array"),
     [(1, 1, False), (10, 64, True), (10**6, 8, False), (10**6, 8, True), (3, 64, False)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 from itertools import pairwise
@@ -186,22 +187,36 @@ def test_an_input_that_changes_after_the_plan_keeps_its_order(tmp_path: Path, ch
     assert not job.folder.order.exists() and record.rows == len(rows) + (1 if change == "another row" else -5)
 
 
-def test_a_full_disk_while_it_is_stored_leaves_no_job(
-    tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_quota_that_leaves_no_room_for_another_order(
+    tmp_path: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
+    """Whoever asked for it is refused; another job runs in the input's order."""
     from vllm_hpc.jobs import new_folder
+    from vllm_hpc.planner import row_order
 
     def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(row_order, "_ASSUMED_ROOM", 100)
 
     source = write_input(tmp_path / "rows.jsonl", documents())
     monkeypatch.setattr(new_folder, "write_sorted", full)
     outcome = run_cli(
         "submit", "--rehearse", "--input", source, "--scheduler", "slurm", "--nodes", "1", "--gpus-per-node", "1",
-        "--order", "prefix", "--job-dir", tmp_path / "runs",
+        *(("--order", "prefix") if asked else ("--temperature", "0")), "--job-dir", tmp_path / "runs",
     )  # fmt: skip
-    assert outcome.code == 1 and "No space left" in outcome.err and "Traceback" not in outcome.err
-    assert not list((tmp_path / "runs").glob("*"))
+    folders = [JobFolder(path) for path in (tmp_path / "runs").glob("*")]
+    if asked:
+        assert outcome.code == 2 and "quota exceeded: make room, or use --order input" in outcome.err
+        assert not folders
+        return
+    assert outcome.code == 0, outcome.err
+    (folder,) = folders
+    plan = folder.job().plan
+    assert (plan.order, plan.reasons[-1].partition(": ")[2][:26]) == ("input", "no other could be stored: ")
+    assert not [one for one in plan.reasons if one.startswith("order prefix")]
+    assert not (folder.order.exists() or folder.order_rows.exists())
 
 
 def test_the_folder_of_a_submitted_job_has_the_order(tmp_path: Path, run_cli: Cli) -> None:

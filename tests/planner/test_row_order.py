@@ -135,6 +135,18 @@ def test_no_room_for_the_copy(run_cli: Cli, shuffled: Path, monkeypatch: pytest.
     assert outcome.code == 2 and "use --order input, or make room" in outcome.err
 
 
+def test_without_room_the_plan_is_that_of_the_inputs_order(
+    run_cli: Cli, shuffled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("plan", "model", "--input", shuffled, "--scheduler", "slurm", "--nodes", "1", "--gpu", "h100-80", "--json")
+    words = (*words, *GREEDY, "--engine", "kv_cache_memory_bytes=1000000000")
+    sorted_, asked = (json.loads(run_cli(*words, *more).out) for more in ((), ("--order", "input")))
+    monkeypatch.setattr(sorted_copy, "ROOM", 10**12)
+    found = json.loads(run_cli(*words).out)
+    assert found["concurrency"] == asked["concurrency"] < sorted_["concurrency"]
+    assert found["cost"] == asked["cost"] != sorted_["cost"]
+
+
 def test_a_full_disk_of_temporary_files(run_cli: Cli, shuffled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm_hpc.rows.prefix_scan import PrefixScan
 

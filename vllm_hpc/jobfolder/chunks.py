@@ -85,14 +85,20 @@ class OrderedChunks:
 
     def part(self, replica: int, replicas: int) -> Sequence[int]:
         """The chunks that a replica takes first: neighbours, so that a family is in one part, or two."""
-        sections = pairwise((*self._sections, self.count))
-        return [chunk for begin, end in sections for chunk in self._share(begin, end, replica, replicas)]
+        sections = enumerate(pairwise((*self._sections, self.count)))
+        return [
+            chunk for number, ends in sections for chunk in self._share(*ends, (replica + number) % replicas, replicas)
+        ]
 
-    def _share(self, begin: int, end: int, replica: int, replicas: int) -> range:
-        """A replica's share of chunks ``begin`` to ``end - 1``, by weight."""
+    def _share(self, begin: int, end: int, share: int, shares: int) -> range:
+        """One of a section's equal shares: the chunks of which the middle is in it, by weight.
+
+        Each section's first share is the next replica's, so that sections of a single chunk are not all one's.
+        """
         first, whole = self._done[begin], self._done[end] - self._done[begin]
-        cuts = (first + whole * number / replicas for number in (replica, replica + 1))
-        return range(*(bisect_left(self._done, cut, begin, end) for cut in cuts))
+        middles = [(self._done[chunk] + self._done[chunk + 1]) / 2 for chunk in range(begin, end)]
+        cuts = (first + whole * number / shares for number in (share, share + 1))
+        return range(*(begin + bisect_left(middles, cut) for cut in cuts))
 
 
 def chunk_size(total: int, replicas: int, is_array: bool) -> ChunkSize:

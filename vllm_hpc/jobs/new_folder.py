@@ -21,11 +21,12 @@ from vllm_hpc.jobfolder.row_order import store_order
 from vllm_hpc.jobfolder.sorted_copy import write_sorted
 from vllm_hpc.schedulers.lifecycle import sha256
 from vllm_hpc.schedulers.scheduler import get_scheduler
+from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.job_definition import JOB_DEFINITION
 from vllm_hpc.spec.ownership import write_mine
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.request import Request
-from vllm_hpc.spec.row_order import INPUT
+from vllm_hpc.spec.row_order import INPUT, PREFIX
 
 if TYPE_CHECKING:
     from vllm_hpc.jobs.submit import Prepared
@@ -81,8 +82,24 @@ def _store_order(folder: JobFolder, prepared: Prepared, rows: int) -> Plan:
         changed = "order input: the input has changed since it was planned"
         return msgspec.structs.replace(plan, order=INPUT, reasons=(*plan.reasons, changed))
     size = chunk_size(rows, plan.layout.dp, plan.layout.is_array)
-    write_sorted(folder, store_order(folder, beginnings.ordered(), size))
+    try:
+        write_sorted(folder, store_order(folder, beginnings.ordered(), size))
+    except OSError as error:  # a quota, which no free space tells of, or a full TMPDIR
+        return _without_order(folder, prepared, error)
+    finally:
+        beginnings.close()
     return plan
+
+
+def _without_order(folder: JobFolder, prepared: Prepared, error: OSError) -> Plan:
+    """The plan in the input's order, for no other one could be stored. Raises RequestError if another was asked for."""
+    why = f"no other could be stored: {error.filename or folder.path}: {error.strerror}"
+    if prepared.request.order == PREFIX:
+        raise RequestError(f"--order prefix: {why}: make room, or use --order input")
+    for path in (folder.order, folder.order_rows, folder.sorted_json, folder.sorted, folder.sorted_zst):
+        path.unlink(missing_ok=True)
+    reasons = [one for one in prepared.plan.reasons if not one.startswith("order prefix")]
+    return msgspec.structs.replace(prepared.plan, order=INPUT, reasons=(*reasons, f"order input: {why}"))
 
 
 def _sampling(request: Request) -> dict[str, Any]:

@@ -61,20 +61,8 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     intake = intake or program_plan.intake_for(job)
     rows = _measure_input(job, known, whole_input, intake)
     notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
-    if known.shape is None:
-        plan = _plan_unknown(job)
-    else:
-        notes.append(_obstacle(job, known) or explain_device(job))
-        # What a program has the engine do is not what the rows alone would need.
-        work = None if job.drives_engine else rows
-
-        def plan_for(asked: Request) -> Plan:
-            return _plan_known(msgspec.structs.replace(job, request=asked), known, work)
-
-        plan = plan_for(job.request)
-        if use_tuned:
-            plan = apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
-    plan = row_order.with_order(native_launcher.launched(plan, job), job, rows, intake)
+    notes += [] if known.shape is None else [_obstacle(job, known) or explain_device(job)]
+    plan = row_order.with_order(lambda one: _planned(one, known, rows, use_tuned), job, rows, intake)
     plan = plan if job.runs_script else with_missing(plan, job, rows)
     count = rows.rows if rows and whole_input else None
     job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
@@ -89,6 +77,20 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     notes += [*reasons, *program_plan.explain(job), *told, *known.notes, *said, *unused_options(job)]
     notes += explain_determinism(job, plan)
     return msgspec.structs.replace(plan, reasons=tuple(notes), part=part)
+
+
+def _planned(job: ResolvedJob, known: Knowledge, rows: Workload | None, use_tuned: bool) -> Plan:
+    if known.shape is None:
+        return native_launcher.launched(_plan_unknown(job), job)
+    work = None if job.drives_engine else rows  # what a program does with the engine is not known
+
+    def plan_for(asked: Request) -> Plan:
+        return _plan_known(msgspec.structs.replace(job, request=asked), known, work)
+
+    plan = plan_for(job.request)
+    if use_tuned:
+        plan = apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
+    return native_launcher.launched(plan, job)
 
 
 def find_subject(job: ResolvedJob, plan: Plan) -> tuned.Subject | None:

@@ -6,6 +6,7 @@ not long before; sorted ones always do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -30,8 +31,20 @@ _ASSUMED_ROOM = 1 << 17
 _WORTHWHILE, _WORTH_A_COPY = 0.01, 0.1
 
 
-def with_order(plan: Plan, job: ResolvedJob, rows: Workload | None, intake: Intake) -> Plan:
-    """The plan with the order of the rows, and why, where that makes a difference. Raises RequestError."""
+def with_order(planned: Callable[[ResolvedJob], Plan], job: ResolvedJob, rows: Workload | None, intake: Intake) -> Plan:
+    """The plan of a job with the order of its rows, and why, where that makes a difference. Raises RequestError.
+
+    A plan counts on rows that begin alike being neighbours, where they may be; if they are not, it is made again.
+    """
+    plan = _with_order(planned(job), job, rows, intake)
+    if plan.order == PREFIX or not may_sort(job, rows) or rows is None or not rows.sharing or not rows.sharing.shared:
+        return plan
+    why = [reason for reason in plan.reasons if reason.startswith("order ")]
+    again = planned(job.asking(order=INPUT))
+    return msgspec.structs.replace(again, reasons=(*again.reasons, *why))
+
+
+def _with_order(plan: Plan, job: ResolvedJob, rows: Workload | None, intake: Intake) -> Plan:
     asked = job.request.order
     if (obstacle := why_unshared(job)) and asked == PREFIX:
         raise RequestError(f"--order prefix: {obstacle}, so vLLM shares no beginnings of prompts: leave it out")

@@ -65,6 +65,11 @@ class PrefixScan:
         found = self._measured
         return None if found is None else msgspec.structs.replace(found[0], total=sum(self._tokens))
 
+    def close(self) -> None:
+        """Give back what was kept to sort by; nothing can be asked afterwards."""
+        self._database.close()
+        self._seen = bytearray()
+
     def ordered(self) -> Iterator[Placed]:
         """The rows in the order in which they should run: each family's next to each other. Raises OSError."""
         import sqlite3
