@@ -97,5 +97,7 @@ def test_rows_with_a_head_have_a_key_that_begins_with_it(rows: list[Row]) -> Non
 @pytest.mark.parametrize("letter", ["a", "é", "読", "😀"])
 def test_the_first_64_bytes_count_not_characters(letter: str) -> None:
     enough = -(-64 // len(letter.encode()))
-    assert prefix_head({"prompt": letter * enough}) == prefix_head({"prompt": letter * enough, "sampling": {"n": 1}}) != 0
+    assert (
+        prefix_head({"prompt": letter * enough}) == prefix_head({"prompt": letter * enough, "sampling": {"n": 1}}) != 0
+    )
     assert prefix_head({"prompt": letter * (enough - 1)}) == 0
