@@ -19,11 +19,12 @@ from typing import BinaryIO
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import ZSTD_FRAMES, InputIndex, iter_rows
+from vllm_hpc.jobfolder.input import ZSTD_FRAMES, InputIndex, check_unchanged, iter_rows, read_index
 from vllm_hpc.jobfolder.record_files import write_json
-from vllm_hpc.jobfolder.row_order import places_of
+from vllm_hpc.jobfolder.row_order import places_of, read_order
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.unpack import pack_frame
+from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.read_file import open_regular
 from vllm_hpc.spec.write_file import open_new, replacing, temporary_name
 
@@ -49,6 +50,27 @@ def write_sorted(folder: JobFolder, rows: array[int]) -> None:
         compression=ZSTD_FRAMES if is_packed else "",
     )  # fmt: skip
     write_json(folder.sorted_json, found)
+
+
+def restore_sorted(folder: JobFolder) -> str | None:
+    """Write the copy again where it, or its index, is gone or damaged. Returns what was done, if anything.
+
+    Raises InputError if the order has changed, or there is no room.
+    """
+    rows = folder.job().rows
+    _, order = read_order(folder, rows)
+    with suppress(InputError):
+        check_unchanged(folder, folder.sorted_json)
+        if read_index(folder, folder.sorted_json).rows == rows:
+            return None
+    try:
+        write_sorted(folder, order)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the sorted copy of the input in {folder.path} again: {error.strerror or error}: make room, "
+            "or submit a new job"
+        ) from None
+    return "the sorted copy of the input was gone or damaged, and was written again"
 
 
 def has_room(path: Path, size: int) -> bool:
