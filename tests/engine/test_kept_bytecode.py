@@ -83,6 +83,39 @@ def test_a_changed_source_is_compiled_again(site: Path, monkeypatch: pytest.Monk
     assert start(monkeypatch)[1] == "changed"
 
 
+@pytest.mark.parametrize("case", ["RECORD", "version", "of another name", "another package"])
+def test_a_source_of_the_same_time_and_size_is_compiled_again(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """As in two images whose files were all given the same time, which a path names in turns."""
+    home = site / _NAME / "__init__.py"
+    info = site / (f"{_NAME}_cpu-1.0.dist-info" if case == "of another name" else f"{_NAME}-1.0.dist-info")
+    info.mkdir()
+    for word in ("first", "other", "first"):
+        home.write_text(f"WORD = {word!r}\n")
+        os.utime(home, (10**9, 10**9))
+        if case in ("RECORD", "of another name"):
+            (info / "RECORD").write_text(f"{_NAME}/__init__.py,sha256={word},15\n")
+        elif case == "version":
+            info = info.rename(site / f"{_NAME}-1.0+{word}.dist-info")
+        else:
+            (site / f"dependency-1.0+{word}.dist-info").mkdir()
+        assert start(monkeypatch)[1] == word
+        if case == "another package":
+            (site / f"dependency-1.0+{word}.dist-info").rmdir()
+    assert len(archives(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("case", ["no RECORD", "a folder", "no metadata"])
+def test_metadata_that_cannot_be_read_end_no_job(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    if case != "no metadata":
+        (site / f"{_NAME}-1.0.dist-info" / ("RECORD" if case == "a folder" else "")).mkdir(parents=True)
+    assert start(monkeypatch)[1] == "first"
+    assert len(archives(tmp_path)) == 1
+
+
 def test_only_what_is_new_is_packed(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(monkeypatch)
     [archive] = archives(tmp_path)

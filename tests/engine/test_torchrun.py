@@ -96,9 +96,9 @@ def test_a_port_that_another_program_has_taken_since(nodes: int) -> None:
             with pytest.raises(OSError, match="address already in use"):
                 agent.next_rendezvous()
             return
-        found = agent.next_rendezvous()
-        assert found.bootstrap_store_info.master_port != port
-        socket.create_connection(("127.0.0.1", found.bootstrap_store_info.master_port), 5).close()
+        point = agent.next_rendezvous().bootstrap_store_info
+        assert point is not None and point.master_port != port
+        socket.create_connection(("127.0.0.1", point.master_port), 5).close()
         assert agent.shutdown()
 
 

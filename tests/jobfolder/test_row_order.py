@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from array import array
+from collections import deque
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -227,12 +228,39 @@ def test_the_copy_has_the_rows_in_their_order(
     assert not [file.name for file in folder.path.iterdir() if file.name.startswith(".")], "no part is left"
 
 
+@pytest.mark.parametrize("lengths", ["alike", "the last rows long", "one row long"])
+@pytest.mark.parametrize("most", [2, 5, 256])
+def test_rows_are_sorted_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lengths: str, most: int
+) -> None:
+    """Whatever the size of the input's files says: rows are as long as a template has made them."""
+    long = {"alike": range(300), "the last rows long": range(250, 300), "one row long": [7]}
+    rows: list[Row] = [{"prompt": f"{row} " * (400 if row in long[lengths] else 2)} for row in range(300)]
+    job = crafted.make_job(tmp_path / "job", rows)
+    most_held = 0
+    monkeypatch.setattr(sorted_copy, "_PART_BYTES", 4000)
+    monkeypatch.setattr(sorted_copy, "_MOST_PARTS", most)
+
+    class Held(deque[tuple[int, bytes]]):
+        def append(self, pair: tuple[int, bytes]) -> None:
+            nonlocal most_held
+            super().append(pair)
+            most_held = max(most_held, sum(len(line) for _, line in self))
+
+    monkeypatch.setattr(sorted_copy, "deque", Held)
+    places = array("I", random.Random(3).sample(range(300), 300))
+    write_sorted(job, places)
+    assert [row["index"] for row in crafted.read_lines(job.sorted)] == list(places)
+    assert most_held <= 4000 + max(len(line) for line in job.sorted.read_bytes().splitlines(keepends=True))
+    assert not [file.name for file in job.path.iterdir() if file.name.startswith(".")], "no part is left"
+
+
 def test_a_copy_that_finds_no_room_leaves_nothing(job: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in (job.sorted, job.sorted_json):
         file.unlink()
     _, rows = read_order(job, ROWS)
     monkeypatch.setattr(sorted_copy, "_PART_BYTES", 100)
-    monkeypatch.setattr(sorted_copy._Part, "sorted", lambda self: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(sorted_copy._Part, "pairs", lambda self: (_ for _ in ()).throw(OSError(28, "No space left")))
     before = sorted(job.path.rglob("*"))
     with pytest.raises(OSError, match="No space left"):
         write_sorted(job, rows)

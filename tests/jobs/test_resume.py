@@ -13,6 +13,7 @@ import pytest
 
 from tests import crafted
 from tests.conftest import FAKE_SBATCH, Cli
+from vllm_hpc.jobfolder import sorted_copy
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.jobfolder.records import Retry, Submitted
@@ -117,6 +118,59 @@ def test_an_edited_input_is_refused_and_nothing_changed(folder: JobFolder, desk:
     assert files(folder) == before
     ran = run_cli("resume", "job")
     assert (ran.code, ran.err.count("\n"), sent(desk)) == (2, 1, False)
+
+
+@pytest.mark.throughput
+@pytest.mark.parametrize("name", ["input.sorted.jsonl", "input.sorted.json"])
+@pytest.mark.parametrize("data", [None, b"", b"{}", b"other"])
+def test_a_sorted_copy_that_is_gone_or_damaged_is_written_again(
+    folder: JobFolder, desk: Path, run_cli: Cli, name: str, data: bytes | None
+) -> None:
+    crafted.put_in_order(folder)
+    file = folder.path / name
+    before = {one: one.read_bytes() for one in (folder.sorted, folder.sorted_json)}
+    if data is None:
+        file.unlink()
+    else:
+        file.write_bytes(data if data != b"other" else file.read_bytes().replace(b"1", b"2"))
+    ran = run_cli("resume", "job")
+    assert ran.code == 0 and "sorted copy of the input was gone or damaged, and was written again" in ran.out + ran.err
+    assert {one: one.read_bytes() for one in before} == before and sent(desk)
+
+
+@pytest.mark.throughput
+@pytest.mark.parametrize("name", ["order.rows", "order.json"])
+@pytest.mark.parametrize("data", [None, b"", b"{}", b"a folder"])
+def test_an_order_that_has_changed_is_refused(
+    folder: JobFolder, desk: Path, run_cli: Cli, name: str, data: bytes | None
+) -> None:
+    crafted.put_in_order(folder)
+    file = folder.path / name
+    file.unlink()
+    if data == b"a folder":
+        file.mkdir()
+    elif data is not None:
+        file.write_bytes(data)
+    read_status(folder)  # it counts, and remembers
+    before = files(folder)
+    ran = run_cli("resume", "job")
+    assert (ran.code, ran.err.count("\n"), sent(desk)) == (2, 1, False) and "submit a new job" in ran.err
+    assert files(folder) == before
+
+
+@pytest.mark.throughput
+def test_no_room_for_the_sorted_copy_is_told_in_one_line(
+    folder: JobFolder, desk: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crafted.put_in_order(folder)
+    folder.sorted.unlink()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sorted_copy, "write_sorted", full)
+    ran = run_cli("resume", "job")
+    assert (ran.code, ran.err.count("\n"), sent(desk)) == (2, 1, False) and "No space left on device" in ran.err
 
 
 @pytest.mark.parametrize("text", [None, "edited\n"])

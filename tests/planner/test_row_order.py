@@ -147,6 +147,24 @@ def test_without_room_the_plan_is_that_of_the_inputs_order(
     assert found["cost"] == asked["cost"] != sorted_["cost"]
 
 
+def test_the_room_counts_what_a_template_adds(run_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_input(tmp_path / "rows.jsonl", [{"word": f"{number}"} for number in range(50)])
+    sizes: list[int] = []
+
+    def has_room(_: Path, size: int) -> bool:
+        sizes.append(size)
+        return False
+
+    monkeypatch.setattr(sorted_copy, "has_room", has_room)
+    shared = "a document that all rows share " * 100
+    words = (*GREEDY, "--prompt-template", shared + "{{ word }}")
+    outcome = run_cli(
+        "plan", "model", "--input", rows, "--scheduler", "slurm", "--nodes", "1", "--order", "prefix", *words
+    )
+    assert outcome.code == 2 and "make room" in outcome.err
+    assert sizes[0] >= 50 * len(shared) > 100 * rows.stat().st_size
+
+
 def test_a_full_disk_of_temporary_files(run_cli: Cli, shuffled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm_hpc.rows.prefix_scan import PrefixScan
 

@@ -39,6 +39,7 @@ def test_shared_text_is_known_to_within_11_percent(length: int, more: int) -> No
         ({"prompt": LONG}, {"prompt": LONG}),
         ({"prompt": list(range(2000))}, {"prompt": [*range(1800), *range(200)]}),
         ({"prompt": "é" * 500}, {"prompt": "é" * 500 + "x"}),
+        ({"prompt": "読" * 300}, {"prompt": "読" * 300 + "x"}),
         ({"prompt": "\ud800" * 200}, {"prompt": "\ud800" * 200}),
         (chat(LONG, "a"), chat(LONG, "b")),
         (chat([{"type": "text", "text": LONG}]), chat([{"type": "text", "text": LONG}, {"type": "text", "text": "b"}])),
@@ -91,3 +92,12 @@ def test_parts_after_an_image_are_not_counted() -> None:
 def test_rows_with_a_head_have_a_key_that_begins_with_it(rows: list[Row]) -> None:
     for row in rows:
         assert prefix_key(row)[:4] == prefix_head(row).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "読", "😀"])
+def test_the_first_64_bytes_count_not_characters(letter: str) -> None:
+    enough = -(-64 // len(letter.encode()))
+    assert (
+        prefix_head({"prompt": letter * enough}) == prefix_head({"prompt": letter * enough, "sampling": {"n": 1}}) != 0
+    )
+    assert prefix_head({"prompt": letter * (enough - 1)}) == 0

@@ -216,9 +216,12 @@ def check_size(folder: JobFolder) -> None:
     _Index(folder).check_size()
 
 
-def check_unchanged(folder: JobFolder) -> None:
-    """A full check: refuse an input whose size or any block has changed. Raises InputError."""
-    index = _Index(folder)
+def check_unchanged(folder: JobFolder, path: Path | None = None) -> None:
+    """A full check: refuse an input whose size or any block has changed. Raises InputError.
+
+    ``path``: another index than input.json.
+    """
+    index = _Index(folder, path)
     index.check_size()
     for stored in index.each():
         stored.read()

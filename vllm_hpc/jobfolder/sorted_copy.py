@@ -1,15 +1,17 @@
 """The copy of a job's input in the order in which its rows run, so that ranks read it from beginning to end.
 
-Rows of a shuffled input would otherwise be read from everywhere, and a block of thousands for each. The copy is made in
-two passes with bounded memory: rows are dealt to parts by their place, then each part is sorted and written.
+Rows of a shuffled input would otherwise be read from everywhere, and a block of thousands for each. Memory is bounded:
+rows that are too many to be sorted in it are dealt to parts by their place, and each part is sorted, or dealt again.
 """
 
 from __future__ import annotations
 
 import shutil
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO
@@ -17,15 +19,16 @@ from typing import BinaryIO
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import ZSTD_FRAMES, InputIndex, iter_rows, read_index
+from vllm_hpc.jobfolder.input import ZSTD_FRAMES, InputIndex, check_unchanged, iter_rows, read_index
 from vllm_hpc.jobfolder.record_files import write_json
-from vllm_hpc.jobfolder.row_order import places_of
+from vllm_hpc.jobfolder.row_order import places_of, read_order
 from vllm_hpc.rows.blocks import BlockMaker
 from vllm_hpc.rows.unpack import pack_frame
+from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.read_file import open_regular
 from vllm_hpc.spec.write_file import open_new, replacing, temporary_name
 
-# Bytes of a part, which is sorted in memory; of a large input there are at most so many parts, each an open file.
+# Bytes of rows that are sorted in memory; there are at most so many parts at once, each an open file.
 _PART_BYTES, _MOST_PARTS = 64 << 20, 256
 # Before a row in a part: its place, and the bytes of its line.
 _HEAD = Struct("<QQ")
@@ -35,14 +38,11 @@ ROOM = 2.1
 
 def write_sorted(folder: JobFolder, rows: array[int]) -> None:
     """Write the copy and its index. ``rows``: the row of each place. Raises InputError, OSError."""
-    index = read_index(folder)
-    size = sum(part.size for part in index.parts)
     is_packed = not folder.input.exists()  # so large that it is referenced, or packed itself
-    count = max(1, min(_MOST_PARTS, size // _PART_BYTES))
     path = folder.sorted_zst if is_packed else folder.sorted
     maker = BlockMaker(pack_frame) if is_packed else BlockMaker()
     with replacing(path) as file:
-        for line in _in_order(folder, rows, count):
+        for line in _in_order(_encoded(folder, rows), 0, len(rows), path):
             file.write(maker.add(line, is_row=True))
         file.write(maker.finish())
     found = InputIndex(
@@ -52,6 +52,27 @@ def write_sorted(folder: JobFolder, rows: array[int]) -> None:
     write_json(folder.sorted_json, found)
 
 
+def restore_sorted(folder: JobFolder) -> str | None:
+    """Write the copy again where it, or its index, is gone or damaged. Returns what was done, if anything.
+
+    Raises InputError if the order has changed, or there is no room.
+    """
+    rows = folder.job().rows
+    _, order = read_order(folder, rows)
+    with suppress(InputError):
+        check_unchanged(folder, folder.sorted_json)
+        if read_index(folder, folder.sorted_json).rows == rows:
+            return None
+    try:
+        write_sorted(folder, order)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the sorted copy of the input in {folder.path} again: {error.strerror or error}: make room, "
+            "or submit a new job"
+        ) from None
+    return "the sorted copy of the input was gone or damaged, and was written again"
+
+
 def has_room(path: Path, size: int) -> bool:
     """Whether the copy of an input of ``size`` bytes fits on the disk of a folder, or of the first above it."""
     while not path.exists():
@@ -59,18 +80,41 @@ def has_room(path: Path, size: int) -> bool:
     return shutil.disk_usage(path).free > ROOM * size
 
 
-def _in_order(folder: JobFolder, rows: array[int], count: int) -> Iterator[bytes]:
+def _encoded(folder: JobFolder, rows: array[int]) -> Iterator[tuple[int, bytes]]:
+    """Each row's place and line. A template may have made the line much longer than the row in the input's files."""
     places, encoder = places_of(rows), msgspec.json.Encoder()
-    lines = ((places[number], encoder.encode(row) + b"\n") for number, row in enumerate(iter_rows(folder)))
-    if count == 1:
-        yield from (line for _, line in sorted(lines))
+    return ((places[number], encoder.encode(row) + b"\n") for number, row in enumerate(iter_rows(folder)))
+
+
+def _in_order(pairs: Iterator[tuple[int, bytes]], first: int, stop: int, beside: Path) -> Iterator[bytes]:
+    """The lines of places ``first`` to ``stop - 1`` by their place; parts are files ``beside`` a path."""
+    held: deque[tuple[int, bytes]] = deque()
+    size = 0
+    for pair in pairs:
+        held.append(pair)
+        size += len(pair[1])
+        if size > _PART_BYTES and stop - first > 1:
+            break
+    else:
+        yield from (line for _, line in sorted(held))
         return
     with ExitStack() as stack:
-        parts = [stack.enter_context(_Part(folder.sorted)) for _ in range(count)]
-        for place, line in lines:
-            parts[place * count // len(rows)].add(place, line)
+        # Half full by what is known of the rows' size: a part with longer ones can still be sorted at once.
+        count = min(_MOST_PARTS, stop - first, 1 + 2 * size * (stop - first) // (len(held) * _PART_BYTES))
+        parts = [stack.enter_context(_Part(beside)) for _ in range(count)]
+        for place, line in chain(_emptied(held), pairs):
+            parts[(place - first) * count // (stop - first)].add(place, line)
         for part in parts:
-            yield from part.sorted()
+            part.close()
+        starts = [first - (-number * (stop - first) // count) for number in range(count + 1)]
+        for number, part in enumerate(parts):
+            yield from _in_order(part.pairs(), starts[number], starts[number + 1], beside)
+
+
+def _emptied(held: deque[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Its items, which it holds no longer."""
+    while held:
+        yield held.popleft()
 
 
 class _Part:
@@ -84,24 +128,23 @@ class _Part:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
         self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # the disk is full: what is not written is not read
+            self._file.close()
 
     def add(self, place: int, line: bytes) -> None:
-        """Add a row."""
+        """Add a row. Raises OSError."""
         self._file.write(_HEAD.pack(place, len(line)))
         self._file.write(line)
 
-    def sorted(self) -> Iterable[bytes]:
-        """Its lines by their place."""
+    def close(self) -> None:
+        """End it: all its rows were added. Raises OSError."""
         self._file.close()
+
+    def pairs(self) -> Iterator[tuple[int, bytes]]:
+        """Its places and lines, as they were added, once. Raises OSError."""
         with open_regular(self._path) as file:
-            found = sorted(_pairs(file))
+            while head := file.read(_HEAD.size):
+                place, size = _HEAD.unpack(head)
+                yield place, file.read(size)
         self._path.unlink(missing_ok=True)
-        return (line for _, line in found)
-
-
-def _pairs(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    while head := file.read(_HEAD.size):
-        place, size = _HEAD.unpack(head)
-        yield place, file.read(size)

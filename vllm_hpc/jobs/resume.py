@@ -16,6 +16,7 @@ from vllm_hpc.jobfolder.passed import remove_passed, write_passed
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import Retry, Submitted
 from vllm_hpc.jobfolder.shards import finished
+from vllm_hpc.jobfolder.sorted_copy import restore_sorted
 from vllm_hpc.jobfolder.submissions import is_in_doubt, recorded_submission
 from vllm_hpc.jobs.doubt import check_not_submitted, describe_doubt, noting_loss
 from vllm_hpc.jobs.failure import DIVERGED, has_diverged
@@ -31,6 +32,7 @@ from vllm_hpc.schedulers.submitit_executor import check_installed, submit_script
 from vllm_hpc.spec.errors import FailedError, RequestError
 from vllm_hpc.spec.ownership import NotMineError, read_mine
 from vllm_hpc.spec.passed_variables import check_set
+from vllm_hpc.spec.row_order import PREFIX
 from vllm_hpc.spec.write_file import make_mark, temporary_name
 
 _GOING_ON = "another process is resuming this job: see 'vllm-hpc status {}'"
@@ -59,8 +61,8 @@ def resume(
     """Submit the job again, with today's profile and ``changes``.
 
     ``not_submitted``: the user says that the scheduler does not have a submission in doubt, or a job in state UNKNOWN.
-    Raises InputError if the input has changed, SubmitError, FailedError if the job has not ended, or if its ranks
-    diverged and no row is missing (those that are there may be wrong).
+    Raises InputError if the input or its order has changed, SubmitError, FailedError if the job has not ended, or if
+    its ranks diverged and no row is missing (those that are there may be wrong).
     """
     folder = own_folder(job, "resume")
     check_installed()
@@ -78,6 +80,7 @@ def resume(
     if not left:
         return Resumed(0)
     anew = _render(folder, changes)
+    restored = restore_sorted(folder) if folder.job().plan.order == PREFIX else None
     taken = _take(folder, status.job_id, number)
     try:
         if recorded_submission(folder) != before:
@@ -88,7 +91,7 @@ def resume(
         raise
     by_hand = _submit(folder, taken, markers)
     remember(folder)
-    return Resumed(left, "; ".join(filter(None, (anew.note, by_hand))) or None)
+    return Resumed(left, "; ".join(filter(None, (restored, anew.note, by_hand))) or None)
 
 
 def _what_is_left(folder: JobFolder, status: Status, retry_errors: bool) -> int:

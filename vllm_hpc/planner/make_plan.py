@@ -279,14 +279,13 @@ def _asked(request: Request) -> Asked:
 
 
 def _check_local(job: ResolvedJob, layout: Layout) -> None:
-    request = job.request
     local = f"the scheduler is {job.scheduler} ({job.scheduler_reason})"
     cluster = "use --scheduler slurm or pbs"
     if layout.nodes > 1:
         raise RequestError(f"{local} and has one node, not {layout.nodes}: use --nodes 1, or {cluster[4:]}")
-    has_launcher = request.launcher in (None, NATIVE, *get_scheduler(job.scheduler).launchers)
-    if request.array or not has_launcher:
-        option = "--array" if request.array else f"--launcher {request.launcher}"
+    has_launcher = job.request.launcher in (None, NATIVE, *get_scheduler(job.scheduler).launchers)
+    if job.request.array or not has_launcher:
+        option = "--array" if job.request.array else f"--launcher {job.request.launcher}"
         raise RequestError(f"{option} needs a cluster, but {local}: leave it out, or {cluster}")
 
 

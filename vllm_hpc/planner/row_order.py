@@ -14,7 +14,7 @@ import msgspec
 from vllm_hpc.jobfolder import sorted_copy
 from vllm_hpc.jobfolder.row_order import MOST_ROWS
 from vllm_hpc.jobfolder.store_input import Intake
-from vllm_hpc.planner.workload import Workload
+from vllm_hpc.planner.workload import BYTES_PER_TOKEN, Workload
 from vllm_hpc.rows.families import Sharing
 from vllm_hpc.rows.prefix import is_shared
 from vllm_hpc.spec.errors import RequestError
@@ -114,14 +114,13 @@ def _no_room(job: ResolvedJob, intake: Intake, rows: Workload, gain: int) -> str
     """Why the copy of the input in another order is not made; None if it is. Raises RequestError."""
     asked = job.request.order
     total = rows.sharing.total if rows.sharing else 0
+    size = max(intake.size, rows.prompt_tokens * BYTES_PER_TOKEN)  # a template makes prompts longer than their rows
     if intake.referenced and asked is None and gain < _WORTH_A_COPY * total:
-        return (
-            f"order input: --order prefix would save {_millions(gain)} prompt tokens, and copy {in_bytes(intake.size)}"
-        )
+        return f"order input: --order prefix would save {_millions(gain)} prompt tokens, and copy {in_bytes(size)}"
     folder = Path(as_path(job.request.job_dir, "--job-dir")).absolute()
-    if sorted_copy.has_room(folder, intake.size):
+    if sorted_copy.has_room(folder, size):
         return None
-    needed = in_bytes(int(sorted_copy.ROOM * intake.size))
+    needed = in_bytes(int(sorted_copy.ROOM * size))
     if asked == PREFIX:
         raise RequestError(
             f"--order prefix needs {needed} for a copy in {str(folder)!r}: use --order input, or make room"

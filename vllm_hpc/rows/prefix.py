@@ -36,7 +36,8 @@ def prefix_head(row: Row) -> int:
     """The first checksum of a row's prompt; 0 if it has none, or vLLM would share none of it."""
     prompt = row.get("prompt")
     if type(prompt) is str and not (row.get("sampling") or row.get("lora") or "error" in row):  # most rows, and fast
-        return crc32(prompt[:_FIRST].encode("utf-8", "surrogatepass")[:_FIRST]) if len(prompt) >= _FIRST else 0
+        text = prompt[:_FIRST].encode("utf-8", "surrogatepass")[:_FIRST]
+        return crc32(text) if len(text) == _FIRST else 0
     begin = b""
     for part in _beginning(row, _FIRST):
         begin += part[:_FIRST]

