@@ -103,6 +103,16 @@ def test_of_an_input_the_first_rows_that_generate_are_compared(tmp_path: Path) -
     assert greedy[0]["messages"][0]["content"] == "0" and greedy[0]["sampling"]["max_tokens"] == 128
 
 
+def test_the_adapter_of_a_row_judges_its_answer_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [{"prompt": "a", "lora": "adapters/x"}, {"prompt": "b"}], {None: [5], "fp8": [5]})
+    Answers(bench).compared(Trial(setting=with_(**FP8), tokens_per_s=1.0))  # type: ignore[arg-type]
+    (_, _, greedy), (_, _, both) = bench.asked
+    assert [one.get("lora") for one in greedy] == ["adapters/x", None]
+    assert {one["id"]: one.get("lora") for one in both} == {
+        "row-0": "adapters/x", "row-1": None, "scored-row-0": "adapters/x", "scored-row-1": None,
+    }  # fmt: skip
+
+
 def test_an_effect_counts_what_can_be_compared() -> None:
     one, two = Answer([1, 2], [-1.0, -1.0], [9]), Answer([3, 4], [-2.0, -2.0], [9])
     outputs: dict[str, Row] = {"scored-a": {"prompt_logprobs": [None, {"logprob": -3.0}, {"logprob": -5.0}]}}

@@ -33,11 +33,15 @@ _SCORED = "scored-"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A greedy answer: its tokens (words, of a rehearsal), their log probabilities and the tokens of its prompt."""
+    """A greedy answer: its tokens (words, of a rehearsal), their log probabilities and the tokens of its prompt.
+
+    ``lora``: the adapter of its row, which must judge it too.
+    """
 
     tokens: Sequence[int | str]
     logprobs: Sequence[float] = ()
     prompt: Sequence[int] = ()
+    lora: Any = None
 
 
 class Answers:
@@ -71,8 +75,12 @@ class Answers:
         for setting, answers in self._plain:
             if setting == plain:
                 return answers
-        outputs = {str(row["id"]): row for row in self._run(plain, list(_greedy(self._bench.rows())))}
-        answers = _answers(outputs)
+        rows = {str(row["id"]): row for row in _greedy(self._bench.rows())}
+        outputs = {str(row["id"]): row for row in self._run(plain, rows.values())}
+        answers = {
+            name: msgspec.structs.replace(answer, lora=rows[name].get("lora"))
+            for name, answer in _answers(outputs).items()
+        }
         self._plain.append((plain, answers))
         return answers
 
@@ -101,7 +109,9 @@ def _with_answers(answers: dict[str, Answer]) -> Iterator[Row]:
     for name, answer in answers.items():
         if answer.prompt and answer.logprobs:
             sampling = {"temperature": 0, "n": 1, "max_tokens": 1, "prompt_logprobs": 0}
-            yield {"id": _SCORED + name, "prompt": [*answer.prompt, *answer.tokens], "sampling": sampling}
+            prompt = [*answer.prompt, *answer.tokens]
+            adapter = {} if answer.lora is None else {"lora": answer.lora}
+            yield {"id": _SCORED + name, "prompt": prompt, **adapter, "sampling": sampling}
 
 
 def _answers(outputs: dict[str, Row]) -> dict[str, Answer]:
