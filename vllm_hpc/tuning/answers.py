@@ -136,15 +136,7 @@ def effect_of(plain: dict[str, Answer], changed: dict[str, Answer], outputs: dic
         return None
     longest = sum(max(len(one.tokens), len(other.tokens)) for one, other in pairs)
     common = sum(_common(one.tokens, other.tokens) for one, other in pairs)
-    theirs: list[float] = []
-    own: list[float] = []
-    for name, answer in plain.items():
-        judged = _floats((outputs.get(_SCORED + name) or {}).get("prompt_logprobs") or ())[
-            -len(answer.tokens) or None :
-        ]
-        if judged and len(judged) == len(answer.logprobs) == len(answer.tokens):
-            theirs += judged
-            own += answer.logprobs
+    theirs, own = _judged(plain, outputs)
     return Effect(
         rows=len(pairs),
         equal_rows=round(sum(one.tokens == other.tokens for one, other in pairs) / len(pairs), 4),
