@@ -16,7 +16,7 @@ from vllm_hpc.planner.effect import Effect
 from vllm_hpc.planner.tuned import Setting, Trial
 from vllm_hpc.rows.diff import answer_of
 from vllm_hpc.rows.row import CHAT_FIELDS, PROMPT_IDS, Row, write_rows
-from vllm_hpc.tuning.trials import Bench
+from vllm_hpc.tuning.trials import Bench, NotAnsweredError
 
 # Rows that are compared, all at once, and the most tokens of each answer.
 _ROWS, _TOKENS = 32, 128
@@ -49,11 +49,14 @@ class Answers:
 
     def __init__(self, bench: Bench) -> None:
         self._bench, self._jobs = bench, 0
-        self._plain: list[tuple[Setting, dict[str, Answer]]] = []
-        self._effects: list[tuple[Setting, Effect | None]] = []
+        self._plain: list[tuple[Setting, dict[str, Answer] | str]] = []  # or why there are none
+        self._effects: list[tuple[Setting, Effect | str]] = []
 
     def compared(self, trial: Trial) -> Trial:
-        """The trial with what its setting changes in the answers, if it ran and may change some."""
+        """The trial with what its setting changes in the answers, or why that is not known.
+
+        Unchanged if it did not run, or if its setting changes no answers.
+        """
         setting = trial.setting
         if trial.tokens_per_s is None or not setting.changes:
             return trial
@@ -61,28 +64,36 @@ class Answers:
         if isinstance(found, Answers):
             found = self._effect(setting)
             self._effects.append((setting, found))
+        if isinstance(found, str):
+            return msgspec.structs.replace(trial, why=found)
         return msgspec.structs.replace(trial, effect=found)
 
-    def _effect(self, setting: Setting) -> Effect | None:
+    def _effect(self, setting: Setting) -> Effect | str:
         plain = self._of_plain(setting.plain)
-        if not plain:
-            return None
+        if isinstance(plain, str):
+            return plain
         rows = [*_greedy(self._bench.rows()), *_with_answers(plain)]
-        outputs = {str(row["id"]): row for row in map(answer_of, self._run(setting, rows))}
-        return effect_of(plain, _answers(outputs), outputs)
+        try:
+            outputs = {str(row["id"]): row for row in map(answer_of, self._run(setting, rows))}
+        except NotAnsweredError as error:
+            return str(error)
+        return effect_of(plain, _answers(outputs), outputs) or "no row was answered both with it and without"
 
-    def _of_plain(self, plain: Setting) -> dict[str, Answer]:
-        for setting, answers in self._plain:
+    def _of_plain(self, plain: Setting) -> dict[str, Answer] | str:
+        for setting, known in self._plain:
             if setting == plain:
-                return answers
+                return known
+        found = self._answered(plain)
+        self._plain.append((plain, found))
+        return found
+
+    def _answered(self, plain: Setting) -> dict[str, Answer] | str:
         rows = {str(row["id"]): row for row in _greedy(self._bench.rows())}
-        outputs = {str(row["id"]): row for row in self._run(plain, rows.values())}
-        answers = {
-            name: msgspec.structs.replace(answer, lora=rows[name].get("lora"))
-            for name, answer in _answers(outputs).items()
-        }
-        self._plain.append((plain, answers))
-        return answers
+        try:
+            answers = _answers({str(row["id"]): row for row in self._run(plain, rows.values())})
+        except NotAnsweredError as error:
+            return f"the job without it: {error}"
+        return {name: msgspec.structs.replace(answer, lora=rows[name].get("lora")) for name, answer in answers.items()}
 
     def _run(self, setting: Setting, rows: Iterable[Row]) -> list[Row]:
         self._jobs += 1
