@@ -212,8 +212,22 @@ def test_a_finding_that_changes_answers_is_taken_only_where_it_is_allowed(model:
 def test_what_is_given_is_no_finding(model: Path, keep: Any) -> None:
     keep(START, (START, 100.0), (with_(**FP8), 130.0))
     assert planned(model, "quantization", engine={"quantization": "fp8"})[0] == FP8
-    assert "tuned on" not in planned(model, "quantization", engine={"quantization": "fp8"})[1]
+    said = planned(model, "quantization", "speculation", engine={"quantization": "fp8"})[1]
+    assert "tuned on" not in said
+    assert "--allow quantization: nothing to take, since --engine quantization is given" in said
+    assert "--allow speculation: no finding of tune that is faster with it" in said, "and that can still be tried"
     assert "--allow quantization: no finding" in planned(model, "quantization", tp=1, engine={"dtype": "float16"})[1]
+
+
+def test_a_finding_for_other_rows_needs_no_other_advice(model: Path, desk: Path, keep: Any) -> None:
+    """That tune found nothing faster would be wrong."""
+    file = keep(START, (START, 100.0), (with_(**FP8), 130.0))
+    finding = json.loads(file.read_bytes())
+    file.write_text(json.dumps({**finding, "layout": {"tp": 2, "pp": 1, "dp": 1}}))
+    (desk / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    engine, said = planned(model, "quantization", input="rows.jsonl")
+    assert engine == {} and "what tune found is not used: for the rows that it ran" in said
+    assert "--allow quantization" not in said
 
 
 def test_an_effect_that_was_not_measured_is_said_to_be(model: Path, keep: Any) -> None:
@@ -313,6 +327,8 @@ def test_tune_stores_what_a_change_does_and_plan_says_it(model: Path, run_cli: C
     ("line", "words"),
     [("--allow quantization would take fp8", "allow='quantization' would take fp8"),
      ("--allow quantization,speculation: no", "allow='quantization,speculation': no"),
+     ("--allow speculation: nothing to take, since --engine speculative_config is given",
+      "allow='speculation': nothing to take, since engine['speculative_config'] is given"),
      ("--sweep speculation contradict", "sweep='speculation' contradict")],
 )  # fmt: skip
 def test_python_says_it_in_its_words(line: str, words: str) -> None:
