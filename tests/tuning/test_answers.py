@@ -28,7 +28,7 @@ from vllm_hpc.spec.plan import EngineChoice, Plan
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.tuning.answers import Answer, Answers, effect_of
 from vllm_hpc.tuning.trials import Bench as TrialBench
-from vllm_hpc.tuning.trials import RandomRows
+from vllm_hpc.tuning.trials import NotAnsweredError, RandomRows
 from vllm_hpc.tuning.tune import tune
 
 pytestmark = pytest.mark.throughput
@@ -101,6 +101,42 @@ def test_of_an_input_the_first_rows_that_generate_are_compared(tmp_path: Path) -
     (_, _, greedy), _ = bench.asked
     assert len(greedy) == 32
     assert greedy[0]["messages"][0]["content"] == "0" and greedy[0]["sampling"]["max_tokens"] == 128
+
+
+def test_the_adapter_of_a_row_judges_its_answer_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [{"prompt": "a", "lora": "adapters/x"}, {"prompt": "b"}], {None: [5], "fp8": [5]})
+    Answers(bench).compared(Trial(setting=with_(**FP8), tokens_per_s=1.0))  # type: ignore[arg-type]
+    (_, _, greedy), (_, _, both) = bench.asked
+    assert [one.get("lora") for one in greedy] == ["adapters/x", None]
+    assert {one["id"]: one.get("lora") for one in both} == {
+        "row-0": "adapters/x", "row-1": None, "scored-row-0": "adapters/x", "scored-row-1": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("broken", "why", "jobs"),
+    [(None, "the job without it: no\nroom", 1), ("fp8", "no\nroom", 3), ("nobody", "no row was answered both", 3)],
+)  # fmt: skip
+def test_an_effect_that_cannot_be_measured_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str | None, why: str, jobs: int
+) -> None:
+    """And the plain rows, which are run for all settings, are not run again."""
+    bench = Bench(tmp_path, [{"prompt": "a"}], {None: [5], "fp8": [5]})
+    run = bench.answers
+
+    def answers(setting: Setting, more: dict[str, Any], rows: Path) -> list[Row]:
+        found = run(setting, more, rows)
+        if broken == setting.engine.get("quantization"):
+            raise NotAnsweredError("no\nroom")
+        return found if setting == START else [one for one in found if broken != "nobody"]
+
+    monkeypatch.setattr(bench, "answers", answers)
+    compared = Answers(bench)  # type: ignore[arg-type]
+    for setting in (with_(**FP8), with_(**FP8), with_(kv_cache_dtype="fp8", **FP8)):
+        trial = compared.compared(Trial(setting=setting, tokens_per_s=1.0))
+        assert trial.effect is None and trial.why.startswith(why)
+        assert trial.answers == f"what it changes in the answers was not measured ({' '.join(trial.why.split())})"
+    assert len(bench.asked) == jobs
 
 
 def test_an_effect_counts_what_can_be_compared() -> None:
@@ -176,8 +212,22 @@ def test_a_finding_that_changes_answers_is_taken_only_where_it_is_allowed(model:
 def test_what_is_given_is_no_finding(model: Path, keep: Any) -> None:
     keep(START, (START, 100.0), (with_(**FP8), 130.0))
     assert planned(model, "quantization", engine={"quantization": "fp8"})[0] == FP8
-    assert "tuned on" not in planned(model, "quantization", engine={"quantization": "fp8"})[1]
+    said = planned(model, "quantization", "speculation", engine={"quantization": "fp8"})[1]
+    assert "tuned on" not in said
+    assert "--allow quantization: nothing to take, since --engine quantization is given" in said
+    assert "--allow speculation: no finding of tune that is faster with it" in said, "and that can still be tried"
     assert "--allow quantization: no finding" in planned(model, "quantization", tp=1, engine={"dtype": "float16"})[1]
+
+
+def test_a_finding_for_other_rows_needs_no_other_advice(model: Path, desk: Path, keep: Any) -> None:
+    """That tune found nothing faster would be wrong."""
+    file = keep(START, (START, 100.0), (with_(**FP8), 130.0))
+    finding = json.loads(file.read_bytes())
+    file.write_text(json.dumps({**finding, "layout": {"tp": 2, "pp": 1, "dp": 1}}))
+    (desk / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    engine, said = planned(model, "quantization", input="rows.jsonl")
+    assert engine == {} and "what tune found is not used: for the rows that it ran" in said
+    assert "--allow quantization" not in said
 
 
 def test_an_effect_that_was_not_measured_is_said_to_be(model: Path, keep: Any) -> None:
@@ -277,6 +327,8 @@ def test_tune_stores_what_a_change_does_and_plan_says_it(model: Path, run_cli: C
     ("line", "words"),
     [("--allow quantization would take fp8", "allow='quantization' would take fp8"),
      ("--allow quantization,speculation: no", "allow='quantization,speculation': no"),
+     ("--allow speculation: nothing to take, since --engine speculative_config is given",
+      "allow='speculation': nothing to take, since engine['speculative_config'] is given"),
      ("--sweep speculation contradict", "sweep='speculation' contradict")],
 )  # fmt: skip
 def test_python_says_it_in_its_words(line: str, words: str) -> None:
@@ -303,7 +355,7 @@ def test_rows_to_compare_are_run_as_they_are(model: Path, desk: Path, monkeypatc
     (desk / "in.jsonl").write_text('{"question": "a"}\n')
     given = make_request({
         "model": str(model), "scheduler": "local", "gpus_per_node": 1, "input": "in.jsonl", "prompt_column": "question",
-        "job_dir": str(desk / "runs"), "max_tokens": 4,
+        "job_dir": str(desk / "runs"), "max_tokens": 4, "engine": {"max_num_seqs": 64, "max_num_batched_tokens": 8192},
     })  # fmt: skip
     job = resolve_at(Given(given), Profile())
     subject = find_subject(job, make_plan(job))
@@ -315,15 +367,30 @@ def test_rows_to_compare_are_run_as_they_are(model: Path, desk: Path, monkeypatc
     def finished(bench: object, resolved: Any, setting: Setting) -> Any:
         asked.append(resolved.request)
         folder = desk / "done"
-        folder.mkdir()
-        (folder / "outputs.jsonl").write_text('{"id": "row-0"}\n')
-        return SimpleNamespace(path=folder, collect=lambda: None), None
+        folder.mkdir(exist_ok=True)
+        (folder / "outputs.jsonl").write_text(json.dumps(outputs) + "\n")
+        return SimpleNamespace(path=folder, collect=lambda: None), SimpleNamespace(state="FAILED", reason="")
 
     monkeypatch.setattr(TrialBench, "_finished", finished)
-    assert bench.answers(with_(**FP8), {"max_num_seqs": 32}, desk / "answers-1.jsonl") == [{"id": "row-0"}]
+    outputs: Row = {"id": "row-0"}
+    assert bench.answers(with_(**FP8), {"max_num_seqs": 32}, desk / "answers-1.jsonl") == [outputs]
     (request,) = asked
     assert (request.prompt_column, request.name, Path(request.input).name) == (None, "answers-1", "answers-1.jsonl")
-    assert request.engine == {"max_num_seqs": 32, **FP8}
+    # The comparison's own limits hold: prompt_logprobs take memory by the tokens of a step.
+    assert request.engine == {"max_num_seqs": 32, "max_num_batched_tokens": 8192, **FP8}
+    outputs = {"id": "row-0", "error": {"message": "too long"}}
+    with pytest.raises(NotAnsweredError, match=r"^done ended FAILED without an answer, the first: too long$"):
+        bench.answers(with_(**FP8), {}, desk / "answers-2.jsonl")
+
+
+def test_a_comparison_that_cannot_be_submitted_says_why(model: Path, desk: Path) -> None:
+    given = {"model": str(model), "scheduler": "local", "gpus_per_node": 1, "job_dir": str(desk / "runs")}
+    job = resolve_at(Given(make_request(given)), Profile())
+    subject = find_subject(job, make_plan(job))
+    assert subject is not None
+    bench = TrialBench(job, subject, START, RandomRows(4), lambda *_: None, lambda _: None)
+    with pytest.raises(NotAnsweredError, match=r"answers-1\.jsonl"):
+        bench.answers(with_(**FP8), {}, desk / "answers-1.jsonl")
 
 
 @pytest.mark.ranks

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 OLDER_HELP = "Only jobs that ended longer ago: 30d, 12h, 2w. Needed without JOB."
-KEEP_HELP = "outputs: also remove the ranks' own logs and records; of a job with rows. What says why one FAILED stays."
+KEEP_HELP = (
+    "outputs: also remove the ranks' own logs and records. For jobs with rows. The logs and records that explain a "
+    "FAILED job are kept."
+)
 DRY_RUN_HELP = "Remove nothing: say what would be freed."
 
 

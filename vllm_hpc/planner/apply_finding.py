@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -14,6 +14,8 @@ from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import EngineChoice, Plan
 from vllm_hpc.spec.request import Request
 
+_UNUSED = "what tune found is not used"
+
 
 def apply_finding(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Request], Plan]) -> Plan:
     """The plan with its finding applied, unless that contradicts what was asked or does not fit.
@@ -22,12 +24,19 @@ def apply_finding(plan: Plan, request: Request, subject: Subject, plan_for: Call
     What changes answers is taken only if the request allows it.
     """
     found = _applied(plan, request, subject, plan_for)
-    new = found.engine.keys() - request.engine.keys()
-    if vain := [name for name in request.allow if CHANGES_ANSWERS[name] not in new]:
-        names = ",".join(vain)
-        said = f"--allow {names}: no finding of tune that is faster with it: 'vllm-hpc tune --sweep {names}' tries it"
-        return _noting(found, said)
+    for said in _in_vain(found, request):
+        found = _noting(found, said)
     return found
+
+
+def _in_vain(plan: Plan, request: Request) -> Iterator[str]:
+    """What --allow names and the plan does not take, and why: --engine has it, or tune has found nothing with it."""
+    for name in request.allow:
+        if CHANGES_ANSWERS[name] in request.engine:
+            yield f"--allow {name}: nothing to take, since --engine {CHANGES_ANSWERS[name]} is given"
+    names = ",".join(name for name in request.allow if CHANGES_ANSWERS[name] not in {*plan.engine, *request.engine})
+    if names and not any(reason.startswith(_UNUSED) for reason in plan.reasons):
+        yield f"--allow {names}: no finding of tune that is faster with it: 'vllm-hpc tune --sweep {names}' tries it"
 
 
 def _applied(plan: Plan, request: Request, subject: Subject, plan_for: Callable[[Request], Plan]) -> Plan:
@@ -62,8 +71,7 @@ def _noting(plan: Plan, reason: str) -> Plan:
 def explain_unused(finding: TuneFinding, own: Layout) -> str:
     """Why the plan does not use the finding."""
     return (
-        f"what tune found is not used: for the rows that it ran the planner chooses {finding.own}, but for this input "
-        f"{Setting.of(own)}"
+        f"{_UNUSED}: for the rows that it ran the planner chooses {finding.own}, but for this input {Setting.of(own)}"
     )
 
 

@@ -158,7 +158,8 @@ def _speculating(case: _Case, one: Speculation, tokens: float) -> float:
     """How much faster it is with that many tokens in a step. An MTP head is a layer and the output projection more."""
     problem, shape = case.problem, case.problem.shape
     assert problem.workload is not None
-    work = Generation(shape, problem.settings.load, problem.workload, case.gpu, problem.overlaps_stages)
+    cached = problem.cached_share(case.fit)
+    work = Generation(shape, problem.settings.load, problem.workload, case.gpu, problem.overlaps_stages, cached)
     drafting = 1 + (1 / shape.layers if one is MTP else 0.0)
     work = work._replace(drafts=one.drafts, tokens_a_step=tokens)
     return case.seconds / (drafting * estimate_seconds(work, case.layout, case.fit, problem.concurrent(case.fit)))

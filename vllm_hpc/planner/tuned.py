@@ -18,6 +18,7 @@ from vllm_hpc.spec.allowed import CHANGES_ANSWERS
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.user_cache import cache_folder
+from vllm_hpc.spec.visible import one_line
 
 # Runs of one setting, except the first, differed by up to 2 % (docs/performance.md).
 BETTER = 1.02
@@ -77,7 +78,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """A setting, the output tokens per second that it reached (None: it failed, see ``why``), and its job folder.
 
     ``seconds`` from its first step to its last. ``counts`` is False for a run that only compiles code. ``effect``: what
-    it changes in the answers; None where it changes none, or where that could not be measured.
+    it changes in the answers; None where it changes none, or where that could not be measured, for the reason ``why``.
     """
 
     setting: Setting
@@ -91,7 +92,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def answers(self) -> str:
         """What it changes in the answers, in words."""
-        return str(self.effect) if self.effect else "what it changes in the answers was not measured"
+        why = f" ({one_line(self.why)})" if self.why else ""
+        return str(self.effect) if self.effect else f"what it changes in the answers was not measured{why}"
 
 
 class Untaken(NamedTuple):

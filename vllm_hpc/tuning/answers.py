@@ -16,7 +16,7 @@ from vllm_hpc.planner.effect import Effect
 from vllm_hpc.planner.tuned import Setting, Trial
 from vllm_hpc.rows.diff import answer_of
 from vllm_hpc.rows.row import CHAT_FIELDS, PROMPT_IDS, Row, write_rows
-from vllm_hpc.tuning.trials import Bench
+from vllm_hpc.tuning.trials import Bench, NotAnsweredError
 
 # Rows that are compared, all at once, and the most tokens of each answer.
 _ROWS, _TOKENS = 32, 128
@@ -33,11 +33,15 @@ _SCORED = "scored-"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A greedy answer: its tokens (words, of a rehearsal), their log probabilities and the tokens of its prompt."""
+    """A greedy answer: its tokens (words, of a rehearsal), their log probabilities and the tokens of its prompt.
+
+    ``lora``: the adapter of its row, which must judge it too.
+    """
 
     tokens: Sequence[int | str]
     logprobs: Sequence[float] = ()
     prompt: Sequence[int] = ()
+    lora: Any = None
 
 
 class Answers:
@@ -45,11 +49,14 @@ class Answers:
 
     def __init__(self, bench: Bench) -> None:
         self._bench, self._jobs = bench, 0
-        self._plain: list[tuple[Setting, dict[str, Answer]]] = []
-        self._effects: list[tuple[Setting, Effect | None]] = []
+        self._plain: list[tuple[Setting, dict[str, Answer] | str]] = []  # or why there are none
+        self._effects: list[tuple[Setting, Effect | str]] = []
 
     def compared(self, trial: Trial) -> Trial:
-        """The trial with what its setting changes in the answers, if it ran and may change some."""
+        """The trial with what its setting changes in the answers, or why that is not known.
+
+        Unchanged if it did not run, or if its setting changes no answers.
+        """
         setting = trial.setting
         if trial.tokens_per_s is None or not setting.changes:
             return trial
@@ -57,24 +64,36 @@ class Answers:
         if isinstance(found, Answers):
             found = self._effect(setting)
             self._effects.append((setting, found))
+        if isinstance(found, str):
+            return msgspec.structs.replace(trial, why=found)
         return msgspec.structs.replace(trial, effect=found)
 
-    def _effect(self, setting: Setting) -> Effect | None:
+    def _effect(self, setting: Setting) -> Effect | str:
         plain = self._of_plain(setting.plain)
-        if not plain:
-            return None
+        if isinstance(plain, str):
+            return plain
         rows = [*_greedy(self._bench.rows()), *_with_answers(plain)]
-        outputs = {str(row["id"]): row for row in map(answer_of, self._run(setting, rows))}
-        return effect_of(plain, _answers(outputs), outputs)
+        try:
+            outputs = {str(row["id"]): row for row in map(answer_of, self._run(setting, rows))}
+        except NotAnsweredError as error:
+            return str(error)
+        return effect_of(plain, _answers(outputs), outputs) or "no row was answered both with it and without"
 
-    def _of_plain(self, plain: Setting) -> dict[str, Answer]:
-        for setting, answers in self._plain:
+    def _of_plain(self, plain: Setting) -> dict[str, Answer] | str:
+        for setting, known in self._plain:
             if setting == plain:
-                return answers
-        outputs = {str(row["id"]): row for row in self._run(plain, list(_greedy(self._bench.rows())))}
-        answers = _answers(outputs)
-        self._plain.append((plain, answers))
-        return answers
+                return known
+        found = self._answered(plain)
+        self._plain.append((plain, found))
+        return found
+
+    def _answered(self, plain: Setting) -> dict[str, Answer] | str:
+        rows = {str(row["id"]): row for row in _greedy(self._bench.rows())}
+        try:
+            answers = _answers({str(row["id"]): row for row in self._run(plain, rows.values())})
+        except NotAnsweredError as error:
+            return f"the job without it: {error}"
+        return {name: msgspec.structs.replace(answer, lora=rows[name].get("lora")) for name, answer in answers.items()}
 
     def _run(self, setting: Setting, rows: Iterable[Row]) -> list[Row]:
         self._jobs += 1
@@ -101,7 +120,9 @@ def _with_answers(answers: dict[str, Answer]) -> Iterator[Row]:
     for name, answer in answers.items():
         if answer.prompt and answer.logprobs:
             sampling = {"temperature": 0, "n": 1, "max_tokens": 1, "prompt_logprobs": 0}
-            yield {"id": _SCORED + name, "prompt": [*answer.prompt, *answer.tokens], "sampling": sampling}
+            prompt = [*answer.prompt, *answer.tokens]
+            adapter = {} if answer.lora is None else {"lora": answer.lora}
+            yield {"id": _SCORED + name, "prompt": prompt, **adapter, "sampling": sampling}
 
 
 def _answers(outputs: dict[str, Row]) -> dict[str, Answer]:
@@ -126,15 +147,7 @@ def effect_of(plain: dict[str, Answer], changed: dict[str, Answer], outputs: dic
         return None
     longest = sum(max(len(one.tokens), len(other.tokens)) for one, other in pairs)
     common = sum(_common(one.tokens, other.tokens) for one, other in pairs)
-    theirs: list[float] = []
-    own: list[float] = []
-    for name, answer in plain.items():
-        judged = _floats((outputs.get(_SCORED + name) or {}).get("prompt_logprobs") or ())[
-            -len(answer.tokens) or None :
-        ]
-        if judged and len(judged) == len(answer.logprobs) == len(answer.tokens):
-            theirs += judged
-            own += answer.logprobs
+    theirs, own = _judged(plain, outputs)
     return Effect(
         rows=len(pairs),
         equal_rows=round(sum(one.tokens == other.tokens for one, other in pairs) / len(pairs), 4),

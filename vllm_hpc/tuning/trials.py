@@ -59,6 +59,10 @@ class _NotSubmittedError(Exception):
     """A job that was refused, or that the scheduler did not take."""
 
 
+class NotAnsweredError(Exception):
+    """Rows of which none was answered; the message says why."""
+
+
 class RandomRows(msgspec.Struct, frozen=True):
     """The requested number and length of random rows, for trials without an input; None: choose."""
 
@@ -209,16 +213,20 @@ class Bench:
     def answers(self, setting: Setting, more: dict[str, Any], rows: Path) -> list[Row]:
         """The output rows of a file of normalised rows, run with ``more`` engine arguments as a job of its name.
 
-        None if it could not be submitted.
+        These also replace what --engine gives. Raises NotAnsweredError if the job could not be submitted, or if no row
+        has an answer.
         """
-        settled = msgspec.structs.replace(setting, engine={**setting.engine, **more})
-        asked = self._with(settled, rows.stem).asking(**_AS_THEY_ARE, input=str(rows))
+        asked = self._with(setting, rows.stem).asking(**_AS_THEY_ARE, input=str(rows))
         try:
-            job, _ = self._finished(asked, setting)
-        except _NotSubmittedError:
-            return []
+            job, status = self._finished(asked.asking(engine={**asked.request.engine, **more}), setting)
+        except _NotSubmittedError as error:
+            raise NotAnsweredError(str(error)) from None
         job.collect()
-        return list(iter_jsonl(JobFolder(job.path).outputs))
+        found = list(iter_jsonl(JobFolder(job.path).outputs))
+        if all(row.get("error") for row in found):
+            ended = status.reason or f"{job.path.name} ended {status.state} without an answer"
+            raise NotAnsweredError(ended + _first_error(job))
+        return found
 
     def rows(self) -> Iterator[Row]:
         """The rows of the trials, normalised."""
