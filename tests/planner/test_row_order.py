@@ -138,8 +138,10 @@ def test_no_room_for_the_copy(run_cli: Cli, shuffled: Path, monkeypatch: pytest.
 def test_without_room_the_plan_is_that_of_the_inputs_order(
     run_cli: Cli, shuffled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("plan", "model", "--input", shuffled, "--scheduler", "slurm", "--nodes", "1", "--gpu", "h100-80", "--json")
-    words = (*words, *GREEDY, "--engine", "kv_cache_memory_bytes=1000000000")
+    words = [
+        *("plan", "model", "--input", shuffled, "--scheduler", "slurm", "--nodes", "1", "--gpu", "h100-80", "--json")
+    ]
+    words += [*GREEDY, "--engine", "kv_cache_memory_bytes=1000000000"]
     sorted_, asked = (json.loads(run_cli(*words, *more).out) for more in ((), ("--order", "input")))
     monkeypatch.setattr(sorted_copy, "ROOM", 10**12)
     found = json.loads(run_cli(*words).out)
