@@ -96,9 +96,11 @@ class OrderedChunks:
         Each section's first share is the next replica's, so that sections of a single chunk are not all one's.
         """
         first, whole = self._done[begin], self._done[end] - self._done[begin]
-        middles = [(self._done[chunk] + self._done[chunk + 1]) / 2 for chunk in range(begin, end)]
         cuts = (first + whole * number / shares for number in (share, share + 1))
-        return range(*(begin + bisect_left(middles, cut) for cut in cuts))
+        return range(*(begin + bisect_left(range(begin, end), cut, key=self._middle) for cut in cuts))
+
+    def _middle(self, chunk: int) -> float:
+        return (self._done[chunk] + self._done[chunk + 1]) / 2
 
 
 def chunk_size(total: int, replicas: int, is_array: bool) -> ChunkSize:
