@@ -75,7 +75,7 @@ def test_a_wait_ends_with_torchs_error(store: Store, own_timeout: bool) -> None:
     began = time.monotonic()
     with pytest.raises(DistStoreError, match=r"the job's store has no \['.*/never'\] after 0.1 s"):
         store.wait(["never"]) if own_timeout else store.wait(["never"], timedelta(milliseconds=100))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     if own_timeout:
         with pytest.raises(DistStoreError):
             store.get("never")

@@ -35,7 +35,7 @@ def check_refused(run_cli: Cli, *words: str) -> str:
     assert outcome.code == 2, outcome
     said = outcome.err.replace("\\n", " ")
     assert said.startswith("Error: ") and said.count("\n") == 1 and len(said) < 700
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert not Path("runs").exists()
     return said
 

@@ -80,7 +80,7 @@ def test_its_content_is_refused_in_one_line(file: tuple[Path, list[str]], run_cl
     path.write_bytes(content if name == "utf-16" else header(path) + content)
     began = time.monotonic()
     outcome = run_cli(*words)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert (outcome.code, outcome.out) == (2, "")
     assert len(outcome.err.splitlines()) == 1 and len(outcome.err) < 1000
     assert path.name in outcome.err
@@ -92,7 +92,7 @@ def test_what_is_no_file_is_refused_in_one_line(file: tuple[Path, list[str]], ru
     NO_FILES[name](path)
     began = time.monotonic()
     outcome = run_cli(*words)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert (outcome.code, outcome.out) == (2, "")
     assert len(outcome.err.splitlines()) == 1 and path.name in outcome.err
 

@@ -283,7 +283,7 @@ def test_a_value_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.M
 def test_a_table_of_many_columns_is_read_or_refused_soon(tmp_path: Path, head: list[str]) -> None:
     """It took a minute: each name was looked for among all."""
     lines = [head, ["x" if name else "" for name in head]]
-    began = time.monotonic()
+    began = time.process_time()
     with suppress(InputError):
         read_text(tmp_path, "in.csv", "".join(",".join(line) + "\n" for line in lines))
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10

@@ -37,7 +37,7 @@ def test_a_client_that_does_not_end_is_not_waited_for(program: str) -> None:
     began = time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
         capture(["sh", "-c", program], 0.5, {"PATH": "/usr/bin:/bin"})
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
 
 
 def test_what_a_client_prints_is_kept() -> None:

@@ -24,10 +24,10 @@ OTHERS = 61_999
 def refusal(folder: Path, text: str) -> str:
     """Why a template is refused: in one line, and soon."""
     (folder / "site.j2").write_text(text)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(TemplateError) as refused:
         render_script("site.j2", CONTEXT, folder)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20  # of this process: other tests run beside it
     assert "\n" not in str(refused.value)
     return str(refused.value).replace(str(folder), "")
 
