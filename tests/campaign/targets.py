@@ -31,11 +31,18 @@ class Live(NamedTuple):
     process: psutil.Process
     environment: dict[str, str]
     words: list[str]
+    name: str
 
     @property
     def is_agent(self) -> bool:
-        """Whether it is torchrun."""
-        return any(word.endswith(("/torchrun", "torch.distributed.run")) for word in self.words)
+        """Whether it is torchrun: what that forks has its words, but a name of its own (fork_server.py)."""
+        is_torchrun = any(word.endswith(("/torchrun", "torch.distributed.run")) for word in self.words)
+        return is_torchrun and not self.name.startswith("vllm-")
+
+    @property
+    def is_rank(self) -> bool:
+        """Whether it is a rank, or a child of one: forked ranks have the environment of torchrun."""
+        return "RANK" in self.environment or self.name.startswith("vllm-rank")
 
 
 def everything() -> list[Live]:
@@ -44,7 +51,7 @@ def everything() -> list[Live]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
-                found.append(Live(process, process.environ(), process.cmdline()))
+                found.append(Live(process, process.environ(), process.cmdline(), process.name()))
     return found
 
 
@@ -64,7 +71,7 @@ def find(job: Job, task: int, attempt: int, target: str) -> list[list[psutil.Pro
     agents = {one.process.pid for one in living if one.is_agent}
     if target == "agent":
         return [[one.process] for one in living if one.is_agent]
-    return [[one.process] for one in living if "RANK" in one.environment and _parent(one.process) in agents]
+    return [[one.process] for one in living if one.is_rank and _parent(one.process) in agents]
 
 
 def strike(victims: list[psutil.Process], number: signal.Signals) -> None:

@@ -104,11 +104,12 @@ SUPERVISE = """
 import os, signal, sys
 from pathlib import Path
 from vllm_hpc.schedulers.local import supervisor
+from vllm_hpc.spec import prctl
 from vllm_hpc.jobfolder.folder import JobFolder
 job = JobFolder(Path(sys.argv[1]).parent)
 wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-supervisor._prctl(supervisor._PR_SET_CHILD_SUBREAPER, 1)  # else what the script started outlives it, and the test waits
+prctl.take_orphans()  # else what the script started outlives it, and the test waits
 if sys.argv[2] == "cancel":
     os.kill(os.getpid(), signal.SIGTERM)  # it came after the attempt before, and is met now
 print(supervisor._run_attempt(job, job.job(), ["bash", sys.argv[1]], "77-1000", wanted))

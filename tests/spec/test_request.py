@@ -132,7 +132,7 @@ def test_a_plain_variable_is_taken() -> None:
         "NCCL_DEBUG": "INFO", "EMPTY": "", "WITH": "a 'b' \"c\" $d é", "https_proxy": "http://proxy:80", "EPOCHS": "3",
         "LD_PRELOAD": "/usr/lib/libtcmalloc.so.4", "VLLM_HPC_JOIN_TIMEOUT": "600", "PYTHONPATH": "/site", "Lib": "x",
         "OMP_NUM_THREADS": "4", "TOKENIZERS_PARALLELISM": "false", "LD_LIBRARY_PATH": "/usr/lib",
-        "VLLM_HPC_STALL_S": "1800", "VLLM_HPC_SYNC_S": "30", "VLLM_HPC_DEAD_S": "60",
+        "VLLM_HPC_STALL_S": "1800", "VLLM_HPC_SYNC_S": "30", "VLLM_HPC_DEAD_S": "60", "VLLM_HPC_SHARED_IMPORT": "off",
     }  # fmt: skip
     assert make_request({"model": "demo", "env": env}).env == env
 

@@ -16,6 +16,7 @@ from vllm_hpc.engine.makers import engine_maker
 from vllm_hpc.engine.rank_part import RankPart
 from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import network, seen
+from vllm_hpc.engine.startup.fork_server import shared_import
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.own_folder import OwnJobFolder
 from vllm_hpc.jobfolder.record_files import read_json
@@ -47,8 +48,10 @@ def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
         rank_log.prefix_lines(job.rank_log(standing.global_rank), standing.global_rank, record.plan.layout.all_ranks)
     place = record.plan.layout.place(standing.global_rank)
     report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
+    shared = shared_import()
     if attempt := read_json(job.attempt(standing.attempt), Attempt):  # its time may be another node's clock
-        report.timings["launch"] = round(max(0.0, time.time() - attempt.started_at), 3)
+        began = time.time() - (shared.seconds if shared else 0.0)
+        report.timings["launch"] = round(max(0.0, began - attempt.started_at), 3)
     _place_report(report, record, standing)
     if standing.world_size > 1:  # a ring: at least one rank of a dead node is watched by a live rank
         report.neighbour = standing.task * standing.world_size + (standing.rank + 1) % standing.world_size

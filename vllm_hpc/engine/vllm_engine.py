@@ -20,6 +20,8 @@ from vllm_hpc.engine.standing import Standing
 from vllm_hpc.engine.startup import devices, flashinfer, meeting, mp_workers, reproducible, seen
 from vllm_hpc.engine.startup.bytecode import Bytecode
 from vllm_hpc.engine.startup.compile_cache import CompiledCode
+from vllm_hpc.engine.startup.fork_server import shared_import
+from vllm_hpc.engine.startup.shared_import import import_vllm
 from vllm_hpc.engine.startup.weights_readahead import ReadAhead
 from vllm_hpc.engine.vllm_patches import Patches, in_flight, sampled_tokens
 from vllm_hpc.engine.vllm_patches.step_overlap import Overlap
@@ -114,13 +116,15 @@ class VllmMaker:
         """Import vLLM, with this node's compiled code in place."""
         with report.timed("restore"):
             self._restore()
+        shared = shared_import()
         with report.timed("import"):
-            import torch
-            import vllm
+            import_vllm()
+        if shared:
+            print(f"{shared.said}vllm-hpc: forked after its node's import of {shared.seconds:.1f} s", flush=True)
+            report.timings["import"] += shared.seconds
+        import torch
+        import vllm
 
-            # "import vllm" is lazy: these import what will be used.
-            from vllm_hpc.engine.rows import prompts  # noqa: F401
-            from vllm_hpc.engine.startup import make_engine  # noqa: F401
         report.versions = {
             "vllm": vllm.__version__,
             "torch": str(torch.__version__),

@@ -12,8 +12,10 @@ from vllm_hpc.spec.no_secrets import check_variable
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 JOIN_TIMEOUT = "VLLM_HPC_JOIN_TIMEOUT"
-# vllm-hpc's own variables that users may set; all are in seconds.
-SETTABLE = (JOIN_TIMEOUT, "VLLM_HPC_STALL_S", "VLLM_HPC_SYNC_S", "VLLM_HPC_DEAD_S")
+SHARED_IMPORT = "VLLM_HPC_SHARED_IMPORT"
+# vllm-hpc's own variables that users may set: those in seconds, and one that is on or off.
+_IN_SECONDS = (JOIN_TIMEOUT, "VLLM_HPC_STALL_S", "VLLM_HPC_SYNC_S", "VLLM_HPC_DEAD_S")
+SETTABLE = (*_IN_SECONDS, SHARED_IMPORT)
 # Set by 'vllm-hpc doctor' in its own job, as a value of --env.
 DOCTOR = "VLLM_HPC_DOCTOR"
 _SECONDS = re.compile(r"0*[1-9][0-9]{0,6}")
@@ -53,13 +55,15 @@ def check_env(env: dict[str, str], origin: str) -> None:
         _check_name(key, origin)
         if value and not value.isprintable():
             raise RequestError(f"{origin} {key}={value!r} contains a newline or another control character")
-        check_seconds(key, value, origin)
+        check_own_value(key, value, origin)
 
 
-def check_seconds(name: str, value: str, origin: str) -> None:
+def check_own_value(name: str, value: str, origin: str) -> None:
     """Refuse a value that vllm-hpc's own variables cannot have. Raises RequestError."""
-    if name in SETTABLE and not _SECONDS.fullmatch(value):
+    if name in _IN_SECONDS and not _SECONDS.fullmatch(value):
         raise RequestError(f"{origin} {name} must be a whole number of seconds (600 is ten minutes), not {value!r}")
+    if name == SHARED_IMPORT and value not in ("on", "off"):
+        raise RequestError(f"{origin} {name} must be on or off, not {value!r}")
 
 
 def _check_name(name: str, origin: str) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from vllm_hpc.spec.environment_variables import check_names, check_seconds
+from vllm_hpc.spec.environment_variables import check_names, check_own_value
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.secret_shapes import is_secret
 
@@ -48,7 +48,7 @@ def check_set(names: Sequence[str], secrets: Collection[str] = (), is_resume: bo
     """
     for name in names:
         if os.environ.get(name):
-            check_seconds(name, os.environ[name], "--env")
+            check_own_value(name, os.environ[name], "--env")
         elif is_resume:
             raise RequestError(
                 f"the job takes {name} from the shell that submits it (--env), but it is not set here: "

@@ -7,7 +7,6 @@ part of a handler still writes into the wake-up pipe, and this thread reads that
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import os
 import select
@@ -28,6 +27,7 @@ from vllm_hpc.engine.health.stall_errors import endless, stall
 from vllm_hpc.jobfolder.debug_records import Hang, RankView
 from vllm_hpc.jobfolder.judge_hang import OUTSIDE
 from vllm_hpc.jobfolder.records import LAUNCHER_LOST, RankError
+from vllm_hpc.spec.prctl import signal_on_death_of_parent
 
 HEARTBEAT_S = 5.0
 # Seconds that one step may take. The longest legitimate ones: a first step that compiles, a grammar, a huge prompt.
@@ -51,7 +51,6 @@ _LOADS = ("launch", "import", "load", "warm_up")
 _LONG_WAITS = ("the end of the other ranks", "the start of the other ranks", "ctx.barrier")
 # Seconds within which a process that was killed is gone after its connections were closed.
 _DYING_S = 0.5
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Launcher(NamedTuple):
@@ -105,7 +104,8 @@ def start(report: RankReport, stall_s: float, dead_s: float, wait_s: float | Non
     os.register_at_fork(before=_hold_term, after_in_parent=_take_term, after_in_child=in_child)
     launcher = Launcher(os.getppid(), _parent_of(os.getppid()))
     # torchrun's workers lead sessions of their own and outlive torchrun when it is killed; the kernel tells us.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    with contextlib.suppress(OSError):  # we look for it, too
+        signal_on_death_of_parent(signal.SIGTERM)
     watch = _Watch(report, reader, launcher, Limits(stall_s, dead_s, wait_s))
     threading.Thread(target=watch.run, name="vllm-hpc-watch", daemon=True).start()
     return launcher

@@ -35,6 +35,11 @@ def show_only_own(layout: Layout, rank: int, local_rank: int) -> None:
         _show(visible, local_rank)
 
 
+def has_gpus() -> bool:
+    """Whether this node has a driver of GPUs that vLLM computes on."""
+    return _AMD_DRIVER.exists() or _NVIDIA_DRIVER.exists() or _is_intel()
+
+
 def own_slots(layout: Layout, rank: int, local_rank: int) -> tuple[int, int]:
     """The first slot of this node that this rank's replica has, and how many it has here."""
     node_begin = rank - local_rank

@@ -23,8 +23,11 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
+from vllm_hpc.jobfolder.folder import JobFolder
+
 if TYPE_CHECKING:
     from vllm_hpc.engine.health.agent_watch import AgentWatch
+    from vllm_hpc.engine.startup.fork_server import ForkServer
     from vllm_hpc.engine.store.server import StoreServer
     from vllm_hpc.engine.store.torch_store import TorchStore
 
@@ -51,6 +54,7 @@ class JobRendezvous(RendezvousHandler):
         self._server: StoreServer | None = None
         self._store: TorchStore | None = None
         self._watch: AgentWatch | None = None
+        self._forks = _fork_server()  # before this process has threads and sockets
 
     def get_backend(self) -> str:
         """The name on torchrun's command line."""
@@ -73,7 +77,6 @@ class JobRendezvous(RendezvousHandler):
         from vllm_hpc.engine.store.client import JobStore
         from vllm_hpc.engine.store.messages import Address
         from vllm_hpc.engine.store.torch_store import TorchStore
-        from vllm_hpc.jobfolder.folder import JobFolder
         from vllm_hpc.jobfolder.secret import job_secret
 
         folder = JobFolder(os.environ["VLLM_HPC_FOLDER"])
@@ -115,6 +118,8 @@ class JobRendezvous(RendezvousHandler):
 
     def shutdown(self) -> bool:
         """Leave; the store ends with the head's agent, once the others have left."""
+        if self._forks is not None:
+            self._forks.close()
         if self._watch is not None:
             self._watch.tell_hang()
         if self._store is not None:
@@ -127,6 +132,14 @@ class JobRendezvous(RendezvousHandler):
         return True
 
 
+def _fork_server() -> ForkServer | None:
+    """What imports vLLM for this node's ranks; None outside of a job, and where each imports it itself."""
+    from vllm_hpc.engine.startup import shared_import
+
+    folder = os.environ.get("VLLM_HPC_FOLDER")
+    return shared_import.begin(JobFolder(folder)) if folder else None
+
+
 def _watch(node: int) -> AgentWatch | None:
     """What answers for this node's ranks if they cannot; None outside of a job's attempt."""
     from vllm_hpc.engine.health import agent_watch
@@ -136,7 +149,6 @@ def _watch(node: int) -> AgentWatch | None:
 
 def _others_may_run() -> bool:
     """Whether other nodes' ranks may go on for long after this node's have ended: only where the user's code drives."""
-    from vllm_hpc.jobfolder.folder import JobFolder
     from vllm_hpc.spec.errors import VllmHpcError
 
     folder = JobFolder(os.environ["VLLM_HPC_FOLDER"])

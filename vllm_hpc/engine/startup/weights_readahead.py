@@ -35,14 +35,14 @@ class Piece(NamedTuple):
 class ReadAhead:
     """One rank's reader. Nothing here ends a job: vLLM reads whatever this could not."""
 
-    def __init__(self, pieces: list[Piece]) -> None:
-        self.done = 0
+    def __init__(self, pieces: list[Piece], tells: bool = True) -> None:
+        self.done, self._tells = 0, tells
         self._thread = threading.Thread(target=self._run, args=(pieces,), name="vllm-hpc-readahead", daemon=True)
         self._thread.start()
 
     @classmethod
-    def start(cls, record: JobRecord, local_rank: int) -> ReadAhead:
-        """Begin with this rank's share of what vLLM will read."""
+    def start(cls, record: JobRecord, local_rank: int, tells: bool = True) -> ReadAhead:
+        """Begin with this rank's share of what vLLM will read; ``tells``: and print how that went."""
         layout = record.plan.layout
         try:
             pieces = list(_cut(_files(Path(record.model), record.plan.engine)))
@@ -51,7 +51,7 @@ class ReadAhead:
                 pieces = []
         except Exception:  # noqa: BLE001 - vLLM reports whatever is wrong with the files
             pieces = []
-        return cls(pieces[local_rank :: layout.procs_per_node])
+        return cls(pieces[local_rank :: layout.procs_per_node], tells)
 
     def join(self) -> None:
         """Wait until all is read."""
@@ -66,9 +66,13 @@ class ReadAhead:
                 _read(piece, block)
                 self.done += piece.size
         except OSError as error:  # vLLM reports what is wrong with the file
-            print(f"vllm-hpc: weights are not read ahead: {error}", flush=True)
+            self._tell(f"weights are not read ahead: {error}")
         seconds = time.perf_counter() - began
-        print(f"vllm-hpc: {self.done / 1e9:.2f} GB of weights are in memory after {seconds:.1f} s", flush=True)
+        self._tell(f"{self.done / 1e9:.2f} GB of weights are in memory after {seconds:.1f} s")
+
+    def _tell(self, line: str) -> None:
+        if self._tells:
+            print(f"vllm-hpc: {line}", flush=True)
 
 
 def _files(model: Path, engine: dict[str, Any]) -> list[Path]:

@@ -8,7 +8,6 @@ whose trap ends the ranks.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import signal
@@ -29,14 +28,13 @@ from vllm_hpc.schedulers.local import SUPERVISOR, new_job_id
 from vllm_hpc.schedulers.local.turn import Turn
 from vllm_hpc.schedulers.own_script import read_script
 from vllm_hpc.spec.own_python import module_argv
+from vllm_hpc.spec.prctl import signal_on_death_of_parent, take_orphans
 from vllm_hpc.spec.read_file import open_regular
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.shared_memory import remove_segments
 from vllm_hpc.spec.values import parse_walltime
 from vllm_hpc.spec.write_file import open_append
 
-# linux/prctl.h
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Seconds between TERM and KILL: ranks leave within 5 s of a TERM, then torchrun needs a moment.
 GRACE_S = 15
 # Seconds for ranks whose torchrun was killed: twice what they need, because on a busy machine they would be killed
@@ -68,7 +66,7 @@ def run(script: Path) -> None:
     wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    take_orphans()
     job = JobFolder(script.parent)
     record, words = OwnJobFolder(job.path).job(), _keep(script)
     job_id = new_job_id()
@@ -227,7 +225,7 @@ def _put_on_record(path: Path, record: Attempt | Ending | ExitRecord) -> None:
 
 def _prepare_child() -> None:
     """Between fork and exec: let the script die with its supervisor, and unblock the signals that we blocked."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal_on_death_of_parent(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
@@ -237,11 +235,6 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
     except psutil.NoSuchProcess:
         return
-
-
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
 
 
 def main(argv: list[str]) -> int:
