@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -12,7 +14,7 @@ import pytest
 
 from tests import crafted
 from tests.marks import needs_torch
-from vllm_hpc.engine.startup import devices, fork_server, shared_import
+from vllm_hpc.engine.startup import devices, forked_ranks, shared_import
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord
@@ -68,6 +70,29 @@ def test_the_variable_decides(
 
 
 @pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        (f"{sysconfig.get_path('stdlib')}/sitecustomize.py", True),  # Ubuntu's
+        ("/home/me/sitecustomize.py", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("name", ["sitecustomize", "usercustomize"])
+def test_ranks_with_start_up_code_of_the_users_are_started_anew(
+    monkeypatch: pytest.MonkeyPatch, name: str, file: str | None, wanted: bool
+) -> None:
+    """It may do something in each rank, by its number."""
+    monkeypatch.setattr(devices, "has_gpus", lambda: False)
+    monkeypatch.delitem(sys.modules, "sitecustomize", raising=False)
+    monkeypatch.delitem(sys.modules, "usercustomize", raising=False)
+    module = ModuleType(name)
+    module.__file__ = file
+    monkeypatch.setitem(sys.modules, name, module)
+    assert shared_import._is_wanted({}) is wanted
+    assert shared_import._is_wanted({SHARED_IMPORT: "on"})
+
+
+@pytest.mark.parametrize(
     ("program", "is_torchrun"),
     [
         ("/env/bin/torchrun", True),
@@ -92,25 +117,35 @@ def test_what_is_no_job_is_left_to_the_ranks(tmp_path: Path, monkeypatch: pytest
 
 
 @needs_torch
-def test_torchruns_ranks_are_the_servers_where_it_has_them(job: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those whose output torchrun writes to files of its own, or that the server cannot fork, are started anew."""
+@pytest.mark.parametrize("case", ["forked", "a file for its output", "another program", "the server cannot"])
+def test_torchruns_ranks_are_the_servers_where_it_has_them(
+    job: JobFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
+) -> None:
+    """Through torchrun's own class, which starts the others anew."""
     from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
-    class Server:
-        def rank(self, argv: tuple[str, ...], env: dict[str, str]) -> str | None:
-            return "forked" if env else None
+    class Ranks:
+        is_closed = False
 
-    class Handler:
-        _stdout = _stderr = None
+        def rank(self, argv: tuple[str, ...], env: dict[str, str]) -> forked_ranks.RankProcess | None:
+            assert (argv[0], env["OWN"]) == (sys.executable, "1")
+            return None if self.is_closed or case == "the server cannot" else forked_ranks.RankProcess(77)
 
-    monkeypatch.setattr(SubprocessHandler, "_popen", lambda *_: "started anew")
-    monkeypatch.setattr(fork_server, "start", lambda ranks, work: Server() if ranks == 2 and work else None)
+        def close(self) -> None:
+            self.is_closed = True
+
+    ranks = Ranks()
+    monkeypatch.setattr(SubprocessHandler, "_popen", lambda self, args, env: ("started anew", args[1:]))
+    monkeypatch.setattr(forked_ranks, "start", lambda number, _: ranks if number == 2 else None)
     monkeypatch.setattr(sys, "argv", ["/env/bin/torchrun"])
     monkeypatch.setenv(SHARED_IMPORT, "on")
     write_json(job.job_json, _plan(layout=crafted.layout(tp=2))(job.job()))
-    assert shared_import.begin(job) is not None
-    popen: Any = SubprocessHandler._popen
-    handler = Handler()
-    assert (popen(handler, ("python",), {"A": "b"}), popen(handler, ("python",), {})) == ("forked", "started anew")
-    handler._stdout = object()  # type: ignore[assignment]
-    assert popen(handler, ("python",), {"A": "b"}) == "started anew"
+    begun: Any = shared_import.begin(job)
+    assert begun is ranks
+    words = ("-u", "-m", "vllm_hpc.in_job", "doctor" if case == "another program" else "rank", "/folder")
+    output = str(tmp_path / "out") if case == "a file for its output" else None
+    found: Any = SubprocessHandler(sys.executable, words, {"OWN": "1"}, output, None, 0, None).proc
+    assert isinstance(found, forked_ranks.RankProcess) == (case == "forked"), found
+    if case != "forked":
+        assert found == ("started anew", words)
+    assert ranks.is_closed == (case in ("a file for its output", "another program"))

@@ -147,3 +147,19 @@ def test_an_incomplete_line_says_what_it_needs(endpoint: str, node: int | None) 
 
     with pytest.raises(ValueError, match="needs --rdzv-endpoint HOST:PORT and --rdzv-conf rank=NODE"):
         JobRendezvous(parameters(endpoint, node))
+
+
+def test_a_node_has_joined_before_its_ranks_are_forked(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those start after the import, which may take longer than a script waits for a node."""
+    from vllm_hpc.engine.startup import shared_import, torchrun
+
+    marks = [JobFolder(job).joined(1, node) for node in (0, 1)]
+    server = object()
+    monkeypatch.setattr(shared_import, "begin", lambda folder: server if folder.path == job else None)
+    assert torchrun._share_import(0) is server
+    assert [mark.exists() for mark in marks] == [False, False]  # the script watches no nodes
+    monkeypatch.setenv("VLLM_HPC_WATCHED", "1")
+    assert torchrun._share_import(1) is server
+    assert [mark.exists() for mark in marks] == [False, True]
+    monkeypatch.delenv("VLLM_HPC_FOLDER")
+    assert torchrun._share_import(0) is None

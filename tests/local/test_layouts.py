@@ -15,6 +15,7 @@ from tests.conftest import ON_VLLM, REHEARSED
 from tests.crafted import make_folder
 from tests.real_jobs import ENGINE, PATIENCE_S, PROMPTS, check_complete, submit_tiny
 from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.environment_variables import SHARED_IMPORT
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "TP=2": {"tp": 2},
@@ -39,8 +40,10 @@ REAL = [pytest.mark.vllm]
     indirect=["subject"],
 )
 def test_layout(subject: Path | None, answers: list[str], tmp_path: Path, layout: dict[str, Any]) -> None:
-    job = submit_tiny(subject, tmp_path, **layout)
+    job = submit_tiny(subject, tmp_path, **layout, env={SHARED_IMPORT: "on"})
     check_complete(job, answers)
+    forked = ["vllm-hpc: forked after its node's import of" in log.read_text() for log in job.path.glob("logs/rank-*")]
+    assert forked == [bool(subject)] * len(job.ranks())
     told = job.collect()
     parts = sum(seconds for name, seconds in told.timings.items() if name != "collect")
     assert told.timings["launch"] > 0

@@ -31,7 +31,7 @@ from vllm_hpc.jobfolder.secret import job_secret
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.layout import Layout, Place
 from vllm_hpc.spec.shared_memory import remove_segments
-from vllm_hpc.spec.user_cache import use_private_temporary_folder
+from vllm_hpc.spec.user_cache import SHARED, use_private_temporary_folder
 from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class VllmMaker:
         with report.timed("import"):
             import_vllm()
         if shared:
+            shared.set_variables()
             print(f"{shared.said}vllm-hpc: forked after its node's import of {shared.seconds:.1f} s", flush=True)
             report.timings["import"] += shared.seconds
         import torch
@@ -262,8 +263,9 @@ def prepare_environment(record: JobRecord) -> None:
     """Set variables that vLLM and its libraries read when they are imported."""
     if "kv_cache_memory_bytes" not in record.plan.engine:  # the variable would win over it
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_KV_CACHE_GIB))
-    # vLLM warns about every unknown VLLM_ variable. Ours have been read by now.
-    for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name != "VLLM_HPC_RANK"]:
+    # vLLM warns about every unknown VLLM_ variable. Most of ours have been read by now.
+    kept = ("VLLM_HPC_RANK", SHARED)
+    for name in [name for name in os.environ if name.startswith("VLLM_HPC_") and name not in kept]:
         del os.environ[name]
     if record.request.reproducible:
         reproducible.ask_for()

@@ -18,9 +18,9 @@ def signal_on_death_of_parent(number: signal.Signals) -> None:
     _prctl(_SET_PDEATHSIG, int(number))
 
 
-def take_orphans() -> None:
-    """Become the parent of descendants whose own parent has ended. Raises OSError."""
-    _prctl(_SET_CHILD_SUBREAPER, 1)
+def take_orphans(wanted: bool = True) -> None:
+    """Become the parent of descendants whose own parent has ended, or of no further ones. Raises OSError."""
+    _prctl(_SET_CHILD_SUBREAPER, int(wanted))
 
 
 def name_process(name: str) -> None:

@@ -1,20 +1,21 @@
 """Has a node's ranks share one import of vLLM: when they may, what is imported, and how torchrun's agent gets them.
 
-With eight ranks on a node the import is done once in place of eight times beside each other, and begins while the nodes
-still meet. Only ranks that would import vLLM first thing are forked: the user's own code may have to come before.
+With eight ranks on a node the import is done once instead of eight times at once, and begins before the nodes meet.
+Only ranks that would import vLLM first thing are forked: the user's own code may have to come before.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vllm_hpc.engine.startup import devices, fork_server
-from vllm_hpc.engine.startup.fork_server import ForkServer
+from vllm_hpc.engine.startup import devices, forked_ranks
+from vllm_hpc.engine.startup.forked_ranks import ForkedRanks
 from vllm_hpc.engine.startup.weights_readahead import ReadAhead
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.records import JobRecord
@@ -22,10 +23,12 @@ from vllm_hpc.spec.environment_variables import SHARED_IMPORT
 from vllm_hpc.spec.errors import VllmHpcError
 
 _CHOICES = {"on": True, "off": False}
+# What torchrun runs behind its Python: what can be forked.
+_RANK = ("-u", "-m", "vllm_hpc.in_job", "rank")
 
 
-def begin(folder: JobFolder) -> ForkServer | None:
-    """In torchrun's agent: fork what imports vLLM for this node's ranks, and have torchrun take them from there.
+def begin(folder: JobFolder) -> ForkedRanks | None:
+    """In torchrun's agent: begin to import vLLM for this node's ranks, and have torchrun take them from there.
 
     None where the ranks import it themselves.
     """
@@ -37,19 +40,18 @@ def begin(folder: JobFolder) -> ForkServer | None:
     start_anew = getattr(SubprocessHandler, "_popen", None)
     if start_anew is None:  # another torch: the ranks import vLLM themselves
         return None
-    ranks = record.plan.layout.procs_per_node
-    server = fork_server.start(ranks, lambda: _import(record))
-    if server is None:
+    ranks = forked_ranks.start(record.plan.layout.procs_per_node, lambda: _import(record))
+    if ranks is None:
         return None
 
     def popen(self: Any, args: tuple[str, ...], env: dict[str, str]) -> Any:
-        rank = None if self._stdout or self._stderr else server.rank(args, env)
-        return rank or start_anew(self, args, env)
+        if self._stdout or self._stderr or tuple(args[1:5]) != _RANK:  # --redirects, --tee, --numa-binding
+            ranks.close()
+        return ranks.rank(args, env) or start_anew(self, args, env)
 
-    setattr(SubprocessHandler, "_popen", popen)  # noqa: B010 - as it is torch's, of which mypy knows
-    for rank in range(ranks):
-        ReadAhead.start(record, rank, tells=False)
-    return server
+    setattr(SubprocessHandler, "_popen", popen)  # noqa: B010 - mypy knows the method as torch's
+    ReadAhead.start_for_node(record)
+    return ranks
 
 
 def imports_vllm_first(record: JobRecord) -> bool:
@@ -91,8 +93,21 @@ def _is_torchrun() -> bool:
 
 
 def _is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
-    """What the job asks for; by default, where a node has no GPU: with GPUs it has not been measured yet."""
+    """What the job asks for; by default, where the node has no GPU, on which this has not been measured yet, and each
+    rank would not begin with code of the user's.
+    """
     said = environment.get(SHARED_IMPORT, "")
     if said and said not in _CHOICES:
-        print(f"vllm-hpc: {SHARED_IMPORT} must be on or off, not {said[:80]!r}: it is left out", file=sys.stderr, flush=True)
-    return _CHOICES.get(said, not devices.has_gpus())
+        print(
+            f"vllm-hpc: {SHARED_IMPORT} must be on or off, not {said[:80]!r}: ignored",
+            file=sys.stderr,
+            flush=True,
+        )
+    return _CHOICES.get(said, not (devices.has_gpus() or _has_start_up_code()))
+
+
+def _has_start_up_code() -> bool:
+    """Whether Python runs a sitecustomize or usercustomize that is not its own: it may do something for each rank."""
+    own = sysconfig.get_path("stdlib")
+    modules = (sys.modules.get(name) for name in ("sitecustomize", "usercustomize"))
+    return any(module is not None and not str(module.__file__).startswith(own) for module in modules)

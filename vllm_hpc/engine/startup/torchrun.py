@@ -11,6 +11,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,10 +25,11 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from vllm_hpc.jobfolder.folder import JobFolder
+from vllm_hpc.spec.write_file import make_mark
 
 if TYPE_CHECKING:
     from vllm_hpc.engine.health.agent_watch import AgentWatch
-    from vllm_hpc.engine.startup.fork_server import ForkServer
+    from vllm_hpc.engine.startup.forked_ranks import ForkedRanks
     from vllm_hpc.engine.store.server import StoreServer
     from vllm_hpc.engine.store.torch_store import TorchStore
 
@@ -54,7 +56,7 @@ class JobRendezvous(RendezvousHandler):
         self._server: StoreServer | None = None
         self._store: TorchStore | None = None
         self._watch: AgentWatch | None = None
-        self._forks = _fork_server()  # before this process has threads and sockets
+        self._ranks = _share_import(node)  # before this process has threads and sockets
 
     def get_backend(self) -> str:
         """The name on torchrun's command line."""
@@ -118,8 +120,8 @@ class JobRendezvous(RendezvousHandler):
 
     def shutdown(self) -> bool:
         """Leave; the store ends with the head's agent, once the others have left."""
-        if self._forks is not None:
-            self._forks.close()
+        if self._ranks is not None:
+            self._ranks.close()
         if self._watch is not None:
             self._watch.tell_hang()
         if self._store is not None:
@@ -132,12 +134,22 @@ class JobRendezvous(RendezvousHandler):
         return True
 
 
-def _fork_server() -> ForkServer | None:
-    """What imports vLLM for this node's ranks; None outside of a job, and where each imports it itself."""
+def _share_import(node: int) -> ForkedRanks | None:
+    """Begin to import vLLM for this node's ranks; None outside of a job, and where each imports it itself.
+
+    The script waits for each node to join. Where a site's own launch line does not tell it, the ranks do, which start
+    after the import: so the node is marked here.
+    """
     from vllm_hpc.engine.startup import shared_import
 
-    folder = os.environ.get("VLLM_HPC_FOLDER")
-    return shared_import.begin(JobFolder(folder)) if folder else None
+    path, attempt = os.environ.get("VLLM_HPC_FOLDER"), os.environ.get("VLLM_HPC_ATTEMPT")
+    if not path:
+        return None
+    folder = JobFolder(path)
+    if attempt and os.environ.get("VLLM_HPC_WATCHED"):
+        with suppress(OSError):  # a full disk is the rank's to report
+            make_mark(folder.joined(int(attempt), node))
+    return shared_import.begin(folder)
 
 
 def _watch(node: int) -> AgentWatch | None:

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,30 +35,27 @@ class Piece(NamedTuple):
 class ReadAhead:
     """One rank's reader. Nothing here ends a job: vLLM reads whatever this could not."""
 
-    def __init__(self, pieces: list[Piece], tells: bool = True) -> None:
+    def __init__(self, find: Callable[[], list[Piece]], tells: bool = True) -> None:
         self.done, self._tells = 0, tells
-        self._thread = threading.Thread(target=self._run, args=(pieces,), name="vllm-hpc-readahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(find,), name="vllm-hpc-readahead", daemon=True)
         self._thread.start()
 
     @classmethod
-    def start(cls, record: JobRecord, local_rank: int, tells: bool = True) -> ReadAhead:
-        """Begin with this rank's share of what vLLM will read; ``tells``: and print how that went."""
-        layout = record.plan.layout
-        try:
-            pieces = list(_cut(_files(Path(record.model), record.plan.engine)))
-            is_whole = layout.pp == 1 or layout.nodes == 1  # else a node needs a few of the layers only
-            if not is_whole or sum(piece.size for piece in pieces) > _MOST * free_memory():
-                pieces = []
-        except Exception:  # noqa: BLE001 - vLLM reports whatever is wrong with the files
-            pieces = []
-        return cls(pieces[local_rank :: layout.procs_per_node], tells)
+    def start(cls, record: JobRecord, local_rank: int) -> ReadAhead:
+        """Begin with this rank's share of what vLLM will read."""
+        return cls(lambda: _pieces(record)[local_rank :: record.plan.layout.procs_per_node])
+
+    @classmethod
+    def start_for_node(cls, record: JobRecord) -> ReadAhead:
+        """Begin with what all ranks of this node will read; nothing is printed."""
+        return cls(lambda: _pieces(record), tells=False)
 
     def join(self) -> None:
         """Wait until all is read."""
         self._thread.join()
 
-    def _run(self, pieces: list[Piece]) -> None:
-        if not pieces:
+    def _run(self, find: Callable[[], list[Piece]]) -> None:
+        if not (pieces := find()):
             return
         began, block = time.perf_counter(), memoryview(bytearray(_BLOCK))
         try:
@@ -73,6 +70,17 @@ class ReadAhead:
     def _tell(self, line: str) -> None:
         if self._tells:
             print(f"vllm-hpc: {line}", flush=True)
+
+
+def _pieces(record: JobRecord) -> list[Piece]:
+    """What vLLM will read on a node; nothing where that does not fit into its memory, or is not known."""
+    layout = record.plan.layout
+    try:
+        pieces = list(_cut(_files(Path(record.model), record.plan.engine)))
+        is_whole = layout.pp == 1 or layout.nodes == 1  # else a node needs a few of the layers only
+        return pieces if is_whole and sum(piece.size for piece in pieces) <= _MOST * free_memory() else []
+    except Exception:  # noqa: BLE001 - vLLM reports whatever is wrong with the files
+        return []
 
 
 def _files(model: Path, engine: dict[str, Any]) -> list[Path]:
