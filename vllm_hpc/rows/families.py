@@ -25,6 +25,8 @@ FAMILY_ROWS = 1024
 # Members of a node whose distances are looked at one by one; of a larger one, their average counts.
 _WINDOW = 65_536
 _BUCKETS_A_DOUBLING = 4
+# The least share of the prompt tokens for which rows are put in another order.
+_WORTHWHILE = 0.01
 
 
 class Beginning(NamedTuple):
@@ -71,6 +73,14 @@ class Sharing(msgspec.Struct, frozen=True, kw_only=True):
     def within(self, room: int) -> int:
         """The shared tokens that a cache of ``room`` tokens still has when rows run in the input's order."""
         return sum(tokens for distance, tokens in self.near if distance <= room)
+
+    def gain(self, room: int) -> int:
+        """The shared tokens that such a cache has only if rows that share a beginning run next to each other."""
+        return self.shared - self.within(room)
+
+    def is_scattered(self, room: int) -> bool:
+        """Whether that is enough to put rows in another order than the input's."""
+        return self.gain(room) >= _WORTHWHILE * self.total
 
     def times(self, share: float) -> Sharing:
         """Those of an input of which this is the first part; distances stay."""
