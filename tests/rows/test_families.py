@@ -152,7 +152,7 @@ def test_documents_of_a_shuffled_file_meet_again(head: str, questions: int) -> N
     of_documents = 40 * (questions - 1) * (len(head) + 2000) // 4
     assert scan.sharing.shared == pytest.approx(of_documents + 39 * len(head) // 4, rel=0.15)
     order = [rows[one.row]["of"] for one in scan.ordered()]
-    assert sum(one != after for one, after in pairwise(order)) <= 39 + bool(head)  # the first row of a head has no key
+    assert sum(one != after for one, after in pairwise(order)) == 39
     assert sorted(one.row for one in scan.ordered()) == list(range(len(rows))), "and once more"
 
 
@@ -162,6 +162,41 @@ def test_rows_that_share_nothing_are_not_looked_at(monkeypatch: pytest.MonkeyPat
     scan = scanned(rows)
     assert scan.sharing is not None and scan.sharing.shared == 0 and scan.sharing.total > 90_000
     assert [one.row for one in scan.ordered()] == list(range(200))
+
+
+@pytest.mark.parametrize(
+    ("common", "size", "shared"),
+    [(64, 2000, 70), (64, 20_000, 70), (1000, 2000, 1060), (5000, 20_000, 5300), (2000, 2000, 2100)],
+)
+@pytest.mark.parametrize("kept", [1 << 20, 0], ids=["in memory", "forgotten"])
+def test_two_rows_that_share_little(
+    monkeypatch: pytest.MonkeyPatch, common: int, size: int, shared: int, kept: int
+) -> None:
+    """What the first one shares is known while its beginning is in memory, of prompts up to 4 KiB or that part."""
+    monkeypatch.setattr(prefix_scan, "_MOST_KEPT", kept)
+    chance = random.Random(4)
+    heads = ["".join(chance.choices("abcdefgh ", k=common)) for _ in range(20)]
+    rows: list[Row] = [
+        {"prompt": head + "".join(chance.choices("abcdefgh ", k=size - common))} for head in heads for _ in range(2)
+    ]
+    chance.shuffle(rows)
+    scan = scanned(rows)
+    assert scan.sharing is not None
+    assert sorted(one.row for one in scan.ordered()) == list(range(40)), "each once"
+    if kept and common <= prefix_scan._KEPT:
+        assert scan.sharing.shared == pytest.approx(20 * shared // 4, rel=0.15)
+    else:
+        assert scan.sharing.shared == pytest.approx(20 * size // 4, rel=0.15)
+
+
+def test_beginnings_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_scan, "_MOST_KEPT", 10_000)
+    rows, scan = documents(50, 2, 3000), PrefixScan()
+    for row in rows:
+        scan.add(row, 800, 8)
+        texts = scan._first._texts.values()
+        assert sum(len(text) + prefix_scan._BESIDES for _, text in texts) == scan._first._size <= 10_000
+    assert scan.sharing is not None
 
 
 def test_heads_that_only_meet_in_the_table_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,24 +1,27 @@
 """Collects how the prompts of an input begin while it is read, and sorts its rows so that equal beginnings meet.
 
 Of most inputs no two rows begin alike, so a row is looked at closely only if an earlier one had its first checksum. The
-earlier one itself is then taken to share as much as its next neighbour does: its text is gone. SQLite sorts, in a
-temporary file of its own where memory does not hold the keys (prefix.py); twenty bytes of each row stay in memory.
+beginning of that one is in memory for a while; later, it is taken to share as much as its next neighbour does. SQLite
+sorts, in a temporary file of its own where memory does not hold the keys (prefix.py); twenty bytes of each row stay in
+memory.
 """
 
 from __future__ import annotations
 
 import errno
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate, chain, groupby
+from mmap import mmap
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from vllm_hpc.rows.families import Beginning, Node, Placed, Sharing, alone, in_order, measure
-from vllm_hpc.rows.prefix import prefix_head, prefix_key
+from vllm_hpc.rows.prefix import prefix_head, prefix_key, prefix_text
 from vllm_hpc.rows.row import Row
 
 if TYPE_CHECKING:
@@ -29,8 +32,37 @@ _AT_ONCE, _CACHE_KIB = 2000, 65_536
 # Checksums that are told apart; with more rows than that, some are looked at closely in vain.
 _HEADS = 1 << 24
 _ONCE, _TWICE = 1, 2
+# Bytes in memory of rows that were the first with their checksum: of each prompt's beginning, besides, and in all.
+_KEPT, _BESIDES, _MOST_KEPT = 4096, 300, 16 << 20
 # Of tokens, in four bytes: a row of more fits no engine.
 _MOST = (1 << 32) - 1
+
+
+class _FirstRows:
+    """The beginnings of the last rows that were the first with their head, until another one has it."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[int, tuple[int, bytes]] = OrderedDict()
+        self._size = 0
+
+    def put(self, head: int, number: int, text: bytes) -> None:
+        """Keep the beginning of a row."""
+        self._texts[head] = number, text
+        self._size += len(text) + _BESIDES
+        while self._size > _MOST_KEPT:
+            self._forget(self._texts.popitem(last=False)[1][1])
+
+    def take(self, head: int, key: bytes) -> tuple[int, bytes] | None:
+        """The first row with that head, which a row with ``key`` has, too; and its key, as far as it is known."""
+        if (found := self._texts.pop(head, None)) is None:
+            return None
+        number, text = found
+        self._forget(text)
+        own = prefix_key(text)
+        return number, key if len(text) == _KEPT and key.startswith(own) else own
+
+    def _forget(self, text: bytes) -> None:
+        self._size -= len(text) + _BESIDES
 
 
 class PrefixScan:
@@ -38,7 +70,8 @@ class PrefixScan:
 
     def __init__(self) -> None:
         self._heads, self._tokens, self._outputs = array("I"), array("I"), array("I")
-        self._seen = bytearray(_HEADS)
+        self._seen = mmap(-1, _HEADS)  # memory is taken as rows come
+        self._first = _FirstRows()
         self._keys: list[tuple[int, bytes, int]] = []
         self._is_full = self._has_keys = False
 
@@ -53,8 +86,11 @@ class PrefixScan:
         if head:
             place = head % _HEADS
             if self._seen[place]:
+                self._seen[place] = _TWICE
                 self._look_closely(head, row)
-            self._seen[place] = _TWICE if self._seen[place] else _ONCE
+            else:
+                self._seen[place] = _ONCE
+                self._first.put(head, self.rows, prefix_text(row, _KEPT))
         self._heads.append(head)
         self._tokens.append(min(tokens, _MOST))
         self._outputs.append(min(output, _MOST))
@@ -68,7 +104,8 @@ class PrefixScan:
     def close(self) -> None:
         """Give back what was kept to sort by; nothing can be asked afterwards."""
         self._database.close()
-        self._seen = bytearray()
+        self._seen.close()
+        self._first = _FirstRows()
 
     def ordered(self) -> Iterator[Placed]:
         """The rows in the order in which they should run: each family's next to each other. Raises OSError."""
@@ -139,7 +176,10 @@ class PrefixScan:
 
     def _look_closely(self, head: int, row: Row) -> None:
         self._has_keys = True
-        self._keys.append((head, prefix_key(row), self.rows))
+        key = prefix_key(prefix_text(row))
+        self._keys.append((head, key, self.rows))
+        if first := self._first.take(head, key):
+            self._keys.append((head, first[1], first[0]))
         if len(self._keys) >= _AT_ONCE:
             self._hand_over()
 
