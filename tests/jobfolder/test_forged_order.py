@@ -175,6 +175,15 @@ def test_a_damaged_copy_is_written_again(job: JobFolder, case: str) -> None:
     assert (job.sorted.read_bytes(), job.sorted_json.read_bytes()) == before and restore_sorted(job) is None
 
 
+@pytest.mark.parametrize("name", ["input.sorted.jsonl", "input.sorted.json"])
+def test_a_folder_in_the_place_of_the_copy_is_told(job: JobFolder, name: str) -> None:
+    file = job.path / name
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(InputError, match=f"cannot write {file}, .*: Is a directory: remove that folder"):
+        restore_sorted(job)
+
+
 def test_an_input_of_other_rows_than_the_order_is_refused(job: JobFolder) -> None:
     other = crafted.make_job(job.path.with_name("other"), ROWS + 1)
     for file in (other.input, other.input_json):

@@ -22,7 +22,7 @@ from vllm_hpc.rows.blocks import digest_of
 from vllm_hpc.rows.families import Placed
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import InputError
-from vllm_hpc.spec.read_file import read_regular
+from vllm_hpc.spec.read_file import open_regular, read_regular
 from vllm_hpc.spec.write_file import replacing
 
 # What generating a token costs in prompt tokens, for shares of replicas that end together: the 8B shape on an H200
@@ -132,7 +132,8 @@ def read_order(folder: JobFolder, rows: int) -> tuple[RowOrder, array[int]]:
     if order is None or order.rows != rows or not order.is_sound():
         raise InputError(f"{folder.order} is not the order of {rows} rows: {_RESTORE}")
     try:
-        data = read_regular(folder.order_rows, rows * 4, follow_links=False)
+        with open_regular(folder.order_rows, follow_links=False) as file:
+            data = file.read(rows * 4 + 1)
     except OSError as error:
         raise InputError(f"cannot read {folder.order_rows}: {error.strerror}: {_RESTORE}") from None
     if len(data) != rows * 4 or digest_of(data) != order.digest:

@@ -70,9 +70,10 @@ def restore_sorted(folder: JobFolder) -> str | None:
     try:
         write_sorted(folder, order)
     except OSError as error:
+        what = "remove that folder" if isinstance(error, IsADirectoryError) else "make room"
         raise InputError(
-            f"cannot write the sorted copy of the input in {folder.path} again: {error.strerror or error}: make room, "
-            "or submit a new job"
+            f"cannot write {error.filename2 or folder.path}, of the sorted copy of the input, again: "
+            f"{error.strerror or error}: {what}, or submit a new job"
         ) from None
     return "the sorted copy of the input was gone or damaged, and was written again"
 
