@@ -16,32 +16,37 @@ from hypothesis import strategies as st
 
 from vllm_hpc.rows import families, prefix_scan
 from vllm_hpc.rows.families import Beginning, Placed, in_order, level_tokens, measure
+from vllm_hpc.rows.prefix import shared_levels
 from vllm_hpc.rows.prefix_scan import PrefixScan
 from vllm_hpc.rows.row import Row
 
 pytestmark = pytest.mark.throughput
 Groups = dict[bytes, list[Beginning]]
+Keys = dict[int, bytes]
 
 
-def listed(keys: list[list[int]], seed: int = 0) -> list[Beginning]:
-    """Rows with these checksums, in the input in a random order, sorted by them."""
+def listed(keys: list[list[int]], seed: int = 0) -> tuple[list[Beginning], Keys]:
+    """Rows with these checksums, in the input in a random order, sorted by them; and the key of each."""
     chance = random.Random(seed)
     chance.shuffle(keys)
-    found, before = [], 0
+    found, before, by_row = [], 0, {}
     for row, key in enumerate(keys):
         data = b"".join(bytes([0, 0, 0, one]) for one in key)
         tokens = level_tokens(len(key)) + chance.randrange(1, 9)
-        found.append(Beginning(data, row, before, tokens, chance.choice((8, 8, 8, 100))))
+        found.append(Beginning(0, row, before, tokens, chance.choice((8, 8, 8, 100))))
         before += tokens
-    return sorted(found)
+        by_row[row] = data
+    found.sort(key=lambda one: (by_row[one.row], one.row))
+    levels = (shared_levels(by_row[one.row], by_row[after.row]) for one, after in pairwise(found))
+    return [one._replace(level=level) for one, level in zip(found, (0, *levels), strict=False)], by_row
 
 
-def groups(beginnings: list[Beginning]) -> Groups:
+def groups(beginnings: list[Beginning], keys: Keys) -> Groups:
     """The rows of each shared beginning, of all lengths."""
     found: Groups = defaultdict(list)
     for one in beginnings:
-        for level in range(1, len(one.key) // 4 + 1):
-            found[one.key[: 4 * level]].append(one)
+        for level in range(1, len(keys[one.row]) // 4 + 1):
+            found[keys[one.row][: 4 * level]].append(one)
     return {key: rows for key, rows in found.items() if len(rows) > 1}
 
 
@@ -61,9 +66,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=60)
 @given(KEYS, st.integers(0, 3))
 def test_what_is_shared_is_what_a_search_of_all_groups_finds(keys: list[list[int]], seed: int) -> None:
-    rows = listed(keys, seed)
+    rows, by_row = listed(keys, seed)
     sharing, _ = measure(rows)
-    by_group = groups(rows)
+    by_group = groups(rows, by_row)
     assert sharing.total == sum(one.tokens for one in rows)
     assert sharing.shared == sum((len(found) - 1) * own_tokens(key) for key, found in by_group.items())
     for room in (1, 5, 40, 300, 10**6):
@@ -80,14 +85,14 @@ def test_what_is_shared_is_what_a_search_of_all_groups_finds(keys: list[list[int
 def test_families_are_the_largest_groups_that_are_small_enough(keys: list[list[int]], seed: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(families, "FAMILY_ROWS", most)
-        rows = listed(keys, seed)
+        rows, by_row = listed(keys, seed)
         placed = [one for _, one in sorted(in_order(rows, measure(rows)[1]), key=lambda pair: pair[0])]
     assert sorted(one.row for one in placed) == list(range(len(keys)))
     assert [one.length for one in placed] == sorted((one.length for one in placed), reverse=True)
     found: dict[int, list[int]] = defaultdict(list)
     for one in placed:
         found[one.family].append(one.row)
-    assert sorted(map(sorted, found.values())) == sorted(map(sorted, expected(rows, most)))
+    assert sorted(map(sorted, found.values())) == sorted(map(sorted, expected(rows, by_row, most)))
     runs = [
         family for at, family in enumerate(one.family for one in placed) if not at or placed[at - 1].family != family
     ]
@@ -95,9 +100,9 @@ def test_families_are_the_largest_groups_that_are_small_enough(keys: list[list[i
     assert all(one.tokens >= 1 for one in placed)
 
 
-def expected(rows: list[Beginning], most: int) -> Iterator[list[int]]:
+def expected(rows: list[Beginning], keys: Keys, most: int) -> Iterator[list[int]]:
     left = {one.row for one in rows}
-    for _, group in sorted(groups(rows).items(), key=lambda pair: len(pair[0])):
+    for _, group in sorted(groups(rows, keys).items(), key=lambda pair: len(pair[0])):
         members = {one.row for one in group}
         if len(members) <= most and members <= left:
             left -= members
@@ -108,15 +113,16 @@ def expected(rows: list[Beginning], most: int) -> Iterator[list[int]]:
 @pytest.mark.usefixtures("small")
 def test_families_of_a_group_that_is_too_large_stay_together() -> None:
     keys = [[9, group, number // 3] for group in (1, 2) for number in range(9)]
-    rows = [one._replace(output=8) for one in listed(keys)]
+    found, keys_of = listed(keys)
+    rows = [one._replace(output=8) for one in found]
     placed = [one for _, one in sorted(in_order(rows, measure(rows)[1]), key=lambda pair: pair[0])]
-    by_row = {one.row: one.key[7] for one in rows}
+    by_row = {one.row: keys_of[one.row][7] for one in rows}
     around = [by_row[one.row] for one in placed]
     assert around in ([1] * 9 + [2] * 9, [2] * 9 + [1] * 9)
 
 
 def test_of_a_large_group_the_average_distance_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = listed([[1, 2, 3] for _ in range(50)])
+    rows, _ = listed([[1, 2, 3] for _ in range(50)])
     exact = measure(rows)[0]
     monkeypatch.setattr(families, "_WINDOW", 10)
     rough = measure(rows)[0]
@@ -172,7 +178,7 @@ def test_rows_that_share_nothing_are_not_looked_at(monkeypatch: pytest.MonkeyPat
 def test_two_rows_that_share_little(
     monkeypatch: pytest.MonkeyPatch, common: int, size: int, shared: int, kept: int
 ) -> None:
-    """What the first one shares is known while its beginning is in memory, of prompts up to 4 KiB or that part."""
+    """What the first one shares is known while its beginning is in memory, up to 1 KiB."""
     monkeypatch.setattr(prefix_scan, "_MOST_KEPT", kept)
     chance = random.Random(4)
     heads = ["".join(chance.choices("abcdefgh ", k=common)) for _ in range(20)]

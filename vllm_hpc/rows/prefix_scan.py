@@ -2,8 +2,8 @@
 
 Of most inputs no two rows begin alike, so a row is looked at closely only if an earlier one had its first checksum. The
 beginning of that one is in memory for a while; later, it is taken to share as much as its next neighbour does. SQLite
-sorts, in a temporary file of its own where memory does not hold the keys (prefix.py); twenty bytes of each row stay in
-memory.
+sorts, in a temporary file of its own where memory does not hold the keys (prefix.py), and once: what counts then is how
+many checksums a row shares with its neighbour. Up to 25 bytes of each row stay in memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import accumulate, chain, groupby
 from mmap import mmap
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from vllm_hpc.rows.families import Beginning, Node, Placed, Sharing, alone, in_order, measure
-from vllm_hpc.rows.prefix import prefix_head, prefix_key, prefix_text
+from vllm_hpc.rows.prefix import prefix_head, prefix_key, prefix_text, shared_levels
 from vllm_hpc.rows.row import Row
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _AT_ONCE, _CACHE_KIB = 2000, 65_536
 _HEADS = 1 << 24
 _ONCE, _TWICE = 1, 2
 # Bytes in memory of rows that were the first with their checksum: of each prompt's beginning, besides, and in all.
-_KEPT, _BESIDES, _MOST_KEPT = 4096, 300, 16 << 20
+_KEPT, _BESIDES, _MOST_KEPT = 1024, 300, 16 << 20
 # Of tokens, in four bytes: a row of more fits no engine.
 _MOST = (1 << 32) - 1
 
@@ -154,6 +154,21 @@ class PrefixScan:
 
     def _sorted(self) -> Iterator[Beginning]:
         """The rows that begin as another does."""
+        for row, level in zip(*self._neighbours, strict=True):
+            yield self._beginning(level, row)
+
+    @cached_property
+    def _neighbours(self) -> tuple[array[int], array[int]]:
+        """The rows that begin as another does, sorted, and how many checksums each shares with the one before it."""
+        rows, levels, last = array("I"), array("B"), b""
+        for row, key in self._keyed():
+            rows.append(row)
+            levels.append(shared_levels(last, key))
+            last = key
+        self._database.execute("DROP TABLE keys")
+        return rows, levels
+
+    def _keyed(self) -> Iterator[tuple[int, bytes]]:
         found = (
             self._database.execute("SELECT head, key, row FROM keys ORDER BY head, key, row") if self._has_keys else ()
         )
@@ -163,16 +178,15 @@ class PrefixScan:
                 if key is None:
                     keyless.append(row)
                     continue
-                yield from self._beginnings(key, (*keyless, row))
+                yield from ((one, key) for one in (*keyless, row))
                 keyless.clear()
-            yield from self._beginnings(b"", keyless)  # of a head that only shares its place with another
+            yield from ((one, b"") for one in keyless)  # of a head that only shares its place with another
 
-    def _beginnings(self, key: bytes, rows: Iterable[int]) -> Iterator[Beginning]:
-        for row in rows:
-            yield Beginning(key, row, self._befores[row], self._tokens[row], self._outputs[row])
+    def _beginning(self, level: int, row: int) -> Beginning:
+        return Beginning(level, row, self._befores[row], self._tokens[row], self._outputs[row])
 
     def _alone(self) -> Iterator[Beginning]:
-        return self._beginnings(b"", (row for row, head in enumerate(self._heads) if not self._is_shared(head)))
+        return (self._beginning(0, row) for row, head in enumerate(self._heads) if not self._is_shared(head))
 
     def _look_closely(self, head: int, row: Row) -> None:
         self._has_keys = True
