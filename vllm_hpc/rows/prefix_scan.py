@@ -3,7 +3,7 @@
 Of most inputs no two rows begin alike, so a row is looked at closely only if an earlier one had its first checksum. The
 beginning of that one is in memory for a while; later, it is taken to share as much as its next neighbour does. SQLite
 sorts, in a temporary file of its own where memory does not hold the keys (prefix.py), and once: what counts then is how
-many checksums a row shares with its neighbour. Up to 25 bytes of each row stay in memory.
+many checksums a row shares with its neighbour. Up to 26 bytes of each row stay in memory.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import errno
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import closing
 from functools import cached_property
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, chain, compress, groupby
 from mmap import mmap
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ class PrefixScan:
     def __init__(self) -> None:
         self._heads, self._tokens, self._outputs = array("I"), array("I"), array("I")
         self._seen = mmap(-1, _HEADS)  # memory is taken as rows come
-        self._first = _FirstRows()
+        self._first, self._is_keyless = _FirstRows(), bytearray()
         self._keys: list[tuple[int, bytes, int]] = []
         self._is_full = self._has_keys = False
 
@@ -83,14 +84,14 @@ class PrefixScan:
     def add(self, row: Row, tokens: int, output: int) -> None:
         """Add the next row of the input: its prompt's tokens, and the most that it generates."""
         head = prefix_head(row)
-        if head:
-            place = head % _HEADS
-            if self._seen[place]:
-                self._seen[place] = _TWICE
-                self._look_closely(head, row)
-            else:
-                self._seen[place] = _ONCE
-                self._first.put(head, self.rows, prefix_text(row, _KEPT))
+        is_first = bool(head) and not self._seen[head % _HEADS]
+        if is_first:
+            self._seen[head % _HEADS] = _ONCE
+            self._first.put(head, self.rows, prefix_text(row, _KEPT))
+        elif head:
+            self._seen[head % _HEADS] = _TWICE
+            self._look_closely(head, row)
+        self._is_keyless.append(is_first)
         self._heads.append(head)
         self._tokens.append(min(tokens, _MOST))
         self._outputs.append(min(output, _MOST))
@@ -118,14 +119,13 @@ class PrefixScan:
 
     def _ordered(self) -> Iterator[Placed]:
         large = self._measured[1] if self._measured else []
-        self._database.execute("DROP TABLE IF EXISTS placed")
-        self._database.execute("CREATE TABLE placed (path BLOB, row, tokens, output, family, length)")
         found = chain(in_order(self._sorted(), large), map(alone, self._alone()))
         rows = ((path, *placed) for path, placed in found)
-        self._database.executemany("INSERT INTO placed VALUES (?, ?, ?, ?, ?, ?)", rows)
-        # Rows of equal paths stay as they were put in, which is sorted by their beginnings.
-        placed = self._database.execute("SELECT row, tokens, output, family, length FROM placed ORDER BY path, rowid")
-        yield from map(Placed._make, placed)
+        with closing(_open("placed (path BLOB, row, tokens, output, family, length)")) as database:
+            database.executemany("INSERT INTO placed VALUES (?, ?, ?, ?, ?, ?)", rows)
+            # Rows of equal paths stay as they were put in, which is sorted by their beginnings.
+            placed = database.execute("SELECT row, tokens, output, family, length FROM placed ORDER BY path, rowid")
+            yield from map(Placed._make, placed)
 
     @cached_property
     def _measured(self) -> tuple[Sharing, list[Node]] | None:
@@ -145,9 +145,9 @@ class PrefixScan:
     def _add_first_ones(self) -> None:
         """The rows that have no key, for they were the first with that head; NULL sorts before all keys."""
         if self._has_keys:
-            rows = ((head, row) for row, head in enumerate(self._heads) if self._is_shared(head))
-            self._database.execute("CREATE UNIQUE INDEX one ON keys (row)")
-            self._database.executemany("INSERT OR IGNORE INTO keys VALUES (?, NULL, ?)", rows)
+            firsts = compress(enumerate(self._heads), self._is_keyless)
+            rows = ((head, row) for row, head in firsts if self._is_shared(head))
+            self._database.executemany("INSERT INTO keys VALUES (?, NULL, ?)", rows)
 
     def _is_shared(self, head: int) -> bool:
         return bool(head) and self._seen[head % _HEADS] == _TWICE
@@ -165,7 +165,7 @@ class PrefixScan:
             rows.append(row)
             levels.append(shared_levels(last, key))
             last = key
-        self._database.execute("DROP TABLE keys")
+        self._database.close()
         return rows, levels
 
     def _keyed(self) -> Iterator[tuple[int, bytes]]:
@@ -194,6 +194,7 @@ class PrefixScan:
         self._keys.append((head, key, self.rows))
         if first := self._first.take(head, key):
             self._keys.append((head, first[1], first[0]))
+            self._is_keyless[first[0]] = False
         if len(self._keys) >= _AT_ONCE:
             self._hand_over()
 
@@ -209,14 +210,18 @@ class PrefixScan:
 
     @cached_property
     def _database(self) -> sqlite3.Connection:
-        """A database that nobody else sees; it goes with this object."""
-        import sqlite3
+        return _open("keys (head, key BLOB, row)")
 
-        # The empty name is a temporary file, written only where the cache is full (SQLite, "In-Memory Databases"). Who
-        # prepares a job may submit it in another thread.
-        found = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
-            found.execute(f"PRAGMA {setting}")
-        found.execute("BEGIN")  # and never ended: a transaction for each row would write each to the file
-        found.execute("CREATE TABLE keys (head, key BLOB, row)")
-        return found
+
+def _open(table: str) -> sqlite3.Connection:
+    """A database that nobody else sees, with a table; it goes when it is closed, or with its object."""
+    import sqlite3
+
+    # The empty name is a temporary file, written only where the cache is full (SQLite, "In-Memory Databases"). Who
+    # prepares a job may submit it in another thread.
+    found = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
+        found.execute(f"PRAGMA {setting}")
+    found.execute("BEGIN")  # and never ended: a transaction for each row would write each to the file
+    found.execute(f"CREATE TABLE {table}")
+    return found
