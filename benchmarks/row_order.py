@@ -1,6 +1,7 @@
 """The order by prefix of a large shuffled input: seconds and memory at submission, and the bytes that ranks read.
 
-Run: .venv/bin/python benchmarks/row_order.py [ROWS [BYTES OF A ROW]]  (a million of 600 bytes, under TMPDIR)
+Run: .venv/bin/python benchmarks/row_order.py [ROWS [BYTES OF A ROW [OWN]]]  (a million of 600 bytes, under TMPDIR)
+OWN: so many of the bytes are no other row's, and all are random letters, which hardly pack; by default 0, and digits.
 The input stays where it is, as one of more than 1 GiB does. Eight replicas read it through the ranks' own reader, chunk
 by chunk as they claim them, the first one's last tenth taken by the others; then eight tasks of an array, of which one
 is killed half way and its leases are taken again. Bytes are those of read calls (/proc/self/io). Aim: all that is read
@@ -22,7 +23,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.chunks import OrderedChunks, chunk_size
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.row_order import OrderedInput, read_order, store_order
+from vllm_hpc.jobfolder.row_order import OrderedInput, places_of, read_order, store_order
 from vllm_hpc.jobfolder.sorted_copy import write_sorted
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner.workload import measure_workload
@@ -30,15 +31,25 @@ from vllm_hpc.planner.workload import measure_workload
 REPLICAS, QUESTIONS = 8, 8
 
 
-def write(path: Path, rows: int, size: int) -> None:
+# All that JSON does not escape, for random bytes.
+PRINTED = bytes(code for code in range(32, 127) if code not in b'"\\')
+LETTERS = (PRINTED * 3)[:256]
+
+
+def write(path: Path, rows: int, size: int, own: int) -> None:
     """Shuffled rows of documents, each made from its number."""
     order = list(range(rows))
     random.Random(0).shuffle(order)
     with path.open("wb") as file:
         for number in order:
             chance = random.Random(number // QUESTIONS)
-            text = f"{chance.getrandbits(4 * size):x}"[: size - 60]
-            file.write(msgspec.json.encode({"id": number, "prompt": f"{text} question {number}"}) + b"\n")
+            text = _letters(chance, size - own - 60) if own else f"{chance.getrandbits(4 * size):x}"[: size - 60]
+            prompt = f"{text} question {number}{_letters(random.Random(-1 - number), own)}"
+            file.write(msgspec.json.encode({"id": number, "prompt": prompt}) + b"\n")
+
+
+def _letters(chance: random.Random, size: int) -> str:
+    return chance.randbytes(size).translate(LETTERS).decode()
 
 
 class Cost:
@@ -78,7 +89,8 @@ def read_all(folder: JobFolder, total: int, left: float) -> None:
     """Read every row as replicas do."""
     order, rows = read_order(folder, total)
     chunks = OrderedChunks(order, rows)
-    readers = [OrderedInput(folder, rows) for _ in range(REPLICAS)]
+    places = places_of(rows)
+    readers = [OrderedInput(folder, places) for _ in range(REPLICAS)]
     seen = bytearray(total)
     for replica, chunk in claimed(chunks, left):
         numbers: Sequence[int] = chunks.rows(chunk)
@@ -90,26 +102,26 @@ def read_all(folder: JobFolder, total: int, left: float) -> None:
 
 
 def main() -> None:
-    total, size = (int(word) for word in (*sys.argv[1:], *("1000000", "600")[len(sys.argv) - 1 :]))
+    total, size, own = (int(word) for word in (*sys.argv[1:], *("1000000", "600", "0")[len(sys.argv) - 1 :]))
     with tempfile.TemporaryDirectory() as name:
         path, folder = Path(name) / "rows.jsonl", JobFolder(Path(name) / "job")
-        write(path, total, size)
+        write(path, total, size, own)
         stored = path.stat().st_size
         print(f"{total} rows, {stored / 1e9:.2f} GB", flush=True)
         folder.create()
         intake, cost = Intake(str(path), reference_over=0), Cost()
         sharing = measure_workload(intake, {"max_tokens": 16, "temperature": 0}, 0, whole=True).sharing
-        cost.tell("check and measure", stored)
+        measured = cost.tell("check and measure", stored) - 1  # which reads the input whatever its order will be
         assert sharing is not None and intake.beginnings is not None
         print(f"{sharing.shared / sharing.total:.0%} of the prompt tokens are shared")
         intake.store(folder)
         for is_array, left, what in ((False, 0.1, "DP 8"), (True, 0.5, "an array of 8 tasks, one killed half way")):
             cost = Cost()
             rows = store_order(folder, intake.beginnings.ordered(), chunk_size(total, REPLICAS, is_array))
-            cost.tell("order", stored)
+            times = measured + cost.tell("order", stored)
             cost = Cost()
             write_sorted(folder, rows)
-            times = cost.tell("copy", stored)
+            times += cost.tell("copy", stored)
             cost = Cost()
             read_all(folder, total, left)
             times += cost.tell(what, stored)

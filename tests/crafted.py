@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ def put_in_order(folder: JobFolder) -> None:
     write_sorted(folder, store_order(folder, scan.ordered(), chunk_size(record.rows, shape.dp, shape.is_array)))
     plan = msgspec.structs.replace(record.plan, order=PREFIX)
     write_json(folder.job_json, msgspec.structs.replace(record, plan=plan))
+
+
+def ordered_job(path: Path) -> JobFolder:
+    """A job of ten documents, four rows each, shuffled, in the order by prefix."""
+    rows: list[Row] = [{"prompt": f"{of}: " + f"{of}" * 300 + f" {number}"} for of in range(10) for number in range(4)]
+    random.Random(1).shuffle(rows)
+    job = make_job(path, rows)
+    put_in_order(job)
+    return job
 
 
 def write_index(folder: JobFolder) -> None:

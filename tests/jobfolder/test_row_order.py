@@ -33,15 +33,7 @@ ROWS = 40
 @pytest.fixture
 def job(tmp_path: Path) -> JobFolder:
     """A job of ten documents, four rows each, shuffled, in the order by prefix."""
-    return ordered_job(tmp_path / "job")
-
-
-def ordered_job(path: Path) -> JobFolder:
-    rows: list[Row] = [{"prompt": f"{of}: " + f"{of}" * 300 + f" {number}"} for of in range(10) for number in range(4)]
-    random.Random(1).shuffle(rows)
-    job = crafted.make_job(path, rows)
-    crafted.put_in_order(job)
-    return job
+    return crafted.ordered_job(tmp_path / "job")
 
 
 def placed(sizes: list[int], lengths: list[int] | None = None) -> list[Placed]:
@@ -122,7 +114,8 @@ def test_chunks_of_an_order_are_as_many_as_those_of_an_input(rows: int, replicas
 def test_the_order_is_read_as_it_was_stored(job: JobFolder) -> None:
     _, rows = read_order(job, ROWS)
     assert sorted(rows) == list(range(ROWS))
-    reader, places = OrderedInput(job, rows), places_of(rows)
+    places = places_of(rows)
+    reader = OrderedInput(job, places)
     assert [rows[place] for place in places] == list(range(ROWS))
     given = crafted.read_lines(job.input)
     assert reader.rows(0, 100) == given
@@ -197,7 +190,7 @@ def test_a_damaged_copy_is_told_in_one_line(job: JobFolder, damage: str) -> None
     _, rows = read_order(job, ROWS)
     COPY_DAMAGE[damage](job)
     with pytest.raises(InputError) as error:
-        OrderedInput(job, rows).rows(0, ROWS)
+        OrderedInput(job, places_of(rows)).rows(0, ROWS)
     assert "input.sorted.json" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -222,7 +215,7 @@ def test_the_copy_has_the_rows_in_their_order(
     rows = array("I", random.Random(2).sample(range(600), 600))
     write_sorted(folder, rows)
     assert folder.sorted_zst.exists() == (over is not None)
-    found = OrderedInput(folder, rows).rows(0, 600)
+    found = OrderedInput(folder, places_of(rows)).rows(0, 600)
     assert [row["id"] for row in found] == [f"{number}-{row}" for number in (0, 1) for row in range(300)]
     assert [row["index"] for row in found] == list(range(600))
     assert not [file.name for file in folder.path.iterdir() if file.name.startswith(".")], "no part is left"

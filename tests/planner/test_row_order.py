@@ -12,7 +12,10 @@ import pytest
 from tests.conftest import Cli
 from tests.real_jobs import write_input
 from vllm_hpc.jobfolder import sorted_copy
+from vllm_hpc.planner import make_plan
 from vllm_hpc.rows.row import Row
+from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.resolved_job import ResolvedJob
 
 pytestmark = [pytest.mark.throughput, pytest.mark.usefixtures("model")]
 GREEDY = ("--temperature", "0")
@@ -147,6 +150,37 @@ def test_without_room_the_plan_is_that_of_the_inputs_order(
     found = json.loads(run_cli(*words).out)
     assert found["concurrency"] == asked["concurrency"] < sorted_["concurrency"]
     assert found["cost"] == asked["cost"] != sorted_["cost"]
+
+
+def test_the_plan_is_made_again_only_without_room(
+    run_cli: Cli, shuffled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    once = make_plan._planned
+
+    def counted(job: ResolvedJob, *rest: Any) -> Plan:
+        asked.append(job.request.order)
+        return once(job, *rest)
+
+    monkeypatch.setattr(make_plan, "_planned", counted)
+    few = write_input(tmp_path / "rows.jsonl", documents(10))
+    small = ("--engine", "kv_cache_memory_bytes=1000000000")
+    assert [planned(run_cli, rows, *GREEDY, *words)[0] for rows, words in ((few, ()), (shuffled, small))] == [
+        "input",
+        "prefix",
+    ]
+    assert asked == [None, None]
+    monkeypatch.setattr(sorted_copy, "ROOM", 10**12)
+    assert planned(run_cli, shuffled, *GREEDY, *small)[0] == "input"
+    assert asked == [None] * 3 + ["input"]
+
+
+def test_where_another_order_gains_nothing_the_plan_is_that_of_the_inputs(run_cli: Cli, tmp_path: Path) -> None:
+    rows = write_input(tmp_path / "rows.jsonl", documents(10))
+    words = ("plan", "model", "--input", rows, "--scheduler", "slurm", "--nodes", "1", "--gpu", "h100-80", "--json")
+    free, asked = (json.loads(run_cli(*words, *GREEDY, *more).out) for more in ((), ("--order", "input")))
+    assert free["order"] == asked["order"] == "input"
+    assert (free["concurrency"], free["cost"]) == (asked["concurrency"], asked["cost"])
 
 
 def test_the_room_counts_what_a_template_adds(run_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

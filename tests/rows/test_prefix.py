@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_hpc.rows.prefix import level_bytes, prefix_head, prefix_key, shared_levels
+from vllm_hpc.rows.prefix import level_bytes, prefix_head, prefix_key, prefix_text, shared_levels
 from vllm_hpc.rows.row import Row
 
 pytestmark = pytest.mark.throughput
@@ -22,7 +22,7 @@ def chat(*contents: Any, role: str = "user", **more: Any) -> Row:
 
 def shared(one: Row, other: Row) -> int:
     """The bytes that two rows are said to share."""
-    return level_bytes(shared_levels(prefix_key(one), prefix_key(other)))
+    return level_bytes(shared_levels(prefix_key(prefix_text(one)), prefix_key(prefix_text(other))))
 
 
 @given(st.integers(0, 4000), st.integers(0, 900))
@@ -91,7 +91,8 @@ def test_parts_after_an_image_are_not_counted() -> None:
 )
 def test_rows_with_a_head_have_a_key_that_begins_with_it(rows: list[Row]) -> None:
     for row in rows:
-        assert prefix_key(row)[:4] == prefix_head(row).to_bytes(4, "little")
+        assert prefix_key(prefix_text(row))[:4] == prefix_head(row).to_bytes(4, "little")
+        assert all(prefix_text(row)[:most] == prefix_text(row, most) for most in (1, 63, 100, 1024))
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "読", "😀"])

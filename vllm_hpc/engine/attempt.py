@@ -30,7 +30,7 @@ from vllm_hpc.jobfolder.early_faults import needs_probe
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.input import InputReader
 from vllm_hpc.jobfolder.records import JobRecord
-from vllm_hpc.jobfolder.row_order import OrderedInput, read_order
+from vllm_hpc.jobfolder.row_order import OrderedInput, places_of, read_order
 from vllm_hpc.spec.layout import Place
 from vllm_hpc.spec.row_order import PREFIX
 
@@ -68,15 +68,15 @@ class _RunOrder:
     """The order in which the job's rows run, in chunks. Raises InputError."""
 
     def __init__(self, job: JobFolder, record: JobRecord) -> None:
-        self._job, self._rows, layout = job, array("I"), record.plan.layout
+        self._job, self._places, layout = job, array("I"), record.plan.layout
         self.chunks: Chunks = EvenChunks.of(record.rows, layout.dp, layout.is_array)
         if record.plan.order == PREFIX:
-            order, self._rows = read_order(job, record.rows)
-            self.chunks = OrderedChunks(order, self._rows)
+            order, rows = read_order(job, record.rows)
+            self.chunks, self._places = OrderedChunks(order, rows), places_of(rows)
 
     def reader(self) -> InputReader | OrderedInput:
         """What reads the rows; for one thread."""
-        return OrderedInput(self._job, self._rows) if self._rows else InputReader(self._job)
+        return OrderedInput(self._job, self._places) if self._places else InputReader(self._job)
 
 
 class ReplicaAttempt:

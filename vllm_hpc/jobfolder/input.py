@@ -6,8 +6,10 @@ input.json names the files and has a digest of each block, so only rows that wer
 from __future__ import annotations
 
 import io
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +24,7 @@ from vllm_hpc.rows.notes import Notes
 from vllm_hpc.rows.reading import AS_IT_IS, Reading
 from vllm_hpc.rows.row import Row
 from vllm_hpc.rows.row_maker import RowMaker
-from vllm_hpc.rows.unpack import unpack_frame
+from vllm_hpc.rows.unpack import UnpackError, unpack_frame
 from vllm_hpc.spec.errors import InputError
 from vllm_hpc.spec.read_file import open_regular
 
@@ -32,6 +34,8 @@ _RESTORE = "restore it, or submit a new job"
 _MOST_INDEX = 1 << 30
 # Bytes of a block, which ends at 4 MiB, or with the row that passes them.
 _MOST_BLOCK = 4 << 30
+# Bytes of a file: more than any has, and what can be sought.
+_MOST_FILE = 1 << 62
 # The only ``compression`` of an input.json, besides none.
 ZSTD_FRAMES = "zstd"
 # The ``ids`` of an input.json: each row's is its number, or input.ids has a sum of each.
@@ -47,6 +51,14 @@ class IndexedFile(msgspec.Struct, frozen=True, kw_only=True):
     format: str
     blocks: tuple[Block, ...]
 
+    def holds(self, end: int) -> bool:
+        """Whether its blocks follow each other, and hold the rows up to ``end``."""
+        rows, offsets = [block.row for block in self.blocks], [block.offset for block in self.blocks]
+        begins = not self.blocks or (rows[0], offsets[0]) == (self.row, 0)
+        rises = all(one <= after for one, after in pairwise((self.row, *rows, end)))
+        is_file = all(one <= after for one, after in pairwise((0, *offsets, self.size, _MOST_FILE)))
+        return begins and rises and is_file and (bool(self.blocks) or end == self.row) and _is_path(self.path)
+
 
 class InputIndex(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """input.json. ``path`` is absolute, or relative to the job folder; ``size`` in bytes, as stored.
@@ -54,6 +66,7 @@ class InputIndex(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``format``: rows (normalised by vllm-hpc), jsonl, txt or openai. ``blocks``: see rows/blocks.py. ``compression``:
     zstd if each block is a frame of its own. Several referenced files are in ``files``, instead of ``path``.
     ``reading``: how the rows of files that were not copied become prompts. ``ids``: see jobfolder/row_ids.py.
+    ``source``: of what a sorted copy is one (jobfolder/row_order.py).
     """
 
     path: str = ""
@@ -65,6 +78,14 @@ class InputIndex(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     files: tuple[IndexedFile, ...] = ()
     reading: Reading = AS_IT_IS
     ids: str = ""
+    source: str = ""
+
+    def is_sound(self) -> bool:
+        """Whether its blocks hold all rows, one after the other."""
+        parts = self.parts
+        ends = (*(part.row for part in parts[1:]), self.rows)
+        known = not self.compression or self.compression == ZSTD_FRAMES
+        return known and parts[0].row == 0 and all(part.holds(end) for part, end in zip(parts, ends, strict=True))
 
     @property
     def parts(self) -> tuple[IndexedFile, ...]:
@@ -174,7 +195,7 @@ class InputReader:
         """The rows of a block. Another number than expected comes from another version: the digest matched."""
         data = stored.read()
         if self._index.index.compression == ZSTD_FRAMES:
-            data = unpack_frame(data)
+            data = self._unpacked(data, stored)
         lines = numbered_lines(io.BytesIO(data), stored.file, stored.block.line)
         maker = RowMaker(stored.format, self._index.index.reading, Notes(lambda number: f"{stored.file}:{number}"))
         rows = [row for _, row in rows_of_lines(lines, maker, stored.file, stored.block.row)]
@@ -183,6 +204,20 @@ class InputReader:
                 f"{stored.file}: {len(rows)} rows from line {stored.block.line}, not {stored.rows}: submit a new job"
             )
         return rows
+
+    @staticmethod
+    def _unpacked(data: bytes, stored: _Stored) -> bytes:
+        try:
+            return unpack_frame(data, _MOST_BLOCK)
+        except UnpackError as error:
+            raise InputError(f"{stored.file}: from line {stored.block.line}: {error}: {_RESTORE}") from None
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def iter_rows(folder: JobFolder) -> Iterator[Row]:
@@ -201,6 +236,8 @@ def read_index(folder: JobFolder, path: Path | None = None) -> InputIndex:
     # Memory is taken for each row that there is said to be.
     if not 0 <= index.rows <= BLOCK_ROWS * sum(len(part.blocks) for part in index.parts):
         raise InputError(f"{path} has no blocks for {index.rows} rows: {_RESTORE}")
+    if not index.is_sound():
+        raise InputError(f"{path} is damaged, its blocks do not follow each other: {_RESTORE}")
     return index
 
 

@@ -16,13 +16,13 @@ from operator import attrgetter
 import msgspec
 
 from vllm_hpc.jobfolder.folder import JobFolder
-from vllm_hpc.jobfolder.input import InputReader
+from vllm_hpc.jobfolder.input import InputReader, read_index
 from vllm_hpc.jobfolder.record_files import read_json, write_json
 from vllm_hpc.rows.blocks import digest_of
 from vllm_hpc.rows.families import Placed
 from vllm_hpc.rows.row import Row
 from vllm_hpc.spec.errors import InputError
-from vllm_hpc.spec.read_file import open_regular
+from vllm_hpc.spec.read_file import open_regular, read_regular
 from vllm_hpc.spec.write_file import replacing
 
 # What generating a token costs in prompt tokens, for shares of replicas that end together: the 8B shape on an H200
@@ -31,7 +31,10 @@ _OUTPUT_WEIGHT = 3
 # The rows that order.rows can name, and the bytes of an order.json: of some 16 for each chunk.
 MOST_ROWS = 1 << 32
 _MOST_INDEX = 1 << 30
+# The weight of a chunk: of MOST_ROWS rows whose tokens are counted in four bytes (rows/prefix_scan.py) there is none.
+_MOST_WEIGHT = 1 << 68
 _RESTORE = "restore it, or submit a new job"
+_REMOVE = "remove it, and resume the job, which writes it again"
 
 
 class ChunkSize(msgspec.Struct, frozen=True):
@@ -59,7 +62,7 @@ class RowOrder(msgspec.Struct, frozen=True, kw_only=True):
         return (
             0 < self.rows <= MOST_ROWS
             and len(self.weights) == chunks > 0
-            and all(weight > 0 for weight in self.weights)
+            and all(0 < weight < _MOST_WEIGHT for weight in self.weights)
             and _rises(self.starts, self.rows)
             and _rises(self.sections, chunks)
         )
@@ -129,36 +132,70 @@ def read_order(folder: JobFolder, rows: int) -> tuple[RowOrder, array[int]]:
     if order is None or order.rows != rows or not order.is_sound():
         raise InputError(f"{folder.order} is not the order of {rows} rows: {_RESTORE}")
     try:
-        with open_regular(folder.order_rows) as file:
+        with open_regular(folder.order_rows, follow_links=False) as file:
             data = file.read(rows * 4 + 1)
     except OSError as error:
         raise InputError(f"cannot read {folder.order_rows}: {error.strerror}: {_RESTORE}") from None
     if len(data) != rows * 4 or digest_of(data) != order.digest:
         raise InputError(f"{folder.order_rows} changed since the job was submitted: {_RESTORE}")
-    return order, _in_file(array("I", data))
+    found = _in_file(array("I", data))
+    if not _is_each_once(found):
+        raise InputError(f"{folder.order_rows} does not have each row once: {_RESTORE}")
+    return order, found
+
+
+def _is_each_once(rows: array[int]) -> bool:
+    seen = bytearray(len(rows))
+    try:
+        for row in rows:
+            seen[row] = 1
+    except IndexError:
+        return False
+    return 0 not in seen
 
 
 def places_of(rows: array[int]) -> array[int]:
-    """The place of each row."""
+    """The place of each row, of rows of which each is there once."""
     places = array("I", bytes(4 * len(rows)))
     for place, row in enumerate(rows):
         places[row] = place
     return places
 
 
-class OrderedInput:
-    """Reads rows by their number from the copy that is in the order in which they run."""
+def source_of(folder: JobFolder, places: array[int]) -> str:
+    """A digest of the job's input and of the places of its rows, of which the sorted copy is one. Raises InputError."""
+    try:
+        index = read_regular(folder.input_json, _MOST_INDEX, follow_links=False)
+    except OSError as error:
+        raise InputError(f"cannot read {folder.input_json}: {error.strerror}: {_RESTORE}") from None
+    return digest_of(f"{digest_of(index)} {digest_of(_in_file(places).tobytes())}".encode())
 
-    def __init__(self, folder: JobFolder, rows: array[int]) -> None:
-        self._reader, self._places = InputReader(folder, folder.sorted_json), places_of(rows)
+
+class OrderedInput:
+    """Reads rows by their number from the copy that is in the order in which they run; for one thread.
+
+    ``places``: the place of each row. Raises InputError if the copy is of another input or order.
+    """
+
+    def __init__(self, folder: JobFolder, places: array[int]) -> None:
+        self._file = folder.sorted_json
+        if read_index(folder, self._file).source != source_of(folder, places):
+            raise self._is_other()
+        self._reader, self._places = InputReader(folder, self._file), places
 
     def rows(self, first: int, count: int) -> list[Row]:
         """Rows ``first`` to ``first + count - 1``, or to the last. Raises InputError if the copy has changed."""
-        return list(self._each(self._places[first : first + count]))
+        return list(self._each(first, self._places[first : first + count]))
 
-    def _each(self, places: Iterable[int]) -> Iterator[Row]:
-        for place in places:
-            yield from self._reader.rows(place, 1)
+    def _each(self, first: int, places: Iterable[int]) -> Iterator[Row]:
+        for number, place in enumerate(places, first):
+            for row in self._reader.rows(place, 1):
+                if not isinstance(row, dict) or row.get("index") != number:
+                    raise self._is_other()
+                yield row
+
+    def _is_other(self) -> InputError:
+        return InputError(f"{self._file} is of another input or order: {_REMOVE}")
 
 
 def _in_file(rows: array[int]) -> array[int]:

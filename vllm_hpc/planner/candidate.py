@@ -11,6 +11,7 @@ from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.planner.parallelism import why_not
 from vllm_hpc.planner.time_estimate import Generation, estimate_seconds
 from vllm_hpc.planner.workload import Workload
+from vllm_hpc.rows.families import Sharing
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Layout
@@ -54,18 +55,24 @@ class PlanningProblem(msgspec.Struct, frozen=True):
 
     def concurrent(self, fit: Fit) -> float:
         """Sequences of average length that run at once: as many as fit, at most max_num_seqs."""
-        own = self.settings.sequence_tokens
-        if self.may_sort and self.workload:  # what neighbours begin with is in the cache once
+        own, sharing = self.settings.sequence_tokens, self._sharing
+        # What neighbours begin with is in the cache once, as is what all rows find there in any order.
+        if self.workload and sharing and (self.may_sort or not sharing.is_scattered(fit.kv_tokens)):
             own -= int(self.cached_share(fit) * self.workload.prompt_tokens / max(1, self.workload.rows))
         room = fit.kv_tokens / max(1, own) if fit.fits else 0.0
         return min(room, float(self.settings.load.max_num_seqs))
 
     def cached_share(self, fit: Fit) -> float:
         """The share of the prompt tokens that vLLM finds in its KV cache."""
-        sharing = self.workload.sharing if self.workload else None
+        sharing, room = self._sharing, fit.kv_tokens
         if sharing is None or not sharing.total:
             return 0.0
-        return (sharing.shared if self.may_sort else sharing.within(fit.kv_tokens)) / sharing.total
+        is_sorted = self.may_sort and sharing.is_scattered(room)
+        return (sharing.shared if is_sorted else sharing.within(room)) / sharing.total
+
+    @property
+    def _sharing(self) -> Sharing | None:
+        return self.workload.sharing if self.workload else None
 
     def seconds(self, layout: Layout, fit: Fit | None) -> float | None:
         """An estimate of the generation time that is accurate enough to compare layouts, else None.

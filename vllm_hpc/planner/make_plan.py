@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.jobfolder.store_input import Intake, NoRows
+from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner import choose_layout, native_launcher, program_plan, row_order, tuned
 from vllm_hpc.planner.apply_finding import apply_finding
 from vllm_hpc.planner.candidate import PlanningProblem
@@ -18,6 +18,7 @@ from vllm_hpc.planner.engine_choices import engine_choices
 from vllm_hpc.planner.engine_settings import MAY_BE_LESS, Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
+from vllm_hpc.planner.measure_input import measure_input
 from vllm_hpc.planner.memory import BLOCK_TOKENS
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
@@ -25,7 +26,7 @@ from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
 from vllm_hpc.planner.more_sequences import with_more_sequences
 from vllm_hpc.planner.speculation import Speculation, speculations
-from vllm_hpc.planner.workload import Workload, measure_workload
+from vllm_hpc.planner.workload import Workload
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_override, get_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
@@ -38,7 +39,6 @@ from vllm_hpc.spec.queues import billed_whole
 from vllm_hpc.spec.rehearsal import NO_MODEL
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
-from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
 
@@ -59,7 +59,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     job = program_plan.with_hooks(job.asking(engine=typed("engine", job.request.engine)))
     known = _inspect(job)
     intake = intake or program_plan.intake_for(job)
-    rows = _measure_input(job, known, whole_input, intake)
+    rows = measure_input(job, known, whole_input, intake)
     notes = [*native_launcher.rehearsed(job), f"scheduler {job.scheduler}: {job.scheduler_reason}"]
     notes += [] if known.shape is None else [_obstacle(job, known) or explain_device(job)]
     plan = row_order.with_order(lambda one: _planned(one, known, rows, use_tuned), job, rows, intake)
@@ -258,20 +258,6 @@ def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Work
     folder = as_path(job.request.job_dir, "--job-dir")
     measured = measured_rate(folder, job.model.path, gpu.name, choice.layout, job.request.engine)
     return estimate(problem, choice.layout, choice.fit, rows, measured)
-
-
-def _measure_input(job: ResolvedJob, known: Knowledge, whole: bool, intake: Intake) -> Workload | None:
-    """Measure the input; 'plan' without --input does not read the sample prompts."""
-    request = job.request
-    is_sampled = request.input is None and request.rows_missing_from is None
-    if isinstance(intake, NoRows) or (is_sampled and not whole):
-        return None
-    named = {key: getattr(request, key) for key in ("max_tokens", "temperature") if getattr(request, key) is not None}
-    if request.seed_rows or request.reproducible:
-        named["seed"] = request.seed
-    sampling = {"max_tokens": known.max_tokens or DEFAULT_MAX_TOKENS, **request.sampling, **named}
-    may_share = row_order.why_unshared(job) is None
-    return measure_workload(intake, sampling, known.template_bytes or 0, whole, may_share)
 
 
 def _asked(request: Request) -> Asked:

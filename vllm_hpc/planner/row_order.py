@@ -26,50 +26,49 @@ from vllm_hpc.spec.words import counted, in_bytes
 
 # The KV cache, in tokens, where its size is not known.
 _ASSUMED_ROOM = 1 << 17
-# The least share of the prompt tokens for which rows are put in another order, and for which a large input that stays
-# where it is is copied for that.
-_WORTHWHILE, _WORTH_A_COPY = 0.01, 0.1
+# The least share of the prompt tokens for which a large input that stays where it is is copied in another order.
+_WORTH_A_COPY = 0.1
 
 
 def with_order(planned: Callable[[ResolvedJob], Plan], job: ResolvedJob, rows: Workload | None, intake: Intake) -> Plan:
     """The plan of a job with the order of its rows, and why, where that makes a difference. Raises RequestError.
 
-    A plan counts on rows that begin alike being neighbours, where they may be; if they are not, it is made again.
+    A plan counts on rows that begin alike being neighbours, where they may be; without room for that, it is made again.
     """
-    plan = _with_order(planned(job), job, rows, intake)
-    if plan.order == PREFIX or not may_sort(job, rows) or rows is None or not rows.sharing or not rows.sharing.shared:
-        return plan
-    why = [reason for reason in plan.reasons if reason.startswith("order ")]
-    again = planned(job.asking(order=INPUT))
-    return msgspec.structs.replace(again, reasons=(*again.reasons, *why))
-
-
-def _with_order(plan: Plan, job: ResolvedJob, rows: Workload | None, intake: Intake) -> Plan:
-    asked = job.request.order
-    if (obstacle := why_unshared(job)) and asked == PREFIX:
-        raise RequestError(f"--order prefix: {obstacle}, so vLLM shares no beginnings of prompts: leave it out")
-    if obstacle or rows is None or not rows.sharing or not rows.sharing.shared or rows.rows > MOST_ROWS:
-        return _unsorted(plan, rows) if asked == PREFIX and rows is not None else plan
-    order, why = _choose(rows, rows.sharing, asked, _gain(rows.sharing, plan))
-    if order == PREFIX and (too_small := _no_room(job, intake, rows, _gain(rows.sharing, plan))):
-        order, why = INPUT, too_small
+    plan, asked = planned(job), job.request.order
+    sharing = _sharing(job, rows)
+    if rows is None or sharing is None:
+        return plan if asked != PREFIX or rows is None else _unsorted(plan, job, rows)
+    room = plan.kv_tokens or _ASSUMED_ROOM
+    order, why = _choose(rows, sharing, asked, room)
+    if order == PREFIX and (too_small := _no_room(job, intake, rows, sharing.gain(room))):
+        plan, order, why = planned(job.asking(order=INPUT)), INPUT, too_small
     return msgspec.structs.replace(plan, order=order, reasons=(*plan.reasons, *([why] if why else ())))
-
-
-def _unsorted(plan: Plan, rows: Workload) -> Plan:
-    """The plan where --order prefix has nothing to do. Raises RequestError."""
-    if rows.sharing is None:
-        raise RequestError(
-            "--order prefix: no room to sort in the folder of temporary files: set TMPDIR to another one"
-        )
-    return msgspec.structs.replace(plan, reasons=(*plan.reasons, "order input: no two rows begin alike"))
 
 
 def may_sort(job: ResolvedJob, rows: Workload | None) -> bool:
     """Whether rows may run in another order than the input's, if that is faster."""
-    if rows is None or rows.sharing is None or why_unshared(job):
+    if rows is None or _sharing(job, rows) is None:
         return False
     return job.request.order == PREFIX or (job.request.order is None and not rows.unseeded)
+
+
+def _sharing(job: ResolvedJob, rows: Workload | None) -> Sharing | None:
+    """What rows share that another order could bring together; None if nothing, or no other order is possible."""
+    found = rows.sharing if rows and rows.rows <= MOST_ROWS else None
+    return found if found and found.shared and not why_unshared(job) else None
+
+
+def _unsorted(plan: Plan, job: ResolvedJob, rows: Workload) -> Plan:
+    """The plan where --order prefix has nothing to do. Raises RequestError."""
+    if obstacle := why_unshared(job):
+        raise RequestError(f"--order prefix: {obstacle}, so vLLM shares no beginnings of prompts: leave it out")
+    if rows.sharing is None:
+        raise RequestError(
+            "--order prefix: no room to sort in the folder of temporary files: set TMPDIR to another one"
+        )
+    why = "no two rows begin alike" if rows.rows <= MOST_ROWS else f"no more than {MOST_ROWS} rows can be sorted"
+    return msgspec.structs.replace(plan, reasons=(*plan.reasons, f"order input: {why}"))
 
 
 def why_unshared(job: ResolvedJob) -> str | None:
@@ -86,16 +85,11 @@ def why_unshared(job: ResolvedJob) -> str | None:
     return None
 
 
-def _gain(sharing: Sharing, plan: Plan) -> int:
-    """The prompt tokens that the order by prefix saves."""
-    return sharing.shared - sharing.within(plan.kv_tokens or _ASSUMED_ROOM)
-
-
-def _choose(rows: Workload, sharing: Sharing, asked: Order | None, gain: int) -> tuple[Order, str | None]:
-    of_all = f"{_millions(gain)} of {_millions(sharing.total)} prompt tokens"
+def _choose(rows: Workload, sharing: Sharing, asked: Order | None, room: int) -> tuple[Order, str | None]:
+    of_all = f"{_millions(sharing.gain(room))} of {_millions(sharing.total)} prompt tokens"
     if asked == PREFIX:
         return PREFIX, f"order prefix, as asked: saves {of_all}, by computing what rows begin with once"
-    if gain < _WORTHWHILE * sharing.total:
+    if not sharing.is_scattered(room):
         return INPUT, None
     if asked == INPUT:
         return INPUT, f"order input, as asked: --order prefix would save {of_all}"

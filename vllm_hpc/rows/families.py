@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from vllm_hpc.rows.prefix import level_bytes, shared_levels
+from vllm_hpc.rows.prefix import level_bytes
 
 # Bytes per token of text, as in planner/workload.py; of tokens that are given as numbers it is exact.
 BYTES_PER_TOKEN = 4
@@ -25,12 +25,17 @@ FAMILY_ROWS = 1024
 # Members of a node whose distances are looked at one by one; of a larger one, their average counts.
 _WINDOW = 65_536
 _BUCKETS_A_DOUBLING = 4
+# The least share of the prompt tokens for which rows are put in another order.
+_WORTHWHILE = 0.01
 
 
 class Beginning(NamedTuple):
-    """A row of the sorted list. ``before``: the prompt tokens of all rows before it in the input."""
+    """A row of the sorted list. ``level``: the checksums that its key shares with that of the row before it there.
 
-    key: bytes
+    ``before``: the prompt tokens of all rows before it in the input.
+    """
+
+    level: int
     row: int
     before: int
     tokens: int
@@ -71,6 +76,14 @@ class Sharing(msgspec.Struct, frozen=True, kw_only=True):
     def within(self, room: int) -> int:
         """The shared tokens that a cache of ``room`` tokens still has when rows run in the input's order."""
         return sum(tokens for distance, tokens in self.near if distance <= room)
+
+    def gain(self, room: int) -> int:
+        """The shared tokens that such a cache has only if rows that share a beginning run next to each other."""
+        return self.shared - self.within(room)
+
+    def is_scattered(self, room: int) -> bool:
+        """Whether that is enough to put rows in another order than the input's."""
+        return self.gain(room) >= _WORTHWHILE * self.total
 
     def times(self, share: float) -> Sharing:
         """Those of an input of which this is the first part; distances stay."""
@@ -116,7 +129,7 @@ class _Tree:
 
     def add(self, one: Beginning) -> list[Node]:
         """Add the next row of the list. Returns the nodes that have ended before it, inner ones first."""
-        closed = self._close(shared_levels(self._last.key, one.key)) if self._last else []
+        closed = self._close(one.level) if self._last else []
         self._last, self.size = one, self.size + 1
         return closed
 
@@ -249,8 +262,6 @@ class _Families:
         length = _length(max(one.output for one in family))
         path = _path(length, *(node.first for node in self._around), first)
         shared = self._around[-1].level if self._around else 0
-        last: Beginning | None = None
-        for one in family:
-            level = shared_levels(last.key, one.key) if last else shared
+        for at, one in enumerate(family):
+            level = one.level if at else shared
             yield path, Placed(one.row, max(1, one.tokens - level_tokens(level)), one.output, first, length)
-            last = one

@@ -34,24 +34,31 @@ _UNSHARED = frozenset({"prompt_logprobs", *CUTS})
 
 def prefix_head(row: Row) -> int:
     """The first checksum of a row's prompt; 0 if it has none, or vLLM would share none of it."""
+    text = prefix_text(row, _FIRST)
+    return crc32(text) if len(text) == _FIRST else 0
+
+
+def prefix_text(row: Row, most: int | None = None) -> bytes:
+    """A row's prompt, or its first ``most`` bytes, as bytes of which two are equal for as long as the prompts are.
+
+    Of tokens, four bytes each; none of what vLLM would not share.
+    """
     prompt = row.get("prompt")
     if type(prompt) is str and not (row.get("sampling") or row.get("lora") or "error" in row):  # most rows, and fast
-        text = prompt[:_FIRST].encode("utf-8", "surrogatepass")[:_FIRST]
-        return crc32(text) if len(text) == _FIRST else 0
-    begin = b""
-    for part in _beginning(row, _FIRST):
-        begin += part[:_FIRST]
-        if len(begin) >= _FIRST:
-            return crc32(begin[:_FIRST])
-    return 0
+        return prompt[:most].encode("utf-8", "surrogatepass")[:most]
+    begin = bytearray()
+    for part in _beginning(row, most):
+        begin += part[:most]
+        if most is not None and len(begin) >= most:
+            break
+    return bytes(begin[:most])
 
 
-def prefix_key(row: Row) -> bytes:
-    """The checksums of a row's prompt, one for each piece between two borders; empty if vLLM would share none of it.
+def prefix_key(text: bytes) -> bytes:
+    """The checksums of a prompt, one for each piece between two borders.
 
     The longer the beginning that two prompts share, the longer that of their keys.
     """
-    text = b"".join(_beginning(row))
     pieces = map(text.__getitem__, _pieces()[: bisect_right(_borders(), len(text))])
     return array("I", map(crc32, pieces)).tobytes()
 
@@ -92,10 +99,7 @@ def _pieces() -> tuple[slice, ...]:
 
 
 def _beginning(row: Row, most: int | None = None) -> Iterator[bytes]:
-    """A prompt as bytes of which two are equal for as long as the prompts are; of tokens, four bytes each.
-
-    ``most``: of its text no more characters, or tokens, are needed.
-    """
+    """The parts of prefix_text. ``most``: of a prompt no more characters, or tokens, are needed."""
     sampling = row.get("sampling")
     if "error" in row or (sampling and not is_shared(sampling)):
         return

@@ -176,7 +176,7 @@ def _own_row(raw: bytes) -> Row:
     """A row that was normalised when the job was submitted."""
     try:
         row: Row = _decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RowError(f"not valid JSON: {error}") from None
     return row
 

@@ -90,9 +90,20 @@ def pack_frame(data: bytes) -> bytes:
     return packed
 
 
-def unpack_frame(data: bytes) -> bytes:
-    """The content of a frame that ``pack_frame`` made."""
-    unpacked: bytes = _zstd().decompress(data)
+class UnpackError(ValueError):
+    """No frame, or one of too much; says which."""
+
+
+def unpack_frame(data: bytes, most: int) -> bytes:
+    """The content of a frame that ``pack_frame`` made. Raises UnpackError for any other, and for one of more bytes."""
+    zstd = _zstd()
+    member = zstd.ZstdDecompressor()
+    try:
+        unpacked: bytes = member.decompress(data, most)
+    except zstd.ZstdError as error:
+        raise UnpackError(f"its zstandard data is damaged ({error})") from None
+    if not member.eof:
+        raise UnpackError(f"its zstandard data is cut off, or of more than {most >> 20} MiB")
     return unpacked
 
 
