@@ -10,9 +10,9 @@ for the order, at submission and by ranks, is at most three times the input.
 
 from __future__ import annotations
 
+import argparse
 import random
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -102,7 +102,13 @@ def read_all(folder: JobFolder, total: int, left: float) -> None:
 
 
 def main() -> None:
-    total, size, own = (int(word) for word in (*sys.argv[1:], *("1000000", "600", "0")[len(sys.argv) - 1 :]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default, told in (
+        ("rows", 1_000_000, "how many"), ("size", 600, "bytes of each"), ("own", 0, "of which letters at random"),
+    ):  # fmt: skip
+        parser.add_argument(name, type=int, nargs="?", default=default, help=f"{told} ({default:,})")
+    given = parser.parse_args()
+    total, size, own = given.rows, given.size, given.own
     with tempfile.TemporaryDirectory() as name:
         path, folder = Path(name) / "rows.jsonl", JobFolder(Path(name) / "job")
         write(path, total, size, own)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests import crafted
 from tests.engine.test_rehearsal import record
 from vllm_hpc.engine.rehearsal.rows import RehearsalRows
 from vllm_hpc.engine.rows.checks import check_embedding, cuts_of, in_vllm_names
@@ -79,6 +82,20 @@ def test_vllm_does_the_same() -> None:
             continue  # an older vLLM does not look into it
         with pytest.raises(Exception):  # noqa: B017 - vLLM's own class is no ValueError in every version
             convert(sampling)
+
+
+@pytest.mark.vllm
+def test_a_seed_of_minus_one_is_none_for_seed_rows(tmp_path: Path) -> None:
+    """vLLM takes it for none: such a row would draw from the engine's generator, in the order in which rows run."""
+    pytest.importorskip("vllm")
+    from vllm_hpc.engine.rows.sampling import SamplingMaker, seed_of
+
+    job = crafted.make_job(tmp_path / "job").job()
+    seeded = msgspec.structs.replace(job, request=msgspec.structs.replace(job.request, seed=7, seed_rows=True))
+    config = SimpleNamespace(model_config=SimpleNamespace(get_diff_sampling_param=dict))
+    make = SamplingMaker(SimpleNamespace(vllm_config=config), seeded)
+    seeds = [make({"id": "a", "sampling": given}).seed for given in ({}, {"seed": None}, {"seed": -1}, {"seed": 3})]
+    assert seeds == [seed_of(7, "a")] * 3 + [3]
 
 
 def test_advice_on_a_name_of_servers() -> None:

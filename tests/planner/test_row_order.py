@@ -87,6 +87,12 @@ def test_one_sampled_row_is_enough_to_keep_the_order(run_cli: Cli, tmp_path: Pat
     assert order == "input" and "1 row" in reason
 
 
+def test_a_seed_of_minus_one_is_none(run_cli: Cli, tmp_path: Path) -> None:
+    """As vLLM takes it."""
+    rows = write_input(tmp_path / "rows.jsonl", documents(60, seed=-1))
+    assert planned(run_cli, rows, "--engine", "kv_cache_memory_bytes=100000000")[0] == "input"
+
+
 def test_order_input_is_kept_and_the_gain_told(run_cli: Cli, shuffled: Path) -> None:
     words = ("--order", "input", "--engine", "kv_cache_memory_bytes=1000000000")
     order, (reason,) = planned(run_cli, shuffled, *GREEDY, *words)

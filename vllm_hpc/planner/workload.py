@@ -10,7 +10,7 @@ from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.rows.families import Sharing
 from vllm_hpc.rows.prefix_scan import PrefixScan
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
+from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS, NO_SEED
 
 # Inputs up to this size are read whole for a plan; of larger ones only the first rows (submit always reads all).
 WHOLE_BYTES = 32 << 20
@@ -128,7 +128,7 @@ def _is_unseeded(row: Row, job: dict[str, Any]) -> bool:
         return False
     own = row.get("sampling") or {}
     temperature, seed = (job.get(name) if own.get(name) is None else own[name] for name in ("temperature", "seed"))
-    return temperature != 0 and seed is None
+    return temperature != 0 and seed in NO_SEED
 
 
 def _max_tokens(sampling: dict[str, Any]) -> Any:

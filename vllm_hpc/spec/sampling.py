@@ -9,6 +9,8 @@ from vllm_hpc.spec.errors import RequestError
 
 # Default output tokens per row: vLLM's own default of 16 is a surprise in a batch.
 DEFAULT_MAX_TOKENS = 256
+# A row's seeds that vLLM takes for none (sampling_params.py: -1 becomes None).
+NO_SEED = (None, -1)
 # name -> lower and upper bound in vLLM, whether the lower bound itself is allowed, and the words of the error
 LIMITS: dict[str, tuple[float, float, bool, str]] = {
     "max_tokens": (1, 1_000_000_000, True, "must be a whole number from 1 to 1000000000"),

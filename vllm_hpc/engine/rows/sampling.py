@@ -16,7 +16,7 @@ from vllm_hpc.engine.rows.constraint import checked_constraint
 from vllm_hpc.engine.vllm_patches import is_on
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.rows.row import Row
-from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS
+from vllm_hpc.spec.sampling import DEFAULT_MAX_TOKENS, NO_SEED
 from vllm_hpc.spec.sampling_names import CUTS
 
 _NAMES = {name for name in SamplingParams.__struct_fields__ if not name.startswith("_")} - {"output_kind", "skip_clone"}
@@ -40,7 +40,7 @@ class SamplingMaker:
         given = {**self._defaults, **in_vllm_names(row.get("sampling", {}))}
         for name in CUTS:
             given.pop(name, None)
-        if self._job_seed is not None and given.get("seed") is None:
+        if self._job_seed is not None and given.get("seed") in NO_SEED:
             given["seed"] = seed_of(self._job_seed, row.get("id"))
         structured = given.pop("structured_outputs", None)
         chosen = _convert(given)
