@@ -1,6 +1,6 @@
 """Ray Data LLM, as its documentation has it: with_ray.py CHATS OUTPUT MODEL ENGINE-ARGUMENTS-AS-JSON.
 
-Run by the Python that has ray[data] and vLLM. One engine; on a machine without a GPU it is placed on CPUs.
+Run by the Python that has ray[data,serve] and vLLM. One engine; on a machine without a GPU it is placed on CPUs.
 """
 
 from __future__ import annotations

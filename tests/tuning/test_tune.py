@@ -383,7 +383,8 @@ def test_a_sweep_begins_with_what_the_planner_has_for_its_rows(desk: Path, runs:
         options_of_one = {**options, "gpus_per_node": 1, "name": "long"}
         tuning.tune("./32b", rows=4, prompt_tokens=100_000, job_dir=str(desk / "runs"), **options_of_one)
     assert not (desk / "runs" / "long").exists()
-    (desk / "rows.jsonl").write_text((json.dumps({"prompt": [7] * 256}) + "\n") * 2048)
+    rows = [json.dumps({"prompt": [number] * 256}) + "\n" for number in range(2048)]  # which share nothing
+    (desk / "rows.jsonl").write_text("".join(rows))
     reasons = plan_only("./32b", input="rows.jsonl", **options).reasons
     assert any("tuned on" in reason for reason in reasons)
     (desk / "few.jsonl").write_text((json.dumps({"prompt": [7], "sampling": {"max_tokens": 8000}}) + "\n") * 4)

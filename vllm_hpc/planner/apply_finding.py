@@ -105,7 +105,8 @@ def describe_finding(finding: TuneFinding, subject: Subject, taken: Setting) -> 
     shortest = min((trial.seconds for trial in finding.trials if trial.tokens_per_s), default=0.0)
     tried = f"of {len(finding.trials)} tried, in trials of {shortest:.0f} s or more"
     if taken == finding.trials[0].setting:
-        return f"tuned on {day}: none {tried}, was faster than the planner's own choice ({subject.file})"
+        kept = " and kept the answers" if finding.changing() else ""
+        return f"tuned on {day}: none {tried}, was faster than the planner's own choice{kept} ({subject.file})"
     return (
         f"tuned on {day}: {taken} was the fastest {tried}, {finding.ratio(taken, finding.trials[0].setting):.2f} times "
         f"the planner's own choice (to use that instead, delete {subject.file})"
