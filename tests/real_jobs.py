@@ -82,14 +82,14 @@ def submit_long(model: Path | None, work: Path, **options: Any) -> Job:
 def started(job: Job) -> Job:
     """The job, once its first rows are written."""
     wait_for(lambda: job.status().rows.done > 0 or job.status().is_final, "rows are written")
-    assert job.status().state == "RUNNING", (job.status(), job.logs())
+    assert job.status().state == "RUNNING", (job.status(), job.status().reason, job.logs())
     return job
 
 
 def ends_as(job: Job, state: str, limit: float) -> Status:
     """The job ends within ``limit`` seconds, in that state, with nothing left of it."""
     status = job.wait(limit)
-    assert status.state == state, (status, job.logs()[-3000:])
+    assert status.state == state, (status, status.reason, job.logs()[-3000:])
     wait_for(lambda: not processes_of(job), f"no process is left: {processes_of(job)}", limit)
     assert not list((job.path / "state").glob(".run-*")), "what was handed to the nodes is gone"
     return status
@@ -98,7 +98,7 @@ def ends_as(job: Job, state: str, limit: float) -> Status:
 def check_complete(job: Job, reference: list[str]) -> list[Row]:
     """Completed, one row out for each in, in order, the texts of ``reference``, ranks of a replica agreeing."""
     status = job.wait(PATIENCE_S)
-    assert (status.state, status.rows.done) == ("COMPLETED", len(PROMPTS)), (status, job.logs())
+    assert (status.state, status.rows.done) == ("COMPLETED", len(PROMPTS)), (status, status.reason, job.logs())
     rows = list(job.results())
     assert [row["index"] for row in rows] == list(range(len(PROMPTS)))
     assert [row["id"] for row in rows] == [row.get("id", str(n)) for n, row in enumerate(PROMPTS)]
