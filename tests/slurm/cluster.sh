@@ -51,8 +51,8 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 MpiDefault=none
 GresTypes=gpu
-# A lost node is noticed within half a minute, not within five.
-SlurmdTimeout=15
+# A lost node is noticed within a minute, not within five; a machine under load answers within half of one.
+SlurmdTimeout=30
 KillWait=10
 MessageTimeout=10
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0

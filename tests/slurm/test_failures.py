@@ -217,7 +217,7 @@ def test_a_controller_that_is_down_is_unknown_and_then_known_again(subject: Path
 
 
 def test_a_node_that_is_lost(subject: Path | None, tmp_path: Path) -> None:
-    """The daemon of the second node is killed: Slurm notices after SlurmdTimeout (15 s here) and ends the job."""
+    """The daemon of the second node is killed: Slurm notices after SlurmdTimeout (30 s here) and ends the job."""
     job = start(subject, tmp_path)
     pid = int(Path(os.environ["SLURM_CONF"]).with_name("slurmd.node2.pid").read_text())
     os.kill(pid, signal.SIGKILL)
