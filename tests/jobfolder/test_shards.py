@@ -55,9 +55,9 @@ def test_resume_runs_what_is_missing_and_errors_where_asked(tmp_path: Path) -> N
     assert finished(folder, 6).rows == bytearray([1, 1, 1, 1, 0, 0])
     found = finished(folder, 6, retry_errors_of=1)
     assert found.rows == bytearray([0, 1, 1, 1, 0, 0])
-    assert (found.by_replica[0].done, found.by_replica[0].failed) == (1, 0)
-    assert (found.by_replica[1].done, found.by_replica[1].failed) == (1, 1)
-    assert (found.by_replica[0].prompt_tokens, found.by_replica[0].completion_tokens) == (2, 3)
+    assert (found.by_lane[0].done, found.by_lane[0].failed) == (1, 0)
+    assert (found.by_lane[1].done, found.by_lane[1].failed) == (1, 1)
+    assert (found.by_lane[0].prompt_tokens, found.by_lane[0].completion_tokens) == (2, 3)
 
 
 def test_an_error_that_another_replica_redoes_is_no_longer_the_firsts(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_an_error_that_another_replica_redoes_is_no_longer_the_firsts(tmp_path: 
     write_lines(folder.shard(0, 1), [error(0)])
     write_lines(folder.shard(1, 2), [result(0), error(0)])
     found = finished(folder, 1)
-    assert [(found.by_replica[n].done, found.by_replica[n].failed) for n in (0, 1)] == [(0, 0), (1, 0)]
+    assert [(found.by_lane[n].done, found.by_lane[n].failed) for n in (0, 1)] == [(0, 0), (1, 0)]
 
 
 FOREIGN = [

@@ -39,6 +39,8 @@ class Options(TypedDict, total=False):
     tp: Annotated[Count | None, "Tensor parallel size."]
     pp: Annotated[Count | None, "Pipeline parallel size."]
     dp: Annotated[Count | None, "Replicas: independent engines that share the rows."]
+    ep: Annotated[bool | None, "Experts over all GPUs of a replica, whose attention runs in data parallel."]
+    attention_dp: Annotated[Count | None, "Lanes of a replica: groups of ranks with rows of their own."]
     gpu: Annotated[str | None, "The nodes' GPU, for the memory check: 'h100-80', or its memory: '80G'."]
     scheduler: Annotated[str | None, "'slurm', 'pbs', 'local', 'kubernetes', 'auto'. Default: the profile's, or auto."]
     profile: Annotated[str | None, "The profile of a site. Default: $VLLM_HPC_PROFILE."]

@@ -145,6 +145,8 @@ ORDER_HELP = (
     "prefix: run rows that begin alike next to each other, which is the default where no answer depends on the order; "
     "input: run them as they are. Results come in the input's order."
 )
+EP_HELP = "Experts over all GPUs of a replica, whose attention runs in data parallel (docs/experts.md)."
+ATTENTION_DP_HELP = "Lanes of a replica: groups of --tp x --pp ranks with rows of their own, which share the experts."
 DROP_HELP = "Leave the assistant's last turn out of the prompt; it is copied to the output as reference."
 ENV_HELP = (
     "An environment variable for the job; K alone has the value of this shell, which is not written: this is how to "
@@ -222,6 +224,8 @@ REQUEST_OPTIONS = [
     click.option("--tp", type=count, help="Tensor parallel size."),
     click.option("--pp", type=count, help="Pipeline parallel size."),
     click.option("--dp", type=count, help="Replicas: independent engines that share the rows."),
+    click.option("--ep", is_flag=True, default=None, help=EP_HELP),
+    click.option("--attention-dp", type=count, help=ATTENTION_DP_HELP),
     click.option("--gpu", metavar="NAME", shell_complete=complete.complete_gpu, help=GPU_HELP),
     click.option("--scheduler", type=Registered(SCHEDULERS), help=SCHEDULER_HELP),
     click.option("--profile", metavar="NAME", shell_complete=complete.complete_profile, help=PROFILE_HELP),

@@ -16,8 +16,8 @@ from vllm_hpc.engine.health.shard_writer import ShardWriter
 from vllm_hpc.engine.interface import Engine, Ready
 from vllm_hpc.engine.job_template import with_chat_template
 from vllm_hpc.engine.loop.chunk_claims import Claims, Lease, LeaseClaims, StoreClaims
+from vllm_hpc.engine.loop.lane_loop import LaneLoop
 from vllm_hpc.engine.loop.leader import Chief, ReplicaRun
-from vllm_hpc.engine.loop.lockstep import Lockstep
 from vllm_hpc.engine.loop.loop import Digest, Gauges, Lead, Loop, Work
 from vllm_hpc.engine.loop.probe import make_probe
 from vllm_hpc.engine.loop.row_prefetch import Feed
@@ -36,6 +36,7 @@ from vllm_hpc.spec.row_order import PREFIX
 
 if TYPE_CHECKING:
     from vllm_hpc.engine.programs.rows import RowProgram
+    from vllm_hpc.engine.startup.replicas import Replica
 
 # A rank that is told to leave must be gone within 5 s.
 _FLUSH_S = 3.0
@@ -55,8 +56,10 @@ class EngineDiedError(RuntimeError):
     """The engine did not survive a row."""
 
 
-def _loop_for(program: RowProgram | None) -> Callable[..., Loop]:
-    """What makes the loop: one that hands rows to the program, if that takes any."""
+def _loop_for(program: RowProgram | None, replica: Replica) -> Callable[..., Loop]:
+    """What makes the loop: one that hands rows to the program, if that takes any; one that meets other lanes."""
+    if (lanes := replica.lanes()) is not None:
+        return partial(LaneLoop, lanes)
     if program is None or not program.takes_rows:
         return Loop
     from vllm_hpc.engine.programs.rows import ProgramLoop
@@ -69,7 +72,7 @@ class _RunOrder:
 
     def __init__(self, job: JobFolder, record: JobRecord) -> None:
         self._job, self._places, layout = job, array("I"), record.plan.layout
-        self.chunks: Chunks = EvenChunks.of(record.rows, layout.dp, layout.is_array)
+        self.chunks: Chunks = EvenChunks.of(record.rows, layout.lanes, layout.is_array)
         if record.plan.order == PREFIX:
             order, rows = read_order(job, record.rows)
             self.chunks, self._places = OrderedChunks(order, rows), places_of(rows)
@@ -80,7 +83,7 @@ class _RunOrder:
 
 
 class ReplicaAttempt:
-    """This rank's part of an attempt. Create it before the engine loads: earlier shards are read meanwhile."""
+    """This rank's part of an attempt of its lane. Create it before the engine loads: earlier shards are read meanwhile."""
 
     def __init__(self, job: JobFolder, record: JobRecord, place: Place, attempt: int, task: int, sync_s: float) -> None:
         self._job, self._record, self._place, self._attempt, self._task = job, record, place, attempt, task
@@ -88,17 +91,17 @@ class ReplicaAttempt:
         self._order = _RunOrder(job, record)
         self._chunks = self._order.chunks
         self._prior: Future[Prior] | None = None
-        if place.rank == 0:
+        if place.lane_rank == 0:
             self._prior = ThreadPoolExecutor(1).submit(Prior, job, record)
 
     def run(
-        self, engine: Engine, lockstep: Lockstep, store: JobStore, report: RankReport, program: RowProgram | None = None
+        self, engine: Engine, replica: Replica, store: JobStore, report: RankReport, program: RowProgram | None = None
     ) -> Digest:
-        """Run this replica's share of the rows and return the digest of what was generated.
+        """Run this lane's share of the rows and return the digest of what was generated.
 
         ``program``: the user's, which takes the rows before they are written.
         """
-        prior = self._prior.result() if self._prior else None
+        prior, lockstep = self._prior.result() if self._prior else None, replica.lockstep()
         most = engine.max_num_seqs
         trial = self._judge(prior, most) if prior else SuspectTrial()
         start = Start(bytes(prior.rows) if prior else b"", trial.groups, prior is not None and self._needs_probe())
@@ -111,7 +114,7 @@ class ReplicaAttempt:
         feed = Feed(self._order.reader(), make, ahead=_READY * most)
         work = self._work(done, start.groups, make_probe(self._record, make) if start.needs_probe else None)
         engine = verified(engine, lockstep, report, self._place.replica, self._record.request.verify)
-        loop = _loop_for(program)(engine, feed, lockstep, work, gauges, lead)
+        loop = _loop_for(program, replica)(engine, feed, lockstep, work, gauges, lead)
         report.progress = lambda: (gauges.meter.steps, loop.digest.last)
         try:
             if lead:
@@ -131,19 +134,18 @@ class ReplicaAttempt:
         layout = self._record.plan.layout
         left = done.count(0) + sum(map(len, trials))
         # An array's other tasks may run later, or never.
-        share = left if layout.is_array else -(-left // layout.dp)
+        share = -(-left // len(self._lanes))
         return Work(self._place.replica, self._chunks, done, trials, share, probe)
 
     def _needs_probe(self) -> bool:
         """Whether the last attempt died before it had finished a row."""
         before = earlier_attempts(self._job, self._task, self._attempt)
-        return needs_probe(self._job, self._replicas, before)
+        return needs_probe(self._job, self._lanes, before)
 
     @property
-    def _replicas(self) -> Sequence[int]:
-        """The replicas of this world."""
-        layout = self._record.plan.layout
-        return [self._place.replica] if layout.is_array else range(layout.dp)
+    def _lanes(self) -> Sequence[int]:
+        """The lanes of this world."""
+        return self._record.plan.layout.lanes_of(self._task)
 
     def _lead(self, prior: Prior, gauges: Gauges, store: JobStore) -> Lead:
         writer = self._open_writer(prior, gauges)
@@ -151,18 +153,18 @@ class ReplicaAttempt:
 
     def _judge(self, prior: Prior, most: int) -> SuspectTrial:
         """The rows that this replica runs on trial. Those of this world's other replicas leave the chunks, too."""
-        mine = self._place.replica
+        mine = self._place.lane
         before = earlier_attempts(self._job, self._task, self._attempt)
         if not before:
             return SuspectTrial()
         prior.record(self._job, mine, before, self._chunks, most)
-        trials = {one: prior.judge(self._job, one, before, self._chunks, most) for one in self._replicas}
+        trials = {one: prior.judge(self._job, one, before, self._chunks, most) for one in self._lanes}
         prior.reserve(trials.values())
         return trials[mine]
 
     def _open_writer(self, prior: Prior, gauges: Gauges) -> ShardWriter:
-        replica = self._place.replica
-        writer = ShardWriter(self._job, replica, self._attempt, prior.tally(replica), gauges.meter.run, self._sync_s)
+        lane = self._place.lane
+        writer = ShardWriter(self._job, lane, self._attempt, prior.tally(lane), gauges.meter.run, self._sync_s)
 
         def flush() -> None:
             with suppress(OSError, TimeoutError):
@@ -172,14 +174,14 @@ class ReplicaAttempt:
         return writer
 
     def _appoint(self, prior: Prior, writer: ShardWriter, store: JobStore, rank: int) -> Chief:
-        layout, replica = self._record.plan.layout, self._place.replica
-        claims: Claims = StoreClaims(store, self._chunks, prior, replica, layout.dp)
+        layout, lane = self._record.plan.layout, self._place.lane
+        claims: Claims = StoreClaims(store, self._chunks, prior, lane, layout.lanes)
         if layout.is_array:
-            mine = Lease(self._attempt, replica, rank)
-            claims = LeaseClaims(self._job, self._chunks, mine, layout.dp, prior)
-        return Chief(ReplicaRun(self._job, replica, self._attempt, self._record.request.lead_s), claims, writer, store)
+            mine = Lease(self._attempt, lane, rank)
+            claims = LeaseClaims(self._job, self._chunks, mine, layout.lanes, prior)
+        return Chief(ReplicaRun(self._job, lane, self._attempt, self._record.request.lead_s), claims, writer, store)
 
     def _condemn(self, engine: Engine, index: int) -> dict[str, Any]:
         row = self._order.reader().rows(index, 1)[0]
         before = earlier_attempts(self._job, self._task, self._attempt)
-        return engine.failure(row, EngineDiedError(explain_suspects(self._job, self._place.replica, before)))
+        return engine.failure(row, EngineDiedError(explain_suspects(self._job, self._place.lane, before)))

@@ -79,6 +79,9 @@ class Engine(Protocol):
     def step(self, work: Callable[[], None]) -> tuple[list[Any], bool]:
         """Take one step. Returns its outputs, and whether it did ``work`` while the device computed."""
 
+    def idle_step(self) -> None:
+        """Take a step without rows, beside other lanes of the replica that have some."""
+
     def look(self) -> InFlight | None:
         """What is in flight between two steps; None if that is not known. It is asked about once a second."""
 

@@ -47,7 +47,7 @@ def run(folder: str, kind: type[OwnJobFolder] = OwnJobFolder) -> dict[str, Any]:
     if record.request.debug_ranks:
         rank_log.prefix_lines(job.rank_log(standing.global_rank), standing.global_rank, record.plan.layout.all_ranks)
     place = record.plan.layout.place(standing.global_rank)
-    report = RankReport(job, standing.global_rank, place.replica, standing.attempt)
+    report = RankReport(job, standing.global_rank, place.lane, standing.attempt)
     shared = shared_import()
     if attempt := read_json(job.attempt(standing.attempt), Attempt):  # its time may be another node's clock
         began = time.time() - (shared.seconds if shared else 0.0)
@@ -122,7 +122,7 @@ def _generate(rank: RankPart, maker: EngineMaker) -> None:
         engine = maker.make(report)
     program = _begin(rank, user, Started(world, replica, maker.llm)) if user else None
     with report.timed("generate"):
-        digest = attempt.run(engine, replica.lockstep(), world.store, report, program)
+        digest = attempt.run(engine, replica, world.store, report, program)
         report.digest, report.rows = digest.hexdigest, digest.rows
     if program:
         program.end()

@@ -67,6 +67,10 @@ class VllmEngine:
         """Take one step; does the work while the device computes, if vLLM keeps two batches in flight."""
         return self._overlap.step(work)
 
+    def idle_step(self) -> None:
+        """Run the model without rows, beside the other lanes' steps."""
+        self.llm_engine.engine_core.execute_dummy_batch()
+
     def look(self) -> InFlight | None:
         """What vLLM's scheduler has in flight; None if it is in another process, or not as we know it."""
         return in_flight.look(self.llm_engine)
@@ -226,8 +230,18 @@ def join(rank: RankPlace, world: World, patches: Patches) -> tuple[Replica, str 
     if not is_cpu:
         patches.leave("shm-name", "it is only for vLLM's CPU back-end")
         return replica, None
-    ident = f"vllm-hpc-{rank.run}-{rank.place.replica}-{platform.node()}"[:128]
+    ident = f"vllm-hpc-{rank.run}-{_sharing_memory(rank)}-{platform.node()}"[:128]
     return replica, ident if patches.name_shared_memory(ident) else None
+
+
+def _sharing_memory(rank: RankPlace) -> str:
+    """What the ranks that share memory have in common: the replica; of a lane, only the rank itself.
+
+    vLLM's CPU back-end addresses that memory by the rank in the replica (cpu_communicator.py), so that lanes after the
+    first cannot have any. Where names differ, it uses gloo.
+    """
+    place = rank.place
+    return str(place.replica) if rank.layout.attention_dp == 1 else f"{place.replica}.{place.rank}"
 
 
 def meet_started(ident: str | None) -> None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from vllm_hpc.jobfolder.job_ids import as_file_name
 from vllm_hpc.jobfolder.record_files import is_of_later_version, read_job, read_json, why_closed
 from vllm_hpc.jobfolder.records import Attempt, Ending, ExitRecord, JobRecord, Progress, RankRecord, Retry
+from vllm_hpc.jobfolder.shard_names import shard_name, shard_numbers, shards_among
 from vllm_hpc.spec.errors import JobNotFoundError, RequestError
 from vllm_hpc.spec.program import Program
 from vllm_hpc.spec.write_file import open_new
 
-_SHARD_NAME = re.compile(r"replica-(\d+)\.(\d+)\.jsonl")
 T = TypeVar("T")
 SUBFOLDERS = ("attempts", "state", "control", "logs", "ranks", "shards")
 
@@ -98,7 +99,7 @@ class JobFolder:
 
         ``number``: the second, third ... time, if the user says that the scheduler does not have the one before.
         """
-        submission = _as_file_name(job_id) if job_id else "unsubmitted"
+        submission = as_file_name(job_id) if job_id else "unsubmitted"
         return self.path / "state" / f"resumed-{submission}{f'.{number}' if number > 1 else ''}"
 
     def take(self, job_id: str | None, number: int = 1) -> Path:
@@ -115,12 +116,11 @@ class JobFolder:
     @property
     def uuid(self) -> str:
         """The job's own identity; empty if an earlier version submitted it, or if it cannot be read."""
-        record = read_job(self.job_json)
-        return record.uuid if record else ""
+        return record.uuid if (record := read_job(self.job_json)) else ""
 
     def task_end(self, job_id: str, task: int) -> Path:
         """The end of an array task, for jobs whose script submits itself again."""
-        return self.path / "state" / f"ended-{_as_file_name(job_id)}-{task}.json"
+        return self.path / "state" / f"ended-{as_file_name(job_id)}-{task}.json"
 
     def verdict(self, task: int) -> Path:
         """The scheduler's last word on a task that has ended, kept because the scheduler forgets it."""
@@ -166,9 +166,19 @@ class JobFolder:
         """Outcome of a rank."""
         return self.ranks / f"rank-{rank}.json"
 
-    def shard(self, replica: int, attempt: int) -> Path:
-        """Rows that a replica finished in attempt k."""
-        return self.shards / f"replica-{replica}.{attempt}.jsonl"
+    def shard(self, lane: int, attempt: int) -> Path:
+        """Rows that a lane finished in attempt k."""
+        return self.shards / shard_name(lane, self._lanes, attempt)
+
+    def lane_of(self, shard: Path) -> int:
+        """The lane that wrote a shard."""
+        numbers = shard_numbers(shard)
+        return numbers.replica * self._lanes + numbers.lane
+
+    @cached_property
+    def _lanes(self) -> int:
+        """Lanes of each replica."""
+        return record.plan.layout.attention_dp if (record := read_job(self.job_json)) else 1
 
     def samples(self, replica: int, attempt: int) -> Path:
         """What a replica did over the time of attempt k: a Sample a line."""
@@ -228,8 +238,8 @@ class JobFolder:
     def attempts(self) -> list[Attempt]:
         """All attempts, oldest first."""
         names = [file.stem for file in (self.path / "attempts").glob("*.json")]
-        found = (self.read(self.attempt(number), Attempt) for number in sorted(int(n) for n in names if n.isdecimal()))
-        return [attempt for attempt in found if attempt is not None]
+        numbers = sorted(int(name) for name in names if name.isdecimal())
+        return [found for number in numbers if (found := self.read(self.attempt(number), Attempt))]
 
     def exit_of(self, attempt: int) -> ExitRecord | None:
         """How attempt k ended, None while it runs. The local scheduler's reason replaces the signal that it sent."""
@@ -250,20 +260,17 @@ class JobFolder:
         """The newest attempt of a task, None before the first."""
         return next((attempt for attempt in reversed(self.attempts()) if attempt.task == task), None)
 
-    def progress_of(self, replicas: Iterable[int]) -> list[Progress]:
-        """The counts of these replicas, without those that have not started."""
-        found = (read_json(self.progress(replica), Progress) for replica in replicas)
-        return [progress for progress in found if progress is not None]
+    def progress_of(self, lanes: Iterable[int]) -> list[Progress]:
+        """The counts of these lanes, without those that have not started."""
+        return [found for lane in lanes if (found := read_json(self.progress(lane), Progress))]
 
     def records_of(self, ranks: Iterable[int]) -> list[RankRecord]:
         """The records of these ranks, without those that have not started."""
-        found = (read_json(self.rank_record(rank), RankRecord) for rank in ranks)
-        return [record for record in found if record is not None]
+        return [found for rank in ranks if (found := read_json(self.rank_record(rank), RankRecord))]
 
     def shard_files(self) -> list[Path]:
         """All shards, lowest attempt first."""
-        found = [(match, file) for file in self.shards.iterdir() if (match := _SHARD_NAME.fullmatch(file.name))]
-        return [file for match, file in sorted(found, key=lambda pair: (int(pair[0][2]), int(pair[0][1])))]
+        return shards_among(self.shards.iterdir())
 
     # -- create --------------------------------------------------------------------------------------------------
     def create(self, is_private: bool = False) -> None:
@@ -290,8 +297,3 @@ class JobFolder:
     def remove(self) -> None:
         """Delete a folder whose job was never submitted."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _as_file_name(job_id: str) -> str:
-    """A scheduler's id within a file's name: Kubernetes' is NAMESPACE/NAME."""
-    return job_id.replace("/", "+")

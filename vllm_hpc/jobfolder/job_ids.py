@@ -23,3 +23,8 @@ def submitted_as(job_id: str) -> tuple[str, str]:
     """The ids under which a job, or an array's task, may be on record as submitted."""
     own = submission_of(job_id)
     return own, own.partition(".")[0]
+
+
+def as_file_name(job_id: str) -> str:
+    """A scheduler's id within a file's name: Kubernetes' is NAMESPACE/NAME."""
+    return job_id.replace("/", "+")

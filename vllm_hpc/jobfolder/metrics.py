@@ -30,7 +30,7 @@ _Sample = tuple[dict[str, str], float | None]
 def write_metrics(folder: JobFolder, state: str) -> None:
     """Write metrics.prom into a job folder of the user's own. Raises OSError."""
     record = folder.job()
-    progress = folder.progress_of(range(record.plan.layout.dp)) if record.has_rows else []
+    progress = folder.progress_of(range(record.plan.layout.lanes)) if record.has_rows else []
     with replacing(folder.path / NAME, 0o600 if is_private(folder.path) else 0o644) as file:
         file.write(metrics_text(record, progress, folder.path.name, state).encode(errors="replace"))
 

@@ -23,6 +23,7 @@ import msgspec
 from vllm_hpc.jobfolder.cleaned import read_cleaned
 from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.row_ids import RowIds
+from vllm_hpc.jobfolder.shard_names import shard_numbers
 from vllm_hpc.jobfolder.whole_lines import MALFORMED, check_utf8, whole_lines
 
 # A place is a shard's number (from 1) in the upper bits and a line's offset in the lower: 16 TiB per shard. 0 is unset.
@@ -68,21 +69,21 @@ class Tally(msgspec.Struct):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """Which rows need not run again (``rows[index]`` is 1), and the counts of each replica."""
+    """Which rows need not run again (``rows[index]`` is 1), and the counts of each lane."""
 
     rows: bytearray
-    by_replica: dict[int, Tally]
+    by_lane: dict[int, Tally]
 
 
 def finished(folder: JobFolder, total: int, retry_errors_of: int = 0) -> Finished:
     """Which of ``total`` rows are finished. Errors of attempts up to ``retry_errors_of`` do not count."""
     if read_cleaned(folder, total):
         return Finished(bytearray(b"\1") * total, {0: Tally(total)})
-    shards, by_replica = folder.shard_files(), defaultdict[int, Tally](Tally)
+    shards, by_lane = folder.shard_files(), defaultdict[int, Tally](Tally)
     found = Scan(shards, total, folder.job().request.rehearse, retry_errors_of=retry_errors_of, ids=RowIds(folder))
     for shard, tally in zip(shards, found.tallies, strict=True):
-        by_replica[shard_numbers(shard)[0]].add(tally)
-    return Finished(bytearray(map(bool, found.places)), by_replica)
+        by_lane[folder.lane_of(shard)].add(tally)
+    return Finished(bytearray(map(bool, found.places)), by_lane)
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -251,9 +252,3 @@ def has_result(shard: Path) -> bool:
 def split_place(place: int) -> tuple[int, int]:
     """The number of a shard (from 0), and the offset of a line in it."""
     return (place >> OFFSET_BITS) - 1, place & ((1 << OFFSET_BITS) - 1)
-
-
-def shard_numbers(shard: Path) -> tuple[int, int]:
-    """The replica and the attempt of a shard."""
-    replica, attempt = shard.stem.removeprefix("replica-").split(".")
-    return int(replica), int(attempt)

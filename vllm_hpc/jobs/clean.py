@@ -123,7 +123,7 @@ def ended_at(folder: JobFolder) -> float:
     """When the job ended, or was last heard of if that is not known (Unix seconds). Raises JobNotFoundError."""
     record, attempts = folder.job(), folder.attempts()
     ends = [ended.ended_at for one in attempts if (ended := folder.exit_of(one.attempt))]
-    counts = folder.progress_of(range(record.plan.layout.dp)) if len(ends) < len(attempts) else []
+    counts = folder.progress_of(range(record.plan.layout.lanes)) if len(ends) < len(attempts) else []
     return max([record.created_at, *ends, *(one.started_at for one in attempts), *(one.updated_at for one in counts)])
 
 

@@ -81,7 +81,7 @@ def _store_order(folder: JobFolder, prepared: Prepared, rows: int) -> Plan:
     if beginnings is None or beginnings.rows != rows:
         changed = "order input: the input has changed since it was planned"
         return msgspec.structs.replace(plan, order=INPUT, reasons=(*plan.reasons, changed))
-    size = chunk_size(rows, plan.layout.dp, plan.layout.is_array)
+    size = chunk_size(rows, plan.layout.lanes, plan.layout.is_array)
     try:
         write_sorted(folder, store_order(folder, beginnings.ordered(), size))
     except OSError as error:  # a quota, which no free space tells of, or a full TMPDIR

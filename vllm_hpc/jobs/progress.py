@@ -13,7 +13,8 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobfolder.records import JobRecord, Pace, Progress, Run
 from vllm_hpc.jobfolder.row_ids import RowIds
-from vllm_hpc.jobfolder.shards import Scan, beyond, shard_numbers
+from vllm_hpc.jobfolder.shard_names import shard_numbers
+from vllm_hpc.jobfolder.shards import Scan, beyond
 from vllm_hpc.jobs.time_left import Lives, is_plausible, seconds_left
 from vllm_hpc.spec.errors import FailedError, InputError
 
@@ -46,8 +47,8 @@ class Counted(msgspec.Struct, frozen=True):
 
 
 def read_progress(folder: JobFolder, record: JobRecord) -> list[Progress]:
-    """The counts of every replica that has started."""
-    return folder.progress_of(range(record.plan.layout.dp))
+    """The counts of every lane that has started."""
+    return folder.progress_of(range(record.plan.layout.lanes))
 
 
 def reported_rows(progress: list[Progress], record: JobRecord) -> Rows:
@@ -91,7 +92,8 @@ def _summed(progress: list[Progress], record: JobRecord) -> Rows:
 
 def _count_beyond(folder: JobFolder, record: JobRecord, progress: list[Progress], reported: Rows) -> Rows | None:
     """``reported`` plus the rows that the replicas have written since, all of them new; None if unclear."""
-    last = dict(sorted(map(shard_numbers, folder.shard_files())))  # the highest attempt of each replica
+    # The highest attempt of each lane.
+    last = {folder.lane_of(shard): shard_numbers(shard).attempt for shard in folder.shard_files()}
     if not last.keys() <= {p.replica for p in progress}:
         return None
     done, failed, ids = reported.done, reported.failed, RowIds(folder)

@@ -150,7 +150,7 @@ def _submit(folder: JobFolder, taken: Path, markers: _Markers) -> str | None:
 def rows_left(folder: JobFolder, retry_errors: bool = False) -> Left:
     """The rows that are left. Errors that an earlier resume should have retried, but did not, count as missing."""
     total = folder.job().rows
-    tallies = finished(folder, total, folder.errors_up_to()).by_replica.values()
+    tallies = finished(folder, total, folder.errors_up_to()).by_lane.values()
     failed = sum(tally.failed for tally in tallies)
     return Left(total - sum(tally.done for tally in tallies) - failed, failed if retry_errors else 0)
 

@@ -18,6 +18,7 @@ from vllm_hpc.planner.engine_choices import engine_choices
 from vllm_hpc.planner.engine_settings import MAY_BE_LESS, Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
+from vllm_hpc.planner.lanes import asked_of, check_lanes, engine_of, explain_lanes
 from vllm_hpc.planner.measure_input import measure_input
 from vllm_hpc.planner.memory import BLOCK_TOKENS
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
@@ -31,7 +32,7 @@ from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_overri
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
-from vllm_hpc.spec.layout import Asked, Layout, solve, solve_array
+from vllm_hpc.spec.layout import Layout, solve, solve_array
 from vllm_hpc.spec.model_cache import hub_cache
 from vllm_hpc.spec.plan import Cost, Plan
 from vllm_hpc.spec.profile import ignored_keys
@@ -80,6 +81,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
 
 
 def _planned(job: ResolvedJob, known: Knowledge, rows: Workload | None, use_tuned: bool) -> Plan:
+    check_lanes(job, known.shape)
     if known.shape is None:
         return native_launcher.launched(_plan_unknown(job), job)
     work = None if job.drives_engine else rows  # what a program does with the engine is not known
@@ -159,8 +161,9 @@ def _plan_unknown(job: ResolvedJob) -> Plan:
     if job.runs_script:
         layout, reasons = program_plan.layout_of_script(request, job.site.gpus_per_node)
         return Plan(layout=layout, engine={}, reasons=tuple(reasons))
-    layout, reasons = (solve_array if request.array else solve)(_asked(request), job.site.gpus_per_node)
-    return Plan(layout=layout, engine=dict(request.engine), reasons=tuple(reasons))
+    layout, reasons = (solve_array if request.array else solve)(asked_of(request), job.site.gpus_per_node)
+    engine = {**engine_of(job, layout), **request.engine}
+    return Plan(layout=layout, engine=engine, reasons=(*reasons, *explain_lanes(job, layout)))
 
 
 def _settings(job: ResolvedJob, known: Knowledge, shape: Shape, rows: Workload | None) -> Settings:
@@ -192,7 +195,7 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
     request, problem = job.request, _problem(job, known, rows)
     capacity = job.site.gpus_per_node or (job.device.per_node if job.device else None)
     choice, problem = choose_layout.with_rounded_length(
-        choose_layout.choose(_asked(request), capacity, problem, solve_array if request.array else solve),
+        choose_layout.choose(asked_of(request), capacity, problem, solve_array if request.array else solve),
         problem, request.engine,
     )  # fmt: skip
     choice, problem = with_more_sequences(choice, problem, request.engine)
@@ -202,10 +205,10 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
     choices, others = found if not request.reproducible else ((), ())
     return Plan(
         layout=choice.layout,
-        engine={**problem.settings.engine, **request.engine},
+        engine={**engine_of(job, choice.layout), **problem.settings.engine, **request.engine},
         fits=fit.fits if fit else None,
         misfit=_misfit(choice, problem, _node_size(request, capacity, problem)) if fit and not fit.fits else None,
-        reasons=(*choice.reasons, *problem.settings.reasons, *others),
+        reasons=(*choice.reasons, *explain_lanes(job, choice.layout), *problem.settings.reasons, *others),
         memory=memory_of(fit, problem),
         kv_tokens=fit.kv_tokens if fit else None,
         concurrency=round(problem.concurrent(fit), 1) if fit else None,
@@ -258,10 +261,6 @@ def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Work
     folder = as_path(job.request.job_dir, "--job-dir")
     measured = measured_rate(folder, job.model.path, gpu.name, choice.layout, job.request.engine)
     return estimate(problem, choice.layout, choice.fit, rows, measured)
-
-
-def _asked(request: Request) -> Asked:
-    return Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
 
 
 def _check_local(job: ResolvedJob, layout: Layout) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.missing_rows import intake_of
 from vllm_hpc.jobfolder.store_input import Intake, NoRows
+from vllm_hpc.planner.lanes import asked_of
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given
@@ -95,7 +96,7 @@ def intake_for(job: ResolvedJob) -> Intake:
 
 def layout_of_script(request: Request, capacity: int | None) -> tuple[Layout, list[str]]:
     """One world of nodes × GPUs ranks, by default of one rank; of TP × PP × DP if that is given. Raises LayoutError."""
-    asked = Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
+    asked = asked_of(request)
     if (asked.tp, asked.pp, asked.dp) == (None, None, None):
         on_each = request.gpus_per_node or (capacity if request.nodes else None) or 1
         asked = Asked(nodes=request.nodes or 1, gpus_per_node=on_each, dp=1)

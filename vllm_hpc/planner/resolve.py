@@ -11,6 +11,7 @@ import msgspec
 from vllm_hpc.jobfolder.missing_rows import with_job
 from vllm_hpc.planner import program_plan
 from vllm_hpc.planner.device import find_device, gpus_here
+from vllm_hpc.planner.lanes import asked_of
 from vllm_hpc.schedulers.containers.choose import check_runs_here, choose_container, choose_image
 from vllm_hpc.schedulers.launchers import NATIVE, choose_launcher, is_native
 from vllm_hpc.schedulers.scheduler import find_scheduler, get_scheduler
@@ -19,7 +20,7 @@ from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.errors import LayoutError, ProfileError, RequestError
 from vllm_hpc.spec.expand import expand, expand_table
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
-from vllm_hpc.spec.layout import Asked, solve
+from vllm_hpc.spec.layout import solve
 from vllm_hpc.spec.passed_variables import check_set
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.profile_files import Layer
@@ -182,7 +183,7 @@ def _needs_cluster(filled: FilledRequest, here: str) -> bool:
     if (request.nodes or 1) > 1 or request.array or request.launcher not in launchers:
         return True
     try:
-        asked = Asked(request.nodes, request.gpus_per_node, request.tp, request.pp, request.dp)
+        asked = asked_of(request)
         capacity = request.gpus_per_node or filled.site.gpus_per_node or gpus_here()
         solved = solve(asked, capacity) if request.script is None else program_plan.layout_of_script(request, capacity)
         return solved[0].nodes > 1

@@ -95,13 +95,13 @@ def read_samples(
 ) -> tuple[Samples | None, Energy | None]:
     """The samples of all replicas over the time of these attempts, and the energy; None if there are none."""
     begun = made_at(record)
-    bins = _make_bins(attempts, begun, record.plan.layout.dp)
+    bins = _make_bins(attempts, begun, record.plan.layout.lanes)
     if bins is None:
         return None, None
     there = {path.name for path in (folder.path / "state").glob("samples-*")}
     found: dict[int, _Binned] = {}
     unreadable = 0
-    for replica in range(record.plan.layout.dp):
+    for replica in range(record.plan.layout.lanes):
         binned = _Binned(bins)
         paths = [folder.samples(replica, one.attempt) for one in attempts]
         for path in paths:

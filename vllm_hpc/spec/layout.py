@@ -1,14 +1,18 @@
 """Layout: pure arithmetic on the numbers that were requested, no I/O.
 
-The torchrun world is ``nodes × procs_per_node`` ranks. It is split into ``dp`` replicas of ``tp × pp`` consecutive
-ranks; inside a replica the TP rank varies fastest, as in vLLM (vllm/distributed/parallel_state.py,
-initialize_model_parallel: ranks are laid out as PP × TP).
+The torchrun world is ``nodes × procs_per_node`` ranks. It is split into ``dp`` replicas of ``attention_dp × tp × pp``
+consecutive ranks; inside a replica the TP rank varies fastest, then the PP stage, as in vLLM
+(vllm/distributed/parallel_state.py, initialize_model_parallel: ranks are laid out as DP × PP × TP).
+
+A replica with attention in data parallel has ``attention_dp`` lanes: each runs rows of its own, all share the experts.
+Without, a replica is one lane.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import gcd
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,16 +23,21 @@ from vllm_hpc.spec.words import counted
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The position of a global rank: its replica, its rank in the replica, and its PP and TP rank."""
+    """The position of a global rank: its replica, its rank in the replica, and its PP and TP rank.
+
+    ``lane``: which of the job's lanes it runs, counted through all replicas; ``lane_rank``: its rank in that.
+    """
 
     replica: int
     rank: int
     pp: int
     tp: int
+    lane: int
+    lane_rank: int
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Nodes, ranks per node, and how they are divided into TP × PP × DP.
+    """Nodes, ranks per node, and how they are divided into TP × PP × attention DP × DP.
 
     In a job array each task is one replica, and every number except ``dp`` is per task.
     """
@@ -40,6 +49,7 @@ class Layout(msgspec.Struct, frozen=True):
     pp: Parts
     dp: Parts
     is_array: bool = False
+    attention_dp: Parts = 1
 
     def __post_init__(self) -> None:
         """Raises ValueError for a layout of too many ranks: a job.json may say anything."""
@@ -68,25 +78,58 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def replica_size(self) -> int:
-        """Ranks that hold one copy of the model: TP × PP."""
+        """Ranks that hold one copy of the model: TP × PP × attention DP."""
+        return self.lane_size * self.attention_dp
+
+    @property
+    def lane_size(self) -> int:
+        """Ranks that run the same rows: TP × PP."""
         return self.tp * self.pp
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of the whole job, each of which claims, runs and writes rows of its own."""
+        return self.dp * self.attention_dp
+
+    def lanes_of(self, task: int) -> range:
+        """The lanes of a task of an array, or of the whole job."""
+        return range(task * self.attention_dp, (task + 1) * self.attention_dp) if self.is_array else range(self.lanes)
 
     def place(self, rank: int) -> Place:
         """The position of global ``rank`` (0-based)."""
         replica, inside = divmod(rank, self.replica_size)
-        pp, tp = divmod(inside, self.tp)
-        return Place(replica, inside, pp, tp)
+        lane, in_lane = divmod(rank, self.lane_size)
+        pp, tp = divmod(in_lane, self.tp)
+        return Place(replica, inside, pp, tp, lane, in_lane)
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """The five numbers of a layout as the user gave them; None means: compute it."""
+    """The six numbers of a layout as the user gave them; None means: compute it.
+
+    Without ``attention_dp`` a replica has one lane. ``spreads`` (--ep): then one replica has all GPUs, if ``dp`` says
+    nothing else.
+    """
 
     nodes: int | None = None
     gpus_per_node: int | None = None
     tp: int | None = None
     pp: int | None = None
     dp: int | None = None
+    attention_dp: int | None = None
+    spreads: bool = False
 
+    @property
+    def replica(self) -> int:
+        """GPUs of a replica, as far as they are given."""
+        return (self.tp or 1) * (self.pp or 1) * (self.attention_dp or 1)
+
+    @property
+    def cut(self) -> str:
+        """What the GPUs are divided into, in words."""
+        return CUT if self.attention_dp is None and not self.spreads else CUT_WITH_LANES
+
+
+CUT, CUT_WITH_LANES = "TP × PP × DP", "TP × PP × attention DP × DP"
 
 # A model's rule: why it cannot be split with this TP and PP size, or None if it can.
 Rule = Callable[[int, int], str | None]
@@ -100,7 +143,7 @@ def any_model(tp: int, pp: int) -> str | None:
 def solve(
     asked: Asked, capacity: int | None = None, rule: Rule = any_model, advise: bool = True
 ) -> tuple[Layout, list[str]]:
-    """Complete a layout: nodes × GPUs per node = TP × PP × DP.
+    """Complete a layout: nodes × GPUs per node = TP × PP × attention DP × DP.
 
     ``capacity`` is the number of GPUs per node (the profile's gpus_per_node), None if unknown. Returns the layout
     and the reasons for what was computed. Raises LayoutError, which names the nearest layouts that work unless
@@ -142,15 +185,15 @@ def _solve(asked: Asked, capacity: int | None, rule: Rule) -> tuple[Layout, list
         raise _Misfit(f"{counted(nodes, 'node')} of {counted(procs, 'GPU')}: more than any machine has")
     if nodes * procs > MOST_RANKS:
         raise _Misfit(f"{counted(nodes * procs, 'rank')}: more than any machine has")
-    tp, pp, dp = _parallel(asked, nodes * procs, procs, reasons)
-    if (why_not := rule(tp, pp)) is not None:
+    parts = _parallel(asked, nodes * procs, procs, reasons)
+    if (why_not := rule(parts.tp, parts.pp)) is not None:
         raise _Misfit(why_not)
-    if nodes > 1 and max(tp * pp, procs) % min(tp * pp, procs):
-        reasons.append(
-            f"a replica of {tp * pp} GPUs does not fill nodes of {procs} evenly: some replicas span two nodes"
-        )
     gpus = asked.gpus_per_node or procs
-    return Layout(nodes=nodes, gpus_per_node=gpus, procs_per_node=procs, tp=tp, pp=pp, dp=dp), reasons
+    layout = Layout(nodes=nodes, gpus_per_node=gpus, procs_per_node=procs, **parts._asdict())
+    size = layout.replica_size
+    if nodes > 1 and max(size, procs) % min(size, procs):
+        reasons.append(f"a replica of {size} GPUs does not fill nodes of {procs} evenly: some replicas span two nodes")
+    return layout, reasons
 
 
 def _works(asked: Asked, capacity: int | None, rule: Rule) -> bool:
@@ -163,21 +206,21 @@ def _works(asked: Asked, capacity: int | None, rule: Rule) -> bool:
 
 def _hardware(asked: Asked, capacity: int | None, reasons: list[str]) -> tuple[int, int]:
     """Nodes and ranks per node."""
-    replica = (asked.tp or 1) * (asked.pp or 1)
+    replica = asked.replica
     wanted = replica * (asked.dp or 1)
     if wanted > MOST_RANKS:
-        raise _Misfit(f"TP × PP × DP = {wanted}: more than any machine has")
+        raise _Misfit(f"{asked.cut} = {wanted}: more than any machine has")
     if asked.nodes and asked.gpus_per_node:
         return asked.nodes, asked.gpus_per_node
     if asked.gpus_per_node:
         nodes = -(-wanted // asked.gpus_per_node)
-        reasons.append(f"TP × PP × DP = {wanted}: {counted(nodes, 'node')} of {counted(asked.gpus_per_node, 'GPU')}")
+        reasons.append(f"{asked.cut} = {wanted}: {counted(nodes, 'node')} of {counted(asked.gpus_per_node, 'GPU')}")
         return nodes, asked.gpus_per_node
     if asked.nodes:
         return asked.nodes, _procs_on(asked, replica, wanted, capacity, reasons)
     if capacity is None or wanted <= capacity:
         where = "one node" if capacity else "one node is assumed, since the number of GPUs per node was not given"
-        reasons.append(f"{counted(wanted, 'GPU')} for TP × PP × DP: {where}")
+        reasons.append(f"{counted(wanted, 'GPU')} for {asked.cut}: {where}")
         return 1, wanted
     sizes = [size for size in range(1, capacity + 1) if wanted % size == 0]
     procs = max(sizes, key=lambda size: (_keeps_groups(size, asked.tp or 1), size))
@@ -199,18 +242,18 @@ def _procs_on(asked: Asked, replica: int, wanted: int, capacity: int | None, rea
                 reasons.append(f"{best} of the {capacity} GPUs of a node are used: a multiple of {unit} is needed")
             return best
         if asked.dp is None:
-            raise _Misfit(f"TP × PP = {replica} does not fit {counted(nodes, 'node')} of {counted(capacity, 'GPU')}")
+            raise _Misfit(f"{asked.cut.removesuffix(' × DP')} = {replica} does not fit {counted(nodes, 'node')} of {counted(capacity, 'GPU')}")
     if asked.dp is None and nodes % wanted == 0:
         reasons.append(f"the number of GPUs per node was not given: one on each of {counted(nodes, 'node')}")
         return 1
     if wanted % nodes:
-        raise _Misfit(f"TP × PP × DP = {wanted} cannot be divided over {nodes} nodes")
+        raise _Misfit(f"{asked.cut} = {wanted} cannot be divided over {nodes} nodes")
     procs = wanted // nodes
     if capacity is not None and procs > capacity:
         raise _Misfit(
-            f"TP × PP × DP = {wanted} needs {procs} GPUs per node on {counted(nodes, 'node')}, a node has {capacity}"
+            f"{asked.cut} = {wanted} needs {procs} GPUs per node on {counted(nodes, 'node')}, a node has {capacity}"
         )
-    reasons.append(f"TP × PP × DP = {wanted} over {counted(nodes, 'node')}: {counted(procs, 'GPU')} on each")
+    reasons.append(f"{asked.cut} = {wanted} over {counted(nodes, 'node')}: {counted(procs, 'GPU')} on each")
     return procs
 
 
@@ -219,25 +262,57 @@ def _keeps_groups(procs: int, tp: int) -> bool:
     return procs % tp == 0 or tp % procs == 0
 
 
-def _parallel(asked: Asked, world: int, procs: int, reasons: list[str]) -> tuple[int, int, int]:
-    """TP, PP and DP for a world of that many ranks."""
-    tp, pp = asked.tp, asked.pp
-    if asked.dp is not None and (tp is None or pp is None):
-        if world % asked.dp:
-            raise _Misfit(f"{world} GPUs cannot be divided into DP = {asked.dp} replicas")
-        tp, pp = _split_replica(tp, pp, world // asked.dp, procs)
+class _Parts(NamedTuple):
+    """What the ranks are divided into."""
+
+    tp: int
+    pp: int
+    attention_dp: int
+    dp: int
+
+    @property
+    def lane(self) -> int:
+        return self.tp * self.pp
+
+    @property
+    def size(self) -> int:
+        return self.lane * self.attention_dp * self.dp
+
+
+def _parallel(asked: Asked, world: int, procs: int, reasons: list[str]) -> _Parts:
+    """TP, PP, attention DP and DP for a world of that many ranks."""
+    tp, pp, lanes = asked.tp, asked.pp, asked.attention_dp
+    if asked.dp is not None and not (asked.spreads and lanes is None) and (tp is None or pp is None):
+        if world % (asked.dp * (lanes or 1)):
+            what = f"DP = {asked.dp} replicas" + (f" of {lanes} lanes" if lanes else "")
+            raise _Misfit(f"{world} GPUs cannot be divided into {what}")
+        size = world // asked.dp // (lanes or 1)
+        tp, pp = _split_replica(tp, pp, size, procs)
         where = "inside a node" if tp <= procs else "over nodes"
-        reasons.append(f"a replica has {counted(world // asked.dp, 'GPU')}: TP = {tp} {where}, PP = {pp}")
-    tp, pp = tp or 1, pp or 1
-    dp = asked.dp or world // (tp * pp)
-    if tp * pp * dp != world:
+        reasons.append(f"a {'lane' if lanes else 'replica'} has {counted(size, 'GPU')}: TP = {tp} {where}, PP = {pp}")
+    parts = _filled(asked, _Parts(tp or 1, pp or 1, lanes or 1, asked.dp or 1), world, reasons)
+    if parts.size != world:
+        numbers = (parts.tp, parts.pp, *([parts.attention_dp] * (asked.cut != CUT)), parts.dp)
         raise _Misfit(
-            f"TP × PP × DP = {tp} × {pp} × {dp or 1} does not fill "
+            f"{asked.cut} = {' × '.join(map(str, numbers))} does not fill "
             f"{counted(world // procs, 'node')} of {counted(procs, 'GPU')}"
         )
-    if asked.dp is None:
-        reasons.append(f"{counted(world, 'GPU')} / (TP × PP = {tp * pp}): DP = {dp}")
-    return tp, pp, dp
+    return parts
+
+
+def _filled(asked: Asked, parts: _Parts, world: int, reasons: list[str]) -> _Parts:
+    """The parts with the one that fills the world, where none was given: lanes with --ep, else replicas."""
+    if asked.spreads and asked.attention_dp is None:
+        parts = parts._replace(attention_dp=max(1, world // (parts.lane * parts.dp)))
+        reasons.append(
+            f"--ep: experts over the {parts.lane * parts.attention_dp} GPUs of a replica, attention DP = "
+            f"{parts.attention_dp} (GPUs / TP × PP = {parts.lane})"
+        )
+    elif asked.dp is None:
+        replica = parts.lane * parts.attention_dp
+        parts = parts._replace(dp=max(1, world // replica))
+        reasons.append(f"{counted(world, 'GPU')} / ({asked.cut.removesuffix(' × DP')} = {replica}): DP = {parts.dp}")
+    return parts
 
 
 def _split_replica(tp: int | None, pp: int | None, size: int, procs: int) -> tuple[int, int]:

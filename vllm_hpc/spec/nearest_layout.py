@@ -11,7 +11,10 @@ import msgspec
 if TYPE_CHECKING:
     from vllm_hpc.spec.layout import Asked
 
-OPTIONS = {"nodes": "--nodes", "gpus_per_node": "--gpus-per-node", "tp": "--tp", "pp": "--pp", "dp": "--dp"}
+OPTIONS = {
+    "nodes": "--nodes", "gpus_per_node": "--gpus-per-node", "tp": "--tp", "pp": "--pp",
+    "attention_dp": "--attention-dp", "dp": "--dp",
+}  # fmt: skip
 
 # Two options are changed only if no change of one is as near as this. They count as this many times as far as the
 # product of both; what is farther than the limit, or has many nearer values, helps nobody and takes long to find.

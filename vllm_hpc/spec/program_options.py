@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NOT_OF_SCRIPTS = (
     "input", "rows_missing_from", "max_tokens", "temperature", "top_p", "seed", "seed_rows", "chat_template", "lora",
     "prompt_column", "prompt_template", "id_column", "keep", "rename", "drop_last_answer", "order", "sampling",
-    "engine", "array", "rehearse", "drain_lead", "verify", "reproducible", "allow",
+    "engine", "array", "ep", "attention_dp", "rehearse", "drain_lead", "verify", "reproducible", "allow",
 )  # fmt: skip
 _WHY = "a script has its own model, rows and engine"
 

@@ -45,7 +45,7 @@ PLANNED_ENGINE_ARGUMENTS = {
     "model": "MODEL",
     "tensor_parallel_size": "--tp",
     "pipeline_parallel_size": "--pp",
-    "data_parallel_size": "--dp",
+    "data_parallel_size": "--attention-dp for lanes that share experts, --dp for replicas",
     "distributed_executor_backend": "--launcher native for mp; otherwise it is external_launcher",
     "seed": "--seed",
     # Of vLLM's server; tool_call_parser and tool_parser_plugin are taken (spec/server_arguments.py).
@@ -71,6 +71,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tp: Parts | None = None
     pp: Parts | None = None
     dp: Parts | None = None
+    ep: bool = False
+    attention_dp: Parts | None = None
     scheduler: str = "auto"
     profile: str | None = None
     partition: str | None = None

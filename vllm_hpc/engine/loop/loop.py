@@ -137,7 +137,10 @@ class Loop:
     def _run_probe(self, probe: Ready) -> None:
         if self._chief:
             self._chief.begin_probe()
-        run_probe(self._engine, probe, self._report)
+        run_probe(self._engine, probe, self._report, self._probe_step)
+
+    def _probe_step(self) -> list[Any]:
+        return self._engine.step(lambda: None)[0]
 
     def _goes_on(self) -> bool:
         """Take one turn: a step and the work inside it. Returns whether another turn follows."""

@@ -6,6 +6,7 @@ If the engine dies of that too, the machine is the cause and no row of the user'
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from vllm_hpc.engine.health.rank_record import Phase, RankReport
 from vllm_hpc.engine.interface import Engine, Ready
@@ -30,8 +31,8 @@ def make_probe(record: JobRecord, make: Callable[[Row], Ready]) -> Ready | None:
         return None
 
 
-def run_probe(engine: Engine, probe: Ready, report: RankReport) -> None:
-    """Run the probe to its end. All ranks of a replica take the same steps. Raises what a step raises."""
+def run_probe(engine: Engine, probe: Ready, report: RankReport, step: Callable[[], list[Any]]) -> None:
+    """Run the probe to its end. All ranks of a replica take the same steps. Raises what a ``step`` raises."""
     report.enter(Phase.ADMIT, _KEY)
     try:
         engine.add_request(_KEY, probe)
@@ -41,6 +42,5 @@ def run_probe(engine: Engine, probe: Ready, report: RankReport) -> None:
     is_running = True
     while is_running:
         report.enter(Phase.STEP)
-        outputs, _ = engine.step(lambda: None)
-        is_running = not any(output.finished for output in outputs)
+        is_running = not any(output.finished for output in step())
     print("vllm-hpc: the last attempt died before a row was finished, but a probe has now: the rows follow", flush=True)

@@ -68,13 +68,13 @@ class Prior:
     def __init__(self, job: JobFolder, record: JobRecord) -> None:
         retry = read_json(job.retry, Retry)
         self._retried = retry.errors_up_to if retry else 0
-        self._replicas, self._is_rehearsal = record.plan.layout.dp, record.request.rehearse
+        self._lanes, self._is_rehearsal = record.plan.layout.lanes, record.request.rehearse
         found = finished(job, record.rows, self._retried)
-        self.rows, self._by_replica = found.rows, found.by_replica
+        self.rows, self._by_lane = found.rows, found.by_lane
 
     def tally(self, replica: int) -> Tally:
         """The counts of what a replica has written."""
-        return self._by_replica.get(replica, Tally())
+        return self._by_lane.get(replica, Tally())
 
     def learn(self, shard: Path) -> None:
         """Read the shard of an array's task that has died since."""
@@ -100,7 +100,7 @@ class Prior:
 
         None is needed if any row of the job has a result.
         """
-        if any(tally.done for tally in self._by_replica.values()):
+        if any(tally.done for tally in self._by_lane.values()):
             return []
         return [[row] for row in range(len(self.rows)) if row != suspect and not self.rows[row]][:1]
 
@@ -121,7 +121,7 @@ class Prior:
             known = msgspec.structs.replace(known, tried=sorted(tried), strikes={}, retried=self._retried)
         for attempt in attempts:
             if attempt > known.attempt:
-                crashed = [one for one in range(self._replicas) if job.crash(one, attempt).exists()]
+                crashed = [one for one in range(self._lanes) if job.crash(one, attempt).exists()]
                 flight = self._in_flight(job, replica, attempt, chunks, most)
                 known = _after(known, flight, replica, attempt, crashed, has_died(job, attempt))
         return known

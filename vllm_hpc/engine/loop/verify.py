@@ -87,6 +87,10 @@ class VerifiedEngine:
         """The engine's."""
         self._engine.watch(told)
 
+    def idle_step(self) -> None:
+        """Take a step without rows, in which nothing is sampled."""
+        self._engine.idle_step()
+
     def look(self) -> InFlight | None:
         """The engine's."""
         return self._engine.look()

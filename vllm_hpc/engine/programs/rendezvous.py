@@ -69,4 +69,4 @@ class ScriptRendezvous:
     def _check(self, rank: int) -> None:
         from vllm_hpc.engine.startup import gloo_peers
 
-        gloo_peers.check_all(self._meeting.store.under(self._prefix), Place(0, rank, 0, 0))
+        gloo_peers.check_all(self._meeting.store.under(self._prefix), Place(0, rank, 0, 0, 0, rank))

@@ -36,6 +36,7 @@ from vllm_hpc.spec.rehearsal import Rehearsal
 from vllm_hpc.spec.vllm_defaults import whole
 
 if TYPE_CHECKING:
+    from vllm_hpc.engine.rehearsal.together import Together
     from vllm_hpc.engine.startup.replicas import Replica, World
     from vllm_hpc.engine.store.client import JobStore
 
@@ -75,12 +76,15 @@ class Output(NamedTuple):
 class RehearsalEngine:
     """Every running sequence gets one token per step, ``max_num_seqs`` of them at once; the others wait in order.
 
-    At a slow pace a token takes several steps, the same number on all ranks.
+    At a slow pace a token takes several steps, the same number on all ranks. ``together``: what all lanes of a replica
+    do in each step; None if it has one.
     """
 
-    def __init__(self, record: JobRecord, settings: Rehearsal, faults: FaultPlan) -> None:
+    def __init__(
+        self, record: JobRecord, settings: Rehearsal, faults: FaultPlan, together: Together | None = None
+    ) -> None:
         self.max_num_seqs = whole(record.plan.engine.get("max_num_seqs"), _MAX_NUM_SEQS)
-        self._rate, self._faults = settings.tokens_per_s, faults
+        self._rate, self._faults, self._together = settings.tokens_per_s, faults, together
         self._waiting: deque[tuple[str, Ready]] = deque()
         # Requests by the step in which they end, and how many sequences run.
         self._ends: dict[int, list[tuple[str, Ready]]] = {}
@@ -111,6 +115,8 @@ class RehearsalEngine:
         started = self._start_waiting()
         self._faults.strike(started)
         self._tell()
+        if self._together:
+            self._together.step()
         self._pace()
         outputs = []
         for key, ready in self._ends.pop(self._step, ()):
@@ -118,6 +124,12 @@ class RehearsalEngine:
             self._running -= ready.params.n
             outputs.append(self._output(key, ready))
         return outputs, False
+
+    def idle_step(self) -> None:
+        """Take a step with the other lanes, and no row."""
+        self._faults.strike([])
+        if self._together:
+            self._together.step()
 
     def look(self) -> InFlight:
         """What runs, and what waits. There is no KV cache."""
@@ -234,7 +246,8 @@ class RehearsalMaker:
             raise RequestError(f"--engine max_num_seqs must be a whole number, 1 or more, not {asked!r}")
         time.sleep(self._settings.load_s)
         faults = FaultPlan.of(self._settings, self._standing.global_rank, self._place, self._is_first)
-        return RehearsalEngine(self._record, self._settings, faults)
+        has_lanes = self._record.plan.layout.attention_dp > 1
+        return RehearsalEngine(self._record, self._settings, faults, _together() if has_lanes else None)
 
     def serve(self, report: RankReport, job: JobFolder) -> None:
         """Never asked: all ranks lead."""
@@ -242,6 +255,12 @@ class RehearsalMaker:
 
     def release(self, store: JobStore) -> None:
         """Nothing waits for it."""
+
+
+def _together() -> Together:
+    from vllm_hpc.engine.rehearsal.together import Together
+
+    return Together()
 
 
 def tokens_of(row: Row, number: int, count: int) -> array[int]:

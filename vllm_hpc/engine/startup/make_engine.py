@@ -82,6 +82,7 @@ def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
         "model": record.model,
         "tensor_parallel_size": layout.tp,
         "pipeline_parallel_size": layout.pp,
+        "data_parallel_size": layout.attention_dp,
         "distributed_executor_backend": "external_launcher",
         "seed": record.request.seed,
         "disable_log_stats": True,

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from vllm_hpc.engine.loop.lanes import GroupedLanes, Lanes
 from vllm_hpc.engine.loop.lockstep import DivergedError, Lockstep
 from vllm_hpc.engine.startup import gloo_peers, meeting
 from vllm_hpc.engine.startup.meeting import Meeting
@@ -26,20 +28,32 @@ from vllm_hpc.spec.layout import Layout, Place
 class Replica:
     """This rank's replica, initialised. ``device`` is the torch device that the rank computes on.
 
-    ``size`` is how many ranks run its loop; ``cpu_group`` gives the group over which these agree, once the engine has
-    started.
+    ``size`` is how many ranks run its loop, in ``lanes`` of as many; ``cpu_group`` gives the group of them all, once
+    the engine has started.
     """
 
-    def __init__(self, place: Place, device: str, size: int, cpu_group: Callable[[], Any]) -> None:
-        self.place, self.device, self._size, self._cpu_group = place, device, size, cpu_group
+    def __init__(self, place: Place, device: str, size: int, cpu_group: Callable[[], Any], lanes: int = 1) -> None:
+        self.place, self.device, self._size, self._count, self._cpu_group = place, device, size, lanes, cpu_group
 
     def lockstep(self) -> Lockstep:
-        """How its ranks agree, over the replica's own CPU group."""
-        group = self._cpu_group() if self._size > 1 else None
-        return Lockstep(self.place.rank, self.place.replica, group)
+        """How the ranks of its lane agree, over a CPU group of their own."""
+        return Lockstep(self.place.lane_rank, self.place.replica, self._lane_group)
+
+    def lanes(self) -> Lanes | None:
+        """How its lanes meet before each turn, over the replica's CPU group; None if there is one."""
+        return GroupedLanes(self._cpu_group(), self.place.lane) if self._count > 1 else None
+
+    @cached_property
+    def _lane_group(self) -> Any:
+        """The CPU group of this rank's lane; None if the lane has one rank. All ranks of the replica make all groups."""
+        size = self._size // self._count
+        if size == 1 or self._count == 1:
+            return self._cpu_group() if size > 1 else None
+        groups = [dist.new_group(list(range(first, first + size)), backend="gloo") for first in range(0, self._size, size)]
+        return groups[self.place.rank // size]
 
     def check_digests(self, digest: str) -> None:
-        """Compare what all ranks of the replica generated. Raises DivergedError if they differ."""
+        """Compare what all ranks of the lane generated. Raises DivergedError if they differ."""
         digests = [one.decode() for one in self.lockstep().gather(digest.encode())]
         if len(set(digests)) > 1:
             raise DivergedError(f"the ranks of replica {self.place.replica} diverged: digests {digests}")
@@ -92,4 +106,4 @@ def join(
         world_size=layout.replica_size,
     )
     gloo_peers.check_all(world.store, place)
-    return Replica(place, device, layout.replica_size, cpu_group)
+    return Replica(place, device, layout.replica_size, cpu_group, layout.attention_dp)

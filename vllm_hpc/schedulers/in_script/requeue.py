@@ -145,7 +145,7 @@ def _what_died(ranks: list[RankRecord]) -> str:
 
 def _end_of_patience(folder: JobFolder, record: JobRecord, attempts: list[Attempt], has_drained: bool) -> str | None:
     """Why a submission with these attempts gets no more, although rows are left; None if it does."""
-    progress = folder.progress_of(range(record.plan.layout.dp))
+    progress = folder.progress_of(range(record.plan.layout.lanes))
     has_done = any(replica.done for replica in progress)
     against = _fault_of_machine(folder, record, attempts, has_done)
     if against:
@@ -179,9 +179,8 @@ def _fault_of_machine(folder: JobFolder, record: JobRecord, attempts: list[Attem
 
 
 def _replicas_of(record: JobRecord, attempt: Attempt) -> Sequence[int]:
-    """The replicas of an attempt: those of its task."""
-    layout = record.plan.layout
-    return [attempt.task] if layout.is_array else range(layout.dp)
+    """The lanes of an attempt: those of its task."""
+    return record.plan.layout.lanes_of(attempt.task)
 
 
 def _has_died(folder: JobFolder, attempt: Attempt) -> bool:
@@ -214,7 +213,7 @@ def _times_asked(folder: JobFolder, attempts: list[Attempt]) -> int:
 
 def _missing(folder: JobFolder, record: JobRecord) -> int:
     """Rows that are left. An array's tasks may count a row twice: if none seems to be left, the shards are read."""
-    progress = folder.progress_of(range(record.plan.layout.dp))
+    progress = folder.progress_of(range(record.plan.layout.lanes))
     missing = record.rows - sum(replica.done + replica.failed for replica in progress)
     if missing > 0 or not record.plan.layout.is_array:
         return missing
@@ -252,7 +251,7 @@ def _died_alone(folder: JobFolder, record: JobRecord, attempts: list[Attempt]) -
     last = [
         lines[-1].trial
         for one in attempts
-        for replica in range(record.plan.layout.dp)
+        for replica in range(record.plan.layout.lanes)
         if (lines := read_claimed(folder.claimed(replica, one.attempt)))
     ]
     return len({trial[0] for trial in last if trial and len(trial) == 1})
@@ -262,5 +261,5 @@ def _has_got_on(folder: JobFolder, record: JobRecord, progress: list[Progress], 
     """Whether an attempt finished a row, or tried suspect rows after the attempt before it died."""
     if any(run.attempt == attempt and run.rows for replica in progress for run in replica.runs):
         return True
-    files = (folder.claimed(replica, attempt) for replica in range(record.plan.layout.dp))
+    files = (folder.claimed(replica, attempt) for replica in range(record.plan.layout.lanes))
     return any(line.trial for file in files for line in read_claimed(file))

@@ -1,0 +1,60 @@
+"""Replicas of several lanes (--attention-dp, --ep): what was asked for, what does not go with it, what vLLM is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.schedulers.launchers import NATIVE
+from vllm_hpc.spec.errors import LayoutError, RequestError
+from vllm_hpc.spec.layout import Asked, Layout
+from vllm_hpc.spec.request import Request
+from vllm_hpc.spec.resolved_job import ResolvedJob
+from vllm_hpc.spec.words import counted
+
+EXPERT_PARALLEL = "enable_expert_parallel"
+
+
+def asked_of(request: Request) -> Asked:
+    """The numbers of a layout that were asked for."""
+    one = request
+    return Asked(one.nodes, one.gpus_per_node, one.tp, one.pp, one.dp, one.attention_dp, one.ep)
+
+
+def check_lanes(job: ResolvedJob, shape: Shape | None) -> None:
+    """Refuse what replicas of several lanes cannot have. Raises RequestError, LayoutError."""
+    request = job.request
+    if not (request.ep or (request.attention_dp or 1) > 1):
+        return
+    option = "--ep" if request.ep else f"--attention-dp {request.attention_dp}"
+    if shape is not None and shape.experts is None:
+        raise LayoutError(
+            f"{option} is for mixtures of experts, and {shape.architecture} has none: use --dp, whose replicas need not "
+            "wait for each other"
+        )
+    if job.is_native:
+        raise RequestError(f"{option} needs a rank for each GPU, and --launcher {NATIVE} has one a node: leave one out")
+    for other in ("program", "reproducible"):
+        if getattr(request, other):
+            raise RequestError(f"{option} does not go with --{other}: leave one of them out")
+
+
+def engine_of(job: ResolvedJob, layout: Layout) -> dict[str, Any]:
+    """vLLM's arguments for such a layout, but for what --engine says."""
+    is_spread = layout.attention_dp > 1 or (job.request.ep and layout.tp > 1)
+    return {EXPERT_PARALLEL: True} if is_spread and not job.is_for_cpu else {}
+
+
+def explain_lanes(job: ResolvedJob, layout: Layout) -> list[str]:
+    """The reasons of a plan with several lanes in a replica."""
+    if layout.attention_dp == 1:
+        return []
+    lanes = counted(layout.attention_dp, "lane")
+    size = counted(layout.lane_size, "GPU")
+    said = [f"attention DP {layout.attention_dp}: each replica has {lanes} of {size}, which run rows of their own"]
+    if job.is_for_cpu and not job.request.rehearse:
+        said.append(
+            "vLLM's CPU back-end has no expert parallelism: the experts are split over the ranks, and it needs a plug-in "
+            "for the exchange between lanes (docs/experts.md)"
+        )
+    return said
