@@ -79,6 +79,7 @@ class Patches:
         self.use("fast-schedule", partial(_shorten_schedule, engine))
         self.use("sharded-sampling", partial(_shard_sampling, engine))
         self._agree_on_sampling(engine)
+        self.use("idle-forward", partial(_run_idle_steps, engine))
         self.use("step-overlap", partial(_overlap_steps, engine))
         for name in ("late-text", "early-grammar", "skip-clone"):  # looked up again where rows are made ready
             self.use(name)
@@ -146,6 +147,12 @@ def _shorten_schedule(engine: LLMEngine) -> str:
 
 def _shard_sampling(engine: LLMEngine) -> str:
     from vllm_hpc.engine.vllm_patches.sharded_sampling import turn_on
+
+    return turn_on(engine)
+
+
+def _run_idle_steps(engine: LLMEngine) -> str:
+    from vllm_hpc.engine.vllm_patches.idle_forward import turn_on
 
     return turn_on(engine)
 

@@ -142,6 +142,18 @@ _ALL = (
         ),
     ),
     Patch(
+        name="idle-forward",
+        does="with --attention-dp, a step that schedules nothing still runs the model, beside the other lanes",
+        without="lanes may hang as the first of them ends; --env VLLM_USE_V2_MODEL_RUNNER=0 avoids that",
+        names=(
+            *_ENGINE_CORE,
+            "vllm.v1.engine.core:EngineCore.model_executor",
+            *_of("vllm.v1.executor.abstract:Executor", "execute_model execute_dummy_batch"),
+            "vllm.v1.core.sched.output:SchedulerOutput.total_num_scheduled_tokens",
+            "vllm.config.vllm:VllmConfig.use_v2_model_runner",
+        ),
+    ),
+    Patch(
         name="late-text",
         does="a row's text is decoded once, when the row ends",
         without=SLOWER,
@@ -228,6 +240,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     ),
     "vllm_engine.py": (
         *_of("vllm.v1.engine.llm_engine:LLMEngine", "add_request step"),
+        "vllm.v1.engine.core_client:InprocClient.execute_dummy_batch",
         "vllm.distributed.parallel_state:get_world_group",
         "vllm.distributed.parallel_state:GroupCoordinator.cpu_group",
     ),
