@@ -190,7 +190,7 @@ class OneEngine:
         attempt = ReplicaAttempt(job, job.job(), self._place, 1, 0, sync_s)
         store = self._meeting.store.under(f"run/{self._runs}/")
         stop = self._start()
-        digest = attempt.run(vllm_engine.VllmEngine(self.engine), self._replica.lockstep(), store, report)
+        digest = attempt.run(vllm_engine.VllmEngine(self.engine), self._replica, store, report)
         return _read(job, self._place.replica, *stop(), digest.hexdigest)
 
     @property

@@ -61,7 +61,7 @@ def put_in_order(folder: JobFolder) -> None:
         prompt = row.get("prompt") or b""
         scan.add(row, len(prompt) // (4 if isinstance(prompt, str) else 1) + 1, most)
     shape = record.plan.layout
-    write_sorted(folder, store_order(folder, scan.ordered(), chunk_size(record.rows, shape.dp, shape.is_array)))
+    write_sorted(folder, store_order(folder, scan.ordered(), chunk_size(record.rows, shape.lanes, shape.is_array)))
     plan = msgspec.structs.replace(record.plan, order=PREFIX)
     write_json(folder.job_json, msgspec.structs.replace(record, plan=plan))
 

@@ -309,8 +309,8 @@ def test_plan_json(model: Path, desk: Path, run_cli: Cli) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     plan = json.loads(outcome.out)
     assert set(plan) == {
-        "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp", "world_size", "fits", "reasons", "memory",
-        "engine", "kv_tokens", "concurrency", "runners_up", "choices", "order", "model", "cost",
+        "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "attention_dp", "dp", "world_size", "fits", "reasons",
+        "memory", "engine", "kv_tokens", "concurrency", "runners_up", "choices", "order", "model", "cost",
     }  # fmt: skip
     assert set(plan["memory"]) == {"weights_gib", "kv_gib_per_gpu", "per_gpu_gib", "gpu_gib", "weights_gib_per_gpu"}
     assert (plan["nodes"], plan["procs_per_node"], plan["world_size"]) == (2, 8, 16)

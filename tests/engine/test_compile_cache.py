@@ -186,7 +186,7 @@ def test_a_rank_that_only_reads_an_archive_uses_it(tmp_path: Path, node: Path) -
     os.utime(archives(tmp_path)[0], (0, 0))
     for name in ("VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"):
         del os.environ[name]
-    CompiledCode(record(tmp_path), Place(replica=1, rank=0, pp=0, tp=0), 0).restore()
+    CompiledCode(record(tmp_path), Place(replica=1, rank=0, pp=0, tp=0, lane=1, lane_rank=0), 0).restore()
     assert archives(tmp_path)[0].stat().st_mtime > time.time() - 3600
 
 

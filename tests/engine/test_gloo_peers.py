@@ -56,7 +56,7 @@ dist.init_process_group("gloo", store=dist.FileStore(str(folder / "gloo"), 2), r
 made = dist.group.WORLD
 try:
     if who != "unchecked":
-        gloo_peers.check_all(job_store(), Place(0, rank, 0, rank))
+        gloo_peers.check_all(job_store(), Place(0, rank, 0, rank, 0, rank))
     lies_from_now_on()
     made = dist.new_group([0, 1])
 except gloo_peers.ForeignRankError as error:

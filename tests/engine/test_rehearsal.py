@@ -345,7 +345,7 @@ def test_the_length_of_a_chat_is_that_of_its_texts() -> None:
 
 # -- faults --------------------------------------------------------------------------------------------------------
 def fault_of(rank: int, place: tuple[int, int], is_first: bool = True, **settings: Any) -> str | None:
-    where = Place(place[0], place[1], 0, place[1])
+    where = Place(place[0], place[1], 0, place[1], place[0], place[1])
     return FaultPlan.of(Rehearsal(**{"fault": "die", **settings}), rank, where, is_first)._fault
 
 

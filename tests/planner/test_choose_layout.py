@@ -25,11 +25,11 @@ from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.gpus import GIB, GPUS, Gpu, find_gpu, recognise
-from vllm_hpc.spec.layout import Asked, solve, solve_array
 from vllm_hpc.spec.nearest_layout import OPTIONS
+from vllm_hpc.spec.solve_layout import Asked, solve, solve_array
 
 
-def pick(name: str, gpu: str | None, capacity: int | None = None, **asked: int) -> Choice:
+def pick(name: str, gpu: str | None, capacity: int | None = None, **asked: Any) -> Choice:
     return choose(Asked(**asked), capacity, problem_of(name, gpu), solve)
 
 
@@ -54,7 +54,7 @@ def pick(name: str, gpu: str | None, capacity: int | None = None, **asked: int) 
     ],
 )
 def test_the_layout_that_an_expert_would_take(
-    name: str, gpu: str | None, asked: dict[str, int], expected: tuple[int, int, int]
+    name: str, gpu: str | None, asked: dict[str, Any], expected: tuple[int, int, int]
 ) -> None:
     assert cut(pick(name, gpu, **asked)) == expected
 
@@ -75,7 +75,7 @@ def test_the_layout_that_an_expert_would_take(
     ],
 )
 def test_few_long_rows_share_the_weights_of_one_replica(
-    rows: int, output: int, gpu: str, asked: dict[str, int], expected: tuple[int, int, int]
+    rows: int, output: int, gpu: str, asked: dict[str, Any], expected: tuple[int, int, int]
 ) -> None:
     """Each of four replicas would read all weights in every step, for four rows."""
     wanted = problem_of("Llama-3.1-8B", gpu, of_rows(rows, output))
@@ -158,7 +158,7 @@ def test_of_long_rows_that_fill_the_kv_cache_the_estimate_decides(
 
 
 @pytest.mark.parametrize("asked", [{}, {"tp": 8}, {"tp": 4, "dp": 2}])
-def test_no_layout_loses_twice_or_to_itself(asked: dict[str, int]) -> None:
+def test_no_layout_loses_twice_or_to_itself(asked: dict[str, Any]) -> None:
     wanted = problem_of("Qwen2.5-32B", "a100-40", of_rows(100, 2000, 30_000))
     choice = choose(Asked(nodes=1, gpus_per_node=8, **asked), None, wanted, solve)
     cuts = [other.split(":")[0] for other in choice.runners_up]
@@ -178,7 +178,7 @@ def test_no_layout_loses_twice_or_to_itself(asked: dict[str, int]) -> None:
     capacity=st.sampled_from([None, 1, 4, 8]),
 )  # fmt: skip
 def test_every_layout_is_one_that_vllm_takes_and_every_refusal_names_one(
-    name: str, gpu: str | None, asked: dict[str, int], capacity: int | None
+    name: str, gpu: str | None, asked: dict[str, Any], capacity: int | None
 ) -> None:
     try:
         choice = pick(name, gpu, capacity, **asked)
@@ -198,7 +198,7 @@ def test_every_layout_is_one_that_vllm_takes_and_every_refusal_names_one(
     assert (choice.fit is None) == (gpu is None)
 
 
-def alternatives(message: str, asked: dict[str, int]) -> list[dict[str, int]]:
+def alternatives(message: str, asked: dict[str, Any]) -> list[dict[str, int]]:
     """What a refusal proposes: '... try --tp 4 --dp 2 or --nodes 2 without --dp'."""
     assert any(character.isdigit() for character in message)
     fields = {option: name for name, option in OPTIONS.items()}

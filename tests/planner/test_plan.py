@@ -11,9 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vllm_hpc.spec.errors import LayoutError
-from vllm_hpc.spec.layout import Asked, Layout, solve
+from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.nearest_layout import OPTIONS
 from vllm_hpc.spec.plan import Plan
+from vllm_hpc.spec.solve_layout import Asked, solve
 
 # asked, GPUs of a node, then nodes, ranks per node, TP, PP, DP
 TABLE = [
@@ -45,7 +46,7 @@ TABLE = [
 def test_what_is_left_out_is_computed(asked: Asked, capacity: int | None, expected: tuple[int, ...]) -> None:
     layout, reasons = solve(asked, capacity)
     assert (layout.nodes, layout.procs_per_node, layout.tp, layout.pp, layout.dp) == expected
-    computed = [name for name in OPTIONS if getattr(asked, name) is None]
+    computed = [name for name in OPTIONS if name != "attention_dp" and getattr(asked, name) is None]
     assert bool(reasons) == bool(computed), "what was computed has a reason, what was asked needs none"
 
 
@@ -120,7 +121,8 @@ def proposals(message: str) -> list[tuple[dict[str, int], list[str]]]:
 
 # What is refused is searched for a way out: the larger a number, the longer.
 numbers = st.one_of(st.none(), st.integers(1, 20), st.sampled_from([24, 32, 48, 64]))
-wishes = st.builds(Asked, numbers, numbers, numbers, numbers, numbers)
+few = st.one_of(st.none(), st.none(), st.integers(1, 8))
+wishes = st.builds(Asked, numbers, numbers, numbers, numbers, numbers, few, spreads=st.booleans())
 capacities = st.one_of(st.none(), st.integers(1, 16))
 
 
@@ -128,11 +130,12 @@ capacities = st.one_of(st.none(), st.integers(1, 16))
 def of_a_layout(draw: st.DrawFn) -> tuple[Asked, int | None]:
     """Some numbers of a layout, and the GPUs of a node that has as many: of these few are refused."""
     tp, pp, dp = draw(st.integers(1, 16)), draw(st.integers(1, 6)), draw(st.integers(1, 12))
-    world = tp * pp * dp
+    lanes = draw(st.sampled_from([1, 1, 2, 4, 8]))
+    world = tp * pp * dp * lanes
     procs = draw(st.sampled_from([procs for procs in range(1, 17) if world % procs == 0]))
     gpus = draw(st.integers(procs, 16))
-    given = (world // procs, gpus, tp, pp, dp)
-    asked = Asked(*(draw(st.sampled_from([number, None])) for number in given))
+    given = (world // procs, gpus, tp, pp, dp, lanes)
+    asked = Asked(*[draw(st.sampled_from([number, None])) for number in given], spreads=draw(st.booleans()))
     return asked, draw(st.one_of(st.none(), st.integers(gpus, 16)))
 
 
@@ -144,11 +147,12 @@ def test_every_layout_adds_up_and_respects_what_was_given(wish: tuple[Asked, int
         layout, _ = solve(asked, capacity)
     except LayoutError:
         assume(False)
-    assert layout.nodes * layout.procs_per_node == layout.tp * layout.pp * layout.dp == layout.world_size
+    assert layout.nodes * layout.procs_per_node == layout.replica_size * layout.dp == layout.world_size
+    assert layout.attention_dp == 1 or asked.attention_dp or asked.spreads
     assert layout.procs_per_node <= layout.gpus_per_node
     assert capacity is None or layout.gpus_per_node <= capacity
     for name, value in msgspec.structs.asdict(asked).items():
-        assert value is None or getattr(layout, name) == value, name
+        assert name == "spreads" or value is None or getattr(layout, name) == value, name
 
 
 @given(asked=wishes, capacity=capacities)
@@ -169,21 +173,26 @@ def test_every_proposal_of_a_refusal_is_accepted(asked: Asked, capacity: int | N
 sizes = st.integers(1, 6)
 
 
-@given(tp=sizes, pp=sizes, dp=sizes)
-def test_place_is_a_bijection_with_tp_fastest(tp: int, pp: int, dp: int) -> None:
-    world = tp * pp * dp
-    layout = Layout(nodes=1, gpus_per_node=world, procs_per_node=world, tp=tp, pp=pp, dp=dp)
+@given(tp=sizes, pp=sizes, dp=sizes, lanes=sizes)
+def test_place_is_a_bijection_with_tp_fastest(tp: int, pp: int, dp: int, lanes: int) -> None:
+    world = tp * pp * dp * lanes
+    layout = Layout(nodes=1, gpus_per_node=1024, procs_per_node=world, tp=tp, pp=pp, dp=dp, attention_dp=lanes)
     places = [layout.place(rank) for rank in range(world)]
-    assert [(place.replica, place.pp, place.tp) for place in places] == list(product(range(dp), range(pp), range(tp)))
-    assert [place.rank for place in places] == list(range(tp * pp)) * dp
+    assert [(place.lane, place.pp, place.tp) for place in places] == list(
+        product(range(dp * lanes), range(pp), range(tp))
+    )
+    assert [place.replica for place in places] == [lane // lanes for lane in range(dp * lanes) for _ in range(tp * pp)]
+    assert [place.rank for place in places] == list(range(tp * pp * lanes)) * dp
+    assert [place.lane_rank for place in places] == list(range(tp * pp)) * dp * lanes
+    assert layout.lanes == dp * lanes
 
 
 def test_plan_json_has_the_keys_that_people_script_against() -> None:
     layout, reasons = solve(Asked(nodes=2, tp=16))
     shown = Plan(layout=layout, engine={"dtype": "auto"}, reasons=tuple(reasons)).to_json()
     assert set(shown) == {
-        "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp", "world_size", "fits", "reasons", "memory",
-        "engine", "kv_tokens", "concurrency", "order", "runners_up", "choices", "model", "cost",
+        "nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "attention_dp", "dp", "world_size", "fits", "reasons",
+        "memory", "engine", "kv_tokens", "concurrency", "order", "runners_up", "choices", "model", "cost",
     }  # fmt: skip
     assert set(shown["memory"]) == {"weights_gib", "kv_gib_per_gpu", "per_gpu_gib", "gpu_gib", "weights_gib_per_gpu"}
     assert (shown["world_size"], shown["fits"], shown["engine"]) == (16, None, {"dtype": "auto"})

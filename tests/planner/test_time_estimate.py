@@ -10,7 +10,8 @@ import pytest
 from tests.problems import cut, of_rows, problem_of
 from vllm_hpc.planner.choose_layout import WORTH_SHARE, choose
 from vllm_hpc.planner.workload import Workload
-from vllm_hpc.spec.layout import Asked, Layout, solve
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.solve_layout import Asked, solve
 
 # Output tokens/s of layouts, TP and DP, of the same GPUs: docs/performance.md. Of rows, tokens out and PP=1.
 MEASURED: list[tuple[str, str, int, int, dict[tuple[int, int], int]]] = [

@@ -269,8 +269,9 @@ def test_so_is_whatever_else_would_be_copied(desk: Path, run_cli: Cli, key: str)
 
 def test_each_key_of_a_job_definition_is_known_to_act_as_the_user_or_not() -> None:
     harmless = (
-        "model input nodes gpus_per_node tp pp dp scheduler profile partition qos time mem cpus_per_rank name "
-        "max_tokens temperature top_p seed seed_rows chat_template lora prompt_column prompt_template id_column "
+        "model input nodes gpus_per_node tp pp dp ep attention_dp scheduler profile partition qos time mem "
+        "cpus_per_rank name max_tokens temperature top_p seed seed_rows chat_template lora prompt_column "
+        "prompt_template id_column "
         "keep rename drop_last_answer order sampling gpu array max_requeues drain_lead rehearse rehearse_set private "
         "rows_missing_from requeue_script debug_ranks verify reproducible allow"
     )

@@ -7,7 +7,7 @@ import pytest
 
 from tests.schedulers.test_script import CONTEXT
 from vllm_hpc.schedulers.script import render_script
-from vllm_hpc.spec.layout import Asked, solve
+from vllm_hpc.spec.solve_layout import Asked, solve
 from vllm_hpc.spec.words import counted, rate
 
 

@@ -22,8 +22,8 @@ from vllm_hpc.spec.visible import one_line
 Function = TypeVar("Function", bound=Callable[..., Any])
 _TABLES = frozenset({"engine", "sampling", "env", "rename", "rehearse_set"})
 _FLAGS = frozenset({
-    "drop_last_answer", "private", "seed_rows", "array", "ep", "rehearse", "requeue_script", "debug_ranks", "reproducible",
-    "retry_errors", "not_submitted",
+    "drop_last_answer", "private", "seed_rows", "array", "ep", "rehearse", "requeue_script", "debug_ranks",
+    "reproducible", "retry_errors", "not_submitted",
 })  # fmt: skip
 # What methods of Job and tune() call as their options do.
 _OF_OTHERS = ("model", "rank", "output", "job_id", "retry_errors", "not_submitted", "sweep", "rows", "prompt_tokens")

@@ -48,6 +48,8 @@ class SweepOptions(TypedDict, total=False):
     tp: Swept[Count | None]
     pp: Swept[Count | None]
     dp: Swept[Count | None]
+    ep: Swept[bool | None]
+    attention_dp: Swept[Count | None]
     gpu: Swept[str | None]
     scheduler: Swept[str | None]
     profile: Swept[str | None]

@@ -56,7 +56,7 @@ def _model(facts: ModelFacts) -> str:
 
 def _layout(plan: Plan) -> list[tuple[str, str]]:
     layout = plan.layout
-    shape = f"TP {layout.tp} × PP {layout.pp} × DP {layout.dp} = {counted(layout.all_ranks, 'rank')}"
+    shape = f"{layout.cut} = {counted(layout.all_ranks, 'rank')}"
     nodes, gpus = counted(layout.nodes, "node"), counted(layout.gpus_per_node, "GPU")
     hardware = f"{nodes} × {gpus}, {counted(layout.procs_per_node, 'rank')} on each"
     if layout.is_array:

@@ -83,7 +83,7 @@ class _RunOrder:
 
 
 class ReplicaAttempt:
-    """This rank's part of an attempt of its lane. Create it before the engine loads: earlier shards are read meanwhile."""
+    """This rank's part of its lane's attempt. Create it before the engine loads: earlier shards are read meanwhile."""
 
     def __init__(self, job: JobFolder, record: JobRecord, place: Place, attempt: int, task: int, sync_s: float) -> None:
         self._job, self._record, self._place, self._attempt, self._task = job, record, place, attempt, task
@@ -131,7 +131,6 @@ class ReplicaAttempt:
         return loop.digest
 
     def _work(self, done: bytearray, trials: list[list[int]], probe: Ready | None) -> Work:
-        layout = self._record.plan.layout
         left = done.count(0) + sum(map(len, trials))
         # An array's other tasks may run later, or never.
         share = -(-left // len(self._lanes))

@@ -211,6 +211,11 @@ class RankPlace(NamedTuple):
     place: Place
     run: str
 
+    @property
+    def memory(self) -> str:
+        """What ranks that share memory have in common. Lanes use gloo: vLLM numbers the memory's users by replica."""
+        return f"{self.place.replica}{f'.{self.place.rank}' * (self.layout.attention_dp > 1)}"
+
 
 def join(rank: RankPlace, world: World, patches: Patches) -> tuple[Replica, str | None]:
     """Initialise torch.distributed over this rank's replica, with vLLM's device and back-end on this machine.
@@ -230,18 +235,8 @@ def join(rank: RankPlace, world: World, patches: Patches) -> tuple[Replica, str 
     if not is_cpu:
         patches.leave("shm-name", "it is only for vLLM's CPU back-end")
         return replica, None
-    ident = f"vllm-hpc-{rank.run}-{_sharing_memory(rank)}-{platform.node()}"[:128]
+    ident = f"vllm-hpc-{rank.run}-{rank.memory}-{platform.node()}"[:128]
     return replica, ident if patches.name_shared_memory(ident) else None
-
-
-def _sharing_memory(rank: RankPlace) -> str:
-    """What the ranks that share memory have in common: the replica; of a lane, only the rank itself.
-
-    vLLM's CPU back-end addresses that memory by the rank in the replica (cpu_communicator.py), so that lanes after the
-    first cannot have any. Where names differ, it uses gloo.
-    """
-    place = rank.place
-    return str(place.replica) if rank.layout.attention_dp == 1 else f"{place.replica}.{place.rank}"
 
 
 def meet_started(ident: str | None) -> None:

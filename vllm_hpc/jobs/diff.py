@@ -217,6 +217,7 @@ def _asked(record: JobRecord, folder: JobFolder) -> dict[str, Any]:
         "model": record.model,
         "tp": layout.tp,
         "pp": layout.pp,
+        "attention_dp": layout.attention_dp,
         "dp": layout.dp,
         "seed": request.seed,
         "seed_rows": request.seed_rows,

@@ -18,7 +18,8 @@ from vllm_hpc.planner.memory import Fit
 from vllm_hpc.planner.parallelism import allowed_tp
 from vllm_hpc.spec.errors import LayoutError
 from vllm_hpc.spec.gpus import GIB
-from vllm_hpc.spec.layout import Asked, Layout, Rule
+from vllm_hpc.spec.layout import Layout
+from vllm_hpc.spec.solve_layout import Asked, Rule
 
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 
@@ -86,7 +87,7 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def cut(self) -> str:
-        return f"TP {self.layout.tp} × PP {self.layout.pp} × DP {self.layout.dp}"
+        return self.layout.cut
 
 
 def choose(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> Choice:

@@ -23,7 +23,7 @@ def _verify(job: ResolvedJob, plan: Plan) -> list[str]:
         raise RequestError(
             "--verify compares what vllm-hpc's own loop samples, and this program drives the engine: leave it out"
         )
-    if plan.layout.replica_size == 1:
+    if plan.layout.lane_size == 1:
         raise RequestError(
             "--verify compares the ranks of a replica, and these have one each: use --tp 2 or --pp 2, or leave it out"
         )

@@ -82,7 +82,7 @@ def _rate(job: JobFolder, model: str, gpu: str, layout: Layout, engine: Mapping[
     if not speed or record is None or record.program is not None:  # a program's own work takes time, too
         return None
     ran = record.plan.layout
-    if (record.model, ran.tp, ran.pp) != (model, layout.tp, layout.pp):
+    if (record.model, ran.tp, ran.pp, ran.attention_dp) != (model, layout.tp, layout.pp, layout.attention_dp):
         return None
     if any(record.plan.engine.get(name) != engine.get(name) for name in CHANGES_ANSWERS.values()):
         return None

@@ -7,9 +7,10 @@ from typing import Any
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.schedulers.launchers import NATIVE
 from vllm_hpc.spec.errors import LayoutError, RequestError
-from vllm_hpc.spec.layout import Asked, Layout
+from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
+from vllm_hpc.spec.solve_layout import Asked
 from vllm_hpc.spec.words import counted
 
 EXPERT_PARALLEL = "enable_expert_parallel"
@@ -21,15 +22,20 @@ def asked_of(request: Request) -> Asked:
     return Asked(one.nodes, one.gpus_per_node, one.tp, one.pp, one.dp, one.attention_dp, one.ep)
 
 
+def has_lanes(request: Request) -> bool:
+    """Whether replicas of several lanes, or experts over their ranks, were asked for."""
+    return request.ep or (request.attention_dp or 1) > 1
+
+
 def check_lanes(job: ResolvedJob, shape: Shape | None) -> None:
     """Refuse what replicas of several lanes cannot have. Raises RequestError, LayoutError."""
     request = job.request
-    if not (request.ep or (request.attention_dp or 1) > 1):
+    if not has_lanes(request):
         return
     option = "--ep" if request.ep else f"--attention-dp {request.attention_dp}"
     if shape is not None and shape.experts is None:
         raise LayoutError(
-            f"{option} is for mixtures of experts, and {shape.architecture} has none: use --dp, whose replicas need not "
+            f"{option} is for mixtures of experts, and {shape.architecture} has none: use --dp, whose replicas do not "
             "wait for each other"
         )
     if job.is_native:
@@ -54,7 +60,7 @@ def explain_lanes(job: ResolvedJob, layout: Layout) -> list[str]:
     said = [f"attention DP {layout.attention_dp}: each replica has {lanes} of {size}, which run rows of their own"]
     if job.is_for_cpu and not job.request.rehearse:
         said.append(
-            "vLLM's CPU back-end has no expert parallelism: the experts are split over the ranks, and it needs a plug-in "
-            "for the exchange between lanes (docs/experts.md)"
+            "vLLM's CPU back-end has no expert parallelism: the experts are split over the ranks, and lanes need a "
+            "plug-in for what they exchange (docs/experts.md)"
         )
     return said

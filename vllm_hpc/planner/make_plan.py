@@ -18,7 +18,7 @@ from vllm_hpc.planner.engine_choices import engine_choices
 from vllm_hpc.planner.engine_settings import MAY_BE_LESS, Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
-from vllm_hpc.planner.lanes import asked_of, check_lanes, engine_of, explain_lanes
+from vllm_hpc.planner.lanes import asked_of, check_lanes, engine_of, explain_lanes, has_lanes
 from vllm_hpc.planner.measure_input import measure_input
 from vllm_hpc.planner.memory import BLOCK_TOKENS
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
@@ -32,7 +32,7 @@ from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_overri
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
-from vllm_hpc.spec.layout import Layout, solve, solve_array
+from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.model_cache import hub_cache
 from vllm_hpc.spec.plan import Cost, Plan
 from vllm_hpc.spec.profile import ignored_keys
@@ -40,6 +40,7 @@ from vllm_hpc.spec.queues import billed_whole
 from vllm_hpc.spec.rehearsal import NO_MODEL
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
+from vllm_hpc.spec.solve_layout import solve, solve_array
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
 
@@ -90,7 +91,7 @@ def _planned(job: ResolvedJob, known: Knowledge, rows: Workload | None, use_tune
         return _plan_known(msgspec.structs.replace(job, request=asked), known, work)
 
     plan = plan_for(job.request)
-    if use_tuned:
+    if use_tuned and not has_lanes(job.request):  # tune tries none of these
         plan = apply_finding(plan, job.request, _subject(job, known.shape, plan), plan_for)
     return native_launcher.launched(plan, job)
 

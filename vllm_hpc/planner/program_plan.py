@@ -12,13 +12,14 @@ from vllm_hpc.planner.lanes import asked_of
 from vllm_hpc.planner.models.find import find_model
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.job_definition import Given
-from vllm_hpc.spec.layout import Asked, Layout, solve
+from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.program import FoundProgram, Program
 from vllm_hpc.spec.programs.find import find_program, find_script
 from vllm_hpc.spec.rehearsal import NO_MODEL
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import FilledRequest, Model, ResolvedJob
+from vllm_hpc.spec.solve_layout import Asked, solve
 from vllm_hpc.spec.words import counted
 
 # Engine arguments of which some values have vLLM compile the model or capture CUDA graphs: neither calls a hook.

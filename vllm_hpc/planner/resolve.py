@@ -20,7 +20,6 @@ from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.errors import LayoutError, ProfileError, RequestError
 from vllm_hpc.spec.expand import expand, expand_table
 from vllm_hpc.spec.job_definition import Given, read_options, with_default_profile
-from vllm_hpc.spec.layout import solve
 from vllm_hpc.spec.passed_variables import check_set
 from vllm_hpc.spec.profile import Profile
 from vllm_hpc.spec.profile_files import Layer
@@ -28,6 +27,7 @@ from vllm_hpc.spec.profile_layers import FoundProfile, find_profile
 from vllm_hpc.spec.program import FoundProgram
 from vllm_hpc.spec.registry import LAUNCHERS
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob, fill
+from vllm_hpc.spec.solve_layout import solve
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
 

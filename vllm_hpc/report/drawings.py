@@ -215,7 +215,7 @@ def layout_of(facts: Facts) -> tuple[Markup, str]:
         first = node * layout.procs_per_node
         ranks = range(first, first + layout.procs_per_node)
         groups.append((hosts.get(first, f"node {node}"), [_square(facts, rank, hosts.get(rank)) for rank in ranks]))
-    size = f"TP {layout.tp} × PP {layout.pp} × DP {layout.dp}"
+    size = layout.cut
     note = f"{counted(all_nodes, 'node')}, {layout.all_ranks} ranks: {size}. The number is the replica's."
     if len(groups) < all_nodes:
         note += f" The first {len(groups)} nodes are drawn."

@@ -79,9 +79,10 @@ def settings_of(record: JobRecord) -> dict[str, Any]:
         "scheduler": record.scheduler,
         "tp": layout.tp,
         "pp": layout.pp,
+        **({"attention_dp": layout.attention_dp} if layout.attention_dp > 1 else {}),
         "dp": layout.dp,
         "nodes": layout.nodes,
-        **{name: value for name, value in shown.items() if name not in ("tp", "pp", "dp", "nodes")},
+        **{name: value for name, value in shown.items() if name not in ("tp", "pp", "attention_dp", "dp", "nodes")},
         **{f"sampling {name}": value for name, value in record.sampling.items()},
         **{f"engine {name}": value for name, value in record.plan.engine.items()},
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from vllm_hpc.spec.layout import Asked
+    from vllm_hpc.spec.solve_layout import Asked
 
 OPTIONS = {
     "nodes": "--nodes", "gpus_per_node": "--gpus-per-node", "tp": "--tp", "pp": "--pp",

@@ -135,7 +135,8 @@ class Plan(Drawn, msgspec.Struct, frozen=True, kw_only=True):
         nodes, gpus = counted(one.nodes, "node"), counted(one.gpus_per_node, "GPU")
         tasks = f"{counted(one.tasks, 'task')} of " if one.is_array else ""
         replicas = counted(one.dp, "replica")
-        return f"{tasks}{nodes} x {gpus}, TP {one.tp} PP {one.pp}, {replicas}, {_FITS[self.fits]}"
+        lanes = f" attention DP {one.attention_dp}" if one.attention_dp > 1 else ""
+        return f"{tasks}{nodes} x {gpus}, TP {one.tp} PP {one.pp}{lanes}, {replicas}, {_FITS[self.fits]}"
 
     @property
     def is_native(self) -> bool:

@@ -18,6 +18,7 @@ import msgspec
 
 from vllm_hpc.jobfolder.record_files import write_json
 from vllm_hpc.jobs.status import Status
+from vllm_hpc.planner.lanes import has_lanes
 from vllm_hpc.planner.make_plan import check_fits, find_speculations, find_subject, make_plan
 from vllm_hpc.planner.queues import resolve_options
 from vllm_hpc.planner.resolve import check_is_here
@@ -192,6 +193,8 @@ def _check(request: Request, sweep: tuple[str, ...], alike: RandomRows) -> None:
         raise RequestError(f"{option} cannot be tuned: a trial runs rows, and no code of yours; leave it out")
     if request.model == NO_MODEL:
         raise RequestError("tune --rehearse needs a MODEL: it tries the layouts of a model")
+    if has_lanes(request):
+        raise RequestError("tune tries TP, PP and DP, not --ep or --attention-dp: leave these out")
     if request.input is not None:
         for option, value in (("--rows", alike.number), ("--prompt-tokens", alike.prompt_tokens)):
             if value is not None:

@@ -70,8 +70,10 @@ def _cell(layout: Layout, cell: tuple[int | None, int], place: int) -> Markup:
         words = f"+{left_out}" if left_out else "idle"
         return join([_box(x, y, "vh-node"), _text(middle, y + 20, words, 11)])
     at = layout.place(rank)
-    inside = " ".join([f"T{at.tp}"] * (layout.tp > 1) + [f"P{at.pp}"] * (layout.pp > 1))
-    title = tag("title", f"rank {rank}: replica {at.replica}, TP rank {at.tp}, PP stage {at.pp}")
+    lane, has_lanes = at.lane % layout.attention_dp, layout.attention_dp > 1
+    inside = " ".join([f"L{lane}"] * has_lanes + [f"T{at.tp}"] * (layout.tp > 1) + [f"P{at.pp}"] * (layout.pp > 1))
+    whose = f"replica {at.replica}, lane {lane}" if has_lanes else f"replica {at.replica}"
+    title = tag("title", f"rank {rank}: {whose}, TP rank {at.tp}, PP stage {at.pp}")
     name = _text(middle, y + (14 if inside else 20), f"R{at.replica}", 11 if at.replica < 10_000 else 9)
     second = _text(middle, y + 26, inside, 9 if len(inside) < 8 else 7) if inside else ""
     return tag("g", title, _box(x, y, f"vh-cell vh-r{at.replica % HUES}"), name, second)

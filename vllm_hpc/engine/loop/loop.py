@@ -157,9 +157,7 @@ class Loop:
         self._admit()
 
     def _is_over(self) -> bool:
-        if self._order is not Order.GO:
-            return True
-        return self._is_exhausted and not self._trials and not self._feed.backlog
+        return self._order is not Order.GO or (self._is_exhausted and not self._trials and not self._feed.backlog)
 
     def _agree(self) -> None:
         """Receive what the first rank decided a step ago, and ask again if due. It is due on all ranks at once.

@@ -34,7 +34,7 @@ class FaultPlan:
         in every attempt.
         """
         if settings.fault_row is not None:
-            is_mine = place.rank == 0 if settings.fault_rank is None else rank == settings.fault_rank
+            is_mine = place.lane_rank == 0 if settings.fault_rank is None else rank == settings.fault_rank
             return cls(settings.fault if is_mine else None, str(settings.fault_row), None)
         is_mine = rank == (settings.fault_rank or 0) and (is_first or settings.fault == "step")
         return cls(settings.fault if is_mine else None, None, settings.fault_s)

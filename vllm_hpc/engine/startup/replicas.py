@@ -45,11 +45,13 @@ class Replica:
 
     @cached_property
     def _lane_group(self) -> Any:
-        """The CPU group of this rank's lane; None if the lane has one rank. All ranks of the replica make all groups."""
+        """The CPU group of this rank's lane; None if it has one rank. All ranks of the replica make all groups."""
         size = self._size // self._count
         if size == 1 or self._count == 1:
             return self._cpu_group() if size > 1 else None
-        groups = [dist.new_group(list(range(first, first + size)), backend="gloo") for first in range(0, self._size, size)]
+        groups = [
+            dist.new_group(list(range(first, first + size)), backend="gloo") for first in range(0, self._size, size)
+        ]
         return groups[self.place.rank // size]
 
     def check_digests(self, digest: str) -> None:

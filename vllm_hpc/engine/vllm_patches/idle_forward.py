@@ -1,8 +1,8 @@
 """Runs the model in steps of a lane that schedule no token, so that the other lanes' experts do not wait for it.
 
 In the last step before its rows end, an engine with asynchronous scheduling has nothing to schedule. vLLM's older model
-runner then runs a dummy batch, where external_launcher has data parallel (v1/worker/gpu_model_runner.py, execute_model);
-its newer one returns at once (v1/worker/gpu/model_runner.py), and the other lanes, whose steps it does not share, hang.
+runner then runs a dummy batch, where external_launcher has data parallel (v1/worker/gpu_model_runner.py,
+execute_model). Its newer one returns at once (v1/worker/gpu/model_runner.py), and the other lanes hang.
 """
 
 from __future__ import annotations
