@@ -71,6 +71,12 @@ class Layout(msgspec.Struct, frozen=True):
         """Ranks that hold one copy of the model: TP × PP."""
         return self.tp * self.pp
 
+    @property
+    def is_even(self) -> bool:
+        """Whether a replica has the same number of ranks on each of its nodes."""
+        size, procs = self.replica_size, self.procs_per_node
+        return max(size, procs) % min(size, procs) == 0
+
     def place(self, rank: int) -> Place:
         """The position of global ``rank`` (0-based)."""
         replica, inside = divmod(rank, self.replica_size)
