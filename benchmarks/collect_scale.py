@@ -76,7 +76,7 @@ def write_folder(path: Path, rows: int, shards: int) -> None:
 
 def write_counts(folder: JobFolder, rows: int) -> None:
     """What each replica said last of its rows, before it was killed."""
-    for replica, tally in finished(folder, rows).by_replica.items():
+    for replica, tally in finished(folder, rows).by_lane.items():
         shard = folder.shard(replica, 2)
         said = max(0, shard.stat().st_size - (1 << 20))
         with shard.open("rb") as file:

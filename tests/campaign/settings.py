@@ -44,7 +44,7 @@ SETTINGS = {
         _local("pp2", 6, pp=2, gpus_per_node=2),
         _local("dp2", 9, dp=2, gpus_per_node=2),
         _slurm("tp2", 8, nodes=2, tp=2),
-        _slurm("pp2", 6, nodes=2, pp=2),
+        _slurm("pp2", 6, nodes=2, pp=2, launcher="torchrun"),
         _slurm("dp2", 8, nodes=2, dp=2),
         _slurm("array2", 8, dp=2, array=True),
     )

@@ -71,6 +71,9 @@ class Engine:
         self.left[key] = 2 + int(key) * 7 % 5
         self.admitted.append(int(key))
 
+    def idle_step(self) -> None:
+        raise AssertionError("only of several lanes")
+
     def look(self) -> InFlight:
         return InFlight(min(len(self.left), self.max_num_seqs), 0, [])
 

@@ -1,7 +1,7 @@
 """Replicas of several lanes (--attention-dp) on the local scheduler: each row once, and equal to plain vLLM.
 
-On the CPU vLLM has no expert parallelism, and lacks what lanes exchange: a plug-in brings that (tests/lanes_on_cpu). The
-rehearsal's engine compares the steps of all ranks of a replica in place of it.
+vLLM's CPU back-end has no expert parallelism, and lacks what lanes exchange: a plug-in brings that.
+The rehearsal's engine compares the steps of all ranks of a replica in place of it.
 """
 
 from __future__ import annotations

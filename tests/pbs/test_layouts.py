@@ -37,7 +37,8 @@ def submit(model: Path | None, work: Path, **options: Any) -> Job:
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "PP=2 over two hosts": {"nodes": 2, "pp": 2},
+    "PP=2 over two hosts": {"nodes": 2, "pp": 2, "launcher": "pbsdsh"},
+    "native, PP=2 over two hosts": {"nodes": 2, "pp": 2, "launcher": "native"},
     "DP=2, one a host": {"nodes": 2, "dp": 2},
     "TP=2 on one host": {"nodes": 1, "tp": 2},
     "pbs_tmrsh, TP=2 over two": {"nodes": 2, "tp": 2, "launcher": "pbs_tmrsh"},

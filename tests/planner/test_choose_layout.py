@@ -24,7 +24,7 @@ from vllm_hpc.planner.parallelism import why_not
 from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import LayoutError, RequestError
-from vllm_hpc.spec.gpus import GIB, GPUS, Gpu, find_gpu, recognise
+from vllm_hpc.spec.gpus import GIB, GPUS, find_gpu
 from vllm_hpc.spec.nearest_layout import OPTIONS
 from vllm_hpc.spec.solve_layout import Asked, solve, solve_array
 
@@ -306,41 +306,6 @@ def test_the_models_own_length_is_not_exceeded() -> None:
     rows = Workload(rows=1, longest=10**9, prompt_tokens=10, output_tokens=10)
     chosen = choose_settings(MODELS["GPT-2"], None, rows, {}, 1.0)
     assert ("max_model_len" in chosen.engine, chosen.load.max_model_len) == (False, 1024)
-
-
-@pytest.mark.parametrize(
-    ("device", "memory", "name"),
-    [
-        ("NVIDIA H100 80GB HBM3", 79.18, "h100-80"),
-        ("NVIDIA H200", 139.8, "h200"),
-        ("NVIDIA H200 NVL", 139.8, "h200"),
-        ("NVIDIA A100-SXM4-40GB", 39.4, "a100-40"),
-        ("NVIDIA A100 80GB PCIe", 79.2, "a100-pcie-80"),
-        ("Tesla T4", 14.6, "t4"),
-        ("NVIDIA GeForce GTX 1080", 8.0, "NVIDIA GeForce GTX 1080"),
-        ("NVIDIA GeForce RTX 3090", 23.6, "NVIDIA GeForce RTX 3090"),
-        ("NVIDIA GeForce RTX 4090", 23.5, "rtx-4090"),
-        ("NVIDIA RTX A6000", 47.5, "NVIDIA RTX A6000"),
-        ("NVIDIA RTX 6000 Ada Generation", 47.4, "rtx-6000-ada"),
-        ("NVIDIA H100 PCIe", 79.2, "h100-pcie-80"),
-    ],
-)
-def test_a_driver_s_name_is_recognised(device: str, memory: float, name: str) -> None:
-    found = recognise(device, memory)
-    assert found.name == name
-    assert (found.link > 0) is (name in {"h100-80", "h200", "a100-40"} and "NVL" not in device)
-
-
-@pytest.mark.parametrize("text", ["", "h100-81", "80", "-5G", "0G", "nvidia", "h100 80; rm", "1e9G", "99999G"])
-def test_an_unknown_gpu_is_refused_with_what_is_known(text: str) -> None:
-    with pytest.raises(RequestError, match=r"use .*or its memory, such as 80G"):
-        find_gpu(text)
-
-
-def test_a_gpu_may_be_given_by_its_memory() -> None:
-    assert find_gpu("48 GB").memory_gib == 48
-    assert find_gpu("48G") == Gpu("48G", 48.0, 0.0, 0.0)
-    assert find_gpu(" H100_80 ") is GPUS["h100-80"]
 
 
 @pytest.mark.parametrize(

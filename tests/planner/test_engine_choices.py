@@ -57,8 +57,9 @@ def test_a_gpu_without_fp8_has_no_fp8_weights_or_cache() -> None:
     assert {"quantization", "kv_cache_dtype"} <= choices("Llama-3.1-8B", "h100-80", 4096)[0].keys()
     assert choices("Llama-3.1-8B", "a100-80", 4096)[0] == {}
     assert [name for name, gpu in GPUS.items() if gpu.has_fp8] == [
-        "h100-80", "h100-64", "h100-94", "h100-pcie-80", "h200", "gh200-96", "gh200-144", "b200", "l40s", "l4",
-        "rtx-4090", "rtx-6000-ada", "mi300a", "mi300x",
+        "h100-80", "h100-64", "h100-94", "h100-pcie-80", "h200", "gh200-96", "gh200-144", "b200", "b300", "gb200",
+        "gb300", "l40s", "l4", "rtx-4090", "rtx-6000-ada", "rtx-pro-6000", "rtx-pro-6000-workstation", "mi300a",
+        "mi300x", "mi325x", "mi350x", "mi355x",
     ]  # fmt: skip
 
 

@@ -63,6 +63,19 @@ def test_a_neighbours_job_that_cannot_be_read_is_skipped(
     assert measured_rate(tmp_path, "/models/model", "h100-80", layout()) == Measured(10.0, 1)
 
 
+def test_stages_that_took_turns_say_nothing_of_those_that_overlap(tmp_path: Path) -> None:
+    ran(tmp_path / "turns")
+    ran(tmp_path / "native", completion_tokens=5000)
+    for name, engine in (("turns", {}), ("native", {"distributed_executor_backend": "mp"})):
+        record = json.loads((tmp_path / name / "job.json").read_text())
+        record["plan"]["engine"] |= engine
+        record["plan"]["layout"] |= {"pp": 2, "gpus_per_node": 2, "procs_per_node": 2}
+        (tmp_path / name / "job.json").write_text(json.dumps(record))
+    two = layout(pp=2)
+    assert measured_rate(tmp_path, "/models/model", "h100-80", two) == Measured(5.0, 1)
+    assert measured_rate(tmp_path, "/models/model", "h100-80", two, overlaps=True) == Measured(25.0, 1)
+
+
 def test_a_job_with_fp8_says_nothing_of_one_without(tmp_path: Path) -> None:
     ran(tmp_path / "own")
     ran(tmp_path / "fp8", completion_tokens=5000)

@@ -27,11 +27,11 @@ def nodes_of(job: Job) -> list[str]:
 
 LAYOUTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "TP=2 over two nodes": ({"nodes": 2, "tp": 2}, ["node1", "node2"]),
-    "PP=2 over two nodes": ({"nodes": 2, "pp": 2}, ["node1", "node2"]),
+    "PP=2 over two nodes": ({"nodes": 2, "pp": 2, "launcher": "torchrun"}, ["node1", "node2"]),
     "DP=2, one a node": ({"nodes": 2, "dp": 2}, ["node1", "node2"]),
     "TP=2 on one node": ({"nodes": 1, "tp": 2}, ["node1", "node1"]),
     "srun, TP=2 over two": ({"nodes": 2, "tp": 2, "launcher": "srun"}, ["node1", "node2"]),
-    "native, PP=2 over two": ({"nodes": 2, "pp": 2, "launcher": "native"}, ["node1", "node2"]),
+    "native, PP=2 over two": ({"nodes": 2, "pp": 2}, ["node1", "node2"]),
 }
 # The one that make test runs on vLLM. A rehearsal has no stages and no native launcher.
 ALWAYS_ON_VLLM = "TP=2 over two nodes"
@@ -55,6 +55,8 @@ def test_layout(
     job = submit(subject, tmp_path, **options)
     check_complete(job, answers)
     assert nodes_of(job) == nodes
+    # This Slurm's nodes have GPUs as far as the planner can tell, so PP gets native workers unless a launcher is named.
+    assert job.folder.job().plan.is_native is ("pp" in options and "launcher" not in options)
     log = job.logs()
     for number, name in enumerate(dict.fromkeys(nodes)):
         assert f"vllm-hpc: {name} joined as node {number}" in log

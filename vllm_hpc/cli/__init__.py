@@ -48,6 +48,7 @@ COMMANDS = {
     "clean": ("clean", "Remove what jobs that have ended need no more."),
     "profiles": ("profiles", "Write, show and check the profiles of a site."),
     "templates": ("templates", "List, show, write and check a site's templates."),
+    "gpus": ("gpus", "List the GPUs that --gpu knows."),
     "completion": ("completion", "Print what has a shell complete names with Tab."),
     "bundle": ("bundle", "Make a folder with vllm-hpc for the image of a container."),
 }

@@ -48,9 +48,9 @@ def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str
 
 def complete_gpu(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The GPUs that are known by name."""
-    from vllm_hpc.spec.gpus import GPUS
+    from vllm_hpc.spec.gpus import ALIASES, GPUS
 
-    return _items(sorted(GPUS), incomplete)
+    return _items(sorted({*GPUS, *ALIASES}), incomplete)
 
 
 def complete_partition(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -162,7 +162,8 @@ LORA_HELP = "A LoRA adapter (its folder), for all rows; with several, each row n
 CHAT_TEMPLATE_HELP = "A Jinja file, instead of the model's chat template; a row's chat_template wins."
 LAUNCHER_HELP = (
     "How ranks start (one of these, or of an installed package). Slurm: torchrun, one per node, or srun, one task per "
-    "rank. PBS: pbsdsh or another. native, on all: vLLM starts its own workers, and overlaps the stages of --pp."
+    "rank. PBS: pbsdsh or another. native, on all: vLLM starts its own workers, and overlaps the stages of --pp; "
+    "on GPUs the default with --pp."
 )
 CONTAINER_HELP = (
     "Run the ranks in an image: a .sif, a .sqsh, a folder, or a name in a registry; '' is none. What runs it is in the "

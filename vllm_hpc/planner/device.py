@@ -8,7 +8,7 @@ import shutil
 
 from vllm_hpc.schedulers.client import ClientError, call_client
 from vllm_hpc.spec.device import Device
-from vllm_hpc.spec.gpus import GIB, Gpu, find_gpu, recognise
+from vllm_hpc.spec.gpus import GIB, Gpu, explain_gpu, find_gpu, recognise
 from vllm_hpc.spec.resolved_job import FilledRequest, ResolvedJob
 
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
@@ -29,11 +29,11 @@ def find_device(filled: FilledRequest, runs_here: bool) -> Device | None:
     """What the ranks will run on, None if unknown. Raises RequestError for an unknown --gpu."""
     request, site = filled.request, filled.site
     if request.gpu is not None:
-        return Device(find_gpu(request.gpu), "--gpu")
+        return Device(find_gpu(request.gpu), "--gpu", note=explain_gpu(request.gpu))
     if runs_here:
         return _this_node()
     if site.gpu:
-        return Device(find_gpu(site.gpu), "the profile's gpu")
+        return Device(find_gpu(site.gpu), "the profile's gpu", note=explain_gpu(site.gpu))
     if site.gpu_memory_gib:
         return Device(Gpu("GPU", site.gpu_memory_gib, 0.0, 0.0), "the profile's gpu_memory_gib")
     if site.gpu_flag == "none":

@@ -45,16 +45,22 @@ class _Summary(msgspec.Struct):
 
 
 def measured_rate(
-    job_dir: Path, model: str, gpu: str, layout: Layout, engine: Mapping[str, Any] = MappingProxyType({})
+    job_dir: Path,
+    model: str,
+    gpu: str,
+    layout: Layout,
+    engine: Mapping[str, Any] = MappingProxyType({}),
+    overlaps: bool = False,
 ) -> Measured | None:
     """The rate of completed jobs under ``job_dir`` with the same model, GPU, TP and PP; None if there are none.
 
     ``gpu`` is its name in the planner's table. Of ``engine``, what changes answers (fp8, speculation) must be the same:
-    it changes the speed most. A folder that cannot be read is skipped.
+    it changes the speed most. ``overlaps``: whether PP stages overlap, which must be the same, too. A folder that
+    cannot be read is skipped.
     """
     rates = []
     for folder in _newest(job_dir):
-        rate = _rate(JobFolder(folder), model, gpu, layout, engine)
+        rate = _rate(JobFolder(folder), model, gpu, layout, engine, overlaps)
         if rate is not None:
             rates.append(rate)
     if not rates:
@@ -76,13 +82,17 @@ def _newest(job_dir: Path) -> list[Path]:
     return [folder for _, folder in sorted(found, reverse=True)[:MOST_FOLDERS]]
 
 
-def _rate(job: JobFolder, model: str, gpu: str, layout: Layout, engine: Mapping[str, Any]) -> float | None:
+def _rate(
+    job: JobFolder, model: str, gpu: str, layout: Layout, engine: Mapping[str, Any], overlaps: bool
+) -> float | None:
     speed = _speed(read_json(job.summary, _Summary, _MOST_BYTES) or _Summary())
     record = read_job(job.job_json) if speed else None
     if not speed or record is None or record.program is not None:  # a program's own work takes time, too
         return None
-    ran = record.plan.layout
+    ran, is_native = record.plan.layout, record.plan.is_native
     if (record.model, ran.tp, ran.pp, ran.attention_dp) != (model, layout.tp, layout.pp, layout.attention_dp):
+        return None
+    if ran.pp > 1 and is_native != overlaps:
         return None
     if any(record.plan.engine.get(name) != engine.get(name) for name in CHANGES_ANSWERS.values()):
         return None

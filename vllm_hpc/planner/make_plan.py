@@ -187,7 +187,7 @@ def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plann
         _settings(job, known, shape, rows),
         rows,
         one_node=job.runs_here,
-        overlaps_stages=job.is_native,
+        overlaps_stages=native_launcher.overlaps_stages(job),
         may_sort=row_order.may_sort(job, rows),
     )
 
@@ -260,7 +260,8 @@ def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Work
     if gpu is None:
         return None
     folder = as_path(job.request.job_dir, "--job-dir")
-    measured = measured_rate(folder, job.model.path, gpu.name, choice.layout, job.request.engine)
+    overlaps = problem.overlaps(choice.layout)
+    measured = measured_rate(folder, job.model.path, gpu.name, choice.layout, job.request.engine, overlaps)
     return estimate(problem, choice.layout, choice.fit, rows, measured)
 
 

@@ -94,6 +94,12 @@ class Layout(msgspec.Struct, frozen=True):
         """The lanes of a task of an array, or of the whole job."""
         return range(task * self.attention_dp, (task + 1) * self.attention_dp) if self.is_array else range(self.lanes)
 
+    @property
+    def is_even(self) -> bool:
+        """Whether a replica has the same number of ranks on each of its nodes."""
+        size, procs = self.replica_size, self.procs_per_node
+        return max(size, procs) % min(size, procs) == 0
+
     def place(self, rank: int) -> Place:
         """The position of global ``rank`` (0-based)."""
         replica, inside = divmod(rank, self.replica_size)

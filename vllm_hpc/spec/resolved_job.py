@@ -68,7 +68,8 @@ class ResolvedJob(FilledRequest, frozen=True, kw_only=True):
 
     ``scheduler_reason`` says why this scheduler; ``runs_here``: it runs jobs on this machine. ``not_here`` says why the
     job can be planned and rendered, but not submitted: this machine has no scheduler for it. ``launcher`` starts the
-    ranks; if ``is_native``, vLLM then starts its own workers. ``device`` is None if unknown. ``chat_template`` is the
+    ranks; if ``is_native``, it was asked that vLLM then starts its own workers, as a plan with PP may choose, too.
+    ``device`` is None if unknown. ``chat_template`` is the
     text of --chat-template, None without. ``source``: which file the profile is of; ``distrust``: whose job.toml it is.
     ``passes_by_file``: the scheduler does not hand on the variables of ``request.pass_env``, so a file does.
     ``template_dirs`` are the folders searched for templates, the first one first; ``profile_files`` those that the

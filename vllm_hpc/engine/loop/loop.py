@@ -212,9 +212,8 @@ class Loop:
         return len(self._in_flight) + self._feed.backlog
 
     def _wants_chunk(self) -> bool:
-        if self._order is not Order.GO or self._is_exhausted or self._trials:
-            return False
-        return self._held < self._most + (0 if self._is_part_used else 2 * self._ahead)
+        is_open = self._order is Order.GO and not self._is_exhausted and not self._trials
+        return is_open and self._held < self._most + (0 if self._is_part_used else 2 * self._ahead)
 
     def _take_chunk(self, decision: Decision) -> None:
         if decision.chunk == NO_CHUNK:

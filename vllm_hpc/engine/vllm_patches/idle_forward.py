@@ -19,7 +19,7 @@ def turn_on(engine: LLMEngine) -> str:
         return "a replica has one lane"
     if not engine.vllm_config.use_v2_model_runner:
         return "vLLM's model runner does so itself"
-    executor: Any = engine.engine_core.engine_core.model_executor  # type: ignore[attr-defined]
+    executor: Any = engine.engine_core.engine_core.model_executor
     launch = executor.execute_model
 
     def execute_model(scheduled: Any, non_block: bool = False) -> Any:
