@@ -375,3 +375,34 @@ def test_a_limit_that_cannot_be_told_is_no_bound(
     longest, outputs = expected
     assert found.longest == (None if longest is None else longest + 2)
     assert found.output_tokens == outputs
+
+
+def test_experts_over_all_gpus_fit_where_each_gpu_has_all_of_the_attention() -> None:
+    wanted = problem_of("DeepSeek-V3", "h200", of_rows(20_000, 1000, 1000))
+    choice = choose(Asked(nodes=1, gpus_per_node=8, spreads=True), None, wanted, solve)
+    layout, fit = choice.layout, choice.fit
+    assert (layout.tp, layout.pp, layout.attention_dp, layout.dp) == (1, 1, 8, 1)
+    assert fit is not None and fit.fits
+    assert fit.weights == pytest.approx(671e9, rel=0.02), "the whole model, once"
+    assert fit.weights / 8 < fit.rank_weights < fit.weights / 6
+    assert "in each lane" in choice.reasons[-1]
+
+
+def test_lanes_over_ever_more_gpus_until_they_are_busy() -> None:
+    wanted = problem_of("DeepSeek-V3", "h100-80", of_rows(20_000, 1000, 1000))
+    layout = choose(Asked(spreads=True), 8, wanted, solve).layout
+    assert (layout.nodes, layout.attention_dp > 1, layout.has_tp_inside_nodes) == (2, True, True)
+
+
+@pytest.mark.parametrize(("gpu", "told"), [("h200", True), (None, False)])
+def test_what_lanes_give_is_estimated_with_their_exchange(gpu: str | None, told: bool) -> None:
+    """vLLM alone on two H200: lanes 1.58 times as fast as TP=2, and no slower than two replicas."""
+    wanted = problem_of("Qwen3-30B-A3B", gpu, of_rows(8192, 128))
+    layouts = [solve(Asked(1, 2, tp, 1, dp, lanes))[0] for tp, dp, lanes in ((2, 1, 1), (1, 2, 1), (1, 1, 2))]
+    tp, replicas, lanes = (wanted.rough_seconds(layout, wanted.fit(layout)) for layout in layouts)
+    if not told:
+        assert tp is replicas is lanes is None
+        return
+    assert tp and replicas and lanes
+    assert 1.4 < tp / lanes < 2
+    assert 1 < replicas / lanes < 1.3

@@ -22,7 +22,7 @@ def print_plan(plan: Plan) -> None:
     table.add_row("fits", FITS[plan.fits] + _memory(plan))
     if plan.kv_tokens is not None:
         rows = f"{plan.concurrency:.0f} rows at once" if plan.fits else "less than one sequence of the requested length"
-        table.add_row("KV cache", f"{plan.kv_tokens:,} tokens in each replica, {rows}")
+        table.add_row("KV cache", f"{plan.kv_tokens:,} tokens in each {plan.layout.unit}, {rows}")
     if plan.engine:
         table.add_row("engine", Text(", ".join(f"{key}={value}" for key, value in plan.engine.items())))
     if plan.cost:

@@ -58,7 +58,7 @@ def _work(folder: JobFolder, record: JobRecord, current: set[int]) -> str:
         return "draining: rows in flight are finished, no more are admitted"
     begun = sum(replica.attempt in current for replica in read_progress(folder, record))
     if begun:
-        return f"generating on {begun} of {counted(layout.lanes, 'lane' if layout.attention_dp > 1 else 'replica')}"
+        return f"generating on {begun} of {counted(layout.lanes, layout.unit)}"
     ranks = sum(rank.attempt in current for rank in read_ranks(folder, record))
     are_loading = "is loading" if ranks == 1 else "are loading"
     return f"{ranks} of {counted(layout.all_ranks, 'rank')} {are_loading} the model" if ranks else "starting"

@@ -6,7 +6,7 @@ import msgspec
 
 from vllm_hpc.planner.engine_settings import Settings
 from vllm_hpc.planner.memory import Fit, fit_on_cpu, fit_on_gpu
-from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.planner.models.config import Shape, in_lanes
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.planner.parallelism import why_not
 from vllm_hpc.planner.time_estimate import Generation, estimate_seconds
@@ -46,12 +46,12 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         """Memory of the fullest rank, None if the device is unknown."""
         if self.device is None:
             return None
-        load = self.settings.load
+        load, shape = self.settings.load, in_lanes(self.shape, layout.attention_dp)
         if self.device.gpu is not None:
             gpu_bytes = int(self.device.gpu.memory_gib * GIB)
-            return fit_on_gpu(self.shape, self.weights, load, layout.tp, layout.pp, gpu_bytes)
+            return fit_on_gpu(shape, self.weights, load, layout.tp, layout.pp, gpu_bytes)
         share = (self.device.node_bytes or 0) // layout.procs_per_node
-        return fit_on_cpu(self.shape, self.weights, load, layout.tp, layout.pp, share)
+        return fit_on_cpu(shape, self.weights, load, layout.tp, layout.pp, share)
 
     def overlaps(self, layout: Layout) -> bool:
         """Whether the PP stages of that layout overlap: vLLM's own workers need as many of a replica on each node."""
@@ -99,8 +99,8 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         return estimate_seconds(work, layout, fit, self.concurrent(fit))
 
     def busy_at(self, layout: Layout) -> float:
-        """Concurrent sequences that keep a replica of that layout busy."""
+        """Concurrent sequences that keep a lane of that layout busy."""
         if self.device is not None and self.device.gpu is None:
             return 1.0  # a few keep a CPU busy
-        share = BUSY_SEQUENCES if self.workload is None else -(-self.workload.sequences // layout.dp)
+        share = BUSY_SEQUENCES if self.workload is None else -(-self.workload.sequences // layout.lanes)
         return float(min(BUSY_SEQUENCES, share, self.settings.load.max_num_seqs))

@@ -64,8 +64,8 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def room(self) -> float:
-        """Concurrent sequences over all replicas."""
-        return self.concurrent * self.layout.dp
+        """Concurrent sequences over all lanes."""
+        return self.concurrent * self.layout.lanes
 
     @property
     def is_busy(self) -> bool:
@@ -130,49 +130,68 @@ def _candidates(asked: Asked, capacity: int | None, problem: PlanningProblem, so
     """The layouts that agree with what was asked, from small to large replicas.
 
     First TP inside a node, up to the model's maximum; then PP over nodes, if memory is known. If the size of a replica
-    was given (by DP), or none of these keeps it busy, every split.
+    was given (by DP), or none of these keeps it busy, every split. With --ep, every number of lanes.
     """
     node = asked.gpus_per_node or capacity or ASSUMED_NODE
     allowed = allowed_tp(problem.shape, problem.settings.load.quantization)
     tps = [asked.tp] if asked.tp else [tp for tp in allowed if tp <= node]
-    found = list(_solved([(tp, asked.pp or 1) for tp in tps], asked, capacity, problem, solve))
+    if asked.spreads and asked.attention_dp is None:
+        return list(_solved(_in_lanes(asked, tps), bool(asked.tp), capacity, problem, solve))
+    found = list(_solved([_cut(asked, tp, asked.pp or 1) for tp in tps], bool(asked.tp), capacity, problem, solve))
     if found and asked.pp is None and problem.device is not None:
         stages = range(2, min(problem.shape.layers, MOST_REPLICA // tps[-1]) + 1)
-        found += _solved([(tps[-1], pp) for pp in stages], asked, capacity, problem, solve)
+        found += _solved([_cut(asked, tps[-1], pp) for pp in stages], bool(asked.tp), capacity, problem, solve)
     if (not found and asked.dp) or (found and found[0].fit and not any(one.is_busy for one in found)):
-        found += list(_solved(_all_cuts(asked, problem, allowed, node), asked, capacity, problem, solve))
+        found += list(_solved(_all_cuts(asked, problem, allowed, node), bool(asked.tp), capacity, problem, solve))
     once: dict[Layout, _Candidate] = {}
     for candidate in found:
         once.setdefault(candidate.layout, candidate)
     return list(once.values())
 
 
+def _cut(asked: Asked, tp: int, pp: int) -> Asked:
+    return msgspec.structs.replace(asked, tp=tp, pp=pp)
+
+
+def _in_lanes(asked: Asked, tps: list[int]) -> list[Asked]:
+    """A replica of lanes for each TP: over the GPUs that were given, or over ever more of them, two at least."""
+    if asked.nodes or asked.gpus_per_node:
+        return [_cut(asked, tp, asked.pp or 1) for tp in tps]
+    lanes = [1 << power for power in range(MOST_REPLICA.bit_length())]
+    cuts = [
+        msgspec.structs.replace(asked, tp=tp, pp=asked.pp or 1, attention_dp=count) for tp in tps for count in lanes
+    ]
+    return sorted((one for one in cuts if 1 < one.replica <= MOST_REPLICA), key=lambda one: (one.replica, one.tp))
+
+
 def _solved(
-    cuts: list[tuple[int, int]], asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver
+    cuts: list[Asked], spans: bool, capacity: int | None, problem: PlanningProblem, solve: Solver
 ) -> Iterator[_Candidate]:
-    for tp, pp in cuts:
+    """The layouts of these that are possible; ``spans``: a TP group may, since its size was given."""
+    for asked in cuts:
         # No node has as many GPUs as the largest models need.
         is_open = capacity is None and asked.nodes is None and asked.gpus_per_node is None
-        node = ASSUMED_NODE if is_open and tp * pp > ASSUMED_NODE else capacity
+        node = ASSUMED_NODE if is_open and asked.replica > ASSUMED_NODE else capacity
         try:
-            layout, reasons = solve(msgspec.structs.replace(asked, tp=tp, pp=pp), node, problem.rule, False)
+            layout, reasons = solve(asked, node, problem.rule, False)
         except LayoutError:
             continue
         if problem.one_node and layout.nodes > 1:
             continue
-        if not asked.tp and not layout.has_tp_inside_nodes:
+        if not spans and not layout.has_tp_inside_nodes:
             continue  # a TP group would communicate over the network in every layer
         if node != capacity:
             reasons = [f"the number of GPUs per node was not given: {ASSUMED_NODE} are assumed", *reasons]
         yield _Candidate(layout, reasons, problem)
 
 
-def _all_cuts(asked: Asked, problem: PlanningProblem, allowed: list[int], node: int) -> list[tuple[int, int]]:
+def _all_cuts(asked: Asked, problem: PlanningProblem, allowed: list[int], node: int) -> list[Asked]:
     """Every TP and PP, smallest replica first; among equal sizes TP inside a node first, then the smallest PP."""
     tps = [asked.tp] if asked.tp else allowed
     pps = [asked.pp] if asked.pp else range(1, min(problem.shape.layers, MOST_REPLICA) + 1)
     cuts = [(tp, pp) for tp in tps for pp in pps if tp * pp <= MOST_REPLICA]
-    return sorted(cuts, key=lambda cut: (cut[0] * cut[1], cut[0] > node, cut[1]))
+    ordered = sorted(cuts, key=lambda cut: (cut[0] * cut[1], cut[0] > node, cut[1]))
+    return [_cut(asked, *cut) for cut in ordered]
 
 
 def _best(candidates: list[_Candidate]) -> _Candidate:
@@ -217,7 +236,7 @@ def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list
     fit, length = best.fit, best.problem.settings.sequence_tokens
     if fit is None or not fit.fits:
         return []
-    room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each replica"
+    room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each {best.layout.unit}"
     first = _first_busy(candidates) or _roomiest(candidates)
     if first and first is not best and first.seconds and best.seconds:
         saved = f"about {best.seconds:.0f} s of generation, {first.seconds:.0f} s with {first.cut}"

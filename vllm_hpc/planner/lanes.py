@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_hpc.planner.candidate import PlanningProblem
+from vllm_hpc.planner.choose_layout import WORTH_S, WORTH_SHARE, Choice, Solver, choose
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.schedulers.launchers import NATIVE
 from vllm_hpc.spec.errors import LayoutError, RequestError
@@ -43,6 +45,31 @@ def check_lanes(job: ResolvedJob, shape: Shape | None) -> None:
     for other in ("program", "reproducible"):
         if getattr(request, other):
             raise RequestError(f"{option} does not go with --{other}: leave one of them out")
+
+
+def suggest_lanes(job: ResolvedJob, choice: Choice, problem: PlanningProblem, solve: Solver) -> list[str]:
+    """What --ep would give on the same GPUs, if it is much faster by the estimate.
+
+    It is not chosen by itself: the loop of lanes has not been run on GPUs yet.
+    """
+    layout, request = choice.layout, job.request
+    seconds = problem.seconds(layout, choice.fit)
+    if problem.shape.experts is None or layout.attention_dp > 1 or layout.all_ranks == 1 or not seconds:
+        return []
+    if has_lanes(request) or job.is_native or request.program or request.reproducible or layout.is_array:
+        return []
+    asked = Asked(nodes=layout.nodes, gpus_per_node=layout.procs_per_node, tp=request.tp, spreads=True)
+    try:
+        other = choose(asked, None, problem, solve)
+    except LayoutError:
+        return []
+    found = problem.seconds(other.layout, other.fit)
+    if not found or seconds - found < max(WORTH_S, WORTH_SHARE * seconds):
+        return []
+    return [
+        f"with --ep: {other.layout.cut}, about {found:.0f} s of generation by estimate in place of {seconds:.0f} s; "
+        "not chosen unasked, since it has not been measured"
+    ]
 
 
 def engine_of(job: ResolvedJob, layout: Layout) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vllm_hpc.planner.engine_choices import engine_choices
 from vllm_hpc.planner.engine_settings import MAY_BE_LESS, Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
-from vllm_hpc.planner.lanes import asked_of, check_lanes, engine_of, explain_lanes, has_lanes
+from vllm_hpc.planner.lanes import asked_of, check_lanes, engine_of, explain_lanes, has_lanes, suggest_lanes
 from vllm_hpc.planner.measure_input import measure_input
 from vllm_hpc.planner.memory import BLOCK_TOKENS
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
@@ -200,7 +200,7 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
         problem, request.engine,
     )  # fmt: skip
     choice, problem = with_more_sequences(choice, problem, request.engine)
-    fit = choice.fit
+    fit, lanes = choice.fit, suggest_lanes(job, choice, problem, solve)
     # Who wants the same tokens in any batch does not want others.
     found = engine_choices(problem, choice.layout, fit, request.engine, known.mtp_layers)
     choices, others = found if not request.reproducible else ((), ())
@@ -209,7 +209,7 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
         engine={**engine_of(job, choice.layout), **problem.settings.engine, **request.engine},
         fits=fit.fits if fit else None,
         misfit=_misfit(choice, problem, _node_size(request, capacity, problem)) if fit and not fit.fits else None,
-        reasons=(*choice.reasons, *explain_lanes(job, choice.layout), *problem.settings.reasons, *others),
+        reasons=(*choice.reasons, *explain_lanes(job, choice.layout), *lanes, *problem.settings.reasons, *others),
         memory=memory_of(fit, problem),
         kv_tokens=fit.kv_tokens if fit else None,
         concurrency=round(problem.concurrent(fit), 1) if fit else None,

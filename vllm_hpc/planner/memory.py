@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.planner.models.config import Shape, in_lanes
 from vllm_hpc.planner.models.count import LayerParts, embedding, head, layer_parts, padded_vocabulary, vision_parameters
 from vllm_hpc.planner.models.quantization import Quantization
 from vllm_hpc.planner.models.weights import Weights
@@ -70,6 +70,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 def weigh(shape: Shape, weights: Weights | None, load: Load) -> tuple[float, float]:
     """All weights in bytes, and their ratio to the count from config.json. ``weights`` None: use the count."""
+    shape = in_lanes(shape, 1)
     counted = sum(_stage_bytes(shape, load, 1, 1, 0))
     if weights is None:
         return counted, 1.0
@@ -174,7 +175,9 @@ def _activations(shape: Shape, load: Load, tp: int) -> int:
     if not shape.experts:
         return max(hidden + mlp, sampler)
     routed = tokens * shape.experts.per_token * (shape.hidden + shape.experts.width // tp) * element
-    return max(hidden + mlp, sampler) + routed
+    # Every lane's tokens come to every rank, and their sums go back.
+    exchanged = 2 * (shape.experts.lanes - 1) * tokens * shape.hidden * element
+    return max(hidden + mlp, sampler) + routed + exchanged
 
 
 def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tuple[float, float]:
@@ -186,7 +189,8 @@ def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tupl
     for layer in _stage_layers(shape.layers, pp, stage):
         parts = layer_parts(shape, is_mixture=_is_mixture(shape, layer))
         linear = plain if quantization and quantization.only_experts else packed
-        layers += _rank_elements(parts, shape, tp) * linear + parts.experts / tp * packed + parts.small * plain
+        experts = parts.experts / _expert_ranks(shape, tp)
+        layers += _rank_elements(parts, shape, tp) * linear + experts * packed + parts.small * plain
     ends = 0.0
     rows = padded_vocabulary(shape) / shape.vocabulary / tp
     if stage == 0:
@@ -199,6 +203,11 @@ def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tupl
 def _rank_elements(parts: LayerParts, shape: Shape, tp: int) -> float:
     """Elements of a layer's linear parts on one rank: KV heads are repeated if there are fewer than ranks."""
     return parts.split / tp + parts.kv * max(1 / tp, 1 / shape.kv_heads) + parts.whole
+
+
+def _expert_ranks(shape: Shape, tp: int) -> int:
+    """Ranks over which the experts of a layer are divided."""
+    return tp * (shape.experts.lanes if shape.experts else 1)
 
 
 def _is_mixture(shape: Shape, layer: int) -> bool:

@@ -77,7 +77,7 @@ def estimate_seconds(work: Generation, layout: Layout, fit: Fit, at_once: float)
     """
     workload = work.workload
     rows = max(1, workload.rows)
-    part_of_rows = -(-rows // layout.dp) / rows  # for the fullest replica; a row's outputs stay together
+    part_of_rows = -(-rows // layout.lanes) / rows  # for the fullest lane; a row's outputs stay together
     sequences = max(1, round(workload.sequences * part_of_rows))
     running = min(sequences, max(1, int(at_once)))
     output, longest = work.outputs
@@ -103,14 +103,14 @@ def _step(work: Generation, layout: Layout, fit: Fit, running: int, output: floa
     bandwidth = gpu.bandwidth * 1e12
     # A step reads only the experts that its rows are routed to.
     every = max(active_parameters(shape), count_parameters(shape) or 0)
-    touched = min(1.0, part * active_parameters(shape) / every)
+    touched = min(1.0, part * layout.attention_dp * active_parameters(shape) / every)
     weights = touched * fit.rank_weights * layout.pp / (bandwidth * WEIGHTS_SHARE)
     cache = part * context * kv_bytes_per_token(shape, layout.tp, work.load.kv_bytes) / (bandwidth * CACHE_SHARE)
     checked = part * (1 + work.drafts)
     # The time of one part through all stages; the other parts follow right behind it.
     on_gpu = (
         max(weights, checked * _flops_s(work, layout)) + cache + _all_reduces_s(shape, layout, checked, gpu)
-        + parts * STEP_S
+        + _exchange_s(shape, layout, checked, gpu) + parts * STEP_S
     )  # fmt: skip
     sequence = SEQUENCE_S + (shape.experts.layers * EXPERTS_S if shape.experts else 0.0)
     device = _tp_overhead(layout) * (on_gpu + running * (1 + work.drafts) * sequence)
@@ -124,7 +124,8 @@ def _prefill(work: Generation, layout: Layout, tokens: float) -> float:
     tokens /= layout.pp if work.overlaps else 1
     batch = work.load.max_num_batched_tokens
     seconds = tokens * _flops_s(work, layout) * (1 + _attention_share(work.shape, work.prompt))
-    return seconds + tokens / batch * _all_reduces_s(work.shape, layout, batch, work.gpu)
+    told = _all_reduces_s(work.shape, layout, batch, work.gpu) + _exchange_s(work.shape, layout, batch, work.gpu)
+    return seconds + tokens / batch * told
 
 
 def _flops_s(work: Generation, layout: Layout) -> float:
@@ -158,3 +159,16 @@ def _all_reduces_s(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> flo
     moved = 2 * (layout.tp - 1) / layout.tp * tokens * shape.hidden * 2
     link = gpu.link if layout.has_tp_inside_nodes else None
     return shape.layers * ALL_REDUCES * (ALL_REDUCE_S + moved / ((link or PCIE) * 1e9 * LINK_SHARE))
+
+
+def _exchange_s(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
+    """Seconds in which the lanes of a replica exchange the tokens of a step before and after each layer's experts.
+
+    Each rank gets the 16-bit hidden states of all lanes' ``tokens``, and sends their sums back (vLLM's
+    AgRsAll2AllManager, the default); between nodes as fast as PCIe. Not measured.
+    """
+    if layout.attention_dp == 1 or shape.experts is None:
+        return 0.0
+    moved = (layout.attention_dp - 1) * tokens * shape.hidden * 2
+    link = gpu.link if layout.replica_size <= layout.procs_per_node else None
+    return 2 * shape.experts.layers * (ALL_REDUCE_S + moved / ((link or PCIE) * 1e9 * LINK_SHARE))

@@ -56,6 +56,11 @@ class Layout(msgspec.Struct, frozen=True):
         return f"TP {self.tp} × PP {self.pp}{lanes} × DP {self.dp}"
 
     @property
+    def unit(self) -> str:
+        """What runs rows of its own: a replica, or a lane of one."""
+        return "lane" if self.attention_dp > 1 else "replica"
+
+    @property
     def world_size(self) -> int:
         """Ranks in the torchrun world; in a job array, per task."""
         return self.nodes * self.procs_per_node

@@ -37,7 +37,8 @@ class Mla(msgspec.Struct, frozen=True):
 class Experts(msgspec.Struct, frozen=True, kw_only=True):
     """A mixture of experts: how many, how wide, and in how many layers.
 
-    ``shared`` is the shared expert's width. ``is_cut``: each TP rank holds an equal part of every expert.
+    ``shared`` is the shared expert's width. ``is_cut``: each TP rank holds an equal part of every expert. ``lanes``:
+    how many TP groups of a replica have the experts together.
     """
 
     count: int
@@ -49,6 +50,7 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
     router_bias: bool = False
     biases: bool = False
     is_cut: bool = True
+    lanes: int = 1
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +95,15 @@ def with_whole_experts(shape: Shape) -> Shape:
     if shape.experts is None:
         return shape
     return msgspec.structs.replace(shape, experts=msgspec.structs.replace(shape.experts, is_cut=False))
+
+
+def in_lanes(shape: Shape, lanes: int) -> Shape:
+    """The shape in replicas of so many lanes; the ranks of several hold whole experts, each a part of them."""
+    experts = shape.experts
+    if experts is None or lanes == experts.lanes:
+        return shape
+    is_cut = experts.is_cut and lanes == 1
+    return msgspec.structs.replace(shape, experts=msgspec.structs.replace(experts, is_cut=is_cut, lanes=lanes))
 
 
 class UnknownArchitectureError(NotCheckedError):
