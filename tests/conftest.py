@@ -178,6 +178,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny mixture of experts."""
+    with shared_folder(tmp_path_factory, "mixture") as folder:
+        model = folder / "tiny"
+        return model if (folder / "whole").exists() else _finished(folder, make_model(model, "--experts"))
+
+
+@pytest.fixture(scope="session")
+def mixtures_answers(mixture: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What plain vLLM answers to PROMPTS with that."""
+    with shared_folder(tmp_path_factory, "reference-of-mixture") as folder:
+        found: list[str] = ask_plain_vllm(mixture, folder / "reference.json", PROMPTS, [], GREEDY)["alone"]
+        return found
+
+
+@pytest.fixture(scope="session")
 def plain(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What plain vLLM answers to PROMPTS ("alone"), and to the rows of a short campaign ("together")."""
     few = make_rows(FEW_ROWS, CAMPAIGN_SEED)

@@ -29,6 +29,8 @@ ENGINE = {"dtype": "float32", "max_num_seqs": 4}
 GREEDY = {"temperature": 0.0, "max_tokens": 24}
 # Where nodes are virtual, and one machine: without this, ranks would spin on each other's cores.
 ONE_CORE = {"OMP_NUM_THREADS": "1"}
+# The folder of a plug-in of vLLM: what its CPU back-end lacks for lanes.
+LANES_ON_CPU = str(Path(__file__).parent / "lanes_on_cpu")
 # Enough rows that no run ends before it is killed.
 LONG: list[Row] = [{"prompt": f"def function_{number}(folder):"} for number in range(3000)]
 # Slow enough that LONG takes minutes, quick enough that the first row is there at once.
@@ -77,6 +79,11 @@ def submit_long(model: Path | None, work: Path, **options: Any) -> Job:
     """Submit more work than a test waits for, and no attempt after the first."""
     pace = {"rehearse": LONG_REHEARSAL} if model is None else {}
     return submit_tiny(model, work, LONG, **{**LONG_SAMPLING, **pace, **options})
+
+
+def in_lanes(**options: Any) -> dict[str, Any]:
+    """The options of a job in one replica of several lanes, with the plug-in that vLLM needs for that on the CPU."""
+    return {"dp": 1, "env": {**ONE_CORE, "PYTHONPATH": LANES_ON_CPU}, **options}
 
 
 def started(job: Job) -> Job:

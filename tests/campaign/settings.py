@@ -9,10 +9,13 @@ from typing import Any
 import msgspec
 
 from tests.campaign.targets import TARGETS
+from tests.real_jobs import LANES_ON_CPU
 
 # The virtual nodes are one machine: without this, ranks would spin on each other's cores.
 # And a dead node is to be missed within the limit of a kill.
 _ONE_CORE = {"OMP_NUM_THREADS": "1", "VLLM_HPC_DEAD_S": "45"}
+
+_IN_LANES = {**_ONE_CORE, "PYTHONPATH": LANES_ON_CPU}
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -43,6 +46,7 @@ SETTINGS = {
         _local("tp2", 9, tp=2, gpus_per_node=2),
         _local("pp2", 6, pp=2, gpus_per_node=2),
         _local("dp2", 9, dp=2, gpus_per_node=2),
+        _local("lanes2", 3, tp=1, attention_dp=2, dp=1, gpus_per_node=2, env=_IN_LANES),
         _slurm("tp2", 8, nodes=2, tp=2),
         _slurm("pp2", 6, nodes=2, pp=2, launcher="torchrun"),
         _slurm("dp2", 8, nodes=2, dp=2),

@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import shared_folder
-from tests.plain_vllm import ask_plain_vllm
+from tests.campaign.rows import make_rows, with_answers
+from tests.conftest import CAMPAIGN_SEED, FEW_ROWS
+from tests.local.test_campaign import check_kills
 from tests.real_jobs import (
     GREEDY,
-    ONE_CORE,
     PATIENCE_S,
     PROMPTS,
     check_complete,
-    make_model,
+    in_lanes,
     processes_of,
     rehearsed_texts,
     started,
@@ -31,28 +30,10 @@ from tests.real_jobs import (
 )
 from vllm_hpc import Job
 from vllm_hpc.jobfolder.shard_names import shard_numbers
+from vllm_hpc.rows.row import Row
 
-PLUGIN = Path(__file__).parents[1] / "lanes_on_cpu"
 LAYOUTS = [{"tp": 1, "attention_dp": 2}, {"tp": 2, "attention_dp": 2}]
 VLLM = [pytest.mark.vllm, pytest.mark.full]
-
-
-@pytest.fixture(scope="session")
-def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with shared_folder(tmp_path_factory, "mixture") as folder:
-        model = folder / "tiny"
-        return model if model.exists() else make_model(model, "--experts")
-
-
-@pytest.fixture(scope="session")
-def mixtures_answers(mixture: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    with shared_folder(tmp_path_factory, "reference-of-mixture") as folder:
-        found: list[str] = ask_plain_vllm(mixture, folder / "reference.json", PROMPTS, [], GREEDY)["alone"]
-        return found
-
-
-def in_lanes(**options: Any) -> dict[str, Any]:
-    return {"dp": 1, "env": {**ONE_CORE, "PYTHONPATH": str(PLUGIN)}, **options}
 
 
 @pytest.mark.ranks
@@ -128,3 +109,16 @@ def end_by(job: Job, how: str) -> None:
         return
     second = next(record for record in job.ranks() if record.rank == 1)
     os.kill(second.pid, getattr(signal, f"SIG{how}"))
+
+
+@pytest.mark.full
+@pytest.mark.ranks
+def test_kills_at_random_of_rehearsed_lanes(expected: list[tuple[Row, str]], tmp_path: Path) -> None:
+    check_kills("local-lanes2", None, expected, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.vllm
+def test_kills_at_random_of_lanes(mixture: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    expected = with_answers(mixture, make_rows(FEW_ROWS, CAMPAIGN_SEED), tmp_path_factory.mktemp("answers"))
+    check_kills("local-lanes2", mixture, expected, tmp_path)
