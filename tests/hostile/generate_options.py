@@ -9,8 +9,8 @@ from tests.hostile.generate_values import mild, number_word, word
 
 ROWS = Edit("rows.jsonl", content=b'{"prompt": "a"}\n{"prompt": "b"}\n')
 _COUNTS = (
-    "--nodes", "--gpus-per-node", "--tp", "--pp", "--dp", "--cpus-per-rank", "--max-tokens", "--temperature", "--top-p",
-    "--seed", "--max-requeues", "--drain-lead",
+    "--nodes", "--gpus-per-node", "--tp", "--pp", "--dp", "--attention-dp", "--cpus-per-rank", "--max-tokens",
+    "--temperature", "--top-p", "--seed", "--max-requeues", "--drain-lead",
 )  # fmt: skip
 _TEXTS = (
     "--prompt-column", "--prompt-template", "--gpu", "--scheduler", "--profile", "--partition", "--account", "--qos",

@@ -12,8 +12,8 @@ from tests.hostile.generate_values import expansion, mild, nested, number, text,
 
 _ASK = ("submit", "--rehearse", "--scheduler", "slurm", "--input", ROWS.path)
 _JOB_KEYS = (
-    "model", "input", "nodes", "gpus_per_node", "tp", "pp", "dp", "scheduler", "profile", "partition", "account", "qos",
-    "time", "mem", "cpus_per_rank", "name", "job_dir", "max_tokens", "temperature", "top_p", "seed", "seed_rows",
+    "model", "input", "nodes", "gpus_per_node", "tp", "pp", "dp", "attention_dp", "ep", "scheduler", "profile", "partition",
+    "account", "qos", "time", "mem", "cpus_per_rank", "name", "job_dir", "max_tokens", "temperature", "top_p", "seed", "seed_rows",
     "lora",
     "chat_template", "prompt_column", "prompt_template", "id_column", "keep", "rename", "sampling",
     "engine", "env", "directive", "gpu",
@@ -36,7 +36,8 @@ _TAKEN: dict[str, tuple[Any, ...]] = {
     "gpu_memory_gib": (1e300, 5e-324, 80), "gpu_flag": ("gres", "none"), "exclusive": (True,), "launcher": ("srun",),
     "export_environment": (False,), "head_suffix": ("i", ".a"), "env": ({"WORDS": "$(touch CANARY)"},), "nodes": (1,
     100_000),
-    "dp": (1, 2, 100_000), "array": (True, False), "seed": (1, 2**63), "max_requeues": (0, 10_000), "rehearse": (True,),
+    "dp": (1, 2, 100_000), "attention_dp": (1, 4), "ep": (True,),
+    "array": (True, False), "seed": (1, 2**63), "max_requeues": (0, 10_000), "rehearse": (True,),
     "sampling": ({"n": 2}, {"seed": 2**64}), "engine": ({"max_num_seqs": 4},), "input": ("../rows.jsonl",),
     "job_dir": ("runs",), "secrets": (["HF_TOKEN"],), "offline": (True,), "scratch": ("$(touch CANARY)", "/tmp/$USER"),
     "cache_dir": ("/tmp/c'$(touch CANARY)",),

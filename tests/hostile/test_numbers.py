@@ -30,8 +30,8 @@ OF_TOML = (
 SIZES = ("999999999T", "1025T", "1024T", "0", "0G", "1K", "9999999999", _DIGITS, "5 G", "٣G", "1e3G")
 TIMES = ("999999:59:59", "9999-23:59:59", "0-0:0:1", "0:0:0", "0", "999999", "1e3", _DIGITS, "٣", "-5", "5:")
 OPTIONS = (
-    "nodes", "gpus_per_node", "tp", "pp", "dp", "cpus_per_rank", "max_tokens", "temperature", "top_p", "seed",
-    "max_requeues", "drain_lead", "verify",
+    "nodes", "gpus_per_node", "tp", "pp", "dp", "attention_dp", "cpus_per_rank", "max_tokens", "temperature", "top_p",
+    "seed", "max_requeues", "drain_lead", "verify",
 )  # fmt: skip
 TEXTS = {"mem": SIZES, "mem_per_node": SIZES, "time": TIMES, "gpu": SIZES}
 ENGINE = "max_model_len max_num_seqs max_num_batched_tokens gpu_memory_utilization kv_cache_memory_bytes block_size"
@@ -41,7 +41,8 @@ REHEARSAL = "tokens_per_s load_s fault_rank fault_row fault_s"
 LAYOUTS = (
     "--nodes 99991 --gpus-per-node 1023 --tp 7 --pp 11 --dp 13", "--nodes 99961 --tp 99991 --pp 99989 --dp 99971",
     "--nodes 191 --gpus-per-node 1021 --tp 1020 --pp 97 --dp 89", "--tp 100000 --pp 100000 --dp 100000",
-    "--nodes 100000 --gpus-per-node 1024", "--array --dp 100000 --nodes 1000 --gpus-per-node 8", "--nodes 3 --tp 7",
+    "--nodes 100000 --gpus-per-node 1024", "--attention-dp 99991 --tp 7 --nodes 3", "--ep --nodes 99991",
+    "--array --dp 100000 --nodes 1000 --gpus-per-node 8", "--nodes 3 --tp 7",
 )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def test_every_number_is_tried() -> None:
     }
 
 
-@pytest.mark.parametrize("key", ["nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp"])
+@pytest.mark.parametrize("key", ["nodes", "gpus_per_node", "procs_per_node", "tp", "pp", "dp", "attention_dp"])
 def test_a_job_of_too_many_ranks_is_not_looked_through(desk: Path, run_cli: Cli, key: str) -> None:
     """A damaged job.json, or another user's: status asked for the files of each rank."""
     job = submit(rehearse=True, scheduler="slurm", name="first")
