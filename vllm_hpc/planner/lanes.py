@@ -13,9 +13,8 @@ from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.solve_layout import Asked
+from vllm_hpc.spec.vllm_defaults import EXPERT_PARALLEL
 from vllm_hpc.spec.words import counted
-
-EXPERT_PARALLEL = "enable_expert_parallel"
 
 
 def asked_of(request: Request) -> Asked:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+# vLLM's argument that spreads experts over the ranks, instead of cutting each.
+EXPERT_PARALLEL = "enable_expert_parallel"
 # GiB. vLLM's own default on the CPU is a share of all memory, and it fails if that much is not free.
 CPU_KV_CACHE_GIB = 1
 # vLLM captures CUDA graphs for up to this many sequences (config/vllm.py, max_cudagraph_capture_size; 0.32 up to 1024

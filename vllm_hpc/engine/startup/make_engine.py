@@ -16,6 +16,7 @@ from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.server_arguments import engine_only
 from vllm_hpc.spec.vllm_defaults import (
+    EXPERT_PARALLEL,
     LARGE_GPU_GIB,
     LARGEST_GRAPH,
     graph_sizes,
@@ -91,10 +92,22 @@ def engine_arguments(record: JobRecord, **workers: Any) -> EngineArgs:
         **engine_only(record.plan.engine),
         **workers,
     }
+    if current_platform.is_cpu() and arguments.get(EXPERT_PARALLEL):
+        arguments[EXPERT_PARALLEL] = _on_cpu(record)
     if record.request.reproducible and current_platform.is_cuda():
         model = EngineArgs(**arguments).create_model_config()
         arguments |= reproducible.arguments(arguments, has_mla=model.use_mla)
     return EngineArgs(**arguments)
+
+
+def _on_cpu(record: JobRecord) -> bool:
+    """False, where the plan did not know that it is for the CPU. Raises RequestError if the job asks for it."""
+    if record.request.engine.get(EXPERT_PARALLEL):
+        raise RequestError(
+            f"vLLM's CPU back-end has no expert parallelism: leave --engine {EXPERT_PARALLEL} out, or use GPUs"
+        )
+    print("vllm-hpc: the CPU has no expert parallelism: experts are split over the ranks", flush=True)
+    return False
 
 
 def _device_defaults(layout: Layout, given: dict[str, Any]) -> dict[str, Any]:
