@@ -13,10 +13,10 @@ from tests.hostile.generate_values import expansion, mild, nested, number, text,
 _ASK = ("submit", "--rehearse", "--scheduler", "slurm", "--input", ROWS.path)
 _JOB_KEYS = (
     "model", "input", "nodes", "gpus_per_node", "tp", "pp", "dp", "attention_dp", "ep", "scheduler", "profile",
-    "partition", "account", "qos", "time", "mem", "cpus_per_rank", "name", "job_dir", "max_tokens", "temperature", "top_p",
-    "seed", "seed_rows", "lora", "chat_template", "prompt_column", "prompt_template", "id_column", "keep", "rename", "sampling",
-    "engine", "env", "directive", "gpu",
-    "launcher", "array", "template", "template_dir", "max_requeues", "drain_lead", "rehearse", "rehearse_set",
+    "partition", "account", "qos", "time", "mem", "cpus_per_rank", "name", "job_dir", "max_tokens", "temperature",
+    "top_p", "seed", "seed_rows", "lora", "chat_template", "prompt_column", "prompt_template", "id_column", "keep",
+    "rename", "sampling", "engine", "env", "directive", "gpu", "launcher", "array", "template", "template_dir",
+    "max_requeues", "drain_lead", "rehearse", "rehearse_set",
     "no_such",
 )  # fmt: skip
 # Not setup and head_command: their lines are the site's own shell.

@@ -30,7 +30,6 @@ from tests.real_jobs import (
 )
 from vllm_hpc import Job
 from vllm_hpc.jobfolder.shard_names import shard_numbers
-from vllm_hpc.rows.row import Row
 
 LAYOUTS = [{"tp": 1, "attention_dp": 2}, {"tp": 2, "attention_dp": 2}]
 VLLM = [pytest.mark.vllm, pytest.mark.full]
@@ -113,7 +112,8 @@ def end_by(job: Job, how: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.ranks
-def test_kills_at_random_of_rehearsed_lanes(expected: list[tuple[Row, str]], tmp_path: Path) -> None:
+def test_kills_at_random_of_rehearsed_lanes(tmp_path: Path) -> None:
+    expected = with_answers(None, make_rows(FEW_ROWS, CAMPAIGN_SEED), tmp_path)
     check_kills("local-lanes2", None, expected, tmp_path)
 
 

@@ -20,13 +20,14 @@ from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
 from vllm_hpc.planner.lanes import asked_of, check_lanes, engine_of, explain_lanes, has_lanes, suggest_lanes
 from vllm_hpc.planner.measure_input import measure_input
-from vllm_hpc.planner.memory import BLOCK_TOKENS
+from vllm_hpc.planner.memory import BLOCK_TOKENS, Fit
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
 from vllm_hpc.planner.more_sequences import with_more_sequences
 from vllm_hpc.planner.speculation import Speculation, speculations
+from vllm_hpc.planner.unknown_model import Size, fill_in
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_override, get_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
@@ -84,7 +85,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
 def _planned(job: ResolvedJob, known: Knowledge, rows: Workload | None, use_tuned: bool) -> Plan:
     check_lanes(job, known.shape)
     if known.shape is None:
-        return native_launcher.launched(_plan_unknown(job), job)
+        return native_launcher.launched(_plan_unknown(job, known), job)
     work = None if job.drives_engine else rows  # what a program does with the engine is not known
 
     def plan_for(asked: Request) -> Plan:
@@ -157,14 +158,18 @@ def unused_options(job: ResolvedJob) -> list[str]:
     return [*unused, *([f"of the profile not used by {job.scheduler}: {', '.join(keys)}"] if keys else [])]
 
 
-def _plan_unknown(job: ResolvedJob) -> Plan:
+def _plan_unknown(job: ResolvedJob, known: Knowledge) -> Plan:
     request = job.request
     if job.runs_script:
         layout, reasons = program_plan.layout_of_script(request, job.site.gpus_per_node)
         return Plan(layout=layout, engine={}, reasons=tuple(reasons))
-    layout, reasons = (solve_array if request.array else solve)(asked_of(request), job.site.gpus_per_node)
+    asked, why, size = asked_of(request), list[str](), Size.of(known.weights, job)
+    if not (request.rehearse or job.is_for_cpu):
+        asked, why = fill_in(asked, size, job.site.gpus_per_node or (job.device.per_node if job.device else None))
+    layout, reasons = (solve_array if request.array else solve)(asked, job.site.gpus_per_node)
     engine = {**engine_of(job, layout), **request.engine}
-    return Plan(layout=layout, engine=engine, reasons=(*reasons, *explain_lanes(job, layout)))
+    told = (*why, *reasons, *explain_lanes(job, layout))
+    return Plan(layout=layout, engine=engine, reasons=told, memory=size.memory(layout.replica_size))
 
 
 def _settings(job: ResolvedJob, known: Knowledge, shape: Shape, rows: Workload | None) -> Settings:
@@ -207,7 +212,7 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
     return Plan(
         layout=choice.layout,
         engine={**engine_of(job, choice.layout), **problem.settings.engine, **request.engine},
-        fits=fit.fits if fit else None,
+        fits=_fits(problem.shape, fit),
         misfit=_misfit(choice, problem, _node_size(request, capacity, problem)) if fit and not fit.fits else None,
         reasons=(*choice.reasons, *explain_lanes(job, choice.layout), *lanes, *problem.settings.reasons, *others),
         memory=memory_of(fit, problem),
@@ -218,6 +223,13 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
         cost=_cost(job, problem, choice, rows) if rows else None,
         choices=choices,
     )
+
+
+def _fits(shape: Shape, fit: Fit | None) -> bool | None:
+    """Whether a model fits. Of one that is not in the table, no more is known than that its weights do not."""
+    if fit is None or fit.fits or shape.is_exact:
+        return fit.fits if fit else None
+    return False if fit.rank_weights > fit.limit else None
 
 
 def _node_size(request: Request, capacity: int | None, problem: PlanningProblem) -> int | None:

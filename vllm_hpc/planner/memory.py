@@ -124,7 +124,7 @@ def _fit(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, ro
 
 def kv_bytes_per_token(shape: Shape, tp: int = 1, element: int = 2) -> int:
     """KV cache bytes per token on a rank with all layers, without sliding windows."""
-    return shape.layers * _kv_elements(shape, tp) * element
+    return (shape.layers - shape.state_layers) * _kv_elements(shape, tp) * element
 
 
 def _kv_elements(shape: Shape, tp: int) -> int:

@@ -52,6 +52,8 @@ def _obstacles(shape: Shape, tp: int, quantization: Quantization | None) -> Iter
         more, fewer = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
         if more % fewer:
             yield f"{shape.kv_heads} KV heads and {tp} ranks: neither divides the other"
+    if not shape.is_exact:  # what else is split is not known
+        return
     for what, width in _widths(shape):
         if width % tp:
             yield f"{what} {width} is not divisible by {tp}"

@@ -54,7 +54,10 @@ class Experts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What determines a model's memory. Widths in elements; ``window`` in tokens, for ``window_layers`` layers."""
+    """What determines a model's memory. Widths in elements; ``window`` in tokens, for ``window_layers`` layers.
+
+    ``state_layers`` have a state of fixed size in place of a KV cache. ``is_exact``: whether its class is in the table.
+    """
 
     architecture: str
     family: Family
@@ -78,11 +81,13 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     experts: Experts | None = None
     quantization: Quantization | None = None
     vision: dict[str, Any] | None = None
+    state_layers: int = 0
+    is_exact: bool = True
 
     @property
     def full_layers(self) -> int:
         """Layers with full attention."""
-        return self.layers - self.window_layers
+        return self.layers - self.window_layers - self.state_layers
 
     @property
     def dense_layers(self) -> int:
@@ -136,7 +141,9 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
     architecture = assumed_class(config, origin) or str(top.architecture())
     family = FAMILIES.get(architecture)
     if family is None:
-        raise UnknownArchitectureError(f"{architecture[:80]} is not in the planner's table")
+        from vllm_hpc.planner.models.generic import read_generic
+
+        return read_generic(top, architecture)
     text = top.inside("thinker_config").inside(*_TEXT).over(family.defaults)
     if text.table("per_layer_config"):
         raise NotCheckedError(f"{text.origin}: 'per_layer_config' has layers that differ")

@@ -16,7 +16,7 @@ from vllm_hpc.planner.models.describe import Description, describe
 from vllm_hpc.planner.models.fields import OVERRIDES, Fields, NotCheckedError, whole_number
 from vllm_hpc.planner.models.quantization import check_loadable
 from vllm_hpc.planner.models.read_json import read_object
-from vllm_hpc.planner.models.weights import Weights, check_headers, check_whole, read_weights
+from vllm_hpc.planner.models.weights import Weights, check_whole, read_weights
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.resolved_job import Model
 
@@ -56,7 +56,7 @@ def inspect_model(
     if isinstance(found, str):
         return Knowledge(notes=(f"nothing is known about the model: {found}",))
     known = _of_folder(found, dummy_weights, engine, is_whole=False)
-    if known.shape and not known.weights and not dummy_weights:
+    if not known.weights and not dummy_weights:
         weights = hub.find_weights(model.path)
         return msgspec.structs.replace(known, weights=weights, unweighed=None if weights else known.unweighed)
     return known
@@ -71,9 +71,8 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
         check_loadable(Fields(described.config, described.origin), engine.get("quantization"))
         shape = _shape(folder, described, engine)
     except NotCheckedError as error:
-        if is_whole and not dummy_weights:
-            check_headers(folder, engine.get("load_format"))
-        return Knowledge(notes=(*notes, f"memory is not checked: {error}"))
+        weights = _sized(folder, dummy_weights, engine, is_whole)
+        return Knowledge(weights=weights, notes=(*notes, f"memory is not checked: {error}"))
     tokenizer_config = folder / "tokenizer_config.json"
     tokenizer = read_object(tokenizer_config) if tokenizer_config.is_file() else {}
     shape = _shortened(shape, tokenizer)
@@ -87,6 +86,8 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
             unweighed = "memory is not checked: the model's vision part is unknown, and its weights are not here"
         else:
             notes.append(f"weights are counted from {described.file}: there are no safetensors files here")
+    if not shape.is_exact:
+        notes.append(_inexact(shape, weights))
     return Knowledge(
         shape=shape,
         weights=weights,
@@ -97,6 +98,27 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
         unweighed=unweighed,
         notes=tuple(notes),
     )
+
+
+def _inexact(shape: Shape, weights: Weights | None) -> str:
+    """What a plan says of a model that is not in the table."""
+    counted = "" if weights else "its parameters, which may be a fifth off, "
+    return (
+        f"{shape.architecture[:80]} is not in the planner's table: {counted}its KV cache and its splits are taken from "
+        "keys as other decoders use them"
+    )
+
+
+def _sized(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_whole: bool) -> Weights | None:
+    """The weights of a model of which nothing else is known. Raises ModelError for files that are damaged."""
+    if dummy_weights:
+        return None
+    try:
+        return read_weights(folder, None, engine.get("load_format"))
+    except ModelError:
+        if is_whole:
+            raise
+    return None
 
 
 def _shape(folder: Path, described: Description, engine: Mapping[str, Any]) -> Shape:
@@ -119,7 +141,7 @@ def _weights(folder: Path, shape: Shape, engine: Mapping[str, Any], is_whole: bo
     weights = None
     try:
         weights = read_weights(folder, shape, engine.get("load_format"))
-        if weights:
+        if weights and shape.is_exact:
             check_whole(folder, shape, weights)
     except ModelError:
         if is_whole:
