@@ -17,6 +17,7 @@ from tests.conftest import CAMPAIGN_SEED, FEW_ROWS
 from tests.local.test_campaign import check_kills
 from tests.real_jobs import (
     GREEDY,
+    LONG_SAMPLING,
     PATIENCE_S,
     PROMPTS,
     check_complete,
@@ -82,10 +83,9 @@ def test_a_lane_without_any_row(mixture: Path, mixtures_answers: list[str], tmp_
 def test_lanes_end_together_and_a_resume_finishes(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, how: str
 ) -> None:
-    """Also while one of them runs dummy steps: its rows are few, and the other's are long."""
     model = request.getfixturevalue("mixture") if kind == "vllm" else None
     job = started(submit_long(model, tmp_path, **in_lanes(tp=1, attention_dp=2)))
-    end_by(job, how)
+    end_by(job, how, rank=1)
     status = job.wait(PATIENCE_S)
     assert status.state in ("PARTIAL", "FAILED", "CANCELLED"), (status, status.reason, job.logs()[-3000:])
     wait_for(lambda: not processes_of(job), "no process is left", 60)
@@ -102,12 +102,37 @@ def test_lanes_end_together_and_a_resume_finishes(
     assert attempts == {1, 2}
 
 
-def end_by(job: Job, how: str) -> None:
+@pytest.mark.full
+@pytest.mark.ranks
+@pytest.mark.parametrize("how", ["drain", "TERM", "KILL"])
+@pytest.mark.parametrize("kind", ["rehearsed", pytest.param("vllm", marks=pytest.mark.vllm)])
+def test_a_lane_that_runs_dummy_steps_ends_with_the_other(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str, how: str
+) -> None:
+    """One row: the lane that has not claimed it is told to end, or killed, while the other generates."""
+    model = request.getfixturevalue("mixture") if kind == "vllm" else None
+    pace = {"rehearse": {"tokens_per_s": 20}} if model is None else {}
+    job = submit_tiny(model, tmp_path, PROMPTS[:1], **LONG_SAMPLING, **in_lanes(tp=1, attention_dp=2, **pace))
+    claimed = [job.folder.claimed(lane, 1) for lane in (0, 1)]
+    wait_for(lambda: any(file.exists() and file.stat().st_size for file in claimed), "the row is claimed", PATIENCE_S)
+    idle = next(lane for lane in (0, 1) if not claimed[lane].stat().st_size)
+    end_by(job, how, rank=idle)
+    status = job.wait(PATIENCE_S)
+    wait_for(lambda: not processes_of(job), "no process is left", 60)
+    if how == "drain":
+        assert (status.state, status.rows.done) == ("COMPLETED", 1), (status.reason, job.logs()[-3000:])
+        return
+    assert (status.state, status.rows.done) == ("FAILED", 0), (status.reason, job.logs()[-3000:])
+    job.resume()
+    assert job.wait(PATIENCE_S).state == "COMPLETED", job.logs()[-3000:]
+
+
+def end_by(job: Job, how: str, rank: int) -> None:
     if how == "drain":
         job.folder.drain.touch()
         return
-    second = next(record for record in job.ranks() if record.rank == 1)
-    os.kill(second.pid, getattr(signal, f"SIG{how}"))
+    told = next(record for record in job.ranks() if record.rank == rank)
+    os.kill(told.pid, getattr(signal, f"SIG{how}"))
 
 
 @pytest.mark.full
