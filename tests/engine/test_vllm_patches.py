@@ -131,8 +131,10 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     from vllm_hpc.engine.vllm_patches import (  # noqa: F401 - imported before a name is gone
         early_grammar,
         fast_schedule,
+        idle_forward,
         inspect_in_process,
         late_text,
+        same_bits,
         sharded_sampling,
         shm_name,
         startup_timings,
@@ -154,13 +156,16 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
         Scheduler, kv_cache_manager=manager, policy=SchedulingPolicy.FCFS, num_sampled_tokens_per_step=1,
         scheduler_config=SimpleNamespace(long_prefill_token_threshold=0), use_v2_model_runner=False,
     )  # fmt: skip
+    ran: list[str] = []
     sampler = _bare(Sampler, sampling_states=None, use_flashinfer=False)
     executor = SimpleNamespace(
         driver_worker=SimpleNamespace(worker=SimpleNamespace(model_runner=SimpleNamespace(sampler=sampler))),
-        execute_model=lambda: 1, sample_tokens=lambda: 2,
+        execute_model=lambda scheduled, non_block=False: 1, sample_tokens=lambda: 2,
+        execute_dummy_batch=lambda: ran.append("dummy"),
     )  # fmt: skip
+    config = SimpleNamespace(parallel_config=SimpleNamespace(data_parallel_size=2), use_v2_model_runner=True)
     core = SimpleNamespace(scheduler=scheduler, model_executor=executor, batch_queue=deque())
-    return SimpleNamespace(engine_core=SimpleNamespace(engine_core=core))
+    return SimpleNamespace(engine_core=SimpleNamespace(engine_core=core), vllm_config=config, ran=ran)
 
 
 def _bare(kind: Any, **attributes: Any) -> Any:
@@ -241,6 +246,23 @@ def test_all_patches_are_on_where_every_name_is_there(engine: Any, capsys: pytes
     assert sorted(patches.on) == sorted(PATCHES)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "vllm-hpc: patch" in line]
     assert line.endswith(f"that are on: {', '.join(patches.on)}")
+
+
+@VLLM
+def test_a_step_that_schedules_nothing_still_runs_the_model(engine: Any) -> None:
+    """Where a replica has several lanes, on vLLM's newer model runner."""
+    from vllm_hpc.engine.vllm_patches import idle_forward
+
+    assert idle_forward.turn_on(engine) == ""
+    execute = engine.engine_core.engine_core.model_executor.execute_model
+    assert execute(SimpleNamespace(total_num_scheduled_tokens=3), non_block=True) == 1
+    assert engine.ran == []
+    assert execute(SimpleNamespace(total_num_scheduled_tokens=0), non_block=True) == 1
+    assert engine.ran == ["dummy"]
+    engine.vllm_config.use_v2_model_runner = False
+    assert "itself" in idle_forward.turn_on(engine)
+    engine.vllm_config.parallel_config.data_parallel_size = 1
+    assert "one lane" in idle_forward.turn_on(engine)
 
 
 @VLLM
