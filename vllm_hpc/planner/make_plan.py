@@ -25,6 +25,7 @@ from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
 from vllm_hpc.planner.more_sequences import with_more_sequences
+from vllm_hpc.planner.plan_unknown import plan_unknown
 from vllm_hpc.planner.speculation import Speculation, speculations
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_override, get_launcher
@@ -81,7 +82,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
 
 def _planned(job: ResolvedJob, known: Knowledge, rows: Workload | None, use_tuned: bool) -> Plan:
     if known.shape is None:
-        return native_launcher.launched(_plan_unknown(job), job)
+        return native_launcher.launched(plan_unknown(job, known), job)
     work = None if job.drives_engine else rows  # what a program does with the engine is not known
 
     def plan_for(asked: Request) -> Plan:
@@ -127,7 +128,7 @@ def _inspect(job: ResolvedJob) -> Knowledge:
     except NotOnHubError as error:
         if asks_as_ranks_do(job) and not job.request.rehearse:
             raise
-        known = Knowledge(notes=(f"nothing is known about the model: {error}",))
+        known = Knowledge(is_unsized=True, notes=(f"nothing is known about the model: {error}",))
     return with_template(known, job)
 
 
@@ -152,15 +153,6 @@ def unused_options(job: ResolvedJob) -> list[str]:
     starts_torchrun = not get_launcher(job.launcher).is_task_per_rank
     keys = ignored_keys(job.site, job.scheduler, starts_torchrun)
     return [*unused, *([f"of the profile not used by {job.scheduler}: {', '.join(keys)}"] if keys else [])]
-
-
-def _plan_unknown(job: ResolvedJob) -> Plan:
-    request = job.request
-    if job.runs_script:
-        layout, reasons = program_plan.layout_of_script(request, job.site.gpus_per_node)
-        return Plan(layout=layout, engine={}, reasons=tuple(reasons))
-    layout, reasons = (solve_array if request.array else solve)(_asked(request), job.site.gpus_per_node)
-    return Plan(layout=layout, engine=dict(request.engine), reasons=tuple(reasons))
 
 
 def _settings(job: ResolvedJob, known: Knowledge, shape: Shape, rows: Workload | None) -> Settings:

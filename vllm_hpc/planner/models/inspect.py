@@ -16,14 +16,18 @@ from vllm_hpc.planner.models.describe import Description, describe
 from vllm_hpc.planner.models.fields import OVERRIDES, Fields, NotCheckedError, whole_number
 from vllm_hpc.planner.models.quantization import check_loadable
 from vllm_hpc.planner.models.read_json import read_object
-from vllm_hpc.planner.models.weights import Weights, check_headers, check_whole, read_weights
+from vllm_hpc.planner.models.size import read_size
+from vllm_hpc.planner.models.weights import Weights, check_whole, read_weights
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.resolved_job import Model
+
+_NOT_CHECKED = "memory is not checked: "
 
 
 class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     """A model's shape, None if unknown, for the reason in ``notes``; weights None: counted from its config.
 
+    ``is_unsized``: there is a model, and not even the size of its weights can be told.
     ``template_bytes``: the length of its chat template, None if it has none; ``max_tokens``: the default from its
     generation_config.json, None if it sets none. ``is_whole``: all of its small files are here. ``unweighed``: why its
     weights can be neither read nor counted. ``mtp_layers``: its heads for multi-token prediction.
@@ -36,6 +40,7 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     is_whole: bool = True
     unweighed: str | None = None
+    is_unsized: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -54,12 +59,15 @@ def inspect_model(
         return _of_folder(folder, dummy_weights, engine, is_whole=True)
     found = hub.find_config(model.path, cache)
     if isinstance(found, str):
-        return Knowledge(notes=(f"nothing is known about the model: {found}",))
+        return Knowledge(is_unsized=True, notes=(f"nothing is known about the model: {found}",))
     known = _of_folder(found, dummy_weights, engine, is_whole=False)
-    if known.shape and not known.weights and not dummy_weights:
-        weights = hub.find_weights(model.path)
-        return msgspec.structs.replace(known, weights=weights, unweighed=None if weights else known.unweighed)
-    return known
+    if known.weights or dummy_weights:
+        return known
+    weights = hub.find_weights(model.path)
+    unweighed = None if weights else known.unweighed
+    return msgspec.structs.replace(
+        known, weights=weights, unweighed=unweighed, is_unsized=known.is_unsized and not weights
+    )
 
 
 def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_whole: bool) -> Knowledge:
@@ -71,9 +79,8 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
         check_loadable(Fields(described.config, described.origin), engine.get("quantization"))
         shape = _shape(folder, described, engine)
     except NotCheckedError as error:
-        if is_whole and not dummy_weights:
-            check_headers(folder, engine.get("load_format"))
-        return Knowledge(notes=(*notes, f"memory is not checked: {error}"))
+        weights = _sized(folder, engine, is_whole and not dummy_weights)
+        return Knowledge(weights=weights, is_unsized=weights is None, notes=(*notes, f"{_NOT_CHECKED}{error}"))
     tokenizer_config = folder / "tokenizer_config.json"
     tokenizer = read_object(tokenizer_config) if tokenizer_config.is_file() else {}
     shape = _shortened(shape, tokenizer)
@@ -125,6 +132,16 @@ def _weights(folder: Path, shape: Shape, engine: Mapping[str, Any], is_whole: bo
         if is_whole:
             raise
     return weights
+
+
+def _sized(folder: Path, engine: Mapping[str, Any], is_whole: bool) -> Weights | None:
+    """The weights by their files or their index, of whatever class. Raises ModelError as above."""
+    try:
+        return read_size(folder, engine)
+    except ModelError:
+        if is_whole:
+            raise
+    return None
 
 
 def _shortened(shape: Shape, tokenizer: dict[str, Any]) -> Shape:

@@ -46,11 +46,12 @@ class _Tensor(msgspec.Struct):
     data_offsets: tuple[int, int] | None = None
 
 
-def read_weights(folder: Path, shape: Shape, load_format: Any = None) -> Weights | None:
+def read_weights(folder: Path, shape: Shape | None, load_format: Any = None) -> Weights | None:
     """The weights in the folder's safetensors files; None if it has none. Raises ModelError for damaged files.
 
     ``load_format`` is that of --engine: it chooses between two copies of the same weights. What vLLM does not load is
     not counted: extra layers (for multi-token prediction), and an output projection that is tied to the embedding.
+    Without a ``shape`` all tensors count.
     """
     files = _files(folder, load_format)
     if not files:
@@ -58,7 +59,7 @@ def read_weights(folder: Path, shape: Shape, load_format: Any = None) -> Weights
     elements = other = 0
     for file in files:
         for name, tensor in read_header(file).items():
-            if _is_unused(name, shape):
+            if shape and _is_unused(name, shape):
                 continue
             if tensor.dtype in _FLOAT_BYTES:
                 elements += math.prod(tensor.shape)
