@@ -13,9 +13,10 @@ import pytest
 from tests.marks import beside_vllm
 from tests.published_models import PUBLISHED, SMALL_CONFIG, Published
 from vllm_hpc.planner.memory import Load, kv_bytes_per_token, weigh
-from vllm_hpc.planner.models.config import UnknownArchitectureError, read_shape
+from vllm_hpc.planner.models.config import read_shape
 from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.families import FAMILIES
+from vllm_hpc.planner.models.fields import NotCheckedError
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.weights import read_weights
 from vllm_hpc.spec.errors import ModelError
@@ -125,12 +126,13 @@ def test_a_hostile_mixture_or_attention_is_refused(tmp_path: Path, architecture:
     refused(tmp_path, "config.json")
 
 
-def test_an_unknown_architecture_is_no_refusal_and_no_guess(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_read_by_its_keys_and_said_to_be(tmp_path: Path) -> None:
     write(tmp_path, SMALL_CONFIG | {"architectures": ["HyenaForCausalLM"]})
     known = look(tmp_path)
-    assert known.shape is None
-    assert "HyenaForCausalLM" in known.notes[0]
-    with pytest.raises(UnknownArchitectureError):
+    assert known.shape is not None
+    assert known.shape.doubt
+    assert "HyenaForCausalLM is not in the planner's table" in known.notes[0]
+    with pytest.raises(NotCheckedError, match="'hidden_size' is missing"):
         read_shape({"architectures": ["HyenaForCausalLM"]}, "config.json")
 
 

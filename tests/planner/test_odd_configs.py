@@ -68,7 +68,7 @@ def plan(run_cli: Cli, *args: str, code: int = 0) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("case", "fits", "architecture", "said"),
     [
-        ("infinity", None, None, "memory is not checked: NemotronHForCausalLM is not in the planner's table"),
+        ("infinity", True, "NemotronHForCausalLM", "NemotronHForCausalLM is not in the planner's table"),
         ("sliding-window-0", True, "MistralForCausalLM", ""),
         ("positions-as-float", True, "LlamaForCausalLM", ""),
         ("no-architectures", True, "LlamaForCausalLM", """hf_overrides={"architectures": ["LlamaForCausalLM"]}"""),

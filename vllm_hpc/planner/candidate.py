@@ -59,7 +59,7 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         # What neighbours begin with is in the cache once, as is what all rows find there in any order.
         if self.workload and sharing and (self.may_sort or not sharing.is_scattered(fit.kv_tokens)):
             own -= int(self.cached_share(fit) * self.workload.prompt_tokens / max(1, self.workload.rows))
-        room = fit.kv_tokens / max(1, own) if fit.fits else 0.0
+        room = fit.room(own) if fit.fits else 0.0
         return min(room, float(self.settings.load.max_num_seqs))
 
     def cached_share(self, fit: Fit) -> float:

@@ -11,12 +11,13 @@ import msgspec
 
 from vllm_hpc.planner.models import hub
 from vllm_hpc.planner.models.config import Shape, read_shape
-from vllm_hpc.planner.models.count import vision_parameters
+from vllm_hpc.planner.models.count import doubt_of
 from vllm_hpc.planner.models.describe import Description, describe
+from vllm_hpc.planner.models.explain import explain_shape
 from vllm_hpc.planner.models.fields import OVERRIDES, Fields, NotCheckedError, whole_number
 from vllm_hpc.planner.models.quantization import check_loadable
 from vllm_hpc.planner.models.read_json import read_object
-from vllm_hpc.planner.models.size import read_size
+from vllm_hpc.planner.models.size import indexed_size, read_size, weights_of_size
 from vllm_hpc.planner.models.weights import Weights, check_whole, read_weights
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.resolved_job import Model
@@ -85,13 +86,13 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
     tokenizer = read_object(tokenizer_config) if tokenizer_config.is_file() else {}
     shape = _shortened(shape, tokenizer)
     weights = None if dummy_weights else _weights(folder, shape, engine, is_whole)
+    weights = weights or _indexed(folder, shape, engine)
+    notes += explain_shape(shape, described.file, weights)
     unweighed = None
     if weights is None:
         if shape.quantization and shape.quantization.bits is None:
             method = shape.quantization.method
             unweighed = f"memory is not checked: the planner cannot size {method} weights from {described.file}"
-        elif vision_parameters(shape) is None:
-            unweighed = "memory is not checked: the model's vision part is unknown, and its weights are not here"
         else:
             notes.append(f"weights are counted from {described.file}: there are no safetensors files here")
     return Knowledge(
@@ -132,6 +133,12 @@ def _weights(folder: Path, shape: Shape, engine: Mapping[str, Any], is_whole: bo
         if is_whole:
             raise
     return weights
+
+
+def _indexed(folder: Path, shape: Shape, engine: Mapping[str, Any]) -> Weights | None:
+    """The weights by the index alone, of a shape that is not exact; not if the user has changed the shape."""
+    size = indexed_size(folder) if doubt_of(shape) and not engine.get("hf_overrides") else None
+    return weights_of_size(size, shape.dtype, shape.quantization is not None) if size else None
 
 
 def _sized(folder: Path, engine: Mapping[str, Any], is_whole: bool) -> Weights | None:
