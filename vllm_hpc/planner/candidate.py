@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from vllm_hpc.planner.engine_settings import Settings
-from vllm_hpc.planner.memory import Fit, fit_on_cpu, fit_on_gpu
+from vllm_hpc.planner.memory import Fit, fit_on_cpu, fit_on_gpu, weigh
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.planner.parallelism import why_not
@@ -21,6 +21,10 @@ from vllm_hpc.spec.layout import Layout
 BUSY_SEQUENCES = 128
 
 
+# Of a GPU, for weights, where the rest is not computed: what utilization leaves, without reserve and a KV cache.
+UNCHECKED_SHARE = 0.8
+
+
 class PlanningProblem(msgspec.Struct, frozen=True):
     """Everything that decides the layout: the model, its weights, the device, the settings and the workload."""
 
@@ -32,6 +36,8 @@ class PlanningProblem(msgspec.Struct, frozen=True):
     one_node: bool = False  # the local scheduler has only one node
     overlaps_stages: bool = False  # PP stages overlap: --launcher native
     may_sort: bool = False  # rows that begin alike may run next to each other
+    gpu_bytes: int | None = None  # of the GPUs, or assumed, where memory is not checked; None: nothing is known to fit
+    is_sized: bool = True  # the size of the weights is known
 
     @property
     def rows(self) -> int | None:
@@ -52,6 +58,18 @@ class PlanningProblem(msgspec.Struct, frozen=True):
             return fit_on_gpu(self.shape, self.weights, load, layout.tp, layout.pp, gpu_bytes)
         share = (self.device.node_bytes or 0) // layout.procs_per_node
         return fit_on_cpu(self.shape, self.weights, load, layout.tp, layout.pp, share)
+
+    def holds(self, ranks: int) -> bool | None:
+        """Whether a replica of so many ranks has room for the weights, roughly: for layouts that are not checked.
+
+        None if the size of the weights is not known.
+        """
+        if self.gpu_bytes is None:
+            return True
+        if not self.is_sized:
+            return None
+        total, _ = weigh(self.shape, self.weights, self.settings.load)
+        return total / ranks <= UNCHECKED_SHARE * self.gpu_bytes
 
     def concurrent(self, fit: Fit) -> float:
         """Sequences of average length that run at once: as many as fit, at most max_num_seqs."""

@@ -9,6 +9,7 @@ import msgspec
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner import choose_layout, native_launcher, program_plan, row_order, tuned
 from vllm_hpc.planner.apply_finding import apply_finding
+from vllm_hpc.planner.by_size import ASSUMED_GIB
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
 from vllm_hpc.planner.describe_plan import facts_of, memory_of
@@ -32,6 +33,7 @@ from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_overri
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
+from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Asked, Layout, solve, solve_array
 from vllm_hpc.spec.model_cache import hub_cache
 from vllm_hpc.spec.plan import Cost, Plan
@@ -177,7 +179,17 @@ def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plann
         one_node=job.runs_here,
         overlaps_stages=job.is_native,
         may_sort=row_order.may_sort(job, rows),
+        gpu_bytes=_gpu_bytes(job),
+        is_sized=known.unweighed is None,
     )
+
+
+def _gpu_bytes(job: ResolvedJob) -> int | None:
+    """Bytes of a GPU, or of one of 80 GB; None for ranks on the CPU, rehearsals, and weights that stay elsewhere."""
+    if job.is_for_cpu or job.request.rehearse or job.request.engine.get("cpu_offload_gb"):
+        return None
+    gpu = job.device.gpu if job.device else None
+    return int((gpu.memory_gib if gpu else ASSUMED_GIB) * GIB)
 
 
 def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plan:

@@ -44,6 +44,8 @@ def read_attention(text: Fields, hidden: int, layers: int) -> Attention:
     if full_dim and full_dim != head_dim:  # Gemma 4: layers without a window have wider heads
         window_heads, head_dim = Heads(heads, kv_heads, head_dim, v_dim or head_dim), full_dim
         kv_heads = min(heads, text.size("num_global_key_value_heads", most=MOST_WIDTH) or kv_heads)
+    if text.has("decoder_attention_heads"):  # Whisper's decoder attends to the audio, too
+        indexer += 4 * hidden * hidden
     extra = indexer + _low_rank(text, hidden, heads * head_dim) if mla is None else indexer
     is_gated = text.word("model_type").startswith(GATED_QUERIES) or text.says("attn_output_gate")
     return Attention(

@@ -15,7 +15,7 @@ from vllm_hpc.planner.models.attention import Attention, read_attention
 from vllm_hpc.planner.models.context import context_length
 from vllm_hpc.planner.models.encoders import encoder_or_none
 from vllm_hpc.planner.models.families import Family
-from vllm_hpc.planner.models.fields import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Fields, NotCheckedError
+from vllm_hpc.planner.models.fields import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Fields, NotCheckedError, shown
 from vllm_hpc.planner.models.layer_kinds import mixers_of, mlps_of
 from vllm_hpc.planner.models.mixtures import has_experts, read_experts
 from vllm_hpc.planner.models.quantization import read_quantization
@@ -28,8 +28,9 @@ DOUBT = 0.05
 TEXT = ("text_config", "llm_config", "language_config", "language_model_config", "decoder_config")
 _OUTER = ("thinker_config",)
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
-_HIDDEN = ("hidden_size", "n_embd", "d_model", "model_dim", "hidden_dim")
+_HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model", "model_dim", "hidden_dim")
 _WIDTH = (
+    "block_ff_dim",
     "intermediate_size",
     "n_inner",
     "ffn_hidden_size",
@@ -39,6 +40,7 @@ _WIDTH = (
     "mlp_hidden_size",
 )
 _VOCABULARY = ("vocab_size", "padded_vocab_size", "embedding_size", "n_vocab")
+_BESIDE = ("falcon_h1", "zamba2")  # layers with attention have a state, too
 _WINDOW = ("sliding_window", "sliding_window_size", "attention_chunk_size", "window_size", "attn_window_size")
 
 
@@ -62,7 +64,7 @@ def read_generic(top: Fields, architecture: str) -> Shape:
         )
     attention = read_attention(text, hidden, layers) if kinds["full"] + kinds["window"] else Attention()
     window = text.optional_count(*_WINDOW, most=MOST_TOKENS) if _uses_window(text) else None
-    beside = text.word("model_type") == "falcon_h1"
+    beside = text.word("model_type") in _BESIDE
     states = layers if beside else kinds["state"]
     return Shape(
         architecture=architecture,
@@ -89,7 +91,7 @@ def read_generic(top: Fields, architecture: str) -> Shape:
         mla=attention.mla,
         experts=read_experts(text, hidden, parts["experts"]),
         state=read_state(text, hidden, states, beside) if states else None,
-        bare_layers=kinds["bare"],
+        bare_layers=kinds["bare"] + (kinds["state"] if beside else 0),
         shared_kv=text.optional_count("num_kv_shared_layers", most=layers) or 0,
         mlp_layers=parts["dense"],
         attention_weights=_own_weights(text)[0],
@@ -129,7 +131,9 @@ def _vocabulary(text: Fields, top: Fields) -> int:
 
 def _layers(text: Fields) -> int:
     if pattern := text.word("hybrid_override_pattern"):
-        return sum(kind in "M*-E" for kind in pattern)
+        if not set(pattern) <= set("M*-E"):
+            raise NotCheckedError(f"{text.origin}: 'hybrid_override_pattern' is {shown(pattern)}, not of M, *, - and E")
+        return min(len(pattern), MOST_LAYERS)
     if not text.has("num_hidden_layers") and (blocks := text.texts("layers_block_type")):
         return len(blocks)
     names = ("num_layers", *_LAYERS) if text.word("model_type").startswith("longcat") else _LAYERS
@@ -170,6 +174,9 @@ def _extra(text: Fields, hidden: int, layers: int) -> int:
     """Embeddings for each layer (Gemma 3n and 4), with their projections."""
     wide = text.optional_count("hidden_size_per_layer_input", most=MOST_WIDTH) or 0
     rows = text.optional_count("vocab_size_per_layer_input", most=100 * MOST_WIDTH) or 0
+    shared = text.numbers("hybrid_layer_ids") or text.texts("layers_block_type") or ()
+    if text.has("num_mem_blocks"):  # Zamba 2: a projection for each use of a shared block
+        return hidden * hidden * sum(one == "hybrid" or isinstance(one, int) for one in shared)
     return wide * layers * (rows + 3 * hidden) if wide else 0
 
 

@@ -34,7 +34,7 @@ def read_experts(text: Fields, hidden: int, layers: int) -> Experts | None:
     """The experts of ``layers`` layers. Raises NotCheckedError if their size cannot be told."""
     own = _of(text)
     count = own.size(*_COUNT, most=MOST_EXPERTS) or 0
-    width = _width(own) or text.size("intermediate_size", "ffn_hidden_size", most=MOST_WIDTH)
+    width = _width(own) or own.size("intermediate_size", "ffn_hidden_size", most=MOST_WIDTH)
     if count <= 1 or not layers:
         return None
     if width is None:

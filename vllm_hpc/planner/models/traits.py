@@ -20,7 +20,7 @@ PLAIN_ACTIVATIONS = ("relu2", "relu", "xielu", "gelu_new", "gelu_fast", "quick_g
 TIED = frozenset({
     "bloom", "cohere", "cohere2", "cohere2_moe", "cohere2_vision", "ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe",
     "falcon_mamba", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text",
-    "granite_swa", "lfm2", "lfm2_moe", "lfm2_vl", "mamba", "paligemma", "rnj1", "minicpm3", "opt",
+    "granite_swa", "lfm2", "lfm2_moe", "lfm2_vl", "mamba", "paligemma", "rnj1", "minicpm3", "opt", "whisper",
 })  # fmt: skip
 # model_type of a text model -> what its class has where config.json is silent, as text_configs often are.
 DEFAULTS: dict[str, dict[str, Any]] = {
