@@ -381,7 +381,7 @@ def test_experts_over_all_gpus_fit_where_each_gpu_has_all_of_the_attention() -> 
     wanted = problem_of("DeepSeek-V3", "h200", of_rows(20_000, 1000, 1000))
     choice = choose(Asked(nodes=1, gpus_per_node=8, spreads=True), None, wanted, solve)
     layout, fit = choice.layout, choice.fit
-    assert (layout.tp, layout.pp, layout.attention_dp, layout.dp) == (1, 1, 8, 1)
+    assert (layout.tp, layout.pp, layout.attention_dp, layout.dp) == (2, 1, 4, 1)
     assert fit is not None and fit.fits
     assert fit.weights == pytest.approx(671e9, rel=0.02), "the whole model, once"
     assert fit.weights / 8 < fit.rank_weights < fit.weights / 6

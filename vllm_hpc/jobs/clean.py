@@ -32,7 +32,7 @@ from vllm_hpc.spec.read_file import open_regular
 
 # What it may remove, by what reads it, and where it is. Names that this package does not make are the user's.
 _GROUPS = {
-    "shards": {"shards": re.compile(r"replica-\d+\.\d+\.jsonl")},
+    "shards": {"shards": re.compile(r"replica-\d+(-\d+)?\.\d+\.jsonl")},
     # The order in which rows run, and the rows in it.
     "order": {".": re.compile(r"order\.(json|rows)|input\.sorted\.(json|jsonl|jsonl\.zst)")},
     # Read while an attempt runs, by its own ranks and script.

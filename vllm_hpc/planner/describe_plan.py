@@ -25,6 +25,13 @@ def memory_of(fit: Fit | None, problem: PlanningProblem) -> Memory:
     )
 
 
+def fits_of(shape: Shape, fit: Fit | None) -> bool | None:
+    """Whether a model fits. Of one that is not in the table, no more is known than that its weights do not."""
+    if fit is None or fit.fits or shape.is_exact:
+        return fit.fits if fit else None
+    return False if fit.rank_weights > fit.limit else None
+
+
 def facts_of(shape: Shape) -> ModelFacts:
     """What is known of the model."""
     return ModelFacts(

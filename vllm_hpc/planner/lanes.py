@@ -28,6 +28,11 @@ def has_lanes(request: Request) -> bool:
     return request.ep or (request.attention_dp or 1) > 1
 
 
+def given_beside(request: Request) -> dict[str, Any]:
+    """--engine's arguments without the one that lanes have anyway."""
+    return {name: value for name, value in request.engine.items() if name != EXPERT_PARALLEL or not has_lanes(request)}
+
+
 def check_lanes(job: ResolvedJob, shape: Shape | None) -> None:
     """Refuse what replicas of several lanes cannot have. Raises RequestError, LayoutError."""
     request = job.request

@@ -11,16 +11,24 @@ from vllm_hpc.planner import choose_layout, native_launcher, program_plan, row_o
 from vllm_hpc.planner.apply_finding import apply_finding
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
-from vllm_hpc.planner.describe_plan import facts_of, memory_of
+from vllm_hpc.planner.describe_plan import facts_of, fits_of, memory_of
 from vllm_hpc.planner.determinism import explain_determinism
 from vllm_hpc.planner.device import explain_device
 from vllm_hpc.planner.engine_choices import engine_choices
 from vllm_hpc.planner.engine_settings import MAY_BE_LESS, Settings, choose_settings, cpu_kv_cache_gib, not_modelled
 from vllm_hpc.planner.gpu_hours import estimate
 from vllm_hpc.planner.history import measured_rate
-from vllm_hpc.planner.lanes import asked_of, check_lanes, engine_of, explain_lanes, has_lanes, suggest_lanes
+from vllm_hpc.planner.lanes import (
+    asked_of,
+    check_lanes,
+    engine_of,
+    explain_lanes,
+    given_beside,
+    has_lanes,
+    suggest_lanes,
+)
 from vllm_hpc.planner.measure_input import measure_input
-from vllm_hpc.planner.memory import BLOCK_TOKENS, Fit
+from vllm_hpc.planner.memory import BLOCK_TOKENS
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
@@ -68,7 +76,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
     plan = row_order.with_order(lambda one: _planned(one, known, rows, use_tuned), job, rows, intake)
     plan = plan if job.runs_script else with_missing(plan, job, rows)
     count = rows.rows if rows and whole_input else None
-    job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.replica_size, count)
+    job.request.rehearse_set.check_place(plan.layout.all_ranks, plan.layout.lane_size, count)
     if job.runs_here:
         _check_local(job, plan.layout)
     check_scheduler(job, plan.layout)
@@ -137,7 +145,7 @@ def _inspect(job: ResolvedJob) -> Knowledge:
 
 def _obstacle(job: ResolvedJob, known: Knowledge) -> str | None:
     """Why memory cannot be computed although the model is known; None if it can."""
-    return known.unweighed or not_modelled(job.request.engine, bool(known.shape and known.shape.quantization))
+    return known.unweighed or not_modelled(given_beside(job.request), bool(known.shape and known.shape.quantization))
 
 
 def check_fits(plan: Plan) -> None:
@@ -212,7 +220,7 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
     return Plan(
         layout=choice.layout,
         engine={**engine_of(job, choice.layout), **problem.settings.engine, **request.engine},
-        fits=_fits(problem.shape, fit),
+        fits=fits_of(problem.shape, fit),
         misfit=_misfit(choice, problem, _node_size(request, capacity, problem)) if fit and not fit.fits else None,
         reasons=(*choice.reasons, *explain_lanes(job, choice.layout), *lanes, *problem.settings.reasons, *others),
         memory=memory_of(fit, problem),
@@ -223,13 +231,6 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
         cost=_cost(job, problem, choice, rows) if rows else None,
         choices=choices,
     )
-
-
-def _fits(shape: Shape, fit: Fit | None) -> bool | None:
-    """Whether a model fits. Of one that is not in the table, no more is known than that its weights do not."""
-    if fit is None or fit.fits or shape.is_exact:
-        return fit.fits if fit else None
-    return False if fit.rank_weights > fit.limit else None
 
 
 def _node_size(request: Request, capacity: int | None, problem: PlanningProblem) -> int | None:

@@ -174,9 +174,10 @@ def _activations(shape: Shape, load: Load, tp: int) -> int:
     sampler = load.max_num_seqs * shape.vocabulary * SAMPLER_BYTES
     if not shape.experts:
         return max(hidden + mlp, sampler)
-    routed = tokens * shape.experts.per_token * (shape.hidden + shape.experts.width // tp) * element
-    # Every lane's tokens come to every rank, and their sums go back.
-    exchanged = 2 * (shape.experts.lanes - 1) * tokens * shape.hidden * element
+    # Every lane's tokens come to every rank, whose workspaces hold them all, and their sums go back.
+    gathered = shape.experts.lanes * tokens
+    routed = gathered * shape.experts.per_token * (shape.hidden + shape.experts.width // tp) * element
+    exchanged = 2 * (gathered - tokens) * shape.hidden * element
     return max(hidden + mlp, sampler) + routed + exchanged
 
 
