@@ -84,6 +84,8 @@ def _mla(text: Fields) -> Mla | None:
     kv_rank = text.optional_count("kv_lora_rank", most=MOST_WIDTH)
     rope = text.optional_count("qk_rope_head_dim", most=MOST_WIDTH)
     nope, value = (text.optional_count(name, most=MOST_WIDTH) for name in ("qk_nope_head_dim", "v_head_dim"))
+    if nope and not kv_rank:
+        raise NotCheckedError(f"{text.origin}: 'kv_lora_rank' is missing")
     if not (kv_rank and nope and value and text.has("qk_rope_head_dim")):
         return None
     q_rank = text.optional_count("q_lora_rank", most=MOST_WIDTH)

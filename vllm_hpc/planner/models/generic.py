@@ -64,6 +64,8 @@ def read_generic(top: Fields, architecture: str) -> Shape:
         )
     attention = read_attention(text, hidden, layers) if kinds["full"] + kinds["window"] else Attention()
     window = text.optional_count(*_WINDOW, most=MOST_TOKENS) if _uses_window(text) else None
+    if not kinds["state"] and "Mamba" in architecture:
+        raise NotCheckedError(f"{text.origin}: nothing tells which layers of {architecture} keep a state")
     beside = text.word("model_type") in _BESIDE
     states = layers if beside else kinds["state"]
     return Shape(
