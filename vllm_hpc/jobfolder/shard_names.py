@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-_NAME = re.compile(r"replica-(\d+)(?:-(\d+))?\.(\d+)\.jsonl")
+# Of a whole name: replica, lane if there are several, attempt.
+SHARD = re.compile(r"replica-(\d+)(?:-(\d+))?\.(\d+)\.jsonl")
 
 
 class ShardNumbers(NamedTuple):
@@ -38,5 +39,5 @@ def shards_among(files: Iterable[Path]) -> list[Path]:
 
 
 def _numbers(file: Path) -> ShardNumbers | None:
-    match = _NAME.fullmatch(file.name)
+    match = SHARD.fullmatch(file.name)
     return ShardNumbers(int(match[1]), int(match[3]), int(match[2] or 0)) if match else None

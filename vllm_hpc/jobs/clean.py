@@ -22,6 +22,7 @@ from vllm_hpc.jobfolder.folder import JobFolder
 from vllm_hpc.jobfolder.own_folder import own_folder
 from vllm_hpc.jobfolder.private import is_private, private_files
 from vllm_hpc.jobfolder.record_files import read_json, write_json
+from vllm_hpc.jobfolder.shard_names import SHARD
 from vllm_hpc.jobs.collect import collect
 from vllm_hpc.jobs.disk_use import DiskUse
 from vllm_hpc.jobs.status import Status, read_status
@@ -32,7 +33,7 @@ from vllm_hpc.spec.read_file import open_regular
 
 # What it may remove, by what reads it, and where it is. Names that this package does not make are the user's.
 _GROUPS = {
-    "shards": {"shards": re.compile(r"replica-\d+(-\d+)?\.\d+\.jsonl")},
+    "shards": {"shards": SHARD},
     # The order in which rows run, and the rows in it.
     "order": {".": re.compile(r"order\.(json|rows)|input\.sorted\.(json|jsonl|jsonl\.zst)")},
     # Read while an attempt runs, by its own ranks and script.

@@ -83,11 +83,16 @@ class _Candidate(msgspec.Struct, frozen=True, dict=True):
         """Whether it is much faster, by the estimates of both."""
         if self.seconds is None or other.seconds is None:
             return False
-        return other.seconds - self.seconds >= max(WORTH_S, WORTH_SHARE * other.seconds)
+        return saves_much(self.seconds, other.seconds)
 
     @property
     def cut(self) -> str:
         return self.layout.cut
+
+
+def saves_much(seconds: float, of: float) -> bool:
+    """Whether a layout of so many seconds is worth changing one that takes ``of`` for."""
+    return of - seconds >= max(WORTH_S, WORTH_SHARE * of)
 
 
 def choose(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> Choice:

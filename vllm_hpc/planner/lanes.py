@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_hpc.planner.candidate import PlanningProblem
-from vllm_hpc.planner.choose_layout import WORTH_S, WORTH_SHARE, Choice, Solver, choose
+from vllm_hpc.planner.choose_layout import Choice, Solver, choose, saves_much
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.schedulers.launchers import NATIVE
 from vllm_hpc.spec.errors import LayoutError, RequestError
@@ -68,7 +68,7 @@ def suggest_lanes(job: ResolvedJob, choice: Choice, problem: PlanningProblem, so
     except LayoutError:
         return []
     found = problem.seconds(other.layout, other.fit)
-    if not found or seconds - found < max(WORTH_S, WORTH_SHARE * seconds):
+    if not found or not saves_much(found, seconds):
         return []
     return [
         f"with --ep: {other.layout.cut}, about {found:.0f} s of generation by estimate in place of {seconds:.0f} s; "

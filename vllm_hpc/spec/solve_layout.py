@@ -111,7 +111,7 @@ def _solve(asked: Asked, capacity: int | None, rule: Rule) -> tuple[Layout, list
     gpus = asked.gpus_per_node or procs
     layout = Layout(nodes=nodes, gpus_per_node=gpus, procs_per_node=procs, **parts._asdict())
     size = layout.replica_size
-    if nodes > 1 and max(size, procs) % min(size, procs):
+    if nodes > 1 and not layout.is_even:
         reasons.append(f"a replica of {size} GPUs does not fill nodes of {procs} evenly: some replicas span two nodes")
     return layout, reasons
 

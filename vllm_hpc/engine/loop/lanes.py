@@ -15,6 +15,9 @@ import torch.distributed as dist
 
 from vllm_hpc.engine.loop.lockstep import Order
 
+# Above any lane's number: none is on trial.
+_NOBODY = 1 << 32
+
 
 class LaneState(NamedTuple):
     """What a lane tells before a turn.
@@ -61,6 +64,3 @@ class GroupedLanes:
         dist.all_reduce(words, op=dist.ReduceOp.MAX, group=self._group)
         steps, goes_on, order, first = words.tolist()
         return Turn(bool(steps), bool(goes_on), Order(order), -first in (self._lane, _NOBODY))
-
-
-_NOBODY = 1 << 32

@@ -165,21 +165,21 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
         width=_width(text, hidden),
         norms=_norms(text, family, architecture),
         tied=text.flag("tie_word_embeddings", top.flag("tie_word_embeddings", family.tied)),
-        dtype=_dtype(text) or _dtype(top) or "bfloat16",
+        dtype=read_dtype(text) or read_dtype(top) or "bfloat16",
         positions=context_length(text),
         qkv_bias=_bias(text, family.qkv_bias),
         out_bias=_bias(text, family.out_bias),
         mlp_bias=_bias(text, family.mlp_bias),
         window=window,
         window_layers=window_layers,
-        mla=_mla(text) if family.mla else None,
+        mla=read_mla(text) if family.mla else None,
         experts=_experts(text, family, layers),
         quantization=read_quantization(top) or read_quantization(text),
         vision=top.table("vision_config"),
     )
 
 
-def _dtype(fields: Fields) -> str:
+def read_dtype(fields: Fields) -> str:
     """The dtype of the weights, to be shown: vLLM runs a model in 16 bits whatever it is, if --engine names none."""
     name = fields.word("dtype", "torch_dtype").removeprefix("torch.")
     return name if name.isidentifier() and len(name) <= 40 else ""
@@ -246,7 +246,8 @@ def _window(text: Fields, family: Family, layers: int) -> tuple[int | None, int]
     return (window, count) if count else (None, 0)
 
 
-def _mla(text: Fields) -> Mla:
+def read_mla(text: Fields) -> Mla:
+    """The sizes of multi-head latent attention. Raises NotCheckedError."""
     return Mla(
         kv_rank=text.count("kv_lora_rank", most=MOST_WIDTH),
         rope_dim=text.count("qk_rope_head_dim", most=MOST_WIDTH),

@@ -1,13 +1,13 @@
 """Reads the config.json of a class that is not in the table: a decoder whose keys mean what they mean elsewhere.
 
 The names are those that vLLM looks for (transformers_utils/model_arch_config_convertor.py, transformers_utils/configs)
-and that published models use. What such a file leaves open (biases, norms, gates) is a few percent of the parameters;
+and that published models use. What such a file leaves open can be much of the parameters (docs/planner.md);
 where the weights are here, their files tell the size, and only the KV cache and the split rest on these keys.
 """
 
 from __future__ import annotations
 
-from vllm_hpc.planner.models.config import Experts, Mla, Shape
+from vllm_hpc.planner.models.config import Experts, Mla, Shape, read_dtype, read_mla
 from vllm_hpc.planner.models.context import context_length
 from vllm_hpc.planner.models.families import Family
 from vllm_hpc.planner.models.fields import (
@@ -54,7 +54,7 @@ _EVERY = (
 
 # Classes that have nothing but states.
 _PURE = ("Mamba", "FalconMamba", "RWKV", "Rwkv")
-GENERIC = Family()
+_GATED = Family()
 _NOT_GATED = Family(gated_mlp=False, mlp_bias=False)
 
 
@@ -71,7 +71,7 @@ def read_generic(top: Fields, architecture: str) -> Shape:
     window, window_layers = _window(text, layers)
     return Shape(
         architecture=architecture,
-        family=GENERIC if width else _NOT_GATED,
+        family=_GATED if width else _NOT_GATED,
         hidden=hidden,
         layers=layers,
         vocabulary=text.count(*_VOCABULARY, most=100 * MOST_WIDTH),
@@ -81,7 +81,7 @@ def read_generic(top: Fields, architecture: str) -> Shape:
         width=width or 4 * hidden,
         norms=2,
         tied=text.flag("tie_word_embeddings", top.flag("tie_word_embeddings", False)),
-        dtype=_word(text) or _word(top) or "bfloat16",
+        dtype=read_dtype(text) or read_dtype(top) or "bfloat16",
         positions=context_length(text),
         qkv_bias=any(text.flag(name, False) for name in _BIASES),
         window=window,
@@ -93,11 +93,6 @@ def read_generic(top: Fields, architecture: str) -> Shape:
         state_layers=state_layers,
         is_exact=False,
     )
-
-
-def _word(fields: Fields) -> str:
-    name = fields.word("dtype", "torch_dtype").removeprefix("torch.")
-    return name if name.isidentifier() and len(name) <= 40 else ""
 
 
 def _kv_heads(text: Fields, heads: int) -> int:
@@ -117,18 +112,11 @@ def _head_dim(text: Fields, hidden: int, heads: int, mla: Mla | None) -> int:
 
 
 def _mla(text: Fields) -> Mla | None:
-    rank = text.optional_count("kv_lora_rank", most=MOST_WIDTH)
-    if rank is None:
-        if text.optional_count("qk_nope_head_dim", most=MOST_WIDTH):
-            raise NotCheckedError(f"{text.origin}: 'qk_nope_head_dim' without 'kv_lora_rank'")
-        return None
-    return Mla(
-        kv_rank=rank,
-        rope_dim=text.count("qk_rope_head_dim", most=MOST_WIDTH),
-        nope_dim=text.count("qk_nope_head_dim", most=MOST_WIDTH),
-        v_dim=text.count("v_head_dim", most=MOST_WIDTH),
-        q_rank=text.optional_count("q_lora_rank", most=MOST_WIDTH),
-    )
+    if text.optional_count("kv_lora_rank", most=MOST_WIDTH) is not None:
+        return read_mla(text)
+    if text.optional_count("qk_nope_head_dim", most=MOST_WIDTH):
+        raise NotCheckedError(f"{text.origin}: 'qk_nope_head_dim' without 'kv_lora_rank'")
+    return None
 
 
 def _window(text: Fields, layers: int) -> tuple[int | None, int]:
