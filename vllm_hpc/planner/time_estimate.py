@@ -31,8 +31,8 @@ FP8_SHARE = 0.56
 WEIGHTS_SHARE, STEP_S, SEQUENCE_S = 0.8, 1.4e-3, 8e-6
 ALL_REDUCE_S, ALL_REDUCES = 5e-6, 2
 HOST_SEQUENCE_S = 19e-6
-# Extra time of a layer of experts per sequence and step, the same in every layout. From one model, with 512 at once.
-EXPERTS_S = 6e-7
+# Extra time of a layer of experts per sequence and step, the same in every layout. From one model, 128 to 512 at once.
+EXPERTS_S = 5.3e-7
 # Bidirectional GB/s between nodes and between GPUs without a known NVLink: PCIe 4.0 x16, with the same LINK_SHARE. Not
 # measured.
 PCIE = 64.0

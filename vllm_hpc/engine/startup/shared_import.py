@@ -93,8 +93,8 @@ def _is_torchrun() -> bool:
 
 
 def _is_wanted(environment: Mapping[str, str] = os.environ) -> bool:
-    """What the job asks for; by default, where the node has no GPU, on which this has not been measured yet, and each
-    rank would not begin with code of the user's.
+    """What the job asks for; by default, where the node has no GPU, which torch opens while its compilers are imported
+    (2.11: docs/performance.md), and each rank would not begin with code of the user's.
     """
     said = environment.get(SHARED_IMPORT, "")
     if said and said not in _CHOICES:
