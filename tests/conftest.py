@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,9 +25,14 @@ from vllm_hpc.rows.row import Row
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hold the time limits of markers. Schedulers are asked anew each time: stand-ins change their minds at once."""
+    """Hold the time limits of markers. Schedulers are asked anew each time: stand-ins change their minds at once.
+
+    Interrupts are Python's, also where a shell has them ignored, as it does for what runs in its background.
+    """
     os.environ["VLLM_HPC_ASK_EVERY_S"] = "0"
     config.pluginmanager.register(Tiers(), "vllm-hpc-tiers")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

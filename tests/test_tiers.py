@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.__main__ import read_faults
-from tests.tiers import MINUTES, Tiers
+from tests.tiers import MINUTES, USUAL_MINUTES, Tiers
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,11 +21,19 @@ def test_a_marker_that_takes_too_long_is_named() -> None:
     tiers.add({"trust": 1, "test_a": 1}, 200.0)
     tiers.add({"trust": 1}, 60.0)
     tiers.add({"inputs": 1}, 59.0)
-    tiers.add({"other": 1}, 5000.0)
+    tiers.add({"other": 1}, 500.0)
     tiers.add({"inputs": 1, "full": 1}, 5000.0)
     (words,) = tiers.over(workers=1)
     assert words.startswith("tests marked trust took 4.3 minutes, of 2")
     assert tiers.over(workers=2) == []
+
+
+@pytest.mark.parametrize(("others", "is_over"), [(0.5, True), (1.0, True), (1.2, False)])
+def test_limits_grow_where_all_others_are_slow_too(others: float, is_over: bool) -> None:
+    tiers = Tiers()
+    tiers.add({"trust": 1}, 260.0)
+    tiers.add({}, 60 * USUAL_MINUTES * others)
+    assert bool(tiers.over(workers=1)) == is_over
 
 
 @pytest.mark.parametrize(("minutes", "code", "workers"), [(0.001, 1, ["-n", "1"]), (1.0, 0, [])])
