@@ -25,6 +25,7 @@ from vllm_hpc.planner.workload import Workload, measure_workload
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.gpus import GIB, GPUS, find_gpu
+from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.nearest_layout import OPTIONS
 from vllm_hpc.spec.solve_layout import Asked, solve, solve_array
 
@@ -381,7 +382,7 @@ def test_experts_over_all_gpus_fit_where_each_gpu_has_all_of_the_attention() -> 
     wanted = problem_of("DeepSeek-V3", "h200", of_rows(20_000, 1000, 1000))
     choice = choose(Asked(nodes=1, gpus_per_node=8, spreads=True), None, wanted, solve)
     layout, fit = choice.layout, choice.fit
-    assert (layout.tp, layout.pp, layout.attention_dp, layout.dp) == (2, 1, 4, 1)
+    assert (layout.tp, layout.pp, layout.attention_dp, layout.dp) == (1, 1, 8, 1)
     assert fit is not None and fit.fits
     assert fit.weights == pytest.approx(671e9, rel=0.02), "the whole model, once"
     assert fit.weights / 8 < fit.rank_weights < fit.weights / 6
@@ -392,6 +393,65 @@ def test_lanes_over_ever_more_gpus_until_they_are_busy() -> None:
     wanted = problem_of("DeepSeek-V3", "h100-80", of_rows(20_000, 1000, 1000))
     layout = choose(Asked(spreads=True), 8, wanted, solve).layout
     assert (layout.nodes, layout.attention_dp > 1, layout.has_tp_inside_nodes) == (2, True, True)
+
+
+def test_lanes_are_as_many_as_the_nodes_that_were_given_hold() -> None:
+    """Also where nobody says how many GPUs a node has."""
+    layout = choose(Asked(nodes=2, spreads=True), None, problem_of("DeepSeek-V3", "h200"), solve).layout
+    assert (layout.nodes, layout.dp) == (2, 1)
+    assert layout.gpus_per_node >= 4
+
+
+def test_lanes_take_fewer_tokens_a_step_than_one() -> None:
+    """All lanes' tokens come to every rank: 8 x 16,384 of them need 28 GiB of workspaces on an H100."""
+    wanted, layouts = problem_of("DeepSeek-V3", "h100-80"), {}
+    for lanes in (1, 2, 4, 64):
+        layout = Layout(1, 4 * lanes, 4 * lanes, 4, 1, 1, attention_dp=lanes)
+        layouts[lanes] = wanted.settings_in(layout)
+    tokens = {lanes: settings.load.max_num_batched_tokens for lanes, settings in layouts.items()}
+    assert tokens == {1: 16_384, 2: 16_384, 4: 8_192, 64: 512}
+    assert layouts[4].engine["max_num_batched_tokens"] == 8_192
+    assert "max_num_batched_tokens 8192: those of 4 lanes come to every rank" in layouts[4].reasons
+    given = problem_of("DeepSeek-V3", "h100-80", max_num_batched_tokens=16_384)
+    assert given.settings_in(Layout(1, 8, 8, 1, 1, 1, attention_dp=8)).load.max_num_batched_tokens == 16_384
+
+
+def test_the_fullest_rank_has_whole_experts() -> None:
+    """256 experts over 48 ranks: 6 each, on some 5."""
+    wanted = problem_of("DeepSeek-V3", "b200")
+    weights = {}
+    for ranks in (43, 48, 51):
+        fit = wanted.fit(Layout(1, ranks, ranks, 1, 1, 1, attention_dp=ranks))
+        assert fit is not None
+        weights[ranks] = fit.rank_weights
+    assert weights[43] == weights[48] == weights[51]
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuts", "said"),
+    [
+        (Asked(nodes=32, gpus_per_node=8, attention_dp=256, tp=1), False, None),
+        (Asked(nodes=64, gpus_per_node=8, attention_dp=512, tp=1), False, "512 ranks, but the model has 256 experts"),
+        (Asked(nodes=4, gpus_per_node=6, attention_dp=24, tp=1), True, "size 2048 is not divisible by TP × attention"),
+        (Asked(nodes=2, gpus_per_node=8, attention_dp=16, tp=1), True, None),
+    ],
+)
+def test_experts_that_cannot_be_divided_are_refused(asked: Asked, cuts: bool, said: str | None) -> None:
+    wanted = msgspec.structs.replace(problem_of("DeepSeek-V3", "h200"), cuts_experts=cuts)
+    if said is None:
+        assert choose(asked, None, wanted, solve).layout.attention_dp == asked.attention_dp
+        return
+    with pytest.raises(LayoutError, match=said):
+        choose(asked, None, wanted, solve)
+
+
+def test_lanes_get_pp_only_where_both_are_asked_for() -> None:
+    """They have never been run together."""
+    wanted = problem_of("DeepSeek-V3", "h100-80")
+    alone = choose(Asked(nodes=2, gpus_per_node=8, attention_dp=2), None, wanted, solve)
+    assert (alone.layout.pp, alone.layout.attention_dp) == (1, 2)
+    both = choose(Asked(nodes=2, gpus_per_node=8, attention_dp=2, pp=2), None, wanted, solve)
+    assert (both.layout.pp, both.layout.attention_dp) == (2, 2)
 
 
 @pytest.mark.parametrize(("gpu", "told"), [("h200", True), (None, False)])

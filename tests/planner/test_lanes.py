@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,26 @@ def test_what_lanes_cannot_have_is_refused(mixture: Path, run_cli: Cli, options:
 def test_a_model_without_experts_is_refused(model: Path, run_cli: Cli) -> None:
     outcome = run_cli("plan", "model", *ON_GPUS, "--ep")
     assert (outcome.code, "is for mixtures of experts, and" in outcome.err) == (2, True), outcome.err
+
+
+def test_one_gpu_has_all_experts_whatever_was_asked(mixture: Path, run_cli: Cli) -> None:
+    plan = plan_of(run_cli, "mixture", *ON_GPUS, "--nodes", "1", "--gpus-per-node", "1", "--ep")
+    assert "--ep: a replica has one GPU, which holds all experts" in plan["reasons"]
+    assert "enable_expert_parallel" not in plan["engine"]
+
+
+def test_what_fits_in_place_of_lanes_that_do_not_has_lanes_too(desk: Path, run_cli: Cli) -> None:
+    config = next(model.config for model in PUBLISHED if model.name == "DeepSeek-V3")
+    (make_folder(desk / "large") / "config.json").write_text(json.dumps(config))
+    outcome = run_cli("plan", "large", *ON_GPUS, "--nodes", "1", "--gpus-per-node", "4", "--ep")
+    assert outcome.code == 1
+    assert "does not fit on GPUs of type h200 with TP = " in outcome.err
+    assert re.search(r"try --nodes \d+ --gpus-per-node \d+ --tp \d+ --pp 1 --attention-dp \d+ --dp 1", outcome.err)
+
+
+def test_nothing_is_suggested_beside_pp(desk: Path, run_cli: Cli) -> None:
+    config = next(model.config for model in PUBLISHED if model.name == "DeepSeek-V3")
+    (make_folder(desk / "large") / "config.json").write_text(json.dumps(config))
+    (desk / "rows.jsonl").write_text("".join(json.dumps({"prompt": "word " * 200}) + "\n" for _ in range(2000)))
+    node = (*ON_GPUS, "--nodes", "1", "--gpus-per-node", "8", "--input", "rows.jsonl", "--max-tokens", "1000")
+    assert not any("with --ep" in one for one in plan_of(run_cli, "large", *node, "--pp", "2")["reasons"])

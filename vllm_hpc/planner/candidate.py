@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from vllm_hpc.planner.engine_settings import Settings
+from vllm_hpc.planner.engine_settings import Settings, for_lanes
 from vllm_hpc.planner.memory import Fit, fit_on_cpu, fit_on_gpu
 from vllm_hpc.planner.models.config import Shape, in_lanes
 from vllm_hpc.planner.models.weights import Weights
-from vllm_hpc.planner.parallelism import why_not
+from vllm_hpc.planner.parallelism import why_not, why_not_experts
 from vllm_hpc.planner.time_estimate import Generation, estimate_seconds
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.rows.families import Sharing
@@ -32,6 +32,7 @@ class PlanningProblem(msgspec.Struct, frozen=True):
     one_node: bool = False  # the local scheduler has only one node
     overlaps_stages: bool = False  # PP stages overlap, with vLLM's own workers (native)
     may_sort: bool = False  # rows that begin alike may run next to each other
+    cuts_experts: bool = False  # --engine enable_expert_parallel=false: lanes have a part of every expert
 
     @property
     def rows(self) -> int | None:
@@ -42,11 +43,22 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         """Why the model cannot be split like this, None if it can."""
         return why_not(self.shape, tp, pp, self.settings.load.quantization)
 
+    def experts_rule(self, layout: Layout) -> str | None:
+        """Why the experts cannot be divided over a replica of that layout, None if they can."""
+        return why_not_experts(self._shape_in(layout), layout.tp)
+
+    def settings_in(self, layout: Layout) -> Settings:
+        """The settings that its lanes have."""
+        return for_lanes(self.settings, layout.attention_dp)
+
+    def _shape_in(self, layout: Layout) -> Shape:
+        return in_lanes(self.shape, layout.attention_dp, self.cuts_experts)
+
     def fit(self, layout: Layout) -> Fit | None:
         """Memory of the fullest rank, None if the device is unknown."""
         if self.device is None:
             return None
-        load, shape = self.settings.load, in_lanes(self.shape, layout.attention_dp)
+        load, shape = self.settings_in(layout).load, self._shape_in(layout)
         if self.device.gpu is not None:
             gpu_bytes = int(self.device.gpu.memory_gib * GIB)
             return fit_on_gpu(shape, self.weights, load, layout.tp, layout.pp, gpu_bytes)

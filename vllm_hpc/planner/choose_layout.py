@@ -99,7 +99,10 @@ def choose(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: 
     """Complete a layout for a model. Raises LayoutError if the numbers do not match each other or the model."""
     candidates = _candidates(asked, capacity, problem, solve)
     if not candidates:  # solve says which number is wrong
-        candidates = [_Candidate(*solve(asked, capacity, problem.rule, True), problem)]
+        layout, reasons = solve(asked, capacity, problem.rule, True)
+        if why := problem.experts_rule(layout):
+            raise LayoutError(why)
+        candidates = [_Candidate(layout, reasons, problem)]
     best = _best(candidates)
     place = next(number for number, candidate in enumerate(candidates) if candidate is best)
     nearest = [*reversed(candidates[:place][-RUNNERS_UP:]), *candidates[place + 1 : place + 2]]
@@ -123,9 +126,9 @@ def with_rounded_length(
     return msgspec.structs.replace(choice, fit=fit), roomy
 
 
-def smallest_that_fits(capacity: int | None, problem: PlanningProblem, solve: Solver) -> Layout | None:
-    """The fewest GPUs that hold one replica, whatever was asked; None if not even MOST_REPLICA do."""
-    for candidate in _candidates(Asked(dp=1), capacity, problem, solve):
+def smallest_that_fits(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> Layout | None:
+    """The first layout that holds a replica, from small to large ones; None if not even MOST_REPLICA GPUs do."""
+    for candidate in _candidates(asked, capacity, problem, solve):
         if candidate.fit and candidate.fit.fits:
             return candidate.layout
     return None
@@ -141,8 +144,10 @@ def _candidates(asked: Asked, capacity: int | None, problem: PlanningProblem, so
     allowed = allowed_tp(problem.shape, problem.settings.load.quantization)
     tps = [asked.tp] if asked.tp else [tp for tp in allowed if tp <= node]
     if asked.spreads and asked.attention_dp is None:
-        return list(_solved(_in_lanes(asked, tps), bool(asked.tp), capacity, problem, solve))
+        return list(_solved(_in_lanes(asked, tps, capacity), bool(asked.tp), capacity, problem, solve))
     found = list(_solved([_cut(asked, tp, asked.pp or 1) for tp in tps], bool(asked.tp), capacity, problem, solve))
+    if asked.attention_dp is not None and asked.attention_dp > 1 and asked.pp is None:
+        return found  # PP and lanes together have never been run: only where both are asked for
     if found and asked.pp is None and problem.device is not None:
         stages = range(2, min(problem.shape.layers, MOST_REPLICA // tps[-1]) + 1)
         found += _solved([_cut(asked, tps[-1], pp) for pp in stages], bool(asked.tp), capacity, problem, solve)
@@ -158,9 +163,9 @@ def _cut(asked: Asked, tp: int, pp: int) -> Asked:
     return msgspec.structs.replace(asked, tp=tp, pp=pp)
 
 
-def _in_lanes(asked: Asked, tps: list[int]) -> list[Asked]:
+def _in_lanes(asked: Asked, tps: list[int], capacity: int | None) -> list[Asked]:
     """A replica of lanes for each TP: over the GPUs that were given, or over ever more of them, two at least."""
-    if asked.nodes or asked.gpus_per_node:
+    if asked.gpus_per_node or (asked.nodes and capacity):
         return [_cut(asked, tp, asked.pp or 1) for tp in tps]
     lanes = [1 << power for power in range(MOST_REPLICA.bit_length())]
     cuts = [
@@ -181,7 +186,7 @@ def _solved(
             layout, reasons = solve(asked, node, problem.rule, False)
         except LayoutError:
             continue
-        if problem.one_node and layout.nodes > 1:
+        if (problem.one_node and layout.nodes > 1) or problem.experts_rule(layout):
             continue
         if not spans and not layout.has_tp_inside_nodes:
             continue  # a TP group would communicate over the network in every layer

@@ -20,6 +20,8 @@ from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB, LARGEST_GRAPH, is_larg
 # vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults), by whether the GPU is large (not the A100).
 BATCHED_TOKENS = {True: 16_384, False: 8_192}
 SEQUENCES = {True: LARGEST_GRAPH, False: 256}
+# Tokens of a step, of all lanes together, that each rank's experts get: twice as many as without lanes.
+GATHERED_TOKENS = 2 * BATCHED_TOKENS[True]
 # If the length of rows is unknown.
 ASSUMED_TOKENS = 2048
 # The smallest max_model_len for any input: it takes almost no memory.
@@ -143,6 +145,25 @@ def with_sequences(settings: Settings, number: int, why: str = "") -> Settings:
         engine={**settings.engine, "max_num_seqs": number},
         load=msgspec.structs.replace(settings.load, max_num_seqs=number),
         reasons=(*others, f"max_num_seqs {number}: {why}"),
+    )
+
+
+def for_lanes(settings: Settings, lanes: int) -> Settings:
+    """The same settings with fewer tokens a step, where those of several lanes come to every rank.
+
+    A number that --engine gives is kept.
+    """
+    own = settings.engine.get("max_num_batched_tokens")
+    if lanes == 1 or own is None:
+        return settings
+    number = min(own, max(settings.load.max_num_seqs, GATHERED_TOKENS // lanes))
+    if number == own:
+        return settings
+    return msgspec.structs.replace(
+        settings,
+        engine={**settings.engine, "max_num_batched_tokens": number},
+        load=msgspec.structs.replace(settings.load, max_num_batched_tokens=number),
+        reasons=(*settings.reasons, f"max_num_batched_tokens {number}: those of {lanes} lanes come to every rank"),
     )
 
 

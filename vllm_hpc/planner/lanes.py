@@ -62,7 +62,9 @@ def suggest_lanes(job: ResolvedJob, choice: Choice, problem: PlanningProblem, so
         return []
     if has_lanes(request) or job.is_native or request.program or request.reproducible or layout.is_array:
         return []
-    asked = Asked(nodes=layout.nodes, gpus_per_node=layout.procs_per_node, tp=request.tp, spreads=True)
+    if (request.pp or 1) > 1:  # never run together
+        return []
+    asked = Asked(layout.nodes, layout.procs_per_node, request.tp, request.pp, request.dp, spreads=True)
     try:
         other = choose(asked, None, problem, solve)
     except LayoutError:
@@ -85,7 +87,8 @@ def engine_of(job: ResolvedJob, layout: Layout) -> dict[str, Any]:
 def explain_lanes(job: ResolvedJob, layout: Layout) -> list[str]:
     """The reasons of a plan with several lanes in a replica."""
     if layout.attention_dp == 1:
-        return []
+        spread = layout.tp > 1
+        return ["--ep: a replica has one GPU, which holds all experts"] if job.request.ep and not spread else []
     lanes = counted(layout.attention_dp, "lane")
     size = counted(layout.lane_size, "GPU")
     said = [f"attention DP {layout.attention_dp}: each replica has {lanes} of {size}, which run rows of their own"]

@@ -28,7 +28,7 @@ from vllm_hpc.planner.lanes import (
     suggest_lanes,
 )
 from vllm_hpc.planner.measure_input import measure_input
-from vllm_hpc.planner.memory import BLOCK_TOKENS
+from vllm_hpc.planner.misfit import explain_misfit
 from vllm_hpc.planner.models.config import Shape, with_whole_experts
 from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
@@ -52,8 +52,7 @@ from vllm_hpc.spec.resolved_job import ResolvedJob
 from vllm_hpc.spec.solve_layout import solve, solve_array
 from vllm_hpc.spec.values import as_path
 from vllm_hpc.spec.vllm_arguments import typed
-
-WHOLE_NODE = 4  # GPUs; if fewer were requested, a node may well have more
+from vllm_hpc.spec.vllm_defaults import EXPERT_PARALLEL
 
 # Engine arguments that make the same model a different one for tune.
 _NUMBERS = ("dtype", "quantization", "kv_cache_dtype", "speculative_config")
@@ -194,7 +193,7 @@ def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plann
     shape = known.shape
     assert shape is not None
     return PlanningProblem(
-        with_whole_experts(shape) if job.request.engine.get("enable_expert_parallel") else shape,
+        with_whole_experts(shape) if job.request.engine.get(EXPERT_PARALLEL) else shape,
         known.weights,
         None if _obstacle(job, known) else job.device,
         _settings(job, known, shape, rows),
@@ -202,6 +201,7 @@ def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plann
         one_node=job.runs_here,
         overlaps_stages=native_launcher.overlaps_stages(job),
         may_sort=row_order.may_sort(job, rows),
+        cuts_experts=job.request.engine.get(EXPERT_PARALLEL) is False,
     )
 
 
@@ -213,6 +213,7 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
         problem, request.engine,
     )  # fmt: skip
     choice, problem = with_more_sequences(choice, problem, request.engine)
+    problem = msgspec.structs.replace(problem, settings=problem.settings_in(choice.layout))
     fit, lanes = choice.fit, suggest_lanes(job, choice, problem, solve)
     # Who wants the same tokens in any batch does not want others.
     found = engine_choices(problem, choice.layout, fit, request.engine, known.mtp_layers)
@@ -221,7 +222,7 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
         layout=choice.layout,
         engine={**engine_of(job, choice.layout), **problem.settings.engine, **request.engine},
         fits=fits_of(problem.shape, fit),
-        misfit=_misfit(choice, problem, _node_size(request, capacity, problem)) if fit and not fit.fits else None,
+        misfit=explain_misfit(choice, problem, request, capacity),
         reasons=(*choice.reasons, *explain_lanes(job, choice.layout), *lanes, *problem.settings.reasons, *others),
         memory=memory_of(fit, problem),
         kv_tokens=fit.kv_tokens if fit else None,
@@ -231,41 +232,6 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
         cost=_cost(job, problem, choice, rows) if rows else None,
         choices=choices,
     )
-
-
-def _node_size(request: Request, capacity: int | None, problem: PlanningProblem) -> int | None:
-    """GPUs per node: the known number, or the requested one if that looks like a whole node."""
-    asked = request.gpus_per_node or 0
-    is_whole = asked >= WHOLE_NODE or (request.nodes or 1) > 1
-    return capacity or (asked if asked and is_whole and not problem.one_node else None)
-
-
-def _misfit(choice: Choice, problem: PlanningProblem, capacity: int | None) -> str:
-    """Why the plan does not fit, with an alternative that does."""
-    layout, fit = choice.layout, choice.fit
-    assert fit is not None and problem.device is not None
-    where = f"GPUs of type {problem.device.gpu.name}" if problem.device.gpu else "the CPU"
-    text = (
-        f"does not fit on {where} with TP = {layout.tp}, PP = {layout.pp}: {choose_layout.missing_memory(fit, problem)}"
-    )
-    hint = "" if problem.device.gpu else " (VLLM_CPU_KVCACHE_SPACE, in GiB, is the size of the KV cache)"
-    shorter = _shorter(choice, problem)
-    instead = choose_layout.smallest_that_fits(capacity, problem, solve) if problem.device.gpu else None
-    if instead is None:
-        return f"{text}: try {shorter or 'a smaller or a quantised model, or more memory'}{hint}"
-    return (
-        f"{text}: try --nodes {instead.nodes} --gpus-per-node {instead.gpus_per_node} "
-        f"--tp {instead.tp} --pp {instead.pp} --dp 1{f' or {shorter}' if shorter else ''}"
-    )
-
-
-def _shorter(choice: Choice, problem: PlanningProblem) -> str:
-    """The longest sequence that the layout has room for, as an option; empty if it has no room."""
-    length = choice.fit.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS if choice.fit else 0
-    load = msgspec.structs.replace(problem.settings.load, max_model_len=length)
-    shortened = msgspec.structs.replace(problem, settings=msgspec.structs.replace(problem.settings, load=load))
-    fit = shortened.fit(choice.layout) if length else None
-    return f"--engine max_model_len={length}" if fit and fit.fits else ""
 
 
 def _cost(job: ResolvedJob, problem: PlanningProblem, choice: Choice, rows: Workload) -> Cost | None:

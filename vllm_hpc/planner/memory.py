@@ -174,11 +174,20 @@ def _activations(shape: Shape, load: Load, tp: int) -> int:
     sampler = load.max_num_seqs * shape.vocabulary * SAMPLER_BYTES
     if not shape.experts:
         return max(hidden + mlp, sampler)
-    # Every lane's tokens come to every rank, whose workspaces hold them all, and their sums go back.
-    gathered = shape.experts.lanes * tokens
-    routed = gathered * shape.experts.per_token * (shape.hidden + shape.experts.width // tp) * element
-    exchanged = 2 * (gathered - tokens) * shape.hidden * element
-    return max(hidden + mlp, sampler) + routed + exchanged
+    return max(hidden + mlp, sampler) + _experts_workspace(shape, tokens, tp) * element
+
+
+def _experts_workspace(shape: Shape, tokens: int, tp: int) -> int:
+    """Elements that a layer of experts needs for the routed tokens, and for those that lanes exchange."""
+    experts = shape.experts
+    assert experts is not None
+    if experts.lanes == 1:
+        return tokens * experts.per_token * (shape.hidden + experts.width // tp)
+    # Every lane's tokens come to every rank, in both of the Triton kernel's workspaces, and their sums go back
+    # (model_executor/layers/fused_moe: TritonExperts.workspace_shapes).
+    gathered, width = experts.lanes * tokens, experts.width // (tp * experts.lanes if experts.is_cut else 1)
+    routed = gathered * experts.per_token * (max(width, shape.hidden) + max(2 * width, shape.hidden))
+    return routed + 2 * (gathered - tokens) * shape.hidden
 
 
 def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tuple[float, float]:
@@ -190,7 +199,7 @@ def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tupl
     for layer in _stage_layers(shape.layers, pp, stage):
         parts = layer_parts(shape, is_mixture=_is_mixture(shape, layer))
         linear = plain if quantization and quantization.only_experts else packed
-        experts = parts.experts / _expert_ranks(shape, tp)
+        experts = parts.experts * _experts_share(shape, tp)
         layers += _rank_elements(parts, shape, tp) * linear + experts * packed + parts.small * plain
     ends = 0.0
     rows = padded_vocabulary(shape) / shape.vocabulary / tp
@@ -206,9 +215,12 @@ def _rank_elements(parts: LayerParts, shape: Shape, tp: int) -> float:
     return parts.split / tp + parts.kv * max(1 / tp, 1 / shape.kv_heads) + parts.whole
 
 
-def _expert_ranks(shape: Shape, tp: int) -> int:
-    """Ranks over which the experts of a layer are divided."""
-    return tp * (shape.experts.lanes if shape.experts else 1)
+def _experts_share(shape: Shape, tp: int) -> float:
+    """The part of a layer's experts on the fullest rank: of every expert, or whole ones."""
+    if shape.experts is None:
+        return 1.0
+    ranks = tp * shape.experts.lanes
+    return 1 / ranks if shape.experts.is_cut else ceil(shape.experts.count / ranks) / shape.experts.count
 
 
 def _is_mixture(shape: Shape, layer: int) -> bool:

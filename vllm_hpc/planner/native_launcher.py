@@ -10,13 +10,13 @@ from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Plan
 from vllm_hpc.spec.resolved_job import ResolvedJob
+from vllm_hpc.spec.vllm_defaults import MODEL_RUNNER
 from vllm_hpc.spec.words import counted
 
 # Where it was run, over several nodes too (tests/slurm and tests/pbs, test_layouts.py).
 _RUN_ON = ("slurm", "pbs", "local")
 # 9,928 and 17,089 output tok/s: docs/performance.md.
 _GAIN = "1.7 times the tokens/s with PP 2 on two H100"
-_V2 = "VLLM_USE_V2_MODEL_RUNNER"
 _IN_REHEARSAL = "in a rehearsal every rank runs the engine"
 
 
@@ -115,9 +115,9 @@ def _why(plan: Plan, job: ResolvedJob) -> str:
 def _in_turns(plan: Plan, job: ResolvedJob) -> Plan:
     """The plan, with what PP costs under external_launcher, and why. Raises RequestError if vLLM would not start."""
     pp = plan.layout.pp
-    if job.request.env.get(_V2) == "1":
+    if job.request.env.get(MODEL_RUNNER) == "1":
         raise RequestError(
-            f"{_V2}=1 and PP {pp}: under external_launcher vLLM does not start so: leave it out, or use "
+            f"{MODEL_RUNNER}=1 and PP {pp}: under external_launcher vLLM does not start so: leave it out, or use "
             f"--launcher {NATIVE}"
         )
     why = None if job.is_for_cpu else _against(job) or _uneven(plan.layout)

@@ -37,6 +37,19 @@ def why_not(shape: Shape, tp: int, pp: int, quantization: Quantization | None = 
     return None
 
 
+def why_not_experts(shape: Shape, tp: int) -> str | None:
+    """Why vLLM would refuse these experts on all ranks of a replica's lanes of TP ranks; None if it would not."""
+    experts = shape.experts
+    if experts is None or not shape.is_exact:
+        return None
+    ranks, number = tp * experts.lanes, f"TP × attention DP = {tp * experts.lanes}"
+    if not experts.is_cut and ranks > experts.count:
+        return f"{number} ranks, but the model has {experts.count} experts to divide: use at most {experts.count}"
+    if experts.is_cut and experts.lanes > 1 and experts.width % ranks:
+        return f"expert's intermediate size {experts.width} is not divisible by {number}: change one of them"
+    return None
+
+
 def one_of(numbers: list[int], shown: int = 8) -> str:
     """'1, 2 or 4'; of many, the first ones and the last."""
     texts = [str(number) for number in numbers[:shown]]

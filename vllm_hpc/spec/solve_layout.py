@@ -225,8 +225,9 @@ def _filled(asked: Asked, parts: _Parts, world: int, reasons: list[str]) -> _Par
     """The parts with the one that fills the world, where none was given: lanes with --ep, else replicas."""
     if asked.spreads and asked.attention_dp is None:
         parts = parts._replace(attention_dp=max(1, world // (parts.lane * parts.dp)))
+        of = "a replica" if parts.pp == 1 else "each of its stages"
         reasons.append(
-            f"--ep: experts over the {parts.lane * parts.attention_dp} GPUs of a replica, attention DP = "
+            f"--ep: experts over the {counted(parts.tp * parts.attention_dp, 'GPU')} of {of}, attention DP = "
             f"{parts.attention_dp} (GPUs / TP × PP = {parts.lane})"
         )
     elif asked.dp is None:

@@ -102,12 +102,15 @@ def with_whole_experts(shape: Shape) -> Shape:
     return msgspec.structs.replace(shape, experts=msgspec.structs.replace(shape.experts, is_cut=False))
 
 
-def in_lanes(shape: Shape, lanes: int) -> Shape:
-    """The shape in replicas of so many lanes; the ranks of several hold whole experts, each a part of them."""
+def in_lanes(shape: Shape, lanes: int, is_cut: bool = False) -> Shape:
+    """The shape in replicas of so many lanes; the ranks of several hold whole experts, each a part of them.
+
+    ``is_cut``: they hold a part of every expert.
+    """
     experts = shape.experts
     if experts is None or lanes == experts.lanes:
         return shape
-    is_cut = experts.is_cut and lanes == 1
+    is_cut = experts.is_cut and (is_cut or lanes == 1)
     return msgspec.structs.replace(shape, experts=msgspec.structs.replace(experts, is_cut=is_cut, lanes=lanes))
 
 
