@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.crafted import layout
 from vllm_hpc.spec.errors import RequestError
-from vllm_hpc.spec.vllm_defaults import graph_sizes
+from vllm_hpc.spec.vllm_defaults import MODEL_RUNNER, graph_sizes
 
 pytestmark = pytest.mark.vllm
 NO_FUSION = {"compilation_config": {"pass_config": {"fuse_allreduce_rms": False}}}
@@ -83,3 +84,26 @@ def test_stages_on_the_cpu_need_the_graph(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(vllm.platforms, "current_platform", platform("cpu", 24))
     with pytest.raises(RequestError, match="enforce_eager with --pp"):
         _device_defaults(layout(1, 2), {"enforce_eager": True})
+
+
+@pytest.mark.parametrize(
+    ("is_patched", "asked", "runner"),
+    [(True, None, None), (True, "1", "1"), (False, None, "0"), (False, "0", "0"), (False, "1", RequestError)],
+)
+def test_lanes_get_a_model_runner_in_which_they_do_not_hang(
+    monkeypatch: pytest.MonkeyPatch, is_patched: bool, asked: str | None, runner: Any
+) -> None:
+    pytest.importorskip("vllm")
+    from vllm_hpc.engine.startup import make_engine
+
+    monkeypatch.setattr(make_engine, "is_on", lambda name: is_patched)
+    monkeypatch.delenv(MODEL_RUNNER, raising=False)
+    if asked is not None:
+        monkeypatch.setenv(MODEL_RUNNER, asked)
+    if runner is RequestError:
+        with pytest.raises(RequestError, match=f"^{MODEL_RUNNER}=1 does not go with --attention-dp and this vLLM"):
+            make_engine.use_runner_for_lanes()
+        return
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    make_engine.use_runner_for_lanes()
+    assert os.environ.get(MODEL_RUNNER) == runner

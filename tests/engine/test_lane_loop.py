@@ -185,6 +185,19 @@ def test_while_a_lane_tries_rows_the_others_run_none(tmp_path: Path) -> None:
     assert sum(first for first, _ in together.turns[:alone]) >= 4, "two groups, of two steps or more each"
 
 
+@pytest.mark.parametrize("of", [(0,), (1,), (0, 1), ()])
+def test_a_probe_of_some_lanes(tmp_path: Path, of: tuple[int, ...]) -> None:
+    """Each decides by itself: the files of the last attempt may be seen by one host and not yet by another."""
+
+    def prepare(lanes: list[Lane], folder: JobFolder) -> None:
+        for number in of:
+            lanes[number].loop._probe = Ready({"index": -1, "id": "probe"}, "p", None)
+
+    lanes, _, written = run_lanes(tmp_path, 2, 20, prepare)
+    assert written == list(range(20))
+    assert len({lane.steps for lane in lanes}) == 1
+
+
 def test_a_probe_that_takes_longer_on_one_lane(tmp_path: Path) -> None:
     def prepare(lanes: list[Lane], folder: JobFolder) -> None:
         def slower(engine: LaneEngine) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 # vLLM's argument that spreads experts over the ranks, instead of cutting each.
 EXPERT_PARALLEL = "enable_expert_parallel"
+# Which of its two model runners vLLM uses (envs.py): 1 for the newer one, 0 for the older one.
+MODEL_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 # GiB. vLLM's own default on the CPU is a share of all memory, and it fails if that much is not free.
 CPU_KV_CACHE_GIB = 1
 # vLLM captures CUDA graphs for up to this many sequences (config/vllm.py, max_cudagraph_capture_size; 0.32 up to 1024

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_hpc.engine.health.rank_record import Phase
-from vllm_hpc.engine.interface import Ready
 from vllm_hpc.engine.loop.lanes import Lanes, LaneState, Turn
 from vllm_hpc.engine.loop.lockstep import Order
 from vllm_hpc.engine.loop.loop import Loop
@@ -56,8 +55,9 @@ class LaneLoop(Loop):
         self._meter.end_step(0)
         self._gauge.end_step(self._meter.ended, 0)
 
-    def _run_probe(self, probe: Ready) -> None:
-        super()._run_probe(probe)
+    def _run_probe(self) -> None:
+        """Each lane decides by itself whether it has one, and may see other files than the others do."""
+        super()._run_probe()
         while self._meet(is_busy=False).steps:  # another lane's takes longer
             self._idle_step()
 

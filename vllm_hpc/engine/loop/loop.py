@@ -119,8 +119,7 @@ class Loop:
         """Run until no row is left, or until told to stop."""
         try:
             with self._engine:
-                if self._probe:
-                    self._run_probe(self._probe)
+                self._run_probe()
                 while self._goes_on():
                     pass
         except BaseException:
@@ -134,10 +133,11 @@ class Loop:
             print(f"vllm-hpc: stopping: {counted(len(self._in_flight), 'row')} in flight left to the next attempt")
         self._report.leave_loop()
 
-    def _run_probe(self, probe: Ready) -> None:
-        if self._chief:
+    def _run_probe(self) -> None:
+        if self._probe and self._chief:
             self._chief.begin_probe()
-        run_probe(self._engine, probe, self._report, self._probe_step)
+        if self._probe:
+            run_probe(self._engine, self._probe, self._report, self._probe_step)
 
     def _probe_step(self) -> list[Any]:
         return self._engine.step(lambda: None)[0]

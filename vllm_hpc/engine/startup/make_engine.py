@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from vllm import LLM, EngineArgs, LLMEngine
@@ -10,7 +11,8 @@ from vllm.usage.usage_lib import UsageContext
 from vllm_hpc.engine.rows.lora import lora_arguments
 from vllm_hpc.engine.rows.structured_output import give_time_to_compile
 from vllm_hpc.engine.startup import reproducible
-from vllm_hpc.engine.vllm_patches import Patches
+from vllm_hpc.engine.vllm_patches import Patches, is_on
+from vllm_hpc.engine.vllm_patches.lookup import installed_version
 from vllm_hpc.jobfolder.records import JobRecord
 from vllm_hpc.spec.errors import RequestError
 from vllm_hpc.spec.layout import Layout
@@ -19,6 +21,7 @@ from vllm_hpc.spec.vllm_defaults import (
     EXPERT_PARALLEL,
     LARGE_GPU_GIB,
     LARGEST_GRAPH,
+    MODEL_RUNNER,
     graph_sizes,
     is_large_gpu,
     names_graphs,
@@ -36,11 +39,31 @@ def make_engine(record: JobRecord, timings: dict[str, float], patches: Patches, 
     what it took to read it from the cache), and capture. ``patches`` notes which patches are on. ``workers``: further
     engine arguments, for where the workers run.
     """
+    has_lanes = record.plan.layout.attention_dp > 1
+    if has_lanes:
+        use_runner_for_lanes()
     with patches.starting(timings, record.plan.is_native):
         # Like LLM(): in another usage context an engine starts with 128 sequences and 2048 tokens per step.
         engine = LLMEngine.from_engine_args(engine_arguments(record, **workers), usage_context=UsageContext.LLM_CLASS)
     _note_started(engine, timings, patches)
+    if has_lanes and engine.vllm_config.use_v2_model_runner and "idle-forward" not in patches.on:
+        raise RuntimeError(f"lanes would wait for each other: run the job with --env {MODEL_RUNNER}=0")
     return engine
+
+
+def use_runner_for_lanes() -> None:
+    """Have vLLM run lanes with its older model runner, if its newer one cannot be patched and they would hang in it.
+
+    Raises RequestError if the environment asks for the newer one.
+    """
+    if is_on("idle-forward"):
+        return
+    if os.environ.setdefault(MODEL_RUNNER, "0").strip().lower() not in ("0", "false", "no", "off"):
+        raise RequestError(
+            f"{MODEL_RUNNER}={os.environ[MODEL_RUNNER]} does not go with --attention-dp and this vLLM, "
+            f"{installed_version()}, whose newer model runner lets lanes wait for each other: leave it out"
+        )
+    print("vllm-hpc: lanes run with vLLM's older model runner, since idle-forward is off", flush=True)
 
 
 def make_llm(record: JobRecord, timings: dict[str, float], patches: Patches) -> LLM:

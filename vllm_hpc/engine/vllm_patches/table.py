@@ -144,7 +144,7 @@ _ALL = (
     Patch(
         name="idle-forward",
         does="with --attention-dp, a step that schedules nothing still runs the model, beside the other lanes",
-        without="lanes may hang as the first of them ends; --env VLLM_USE_V2_MODEL_RUNNER=0 avoids that",
+        without="lanes run with vLLM's older model runner",
         names=(
             *_ENGINE_CORE,
             "vllm.v1.engine.core:EngineCore.model_executor",
