@@ -20,6 +20,7 @@ from vllm_hpc.spec.gpus import find_gpu
 from vllm_hpc.spec.solve_layout import Asked, solve
 
 ROWS, TOKENS = 20_000, 1000
+NETWORK_GBPS = 3200  # an adapter of 400 Gbit/s for each of eight GPUs
 _KNOWN = {model.name: model.config for model in PUBLISHED}
 _FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
 _OF_R1 = {
@@ -56,7 +57,8 @@ def main() -> None:
 def _line(name: str, config: dict[str, Any], nodes: int, gpu: str, spreads: bool) -> str:
     device, work = Device(find_gpu(gpu), "--gpu"), of_rows(ROWS, TOKENS, TOKENS)
     shape = read_shape({"max_position_embeddings": 131_072, **config}, name)
-    problem = PlanningProblem(shape, None, device, choose_settings(shape, device, work, {}, 1.0), work)
+    settings = choose_settings(shape, device, work, {}, 1.0)
+    problem = PlanningProblem(shape, None, device, settings, work, network_gbps=NETWORK_GBPS)
     choice = choose(Asked(nodes=nodes, gpus_per_node=8, spreads=spreads), None, problem, solve)
     assert choice.fit is not None
     seconds = problem.rough_seconds(choice.layout, choice.fit)

@@ -190,8 +190,9 @@ def test_a_probe_of_some_lanes(tmp_path: Path, of: tuple[int, ...]) -> None:
     """Each decides by itself: the files of the last attempt may be seen by one host and not yet by another."""
 
     def prepare(lanes: list[Lane], folder: JobFolder) -> None:
+        probe: Any = Ready({"index": -1, "id": "probe"}, "p", None)
         for number in of:
-            lanes[number].loop._probe = Ready({"index": -1, "id": "probe"}, "p", None)
+            lanes[number].loop._probe = probe
 
     lanes, _, written = run_lanes(tmp_path, 2, 20, prepare)
     assert written == list(range(20))

@@ -121,6 +121,24 @@ def test_a_tp_group_over_nodes_has_no_nvlink() -> None:
     assert seconds("Llama-3.1-70B", rows, tp=8, nodes=2) > 1.5 * seconds("Llama-3.1-70B", rows, tp=8)
 
 
+def test_what_goes_between_nodes_is_as_fast_as_their_network() -> None:
+    """Two nodes of 8 H100: TP over both, and lanes over both; inside a node the network counts for nothing."""
+    wide = Layout(2, 8, 8, 16, 1, 1), Layout(2, 8, 8, 1, 1, 1, attention_dp=16)
+    inside = Layout(2, 8, 8, 8, 1, 2)
+    for layout in (*wide, inside):
+        taken = []
+        for gbps in (None, 200, 3200):
+            wanted = problem_of("DeepSeek-V3", "h200", of_rows(20_000, 1000, 1000))
+            wanted = msgspec.structs.replace(wanted, network_gbps=gbps)
+            taken.append(wanted.seconds(layout, wanted.fit(layout)))
+        unknown, slow, fast = taken
+        assert unknown and slow and fast
+        if layout is inside:
+            assert unknown == slow == fast
+        else:
+            assert fast < unknown < slow
+
+
 @pytest.mark.throughput
 @pytest.mark.parametrize(
     ("name", "gpu", "rows", "more", "rates"),

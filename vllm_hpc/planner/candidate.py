@@ -32,6 +32,7 @@ class PlanningProblem(msgspec.Struct, frozen=True):
     one_node: bool = False  # the local scheduler has only one node
     overlaps_stages: bool = False  # PP stages overlap, with vLLM's own workers (native)
     may_sort: bool = False  # rows that begin alike may run next to each other
+    network_gbps: int | None = None  # of a node
     cuts_experts: bool = False  # --engine enable_expert_parallel=false: lanes have a part of every expert
 
     @property
@@ -107,7 +108,10 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         if not (gpu and gpu.tflops and self.workload and fit and fit.fits):
             return None
         cached = self.cached_share(fit)
-        work = Generation(self.shape, self.settings.load, self.workload, gpu, self.overlaps(layout), cached)
+        work = Generation(
+            self.shape, self.settings_in(layout).load, self.workload, gpu, self.overlaps(layout), cached,
+            network_gbps=self.network_gbps,
+        )  # fmt: skip
         return estimate_seconds(work, layout, fit, self.concurrent(fit))
 
     def busy_at(self, layout: Layout) -> float:

@@ -159,7 +159,10 @@ def _speculating(case: _Case, one: Speculation, tokens: float) -> float:
     problem, shape = case.problem, case.problem.shape
     assert problem.workload is not None
     cached = problem.cached_share(case.fit)
-    work = Generation(shape, problem.settings.load, problem.workload, case.gpu, problem.overlaps(case.layout), cached)
+    work = Generation(
+        shape, problem.settings.load, problem.workload, case.gpu, problem.overlaps(case.layout), cached,
+        network_gbps=problem.network_gbps,
+    )  # fmt: skip
     drafting = 1 + (1 / shape.layers if one is MTP else 0.0)
     work = work._replace(drafts=one.drafts, tokens_a_step=tokens)
     return case.seconds / (drafting * estimate_seconds(work, case.layout, case.fit, problem.concurrent(case.fit)))

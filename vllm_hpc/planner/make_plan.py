@@ -201,6 +201,7 @@ def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plann
         one_node=job.runs_here,
         overlaps_stages=native_launcher.overlaps_stages(job),
         may_sort=row_order.may_sort(job, rows),
+        network_gbps=job.site.network_gbps,
         cuts_experts=job.request.engine.get(EXPERT_PARALLEL) is False,
     )
 

@@ -33,8 +33,8 @@ ALL_REDUCE_S, ALL_REDUCES = 5e-6, 2
 HOST_SEQUENCE_S = 19e-6
 # Extra time of a layer of experts per sequence and step, the same in every layout. From one model, 128 to 512 at once.
 EXPERTS_S = 5.3e-7
-# Bidirectional GB/s between nodes and between GPUs without a known NVLink: PCIe 4.0 x16, with the same LINK_SHARE. Not
-# measured.
+# Bidirectional GB/s between nodes whose network is unknown and between GPUs without a known NVLink: PCIe 4.0 x16, with
+# the same LINK_SHARE. Not measured.
 PCIE = 64.0
 TP_OVERHEAD = 1.05  # also fitted: overhead of TP that is not counted above
 
@@ -44,6 +44,7 @@ class Generation(NamedTuple):
 
     ``cached``: the share of the prompt tokens that need not be computed, for the KV cache has them.
     With speculation, each step checks ``drafts`` tokens of a sequence, and gives it ``tokens_a_step``.
+    ``network_gbps``: Gbit/s of a node's network, None if unknown.
     """
 
     shape: Shape
@@ -54,6 +55,7 @@ class Generation(NamedTuple):
     cached: float = 0.0
     drafts: float = 0.0
     tokens_a_step: float = 1.0
+    network_gbps: int | None = None
 
     @property
     def prompt(self) -> float:
@@ -109,8 +111,8 @@ def _step(work: Generation, layout: Layout, fit: Fit, running: int, output: floa
     checked = part * (1 + work.drafts)
     # The time of one part through all stages; the other parts follow right behind it.
     on_gpu = (
-        max(weights, checked * _flops_s(work, layout)) + cache + _all_reduces_s(shape, layout, checked, gpu)
-        + _exchange_s(shape, layout, checked, gpu) + parts * STEP_S
+        max(weights, checked * _flops_s(work, layout)) + cache + _all_reduces_s(work, layout, checked)
+        + _exchange_s(work, layout, checked) + parts * STEP_S
     )  # fmt: skip
     sequence = SEQUENCE_S + (shape.experts.layers * EXPERTS_S if shape.experts else 0.0)
     device = _tp_overhead(layout) * (on_gpu + running * (1 + work.drafts) * sequence)
@@ -124,7 +126,7 @@ def _prefill(work: Generation, layout: Layout, tokens: float) -> float:
     tokens /= layout.pp if work.overlaps else 1
     batch = work.load.max_num_batched_tokens
     seconds = tokens * _flops_s(work, layout) * (1 + _attention_share(work.shape, work.prompt))
-    told = _all_reduces_s(work.shape, layout, batch, work.gpu) + _exchange_s(work.shape, layout, batch, work.gpu)
+    told = _all_reduces_s(work, layout, batch) + _exchange_s(work, layout, batch)
     return seconds + tokens / batch * told
 
 
@@ -152,23 +154,35 @@ def _attention_share(shape: Shape, prompt: float) -> float:
     return 2 * seen * shape.heads * head / active_parameters(shape)
 
 
-def _all_reduces_s(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
+def _all_reduces_s(work: Generation, layout: Layout, tokens: float) -> float:
     """Seconds of a step's all-reduces in a TP group, each over 16-bit activations of ``tokens`` tokens."""
     if layout.tp == 1:
         return 0.0
-    moved = 2 * (layout.tp - 1) / layout.tp * tokens * shape.hidden * 2
-    link = gpu.link if layout.has_tp_inside_nodes else None
-    return shape.layers * ALL_REDUCES * (ALL_REDUCE_S + moved / ((link or PCIE) * 1e9 * LINK_SHARE))
+    moved = 2 * (layout.tp - 1) / layout.tp * tokens * work.shape.hidden * 2
+    seconds = ALL_REDUCE_S + moved / _bytes_per_s(work, layout, layout.has_tp_inside_nodes)
+    return work.shape.layers * ALL_REDUCES * seconds
 
 
-def _exchange_s(shape: Shape, layout: Layout, tokens: float, gpu: Gpu) -> float:
+def _exchange_s(work: Generation, layout: Layout, tokens: float) -> float:
     """Seconds in which the lanes of a replica exchange the tokens of a step before and after each layer's experts.
 
     Each rank gets the 16-bit hidden states of all lanes' ``tokens``, and sends their sums back (vLLM's
-    AgRsAll2AllManager, the default); between nodes as fast as PCIe. Not measured.
+    AgRsAll2AllManager, the default). Between nodes not measured.
     """
+    shape = work.shape
     if layout.attention_dp == 1 or shape.experts is None:
         return 0.0
     moved = (layout.attention_dp - 1) * tokens * shape.hidden * 2
-    link = gpu.link if layout.replica_size <= layout.procs_per_node else None
-    return 2 * shape.experts.layers * (ALL_REDUCE_S + moved / ((link or PCIE) * 1e9 * LINK_SHARE))
+    is_inside = layout.replica_size <= layout.procs_per_node
+    return 2 * shape.experts.layers * (ALL_REDUCE_S + moved / _bytes_per_s(work, layout, is_inside))
+
+
+def _bytes_per_s(work: Generation, layout: Layout, is_inside: bool) -> float:
+    """What a collective moves a second on each GPU: over NVLink inside a node, else over its share of the network.
+
+    A ring of ranks is as slow as its slowest link.
+    """
+    own = work.gpu.link if is_inside else None
+    if not is_inside and work.network_gbps:
+        own = 2 * work.network_gbps / 8 / layout.procs_per_node
+    return (own or PCIE) * 1e9 * LINK_SHARE

@@ -22,6 +22,8 @@ MOST_ROWS = 1_000_000_000
 
 Nodes = Annotated[int, Meta(ge=1, le=MOST_NODES)]
 Gpus = Annotated[int, Meta(ge=1, le=MOST_GPUS)]
+# Gbit/s of a node's network.
+Network = Annotated[int, Meta(ge=1, le=100_000)]
 # Of all nodes of a job.
 JobGpus = Annotated[int, Meta(ge=1, le=MOST_RANKS)]
 # TP, PP and DP.

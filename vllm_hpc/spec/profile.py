@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from vllm_hpc.spec.bounds import Cores, Gpus, JobGpus, LeadSeconds, Nodes, Requeues
+from vllm_hpc.spec.bounds import Cores, Gpus, JobGpus, LeadSeconds, Network, Nodes, Requeues
 from vllm_hpc.spec.container import Container
 from vllm_hpc.spec.keys import key, keys_of
 from vllm_hpc.spec.kubernetes import Kubernetes
@@ -74,6 +74,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     qos: Annotated[str | None, key("the quality of service", _SLURM)] = None
     time: Annotated[str | None, key("the walltime where none is asked for", _ALL_CLUSTERS)] = None
     gpus_per_node: Annotated[Gpus | None, key("GPUs that a node has")] = None
+    network_gbps: Annotated[
+        Network | None, key("Gbit/s of a node's network, its adapters together, for estimates over several nodes")
+    ] = None
     cpus_per_node: Annotated[Cores | None, key("cores that a node has for jobs", _ALL_CLUSTERS)] = None
     mem_per_node: Annotated[str | None, key("memory that a node has for jobs", _ALL_CLUSTERS)] = None
     cpus_per_rank: Annotated[Cores | None, key("cores of each rank, and so of each GPU")] = None
