@@ -108,3 +108,15 @@ def test_nothing_is_suggested_beside_pp(desk: Path, run_cli: Cli) -> None:
     (desk / "rows.jsonl").write_text("".join(json.dumps({"prompt": "word " * 200}) + "\n" for _ in range(2000)))
     node = (*ON_GPUS, "--nodes", "1", "--gpus-per-node", "8", "--input", "rows.jsonl", "--max-tokens", "1000")
     assert not any("with --ep" in one for one in plan_of(run_cli, "large", *node, "--pp", "2")["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "where"), [("slurm", "on 2 nodes"), ("pbs", "on 2 nodes"), ("local", "on this ma")]
+)
+def test_the_script_says_how_many_lanes_it_runs(mixture: Path, run_cli: Cli, scheduler: str, where: str) -> None:
+    nodes = ("--nodes", "1" if scheduler == "local" else "2", "--gpus-per-node", "4", "--tp", "2")
+    for lanes, told in (("2", "TP 2 x PP 1 x attention DP 2 x DP "), ("1", "TP 2 x PP 1 x DP ")):
+        options = ("--scheduler", scheduler, "--rehearse", "--pp", "1", "--attention-dp", lanes)
+        outcome = run_cli("render", "mixture", *nodes, *options)
+        assert outcome.code == 0, outcome.err
+        assert where in outcome.out and told in outcome.out

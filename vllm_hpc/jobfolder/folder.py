@@ -177,8 +177,8 @@ class JobFolder:
 
     @cached_property
     def _lanes(self) -> int:
-        """Lanes of each replica."""
-        return record.plan.layout.attention_dp if (record := read_job(self.job_json)) else 1
+        """Lanes of each replica. Raises JobNotFoundError if job.json is there and cannot be read."""
+        return self.job().plan.layout.attention_dp if self.job_json.exists() else 1
 
     def samples(self, replica: int, attempt: int) -> Path:
         """What a replica did over the time of attempt k: a Sample a line."""

@@ -33,6 +33,7 @@ class ScriptContext(msgspec.Struct, frozen=True, kw_only=True):
     tp: Annotated[int, Meta(description="tensor parallel size")]
     pp: Annotated[int, Meta(description="pipeline parallel size")]
     dp: Annotated[int, Meta(description="replicas, of the whole array if it is one")]
+    attention_dp: Annotated[int, Meta(description="lanes of each replica (docs/experts.md)")] = 1
     cpus_per_rank: Annotated[int | None, Meta(description="cores of a rank; none: the scheduler's default")] = None
     cpus_per_task: Annotated[int | None, Meta(description="cores of what the launcher starts; none as above")] = None
     mem: Annotated[str | None, Meta(description="memory of a node")] = None

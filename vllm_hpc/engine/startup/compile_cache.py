@@ -115,7 +115,8 @@ def _key(record: JobRecord) -> str:
             versions[name] = version(name)
     layout = record.plan.layout
     engine = {name: value for name, value in engine_only(record.plan.engine).items() if name not in _NOT_COMPILED_IN}
-    parts = [record.model, engine, layout.tp, layout.pp, versions, platform.python_version(), _device()]
+    cut = layout.tp, layout.pp, layout.attention_dp
+    parts = [record.model, engine, cut, versions, platform.python_version(), _device()]
     digest = hashlib.blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=10).hexdigest()
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', Path(record.model).name)[:60]}-{digest}"
 
