@@ -396,7 +396,8 @@ ODD_PARAMS: dict[str, dict[str, Any]] = {
     "windows of text": {"sliding_window": ["all"]}, "no windows": {"sliding_window": []},
     "quantization of text": {"quantization": "fp8"}, "yarn of text": {"yarn": "4"}, "mamba": {"model_type": "mamba"},
     "MLA": {"qk_nope_head_dim": 128}, "speech": {"multimodal": {"whisper_model_args": {"encoder_args": {}}}},
-    "multimodal of text": {"multimodal": "x"}, "large 3": {"moe": {"num_experts": 8, "num_shared_experts": 1}},
+    "multimodal of text": {"multimodal": "x"},
+    "large 3 of text": {"moe": {"num_experts": "8", "num_shared_experts": 1}},
     "a vision encoder of text": {"vision_encoder": "x"}, "a negative length": {"max_seq_len": -1},
 }  # fmt: skip
 
@@ -408,12 +409,24 @@ def test_odd_params_are_not_checked(tmp_path: Path, changes: dict[str, Any]) -> 
     assert known.notes[-1].startswith("memory is not checked: ")
 
 
+def test_mistral_large_3_is_read(tmp_path: Path) -> None:
+    moe = {"num_experts": 8, "num_experts_per_tok": 2, "num_shared_experts": 1, "expert_hidden_dim": 64}
+    latents = {"kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
+    folder = mistral(tmp_path / "m", moe={**moe, "first_k_dense_replace": 1}, **latents)
+    shape = inspect_model(find_model(str(folder))).shape
+    assert shape is not None and shape.experts is not None and shape.mla is not None
+    assert (shape.architecture, shape.mla.kv_rank) == ("MistralLarge3ForCausalLM", 32)
+    assert (shape.experts.layers, shape.experts.width, shape.experts.shared) == (7, 64, 64)
+
+
 def test_a_vision_model_of_mistral_is_sized_by_its_files(tmp_path: Path) -> None:
     folder = mistral(tmp_path / "m", vision_encoder={"hidden_size": 1024, "num_hidden_layers": 24})
     known = inspect_model(find_model(str(folder)))
     assert known.shape is not None
     assert (known.shape.architecture, known.shape.layers) == ("PixtralForConditionalGeneration", 8)
-    assert "vision part is unknown" in (known.unweighed or "")
+    assert known.shape.encoder is not None
+    assert known.unweighed is None
+    assert "its encoders have 0.3 B parameters" in " ".join(known.notes)
 
 
 def test_the_format_is_chosen_as_vllm_does(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from vllm_hpc.planner.engine_settings import Settings, for_lanes
-from vllm_hpc.planner.memory import Fit, fit_on_cpu, fit_on_gpu
+from vllm_hpc.planner.memory import Fit, fit_on_cpu, fit_on_gpu, weigh
 from vllm_hpc.planner.models.config import Shape, in_lanes
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.planner.parallelism import why_not, why_not_experts
@@ -21,6 +21,10 @@ from vllm_hpc.spec.layout import Layout
 BUSY_SEQUENCES = 128
 
 
+# Of a GPU, for weights, where the rest is not computed: what utilization leaves, without reserve and a KV cache.
+UNCHECKED_SHARE = 0.8
+
+
 class PlanningProblem(msgspec.Struct, frozen=True):
     """Everything that decides the layout: the model, its weights, the device, the settings and the workload."""
 
@@ -34,6 +38,8 @@ class PlanningProblem(msgspec.Struct, frozen=True):
     may_sort: bool = False  # rows that begin alike may run next to each other
     network_gbps: int | None = None  # of a node
     cuts_experts: bool = False  # --engine enable_expert_parallel=false: lanes have a part of every expert
+    gpu_bytes: int | None = None  # of the GPUs, or assumed, where memory is not checked; None: nothing is known to fit
+    is_sized: bool = True  # the size of the weights is known
 
     @property
     def rows(self) -> int | None:
@@ -70,13 +76,25 @@ class PlanningProblem(msgspec.Struct, frozen=True):
         """Whether the PP stages of that layout overlap: vLLM's own workers need as many of a replica on each node."""
         return self.overlaps_stages and layout.is_even
 
+    def holds(self, ranks: int) -> bool | None:
+        """Whether a replica of so many ranks has room for the weights, roughly: for layouts that are not checked.
+
+        None if the size of the weights is not known.
+        """
+        if self.gpu_bytes is None:
+            return True
+        if not self.is_sized:
+            return None
+        total, _ = weigh(self.shape, self.weights, self.settings.load)
+        return total / ranks <= UNCHECKED_SHARE * self.gpu_bytes
+
     def concurrent(self, fit: Fit) -> float:
         """Sequences of average length that run at once: as many as fit, at most max_num_seqs."""
         own, sharing = self.settings.sequence_tokens, self._sharing
         # What neighbours begin with is in the cache once, as is what all rows find there in any order.
         if self.workload and sharing and (self.may_sort or not sharing.is_scattered(fit.kv_tokens)):
             own -= int(self.cached_share(fit) * self.workload.prompt_tokens / max(1, self.workload.rows))
-        room = fit.kv_tokens / max(1, own) if fit.fits else 0.0
+        room = fit.room(own) if fit.fits else 0.0
         return min(room, float(self.settings.load.max_num_seqs))
 
     def cached_share(self, fit: Fit) -> float:

@@ -14,7 +14,7 @@ import msgspec
 
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.engine_settings import round_up
-from vllm_hpc.planner.memory import Fit
+from vllm_hpc.planner.memory import Fit, weigh
 from vllm_hpc.planner.parallelism import allowed_tp
 from vllm_hpc.spec.errors import LayoutError
 from vllm_hpc.spec.gpus import GIB
@@ -148,7 +148,7 @@ def _candidates(asked: Asked, capacity: int | None, problem: PlanningProblem, so
     found = list(_solved([_cut(asked, tp, asked.pp or 1) for tp in tps], bool(asked.tp), capacity, problem, solve))
     if asked.attention_dp is not None and asked.attention_dp > 1 and asked.pp is None:
         return found  # PP and lanes together have never been run: only where both are asked for
-    if found and asked.pp is None and problem.device is not None:
+    if found and asked.pp is None and (problem.device is not None or problem.holds(tps[-1]) is False):
         stages = range(2, min(problem.shape.layers, MOST_REPLICA // tps[-1]) + 1)
         found += _solved([_cut(asked, tps[-1], pp) for pp in stages], bool(asked.tp), capacity, problem, solve)
     if (not found and asked.dp) or (found and found[0].fit and not any(one.is_busy for one in found)):
@@ -207,7 +207,7 @@ def _all_cuts(asked: Asked, problem: PlanningProblem, allowed: list[int], node: 
 def _best(candidates: list[_Candidate]) -> _Candidate:
     """The first with room to be busy, else the roomiest, unless another is much faster; if none fits, the closest."""
     if candidates[0].fit is None:
-        return candidates[0]
+        return _unchecked(candidates)
     busy = _first_busy(candidates)
     if busy:
         return _faster(candidates, busy)
@@ -215,6 +215,14 @@ def _best(candidates: list[_Candidate]) -> _Candidate:
     if roomiest:
         return _fastest(candidates, roomiest)
     return max(candidates, key=lambda candidate: candidate.fit.kv if candidate.fit else 0)
+
+
+def _unchecked(candidates: list[_Candidate]) -> _Candidate:
+    """Where memory is not checked: the smallest replica that holds the weights; without their size, a whole node."""
+    holding = [one.problem.holds(one.layout.replica_size) for one in candidates]
+    if None in holding:
+        return max(candidates, key=lambda one: (one.layout.nodes == 1, one.layout.tp))
+    return candidates[holding.index(True)] if True in holding else candidates[-1]
 
 
 def _first_busy(candidates: list[_Candidate]) -> _Candidate | None:
@@ -244,7 +252,9 @@ def _fastest(candidates: list[_Candidate], roomiest: _Candidate) -> _Candidate:
 
 def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list[str]:
     fit, length = best.fit, best.problem.settings.sequence_tokens
-    if fit is None or not fit.fits:
+    if fit is None:
+        return _why_unchecked(best, is_asked)
+    if not fit.fits:
         return []
     room = f"room for {fit.kv_tokens / length:.0f} sequences of {length} tokens at once in each {best.layout.unit}"
     first = _first_busy(candidates) or _roomiest(candidates)
@@ -255,6 +265,17 @@ def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list
         return [f"{best.cut}: {room}; {best.problem.busy_at(best.layout):.0f} would keep it busy"]
     smallest = "the smallest that stays busy: " if len(candidates) > 1 and not is_asked else ""
     return [f"{best.cut}: {smallest}{room}"]
+
+
+def _why_unchecked(best: _Candidate, is_asked: bool) -> list[str]:
+    if is_asked or best.layout.replica_size == 1:
+        return []
+    problem, cut = best.problem, best.cut
+    if not problem.is_sized:
+        return [f"{cut}: the size of the model is not known, so a replica has all GPUs of a node"]
+    total, _ = weigh(problem.shape, problem.weights, problem.settings.load)
+    whole = (problem.gpu_bytes or 0) / GIB
+    return [f"{cut}: the weights have {total / GIB:.0f} GiB, and GPUs of {whole:.0f} GiB are assumed"]
 
 
 def _why_not(other: _Candidate, best: _Candidate) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vllm_hpc.planner.candidate import PlanningProblem
-from vllm_hpc.planner.memory import Fit, kv_bytes_per_token
+from vllm_hpc.planner.memory import Fit, kv_bytes_per_token, state_bytes
 from vllm_hpc.planner.models.config import Shape
-from vllm_hpc.planner.models.count import count_parameters
+from vllm_hpc.planner.models.count import count_parameters, parameter_range
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.plan import Memory, ModelFacts
 
@@ -25,15 +25,9 @@ def memory_of(fit: Fit | None, problem: PlanningProblem) -> Memory:
     )
 
 
-def fits_of(shape: Shape, fit: Fit | None) -> bool | None:
-    """Whether a model fits. Of one that is not in the table, no more is known than that its weights do not."""
-    if fit is None or fit.fits or shape.is_exact:
-        return fit.fits if fit else None
-    return False if fit.rank_weights > fit.limit else None
-
-
 def facts_of(shape: Shape) -> ModelFacts:
     """What is known of the model."""
+    low, high = parameter_range(shape) or (None, None)
     return ModelFacts(
         architecture=shape.architecture,
         parameters=count_parameters(shape),
@@ -44,4 +38,9 @@ def facts_of(shape: Shape) -> ModelFacts:
         quantization=shape.quantization.method if shape.quantization else None,
         kv_bytes_per_token=kv_bytes_per_token(shape),
         max_positions=shape.positions,
+        parameters_low=low,
+        parameters_high=high,
+        state_bytes_per_sequence=state_bytes(shape),
+        encoder_parameters=shape.encoder.parameters if shape.encoder else None,
+        image_tokens=shape.encoder.image_tokens if shape.encoder else None,
     )

@@ -81,7 +81,7 @@ def choose_settings(
         max_num_batched_tokens=whole(merged.get("max_num_batched_tokens"), BATCHED_TOKENS[False]),
         weight_bytes=weight_bytes,
         kv_bytes=1 if str(merged.get("kv_cache_dtype", "auto")).startswith(("fp8", "int8")) else weight_bytes,
-        utilization=_share(merged.get("gpu_memory_utilization")),
+        utilization=share_of_memory(merged.get("gpu_memory_utilization")),
         quantization=online(merged.get("quantization")),
         kv_cache_bytes=_kv_cache_bytes(device, merged, kv_cache_gib),
     )
@@ -197,7 +197,7 @@ def _check_given(given: dict[str, Any]) -> None:
         raise RequestError(f"--engine dtype={dtype!r} is not known: use auto, {', '.join(DTYPE_BYTES)}")
 
 
-def _share(value: Any) -> float:
+def share_of_memory(value: Any) -> float:
     """gpu_memory_utilization. Raises RequestError for a value that vLLM would refuse."""
     if value is None:
         return UTILIZATION

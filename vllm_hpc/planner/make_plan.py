@@ -9,9 +9,10 @@ import msgspec
 from vllm_hpc.jobfolder.store_input import Intake
 from vllm_hpc.planner import choose_layout, native_launcher, program_plan, row_order, tuned
 from vllm_hpc.planner.apply_finding import apply_finding
+from vllm_hpc.planner.by_size import ASSUMED_GIB
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice
-from vllm_hpc.planner.describe_plan import facts_of, fits_of, memory_of
+from vllm_hpc.planner.describe_plan import facts_of, memory_of
 from vllm_hpc.planner.determinism import explain_determinism
 from vllm_hpc.planner.device import explain_device
 from vllm_hpc.planner.engine_choices import engine_choices
@@ -34,13 +35,14 @@ from vllm_hpc.planner.models.hub import NotOnHubError, asks_as_ranks_do
 from vllm_hpc.planner.models.inspect import Knowledge, inspect_model
 from vllm_hpc.planner.models.tokenizer import with_missing, with_template
 from vllm_hpc.planner.more_sequences import with_more_sequences
+from vllm_hpc.planner.plan_unknown import plan_unknown
 from vllm_hpc.planner.speculation import Speculation, speculations
-from vllm_hpc.planner.unknown_model import Size, fill_in
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.schedulers.launchers import NATIVE, check_launcher, explain_override, get_launcher
 from vllm_hpc.schedulers.scheduler import get_scheduler
 from vllm_hpc.spec.directives import check_owned
 from vllm_hpc.spec.errors import LayoutError, ModelError, RequestError
+from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.model_cache import hub_cache
 from vllm_hpc.spec.plan import Cost, Plan
@@ -92,7 +94,7 @@ def make_plan(job: ResolvedJob, whole_input: bool = True, intake: Intake | None 
 def _planned(job: ResolvedJob, known: Knowledge, rows: Workload | None, use_tuned: bool) -> Plan:
     check_lanes(job, known.shape)
     if known.shape is None:
-        return native_launcher.launched(_plan_unknown(job, known), job)
+        return native_launcher.launched(plan_unknown(job, known), job)
     work = None if job.drives_engine else rows  # what a program does with the engine is not known
 
     def plan_for(asked: Request) -> Plan:
@@ -138,7 +140,7 @@ def _inspect(job: ResolvedJob) -> Knowledge:
     except NotOnHubError as error:
         if asks_as_ranks_do(job) and not job.request.rehearse:
             raise
-        known = Knowledge(notes=(f"nothing is known about the model: {error}",))
+        known = Knowledge(is_unsized=True, notes=(f"nothing is known about the model: {error}",))
     return with_template(known, job)
 
 
@@ -165,20 +167,6 @@ def unused_options(job: ResolvedJob) -> list[str]:
     return [*unused, *([f"of the profile not used by {job.scheduler}: {', '.join(keys)}"] if keys else [])]
 
 
-def _plan_unknown(job: ResolvedJob, known: Knowledge) -> Plan:
-    request = job.request
-    if job.runs_script:
-        layout, reasons = program_plan.layout_of_script(request, job.site.gpus_per_node)
-        return Plan(layout=layout, engine={}, reasons=tuple(reasons))
-    asked, why, size = asked_of(request), list[str](), Size.of(known.weights, job)
-    if not (request.rehearse or job.is_for_cpu):
-        asked, why = fill_in(asked, size, job.site.gpus_per_node or (job.device.per_node if job.device else None))
-    layout, reasons = (solve_array if request.array else solve)(asked, job.site.gpus_per_node)
-    engine = {**engine_of(job, layout), **request.engine}
-    told = (*why, *reasons, *explain_lanes(job, layout))
-    return Plan(layout=layout, engine=engine, reasons=told, memory=size.memory(layout.replica_size))
-
-
 def _settings(job: ResolvedJob, known: Knowledge, shape: Shape, rows: Workload | None) -> Settings:
     # Rows have no upper bound if a chat's template is unknown, or if a limit is in a file that is not here.
     engine = job.request.engine
@@ -203,7 +191,17 @@ def _problem(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plann
         may_sort=row_order.may_sort(job, rows),
         network_gbps=job.site.network_gbps,
         cuts_experts=job.request.engine.get(EXPERT_PARALLEL) is False,
+        gpu_bytes=_gpu_bytes(job),
+        is_sized=known.unweighed is None,
     )
+
+
+def _gpu_bytes(job: ResolvedJob) -> int | None:
+    """Bytes of a GPU, or of one of 80 GB; None for ranks on the CPU, rehearsals, and weights that stay elsewhere."""
+    if job.is_for_cpu or job.request.rehearse or job.request.engine.get("cpu_offload_gb"):
+        return None
+    gpu = job.device.gpu if job.device else None
+    return int((gpu.memory_gib if gpu else ASSUMED_GIB) * GIB)
 
 
 def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Plan:
@@ -222,7 +220,7 @@ def _plan_known(job: ResolvedJob, known: Knowledge, rows: Workload | None) -> Pl
     return Plan(
         layout=choice.layout,
         engine={**engine_of(job, choice.layout), **problem.settings.engine, **request.engine},
-        fits=fits_of(problem.shape, fit),
+        fits=fit.fits if fit else None,
         misfit=explain_misfit(choice, problem, request, capacity),
         reasons=(*choice.reasons, *explain_lanes(job, choice.layout), *lanes, *problem.settings.reasons, *others),
         memory=memory_of(fit, problem),

@@ -13,9 +13,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from vllm_hpc.planner.models.config import Shape, in_lanes
-from vllm_hpc.planner.models.count import LayerParts, embedding, head, layer_parts, padded_vocabulary, vision_parameters
+from vllm_hpc.planner.models.count import (
+    LayerParts,
+    all_layers,
+    doubt_of,
+    embedding,
+    head,
+    layer_parts,
+    padded_vocabulary,
+    vision_parameters,
+)
 from vllm_hpc.planner.models.quantization import Quantization
+from vllm_hpc.planner.models.shape import Shape, in_lanes
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.spec.gpus import GIB
 
@@ -51,6 +60,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     ``weights`` is for the whole model, the others are per rank; ``asked_kv`` is a KV cache size that was given.
     ``sequences``: how many of max_model_len tokens fit at once; a negative ``kv`` is the missing amount.
+    ``state``: bytes of a sequence whatever its length, ``token``: of each of its tokens, where layers keep a state.
     """
 
     weights: int
@@ -61,6 +71,14 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens: int
     sequences: float
     asked_kv: int | None = None
+    state: float = 0.0
+    token: float = 0.0
+
+    def room(self, tokens: float) -> float:
+        """Sequences of so many tokens that fit at once."""
+        if self.state:
+            return max(0, self.kv) / (max(1.0, tokens) * self.token + self.state)
+        return self.kv_tokens / max(1.0, tokens)
 
     @property
     def fits(self) -> bool:
@@ -72,8 +90,8 @@ def weigh(shape: Shape, weights: Weights | None, load: Load) -> tuple[float, flo
     """All weights in bytes, and their ratio to the count from config.json. ``weights`` None: use the count."""
     shape = in_lanes(shape, 1)
     counted = sum(_stage_bytes(shape, load, 1, 1, 0))
-    if weights is None:
-        return counted, 1.0
+    if weights is None:  # of what is not known exactly, the most
+        return counted * (1 + doubt_of(shape)), 1.0 + doubt_of(shape)
     exact = float(weights.loaded_bytes(load.weight_bytes))
     if load.quantization and not shape.quantization and load.quantization.bits:
         exact *= counted / sum(_stage_bytes(shape, msgspec.structs.replace(load, quantization=None), 1, 1, 0))
@@ -109,7 +127,7 @@ def _fit(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, ro
     for stage_weights, stage_layers in zip(stages, layers, strict=True):
         left = room.limit - stage_weights - room.reserve
         cache = left if load.kv_cache_bytes is None else min(load.kv_cache_bytes, left)
-        stage_blocks = cache // _block_bytes(shape, load, tp, stage_layers)
+        stage_blocks = int(cache // _block_bytes(shape, load, tp, stage_layers))
         if load.kv_cache_bytes is not None and left < load.kv_cache_bytes:
             stage_blocks = 0
         if blocks is None or stage_blocks < blocks:
@@ -118,20 +136,50 @@ def _fit(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, ro
     return Fit(
         weights=int(total), rank_weights=max(stages), reserve=room.reserve, kv=kv, limit=room.limit,
         kv_tokens=int(sequences * load.max_model_len), sequences=sequences,
-        asked_kv=load.kv_cache_bytes,
+        asked_kv=load.kv_cache_bytes, state=_share(shape, pp) * _state_bytes(shape, tp),
+        token=_share(shape, pp) * _token_bytes(shape, load, tp),
     )  # fmt: skip
 
 
 def kv_bytes_per_token(shape: Shape, tp: int = 1, element: int = 2) -> int:
     """KV cache bytes per token on a rank with all layers, without sliding windows."""
-    return (shape.layers - shape.state_layers) * _kv_elements(shape, tp) * element
+    windowed = shape.window_layers if shape.window_heads else 0
+    elements = (shape.kv_layers - windowed) * _kv_elements(shape, tp) + windowed * _window_elements(shape, tp)
+    return elements * element + shape.kv_layers * shape.index_bytes
+
+
+def state_bytes(shape: Shape) -> int:
+    """Bytes of a sequence's state in all layers, whatever its length."""
+    return shape.state.layers * shape.state.bytes if shape.state else 0
 
 
 def _kv_elements(shape: Shape, tp: int) -> int:
     """Elements per token and layer. With more ranks than KV heads each has one; MLA's latent is on every rank."""
+    if shape.mla and shape.mla.caches_heads:
+        return 2 * max(1, shape.heads // tp) * (shape.mla.nope_dim + shape.mla.rope_dim)
     if shape.mla:
         return shape.mla.kv_rank + shape.mla.rope_dim
-    return 2 * max(1, shape.kv_heads // tp) * shape.head_dim
+    return max(1, shape.kv_heads // tp) * (shape.head_dim + (shape.v_dim or shape.head_dim))
+
+
+def _window_elements(shape: Shape, tp: int) -> int:
+    """The same of a layer with a window."""
+    heads = shape.window_heads
+    return max(1, heads.kv_heads // tp) * (heads.head_dim + heads.v_dim) if heads else _kv_elements(shape, tp)
+
+
+def _share(shape: Shape, pp: int) -> float:
+    """The part of all layers that the largest PP stage has."""
+    return max(len(_stage_layers(shape.layers, pp, stage)) for stage in range(pp)) / shape.layers
+
+
+def _state_bytes(shape: Shape, tp: int) -> float:
+    return state_bytes(shape) / tp
+
+
+def _token_bytes(shape: Shape, load: Load, tp: int) -> float:
+    """Bytes of a token in all layers without a window."""
+    return shape.full_layers * (_kv_elements(shape, tp) * load.kv_bytes + shape.index_bytes)
 
 
 def _group_layers(shape: Shape) -> int:
@@ -143,8 +191,10 @@ def _group_layers(shape: Shape) -> int:
     return max(kinds) if max(kinds) < min(kinds) * 1.5 else min(kinds)
 
 
-def _block_bytes(shape: Shape, load: Load, tp: int, stage_layers: int) -> int:
-    """Bytes of one block on a rank with ``stage_layers`` layers."""
+def _block_bytes(shape: Shape, load: Load, tp: int, stage_layers: int) -> float:
+    """Bytes of one block on a rank with ``stage_layers`` layers; where layers are uneven, of a whole sequence."""
+    if shape.is_uneven or shape.index_bytes:
+        return max(1.0, _sequence_bytes(shape, load, tp) * stage_layers / shape.layers)
     layers = ceil(_group_layers(shape) * stage_layers / shape.layers)
     return BLOCK_TOKENS * _kv_elements(shape, tp) * load.kv_bytes * layers
 
@@ -154,12 +204,27 @@ def _blocks_of_sequence(shape: Shape, load: Load) -> int:
 
     A window also holds the tokens scheduled by two steps in flight (kv_cache_interface.py, SlidingWindowSpec).
     """
+    if shape.is_uneven or shape.index_bytes:
+        return 1
     group = _group_layers(shape)
     blocks = ceil(load.max_model_len / BLOCK_TOKENS) * ceil(shape.full_layers / group)
     if shape.window and shape.window_layers:
         tokens = min(shape.window - 1 + 2 * load.max_num_batched_tokens, load.max_model_len)
         blocks += (ceil(tokens / BLOCK_TOKENS) + 1) * ceil(shape.window_layers / group)
     return blocks
+
+
+def _sequence_bytes(shape: Shape, load: Load, tp: int) -> float:
+    """Bytes of one sequence of max_model_len tokens in all layers: keys and values, windows of them, and states.
+
+    vLLM makes the pages of all kinds of layers equally large (v1/core/kv_cache_utils.py): at most another page.
+    """
+    tokens = ceil(load.max_model_len / BLOCK_TOKENS) * BLOCK_TOKENS
+    total = tokens * _token_bytes(shape, load, tp) + _state_bytes(shape, tp)
+    if shape.window and shape.window_layers:
+        seen = min(shape.window - 1 + 2 * load.max_num_batched_tokens, tokens) + BLOCK_TOKENS
+        total += shape.window_layers * seen * _window_elements(shape, tp) * load.kv_bytes
+    return total
 
 
 def _activations(shape: Shape, load: Load, tp: int) -> int:
@@ -196,7 +261,15 @@ def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tupl
     plain = float(load.weight_bytes)
     packed = quantization.bits / 8 if quantization and quantization.bits else plain
     layers = 0.0
-    for layer in _stage_layers(shape.layers, pp, stage):
+    if shape.is_uneven or shape.mlp_weights is not None:
+        parts, share = all_layers(shape), len(_stage_layers(shape.layers, pp, stage)) / shape.layers
+        linear = plain if quantization and quantization.only_experts else packed
+        layers = share * (
+            _rank_elements(parts, shape, tp) * linear
+            + parts.experts * _experts_share(shape, tp) * packed
+            + parts.small * plain
+        )
+    for layer in () if layers else _stage_layers(shape.layers, pp, stage):
         parts = layer_parts(shape, is_mixture=_is_mixture(shape, layer))
         linear = plain if quantization and quantization.only_experts else packed
         experts = parts.experts * _experts_share(shape, tp)
@@ -204,7 +277,7 @@ def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tupl
     ends = 0.0
     rows = padded_vocabulary(shape) / shape.vocabulary / tp
     if stage == 0:
-        ends += embedding(shape) * rows + (vision_parameters(shape) or 0)
+        ends += embedding(shape) * rows + (vision_parameters(shape) or 0) + shape.extra
     if stage == pp - 1:
         ends += (head(shape) or (embedding(shape) if pp > 1 else 0)) * rows + shape.hidden
     return layers, ends * plain
@@ -212,7 +285,7 @@ def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tupl
 
 def _rank_elements(parts: LayerParts, shape: Shape, tp: int) -> float:
     """Elements of a layer's linear parts on one rank: KV heads are repeated if there are fewer than ranks."""
-    return parts.split / tp + parts.kv * max(1 / tp, 1 / shape.kv_heads) + parts.whole
+    return parts.split / tp + parts.kv * max(1 / tp, 1 / max(1, shape.kv_heads)) + parts.whole
 
 
 def _experts_share(shape: Shape, tp: int) -> float:

@@ -23,7 +23,7 @@ def tp_obstacles(shape: Shape, tp: int, quantization: Quantization | None = None
 
 def allowed_tp(shape: Shape, quantization: Quantization | None = None, most: int = MOST_TP) -> list[int]:
     """All TP sizes that the model can be split by, in order."""
-    limit = min(most, shape.heads)
+    limit = min(most, max(shape.heads, *(number for _, number in shape.state.cuts)) if shape.state else shape.heads)
     return [tp for tp in range(1, limit + 1) if not tp_obstacles(shape, tp, quantization)]
 
 
@@ -40,7 +40,7 @@ def why_not(shape: Shape, tp: int, pp: int, quantization: Quantization | None = 
 def why_not_experts(shape: Shape, tp: int) -> str | None:
     """Why vLLM would refuse these experts on all ranks of a replica's lanes of TP ranks; None if it would not."""
     experts = shape.experts
-    if experts is None or not shape.is_exact:
+    if experts is None:
         return None
     ranks, number = tp * experts.lanes, f"TP × attention DP = {tp * experts.lanes}"
     if not experts.is_cut and ranks > experts.count:
@@ -59,14 +59,7 @@ def one_of(numbers: list[int], shown: int = 8) -> str:
 
 
 def _obstacles(shape: Shape, tp: int, quantization: Quantization | None) -> Iterator[str]:
-    if shape.heads % tp:
-        yield f"{shape.heads} attention heads are not divisible by {tp}"
-    if not shape.mla:
-        more, fewer = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
-        if more % fewer:
-            yield f"{shape.kv_heads} KV heads and {tp} ranks: neither divides the other"
-    if not shape.is_exact:  # what else is split is not known
-        return
+    yield from _uneven_heads(shape, tp)
     for what, width in _widths(shape):
         if width % tp:
             yield f"{what} {width} is not divisible by {tp}"
@@ -77,6 +70,19 @@ def _obstacles(shape: Shape, tp: int, quantization: Quantization | None) -> Iter
         yield f"vocabulary {padded} (padded to a multiple of {VOCABULARY_PADDING}) is not divisible by {tp}"
 
 
+def _uneven_heads(shape: Shape, tp: int) -> Iterator[str]:
+    if shape.heads % tp:
+        yield f"{shape.heads} attention heads are not divisible by {tp}"
+    if shape.state:
+        for what, number in shape.state.cuts:
+            if number % tp:
+                yield f"{number} {what} are not divisible by {tp}"
+    if shape.kv_heads and not shape.mla:
+        more, fewer = max(shape.kv_heads, tp), min(shape.kv_heads, tp)
+        if more % fewer:
+            yield f"{shape.kv_heads} KV heads and {tp} ranks: neither divides the other"
+
+
 def _torn_groups(shape: Shape, tp: int, group: int) -> Iterator[str]:
     for what, width in _inputs(shape):
         if width % tp == 0 and (width // tp) % group:
@@ -85,7 +91,7 @@ def _torn_groups(shape: Shape, tp: int, group: int) -> Iterator[str]:
 
 def _inputs(shape: Shape) -> Iterator[tuple[str, int]]:
     """The widths along which the input of a projection is split: each rank must hold whole quantisation groups."""
-    if not shape.mla:
+    if shape.heads and not shape.mla:
         yield "attention width", shape.heads * shape.head_dim
     yield from _widths(shape)
 

@@ -31,7 +31,12 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the planner knows about a model; ``parameters`` is None if some part cannot be counted."""
+    """What the planner knows about a model; ``parameters`` is None if some part cannot be counted.
+
+    ``parameters_low`` and ``parameters_high``: what they can be by config.json, where that is not exact.
+    ``state_bytes_per_sequence``: of layers that keep a state in place of keys and values. ``encoder_parameters``: of
+    what reads images and audio, and ``image_tokens`` the fewest and the most tokens of an image; None if unknown.
+    """
 
     architecture: str
     parameters: int | None
@@ -42,6 +47,11 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str | None
     kv_bytes_per_token: int
     max_positions: int
+    parameters_low: int | None = None
+    parameters_high: int | None = None
+    state_bytes_per_sequence: int = 0
+    encoder_parameters: int | None = None
+    image_tokens: tuple[int, int] | None = None
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from vllm_hpc.planner.models.context import context_length
 from vllm_hpc.planner.models.families import CLASSES, FAMILIES, Family
 from vllm_hpc.planner.models.fields import (
@@ -17,101 +15,17 @@ from vllm_hpc.planner.models.fields import (
     NotCheckedError,
     shown,
 )
-from vllm_hpc.planner.models.quantization import Quantization, read_quantization
+from vllm_hpc.planner.models.generic import read_unlisted, with_encoder
+from vllm_hpc.planner.models.quantization import read_quantization
+from vllm_hpc.planner.models.shape import Experts as Experts
+from vllm_hpc.planner.models.shape import Mla as Mla
+from vllm_hpc.planner.models.shape import Shape as Shape
+from vllm_hpc.planner.models.shape import in_lanes as in_lanes
+from vllm_hpc.planner.models.shape import with_whole_experts as with_whole_experts
 from vllm_hpc.spec.errors import ModelError
 
 # Where config.json has the text model of a model of several parts; vLLM takes llm_config for text_config.
 _TEXT = ("text_config", "llm_config", "language_config")
-
-
-class Mla(msgspec.Struct, frozen=True):
-    """Multi-head latent attention (DeepSeek): the ranks and widths of its projections, in elements."""
-
-    kv_rank: int
-    rope_dim: int
-    nope_dim: int
-    v_dim: int
-    q_rank: int | None
-
-
-class Experts(msgspec.Struct, frozen=True, kw_only=True):
-    """A mixture of experts: how many, how wide, and in how many layers.
-
-    ``shared`` is the shared expert's width. ``is_cut``: each TP rank holds an equal part of every expert. ``lanes``:
-    how many TP groups of a replica have the experts together.
-    """
-
-    count: int
-    per_token: int
-    width: int
-    layers: int
-    shared: int = 0
-    shared_gate: bool = False
-    router_bias: bool = False
-    biases: bool = False
-    is_cut: bool = True
-    lanes: int = 1
-
-
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What determines a model's memory. Widths in elements; ``window`` in tokens, for ``window_layers`` layers.
-
-    ``state_layers`` have a state of fixed size in place of a KV cache. ``is_exact``: whether its class is in the table.
-    """
-
-    architecture: str
-    family: Family
-    hidden: int
-    layers: int
-    vocabulary: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    width: int
-    norms: int
-    tied: bool
-    dtype: str
-    positions: int
-    qkv_bias: bool = False
-    out_bias: bool = False
-    mlp_bias: bool = False
-    window: int | None = None
-    window_layers: int = 0
-    mla: Mla | None = None
-    experts: Experts | None = None
-    quantization: Quantization | None = None
-    vision: dict[str, Any] | None = None
-    state_layers: int = 0
-    is_exact: bool = True
-
-    @property
-    def full_layers(self) -> int:
-        """Layers with full attention."""
-        return self.layers - self.window_layers - self.state_layers
-
-    @property
-    def dense_layers(self) -> int:
-        """Layers with a plain MLP."""
-        return self.layers - (self.experts.layers if self.experts else 0)
-
-
-def with_whole_experts(shape: Shape) -> Shape:
-    """The shape under expert parallelism: ranks hold whole experts, whose width is not split."""
-    if shape.experts is None:
-        return shape
-    return msgspec.structs.replace(shape, experts=msgspec.structs.replace(shape.experts, is_cut=False))
-
-
-def in_lanes(shape: Shape, lanes: int, is_cut: bool = False) -> Shape:
-    """The shape in replicas of so many lanes; the ranks of several hold whole experts, each a part of them.
-
-    ``is_cut``: they hold a part of every expert.
-    """
-    experts = shape.experts
-    if experts is None or lanes == experts.lanes:
-        return shape
-    is_cut = experts.is_cut and (is_cut or lanes == 1)
-    return msgspec.structs.replace(shape, experts=msgspec.structs.replace(experts, is_cut=is_cut, lanes=lanes))
 
 
 class UnknownArchitectureError(NotCheckedError):
@@ -144,9 +58,7 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
     architecture = assumed_class(config, origin) or str(top.architecture())
     family = FAMILIES.get(architecture)
     if family is None:
-        from vllm_hpc.planner.models.generic import read_generic
-
-        return read_generic(top, architecture)
+        return read_unlisted(top, architecture[:80])
     text = top.inside("thinker_config").inside(*_TEXT).over(family.defaults)
     if text.table("per_layer_config"):
         raise NotCheckedError(f"{text.origin}: 'per_layer_config' has layers that differ")
@@ -156,7 +68,7 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
     window, window_layers = _window(text, family, layers)
     if text.optional_count("word_embed_proj_dim", most=MOST_WIDTH) not in (None, hidden):
         raise UnknownArchitectureError(f"{architecture} with embeddings narrower than its layers is not in the table")
-    return Shape(
+    shape = Shape(
         architecture=architecture,
         family=family,
         hidden=hidden,
@@ -180,6 +92,7 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
         quantization=read_quantization(top) or read_quantization(text),
         vision=top.table("vision_config"),
     )
+    return with_encoder(shape, top)
 
 
 def read_dtype(fields: Fields) -> str:

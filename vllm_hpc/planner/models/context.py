@@ -7,7 +7,16 @@ from typing import Any
 from vllm_hpc.planner.models.fields import MOST_TOKENS, Fields, NotCheckedError, shown
 
 DEFAULT_TOKENS = 2048  # vLLM's, if config.json does not say
-_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "max_seq_length")
+_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
 # Kinds of rope scaling whose factor is already part of max_position_embeddings. (vLLM 0.26 multiplied yarn's.)
 _ALREADY_SCALED = ("llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 _LONGROPE = ("longrope", "su")

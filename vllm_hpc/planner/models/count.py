@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.fields import MOST_WIDTH, Fields
+from vllm_hpc.planner.models.shape import Heads, Mla, Shape
 from vllm_hpc.spec.errors import ModelError
 
 # vLLM pads the vocabulary to a multiple of this (model_executor/layers/vocab_parallel_embedding.py).
@@ -36,38 +36,78 @@ class LayerParts(msgspec.Struct, frozen=True):
 
 def layer_parts(shape: Shape, is_mixture: bool) -> LayerParts:
     """The parameters of a layer with a mixture of experts, or with a plain MLP."""
-    split, kv, whole, small = _attention(shape)
-    experts = 0
-    if is_mixture and shape.experts:
-        mixture, matrices = shape.experts, 3 if shape.family.gated_mlp else 2
-        experts = mixture.count * matrices * shape.hidden * mixture.width
-        split += 3 * shape.hidden * mixture.shared
-        small += shape.hidden * (mixture.count + (mixture.shared_gate and mixture.shared > 0))
-        small += mixture.count * mixture.router_bias
-        if mixture.biases:
-            experts += mixture.count * (2 * mixture.width + shape.hidden)
-    else:
-        split += (3 if shape.family.gated_mlp else 2) * shape.hidden * shape.width
-        if shape.mlp_bias:
-            small += (2 if shape.family.gated_mlp else 1) * shape.width + shape.hidden
-    small += shape.norms * shape.family.norm_tensors * shape.hidden
-    return LayerParts(split, kv, whole, experts, small)
+    return _sum([_attention(shape), _norms(shape), _experts(shape) if is_mixture else _mlp(shape)])
 
 
-def _attention(shape: Shape) -> tuple[int, int, int, int]:
-    """The split, kv, whole and small parameters of a layer's attention."""
+def all_layers(shape: Shape) -> LayerParts:
+    """The parameters of all layers together, of whatever kinds they are."""
+    attention, mixture = shape.attention_layers, shape.experts.layers if shape.experts else 0
+    attention = attention if shape.attention_weights is None else shape.attention_weights
+    other = min(attention, shape.window_layers) if shape.window_heads else 0
+    parts = [(_norms(shape), shape.layers), (_attention(shape), attention - other)]
+    if shape.window_heads:
+        parts.append((_attention(shape, shape.window_heads), other))
+    if shape.state:
+        parts.append((LayerParts(shape.state.parameters, 0, 0, 0, 0), shape.state.layers))
+    if mixture:
+        parts.append((_experts(shape), mixture))
+    parts.append((_mlp(shape), shape.dense_layers if shape.mlp_weights is None else shape.mlp_weights))
+    return _sum([_times(part, number) for part, number in parts])
+
+
+def _sum(parts: list[LayerParts]) -> LayerParts:
+    columns = zip(*((one.split, one.kv, one.whole, one.experts, one.small) for one in parts), strict=True)
+    return LayerParts(*map(sum, columns))
+
+
+def _times(part: LayerParts, number: int) -> LayerParts:
+    return LayerParts(
+        part.split * number, part.kv * number, part.whole * number, part.experts * number, part.small * number
+    )
+
+
+def _norms(shape: Shape) -> LayerParts:
+    return LayerParts(0, 0, 0, 0, shape.norms * shape.family.norm_tensors * shape.hidden)
+
+
+def _experts(shape: Shape) -> LayerParts:
+    mixture, matrices = shape.experts, 3 if shape.family.gated_mlp else 2
+    if mixture is None:
+        return _mlp(shape)
+    experts = mixture.count * matrices * shape.hidden * mixture.width
+    small = shape.hidden * (mixture.count + (mixture.shared_gate and mixture.shared > 0))
+    small += mixture.count * mixture.router_bias
+    if mixture.biases:
+        experts += mixture.count * (2 * mixture.width + shape.hidden)
+    return LayerParts(matrices * shape.hidden * mixture.shared, 0, 0, experts, small)
+
+
+def _mlp(shape: Shape) -> LayerParts:
+    matrices = 3 if shape.family.gated_mlp else 2
+    small = (matrices - 1) * shape.width + shape.hidden if shape.mlp_bias else 0
+    return LayerParts(matrices * shape.hidden * shape.width, 0, 0, 0, small)
+
+
+def _attention(shape: Shape, other: Heads | None = None) -> LayerParts:
+    """A layer's attention; ``other`` heads than those of the shape for layers with a window."""
     hidden = shape.hidden
     if shape.mla:
-        mla = shape.mla
-        query = shape.heads * (mla.nope_dim + mla.rope_dim)
-        split = (mla.q_rank or hidden) * query
-        split += mla.kv_rank * shape.heads * (mla.nope_dim + mla.v_dim) + shape.heads * mla.v_dim * hidden
-        whole = hidden * (mla.kv_rank + mla.rope_dim) + hidden * (mla.q_rank or 0)
-        return split, 0, whole, mla.kv_rank + (mla.q_rank or 0)
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    small = (queries + 2 * keys) * shape.qkv_bias + hidden * shape.out_bias + shape.heads * shape.family.sinks
-    small += {None: 0, "head": 2 * shape.head_dim, "full": queries + keys}[shape.family.qk_norm]
-    return 2 * hidden * queries, 2 * hidden * keys, 0, small
+        return _latent_attention(shape, shape.mla)
+    heads = other or Heads(shape.heads, shape.kv_heads, shape.head_dim, shape.v_dim or shape.head_dim)
+    queries, keys, values = heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim, heads.kv_heads * heads.v_dim
+    small = (queries + keys + values) * shape.qkv_bias + hidden * shape.out_bias + heads.heads * shape.family.sinks
+    small += {None: 0, "head": 2 * heads.head_dim, "full": queries + keys}[shape.family.qk_norm]
+    split = hidden * queries * shape.query_parts + heads.heads * heads.v_dim * hidden + shape.attention_extra
+    return LayerParts(split, hidden * (keys + values), 0, 0, small)
+
+
+def _latent_attention(shape: Shape, mla: Mla) -> LayerParts:
+    hidden = shape.hidden
+    query = shape.heads * (mla.nope_dim + mla.rope_dim)
+    split = (mla.q_rank or hidden) * query
+    split += mla.kv_rank * shape.heads * (mla.nope_dim + mla.v_dim) + shape.heads * mla.v_dim * hidden
+    whole = hidden * (mla.kv_rank + mla.rope_dim) + hidden * (mla.q_rank or 0) + shape.attention_extra
+    return LayerParts(split, 0, whole, 0, mla.kv_rank + (mla.q_rank or 0))
 
 
 def embedding(shape: Shape) -> int:
@@ -91,25 +131,44 @@ def count_parameters(shape: Shape) -> int | None:
     vision = vision_parameters(shape)
     if vision is None:
         return None
-    moe_layers = shape.experts.layers if shape.experts else 0
-    layers = moe_layers * layer_parts(shape, True).total + shape.dense_layers * layer_parts(shape, False).total
-    return embedding(shape) + head(shape) + layers + shape.hidden * shape.family.norm_tensors + vision
+    ends = embedding(shape) + head(shape) + shape.hidden * shape.family.norm_tensors
+    return ends + all_layers(shape).total + shape.extra + vision
+
+
+def parameter_range(shape: Shape) -> tuple[int, int] | None:
+    """The fewest and the most parameters that the model can have by its config.json; None if they cannot be counted."""
+    counted = count_parameters(shape)
+    if counted is None:
+        return None
+    off = doubt_of(shape)
+    return int(counted * (1 - off)), int(counted * (1 + off))
+
+
+def doubt_of(shape: Shape) -> float:
+    """How far off the count of parameters may be, as a share of it."""
+    counted, vision = count_parameters(shape), vision_parameters(shape) or 0
+    of_vision = shape.encoder.doubt if shape.encoder and _siglip_parameters(shape) is None else 0.0
+    return (shape.doubt * (counted - vision) + of_vision * vision) / counted if counted else shape.doubt
 
 
 def active_parameters(shape: Shape) -> int:
     """Parameters that one token is multiplied with: only the experts it is routed to, no embedding."""
-    total = shape.dense_layers * layer_parts(shape, False).total + shape.vocabulary * shape.hidden
-    if shape.experts:
-        parts = layer_parts(shape, True)
-        used = parts.experts * shape.experts.per_token // shape.experts.count
-        total += shape.experts.layers * (parts.total - parts.experts + used)
-    return total
+    parts = all_layers(shape)
+    used = parts.experts * shape.experts.per_token // shape.experts.count if shape.experts else 0
+    return parts.total - parts.experts + used + shape.vocabulary * shape.hidden
 
 
 def vision_parameters(shape: Shape) -> int | None:
-    """A SigLIP tower with Gemma 3's projector; 0 without a vision part, None for any other."""
+    """A SigLIP tower with Gemma 3's projector, exactly, or another encoder; 0 without one, None if it is unknown."""
+    exact = _siglip_parameters(shape) if shape.vision is not None else 0
+    if exact is not None and (exact or shape.encoder is None):
+        return exact
+    return shape.encoder.parameters if shape.encoder else None
+
+
+def _siglip_parameters(shape: Shape) -> int | None:
     if shape.vision is None:
-        return 0
+        return None
     fields = Fields(shape.vision, "vision_config").over(_SIGLIP_SO400M)
     if fields.word("model_type") != "siglip_vision_model":
         return None

@@ -70,6 +70,10 @@ class Fields:
             raise self._odd(name, "an object")
         return value
 
+    def tables(self) -> list[tuple[str, dict[str, Any]]]:
+        """All nested objects, by name."""
+        return [(str(name), value) for name, value in self._content.items() if isinstance(value, dict)]
+
     def inside(self, *names: str) -> Fields:
         """The fields of the first nested object of these names; if there is none, these. Raises NotCheckedError."""
         for name in names:
@@ -119,6 +123,25 @@ class Fields:
             raise self._odd(name, f"a whole number up to {most}")
         return number or None
 
+    def size(self, *names: str, most: int) -> int | None:
+        """The same, or of a list with a number for each layer the largest one. Raises NotCheckedError."""
+        name = self._first(names)
+        if name is None or not self.is_list(name):
+            return self.optional_count(*names, most=most)
+        largest = max(self.numbers(name) or [0])
+        if not 0 <= largest <= most:
+            raise self._odd(name, f"a list of whole numbers up to {most}")
+        return largest or None
+
+    def ratio(self, name: str) -> float | None:
+        """A number above 0 and up to 1000, None if there is none. Raises NotCheckedError."""
+        value = self._content.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1000:
+            raise self._odd(name, "a number above 0")
+        return float(value)
+
     def flag(self, name: str, default: bool) -> bool:
         """True or false, or 1 or 0. Raises NotCheckedError."""
         value = self._content.get(name, default)
@@ -126,10 +149,23 @@ class Fields:
             raise self._odd(name, "true or false")
         return bool(value)
 
+    def says(self, *names: str) -> bool:
+        """Whether the first of the names that exists is true; whatever is neither true nor false is not."""
+        name = self._first(names)
+        return name is not None and self._content[name] in (True,)
+
     def is_zero(self, *names: str) -> bool:
         """Whether the first of the names that exists is 0."""
         name = self._first(names)
         return name is not None and whole_number(self._content[name]) == 0
+
+    def has(self, name: str) -> bool:
+        """Whether there is a value of that name."""
+        return name in self._content
+
+    def is_list(self, name: str) -> bool:
+        """Whether the value is a list."""
+        return isinstance(self._content.get(name), list)
 
     def is_minus_one(self, name: str) -> bool:
         """Whether the value is -1, which means "all" or "none" in some files."""

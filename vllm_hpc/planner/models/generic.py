@@ -1,153 +1,198 @@
-"""Reads the config.json of a class that is not in the table: a decoder whose keys mean what they mean elsewhere.
+"""Reads the config.json of an architecture that is not in the planner's table.
 
-The names are those that vLLM looks for (transformers_utils/model_arch_config_convertor.py, transformers_utils/configs)
-and that published models use. What such a file leaves open can be much of the parameters (docs/planner.md);
-where the weights are here, their files tell the size, and only the KV cache and the split rest on these keys.
+Every key is looked for under the names that the config classes of vLLM 0.32 and transformers 5 have for it; what they
+do not say, a small table does (planner/models/traits.py). The count of parameters is off by ``doubt`` at most, as
+tests/planner/test_every_architecture.py holds against published models and transformers' own classes.
 """
 
 from __future__ import annotations
 
-from vllm_hpc.planner.models.config import Experts, Mla, Shape, read_dtype, read_mla
+from collections import Counter
+
+import msgspec
+
+from vllm_hpc.planner.models.attention import Attention, read_attention
 from vllm_hpc.planner.models.context import context_length
+from vllm_hpc.planner.models.encoders import encoder_or_none
 from vllm_hpc.planner.models.families import Family
-from vllm_hpc.planner.models.fields import (
-    MOST_EXPERTS,
-    MOST_LAYERS,
-    MOST_TOKENS,
-    MOST_WIDTH,
-    Fields,
-    NotCheckedError,
-)
+from vllm_hpc.planner.models.fields import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Fields, NotCheckedError, shown
+from vllm_hpc.planner.models.layer_kinds import mixers_of, mlps_of
+from vllm_hpc.planner.models.mixtures import has_experts, read_experts
 from vllm_hpc.planner.models.quantization import read_quantization
-from vllm_hpc.planner.models.state_layers import count_state_layers
+from vllm_hpc.planner.models.shape import Shape
+from vllm_hpc.planner.models.state import read_state
+from vllm_hpc.planner.models.traits import DEFAULTS, INFERRED, INFERRED_PLAIN, PLAIN_ACTIVATIONS, PLAIN_MLP, TIED
+from vllm_hpc.spec.errors import ModelError
 
-_TEXT = ("text_config", "llm_config", "language_config", "language_model_config", "decoder_config")
-_HIDDEN = ("hidden_size", "n_embd", "d_model", "dim", "model_dim")
-_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_decoder_layers", "decoder_layers")
-_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "decoder_attention_heads")
-_KV_HEADS = (
-    "num_key_value_heads", "n_head_kv", "num_kv_heads", "n_kv_heads", "multi_query_group_num", "num_attention_groups",
-    "num_query_groups",
-)  # fmt: skip
-_HEAD_DIM = ("head_dim", "kv_channels", "attention_head_dim", "attention_head_size")
-_WIDTH = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "mlp_hidden_size", "decoder_ffn_dim")
-_VOCABULARY = ("vocab_size", "padded_vocab_size", "text_vocab_size", "n_vocab")
-_BIASES = ("attention_bias", "qkv_bias", "add_qkv_bias", "use_qkv_bias", "bias")
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
-_PER_TOKEN = (
-    "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k", "moe_k",
-    "num_selected_experts", "num_activated_experts",
-)  # fmt: skip
-_EXPERT_WIDTH = (
-    "moe_intermediate_size", "expert_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size",
-    "ffn_hidden_size", "intermediate_size",
-)  # fmt: skip
-_SHARED = ("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts")
-_SHARED_WIDTH = (
-    "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size",
-    "intermediate_size_shared_expert",
-)  # fmt: skip
-_DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "n_dense_layers")
-_EVERY = (
-    "moe_layer_freq", "decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval", "expert_layer_period",
-)  # fmt: skip
+DOUBT = 0.05
+TEXT = ("text_config", "llm_config", "language_config", "language_model_config", "decoder_config")
+_OUTER = ("thinker_config",)
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+_HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model", "model_dim", "hidden_dim")
+_WIDTH = (
+    "block_ff_dim",
+    "intermediate_size",
+    "n_inner",
+    "ffn_hidden_size",
+    "ffn_dim",
+    "decoder_ffn_dim",
+    "inner_size",
+    "mlp_hidden_size",
+)
+_VOCABULARY = ("vocab_size", "padded_vocab_size", "embedding_size", "n_vocab")
+_BESIDE = ("falcon_h1", "zamba2")  # layers with attention have a state, too
+_WINDOW = ("sliding_window", "sliding_window_size", "attention_chunk_size", "window_size", "attn_window_size")
 
-# Classes that have nothing but states.
-_PURE = ("Mamba", "FalconMamba", "RWKV", "Rwkv")
-_GATED = Family()
-_NOT_GATED = Family(gated_mlp=False, mlp_bias=False)
+
+def text_of(top: Fields) -> Fields:
+    """The fields of the decoder: config.json's own, or those of a part of it, with the defaults of its class."""
+    text = top.inside(*_OUTER).inside(*TEXT)
+    return text.over(DEFAULTS.get(text.word("model_type"), {}))
 
 
 def read_generic(top: Fields, architecture: str) -> Shape:
-    """The shape of a model of that class. Raises NotCheckedError if its keys do not tell one."""
-    text = top.inside("thinker_config").inside(*_TEXT)
-    hidden, layers = text.count(*_HIDDEN, most=MOST_WIDTH), text.count(*_LAYERS, most=MOST_LAYERS)
-    heads = text.count(*_HEADS, most=MOST_WIDTH)
-    width = text.optional_count(*_WIDTH, most=MOST_WIDTH)
-    mla = _mla(text)
-    state_layers = layers if architecture.startswith(_PURE) else count_state_layers(text, layers)
-    if state_layers >= layers:
-        raise NotCheckedError(f"{architecture[:80]} has no attention, and its state is not in the planner's table")
-    window, window_layers = _window(text, layers)
+    """The shape of a model of any class. Raises NotCheckedError if it cannot be told."""
+    text = text_of(top)
+    hidden, layers = _need(text, *_HIDDEN, most=MOST_WIDTH), _layers(text)
+    mixers = mixers_of(text, layers)
+    kinds, parts = Counter(mixers), Counter(mlps_of(text, mixers, has_experts(text)))
+    if text.word("model_type").startswith("longcat"):  # two layers of attention and plain MLPs for one of experts
+        layers, kinds, parts = (
+            2 * layers,
+            Counter({"full": 2 * layers}),
+            Counter({"dense": 2 * layers, "experts": layers}),
+        )
+    attention = read_attention(text, hidden, layers) if kinds["full"] + kinds["window"] else Attention()
+    window = text.optional_count(*_WINDOW, most=MOST_TOKENS) if _uses_window(text) else None
+    if not kinds["state"] and "Mamba" in architecture:
+        raise NotCheckedError(f"{text.origin}: nothing tells which layers of {architecture} keep a state")
+    beside = text.word("model_type") in _BESIDE
+    states = layers if beside else kinds["state"]
     return Shape(
         architecture=architecture,
-        family=_GATED if width else _NOT_GATED,
+        family=_family(text),
         hidden=hidden,
         layers=layers,
-        vocabulary=text.count(*_VOCABULARY, most=100 * MOST_WIDTH),
-        heads=heads,
-        kv_heads=_kv_heads(text, heads),
-        head_dim=_head_dim(text, hidden, heads, mla),
-        width=width or 4 * hidden,
+        vocabulary=_need(
+            text.over({"vocab_size": top.optional_count("vocab_size", most=100 * MOST_WIDTH)}),
+            *_VOCABULARY,
+            most=100 * MOST_WIDTH,
+        ),
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        head_dim=attention.head_dim,
+        width=_width(text, hidden),
         norms=2,
-        tied=text.flag("tie_word_embeddings", top.flag("tie_word_embeddings", False)),
-        dtype=read_dtype(text) or read_dtype(top) or "bfloat16",
+        tied=_is_tied(text, top),
+        dtype=_dtype(text) or _dtype(top) or "bfloat16",
         positions=context_length(text),
-        qkv_bias=any(text.flag(name, False) for name in _BIASES),
-        window=window,
-        window_layers=window_layers,
-        mla=mla,
-        experts=_experts(text, layers),
+        qkv_bias=text.says("attention_bias", "qkv_bias", "use_qkv_bias", "add_qkv_bias"),
+        window=window if kinds["window"] else None,
+        window_layers=kinds["window"] if window else 0,
+        window_heads=attention.window_heads if kinds["window"] and window else None,
+        mla=attention.mla,
+        experts=read_experts(text, hidden, parts["experts"]),
+        state=read_state(text, hidden, states, beside) if states else None,
+        bare_layers=kinds["bare"] + (kinds["state"] if beside else 0),
+        shared_kv=text.optional_count("num_kv_shared_layers", most=layers) or 0,
+        mlp_layers=parts["dense"],
+        attention_weights=_own_weights(text)[0],
+        mlp_weights=_own_weights(text)[1],
+        v_dim=attention.v_dim,
+        query_parts=attention.query_parts,
+        attention_extra=attention.extra,
+        extra=_extra(text, hidden, layers),
+        index_bytes=attention.index_bytes,
         quantization=read_quantization(top) or read_quantization(text),
-        vision=top.table("vision_config"),
-        state_layers=state_layers,
-        is_exact=False,
+        encoder=encoder_or_none(top, hidden),
+        doubt=DOUBT,
     )
 
 
-def _kv_heads(text: Fields, heads: int) -> int:
-    if not text.flag("multi_query_attention", True):  # ChatGLM has the number all the same
-        return heads
-    kv_heads = text.optional_count(*_KV_HEADS, most=MOST_WIDTH) or heads
-    if heads % kv_heads:
-        raise NotCheckedError(f"{text.origin}: {heads} attention heads and {kv_heads} kv heads: layers differ")
-    return kv_heads
+def read_unlisted(top: Fields, architecture: str) -> Shape:
+    """The same; numbers that no model can have are not refused: the class may mean something else by them."""
+    try:
+        return read_generic(top, architecture)
+    except NotCheckedError:
+        raise
+    except (ModelError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise NotCheckedError(str(error)) from None
 
 
-def _head_dim(text: Fields, hidden: int, heads: int, mla: Mla | None) -> int:
-    given = text.optional_count(*_HEAD_DIM, most=MOST_WIDTH)
-    if given is None and mla is None and hidden % heads:
-        raise NotCheckedError(f"{text.origin}: hidden_size {hidden}, {heads} attention heads, and no head_dim")
-    return given or max(1, hidden // heads)
+def _need(text: Fields, *names: str, most: int) -> int:
+    value = text.size(*names, most=most)
+    if value is None:
+        raise NotCheckedError(f"{text.origin}: {names[0]!r} is missing")
+    return value
 
 
-def _mla(text: Fields) -> Mla | None:
-    if text.optional_count("kv_lora_rank", most=MOST_WIDTH) is not None:
-        return read_mla(text)
-    if text.optional_count("qk_nope_head_dim", most=MOST_WIDTH):
-        raise NotCheckedError(f"{text.origin}: 'qk_nope_head_dim' without 'kv_lora_rank'")
-    return None
+def _vocabulary(text: Fields, top: Fields) -> int:
+    most = 100 * MOST_WIDTH
+    return text.size(*_VOCABULARY, most=most) or _need(top, *_VOCABULARY, most=most)
 
 
-def _window(text: Fields, layers: int) -> tuple[int | None, int]:
-    """The window, in tokens, and its layers: only where layer_types says which; else all layers count as whole."""
-    kinds = text.texts("layer_types")
-    window = text.optional_count("sliding_window", "attention_chunk_size", most=MOST_TOKENS)
-    count = sum(kind in ("sliding_attention", "chunked_attention") for kind in (kinds or ())[:layers])
-    return (window, count) if window and count else (None, 0)
+def _layers(text: Fields) -> int:
+    if pattern := text.word("hybrid_override_pattern"):
+        if not set(pattern) <= set("M*-E"):
+            raise NotCheckedError(f"{text.origin}: 'hybrid_override_pattern' is {shown(pattern)}, not of M, *, - and E")
+        return min(len(pattern), MOST_LAYERS)
+    if not text.has("num_hidden_layers") and (blocks := text.texts("layers_block_type")):
+        return len(blocks)
+    names = ("num_layers", *_LAYERS) if text.word("model_type").startswith("longcat") else _LAYERS
+    return _need(text, *names, most=MOST_LAYERS)
 
 
-def _experts(text: Fields, layers: int) -> Experts | None:
-    count = text.optional_count(*_EXPERTS, most=MOST_EXPERTS)
-    if count is None or count == 1:
-        return None
-    width = text.count(*_EXPERT_WIDTH, most=MOST_WIDTH)
-    shared = text.optional_count(*_SHARED_WIDTH, most=MOST_WIDTH)
-    number = text.optional_count(*_SHARED, most=10_000)
-    return Experts(
-        count=count,
-        per_token=text.count(*_PER_TOKEN, most=count),
-        width=width,
-        layers=_mixture_layers(text, layers),
-        shared=(shared or width) * (number or 1) if shared or number else 0,
-    )
+def _width(text: Fields, hidden: int) -> int:
+    """The width of a plain MLP. Where layers differ, the largest."""
+    wide = text.optional_count("intermediate_size_mlp", most=MOST_WIDTH)
+    width = wide or text.size(*_WIDTH, most=MOST_WIDTH) or 4 * hidden
+    if text.word("model_type") == "lfm2" and text.says("block_auto_adjust_ff_dim"):
+        multiple = text.optional_count("block_multiple_of", most=MOST_WIDTH) or 256
+        width = -(-int(2 * width / 3 * (text.ratio("block_ffn_dim_multiplier") or 1)) // multiple) * multiple
+    return width
 
 
-def _mixture_layers(text: Fields, layers: int) -> int:
-    """Layers with experts: a list of them, or all but the first ones, or every n-th."""
-    if (listed := text.numbers("moe_layers")) is not None:
-        return len(listed)
-    dense = set(text.numbers("mlp_only_layers") or ())
-    first = text.optional_count(*_DENSE_FIRST, most=MOST_LAYERS) or 0
-    every = text.optional_count(*_EVERY, most=MOST_LAYERS) or 1
-    return len([layer for layer in range(first, layers) if layer not in dense and (layer + 1) % every == 0])
+def _family(text: Fields) -> Family:
+    activation = text.word("hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act", "activation")
+    is_plain = text.word("model_type") in PLAIN_MLP or activation in PLAIN_ACTIVATIONS
+    return INFERRED_PLAIN if is_plain else INFERRED
+
+
+def _is_tied(text: Fields, top: Fields) -> bool:
+    default = bool({text.word("model_type"), top.word("model_type")} & TIED)
+    return text.flag("tie_word_embeddings", top.flag("tie_word_embeddings", default))
+
+
+def _dtype(fields: Fields) -> str:
+    name = fields.word("dtype", "torch_dtype").removeprefix("torch.")
+    return name if name.isidentifier() and len(name) <= 40 else ""
+
+
+def _uses_window(text: Fields) -> bool:
+    return text.flag("use_sliding_window", True)
+
+
+def _extra(text: Fields, hidden: int, layers: int) -> int:
+    """Embeddings for each layer (Gemma 3n and 4), with their projections."""
+    wide = text.optional_count("hidden_size_per_layer_input", most=MOST_WIDTH) or 0
+    rows = text.optional_count("vocab_size_per_layer_input", most=100 * MOST_WIDTH) or 0
+    shared = text.numbers("hybrid_layer_ids") or text.texts("layers_block_type") or ()
+    if text.has("num_mem_blocks"):  # Zamba 2: a projection for each use of a shared block
+        return hidden * hidden * sum(one == "hybrid" or isinstance(one, int) for one in shared)
+    return wide * layers * (rows + 3 * hidden) if wide else 0
+
+
+def _own_weights(text: Fields) -> tuple[int | None, int | None]:
+    """Layers with attention and with MLPs of their own, where others use the same again; None: all of them."""
+    if blocks := text.optional_count("num_mem_blocks", most=MOST_LAYERS):  # Zamba 2, on states twice as wide
+        return 2 * blocks, blocks
+    if stack := text.optional_count("num_layers_per_stack", most=MOST_LAYERS):  # HRM
+        return 2 * stack, 2 * stack
+    return None, None
+
+
+def with_encoder(shape: Shape, top: Fields) -> Shape:
+    """A shape of the table with the encoder that its config.json describes."""
+    if shape.vision is None:
+        return shape
+    return msgspec.structs.replace(shape, encoder=encoder_or_none(top, shape.hidden))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vllm_hpc.planner.models.mistral import CONFIG, PARAMS
 from vllm_hpc.planner.models.other_formats import format_of
+from vllm_hpc.planner.models.size import INDEXES, indexed_size
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.spec import lora
 from vllm_hpc.spec.errors import ModelError
@@ -129,17 +130,31 @@ def endpoint() -> str:
 
 
 def find_weights(model: str) -> Weights | None:
-    """The Hub's metadata of a model's safetensors files, None if it has none."""
-    if is_offline_here():
+    """The Hub's metadata of a model's weights, None if it has none: the headers of its files, or its index's size."""
+    if util.find_spec("huggingface_hub") is None or is_offline_here():
         return None
     import huggingface_hub
 
     try:
         counts = huggingface_hub.get_safetensors_metadata(model).parameter_count
     except Exception:  # noqa: BLE001 - the caller then counts from config.json, and says so
-        return None
+        return _find_size(model)
     floats = sum(count for dtype, count in counts.items() if dtype in _FLOATS)
     return Weights(floats, sum(count * _BYTES.get(dtype, 1) for dtype, count in counts.items() if dtype not in _FLOATS))
+
+
+def _find_size(model: str) -> Weights | None:
+    """The size that one of a model's indexes on the Hub tells, None without one."""
+    import huggingface_hub
+
+    for name in INDEXES:
+        try:
+            path = huggingface_hub.hf_hub_download(model, name, etag_timeout=TIMEOUT_S)
+        except Exception:  # noqa: BLE001 - as above
+            continue
+        size = indexed_size(Path(path).parent)
+        return Weights(0, size) if size else None
+    return None
 
 
 def is_offline_here() -> bool:

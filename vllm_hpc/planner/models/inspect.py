@@ -11,19 +11,24 @@ import msgspec
 
 from vllm_hpc.planner.models import hub
 from vllm_hpc.planner.models.config import Shape, read_shape
-from vllm_hpc.planner.models.count import vision_parameters
+from vllm_hpc.planner.models.count import doubt_of
 from vllm_hpc.planner.models.describe import Description, describe
+from vllm_hpc.planner.models.explain import explain_shape
 from vllm_hpc.planner.models.fields import OVERRIDES, Fields, NotCheckedError, whole_number
 from vllm_hpc.planner.models.quantization import check_loadable
 from vllm_hpc.planner.models.read_json import read_object
+from vllm_hpc.planner.models.size import indexed_size, read_size, weights_of_size
 from vllm_hpc.planner.models.weights import Weights, check_whole, read_weights
 from vllm_hpc.spec.errors import ModelError
 from vllm_hpc.spec.resolved_job import Model
+
+_NOT_CHECKED = "memory is not checked: "
 
 
 class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     """A model's shape, None if unknown, for the reason in ``notes``; weights None: counted from its config.
 
+    ``is_unsized``: there is a model, and not even the size of its weights can be told.
     ``template_bytes``: the length of its chat template, None if it has none; ``max_tokens``: the default from its
     generation_config.json, None if it sets none. ``is_whole``: all of its small files are here. ``unweighed``: why its
     weights can be neither read nor counted. ``mtp_layers``: its heads for multi-token prediction.
@@ -36,6 +41,7 @@ class Knowledge(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     is_whole: bool = True
     unweighed: str | None = None
+    is_unsized: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -54,12 +60,15 @@ def inspect_model(
         return _of_folder(folder, dummy_weights, engine, is_whole=True)
     found = hub.find_config(model.path, cache)
     if isinstance(found, str):
-        return Knowledge(notes=(f"nothing is known about the model: {found}",))
+        return Knowledge(is_unsized=True, notes=(f"nothing is known about the model: {found}",))
     known = _of_folder(found, dummy_weights, engine, is_whole=False)
-    if not known.weights and not dummy_weights:
-        weights = hub.find_weights(model.path)
-        return msgspec.structs.replace(known, weights=weights, unweighed=None if weights else known.unweighed)
-    return known
+    if known.weights or dummy_weights:
+        return known
+    weights = hub.find_weights(model.path)
+    unweighed = None if weights else known.unweighed
+    return msgspec.structs.replace(
+        known, weights=weights, unweighed=unweighed, is_unsized=known.is_unsized and not weights
+    )
 
 
 def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_whole: bool) -> Knowledge:
@@ -71,23 +80,21 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
         check_loadable(Fields(described.config, described.origin), engine.get("quantization"))
         shape = _shape(folder, described, engine)
     except NotCheckedError as error:
-        weights = _sized(folder, dummy_weights, engine, is_whole)
-        return Knowledge(weights=weights, notes=(*notes, f"memory is not checked: {error}"))
+        weights = _sized(folder, engine, is_whole and not dummy_weights)
+        return Knowledge(weights=weights, is_unsized=weights is None, notes=(*notes, f"{_NOT_CHECKED}{error}"))
     tokenizer_config = folder / "tokenizer_config.json"
     tokenizer = read_object(tokenizer_config) if tokenizer_config.is_file() else {}
     shape = _shortened(shape, tokenizer)
     weights = None if dummy_weights else _weights(folder, shape, engine, is_whole)
+    weights = weights or _indexed(folder, shape, engine)
+    notes += explain_shape(shape, described.file, weights)
     unweighed = None
     if weights is None:
         if shape.quantization and shape.quantization.bits is None:
             method = shape.quantization.method
             unweighed = f"memory is not checked: the planner cannot size {method} weights from {described.file}"
-        elif vision_parameters(shape) is None:
-            unweighed = "memory is not checked: the model's vision part is unknown, and its weights are not here"
         else:
             notes.append(f"weights are counted from {described.file}: there are no safetensors files here")
-    if not shape.is_exact:
-        notes.append(_inexact(shape, weights))
     return Knowledge(
         shape=shape,
         weights=weights,
@@ -98,27 +105,6 @@ def _of_folder(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_
         unweighed=unweighed,
         notes=tuple(notes),
     )
-
-
-def _inexact(shape: Shape, weights: Weights | None) -> str:
-    """What a plan says of a model that is not in the table."""
-    counted = "" if weights else "its parameters, which may be a fifth off, "
-    return (
-        f"{shape.architecture[:80]} is not in the planner's table: {counted}its KV cache and its splits are taken from "
-        "keys as other decoders use them"
-    )
-
-
-def _sized(folder: Path, dummy_weights: bool, engine: Mapping[str, Any], is_whole: bool) -> Weights | None:
-    """The weights of a model of which nothing else is known. Raises ModelError for files that are damaged."""
-    if dummy_weights:
-        return None
-    try:
-        return read_weights(folder, None, engine.get("load_format"))
-    except ModelError:
-        if is_whole:
-            raise
-    return None
 
 
 def _shape(folder: Path, described: Description, engine: Mapping[str, Any]) -> Shape:
@@ -141,12 +127,28 @@ def _weights(folder: Path, shape: Shape, engine: Mapping[str, Any], is_whole: bo
     weights = None
     try:
         weights = read_weights(folder, shape, engine.get("load_format"))
-        if weights and shape.is_exact:
+        if weights:
             check_whole(folder, shape, weights)
     except ModelError:
         if is_whole:
             raise
     return weights
+
+
+def _indexed(folder: Path, shape: Shape, engine: Mapping[str, Any]) -> Weights | None:
+    """The weights by the index alone, of a shape that is not exact; not if the user has changed the shape."""
+    size = indexed_size(folder) if doubt_of(shape) and not engine.get("hf_overrides") else None
+    return weights_of_size(size, shape.dtype, shape.quantization is not None) if size else None
+
+
+def _sized(folder: Path, engine: Mapping[str, Any], is_whole: bool) -> Weights | None:
+    """The weights by their files or their index, of whatever class. Raises ModelError as above."""
+    try:
+        return read_size(folder, engine)
+    except ModelError:
+        if is_whole:
+            raise
+    return None
 
 
 def _shortened(shape: Shape, tokenizer: dict[str, Any]) -> Shape:

@@ -27,6 +27,12 @@ _NAMES = {
     "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "tied_embeddings": "tie_word_embeddings",
 }  # fmt: skip
 
+_LARGE_3 = {
+    "num_experts": "n_routed_experts", "num_experts_per_tok": "num_experts_per_tok",
+    "num_shared_experts": "n_shared_experts", "expert_hidden_dim": "moe_intermediate_size",
+    "first_k_dense_replace": "first_k_dense_replace", "route_every_n": "moe_layer_freq",
+}  # fmt: skip
+
 
 def translate(params: dict[str, Any], beside: dict[str, Any], origin: str) -> dict[str, Any]:
     """The config.json that vLLM makes of a params.json; ``beside`` is the config.json in the same folder, or empty.
@@ -63,6 +69,8 @@ def _architecture(fields: Fields) -> str:
 
 def _experts(fields: Fields) -> dict[str, Any]:
     experts = fields.table("moe") or {}
+    if experts.get("num_shared_experts"):  # Large 3
+        return {new: experts.get(old) for old, new in _LARGE_3.items()}
     return {"num_local_experts": experts.get("num_experts"), "num_experts_per_tok": experts.get("num_experts_per_tok")}
 
 

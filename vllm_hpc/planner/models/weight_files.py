@@ -78,6 +78,11 @@ def check_files(folder: Path, engine: Mapping[str, Any]) -> None:
         _check_bin_shards(folder, weights)
 
 
+def loaded_files(folder: Path, engine: Mapping[str, Any]) -> list[Path]:
+    """The files that vLLM loads as weights; none where they need not be here."""
+    return _loaded(folder, _patterns(engine) or ())
+
+
 def _patterns(engine: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Patterns of the files with weights; None if there need not be any here."""
     if engine.get("model_weights"):
