@@ -12,7 +12,7 @@ from typing import NamedTuple
 from benchmarks.gpu.case import Case
 from benchmarks.gpu.lengths import LENGTHS
 from benchmarks.gpu.shapes import SHAPES
-from vllm_hpc.planner.memory import kv_bytes_per_token
+from vllm_hpc.planner.kv_cache import kv_bytes_per_token
 from vllm_hpc.planner.models.config import Shape, read_shape
 from vllm_hpc.planner.models.count import active_parameters, count_parameters
 from vllm_hpc.spec.vllm_defaults import LARGEST_GRAPH, whole

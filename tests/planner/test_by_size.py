@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.planner.test_models import safetensors
-from vllm_hpc.planner.by_size import ASSUMED_NODE, Sized, layout_by_size
+from vllm_hpc.planner.by_size import Sized, layout_by_size
 from vllm_hpc.planner.models.inspect import inspect_model
 from vllm_hpc.planner.models.size import MOST_BYTES, size_in_index
+from vllm_hpc.planner.possible_layouts import ASSUMED_NODE
 from vllm_hpc.planner.queues import plan_only
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.gpus import GPUS

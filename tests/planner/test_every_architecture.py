@@ -1,7 +1,8 @@
 """Models of every class: what is read of their config.json, against what was published and what transformers builds.
 
 cases/published_models.jsonl has the keys of the models' own config.json that decide memory. ``parameters`` is the total
-of the published safetensors without heads for multi-token prediction, or the number on the model's card.
+of the published safetensors without heads for multi-token prediction, or the number on the model's card. ``source``
+says where both were looked up, and begins with how far the number is independent of the config.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import pytest
 from tests.marks import beside_vllm
 from tests.planner.test_odd_configs import look
 from tests.published_models import PUBLISHED, SMALL_CONFIG
-from vllm_hpc.planner.memory import Load, fit_on_gpu, kv_bytes_per_token, state_bytes
+from vllm_hpc.planner.kv_cache import kv_bytes_per_token, state_bytes
+from vllm_hpc.planner.load import Load
+from vllm_hpc.planner.memory import fit_on_gpu
 from vllm_hpc.planner.models.config import read_shape
 from vllm_hpc.planner.models.count import active_parameters, count_parameters, parameter_range
 from vllm_hpc.planner.models.fields import NotCheckedError
@@ -55,6 +58,9 @@ def test_the_table_is_long_and_nearly_all_of_it_is_within_one_percent() -> None:
     assert sum(off(name) < CLOSE for name in MODELS) >= len(MODELS) - 2
     assert len({one["config"]["architectures"][0] for one in MODELS.values()}) >= 80
     assert not {one.name for one in PUBLISHED} & set(MODELS)
+    totals = [name for name, one in MODELS.items() if one["source"].startswith("[published total")]
+    assert len(totals) >= 100
+    assert sum(off(name) < CLOSE for name in totals) >= 100
 
 
 # Model -> layers with a growing KV cache, with a window, with a state; KiB of KV cache for a token; KiB of state.

@@ -12,7 +12,9 @@ import pytest
 
 from tests.marks import beside_vllm
 from tests.published_models import PUBLISHED, SMALL_CONFIG, Published
-from vllm_hpc.planner.memory import Load, kv_bytes_per_token, weigh
+from vllm_hpc.planner.kv_cache import kv_bytes_per_token
+from vllm_hpc.planner.load import Load
+from vllm_hpc.planner.memory import weigh
 from vllm_hpc.planner.models.config import read_shape
 from vllm_hpc.planner.models.count import count_parameters
 from vllm_hpc.planner.models.families import FAMILIES

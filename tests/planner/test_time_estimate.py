@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from tests.problems import cut, of_rows, problem_of
-from vllm_hpc.planner.choose_layout import WORTH_SHARE, choose
+from vllm_hpc.planner.choose_layout import choose
+from vllm_hpc.planner.possible_layouts import WORTH_SHARE
 from vllm_hpc.planner.workload import Workload
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.solve_layout import Asked, solve

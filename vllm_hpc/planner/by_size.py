@@ -6,22 +6,21 @@ has a whole node: on fewer GPUs it might not start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
 
-from vllm_hpc.planner.memory import COLLECTIVES_BYTES, CONTEXT_BYTES, GRAPHS_BYTES, UTILIZATION
+from vllm_hpc.planner.load import UTILIZATION
+from vllm_hpc.planner.memory import COLLECTIVES_BYTES, CONTEXT_BYTES, GRAPHS_BYTES
+from vllm_hpc.planner.possible_layouts import ASSUMED_NODE, Solver
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import LayoutError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.plan import Memory
-from vllm_hpc.spec.solve_layout import Asked, Rule, any_model
+from vllm_hpc.spec.solve_layout import Asked, any_model
 
-Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
-
-ASSUMED_NODE = 8  # GPUs per node, if not given
 ASSUMED_GIB = 79.2  # of a GPU that is not known: an H100's or A100's
 # Activations of a batch of tokens: 2 to 3 GiB for models of 70 to 700 GB (planner/memory.py, _activations).
 ACTIVATIONS_BYTES = int(2.5 * GIB)

@@ -6,8 +6,6 @@ four H100. With few concurrent sequences a larger TP is faster: an estimate deci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -15,25 +13,17 @@ import msgspec
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.engine_settings import round_up
 from vllm_hpc.planner.memory import Fit, weigh
-from vllm_hpc.planner.parallelism import allowed_tp
+from vllm_hpc.planner.possible_layouts import WORTH_S, Candidate, Solver, possible_layouts
 from vllm_hpc.spec.errors import LayoutError
 from vllm_hpc.spec.gpus import GIB
 from vllm_hpc.spec.layout import Layout
-from vllm_hpc.spec.solve_layout import Asked, Rule
+from vllm_hpc.spec.solve_layout import Asked
 
-Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
-
-ASSUMED_NODE = 8  # GPUs per node, for the choice of TP if not given
-MOST_REPLICA = 512  # ranks; the largest models need 16
 # How much larger the KV cache must be than needed before max_model_len is rounded up or more sequences run at once:
 # predictions were up to 5 % off (docs/planner.md).
 ROOM = 1.1
 # The longest max_model_len to round up to if the memory is unknown: 1 GiB of KV cache for an 8B model.
 MOST_LENGTH_UNKNOWN = 8192
-# What a layout must save, by the estimate, to replace another one: TP=4 took 8 to 12 s longer to start than four
-# replicas (docs/performance.md), and the estimated advantage of a larger TP over a smaller one on the same GPUs was up
-# to a tenth too large (docs/planner.md).
-WORTH_S, WORTH_SHARE = 12.0, 0.15
 # With room for fewer sequences, rows wait for KV cache as soon as some are longer than the average.
 SOME_SEQUENCES = 32
 SOME_ROOM = 0.6  # or this share of the roomiest layout's, if none has room to be busy
@@ -49,60 +39,14 @@ class Choice(msgspec.Struct, frozen=True):
     runners_up: tuple[str, ...] = ()
 
 
-class _Candidate(msgspec.Struct, frozen=True, dict=True):
-    layout: Layout
-    reasons: list[str]
-    problem: PlanningProblem
-
-    @cached_property
-    def fit(self) -> Fit | None:
-        return self.problem.fit(self.layout)
-
-    @property
-    def concurrent(self) -> float:
-        return self.problem.concurrent(self.fit) if self.fit else 0.0
-
-    @property
-    def room(self) -> float:
-        """Concurrent sequences over all lanes."""
-        return self.concurrent * self.layout.lanes
-
-    @property
-    def is_busy(self) -> bool:
-        return self.fit is not None and self.fit.fits and self.concurrent >= self.problem.busy_at(self.layout)
-
-    @cached_property
-    def seconds(self) -> float | None:
-        return self.problem.seconds(self.layout, self.fit)
-
-    def is_on_as_many(self, other: _Candidate) -> bool:
-        """Whether both use the same number of GPUs."""
-        return self.layout.all_ranks == other.layout.all_ranks
-
-    def saves_much(self, other: _Candidate) -> bool:
-        """Whether it is much faster, by the estimates of both."""
-        if self.seconds is None or other.seconds is None:
-            return False
-        return saves_much(self.seconds, other.seconds)
-
-    @property
-    def cut(self) -> str:
-        return self.layout.cut
-
-
-def saves_much(seconds: float, of: float) -> bool:
-    """Whether a layout of so many seconds is worth changing one that takes ``of`` for."""
-    return of - seconds >= max(WORTH_S, WORTH_SHARE * of)
-
-
 def choose(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> Choice:
     """Complete a layout for a model. Raises LayoutError if the numbers do not match each other or the model."""
-    candidates = _candidates(asked, capacity, problem, solve)
+    candidates = possible_layouts(asked, capacity, problem, solve)
     if not candidates:  # solve says which number is wrong
         layout, reasons = solve(asked, capacity, problem.rule, True)
         if why := problem.experts_rule(layout):
             raise LayoutError(why)
-        candidates = [_Candidate(layout, reasons, problem)]
+        candidates = [Candidate(layout, reasons, problem)]
     best = _best(candidates)
     place = next(number for number, candidate in enumerate(candidates) if candidate is best)
     nearest = [*reversed(candidates[:place][-RUNNERS_UP:]), *candidates[place + 1 : place + 2]]
@@ -128,83 +72,13 @@ def with_rounded_length(
 
 def smallest_that_fits(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> Layout | None:
     """The first layout that holds a replica, from small to large ones; None if not even MOST_REPLICA GPUs do."""
-    for candidate in _candidates(asked, capacity, problem, solve):
+    for candidate in possible_layouts(asked, capacity, problem, solve):
         if candidate.fit and candidate.fit.fits:
             return candidate.layout
     return None
 
 
-def _candidates(asked: Asked, capacity: int | None, problem: PlanningProblem, solve: Solver) -> list[_Candidate]:
-    """The layouts that agree with what was asked, from small to large replicas.
-
-    First TP inside a node, up to the model's maximum; then PP over nodes, if memory is known. If the size of a replica
-    was given (by DP), or none of these keeps it busy, every split. With --ep, every number of lanes.
-    """
-    node = asked.gpus_per_node or capacity or ASSUMED_NODE
-    allowed = allowed_tp(problem.shape, problem.settings.load.quantization)
-    tps = [asked.tp] if asked.tp else [tp for tp in allowed if tp <= node]
-    if asked.spreads and asked.attention_dp is None:
-        return list(_solved(_in_lanes(asked, tps, capacity), bool(asked.tp), capacity, problem, solve))
-    found = list(_solved([_cut(asked, tp, asked.pp or 1) for tp in tps], bool(asked.tp), capacity, problem, solve))
-    if asked.attention_dp is not None and asked.attention_dp > 1 and asked.pp is None:
-        return found  # PP and lanes together have never been run: only where both are asked for
-    if found and asked.pp is None and (problem.device is not None or problem.holds(tps[-1]) is False):
-        stages = range(2, min(problem.shape.layers, MOST_REPLICA // tps[-1]) + 1)
-        found += _solved([_cut(asked, tps[-1], pp) for pp in stages], bool(asked.tp), capacity, problem, solve)
-    if (not found and asked.dp) or (found and found[0].fit and not any(one.is_busy for one in found)):
-        found += list(_solved(_all_cuts(asked, problem, allowed, node), bool(asked.tp), capacity, problem, solve))
-    once: dict[Layout, _Candidate] = {}
-    for candidate in found:
-        once.setdefault(candidate.layout, candidate)
-    return list(once.values())
-
-
-def _cut(asked: Asked, tp: int, pp: int) -> Asked:
-    return msgspec.structs.replace(asked, tp=tp, pp=pp)
-
-
-def _in_lanes(asked: Asked, tps: list[int], capacity: int | None) -> list[Asked]:
-    """A replica of lanes for each TP: over the GPUs that were given, or over ever more of them, two at least."""
-    if asked.gpus_per_node or (asked.nodes and capacity):
-        return [_cut(asked, tp, asked.pp or 1) for tp in tps]
-    lanes = [1 << power for power in range(MOST_REPLICA.bit_length())]
-    cuts = [
-        msgspec.structs.replace(asked, tp=tp, pp=asked.pp or 1, attention_dp=count) for tp in tps for count in lanes
-    ]
-    return sorted((one for one in cuts if 1 < one.replica <= MOST_REPLICA), key=lambda one: (one.replica, one.tp))
-
-
-def _solved(
-    cuts: list[Asked], spans: bool, capacity: int | None, problem: PlanningProblem, solve: Solver
-) -> Iterator[_Candidate]:
-    """The layouts of these that are possible; ``spans``: a TP group may, since its size was given."""
-    for asked in cuts:
-        # No node has as many GPUs as the largest models need.
-        is_open = capacity is None and asked.nodes is None and asked.gpus_per_node is None
-        node = ASSUMED_NODE if is_open and asked.replica > ASSUMED_NODE else capacity
-        try:
-            layout, reasons = solve(asked, node, problem.rule, False)
-        except LayoutError:
-            continue
-        if (problem.one_node and layout.nodes > 1) or problem.experts_rule(layout):
-            continue
-        if not spans and not layout.has_tp_inside_nodes:
-            continue  # a TP group would communicate over the network in every layer
-        if node != capacity:
-            reasons = [f"the number of GPUs per node was not given: {ASSUMED_NODE} are assumed", *reasons]
-        yield _Candidate(layout, reasons, problem)
-
-
-def _all_cuts(asked: Asked, problem: PlanningProblem, allowed: list[int], node: int) -> list[Asked]:
-    """Every TP and PP, smallest replica first; among equal sizes TP inside a node first, then the smallest PP."""
-    tps = [asked.tp] if asked.tp else allowed
-    pps = [asked.pp] if asked.pp else range(1, min(problem.shape.layers, MOST_REPLICA) + 1)
-    cuts = [(tp, pp) for tp in tps for pp in pps if tp * pp <= MOST_REPLICA]
-    ordered = sorted(cuts, key=lambda cut: (cut[0] * cut[1], cut[0] > node, cut[1]))
-    return [_cut(asked, *cut) for cut in ordered]
-
-
-def _best(candidates: list[_Candidate]) -> _Candidate:
+def _best(candidates: list[Candidate]) -> Candidate:
     """The first with room to be busy, else the roomiest, unless another is much faster; if none fits, the closest."""
     if candidates[0].fit is None:
         return _unchecked(candidates)
@@ -217,7 +91,7 @@ def _best(candidates: list[_Candidate]) -> _Candidate:
     return max(candidates, key=lambda candidate: candidate.fit.kv if candidate.fit else 0)
 
 
-def _unchecked(candidates: list[_Candidate]) -> _Candidate:
+def _unchecked(candidates: list[Candidate]) -> Candidate:
     """Where memory is not checked: the smallest replica that holds the weights; without their size, a whole node."""
     holding = [one.problem.holds(one.layout.replica_size) for one in candidates]
     if None in holding:
@@ -225,16 +99,16 @@ def _unchecked(candidates: list[_Candidate]) -> _Candidate:
     return candidates[holding.index(True)] if True in holding else candidates[-1]
 
 
-def _first_busy(candidates: list[_Candidate]) -> _Candidate | None:
+def _first_busy(candidates: list[Candidate]) -> Candidate | None:
     return next((candidate for candidate in candidates if candidate.is_busy), None)
 
 
-def _roomiest(candidates: list[_Candidate]) -> _Candidate | None:
+def _roomiest(candidates: list[Candidate]) -> Candidate | None:
     fitting = [candidate for candidate in candidates if candidate.fit and candidate.fit.fits]
     return max(fitting, key=lambda candidate: candidate.room, default=None)
 
 
-def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
+def _faster(candidates: list[Candidate], busy: Candidate) -> Candidate:
     """``busy``, or a later candidate on as many GPUs, if each step from one to the next is much faster."""
     best = busy
     for one in candidates:
@@ -243,14 +117,14 @@ def _faster(candidates: list[_Candidate], busy: _Candidate) -> _Candidate:
     return best
 
 
-def _fastest(candidates: list[_Candidate], roomiest: _Candidate) -> _Candidate:
+def _fastest(candidates: list[Candidate], roomiest: Candidate) -> Candidate:
     """If none has room to be busy: the fastest on as many GPUs with not much less room, or the roomiest."""
     others = [one for one in candidates if one.is_on_as_many(roomiest) and one.room >= SOME_ROOM * roomiest.room]
     best = min(others, key=lambda one: one.seconds or float("inf"), default=roomiest)
     return best if best.saves_much(roomiest) else roomiest
 
 
-def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list[str]:
+def _why(best: Candidate, candidates: list[Candidate], is_asked: bool) -> list[str]:
     fit, length = best.fit, best.problem.settings.sequence_tokens
     if fit is None:
         return _why_unchecked(best, is_asked)
@@ -267,7 +141,7 @@ def _why(best: _Candidate, candidates: list[_Candidate], is_asked: bool) -> list
     return [f"{best.cut}: {smallest}{room}"]
 
 
-def _why_unchecked(best: _Candidate, is_asked: bool) -> list[str]:
+def _why_unchecked(best: Candidate, is_asked: bool) -> list[str]:
     if is_asked or best.layout.replica_size == 1:
         return []
     problem, cut = best.problem, best.cut
@@ -278,7 +152,7 @@ def _why_unchecked(best: _Candidate, is_asked: bool) -> list[str]:
     return [f"{cut}: the weights have {total / GIB:.0f} GiB, and GPUs of {whole:.0f} GiB are assumed"]
 
 
-def _why_not(other: _Candidate, best: _Candidate) -> str:
+def _why_not(other: Candidate, best: Candidate) -> str:
     """Why a candidate lost, with its numbers."""
     if other.fit is None or best.fit is None:
         return f"{other.cut}: more ranks in a replica than needed"
@@ -294,7 +168,7 @@ def _why_not(other: _Candidate, best: _Candidate) -> str:
     return f"{other.cut}: fits too, with fewer replicas or more ranks in each, which communicate in every layer"
 
 
-def _why_not_faster(other: _Candidate, best: _Candidate) -> str:
+def _why_not_faster(other: Candidate, best: Candidate) -> str:
     if other.room < best.room and not other.is_busy:
         return f"it has room for {other.room:.0f} sequences at once in total, the chosen one for {best.room:.0f}"
     saved = (best.seconds or 0.0) - (other.seconds or 0.0)

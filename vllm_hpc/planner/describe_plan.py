@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vllm_hpc.planner.candidate import PlanningProblem
-from vllm_hpc.planner.memory import Fit, kv_bytes_per_token, state_bytes
+from vllm_hpc.planner.kv_cache import kv_bytes_per_token, state_bytes
+from vllm_hpc.planner.memory import Fit
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.count import count_parameters, parameter_range
 from vllm_hpc.spec.gpus import GIB

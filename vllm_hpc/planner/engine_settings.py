@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from vllm_hpc.planner.memory import DTYPE_BYTES, UTILIZATION, Load
+from vllm_hpc.planner.load import DTYPE_BYTES, UTILIZATION, Load
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.quantization import online
 from vllm_hpc.planner.workload import Workload

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_hpc.planner.candidate import PlanningProblem
-from vllm_hpc.planner.choose_layout import Choice, Solver, choose, saves_much
+from vllm_hpc.planner.choose_layout import Choice, choose
 from vllm_hpc.planner.models.config import Shape
+from vllm_hpc.planner.possible_layouts import Solver, saves_much
 from vllm_hpc.schedulers.launchers import NATIVE
 from vllm_hpc.spec.errors import LayoutError, RequestError
 from vllm_hpc.spec.layout import Layout

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from vllm_hpc.planner.kv_cache import block_bytes, blocks_of_sequence, state_bytes_on_rank, token_bytes
+from vllm_hpc.planner.load import Load
 from vllm_hpc.planner.models.count import (
     LayerParts,
     all_layers,
@@ -23,14 +25,10 @@ from vllm_hpc.planner.models.count import (
     padded_vocabulary,
     vision_parameters,
 )
-from vllm_hpc.planner.models.quantization import Quantization
 from vllm_hpc.planner.models.shape import Shape, in_lanes
 from vllm_hpc.planner.models.weights import Weights
 from vllm_hpc.spec.gpus import GIB
 
-DTYPE_BYTES = {"float64": 8, "float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
-BLOCK_TOKENS = 16
-UTILIZATION = 0.92  # vLLM's default of gpu_memory_utilization (config/cache.py)
 # The CUDA context and its libraries, and what NCCL and the custom all-reduce add with several ranks (measured).
 CONTEXT_BYTES = int(0.25 * GIB)
 COLLECTIVES_BYTES = int(0.65 * GIB)
@@ -40,19 +38,6 @@ GRAPHS_BYTES = int(0.65 * GIB)
 SAMPLER_BYTES = 16
 # A Python process with torch and vLLM on the CPU, without weights.
 CPU_PROCESS_BYTES = int(1.5 * GIB)
-
-
-class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine must hold: tokens and sequences; dtypes as bytes per element."""
-
-    max_model_len: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    weight_bytes: int = 2
-    kv_bytes: int = 2
-    utilization: float = UTILIZATION
-    quantization: Quantization | None = None
-    kv_cache_bytes: int | None = None  # given in bytes: kv_cache_memory_bytes, or VLLM_CPU_KVCACHE_SPACE
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,104 +112,23 @@ def _fit(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, ro
     for stage_weights, stage_layers in zip(stages, layers, strict=True):
         left = room.limit - stage_weights - room.reserve
         cache = left if load.kv_cache_bytes is None else min(load.kv_cache_bytes, left)
-        stage_blocks = int(cache // _block_bytes(shape, load, tp, stage_layers))
+        stage_blocks = int(cache // block_bytes(shape, load, tp, stage_layers))
         if load.kv_cache_bytes is not None and left < load.kv_cache_bytes:
             stage_blocks = 0
         if blocks is None or stage_blocks < blocks:
             blocks, kv = stage_blocks, cache
-    sequences = max(0, blocks or 0) / _blocks_of_sequence(shape, load)
+    sequences = max(0, blocks or 0) / blocks_of_sequence(shape, load)
     return Fit(
         weights=int(total), rank_weights=max(stages), reserve=room.reserve, kv=kv, limit=room.limit,
         kv_tokens=int(sequences * load.max_model_len), sequences=sequences,
-        asked_kv=load.kv_cache_bytes, state=_share(shape, pp) * _state_bytes(shape, tp),
-        token=_share(shape, pp) * _token_bytes(shape, load, tp),
+        asked_kv=load.kv_cache_bytes, state=_share(shape, pp) * state_bytes_on_rank(shape, tp),
+        token=_share(shape, pp) * token_bytes(shape, load, tp),
     )  # fmt: skip
-
-
-def kv_bytes_per_token(shape: Shape, tp: int = 1, element: int = 2) -> int:
-    """KV cache bytes per token on a rank with all layers, without sliding windows."""
-    windowed = shape.window_layers if shape.window_heads else 0
-    elements = (shape.kv_layers - windowed) * _kv_elements(shape, tp) + windowed * _window_elements(shape, tp)
-    return elements * element + shape.kv_layers * shape.index_bytes
-
-
-def state_bytes(shape: Shape) -> int:
-    """Bytes of a sequence's state in all layers, whatever its length."""
-    return shape.state.layers * shape.state.bytes if shape.state else 0
-
-
-def _kv_elements(shape: Shape, tp: int) -> int:
-    """Elements per token and layer. With more ranks than KV heads each has one; MLA's latent is on every rank."""
-    if shape.mla and shape.mla.caches_heads:
-        return 2 * max(1, shape.heads // tp) * (shape.mla.nope_dim + shape.mla.rope_dim)
-    if shape.mla:
-        return shape.mla.kv_rank + shape.mla.rope_dim
-    return max(1, shape.kv_heads // tp) * (shape.head_dim + (shape.v_dim or shape.head_dim))
-
-
-def _window_elements(shape: Shape, tp: int) -> int:
-    """The same of a layer with a window."""
-    heads = shape.window_heads
-    return max(1, heads.kv_heads // tp) * (heads.head_dim + heads.v_dim) if heads else _kv_elements(shape, tp)
 
 
 def _share(shape: Shape, pp: int) -> float:
     """The part of all layers that the largest PP stage has."""
     return max(len(_stage_layers(shape.layers, pp, stage)) for stage in range(pp)) / shape.layers
-
-
-def _state_bytes(shape: Shape, tp: int) -> float:
-    return state_bytes(shape) / tp
-
-
-def _token_bytes(shape: Shape, load: Load, tp: int) -> float:
-    """Bytes of a token in all layers without a window."""
-    return shape.full_layers * (_kv_elements(shape, tp) * load.kv_bytes + shape.index_bytes)
-
-
-def _group_layers(shape: Shape) -> int:
-    """Layers that share a block: the smaller of the full and windowed counts, or the larger if they are close.
-
-    v1/core/kv_cache_utils.py, _get_kv_cache_groups_uniform_page_size.
-    """
-    kinds = [count for count in (shape.full_layers, shape.window_layers) if count]
-    return max(kinds) if max(kinds) < min(kinds) * 1.5 else min(kinds)
-
-
-def _block_bytes(shape: Shape, load: Load, tp: int, stage_layers: int) -> float:
-    """Bytes of one block on a rank with ``stage_layers`` layers; where layers are uneven, of a whole sequence."""
-    if shape.is_uneven or shape.index_bytes:
-        return max(1.0, _sequence_bytes(shape, load, tp) * stage_layers / shape.layers)
-    layers = ceil(_group_layers(shape) * stage_layers / shape.layers)
-    return BLOCK_TOKENS * _kv_elements(shape, tp) * load.kv_bytes * layers
-
-
-def _blocks_of_sequence(shape: Shape, load: Load) -> int:
-    """Blocks of one sequence of max_model_len tokens, over all groups of layers.
-
-    A window also holds the tokens scheduled by two steps in flight (kv_cache_interface.py, SlidingWindowSpec).
-    """
-    if shape.is_uneven or shape.index_bytes:
-        return 1
-    group = _group_layers(shape)
-    blocks = ceil(load.max_model_len / BLOCK_TOKENS) * ceil(shape.full_layers / group)
-    if shape.window and shape.window_layers:
-        tokens = min(shape.window - 1 + 2 * load.max_num_batched_tokens, load.max_model_len)
-        blocks += (ceil(tokens / BLOCK_TOKENS) + 1) * ceil(shape.window_layers / group)
-    return blocks
-
-
-def _sequence_bytes(shape: Shape, load: Load, tp: int) -> float:
-    """Bytes of one sequence of max_model_len tokens in all layers: keys and values, windows of them, and states.
-
-    vLLM makes the pages of all kinds of layers equally large (v1/core/kv_cache_utils.py): at most another page.
-    """
-    tokens = ceil(load.max_model_len / BLOCK_TOKENS) * BLOCK_TOKENS
-    total = tokens * _token_bytes(shape, load, tp) + _state_bytes(shape, tp)
-    if shape.window and shape.window_layers:
-        seen = min(shape.window - 1 + 2 * load.max_num_batched_tokens, tokens) + BLOCK_TOKENS
-        total += shape.window_layers * seen * _window_elements(shape, tp) * load.kv_bytes
-    return total
 
 
 def _activations(shape: Shape, load: Load, tp: int) -> int:

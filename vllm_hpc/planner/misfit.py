@@ -6,7 +6,7 @@ import msgspec
 
 from vllm_hpc.planner.candidate import PlanningProblem
 from vllm_hpc.planner.choose_layout import Choice, missing_memory, smallest_that_fits
-from vllm_hpc.planner.memory import BLOCK_TOKENS
+from vllm_hpc.planner.kv_cache import BLOCK_TOKENS
 from vllm_hpc.spec.layout import Layout
 from vllm_hpc.spec.request import Request
 from vllm_hpc.spec.solve_layout import Asked, solve

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from vllm_hpc.planner.batch_gain import speed_up
-from vllm_hpc.planner.memory import Fit, Load, kv_bytes_per_token
+from vllm_hpc.planner.kv_cache import kv_bytes_per_token
+from vllm_hpc.planner.load import Load
+from vllm_hpc.planner.memory import Fit
 from vllm_hpc.planner.models.config import Shape
 from vllm_hpc.planner.models.count import active_parameters, count_parameters
 from vllm_hpc.planner.workload import Workload
