@@ -101,8 +101,9 @@ class Drive:
         return self._result
 
     def _submit(self) -> Job:
-        path = ":".join([str(_WITNESS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        options = {**self._setting.options, "env": {**self._setting.options["env"], "PYTHONPATH": path}}
+        own = self._setting.options["env"]
+        path = ":".join([str(_WITNESS), *filter(None, [own.get("PYTHONPATH"), os.environ.get("PYTHONPATH")])])
+        options = {**self._setting.options, "env": {**own, "PYTHONPATH": path}}
         work = self._work / f"{self._setting.name}-{os.getpid()}-{self._result.jobs}"
         work.mkdir(parents=True)
         rows = [row for row, _ in self._expected]
