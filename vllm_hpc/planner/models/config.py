@@ -13,6 +13,7 @@ from vllm_hpc.planner.models.fields import (
     MOST_WIDTH,
     Fields,
     NotCheckedError,
+    read_dtype,
     shown,
 )
 from vllm_hpc.planner.models.generic import read_unlisted, with_encoder
@@ -87,18 +88,12 @@ def read_shape(config: dict[str, Any], origin: str) -> Shape:
         mlp_bias=_bias(text, family.mlp_bias),
         window=window,
         window_layers=window_layers,
-        mla=read_mla(text) if family.mla else None,
+        mla=_mla(text) if family.mla else None,
         experts=_experts(text, family, layers),
         quantization=read_quantization(top) or read_quantization(text),
         vision=top.table("vision_config"),
     )
     return with_encoder(shape, top)
-
-
-def read_dtype(fields: Fields) -> str:
-    """The dtype of the weights, to be shown: vLLM runs a model in 16 bits whatever it is, if --engine names none."""
-    name = fields.word("dtype", "torch_dtype").removeprefix("torch.")
-    return name if name.isidentifier() and len(name) <= 40 else ""
 
 
 def _kv_heads(text: Fields, architecture: str, heads: int) -> int:
@@ -162,7 +157,7 @@ def _window(text: Fields, family: Family, layers: int) -> tuple[int | None, int]
     return (window, count) if count else (None, 0)
 
 
-def read_mla(text: Fields) -> Mla:
+def _mla(text: Fields) -> Mla:
     """The sizes of multi-head latent attention. Raises NotCheckedError."""
     return Mla(
         kv_rank=text.count("kv_lora_rank", most=MOST_WIDTH),

@@ -200,3 +200,9 @@ class Fields:
 
     def _odd(self, name: str, wanted: str) -> NotCheckedError:
         return NotCheckedError(f"{self.origin}: {name!r} is {shown(self._content.get(name))}, not {wanted}")
+
+
+def read_dtype(fields: Fields) -> str:
+    """The dtype of the weights, to be shown: vLLM runs a model in 16 bits whatever it is, if --engine names none."""
+    name = fields.word("dtype", "torch_dtype").removeprefix("torch.")
+    return name if name.isidentifier() and len(name) <= 40 else ""

@@ -15,7 +15,15 @@ from vllm_hpc.planner.models.attention import Attention, read_attention
 from vllm_hpc.planner.models.context import context_length
 from vllm_hpc.planner.models.encoders import encoder_or_none
 from vllm_hpc.planner.models.families import Family
-from vllm_hpc.planner.models.fields import MOST_LAYERS, MOST_TOKENS, MOST_WIDTH, Fields, NotCheckedError, shown
+from vllm_hpc.planner.models.fields import (
+    MOST_LAYERS,
+    MOST_TOKENS,
+    MOST_WIDTH,
+    Fields,
+    NotCheckedError,
+    read_dtype,
+    shown,
+)
 from vllm_hpc.planner.models.layer_kinds import mixers_of, mlps_of
 from vllm_hpc.planner.models.mixtures import has_experts, read_experts
 from vllm_hpc.planner.models.quantization import read_quantization
@@ -84,7 +92,7 @@ def read_generic(top: Fields, architecture: str) -> Shape:
         width=_width(text, hidden),
         norms=2,
         tied=_is_tied(text, top),
-        dtype=_dtype(text) or _dtype(top) or "bfloat16",
+        dtype=read_dtype(text) or read_dtype(top) or "bfloat16",
         positions=context_length(text),
         qkv_bias=text.says("attention_bias", "qkv_bias", "use_qkv_bias", "add_qkv_bias"),
         window=window if kinds["window"] else None,
@@ -126,11 +134,6 @@ def _need(text: Fields, *names: str, most: int) -> int:
     return value
 
 
-def _vocabulary(text: Fields, top: Fields) -> int:
-    most = 100 * MOST_WIDTH
-    return text.size(*_VOCABULARY, most=most) or _need(top, *_VOCABULARY, most=most)
-
-
 def _layers(text: Fields) -> int:
     if pattern := text.word("hybrid_override_pattern"):
         if not set(pattern) <= set("M*-E"):
@@ -161,11 +164,6 @@ def _family(text: Fields) -> Family:
 def _is_tied(text: Fields, top: Fields) -> bool:
     default = bool({text.word("model_type"), top.word("model_type")} & TIED)
     return text.flag("tie_word_embeddings", top.flag("tie_word_embeddings", default))
-
-
-def _dtype(fields: Fields) -> str:
-    name = fields.word("dtype", "torch_dtype").removeprefix("torch.")
-    return name if name.isidentifier() and len(name) <= 40 else ""
 
 
 def _uses_window(text: Fields) -> bool:
