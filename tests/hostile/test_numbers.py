@@ -91,6 +91,7 @@ def test_a_key_of_job_toml_is_taken_or_refused(desk: Path, run_cli: Cli, key: st
         "mem_per_node",
         "mem_per_gpu",
         "gpu_memory_gib",
+        "network_gbps",
         "time",
         "mem",
         "max_requeues",
@@ -136,6 +137,7 @@ def test_every_number_is_tried() -> None:
     assert numbers(Request) == set(OPTIONS)
     assert numbers(Profile) == {
         *("cpus_per_rank", "gpus_per_node", "cpus_per_node", "gpu_memory_gib", "max_requeues", "drain_lead"),
+        "network_gbps",
     }
 
 
