@@ -25,7 +25,7 @@ _KNOWN = {model.name: model.config for model in PUBLISHED}
 _FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
 _OF_R1 = {
     "n_routed_experts": 384, "num_attention_heads": 64, "num_key_value_heads": 64, "vocab_size": 163_840,
-    "first_k_dense_replace": 1, "architectures": ["KimiK2ForCausalLM"], "num_nextn_predict_layers": 0,
+    "first_k_dense_replace": 1, "model_type": "kimi_k2", "num_nextn_predict_layers": 0,
 }  # fmt: skip
 _GLM: dict[str, Any] = {
     "architectures": ["Glm4MoeForCausalLM"], "hidden_size": 5120, "intermediate_size": 12288, "num_hidden_layers": 92,

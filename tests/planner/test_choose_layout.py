@@ -409,9 +409,9 @@ def test_lanes_take_fewer_tokens_a_step_than_one() -> None:
         layout = Layout(1, 4 * lanes, 4 * lanes, 4, 1, 1, attention_dp=lanes)
         layouts[lanes] = wanted.settings_in(layout)
     tokens = {lanes: settings.load.max_num_batched_tokens for lanes, settings in layouts.items()}
-    assert tokens == {1: 16_384, 2: 16_384, 4: 8_192, 64: 512}
-    assert layouts[4].engine["max_num_batched_tokens"] == 8_192
-    assert "max_num_batched_tokens 8192: those of 4 lanes come to every rank" in layouts[4].reasons
+    assert tokens == {1: 16_384, 2: 8_192, 4: 4_096, 64: 512}
+    assert layouts[4].engine["max_num_batched_tokens"] == 4_096
+    assert "max_num_batched_tokens 4096: those of 4 lanes come to every rank" in layouts[4].reasons
     given = problem_of("DeepSeek-V3", "h100-80", max_num_batched_tokens=16_384)
     assert given.settings_in(Layout(1, 8, 8, 1, 1, 1, attention_dp=8)).load.max_num_batched_tokens == 16_384
 

@@ -20,8 +20,9 @@ from vllm_hpc.spec.vllm_defaults import CPU_KV_CACHE_GIB, LARGEST_GRAPH, is_larg
 # vLLM's own defaults for LLM() (engine/arg_utils.py, get_batch_defaults), by whether the GPU is large (not the A100).
 BATCHED_TOKENS = {True: 16_384, False: 8_192}
 SEQUENCES = {True: LARGEST_GRAPH, False: 256}
-# Tokens of a step, of all lanes together, that each rank's experts get: twice as many as without lanes.
-GATHERED_TOKENS = 2 * BATCHED_TOKENS[True]
+# Tokens of a step, of all lanes together, that each rank's experts get: as many as without lanes. With more than 16k,
+# FlashInfer's kernel for experts in fp8 blocks has failed (vLLM issue 34249).
+GATHERED_TOKENS = BATCHED_TOKENS[True]
 # If the length of rows is unknown.
 ASSUMED_TOKENS = 2048
 # The smallest max_model_len for any input: it takes almost no memory.

@@ -85,7 +85,11 @@ def weigh(shape: Shape, weights: Weights | None, load: Load) -> tuple[float, flo
 
 def fit_on_gpu(shape: Shape, weights: Weights | None, load: Load, tp: int, pp: int, gpu_bytes: int) -> Fit:
     """Memory of the fullest of TP × PP ranks, each with a GPU of that size."""
-    reserve = CONTEXT_BYTES + COLLECTIVES_BYTES * (tp * pp > 1) + _activations(shape, load, tp)
+    reserve = (
+        CONTEXT_BYTES
+        + COLLECTIVES_BYTES * (tp * pp * (shape.experts.lanes if shape.experts else 1) > 1)
+        + _activations(shape, load, tp)
+    )
     reserve += GRAPHS_BYTES if shape.experts else 0
     # A KV cache given in bytes ignores gpu_memory_utilization (gpu_worker.py).
     limit = gpu_bytes if load.kv_cache_bytes else int(gpu_bytes * load.utilization)
