@@ -13,7 +13,7 @@ import msgspec
 
 from vllm_hpc.planner.load import UTILIZATION
 from vllm_hpc.planner.memory import COLLECTIVES_BYTES, CONTEXT_BYTES, GRAPHS_BYTES
-from vllm_hpc.planner.possible_layouts import ASSUMED_NODE, Solver
+from vllm_hpc.planner.possible_layouts import ASSUMED, ASSUMED_NODE, Solver, is_open
 from vllm_hpc.spec.device import Device
 from vllm_hpc.spec.errors import LayoutError
 from vllm_hpc.spec.gpus import GIB
@@ -66,14 +66,13 @@ def layout_by_size(asked: Asked, capacity: int | None, sized: Sized, solve: Solv
     """Complete a layout. Raises LayoutError if the numbers do not match each other."""
     cuts = () if asked.spreads or asked.attention_dp else _cuts(asked, capacity, sized)
     for tp, pp in cuts:
-        is_open = capacity is None and asked.nodes is None and asked.gpus_per_node is None
-        node = ASSUMED_NODE if is_open and tp * pp >= ASSUMED_NODE else capacity
+        node = ASSUMED_NODE if is_open(asked, capacity) and tp * pp >= ASSUMED_NODE else capacity
         try:
             layout, reasons = solve(msgspec.structs.replace(asked, tp=tp, pp=pp), node, any_model, False)
         except LayoutError:
             continue
         if node != capacity:
-            reasons = [f"the number of GPUs per node was not given: {ASSUMED_NODE} are assumed", *reasons]
+            reasons = [ASSUMED, *reasons]
         return _told(layout, reasons, sized)
     layout, reasons = solve(asked, capacity, any_model, True)
     return _told(layout, reasons, sized)

@@ -168,20 +168,17 @@ def _stage_bytes(shape: Shape, load: Load, tp: int, pp: int, stage: int) -> tupl
     quantization = shape.quantization or load.quantization
     plain = float(load.weight_bytes)
     packed = quantization.bits / 8 if quantization and quantization.bits else plain
-    layers = 0.0
-    if shape.is_uneven or shape.mlp_weights is not None:
-        parts, share = all_layers(shape), len(_stage_layers(shape.layers, pp, stage)) / shape.layers
-        linear = plain if quantization and quantization.only_experts else packed
-        layers = share * (
-            _rank_elements(parts, shape, tp) * linear
-            + parts.experts * _experts_share(shape, tp) * packed
-            + parts.small * plain
-        )
-    for layer in () if layers else _stage_layers(shape.layers, pp, stage):
-        parts = layer_parts(shape, is_mixture=_is_mixture(shape, layer))
-        linear = plain if quantization and quantization.only_experts else packed
+    linear = plain if quantization and quantization.only_experts else packed
+
+    def size(parts: LayerParts) -> float:
         experts = parts.experts * _experts_share(shape, tp)
-        layers += _rank_elements(parts, shape, tp) * linear + experts * packed + parts.small * plain
+        return _rank_elements(parts, shape, tp) * linear + experts * packed + parts.small * plain
+
+    own = _stage_layers(shape.layers, pp, stage)
+    if shape.is_uneven or shape.mlp_weights is not None:  # which layers are of which kind is not known
+        layers = len(own) / shape.layers * size(all_layers(shape))
+    else:
+        layers = sum(size(layer_parts(shape, is_mixture=_is_mixture(shape, layer))) for layer in own)
     ends = 0.0
     rows = padded_vocabulary(shape) / shape.vocabulary / tp
     if stage == 0:

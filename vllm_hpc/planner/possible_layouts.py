@@ -17,6 +17,7 @@ from vllm_hpc.spec.solve_layout import Asked, Rule
 Solver = Callable[[Asked, int | None, Rule, bool], tuple[Layout, list[str]]]
 
 ASSUMED_NODE = 8  # GPUs per node, for the choice of TP if not given
+ASSUMED = f"the number of GPUs per node was not given: {ASSUMED_NODE} are assumed"
 MOST_REPLICA = 512  # ranks; the largest models need 16
 # What a layout must save, by the estimate, to replace another one: TP=4 took 8 to 12 s longer to start than four
 # replicas (docs/performance.md), and the estimated advantage of a larger TP over a smaller one on the same GPUs was up
@@ -102,6 +103,11 @@ def possible_layouts(asked: Asked, capacity: int | None, problem: PlanningProble
     return list(once.values())
 
 
+def is_open(asked: Asked, capacity: int | None) -> bool:
+    """Whether nobody says how many nodes there are, or how many GPUs a node has."""
+    return capacity is None and asked.nodes is None and asked.gpus_per_node is None
+
+
 def _cut(asked: Asked, tp: int, pp: int) -> Asked:
     return msgspec.structs.replace(asked, tp=tp, pp=pp)
 
@@ -123,8 +129,7 @@ def _solved(
     """The layouts of these that are possible; ``spans``: a TP group may, since its size was given."""
     for asked in cuts:
         # No node has as many GPUs as the largest models need.
-        is_open = capacity is None and asked.nodes is None and asked.gpus_per_node is None
-        node = ASSUMED_NODE if is_open and asked.replica > ASSUMED_NODE else capacity
+        node = ASSUMED_NODE if is_open(asked, capacity) and asked.replica > ASSUMED_NODE else capacity
         try:
             layout, reasons = solve(asked, node, problem.rule, False)
         except LayoutError:
@@ -134,7 +139,7 @@ def _solved(
         if not spans and not layout.has_tp_inside_nodes:
             continue  # a TP group would communicate over the network in every layer
         if node != capacity:
-            reasons = [f"the number of GPUs per node was not given: {ASSUMED_NODE} are assumed", *reasons]
+            reasons = [ASSUMED, *reasons]
         yield Candidate(layout, reasons, problem)
 
 

@@ -103,18 +103,14 @@ def _indexer(text: Fields, hidden: int, mla: Mla | None) -> tuple[int, int]:
 
 def _window_heads(text: Fields, full: Heads) -> Heads | None:
     """The attention of layers with a window, if it differs from that of the others."""
-    own = text
+    own, prefix = text, "swa_"
     if table := text.table("attention_other_setting"):  # Step 3.5
-        own = Fields(table, f"{text.origin}: attention_other_setting")
-        names = ("", "")
-    else:
-        names = ("swa_", "")
-    prefix = names[0]
+        own, prefix = Fields(table, f"{text.origin}: attention_other_setting"), ""
     given = [
         own.optional_count(f"{prefix}{name}", most=MOST_WIDTH)
         for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "v_head_dim")
     ]
-    if prefix == "" and given[1] is None:
+    if not prefix and given[1] is None:
         given[1] = own.optional_count("num_attention_groups", most=MOST_WIDTH)
     if not any(given):
         return None
